@@ -1,0 +1,3 @@
+"""podtally: exact books of every pod's traffic, by an agent that never touches a packet."""
+
+__version__ = "0.1.0"

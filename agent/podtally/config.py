@@ -1,0 +1,168 @@
+"""The one frozen Config, from defaults, a YAML file and the command line, in that order."""
+
+import argparse
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import yaml
+
+from podtally.errors import PodtallyError
+
+DEFAULT_FILE = Path("/etc/podtally/podtally.yaml")
+DEFAULT_PIN_DIR = Path("/sys/fs/bpf/podtally")
+DEFAULT_STATE_DIR = Path("/run/podtally")
+DEFAULT_LISTEN = "127.0.0.1:9775"
+
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Attach = Literal["auto", "tcx", "clsact"]
+
+
+class StaticEndpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One entry of ``endpoints:``, found by exactly one of netns, interface and address."""
+
+    name: str
+    namespace: str = "static"
+    workload: str = ""  # the name, if not given
+    workload_kind: str = ""
+    labels: dict[str, str] = {}
+    netns: str = ""  # a name under /run/netns
+    interface: str = ""  # the interface that is watched
+    address: str = ""
+
+    def __post_init__(self) -> None:
+        if sum(map(bool, (self.netns, self.interface, self.address))) != 1:
+            raise ValueError(f"endpoint {self.name!r} needs one of netns, interface and address")
+        if self.address:
+            ipaddress.ip_address(self.address)
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a configuration file may say; keys are the flags' names, with underscores."""
+
+    listen: str | None = None
+    state_dir: str | None = None
+    pin_dir: str | None = None
+    interfaces: str | None = None
+    epoch: Seconds | None = None
+    max_flows: Annotated[int, msgspec.Meta(ge=1, le=2**21)] | None = None
+    attach: Attach | None = None
+    flow_log: str | None = None
+    flow_log_max_bytes: Count | None = None
+    series_limit: Count | None = None
+    series_grace: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    endpoints: list[StaticEndpoint] | None = None
+    networks: dict[str, str | list[str]] | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything an agent is told; see ``podtally run --help`` for the meanings."""
+
+    listen: str = DEFAULT_LISTEN
+    state_dir: Path = DEFAULT_STATE_DIR
+    pin_dir: Path = DEFAULT_PIN_DIR
+    interfaces: str | None = None
+    epoch: float = 1.0  # seconds: short enough for alerts, long enough to cost little
+    max_flows: int = 65536  # active within one epoch; 27 MB of kernel memory
+    attach: Attach = "auto"
+    flow_log: Path | None = None
+    flow_log_max_bytes: int = 64 << 20  # then the file is rolled to FILE.1
+    series_limit: int = 10_000  # a Prometheus takes that from every node without care
+    series_grace: float = 300.0  # seconds; several scrapes of the usual 15 to 60 s
+    endpoints: tuple[StaticEndpoint, ...] = ()
+    networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def listen_address(self) -> tuple[str, int]:
+        host, separator, port = self.listen.rpartition(":")
+        if not separator or not port.isdigit() or int(port) > 65535:
+            raise PodtallyError(
+                f"listen address {self.listen!r} is not ADDR:PORT", f"for example {DEFAULT_LISTEN}"
+            )
+        return host.strip("[]"), int(port)
+
+
+def load(path: Path | None, flags: Mapping[str, Any]) -> Config:
+    """Defaults, then the file, then what the command line gave (None: not given).
+
+    Without ``path`` the default file is read if it is there.
+    """
+    values: dict[str, Any] = {}
+    if path is not None or DEFAULT_FILE.exists():
+        values.update(_read(path or DEFAULT_FILE))
+    values.update({name: value for name, value in flags.items() if value is not None})
+    for name in ("state_dir", "pin_dir", "flow_log"):
+        if name in values:
+            values[name] = Path(values[name])
+    config = Config(**values)
+    config.listen_address()
+    return config
+
+
+def from_arguments(args: argparse.Namespace) -> Config:
+    """The configuration of a command whose flags are named like the settings."""
+    flags = {name: value for name, value in vars(args).items() if name in _FILE_KEYS}
+    check_flags(flags)
+    return load(args.config, flags)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise PodtallyError(
+            f"cannot read the configuration {path}: {error.strerror}", "check --config"
+        ) from None
+    try:
+        file = msgspec.convert(yaml.safe_load(text) or {}, type=_File)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise PodtallyError(
+            f"{where}: not YAML: {getattr(error, 'problem', error)}", "mend that line"
+        ) from None
+    except msgspec.ValidationError as error:
+        raise PodtallyError(f"{path}: {error}", "see `podtally run --help` for the keys") from None
+    values = {
+        name: value
+        for name, value in ((f.name, getattr(file, f.name)) for f in msgspec.structs.fields(file))
+        if value is not None
+    }
+    if "endpoints" in values:
+        values["endpoints"] = tuple(values["endpoints"])
+    if "networks" in values:
+        values["networks"] = _networks(path, values["networks"])
+    return values
+
+
+def _networks(path: Path, named: dict[str, str | list[str]]) -> dict[str, tuple[str, ...]]:
+    networks = {}
+    for name, prefixes in named.items():
+        listed = (prefixes,) if isinstance(prefixes, str) else tuple(prefixes)
+        for prefix in listed:
+            try:
+                ipaddress.ip_network(prefix)
+            except ValueError as error:
+                raise PodtallyError(
+                    f"{path}: networks: {name}: {error}", "write it as in 203.0.113.0/24"
+                ) from None
+        networks[name] = listed
+    return networks
+
+
+def check_flags(flags: Mapping[str, Any]) -> None:
+    """Hold the command line to the same types and bounds as the file."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        msgspec.convert(given, type=_File)
+    except msgspec.ValidationError as error:
+        words, _, at = str(error).partition(" - at `$.")
+        flag = at.strip("`").replace("_", "-")
+        raise PodtallyError(f"--{flag}: {words}", "see --help") from None
+
+
+_FILE_KEYS = frozenset(f.name for f in msgspec.structs.fields(_File))
