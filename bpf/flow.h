@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The contract between the kernel programs and the agent: what lies in the maps.
+ *
+ * This file is the only place where the layout is written. The agent reads it as
+ * text (podtally/kernel/abi.py), so a struct may hold fixed-width unsigned fields
+ * and arrays of them only, and every hole is spelled out as a `pad` field. The
+ * loader compares that reading with what the compiler laid out, and pins the text
+ * beside the maps: a later agent with another layout can still read what this one
+ * counted.
+ */
+#pragma once
+#include <linux/types.h>
+
+/* Seen from the endpoint (the pod, or the host on an uplink). */
+#define FROM_ENDPOINT 0
+#define TO_ENDPOINT 1
+#define DIRECTIONS 2
+
+/*
+ * A half of the table is an array of blocks, a block is a page of slots. A flow's
+ * fingerprint names its block and the slot at which the search begins; the search
+ * stays in the block, so that it costs one map look-up and touches one page.
+ */
+#define BLOCK_SLOTS 128
+#define PROBES 16 /* at half full, 0.03 % of new flows find no slot in 16 tries */
+
+/*
+ * hot.traffic packs both counts into one word, so that a packet costs one atomic
+ * add: bytes below, packets above. The top bit of each count is a carry: whoever
+ * sees it set moves it to the cold row, in units of 2^BYTE_CARRY_BIT bytes and
+ * 2^(PACKET_CARRY_BIT - PACKET_SHIFT) packets. Half of each range is left for the
+ * packets that other CPUs add meanwhile: 512 GiB and 8 million packets.
+ */
+#define PACKET_SHIFT 40
+#define BYTE_CARRY_BIT 39
+#define PACKET_CARRY_BIT 63
+
+/*
+ * hot.seen: the union of the TCP flags, from the endpoint in bits 0-7, to it in
+ * bits 16-23, and two facts the union cannot tell, in the byte above each.
+ */
+#define SEEN_SHIFT 16		/* from one direction to the next */
+#define SEEN_SYN_ONLY 256	/* a SYN without ACK: this side began the connection */
+#define SEEN_SYN_ACK 512	/* a SYN with ACK: this side was asked */
+#define SEEN_CARRIED_BIT 63	/* the cold row has carries */
+
+/* In which account of `books` a packet without a flow is booked. */
+#define ACCOUNT_OTHER 0	   /* not IP, or cut short */
+#define ACCOUNT_OVERFLOW 1 /* a flow, and no slot for it */
+#define ACCOUNTS 2
+
+/* The word every packet reads, on a cache line of its own: the other words change. */
+struct control {
+	__u64 epoch; /* its lowest bit says which half is active */
+	__u64 pad0[7];
+	__u64 used[2]; /* slots claimed in each half, listed in the map `used` */
+	__u64 pad1[6];
+};
+
+/*
+ * What a packet of a known flow touches, and nothing more: two slots a cache line.
+ * All zero is a free slot; the agent zeroes the slots it has booked.
+ */
+struct hot {
+	__u64 fingerprint;
+	__u64 traffic[2]; /* [FROM_ENDPOINT], [TO_ENDPOINT] */
+	__u64 seen;
+};
+
+/*
+ * What the packet that claims a slot writes, once: one cache line. The six words
+ * down to `pad` are the flow's key, and all that is hashed; first_direction shares
+ * the last of them but is no part of it. Only the carries change later, after
+ * gigabytes.
+ */
+struct cold {
+	__u64 local_address[2]; /* network order; IPv4 as ::ffff:a.b.c.d, RFC 4291 2.5.5.2 */
+	__u64 remote_address[2];
+	__u32 ifindex;
+	__u16 local_port; /* host order; 0 where the protocol has none, or they are not in the packet */
+	__u16 remote_port;
+	__u8 protocol; /* IPPROTO_* */
+	__u8 first_direction;
+	__u8 pad[6];
+	__u64 first_seen_ns; /* CLOCK_MONOTONIC, as coarse as the timer tick */
+	__u64 carries;	     /* 16 bits each: bytes [FROM], bytes [TO], packets [FROM], packets [TO] */
+};
+
+/* A value of the per-CPU map `books`: cumulative, under (ifindex, direction). */
+struct book_key {
+	__u32 ifindex;
+	__u32 direction;
+};
+
+struct book {
+	__u64 bytes[2]; /* [ACCOUNT_OTHER], [ACCOUNT_OVERFLOW] */
+	__u64 packets[2];
+};

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Counts the packets and bytes of every flow that crosses a watched interface.
+ *
+ *   packet -> parse -> fingerprint -> a slot of the active half += (bytes, packets)
+ *                                     no slot, or no flow: += in `books`
+ *
+ * The programs only watch: whatever happens here, the verdict is TC_ACT_UNSPEC, so
+ * the packet goes on to the next program as though we were not attached.
+ *
+ * Maps are touched in this file only: bcc rewrites `map.lookup()` in the file it is
+ * given, not in what that file includes.
+ *
+ * The loader sets SLOTS (a power of two, at least BLOCK_SLOTS; in each half) and the
+ * secrets SECRET_0 .. SECRET_11, those with odd numbers odd.
+ */
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+#include "parse.h"
+
+#define BLOCKS (SLOTS / BLOCK_SLOTS) /* in each half */
+#define MMAPABLE 1024 /* BPF_F_MMAPABLE, as a literal: bcc wants one */
+#define NO_PREALLOC 1 /* BPF_F_NO_PREALLOC: the agent makes the entries, a packet never does */
+
+struct block {
+	struct hot slots[BLOCK_SLOTS];
+};
+
+BPF_F_TABLE("array", u32, struct control, control, 1, MMAPABLE);
+BPF_F_TABLE("array", u32, struct block, hot, 2 * BLOCKS, MMAPABLE);
+BPF_F_TABLE("array", u32, struct cold, cold, 2 * SLOTS, MMAPABLE);
+BPF_F_TABLE("array", u32, u64, used, 2 * SLOTS, MMAPABLE);
+BPF_F_TABLE("percpu_hash", struct book_key, struct book, books, BOOKS, NO_PREALLOC);
+
+/* Updating `fence` from user space returns after an RCU grace period
+ * (maybe_wait_bpf_programs() in kernel/bpf/syscall.c): no program that read the
+ * old epoch is still running then. */
+BPF_HASH(fence_inner, u32, u32, 1);
+BPF_ARRAY_OF_MAPS(fence, "fence_inner", 1);
+
+/* The cumulative account of a packet that has no flow row. */
+static __always_inline void book(struct __sk_buff *skb, u32 direction, u32 account, u64 packets)
+{
+	struct book_key key = { .ifindex = skb->ifindex, .direction = direction };
+	struct book *book = books.lookup(&key);
+
+	if (!book) { /* attached by a stranger: the account of no interface */
+		key.ifindex = 0;
+		book = books.lookup(&key);
+	}
+	if (book) { /* per-CPU, but softirq may interrupt a process that sends */
+		__sync_fetch_and_add(&book->bytes[account], skb->len);
+		__sync_fetch_and_add(&book->packets[account], packets);
+	}
+}
+
+/* Every word plus a secret, times an odd secret; the products are independent, so
+ * the multiplier works on all of them at once. Nobody outside can aim at a slot. */
+static __always_inline u64 fingerprint_of(const struct cold *row)
+{
+	const u64 *words = (const u64 *)row;
+	u64 sum = (words[0] + SECRET_0) * SECRET_1 + (words[1] + SECRET_2) * SECRET_3 +
+		  (words[2] + SECRET_4) * SECRET_5 + (words[3] + SECRET_6) * SECRET_7 +
+		  (words[4] + SECRET_8) * SECRET_9 + (words[5] + SECRET_10) * SECRET_11;
+
+	sum ^= sum >> 32;
+	sum *= SECRET_1;
+	sum ^= sum >> 29;
+	return sum ? sum : 1; /* 0 is a free slot */
+}
+
+/* Facts that change a few times in a connection, off the common path. */
+static __always_inline void note_flags(struct hot *slot, u64 flags, u32 direction)
+{
+	if ((flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		flags |= SEEN_SYN_ONLY;
+	else if (flags & TCP_SYN)
+		flags |= SEEN_SYN_ACK;
+	__sync_fetch_and_or(&slot->seen, flags << direction * SEEN_SHIFT);
+}
+
+/* One CPU gets each carry bit, because it is taken out atomically. */
+static __always_inline void carry(struct hot *slot, u32 index, u32 direction)
+{
+	const u64 carry_bits = 1ULL << BYTE_CARRY_BIT | 1ULL << PACKET_CARRY_BIT;
+	u64 taken = __sync_fetch_and_and(&slot->traffic[direction], ~carry_bits);
+	struct cold *row = cold.lookup(&index);
+	u64 carries = (taken >> BYTE_CARRY_BIT & 1) << direction * 16 |
+		      (taken >> PACKET_CARRY_BIT) << (DIRECTIONS + direction) * 16;
+
+	if (row)
+		__sync_fetch_and_add(&row->carries, carries);
+	__sync_fetch_and_or(&slot->seen, 1ULL << SEEN_CARRIED_BIT);
+}
+
+/* The claimer of a slot writes the row and lists it; others may already add to it. */
+static __always_inline void write_row(const struct cold *key, u32 index, u32 half, u32 direction)
+{
+	u32 zero = 0, place;
+	struct cold *row = cold.lookup(&index);
+	struct control *ctl = control.lookup(&zero);
+	u64 *listed;
+
+	if (!row || !ctl)
+		return;
+	*row = *key;
+	row->local_port = ntohs(key->local_port);
+	row->remote_port = ntohs(key->remote_port);
+	row->first_direction = direction;
+	row->first_seen_ns = bpf_ktime_get_coarse_ns();
+	place = __sync_fetch_and_add(&ctl->used[half], 1);
+	place = (place & (SLOTS - 1)) + half * SLOTS;
+	listed = used.lookup(&place);
+	if (listed)
+		*listed = index;
+}
+
+static __always_inline int count(struct __sk_buff *skb, const u32 direction)
+{
+	struct packet packet = {};
+	struct cold key = {};
+	u64 packets = skb->gso_segs, fingerprint, traffic, flags;
+	u32 zero = 0, half, block_index, start;
+	struct control *ctl;
+	struct block *block;
+
+	if (!packets)
+		packets = 1;
+	if (parse_plain(skb, &packet) && parse_any(skb, &packet)) {
+		book(skb, direction, ACCOUNT_OTHER, packets);
+		return TC_ACT_UNSPEC;
+	}
+	key.ifindex = skb->ifindex;
+	key.protocol = packet.protocol;
+	if (direction == FROM_ENDPOINT) {
+		key.local_address[0] = packet.source[0];
+		key.local_address[1] = packet.source[1];
+		key.remote_address[0] = packet.destination[0];
+		key.remote_address[1] = packet.destination[1];
+		key.local_port = packet.source_port;
+		key.remote_port = packet.destination_port;
+	} else {
+		key.local_address[0] = packet.destination[0];
+		key.local_address[1] = packet.destination[1];
+		key.remote_address[0] = packet.source[0];
+		key.remote_address[1] = packet.source[1];
+		key.local_port = packet.destination_port;
+		key.remote_port = packet.source_port;
+	}
+	fingerprint = fingerprint_of(&key);
+	flags = packet.tcp_flags;
+
+	ctl = control.lookup(&zero);
+	if (!ctl)
+		return TC_ACT_UNSPEC;
+	half = *(volatile u64 *)&ctl->epoch & 1; /* read once: see the swap in table.py */
+	block_index = (fingerprint >> 32 & (BLOCKS - 1)) + half * BLOCKS;
+	block = hot.lookup(&block_index);
+	if (!block)
+		return TC_ACT_UNSPEC;
+	start = fingerprint;
+	traffic = packets << PACKET_SHIFT | skb->len;
+#pragma unroll
+	for (int i = 0; i < PROBES; i++) {
+		u32 place = (start + i) & (BLOCK_SLOTS - 1);
+		struct hot *slot = &block->slots[place];
+		u64 found = *(volatile u64 *)&slot->fingerprint;
+
+		if (!found) {
+			found = __sync_val_compare_and_swap(&slot->fingerprint, 0, fingerprint);
+			if (!found) {
+				write_row(&key, block_index * BLOCK_SLOTS + place, half, direction);
+				found = fingerprint;
+			}
+		}
+		if (found == fingerprint) {
+			u64 before = __sync_fetch_and_add(&slot->traffic[direction], traffic);
+
+			if (flags & ~(slot->seen >> direction * SEEN_SHIFT))
+				note_flags(slot, flags, direction);
+			if ((before + traffic) & (1ULL << BYTE_CARRY_BIT | 1ULL << PACKET_CARRY_BIT))
+				carry(slot, block_index * BLOCK_SLOTS + place, direction);
+			return TC_ACT_UNSPEC;
+		}
+	}
+	book(skb, direction, ACCOUNT_OVERFLOW, packets);
+	return TC_ACT_UNSPEC;
+}
+
+int from_pod(struct __sk_buff *skb)
+{
+	return count(skb, FROM_ENDPOINT);
+}
+
+int to_pod(struct __sk_buff *skb)
+{
+	return count(skb, TO_ENDPOINT);
+}
+
+int from_host(struct __sk_buff *skb)
+{
+	return count(skb, FROM_ENDPOINT);
+}
+
+int to_host(struct __sk_buff *skb)
+{
+	return count(skb, TO_ENDPOINT);
+}
