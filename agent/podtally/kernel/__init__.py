@@ -1,0 +1,1 @@
+"""What lies in the kernel: the layout, the maps, the programs, and getting them there."""

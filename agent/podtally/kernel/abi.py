@@ -1,0 +1,102 @@
+"""The layout of the maps, read from the text of ``bpf/flow.h``.
+
+The header is the only place where the layout is written. The text the running
+programs were compiled with is pinned beside them, so maps of an older layout are
+read by their own header. This module knows a small, strict part of C and refuses
+the rest: a change of the header is understood here or stops the build.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+BPF_DIR = Path(__file__).parents[1] / "bpf"
+HEADER = BPF_DIR / "flow.h"
+
+_SCALARS = {"__u8": "u1", "__u16": "u2", "__u32": "u4", "__u64": "u8"}
+_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+_DEFINE = re.compile(r"^#define[ \t]+(\w+)[ \t]+(\d+)[ \t]*$", re.MULTILINE)
+_STRUCT = re.compile(r"struct (\w+) \{(.*?)\};", re.DOTALL)
+_FIELD = re.compile(r"(__u\d+) (\w+)(?:\[(\d+)\])?")
+
+Struct = np.dtype[np.void]
+
+
+class LayoutError(Exception):
+    """The header says something that Python and the kernel could read differently."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The structs and limits of one ``flow.h``; numpy dtypes have the structs' names."""
+
+    text: str
+    control: Struct
+    hot: Struct
+    cold: Struct
+    book_key: Struct
+    book: Struct
+    block_slots: int
+    packet_shift: int
+    byte_carry_bit: int
+    packet_carry_bit: int
+    seen_shift: int
+    seen_syn_only: int
+    seen_syn_ack: int
+    seen_carried_bit: int
+
+
+def parse_constants(header: str) -> dict[str, int]:
+    return {name: int(value) for name, value in _DEFINE.findall(_COMMENT.sub("", header))}
+
+
+def parse_structs(header: str) -> dict[str, Struct]:
+    return {name: _dtype(name, body) for name, body in _STRUCT.findall(_COMMENT.sub("", header))}
+
+
+def _dtype(struct: str, body: str) -> Struct:
+    fields = []
+    for line in filter(None, map(str.strip, body.split(";"))):
+        match = _FIELD.fullmatch(line)
+        if match is None or match[1] not in _SCALARS:
+            raise LayoutError(f"struct {struct}: cannot read {line!r}")
+        scalar, name, length = match.groups()
+        fields.append((name, _SCALARS[scalar], (int(length),) if length else ()))
+    packed = np.dtype(fields)
+    if packed != np.dtype(fields, align=True):
+        raise LayoutError(f"struct {struct}: the compiler adds a hole; spell it out as pad")
+    return packed
+
+
+@cache
+def parse(text: str) -> Layout:
+    """Read a whole header; raises LayoutError naming what is missing."""
+    structs, constants = parse_structs(text), parse_constants(text)
+    try:
+        return Layout(
+            text,
+            *(structs[name] for name in ("control", "hot", "cold", "book_key", "book")),
+            *(
+                constants[name]
+                for name in (
+                    "BLOCK_SLOTS",
+                    "PACKET_SHIFT",
+                    "BYTE_CARRY_BIT",
+                    "PACKET_CARRY_BIT",
+                    "SEEN_SHIFT",
+                    "SEEN_SYN_ONLY",
+                    "SEEN_SYN_ACK",
+                    "SEEN_CARRIED_BIT",
+                )
+            ),
+        )
+    except KeyError as missing:
+        raise LayoutError(f"flow.h: {missing} is not there") from None
+
+
+def current() -> Layout:
+    """The layout of the header shipped with this package."""
+    return parse(HEADER.read_text())

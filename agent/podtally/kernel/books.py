@@ -1,0 +1,72 @@
+"""The kernel's own accounts: what crossed an interface and is in no flow row.
+
+They are cumulative and per CPU. An account is opened before the programs are
+attached, so that a packet never has to make one.
+"""
+
+import errno
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.errors import PodtallyError
+from podtally.kernel import abi, bpf
+from podtally.kernel.pins import Generation
+
+STRANGERS = 0  # the ifindex of the account of interfaces nobody opened accounts for
+
+
+class Accounts(NamedTuple):
+    """Cumulative sums over all CPUs; index i of every array is one interface and direction.
+
+    ``bytes`` and ``packets`` are (n, 2): other and overflow.
+    """
+
+    ifindex: NDArray[np.int64]
+    direction: NDArray[np.int64]
+    bytes: NDArray[np.int64]
+    packets: NDArray[np.int64]
+
+
+class KernelBooks:
+    """The map ``books`` of one generation."""
+
+    def __init__(self, generation: Generation) -> None:
+        layout = generation.about.layout
+        self._key: abi.Struct = layout.book_key
+        self._value: abi.Struct = layout.book
+        self._fd = generation.map_fd("books")
+        self._room = generation.about.options.books
+        self._cpus = bpf.possible_cpus()
+
+    def open_accounts(self, ifindex: int) -> None:
+        """Make the accounts of an interface; those that are there keep their counts."""
+        nothing = np.zeros(self._cpus, self._value)
+        for key in self._keys(ifindex):
+            try:
+                bpf.update(self._fd, key, nothing, bpf.NOEXIST)
+            except OSError as error:
+                if error.errno == errno.E2BIG:
+                    raise PodtallyError(
+                        f"more than {self._room // 2} interfaces to watch",
+                        "narrow --interfaces",
+                    ) from None
+                if error.errno != errno.EEXIST:
+                    raise
+
+    def close_accounts(self, ifindex: int) -> None:
+        for key in self._keys(ifindex):
+            bpf.delete(self._fd, key)
+
+    def read(self) -> Accounts:
+        keys, values = bpf.lookup_all(self._fd, self._key, self._value, self._cpus, self._room)
+        return Accounts(
+            keys["ifindex"].astype(np.int64),
+            keys["direction"].astype(np.int64),
+            values["bytes"].sum(axis=1).astype(np.int64),
+            values["packets"].sum(axis=1).astype(np.int64),
+        )
+
+    def _keys(self, ifindex: int) -> list[NDArray[np.void]]:
+        return [np.array([(ifindex, direction)], self._key) for direction in (0, 1)]

@@ -1,0 +1,87 @@
+"""What a loader process is asked to do, and running one."""
+
+import secrets
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from podtally.errors import PodtallyError
+from podtally.kernel import abi, pins
+
+TIMEOUT_SECONDS = 120.0  # compiling takes 1 to 5 s; a starved host may need far longer
+
+
+class Job(msgspec.Struct, frozen=True):
+    """Compile ``source`` with ``defines``; pin ``programs`` and ``maps`` into ``into``."""
+
+    source: str
+    defines: dict[str, str]
+    programs: tuple[str, ...]
+    maps: tuple[str, ...]
+    into: str  # a directory on a bpffs, which is made: progs/ and maps/ in it
+    about: pins.About | None = None  # given: the layout is checked, and this pinned last
+
+
+def flow_job(
+    options: pins.Options, into: Path, known_secrets: tuple[int, ...] | None = None
+) -> Job:
+    """The job that makes podtally's own programs.
+
+    Fingerprints are kept over an upgrade by passing the secrets of the generation
+    before: connections are joined to their past by them.
+    """
+    words = known_secrets or tuple(secrets.randbits(64) | i & 1 for i in range(pins.SECRETS))
+    about = pins.About(
+        generation=secrets.token_hex(8),
+        digest=pins.digest(options),
+        options=options,
+        secrets=words,
+        header=abi.HEADER.read_text(),
+    )
+    return Job(
+        source=str(abi.BPF_DIR / "podtally.c"),
+        defines={
+            "SLOTS": str(options.slots),
+            "BOOKS": str(options.books),
+            **{f"SECRET_{i}": f"{word}ULL" for i, word in enumerate(words)},
+        },
+        programs=pins.PROGRAMS,
+        maps=pins.MAPS,
+        into=str(into),
+        about=about,
+    )
+
+
+def run_loader(job: Job) -> None:
+    """Run ``job`` in a loader process; on failure nothing of it stays pinned."""
+    into = Path(job.into)
+    if into.is_dir():
+        shutil.rmtree(into)
+    try:
+        result = subprocess.run(
+            [sys.executable, "-m", "podtally.kernel.loader"],
+            input=msgspec.json.encode(job),
+            capture_output=True,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        _discard(into)
+        raise PodtallyError(
+            f"compiling {job.source} took longer than {TIMEOUT_SECONDS:.0f} s",
+            "look for a host short of CPU or memory",
+        ) from None
+    if result.returncode:
+        _discard(into)
+        words = result.stderr.decode(errors="replace").strip() or f"exit {result.returncode}"
+        raise PodtallyError(
+            f"cannot load {job.source}: {words}", "`podtally doctor` names what this host lacks"
+        )
+
+
+def _discard(directory: Path) -> None:
+    if directory.is_dir():
+        shutil.rmtree(directory)

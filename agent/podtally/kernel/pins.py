@@ -1,0 +1,183 @@
+"""What lies under the pin directory: which programs and maps are in use, and who holds the lock.
+
+::
+
+    PIN_DIR/progs/{from_pod,to_pod,from_host,to_host}   the generation in use
+    PIN_DIR/maps/{control,hot,cold,used,books,fence,fence_inner,about}
+    PIN_DIR/next/{progs,maps}                           its successor, while they change places
+    PIN_DIR/links/                                      the links room's
+
+``about`` describes a generation to whoever finds it: it is pinned last, so maps
+without it are the remains of a loader that was stopped, and are removed.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from podtally.errors import PodtallyError
+from podtally.kernel import abi, bpf
+
+PROGRAMS = ("from_pod", "to_pod", "from_host", "to_host")
+MAPS = ("control", "hot", "cold", "used", "books", "fence", "fence_inner")
+SECRETS = 12
+SOURCES = ("podtally.c", "parse.h", "flow.h")
+BPF_FS_MAGIC = "bpf"
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What the kernel programs are compiled with."""
+
+    slots: int  # in each half of the table
+    books: int
+
+
+class About(msgspec.Struct, frozen=True):
+    """A generation's own description, pinned beside its maps."""
+
+    generation: str  # random: a checkpoint belongs to one generation
+    digest: str
+    options: Options
+    secrets: tuple[int, ...]
+    header: str  # the text of flow.h it was compiled with
+
+    @property
+    def layout(self) -> abi.Layout:
+        return abi.parse(self.header)
+
+
+def digest(options: Options, sources: Path = abi.BPF_DIR) -> str:
+    """Changes when the programs or their maps would."""
+    text = hashlib.sha256(msgspec.json.encode(options))
+    for name in SOURCES:
+        text.update((sources / name).read_bytes())
+    return text.hexdigest()
+
+
+def slots_for(max_flows: int) -> int:
+    """Twice the flows wanted, as a power of two: probing is exact enough at half full."""
+    return max(1 << (2 * max_flows - 1).bit_length(), abi.current().block_slots)
+
+
+class Generation:
+    """One set of programs and maps under ``root`` (PIN_DIR, or PIN_DIR/next)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.about = read_about(root / "maps" / "about")
+
+    def map_fd(self, name: str) -> int:
+        return bpf.obj_get(self.root / "maps" / name)
+
+    def program_fds(self) -> dict[str, int]:
+        return {name: bpf.obj_get(self.root / "progs" / name) for name in PROGRAMS}
+
+
+def read_about(path: Path) -> About:
+    with bpf.owned(bpf.obj_get(path)) as fd:
+        text = np.zeros(bpf.map_info(fd).value_size, np.uint8)
+        bpf.lookup(fd, np.zeros(1, np.uint32), text)
+    return msgspec.json.decode(text.tobytes().rstrip(b"\0"), type=About)
+
+
+def write_about(path: Path, about: About) -> None:
+    text = np.frombuffer(msgspec.json.encode(about), np.uint8)
+    with bpf.owned(bpf.map_create(bpf.MAP_TYPE_ARRAY, 4, len(text), 1)) as fd:
+        bpf.update(fd, np.zeros(1, np.uint32), text.copy())
+        bpf.obj_pin(fd, path)
+
+
+class Pins:
+    """The pin directory, locked for this process for as long as the object lives."""
+
+    def __init__(self, pin_dir: Path) -> None:
+        self.root = pin_dir
+        self.next = pin_dir / "next"
+        self.links = pin_dir / "links"
+        _require_bpffs(pin_dir)
+        try:
+            self.links.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = os.open(pin_dir, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise PodtallyError(
+                f"cannot make the pin directory {pin_dir}: {error.strerror}",
+                "run as root, with the bpffs mounted read-write",
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise PodtallyError(
+                f"the pin directory {pin_dir} is in use by another podtally",
+                "stop that one, or choose another with --pin-dir",
+            ) from None
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    def current(self) -> Generation | None:
+        return self._generation(self.root)
+
+    def successor(self) -> Generation | None:
+        return self._generation(self.next)
+
+    def promote(self) -> Generation:
+        """Put the successor in the place of the generation in use, whose pins go."""
+        _remove(self.root / "progs")
+        if (self.next / "progs").is_dir():
+            (self.next / "progs").rename(self.root / "progs")
+        if (self.next / "maps").is_dir():
+            _remove(self.root / "maps")
+            (self.next / "maps").rename(self.root / "maps")
+        _remove(self.next)
+        return Generation(self.root)
+
+    def discard_successor(self) -> None:
+        _remove(self.next)
+
+    def remove_all(self) -> None:
+        """Unpin everything, and the directory itself; the kernel frees what nothing else holds."""
+        for name in ("next", "progs", "maps", "links"):
+            _remove(self.root / name)
+        self.root.rmdir()
+
+    def _generation(self, root: Path) -> Generation | None:
+        try:
+            return Generation(root)
+        except FileNotFoundError:
+            return None
+
+
+def _remove(directory: Path) -> None:
+    if directory.is_dir():
+        shutil.rmtree(directory)
+
+
+def _require_bpffs(path: Path) -> None:
+    """The nearest directory that exists must be on a bpffs: nothing else can hold pins."""
+    nearest = path
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if filesystem_of(nearest) != BPF_FS_MAGIC:
+        raise PodtallyError(
+            f"{path} is not on a bpffs, which alone can hold pinned maps",
+            "mount it: mount -t bpf bpf /sys/fs/bpf",
+        )
+
+
+def filesystem_of(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
+    """The type of the file system that ``path`` is on; the last mount wins, as in the kernel."""
+    best, kind = "", ""
+    resolved = str(path.resolve())
+    for line in mounts.read_text().splitlines():
+        fields, _, rest = line.partition(" - ")
+        point = fields.split()[4].replace("\\040", " ")
+        inside = resolved == point or resolved.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, rest.split()[0]
+    return kind

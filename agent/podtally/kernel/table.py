@@ -1,0 +1,142 @@
+"""The flow table as the agent sees it: flip the halves, wait, read the one at rest, clear it.
+
+All of it is memory shared with the kernel; there is no system call per flow. What
+the rows mean to the books is the ledger's business.
+"""
+
+import mmap
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.kernel import abi, bpf
+from podtally.kernel.pins import Generation
+
+# Rows are handled in batches whose arrays fit the second-level cache, and are small
+# enough for the allocator to reuse: a fresh page costs more than reading it.
+BATCH = 16384
+
+
+class Rows(NamedTuple):
+    """A batch of flows of one half; index i of every array is the same flow.
+
+    Sorted by fingerprint. ``bytes`` and ``packets`` are (n, 2): from and to the
+    endpoint.
+    """
+
+    fingerprint: NDArray[np.uint64]
+    bytes: NDArray[np.int64]
+    packets: NDArray[np.int64]
+    seen: NDArray[np.uint64]
+    place: NDArray[np.int64]  # where its cold row is
+
+
+class Table:
+    """Two halves of the table, over arrays that are shared with the kernel.
+
+    ``fence`` returns once no program that read the old epoch can still be running.
+    """
+
+    def __init__(self, layout: abi.Layout, arrays: "Arrays", fence: Callable[[], None]) -> None:
+        self.layout = layout
+        self._control, self._hot, self._cold, self._used = arrays
+        self._words = self._hot.view(np.uint64).reshape(len(self._hot), -1)
+        self._fence = fence
+        self.slots = len(self._hot) // 2
+
+    @property
+    def epoch(self) -> int:
+        """Packets are counted in half ``epoch & 1``; the other is at rest once fenced."""
+        return int(self._control["epoch"][0])
+
+    def flip(self) -> None:
+        self._control["epoch"][0] = self.epoch + 1
+
+    def fence(self) -> None:
+        self._fence()
+
+    def used(self, half: int) -> int:
+        """How many slots of a half hold flows."""
+        return min(int(self._control["used"][0, half]), self.slots)
+
+    def read(self, half: int) -> Iterator[Rows]:
+        """The rows of a half at rest, in batches of at most BATCH."""
+        listed = self._used[half * self.slots :][: self.used(half)]
+        for start in range(0, len(listed), BATCH):
+            yield self._batch(listed[start : start + BATCH].astype(np.int64))
+
+    def _batch(self, place: NDArray[np.int64]) -> Rows:
+        place = place[np.argsort(self._hot["fingerprint"][place])]
+        hot = self._hot[place]
+        traffic = hot["traffic"]
+        count_bytes = (traffic & np.uint64((1 << self.layout.packet_shift) - 1)).astype(np.int64)
+        packets = (traffic >> np.uint64(self.layout.packet_shift)).astype(np.int64)
+        carried = np.flatnonzero(hot["seen"] >> np.uint64(self.layout.seen_carried_bit))
+        if len(carried):
+            self._add_carries(place[carried], carried, count_bytes, packets)
+        return Rows(hot["fingerprint"].copy(), count_bytes, packets, hot["seen"].copy(), place)
+
+    def _add_carries(
+        self,
+        place: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        count_bytes: NDArray[np.int64],
+        packets: NDArray[np.int64],
+    ) -> None:
+        lanes = self._cold["carries"][place].view(np.uint16).reshape(-1, 4).astype(np.int64)
+        count_bytes[rows] += lanes[:, :2] << self.layout.byte_carry_bit
+        packets[rows] += lanes[:, 2:] << (self.layout.packet_carry_bit - self.layout.packet_shift)
+
+    def cold(self, place: NDArray[np.int64]) -> NDArray[np.void]:
+        """Copies of the cold rows: the keys of flows, and when they were first seen."""
+        return self._cold[place]
+
+    def clear(self, half: int) -> None:
+        """Make a half ready for its next epoch; stopped at any point, it can be done again.
+
+        The count of used slots goes last: until then the list says what to zero.
+        """
+        used = self.used(half)
+        if used > self.slots // 4:
+            self._words[half * self.slots :][: self.slots] = 0
+        else:
+            self._words[self._used[half * self.slots :][:used]] = 0
+        self._control["used"][0, half] = 0
+
+
+class Arrays(NamedTuple):
+    """The maps of a table: ``control`` (1,), ``hot`` and ``cold`` (2 * slots,), ``used`` the same."""
+
+    control: NDArray[np.void]
+    hot: NDArray[np.void]
+    cold: NDArray[np.void]
+    used: NDArray[np.uint64]
+
+
+def open_table(generation: Generation) -> Table:
+    """Map a pinned generation's table into memory; raises OSError naming the pin."""
+    layout, slots = generation.about.layout, generation.about.options.slots
+    arrays = Arrays(
+        _mapped(generation, "control", layout.control, 1),
+        _mapped(generation, "hot", layout.hot, 2 * slots),
+        _mapped(generation, "cold", layout.cold, 2 * slots),
+        _mapped(generation, "used", np.dtype(np.uint64), 2 * slots),
+    )
+    fence, inner = generation.map_fd("fence"), generation.map_fd("fence_inner")
+    key, value = np.zeros(1, np.uint32), np.array([inner], np.uint32)
+
+    def wait_for_grace_period() -> None:
+        # maybe_wait_bpf_programs() in kernel/bpf/syscall.c, Linux kernel commit
+        # 1ae80cf31938 ("bpf: wait for running BPF programs when updating map-in-map") (in v5.0)
+        bpf.update(fence, key, value)
+
+    return Table(layout, arrays, wait_for_grace_period)
+
+
+def _mapped(generation: Generation, name: str, dtype: np.dtype, length: int) -> NDArray:  # type: ignore[type-arg]
+    with bpf.owned(generation.map_fd(name)) as fd:
+        size = -(-dtype.itemsize * length // mmap.PAGESIZE) * mmap.PAGESIZE
+        memory = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+    return np.frombuffer(memory, dtype, length)
