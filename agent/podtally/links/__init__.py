@@ -1,0 +1,1 @@
+"""The network interfaces of this host: which there are, our programs on them, what they counted."""

@@ -1,0 +1,132 @@
+"""Getting our programs onto an interface's two hooks, by whichever way the kernel has.
+
+When and where is for ``follower`` to say. Attachments stay when the process ends.
+"""
+
+import errno
+from collections.abc import Mapping
+from pathlib import Path
+
+from podtally.errors import PodtallyError
+from podtally.kernel import bpf
+from podtally.links import tc, tcx
+from podtally.links.clsact import Clsact
+from podtally.links.model import PROGRAMS, Attachment, ForeignProgram, Hook, Link, Mode, Role
+from podtally.links.netlink import Requests
+from podtally.links.tcx import Program, Tcx
+
+# What the kernel says when the interface went away under our hands
+_GONE = (errno.ENODEV, errno.ENOLINK, errno.ENXIO)
+
+
+class Attacher:
+    """Puts programs on hooks and takes them off; any other program there stays as it is.
+
+    ``programs``: fds by the names from_pod, to_pod, from_host, to_host; may be empty
+    where nothing is to be attached (``podtally detach``). ``mode``: auto, tcx or clsact.
+    ``state_dir`` remembers which clsact qdiscs we made; without it they stay.
+    """
+
+    def __init__(
+        self,
+        pin_dir: Path,
+        programs: Mapping[str, int],
+        mode: str = "auto",
+        state_dir: Path | None = None,
+    ) -> None:
+        self._requests = Requests()
+        self._programs = {
+            name: Program(name, fd, bpf.prog_info(fd).id) for name, fd in programs.items()
+        }
+        self._has_tcx = tcx.supported()
+        self._tcx = Tcx(pin_dir / "links")
+        self._clsact = Clsact(self._requests, state_dir)
+        self.mode = self._choose(mode)
+        if self.mode is Mode.CLSACT and programs:
+            tc.load()
+
+    def close(self) -> None:
+        self._requests.close()
+
+    def attach(self, link: Link, role: Role) -> tuple[Mode, bool]:
+        """Put our programs on both hooks; how, and whether counting begins anew with it.
+
+        Idempotent. Raises OSError (``is_gone()`` tells whether the interface vanished) or
+        PodtallyError; then none of ours is left on the interface.
+        """
+        # first off, then on: a packet between the two is not counted, but none is twice
+        self._other().detach(link.ifindex)
+        try:
+            here = [
+                self._ours().attach(link.ifindex, hook, self._programs[PROGRAMS[role, hook]])
+                for hook in Hook
+            ]
+        except (OSError, PodtallyError):
+            self.forget(link.ifindex)
+            raise
+        return self.mode, not all(here)
+
+    def attached(self, ifindex: int) -> bool:
+        """Whether one of ours is on both hooks, in the mode we use."""
+        try:
+            return all(self._ours().attached(ifindex, hook) is not None for hook in Hook)
+        except OSError as error:
+            if is_gone(error):
+                return False
+            raise
+
+    def detach(self, ifindex: int) -> list[Attachment]:
+        """Take ours off an interface, in either mode; returns what was removed."""
+        return self._tcx.detach(ifindex) + self._clsact.detach(ifindex)
+
+    def detach_all(self) -> list[Attachment]:
+        """Take ours off every interface; returns what was removed."""
+        found = sorted({attachment.ifindex for attachment in self.own()})
+        return [removed for ifindex in found for removed in self.detach(ifindex)]
+
+    def forget(self, ifindex: int) -> None:
+        """Leave nothing behind of an interface that is gone, or that is going."""
+        try:
+            self.detach(ifindex)
+        except OSError as error:
+            if not is_gone(error):
+                raise
+        self._clsact.forget(ifindex)
+
+    def own(self) -> list[Attachment]:
+        """All of ours; pins of interfaces that are gone are removed on the way."""
+        return self._tcx.own() + self._clsact.own()
+
+    def foreign(self, ifindex: int) -> list[ForeignProgram]:
+        """List the others on both hooks; TCX runs before clsact (``sch_handle_ingress()``)."""
+        ours_in_clsact = self.mode is Mode.CLSACT
+        found: list[ForeignProgram] = []
+        for hook in Hook:
+            if self._has_tcx:
+                found += [
+                    f._replace(before_ours=ours_in_clsact or f.before_ours)
+                    for f in self._tcx.foreign(ifindex, hook)
+                ]
+            found += [
+                f._replace(before_ours=ours_in_clsact and f.before_ours)
+                for f in self._clsact.foreign(ifindex, hook)
+            ]
+        return found
+
+    def _choose(self, mode: str) -> Mode:
+        if mode == "auto":
+            return Mode.TCX if self._has_tcx else Mode.CLSACT
+        if mode == Mode.TCX and not self._has_tcx:
+            raise PodtallyError("this kernel has no TCX hooks", "use --attach auto or clsact")
+        return Mode(mode)
+
+    def _ours(self) -> Tcx | Clsact:
+        return self._tcx if self.mode is Mode.TCX else self._clsact
+
+    def _other(self) -> Tcx | Clsact:
+        return self._clsact if self.mode is Mode.TCX else self._tcx
+
+
+def is_gone(error: OSError) -> bool:
+    """Whether an error means that the interface vanished."""
+    return error.errno in _GONE

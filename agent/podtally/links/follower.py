@@ -1,0 +1,214 @@
+"""What each change of a link means for us: attach, tell the agent, let go.
+
+No thread and no waiting here: ``watcher`` calls in the order of the kernel's messages.
+"""
+
+import queue
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from podtally.errors import PodtallyError
+from podtally.links.attach import Attacher, is_gone
+from podtally.links.messages import get_link
+from podtally.links.model import (
+    UNKNOWN,
+    AddressesChanged,
+    Appeared,
+    Attached,
+    AttachFailed,
+    Counters,
+    Event,
+    Gone,
+    Link,
+    NetnsNamed,
+    Renamed,
+    Role,
+)
+from podtally.links.namespaces import NOT_ASSIGNED, Namespaces
+from podtally.links.netlink import Requests
+
+
+@dataclass(slots=True)
+class _Known:
+    """A link of ours or not; ``role`` is None while it is not watched."""
+
+    link: Link
+    first: Link
+    role: Role | None = None
+    attached: bool = False
+    netns: str = ""
+    addresses: tuple[bytes, ...] | None = None
+    sent_by_peer: int = UNKNOWN  # what a veth's other end had sent when it closed
+
+    @property
+    def nsid(self) -> int:
+        """The endpoint's namespace; for the host's own links, this one."""
+        return self.link.peer_nsid if self.role is Role.POD else NOT_ASSIGNED
+
+
+class Follower:
+    """Keeps all links in mind, and the wanted ones attached.
+
+    A link once watched stays watched, whatever it is called later, until it goes.
+    """
+
+    def __init__(
+        self,
+        attacher: Attacher,
+        wanted: Callable[[Link], Role | None],
+        prepare: Callable[[int], None],
+        events: "queue.SimpleQueue[Event]",
+    ) -> None:
+        self._attacher = attacher
+        self._wanted = wanted
+        self._prepare = prepare
+        self._events = events
+        self._requests = Requests()
+        self._namespaces = Namespaces(self._requests)
+        self._known: dict[int, _Known] = {}
+        self.attach_errors = 0
+
+    def close(self) -> None:
+        self._requests.close()
+
+    def all_there(self, links: Iterable[Link]) -> None:
+        """Make what we know agree with a full list; differences become events."""
+        there = {link.ifindex: link for link in links}
+        for ifindex in self._known.keys() - there.keys():
+            self._let_go(ifindex, None)
+        for ifindex, link in there.items():
+            known = self._known.get(ifindex)
+            if known is not None and known.attached and not self._attacher.attached(ifindex):
+                self._let_go(ifindex, None)  # another interface under the same number
+            self.seen(link)
+        self.addresses_changed({known.nsid for known in self._known.values() if known.attached})
+
+    def detach_unwanted(self) -> None:
+        """Take our programs off interfaces that an earlier run watched and this one does not."""
+        for ifindex in sorted({attachment.ifindex for attachment in self._attacher.own()}):
+            known = self._known.get(ifindex)
+            if known is None or known.role is None:
+                self._attacher.forget(ifindex)
+
+    def seen(self, link: Link) -> None:
+        """Take in a link that is new, or changed."""
+        known = self._known.get(link.ifindex)
+        if known is None:
+            known = self._known[link.ifindex] = _Known(link, link)
+        elif known.role is not None:
+            known = self._changed(known, link)
+        else:
+            known.link = link
+        if not known.attached and (role := self._wanted(link)) is not None:
+            self._watch(known, role)
+
+    def gone(self, last: Link) -> None:
+        """Let a link go; ``last`` is the kernel's farewell message about it."""
+        known = self._known.get(last.ifindex)
+        final = _final_counters(known, last) if known is not None else None
+        self._let_go(last.ifindex, final)
+        # When one end of a pair moves to another namespace, only its leaving is announced
+        # here; ask the other end where it went.
+        for other in list(self._known.values()):
+            if other.link.peer_ifindex == last.ifindex and other.link.peer_nsid < 0:
+                link = get_link(self._requests, other.link.ifindex)
+                if link is not None:
+                    self.seen(link)
+
+    def peer_seen(self, nsid: int, peer: Link) -> None:
+        """Note a pod's own end as it closes: only its counter says what the pod sent."""
+        if peer.up:
+            return
+        for known in self._known.values():
+            if known.link.peer_ifindex == peer.ifindex and known.link.peer_nsid == nsid:
+                known.sent_by_peer = peer.tx_bytes
+
+    def addresses_changed(self, nsids: Iterable[int]) -> None:
+        """Addresses came or went in these namespaces."""
+        for nsid in nsids:
+            behind = [k for k in self._known.values() if k.attached and k.nsid == nsid]
+            addresses = self._namespaces.addresses(nsid) if behind else None
+            for known in behind:
+                if addresses is not None and addresses != known.addresses:
+                    known.addresses = addresses
+                    self._events.put(AddressesChanged(known.link.ifindex, addresses))
+
+    def look_for_names(self) -> None:
+        """See whether a namespace that had no name has one now."""
+        for known in self._known.values():
+            if known.role is Role.POD and not known.netns:
+                known.netns = self._namespaces.name_of(known.nsid)
+                if known.netns:
+                    self._events.put(NetnsNamed(known.link.ifindex, known.netns))
+
+    def _changed(self, known: _Known, link: Link) -> _Known:
+        if link.name != known.link.name:
+            self._events.put(Renamed(link.ifindex, link.name))
+        if known.role is Role.HOST and self._wanted(link) is Role.POD:
+            # a pair was announced before its other end moved to the pod
+            self._attacher.detach(link.ifindex)
+            now = get_link(self._requests, link.ifindex) or link
+            self._let_go(link.ifindex, now.counters(Role.HOST))
+            self._known[link.ifindex] = fresh = _Known(now, now)
+            return fresh
+        moved = link.peer_nsid != known.link.peer_nsid
+        if known.role is Role.POD and link.peer_nsid < 0:
+            # the other end is going; its farewell is still to be told apart
+            link = link._replace(
+                peer_ifindex=known.link.peer_ifindex, peer_nsid=known.link.peer_nsid
+            )
+            moved = False
+        known.link = link
+        if moved and known.role is Role.POD:
+            known.netns = ""
+            self.look_for_names()
+            self.addresses_changed({known.nsid})
+        return known
+
+    def _watch(self, known: _Known, role: Role) -> None:
+        link = known.link
+        if known.role is None:
+            known.role = role
+            known.netns = self._namespaces.name_of(known.nsid)
+            low = known.first.counters(role)
+            self._events.put(Appeared(link, role, known.netns, low, time.monotonic_ns()))
+        try:
+            self._prepare(link.ifindex)
+            mode, fresh = self._attacher.attach(link, role)
+        except (OSError, PodtallyError) as error:
+            self._failed(link, error)
+            return
+        now = get_link(self._requests, link.ifindex)
+        if now is None:  # it went right after: its farewell message follows
+            return
+        known.attached = True
+        self._events.put(Attached(link.ifindex, mode, fresh, now.counters(role)))
+        self.addresses_changed({known.nsid})
+
+    def _failed(self, link: Link, error: Exception) -> None:
+        """Tell of a failure, unless it is only that the interface went: Gone follows then."""
+        if isinstance(error, OSError) and is_gone(error):
+            return
+        if get_link(self._requests, link.ifindex) is None:
+            return
+        self.attach_errors += 1
+        words = error.strerror if isinstance(error, OSError) else None
+        self._events.put(AttachFailed(link.ifindex, link.name, words or str(error)))
+
+    def _let_go(self, ifindex: int, final: Counters | None) -> None:
+        known = self._known.pop(ifindex, None)
+        if known is None or known.role is None:
+            return
+        self._attacher.forget(ifindex)
+        self._events.put(Gone(ifindex, final))
+
+
+def _final_counters(known: _Known, last: Link) -> Counters | None:
+    """Read the farewell; for a pod's veth see ``Gone``."""
+    if known.role is None:
+        return None
+    final = last.counters(known.role)
+    if known.role is Role.POD and known.first.kind == "veth":
+        return final._replace(from_endpoint=known.sent_by_peer)
+    return final

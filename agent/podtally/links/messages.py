@@ -1,0 +1,104 @@
+"""What rtnetlink's messages about links and addresses mean; the kernel is asked in ``netlink``."""
+
+import errno
+import socket
+import struct
+from typing import NamedTuple
+
+from podtally.links.model import Link
+from podtally.links.netlink import Requests, attributes, text
+
+# linux/rtnetlink.h
+NEWLINK = 16
+DELLINK = 17
+GETLINK = 18
+NEWADDR = 20
+DELADDR = 21
+GETADDR = 22
+GROUP_LINK = 1
+GROUP_IPV4_ADDRESS = 5
+GROUP_IPV6_ADDRESS = 9
+
+_IFINFO = struct.Struct("=BxHiII")  # family, ARPHRD type, ifindex, flags, change
+_IFADDR = struct.Struct("=BBBBi")  # family, prefix length, flags, scope, ifindex
+_IFLA_IFNAME = 3
+_IFLA_LINK = 5
+_IFLA_LINKINFO = 18
+_IFLA_STATS64 = 23
+_IFLA_LINK_NETNSID = 37
+_IFLA_INFO_KIND = 1
+_IFA_ADDRESS = 1
+_IFA_LOCAL = 2
+_IFA_TARGET_NETNSID = 10
+_ARPHRD_ETHER = 1
+_IFF_UP = 1
+LOOPBACK_IFINDEX = 1  # in every namespace: loopback_net_init() insists on it
+
+
+def parse_link(body: bytes) -> Link | None:
+    """One interface; None for a message that is about something else.
+
+    Bridge ports are announced with the same types under family AF_BRIDGE, and
+    wireless events without counters: neither says that a link came or went.
+    """
+    family, hardware, ifindex, flags, _ = _IFINFO.unpack_from(body)
+    found = attributes(body, _IFINFO.size)
+    if family != socket.AF_UNSPEC or _IFLA_STATS64 not in found:
+        return None
+    # struct rtnl_link_stats64: rx_packets, tx_packets, rx_bytes, tx_bytes
+    rx_bytes, tx_bytes = struct.unpack_from("=QQ", found[_IFLA_STATS64], 16)
+    info = attributes(found.get(_IFLA_LINKINFO, b""))
+    return Link(
+        ifindex,
+        text(found[_IFLA_IFNAME]),
+        text(info.get(_IFLA_INFO_KIND, b"")),
+        _number(found.get(_IFLA_LINK), 0),
+        _number(found.get(_IFLA_LINK_NETNSID), -1),
+        hardware == _ARPHRD_ETHER,
+        rx_bytes,
+        tx_bytes,
+        bool(flags & _IFF_UP),
+    )
+
+
+def _number(payload: bytes | None, missing: int) -> int:
+    return missing if payload is None else int(struct.unpack("=i", payload)[0])
+
+
+class Address(NamedTuple):
+    ifindex: int
+    address: bytes  # 16 bytes; IPv4 as ::ffff:a.b.c.d
+
+
+def parse_address(body: bytes) -> Address | None:
+    """One address of an interface; None for a family that is not IP."""
+    family, _, _, _, ifindex = _IFADDR.unpack_from(body)
+    found = attributes(body, _IFADDR.size)
+    # on a point-to-point link IFA_ADDRESS is the other side's (linux/if_addr.h)
+    raw = found.get(_IFA_LOCAL, found.get(_IFA_ADDRESS))
+    if raw is None or family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    return Address(ifindex, raw if len(raw) == 16 else bytes(10) + b"\xff\xff" + raw)
+
+
+def get_link(requests: Requests, ifindex: int) -> Link | None:
+    """Ask for one interface as it stands now; None when it is gone."""
+    try:
+        return parse_link(requests.get(GETLINK, _IFINFO.pack(0, 0, ifindex, 0, 0)))
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            return None
+        raise
+
+
+def all_links(requests: Requests) -> list[Link]:
+    answers = requests.dump(GETLINK, _IFINFO.pack(0, 0, 0, 0, 0))
+    return [link for a in answers if (link := parse_link(a.body)) is not None]
+
+
+def address_request(target_nsid: bytes) -> bytes:
+    """Build a GETADDR dump; ``target_nsid`` is empty, or the packed id of a namespace."""
+    body = _IFADDR.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+    if target_nsid:
+        body += struct.pack("=HH", 4 + len(target_nsid), _IFA_TARGET_NETNSID) + target_nsid
+    return body

@@ -1,0 +1,38 @@
+"""Which interfaces are to be watched, and in which role; pure."""
+
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+
+from podtally.links.model import Link, Role
+
+_PAIRS = ("veth", "netkit")
+# A bridge sees what its ports see, and counts what it takes in without the Ethernet
+# header (br_pass_frame_up() in net/bridge/br_input.c): its books could not close.
+_NEVER = ("bridge",)
+
+
+def pod_interfaces(pattern: str | None) -> Callable[[Link], Role | None]:
+    """Choose by ``--interfaces``: comma-separated shell globs on the name, ``!glob`` excludes.
+
+    Without a glob to include: every pair whose other end is in another namespace, as a
+    pod's. With one: every Ethernet interface it matches; what is no pair is the host's
+    own. Loopback, bridges and tunnels without Ethernet headers are never watched.
+    """
+    globs = [glob for part in (pattern or "").split(",") if (glob := part.strip())]
+    excluded = [glob[1:] for glob in globs if glob.startswith("!")]
+    included = [glob for glob in globs if not glob.startswith("!")]
+
+    def role(link: Link) -> Role | None:
+        if not link.ethernet or link.kind in _NEVER or _matches(link.name, excluded):
+            return None
+        if included and not _matches(link.name, included):
+            return None
+        if link.kind in _PAIRS:  # a pair with both ends here is about to be parted, or no pod's
+            return Role.POD if link.peer_nsid >= 0 else None
+        return Role.HOST if included else None
+
+    return role
+
+
+def _matches(name: str, globs: list[str]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)

@@ -1,0 +1,149 @@
+"""The thread that follows the kernel's announcements, so that a busy main loop delays nothing.
+
+It only listens and sleeps; what a change means is decided in ``follower``.
+"""
+
+import os
+import queue
+import select
+import threading
+import time
+from collections.abc import Callable
+
+from podtally.links.attach import Attacher
+from podtally.links.follower import Follower
+from podtally.links.inotify import NewFiles
+from podtally.links.messages import (
+    DELADDR,
+    DELLINK,
+    GROUP_IPV4_ADDRESS,
+    GROUP_IPV6_ADDRESS,
+    GROUP_LINK,
+    NEWADDR,
+    NEWLINK,
+    all_links,
+    parse_link,
+)
+from podtally.links.model import Event, Link, Role
+from podtally.links.namespaces import NAME_DIRS
+from podtally.links.netlink import Message, OverrunError, Requests, Subscription
+
+_GROUPS = (GROUP_LINK, GROUP_IPV4_ADDRESS, GROUP_IPV6_ADDRESS)
+_RECEIVE_BUFFER = 4 << 20  # about 1,000 link announcements, each charged as 4 KiB
+# A name is made as an empty file and the namespace mounted on it a moment later, which
+# nobody announces: look again after these times.
+_NAME_DELAYS_S = (0.005, 0.05, 0.5)
+
+
+class LinkWatcher:
+    """Keeps our programs on all wanted interfaces; what happens is put into ``events``.
+
+    ``wanted`` chooses; ``prepare`` is called with the ifindex before attaching. Both, and
+    every attachment, happen in the thread once it runs, so they must be quick.
+    """
+
+    def __init__(
+        self,
+        attacher: Attacher,
+        wanted: Callable[[Link], Role | None],
+        prepare: Callable[[int], None],
+        events: "queue.SimpleQueue[Event]",
+        receive_buffer: int = _RECEIVE_BUFFER,
+    ) -> None:
+        self._follower = Follower(attacher, wanted, prepare, events)
+        self._requests = Requests()
+        self._announced = Subscription(_GROUPS, receive_buffer)
+        self._names = NewFiles(NAME_DIRS)
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+        self._look_at: list[float] = []  # times, by time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="links", daemon=True)
+        self.resyncs = 0
+
+    @property
+    def attach_errors(self) -> int:
+        return self._follower.attach_errors
+
+    @property
+    def alive(self) -> bool:
+        """False when the thread has died; then new interfaces go unwatched."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Watch what is there, in the calling thread; then follow changes in one of our own."""
+        self._follower.all_there(all_links(self._requests))
+        self._follower.detach_unwanted()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread. Attachments stay: counting goes on without us."""
+        os.eventfd_write(self._wake, 1)
+        if self._thread.ident is not None:
+            self._thread.join()
+        for resource in (self._announced, self._names, self._requests, self._follower):
+            resource.close()
+        os.close(self._wake)
+
+    def _run(self) -> None:
+        poll = select.poll()
+        for source in (self._wake, self._announced, self._names):
+            poll.register(source, select.POLLIN)
+        while True:
+            ready = {fd for fd, _ in poll.poll(self._patience_ms())}
+            if self._wake in ready:
+                return
+            if self._announced.fileno() in ready:
+                self._take_announcements()
+            if self._names.fileno() in ready:
+                self._names.clear()
+                now = time.monotonic()
+                self._look_at = [now, *(now + delay for delay in _NAME_DELAYS_S)]
+            self._look_for_names()
+
+    def _patience_ms(self) -> int | None:
+        if not self._look_at:
+            return None
+        return max(0, int((self._look_at[0] - time.monotonic()) * 1000) + 1)
+
+    def _look_for_names(self) -> None:
+        now = time.monotonic()
+        if self._look_at and self._look_at[0] <= now:
+            self._look_at = [due for due in self._look_at if due > now]
+            self._follower.look_for_names()
+
+    def _take_announcements(self) -> None:
+        """Handle all that waits.
+
+        After an overrun what is left is still in order, so it goes first; a full list
+        then makes good what was lost.
+        """
+        overrun = False
+        readdressed: set[int] = set()
+        while True:
+            try:
+                received = self._announced.receive()
+            except OverrunError:
+                overrun = True
+                continue
+            if received is None:
+                break
+            nsid, messages = received
+            for message in messages:
+                if message.kind in (NEWADDR, DELADDR):
+                    readdressed.add(nsid)
+                else:
+                    self._take_link(nsid, message)
+        if overrun:
+            self.resyncs += 1
+            self._follower.all_there(all_links(self._requests))
+        self._follower.addresses_changed(readdressed)
+
+    def _take_link(self, nsid: int, message: Message) -> None:
+        link = parse_link(message.body) if message.kind in (NEWLINK, DELLINK) else None
+        if link is None:
+            return
+        if nsid >= 0:
+            self._follower.peer_seen(nsid, link)
+        elif message.kind == NEWLINK:
+            self._follower.seen(link)
+        else:
+            self._follower.gone(link)

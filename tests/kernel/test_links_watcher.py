@@ -1,0 +1,391 @@
+"""Pods that come, change and go while the thread follows."""
+
+import errno
+import ipaddress
+import os
+import resource
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from podtally.links.attach import Attacher
+from podtally.links.model import (
+    UNKNOWN,
+    AddressesChanged,
+    Appeared,
+    Attached,
+    AttachFailed,
+    Counters,
+    Gone,
+    Mode,
+    NetnsNamed,
+    Renamed,
+    Role,
+)
+from podtally.links.wanted import pod_interfaces
+from podtally.links.watcher import LinkWatcher
+from tests.kernel.links_support import (
+    Inbox,
+    give_addresses,
+    ifindex,
+    make_pod,
+    named_netns,
+    own_netns,
+    pin_directory,
+    programs,
+    sh,
+)
+
+PINGS = 23
+
+
+@dataclass
+class Host:
+    """A namespace with the watcher's surroundings; ``watching()`` runs one."""
+
+    pins: Path
+    state: Path
+    fds: dict[str, int]
+    mode: Mode = Mode.TCX
+    pattern: str | None = None
+    receive_buffer: int = 1 << 20
+    inbox: Inbox = field(default_factory=Inbox)
+
+    def prepare(self, number: int) -> None:
+        """Stand in for the kernel's accounts; tests replace it."""
+
+    @contextmanager
+    def watching(self) -> Iterator[LinkWatcher]:
+        attacher = Attacher(self.pins, self.fds, self.mode, self.state)
+        watcher = LinkWatcher(
+            attacher,
+            pod_interfaces(self.pattern),
+            lambda number: self.prepare(number),
+            self.inbox.queue,
+            self.receive_buffer,
+        )
+        try:
+            watcher.start()
+            yield watcher
+            assert watcher.alive
+        finally:
+            watcher.stop()
+            attacher.close()
+
+    def left(self) -> list[Path]:
+        found = [*self.pins.rglob("*"), *self.state.rglob("*")]
+        return [path for path in found if not path.is_dir()]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    with own_netns(), pin_directory() as pins, programs() as fds:
+        yield Host(pins, tmp_path, dict(fds))
+
+
+@pytest.fixture(params=[Mode.TCX, Mode.CLSACT])
+def either_mode(request: pytest.FixtureRequest, host: Host) -> Host:
+    host.mode = request.param
+    return host
+
+
+@pytest.fixture
+def pod() -> Iterator[str]:
+    with named_netns("ptl-lw"):
+        yield "ptl-lw"
+
+
+def mapped(text: str) -> bytes:
+    address = ipaddress.ip_address(text)
+    return bytes(10) + b"\xff\xff" + address.packed if address.version == 4 else address.packed
+
+
+def test_a_pod_is_attached_within_100_ms(either_mode: Host, pod: str) -> None:
+    host = either_mode
+    with host.watching():
+        make_pod("v0", pod)
+        made_ns = time.monotonic_ns()
+        attached = host.inbox.wait(Attached)
+        waited_ms = (time.monotonic_ns() - made_ns) / 1e6
+        appeared = host.inbox.seen[0]
+        assert isinstance(appeared, Appeared), "before anything else"
+        assert (appeared.link.name, appeared.role, appeared.netns) == ("v0", Role.POD, pod)
+        assert appeared.low == Counters(0, 0)
+        assert attached == Attached(appeared.link.ifindex, host.mode, True, Counters(0, 0))
+    assert waited_ms < 100, waited_ms
+
+
+def test_what_is_there_at_the_start_is_attached_by_start(host: Host, pod: str) -> None:
+    make_pod("v0", pod)
+    with host.watching():
+        assert [type(event) for event in host.inbox.drain(0)][:2] == [Appeared, Attached]
+
+
+def test_a_restart_goes_on_counting(either_mode: Host, pod: str) -> None:
+    host = either_mode
+    make_pod("v0", pod)
+    with host.watching():
+        assert host.inbox.wait(Attached).fresh
+    host.inbox.clear()
+    with host.watching():
+        assert not host.inbox.wait(Attached).fresh
+
+
+def test_an_interface_no_longer_wanted_is_let_go(either_mode: Host, pod: str) -> None:
+    host = either_mode
+    make_pod("v0", pod)
+    with host.watching():
+        pass
+    host.pattern = "!v0"
+    with host.watching():
+        attacher = Attacher(host.pins, {}, host.mode)
+        assert attacher.own() == []
+        attacher.close()
+    assert host.left() == []
+
+
+def test_an_end_announced_before_its_peer_moves(host: Host, pod: str) -> None:
+    with host.watching():
+        sh("ip link add v0 type veth peer name v1")
+        assert host.inbox.drain() == []
+        sh(f"ip link set v1 netns {pod}")
+        assert host.inbox.wait(Appeared).netns == pod
+        host.inbox.wait(Attached)
+
+
+def test_a_pair_taken_for_an_uplink_becomes_a_pods(host: Host, pod: str) -> None:
+    host.pattern = "v0"
+    with host.watching():
+        sh("ip link add v0 type veth peer name v1")
+        assert host.inbox.wait(Appeared).role is Role.HOST
+        host.inbox.wait(Attached)
+        sh(f"ip link set v1 netns {pod}")
+        host.inbox.wait(Appeared, lambda event: event.role is Role.POD)
+        kinds = [type(event) for event in host.inbox.drain() if not isinstance(event, AddressesChanged)]
+        assert kinds == [Appeared, Attached, Gone, Appeared, Attached]
+
+
+def test_addresses_are_told_and_followed(host: Host, pod: str) -> None:
+    with host.watching():
+        make_pod("v0", pod)
+        host.inbox.wait(Attached)
+        give_addresses("v0", pod, 1)
+        sh(f"ip -n {pod} addr add 2001:db8::2/64 dev eth0 nodad")
+        sh(f"ip -n {pod} link set lo up")
+        wanted = {mapped("10.99.1.2"), mapped("2001:db8::2")}
+        told = host.inbox.wait(AddressesChanged, lambda event: wanted <= set(event.addresses))
+        assert mapped("127.0.0.1") not in told.addresses
+        assert mapped("10.99.1.1") not in told.addresses, "the host's own end"
+        sh(f"ip -n {pod} addr del 10.99.1.2/24 dev eth0")
+        host.inbox.clear()
+        sh(f"ip -n {pod} addr add 10.99.1.3/24 dev eth0")
+        told = host.inbox.wait(AddressesChanged)
+        assert mapped("10.99.1.3") in told.addresses
+        assert mapped("10.99.1.2") not in told.addresses
+
+
+def test_an_uplinks_addresses_are_the_hosts(host: Host, pod: str) -> None:
+    host.pattern = "br*"
+    with host.watching():
+        sh("ip link add br0 type bridge")
+        assert host.inbox.wait(Appeared).role is Role.HOST
+        sh("ip addr add 198.18.0.1/15 dev br0")
+        host.inbox.wait(AddressesChanged, lambda event: mapped("198.18.0.1") in event.addresses)
+
+
+@pytest.mark.parametrize("delete", ["ip link del v0", "ip -n ptl-lw link del eth0"])
+def test_the_farewell_has_the_last_counters(either_mode: Host, pod: str, delete: str) -> None:
+    host = either_mode
+    with host.watching():
+        make_pod("v0", pod)
+        give_addresses("v0", pod, 2)
+        sh(f"ping -q -c {PINGS} -i 0.005 10.99.2.2")
+        host.inbox.wait(Attached)
+        # quiet the pair, so that what is read now is the last word
+        sh("ip link set v0 down")
+        sh(f"ip -n {pod} link set eth0 down")
+        rx, tx = _bytes_of("v0")
+        assert rx > PINGS * 98
+        sh(delete)
+        assert host.inbox.wait(Gone).final == Counters(rx, tx)
+    assert host.left() == []
+
+
+def _bytes_of(name: str) -> tuple[int, int]:
+    """Read a link's rx and tx bytes."""
+    for line in Path("/proc/thread-self/net/dev").read_text().splitlines():
+        label, _, numbers = line.partition(":")
+        if label.strip() == name:
+            return int(numbers.split()[0]), int(numbers.split()[8])
+    raise AssertionError(name)
+
+
+def test_a_dying_namespace_takes_its_count_along(host: Host, pod: str) -> None:
+    with host.watching():
+        make_pod("v0", pod)
+        give_addresses("v0", pod, 3)
+        sh(f"ping -q -c {PINGS} -i 0.005 10.99.3.2")
+        host.inbox.wait(Attached)
+        sh(f"ip netns del {pod}")
+        final = host.inbox.wait(Gone).final
+        assert final is not None
+        assert final.from_endpoint == UNKNOWN
+        assert final.to_endpoint > PINGS * 98
+    assert host.left() == []
+
+
+def test_a_new_name_is_told(host: Host, pod: str) -> None:
+    with host.watching():
+        make_pod("v0", pod)
+        number = host.inbox.wait(Attached).ifindex
+        sh("ip link set v0 name w0")
+        assert host.inbox.wait(Renamed) == Renamed(number, "w0")
+
+
+def test_a_namespace_named_later(host: Host) -> None:
+    sleeper = subprocess.Popen(["unshare", "--net", "sleep", "30"])
+    try:
+        _wait_for_other_netns(sleeper.pid)
+        with host.watching():
+            sh(f"ip link add v0 type veth peer name eth0 netns {sleeper.pid}")
+            number = host.inbox.wait(Attached).ifindex
+            appeared = host.inbox.wait(Appeared)
+            assert appeared.netns == ""
+            sh(f"ip netns attach ptl-late {sleeper.pid}")
+            assert host.inbox.wait(NetnsNamed) == NetnsNamed(number, "ptl-late")
+    finally:
+        subprocess.run(["ip", "netns", "del", "ptl-late"], capture_output=True, check=False)
+        sleeper.kill()
+        sleeper.wait()
+
+
+def _wait_for_other_netns(pid: int) -> None:
+    end = time.monotonic() + 3
+    while os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/thread-self/ns/net"):
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_vanishing_while_being_attached_is_no_error(either_mode: Host, pod: str) -> None:
+    host = either_mode
+
+    def vanish(number: int) -> None:
+        # with its own end, since this thread may be the watcher's
+        subprocess.run(["ip", "-n", pod, "link", "del", "eth0"], check=True)
+
+    host.prepare = vanish  # type: ignore[method-assign]
+    with host.watching() as watcher:
+        make_pod("v0", pod)
+        host.inbox.wait(Gone)
+        assert watcher.attach_errors == 0
+        assert [type(event) for event in host.inbox.drain()] == [Appeared, Gone]
+    assert host.left() == []
+
+
+def test_a_failure_is_told_in_one_line_and_tried_again(host: Host, pod: str) -> None:
+    def fail(number: int) -> None:
+        raise OSError(errno.ENOSPC, "no room for its account")
+
+    host.prepare = fail  # type: ignore[method-assign]
+    with host.watching() as watcher:
+        make_pod("v0", pod)
+        failed = host.inbox.wait(AttachFailed)
+        assert (failed.name, failed.reason) == ("v0", "no room for its account")
+        assert watcher.attach_errors > 0
+        host.prepare = lambda number: None  # type: ignore[method-assign]
+        sh("ip link set v0 up")
+        host.inbox.wait(Attached)
+        assert sum(isinstance(event, Appeared) for event in host.inbox.seen) == 1
+
+
+def test_an_overrun_leads_to_a_resync(host: Host, pod: str) -> None:
+    host.receive_buffer = 1  # the kernel makes it its minimum: one or two messages
+    held = threading.Event()
+    with host.watching() as watcher:
+        make_pod("old", pod)
+        host.inbox.wait(Attached)
+        host.prepare = lambda number: held.wait(5) and None  # type: ignore[method-assign]
+        sh(f"ip link add v0 type veth peer name v0 netns {pod}")
+        host.inbox.wait(Appeared, lambda event: event.link.name == "v0")
+        for name in ("v1", "v2", "v3", "v4"):
+            sh(f"ip link add {name} type veth peer name {name} netns {pod}")
+        for name in ("v2", "old"):
+            sh(f"ip link del {name}")
+        there = {ifindex(name) for name in ("v0", "v1", "v3", "v4")}
+        held.set()
+        for number in there:
+            host.inbox.wait(Attached, lambda event, n=number: event.ifindex == n)
+        host.inbox.wait(Gone)
+        assert watcher.resyncs >= 1
+        events = host.inbox.drain()
+        gone = {event.ifindex for event in events if isinstance(event, Gone)}
+        attached = {event.ifindex for event in events if isinstance(event, Attached)}
+        assert attached - gone == there
+        assert len(host.left()) == 2 * len(there)
+
+
+def test_churn_leaves_nothing_and_grows_nothing(either_mode: Host) -> None:
+    host = either_mode
+
+    def round_of_pods() -> None:
+        with named_netns("ptl-lc"):
+            for name in ("c0", "c1", "c2", "c3", "c4"):
+                sh(f"ip link add {name} type veth peer name {name} netns ptl-lc")
+                sh(f"ip link set {name} up")
+        wanted = len(_gone(host)) // 5 * 5 + 5
+        end = time.monotonic() + 5
+        while len(_gone(host)) < wanted:  # the kernel takes a dead namespace apart at leisure
+            assert time.monotonic() < end
+            host.inbox.drain(0.01)
+
+    with host.watching() as watcher:
+        for _ in range(2):
+            round_of_pods()
+        before = (len(os.listdir("/proc/self/fd")), _rss_kb())
+        for _ in range(8):
+            round_of_pods()
+        host.inbox.drain(0.3)
+        assert len(_gone(host)) == 50
+        assert len(os.listdir("/proc/self/fd")) == before[0]
+        assert _rss_kb() - before[1] < 2048
+        assert (watcher.attach_errors, watcher.resyncs) == (0, 0)
+        assert host.left() == []
+
+
+def _gone(host: Host) -> list[Gone]:
+    return [event for event in host.inbox.seen if isinstance(event, Gone)]
+
+
+def _rss_kb() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() // 1024
+
+
+def test_at_rest_the_thread_sleeps(host: Host, pod: str) -> None:
+    with host.watching():
+        make_pod("v0", pod)
+        host.inbox.wait(Attached)
+        time.sleep(1)  # the pair settles
+        thread = next(t for t in threading.enumerate() if t.name == "links")
+        stat = Path(f"/proc/self/task/{thread.native_id}/schedstat")
+
+        def slept() -> bool:
+            before = stat.read_text()
+            time.sleep(0.3)
+            return stat.read_text() == before
+
+        # names that others make under /run/netns wake it, so a quiet moment has to be found
+        assert any(slept() for _ in range(20))
+
+
+def test_a_dead_thread_shows(host: Host) -> None:
+    """The agent's /livez fails then."""
+    with host.watching() as watcher:
+        assert watcher.alive
+    assert not watcher.alive
