@@ -1,0 +1,1 @@
+"""Who is behind an interface or an address: sources in, one immutable table out."""
