@@ -1,0 +1,237 @@
+"""Writes the ledger down, and reads it back after a restart, a crash or an upgrade.
+
+One file, replaced by rename: at any instant it is the old one or the new one,
+whole. It need not survive the host: after a boot the kernel's tables and the
+interfaces' counters begin anew, and so do the books. So nothing is synced to disk.
+
+Layout: MAGIC, the length of the head, the head (JSON: everything that is not an
+array, and where the arrays lie), the arrays, and a checksum over all of it.
+"""
+
+import ast
+import os
+import struct
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.identity.directory import Resident
+from podtally.ledger.accounts import Account
+from podtally.ledger.connections import Columns
+from podtally.ledger.interfaces import Record
+from podtally.ledger.labels import BookLabels, FlowLabels, PodLabels
+from podtally.ledger.ledger import Ledger
+
+MAGIC = b"podtally"
+SCHEMA = 1
+_PREFIX = struct.Struct("<8sII")  # magic, schema, length of the head
+_SUM = struct.Struct("<I")
+_ALIGN = 64
+
+Array = NDArray[Any]
+
+
+class CheckpointError(Exception):
+    """The file is there and cannot be believed; the text says why."""
+
+
+class Position(msgspec.Struct, frozen=True):
+    """How far the kernel's tables are booked: every epoch before ``epoch`` of ``generation``."""
+
+    boot_id: str
+    generation: str
+    epoch: int
+
+
+class _Place(msgspec.Struct, frozen=True):
+    """Where an array lies, counted from the end of the head."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+class _Head(msgspec.Struct, frozen=True):
+    position: Position
+    arrays: list[_Place]
+    pods: list[tuple[int, PodLabels]]
+    flows: list[tuple[int, FlowLabels]]
+    books: list[tuple[int, BookLabels]]
+    accounts: list[tuple[int, Account]]
+    interfaces: list[Record]
+    retired_gaps: list[tuple[BookLabels, int]]
+    began_unknown: int
+    overflow_packets: int
+    residents: list[Resident]
+
+
+class _RawHead(msgspec.Struct, frozen=True):
+    """The same with label sets as the bytes they were last written as."""
+
+    position: Position
+    arrays: list[_Place]
+    pods: msgspec.Raw
+    flows: msgspec.Raw
+    books: msgspec.Raw
+    accounts: msgspec.Raw
+    interfaces: list[Record]
+    retired_gaps: list[tuple[BookLabels, int]]
+    began_unknown: int
+    overflow_packets: int
+    residents: list[Resident]
+
+
+class Checkpoint:
+    """The file of one state directory."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.path = state_dir / "checkpoint"
+        self._temporary = state_dir / "checkpoint.new"
+        self._encoded: dict[str, tuple[int, msgspec.Raw]] = {}
+        self._encoder = msgspec.json.Encoder()
+
+    def write(self, position: Position, ledger: Ledger, residents: list[Resident]) -> int:
+        """Replace the file; returns its size. OSError leaves the old one as it was."""
+        records, pairs = ledger.interfaces.dump()
+        arrays = _arrays(ledger, pairs)
+        places = list(_places(arrays))
+        head = self._encoder.encode(
+            _RawHead(
+                position,
+                places,
+                self._labels("pods", ledger.pods),
+                self._labels("flows", ledger.flows),
+                self._labels("books", ledger.books),
+                self._labels("accounts", ledger.accounts),
+                records,
+                list(ledger.retired_gaps.items()),
+                ledger.began_unknown,
+                ledger.overflow_packets,
+                residents,
+            )
+        )
+        return self._replace(head, arrays)
+
+    def read(self) -> tuple[Position, "Contents"] | None:
+        """What was last written; None if nothing was. CheckpointError if it is corrupt."""
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        head, body = _open(data)
+        arrays = {
+            place.name: np.frombuffer(
+                body, np.dtype(_dtype(place.dtype)), int(np.prod(place.shape)), place.offset
+            ).reshape(place.shape)
+            for place in head.arrays
+        }
+        return head.position, Contents(head, arrays)
+
+    def put_aside(self) -> Path:
+        """Give a file that cannot be used another name, so that it can be looked into."""
+        aside = self.path.with_name(f"checkpoint.unusable-{os.getpid()}")
+        self.path.rename(aside)
+        return aside
+
+    def _labels(self, name: str, table: Any) -> msgspec.Raw:
+        known = self._encoded.get(name)
+        if known is None or known[0] != table.version:
+            known = (table.version, msgspec.Raw(self._encoder.encode(table.pairs())))
+            self._encoded[name] = known
+        return known[1]
+
+    def _replace(self, head: bytes, arrays: dict[str, Array]) -> int:
+        head += b" " * (-(len(head) + _PREFIX.size) % _ALIGN)
+        checksum = 0
+        with self._temporary.open("wb", buffering=0) as file:
+            for part in (_PREFIX.pack(MAGIC, SCHEMA, len(head)), head, *_parts(arrays)):
+                checksum = zlib.crc32(part, checksum)
+                _write_all(file.fileno(), part)
+            _write_all(file.fileno(), _SUM.pack(checksum))
+            size = file.tell()
+        self._temporary.rename(self.path)
+        return size
+
+
+class Contents:
+    """A checkpoint that was read, to be put into a fresh ledger."""
+
+    def __init__(self, head: _Head, arrays: dict[str, Array]) -> None:
+        self._head = head
+        self._arrays = arrays
+        self.residents = head.residents
+
+    def restore(self, ledger: Ledger, now_ns: int) -> None:
+        head, arrays = self._head, self._arrays
+        ledger.pods.restore(head.pods, arrays["pods.sums"], arrays["pods.moved_ns"])
+        ledger.flows.restore(head.flows, arrays["flows.sums"], arrays["flows.moved_ns"])
+        ledger.books.restore(head.books, arrays["books.sums"], arrays["books.moved_ns"])
+        ledger.accounts.restore(head.accounts, now_ns)
+        ledger.interfaces.restore(head.interfaces, arrays["interfaces"])
+        ledger.connections.columns = Columns(
+            *(arrays[f"connections.{name}"].copy() for name in Columns._fields)
+        )
+        ledger.kernel_key = arrays["kernel.key"].copy()
+        ledger.kernel_read = arrays["kernel.read"].copy()
+        ledger.retired_gaps = dict(head.retired_gaps)
+        ledger.began_unknown = head.began_unknown
+        ledger.overflow_packets = head.overflow_packets
+        ledger.begin()
+
+
+def _arrays(ledger: Ledger, interface_pairs: Array) -> dict[str, Array]:
+    arrays: dict[str, Array] = {"interfaces": interface_pairs}
+    for name, table in (("pods", ledger.pods), ("flows", ledger.flows), ("books", ledger.books)):
+        arrays[f"{name}.sums"], arrays[f"{name}.moved_ns"] = table.sums()
+    for name, column in ledger.connections.columns._asdict().items():
+        arrays[f"connections.{name}"] = column
+    arrays["kernel.key"], arrays["kernel.read"] = ledger.kernel_key, ledger.kernel_read
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def _places(arrays: dict[str, Array]) -> Iterable[_Place]:
+    offset = 0
+    for name, array in arrays.items():
+        described = array.dtype.descr if array.dtype.names else array.dtype.str
+        yield _Place(name, repr(described), array.shape, offset)
+        offset += -(-array.nbytes // _ALIGN) * _ALIGN
+
+
+def _dtype(text: str) -> Any:
+    """Read back the ``repr`` of a dtype's description: a literal, nothing is run."""
+    return ast.literal_eval(text)
+
+
+def _parts(arrays: dict[str, Array]) -> Iterable[bytes | memoryview]:
+    for array in arrays.values():
+        yield memoryview(array.reshape(-1).view(np.uint8)).cast("B") if array.nbytes else b""
+        yield bytes(-array.nbytes % _ALIGN)
+
+
+def _write_all(fd: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _open(data: bytes) -> tuple[_Head, memoryview]:
+    if len(data) < _PREFIX.size + _SUM.size or not data.startswith(MAGIC):
+        raise CheckpointError("it is not a checkpoint, or cut short")
+    _, schema, length = _PREFIX.unpack_from(data)
+    if _SUM.unpack_from(data, len(data) - _SUM.size)[0] != zlib.crc32(
+        memoryview(data)[: -_SUM.size]
+    ):
+        raise CheckpointError("its checksum does not match what is in it")
+    if schema != SCHEMA:
+        raise CheckpointError(f"it is of schema {schema}, this podtally writes {SCHEMA}")
+    try:
+        head = msgspec.json.decode(data[_PREFIX.size : _PREFIX.size + length], type=_Head)
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"its head cannot be read: {error}") from None
+    return head, memoryview(data)[_PREFIX.size + length :]

@@ -1,0 +1,201 @@
+"""Every connection that is under way: who began it, since when, how much so far.
+
+Kept in arrays sorted by fingerprint, so that an epoch's rows are joined to them by
+one binary search each. What a connection is called is the accounts' business.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+TCP = 6
+TCP_FIN, TCP_SYN, TCP_RST = 1, 2, 4
+
+BEGAN_UNKNOWN, BEGAN_HERE, BEGAN_THERE = 0, 1, 2
+
+# The key of a flow as the kernel keeps it; addresses are words in network order.
+KEY = np.dtype(
+    [
+        ("local_address", "u8", (2,)),
+        ("remote_address", "u8", (2,)),
+        ("ifindex", "u4"),
+        ("local_port", "u2"),
+        ("remote_port", "u2"),
+        ("protocol", "u1"),
+        ("first_direction", "u1"),
+        ("pad", "u1", (6,)),
+    ]
+)
+
+
+class Columns(NamedTuple):
+    """Connections; index i of every array is the same one."""
+
+    fingerprint: NDArray[np.uint64]
+    account: NDArray[np.int32]
+    began: NDArray[np.uint8]
+    seen: NDArray[np.uint64]  # the union of the rows' flags
+    first_ns: NDArray[np.int64]
+    last_ns: NDArray[np.int64]  # the end of the epoch in which it was last seen
+    bytes: NDArray[np.int64]  # (n, 2): from and to the endpoint
+    packets: NDArray[np.int64]
+    key: NDArray[np.void]
+
+    def take(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> "Columns":
+        return Columns(*(column[index] for column in self))
+
+
+def no_connections() -> Columns:
+    return Columns(
+        np.zeros(0, np.uint64),
+        np.zeros(0, np.int32),
+        np.zeros(0, np.uint8),
+        np.zeros(0, np.uint64),
+        np.zeros(0, np.int64),
+        np.zeros(0, np.int64),
+        np.zeros((0, 2), np.int64),
+        np.zeros((0, 2), np.int64),
+        np.zeros(0, KEY),
+    )
+
+
+class Flags(NamedTuple):
+    """Where the facts stand in ``seen``; from ``bpf/flow.h``."""
+
+    shift: int
+    syn_only: int
+    syn_ack: int
+
+
+def who_began(seen: NDArray[np.uint64], key: NDArray[np.void], flags: Flags) -> NDArray[np.uint8]:
+    """BEGAN_* of new rows: for TCP by SYN and SYN/ACK, else by the first packet. (n,)"""
+    here = seen & np.uint64(flags.syn_only | flags.syn_ack << flags.shift)
+    there = seen & np.uint64(flags.syn_only << flags.shift | flags.syn_ack)
+    # A SYN without ACK decides; a SYN/ACK tells where the SYN was missed.
+    syn = np.uint64(flags.syn_only | flags.syn_only << flags.shift)
+    both = (here != 0) & (there != 0)
+    here = np.where(both, here & syn, here)
+    there = np.where(both, there & syn, there)
+    tcp = np.select(
+        [(here != 0) & (there == 0), (there != 0) & (here == 0)],
+        [BEGAN_HERE, BEGAN_THERE],
+        BEGAN_UNKNOWN,
+    )
+    others = np.where(key["first_direction"] == 0, BEGAN_HERE, BEGAN_THERE)
+    return np.where(key["protocol"] == TCP, tcp, others).astype(np.uint8)
+
+
+def has_ended(seen: NDArray[np.uint64], flags: Flags) -> NDArray[np.bool_]:
+    """A FIN from both sides, or a RST from either. (n,)"""
+    fins = np.uint64(TCP_FIN | TCP_FIN << flags.shift)
+    resets = np.uint64(TCP_RST | TCP_RST << flags.shift)
+    ended: NDArray[np.bool_] = ((seen & fins) == fins) | ((seen & resets) != 0)
+    return ended
+
+
+def begins_anew(seen: NDArray[np.uint64], flags: Flags) -> NDArray[np.bool_]:
+    """A SYN without ACK, from either side. (n,)"""
+    anew: NDArray[np.bool_] = (
+        seen & np.uint64(flags.syn_only | flags.syn_only << flags.shift)
+    ) != 0
+    return anew
+
+
+class Timeouts(NamedTuple):
+    """After how long without a packet a connection is over, in ns."""
+
+    # A TCP keep-alive comes after two hours (tcp_keepalive_time): later, it is gone.
+    tcp: int = 7_200_000_000_000 + 75_000_000_000
+    other: int = 120_000_000_000  # nf_conntrack_udp_timeout_stream
+    ended: int = 2_000_000_000  # the last ACKs and retransmissions are still its own
+
+
+class Connections:
+    """The connections under way, at most ``limit`` of them."""
+
+    def __init__(self, flags: Flags, limit: int, timeouts: Timeouts | None = None) -> None:
+        self.columns = no_connections()
+        self._flags = flags
+        self._limit = limit
+        self._timeouts = timeouts or Timeouts()
+        self._new: list[Columns] = []
+
+    def __len__(self) -> int:
+        return len(self.columns.fingerprint)
+
+    def find(self, fingerprint: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Places of ascending fingerprints (n,), and which of them are known."""
+        known = self.columns.fingerprint
+        if not len(known) or not len(fingerprint):
+            return np.zeros(len(fingerprint), np.int64), np.zeros(len(fingerprint), np.bool_)
+        # Only the stretch between the first and the last is searched: it stays in cache.
+        first, last = np.searchsorted(known, fingerprint[[0, -1]])
+        stretch = known[first : last + 1]
+        place = np.searchsorted(stretch, fingerprint) + first
+        np.minimum(place, len(known) - 1, out=place)
+        return place, known[place] == fingerprint
+
+    def add_to(
+        self,
+        place: NDArray[np.int64],
+        amounts: tuple[NDArray[np.int64], NDArray[np.int64]],
+        seen: NDArray[np.uint64],
+        now_ns: int,
+    ) -> None:
+        """Add (bytes, packets), both (n, 2), to the connections at ``place``, all different."""
+        columns = self.columns
+        columns.bytes[place] += amounts[0]
+        columns.packets[place] += amounts[1]
+        columns.seen[place] |= seen
+        columns.last_ns[place] = now_ns
+
+    def reborn(self, place: NDArray[np.int64], seen: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Which rows begin anew what had ended: the ports are used again. (n,)"""
+        candidates = begins_anew(seen, self._flags)
+        if candidates.any():
+            ended: NDArray[np.bool_] = candidates & has_ended(self.columns.seen[place], self._flags)
+            return ended
+        return candidates
+
+    def replace(self, place: NDArray[np.int64], fresh: Columns) -> Columns:
+        """Put new connections in the place of ended ones, which are returned."""
+        ended = self.columns.take(place)
+        for column, value in zip(self.columns, fresh, strict=True):
+            column[place] = value
+        return ended
+
+    def begin(self, fresh: Columns) -> None:
+        """Take up new connections; they are found after ``settle``."""
+        self._new.append(fresh)
+
+    def settle(self, now_ns: int, gone: NDArray[np.int64]) -> Columns:
+        """Put what began among the rest, and let go what is over.
+
+        ``gone`` are interfaces that went: their connections are over. Returns the
+        connections that are, with their last totals.
+        """
+        columns = self.columns
+        over = self._over(columns, now_ns)
+        if len(gone):
+            over |= np.isin(columns.key["ifindex"], gone)
+        ended = columns.take(over) if over.any() else no_connections()
+        if not self._new and not len(ended.fingerprint):
+            return ended
+        parts = [columns.take(~over) if len(ended.fingerprint) else columns, *self._new]
+        self._new = []
+        joined = Columns(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        self.columns = joined.take(np.argsort(joined.fingerprint, kind="stable"))
+        return ended
+
+    def _over(self, columns: Columns, now_ns: int) -> NDArray[np.bool_]:
+        idle = now_ns - columns.last_ns
+        patience = np.where(
+            columns.key["protocol"] == TCP, self._timeouts.tcp, self._timeouts.other
+        )
+        patience = np.where(has_ended(columns.seen, self._flags), self._timeouts.ended, patience)
+        over: NDArray[np.bool_] = idle > patience
+        excess = len(columns.fingerprint) - self._limit
+        if excess > 0:  # the longest idle go first
+            over[np.argpartition(columns.last_ns, excess)[:excess]] = True
+        return over

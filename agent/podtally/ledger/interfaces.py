@@ -1,0 +1,159 @@
+"""The books of the interfaces that are watched: what was booked on each, and whether it closes."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.ledger.books import Balance, close
+
+NO_PAIRS = np.zeros((0, 2), np.int64)
+UNBOUNDED = np.iinfo(np.int64).max >> 2  # an upper bound nobody reaches, and sums of it fit
+
+
+class Record(NamedTuple):
+    """One interface, as the checkpoint keeps it."""
+
+    slot: int
+    ifindex: int
+    name: str
+    watched: bool  # somebody said that it is there; else only its flows did
+
+
+class Interfaces:
+    """A slot for each interface; a slot is used again when its interface has gone.
+
+    ``booked`` counts from the interface's own beginning: flows, other and overflow
+    together. ``counter`` is the last reading, from and to the endpoint.
+    """
+
+    def __init__(self) -> None:
+        self.version = 0  # changes with the interfaces and their names
+        self._slots: dict[int, int] = {}
+        self._free: list[int] = []
+        self.names: list[str] = []
+        self.ifindex = np.zeros(0, np.int64)
+        self.watched = np.zeros(0, np.bool_)
+        self.booked = NO_PAIRS
+        self.low = NO_PAIRS
+        self.high = NO_PAIRS
+        self.counter = NO_PAIRS
+        self.gap = NO_PAIRS
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def slot(self, ifindex: int) -> int:
+        """The slot of an interface, which is made if it is new."""
+        slot = self._slots.get(ifindex)
+        if slot is None:
+            slot = self._free.pop() if self._free else self._grow()
+            self._slots[ifindex] = slot
+            self.ifindex[slot] = ifindex
+            self.names[slot] = f"ifindex {ifindex}"
+            self.high[slot] = UNBOUNDED
+            self.version += 1
+        return slot
+
+    def slots(self, ifindex: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Slots of many rows; the loop is over the interfaces among them. (n,)"""
+        different, place = np.unique(ifindex, return_inverse=True)
+        found = np.array([self.slot(i) for i in different.tolist()], np.int64)
+        return found[place]
+
+    def live(self) -> NDArray[np.int64]:
+        return np.array(sorted(self._slots.values()), np.int64)
+
+    def strays(self) -> list[int]:
+        """Interfaces with flows that nobody watches: they went while we were away."""
+        return [i for i, slot in self._slots.items() if not self.watched[slot]]
+
+    def watched_ones(self) -> list[int]:
+        return [i for i, slot in self._slots.items() if self.watched[slot]]
+
+    def known(self, ifindex: int) -> bool:
+        return ifindex in self._slots
+
+    def appeared(self, ifindex: int, name: str, counter: tuple[int, int]) -> None:
+        """An interface is there, and is about to be watched. The opening balance is at
+        least the oldest reading of its counter.
+        """
+        slot = self.slot(ifindex)
+        fresh = not self.watched[slot] and not self.booked[slot].any()
+        self.renamed(ifindex, name)
+        self.watched[slot] = True
+        if fresh:
+            self.low[slot] = self.counter[slot] = counter
+
+    def attached(self, ifindex: int, fresh: bool, counter: tuple[int, int]) -> None:
+        """Its packets are counted from now on at the latest; ``fresh``: and were not before."""
+        if ifindex not in self._slots:
+            return
+        slot = self._slots[ifindex]
+        now = np.array(counter, np.int64)
+        unbounded = self.high[slot] >= UNBOUNDED
+        # Attached again after a time without: what passed meanwhile is at most what the
+        # counter moved since it was last read.
+        missed = now - self.counter[slot] if fresh else 0
+        self.high[slot] = np.where(unbounded, now, self.high[slot] + missed)
+
+    def renamed(self, ifindex: int, name: str) -> None:
+        if ifindex in self._slots:
+            self.names[self._slots[ifindex]] = name
+            self.version += 1
+
+    def close(self, slots: NDArray[np.int64], later: NDArray[np.int64]) -> None:
+        """Hold the books of ``slots`` (n,) against new readings ``later`` (n, 2)."""
+        closing = close(
+            Balance(self.low[slots], self.high[slots]),
+            self.booked[slots],
+            self.counter[slots],
+            later,
+        )
+        self.low[slots], self.high[slots] = closing.balance
+        self.gap[slots] = closing.gap
+        self.counter[slots] = later
+
+    def remove(self, ifindex: int) -> None:
+        slot = self._slots.pop(ifindex)
+        self._clear(slot)
+        self.version += 1
+        self._free.append(slot)
+
+    def dump(self) -> tuple[list[Record], NDArray[np.int64]]:
+        """For the checkpoint: the records, and beside each booked, low, high, counter. (n, 4, 2)"""
+        slots = list(self._slots.values())
+        records = [
+            Record(slot, ifindex, self.names[slot], bool(self.watched[slot]))
+            for ifindex, slot in self._slots.items()
+        ]
+        pairs = (self.booked, self.low, self.high, self.counter)
+        return records, np.stack([pair[slots] for pair in pairs], axis=1)
+
+    def restore(self, records: list[Record], pairs: NDArray[np.int64]) -> None:
+        for _ in range(max((record.slot for record in records), default=-1) + 1):
+            self._grow()
+        for record, (booked, low, high, counter) in zip(records, pairs, strict=True):
+            slot = record.slot
+            self._slots[record.ifindex] = slot
+            self.ifindex[slot], self.names[slot] = record.ifindex, record.name
+            self.watched[slot] = record.watched
+            self.booked[slot], self.low[slot], self.high[slot] = booked, low, high
+            self.counter[slot] = counter
+        taken = set(self._slots.values())
+        self._free = [slot for slot in range(len(self.names)) if slot not in taken]
+
+    def _grow(self) -> int:
+        self.names.append("")
+        self.ifindex = np.append(self.ifindex, 0)
+        self.watched = np.append(self.watched, False)
+        for name in ("booked", "low", "high", "counter", "gap"):
+            setattr(self, name, np.append(getattr(self, name), [[0, 0]], axis=0))
+        return len(self.names) - 1
+
+    def _clear(self, slot: int) -> None:
+        self.names[slot] = ""
+        self.ifindex[slot] = 0
+        self.watched[slot] = False
+        for pair in (self.booked, self.low, self.high, self.counter, self.gap):
+            pair[slot] = 0

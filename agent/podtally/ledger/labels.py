@@ -1,0 +1,52 @@
+"""The label sets of the contract, in the order of the contract."""
+
+from typing import NamedTuple
+
+DIRECTIONS = ("egress", "ingress")  # as the endpoint sees it; index 0 is from the endpoint
+ACCOUNTS = ("flows", "other", "overflow")
+OTHER = "other"  # every label but the direction of a flow beyond the series limit
+UNKNOWN = "unknown"
+
+# Protocol numbers that have a name in the metrics; the rest are their number.
+PROTOCOLS = {
+    1: "icmp",
+    2: "igmp",
+    6: "tcp",
+    17: "udp",
+    33: "dccp",
+    47: "gre",
+    50: "esp",
+    51: "ah",
+    58: "icmpv6",
+    132: "sctp",
+    136: "udplite",
+}
+
+
+class PodLabels(NamedTuple):
+    namespace: str
+    pod: str
+    direction: str
+
+
+class BookLabels(NamedTuple):
+    interface: str
+    direction: str
+
+
+class FlowLabels(NamedTuple):
+    namespace: str
+    workload: str
+    workload_kind: str
+    direction: str
+    peer_kind: str
+    peer_namespace: str
+    peer_workload: str
+    scope: str
+    protocol: str
+    port: str
+    verdict: str
+
+
+def protocol_name(number: int) -> str:
+    return PROTOCOLS.get(number, str(number))

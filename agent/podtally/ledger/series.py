@@ -1,0 +1,108 @@
+"""Counters under label sets: what /metrics shows, as 64-bit sums."""
+
+from collections.abc import Hashable, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Labels = TypeVar("Labels", bound=Hashable)
+
+
+class SeriesView(NamedTuple, Generic[Labels]):
+    """A copy for readers: ``values[i]`` are the sums under ``labels[i]``."""
+
+    labels: Sequence[Labels]
+    values: NDArray[np.int64]
+
+
+class SeriesTable(Generic[Labels]):
+    """Label sets, each with ``width`` sums that only grow.
+
+    An index stays a label set's own until the set is forgotten; then it may be
+    another's.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.version = 0  # changes with the label sets, not with their sums
+        self._labels: list[Labels | None] = []
+        self._index: dict[Labels, int] = {}
+        self._free: list[int] = []
+        self._sums = np.zeros((16, width), np.int64)
+        self._moved_ns = np.zeros(16, np.int64)  # when a sum last grew
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def index_of(self, labels: Labels, now_ns: int) -> int:
+        """The index of a label set, which is made if it is new."""
+        index = self._index.get(labels)
+        if index is None:
+            index = self._free.pop() if self._free else len(self._labels)
+            if index == len(self._labels):
+                self._labels.append(labels)
+                self._make_room()
+            self._labels[index] = labels
+            self._index[labels] = index
+            self._moved_ns[index] = now_ns
+            self.version += 1
+        return index
+
+    def find(self, labels: Labels) -> int | None:
+        return self._index.get(labels)
+
+    def add(self, index: NDArray[np.int64], amounts: NDArray[np.int64], now_ns: int) -> None:
+        """Add ``amounts`` (n, width) to the sets at ``index`` (n,), which may repeat."""
+        np.add.at(self._sums, index, amounts)
+        self._moved_ns[index[amounts.any(axis=1)]] = now_ns
+
+    def expire(self, before_ns: int, in_use: NDArray[np.int64]) -> int:
+        """Forget the sets that have not grown since ``before_ns`` and are not ``in_use``."""
+        idle = self._moved_ns[: len(self._labels)] < before_ns
+        idle[in_use] = False
+        forgotten = [i for i in np.flatnonzero(idle).tolist() if self._labels[i] is not None]
+        for index in forgotten:
+            labels = self._labels[index]
+            assert labels is not None
+            del self._index[labels]
+            self._labels[index] = None
+            self._sums[index] = 0
+            self._free.append(index)
+        self.version += bool(forgotten)
+        return len(forgotten)
+
+    def view(self) -> SeriesView[Labels]:
+        index = list(self._index.values())
+        return SeriesView(list(self._index), self._sums[index])
+
+    def pairs(self) -> list[tuple[int, Labels]]:
+        """For the checkpoint: index and labels of each set."""
+        return [(index, labels) for labels, index in self._index.items()]
+
+    def sums(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """For the checkpoint: sums by index, and when they last grew."""
+        size = len(self._labels)
+        return self._sums[:size], self._moved_ns[:size]
+
+    def restore(
+        self,
+        pairs: list[tuple[int, Labels]],
+        sums: NDArray[np.int64],
+        moved_ns: NDArray[np.int64],
+    ) -> None:
+        """Take back what ``pairs`` and ``sums`` gave; every set keeps its index."""
+        self._labels = [None] * len(sums)
+        self._make_room()
+        self._sums[: len(sums)] = sums
+        self._moved_ns[: len(sums)] = moved_ns
+        for index, labels in pairs:
+            self._labels[index] = labels
+            self._index[labels] = index
+        self._free = [i for i, labels in enumerate(self._labels) if labels is None]
+
+    def _make_room(self) -> None:
+        short = len(self._labels) - len(self._sums)
+        if short > 0:
+            more = max(short, len(self._sums))
+            self._sums = np.pad(self._sums, ((0, more), (0, 0)))
+            self._moved_ns = np.pad(self._moved_ns, (0, more))
