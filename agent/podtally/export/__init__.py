@@ -1,0 +1,1 @@
+"""Readers of the ledger: /metrics, /livez, /readyz and the flow log."""

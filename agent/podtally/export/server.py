@@ -1,0 +1,133 @@
+"""Serves /metrics, /livez and /readyz from what was published last; it never reads the kernel."""
+
+import socket
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
+
+from prometheus_client import exposition
+from prometheus_client.openmetrics import exposition as openmetrics
+
+from podtally.errors import PodtallyError
+from podtally.export.exposition import Exposition
+from podtally.export.selfmetrics import LedgerCollector, SelfMetrics
+from podtally.ledger.ledger import View
+
+_EOF = "# EOF\n"
+_INDEX = b"podtally\n\n/metrics\n/livez\n/readyz\n"
+
+
+class Health(NamedTuple):
+    """Why the agent is not well; empty strings if it is."""
+
+    alive: str
+    ready: str
+
+
+class Publisher:
+    """The latest view, swapped by reference; the one place where both threads meet."""
+
+    def __init__(self, view: View, metrics: SelfMetrics, health: Callable[[], Health]) -> None:
+        self.health = health
+        self._metrics = metrics
+        self._ledger = LedgerCollector(view)
+        self._exposition = Exposition()
+        self._rendering = threading.Lock()
+        metrics.registry.register(self._ledger)
+
+    def publish(self, view: View) -> None:
+        self._ledger.view = view
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """The body of /metrics and its content type, as the scraper can take it."""
+        wants_openmetrics = "application/openmetrics-text" in accept
+        with self._rendering:
+            text = self._exposition.render(self._ledger.view, wants_openmetrics)
+        if wants_openmetrics:
+            own = openmetrics.generate_latest(self._metrics.registry).decode()
+            body = text + own.removesuffix(_EOF) + _EOF
+            return body.encode(), openmetrics.CONTENT_TYPE_LATEST
+        own = exposition.generate_latest(self._metrics.registry).decode()
+        return (text + own).encode(), exposition.CONTENT_TYPE_PLAIN_0_0_4
+
+
+class Server:
+    """Bound when made, so that a port in use is known before anything is attached."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self._http = _bind(address)
+        self.url = "http://{}:{}/metrics".format(
+            f"[{address[0]}]" if ":" in address[0] else address[0] or "localhost",
+            self._http.server_address[1],
+        )
+        self._thread = threading.Thread(
+            target=self._http.serve_forever, name="http", daemon=True, kwargs={"poll_interval": 60}
+        )
+
+    def start(self, publisher: Publisher) -> None:
+        self._http.publisher = publisher
+        self._thread.start()
+
+    def close(self) -> None:
+        self._http.server_close()
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+    publisher: Publisher
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Http
+    timeout = 10.0  # seconds that a client may take for its request
+    protocol_version = "HTTP/1.1"
+    server_version = "podtally"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        publisher = self.server.publisher
+        path = self.path.partition("?")[0]
+        if path == "/metrics":
+            body, kind = publisher.render(self.headers.get("Accept", ""))
+            self._answer(HTTPStatus.OK, body, kind)
+        elif path == "/livez":
+            self._tell(publisher.health().alive)
+        elif path == "/readyz":
+            health = publisher.health()
+            self._tell(health.alive or health.ready)
+        elif path == "/":
+            self._answer(HTTPStatus.OK, _INDEX, "text/plain")
+        else:
+            self._answer(HTTPStatus.NOT_FOUND, b"not found\n", "text/plain")
+
+    def _tell(self, trouble: str) -> None:
+        status = HTTPStatus.SERVICE_UNAVAILABLE if trouble else HTTPStatus.OK
+        self._answer(status, f"{trouble or 'ok'}\n".encode(), "text/plain")
+
+    def _answer(self, status: HTTPStatus, body: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """A scrape is no news."""
+
+
+def _bind(address: tuple[str, int]) -> _Http:
+    host, port = address
+    kind = type("_Family", (_Http,), {"address_family": _family(host)})
+    try:
+        return kind((host, port), _Handler)  # type: ignore[no-any-return]
+    except OSError as error:
+        raise PodtallyError(
+            f"cannot listen on {host}:{port}: {error.strerror}",
+            "is another podtally running? choose another address with --listen",
+        ) from None
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
