@@ -1,0 +1,7 @@
+"""``python -m podtally``."""
+
+import sys
+
+from podtally.cli import main
+
+sys.exit(main())

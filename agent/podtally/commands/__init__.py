@@ -1,0 +1,1 @@
+"""Commands that consist of little more than their arguments."""
