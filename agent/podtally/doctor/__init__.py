@@ -1,0 +1,1 @@
+"""``podtally doctor``: what this host offers and lacks, and the mend for each."""

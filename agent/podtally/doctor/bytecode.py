@@ -1,0 +1,97 @@
+"""Small kernel programs, written as instructions, that each need one feature; nothing is attached.
+
+Encoded as ``struct bpf_insn`` in ``include/uapi/linux/bpf.h``.
+"""
+
+import ctypes
+import struct
+
+from podtally.kernel import bpf
+
+PROG_TYPE_SCHED_CLS = 3
+MAP_TYPE_PERCPU_HASH = 5
+MAP_TYPE_ARRAY_OF_MAPS = 12
+F_MMAPABLE = 1 << 10
+
+# BPF_ATOMIC operations that return the old value (kernel 5.12)
+FETCH_ADD = 0x01
+FETCH_OR = 0x41
+FETCH_AND = 0x51
+CMPXCHG = 0xF1
+
+KTIME_GET_COARSE_NS = 160  # enum bpf_func_id
+
+_ATTR_SIZE = 144
+_LOG_SIZE = 1 << 14
+_LICENSE = b"GPL"
+
+_MOV = 0xB7  # BPF_ALU64 | BPF_MOV | BPF_K
+_STORE = 0x7A  # BPF_ST | BPF_MEM | BPF_DW
+_ATOMIC = 0xDB  # BPF_STX | BPF_ATOMIC | BPF_DW
+_CALL = 0x85
+_EXIT = 0x95
+_FRAME = 10  # the register that points at the end of the stack
+
+
+def _instruction(
+    code: int, target: int = 0, source: int = 0, offset: int = 0, imm: int = 0
+) -> bytes:
+    return struct.pack("=BBhi", code, source << 4 | target, offset, imm)
+
+
+END = _instruction(_MOV, target=0, imm=-1) + _instruction(_EXIT)  # return TC_ACT_UNSPEC
+
+
+def atomic(operation: int) -> bytes:
+    """Carry out one atomic operation on a word of the stack."""
+    return (
+        _instruction(_STORE, target=_FRAME, offset=-8)
+        + _instruction(_MOV, target=0)
+        + _instruction(_MOV, target=2, imm=1)
+        + _instruction(_ATOMIC, target=_FRAME, source=2, offset=-8, imm=operation)
+        + END
+    )
+
+
+def call(helper: int) -> bytes:
+    """Call a helper that takes no arguments."""
+    return _instruction(_CALL, imm=helper) + END
+
+
+def load(instructions: bytes) -> int:
+    """Load a tc classifier; returns its fd. OSError carries the verifier's last line, if any."""
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    license_text = ctypes.create_string_buffer(_LICENSE)
+    log = ctypes.create_string_buffer(_LOG_SIZE)
+    attr = bytearray(_ATTR_SIZE)
+    # union bpf_attr: prog_type, insn_cnt, insns, license, log_level, log_size, log_buf
+    struct.pack_into(
+        "=IIQQIIQ",
+        attr,
+        0,
+        PROG_TYPE_SCHED_CLS,
+        len(instructions) // 8,
+        ctypes.addressof(code),
+        ctypes.addressof(license_text),
+        1,
+        _LOG_SIZE,
+        ctypes.addressof(log),
+    )
+    try:
+        return bpf.bpf(bpf.PROG_LOAD, attr)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}{_last_line(log.value)}") from None
+
+
+def create_map(kind: int, value_size: int, flags: int = 0, inner_fd: int = 0) -> int:
+    """Create a map of one element with a 4-byte key; returns its fd."""
+    attr = bytearray(_ATTR_SIZE)
+    # union bpf_attr: map_type, key_size, value_size, max_entries, map_flags, inner_map_fd
+    struct.pack_into("=6I", attr, 0, kind, 4, value_size, 1, flags, inner_fd)
+    return bpf.bpf(bpf.MAP_CREATE, attr)
+
+
+def _last_line(log: bytes) -> str:
+    lines = [line for line in log.decode(errors="replace").splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("processed ", "verification time"))]
+    return f": {told[-1].strip()}" if told else ""

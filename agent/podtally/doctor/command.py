@@ -1,0 +1,79 @@
+"""The command ``podtally doctor``: shows the findings as lines or JSON, and sums them up."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TextIO
+
+from podtally import __version__
+from podtally.config import load
+from podtally.doctor.finding import Finding
+from podtally.doctor.probes import examine, is_fatal
+
+EXAMPLE = "example: podtally doctor --interfaces 'eth0,cali*'"
+
+_GREEN, _RED, _YELLOW, _PLAIN = "32", "31", "33", ""
+_NAME_WIDTH = 18
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the agent's configuration")
+    parser.add_argument("--pin-dir", metavar="DIR", help="where the agent would pin its maps")
+    parser.add_argument("--state-dir", metavar="DIR", help="where it would keep its checkpoint")
+    parser.add_argument("--interfaces", metavar="PATTERN", help="which interfaces it would watch")
+    parser.add_argument("--output", choices=("text", "json"), default="text")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Return 0 if podtally could run on this host, 1 if not."""
+    flags = {name: getattr(args, name) for name in ("pin_dir", "state_dir", "interfaces")}
+    findings = examine(load(args.config, flags))
+    if args.output == "json":
+        return report_json(findings, sys.stdout)
+    return report_text(findings, sys.stdout, colour=_wants_colour(sys.stdout))
+
+
+def report_json(findings: Iterable[Finding], out: TextIO) -> int:
+    listed = list(findings)
+    able = not any(map(is_fatal, listed))
+    report = {
+        "version": __version__,
+        "can_run": able,
+        "findings": [finding._asdict() for finding in listed],
+    }
+    json.dump(report, out, indent=2)
+    out.write("\n")
+    return 0 if able else 1
+
+
+def report_text(findings: Iterable[Finding], out: TextIO, *, colour: bool) -> int:
+    """Write each finding as it comes, its mend under it."""
+    fatal = 0
+    for finding in findings:
+        mark, paint = _mark(finding)
+        shown = f"\x1b[{paint}m{mark}\x1b[0m" if colour and paint else mark
+        out.write(f"{shown}  {finding.name:{_NAME_WIDTH}}  {finding.detail}\n")
+        if finding.mend and not finding.ok:
+            out.write(f"{'':{len(mark)}}  {'':{_NAME_WIDTH}}  -> {finding.mend}\n")
+        out.flush()
+        fatal += is_fatal(finding)
+    missing = "1 thing is" if fatal == 1 else f"{fatal} things are"
+    out.write(
+        "podtally can run here\n" if not fatal else f"podtally cannot run: {missing} missing\n"
+    )
+    return 1 if fatal else 0
+
+
+def _mark(finding: Finding) -> tuple[str, str]:
+    if finding.ok:
+        return "ok     ", _GREEN
+    if finding.ok is None:
+        return "note   ", _PLAIN
+    return ("MISSING", _RED) if finding.fatal else ("lacking", _YELLOW)
+
+
+def _wants_colour(out: TextIO) -> bool:
+    return out.isatty() and "NO_COLOR" not in os.environ

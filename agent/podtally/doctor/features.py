@@ -1,0 +1,108 @@
+"""Probes of the running kernel: each tries the feature itself, on nothing that is in use."""
+
+import errno
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from podtally.doctor import bytecode
+from podtally.doctor.finding import Finding, words
+from podtally.kernel import bpf
+
+_NEWER = "a newer kernel is needed"
+_JIT = Path("proc/sys/net/core/bpf_jit_enable")
+_CLOCK = Path("sys/devices/system/clocksource/clocksource0/current_clocksource")
+_SLOW_CLOCKS = ("hpet", "acpi_pm", "jiffies")
+
+
+def system_call() -> Finding:
+    name = "kernel programs"
+    try:
+        os.close(bytecode.load(bytecode.END))
+    except OSError as error:
+        return Finding(name, False, f"bpf(2) refuses one: {words(error)}", _allow(error), True)
+    return Finding(name, True, "a tc classifier can be loaded", fatal=True)
+
+
+def _allow(error: OSError) -> str:
+    if error.errno == errno.EPERM:
+        return (
+            "run as root, or with CAP_BPF and CAP_NET_ADMIN; in a container, see to it that "
+            "seccomp allows bpf(2); kernel lockdown must not be `confidentiality`"
+        )
+    return f"{_NEWER}, with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_BPF"
+
+
+def features() -> Iterator[Finding]:
+    """Try what the kernel programs and their tables are made of."""
+    for name, attempt, why in _FEATURES:
+        try:
+            attempt()
+        except OSError as error:
+            yield Finding(name, False, f"{why}: {words(error)}", _NEWER, True)
+        else:
+            yield Finding(name, True, why, fatal=True)
+
+
+def _mmapable() -> None:
+    with bpf.owned(
+        bytecode.create_map(bpf.MAP_TYPE_ARRAY, mmap.PAGESIZE, bytecode.F_MMAPABLE)
+    ) as fd:
+        mmap.mmap(fd, mmap.PAGESIZE).close()
+
+
+def _atomics() -> None:
+    for operation in (bytecode.CMPXCHG, bytecode.FETCH_ADD, bytecode.FETCH_OR, bytecode.FETCH_AND):
+        os.close(bytecode.load(bytecode.atomic(operation)))
+
+
+def _coarse_clock() -> None:
+    os.close(bytecode.load(bytecode.call(bytecode.KTIME_GET_COARSE_NS)))
+
+
+def _array_of_maps() -> None:
+    with (
+        bpf.owned(bytecode.create_map(bpf.MAP_TYPE_ARRAY, 4)) as inner,
+        bpf.owned(bytecode.create_map(bytecode.MAP_TYPE_ARRAY_OF_MAPS, 4, inner_fd=inner)) as outer,
+    ):
+        bpf.update(outer, np.zeros(1, np.uint32), np.array([inner], np.uint32))
+
+
+def _batch() -> None:
+    key, value = np.dtype([("key", np.uint32)]), np.dtype([("value", np.uint64)])
+    with bpf.owned(bytecode.create_map(bytecode.MAP_TYPE_PERCPU_HASH, 8)) as fd:
+        bpf.lookup_all(fd, key, value, bpf.possible_cpus(), 1)
+
+
+_FEATURES: tuple[tuple[str, Callable[[], None], str], ...] = (
+    ("mapped tables", _mmapable, "BPF_F_MMAPABLE arrays, read without a system call"),
+    ("atomics", _atomics, "compare-and-swap and fetching add, or, and: a flow claims its slot"),
+    ("coarse clock", _coarse_clock, "bpf_ktime_get_coarse_ns(): when a flow began"),
+    ("swap fence", _array_of_maps, "an ARRAY_OF_MAPS update waits for programs under way"),
+    ("batch reads", _batch, "BPF_MAP_LOOKUP_BATCH: the books in one call"),
+)
+
+
+def jit(root: Path = Path("/")) -> Finding:
+    try:
+        on = (root / _JIT).read_text().strip() != "0"
+    except OSError:
+        return Finding("jit", None, "cannot be told from here")
+    if on:
+        return Finding("jit", True, "programs are compiled to machine code")
+    mend = "sysctl -w net.core.bpf_jit_enable=1"
+    return Finding("jit", False, "off: every packet costs several times as much", mend)
+
+
+def clock(root: Path = Path("/")) -> Finding:
+    try:
+        name = (root / _CLOCK).read_text().strip()
+    except OSError:
+        return Finding("clock source", None, "cannot be told from here")
+    if name in _SLOW_CLOCKS:
+        mend = "see the kernel's log for why it gave the processor's own clock up"
+        return Finding("clock source", False, f"{name} is slow to read", mend)
+    return Finding("clock source", True, name)

@@ -1,0 +1,101 @@
+"""Probes of the tc hooks, on the loopback of a network namespace that lives for a moment.
+
+Run as a module it is the child that makes that namespace and tries; the host's own
+interfaces are never touched.
+"""
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+from podtally.doctor import bytecode
+from podtally.doctor.finding import Finding, words
+from podtally.kernel import bpf
+from podtally.links.messages import LOOPBACK_IFINDEX
+
+_CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
+_CLSACT_INGRESS = 0xFFFFFFF2  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
+_SECONDS = 30
+
+_MENDS = {
+    "tcx": "nothing to mend: clsact serves; TCX came with kernel 6.6 (CONFIG_NET_XGRESS)",
+    "clsact": "modprobe sch_ingress cls_bpf (CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_BPF)",
+}
+
+
+def hooks() -> list[Finding]:
+    """TCX and clsact; podtally needs one of them."""
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", __name__],
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return [Finding("hooks", None, f"trying them took longer than {_SECONDS} s")]
+    if child.returncode:
+        said = (child.stderr.strip().splitlines() or ["no word why"])[-1]
+        return [Finding("hooks", None, f"not tried: {said}", "run as root")]
+    return findings(json.loads(child.stdout))
+
+
+def findings(refusals: dict[str, str]) -> list[Finding]:
+    """Judge what the child reported: for each kind of hook why it failed, "" if it did not."""
+    none_serves = all(refusals.values())
+    return [
+        Finding(
+            name,
+            not why,
+            why or "a program can be attached",
+            _MENDS[name] if why else "",
+            fatal=none_serves,
+        )
+        for name, why in refusals.items()
+    ]
+
+
+def _refusal(attempt: Callable[[int], None], program: int) -> str:
+    try:
+        attempt(program)
+    except OSError as error:
+        return words(error)
+    return ""
+
+
+def _tcx(program: int) -> None:
+    os.close(bpf.tcx_attach(program, LOOPBACK_IFINDEX, bpf.TCX_INGRESS))
+
+
+def _clsact(program: int) -> None:
+    from podtally.links import tc  # noqa: PLC0415 - pyroute2, and only in the child
+
+    tc.add_clsact(LOOPBACK_IFINDEX)
+    place = tc.Place(LOOPBACK_IFINDEX, _CLSACT_INGRESS, prio=1, handle=1)
+    tc.put_filter("add-filter", place, program, "podtally-doctor")
+
+
+def _unshare() -> None:
+    if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET):
+        code = ctypes.get_errno()
+        raise OSError(code, f"a network namespace cannot be made: {os.strerror(code)}")
+
+
+def main() -> int:
+    try:
+        _unshare()
+        with bpf.owned(bytecode.load(bytecode.END)) as program:
+            refusals = {"tcx": _refusal(_tcx, program), "clsact": _refusal(_clsact, program)}
+    except OSError as error:
+        print(words(error), file=sys.stderr)
+        return 1
+    print(json.dumps(refusals))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""Probes of what surrounds the kernel: rights, file systems, headers, the compiler."""
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from podtally.doctor.finding import Finding, words
+from podtally.kernel import headers
+from podtally.kernel.pins import BPF_FS_MAGIC, filesystem_of
+
+# include/uapi/linux/capability.h: bit, what for, and which other one includes it
+_CAPABILITIES = (
+    ("CAP_BPF", 39, "loading programs and maps", True),
+    ("CAP_NET_ADMIN", 12, "attaching to interfaces", True),
+    ("CAP_PERFMON", 38, "programs that compute with packet pointers", True),
+    ("CAP_SYS_ADMIN", 21, "looking at other programs on a hook, mounting the bpffs", False),
+    ("CAP_SYS_PTRACE", 19, "naming pods by the processes of other users", False),
+)
+_SYS_ADMIN_BIT = 21
+_INCLUDED_IN_SYS_ADMIN = ("CAP_BPF", "CAP_PERFMON")
+
+_IMPORT_BCC = "from podtally.kernel.loader import import_bcc; print(import_bcc().__file__)"
+_IMPORT_SECONDS = 60
+
+# A checkpoint of a full table and its successor beside it.
+_STATE_ROOM_BYTES = 32 << 20
+
+
+def capabilities(status: Path = Path("/proc/self/status")) -> Iterator[Finding]:
+    line = next(x for x in status.read_text().splitlines() if x.startswith("CapEff:"))
+    effective = int(line.split()[1], 16)
+    for name, bit, purpose, fatal in _CAPABILITIES:
+        by_admin = name in _INCLUDED_IN_SYS_ADMIN and bool(effective >> _SYS_ADMIN_BIT & 1)
+        ok = bool(effective >> bit & 1) or by_admin
+        mend = "" if ok else "run as root, or grant it (a container's capabilities.add)"
+        yield Finding(name, ok, purpose, mend, fatal)
+
+
+def bpffs(pin_dir: Path) -> Finding:
+    """Pins need a bpffs; what counts is the nearest directory that exists."""
+    kind = filesystem_of(nearest(pin_dir))
+    if kind == BPF_FS_MAGIC:
+        return Finding("bpffs", True, f"{pin_dir} is on one", fatal=True)
+    detail = f"{pin_dir} is on {kind or 'no file system'}, which cannot hold pins"
+    return Finding("bpffs", False, detail, "mount -t bpf bpf /sys/fs/bpf", fatal=True)
+
+
+def pin_lock(pin_dir: Path) -> Finding:
+    """Say whether an agent holds the pin directory; asking takes the lock for microseconds."""
+    name = "pin directory"
+    try:
+        fd = os.open(pin_dir, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return Finding(name, True, f"{pin_dir} is made when podtally first runs")
+    except OSError as error:
+        return Finding(name, None, f"{pin_dir}: {words(error)}", "run as root")
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        mend = "a second agent needs a --pin-dir of its own"
+        return Finding(name, None, f"{pin_dir}: an agent runs with it", mend)
+    finally:
+        os.close(fd)
+    return Finding(name, True, f"{pin_dir}: no agent runs with it")
+
+
+def kernel_headers() -> Finding:
+    found = headers.find()
+    if found is None:
+        return Finding("kernel headers", False, "none on this host", headers.mend(), fatal=True)
+    return Finding("kernel headers", True, found.where, fatal=True)
+
+
+def bcc() -> Finding:
+    """Import bcc as the loader would, in a process of its own: LLVM is large."""
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", _IMPORT_BCC],
+            capture_output=True,
+            text=True,
+            timeout=_IMPORT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Finding("bcc", None, f"importing it took longer than {_IMPORT_SECONDS} s")
+    if child.returncode:
+        said = (child.stderr.strip().splitlines() or ["no word why"])[-1]
+        mend = f"apt-get install python3-bpfcc, for the interpreter {sys.executable}"
+        return Finding("bcc", False, said, mend, fatal=True)
+    return Finding("bcc", True, child.stdout.strip(), fatal=True)
+
+
+def cgroup_v2(mounts: Path = Path("/proc/self/mounts")) -> Finding:
+    for line in mounts.read_text().splitlines():
+        _, point, kind, *_ = line.split()
+        if kind == "cgroup2":
+            return Finding("cgroup v2", True, f"mounted at {point}")
+    detail = "not mounted: host processes have no names of their own"
+    return Finding("cgroup v2", False, detail, "mount -t cgroup2 none /sys/fs/cgroup")
+
+
+def state_dir(path: Path) -> Finding:
+    """See whether a checkpoint fits beside its predecessor, which it then replaces."""
+    there = nearest(path)
+    if not os.access(there, os.W_OK | os.X_OK):
+        mend = "run as root, or choose another with --state-dir"
+        return Finding("state directory", False, f"{there} is not writable", mend, fatal=True)
+    space = os.statvfs(there)
+    free = space.f_bavail * space.f_frsize
+    detail = f"{path} on {filesystem_of(there)}, {free >> 20} MiB free"
+    if free < _STATE_ROOM_BYTES:
+        mend = f"make room: a checkpoint may need {_STATE_ROOM_BYTES >> 20} MiB"
+        return Finding("state directory", False, detail, mend)
+    return Finding("state directory", True, detail)
+
+
+def nearest(path: Path) -> Path:
+    """Find the deepest directory of ``path`` that exists."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path

@@ -1,0 +1,40 @@
+"""Which probes there are, and the order in which a reader wants them."""
+
+from collections.abc import Iterator
+
+from podtally.config import Config
+from podtally.doctor import features, host, interfaces
+from podtally.doctor.finding import Finding
+from podtally.doctor.hooks import hooks
+from podtally.doctor.programs import not_tried, own_programs
+
+
+def examine(config: Config) -> Iterator[Finding]:
+    """Run every probe, the slow ones last, the slowest only if nothing stands against it."""
+    hopeless = False
+    for finding in _separate(config):
+        hopeless = hopeless or is_fatal(finding)
+        yield finding
+    yield not_tried() if hopeless else own_programs(config.pin_dir)
+
+
+def is_fatal(finding: Finding) -> bool:
+    return finding.fatal and finding.ok is False
+
+
+def _separate(config: Config) -> Iterator[Finding]:
+    yield from host.capabilities()
+    programs = features.system_call()
+    yield programs
+    if programs.ok:
+        yield from features.features()
+        yield from hooks()
+    yield features.jit()
+    yield features.clock()
+    yield host.bpffs(config.pin_dir)
+    yield host.pin_lock(config.pin_dir)
+    yield host.state_dir(config.state_dir)
+    yield host.cgroup_v2()
+    yield from interfaces.interfaces(config.pin_dir, config.interfaces)
+    yield host.kernel_headers()
+    yield host.bcc()

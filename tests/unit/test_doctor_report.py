@@ -1,0 +1,119 @@
+"""The doctor's report, and the probes that only read a file."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from podtally.doctor import features, host
+from podtally.doctor.command import report_json, report_text
+from podtally.doctor.finding import Finding
+from podtally.doctor.hooks import findings
+from podtally.doctor.programs import gist
+
+FINE = Finding("jit", True, "on")
+SLIGHT = Finding("cgroup v2", False, "not mounted", "mount it")
+FATAL = Finding("bcc", False, "No module named 'bcc'", "install it", fatal=True)
+UNTOLD = Finding("clock source", None, "cannot be told", fatal=True)
+
+
+def test_text_has_the_mend_under_what_is_lacking() -> None:
+    out = io.StringIO()
+    assert report_text([FINE, SLIGHT, FATAL], out, colour=False) == 1
+    assert out.getvalue().splitlines() == [
+        "ok       jit                 on",
+        "lacking  cgroup v2           not mounted",
+        "                             -> mount it",
+        "MISSING  bcc                 No module named 'bcc'",
+        "                             -> install it",
+        "podtally cannot run: 1 thing is missing",
+    ]
+
+
+def test_only_what_is_known_to_be_missing_and_fatal_fails() -> None:
+    out = io.StringIO()
+    assert report_text([FINE, SLIGHT, UNTOLD], out, colour=False) == 0
+    assert out.getvalue().endswith("podtally can run here\n")
+
+
+def test_colour_is_only_on_the_mark() -> None:
+    out = io.StringIO()
+    report_text([FATAL], out, colour=True)
+    assert out.getvalue().startswith("\x1b[31mMISSING\x1b[0m  bcc")
+
+
+@pytest.mark.parametrize(("listed", "able"), [([FINE, SLIGHT, UNTOLD], True), ([FATAL], False)])
+def test_json_carries_every_field(listed: list[Finding], able: bool) -> None:
+    out = io.StringIO()
+    assert report_json(listed, out) == (0 if able else 1)
+    report = json.loads(out.getvalue())
+    assert report["can_run"] is able
+    assert [Finding(**entry) for entry in report["findings"]] == listed
+
+
+@pytest.mark.parametrize(
+    ("refusals", "fatal"),
+    [
+        ({"tcx": "", "clsact": ""}, False),
+        ({"tcx": "Invalid argument", "clsact": ""}, False),
+        ({"tcx": "", "clsact": "No such file or directory"}, False),
+        ({"tcx": "Invalid argument", "clsact": "No such file or directory"}, True),
+    ],
+)
+def test_one_kind_of_hook_is_enough(refusals: dict[str, str], fatal: bool) -> None:
+    told = findings(refusals)
+    assert [finding.ok for finding in told] == [not why for why in refusals.values()]
+    assert any(finding.fatal and finding.ok is False for finding in told) is fatal
+
+
+@pytest.mark.parametrize(
+    ("effective", "lacking"),
+    [
+        (1 << 12 | 1 << 19 | 1 << 21 | 1 << 38 | 1 << 39, []),
+        (1 << 12 | 1 << 19 | 1 << 21, []),  # CAP_SYS_ADMIN includes CAP_BPF and CAP_PERFMON
+        (1 << 39 | 1 << 38, ["CAP_NET_ADMIN", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE"]),
+    ],
+)
+def test_capabilities_are_read_by_name(tmp_path: Path, effective: int, lacking: list[str]) -> None:
+    status = tmp_path / "status"
+    status.write_text(f"Name:\tpodtally\nCapPrm:\t0\nCapEff:\t{effective:016x}\n")
+    assert [f.name for f in host.capabilities(status) if not f.ok] == lacking
+
+
+@pytest.mark.parametrize(("text", "ok"), [("0\n", False), ("1\n", True), ("2\n", True)])
+def test_jit(tmp_path: Path, text: str, ok: bool) -> None:
+    switch = tmp_path / "proc/sys/net/core/bpf_jit_enable"
+    switch.parent.mkdir(parents=True)
+    switch.write_text(text)
+    assert features.jit(tmp_path).ok is ok
+
+
+def test_what_cannot_be_read_is_not_judged(tmp_path: Path) -> None:
+    assert features.jit(tmp_path).ok is None
+    assert features.clock(tmp_path).ok is None
+
+
+@pytest.mark.parametrize(
+    ("mounts", "ok"),
+    [
+        ("cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n", True),
+        ("cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n", False),
+    ],
+)
+def test_cgroup_v2(tmp_path: Path, mounts: str, ok: bool) -> None:
+    path = tmp_path / "mounts"
+    path.write_text("proc /proc proc rw 0 0\n" + mounts)
+    assert host.cgroup_v2(path).ok is ok
+
+
+def test_the_gist_of_a_verifiers_log_is_its_verdict() -> None:
+    log = (
+        "cannot load podtally.c: bpf: Permission denied\n0: R1=ctx() R10=fp0\n"
+        "R3 has pointer with unsupported alu operation\nprocessed 48 insns (limit 1000000)\n"
+    )
+    assert gist(log) == (
+        "cannot load podtally.c: bpf: Permission denied: "
+        "R3 has pointer with unsupported alu operation"
+    )
+    assert gist("one line") == "one line"
