@@ -1,0 +1,55 @@
+"""Where the demo's ``/metrics`` are to be had: an address of the host, and the socket on it."""
+
+import errno
+import socket
+from typing import NamedTuple
+
+from podtally.errors import PodtallyError
+
+_HERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+class Address(NamedTuple):
+    """Host and TCP port; the host is an IP address."""
+
+    host: str
+    port: int
+
+    @property
+    def reachable(self) -> str:
+        """The host to connect to from here: a wildcard is none."""
+        return _HERE.get(self.host, self.host)
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.reachable}]" if ":" in self.reachable else self.reachable
+        return f"http://{host}:{self.port}/metrics"
+
+
+def address(text: str) -> Address:
+    """Parse ``ADDR:PORT`` or ``[ADDR]:PORT``; raises ValueError where it is neither."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise ValueError(text)
+    return Address(host.strip("[]"), int(port))
+
+
+def listen(wanted: Address) -> socket.socket:
+    """Listen at ``wanted``, or on a free port of its host where that one is taken.
+
+    Raises PodtallyError where this host has no such address.
+    """
+    try:
+        return _listening(wanted)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return _listening(wanted._replace(port=0))
+        raise PodtallyError(
+            f"cannot listen on {wanted.host}:{wanted.port}: {error.strerror or error}",
+            "give --listen an address of this host",
+        ) from None
+
+
+def _listening(where: Address) -> socket.socket:
+    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
+    return socket.create_server((where.host, where.port), family=family)

@@ -1,0 +1,148 @@
+"""The agent as the demo runs it: started as an operator would, and asked only over HTTP."""
+
+import http.client
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from podtally.demo import scrape
+from podtally.demo.address import Address, listen
+from podtally.demo.processes import Children, Process, exit_reason, last_words
+from podtally.demo.screen import say
+from podtally.demo.snapshot import Snapshot, faults, take
+from podtally.demo.stage import CONFIG
+from podtally.demo.stop import Stop
+from podtally.demo.topology import (
+    AGENT_PORT,
+    EPOCH_SECONDS,
+    NODE,
+    PIN_DIR,
+    PODS,
+    STATE_DIR,
+    WATCHED,
+)
+from podtally.errors import PodtallyError
+
+_READY_SECONDS = 120.0  # a cold compile takes seconds, on a small busy machine many
+_PATIENCE_SECONDS = 2.0  # after which the person is told what is being waited for
+_SETTLE_SECONDS = 15.0
+_POLL_SECONDS = 0.2
+
+
+class Agent(NamedTuple):
+    """The running agent, its log, and the host's address that leads to it."""
+
+    process: Process
+    log: Path
+    where: Address
+
+    def check(self) -> None:
+        """Raise PodtallyError with its last words where it has died."""
+        if self.process.poll() is not None:
+            raise PodtallyError(
+                f"the agent ended ({exit_reason(self.process)}): {last_words(self.log)}",
+                "podtally doctor says what this host lacks",
+            )
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Ask it over HTTP; raises PodtallyError where it died, or does not answer."""
+        try:
+            return scrape.get(self.where.reachable, self.where.port, path)
+        except (OSError, http.client.HTTPException) as error:
+            self.check()
+            raise PodtallyError(
+                f"the agent lives, but {self.where.url} does not answer: {error!r}",
+                "--keep-agent-log FILE keeps what it says",
+            ) from None
+
+    def snapshot(self, at_seconds: float) -> Snapshot:
+        status, text = self.get("/metrics")
+        if status != http.client.OK:
+            raise PodtallyError(f"{self.where.url} answered {status}: {text[:200].strip()}")
+        return take(scrape.parse(text), PODS, at_seconds)
+
+    def settled(self, at_seconds: float) -> Snapshot:
+        """Wait until the agent has booked the last of the traffic, which must have ended.
+
+        That is when two scrapes two epochs apart say the same, with nothing left to book;
+        books that do not close are returned as they are after a while.
+        """
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        before = self.snapshot(at_seconds)
+        while True:
+            time.sleep(2 * EPOCH_SECONDS)
+            now = self.snapshot(at_seconds)
+            if now == before and (not faults(now) or time.monotonic() > deadline):
+                return now
+            if time.monotonic() > deadline + _SETTLE_SECONDS:
+                return now
+            before = now
+
+
+def start(children: Children, wanted: Address, log: Path) -> Agent:
+    """Start the agent in the node's namespace, and the relay that makes it heard outside.
+
+    Raises PodtallyError where ``log`` cannot be written or ``wanted`` is no address here.
+    """
+    try:
+        stream = log.open("wb")
+    except OSError as error:
+        raise PodtallyError(
+            f"cannot write the agent's log {log}: {error.strerror}",
+            "give --keep-agent-log a file in a directory that exists",
+        ) from None
+    with stream:
+        where = _start_relay(children, wanted)
+        return Agent(children.python(NODE, _command(), stream), log, where)
+
+
+def _command() -> Sequence[str]:
+    settings = {
+        "--config": CONFIG,
+        "--listen": f"127.0.0.1:{AGENT_PORT}",
+        "--state-dir": STATE_DIR,
+        "--pin-dir": PIN_DIR,
+        "--interfaces": WATCHED,
+        "--epoch": EPOCH_SECONDS,
+    }
+    flags = (word for flag, value in settings.items() for word in (flag, str(value)))
+    return ["podtally", "run", *flags]
+
+
+def _start_relay(children: Children, wanted: Address) -> Address:
+    with listen(wanted) as listener:
+        where = wanted._replace(port=listener.getsockname()[1])
+        if where.port != wanted.port and wanted.port:
+            say(f"port {wanted.port} is in use; /metrics is at port {where.port}")
+        fd = listener.fileno()
+        module = ["podtally.demo.relay", str(fd), str(AGENT_PORT)]
+        children.python(NODE, module, sys.stderr.fileno(), pass_fds=[fd])
+    return where
+
+
+def await_ready(agent: Agent, stop: Stop) -> None:
+    """Wait for /readyz, or for ``stop``; raises PodtallyError where it takes too long."""
+    begin, told = time.monotonic(), False
+    while not stop.asked and not _ready(agent):
+        waited = time.monotonic() - begin
+        if waited > _READY_SECONDS:
+            raise PodtallyError(
+                f"the agent is not ready after {waited:.0f} s: {last_words(agent.log)}",
+                "--keep-agent-log FILE keeps all it says",
+            )
+        if waited > _PATIENCE_SECONDS and not told:
+            say("the agent compiles and loads its kernel programs")
+            told = True
+        stop.pause(_POLL_SECONDS)
+
+
+def _ready(agent: Agent) -> bool:
+    """Whether it is; before it listens the relay hangs up at once."""
+    agent.check()
+    try:
+        status, _ = scrape.get(agent.where.reachable, agent.where.port, "/readyz")
+    except (OSError, http.client.HTTPException):
+        return False
+    return status == http.client.OK

@@ -1,0 +1,77 @@
+"""The demo's processes, each in a network namespace, and none outliving the demo."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from podtally.demo.network import inside
+
+PATIENCE_SECONDS = 10.0
+
+Process = subprocess.Popen[bytes]
+
+
+class Children:
+    """Starts processes in namespaces and, as a context manager, ends them all."""
+
+    def __init__(self) -> None:
+        self._running: list[Process] = []
+
+    def __enter__(self) -> "Children":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop(self._running)
+
+    def python(
+        self, netns: str, module: Sequence[str], log: IO[bytes] | int, pass_fds: Sequence[int] = ()
+    ) -> Process:
+        """Run ``python -m MODULE...`` in ``netns``, both outputs to ``log``.
+
+        ``ip netns exec`` would mount another /sys, without the bpffs the agent needs.
+        PR_SET_PDEATHSIG (setpriv) makes the kernel end the child with the demo, even
+        when that is killed; a session of its own keeps the terminal's Ctrl-C from it.
+        """
+        process = subprocess.Popen(
+            [*inside(netns), "setpriv", "--pdeathsig", "TERM", sys.executable, "-m", *module],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
+        self._running.append(process)
+        return process
+
+    def stop(self, processes: Sequence[Process]) -> None:
+        """Ask the processes to end, insist after a while, and wait for them."""
+        for process in processes:
+            process.terminate()
+        for process in list(processes):
+            try:
+                process.wait(PATIENCE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._running = [child for child in self._running if child.returncode is None]
+
+
+def last_words(log: Path, lines: int = 5) -> str:
+    """Return the end of a log on one line."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    return " | ".join(text.strip().splitlines()[-lines:]) or "no output"
+
+
+def exit_reason(process: Process) -> str:
+    """Say how a process that has ended did so."""
+    code = process.returncode
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

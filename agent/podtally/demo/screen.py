@@ -1,0 +1,59 @@
+"""Where the demo's tables go: redrawn in place on a terminal, one after another elsewhere."""
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from podtally.demo.view import Style
+
+_UP, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[{}F", "\x1b[K", "\x1b[J"
+_PLAIN_COLUMNS = 120
+
+
+class Screen:
+    """Shows tables on ``stream``; colours only where wanted (https://no-color.org)."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.live = stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self._colour = self.live and not os.environ.get("NO_COLOR")
+        self._drawn = 0
+
+    def style(self) -> Style:
+        columns = shutil.get_terminal_size().columns if self.live else _PLAIN_COLUMNS
+        return Style(columns, self._colour)
+
+    def show(self, lines: Sequence[str]) -> None:
+        """Draw over the table before, and no more lines than the terminal has."""
+        if not self.live:
+            self.final(lines)
+            return
+        lines = lines[: shutil.get_terminal_size().lines - 1]
+        self._stream.write(self._home() + "".join(f"{line}{_CLEAR_LINE}\n" for line in lines))
+        self._stream.write(_CLEAR_BELOW)
+        self._stream.flush()
+        self._drawn = len(lines)
+
+    def note(self, text: str) -> None:
+        """Say something under the table, in a place the next one covers."""
+        if self.live:
+            self._stream.write(f"{text}{_CLEAR_LINE}\n")
+            self._stream.flush()
+            self._drawn += 1
+
+    def final(self, lines: Sequence[str]) -> None:
+        """Put all lines in the place of the last table, to stay."""
+        self._stream.write(self._home() + (_CLEAR_BELOW if self.live else ""))
+        self._stream.write("".join(f"{line}\n" for line in lines))
+        self._stream.flush()
+        self._drawn = 0
+
+    def _home(self) -> str:
+        return _UP.format(self._drawn) if self._drawn else ""
+
+
+def say(text: str) -> None:
+    """Tell the person what goes on, beside the tables."""
+    print(f"podtally demo: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,121 @@
+"""Sets the demo's stage and clears it: its network, and what the agent keeps on the host.
+
+Clearing also does for what an earlier demo left that was killed.
+"""
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from podtally.demo import network
+from podtally.demo.topology import LOCK, NODE, PIN_DIR, STATE_DIR, agent_config
+from podtally.errors import PodtallyError
+
+CONFIG = STATE_DIR / "podtally.yaml"
+
+_TOOLS = ("ip", "nsenter", "setpriv")
+_LEFTOVER_SECONDS = 10.0
+
+
+def require() -> None:
+    """Raise PodtallyError where this user or host cannot hold the demo."""
+    if os.geteuid() != 0:
+        raise PodtallyError(
+            "the demo makes network namespaces and loads eBPF programs: only root may",
+            "start it through sudo",
+        )
+    if missing := [tool for tool in _TOOLS if shutil.which(tool) is None]:
+        raise PodtallyError(
+            f"the demo needs {', '.join(missing)}", "apt-get install iproute2 util-linux"
+        )
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Hold the demo's lock; raises PodtallyError while another demo has it.
+
+    The kernel lets go of it when its holder dies, so whoever has it may take every other
+    trace of a demo for a leftover.
+    """
+    fd = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+    except BlockingIOError:
+        holder = os.pread(fd, 20, 0).decode().strip()
+        raise PodtallyError(
+            f"another podtally demo is running (process {holder})", "end it with Ctrl-C first"
+        ) from None
+    finally:
+        os.close(fd)
+
+
+def build() -> None:
+    """Make the network and the agent's directory with its configuration."""
+    network.build()
+    STATE_DIR.mkdir(mode=0o700)
+    CONFIG.write_text(agent_config())
+
+
+def clear() -> None:
+    """Remove everything a demo makes; what is not there is no error.
+
+    The programs are detached while their interfaces still stand: a namespace some other
+    process lives in (a curious person's shell) outlasts its name.
+    """
+    namespaces = network.namespaces()
+    for netns in namespaces:
+        _end_leftovers(netns)
+    if PIN_DIR.exists():
+        _detach(network.inside(NODE) if NODE in namespaces else [])
+        shutil.rmtree(PIN_DIR, ignore_errors=True)
+    network.remove()
+    shutil.rmtree(STATE_DIR, ignore_errors=True)
+
+
+def _detach(where: list[str]) -> None:
+    """Run ``podtally detach``; removing pins and interfaces does the rest where it cannot."""
+    subprocess.run(
+        [*where, sys.executable, "-m", "podtally", "detach", "--pin-dir", str(PIN_DIR)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        start_new_session=True,
+    )
+
+
+def _end_leftovers(netns: str) -> None:
+    """End podtally's processes in a demo namespace, and no others."""
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + _LEFTOVER_SECONDS
+        while time.monotonic() < deadline:
+            ours = [pid for pid in network.processes(netns) if _is_podtally(pid)]
+            if not ours:
+                return
+            for pid in ours:
+                _kill(pid, how)
+            time.sleep(0.1)
+
+
+def _is_podtally(pid: int) -> bool:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False  # it has ended
+    return b"-m" in command and any(word.startswith(b"podtally") for word in command)
+
+
+def _kill(pid: int, how: signal.Signals) -> None:
+    try:
+        os.kill(pid, how)
+    except ProcessLookupError:
+        return

@@ -1,0 +1,68 @@
+"""What the demo is made of: its hosts, their addresses and ports, and the agent's configuration."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+PREFIX = "podtally-demo-"  # of every network namespace of the demo
+NODE = PREFIX + "node"  # here stand the bridge, the hosts' ends of the veths, and the agent
+BRIDGE = "pt-demo0"
+WATCHED = "ptd-*"
+
+PIN_DIR = Path("/sys/fs/bpf/podtally-demo")
+STATE_DIR = Path("/run/podtally-demo")
+LOCK = Path("/run/podtally-demo.lock")
+AGENT_PORT = 9775  # inside the node's namespace, where nobody else listens
+EPOCH_SECONDS = 1.0
+
+NAMESPACE = "shop"
+FRONTEND_PORT = 80
+BACKEND_PORT = 3000
+DATABASE_PORT = 3306
+OUTSIDE_PORT = 4444
+
+
+class Host(NamedTuple):
+    """A machine on the bridge: a pod whose interface podtally watches, or one outside the node."""
+
+    name: str  # its role, and for a pod its workload
+    address: str
+    pod: str = ""  # "" outside
+
+    @property
+    def netns(self) -> str:
+        return PREFIX + self.name
+
+    @property
+    def interface(self) -> str:
+        """The node's end of its veth; only those of pods match ``WATCHED``."""
+        return f"{'ptd' if self.pod else 'ptx'}-{self.name}"
+
+
+FRONTEND = Host("frontend", "10.99.0.2", "frontend-7d")
+BACKEND = Host("backend", "10.99.0.3", "backend-5c")
+DATABASE = Host("database", "10.99.0.4", "database-0")
+STRAY = Host("stray", "10.99.0.5", "stray-x2")
+USER = Host("user", "203.0.113.10")
+OUTSIDE = Host(
+    "outside", "198.18.7.7"
+)  # no business of any pod's, and no name in the configuration
+
+PODS = (FRONTEND, BACKEND, DATABASE, STRAY)
+HOSTS = (*PODS, USER, OUTSIDE)
+
+
+def agent_config() -> str:
+    """Return the agent's configuration file: who the pods are, and what its customers' network is.
+
+    Everything else the agent finds out by itself.
+    """
+    endpoints = "".join(
+        f"  - netns: {pod.netns}\n"
+        f"    namespace: {NAMESPACE}\n"
+        f"    name: {pod.pod}\n"
+        f"    workload: {pod.name}\n"
+        f"    workload_kind: {'StatefulSet' if pod is DATABASE else 'Deployment'}\n"
+        f"    labels: {{app: {pod.name}}}\n"
+        for pod in PODS
+    )
+    return f"endpoints:\n{endpoints}networks:\n  customers: 203.0.113.0/25\n"
