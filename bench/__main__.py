@@ -1,0 +1,55 @@
+"""Measures podtally against the figures it has to keep; each subcommand is a module here."""
+
+import argparse
+import sys
+from typing import Protocol
+
+from bench import packet
+from podtally.errors import PodtallyError
+
+
+class Benchmark(Protocol):
+    """A module whose docstring's first line is its help."""
+
+    __doc__: str | None
+    EXAMPLE: str
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None: ...
+
+    @staticmethod
+    def main(arguments: argparse.Namespace) -> int:
+        """Measure and print; 0 fine, 1 a target missed."""
+        ...
+
+
+BENCHMARKS: dict[str, Benchmark] = {"packet": packet}
+
+
+def parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser(
+        prog="scripts/bench", description=__doc__, epilog="example: scripts/bench packet"
+    )
+    commands = whole.add_subparsers(required=True, metavar="BENCHMARK")
+    for name, module in BENCHMARKS.items():
+        summary = (module.__doc__ or "").partition("\n")[0]
+        command = commands.add_parser(
+            name, help=summary, description=summary, epilog=f"example: {module.EXAMPLE}"
+        )
+        module.add_arguments(command)
+        command.add_argument("--output", choices=("table", "json"), default="table")
+        command.set_defaults(main=module.main)
+    return whole
+
+
+def main() -> int:
+    arguments = parser().parse_args()
+    try:
+        return int(arguments.main(arguments))
+    except PodtallyError as error:
+        print(f"scripts/bench: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
