@@ -4,26 +4,28 @@ import argparse
 import sys
 from typing import Protocol
 
-from bench import packet
+from bench import agent, drain, packet, scrape
 from podtally.errors import PodtallyError
 
 
 class Benchmark(Protocol):
-    """A module whose docstring's first line is its help."""
+    """A module; the first line of its docstring is its help."""
 
-    __doc__: str | None
     EXAMPLE: str
 
-    @staticmethod
-    def add_arguments(parser: argparse.ArgumentParser) -> None: ...
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
 
-    @staticmethod
-    def main(arguments: argparse.Namespace) -> int:
+    def main(self, arguments: argparse.Namespace) -> int:
         """Measure and print; 0 fine, 1 a target missed."""
         ...
 
 
-BENCHMARKS: dict[str, Benchmark] = {"packet": packet}
+BENCHMARKS: dict[str, Benchmark] = {
+    "packet": packet,
+    "drain": drain,
+    "agent": agent,
+    "scrape": scrape,
+}
 
 
 def parser() -> argparse.ArgumentParser:

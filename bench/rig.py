@@ -1,4 +1,4 @@
-"""The programs under test, loaded and pinned for one benchmark, and running packets through them."""
+"""Loads the programs under test for one benchmark and runs packets through them."""
 
 import mmap
 import os
@@ -36,8 +36,8 @@ class Rig:
         self._under_test = bpf.obj_get(plain / "maps" / "under_test")
         self._turns = bpf.obj_get(plain / "maps" / "turns")
         self._counts = bpf.obj_get(plain / "maps" / "counts")
-        self._books = KernelBooks(generation)
-        self._table: Table = open_table(generation)
+        self.books = KernelBooks(generation)
+        self.table: Table = open_table(generation)
         self._memory = [_words(generation, name) for name in ("hot", "used", "control")]
 
     def run(self, program: str, packet: bytes, flows: int, times: int) -> float:
@@ -57,21 +57,21 @@ class Rig:
         for words in self._memory:
             words[:] = 0
         _empty_hash(self._counts)
-        self._books.close_accounts(LOOPBACK)
-        self._books.open_accounts(LOOPBACK)
+        self.books.close_accounts(LOOPBACK)
+        self.books.open_accounts(LOOPBACK)
 
     def counted(self) -> int:
         """Packets that podtally has booked since ``clear()``, under a flow or an account."""
-        rows = sum(int(rows.packets.sum()) for rows in self._table.read(self._table.epoch & 1))
-        return rows + int(self._books.read().packets.sum())
+        rows = sum(int(rows.packets.sum()) for rows in self.table.read(self.table.epoch & 1))
+        return rows + int(self.books.read().packets.sum())
 
 
 @contextmanager
-def loaded() -> Iterator[Rig]:
+def loaded(max_flows: int = MAX_FLOWS) -> Iterator[Rig]:
     """Compile and pin both sides; nothing stays pinned."""
     pins = Pins(Path(f"/sys/fs/bpf/ptl-bench-{os.getpid()}"))
     try:
-        run_loader(flow_job(Options(slots=slots_for(MAX_FLOWS), books=4), pins.next))
+        run_loader(flow_job(Options(slots=slots_for(max_flows), books=4), pins.next))
         generation = pins.promote()
         run_loader(_plain_job(pins.next))
         yield Rig(pins.next, generation)

@@ -18,13 +18,13 @@
 #include <linux/ipv6.h>
 #include "flow.h"
 
-#define IP_BARE_HEADER 0x45   /* version 4, five words: no options */
-#define IP6_VERSION 0x60      /* in the upper half of the first byte */
-#define IP_FRAGMENT 0x3fff    /* more fragments, or an offset: RFC 791 3.1 */
+#define IP_BARE_HEADER 0x45 /* version 4, five words: no options */
+#define IP6_VERSION 0x60 /* in the upper half of the first byte */
+#define IP_FRAGMENT 0x3fff /* more fragments, or an offset: RFC 791 3.1 */
 #define IP_LATER_FRAGMENT 0x1fff
 #define IP6_LATER_FRAGMENT 0xfff8 /* RFC 8200 4.5 */
 #define MAX_VLAN_TAGS 2
-#define MAX_EXTENSION_HEADERS 8 /* RFC 8200 4.1 has six kinds; one more is a flow of its own protocol */
+#define MAX_EXTENSION_HEADERS 8 /* RFC 8200 4.1 has six kinds; a ninth is a flow of its own */
 
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
@@ -39,6 +39,7 @@ struct packet {
 	u16 destination_port;
 	u8 protocol;
 	u8 tcp_flags;
+	bool ipv4;
 };
 
 struct vlan_tag {
@@ -85,6 +86,7 @@ static __always_inline int parse_plain(struct __sk_buff *skb, struct packet *pac
 		packet->destination[0] = 0;
 		packet->destination[1] = mapped_ipv4(ip->daddr);
 		packet->protocol = ip->protocol;
+		packet->ipv4 = true;
 	} else if (skb->protocol == htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = data + ETH_HLEN;
 		u64 *words = (void *)&ip->saddr;
@@ -120,6 +122,7 @@ static __always_inline int parse_plain(struct __sk_buff *skb, struct packet *pac
 static __always_inline int parse_ports(struct __sk_buff *skb, u32 offset, struct packet *packet)
 {
 	__be16 ports[2];
+	u8 flags;
 
 	if (!has_ports(packet->protocol))
 		return 0;
@@ -127,9 +130,10 @@ static __always_inline int parse_ports(struct __sk_buff *skb, u32 offset, struct
 		return -1;
 	packet->source_port = ports[0];
 	packet->destination_port = ports[1];
+	/* without flags it is a tiny first fragment, RFC 1858: still a flow */
 	if (packet->protocol == IPPROTO_TCP &&
-	    bpf_skb_load_bytes(skb, offset + TCP_FLAGS_OFFSET, &packet->tcp_flags, 1))
-		packet->tcp_flags = 0; /* a tiny first fragment, RFC 1858: still a flow */
+	    !bpf_skb_load_bytes(skb, offset + TCP_FLAGS_OFFSET, &flags, sizeof(flags)))
+		packet->tcp_flags = flags;
 	return 0;
 }
 
@@ -142,6 +146,7 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, u32 offset, struct 
 	packet->source[1] = mapped_ipv4(ip.saddr);
 	packet->destination[1] = mapped_ipv4(ip.daddr);
 	packet->protocol = ip.protocol;
+	packet->ipv4 = true;
 	if (ip.frag_off & htons(IP_LATER_FRAGMENT))
 		return 0; /* only the first fragment carries the ports */
 	return parse_ports(skb, offset + ip.ihl * 4, packet);

@@ -12,7 +12,7 @@
  * given, not in what that file includes.
  *
  * The loader sets SLOTS (a power of two, at least BLOCK_SLOTS; in each half) and the
- * secrets SECRET_0 .. SECRET_11, those with odd numbers odd.
+ * secrets SECRET_0 .. SECRET_7, those with odd numbers odd.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
@@ -54,15 +54,35 @@ static __always_inline void book(struct __sk_buff *skb, u32 direction, u32 accou
 	}
 }
 
-/* Every word plus a secret, times an odd secret; the products are independent, so
- * the multiplier works on all of them at once. Nobody outside can aim at a slot. */
-static __always_inline u64 fingerprint_of(const struct cold *row)
-{
-	const u64 *words = (const u64 *)row;
-	u64 sum = (words[0] + SECRET_0) * SECRET_1 + (words[1] + SECRET_2) * SECRET_3 +
-		  (words[2] + SECRET_4) * SECRET_5 + (words[3] + SECRET_6) * SECRET_7 +
-		  (words[4] + SECRET_8) * SECRET_9 + (words[5] + SECRET_10) * SECRET_11;
+/*
+ * The fingerprint stands for the flow: two flows that share one would be booked as
+ * one. So nobody may be able to aim at that, and neighbours must not meet by nature.
+ * Each part of the key has a universal hash with secrets of its own, and these are
+ * summed: two keys meet for at most one choice of secrets in 2^32. The products do
+ * not wait for each other.
+ *
+ *   - 32 bits times an odd secret of 64: what differs in bit b makes 64 - b bits of
+ *     the product differ. Hence host order, where what varies most stands low; hence
+ *     also no 64 bits times 64: top bits of two words would cancel, whatever the secrets.
+ *   - a word of an IPv6 address by NH (RFC 4418 5.2): both halves plus secrets, modulo
+ *     2^32, multiplied.
+ */
+#define NH(word, secret)                           \
+	((u64)(u32)((u32)(word) + (u32)(secret)) * \
+	 (u32)((u32)((word) >> 32) + (u32)((secret) >> 32)))
 
+static __always_inline u64 fingerprint_of(const struct cold *row, bool ipv4)
+{
+	u64 interface = (u64)row->protocol << 32 | row->ifindex;
+	u64 ports = ntohl(row->local_port | (u32)row->remote_port << 16);
+	u64 sum = ports * SECRET_5 + interface * SECRET_7;
+
+	if (ipv4)
+		sum += (u64)ntohl(row->local_address[1] >> 32) * SECRET_1 +
+		       (u64)ntohl(row->remote_address[1] >> 32) * SECRET_3;
+	else
+		sum += NH(row->local_address[0], SECRET_0) + NH(row->local_address[1], SECRET_2) +
+		       NH(row->remote_address[0], SECRET_4) + NH(row->remote_address[1], SECRET_6);
 	sum ^= sum >> 32;
 	sum *= SECRET_1;
 	sum ^= sum >> 29;
@@ -147,7 +167,7 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction)
 		key.local_port = packet.destination_port;
 		key.remote_port = packet.source_port;
 	}
-	fingerprint = fingerprint_of(&key);
+	fingerprint = fingerprint_of(&key, packet.ipv4);
 	flags = packet.tcp_flags;
 
 	ctl = control.lookup(&zero);
@@ -178,7 +198,8 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction)
 
 			if (flags & ~(slot->seen >> direction * SEEN_SHIFT))
 				note_flags(slot, flags, direction);
-			if ((before + traffic) & (1ULL << BYTE_CARRY_BIT | 1ULL << PACKET_CARRY_BIT))
+			if ((before + traffic) &
+			    (1ULL << BYTE_CARRY_BIT | 1ULL << PACKET_CARRY_BIT))
 				carry(slot, block_index * BLOCK_SLOTS + place, direction);
 			return TC_ACT_UNSPEC;
 		}

@@ -3,10 +3,11 @@
 Clearing also does for what an earlier demo left that was killed.
 """
 
-import fcntl
+import errno
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -41,22 +42,20 @@ def require() -> None:
 def alone() -> Iterator[None]:
     """Hold the demo's lock; raises PodtallyError while another demo has it.
 
-    The kernel lets go of it when its holder dies, so whoever has it may take every other
-    trace of a demo for a leftover.
+    The lock is the name of a socket (abstract, unix(7)): it leaves no file, and the kernel
+    lets go of it when its holder dies. So whoever has it may take every other trace of a
+    demo for a leftover.
     """
-    fd = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    with socket.socket(socket.AF_UNIX) as lock:
+        try:
+            lock.bind(LOCK)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise PodtallyError(
+                "another podtally demo is running", "end it with Ctrl-C first"
+            ) from None
         yield
-    except BlockingIOError:
-        holder = os.pread(fd, 20, 0).decode().strip()
-        raise PodtallyError(
-            f"another podtally demo is running (process {holder})", "end it with Ctrl-C first"
-        ) from None
-    finally:
-        os.close(fd)
 
 
 def build() -> None:

@@ -10,7 +10,7 @@ WATCHED = "ptd-*"
 
 PIN_DIR = Path("/sys/fs/bpf/podtally-demo")
 STATE_DIR = Path("/run/podtally-demo")
-LOCK = Path("/run/podtally-demo.lock")
+LOCK = "\0podtally-demo"
 AGENT_PORT = 9775  # inside the node's namespace, where nobody else listens
 EPOCH_SECONDS = 1.0
 

@@ -5,32 +5,36 @@ import json
 import os
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TextIO
 
 from podtally import __version__
-from podtally.config import load
+from podtally.commands.arguments import add_places
+from podtally.config import from_arguments
 from podtally.doctor.finding import Finding
 from podtally.doctor.probes import examine, is_fatal
 
-EXAMPLE = "example: podtally doctor --interfaces 'eth0,cali*'"
+_EPILOG = """\
+example:
+  podtally doctor --interfaces 'eth0,cali*'
+
+Probes features, each by trying it; the host is left as it was.
+Exit codes: 0 podtally could run here, 1 it could not, 2 wrong use.
+"""
 
 _GREEN, _RED, _YELLOW, _PLAIN = "32", "31", "33", ""
 _NAME_WIDTH = 18
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the agent's configuration")
-    parser.add_argument("--pin-dir", metavar="DIR", help="where the agent would pin its maps")
-    parser.add_argument("--state-dir", metavar="DIR", help="where it would keep its checkpoint")
+    parser.epilog = _EPILOG
+    add_places(parser)
     parser.add_argument("--interfaces", metavar="PATTERN", help="which interfaces it would watch")
     parser.add_argument("--output", choices=("text", "json"), default="text")
 
 
 def main(args: argparse.Namespace) -> int:
     """Return 0 if podtally could run on this host, 1 if not."""
-    flags = {name: getattr(args, name) for name in ("pin_dir", "state_dir", "interfaces")}
-    findings = examine(load(args.config, flags))
+    findings = examine(from_arguments(args))
     if args.output == "json":
         return report_json(findings, sys.stdout)
     return report_text(findings, sys.stdout, colour=_wants_colour(sys.stdout))

@@ -30,8 +30,8 @@ def system_call() -> Finding:
 def _allow(error: OSError) -> str:
     if error.errno == errno.EPERM:
         return (
-            "run as root, or with CAP_BPF and CAP_NET_ADMIN; in a container, see to it that "
-            "seccomp allows bpf(2); kernel lockdown must not be `confidentiality`"
+            "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; in a container, see to "
+            "it that seccomp allows bpf(2); kernel lockdown must not be `confidentiality`"
         )
     return f"{_NEWER}, with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_BPF"
 

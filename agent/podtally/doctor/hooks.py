@@ -5,20 +5,25 @@ interfaces are never touched.
 """
 
 import ctypes
+import errno
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from podtally.doctor import bytecode
 from podtally.doctor.finding import Finding, words
 from podtally.kernel import bpf
-from podtally.links.messages import LOOPBACK_IFINDEX
+from podtally.links.attach import Attacher
+from podtally.links.messages import LOOPBACK_IFINDEX, get_link
+from podtally.links.model import PROGRAMS, Mode, Role
+from podtally.links.netlink import Requests
 
 _CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
-_CLSACT_INGRESS = 0xFFFFFFF2  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
 _SECONDS = 30
+_NO_PINS = Path("/nonexistent")  # filters are not pinned
 
 _MENDS = {
     "tcx": "nothing to mend: clsact serves; TCX came with kernel 6.6 (CONFIG_NET_XGRESS)",
@@ -72,11 +77,14 @@ def _tcx(program: int) -> None:
 
 
 def _clsact(program: int) -> None:
-    from podtally.links import tc  # noqa: PLC0415 - pyroute2, and only in the child
-
-    tc.add_clsact(LOOPBACK_IFINDEX)
-    place = tc.Place(LOOPBACK_IFINDEX, _CLSACT_INGRESS, prio=1, handle=1)
-    tc.put_filter("add-filter", place, program, "podtally-doctor")
+    requests = Requests()
+    loopback = get_link(requests, LOOPBACK_IFINDEX)
+    requests.close()
+    if loopback is None:
+        raise OSError(errno.ENODEV, "a new namespace has no loopback")
+    attacher = Attacher(_NO_PINS, dict.fromkeys(PROGRAMS.values(), program), Mode.CLSACT)
+    attacher.attach(loopback, Role.POD)
+    attacher.close()
 
 
 def _unshare() -> None:

@@ -17,6 +17,7 @@ _CAPABILITIES = (
     ("CAP_NET_ADMIN", 12, "attaching to interfaces", True),
     ("CAP_PERFMON", 38, "programs that compute with packet pointers", True),
     ("CAP_SYS_ADMIN", 21, "looking at other programs on a hook, mounting the bpffs", False),
+    ("CAP_NET_BROADCAST", 11, "hearing of a pod's addresses as they change", False),
     ("CAP_SYS_PTRACE", 19, "naming pods by the processes of other users", False),
 )
 _SYS_ADMIN_BIT = 21

@@ -1,31 +1,45 @@
 """Probes of the interfaces: which would be watched, and whose programs stand before ours."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
+from podtally.config import Config
 from podtally.doctor.finding import Finding, words
-from podtally.links import tcx
-from podtally.links.clsact import Clsact
+from podtally.errors import PodtallyError
+from podtally.links.attach import Attacher
 from podtally.links.messages import all_links
-from podtally.links.model import ForeignProgram, Hook, Link
+from podtally.links.model import Link
 from podtally.links.netlink import Requests
 from podtally.links.wanted import pod_interfaces
 
 _SHOWN = 8  # names on one line
 
 
-def interfaces(pin_dir: Path, pattern: str | None) -> Iterator[Finding]:
+def interfaces(config: Config) -> Iterator[Finding]:
     requests = Requests()
     try:
-        role = pod_interfaces(pattern)
+        role = pod_interfaces(config.interfaces)
         watched = [link for link in all_links(requests) if role(link) is not None]
-        yield _watched(watched, pattern)
-        for link in watched:
-            yield from _foreign(link, pin_dir, requests)
     except OSError as error:
         yield Finding("interfaces", None, f"cannot be listed: {words(error)}", "run as root")
+        return
     finally:
         requests.close()
+    yield _watched(watched, config.interfaces)
+    if watched:
+        yield from _programs(watched, config)
+
+
+def _programs(watched: list[Link], config: Config) -> Iterator[Finding]:
+    try:
+        attacher = Attacher(config.pin_dir, {}, config.attach)
+    except (OSError, PodtallyError) as error:
+        yield Finding("programs on them", None, f"cannot be listed: {error}", "run as root")
+        return
+    try:
+        for link in watched:
+            yield from _foreign(link, attacher)
+    finally:
+        attacher.close()
 
 
 def _watched(links: list[Link], pattern: str | None) -> Finding:
@@ -38,10 +52,10 @@ def _watched(links: list[Link], pattern: str | None) -> Finding:
     return Finding("interfaces", True, f"{len(links)} would be watched: {names}{more}")
 
 
-def _foreign(link: Link, pin_dir: Path, requests: Requests) -> Iterator[Finding]:
+def _foreign(link: Link, attacher: Attacher) -> Iterator[Finding]:
     name = f"programs on {link.name}"
     try:
-        others = [p for hook in Hook for p in _on(link.ifindex, hook, pin_dir, requests)]
+        others = attacher.foreign(link.ifindex)
     except OSError as error:
         yield Finding(name, None, f"cannot be listed: {words(error)}", "run as root")
         return
@@ -53,16 +67,3 @@ def _foreign(link: Link, pin_dir: Path, requests: Requests) -> Iterator[Finding]
             yield Finding(name, False, detail, mend)
         else:
             yield Finding(name, None, f"{what} runs after ours")
-
-
-def _on(ifindex: int, hook: Hook, pin_dir: Path, requests: Requests) -> list[ForeignProgram]:
-    """List the others; all of TCX runs before clsact (``tc_run()`` follows ``tcx_run()``)."""
-    clsact = Clsact(requests, None)
-    filters = clsact.foreign(ifindex, hook)
-    if not tcx.supported():
-        return filters
-    ours_is_a_filter = clsact.attached(ifindex, hook) is not None
-    links = tcx.Tcx(pin_dir / "links").foreign(ifindex, hook)
-    if ours_is_a_filter:
-        return [p._replace(before_ours=True) for p in links] + filters
-    return links + [p._replace(before_ours=False) for p in filters]

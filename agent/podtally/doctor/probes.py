@@ -35,6 +35,6 @@ def _separate(config: Config) -> Iterator[Finding]:
     yield host.pin_lock(config.pin_dir)
     yield host.state_dir(config.state_dir)
     yield host.cgroup_v2()
-    yield from interfaces.interfaces(config.pin_dir, config.interfaces)
+    yield from interfaces.interfaces(config)
     yield host.kernel_headers()
     yield host.bcc()

@@ -19,6 +19,7 @@ from podtally.ledger.connections import BEGAN_HERE, BEGAN_THERE
 from podtally.ledger.labels import DIRECTIONS, UNKNOWN, protocol_name
 from podtally.ledger.ledger import Ended
 
+NAMELESS = Account(-1, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, 0, 0)
 _BEGAN = {BEGAN_HERE: DIRECTIONS[0], BEGAN_THERE: DIRECTIONS[1]}
 
 
@@ -120,7 +121,7 @@ def records(ended: Ended, now_ns: int, now: datetime.datetime) -> list[Record]:
     )
     lines = []
     for account, began, first_ns, last_ns, count, packets, here, there in rows:
-        names = ended.accounts.get(account) or _nameless(account)
+        names = ended.accounts.get(account, NAMELESS)
         endpoint = ended.endpoints[here[2]]
         lines.append(
             Record(
@@ -155,7 +156,3 @@ def _texts(addresses: NDArray[np.uint64]) -> list[str]:
     raw = addresses.tobytes()
     parsed = (ipaddress.IPv6Address(raw[i : i + 16]) for i in range(0, len(raw), 16))
     return [str(address.ipv4_mapped or address) for address in parsed]
-
-
-def _nameless(_: int) -> Account:
-    return Account(-1, *[UNKNOWN] * 7, 0, 0)

@@ -46,7 +46,7 @@ class Publisher:
         with self._rendering:
             text = self._exposition.render(self._ledger.view, wants_openmetrics)
         if wants_openmetrics:
-            own = openmetrics.generate_latest(self._metrics.registry).decode()
+            own = openmetrics.generate_latest(self._metrics.registry).decode()  # type: ignore[no-untyped-call]
             body = text + own.removesuffix(_EOF) + _EOF
             return body.encode(), openmetrics.CONTENT_TYPE_LATEST
         own = exposition.generate_latest(self._metrics.registry).decode()

@@ -77,21 +77,20 @@ def parse(text: str) -> Layout:
     structs, constants = parse_structs(text), parse_constants(text)
     try:
         return Layout(
-            text,
-            *(structs[name] for name in ("control", "hot", "cold", "book_key", "book")),
-            *(
-                constants[name]
-                for name in (
-                    "BLOCK_SLOTS",
-                    "PACKET_SHIFT",
-                    "BYTE_CARRY_BIT",
-                    "PACKET_CARRY_BIT",
-                    "SEEN_SHIFT",
-                    "SEEN_SYN_ONLY",
-                    "SEEN_SYN_ACK",
-                    "SEEN_CARRIED_BIT",
-                )
-            ),
+            text=text,
+            control=structs["control"],
+            hot=structs["hot"],
+            cold=structs["cold"],
+            book_key=structs["book_key"],
+            book=structs["book"],
+            block_slots=constants["BLOCK_SLOTS"],
+            packet_shift=constants["PACKET_SHIFT"],
+            byte_carry_bit=constants["BYTE_CARRY_BIT"],
+            packet_carry_bit=constants["PACKET_CARRY_BIT"],
+            seen_shift=constants["SEEN_SHIFT"],
+            seen_syn_only=constants["SEEN_SYN_ONLY"],
+            seen_syn_ack=constants["SEEN_SYN_ACK"],
+            seen_carried_bit=constants["SEEN_CARRIED_BIT"],
         )
     except KeyError as missing:
         raise LayoutError(f"flow.h: {missing} is not there") from None

@@ -25,7 +25,7 @@ from podtally.kernel import abi, bpf
 
 PROGRAMS = ("from_pod", "to_pod", "from_host", "to_host")
 MAPS = ("control", "hot", "cold", "used", "books", "fence", "fence_inner")
-SECRETS = 12
+SECRETS = 8
 SOURCES = ("podtally.c", "parse.h", "flow.h")
 BPF_FS_MAGIC = "bpf"
 
@@ -127,9 +127,12 @@ class Pins:
         return self._generation(self.next)
 
     def promote(self) -> Generation:
-        """Put the successor in the place of the generation in use, whose pins go."""
-        _remove(self.root / "progs")
+        """Put the successor in the place of the generation in use, whose pins go.
+
+        Stopped at any point, it can be called again.
+        """
         if (self.next / "progs").is_dir():
+            _remove(self.root / "progs")
             (self.next / "progs").rename(self.root / "progs")
         if (self.next / "maps").is_dir():
             _remove(self.root / "maps")

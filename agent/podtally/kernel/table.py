@@ -89,6 +89,10 @@ class Table:
         count_bytes[rows] += lanes[:, :2] << self.layout.byte_carry_bit
         packets[rows] += lanes[:, 2:] << (self.layout.packet_carry_bit - self.layout.packet_shift)
 
+    def raw_rows(self, half: int) -> NDArray[np.void]:
+        """Copies of the hot rows as they lie: the least that reading a half can cost."""
+        return self._hot[self._used[half * self.slots :][: self.used(half)]]
+
     def cold(self, place: NDArray[np.int64]) -> NDArray[np.void]:
         """Copies of the cold rows: the keys of flows, and when they were first seen."""
         return self._cold[place]
@@ -107,7 +111,7 @@ class Table:
 
 
 class Arrays(NamedTuple):
-    """The maps of a table: ``control`` (1,), ``hot`` and ``cold`` (2 * slots,), ``used`` the same."""
+    """The maps of a table: ``control`` (1,), the others (2 * slots,)."""
 
     control: NDArray[np.void]
     hot: NDArray[np.void]

@@ -1,1 +1,1 @@
-"""The books themselves: pure, values in, values out; no clock, no kernel, no files but the checkpoint."""
+"""The books themselves: values in, values out; of files, the checkpoint only."""

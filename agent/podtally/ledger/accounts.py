@@ -121,7 +121,7 @@ class Accounts:
 
 
 def beyond_the_limit(slot: int) -> Account:
-    return Account(slot, *[OTHER] * 7, 0, LIMITED_PORT)
+    return Account(slot, OTHER, OTHER, OTHER, OTHER, OTHER, OTHER, OTHER, 0, LIMITED_PORT)
 
 
 def flow_labels(account: Account, direction: str) -> FlowLabels:

@@ -210,7 +210,7 @@ def _dtype(text: str) -> Any:
 
 def _parts(arrays: dict[str, Array]) -> Iterable[bytes | memoryview]:
     for array in arrays.values():
-        yield memoryview(array.reshape(-1).view(np.uint8)).cast("B") if array.nbytes else b""
+        yield array.reshape(-1).view(np.uint8).data if array.nbytes else b""
         yield bytes(-array.nbytes % _ALIGN)
 
 

@@ -43,7 +43,7 @@ class Columns(NamedTuple):
     key: NDArray[np.void]
 
     def take(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> "Columns":
-        return Columns(*(column[index] for column in self))
+        return Columns._make(column[index] for column in self)
 
 
 def no_connections() -> Columns:
@@ -161,8 +161,8 @@ class Connections:
     def replace(self, place: NDArray[np.int64], fresh: Columns) -> Columns:
         """Put new connections in the place of ended ones, which are returned."""
         ended = self.columns.take(place)
-        for column, value in zip(self.columns, fresh, strict=True):
-            column[place] = value
+        for name in Columns._fields:
+            getattr(self.columns, name)[place] = getattr(fresh, name)
         return ended
 
     def begin(self, fresh: Columns) -> None:

@@ -124,10 +124,10 @@ class Ledger:
         else:
             account = np.empty(len(place), np.int64)
             old = np.flatnonzero(known)
-            some = Rows(*(column[old] for column in rows))
+            some = Rows._make(column[old] for column in rows)
             account[old] = self._book_known(some, place[old], cold, names, now_ns)
             new = np.flatnonzero(~known)
-            fresh = self._begin(Rows(*(column[new] for column in rows)), cold, names, now_ns)
+            fresh = self._begin(Rows._make(column[new] for column in rows), cold, names, now_ns)
             account[new] = fresh.account
             self.connections.begin(fresh)
         self._add(account, rows)
@@ -138,9 +138,12 @@ class Ledger:
         """Add rows to their connections; returns their accounts. (n,)"""
         connections = self.connections
         reborn = connections.reborn(place, rows.seen)
-        connections.add_to(place, (rows.bytes, rows.packets), rows.seen, now_ns)
-        if reborn.any():
-            again = Rows(*(column[reborn] for column in rows))
+        if not reborn.any():
+            connections.add_to(place, (rows.bytes, rows.packets), rows.seen, now_ns)
+        else:
+            old = Rows._make(column[~reborn] for column in rows)
+            connections.add_to(place[~reborn], (old.bytes, old.packets), old.seen, now_ns)
+            again = Rows._make(column[reborn] for column in rows)
             fresh = self._begin(again, cold, names, now_ns)
             self._ended.append(connections.replace(place[reborn], fresh))
         account = connections.columns.account[place]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from podtally.errors import PodtallyError
 from podtally.kernel import bpf
-from podtally.links import tc, tcx
+from podtally.links import tcx
 from podtally.links.clsact import Clsact
 from podtally.links.model import PROGRAMS, Attachment, ForeignProgram, Hook, Link, Mode, Role
 from podtally.links.netlink import Requests
@@ -43,9 +43,10 @@ class Attacher:
         self._clsact = Clsact(self._requests, state_dir)
         self.mode = self._choose(mode)
         if self.mode is Mode.CLSACT and programs:
-            tc.load()
+            self._clsact.load()
 
     def close(self) -> None:
+        self._clsact.close()
         self._requests.close()
 
     def attach(self, link: Link, role: Role) -> tuple[Mode, bool]:

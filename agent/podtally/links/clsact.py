@@ -8,6 +8,7 @@ from pathlib import Path
 
 from podtally.errors import PodtallyError
 from podtally.links import tc
+from podtally.links.changes import ADD, REPLACE, Changes
 from podtally.links.model import Attachment, ForeignProgram, Hook, Mode
 from podtally.links.netlink import Requests
 from podtally.links.tcx import Program
@@ -27,7 +28,15 @@ class Clsact:
 
     def __init__(self, requests: Requests, state_dir: Path | None) -> None:
         self._requests = requests
+        self._changes = Changes()
         self._made_dir = state_dir / "clsact" if state_dir is not None else None
+
+    def load(self) -> None:
+        """Be ready to attach at once."""
+        self._changes.load()
+
+    def close(self) -> None:
+        self._changes.close()
 
     def attach(self, ifindex: int, hook: Hook, program: Program) -> bool:
         """See to it that ``program`` is on the hook; True if one of ours was already."""
@@ -37,12 +46,12 @@ class Clsact:
         kept = next((f for f in filters if f.name == name), None)
         for other in filters:  # a second one of ours would count twice
             if _ours(other) and other is not kept:
-                tc.delete_filter(other.place)
+                self._changes.delete_filter(other.place)
         if kept is None:
             place = tc.Place(ifindex, _PARENTS[hook], _free_priority(filters), _HANDLE)
-            tc.put_filter(tc.ADD, place, program.fd, name)
+            self._changes.put_filter(ADD, place, program.fd, name)
         elif kept.prog_id != program.id:
-            tc.put_filter(tc.REPLACE, kept.place, program.fd, name)
+            self._changes.put_filter(REPLACE, kept.place, program.fd, name)
         return kept is not None
 
     def attached(self, ifindex: int, hook: Hook) -> int | None:
@@ -59,11 +68,11 @@ class Clsact:
         for hook in Hook:
             for found in self._filters(ifindex, hook):
                 if _ours(found):
-                    tc.delete_filter(found.place)
+                    self._changes.delete_filter(found.place)
                     removed.append(Attachment(ifindex, hook, Mode.CLSACT, found.prog_id))
         if self._we_made_qdisc(ifindex):
             if not any(self._filters(ifindex, hook) for hook in Hook):
-                tc.delete_clsact(ifindex)
+                self._changes.delete_clsact(ifindex)
             self.forget(ifindex)
         return removed
 
@@ -111,7 +120,7 @@ class Clsact:
             )
         # noted first: a kill in between leaves a note about a qdisc that is not there
         self._note_made(ifindex)
-        tc.add_clsact(ifindex)
+        self._changes.add_clsact(ifindex)
 
     def _note_made(self, ifindex: int) -> None:
         if self._made_dir is not None:

@@ -65,7 +65,7 @@ class Follower:
         self._prepare = prepare
         self._events = events
         self._requests = Requests()
-        self._namespaces = Namespaces(self._requests)
+        self.namespaces = Namespaces(self._requests)
         self._known: dict[int, _Known] = {}
         self.attach_errors = 0
 
@@ -97,7 +97,7 @@ class Follower:
         if known is None:
             known = self._known[link.ifindex] = _Known(link, link)
         elif known.role is not None:
-            known = self._changed(known, link)
+            self._changed(known, link)
         else:
             known.link = link
         if not known.attached and (role := self._wanted(link)) is not None:
@@ -128,7 +128,7 @@ class Follower:
         """Addresses came or went in these namespaces."""
         for nsid in nsids:
             behind = [k for k in self._known.values() if k.attached and k.nsid == nsid]
-            addresses = self._namespaces.addresses(nsid) if behind else None
+            addresses = self.namespaces.addresses(nsid) if behind else None
             for known in behind:
                 if addresses is not None and addresses != known.addresses:
                     known.addresses = addresses
@@ -138,20 +138,13 @@ class Follower:
         """See whether a namespace that had no name has one now."""
         for known in self._known.values():
             if known.role is Role.POD and not known.netns:
-                known.netns = self._namespaces.name_of(known.nsid)
+                known.netns = self.namespaces.name_of(known.nsid)
                 if known.netns:
                     self._events.put(NetnsNamed(known.link.ifindex, known.netns))
 
-    def _changed(self, known: _Known, link: Link) -> _Known:
+    def _changed(self, known: _Known, link: Link) -> None:
         if link.name != known.link.name:
             self._events.put(Renamed(link.ifindex, link.name))
-        if known.role is Role.HOST and self._wanted(link) is Role.POD:
-            # a pair was announced before its other end moved to the pod
-            self._attacher.detach(link.ifindex)
-            now = get_link(self._requests, link.ifindex) or link
-            self._let_go(link.ifindex, now.counters(Role.HOST))
-            self._known[link.ifindex] = fresh = _Known(now, now)
-            return fresh
         moved = link.peer_nsid != known.link.peer_nsid
         if known.role is Role.POD and link.peer_nsid < 0:
             # the other end is going; its farewell is still to be told apart
@@ -164,13 +157,12 @@ class Follower:
             known.netns = ""
             self.look_for_names()
             self.addresses_changed({known.nsid})
-        return known
 
     def _watch(self, known: _Known, role: Role) -> None:
         link = known.link
         if known.role is None:
             known.role = role
-            known.netns = self._namespaces.name_of(known.nsid)
+            known.netns = self.namespaces.name_of(known.nsid)
             low = known.first.counters(role)
             self._events.put(Appeared(link, role, known.netns, low, time.monotonic_ns()))
         try:

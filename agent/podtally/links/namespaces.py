@@ -42,6 +42,16 @@ class Namespaces:
         payload = attributes(answer, len(_RTGEN)).get(_NETNSA_NSID)
         return NOT_ASSIGNED if payload is None else int(struct.unpack("=i", payload)[0])
 
+    def is_own(self, nsid: int) -> bool:
+        """Whether an announcement's nsid means this namespace: it may have an id of its own."""
+        if nsid < 0:
+            return True
+        fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return self.nsid_of_fd(fd) == nsid
+        finally:
+            os.close(fd)
+
     def name_of(self, nsid: int) -> str:
         """Find the namespace's name under /run/netns, "" if it has none."""
         if nsid < 0:

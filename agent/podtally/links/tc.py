@@ -1,19 +1,15 @@
-"""Clsact qdiscs and filters: read by hand, changed by pyroute2; what to change is for others."""
+"""Reads clsact qdiscs and the filters on them; ``changes`` makes them.
+
+Constants are those of ``linux/rtnetlink.h``, ``linux/pkt_sched.h`` and ``linux/pkt_cls.h``.
+"""
 
 import errno
-import importlib
-import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from podtally.links.netlink import Requests, attributes, text
-
-ADD = "add-filter"  # fails if the place is taken
-REPLACE = "replace-filter"  # swaps the program at once: cls_bpf_change()
 
 CLSACT_INGRESS = 0xFFFFFFF2  # TC_H_CLSACT with TC_H_MIN_INGRESS
 CLSACT_EGRESS = 0xFFFFFFF3
@@ -86,48 +82,3 @@ def _parse(body: bytes, parent: int) -> Filter | None:
     options = attributes(found.get(_TCA_OPTIONS, b""))
     prog_id = int.from_bytes(options.get(_TCA_BPF_ID, b""), sys.byteorder)
     return Filter(place, kind, text(options.get(_TCA_BPF_NAME, b"")), prog_id)
-
-
-def load() -> None:
-    """Import pyroute2 now: it takes 0.1 s, too long when a pod is waiting to be watched."""
-    importlib.import_module("pyroute2")
-
-
-def _keys(place: Place) -> dict[str, int]:
-    """Spell a place in pyroute2's words."""
-    ifindex, parent, prio, handle = place
-    return {"index": ifindex, "parent": parent, "prio": prio, "handle": handle}
-
-
-@contextmanager
-def _changes(what: str) -> Iterator[Any]:
-    # imported late: 25 MB of memory that a host with TCX never needs
-    from pyroute2 import IPRoute  # noqa: PLC0415
-    from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415
-
-    try:
-        with IPRoute() as route:
-            yield route
-    except NetlinkError as error:
-        raise OSError(error.code, f"{what}: {os.strerror(error.code)}") from None
-
-
-def add_clsact(ifindex: int) -> None:
-    with _changes("adding the clsact qdisc") as route:
-        route.tc("add", "clsact", ifindex)
-
-
-def delete_clsact(ifindex: int) -> None:
-    with _changes("removing the clsact qdisc") as route:
-        route.tc("del", "clsact", ifindex)
-
-
-def put_filter(command: str, place: Place, fd: int, name: str) -> None:
-    """Put the BPF program ``fd`` at a place under a name, by ADD or REPLACE."""
-    with _changes(f"{command} {name}") as route:
-        route.tc(command, "bpf", **_keys(place), fd=fd, name=name, direct_action=True)
-
-
-def delete_filter(place: Place) -> None:
-    with _changes("removing a filter") as route:
-        route.tc("del-filter", "bpf", **_keys(place))

@@ -25,7 +25,7 @@ from podtally.links.messages import (
     parse_link,
 )
 from podtally.links.model import Event, Link, Role
-from podtally.links.namespaces import NAME_DIRS
+from podtally.links.namespaces import NAME_DIRS, NOT_ASSIGNED
 from podtally.links.netlink import Message, OverrunError, Requests, Subscription
 
 _GROUPS = (GROUP_LINK, GROUP_IPV4_ADDRESS, GROUP_IPV6_ADDRESS)
@@ -127,6 +127,8 @@ class LinkWatcher:
             if received is None:
                 break
             nsid, messages = received
+            if self._follower.namespaces.is_own(nsid):
+                nsid = NOT_ASSIGNED
             for message in messages:
                 if message.kind in (NEWADDR, DELADDR):
                     readdressed.add(nsid)

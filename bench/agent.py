@@ -1,0 +1,93 @@
+"""The agent at rest: memory and CPU with 100 endpoints, and how soon it counts.
+
+Makes network namespaces, each with a pair of interfaces into a namespace that stands
+for the node, and runs the real agent there. They are silent but for a ping a second
+from one of them, as a quiet node is.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from bench import node
+from bench.report import Report, progress, show
+
+EXAMPLE = "scripts/bench agent --endpoints 100 --seconds 30"
+COLUMNS = ("figure", "value", "target", "ok")
+MIB = 1 << 20
+RSS_TARGET_MIB = 70.0
+CPU_TARGET = 1.0  # per cent of a core
+
+
+class Memory(NamedTuple):
+    """Resident memory in MiB: all of it, and the pages of the mapped tables among it."""
+
+    rss: float
+    tables: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--endpoints", type=int, default=100)
+    parser.add_argument("--seconds", type=float, default=30.0, help="how long to watch it at rest")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    report = Report(COLUMNS, [])
+    with node.node(arguments.endpoints), tempfile.TemporaryDirectory() as state:
+        progress("cold start")
+        with node.agent(state) as (process, started):
+            node.until(_attached, process)
+            report.rows.append(("cold start to counting, s", time.monotonic() - started, "", True))
+            node.until(node.ready, process)
+            report.rows.append(("cold start to ready, s", time.monotonic() - started, "", True))
+        progress("warm start")
+        with node.agent(state) as (process, started):
+            node.until(node.ready, process)
+            report.rows.append(("warm start to ready, s", time.monotonic() - started, "", True))
+            progress(f"at rest for {arguments.seconds:.0f} s")
+            time.sleep(3.0)
+            cpu = _cpu_per_cent(process.pid, arguments.seconds)
+            memory = _memory(process.pid)
+    beside = memory.rss - memory.tables
+    report.rows.extend(
+        [
+            ("RSS, MiB", memory.rss, "", True),
+            ("of it mapped tables, MiB", memory.tables, "", True),
+            ("RSS beside the tables, MiB", beside, RSS_TARGET_MIB, beside <= RSS_TARGET_MIB),
+            ("CPU, % of a core", cpu, CPU_TARGET, cpu <= CPU_TARGET),
+        ]
+    )
+    show(report, arguments.output)
+    return 0 if report.met else 1
+
+
+def _attached() -> bool:
+    links = node.PIN_DIR / "links"
+    return links.is_dir() and any(links.iterdir())
+
+
+def _cpu_per_cent(pid: int, seconds: float) -> float:
+    before, start = _cpu_seconds(pid), time.monotonic()
+    time.sleep(seconds)
+    return 100 * (_cpu_seconds(pid) - before) / (time.monotonic() - start)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """The scheduler's own sum, in ns: the ticks of /proc/PID/stat are too coarse for this."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+def _memory(pid: int) -> Memory:
+    rss, tables, is_table = 0, 0, False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if "-" in name and not name[0].isupper():
+            is_table = "bpf-map" in line
+        elif name == "Rss":
+            size = int(value.split()[0]) << 10
+            rss += size
+            tables += size * is_table
+    return Memory(rss / MIB, tables / MIB)
