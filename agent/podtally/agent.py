@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from podtally.config import Config
-from podtally.epoch import Journal, Turned, World
+from podtally.epoch import Journal, Turned, UnwritableError, World
 from podtally.errors import PodtallyError
 from podtally.export.flowlog import FlowLog
 from podtally.export.selfmetrics import SelfMetrics
@@ -174,7 +174,7 @@ class Agent:
     def _recover(self, before: Position | None) -> None:
         try:
             turned = self._journal.recover(before, self._here, self._look_back)
-        except OSError as error:
+        except UnwritableError as error:
             raise self._unwritable(error) from None
         if turned.flows:
             log.info("booked %d flows that the kernel held from before", turned.flows)
@@ -193,7 +193,7 @@ class Agent:
             self._ledger.forget_kernel_accounts()
             position = Position(self._here.boot_id, self._here.generation, self._table.epoch)
             self._checkpoint.write(position, self._ledger, self._directory.residents())
-        except OSError as error:
+        except (UnwritableError, OSError) as error:
             raise self._unwritable(error) from None
         self._pins.promote()
         self._write_flow_log(ended)
@@ -208,9 +208,9 @@ class Agent:
             self._directory.residents(),
         )
 
-    def _unwritable(self, error: OSError) -> PodtallyError:
+    def _unwritable(self, error: Exception) -> PodtallyError:
         return PodtallyError(
-            f"cannot write the checkpoint {self._checkpoint.path}: {error.strerror}; "
+            f"cannot write the checkpoint {self._checkpoint.path}: {error}; "
             "nothing is lost, the kernel goes on counting",
             "make room there, or choose another --state-dir",
         )
@@ -245,16 +245,16 @@ class Agent:
     def _guarded(self, step: Callable[[], Turned]) -> None:
         try:
             turned = step()
-        except OSError as error:
+        except UnwritableError as error:
             self._metrics.checkpoint_errors.inc()
             if not self._trouble:
                 log.error(
                     "cannot write the checkpoint %s: %s; nothing is lost: the kernel goes on "
                     "counting, and is booked when there is room",
                     self._checkpoint.path,
-                    error.strerror,
+                    error,
                 )
-            self._trouble = f"the checkpoint cannot be written: {error.strerror}"
+            self._trouble = f"the checkpoint cannot be written: {error}"
             self._turned_at = time.monotonic()
             return
         if self._trouble:
@@ -266,6 +266,7 @@ class Agent:
         """What follows a turn that is written down."""
         for ifindex in [*self._gone, *self._strays()]:
             self._books.close_accounts(ifindex)
+            self._ledger.kernel_account_closed(ifindex)
         self._gone = {}
         self._publisher.publish(self._ledger.view())
         self._write_flow_log(turned.ended)

@@ -50,6 +50,10 @@ class World(NamedTuple):
     residents: list[Resident]
 
 
+class UnwritableError(Exception):
+    """The checkpoint cannot be written; the text is the kernel's word for why."""
+
+
 class Turned(NamedTuple):
     flows: int
     ended: list[Ended]
@@ -75,6 +79,8 @@ class Journal:
         if there was none.
         """
         epoch = self.table.epoch
+        if before is None or before.generation != here.generation:
+            self.ledger.forget_kernel_accounts()  # those it has read were another's
         self.table.fence()  # the agent before may have died between its flip and its fence
         if before is not None and before == Position(here.boot_id, here.generation, epoch):
             self.table.clear(_half_before(epoch))
@@ -89,8 +95,9 @@ class Journal:
     def turn(self, here: Position, look: Callable[[], World]) -> Turned:
         """One epoch; ``look`` is called when the old half is at rest.
 
-        OSError if the checkpoint cannot be written. Nothing is lost then: the rows stay
-        where they are, and the kernel goes on counting in the other half.
+        UnwritableError if the checkpoint cannot be written. Nothing is lost then: the rows
+        stay where they are, and the kernel goes on counting in the other half. After any
+        other error only a new start is safe: the ledger may hold half an epoch.
         """
         self.table.flip()
         self.table.fence()
@@ -132,7 +139,10 @@ class Journal:
         epoch = self.table.epoch
         self._unwritten = turned
         position = Position(here.boot_id, here.generation, epoch)
-        size = self._checkpoint.write(position, self.ledger, residents)
+        try:
+            size = self._checkpoint.write(position, self.ledger, residents)
+        except OSError as error:
+            raise UnwritableError(error.strerror or str(error)) from error
         self._unwritten = None
         self.table.clear(_half_before(epoch))
         return turned._replace(checkpoint_bytes=size)

@@ -132,8 +132,7 @@ def open_table(generation: Generation) -> Table:
     key, value = np.zeros(1, np.uint32), np.array([inner], np.uint32)
 
     def wait_for_grace_period() -> None:
-        # maybe_wait_bpf_programs() in kernel/bpf/syscall.c, Linux kernel commit
-        # 1ae80cf31938 ("bpf: wait for running BPF programs when updating map-in-map") (in v5.0)
+        # maybe_wait_bpf_programs() in kernel/bpf/syscall.c: synchronize_rcu()
         bpf.update(fence, key, value)
 
     return Table(layout, arrays, wait_for_grace_period)

@@ -180,11 +180,15 @@ class Connections:
         if len(gone):
             over |= np.isin(columns.key["ifindex"], gone)
         ended = columns.take(over) if over.any() else no_connections()
-        if not self._new and not len(ended.fingerprint):
+        begun, self._new = self._new, []
+        if not begun and not len(ended.fingerprint):
             return ended
-        parts = [columns.take(~over) if len(ended.fingerprint) else columns, *self._new]
-        self._new = []
-        joined = Columns(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        if len(gone):  # what began in an interface's last epoch ends with it, too
+            leaving = [np.isin(each.key["ifindex"], gone) for each in begun]
+            pairs = list(zip(begun, leaving, strict=True))
+            ended = _join([ended, *(each.take(last) for each, last in pairs)])
+            begun = [each.take(~last) for each, last in pairs]
+        joined = _join([columns.take(~over) if over.any() else columns, *begun])
         self.columns = joined.take(np.argsort(joined.fingerprint, kind="stable"))
         return ended
 
@@ -199,3 +203,7 @@ class Connections:
         if excess > 0:  # the longest idle go first
             over[np.argpartition(columns.last_ns, excess)[:excess]] = True
         return over
+
+
+def _join(parts: list[Columns]) -> Columns:
+    return Columns(*(np.concatenate(column) for column in zip(*parts, strict=True)))

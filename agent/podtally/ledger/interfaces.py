@@ -31,6 +31,7 @@ class Interfaces:
         self.version = 0  # changes with the interfaces and their names
         self._slots: dict[int, int] = {}
         self._free: list[int] = []
+        self._new: set[int] = set()  # appeared to us first, and not attached yet
         self.names: list[str] = []
         self.ifindex = np.zeros(0, np.int64)
         self.watched = np.zeros(0, np.bool_)
@@ -50,10 +51,14 @@ class Interfaces:
             slot = self._free.pop() if self._free else self._grow()
             self._slots[ifindex] = slot
             self.ifindex[slot] = ifindex
-            self.names[slot] = f"ifindex {ifindex}"
+            self.names[slot] = _nameless(ifindex)
             self.high[slot] = UNBOUNDED
             self.version += 1
         return slot
+
+    def name(self, ifindex: int) -> str:
+        slot = self._slots.get(ifindex)
+        return _nameless(ifindex) if slot is None else self.names[slot]
 
     def slots(self, ifindex: NDArray[np.int64]) -> NDArray[np.int64]:
         """Slots of many rows; the loop is over the interfaces among them. (n,)"""
@@ -84,6 +89,7 @@ class Interfaces:
         self.watched[slot] = True
         if fresh:
             self.low[slot] = self.counter[slot] = counter
+            self._new.add(ifindex)
 
     def attached(self, ifindex: int, fresh: bool, counter: tuple[int, int]) -> None:
         """Its packets are counted from now on at the latest; ``fresh``: and were not before."""
@@ -91,6 +97,11 @@ class Interfaces:
             return
         slot = self._slots[ifindex]
         now = np.array(counter, np.int64)
+        if ifindex in self._new and not fresh:
+            # Watched before, by an agent that left no checkpoint: its flows are still to
+            # be booked, so the opening balance is older than any reading of ours.
+            self.low[slot] = 0
+        self._new.discard(ifindex)
         unbounded = self.high[slot] >= UNBOUNDED
         # Attached again after a time without: what passed meanwhile is at most what the
         # counter moved since it was last read.
@@ -116,6 +127,7 @@ class Interfaces:
 
     def remove(self, ifindex: int) -> None:
         slot = self._slots.pop(ifindex)
+        self._new.discard(ifindex)
         self._clear(slot)
         self.version += 1
         self._free.append(slot)
@@ -157,3 +169,7 @@ class Interfaces:
         self.watched[slot] = False
         for pair in (self.booked, self.low, self.high, self.counter, self.gap):
             pair[slot] = 0
+
+
+def _nameless(ifindex: int) -> str:
+    return f"ifindex {ifindex}"

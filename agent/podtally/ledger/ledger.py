@@ -249,6 +249,11 @@ class Ledger:
         """Other programs count from now on, and from nothing."""
         self.kernel_key, self.kernel_read = self.kernel_key[:0], self.kernel_read[:0]
 
+    def kernel_account_closed(self, ifindex: int) -> None:
+        """The kernel's account of an interface is removed: the next of its number starts at 0."""
+        others = self.kernel_key >> 1 != ifindex
+        self.kernel_key, self.kernel_read = self.kernel_key[others], self.kernel_read[others]
+
     # -- the end of an epoch --------------------------------------------------------
 
     def settle(self, names: Names, gone: Iterable[int], now_ns: int) -> list[Ended]:
@@ -272,7 +277,7 @@ class Ledger:
             columns,
             self.accounts.at(np.unique(columns.account)),
             {i: names.endpoint(i) for i in interfaces},
-            {i: self.interfaces.names[self.interfaces.slot(i)] for i in interfaces},
+            {i: self.interfaces.name(i) for i in interfaces},
         )
 
     def _settle_flows(self, now_ns: int) -> None:
@@ -340,17 +345,21 @@ class Ledger:
             if gap:
                 labels = BookLabels(self.interfaces.names[slot], direction)
                 self.retired_gaps[labels] = self.retired_gaps.get(labels, 0) + gap
-        self.accounts.close(slot)
+        self._close_accounts([ifindex])
         self.interfaces.remove(ifindex)
 
     def rename(self, ifindexes: Iterable[int]) -> None:
         """The endpoints of these interfaces have new names: what flows from now on is theirs."""
-        changed = np.array([i for i in ifindexes if self.interfaces.known(i)], np.int64)
-        if len(changed):
-            columns = self.connections.columns
-            columns.account[np.isin(columns.key["ifindex"], changed)] = -1
-            for ifindex in changed.tolist():
-                self.accounts.close(self.interfaces.slot(ifindex))
+        changed = [i for i in ifindexes if self.interfaces.known(i)]
+        if changed:
+            self._close_accounts(changed)
+
+    def _close_accounts(self, ifindexes: list[int]) -> None:
+        """No connection may go on under the index of an account that can become another's."""
+        columns = self.connections.columns
+        columns.account[np.isin(columns.key["ifindex"], ifindexes)] = -1
+        for ifindex in ifindexes:
+            self.accounts.close(self.interfaces.slot(ifindex))
 
     def expire(self, names: Names, now_ns: int) -> None:
         """Forget the series of what is no more and has been silent for the grace."""
