@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Protocol
 
-from bench import agent, drain, packet, scrape
+from bench import agent, drain, packet, scrape, soak
 from podtally.errors import PodtallyError
 
 
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "drain": drain,
     "agent": agent,
     "scrape": scrape,
+    "soak": soak,
 }
 
 

@@ -6,6 +6,7 @@ from one of them, as a quiet node is.
 """
 
 import argparse
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -31,19 +32,20 @@ class Memory(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--endpoints", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=30.0, help="how long to watch it at rest")
+    parser.add_argument("--attach", choices=("auto", "tcx", "clsact"), default="auto")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    report = Report(COLUMNS, [])
+    report, flags = Report(COLUMNS, []), ("--attach", arguments.attach)
     with node.node(arguments.endpoints), tempfile.TemporaryDirectory() as state:
         progress("cold start")
-        with node.agent(state) as (process, started):
+        with node.agent(state, *flags) as (process, started):
             node.until(_attached, process)
             report.rows.append(("cold start to counting, s", time.monotonic() - started, "", True))
             node.until(node.ready, process)
             report.rows.append(("cold start to ready, s", time.monotonic() - started, "", True))
         progress("warm start")
-        with node.agent(state) as (process, started):
+        with node.agent(state, *flags) as (process, started):
             node.until(node.ready, process)
             report.rows.append(("warm start to ready, s", time.monotonic() - started, "", True))
             progress(f"at rest for {arguments.seconds:.0f} s")
@@ -64,8 +66,16 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _attached() -> bool:
+    """Whether the first interface is watched: a pinned TCX link, or a filter on its hook."""
     links = node.PIN_DIR / "links"
-    return links.is_dir() and any(links.iterdir())
+    if links.is_dir() and any(links.iterdir()):
+        return True
+    shown = subprocess.run(
+        [*f"nsenter --net=/run/netns/{node.NODE} tc filter show dev ptlb0 ingress".split()],
+        check=False,
+        capture_output=True,
+    )
+    return b"podtally/" in shown.stdout
 
 
 def _cpu_per_cent(pid: int, seconds: float) -> float:

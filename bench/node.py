@@ -19,9 +19,9 @@ LISTEN = "127.0.0.1:9776"
 
 
 @contextmanager
-def agent(state: str) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
+def agent(state: str, *flags: str) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
     command = [sys.executable, "-m", "podtally", "run", "--pin-dir", str(PIN_DIR)]
-    command += ["--state-dir", state, "--listen", LISTEN]
+    command += ["--state-dir", state, "--listen", LISTEN, *flags]
     started = time.monotonic()
     # Not `ip netns exec`: that mounts /sys anew, and hides the bpffs.
     process = subprocess.Popen(
@@ -51,8 +51,10 @@ def node(endpoints: int) -> Iterator[list[str]]:
         ip(f"-n {NODE} addr add 10.99.250.1/24 dev ptlb0")
         ping = ["ip", "netns", "exec", names[0], "ping", "-q", "-i", "1", "10.99.250.1"]
         with subprocess.Popen(ping, stdout=subprocess.DEVNULL) as pinging:
-            yield names
-            pinging.terminate()
+            try:
+                yield names
+            finally:
+                pinging.terminate()
     finally:
         if PIN_DIR.is_dir():
             pins = Pins(PIN_DIR)
@@ -83,7 +85,9 @@ def ready() -> bool:
 def until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 60
     while not true():
-        if process.poll() is not None or time.monotonic() > deadline:
+        if process.poll() is not None:
             words = process.stderr.read().decode() if process.stderr else ""
             raise PodtallyError(f"the agent did not come up: {words}")
+        if time.monotonic() > deadline:
+            raise PodtallyError("the agent did not come up within 60 s")
         time.sleep(0.002)

@@ -50,11 +50,7 @@ def main(arguments: argparse.Namespace) -> int:
             for case in CASES:
                 progress(f"{family}, {case.name}")
                 plain, podtally = measure(rig, packet, case, arguments.rounds)
-                ratio = podtally / plain
-                name = f"{family}, {case.name}"
-                report.rows.append(
-                    (name, plain, podtally, ratio, case.target, ratio <= case.target)
-                )
+                report.rows.append(_row(f"{family}, {case.name}", plain, podtally, case.target))
     show(report, arguments.output)
     return 0 if report.met else 1
 

@@ -40,13 +40,13 @@
  * hot.seen: the union of the TCP flags, from the endpoint in bits 0-7, to it in
  * bits 16-23, and two facts the union cannot tell, in the byte above each.
  */
-#define SEEN_SHIFT 16		/* from one direction to the next */
-#define SEEN_SYN_ONLY 256	/* a SYN without ACK: this side began the connection */
-#define SEEN_SYN_ACK 512	/* a SYN with ACK: this side was asked */
-#define SEEN_CARRIED_BIT 63	/* the cold row has carries */
+#define SEEN_SHIFT 16 /* from one direction to the next */
+#define SEEN_SYN_ONLY 256 /* a SYN without ACK: this side began the connection */
+#define SEEN_SYN_ACK 512 /* a SYN with ACK: this side was asked */
+#define SEEN_CARRIED_BIT 63 /* the cold row has carries */
 
 /* In which account of `books` a packet without a flow is booked. */
-#define ACCOUNT_OTHER 0	   /* not IP, or cut short */
+#define ACCOUNT_OTHER 0 /* not IP, or cut short */
 #define ACCOUNT_OVERFLOW 1 /* a flow, and no slot for it */
 #define ACCOUNTS 2
 
@@ -83,7 +83,7 @@ struct cold {
 	__u8 first_direction;
 	__u8 pad[6];
 	__u64 first_seen_ns; /* CLOCK_MONOTONIC, as coarse as the timer tick */
-	__u64 carries;	     /* 16 bits each: bytes [FROM], bytes [TO], packets [FROM], packets [TO] */
+	__u64 carries; /* 16 bits each: bytes [FROM], bytes [TO], packets [FROM], packets [TO] */
 };
 
 /* A value of the per-CPU map `books`: cumulative, under (ifindex, direction). */

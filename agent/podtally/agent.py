@@ -18,6 +18,7 @@ from podtally.export.selfmetrics import SelfMetrics
 from podtally.export.server import Health, Publisher, Server
 from podtally.identity.directory import Directory
 from podtally.install import Installed, install
+from podtally.kernel import rights
 from podtally.kernel.books import STRANGERS, KernelBooks
 from podtally.kernel.pins import Generation, Pins
 from podtally.kernel.table import open_table
@@ -44,6 +45,7 @@ def boot_id(proc: Path = Path("/proc")) -> str:
 
 def run(config: Config) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
+    rights.require()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

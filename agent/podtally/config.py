@@ -17,7 +17,8 @@ DEFAULT_PIN_DIR = Path("/sys/fs/bpf/podtally")
 DEFAULT_STATE_DIR = Path("/run/podtally")
 DEFAULT_LISTEN = "127.0.0.1:9775"
 
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
+Grace = Annotated[float, msgspec.Meta(ge=0, le=366 * 86400)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Attach = Literal["auto", "tcx", "clsact"]
 
@@ -37,8 +38,9 @@ class StaticEndpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if sum(map(bool, (self.netns, self.interface, self.address))) != 1:
             raise ValueError(f"endpoint {self.name!r} needs one of netns, interface and address")
-        if self.address:
-            ipaddress.ip_address(self.address)
+        if self.address:  # as the links room writes addresses, to be compared with them
+            address = str(ipaddress.ip_address(self.address))
+            msgspec.structs.force_setattr(self, "address", address)
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,7 +56,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     flow_log: str | None = None
     flow_log_max_bytes: Count | None = None
     series_limit: Count | None = None
-    series_grace: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    series_grace: Grace | None = None
     endpoints: list[StaticEndpoint] | None = None
     networks: dict[str, str | list[str]] | None = None
 
@@ -117,6 +119,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise PodtallyError(
             f"cannot read the configuration {path}: {error.strerror}", "check --config"
         ) from None
+    except UnicodeDecodeError as error:
+        raise PodtallyError(f"{path}: not YAML: {error}", "check --config") from None
     try:
         file = msgspec.convert(yaml.safe_load(text) or {}, type=_File)
     except yaml.YAMLError as error:
@@ -132,11 +136,20 @@ def _read(path: Path) -> dict[str, Any]:
         for name, value in ((f.name, getattr(file, f.name)) for f in msgspec.structs.fields(file))
         if value is not None
     }
+    if "listen" in values:
+        _check_listen(path, values["listen"])
     if "endpoints" in values:
         values["endpoints"] = tuple(values["endpoints"])
     if "networks" in values:
         values["networks"] = _networks(path, values["networks"])
     return values
+
+
+def _check_listen(path: Path, listen: str) -> None:
+    try:
+        Config(listen=listen).listen_address()
+    except PodtallyError as error:
+        raise PodtallyError(f"{path}: {error.what}", error.mend) from None
 
 
 def _networks(path: Path, named: dict[str, str | list[str]]) -> dict[str, tuple[str, ...]]:

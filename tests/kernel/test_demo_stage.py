@@ -119,10 +119,10 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_a_second_demo_is_refused_by_name() -> None:
+def test_a_second_demo_is_refused() -> None:
     with (
         stage.alone(),
-        pytest.raises(PodtallyError, match=rf"another podtally demo is running .*{os.getpid()}"),
+        pytest.raises(PodtallyError, match="another podtally demo is running"),
         stage.alone(),
     ):
         pytest.fail("two demos at once")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from podtally.config import Config
 from podtally.doctor import bytecode, command, features, host, interfaces
 from podtally.doctor.finding import Finding
 from podtally.doctor.hooks import hooks
@@ -23,15 +24,8 @@ from podtally.links.tcx import Program, Tcx
 
 BPFFS = Path("/sys/fs/bpf")
 NETNS = "ptl-doctor"
+POD = "ptl-doctor-pod"
 CLONE_NEWNET = 0x40000000
-
-RUN = """
-import argparse, sys
-from podtally.doctor import command
-parser = argparse.ArgumentParser()
-command.add_arguments(parser)
-sys.exit(command.main(parser.parse_args()))
-"""
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -39,7 +33,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def doctor(*arguments: str, wrapper: tuple[str, ...] = ()) -> tuple[int, dict[str, Finding]]:
     """Run the real command, in a process of its own."""
     process = subprocess.run(
-        [*wrapper, sys.executable, "-c", RUN, "--output", "json", *arguments],
+        [*wrapper, sys.executable, "-m", "podtally", "doctor", "--output", "json", *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -63,7 +57,8 @@ def pin_dir() -> Iterator[Path]:
 @pytest.fixture
 def inside() -> Iterator[Callable[..., object]]:
     """Call a function in a network namespace of its own, on a thread that dies with it."""
-    subprocess.run(["ip", "netns", "add", NETNS], check=True)
+    for name in (NETNS, POD):
+        subprocess.run(["ip", "netns", "add", name], check=True)
     libc = ctypes.CDLL(None, use_errno=True)
 
     def enter() -> None:
@@ -74,16 +69,16 @@ def inside() -> Iterator[Callable[..., object]]:
         with ThreadPoolExecutor(1, initializer=enter) as thread:
             yield lambda function, *arguments: thread.submit(function, *arguments).result()
     finally:
-        subprocess.run(["ip", "netns", "del", NETNS], check=True)
+        for name in (NETNS, POD):
+            subprocess.run(["ip", "netns", "del", name], check=True)
 
 
-def test_this_host_can_run_podtally_and_is_left_as_it_was(tmp_path: Path) -> None:
-    before = set(BPFFS.iterdir())
-    pins = BPFFS / "ptl-never-made"
-    code, found = doctor("--state-dir", str(tmp_path), "--pin-dir", str(pins))
+def test_this_host_can_run_podtally_and_is_left_as_it_was(pin_dir: Path, tmp_path: Path) -> None:
+    never_made = pin_dir / "podtally"
+    code, found = doctor("--state-dir", str(tmp_path), "--pin-dir", str(never_made))
     assert code == 0, found
     assert found["own programs"].ok, found
-    assert set(BPFFS.iterdir()) == before
+    assert list(pin_dir.iterdir()) == []
     qdiscs = subprocess.run(["tc", "qdisc", "show", "dev", "lo"], capture_output=True, check=True)
     assert b"clsact" not in qdiscs.stdout
 
@@ -156,11 +151,11 @@ def test_a_foreign_filter_behind_ours_is_a_note(
 
 
 def list_findings(pin_dir: Path, pattern: str | None) -> list[Finding]:
-    return list(interfaces.interfaces(pin_dir, pattern))
+    return list(interfaces.interfaces(Config(pin_dir=pin_dir, interfaces=pattern)))
 
 
 def add_pair() -> int:
-    pair = ["ptl0", "type", "veth", "peer", "name", "ptl1"]
+    pair = ["ptl0", "type", "veth", "peer", "name", "ptl1", "netns", POD]
     subprocess.run(["ip", "link", "add", *pair], check=True)
     shown = subprocess.run(["ip", "-j", "link", "show", "ptl0"], capture_output=True, check=True)
     return int(json.loads(shown.stdout)[0]["ifindex"])

@@ -7,9 +7,10 @@ import resource
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,10 @@ from tests.kernel.links_support import (
 PINGS = 23
 
 
+def do_nothing(number: int) -> None:
+    pass
+
+
 @dataclass
 class Host:
     """A namespace with the watcher's surroundings; ``watching()`` runs one."""
@@ -56,9 +61,7 @@ class Host:
     pattern: str | None = None
     receive_buffer: int = 1 << 20
     inbox: Inbox = field(default_factory=Inbox)
-
-    def prepare(self, number: int) -> None:
-        """Stand in for the kernel's accounts; tests replace it."""
+    prepare: Callable[[int], None] = do_nothing  # stands in for making the kernel's accounts
 
     @contextmanager
     def watching(self) -> Iterator[LinkWatcher]:
@@ -66,7 +69,7 @@ class Host:
         watcher = LinkWatcher(
             attacher,
             pod_interfaces(self.pattern),
-            lambda number: self.prepare(number),
+            self._prepare,
             self.inbox.queue,
             self.receive_buffer,
         )
@@ -77,6 +80,9 @@ class Host:
         finally:
             watcher.stop()
             attacher.close()
+
+    def _prepare(self, number: int) -> None:
+        self.prepare(number)  # whichever it is by then
 
     def left(self) -> list[Path]:
         found = [*self.pins.rglob("*"), *self.state.rglob("*")]
@@ -159,18 +165,6 @@ def test_an_end_announced_before_its_peer_moves(host: Host, pod: str) -> None:
         host.inbox.wait(Attached)
 
 
-def test_a_pair_taken_for_an_uplink_becomes_a_pods(host: Host, pod: str) -> None:
-    host.pattern = "v0"
-    with host.watching():
-        sh("ip link add v0 type veth peer name v1")
-        assert host.inbox.wait(Appeared).role is Role.HOST
-        host.inbox.wait(Attached)
-        sh(f"ip link set v1 netns {pod}")
-        host.inbox.wait(Appeared, lambda event: event.role is Role.POD)
-        kinds = [type(event) for event in host.inbox.drain() if not isinstance(event, AddressesChanged)]
-        assert kinds == [Appeared, Attached, Gone, Appeared, Attached]
-
-
 def test_addresses_are_told_and_followed(host: Host, pod: str) -> None:
     with host.watching():
         make_pod("v0", pod)
@@ -191,11 +185,11 @@ def test_addresses_are_told_and_followed(host: Host, pod: str) -> None:
 
 
 def test_an_uplinks_addresses_are_the_hosts(host: Host, pod: str) -> None:
-    host.pattern = "br*"
+    host.pattern = "up*"
     with host.watching():
-        sh("ip link add br0 type bridge")
+        sh("ip link add up0 type ifb")
         assert host.inbox.wait(Appeared).role is Role.HOST
-        sh("ip addr add 198.18.0.1/15 dev br0")
+        sh("ip addr add 198.18.0.1/15 dev up0")
         host.inbox.wait(AddressesChanged, lambda event: mapped("198.18.0.1") in event.addresses)
 
 
@@ -279,7 +273,7 @@ def test_vanishing_while_being_attached_is_no_error(either_mode: Host, pod: str)
         # with its own end, since this thread may be the watcher's
         subprocess.run(["ip", "-n", pod, "link", "del", "eth0"], check=True)
 
-    host.prepare = vanish  # type: ignore[method-assign]
+    host.prepare = vanish
     with host.watching() as watcher:
         make_pod("v0", pod)
         host.inbox.wait(Gone)
@@ -292,13 +286,13 @@ def test_a_failure_is_told_in_one_line_and_tried_again(host: Host, pod: str) -> 
     def fail(number: int) -> None:
         raise OSError(errno.ENOSPC, "no room for its account")
 
-    host.prepare = fail  # type: ignore[method-assign]
+    host.prepare = fail
     with host.watching() as watcher:
         make_pod("v0", pod)
         failed = host.inbox.wait(AttachFailed)
         assert (failed.name, failed.reason) == ("v0", "no room for its account")
         assert watcher.attach_errors > 0
-        host.prepare = lambda number: None  # type: ignore[method-assign]
+        host.prepare = do_nothing
         sh("ip link set v0 up")
         host.inbox.wait(Attached)
         assert sum(isinstance(event, Appeared) for event in host.inbox.seen) == 1
@@ -307,10 +301,14 @@ def test_a_failure_is_told_in_one_line_and_tried_again(host: Host, pod: str) -> 
 def test_an_overrun_leads_to_a_resync(host: Host, pod: str) -> None:
     host.receive_buffer = 1  # the kernel makes it its minimum: one or two messages
     held = threading.Event()
+
+    def hold(number: int) -> None:
+        held.wait(5)
+
     with host.watching() as watcher:
         make_pod("old", pod)
         host.inbox.wait(Attached)
-        host.prepare = lambda number: held.wait(5) and None  # type: ignore[method-assign]
+        host.prepare = hold
         sh(f"ip link add v0 type veth peer name v0 netns {pod}")
         host.inbox.wait(Appeared, lambda event: event.link.name == "v0")
         for name in ("v1", "v2", "v3", "v4"):
@@ -320,7 +318,7 @@ def test_an_overrun_leads_to_a_resync(host: Host, pod: str) -> None:
         there = {ifindex(name) for name in ("v0", "v1", "v3", "v4")}
         held.set()
         for number in there:
-            host.inbox.wait(Attached, lambda event, n=number: event.ifindex == n)
+            host.inbox.wait(Attached, partial(_is_about, number))
         host.inbox.wait(Gone)
         assert watcher.resyncs >= 1
         events = host.inbox.drain()
@@ -328,6 +326,10 @@ def test_an_overrun_leads_to_a_resync(host: Host, pod: str) -> None:
         attached = {event.ifindex for event in events if isinstance(event, Attached)}
         assert attached - gone == there
         assert len(host.left()) == 2 * len(there)
+
+
+def _is_about(number: int, event: Attached) -> bool:
+    return event.ifindex == number
 
 
 def test_churn_leaves_nothing_and_grows_nothing(either_mode: Host) -> None:
@@ -382,6 +384,19 @@ def test_at_rest_the_thread_sleeps(host: Host, pod: str) -> None:
 
         # names that others make under /run/netns wake it, so a quiet moment has to be found
         assert any(slept() for _ in range(20))
+
+
+def test_a_namespace_with_an_id_of_its_own(host: Host, pod: str) -> None:
+    sh(f"ip netns attach ptl-self {os.getpid()}")
+    try:
+        sh("ip netns set ptl-self 77")
+        with host.watching():
+            make_pod("v0", pod)
+            host.inbox.wait(Attached)
+            sh("ip link del v0")
+            host.inbox.wait(Gone)
+    finally:
+        sh("ip netns del ptl-self")
 
 
 def test_a_dead_thread_shows(host: Host) -> None:

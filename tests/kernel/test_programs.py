@@ -1,26 +1,20 @@
 """bpf/podtally.c, frame by frame: which flow, or which account, and how much."""
 
-import threading
-import time
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 
-from podtally.kernel.books import STRANGERS
 from podtally.kernel.pins import PROGRAMS
 from tests.kernel.driver import FROM, LOOPBACK, NOTHING, OTHER, OVERFLOW, TO, Account, Flow, Kernel
 from tests.kernel.packets import (
     A4,
     A6,
-    ACK,
     AH,
     B4,
     B6,
     DESTINATION,
     ESP,
     ETHERNET,
-    FIN,
     FRAGMENT,
     GRE,
     HOP_BY_HOP,
@@ -31,10 +25,8 @@ from tests.kernel.packets import (
     LATER_FRAGMENT,
     MORE_FRAGMENTS,
     NO_NEXT,
-    PSH,
     ROUTING,
     SCTP,
-    SYN,
     TAG,
     TCP,
     TYPE_8021AD,
@@ -44,14 +36,12 @@ from tests.kernel.packets import (
     TYPE_LLDP,
     UDP,
     UDPLITE,
-    context,
     ether,
     extension_bytes,
     ipv4,
     ipv6,
     ipv6_with,
     ports,
-    reversed_ends,
     tcp,
     vlan,
 )
@@ -238,178 +228,3 @@ def test_cut_short_at_every_byte(kernel: Kernel, row: Row) -> None:
     assert kernel.account(FROM, OTHER) == Account(sum(lengths), len(lengths))
     assert kernel.send("from_pod", row.frame[: row.needed]) == TC_ACT_UNSPEC
     assert [entry.flow for entry in kernel.entries()] == [row.flow(FROM)]
-
-
-@pytest.mark.parametrize("row", [TCP4, TCP6, UDP4, UDP6], ids=["tcp4", "tcp6", "udp4", "udp6"])
-@pytest.mark.parametrize("first", [FROM, TO])
-def test_both_directions_are_one_row(kernel: Kernel, row: Row, first: int) -> None:
-    answer = reversed_ends(row.frame) + bytes(100)
-    steps = [("from_pod", row.frame, TIMES), ("to_pod", answer, 2 * TIMES)]
-    for program, frame, times in steps if first == FROM else reversed(steps):
-        kernel.send(program, frame, times)
-
-    (entry,) = kernel.entries()
-    assert entry.flow == row.flow(FROM)
-    assert entry.bytes == (TIMES * len(row.frame), 2 * TIMES * len(answer))
-    assert entry.packets == (TIMES, 2 * TIMES)
-    assert entry.first_direction == first
-
-
-def test_every_part_of_the_key_makes_a_flow(kernel: Kernel) -> None:
-    frames = [
-        TCP4.frame,
-        reversed_ends(TCP4.frame),
-        ipv4(TCP, tcp(40001, 443)),
-        ipv4(TCP, tcp(40000, 444)),
-        ipv4(UDP, tcp()),
-        TCP4.frame[:29] + bytes([TCP4.frame[29] ^ 4]) + TCP4.frame[30:],
-        TCP4.frame[:33] + bytes([TCP4.frame[33] ^ 4]) + TCP4.frame[34:],
-        TCP6.frame,
-        TCP6.frame[:37] + bytes([TCP6.frame[37] ^ 4]) + TCP6.frame[38:],
-        TCP6.frame[:53] + bytes([TCP6.frame[53] ^ 4]) + TCP6.frame[54:],
-        TCP6.frame[:22] + bytes([TCP6.frame[22] ^ 4]) + TCP6.frame[23:],
-    ]
-    for frame in frames:
-        kernel.send("from_pod", frame, TIMES)
-
-    assert sorted(entry.flow for entry in kernel.entries()) == len(frames)
-
-
-def test_first_seen_is_now(kernel: Kernel) -> None:
-    tick_ns = 10_000_000  # the coarse clock is as old as the last tick, 100 a second at least
-    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-
-    kernel.send("from_pod", TCP4.frame)
-
-    (entry,) = kernel.entries()
-    after = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    assert before - tick_ns <= entry.first_seen_ns <= after
-
-
-@pytest.mark.parametrize(
-    ("sent", "answered", "own_facts", "their_facts"),
-    [
-        ([SYN], [], "syn_only", ""),
-        ([SYN, ACK, PSH | ACK, FIN | ACK], [SYN | ACK, ACK], "syn_only", "syn_ack"),
-        ([SYN | ACK, ACK], [SYN, ACK], "syn_ack", "syn_only"),
-        ([ACK, PSH | ACK], [ACK], "", ""),
-    ],
-    ids=["unanswered", "we began", "they began", "begun before"],
-)
-def test_tcp_flags(
-    kernel: Kernel, sent: list[int], answered: list[int], own_facts: str, their_facts: str
-) -> None:
-    layout = kernel.layout
-    facts = {"": 0, "syn_only": layout.seen_syn_only, "syn_ack": layout.seen_syn_ack}
-    for flags in sent:
-        kernel.send("from_pod", ipv4(TCP, tcp(flags=flags)), TIMES)
-    for flags in answered:
-        kernel.send("to_pod", reversed_ends(ipv4(TCP, tcp(flags=flags))), TIMES)
-
-    (entry,) = kernel.entries()
-    own = int(np.bitwise_or.reduce([0, *sent])) | facts[own_facts]
-    theirs = int(np.bitwise_or.reduce([0, *answered])) | facts[their_facts]
-    assert entry.seen == own | theirs << layout.seen_shift
-
-
-@pytest.mark.parametrize("row", [TCP4, OPTIONS], ids=["bare", "options"])
-def test_flags_are_read_where_they_are(kernel: Kernel, row: Row) -> None:
-    start = row.needed - PORTS
-    header = tcp(flags=SYN)
-    kernel.send("from_pod", row.frame[:start] + header)
-    assert kernel.entries()[0].seen == SYN | kernel.layout.seen_syn_only
-
-
-def test_wire_packets_of_a_gso_frame(kernel: Kernel) -> None:
-    segments = context(gso_segs=7)
-    kernel.send("from_pod", TCP4.frame, TIMES, segments)
-    kernel.send("from_pod", OTHERS["arp"], TIMES, segments)
-
-    (entry,) = kernel.entries()
-    assert entry.packets == (7 * TIMES, 0)
-    assert entry.bytes == (TIMES * len(TCP4.frame), 0)
-    arp = Account(TIMES * len(OTHERS["arp"]), 7 * TIMES)
-    assert kernel.account(FROM, OTHER) == arp
-
-
-@pytest.mark.parametrize("direction", [FROM, TO])
-def test_carries(kernel: Kernel, direction: int) -> None:
-    """Both counts are moved to just below their carry again and again; the sums stay exact."""
-    layout = kernel.layout
-    program, frame = PROGRAMS[direction], TCP4.frame
-    kernel.send(program, frame)
-    (place,) = np.flatnonzero(kernel.hot["fingerprint"])
-    word = kernel.hot["traffic"][place : place + 1, direction]
-    byte_mask = (1 << layout.packet_shift) - 1
-    packet_limit = 1 << layout.packet_carry_bit - layout.packet_shift
-    total_bytes, total_packets = len(frame), 1
-    for _ in range(5):
-        more_bytes = (1 << layout.byte_carry_bit) - 5 * len(frame) - (int(word[0]) & byte_mask)
-        more_packets = packet_limit - 11 - (int(word[0]) >> layout.packet_shift)
-        word += np.uint64(more_packets << layout.packet_shift | more_bytes)
-        kernel.send(program, frame, TIMES)
-        total_bytes += more_bytes + TIMES * len(frame)
-        total_packets += more_packets + TIMES
-
-    (entry,) = kernel.entries()
-    assert (entry.bytes[direction], entry.packets[direction]) == (total_bytes, total_packets)
-    assert (entry.bytes[1 - direction], entry.packets[1 - direction]) == (0, 0)
-    assert total_bytes > 5 * 2**39 - 10_000
-    assert entry.seen >> layout.seen_carried_bit == 1
-
-
-def test_a_carry_under_two_senders(kernel: Kernel) -> None:
-    layout, times, frame = kernel.layout, 100_000, UDP4.frame
-    kernel.send("from_pod", frame)
-    (place,) = np.flatnonzero(kernel.hot["fingerprint"])
-    poked = (1 << layout.byte_carry_bit) - times * len(frame)
-    kernel.hot["traffic"][place, FROM] += np.uint64(poked)
-
-    senders = [
-        threading.Thread(target=kernel.send, args=("from_pod", frame, times)) for _ in range(2)
-    ]
-    for sender in senders:
-        sender.start()
-    for sender in senders:
-        sender.join()
-
-    (entry,) = kernel.entries()
-    assert entry.packets == (2 * times + 1, 0)
-    assert entry.bytes == (poked + (2 * times + 1) * len(frame), 0)
-
-
-def test_a_full_table(small: Kernel) -> None:
-    flows = range(1, 1000)
-    for port in flows:
-        small.send("from_pod", ipv4(UDP, ports(port, 53)), TIMES)
-        small.send("to_pod", ipv4(UDP, ports(53, port)), 1)
-
-    entries = small.entries()
-    size = len(UDP4.frame)
-    for direction, times in ((FROM, TIMES), (TO, 1)):
-        rows = [entry for entry in entries if entry.packets[direction]]
-        missed = len(flows) - len(rows)
-        assert all(entry.packets[direction] == times for entry in rows)
-        assert all(entry.bytes[direction] == times * size for entry in rows)
-        assert small.account(direction, OVERFLOW) == Account(
-            missed * times * size, missed * times
-        )
-        assert small.account(direction, OTHER) == NOTHING
-    assert len(entries) == small.table.slots == 128
-
-
-def test_an_interface_without_accounts_is_a_stranger(kernel: Kernel) -> None:
-    arp = OTHERS["arp"]
-    kernel.books.close_accounts(LOOPBACK)
-    kernel.send("from_pod", arp, TIMES)  # booked nowhere: nobody opened any account
-    kernel.books.open_accounts(STRANGERS)
-    kernel.send("to_pod", arp, TIMES)
-
-    assert kernel.account(FROM, OTHER, STRANGERS) == NOTHING
-    assert kernel.account(TO, OTHER, STRANGERS) == Account(TIMES * len(arp), TIMES)
-    assert kernel.account(TO, OTHER, LOOPBACK) == NOTHING
-
-
-def test_the_key_carries_the_interface(kernel: Kernel) -> None:
-    kernel.send("from_pod", TCP4.frame, context=context(ifindex=LOOPBACK))
-    assert [entry.ifindex for entry in kernel.entries()] == [LOOPBACK]

@@ -8,20 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from podtally.doctor.finding import Finding, words
-from podtally.kernel import headers
+from podtally.kernel import headers, rights
 from podtally.kernel.pins import BPF_FS_MAGIC, filesystem_of
-
-# include/uapi/linux/capability.h: bit, what for, and which other one includes it
-_CAPABILITIES = (
-    ("CAP_BPF", 39, "loading programs and maps", True),
-    ("CAP_NET_ADMIN", 12, "attaching to interfaces", True),
-    ("CAP_PERFMON", 38, "programs that compute with packet pointers", True),
-    ("CAP_SYS_ADMIN", 21, "looking at other programs on a hook, mounting the bpffs", False),
-    ("CAP_NET_BROADCAST", 11, "hearing of a pod's addresses as they change", False),
-    ("CAP_SYS_PTRACE", 19, "naming pods by the processes of other users", False),
-)
-_SYS_ADMIN_BIT = 21
-_INCLUDED_IN_SYS_ADMIN = ("CAP_BPF", "CAP_PERFMON")
 
 _IMPORT_BCC = "from podtally.kernel.loader import import_bcc; print(import_bcc().__file__)"
 _IMPORT_SECONDS = 60
@@ -31,13 +19,10 @@ _STATE_ROOM_BYTES = 32 << 20
 
 
 def capabilities(status: Path = Path("/proc/self/status")) -> Iterator[Finding]:
-    line = next(x for x in status.read_text().splitlines() if x.startswith("CapEff:"))
-    effective = int(line.split()[1], 16)
-    for name, bit, purpose, fatal in _CAPABILITIES:
-        by_admin = name in _INCLUDED_IN_SYS_ADMIN and bool(effective >> _SYS_ADMIN_BIT & 1)
-        ok = bool(effective >> bit & 1) or by_admin
-        mend = "" if ok else "run as root, or grant it (a container's capabilities.add)"
-        yield Finding(name, ok, purpose, mend, fatal)
+    lacking = rights.lacking(status)
+    for each in rights.CAPABILITIES:
+        ok = each not in lacking
+        yield Finding(each.name, ok, each.purpose, "" if ok else rights.MEND, each.needed)
 
 
 def bpffs(pin_dir: Path) -> Finding:

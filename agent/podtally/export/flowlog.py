@@ -4,6 +4,7 @@ Lines follow the checkpoint: an agent that is killed between the two may leave a
 out, never a count.
 """
 
+import contextlib
 import datetime
 import ipaddress
 import os
@@ -91,10 +92,11 @@ class FlowLog:
     def _append(self, text: bytes) -> None:
         size = os.fstat(self._fd).st_size
         if size and size + len(text) > self._max_bytes:
-            os.replace(self._path, f"{self._path}.1")
+            with contextlib.suppress(FileNotFoundError):  # somebody else has moved it away
+                os.replace(self._path, f"{self._path}.1")
+            fresh = self._open()
             os.close(self._fd)
-            self._fd = self._open()
-            size = 0
+            self._fd, size = fresh, 0
         written = os.write(self._fd, text)
         if written < len(text):  # half a line would spoil the file for its readers
             os.ftruncate(self._fd, size)

@@ -1,6 +1,8 @@
 """Serves /metrics, /livez and /readyz from what was published last; it never reads the kernel."""
 
+import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
@@ -14,6 +16,8 @@ from podtally.errors import PodtallyError
 from podtally.export.exposition import Exposition
 from podtally.export.selfmetrics import LedgerCollector, SelfMetrics
 from podtally.ledger.ledger import View
+
+log = logging.getLogger(__name__)
 
 _EOF = "# EOF\n"
 _INDEX = b"podtally\n\n/metrics\n/livez\n/readyz\n"
@@ -54,9 +58,13 @@ class Publisher:
 
 
 class Server:
-    """Bound when made, so that a port in use is known before anything is attached."""
+    """Bound when made, so that a port in use is known before anything is attached.
+
+    Until ``start`` connections are refused: a scraper need not wait for a compiler.
+    """
 
     def __init__(self, address: tuple[str, int]) -> None:
+        self._address = address
         self._http = _bind(address)
         self.url = "http://{}:{}/metrics".format(
             f"[{address[0]}]" if ":" in address[0] else address[0] or "localhost",
@@ -68,6 +76,10 @@ class Server:
 
     def start(self, publisher: Publisher) -> None:
         self._http.publisher = publisher
+        try:
+            self._http.server_activate()
+        except OSError as error:  # another that was bound at the same time listens already
+            raise _cannot_listen(self._address, error) from None
         self._thread.start()
 
     def close(self) -> None:
@@ -77,6 +89,11 @@ class Server:
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
     publisher: Publisher
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up before it is answered is no news either."""
+        if not isinstance(sys.exception(), ConnectionError):
+            log.exception("cannot answer %s", client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -120,13 +137,20 @@ class _Handler(BaseHTTPRequestHandler):
 def _bind(address: tuple[str, int]) -> _Http:
     host, port = address
     kind = type("_Family", (_Http,), {"address_family": _family(host)})
+    http: _Http = kind((host, port), _Handler, bind_and_activate=False)
     try:
-        return kind((host, port), _Handler)  # type: ignore[no-any-return]
+        http.server_bind()
     except OSError as error:
-        raise PodtallyError(
-            f"cannot listen on {host}:{port}: {error.strerror}",
-            "is another podtally running? choose another address with --listen",
-        ) from None
+        http.server_close()
+        raise _cannot_listen(address, error) from None
+    return http
+
+
+def _cannot_listen(address: tuple[str, int], error: OSError) -> PodtallyError:
+    return PodtallyError(
+        "cannot listen on {}:{}: {}".format(*address, error.strerror),
+        "is another podtally running? choose another address with --listen",
+    )
 
 
 def _family(host: str) -> socket.AddressFamily:

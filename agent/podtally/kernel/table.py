@@ -70,6 +70,9 @@ class Table:
     def _batch(self, place: NDArray[np.int64]) -> Rows:
         place = place[np.argsort(self._hot["fingerprint"][place])]
         hot = self._hot[place]
+        if not hot["fingerprint"][0]:  # zeroed by a clear that was stopped
+            zeroed = int(np.searchsorted(hot["fingerprint"], np.uint64(1)))
+            place, hot = place[zeroed:], hot[zeroed:]
         traffic = hot["traffic"]
         count_bytes = (traffic & np.uint64((1 << self.layout.packet_shift) - 1)).astype(np.int64)
         packets = (traffic >> np.uint64(self.layout.packet_shift)).astype(np.int64)

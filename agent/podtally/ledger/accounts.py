@@ -63,11 +63,13 @@ class Accounts:
         index = self._index.get(account)
         if index is not None:
             return index
-        labels = [flow_labels(account, direction) for direction in DIRECTIONS]
-        new = sum(self._flows.find(each) is None for each in labels)
-        if new and len(self._flows) + new > self._limit and account.port != LIMITED_PORT:
+        egress = flow_labels(account, DIRECTIONS[0])
+        # The series of an account come and go in pairs, so one of them tells of both.
+        full = len(self._flows) + len(DIRECTIONS) > self._limit
+        if full and account.port != LIMITED_PORT and self._flows.find(egress) is None:
             self.limited += 1
             return self.index_of(beyond_the_limit(account.slot), now_ns)
+        labels = (egress, egress._replace(direction=DIRECTIONS[1]))
         index = self._place()
         self.version += 1
         self._index[account] = index

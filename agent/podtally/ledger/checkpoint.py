@@ -9,6 +9,7 @@ array, and where the arrays lie), the arrays, and a checksum over all of it.
 """
 
 import ast
+import math
 import os
 import struct
 import zlib
@@ -34,6 +35,12 @@ _SUM = struct.Struct("<I")
 _ALIGN = 64
 
 Array = NDArray[Any]
+
+_ARRAYS = frozenset(
+    {"interfaces", "kernel.key", "kernel.read"}
+    | {f"{table}.{part}" for table in ("pods", "flows", "books") for part in ("sums", "moved_ns")}
+    | {f"connections.{name}" for name in Columns._fields}
+)
 
 
 class CheckpointError(Exception):
@@ -125,17 +132,20 @@ class Checkpoint:
         except FileNotFoundError:
             return None
         head, body = _open(data)
-        arrays = {
-            place.name: np.frombuffer(
-                body, np.dtype(_dtype(place.dtype)), int(np.prod(place.shape)), place.offset
-            ).reshape(place.shape)
-            for place in head.arrays
-        }
+        try:
+            arrays = {place.name: _array(body, place) for place in head.arrays}
+        except (ValueError, TypeError, SyntaxError) as error:
+            raise CheckpointError(f"its arrays cannot be read: {error}") from None
+        missing = _ARRAYS - arrays.keys()
+        if missing:
+            raise CheckpointError(f"arrays are missing: {', '.join(sorted(missing))}")
         return head.position, Contents(head, arrays)
 
     def put_aside(self) -> Path:
         """Give a file that cannot be used another name, so that it can be looked into."""
-        aside = self.path.with_name(f"checkpoint.unusable-{os.getpid()}")
+        number = 1
+        while (aside := self.path.with_name(f"checkpoint.unusable-{number}")).exists():
+            number += 1
         self.path.rename(aside)
         return aside
 
@@ -203,9 +213,11 @@ def _places(arrays: dict[str, Array]) -> Iterable[_Place]:
         offset += -(-array.nbytes // _ALIGN) * _ALIGN
 
 
-def _dtype(text: str) -> Any:
-    """Read back the ``repr`` of a dtype's description: a literal, nothing is run."""
-    return ast.literal_eval(text)
+def _array(body: memoryview, place: _Place) -> Array:
+    # The repr of a dtype's description is a literal; nothing is run.
+    dtype = np.dtype(ast.literal_eval(place.dtype))
+    flat = np.frombuffer(body, dtype, math.prod(place.shape), place.offset)
+    return flat.reshape(place.shape)
 
 
 def _parts(arrays: dict[str, Array]) -> Iterable[bytes | memoryview]:

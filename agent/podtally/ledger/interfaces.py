@@ -103,6 +103,10 @@ class Interfaces:
             self.low[slot] = 0
         self._new.discard(ifindex)
         unbounded = self.high[slot] >= UNBOUNDED
+        if unbounded.all() and not fresh:
+            # Counted by an agent whose checkpoint we do not have: what the kernel still holds
+            # passed before our first reading, so the opening balance may be anything below it.
+            self.low[slot] = self.counter[slot] = 0
         # Attached again after a time without: what passed meanwhile is at most what the
         # counter moved since it was last read.
         missed = now - self.counter[slot] if fresh else 0

@@ -32,7 +32,7 @@ from podtally.ledger.connections import (
     Flags,
     who_began,
 )
-from podtally.ledger.interfaces import Interfaces
+from podtally.ledger.interfaces import NO_PAIRS, Interfaces
 from podtally.ledger.labels import DIRECTIONS, BookLabels, FlowLabels, PodLabels
 from podtally.ledger.series import SeriesTable, SeriesView
 
@@ -107,7 +107,8 @@ class Ledger:
         self._ended: list[Columns] = []
         self._placed = Places(*(np.zeros(0, np.int64),) * 3)
         self._placed_for: tuple[Names | None, int] = (None, -1)
-        self._kernel_delta = KernelAccounts(*(np.zeros(0, np.int64),) * 4)
+        nobody = np.zeros(0, np.int64)
+        self._kernel_delta = KernelAccounts(nobody, nobody, NO_PAIRS, NO_PAIRS)
         self.begin()
 
     def begin(self) -> None:

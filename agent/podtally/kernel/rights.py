@@ -1,0 +1,48 @@
+"""The capabilities that podtally works with, and which of them this process has."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from podtally.errors import PodtallyError
+
+MEND = "run as root, or grant it (a container's capabilities.add)"
+
+
+class Capability(NamedTuple):
+    name: str
+    bit: int  # include/uapi/linux/capability.h
+    purpose: str
+    needed: bool  # else only something is left out
+
+
+CAPABILITIES = (
+    Capability("CAP_BPF", 39, "loading programs and maps", True),
+    Capability("CAP_NET_ADMIN", 12, "attaching to interfaces", True),
+    Capability("CAP_PERFMON", 38, "programs that compute with packet pointers", True),
+    Capability(
+        "CAP_SYS_ADMIN", 21, "looking at other programs on a hook, mounting the bpffs", False
+    ),
+    Capability("CAP_NET_BROADCAST", 11, "hearing of a pod's addresses as they change", False),
+    Capability("CAP_SYS_PTRACE", 19, "naming pods by the processes of other users", False),
+)
+_SYS_ADMIN_BIT = 21
+_INCLUDED_IN_SYS_ADMIN = ("CAP_BPF", "CAP_PERFMON")
+
+
+def lacking(status: Path = Path("/proc/self/status")) -> list[Capability]:
+    """Of CAPABILITIES, those that are not in effect."""
+    line = next(x for x in status.read_text().splitlines() if x.startswith("CapEff:"))
+    effective = int(line.split()[1], 16)
+    admin = bool(effective >> _SYS_ADMIN_BIT & 1)
+    return [
+        each
+        for each in CAPABILITIES
+        if not (effective >> each.bit & 1 or (admin and each.name in _INCLUDED_IN_SYS_ADMIN))
+    ]
+
+
+def require(status: Path = Path("/proc/self/status")) -> None:
+    """PodtallyError naming the capabilities without which nothing can be counted."""
+    short = [f"{each.name} ({each.purpose})" for each in lacking(status) if each.needed]
+    if short:
+        raise PodtallyError(f"missing {', '.join(short)}", MEND)

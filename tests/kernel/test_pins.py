@@ -1,0 +1,234 @@
+"""podtally/kernel/{pins,job,loader}.py: what is pinned, changing generations, and refusing to load."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from podtally.errors import PodtallyError
+from podtally.kernel import abi, bpf, pins
+from podtally.kernel.job import Job, flow_job, run_loader
+from podtally.kernel.pins import MAPS, PROGRAMS, About, Generation, Options, Pins
+from tests.kernel.driver import Kernel
+from tests.kernel.packets import TCP, ipv4, tcp
+
+TINY = Options(slots=128, books=4)
+
+
+class StoppedError(Exception):
+    """Stands for a kill -9 before a call that changes the pins."""
+
+
+@pytest.fixture
+def directory(pin_root: Path) -> Iterator[Path]:
+    path = pin_root / "test"
+    yield path
+    if path.is_dir():
+        shutil.rmtree(path)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Pins]:
+    pins = Pins(path)
+    try:
+        yield pins
+    finally:
+        pins.close()
+
+
+def pin_copy(generation: Generation, root: Path, name: str) -> About:
+    """Pin what a loader would, from what is loaded: the kernel objects are the same."""
+    about = msgspec.structs.replace(generation.about, generation=name)
+    for kind in ("progs", "maps"):
+        (root / kind).mkdir(parents=True, mode=0o700)
+    for program, fd in generation.program_fds().items():
+        with bpf.owned(fd):
+            bpf.obj_pin(fd, root / "progs" / program)
+    for map_name in MAPS:
+        with bpf.owned(generation.map_fd(map_name)) as fd:
+            bpf.obj_pin(fd, root / "maps" / map_name)
+    pins.write_about(root / "maps" / "about", about)
+    return about
+
+
+def changed_sources(into: Path, file: str, old: str, new: str) -> Path:
+    shutil.copytree(abi.BPF_DIR, into)
+    text = (into / file).read_text()
+    assert old in text
+    (into / file).write_text(text.replace(old, new))
+    return into / "podtally.c"
+
+
+def job_for(source: Path, into: Path) -> Job:
+    return msgspec.structs.replace(flow_job(TINY, into), source=str(source))
+
+
+def test_pins_are_where_the_contract_says(small: Kernel) -> None:
+    root = small.generation.root
+
+    assert {path.name for path in (root / "progs").iterdir()} == set(PROGRAMS)
+    assert {path.name for path in (root / "maps").iterdir()} == {*MAPS, "about"}
+    assert not (root / "next").exists()
+
+
+def test_a_generation_describes_itself(small: Kernel) -> None:
+    about = Generation(small.generation.root).about
+
+    assert about == small.generation.about
+    assert about.layout == abi.current()
+    assert about.digest == pins.digest(about.options)
+    assert about.digest != pins.digest(Options(about.options.slots * 2, about.options.books))
+
+
+def test_the_directory_is_locked(directory: Path) -> None:
+    with (
+        opened(directory),
+        pytest.raises(PodtallyError, match=r"in use by another podtally.*--pin-dir"),
+    ):
+        Pins(directory)
+    Pins(directory).close()
+
+
+def test_the_directory_must_be_on_a_bpffs(tmp_path: Path) -> None:
+    with pytest.raises(PodtallyError, match=r"not on a bpffs.*mount -t bpf"):
+        Pins(tmp_path / "podtally")
+
+
+def test_an_empty_directory_has_no_generation(directory: Path) -> None:
+    with opened(directory) as empty:
+        assert empty.current() is None
+        assert empty.successor() is None
+        empty.remove_all()
+    assert not directory.exists()
+
+
+def test_remains_of_a_dead_loader_are_no_generation(small: Kernel, directory: Path) -> None:
+    with opened(directory) as found:
+        pin_copy(small.generation, found.next, "half made")
+        (found.next / "maps" / "about").unlink()
+
+        assert found.successor() is None
+        run_loader(flow_job(TINY, found.next))
+
+        successor = found.successor()
+        assert successor is not None
+        assert successor.about.generation != small.generation.about.generation
+
+
+def test_the_successor_keeps_the_secrets_it_is_given(small: Kernel, directory: Path) -> None:
+    known = small.generation.about.secrets
+
+    assert flow_job(TINY, directory, known).about.secrets == known  # type: ignore[union-attr]
+    assert flow_job(TINY, directory).about.secrets != known  # type: ignore[union-attr]
+    assert all(word & 1 for word in known[1::2])
+
+
+STEPS = range(32)  # more than promote() takes
+
+
+@pytest.mark.parametrize("replaces", [True, False], ids=["replaces", "is the first"])
+@pytest.mark.parametrize("step", STEPS)
+def test_promote_can_be_stopped_anywhere(
+    small: Kernel, directory: Path, monkeypatch: pytest.MonkeyPatch, step: int, replaces: bool
+) -> None:
+    with opened(directory) as stopped:
+        if replaces:
+            pin_copy(small.generation, stopped.root, "old")
+        new = pin_copy(small.generation, stopped.next, "new")
+        with monkeypatch.context() as patch:
+            stop_before(patch, step)
+            try:
+                stopped.promote()
+            except StoppedError:
+                assert "new" in known_generations(stopped)
+
+    with opened(directory) as again:
+        if again.successor() is not None or (again.root / "maps").is_dir():
+            assert again.promote().about == new
+        assert again.successor() is None
+        assert not again.next.exists()
+        promoted = again.current()
+        assert promoted is not None
+        assert sorted(path.name for path in (again.root / "progs").iterdir()) == sorted(PROGRAMS)
+        frame = ipv4(TCP, tcp())
+        for fd in promoted.program_fds().values():
+            with bpf.owned(fd):
+                assert bpf.test_run(fd, frame).retval == -1
+
+
+def stop_before(patch: pytest.MonkeyPatch, step: int) -> None:
+    """Let ``step`` calls that change a directory happen, and none after them."""
+    left = iter(range(step))
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def stopping(*args: Any, **kwargs: Any) -> Any:
+            if next(left, None) is None:
+                raise StoppedError
+            return call(*args, **kwargs)
+
+        return stopping
+
+    for name in ("unlink", "rmdir", "rename"):
+        patch.setattr(os, name, counted(getattr(os, name)))
+
+
+def known_generations(stopped: Pins) -> set[str]:
+    found = (stopped.current(), stopped.successor())
+    return {generation.about.generation for generation in found if generation is not None}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("__u64 seen;", "__u64 seen;\n\t__u64 more[4];", "map hot"),
+        ("__u64 first_seen_ns;", "__u32 first_seen_ns;\n\t__u32 pad1;", "map cold"),
+        ("__u16 local_port;", "__u16 port;\n#define local_port port", "map cold"),
+        ("__u64 epoch;", "__u64 pad2;\n\t__u64 epoch;", "map control"),
+        ("__u64 bytes[2];", "__u64 octets[2];\n#define bytes octets", "map books"),
+        ("__u32 direction;", "__u64 direction;", "map books"),
+    ],
+    ids=["larger", "narrower", "renamed", "moved", "book", "key"],
+)
+def test_another_layout_than_the_header_says_is_refused(
+    directory: Path, tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    source = changed_sources(tmp_path / "bpf", "flow.h", old, new)
+    with pytest.raises(PodtallyError, match=words):
+        run_loader(job_for(source, directory))
+    assert not directory.exists()
+
+
+def test_a_warning_of_the_compiler_is_an_error(directory: Path, tmp_path: Path) -> None:
+    source = changed_sources(
+        tmp_path / "bpf",
+        "podtally.c",
+        "int from_pod(",
+        "static int idle(void)\n{\n\treturn 0;\n}\n\nint from_pod(",
+    )
+    with pytest.raises(PodtallyError, match=r"unused function 'idle'"):
+        run_loader(job_for(source, directory))
+    assert not directory.exists()
+
+
+def test_the_verifiers_words_come_through(directory: Path, tmp_path: Path) -> None:
+    source = tmp_path / "unsafe.c"
+    source.write_text(
+        "#include <linux/bpf.h>\n"
+        "int unsafe(struct __sk_buff *skb)\n"
+        "{\n\treturn *(char *)(long)skb->data;\n}\n"
+    )
+    job = Job(str(source), {}, programs=("unsafe",), maps=(), into=str(directory))
+    with pytest.raises(PodtallyError, match=r"invalid access to packet"):
+        run_loader(job)
+    assert not directory.exists()
+
+
+def test_a_source_that_is_not_there(directory: Path, tmp_path: Path) -> None:
+    with pytest.raises(PodtallyError, match=r"nowhere\.c"):
+        run_loader(job_for(tmp_path / "nowhere.c", directory))
+    assert not directory.exists()
