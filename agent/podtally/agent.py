@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from podtally.config import Config
-from podtally.epoch import Journal, Turned, UnwritableError, World
+from podtally.epoch import NO_COUNTERS, Journal, Turned, UnwritableError, World
 from podtally.errors import PodtallyError
 from podtally.export.flowlog import FlowLog
 from podtally.export.selfmetrics import SelfMetrics
@@ -190,8 +190,8 @@ class Agent:
         journal = Journal(old_table, old_books, self._ledger, self._checkpoint)
         here = Position(self._here.boot_id, layout.generation, 0)
         try:
-            journal.recover(before, here, self._look_back)
-            ended = journal.drain(self._look_back)
+            journal.recover(before, here, self._look_at_names)
+            ended = journal.drain(self._look_at_names)
             self._ledger.forget_kernel_accounts()
             position = Position(self._here.boot_id, self._here.generation, self._table.epoch)
             self._checkpoint.write(position, self._ledger, self._directory.residents())
@@ -209,6 +209,10 @@ class Agent:
             time.monotonic_ns(),
             self._directory.residents(),
         )
+
+    def _look_at_names(self) -> World:
+        """The same without counters: they hold, too, what is in the table that comes next."""
+        return self._look_back()._replace(counters=NO_COUNTERS)
 
     def _unwritable(self, error: Exception) -> PodtallyError:
         return PodtallyError(

@@ -40,6 +40,9 @@ class Counters(NamedTuple):
     bytes: NDArray[np.int64]
 
 
+NO_COUNTERS = Counters(np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
+
+
 class World(NamedTuple):
     """What a turn must know of the world at the instant of its flip, and after."""
 

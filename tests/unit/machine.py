@@ -1,0 +1,299 @@
+"""A host in miniature: agents that die at any step, and are started again.
+
+The table, the ledger, the checkpoint and the protocol are the real ones, over plain
+arrays.
+"""
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.epoch import NO_COUNTERS, Counters, Journal, Turned, World
+from podtally.identity.directory import Resident
+from podtally.kernel.table import Table
+from podtally.ledger.checkpoint import Checkpoint, Position
+from podtally.ledger.connections import BEGAN_UNKNOWN
+from podtally.ledger.labels import DIRECTIONS, BookLabels, PodLabels
+from podtally.ledger.ledger import View
+from podtally.ledger.series import SeriesView
+from tests.unit.model import INTERFACES, OPENING, Kernel, Model, Packet
+from tests.unit.rows import SECOND, SHOP, make_ledger, names
+
+BOOT = "boot"
+
+
+class Crash(Exception):  # noqa: N818 - it is no error
+    """The agent is killed."""
+
+
+class Steps:
+    """Where the agent dies, how often the disk is full, and what is sent meanwhile."""
+
+    def __init__(self) -> None:
+        self.full_for = 0
+        self.meanwhile: Callable[[], None] = lambda: None
+        self._crash_at = ""
+        self._passes = 0
+
+    def crash_at(self, step: str, passes: int = 0) -> None:
+        """Die at a step, when it has been passed so many times."""
+        self._crash_at, self._passes = step, passes
+
+    def is_due(self, step: str) -> bool:
+        if step != self._crash_at:
+            return False
+        self._passes -= 1
+        return self._passes < 0
+
+    def crash(self, step: str) -> None:
+        self._crash_at = ""
+        raise Crash(step)
+
+    def reach(self, step: str) -> None:
+        if self.is_due(step):
+            self.crash(step)
+        self.meanwhile()
+
+
+class CrashingTable(Table):
+    steps: Steps
+
+    def flip(self) -> None:
+        self.steps.reach("before flip")
+        super().flip()
+        self.steps.reach("after flip")
+
+    def fence(self) -> None:
+        super().fence()
+        self.steps.reach("after fence")
+
+    def clear(self, half: int) -> None:
+        self.steps.reach("before clear")
+        listed = self._used[half * self.slots :][: self.used(half)].astype(np.int64)
+        for step, some in (("amid clear", listed[::2]), ("before the count", listed)):
+            if self.steps.is_due(step):
+                self._words[some] = 0
+                self.steps.crash(step)
+        super().clear(half)
+        self.steps.reach("after clear")
+
+
+class CrashingCheckpoint(Checkpoint):
+    steps: Steps
+
+    def _replace(self, head: bytes, arrays: dict[str, NDArray[np.generic]]) -> int:
+        self.steps.reach("before write")
+        if self.steps.full_for:
+            self.steps.full_for -= 1
+            self._temporary.write_bytes(b"podt")
+            raise OSError(errno.ENOSPC, "No space left on device", str(self._temporary))
+        for step, share in (("amid write", 0.5), ("before rename", 1.0)):
+            if self.steps.is_due(step):
+                self._leave_temporary(share, head, arrays)
+                self.steps.crash(step)
+        size = super()._replace(head, arrays)
+        self.steps.reach("after rename")
+        return size
+
+    def _leave_temporary(
+        self, share: float, head: bytes, arrays: dict[str, NDArray[np.generic]]
+    ) -> None:
+        path, self.path = self.path, self.path.with_name("whole")
+        super()._replace(head, arrays)
+        whole = self.path.read_bytes()
+        self.path, temporary = path, self._temporary
+        temporary.write_bytes(whole[: int(len(whole) * share)])
+
+
+class CrashingJournal(Journal):
+    steps: Steps
+
+    def _add(self, look: Callable[[], World]) -> tuple[Turned, list[Resident]]:
+        added = super()._add(look)
+        self.steps.reach("after booking")
+        return added
+
+
+STEPS = (
+    "before flip",
+    "after flip",
+    "after fence",
+    "after booking",
+    "before write",
+    "amid write",
+    "before rename",
+    "after rename",
+    "before clear",
+    "amid clear",
+    "before the count",
+    "after clear",
+)
+
+
+def _order(kernel: Kernel, epoch: int) -> int:
+    """The place of an epoch among those of all generations."""
+    return kernel.number * 1_000_000 + epoch
+
+
+class Machine:
+    """A host with one agent on it, started, killed and started again."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        self.model = Model()
+        self.steps = Steps()
+        self.kernel = Kernel(1)
+        self.replaced: Kernel | None = None  # the generation that is to be drained
+        self._now_ns = SECOND
+        self._late: list[tuple[Kernel, int, Packet]] = []
+        self._shown: dict[tuple[str, ...], tuple[int, ...]] = {}
+        self.start()
+
+    # -- the kernel ----------------------------------------------------------------
+
+    def send(self, packet: Packet) -> None:
+        self._count(self.kernel, self.kernel.epoch, packet)
+
+    def send_late(self, packet: Packet) -> None:
+        """A program has read which half is active, and writes to it after the flip."""
+        self._late.append((self.kernel, self.kernel.epoch, packet))
+
+    def send_other(self, ifindex: int, direction: int, count: int) -> None:
+        self.kernel.book(ifindex, direction, (count, 0, 1, 0))
+        self.model.account[ifindex, direction, "other"] += count
+        self.model.packets[ifindex, direction] += 1
+
+    def _count(self, kernel: Kernel, epoch: int, packet: Packet) -> None:
+        in_row = kernel.count(packet, epoch)
+        self.model.sent(packet, _order(kernel, epoch), in_row)
+
+    def _fence(self, kernel: Kernel) -> None:
+        late, self._late = self._late, []
+        for each in late:
+            self._count(*each)
+        self.model.seal(_order(kernel, kernel.epoch))
+
+    # -- the agent -----------------------------------------------------------------
+
+    def start(self) -> None:
+        """A fresh process: nothing but the maps and the checkpoint is left of the one before."""
+        self.checkpoint = CrashingCheckpoint(self.state_dir)
+        self.checkpoint.steps = self.steps
+        self.ledger = make_ledger()
+        self.names = names()
+        read = self.checkpoint.read()
+        before = None
+        if read is not None:
+            before, contents = read
+            contents.restore(self.ledger, self._now_ns)
+            if before.generation == self.kernel.generation:  # as install._settled does
+                self.replaced = None
+        for ifindex, name in INTERFACES.items():
+            counter = self.model.counter(ifindex)
+            self.ledger.interfaces.appeared(ifindex, name, counter)
+            self.ledger.interfaces.attached(ifindex, False, counter)
+        self.journal = self._journal_of(self.kernel)
+        if self.replaced is None:
+            self.journal.recover(before, self._here(self.kernel), self.look)
+        else:
+            self._change_over(self.replaced, before)
+        self._publish()
+
+    def upgrade(self) -> None:
+        """Other programs count from now on; the next start drains what the old ones counted."""
+        if self.replaced is None:
+            self.replaced, self.kernel = self.kernel, Kernel(self.kernel.number + 1)
+
+    def _change_over(self, old: Kernel, before: Position | None) -> None:
+        """The steps of agent.Agent._change_over."""
+        journal = self._journal_of(old)
+        journal.recover(before, self._here(old), self.look_at_names)
+        journal.drain(self.look_at_names)
+        self.ledger.forget_kernel_accounts()
+        self.checkpoint.write(self._here(self.kernel), self.ledger, [])
+        self.steps.reach("before promote")
+        self.replaced = None
+
+    def turn(self) -> Turned:
+        turned = self.journal.turn(self._here(self.kernel), self.look)
+        self._publish()
+        return turned
+
+    def retry(self) -> Turned:
+        turned = self.journal.retry(self._here(self.kernel), [])
+        self._publish()
+        return turned
+
+    def look(self) -> World:
+        self._now_ns += SECOND // 10
+        listed = list(INTERFACES)
+        counters = np.array([self.model.counter(i) for i in listed], np.int64)
+        self.steps.meanwhile()
+        return World(self.names, Counters(np.array(listed), counters), (), self._now_ns, [])
+
+    def look_at_names(self) -> World:
+        return self.look()._replace(counters=NO_COUNTERS)
+
+    def _journal_of(self, kernel: Kernel) -> CrashingJournal:
+        table = CrashingTable(kernel.layout, kernel.arrays, lambda: self._fence(kernel))
+        journal = CrashingJournal(table, kernel, self.ledger, self.checkpoint)
+        table.steps = journal.steps = self.steps
+        return journal
+
+    def _here(self, kernel: Kernel) -> Position:
+        return Position(BOOT, kernel.generation, kernel.epoch)
+
+    def _publish(self) -> None:
+        """What a scrape sees: no series of it may ever go down, and there is never a gap."""
+        view = self.ledger.view()
+        assert not any(gap for _, gap in view.gaps), view.gaps
+        shown = series(view)
+        for labels, values in self._shown.items():
+            now = shown[labels]
+            assert all(a >= b for a, b in zip(now, values, strict=True)), (labels, values, now)
+        self._shown = shown
+
+    def forget(self) -> None:
+        """The checkpoint is lost: the sums begin anew."""
+        self._shown = {}
+
+    # -- the reckoning ---------------------------------------------------------------
+
+    def check(self) -> None:
+        """After a turn without traffic, everything that was sent is shown, once."""
+        view = self.ledger.view()
+        model = self.model
+        assert shown(view.flows) == model.flows()
+        assert shown(view.books) == {
+            BookLabels(name, DIRECTIONS[direction]): tuple(
+                model.account[ifindex, direction, account]
+                for account in ("flows", "other", "overflow")
+            )
+            for ifindex, name in INTERFACES.items()
+            for direction in (0, 1)
+        }
+        assert shown(view.pods) == {
+            PodLabels(SHOP[ifindex].namespace, SHOP[ifindex].name, DIRECTIONS[direction]): (
+                model.counter(ifindex)[direction] - OPENING[ifindex][direction],
+                model.packets[ifindex, direction],
+            )
+            for ifindex in INTERFACES
+            for direction in (0, 1)
+        }
+        assert [gap for _, gap in view.gaps] == [0] * 2 * len(INTERFACES)
+        assert view.connections == len(model.began)
+        assert view.began_unknown == list(model.began.values()).count(BEGAN_UNKNOWN)
+
+
+def shown(view: SeriesView[Any]) -> dict[Any, tuple[int, ...]]:
+    return {
+        labels: tuple(row) for labels, row in zip(view.labels, view.values.tolist(), strict=True)
+    }
+
+
+def series(view: View) -> dict[tuple[str, ...], tuple[int, ...]]:
+    return {**shown(view.pods), **shown(view.flows), **shown(view.books)}

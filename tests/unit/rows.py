@@ -1,0 +1,144 @@
+"""Flows as the kernel would hand them over, made of plain values."""
+
+import ipaddress
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.identity import table
+from podtally.identity.model import Endpoint
+from podtally.identity.table import Names
+from podtally.kernel import abi
+from podtally.kernel.books import Accounts as KernelAccounts
+from podtally.kernel.table import Rows
+from podtally.ledger.connections import KEY, Columns, Flags
+from podtally.ledger.ledger import Ledger, Limits
+
+LAYOUT = abi.current()
+FLAGS = Flags(LAYOUT.seen_shift, LAYOUT.seen_syn_only, LAYOUT.seen_syn_ack)
+FIN, SYN, RST, ACK = 1, 2, 4, 16
+TCP, UDP, ICMP = 6, 17, 1
+SECOND = 1_000_000_000
+
+SHOP = {
+    7: Endpoint("shop", "web-0", "web", "Deployment", "static"),
+    9: Endpoint("shop", "db-0", "db", "StatefulSet", "static"),
+}
+NETWORKS = {"office": ("203.0.113.0/24",), "lab": ("2001:db8:23::/48",)}
+
+
+def names(endpoints: dict[int, Endpoint] | None = None) -> Names:
+    return table.build(SHOP if endpoints is None else endpoints, [], NETWORKS)
+
+
+def from_here(flags: int) -> int:
+    """What the kernel notes of a TCP segment from the endpoint."""
+    if flags & (SYN | ACK) == SYN:
+        return flags | FLAGS.syn_only
+    return flags | FLAGS.syn_ack if flags & SYN else flags
+
+
+def to_here(flags: int) -> int:
+    return from_here(flags) << FLAGS.shift
+
+
+class Flow(NamedTuple):
+    """One row of a half; ``bytes`` and ``packets`` are from and to the endpoint."""
+
+    remote: str = "203.0.113.5"
+    protocol: int = TCP
+    local_port: int = 40123
+    remote_port: int = 443
+    ifindex: int = 7
+    local: str = "10.99.0.7"
+    first_direction: int = 0
+    seen: int = 0
+    bytes: tuple[int, int] = (23, 0)
+    packets: tuple[int, int] = (1, 0)
+    first_seen_ns: int = SECOND
+
+    @property
+    def fingerprint(self) -> int:
+        """Fixed for a key, spread over the whole range, never 0."""
+        parts = (self.remote, self.protocol, self.local_port, self.remote_port, self.ifindex)
+        text = repr((*parts, self.local)).encode()
+        return int.from_bytes(_spread(text), "little") or 1
+
+
+def _spread(text: bytes) -> bytes:
+    mixed = 0xCBF29CE484222325  # FNV-1a
+    for byte in text:
+        mixed = (mixed ^ byte) * 0x100000001B3 & (1 << 64) - 1
+    return mixed.to_bytes(8, "little")
+
+
+def words(address: str) -> NDArray[np.uint64]:
+    """The two words of an address as the kernel keeps them: network order."""
+    parsed = ipaddress.ip_address(address)
+    whole = parsed.packed if parsed.version == 6 else b"\0" * 10 + b"\xff\xff" + parsed.packed
+    return np.frombuffer(whole, np.uint64)
+
+
+def cold_row(flow: Flow, dtype: np.dtype[np.void] = LAYOUT.cold) -> NDArray[np.void]:
+    row = np.zeros(1, dtype)
+    row["local_address"], row["remote_address"] = words(flow.local), words(flow.remote)
+    row["first_seen_ns"] = flow.first_seen_ns
+    for name in ("ifindex", "local_port", "remote_port", "protocol", "first_direction"):
+        row[name] = getattr(flow, name)
+    return row
+
+
+def key_of(flows: Sequence[Flow]) -> NDArray[np.void]:
+    cold = np.concatenate([cold_row(flow) for flow in flows])
+    key = np.zeros(len(cold), KEY)
+    for name in KEY.names or ():
+        key[name] = cold[name]
+    return key
+
+
+def columns(flows: Sequence[Flow], account: int = 0, now_ns: int = SECOND) -> Columns:
+    """Connections that began with these rows."""
+    n = len(flows)
+    return Columns(
+        np.array([flow.fingerprint for flow in flows], np.uint64),
+        np.full(n, account, np.int32),
+        np.zeros(n, np.uint8),
+        np.array([flow.seen for flow in flows], np.uint64),
+        np.array([flow.first_seen_ns for flow in flows], np.int64),
+        np.full(n, now_ns, np.int64),
+        np.array([flow.bytes for flow in flows], np.int64).reshape(n, 2),
+        np.array([flow.packets for flow in flows], np.int64).reshape(n, 2),
+        key_of(flows),
+    )
+
+
+def make_ledger(series: int = 10_000, grace_ns: int = 300 * SECOND) -> Ledger:
+    return Ledger(FLAGS, Limits(series, 10_000, grace_ns), keep_ended=True)
+
+
+def book(ledger: Ledger, who: Names, flows: Sequence[Flow], now_ns: int = SECOND) -> None:
+    """Book rows as an epoch would, without ending it."""
+    cold = np.concatenate([cold_row(flow) for flow in flows])
+    order = np.argsort(np.array([flow.fingerprint for flow in flows], np.uint64))
+    rows = Rows(
+        np.array([flow.fingerprint for flow in flows], np.uint64)[order],
+        np.array([flow.bytes for flow in flows], np.int64)[order],
+        np.array([flow.packets for flow in flows], np.int64)[order],
+        np.array([flow.seen for flow in flows], np.uint64)[order],
+        order.astype(np.int64),
+    )
+    ledger.book_rows(rows, lambda place: cold[place], who, now_ns)
+
+
+def accounts_of(amounts: dict[tuple[int, int], tuple[int, int, int, int]]) -> KernelAccounts:
+    """Cumulative (other, overflow) bytes, then packets, by (ifindex, direction)."""
+    listed = list(amounts)
+    sums = np.array([amounts[each] for each in listed], np.int64).reshape(len(listed), 4)
+    return KernelAccounts(
+        np.array([ifindex for ifindex, _ in listed], np.int64),
+        np.array([direction for _, direction in listed], np.int64),
+        sums[:, :2],
+        sums[:, 2:],
+    )

@@ -1,0 +1,70 @@
+"""The layout that Python reads out of flow.h, and what it refuses to read."""
+
+import numpy as np
+import pytest
+
+from podtally.kernel import abi
+from podtally.ledger.connections import KEY
+
+TEXT = abi.HEADER.read_text()
+
+
+@pytest.mark.parametrize(
+    ("struct", "size"), [("control", 128), ("hot", 32), ("cold", 64), ("book_key", 8), ("book", 32)]
+)
+def test_sizes_are_the_cache_lines_they_were_made_for(struct: str, size: int) -> None:
+    assert getattr(abi.current(), struct).itemsize == size
+
+
+def test_the_word_every_packet_reads_has_a_cache_line_of_its_own() -> None:
+    fields = abi.current().control.fields
+    assert fields is not None
+    assert (fields["epoch"][1], fields["used"][1]) == (0, 64)
+
+
+def test_the_connections_key_is_the_flows() -> None:
+    cold = abi.current().cold.fields
+    assert cold is not None
+    assert KEY.fields is not None
+    for name, described in KEY.fields.items():
+        assert cold[name][:2] == described[:2], name
+
+
+def test_limits_fit_the_words_they_cut_up() -> None:
+    layout = abi.current()
+    assert layout.byte_carry_bit == layout.packet_shift - 1
+    assert layout.packet_carry_bit == 63
+    assert layout.seen_syn_only < layout.seen_syn_ack < 1 << layout.seen_shift
+    assert layout.text == TEXT
+
+
+@pytest.mark.parametrize(
+    ("field", "why"),
+    [
+        ("int port;", "cannot read"),
+        ("__u8 a:4;", "cannot read"),
+        ("__u128 a;", "cannot read"),
+        ("struct in6_addr address;", "cannot read"),
+        ("__u8 a; __u32 b;", "hole"),
+        ("__u64 a; __u8 b;", "hole"),  # at the end, too
+    ],
+)
+def test_refuses_what_it_might_misread(field: str, why: str) -> None:
+    with pytest.raises(abi.LayoutError, match=why):
+        abi.parse_structs(f"struct s {{ {field} }};")
+
+
+def test_reads_fields_in_order() -> None:
+    dtype = abi.parse_structs("struct s { __u32 a; /* why; not */ __u8 b[4]; };")["s"]
+    assert dtype == np.dtype([("a", "u4"), ("b", "u1", (4,))])
+
+
+def test_reads_constants_and_nothing_else() -> None:
+    text = "#define A 23 /* why */\n#define B (A + 1)\n/* #define C 5 */\n#define D\t29\n"
+    assert abi.parse_constants(text) == {"A": 23, "D": 29}
+
+
+@pytest.mark.parametrize("missing", ["struct hot", "#define SEEN_SHIFT"])
+def test_says_what_is_missing(missing: str) -> None:
+    with pytest.raises(abi.LayoutError, match=missing.split()[1]):
+        abi.parse(TEXT.replace(missing, missing + "_of_old"))

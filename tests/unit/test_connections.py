@@ -1,0 +1,230 @@
+"""Connections under way: who began them, when they are over, and how they are found."""
+
+import numpy as np
+import pytest
+
+from podtally.ledger.connections import (
+    BEGAN_HERE,
+    BEGAN_THERE,
+    BEGAN_UNKNOWN,
+    Connections,
+    Timeouts,
+    has_ended,
+    who_began,
+)
+from tests.unit.rows import (
+    ACK,
+    FIN,
+    FLAGS,
+    RST,
+    SECOND,
+    SYN,
+    TCP,
+    UDP,
+    Flow,
+    columns,
+    from_here,
+    key_of,
+    to_here,
+)
+
+NOBODY = np.zeros(0, np.int64)
+SYN_ACK = SYN | ACK
+
+
+def flows(count: int) -> list[Flow]:
+    made = [Flow(local_port=1000 + i) for i in range(count)]
+    return sorted(made, key=lambda flow: flow.fingerprint)
+
+
+def fill(connections: Connections, rows: list[Flow], now_ns: int = SECOND) -> None:
+    connections.begin(columns(rows, now_ns=now_ns))
+    connections.settle(now_ns, NOBODY)
+
+
+@pytest.mark.parametrize(
+    ("seen", "began"),
+    [
+        (0, BEGAN_UNKNOWN),
+        (from_here(ACK) | to_here(ACK), BEGAN_UNKNOWN),
+        (from_here(SYN), BEGAN_HERE),
+        (to_here(SYN), BEGAN_THERE),
+        (to_here(SYN_ACK), BEGAN_HERE),
+        (from_here(SYN_ACK), BEGAN_THERE),
+        (from_here(SYN) | to_here(SYN_ACK), BEGAN_HERE),
+        (to_here(SYN) | from_here(SYN_ACK), BEGAN_THERE),
+        # the ports were used again within an epoch: the SYN is a fact, the other end's is older
+        (from_here(SYN) | from_here(SYN_ACK), BEGAN_HERE),
+        (to_here(SYN) | to_here(SYN_ACK), BEGAN_THERE),
+        # a simultaneous open (RFC 9293 3.5): both began it, so nobody did
+        (from_here(SYN) | to_here(SYN), BEGAN_UNKNOWN),
+        (from_here(SYN) | to_here(SYN) | from_here(SYN_ACK) | to_here(SYN_ACK), BEGAN_UNKNOWN),
+        (from_here(SYN_ACK) | to_here(SYN_ACK), BEGAN_UNKNOWN),
+        (from_here(SYN) | from_here(SYN_ACK) | to_here(SYN_ACK), BEGAN_HERE),
+        (to_here(SYN) | from_here(SYN_ACK) | to_here(SYN_ACK), BEGAN_THERE),
+        (from_here(SYN) | to_here(SYN) | to_here(SYN_ACK), BEGAN_UNKNOWN),
+        (from_here(SYN) | to_here(SYN) | from_here(SYN_ACK), BEGAN_UNKNOWN),
+    ],
+)
+def test_who_began_tcp(seen: int, began: int) -> None:
+    for first_direction in (0, 1):  # tells nothing of TCP
+        row = Flow(first_direction=first_direction)
+        assert who_began(np.array([seen], np.uint64), key_of([row]), FLAGS).tolist() == [began]
+
+
+@pytest.mark.parametrize(("first_direction", "began"), [(0, BEGAN_HERE), (1, BEGAN_THERE)])
+@pytest.mark.parametrize("protocol", [1, UDP, 58, 132])
+def test_who_began_what_has_no_syn(protocol: int, first_direction: int, began: int) -> None:
+    row = Flow(protocol=protocol, first_direction=first_direction)
+    assert who_began(np.zeros(1, np.uint64), key_of([row]), FLAGS).tolist() == [began]
+
+
+@pytest.mark.parametrize(
+    ("seen", "over"),
+    [
+        (from_here(FIN | ACK), False),
+        (to_here(FIN | ACK), False),
+        (from_here(FIN) | to_here(FIN), True),
+        (from_here(RST), True),
+        (to_here(RST | ACK), True),
+        (from_here(SYN) | to_here(SYN_ACK), False),
+    ],
+)
+def test_end(seen: int, over: bool) -> None:
+    assert has_ended(np.array([seen], np.uint64), FLAGS).tolist() == [over]
+
+
+@pytest.mark.parametrize(
+    ("what", "row", "idle_ns"),
+    [
+        ("two FINs", Flow(seen=from_here(FIN) | to_here(FIN)), Timeouts().ended),
+        ("a RST", Flow(seen=to_here(RST)), Timeouts().ended),
+        ("UDP", Flow(protocol=UDP), Timeouts().other),
+        ("TCP", Flow(seen=from_here(SYN)), Timeouts().tcp),
+    ],
+)
+def test_over_after_its_patience_and_not_before(what: str, row: Flow, idle_ns: int) -> None:
+    connections = Connections(FLAGS, 23)
+    fill(connections, [row])
+    assert len(connections.settle(SECOND + idle_ns, NOBODY).fingerprint) == 0, what
+    ended = connections.settle(SECOND + idle_ns + 1, NOBODY)
+    assert ended.fingerprint.tolist() == [row.fingerprint], what
+    assert ended.bytes.tolist() == [[23, 0]]
+    assert len(connections) == 0
+
+
+def test_a_packet_keeps_it_alive() -> None:
+    connections = Connections(FLAGS, 23)
+    fill(connections, [Flow(protocol=UDP)])
+    more = (np.array([[5, 7]]), np.array([[1, 2]]))
+    later = SECOND + Timeouts().other
+    connections.add_to(np.array([0]), more, np.zeros(1, np.uint64), later)
+    assert len(connections.settle(later + Timeouts().other, NOBODY).fingerprint) == 0
+    assert connections.columns.bytes.tolist() == [[28, 7]]
+    assert connections.columns.packets.tolist() == [[2, 2]]
+
+
+def test_a_syn_begins_anew_only_what_has_ended() -> None:
+    connections = Connections(FLAGS, 23)
+    rows = flows(3)
+    rows = [
+        rows[0]._replace(seen=from_here(FIN) | to_here(FIN)),
+        rows[1]._replace(seen=from_here(RST)),
+        rows[2]._replace(seen=from_here(SYN)),
+    ]
+    fill(connections, rows)
+    everywhere = np.arange(3)
+    for seen, reborn in [
+        (from_here(SYN), [True, True, False]),
+        (to_here(SYN), [True, True, False]),
+        (from_here(SYN_ACK), [False, False, False]),
+        (from_here(ACK), [False, False, False]),
+    ]:
+        again = connections.reborn(everywhere, np.full(3, seen, np.uint64))
+        assert again.tolist() == reborn
+
+
+def test_replace_hands_out_what_was_there() -> None:
+    connections = Connections(FLAGS, 23)
+    rows = flows(5)
+    fill(connections, rows)
+    fresh = columns([rows[2]._replace(bytes=(101, 103))])
+    ended = connections.replace(np.array([2]), fresh)
+    assert ended.bytes.tolist() == [[23, 0]]
+    assert connections.columns.bytes[:, 0].tolist() == [23, 23, 101, 23, 23]
+
+
+def test_beyond_the_limit_the_longest_idle_go() -> None:
+    connections = Connections(FLAGS, 5)
+    rows = flows(23)
+    for i, row in enumerate(rows):
+        connections.begin(columns([row], now_ns=SECOND + i))
+    connections.settle(SECOND, NOBODY)
+    ended = connections.settle(SECOND + 23, NOBODY)
+    assert sorted(ended.last_ns.tolist()) == [SECOND + i for i in range(18)]
+    assert sorted(connections.columns.last_ns.tolist()) == [SECOND + i for i in range(18, 23)]
+
+
+def test_the_connections_of_interfaces_that_went_are_over_also_those_just_begun() -> None:
+    connections = Connections(FLAGS, 100)
+    rows = flows(23)
+    fill(connections, [row._replace(ifindex=7 + 2 * (i % 3)) for i, row in enumerate(rows)])
+    connections.begin(columns([Flow(ifindex=9, remote_port=1), Flow(ifindex=11, remote_port=2)]))
+    ended = connections.settle(2 * SECOND, np.array([9, 13]))
+    assert ended.key["ifindex"].tolist() == [9] * 9
+    assert sorted(connections.columns.key["ifindex"].tolist()) == [7] * 8 + [11] * 8
+
+
+def test_begun_connections_are_found_after_settle_and_stay_sorted() -> None:
+    connections = Connections(FLAGS, 100)
+    rows = flows(23)
+    prints = np.array([row.fingerprint for row in rows], np.uint64)
+    fill(connections, rows[::3])
+    connections.begin(columns(rows[1::3]))
+    connections.begin(columns(rows[2::3]))
+    place, known = connections.find(prints)
+    assert known.tolist() == [i % 3 == 0 for i in range(23)]
+    connections.settle(SECOND, NOBODY)
+    assert connections.columns.fingerprint.tolist() == prints.tolist()
+    place, known = connections.find(prints)
+    assert known.all()
+    assert place.tolist() == list(range(23))
+
+
+def test_find_on_empty() -> None:
+    connections = Connections(FLAGS, 100)
+    place, known = connections.find(np.array([1, 23], np.uint64))
+    assert (place.tolist(), known.tolist()) == ([0, 0], [False, False])
+    fill(connections, flows(2))
+    place, known = connections.find(np.zeros(0, np.uint64))
+    assert (len(place), len(known)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        [1],  # below all that are known
+        [2**64 - 1],  # above
+        [1, 2**64 - 1],
+        [1, 10, 11, 20, 30, 2**64 - 1],
+        [10],
+        [30],
+        [10, 20, 30],
+        [11, 12, 19],
+        [29, 30, 31],
+    ],
+)
+def test_find_at_the_borders(asked: list[int]) -> None:
+    connections = Connections(FLAGS, 100)
+    connections.columns = columns(flows(3))._replace(fingerprint=np.array([10, 20, 30], np.uint64))
+    place, known = connections.find(np.array(asked, np.uint64))
+    assert known.tolist() == [each in (10, 20, 30) for each in asked]
+    found = connections.columns.fingerprint[place[known]].tolist()
+    assert found == [each for each in asked if each in (10, 20, 30)]
+
+
+def test_what_protocol_a_connection_has_decides_its_patience() -> None:
+    connections = Connections(FLAGS, 100, Timeouts(tcp=23 * SECOND, other=5 * SECOND))
+    fill(connections, [Flow(protocol=TCP), Flow(protocol=UDP), Flow(protocol=132)])
+    ended = connections.settle(7 * SECOND, NOBODY)
+    assert sorted(ended.key["protocol"].tolist()) == [UDP, 132]

@@ -1,0 +1,156 @@
+"""/metrics as text: exact numbers under the contract's names, as Prometheus reads them."""
+
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from podtally.export.exposition import Exposition, label_text
+from podtally.export.selfmetrics import SelfMetrics
+from podtally.export.server import Health, Publisher
+from podtally.ledger.labels import BookLabels, FlowLabels, PodLabels
+from podtally.ledger.ledger import View
+from podtally.ledger.series import SeriesView
+
+LARGE = 2**53 + 1  # the first number that a float cannot hold
+WEB = ("shop", "web", "Deployment", "egress")
+VIEW = View(
+    SeriesView([PodLabels("shop", "web-0", "egress")], np.array([[LARGE, 23]])),
+    SeriesView(
+        [FlowLabels(*WEB, "external", "", "office", "internet", "tcp", "443", "unknown")],
+        np.array([[1541, 5, 1]]),
+    ),
+    SeriesView([BookLabels("veth7", "egress")], np.array([[1541, 61, LARGE]])),
+    [(BookLabels("veth7", "egress"), -29)],
+    connections=3,
+    began_unknown=5,
+    limited=7,
+    overflow_packets=11,
+)
+FLOW = (
+    'namespace="shop",workload="web",workload_kind="Deployment",direction="egress",'
+    'peer_kind="external",peer_namespace="",peer_workload="office",scope="internet",'
+    'protocol="tcp",port="443",verdict="unknown"'
+)
+TEXT = f"""\
+# HELP podtally_pod_bytes_total Bytes on the endpoint's interfaces, all accounts together.
+# TYPE podtally_pod_bytes_total counter
+podtally_pod_bytes_total{{namespace="shop",pod="web-0",direction="egress"}} 9007199254740993
+# HELP podtally_pod_packets_total Packets, as on the wire, on the endpoint's interfaces.
+# TYPE podtally_pod_packets_total counter
+podtally_pod_packets_total{{namespace="shop",pod="web-0",direction="egress"}} 23
+# HELP podtally_flow_bytes_total Bytes of flows; direction is the bytes', port the server's.
+# TYPE podtally_flow_bytes_total counter
+podtally_flow_bytes_total{{{FLOW}}} 1541
+# HELP podtally_flow_packets_total Packets of flows, as on the wire.
+# TYPE podtally_flow_packets_total counter
+podtally_flow_packets_total{{{FLOW}}} 5
+# HELP podtally_connections_total Connections begun: egress by the endpoint, ingress by its peer.
+# TYPE podtally_connections_total counter
+podtally_connections_total{{{FLOW}}} 1
+# HELP podtally_books_bytes_total Bytes booked on an interface: in flows, in none (other), for want of a slot (overflow).
+# TYPE podtally_books_bytes_total counter
+podtally_books_bytes_total{{interface="veth7",direction="egress",account="flows"}} 1541
+podtally_books_bytes_total{{interface="veth7",direction="egress",account="other"}} 61
+podtally_books_bytes_total{{interface="veth7",direction="egress",account="overflow"}} 9007199254740993
+# HELP podtally_books_gap_bytes What the interface counted less what is booked; 0 when the books close.
+# TYPE podtally_books_gap_bytes gauge
+podtally_books_gap_bytes{{interface="veth7",direction="egress"}} -29
+"""
+OPENMETRICS = "".join(
+    line.replace("_total ", " ", 1) if line.startswith("#") else line
+    for line in TEXT.splitlines(keepends=True)
+)
+
+
+def test_text() -> None:
+    assert Exposition().render(VIEW, openmetrics=False) == TEXT
+
+
+def test_openmetrics() -> None:
+    assert Exposition().render(VIEW, openmetrics=True) == OPENMETRICS
+
+
+def test_label_texts_are_kept_and_not_confused() -> None:
+    exposition = Exposition()
+    for _ in range(3):
+        assert exposition.render(VIEW, openmetrics=False) == TEXT
+    moved = VIEW._replace(pods=VIEW.pods._replace(labels=[PodLabels("shop", "web-1", "egress")]))
+    assert exposition.render(moved, openmetrics=False) == TEXT.replace("web-0", "web-1")
+    assert exposition.render(VIEW, openmetrics=False) == TEXT
+
+
+def test_nothing_booked_yet_still_describes_every_family() -> None:
+    nothing = np.zeros((0, 3), np.int64)
+    empty = View(*(SeriesView([], nothing),) * 3, [], 0, 0, 0, 0)
+    described = [line for line in TEXT.splitlines() if line.startswith("#")]
+    assert Exposition().render(empty, openmetrics=False).splitlines() == described
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("plain", "plain"),
+        ('a "quote"', r"a \"quote\""),
+        ("C:\\", "C:\\\\"),
+        ("two\nlines", r"two\nlines"),
+        ("\\n", r"\\n"),
+        ("größe {a=b},", "größe {a=b},"),
+        ("", ""),
+    ],
+)
+def test_escapes(value: str, text: str) -> None:
+    assert label_text(["pod"], [value]) == f'pod="{text}"'
+    view = VIEW._replace(pods=VIEW.pods._replace(labels=[PodLabels("shop", value, "egress")]))
+    (pods, *_) = parse_text(Exposition().render(view, openmetrics=False))
+    assert pods.samples[0].labels["pod"] == value
+
+
+def publisher() -> Publisher:
+    return Publisher(VIEW, SelfMetrics(), lambda: Health("", ""))
+
+
+def values(body: str, openmetrics: bool) -> dict[tuple[str, str], float]:
+    parse = parse_openmetrics if openmetrics else parse_text
+    return {
+        (sample.name, ",".join(sample.labels.values())): sample.value
+        for family in parse(body)
+        for sample in family.samples
+    }
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
+def test_both_formats_are_read_back_to_the_same_numbers(accept: str) -> None:
+    body, kind = publisher().render(accept)
+    assert kind.startswith("application/openmetrics-text" if accept else "text/plain")
+    read = values(body.decode(), bool(accept))
+    assert read["podtally_pod_packets_total", "shop,web-0,egress"] == 23
+    assert read["podtally_books_bytes_total", "veth7,egress,other"] == 61
+    assert read["podtally_books_gap_bytes", "veth7,egress"] == -29
+    assert read["podtally_probes_failed_total", ""] == 11
+    assert read["podtally_connections_began_unknown_total", ""] == 5
+    assert read["podtally_flow_series_limited_total", ""] == 7
+    assert read["podtally_checkpoint_errors_total", ""] == 0
+    assert body.decode().count("# EOF") == (1 if accept else 0)
+
+
+def test_a_view_that_is_published_is_the_next_that_is_rendered() -> None:
+    serving = publisher()
+    serving.publish(
+        VIEW._replace(overflow_packets=13, pods=VIEW.pods._replace(values=VIEW.pods.values + 1))
+    )
+    read = values(serving.render("")[0].decode(), False)
+    assert read["podtally_pod_packets_total", "shop,web-0,egress"] == 24
+    assert read["podtally_probes_failed_total", ""] == 13
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_has_nothing_to_say() -> None:
+    body, _ = publisher().render("")
+    told = subprocess.run(
+        ["promtool", "check", "metrics"], input=body, capture_output=True, check=False, timeout=30
+    )
+    assert (told.returncode, told.stdout + told.stderr) == (0, b"")

@@ -1,0 +1,367 @@
+"""The ledger: rows and accounts in, sums under the contract's labels out."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from podtally.identity import table
+from podtally.identity.model import Peer
+from podtally.identity.table import Names
+from podtally.ledger.labels import BookLabels, FlowLabels, PodLabels
+from podtally.ledger.ledger import Ended, Ledger
+from podtally.ledger.series import SeriesView
+from tests.unit.rows import (
+    ACK,
+    FIN,
+    ICMP,
+    RST,
+    SECOND,
+    SHOP,
+    SYN,
+    TCP,
+    UDP,
+    Flow,
+    accounts_of,
+    book,
+    from_here,
+    make_ledger,
+    names,
+    to_here,
+)
+
+GRACE = 300 * SECOND
+
+
+def turn(
+    ledger: Ledger,
+    flows: Sequence[Flow] = (),
+    who: Names | None = None,
+    gone: Iterable[int] = (),
+    now_ns: int = SECOND,
+) -> list[Ended]:
+    """One epoch, as the journal books it."""
+    who = who or names()
+    if flows:
+        book(ledger, who, flows, now_ns)
+    ended = ledger.settle(who, gone, now_ns)
+    for ifindex in gone:
+        ledger.let_go(ifindex)
+    return ended
+
+
+def contents(view: SeriesView[Any]) -> dict[Any, list[int]]:
+    return dict(zip(view.labels, view.values.tolist(), strict=True))
+
+
+def flows_of(ledger: Ledger, direction: str = "egress") -> dict[FlowLabels, list[int]]:
+    return {k: v for k, v in contents(ledger.view().flows).items() if k.direction == direction}
+
+
+def watched(*ifindexes: int) -> Ledger:
+    ledger = make_ledger()
+    for ifindex in ifindexes:
+        ledger.interfaces.appeared(ifindex, f"veth{ifindex}", (0, 0))
+        ledger.interfaces.attached(ifindex, True, (0, 0))
+    return ledger
+
+
+@pytest.mark.parametrize(
+    ("what", "flow", "protocol", "port"),
+    [
+        ("a client", Flow(seen=from_here(SYN)), "tcp", "443"),
+        ("a server", Flow(seen=to_here(SYN), local_port=80, remote_port=51001), "tcp", "80"),
+        ("caught amid", Flow(seen=from_here(ACK) | to_here(ACK)), "tcp", "unknown"),
+        ("a question", Flow(protocol=UDP, remote_port=53), "udp", "53"),
+        ("an answer first", Flow(protocol=UDP, local_port=53, first_direction=1), "udp", "53"),
+        ("a ping", Flow(protocol=ICMP, local_port=0, remote_port=0), "icmp", "0"),
+        ("a fragment", Flow(protocol=UDP, local_port=0, remote_port=0), "udp", "0"),
+        ("no name", Flow(protocol=253, local_port=0, remote_port=0), "253", "0"),
+    ],
+)
+def test_the_port_is_the_servers(what: str, flow: Flow, protocol: str, port: str) -> None:
+    ledger = watched(7)
+    turn(ledger, [flow])
+    labels = {(each.protocol, each.port) for each in ledger.view().flows.labels}
+    assert labels == {(protocol, port)}, what
+
+
+def test_labels_name_both_ends() -> None:
+    ledger = watched(7)
+    turn(ledger, [Flow(bytes=(23, 29), packets=(1, 2), seen=from_here(SYN))])
+    web = ("shop", "web", "Deployment")
+    rest = ("external", "", "office", "internet", "tcp", "443", "unknown")
+    assert contents(ledger.view().flows) == {
+        FlowLabels(*web, "egress", *rest): [23, 1, 1],
+        FlowLabels(*web, "ingress", *rest): [29, 2, 0],
+    }
+    assert contents(ledger.view().pods) == {
+        PodLabels("shop", "web-0", "egress"): [23, 1],
+        PodLabels("shop", "web-0", "ingress"): [29, 2],
+    }
+    assert contents(ledger.view().books) == {
+        BookLabels("veth7", "egress"): [23, 0, 0],
+        BookLabels("veth7", "ingress"): [29, 0, 0],
+    }
+
+
+def test_connections_are_counted_when_they_begin_on_the_side_that_began_them() -> None:
+    ledger = watched(7)
+    there = Flow(seen=to_here(SYN), local_port=80, remote_port=51001)
+    for _ in range(3):
+        turn(ledger, [Flow(seen=from_here(SYN)), there, Flow(remote_port=99)])
+    counted = {(k.direction, k.port): v[2] for k, v in contents(ledger.view().flows).items()}
+    assert counted == {
+        ("egress", "443"): 1,
+        ("ingress", "443"): 0,
+        ("egress", "80"): 0,
+        ("ingress", "80"): 1,
+        ("egress", "unknown"): 0,
+        ("ingress", "unknown"): 0,
+    }
+    assert ledger.view().began_unknown == 1
+    assert ledger.view().connections == 3
+
+
+def test_connections_of_many_batches_are_summed() -> None:
+    ledger = watched(7)
+    flows = [Flow(local_port=1000 + i, bytes=(i, 0), seen=from_here(SYN)) for i in range(1009)]
+    for batch in (flows[:500], flows[500:]):
+        book(ledger, names(), batch)
+    turn(ledger)
+    ((_, sums),) = flows_of(ledger).items()
+    assert sums == [sum(range(1009)), 1009, 1009]
+
+
+def test_ports_used_again_are_another_connection() -> None:
+    ledger = watched(7)
+    whole = from_here(SYN) | to_here(SYN | ACK) | from_here(FIN) | to_here(FIN)
+    turn(ledger, [Flow(seen=whole, bytes=(101, 103))])
+    ended = turn(ledger, [Flow(seen=whole, bytes=(23, 29))], now_ns=2 * SECOND)
+    assert [each.columns.bytes.tolist() for each in ended] == [[[101, 103]]]
+    assert list(flows_of(ledger).values()) == [[124, 2, 2]]
+    ended = turn(ledger, now_ns=9 * SECOND)
+    assert [each.columns.bytes.tolist() for each in ended] == [[[23, 29]]]
+    assert ended[0].columns.began.tolist() == [1]
+
+
+def test_an_end_without_a_new_beginning_is_the_same_connection() -> None:
+    ledger = watched(7)
+    turn(ledger, [Flow(seen=from_here(SYN | RST), bytes=(23, 0))])
+    assert turn(ledger, [Flow(seen=to_here(ACK), bytes=(0, 29))]) == []
+    assert ledger.connections.columns.bytes.tolist() == [[23, 29]]
+    assert [v[2] for v in flows_of(ledger).values()] == [1]
+
+
+def test_beyond_the_limit_flows_are_other_and_sums_stay_exact() -> None:
+    ledger = make_ledger(series=10)
+    flows = [Flow(remote_port=1000 + i, bytes=(i, 2 * i), seen=from_here(SYN)) for i in range(23)]
+    for _ in range(3):
+        turn(ledger, flows)
+    view = ledger.view()
+    assert len(view.flows.labels) == 12
+    other = FlowLabels._make(["other"] * 3 + ["egress"] + ["other"] * 7)
+    assert contents(view.flows)[other] == [3 * sum(range(5, 23)), 3 * 18, 18]
+    assert view.flows.values[:, 0].sum() == 9 * sum(range(23))
+    assert view.books.values[:, 0].sum() == 9 * sum(range(23))
+    assert view.limited > 0
+
+
+def test_bytes_after_a_rename_are_the_new_names() -> None:
+    ledger = watched(7, 9)
+    flow = Flow(seen=from_here(SYN), bytes=(23, 0))
+    turn(ledger, [flow, Flow(ifindex=9, bytes=(5, 0))], names({}))
+    ledger.rename([7, 23])
+    later = flow._replace(seen=0, bytes=(29, 0))
+    turn(ledger, [later, Flow(ifindex=9, bytes=(7, 0))], names({7: SHOP[7]}))
+    by_name = {(k.workload, k.port): v for k, v in flows_of(ledger).items()}
+    assert by_name == {
+        ("unknown", "443"): [23, 1, 1],
+        ("unknown", "unknown"): [12, 2, 0],
+        ("web", "443"): [29, 1, 0],  # who began it is remembered, and not counted again
+    }
+    pods = contents(ledger.view().pods)
+    assert pods[PodLabels("shop", "web-0", "egress")] == [29, 1]
+    assert pods[PodLabels("unknown", "unknown", "egress")] == [23 + 5 + 7, 3]
+
+
+def test_two_interfaces_of_one_pod_are_added_up() -> None:
+    ledger = watched(7, 9)
+    turn(ledger, [Flow(), Flow(ifindex=9)], names({7: SHOP[7], 9: SHOP[7]}))
+    assert contents(ledger.view().pods)[PodLabels("shop", "web-0", "egress")] == [46, 2]
+    assert contents(ledger.view().books)[BookLabels("veth9", "egress")] == [23, 0, 0]
+
+
+def test_an_interface_let_go_and_its_name_used_again_stay_monotone() -> None:
+    ledger = watched(7)
+    turn(ledger, [Flow(bytes=(101, 0))])
+    turn(ledger, [Flow(bytes=(23, 0))], gone=[7])
+    assert contents(ledger.view().books)[BookLabels("veth7", "egress")] == [124, 0, 0]
+    ledger.interfaces.appeared(11, "veth7", (0, 0))
+    turn(ledger, [Flow(ifindex=11, bytes=(5, 0))], names({11: SHOP[7]}))
+    assert contents(ledger.view().books)[BookLabels("veth7", "egress")] == [129, 0, 0]
+    assert contents(ledger.view().pods)[PodLabels("shop", "web-0", "egress")] == [129, 3]
+
+
+def test_the_last_epoch_of_an_interface_ends_its_connections_by_name() -> None:
+    ledger = watched(7, 9)
+    turn(ledger, [Flow(), Flow(ifindex=9)])
+    (ended,) = turn(ledger, [Flow(remote_port=99)], gone=[7])
+    assert sorted(ended.columns.key["remote_port"].tolist()) == [99, 443]
+    assert ended.interfaces == {7: "veth7"}
+    assert ended.endpoints[7].name == "web-0"
+    assert set(ended.columns.account.tolist()) == set(ended.accounts)
+    assert ledger.connections.columns.key["ifindex"].tolist() == [9]
+
+
+def test_a_connection_of_an_interface_let_go_goes_on_under_nobodys_account() -> None:
+    """Its account may be another's by then; an interface must not come back by being named."""
+    ledger = watched(7, 9)
+    turn(ledger, [Flow(protocol=UDP)])
+    ledger.let_go(7)
+    turn(ledger, [Flow(ifindex=9, bytes=(5, 0))])
+    turn(ledger, [Flow(protocol=UDP, bytes=(29, 0))])  # the number is used again
+    books = contents(ledger.view().books)
+    assert books[BookLabels("veth9", "egress")] == [5, 0, 0]
+    assert books[BookLabels("ifindex 7", "egress")] == [29, 0, 0]
+    ledger.let_go(7)
+    (ended,) = turn(ledger, now_ns=1000 * SECOND)
+    assert ended.interfaces == {7: "ifindex 7"}
+    assert not ledger.interfaces.known(7)
+
+
+def test_series_go_after_the_grace_and_not_before() -> None:
+    ledger = watched(7, 9)
+    turn(ledger, [Flow(), Flow(ifindex=9)])
+    turn(ledger, gone=[7], now_ns=SECOND)
+    ledger.expire(names(), SECOND + GRACE)
+    assert PodLabels("shop", "web-0", "egress") in contents(ledger.view().pods)
+    assert len(ledger.view().flows.labels) == 4
+    ledger.expire(names(), SECOND + GRACE + 1)
+    view = ledger.view()
+    assert {each.pod for each in view.pods.labels} == {"db-0"}  # silent, and there
+    assert {each.workload for each in view.flows.labels} == {"db"}
+    assert {each.interface for each in view.books.labels} == {"veth9"}
+    turn(ledger, [Flow(ifindex=9)], now_ns=2 * GRACE)
+    assert contents(ledger.view().books)[BookLabels("veth9", "egress")] == [46, 0, 0]
+
+
+def test_a_gap_is_shown_as_long_as_the_books_series() -> None:
+    ledger = watched(7)
+    turn(ledger, [Flow(bytes=(23, 0))])
+    for _ in range(2):
+        ledger.close_books(np.array([7, 99]), np.array([[30, 0], [1, 1]]))
+    assert dict(ledger.view().gaps)[BookLabels("veth7", "egress")] == 7
+    turn(ledger, gone=[7])
+    assert ledger.view().gaps == [(BookLabels("veth7", "egress"), 7)]
+    ledger.interfaces.appeared(11, "veth7", (0, 0))
+    assert dict(ledger.view().gaps) == {
+        BookLabels("veth7", "egress"): 7,
+        BookLabels("veth7", "ingress"): 0,
+    }
+    ledger.let_go(11)
+    ledger.expire(names(), SECOND + GRACE + 1)
+    assert ledger.view().gaps == []
+    assert not ledger.interfaces.known(99)
+
+
+def booked(ledger: Ledger, interface: str, direction: str = "egress") -> list[int]:
+    return contents(ledger.view().books)[BookLabels(interface, direction)]
+
+
+def test_kernel_accounts_are_booked_by_what_they_grew() -> None:
+    ledger = watched(7, 9)
+    for other, overflow in ((23, 0), (23, 101), (64, 101)):
+        sums = {
+            (9, 1): (5, 0, 1, 0),
+            (7, 0): (other, overflow, other // 23, overflow // 101),
+            (7, 1): (0, 0, 0, 0),
+            (9, 0): (0, 0, 0, 0),
+        }
+        ledger.book_kernel_accounts(accounts_of(sums))
+        turn(ledger)
+    assert booked(ledger, "veth7") == [0, 64, 101]
+    assert booked(ledger, "veth9", "ingress") == [0, 5, 0]
+    assert contents(ledger.view().pods)[PodLabels("shop", "web-0", "egress")] == [165, 3]
+    assert ledger.view().overflow_packets == 1
+
+
+def test_an_account_that_shrank_began_anew() -> None:
+    ledger = watched(7)
+    for other, overflow in ((101, 5), (23, 7), (29, 7)):
+        ledger.book_kernel_accounts(accounts_of({(7, 0): (other, overflow, 1, 1)}))
+        turn(ledger)
+    assert booked(ledger, "veth7") == [0, 101 + 29, 5 + 7]  # all of its sums, not only one
+
+
+def test_an_account_that_was_closed_begins_anew_though_it_has_grown_beyond() -> None:
+    ledger = watched(7, 9)
+    ledger.book_kernel_accounts(accounts_of({(7, 0): (101, 0, 1, 0), (9, 1): (5, 0, 1, 0)}))
+    turn(ledger)
+    ledger.kernel_account_closed(7)
+    ledger.book_kernel_accounts(accounts_of({(7, 0): (211, 0, 2, 0), (9, 1): (7, 0, 1, 0)}))
+    turn(ledger)
+    assert booked(ledger, "veth7") == [0, 312, 0]
+    assert booked(ledger, "veth9", "ingress") == [0, 7, 0]
+
+
+def test_accounts_of_other_programs_begin_at_nothing() -> None:
+    ledger = watched(7)
+    ledger.book_kernel_accounts(accounts_of({(7, 0): (101, 0, 1, 0)}))
+    turn(ledger)
+    ledger.forget_kernel_accounts()
+    ledger.book_kernel_accounts(accounts_of({(7, 0): (211, 0, 2, 0)}))
+    turn(ledger)
+    assert booked(ledger, "veth7") == [0, 312, 0]
+
+
+def test_accounts_that_come_and_go() -> None:
+    ledger = watched(7, 9)
+    for amounts in (
+        {(7, 0): (23, 0, 1, 0)},
+        {(9, 0): (5, 0, 1, 0), (7, 0): (24, 0, 1, 0)},
+        {},
+        {(9, 0): (6, 0, 1, 0)},
+    ):
+        ledger.book_kernel_accounts(accounts_of(amounts))
+        turn(ledger)
+    assert booked(ledger, "veth7") == [0, 24, 0]
+    assert booked(ledger, "veth9") == [0, 11, 0]
+
+
+def test_strangers_are_booked_under_unknown() -> None:
+    ledger = watched(7)
+    ledger.book_kernel_accounts(accounts_of({(0, 0): (0, 0, 0, 0), (7, 0): (0, 0, 0, 0)}))
+    turn(ledger)
+    assert BookLabels("unknown", "egress") not in contents(ledger.view().books)
+    ledger.book_kernel_accounts(accounts_of({(0, 0): (23, 0, 1, 0), (7, 0): (0, 0, 0, 0)}))
+    turn(ledger)
+    assert booked(ledger, "unknown") == [0, 23, 0]
+
+
+def test_nothing_is_kept_of_ended_connections_that_nobody_wants() -> None:
+    ledger = Ledger(*_settings())
+    book(ledger, names(), [Flow(seen=from_here(RST))])
+    turn(ledger)
+    assert turn(ledger, now_ns=100 * SECOND) == []
+    assert len(ledger.connections) == 0
+
+
+def _settings() -> tuple[Any, Any]:
+    ledger = make_ledger()
+    return ledger._flags, ledger.limits
+
+
+def test_names_are_as_of_the_first_packet() -> None:
+    """An address that becomes another's does not take the connections to it along."""
+    ledger = watched(7)
+    turn(ledger, [Flow(protocol=TCP, remote="198.18.0.9", seen=from_here(SYN))])
+    taken = table.build(SHOP, [("198.18.0.9", Peer("pod", "shop", "db", "node"))], {})
+    turn(ledger, [Flow(protocol=TCP, remote="198.18.0.9", bytes=(5, 0))], taken)
+    assert {k.peer_kind: v for k, v in flows_of(ledger).items()} == {"external": [28, 2, 1]}
+    turn(ledger, [Flow(remote="198.18.0.9", local_port=5, seen=from_here(SYN))], taken)
+    assert {k.peer_kind: v for k, v in flows_of(ledger).items()} == {
+        "external": [28, 2, 1],
+        "pod": [23, 1, 1],
+    }

@@ -1,0 +1,46 @@
+"""Which interfaces are watched, and as whose."""
+
+import pytest
+
+from podtally.links.model import Counters, Link, Role
+from podtally.links.wanted import pod_interfaces
+
+POD = Link(7, "veth1a", "veth", 2, 3, True, 10, 20, True)
+PAIR_HERE = POD._replace(peer_nsid=-1)
+UPLINK = Link(2, "eth0", "", 0, -1, True, 10, 20, True)
+VLAN = UPLINK._replace(name="eth0.5", kind="vlan", peer_ifindex=2)
+BRIDGE = UPLINK._replace(name="br0", kind="bridge")
+LOOPBACK = UPLINK._replace(name="lo", ethernet=False)
+TUNNEL = UPLINK._replace(name="wg0", kind="wireguard", ethernet=False)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "link", "role"),
+    [
+        (None, POD, Role.POD),
+        (None, POD._replace(kind="netkit"), Role.POD),
+        (None, POD._replace(up=False), Role.POD),
+        (None, PAIR_HERE, None),
+        (None, UPLINK, None),
+        ("", POD, Role.POD),
+        ("!veth*", POD, None),
+        ("!other", POD, Role.POD),
+        ("!other", UPLINK, None),
+        ("veth*", POD, Role.POD),
+        ("veth*", UPLINK, None),
+        ("veth*, eth*", UPLINK, Role.HOST),
+        ("eth*,!*.5", VLAN, None),
+        ("eth*", VLAN, Role.HOST),
+        ("*", PAIR_HERE, None),
+        ("*", BRIDGE, None),
+        ("*", LOOPBACK, None),
+        ("*", TUNNEL, None),
+    ],
+)
+def test_roles(pattern: str | None, link: Link, role: Role | None) -> None:
+    assert pod_interfaces(pattern)(link) is role
+
+
+def test_counters_are_the_endpoints() -> None:
+    assert POD.counters(Role.POD) == Counters(from_endpoint=10, to_endpoint=20)
+    assert UPLINK.counters(Role.HOST) == Counters(from_endpoint=20, to_endpoint=10)

@@ -1,0 +1,115 @@
+"""The HTTP side: what is answered where, and a port that is taken."""
+
+import http.client
+import socket
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from podtally.errors import PodtallyError
+from podtally.export.selfmetrics import SelfMetrics
+from podtally.export.server import Health, Publisher, Server
+from podtally.ledger.labels import PodLabels
+from podtally.ledger.ledger import View
+from podtally.ledger.series import SeriesView
+
+NOTHING = np.zeros((0, 3), np.int64)
+PODS = SeriesView([PodLabels("shop", "web-0", "egress")], np.array([[1541, 23]]))
+VIEW = View(PODS, SeriesView([], NOTHING), SeriesView([], NOTHING), [], 0, 0, 0, 0)
+
+
+class Served:
+    def __init__(self) -> None:
+        self.health = Health("", "")
+        self.server = Server(("127.0.0.1", 0))
+        self.server.start(Publisher(VIEW, SelfMetrics(), lambda: self.health))
+        self.port = int(self.server.url.rpartition(":")[2].removesuffix("/metrics"))
+
+    def get(self, path: str, **headers: str) -> tuple[int, str, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, answer.getheader("Content-Type", ""), answer.read().decode()
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    served = Served()
+    yield served
+    served.server.close()
+
+
+def test_metrics(served: Served) -> None:
+    status, kind, body = served.get("/metrics?name=all")
+    assert (status, kind.split(";")[0]) == (200, "text/plain")
+    assert (
+        'podtally_pod_packets_total{namespace="shop",pod="web-0",direction="egress"} 23\n' in body
+    )
+    assert "podtally_build_info{" in body
+    assert "# EOF" not in body
+
+
+def test_openmetrics_is_served_where_it_is_asked_for(served: Served) -> None:
+    status, kind, body = served.get(
+        "/metrics", Accept="application/openmetrics-text;version=1.0.0,text/plain;q=0.5"
+    )
+    assert (status, kind.split(";")[0]) == (200, "application/openmetrics-text")
+    assert body.endswith("# EOF\n")
+
+
+@pytest.mark.parametrize(
+    ("health", "live", "ready"),
+    [
+        (Health("", ""), (200, "ok\n"), (200, "ok\n")),
+        (Health("", "no epoch is booked yet"), (200, "ok\n"), (503, "no epoch is booked yet\n")),
+        (
+            Health("no epoch for 31 s", ""),
+            (503, "no epoch for 31 s\n"),
+            (503, "no epoch for 31 s\n"),
+        ),
+    ],
+)
+def test_health(
+    served: Served, health: Health, live: tuple[int, str], ready: tuple[int, str]
+) -> None:
+    served.health = health
+    assert served.get("/livez")[::2] == live
+    assert served.get("/readyz")[::2] == ready
+
+
+@pytest.mark.parametrize(("path", "status"), [("/", 200), ("/metrics/", 404), ("/../etc", 404)])
+def test_other_paths(served: Served, path: str, status: int) -> None:
+    assert served.get(path)[0] == status
+
+
+def test_a_connection_can_be_used_again(served: Served) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=5)
+    for _ in range(3):
+        connection.request("GET", "/livez")
+        assert connection.getresponse().read() == b"ok\n"
+    connection.close()
+
+
+def test_a_client_that_says_nothing_holds_up_nobody(served: Served) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=5):
+        assert served.get("/livez")[0] == 200
+
+
+def test_a_port_in_use_is_said(served: Served) -> None:
+    with pytest.raises(
+        PodtallyError, match=rf"cannot listen on 127.0.0.1:{served.port}: .*--listen"
+    ):
+        Server(("127.0.0.1", served.port))
+
+
+def test_ipv6() -> None:
+    try:
+        server = Server(("::1", 0))
+    except PodtallyError as error:
+        pytest.skip(f"no IPv6 here (CONFIG_IPV6): {error}")
+    assert server.url.startswith("http://[::1]:")
+    server.close()
