@@ -23,7 +23,7 @@ from podtally.errors import PodtallyError
 from podtally.identity.model import Endpoint
 from podtally.identity.table import Names, build
 from podtally.kernel import abi
-from podtally.ledger.checkpoint import Checkpoint, Position
+from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.connections import Flags
 from podtally.ledger.ledger import Ledger, Limits
 
@@ -118,7 +118,7 @@ def _epoch(rig: Rig, flows: int, ledger: Ledger, names: Names) -> Times:
     ledger.settle(names, (), now_ns)
     booked = time.process_time()
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
-        Checkpoint(Path(directory)).write(Position("boot", "bench", 0), ledger, [])
+        Checkpoint(Path(directory)).write(Position("boot", "bench", 0), ledger, Extras())
     written = time.process_time()
     table.clear(half)
     cleared = time.process_time()

@@ -1,67 +1,74 @@
 """Ends the counting: programs off, what they counted booked, nothing left pinned."""
 
-import logging
 import time
 
-import numpy as np
-
-from podtally.agent import boot_id, make_ledger
 from podtally.config import Config
-from podtally.epoch import Counters, Journal, World
+from podtally.epoch import NO_COUNTERS, Journal, World
 from podtally.errors import PodtallyError
 from podtally.identity.directory import Directory
+from podtally.install import settled
 from podtally.kernel.books import KernelBooks
 from podtally.kernel.pins import Generation, Pins
 from podtally.kernel.table import open_table
-from podtally.ledger.checkpoint import Checkpoint, CheckpointError, Position
+from podtally.ledger.checkpoint import Checkpoint, CheckpointError, Contents, Extras, Position
 from podtally.links.attach import Attacher
 from podtally.links.model import Attachment
-
-log = logging.getLogger(__name__)
-
-NOTHING_PINNED = ""  # the generation of a checkpoint that no maps belong to
+from podtally.startup import boot_id, make_ledger
 
 
 def detach(config: Config) -> list[Attachment]:
     """Take everything of ours off this host; returns what was attached."""
     pins = Pins(config.pin_dir)
     try:
+        checkpoint = Checkpoint(config.state_dir)
+        before = _position(checkpoint)
         attacher = Attacher(config.pin_dir, {}, state_dir=config.state_dir)
         removed = attacher.detach_all()
         attacher.close()
-        for generation in (pins.current(), pins.successor()):
+        for generation in settled(pins, before.generation if before else None):
             if generation is not None:
-                _book_the_rest(config, generation)
+                _book_the_rest(config, generation, checkpoint)
         pins.remove_all()
     finally:
         pins.close()
     return removed
 
 
-def _book_the_rest(config: Config, generation: Generation) -> None:
-    """Book what no agent has read yet, if there is a checkpoint that it can be added to."""
-    checkpoint = Checkpoint(config.state_dir)
+def _position(checkpoint: Checkpoint) -> Position | None:
+    read = _read(checkpoint)
+    return read[0] if read is not None else None
+
+
+def _read(checkpoint: Checkpoint) -> tuple[Position, Contents] | None:
+    """What can be added to: None if there is nothing, or it is from before the last boot."""
     try:
         read = checkpoint.read()
     except CheckpointError as error:
         raise PodtallyError(
             f"the checkpoint {checkpoint.path} cannot be used: {error}", "remove it"
         ) from None
-    if read is None or read[0].boot_id != boot_id():
+    return read if read is not None and read[0].boot_id == boot_id() else None
+
+
+def _book_the_rest(config: Config, generation: Generation, checkpoint: Checkpoint) -> None:
+    """Book what no agent has read yet; no program writes any more."""
+    read = _read(checkpoint)
+    if read is None:
         return
     before, contents = read
     ledger, directory = make_ledger(config, generation), Directory((), {})
     contents.restore(ledger, time.monotonic_ns())
-    directory.restore(contents.residents)
+    directory.restore(contents.extras.residents)
     directory.refresh(time.monotonic_ns())
-    nobody = Counters(np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
 
     def look() -> World:
-        now = time.monotonic_ns()
-        return World(directory.names, nobody, (), now, directory.residents())
+        extras = Extras(directory.residents(), contents.extras.own_metrics)
+        return World(directory.names, NO_COUNTERS, (), time.monotonic_ns(), extras)
 
-    journal = Journal(open_table(generation), KernelBooks(generation), ledger, checkpoint)
+    table = open_table(generation)
+    journal = Journal(table, KernelBooks(generation), ledger, checkpoint)
     journal.recover(before, Position(before.boot_id, generation.about.generation, 0), look)
     journal.drain(look)
-    ledger.forget_kernel_accounts()
-    checkpoint.write(Position(before.boot_id, NOTHING_PINNED, 0), ledger, directory.residents())
+    # All of it is booked, and this says so until the maps are gone; then no maps match it.
+    here = Position(before.boot_id, generation.about.generation, table.epoch)
+    checkpoint.write(here, ledger, look().extras)

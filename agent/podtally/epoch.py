@@ -19,11 +19,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.identity.directory import Resident
 from podtally.identity.table import Names
 from podtally.kernel.books import Accounts as KernelAccounts
 from podtally.kernel.table import Table
-from podtally.ledger.checkpoint import Checkpoint, Position
+from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.ledger import Ended, Ledger
 
 
@@ -50,7 +49,7 @@ class World(NamedTuple):
     counters: Counters
     gone: tuple[int, ...]  # interfaces that went before the flip: this is their last epoch
     now_ns: int
-    residents: list[Resident]
+    extras: Extras
 
 
 class UnwritableError(Exception):
@@ -106,10 +105,10 @@ class Journal:
         self.table.fence()
         return self._book(here, look)
 
-    def retry(self, here: Position, residents: list[Resident]) -> Turned:
+    def retry(self, here: Position, extras: Extras) -> Turned:
         """Try again to write what ``turn`` could not."""
         assert self._unwritten is not None
-        return self._write(here, self._unwritten, residents)
+        return self._write(here, self._unwritten, extras)
 
     def drain(self, look: Callable[[], World]) -> list[Ended]:
         """Book the rest of a table that no program writes to any more; nothing is written
@@ -122,7 +121,7 @@ class Journal:
     def _book(self, here: Position, look: Callable[[], World]) -> Turned:
         return self._write(here, *self._add(look))
 
-    def _add(self, look: Callable[[], World]) -> tuple[Turned, list[Resident]]:
+    def _add(self, look: Callable[[], World]) -> tuple[Turned, Extras]:
         # The kernel's accounts are read before the interfaces' counters: what is booked
         # must be in the counters too.
         accounts = self._counts.read()
@@ -136,14 +135,14 @@ class Journal:
         ledger.close_books(world.counters.ifindex, world.counters.bytes)
         for ifindex in world.gone:
             ledger.let_go(ifindex)
-        return Turned(flows, ended, 0), world.residents
+        return Turned(flows, ended, 0), world.extras
 
-    def _write(self, here: Position, turned: Turned, residents: list[Resident]) -> Turned:
+    def _write(self, here: Position, turned: Turned, extras: Extras) -> Turned:
         epoch = self.table.epoch
         self._unwritten = turned
         position = Position(here.boot_id, here.generation, epoch)
         try:
-            size = self._checkpoint.write(position, self.ledger, residents)
+            size = self._checkpoint.write(position, self.ledger, extras)
         except OSError as error:
             raise UnwritableError(error.strerror or str(error)) from error
         self._unwritten = None

@@ -36,7 +36,7 @@ def install(pins: Pins, config: Config, booked_generation: str | None) -> Instal
     """
     options = options_of(config)
     wanted = digest(options)
-    current, successor = _settled(pins, booked_generation)
+    current, successor = settled(pins, booked_generation)
     compiled = False
     if successor is None and (current is None or current.about.digest != wanted):
         started = time.monotonic()
@@ -54,7 +54,7 @@ def install(pins: Pins, config: Config, booked_generation: str | None) -> Instal
     return Installed(successor, current, compiled)
 
 
-def _settled(
+def settled(
     pins: Pins, booked_generation: str | None
 ) -> tuple[Generation | None, Generation | None]:
     """Finish a change of generations that an earlier start did not live to finish."""

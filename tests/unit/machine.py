@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.epoch import NO_COUNTERS, Counters, Journal, Turned, World
-from podtally.identity.directory import Resident
 from podtally.kernel.table import Table
-from podtally.ledger.checkpoint import Checkpoint, Position
+from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.connections import BEGAN_UNKNOWN
 from podtally.ledger.labels import DIRECTIONS, BookLabels, PodLabels
 from podtally.ledger.ledger import View
@@ -112,7 +111,7 @@ class CrashingCheckpoint(Checkpoint):
 class CrashingJournal(Journal):
     steps: Steps
 
-    def _add(self, look: Callable[[], World]) -> tuple[Turned, list[Resident]]:
+    def _add(self, look: Callable[[], World]) -> tuple[Turned, Extras]:
         added = super()._add(look)
         self.steps.reach("after booking")
         return added
@@ -209,12 +208,12 @@ class Machine:
             self.replaced, self.kernel = self.kernel, Kernel(self.kernel.number + 1)
 
     def _change_over(self, old: Kernel, before: Position | None) -> None:
-        """The steps of agent.Agent._change_over."""
+        """The steps of startup's change of generations."""
         journal = self._journal_of(old)
         journal.recover(before, self._here(old), self.look_at_names)
         journal.drain(self.look_at_names)
         self.ledger.forget_kernel_accounts()
-        self.checkpoint.write(self._here(self.kernel), self.ledger, [])
+        self.checkpoint.write(self._here(self.kernel), self.ledger, Extras())
         self.steps.reach("before promote")
         self.replaced = None
 
@@ -224,7 +223,7 @@ class Machine:
         return turned
 
     def retry(self) -> Turned:
-        turned = self.journal.retry(self._here(self.kernel), [])
+        turned = self.journal.retry(self._here(self.kernel), Extras())
         self._publish()
         return turned
 
@@ -233,7 +232,7 @@ class Machine:
         listed = list(INTERFACES)
         counters = np.array([self.model.counter(i) for i in listed], np.int64)
         self.steps.meanwhile()
-        return World(self.names, Counters(np.array(listed), counters), (), self._now_ns, [])
+        return World(self.names, Counters(np.array(listed), counters), (), self._now_ns, Extras())
 
     def look_at_names(self) -> World:
         return self.look()._replace(counters=NO_COUNTERS)

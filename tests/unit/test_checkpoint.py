@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from podtally.identity.cgroups import Found
 from podtally.identity.directory import Resident
-from podtally.ledger.checkpoint import MAGIC, Checkpoint, CheckpointError, Position
+from podtally.ledger.checkpoint import MAGIC, Checkpoint, CheckpointError, Extras, Position
 from podtally.ledger.ledger import Ledger, View
 from tests.unit.rows import SECOND, SYN, UDP, Flow, accounts_of, book, from_here, make_ledger, names
 
@@ -20,6 +20,7 @@ RESIDENTS = [
     Resident(7, "veth7", netns="web", addresses=("10.99.0.7", "2001:db8::7"), since=3),
     Resident(9, "veth9", found=Found("pod", "1f6c9b1e-0000-4000-8000-000000000023"), gone_ns=5),
 ]
+EXTRAS = Extras(RESIDENTS, {"loader_runs": [23.0], "swap_seconds": [1.0, 2.0, 0.5]})
 
 
 def filled() -> Ledger:
@@ -41,7 +42,7 @@ def filled() -> Ledger:
 
 
 def written(state_dir: Path) -> bytes:
-    Checkpoint(state_dir).write(HERE, filled(), RESIDENTS)
+    Checkpoint(state_dir).write(HERE, filled(), EXTRAS)
     return (state_dir / "checkpoint").read_bytes()
 
 
@@ -50,12 +51,12 @@ def sealed(content: bytes) -> bytes:
     return content + struct.pack("<I", zlib.crc32(content))
 
 
-def restored(state_dir: Path) -> tuple[Position, Ledger, list[Resident]]:
+def restored(state_dir: Path) -> tuple[Position, Ledger, Extras]:
     read = Checkpoint(state_dir).read()
     assert read is not None
     ledger = make_ledger()
     read[1].restore(ledger, 2 * SECOND)
-    return read[0], ledger, read[1].residents
+    return read[0], ledger, read[1].extras
 
 
 def plain(view: View) -> list[object]:
@@ -69,11 +70,11 @@ def plain(view: View) -> list[object]:
 
 def test_everything_comes_back(tmp_path: Path) -> None:
     before = filled()
-    size = Checkpoint(tmp_path).write(HERE, before, RESIDENTS)
+    size = Checkpoint(tmp_path).write(HERE, before, EXTRAS)
     assert size == (tmp_path / "checkpoint").stat().st_size
-    position, after, residents = restored(tmp_path)
+    position, after, extras = restored(tmp_path)
     assert position == HERE
-    assert residents == RESIDENTS
+    assert extras == EXTRAS
     retired = {labels: gap for labels, gap in before.view().gaps if labels.interface == "veth11"}
     assert retired
     assert before.retired_gaps == after.retired_gaps
@@ -85,7 +86,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
 
 def test_both_go_on_alike(tmp_path: Path) -> None:
     before = filled()
-    Checkpoint(tmp_path).write(HERE, before, RESIDENTS)
+    Checkpoint(tmp_path).write(HERE, before, EXTRAS)
     _, after, _ = restored(tmp_path)
     for ledger in (before, after):
         flows = [Flow(local_port=1000 + i, bytes=(29, 0)) for i in range(29)]
@@ -98,9 +99,9 @@ def test_both_go_on_alike(tmp_path: Path) -> None:
 
 
 def test_an_empty_ledger_comes_back(tmp_path: Path) -> None:
-    Checkpoint(tmp_path).write(HERE, make_ledger(), [])
-    _, ledger, residents = restored(tmp_path)
-    assert residents == []
+    Checkpoint(tmp_path).write(HERE, make_ledger(), Extras())
+    _, ledger, extras = restored(tmp_path)
+    assert extras == Extras()
     assert len(ledger.view().flows.labels) == 0
     book(ledger, names(), [Flow()])
     ledger.settle(names(), [], SECOND)
@@ -116,7 +117,7 @@ def test_labels_that_change_are_written_anew(tmp_path: Path) -> None:
     for count in range(3):
         book(ledger, names(), [Flow(remote_port=2000 + count, seen=from_here(SYN))])
         ledger.settle(names(), [], SECOND)
-        checkpoint.write(HERE, ledger, [])
+        checkpoint.write(HERE, ledger, Extras())
         assert plain(restored(tmp_path)[1].view())[0] == plain(ledger.view())[0]
 
 
@@ -210,8 +211,8 @@ def test_put_aside_keeps_the_file(tmp_path: Path) -> None:
 
 def test_a_write_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
     checkpoint, ledger = Checkpoint(tmp_path), filled()
-    checkpoint.write(HERE, ledger, [])
+    checkpoint.write(HERE, ledger, Extras())
     (tmp_path / "checkpoint.new").mkdir()  # root may write anywhere else
     with pytest.raises(IsADirectoryError):
-        checkpoint.write(HERE, make_ledger(), [])
+        checkpoint.write(HERE, make_ledger(), Extras())
     assert plain(restored(tmp_path)[1].view())[0] == plain(ledger.view())[0]

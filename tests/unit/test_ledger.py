@@ -168,6 +168,18 @@ def test_beyond_the_limit_flows_are_other_and_sums_stay_exact() -> None:
     assert view.limited > 0
 
 
+def test_long_silent_series_of_the_living_make_room_only_where_it_is_needed() -> None:
+    """A scan must not push everything that comes later into `other` for ever."""
+    for limit, kept in ((10_000, 2 * 23), (2 * 23, 2)):
+        ledger = make_ledger(series=limit, grace_ns=5 * SECOND)
+        scan = [Flow(remote_port=1000 + i, protocol=UDP, seen=0) for i in range(23)]
+        turn(ledger, scan, now_ns=SECOND)
+        turn(ledger, [scan[0]], now_ns=400 * SECOND)  # the others end by idleness
+        turn(ledger, [scan[0]], now_ns=401 * SECOND)
+        ledger.expire(names(), 402 * SECOND)
+        assert len(ledger.flows) == kept
+
+
 def test_bytes_after_a_rename_are_the_new_names() -> None:
     ledger = watched(7, 9)
     flow = Flow(seen=from_here(SYN), bytes=(23, 0))

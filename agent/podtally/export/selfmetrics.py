@@ -1,34 +1,125 @@
-"""What the agent tells of itself: the numbers an operator looks at when something is off."""
+"""What the agent tells of itself: the numbers an operator looks at when something is off.
 
+Totals and durations go into the checkpoint, so that these counters, too, go on over a
+restart; gauges tell of now.
+"""
+
+import bisect
 import time
+from collections.abc import Iterable, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from podtally import __version__
 from podtally.ledger.ledger import View
 
-_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # seconds
 
 
-class SelfMetrics:
+class Total:
+    """A counter."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name, self._text = name, text
+        self.value = 0.0
+
+    def inc(self, by: float = 1.0) -> None:
+        self.value += by
+
+    def dump(self) -> list[float]:
+        return [self.value]
+
+    def restore(self, dumped: Sequence[float]) -> None:
+        (self.value,) = dumped
+
+    def family(self) -> Metric:
+        return CounterMetricFamily(f"podtally_{self.name}", self._text, value=self.value)
+
+
+class Durations:
+    """A histogram of seconds."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name, self._text = name, text
+        self._counts = [0.0] * (len(_BOUNDS) + 1)
+        self._sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self._counts[bisect.bisect_left(_BOUNDS, seconds)] += 1
+        self._sum += seconds
+
+    def dump(self) -> list[float]:
+        return [*self._counts, self._sum]
+
+    def restore(self, dumped: Sequence[float]) -> None:
+        if len(dumped) == len(self._counts) + 1:  # else its bounds were others
+            self._counts, self._sum = list(dumped[:-1]), dumped[-1]
+
+    def family(self) -> Metric:
+        buckets, below = [], 0.0
+        for bound, count in zip((*map(str, _BOUNDS), "+Inf"), self._counts, strict=True):
+            below += count
+            buckets.append((bound, below))
+        return HistogramMetricFamily(f"podtally_{self.name}", self._text, buckets, self._sum)
+
+
+class SelfMetrics(Collector):
     """One registry, and the metrics in it as attributes."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        gauge("build_info", "1; the version is a label.", self.registry, "version").labels(
-            __version__
-        ).set(1)
-        self.epoch_duration = self._histogram(
+        self._kept: list[Total | Durations] = []
+        self._make_totals()
+        self._make_gauges()
+        self._written = time.monotonic()
+        self.registry.register(self)
+
+    def checkpoint_written(self, size: int) -> None:
+        self._written = time.monotonic()
+        self.checkpoint_size.set(size)
+
+    def collect(self) -> Iterable[Metric]:
+        return [each.family() for each in self._kept]
+
+    def dump(self) -> dict[str, list[float]]:
+        """For the checkpoint: what must not begin anew with every start."""
+        return {each.name: each.dump() for each in self._kept}
+
+    def restore(self, dumped: Mapping[str, Sequence[float]]) -> None:
+        for each in self._kept:
+            if each.name in dumped:
+                each.restore(dumped[each.name])
+
+    def _make_totals(self) -> None:
+        self.epoch_duration = self._durations(
             "epoch_duration_seconds", "From the flip of the halves to the end of the epoch's work."
         )
-        self.epoch_lateness = self._histogram(
+        self.epoch_lateness = self._durations(
             "epoch_lateness_seconds", "How much later than due an epoch's flip was."
         )
-        self.swap = self._histogram(
+        self.swap = self._durations(
             "swap_seconds", "Flipping the halves and waiting until no program writes to the old."
+        )
+        self.attach_errors = self._total(
+            "attach_errors", "Interfaces that could not be watched when they should have been."
+        )
+        self.loader_runs = self._total("loader_runs", "Times that kernel programs were compiled.")
+        self.resyncs = self._total(
+            "netlink_resyncs", "Times that netlink messages were lost and all links were read anew."
+        )
+        self.checkpoint_errors = self._total(
+            "checkpoint_errors", "Checkpoints that could not be written; no counts are lost by it."
+        )
+        self.flow_log_errors = self._total(
+            "flow_log_errors", "Epochs whose flow log records could not be written."
+        )
+
+    def _make_gauges(self) -> None:
+        self._gauge("build_info", "1; the version is a label.", "version").labels(__version__).set(
+            1
         )
         self.epoch_flows = self._gauge("epoch_flows", "Flows in the last epoch.")
         self.table_fill = self._gauge(
@@ -39,51 +130,30 @@ class SelfMetrics:
         self.unnamed = self._gauge(
             "unnamed_interfaces", "Watched interfaces of which nobody knows whose they are."
         )
-        self.attached = gauge(
-            "attached_interfaces", "Interfaces that are watched.", self.registry, "mode"
-        )
-        self.foreign = gauge(
+        self.attached = self._gauge("attached_interfaces", "Interfaces that are watched.", "mode")
+        self.foreign = self._gauge(
             "foreign_programs",
             "Programs of others that run before ours, and can end the chain.",
-            self.registry,
             "interface",
             "hook",
         )
-        self.attach_errors = self._counter(
-            "attach_errors", "Interfaces that could not be watched when they should have been."
-        )
-        self.loader_runs = self._counter("loader_runs", "Times that kernel programs were compiled.")
-        self.resyncs = self._counter(
-            "netlink_resyncs", "Times that netlink messages were lost and all links were read anew."
-        )
         self.checkpoint_size = self._gauge("checkpoint_size_bytes", "Size of the last checkpoint.")
-        self.checkpoint_errors = self._counter(
-            "checkpoint_errors", "Checkpoints that could not be written; no counts are lost by it."
-        )
-        self._written = time.monotonic()
         self._gauge("checkpoint_age_seconds", "Since the last checkpoint.").set_function(
             lambda: time.monotonic() - self._written
         )
-        self.flow_log_errors = self._counter(
-            "flow_log_errors", "Flow log records that could not be written."
-        )
 
-    def checkpoint_written(self, size: int) -> None:
-        self._written = time.monotonic()
-        self.checkpoint_size.set(size)
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"podtally_{name}", text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"podtally_{name}", text, registry=self.registry)
+    def _total(self, name: str, text: str) -> Total:
+        total = Total(name, text)
+        self._kept.append(total)
+        return total
 
-    def _counter(self, name: str, text: str) -> Counter:
-        return Counter(f"podtally_{name}", text, registry=self.registry)
-
-    def _histogram(self, name: str, text: str) -> Histogram:
-        return Histogram(f"podtally_{name}", text, registry=self.registry, buckets=_BUCKETS)
-
-
-def gauge(name: str, text: str, registry: CollectorRegistry, *labels: str) -> Gauge:
-    return Gauge(f"podtally_{name}", text, labels, registry=registry)
+    def _durations(self, name: str, text: str) -> Durations:
+        durations = Durations(name, text)
+        self._kept.append(durations)
+        return durations
 
 
 class LedgerCollector(Collector):

@@ -33,7 +33,9 @@ def flow_job(
     Fingerprints are kept over an upgrade by passing the secrets of the generation
     before: connections are joined to their past by them.
     """
-    words = known_secrets or tuple(secrets.randbits(64) | i & 1 for i in range(pins.SECRETS))
+    words = known_secrets
+    if words is None or len(words) != pins.SECRETS:
+        words = tuple(secrets.randbits(64) | i & 1 for i in range(pins.SECRETS))
     about = pins.About(
         generation=secrets.token_hex(8),
         digest=pins.digest(options),

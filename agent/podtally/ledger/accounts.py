@@ -85,10 +85,14 @@ class Accounts:
     def close(self, slot: int) -> None:
         """Forget the accounts of an interface's slot."""
         for account in [a for a in self._index if a.slot == slot]:
-            index = self._index.pop(account)
-            self.slot[index] = NOBODYS
-            self._free.append(index)
-            self.version += 1
+            self._close(account)
+
+    def close_idle(self, idle_series: NDArray[np.bool_], in_use: NDArray[np.int32]) -> None:
+        """Forget the accounts both series of which are idle and no connection is booked under."""
+        used = set(np.unique(in_use).tolist())
+        for account, index in list(self._index.items()):
+            if index not in used and idle_series[self.series[index]].all():
+                self._close(account)
 
     def series_in_use(self) -> NDArray[np.int64]:
         return np.unique(self.series[self.slot != NOBODYS])
@@ -107,6 +111,12 @@ class Accounts:
             ]
         used = set(self._index.values())
         self._free = [i for i in range(max(used, default=-1) + 1) if i not in used]
+
+    def _close(self, account: Account) -> None:
+        index = self._index.pop(account)
+        self.slot[index] = NOBODYS
+        self._free.append(index)
+        self.version += 1
 
     def _place(self) -> int:
         if self._free:

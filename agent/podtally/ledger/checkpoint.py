@@ -55,6 +55,13 @@ class Position(msgspec.Struct, frozen=True):
     epoch: int
 
 
+class Extras(msgspec.Struct, frozen=True):
+    """What else must outlive the agent: who is behind the interfaces, and its own counters."""
+
+    residents: list[Resident] = []
+    own_metrics: dict[str, list[float]] = {}
+
+
 class _Place(msgspec.Struct, frozen=True):
     """Where an array lies, counted from the end of the head."""
 
@@ -75,7 +82,8 @@ class _Head(msgspec.Struct, frozen=True):
     retired_gaps: list[tuple[BookLabels, int]]
     began_unknown: int
     overflow_packets: int
-    residents: list[Resident]
+    limited: int
+    extras: Extras
 
 
 class _RawHead(msgspec.Struct, frozen=True):
@@ -91,7 +99,8 @@ class _RawHead(msgspec.Struct, frozen=True):
     retired_gaps: list[tuple[BookLabels, int]]
     began_unknown: int
     overflow_packets: int
-    residents: list[Resident]
+    limited: int
+    extras: Extras
 
 
 class Checkpoint:
@@ -103,7 +112,7 @@ class Checkpoint:
         self._encoded: dict[str, tuple[int, msgspec.Raw]] = {}
         self._encoder = msgspec.json.Encoder()
 
-    def write(self, position: Position, ledger: Ledger, residents: list[Resident]) -> int:
+    def write(self, position: Position, ledger: Ledger, extras: Extras) -> int:
         """Replace the file; returns its size. OSError leaves the old one as it was."""
         records, pairs = ledger.interfaces.dump()
         arrays = _arrays(ledger, pairs)
@@ -120,7 +129,8 @@ class Checkpoint:
                 list(ledger.retired_gaps.items()),
                 ledger.began_unknown,
                 ledger.overflow_packets,
-                residents,
+                ledger.accounts.limited,
+                extras,
             )
         )
         return self._replace(head, arrays)
@@ -175,7 +185,7 @@ class Contents:
     def __init__(self, head: _Head, arrays: dict[str, Array]) -> None:
         self._head = head
         self._arrays = arrays
-        self.residents = head.residents
+        self.extras = head.extras
 
     def restore(self, ledger: Ledger, now_ns: int) -> None:
         head, arrays = self._head, self._arrays
@@ -192,6 +202,7 @@ class Contents:
         ledger.retired_gaps = dict(head.retired_gaps)
         ledger.began_unknown = head.began_unknown
         ledger.overflow_packets = head.overflow_packets
+        ledger.accounts.limited = head.limited
         ledger.begin()
 
 

@@ -39,6 +39,7 @@ from podtally.ledger.series import SeriesTable, SeriesView
 ColdRows = Callable[[NDArray[np.int64]], NDArray[np.void]]
 
 FLOWS, OTHER, OVERFLOW = 0, 1, 2  # accounts, as in labels.ACCOUNTS
+NEARLY_FULL = 0.9  # of the series limit: then those of long silent peers are let go
 STRANGERS_NAME = "unknown"  # of interfaces that somebody else put our programs on
 
 
@@ -368,6 +369,9 @@ class Ledger:
         places = self._places(names, now_ns)
         self.pods.expire(before, places.pods)
         self.books.expire(before, places.books)
+        if len(self.flows) > self.limits.series * NEARLY_FULL:
+            # The living keep their series, silent or not, unless there is a need for room.
+            self.accounts.close_idle(self.flows.idle(before), self.connections.columns.account)
         self.flows.expire(before, self.accounts.series_in_use())
         for labels in [each for each in self.retired_gaps if self.books.find(each) is None]:
             del self.retired_gaps[labels]

@@ -56,9 +56,13 @@ class SeriesTable(Generic[Labels]):
         np.add.at(self._sums, index, amounts)
         self._moved_ns[index[amounts.any(axis=1)]] = now_ns
 
+    def idle(self, before_ns: int) -> NDArray[np.bool_]:
+        """By index: whether a set's sums have not grown since ``before_ns``."""
+        return self._moved_ns[: len(self._labels)] < before_ns
+
     def expire(self, before_ns: int, in_use: NDArray[np.int64]) -> int:
         """Forget the sets that have not grown since ``before_ns`` and are not ``in_use``."""
-        idle = self._moved_ns[: len(self._labels)] < before_ns
+        idle = self.idle(before_ns)
         idle[in_use] = False
         forgotten = [i for i in np.flatnonzero(idle).tolist() if self._labels[i] is not None]
         for index in forgotten:

@@ -1,0 +1,197 @@
+"""From nothing to counting: everything an agent consists of, put together in the right order.
+
+Attach first, so that packets are counted; then book what the kernel holds from before.
+"""
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from podtally.config import Config
+from podtally.epoch import NO_COUNTERS, Journal, UnwritableError, World
+from podtally.errors import PodtallyError
+from podtally.export.selfmetrics import SelfMetrics
+from podtally.identity.directory import Directory
+from podtally.install import install
+from podtally.kernel.books import STRANGERS, KernelBooks
+from podtally.kernel.pins import Generation, Pins
+from podtally.kernel.table import Table, open_table
+from podtally.ledger.checkpoint import Checkpoint, CheckpointError, Contents, Extras, Position
+from podtally.ledger.connections import Flags
+from podtally.ledger.ledger import Ended, Ledger, Limits
+from podtally.links.attach import Attacher
+from podtally.links.wanted import pod_interfaces
+from podtally.links.watcher import LinkWatcher
+from podtally.watch import Watch
+
+log = logging.getLogger(__name__)
+
+CONNECTIONS_PER_FLOW = 2  # connections remembered, for each flow that an epoch can hold
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an agent consists of once it counts."""
+
+    here: Position
+    ledger: Ledger
+    directory: Directory
+    watch: Watch
+    attacher: Attacher
+    watcher: LinkWatcher
+    books: KernelBooks
+    table: Table
+    journal: Journal
+    left_over: frozenset[int]  # interfaces with kernel accounts from before this start
+    ended: list[Ended]  # connections that ended while nobody was there
+
+    def close(self) -> None:
+        """Let go of everything but what counts in the kernel."""
+        self.watcher.stop()
+        self.attacher.close()
+        self.watch.close()
+
+
+def boot_id(proc: Path = Path("/proc")) -> str:
+    return (proc / "sys/kernel/random/boot_id").read_text().strip()
+
+
+def state_dir(path: Path) -> Path:
+    """Make the directory; PodtallyError if that cannot be, or it cannot be written to."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o750)
+    except OSError as error:
+        raise PodtallyError(
+            f"cannot make the state directory {path}: {error.strerror}", "check --state-dir"
+        ) from None
+    if not os.access(path, os.W_OK):
+        raise PodtallyError(f"cannot write to the state directory {path}", "check --state-dir")
+    return path
+
+
+def make_ledger(config: Config, generation: Generation) -> Ledger:
+    layout = generation.about.layout
+    limits = Limits(
+        series=config.series_limit,
+        connections=CONNECTIONS_PER_FLOW * config.max_flows,
+        grace_ns=int(config.series_grace * 1e9),
+    )
+    flags = Flags(layout.seen_shift, layout.seen_syn_only, layout.seen_syn_ack)
+    return Ledger(flags, limits, keep_ended=config.flow_log is not None)
+
+
+def bring_up(config: Config, pins: Pins, checkpoint: Checkpoint, metrics: SelfMetrics) -> Parts:
+    """Take over or compile, attach, and book what was counted up to now."""
+    before, contents = _read(checkpoint)
+    installed = install(pins, config, before.generation if before else None)
+    generation = installed.current
+    ledger, directory = (
+        make_ledger(config, generation),
+        Directory(config.endpoints, config.networks),
+    )
+    if contents is not None:
+        contents.restore(ledger, time.monotonic_ns())
+        directory.restore(contents.extras.residents)
+        metrics.restore(contents.extras.own_metrics)
+    metrics.loader_runs.inc(installed.compiled)
+    books, watch = KernelBooks(generation), Watch(ledger, directory)
+    books.open_accounts(STRANGERS)
+    left_over = frozenset(books.read().ifindex.tolist()) - {STRANGERS}
+    attacher, watcher = _attach(config, generation, books, watch)
+    here = _at(generation, 0)
+    table = open_table(generation)
+    journal = Journal(table, books, ledger, checkpoint)
+    past = _Past(ledger, directory, watch, metrics, checkpoint)
+    try:
+        if installed.before is not None:
+            ended = past.drain(installed.before, before, _at(generation, table.epoch))
+            pins.promote()
+        else:
+            turned = journal.recover(before, here, past.look)
+            ended = turned.ended
+            if turned.flows:
+                log.info("booked %d flows that the kernel held from before", turned.flows)
+    except (UnwritableError, OSError) as error:
+        raise PodtallyError(
+            f"cannot write the checkpoint {checkpoint.path}: {error}; "
+            "nothing is lost, the kernel goes on counting",
+            "make room there, or choose another --state-dir",
+        ) from None
+    return Parts(
+        here, ledger, directory, watch, attacher, watcher, books, table, journal, left_over, ended
+    )
+
+
+def _read(checkpoint: Checkpoint) -> tuple[Position | None, Contents | None]:
+    try:
+        read = checkpoint.read()
+    except CheckpointError as error:
+        aside = checkpoint.put_aside()
+        log.error(
+            "the checkpoint cannot be used: %s; it is now %s, and the sums begin anew from what "
+            "the kernel holds",
+            error,
+            aside,
+        )
+        return None, None
+    if read is None:
+        return None, None
+    if read[0].boot_id != boot_id():
+        log.info("the checkpoint is from before the last boot: the books begin anew")
+        return None, None
+    return read
+
+
+def _attach(
+    config: Config, generation: Generation, books: KernelBooks, watch: Watch
+) -> tuple[Attacher, LinkWatcher]:
+    attacher = Attacher(config.pin_dir, generation.program_fds(), config.attach, config.state_dir)
+    wanted = pod_interfaces(config.interfaces)
+    watcher = LinkWatcher(attacher, wanted, books.open_accounts, watch.events)
+    watcher.start()
+    watch.take_events()
+    watch.forget_absent()
+    watch.look_for_processes()
+    watch.refresh_names()
+    return attacher, watcher
+
+
+def _at(generation: Generation, epoch: int) -> Position:
+    return Position(boot_id(), generation.about.generation, epoch)
+
+
+@dataclass(frozen=True)
+class _Past:
+    """Books what was counted before this start."""
+
+    ledger: Ledger
+    directory: Directory
+    watch: Watch
+    metrics: SelfMetrics
+    checkpoint: Checkpoint
+
+    def look(self) -> World:
+        return World(
+            self.directory.names,
+            self.watch.counters({}),
+            (),
+            time.monotonic_ns(),
+            Extras(self.directory.residents(), self.metrics.dump()),
+        )
+
+    def drain(self, old: Generation, before: Position | None, here: Position) -> list[Ended]:
+        """Book all that another generation has counted, and write down that ours is next."""
+        log.info("the kernel programs have changed: booking what the old ones counted")
+
+        # Without counters: they hold, too, what is in the table that comes next.
+        def look() -> World:
+            return self.look()._replace(counters=NO_COUNTERS)
+
+        journal = Journal(open_table(old), KernelBooks(old), self.ledger, self.checkpoint)
+        ended = journal.recover(before, _at(old, 0), look).ended
+        ended += journal.drain(look)
+        self.ledger.forget_kernel_accounts()
+        self.checkpoint.write(here, self.ledger, self.look().extras)
+        return ended

@@ -1,0 +1,35 @@
+"""The agent's own counters: on /metrics, and over a restart."""
+
+from prometheus_client import generate_latest
+
+from podtally.export.selfmetrics import SelfMetrics
+
+
+def shown(metrics: SelfMetrics) -> str:
+    return generate_latest(metrics.registry).decode()
+
+
+def test_counters_and_histograms_go_on_over_a_restart() -> None:
+    before = SelfMetrics()
+    before.loader_runs.inc(23)
+    for seconds in (0.001, 0.005, 0.3, 100.0):
+        before.swap.observe(seconds)
+
+    after = SelfMetrics()
+    after.restore(before.dump())
+    after.swap.observe(0.3)
+
+    text = shown(after)
+    assert "podtally_loader_runs_total 23.0" in text
+    assert 'podtally_swap_seconds_bucket{le="0.005"} 2.0' in text
+    assert 'podtally_swap_seconds_bucket{le="0.5"} 4.0' in text
+    assert 'podtally_swap_seconds_bucket{le="+Inf"} 5.0' in text
+    assert "podtally_swap_seconds_count 5.0" in text
+    assert "podtally_swap_seconds_sum 100.606" in text
+
+
+def test_what_an_older_or_newer_agent_wrote_is_taken_as_far_as_it_fits() -> None:
+    metrics = SelfMetrics()
+    metrics.restore({"loader_runs": [5.0], "swap_seconds": [1.0, 2.0], "not_known": [3.0]})
+    assert "podtally_loader_runs_total 5.0" in shown(metrics)
+    assert "podtally_swap_seconds_count 0.0" in shown(metrics)
