@@ -171,7 +171,7 @@ class Agent:
         ledger = self._parts.ledger
         for ifindex in [*self._gone, *self._strays()]:
             self._parts.books.close_accounts(ifindex)
-            ledger.kernel_account_closed(ifindex)
+            ledger.readings.closed(ifindex)
         self._gone = {}
         self._publisher.publish(ledger.view())
         self._write_flow_log(turned.ended)

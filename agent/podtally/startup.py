@@ -192,6 +192,6 @@ class _Past:
         journal = Journal(open_table(old), KernelBooks(old), self.ledger, self.checkpoint)
         ended = journal.recover(before, _at(old, 0), look).ended
         ended += journal.drain(look)
-        self.ledger.forget_kernel_accounts()
+        self.ledger.readings.forget()
         self.checkpoint.write(here, self.ledger, self.look().extras)
         return ended

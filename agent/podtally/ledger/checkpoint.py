@@ -197,8 +197,8 @@ class Contents:
         ledger.connections.columns = Columns(
             *(arrays[f"connections.{name}"].copy() for name in Columns._fields)
         )
-        ledger.kernel_key = arrays["kernel.key"].copy()
-        ledger.kernel_read = arrays["kernel.read"].copy()
+        ledger.readings.key = arrays["kernel.key"].copy()
+        ledger.readings.sums = arrays["kernel.read"].copy()
         ledger.retired_gaps = dict(head.retired_gaps)
         ledger.began_unknown = head.began_unknown
         ledger.overflow_packets = head.overflow_packets
@@ -212,7 +212,7 @@ def _arrays(ledger: Ledger, interface_pairs: Array) -> dict[str, Array]:
         arrays[f"{name}.sums"], arrays[f"{name}.moved_ns"] = table.sums()
     for name, column in ledger.connections.columns._asdict().items():
         arrays[f"connections.{name}"] = column
-    arrays["kernel.key"], arrays["kernel.read"] = ledger.kernel_key, ledger.kernel_read
+    arrays["kernel.key"], arrays["kernel.read"] = ledger.readings.key, ledger.readings.sums
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 

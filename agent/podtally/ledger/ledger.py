@@ -20,7 +20,6 @@ from podtally.ledger.accounts import (
     PACKETS,
     Account,
     Accounts,
-    server_port,
 )
 from podtally.ledger.connections import (
     BEGAN_HERE,
@@ -32,8 +31,10 @@ from podtally.ledger.connections import (
     Flags,
     who_began,
 )
-from podtally.ledger.interfaces import NO_PAIRS, Interfaces
+from podtally.ledger.interfaces import Interfaces
+from podtally.ledger.kernel_readings import NOTHING_GROWN, KernelReadings
 from podtally.ledger.labels import DIRECTIONS, BookLabels, FlowLabels, PodLabels
+from podtally.ledger.naming import Naming
 from podtally.ledger.series import SeriesTable, SeriesView
 
 ColdRows = Callable[[NDArray[np.int64]], NDArray[np.void]]
@@ -98,9 +99,9 @@ class Ledger:
         self.accounts = Accounts(self.flows, limits.series)
         self.connections = Connections(flags, limits.connections)
         self.interfaces = Interfaces()
+        self._naming = Naming(self.interfaces, self.accounts)
         self.retired_gaps: dict[BookLabels, int] = {}
-        self.kernel_key = np.zeros(0, np.int64)  # ifindex * 2 + direction, ascending
-        self.kernel_read = np.zeros((0, 4), np.int64)  # bytes, packets: other, overflow
+        self.readings = KernelReadings()
         self.began_unknown = 0
         self.overflow_packets = 0
         self._flags = flags
@@ -108,8 +109,7 @@ class Ledger:
         self._ended: list[Columns] = []
         self._placed = Places(*(np.zeros(0, np.int64),) * 3)
         self._placed_for: tuple[Names | None, int] = (None, -1)
-        nobody = np.zeros(0, np.int64)
-        self._kernel_delta = KernelAccounts(nobody, nobody, NO_PAIRS, NO_PAIRS)
+        self._kernel_delta = NOTHING_GROWN
         self.begin()
 
     def begin(self) -> None:
@@ -152,7 +152,7 @@ class Ledger:
         unnamed = np.flatnonzero(account < 0)
         if len(unnamed):
             columns = connections.columns.take(place[unnamed])
-            account[unnamed] = self._accounts_of(columns.key, columns.began, names, now_ns)
+            account[unnamed] = self._naming.accounts_of(columns.key, columns.began, names, now_ns)
             connections.columns.account[place[unnamed]] = account[unnamed]
         return account.astype(np.int64)
 
@@ -163,7 +163,7 @@ class Ledger:
         for field in KEY.names or ():
             key[field] = cold_rows[field]
         began = who_began(rows.seen, key, self._flags)
-        account = self._accounts_of(key, began, names, now_ns)
+        account = self._naming.accounts_of(key, began, names, now_ns)
         self._count_beginnings(account, began, now_ns)
         return Columns(
             rows.fingerprint,
@@ -187,43 +187,10 @@ class Ledger:
             self.flows.add(self.accounts.series[begun, direction], one, now_ns)
         self.began_unknown += int(np.count_nonzero(began == BEGAN_UNKNOWN))
 
-    def _accounts_of(
-        self, key: NDArray[np.void], began: NDArray[np.uint8], names: Names, now_ns: int
-    ) -> NDArray[np.int64]:
-        """Accounts of keys; the loop is over what differs in a label, not over flows. (n,)"""
-        slot = self.interfaces.slots(key["ifindex"].astype(np.int64))
-        address = key["remote_address"].byteswap()
-        peer = names.look_up(address[:, 0], address[:, 1])
-        port = server_port(began, key["local_port"], key["remote_port"])
-        mixed = np.zeros(len(key), [("slot", "i8"), ("peer", "i8"), ("rest", "i8")])
-        mixed["slot"], mixed["peer"] = slot, peer
-        mixed["rest"] = (port + 1) << 8 | key["protocol"]
-        different, index = np.unique(mixed.view("V24"), return_inverse=True)
-        accounts = [
-            self.accounts.index_of(self._account(names, *entry), now_ns)
-            for entry in different.view(mixed.dtype).tolist()
-        ]
-        self._make_room()
-        return np.array(accounts, np.int64)[index]
-
-    def _account(self, names: Names, slot: int, peer: int, rest: int) -> Account:
-        endpoint = names.endpoint(int(self.interfaces.ifindex[slot]))
-        return Account(
-            slot,
-            endpoint.namespace,
-            endpoint.workload,
-            endpoint.workload_kind,
-            *names.peers[peer],
-            rest & 0xFF,
-            (rest >> 8) - 1,
-        )
-
-    def _make_room(self) -> None:
-        short = len(self.accounts) - self._sums.shape[1]
-        if short > 0:
-            self._sums = np.pad(self._sums, ((0, 0), (0, short)))
-
     def _add(self, account: NDArray[np.int64], rows: Rows) -> None:
+        short = len(self.accounts) - self._sums.shape[1]
+        if short > 0:  # accounts were opened for these rows
+            self._sums = np.pad(self._sums, ((0, 0), (0, short)))
         for direction in (0, 1):
             np.add.at(self._sums[direction], account, rows.bytes[:, direction])
             np.add.at(self._sums[2 + direction], account, rows.packets[:, direction])
@@ -232,29 +199,8 @@ class Ledger:
 
     def book_kernel_accounts(self, accounts: KernelAccounts) -> None:
         """Book what the kernel's cumulative accounts have grown by since they were last read."""
-        key = accounts.ifindex * 2 + accounts.direction
-        order = np.argsort(key)
-        key = key[order]
-        now = np.concatenate([accounts.bytes, accounts.packets], axis=1)[order]
-        before = np.zeros_like(now)
-        if len(self.kernel_key):
-            place = np.minimum(np.searchsorted(self.kernel_key, key), len(self.kernel_key) - 1)
-            seen = self.kernel_key[place] == key
-            before[seen] = self.kernel_read[place[seen]]
-        # A sum below the one read before is that of an interface with a number used again.
-        delta = np.where((now < before).any(axis=1, keepdims=True), now, now - before)
-        self.kernel_key, self.kernel_read = key, now
-        self._kernel_delta = KernelAccounts(key >> 1, key & 1, delta[:, :2], delta[:, 2:])
-        self.overflow_packets += int(delta[:, 3].sum())
-
-    def forget_kernel_accounts(self) -> None:
-        """Other programs count from now on, and from nothing."""
-        self.kernel_key, self.kernel_read = self.kernel_key[:0], self.kernel_read[:0]
-
-    def kernel_account_closed(self, ifindex: int) -> None:
-        """The kernel's account of an interface is removed: the next of its number starts at 0."""
-        others = self.kernel_key >> 1 != ifindex
-        self.kernel_key, self.kernel_read = self.kernel_key[others], self.kernel_read[others]
+        self._kernel_delta = self.readings.grown(accounts)
+        self.overflow_packets += int(self._kernel_delta.packets[:, 1].sum())
 
     # -- the end of an epoch --------------------------------------------------------
 
@@ -305,7 +251,7 @@ class Ledger:
         flowed = np.flatnonzero(self._sums.any(axis=0))
         np.add.at(tally.bytes[:, :, FLOWS], self.accounts.slot[flowed], self._sums[:2, flowed].T)
         np.add.at(tally.packets, self.accounts.slot[flowed], self._sums[2:, flowed].T)
-        self._kernel_delta = KernelAccounts(*(column[:0] for column in delta))
+        self._kernel_delta = NOTHING_GROWN
         return tally
 
     def _settle_interfaces(self, tally: Tally, names: Names, now_ns: int) -> None:
