@@ -159,7 +159,7 @@ def upgrades(on: Stage, arguments: argparse.Namespace) -> None:
             on.agent.forget_said()
             on.agent.sources = releases[upgrade % 2]
             on.agent.start()
-            on.agent.wait_said("compiled and loaded", "taking over")
+            on.agent.wait_said("compiled and loaded", "taking over", "watching")
             time.sleep(chance.uniform(0, 0.4))
         on.agent.wait_ready()
     on.row("upgrades killed", times)

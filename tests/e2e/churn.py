@@ -1,0 +1,92 @@
+"""Pods that are made, send at once, and are removed, one after the other."""
+
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.e2e.agents import Samples, value
+from tests.e2e.pods import Node, Pod, own_counters, pod_socket
+
+DISCARD = 9
+SINK_NUMBER = 250  # its link is 10.99.250.0/30
+NUMBERS = 240  # of links that pods take in turn
+DATAGRAMS = 23
+HEADERS = 42  # Ethernet, IPv4, UDP
+
+
+class Moved(NamedTuple):
+    sent: int  # bytes, as the pod's own end counts
+    received: int
+
+
+@dataclass
+class Churn:
+    """``moved`` is what every pod had sent and received just before it was removed."""
+
+    node: Node
+    sink: Pod
+    moved: dict[str, Moved]
+
+    def one(self, number: int) -> None:
+        """The whole life of a pod."""
+        name = f"p{number}"
+        pod = self.node.routed_pod(name, 1 + number % NUMBERS)
+        size = 100 + number % 1000
+        with (
+            pod_socket(pod, socket.AF_INET, socket.SOCK_DGRAM) as there,
+            pod_socket(self.sink, socket.AF_INET, socket.SOCK_DGRAM) as back,
+        ):
+            there.bind((pod.ipv4, DISCARD))
+            for _ in range(DATAGRAMS):
+                there.sendto(bytes(size), (self.sink.ipv4, DISCARD))
+                back.sendto(bytes(size), (pod.ipv4, DISCARD))
+            self.moved[pod.netns] = arrived(pod, DATAGRAMS * (size + HEADERS))
+        self.node.remove(name)
+
+    def run(self, pods: int, seconds: float) -> None:
+        """So many more pods, evenly over the time."""
+        started, first = time.monotonic(), len(self.moved)
+        for number in range(pods):
+            self.one(first + number)
+            time.sleep(max(0.0, started + (number + 1) * seconds / pods - time.monotonic()))
+
+    def misfits(self, samples: Samples) -> dict[str, tuple[Moved, Moved]]:
+        """Pods whose bytes are not booked under their name: what they moved, what is booked."""
+        booked = {pod: _booked(samples, pod) for pod in self.moved}
+        return {pod: (own, booked[pod]) for pod, own in self.moved.items() if booked[pod] != own}
+
+
+def arrived(pod: Pod, least: int, seconds: float = 2.0) -> Moved:
+    """What the pod's own end counts when all is through; a neighbour may have to be found first."""
+    end = time.monotonic() + seconds
+    while min(moved := Moved(*own_counters(pod))) < least:
+        assert time.monotonic() < end, f"{pod.netns} has moved {moved} only"
+        time.sleep(0.002)
+    return moved
+
+
+def churn(node: Node) -> Churn:
+    return Churn(node, node.routed_pod("sink", SINK_NUMBER), {})
+
+
+def _booked(samples: Samples, pod: str) -> Moved:
+    name = "podtally_pod_bytes_total"
+    return Moved(
+        *(int(value(samples, name, pod=pod, direction=each)) for each in ("egress", "ingress"))
+    )
+
+
+class Footprint(NamedTuple):
+    """What a process holds."""
+
+    fds: int
+    anonymous_kb: int  # without the mapped tables
+
+
+def footprint(pid: int) -> Footprint:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("RssAnon:"))
+    return Footprint(len(os.listdir(f"/proc/{pid}/fd")), int(line.split()[1]))
