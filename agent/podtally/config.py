@@ -130,7 +130,9 @@ def _read(path: Path) -> dict[str, Any]:
             f"{where}: not YAML: {getattr(error, 'problem', error)}", "mend that line"
         ) from None
     except msgspec.ValidationError as error:
-        raise PodtallyError(f"{path}: {error}", "see `podtally run --help` for the keys") from None
+        raise PodtallyError(
+            f"{path}: {_plain(error)}", "see `podtally run --help` for the keys"
+        ) from None
     values = {
         name: value
         for name, value in ((f.name, getattr(file, f.name)) for f in msgspec.structs.fields(file))
@@ -150,6 +152,11 @@ def _check_listen(path: Path, listen: str) -> None:
         Config(listen=listen).listen_address()
     except PodtallyError as error:
         raise PodtallyError(f"{path}: {error.what}", error.mend) from None
+
+
+def _plain(error: msgspec.ValidationError) -> str:
+    """Without the `null` that only means that a setting can be left out."""
+    return str(error).replace(" | null`", "`")
 
 
 def _networks(path: Path, named: dict[str, str | list[str]]) -> dict[str, tuple[str, ...]]:
@@ -173,7 +180,7 @@ def check_flags(flags: Mapping[str, Any]) -> None:
     try:
         msgspec.convert(given, type=_File)
     except msgspec.ValidationError as error:
-        words, _, at = str(error).partition(" - at `$.")
+        words, _, at = _plain(error).partition(" - at `$.")
         flag = at.strip("`").replace("_", "-")
         raise PodtallyError(f"--{flag}: {words}", "see --help") from None
 

@@ -14,9 +14,9 @@ from podtally.epoch import NO_COUNTERS, Journal, UnwritableError, World
 from podtally.errors import PodtallyError
 from podtally.export.selfmetrics import SelfMetrics
 from podtally.identity.directory import Directory
-from podtally.install import install
+from podtally.install import install, options_of
 from podtally.kernel.books import STRANGERS, KernelBooks
-from podtally.kernel.pins import Generation, Pins
+from podtally.kernel.pins import Generation, Pins, digest
 from podtally.kernel.table import Table, open_table
 from podtally.ledger.checkpoint import Checkpoint, CheckpointError, Contents, Extras, Position
 from podtally.ledger.connections import Flags
@@ -119,9 +119,14 @@ def bring_up(config: Config, pins: Pins, checkpoint: Checkpoint, metrics: SelfMe
             "nothing is lost, the kernel goes on counting",
             "make room there, or choose another --state-dir",
         ) from None
-    return Parts(
+    parts = Parts(
         here, ledger, directory, watch, attacher, watcher, books, table, journal, left_over, ended
     )
+    if generation.about.digest == digest(options_of(config)):
+        return parts
+    # What an earlier start had begun is finished first; now for what is asked for today.
+    parts.close()
+    return bring_up(config, pins, checkpoint, metrics)
 
 
 def _read(checkpoint: Checkpoint) -> tuple[Position | None, Contents | None]:

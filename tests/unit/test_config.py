@@ -211,3 +211,10 @@ def test_listen_addresses(listen: str, address: tuple[str, int]) -> None:
 def test_what_is_no_listen_address(listen: str) -> None:
     with pytest.raises(PodtallyError, match="ADDR:PORT"):
         Config(listen=listen).listen_address()
+
+
+def test_an_optional_setting_is_not_said_to_take_null(tmp_path: Path) -> None:
+    path = tmp_path / "podtally.yaml"
+    path.write_text("epoch: soon\n")
+    with pytest.raises(PodtallyError, match=r"Expected `float`, got `str` - at `\$.epoch`"):
+        load(path, {})

@@ -60,6 +60,20 @@ def test_taken_over_while_counting_changes_nothing() -> None:
     assert close(interfaces, 7, (500, 0)) == [0, 0]
 
 
+def test_taken_over_without_a_checkpoint_what_the_kernel_still_holds_is_no_gap() -> None:
+    interfaces = Interfaces()
+    interfaces.appeared(7, "veth7", (1000, 2000))
+    interfaces.attached(7, False, (1000, 2000))
+    interfaces.booked[interfaces.slot(7)] += (230, 290)  # counted before we came
+    assert close(interfaces, 7, (1000, 2000)) == [0, 0]
+    interfaces.booked[interfaces.slot(7)] += (23, 29)
+    assert close(interfaces, 7, (1023, 2029)) == [0, 0]
+    assert close(interfaces, 7, (1023, 2029)) == [0, 0]
+    assert interfaces.low[interfaces.slot(7)].tolist() == [770, 1710]
+    assert close(interfaces, 7, (1028, 2029)) == [0, 0]
+    assert close(interfaces, 7, (1028, 2029)) == [5, 0]  # from then on every byte counts
+
+
 def test_a_slot_is_used_again_and_remembers_nothing() -> None:
     interfaces = Interfaces()
     slot = watch(interfaces, 7, (100, 0))

@@ -82,8 +82,8 @@ class _Head(msgspec.Struct, frozen=True):
     retired_gaps: list[tuple[BookLabels, int]]
     began_unknown: int
     overflow_packets: int
-    limited: int
-    extras: Extras
+    limited: int = 0
+    extras: Extras = Extras()
 
 
 class _RawHead(msgspec.Struct, frozen=True):

@@ -31,7 +31,6 @@ class Interfaces:
         self.version = 0  # changes with the interfaces and their names
         self._slots: dict[int, int] = {}
         self._free: list[int] = []
-        self._new: set[int] = set()  # appeared to us first, and not attached yet
         self.names: list[str] = []
         self.ifindex = np.zeros(0, np.int64)
         self.watched = np.zeros(0, np.bool_)
@@ -89,7 +88,6 @@ class Interfaces:
         self.watched[slot] = True
         if fresh:
             self.low[slot] = self.counter[slot] = counter
-            self._new.add(ifindex)
 
     def attached(self, ifindex: int, fresh: bool, counter: tuple[int, int]) -> None:
         """Its packets are counted from now on at the latest; ``fresh``: and were not before."""
@@ -97,11 +95,6 @@ class Interfaces:
             return
         slot = self._slots[ifindex]
         now = np.array(counter, np.int64)
-        if ifindex in self._new and not fresh:
-            # Watched before, by an agent that left no checkpoint: its flows are still to
-            # be booked, so the opening balance is older than any reading of ours.
-            self.low[slot] = 0
-        self._new.discard(ifindex)
         unbounded = self.high[slot] >= UNBOUNDED
         if unbounded.all() and not fresh:
             # Counted by an agent whose checkpoint we do not have: what the kernel still holds
@@ -131,7 +124,6 @@ class Interfaces:
 
     def remove(self, ifindex: int) -> None:
         slot = self._slots.pop(ifindex)
-        self._new.discard(ifindex)
         self._clear(slot)
         self.version += 1
         self._free.append(slot)
