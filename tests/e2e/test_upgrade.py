@@ -24,13 +24,13 @@ def test_an_upgrade_and_the_way_back(
     agent.start()
     agent.wait_ready()
     with Scraper(agent.places.url).running() as scraper, mixed(three_pods):
-        for sources in (other_release(tmp_path), SOURCES):
+        for runs, sources in enumerate((other_release(tmp_path), SOURCES), start=2):
             time.sleep(0.5)
             agent.kill()
             agent.sources = sources
             agent.start()
             agent.wait_ready()
-            assert value(agent.samples(), "podtally_loader_runs_total") == 1
+            assert value(agent.samples(), "podtally_loader_runs_total") == runs
     three_pods.quiet()
     assert_books_close(agent, opening)
     assert scraper.faults == []
