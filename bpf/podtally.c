@@ -113,7 +113,12 @@ static __always_inline void carry(struct hot *slot, u32 index, u32 direction)
 	__sync_fetch_and_or(&slot->seen, 1ULL << SEEN_CARRIED_BIT);
 }
 
-/* The claimer of a slot writes the row and lists it; others may already add to it. */
+/*
+ * The claimer of a slot lists it and writes the row; others may already add to it.
+ * The row's cache line is seldom at hand, and an atomic waits for all stores before
+ * it: so nothing atomic comes after the row, and the line is fetched while the next
+ * packet is parsed.
+ */
 static __always_inline void write_row(const struct cold *key, u32 index, u32 half, u32 direction)
 {
 	u32 zero = 0, place;
@@ -123,16 +128,16 @@ static __always_inline void write_row(const struct cold *key, u32 index, u32 hal
 
 	if (!row || !ctl)
 		return;
-	*row = *key;
-	row->local_port = ntohs(key->local_port);
-	row->remote_port = ntohs(key->remote_port);
-	row->first_direction = direction;
-	row->first_seen_ns = bpf_ktime_get_coarse_ns();
 	place = __sync_fetch_and_add(&ctl->used[half], 1);
 	place = (place & (SLOTS - 1)) + half * SLOTS;
 	listed = used.lookup(&place);
 	if (listed)
 		*listed = index;
+	*row = *key;
+	row->local_port = ntohs(key->local_port);
+	row->remote_port = ntohs(key->remote_port);
+	row->first_direction = direction;
+	row->first_seen_ns = bpf_ktime_get_coarse_ns();
 }
 
 static __always_inline int count(struct __sk_buff *skb, const u32 direction)
@@ -185,15 +190,13 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction)
 		u32 place = (start + i) & (BLOCK_SLOTS - 1);
 		struct hot *slot = &block->slots[place];
 		u64 found = *(volatile u64 *)&slot->fingerprint;
+		bool claimed = false;
 
 		if (!found) {
 			found = __sync_val_compare_and_swap(&slot->fingerprint, 0, fingerprint);
-			if (!found) {
-				write_row(&key, block_index * BLOCK_SLOTS + place, half, direction);
-				found = fingerprint;
-			}
+			claimed = !found;
 		}
-		if (found == fingerprint) {
+		if (claimed || found == fingerprint) {
 			u64 before = __sync_fetch_and_add(&slot->traffic[direction], traffic);
 
 			if (flags & ~(slot->seen >> direction * SEEN_SHIFT))
@@ -201,6 +204,8 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction)
 			if ((before + traffic) &
 			    (1ULL << BYTE_CARRY_BIT | 1ULL << PACKET_CARRY_BIT))
 				carry(slot, block_index * BLOCK_SLOTS + place, direction);
+			if (claimed)
+				write_row(&key, block_index * BLOCK_SLOTS + place, half, direction);
 			return TC_ACT_UNSPEC;
 		}
 	}
