@@ -144,7 +144,8 @@ class Agent:
         )
 
     def _extras(self) -> Extras:
-        return Extras(self._parts.directory.residents(), self._metrics.dump())
+        self._dumped = self._metrics.dump()
+        return Extras(self._parts.directory.residents(), self._dumped)
 
     def _guarded(self, step: Callable[[], Turned]) -> None:
         try:
@@ -200,7 +201,7 @@ class Agent:
 
     def _tell(self, turned: Turned) -> None:
         metrics, parts = self._metrics, self._parts
-        metrics.checkpoint_written(turned.checkpoint_bytes)
+        metrics.checkpoint_written(turned.checkpoint_bytes, self._dumped)
         metrics.epoch_flows.set(turned.flows)
         metrics.table_fill.set(turned.flows / parts.table.slots)
         metrics.connections.set(len(parts.ledger.connections))

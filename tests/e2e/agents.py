@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -20,15 +20,9 @@ from tests.e2e.pods import Counters, Key, counters
 
 SOURCES = Path(podtally.__file__).parents[1]
 READY_SECONDS = 60.0  # compiling on a busy machine
-# Counters of one process, which begin anew with it as process_cpu_seconds_total does.
-OF_ONE_PROCESS = (
-    "process_",
-    "podtally_loader_runs",
-    "podtally_attach_errors",
-    "podtally_netlink_resyncs",
-    "podtally_checkpoint_errors",
-    "podtally_flow_log_errors",
-)
+# Counters that begin anew with the process, or of a checkpoint that could not be written.
+OF_ONE_PROCESS = ("process_", "podtally_checkpoint_errors")
+COUNTERS = ("_total", "_bucket", "_count", "_sum")
 
 Labels = tuple[tuple[str, str], ...]
 Series = tuple[str, Labels]
@@ -54,6 +48,7 @@ class Agent:
     flags: tuple[str, ...] = ()
     sources: Path = SOURCES
     log: Path = Path(os.devnull)
+    variables: dict[str, str] = field(default_factory=dict)  # more of its environment
     process: subprocess.Popen[bytes] | None = None
     _heard: int = 0
 
@@ -70,7 +65,7 @@ class Agent:
         assert self.process is None, "there is one already"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command(*flags), stderr=log, env=environment(self.sources)
+                self.command(*flags), stderr=log, env=environment(self.sources) | self.variables
             )
 
     def wait_ready(self, seconds: float = READY_SECONDS) -> None:
@@ -264,4 +259,4 @@ class Scraper:
 
 
 def lasting(name: str) -> bool:
-    return name.endswith("_total") and not name.startswith(OF_ONE_PROCESS)
+    return name.endswith(COUNTERS) and not name.startswith(OF_ONE_PROCESS)

@@ -1,7 +1,8 @@
 """What the agent tells of itself: the numbers an operator looks at when something is off.
 
-Totals and durations go into the checkpoint, so that these counters, too, go on over a
-restart; gauges tell of now.
+Totals and durations go into the checkpoint, and what is shown of them is what was
+written there: so these counters, too, go on over a kill, and never go down. Gauges tell
+of now.
 """
 
 import bisect
@@ -34,8 +35,8 @@ class Total:
     def restore(self, dumped: Sequence[float]) -> None:
         (self.value,) = dumped
 
-    def family(self) -> Metric:
-        return CounterMetricFamily(f"podtally_{self.name}", self._text, value=self.value)
+    def family(self, dumped: Sequence[float]) -> Metric:
+        return CounterMetricFamily(f"podtally_{self.name}", self._text, value=dumped[0])
 
 
 class Durations:
@@ -57,12 +58,12 @@ class Durations:
         if len(dumped) == len(self._counts) + 1:  # else its bounds were others
             self._counts, self._sum = list(dumped[:-1]), dumped[-1]
 
-    def family(self) -> Metric:
+    def family(self, dumped: Sequence[float]) -> Metric:
         buckets, below = [], 0.0
-        for bound, count in zip((*map(str, _BOUNDS), "+Inf"), self._counts, strict=True):
+        for bound, count in zip((*map(str, _BOUNDS), "+Inf"), dumped[:-1], strict=True):
             below += count
             buckets.append((bound, below))
-        return HistogramMetricFamily(f"podtally_{self.name}", self._text, buckets, self._sum)
+        return HistogramMetricFamily(f"podtally_{self.name}", self._text, buckets, dumped[-1])
 
 
 class SelfMetrics(Collector):
@@ -75,14 +76,22 @@ class SelfMetrics(Collector):
         self._make_totals()
         self._make_gauges()
         self._written = time.monotonic()
+        self._shown = self.dump()
         self.registry.register(self)
 
-    def checkpoint_written(self, size: int) -> None:
+    def checkpoint_written(self, size: int, dumped: dict[str, list[float]]) -> None:
+        """Show what is in the checkpoint now."""
         self._written = time.monotonic()
+        self._shown = dumped
         self.checkpoint_size.set(size)
 
     def collect(self) -> Iterable[Metric]:
-        return [each.family() for each in self._kept]
+        shown = self._shown
+        # Of a checkpoint that cannot be written, only a live number can tell.
+        errors = self.checkpoint_errors
+        return [
+            each.family(each.dump() if each is errors else shown[each.name]) for each in self._kept
+        ]
 
     def dump(self) -> dict[str, list[float]]:
         """For the checkpoint: what must not begin anew with every start."""
@@ -92,6 +101,7 @@ class SelfMetrics(Collector):
         for each in self._kept:
             if each.name in dumped:
                 each.restore(dumped[each.name])
+        self._shown = self.dump()
 
     def _make_totals(self) -> None:
         self.epoch_duration = self._durations(
