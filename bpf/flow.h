@@ -95,4 +95,5 @@ struct book_key {
 struct book {
 	__u64 bytes[2]; /* [ACCOUNT_OTHER], [ACCOUNT_OVERFLOW] */
 	__u64 packets[2];
+	__u64 tagged; /* frames, of whatever account, whose VLAN tag is not in skb->len */
 };

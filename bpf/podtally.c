@@ -55,6 +55,21 @@ static __always_inline void book(struct __sk_buff *skb, u32 direction, u32 accou
 }
 
 /*
+ * A VLAN tag beside the data is not in skb->len. Whether the interface counted its
+ * four bytes cannot be told here: it did if the tag came in the data and the kernel
+ * took it out (skb_vlan_untag()), it did not if a VLAN device had put it beside. So
+ * such frames are counted, and the books tell the one from the other.
+ */
+static __always_inline void note_tag(struct __sk_buff *skb, u32 direction)
+{
+	struct book_key key = { .ifindex = skb->ifindex, .direction = direction };
+	struct book *book = books.lookup(&key);
+
+	if (book)
+		__sync_fetch_and_add(&book->tagged, 1);
+}
+
+/*
  * The fingerprint stands for the flow: two flows that share one would be booked as
  * one. So nobody may be able to aim at that, and neighbours must not meet by nature.
  * Each part of the key has a universal hash with secrets of its own, and these are
@@ -151,6 +166,8 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction)
 
 	if (!packets)
 		packets = 1;
+	if (skb->vlan_present)
+		note_tag(skb, direction);
 	if (parse_plain(skb, &packet) && parse_any(skb, &packet)) {
 		book(skb, direction, ACCOUNT_OTHER, packets);
 		return TC_ACT_UNSPEC;

@@ -132,7 +132,7 @@ class Journal:
             ledger.book_rows(rows, self.table.cold, world.names, world.now_ns)
         ledger.book_kernel_accounts(accounts)
         ended = ledger.settle(world.names, world.gone, world.now_ns)
-        ledger.close_books(world.counters.ifindex, world.counters.bytes)
+        ledger.close_books(*world.counters, world.now_ns)
         for ifindex in world.gone:
             ledger.let_go(ifindex)
         return Turned(flows, ended, 0), world.extras

@@ -1,13 +1,16 @@
 """Closed books under mixed load: every interface and direction, to the byte, by either hook."""
 
+import struct
 import time
+from socket import AF_PACKET, SOCK_RAW
 
 import pytest
 
 from tests.e2e.agents import Scraper, assert_books_close, value
 from tests.e2e.conftest import MakeAgent
-from tests.e2e.pods import Node
+from tests.e2e.pods import Node, pod_socket
 from tests.e2e.traffic import mixed
+from tests.kernel import packets
 
 LOAD_SECONDS = 5.0
 MEGABYTE = 1e6
@@ -55,3 +58,25 @@ def test_pods_and_books_and_flows_tell_the_same_sums(
             flows = value(samples, "podtally_books_bytes_total", account="flows", **of_book)
             of_flows = {"namespace": "netns", "workload": pod.netns, "direction": direction}
             assert value(samples, "podtally_flow_bytes_total", **of_flows) == flows
+
+
+@pytest.mark.parametrize("tags", [1, 2])
+def test_books_close_over_tags_that_the_kernel_takes_out(
+    three_pods: Node, make_agent: MakeAgent, tags: int
+) -> None:
+    """A veth counts a tag that comes in the data; at the tc hook nothing is left of it."""
+    frame = packets.ipv4(packets.UDP, packets.ports(more=23))
+    for _ in range(tags):
+        frame = packets.vlan(frame)
+    frame = b"\xff" * 6 + struct.pack("!6B", 2, 0, 0, 0, 0, 1) + frame[12:]
+    agent = make_agent()
+    opening = three_pods.quiet()
+    agent.start()
+    agent.wait_ready()
+    with pod_socket(three_pods.pods["a"], AF_PACKET, SOCK_RAW) as raw:
+        for _ in range(23):
+            raw.sendto(frame, ("eth0", 0))
+    three_pods.quiet()
+    samples = assert_books_close(agent, opening)
+    sent = {"interface": "ptl-a", "direction": "egress"}
+    assert value(samples, "podtally_books_bytes_total", account="other", **sent) >= 4 * 23

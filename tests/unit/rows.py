@@ -132,7 +132,9 @@ def book(ledger: Ledger, who: Names, flows: Sequence[Flow], now_ns: int = SECOND
     ledger.book_rows(rows, lambda place: cold[place], who, now_ns)
 
 
-def accounts_of(amounts: dict[tuple[int, int], tuple[int, int, int, int]]) -> KernelAccounts:
+def accounts_of(
+    amounts: dict[tuple[int, int], tuple[int, int, int, int]], tagged: int = 0
+) -> KernelAccounts:
     """Cumulative (other, overflow) bytes, then packets, by (ifindex, direction)."""
     listed = list(amounts)
     sums = np.array([amounts[each] for each in listed], np.int64).reshape(len(listed), 4)
@@ -141,4 +143,5 @@ def accounts_of(amounts: dict[tuple[int, int], tuple[int, int, int, int]]) -> Ke
         np.array([direction for _, direction in listed], np.int64),
         sums[:, :2],
         sums[:, 2:],
+        np.full(len(listed), tagged, np.int64),
     )

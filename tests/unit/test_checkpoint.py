@@ -35,8 +35,8 @@ def filled() -> Ledger:
     book(ledger, names(), [*flows, Flow(ifindex=11, protocol=UDP), Flow(remote_port=99)])
     ledger.book_kernel_accounts(accounts_of({(7, 0): (23, 101, 1, 2), (9, 1): (5, 0, 1, 0)}))
     ledger.settle(names(), [], SECOND)
-    ledger.close_books(np.array([7, 11]), np.array([[100, 0], [5000, 0]]))
-    ledger.close_books(np.array([7, 11]), np.array([[100, 0], [5000, 0]]))
+    ledger.close_books(np.array([7, 11]), np.array([[100, 0], [5000, 0]]), SECOND)
+    ledger.close_books(np.array([7, 11]), np.array([[100, 0], [5000, 0]]), SECOND)
     ledger.let_go(11)
     return ledger
 
@@ -93,7 +93,7 @@ def test_both_go_on_alike(tmp_path: Path) -> None:
         book(ledger, names(), flows, 3 * SECOND)
         ledger.book_kernel_accounts(accounts_of({(7, 0): (64, 101, 2, 2), (9, 1): (6, 0, 2, 0)}))
         ledger.settle(names(), [9], 3 * SECOND)
-        ledger.close_books(np.array([7]), np.array([[5000, 2**60]]))
+        ledger.close_books(np.array([7]), np.array([[5000, 2**60]]), SECOND)
         ledger.let_go(9)
     assert plain(after.view()) == plain(before.view())
 
@@ -171,7 +171,7 @@ def test_more_than_was_written_is_found(whole: bytes, state_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("what", "change", "why"),
     [
-        ("a later schema", (b"podtally\x01", b"podtally\x17"), "schema 23"),
+        ("a later schema", (b"podtally\x02", b"podtally\x17"), "schema 23"),
         ("no JSON", (b'{"position"', b'["position"'), "head"),
         ("a wrong type", (b'"epoch":23', b'"epoch":"a'), "head"),
         ("no dtype", (b"'<u8'", b"'<zz'"), "arrays"),

@@ -263,7 +263,7 @@ def test_a_gap_is_shown_as_long_as_the_books_series() -> None:
     ledger = watched(7)
     turn(ledger, [Flow(bytes=(23, 0))])
     for _ in range(2):
-        ledger.close_books(np.array([7, 99]), np.array([[30, 0], [1, 1]]))
+        ledger.close_books(np.array([7, 99]), np.array([[30, 0], [1, 1]]), SECOND)
     assert dict(ledger.view().gaps)[BookLabels("veth7", "egress")] == 7
     turn(ledger, gone=[7])
     assert ledger.view().gaps == [(BookLabels("veth7", "egress"), 7)]
@@ -377,3 +377,23 @@ def test_names_are_as_of_the_first_packet() -> None:
         "external": [28, 2, 1],
         "pod": [23, 1, 1],
     }
+
+
+@pytest.mark.parametrize("counted", [4 * 23, 0], ids=["tags in the data", "tags beside it"])
+def test_vlan_tags_are_booked_where_the_interface_counted_them(counted: int) -> None:
+    """What skb->len lacks is 4 bytes a tagged frame, or nothing: the counter tells, at rest."""
+    ledger = watched(7)
+    for now, counter in ((1, 0), (2, 1000 + counted), (3, 1000 + counted)):
+        flows = [Flow(bytes=(1000, 0), packets=(23, 0))] if now == 2 else []
+        ledger.book_kernel_accounts(accounts_of({(7, 0): (0, 0, 0, 0)}, tagged=23 * (now >= 2)))
+        turn(ledger, flows, now_ns=now * SECOND)
+        ledger.close_books(np.array([7]), np.array([[counter, 0]]), now * SECOND)
+        assert [gap for _, gap in ledger.view().gaps] == [0, 0]
+    books = contents(ledger.view().books)
+    assert books[BookLabels("veth7", "egress")] == [1000, counted, 0]
+    pods = contents(ledger.view().pods)
+    assert pods[PodLabels("shop", "web-0", "egress")] == [1000 + counted, 23]
+    for _ in range(2):  # what was in doubt is settled: a loss is a loss again
+        turn(ledger, now_ns=4 * SECOND)
+        ledger.close_books(np.array([7]), np.array([[1023 + counted, 0]]), 4 * SECOND)
+    assert ledger.view().gaps[0][1] == 23

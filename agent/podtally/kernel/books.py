@@ -20,13 +20,15 @@ STRANGERS = 0  # the ifindex of the account of interfaces nobody opened accounts
 class Accounts(NamedTuple):
     """Cumulative sums over all CPUs; index i of every array is one interface and direction.
 
-    ``bytes`` and ``packets`` are (n, 2): other and overflow.
+    ``bytes`` and ``packets`` are (n, 2): other and overflow. ``tagged`` are frames, of
+    whatever account, with a VLAN tag that is in no sum of bytes.
     """
 
     ifindex: NDArray[np.int64]
     direction: NDArray[np.int64]
     bytes: NDArray[np.int64]
     packets: NDArray[np.int64]
+    tagged: NDArray[np.int64]
 
 
 class KernelBooks:
@@ -66,6 +68,7 @@ class KernelBooks:
             keys["direction"].astype(np.int64),
             values["bytes"].sum(axis=1).astype(np.int64),
             values["packets"].sum(axis=1).astype(np.int64),
+            values["tagged"].sum(axis=1).astype(np.int64),
         )
 
     def _keys(self, ifindex: int) -> list[NDArray[np.void]]:

@@ -29,7 +29,7 @@ from podtally.ledger.labels import BookLabels, FlowLabels, PodLabels
 from podtally.ledger.ledger import Ledger
 
 MAGIC = b"podtally"
-SCHEMA = 1
+SCHEMA = 2
 _PREFIX = struct.Struct("<8sII")  # magic, schema, length of the head
 _SUM = struct.Struct("<I")
 _ALIGN = 64

@@ -38,6 +38,7 @@ class Interfaces:
         self.low = NO_PAIRS
         self.high = NO_PAIRS
         self.counter = NO_PAIRS
+        self.tags = NO_PAIRS  # bytes of VLAN tags that the interface may have counted
         self.gap = NO_PAIRS
 
     def __len__(self) -> int:
@@ -110,17 +111,24 @@ class Interfaces:
             self.names[self._slots[ifindex]] = name
             self.version += 1
 
-    def close(self, slots: NDArray[np.int64], later: NDArray[np.int64]) -> None:
-        """Hold the books of ``slots`` (n,) against new readings ``later`` (n, 2)."""
-        closing = close(
-            Balance(self.low[slots], self.high[slots]),
-            self.booked[slots],
-            self.counter[slots],
-            later,
-        )
-        self.low[slots], self.high[slots] = closing.balance
+    def close(self, slots: NDArray[np.int64], later: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Hold the books of ``slots`` (n,) against new readings ``later`` (n, 2).
+
+        Returns the bytes of VLAN tags that the interfaces are now known to have counted,
+        and that are booked from now on (n, 2).
+        """
+        low, high, tags = self.low[slots], self.high[slots], self.tags[slots]
+        closing = close(Balance(low, high + tags), self.booked[slots], self.counter[slots], later)
+        counted: NDArray[np.int64] = np.clip(closing.balance.low - high, 0, tags)
+        self.low[slots] = closing.balance.low - counted
+        self.high[slots] = np.minimum(high, closing.balance.high - counted)
+        # Where one number is left for the balance, no tag is in doubt any more.
+        settled = closing.balance.low == closing.balance.high
+        self.tags[slots] = np.where(settled, 0, tags - counted)
+        self.booked[slots] += counted
         self.gap[slots] = closing.gap
         self.counter[slots] = later
+        return counted
 
     def remove(self, ifindex: int) -> None:
         slot = self._slots.pop(ifindex)
@@ -129,25 +137,25 @@ class Interfaces:
         self._free.append(slot)
 
     def dump(self) -> tuple[list[Record], NDArray[np.int64]]:
-        """For the checkpoint: the records, and beside each booked, low, high, counter. (n, 4, 2)"""
+        """For the checkpoint: records, and booked, low, high, counter, tags of each. (n, 5, 2)"""
         slots = list(self._slots.values())
         records = [
             Record(slot, ifindex, self.names[slot], bool(self.watched[slot]))
             for ifindex, slot in self._slots.items()
         ]
-        pairs = (self.booked, self.low, self.high, self.counter)
+        pairs = (self.booked, self.low, self.high, self.counter, self.tags)
         return records, np.stack([pair[slots] for pair in pairs], axis=1)
 
     def restore(self, records: list[Record], pairs: NDArray[np.int64]) -> None:
         for _ in range(max((record.slot for record in records), default=-1) + 1):
             self._grow()
-        for record, (booked, low, high, counter) in zip(records, pairs, strict=True):
+        for record, (booked, low, high, counter, tags) in zip(records, pairs, strict=True):
             slot = record.slot
             self._slots[record.ifindex] = slot
             self.ifindex[slot], self.names[slot] = record.ifindex, record.name
             self.watched[slot] = record.watched
             self.booked[slot], self.low[slot], self.high[slot] = booked, low, high
-            self.counter[slot] = counter
+            self.counter[slot], self.tags[slot] = counter, tags
         taken = set(self._slots.values())
         self._free = [slot for slot in range(len(self.names)) if slot not in taken]
 
@@ -155,7 +163,7 @@ class Interfaces:
         self.names.append("")
         self.ifindex = np.append(self.ifindex, 0)
         self.watched = np.append(self.watched, False)
-        for name in ("booked", "low", "high", "counter", "gap"):
+        for name in ("booked", "low", "high", "counter", "tags", "gap"):
             setattr(self, name, np.append(getattr(self, name), [[0, 0]], axis=0))
         return len(self.names) - 1
 
@@ -163,7 +171,7 @@ class Interfaces:
         self.names[slot] = ""
         self.ifindex[slot] = 0
         self.watched[slot] = False
-        for pair in (self.booked, self.low, self.high, self.counter, self.gap):
+        for pair in (self.booked, self.low, self.high, self.counter, self.tags, self.gap):
             pair[slot] = 0
 
 

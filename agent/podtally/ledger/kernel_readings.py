@@ -6,7 +6,7 @@ from podtally.kernel.books import Accounts
 
 _NOBODY = np.zeros(0, np.int64)
 _NO_PAIRS = np.zeros((0, 2), np.int64)
-NOTHING_GROWN = Accounts(_NOBODY, _NOBODY, _NO_PAIRS, _NO_PAIRS)
+NOTHING_GROWN = Accounts(_NOBODY, _NOBODY, _NO_PAIRS, _NO_PAIRS, _NOBODY)
 
 
 class KernelReadings:
@@ -14,14 +14,14 @@ class KernelReadings:
 
     def __init__(self) -> None:
         self.key = _NOBODY  # ifindex * 2 + direction, ascending
-        self.sums = np.zeros((0, 4), np.int64)  # bytes, packets: other, overflow
+        self.sums = np.zeros((0, 5), np.int64)  # bytes, packets: other, overflow; tagged
 
     def grown(self, accounts: Accounts) -> Accounts:
         """By how much accounts have grown since they were last read."""
         key = accounts.ifindex * 2 + accounts.direction
         order = np.argsort(key)
         key = key[order]
-        now = np.concatenate([accounts.bytes, accounts.packets], axis=1)[order]
+        now = np.column_stack([accounts.bytes, accounts.packets, accounts.tagged])[order]
         before = np.zeros_like(now)
         if len(self.key):
             place = np.minimum(np.searchsorted(self.key, key), len(self.key) - 1)
@@ -30,7 +30,7 @@ class KernelReadings:
         # A sum below the one read before is that of an interface with a number used again.
         growth = np.where((now < before).any(axis=1, keepdims=True), now, now - before)
         self.key, self.sums = key, now
-        return Accounts(key >> 1, key & 1, growth[:, :2], growth[:, 2:])
+        return Accounts(key >> 1, key & 1, growth[:, :2], growth[:, 2:4], growth[:, 4])
 
     def forget(self) -> None:
         """Other programs count from now on, and from nothing."""

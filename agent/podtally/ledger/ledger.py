@@ -40,6 +40,7 @@ from podtally.ledger.series import SeriesTable, SeriesView
 ColdRows = Callable[[NDArray[np.int64]], NDArray[np.void]]
 
 FLOWS, OTHER, OVERFLOW = 0, 1, 2  # accounts, as in labels.ACCOUNTS
+VLAN_TAG = 4  # bytes, IEEE 802.1Q
 NEARLY_FULL = 0.9  # of the series limit: then those of long silent peers are let go
 STRANGERS_NAME = "unknown"  # of interfaces that somebody else put our programs on
 
@@ -238,7 +239,7 @@ class Ledger:
 
     def _tally(self) -> Tally:
         delta = self._kernel_delta
-        moved = delta.bytes.any(axis=1) | delta.packets.any(axis=1)
+        moved = delta.bytes.any(axis=1) | delta.packets.any(axis=1) | (delta.tagged > 0)
         slots = self.interfaces.slots(delta.ifindex[moved])
         if moved.any() and self.interfaces.known(0):
             self.interfaces.renamed(0, STRANGERS_NAME)
@@ -251,6 +252,9 @@ class Ledger:
         flowed = np.flatnonzero(self._sums.any(axis=0))
         np.add.at(tally.bytes[:, :, FLOWS], self.accounts.slot[flowed], self._sums[:2, flowed].T)
         np.add.at(tally.packets, self.accounts.slot[flowed], self._sums[2:, flowed].T)
+        np.add.at(
+            self.interfaces.tags, (slots, delta.direction[moved]), VLAN_TAG * delta.tagged[moved]
+        )
         self._kernel_delta = NOTHING_GROWN
         return tally
 
@@ -277,12 +281,22 @@ class Ledger:
             self._placed_for = (names, self.interfaces.version)
         return self._placed
 
-    def close_books(self, ifindex: NDArray[np.int64], counters: NDArray[np.int64]) -> None:
+    def close_books(
+        self, ifindex: NDArray[np.int64], counters: NDArray[np.int64], now_ns: int
+    ) -> None:
         """Hold the books of interfaces (n,) against readings of their counters (n, 2), from
-        and to the endpoint, taken after the epoch's end.
+        and to the endpoint, taken after the epoch was settled.
         """
         known = np.array([self.interfaces.known(i) for i in ifindex.tolist()], np.bool_)
-        self.interfaces.close(self.interfaces.slots(ifindex[known]), counters[known])
+        slots = self.interfaces.slots(ifindex[known])
+        tags = np.zeros((len(self.interfaces), 2), np.int64)
+        tags[slots] = self.interfaces.close(slots, counters[known])
+        if tags.any():
+            places = self._placed
+            amounts = np.zeros((len(places.books), 3), np.int64)
+            amounts[:, OTHER] = tags[places.live].ravel()
+            self.books.add(places.books, amounts, now_ns)
+            self.pods.add(places.pods, amounts[:, [OTHER, OVERFLOW]], now_ns)
 
     def let_go(self, ifindex: int) -> None:
         """Forget an interface; its series stay for the grace, its gap with them."""
