@@ -69,9 +69,8 @@ struct hot {
 };
 
 /*
- * What the packet that claims a slot writes, once: one cache line. The fields down
- * to `protocol` are the flow's key, and all that is hashed. Only the carries change
- * later, after gigabytes.
+ * What the packet that claims a slot writes, once: one cache line. Down to `protocol`
+ * it is the flow's key. Only the carries change later, after gigabytes.
  */
 struct cold {
 	__u64 local_address[2]; /* network order; IPv4 as ::ffff:a.b.c.d, RFC 4291 2.5.5.2 */

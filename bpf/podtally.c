@@ -69,6 +69,16 @@ static __always_inline void note_tag(struct __sk_buff *skb, u32 direction)
 		__sync_fetch_and_add(&book->tagged, 1);
 }
 
+/* A packet turned to the endpoint's side; ports in network order. */
+struct flow {
+	const u64 *local;
+	const u64 *remote;
+	u32 ifindex;
+	u16 local_port;
+	u16 remote_port;
+	u8 protocol;
+};
+
 /*
  * The fingerprint stands for the flow: two flows that share one would be booked as
  * one. So nobody may be able to aim at that, and neighbours must not meet by nature.
@@ -86,18 +96,18 @@ static __always_inline void note_tag(struct __sk_buff *skb, u32 direction)
 	((u64)(u32)((u32)(word) + (u32)(secret)) * \
 	 (u32)((u32)((word) >> 32) + (u32)((secret) >> 32)))
 
-static __always_inline u64 fingerprint_of(const struct cold *row, bool ipv4)
+static __always_inline u64 fingerprint_of(const struct flow *flow, bool ipv4)
 {
-	u64 interface = (u64)row->protocol << 32 | row->ifindex;
-	u64 ports = ntohl(row->local_port | (u32)row->remote_port << 16);
+	u64 interface = (u64)flow->protocol << 32 | flow->ifindex;
+	u64 ports = ntohl(flow->local_port | (u32)flow->remote_port << 16);
 	u64 sum = ports * SECRET_5 + interface * SECRET_7;
 
 	if (ipv4)
-		sum += (u64)ntohl(row->local_address[1] >> 32) * SECRET_1 +
-		       (u64)ntohl(row->remote_address[1] >> 32) * SECRET_3;
+		sum += (u64)ntohl(flow->local[1] >> 32) * SECRET_1 +
+		       (u64)ntohl(flow->remote[1] >> 32) * SECRET_3;
 	else
-		sum += NH(row->local_address[0], SECRET_0) + NH(row->local_address[1], SECRET_2) +
-		       NH(row->remote_address[0], SECRET_4) + NH(row->remote_address[1], SECRET_6);
+		sum += NH(flow->local[0], SECRET_0) + NH(flow->local[1], SECRET_2) +
+		       NH(flow->remote[0], SECRET_4) + NH(flow->remote[1], SECRET_6);
 	sum ^= sum >> 32;
 	sum *= SECRET_1;
 	sum ^= sum >> 29;
@@ -134,7 +144,7 @@ static __always_inline void carry(struct hot *slot, u32 index, u32 direction)
  * it: so nothing atomic comes after the row, and the line is fetched while the next
  * packet is parsed.
  */
-static __always_inline void write_row(const struct cold *key, u32 index, u32 half, u32 direction)
+static __always_inline void write_row(const struct flow *flow, u32 index, u32 half, u32 direction)
 {
 	u32 zero = 0, place;
 	struct cold *row = cold.lookup(&index);
@@ -148,9 +158,15 @@ static __always_inline void write_row(const struct cold *key, u32 index, u32 hal
 	listed = used.lookup(&place);
 	if (listed)
 		*listed = index;
-	*row = *key;
-	row->local_port = ntohs(key->local_port);
-	row->remote_port = ntohs(key->remote_port);
+	row->local_address[0] = flow->local[0];
+	row->local_address[1] = flow->local[1];
+	row->remote_address[0] = flow->remote[0];
+	row->remote_address[1] = flow->remote[1];
+	row->ifindex = flow->ifindex;
+	row->local_port = ntohs(flow->local_port);
+	row->remote_port = ntohs(flow->remote_port);
+	row->protocol = flow->protocol;
+	row->carries = 0;
 	row->first_direction = direction;
 	row->first_seen_ns = bpf_ktime_get_coarse_ns();
 }
@@ -158,7 +174,7 @@ static __always_inline void write_row(const struct cold *key, u32 index, u32 hal
 static __always_inline int count(struct __sk_buff *skb, const u32 direction)
 {
 	struct packet packet = {};
-	struct cold key = {};
+	struct flow flow;
 	u64 packets = skb->gso_segs, fingerprint, traffic, flags;
 	u32 zero = 0, half, block_index, start;
 	struct control *ctl;
@@ -172,24 +188,14 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction)
 		book(skb, direction, ACCOUNT_OTHER, packets);
 		return TC_ACT_UNSPEC;
 	}
-	key.ifindex = skb->ifindex;
-	key.protocol = packet.protocol;
-	if (direction == FROM_ENDPOINT) {
-		key.local_address[0] = packet.source[0];
-		key.local_address[1] = packet.source[1];
-		key.remote_address[0] = packet.destination[0];
-		key.remote_address[1] = packet.destination[1];
-		key.local_port = packet.source_port;
-		key.remote_port = packet.destination_port;
-	} else {
-		key.local_address[0] = packet.destination[0];
-		key.local_address[1] = packet.destination[1];
-		key.remote_address[0] = packet.source[0];
-		key.remote_address[1] = packet.source[1];
-		key.local_port = packet.destination_port;
-		key.remote_port = packet.source_port;
-	}
-	fingerprint = fingerprint_of(&key, packet.ipv4);
+	flow.ifindex = skb->ifindex;
+	flow.protocol = packet.protocol;
+	flow.local = direction == FROM_ENDPOINT ? packet.source : packet.destination;
+	flow.remote = direction == FROM_ENDPOINT ? packet.destination : packet.source;
+	flow.local_port = direction == FROM_ENDPOINT ? packet.source_port : packet.destination_port;
+	flow.remote_port =
+		direction == FROM_ENDPOINT ? packet.destination_port : packet.source_port;
+	fingerprint = fingerprint_of(&flow, packet.ipv4);
 	flags = packet.tcp_flags;
 
 	ctl = control.lookup(&zero);
@@ -222,7 +228,8 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction)
 			    (1ULL << BYTE_CARRY_BIT | 1ULL << PACKET_CARRY_BIT))
 				carry(slot, block_index * BLOCK_SLOTS + place, direction);
 			if (claimed)
-				write_row(&key, block_index * BLOCK_SLOTS + place, half, direction);
+				write_row(&flow, block_index * BLOCK_SLOTS + place, half,
+					  direction);
 			return TC_ACT_UNSPEC;
 		}
 	}
