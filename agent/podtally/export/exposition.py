@@ -58,9 +58,9 @@ class Exposition:
     def render(self, view: View, openmetrics: bool) -> str:
         """All families of ``view``; without the ``# EOF`` that ends OpenMetrics."""
         texts: dict[Any, str] = {}
-        parts = [part for part in self._families(view, openmetrics, texts)]
+        text = "".join(self._families(view, openmetrics, texts))
         self._texts = texts  # label sets that are gone are forgotten
-        return "".join(parts)
+        return text
 
     def _families(self, view: View, openmetrics: bool, texts: dict[Any, str]) -> Iterator[str]:
         pods, flows, books = view.pods, view.flows, view.books

@@ -124,16 +124,15 @@ def map_info(fd: int) -> MapInfo:
 class ProgInfo(NamedTuple):
     type: int
     id: int
-    tag: str
     name: str
 
 
 def prog_info(fd: int) -> ProgInfo:
     raw = _info(fd, 128)
     kind, number = struct.unpack_from("=II", raw)
-    # struct bpf_prog_info: tag at 8; name behind load_time, created_by_uid, nr_map_ids, map_ids
+    # struct bpf_prog_info: name behind load_time, created_by_uid, nr_map_ids, map_ids
     name = raw[64:80].split(b"\0")[0].decode(errors="replace")
-    return ProgInfo(kind, number, raw[8:16].hex(), name)
+    return ProgInfo(kind, number, name)
 
 
 def prog_by_id(number: int) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TCP = 6
-TCP_FIN, TCP_SYN, TCP_RST = 1, 2, 4
+TCP_FIN, TCP_RST = 1, 4
 
 BEGAN_UNKNOWN, BEGAN_HERE, BEGAN_THERE = 0, 1, 2
 

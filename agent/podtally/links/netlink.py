@@ -13,6 +13,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 SOL_NETLINK = 270
@@ -169,11 +170,8 @@ class Subscription:
     def __init__(self, groups: Iterable[int], receive_buffer: int = 4 << 20) -> None:
         self._socket = open_socket(receive_buffer)
         self._socket.setblocking(False)
-        try:
+        with suppress(PermissionError):  # without CAP_NET_BROADCAST: this namespace only
             self._socket.setsockopt(SOL_NETLINK, LISTEN_ALL_NSID, 1)
-            self.all_namespaces = True
-        except PermissionError:  # without CAP_NET_BROADCAST: this namespace only
-            self.all_namespaces = False
         for group in groups:
             self._socket.setsockopt(SOL_NETLINK, ADD_MEMBERSHIP, group)
 
