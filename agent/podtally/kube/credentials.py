@@ -1,0 +1,126 @@
+"""What proves to the API server who we are: from files, or as given; never shown in a repr."""
+
+import base64
+import binascii
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from podtally.errors import PodtallyError
+
+
+@dataclass(frozen=True)
+class Credential:
+    """What goes with a request, and with the TLS handshake before it."""
+
+    authorization: str = field(default="", repr=False)  # the header's value; "": none
+    certificate: bytes = field(default=b"", repr=False)  # PEM; b"": none
+    key: bytes = field(default=b"", repr=False)
+
+
+class Source(Protocol):
+    """Where a credential comes from; used by several threads."""
+
+    def get(self) -> Credential:
+        """Return what is valid now; PodtallyError if there is nothing."""
+        ...
+
+    def renew(self, refused: Credential) -> None:
+        """Get another one, if ``refused`` is still what ``get`` would return."""
+        ...
+
+    def close(self) -> None:
+        """Give up whatever is under way."""
+        ...
+
+
+def bearer(token: str, where: str) -> str:
+    """Return the header for a token; ``where`` names its file or field in an error."""
+    token = token.strip()
+    if not token:
+        raise PodtallyError(f"{where}: the token is empty", "put a valid token there")
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise PodtallyError(f"{where}: not a bearer token (RFC 6750, 2.1)", "put a valid one there")
+    return f"Bearer {token}"
+
+
+def basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def from_base64(text: str, where: str) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise PodtallyError(f"{where}: not base64", "see kubectl config view --raw") from None
+
+
+def read(path: Path, where: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PodtallyError(
+            f"{where}: cannot read {path}: {error.strerror}", "check the path and its rights"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Bytes in a file, which may be replaced by newer ones, or bytes as they are."""
+
+    where: str  # for errors
+    path: Path | None = None
+    data: bytes = field(default=b"", repr=False)
+
+    def read(self) -> bytes:
+        return self.data if self.path is None else read(self.path, self.where)
+
+
+class Files:
+    """Credentials that stand somewhere.
+
+    Files are read anew for every request: there are few of these, and the kubelet replaces a
+    projected token when four fifths of its life are over. What cannot be read for a moment is
+    used as it was; the server tells when it is no longer good.
+    """
+
+    def __init__(
+        self,
+        authorization: str = "",
+        token: Kept | None = None,
+        certificate: Kept | None = None,
+        key: Kept | None = None,
+    ) -> None:
+        self._authorization = authorization
+        self._token = token
+        self._certificate = certificate
+        self._key = key
+        self._last: Credential | None = None
+        self._lock = threading.Lock()
+
+    def get(self) -> Credential:
+        with self._lock:
+            try:
+                self._last = self._read()
+            except PodtallyError:
+                if self._last is None:
+                    raise
+            return self._last
+
+    def renew(self, refused: Credential) -> None:
+        """Nothing to do: ``get`` reads the files again."""
+
+    def close(self) -> None:
+        """Nothing is ever under way."""
+
+    def _read(self) -> Credential:
+        authorization = self._authorization
+        if self._token is not None:
+            text = self._token.read().decode(errors="replace")
+            authorization = bearer(text, self._token.where)
+        return Credential(
+            authorization,
+            self._certificate.read() if self._certificate else b"",
+            self._key.read() if self._key else b"",
+        )

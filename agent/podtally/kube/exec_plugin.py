@@ -1,0 +1,195 @@
+"""A client-go credential plugin: run, read, and run again when what it gave has expired.
+
+Written by the ExecCredential reference of client.authentication.k8s.io, v1 and v1beta1.
+"""
+
+import contextlib
+import datetime
+import os
+import signal
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from podtally.errors import PodtallyError
+from podtally.kube.credentials import Credential, bearer
+
+VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
+_EARLY_SECONDS = 10  # before a credential expires, so that it does not on its way
+_RUN_SECONDS = 60  # a plugin may ask a cloud; one that asks a person never ends
+_SAID_CHARACTERS = 200  # of a plugin's last words
+
+
+class ClusterInfo(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True):
+    """``spec.cluster``: what a plugin with provideClusterInfo is told."""
+
+    server: str
+    tls_server_name: str = ""
+    insecure_skip_tls_verify: bool = False
+    certificate_authority_data: bytes = b""
+    config: Any = None  # the extension client.authentication.k8s.io/exec, as it stands
+
+
+class _Spec(msgspec.Struct, frozen=True, omit_defaults=True):
+    interactive: bool
+    cluster: ClusterInfo | None = None
+
+
+class _Request(msgspec.Struct, frozen=True, rename="camel"):
+    api_version: str
+    spec: _Spec
+    kind: str = "ExecCredential"
+
+
+class _Status(msgspec.Struct, frozen=True, rename="camel"):
+    token: str = ""
+    client_certificate_data: str = ""
+    client_key_data: str = ""
+    expiration_timestamp: datetime.datetime | None = None
+
+
+class _Answer(msgspec.Struct, frozen=True, rename="camel"):
+    kind: str = ""
+    api_version: str = ""
+    status: _Status | None = None
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """How to run it: ``users[].user.exec`` of a kubeconfig."""
+
+    where: str  # file and field, for errors
+    command: str  # a path, or a name to be found in PATH
+    arguments: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...] = field(repr=False)  # may carry secrets
+    api_version: str
+    install_hint: str
+    cluster: ClusterInfo | None
+
+
+class ExecPlugin:
+    """A ``credentials.Source`` that runs a command."""
+
+    def __init__(self, plugin: Plugin) -> None:
+        self._plugin = plugin
+        self._lock = threading.Lock()
+        self._credential: Credential | None = None
+        self._expires: float | None = None  # seconds since 1970
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
+
+    def get(self) -> Credential:
+        with self._lock:
+            expired = self._expires is not None and time.time() > self._expires - _EARLY_SECONDS
+            if self._credential is None or expired:
+                self._credential = self._credential_of(self._answer())
+            return self._credential
+
+    def renew(self, refused: Credential) -> None:
+        with self._lock:
+            if self._credential == refused:
+                self._credential = None
+
+    def close(self) -> None:
+        self._closed = True
+        process = self._process
+        if process is not None:
+            _kill(process)
+
+    def _answer(self) -> _Status:
+        plugin = self._plugin
+        output = self._run()
+        try:
+            answer = msgspec.json.decode(output, type=_Answer)
+        except msgspec.DecodeError:  # its words might quote a secret
+            raise PodtallyError(
+                f"{plugin.where}: {plugin.command} did not print an ExecCredential",
+                f"it must print one of {plugin.api_version} as JSON",
+            ) from None
+        if (answer.kind, answer.api_version) != ("ExecCredential", plugin.api_version):
+            raise PodtallyError(
+                f"{plugin.where}: {plugin.command} printed "
+                f"{answer.api_version or 'no apiVersion'} {answer.kind}",
+                f"{plugin.api_version} ExecCredential is asked of it: mend apiVersion",
+            )
+        if answer.status is None:
+            raise PodtallyError(
+                f"{plugin.where}: {plugin.command} printed no status", "log in for it first"
+            )
+        return answer.status
+
+    def _credential_of(self, status: _Status) -> Credential:
+        where = f"{self._plugin.where}: what {self._plugin.command} printed"
+        if bool(status.client_certificate_data) != bool(status.client_key_data):
+            raise PodtallyError(f"{where}: a certificate or a key alone", "it must print both")
+        if not status.token and not status.client_key_data:
+            raise PodtallyError(f"{where}: neither token nor certificate", "log in for it first")
+        expires = status.expiration_timestamp
+        self._expires = expires.timestamp() if expires else None
+        return Credential(
+            bearer(status.token, where) if status.token else "",
+            status.client_certificate_data.encode(),
+            status.client_key_data.encode(),
+        )
+
+    def _run(self) -> bytes:
+        plugin = self._plugin
+        request = _Request(plugin.api_version, _Spec(False, plugin.cluster))
+        environment = os.environ | dict(plugin.environment)
+        environment["KUBERNETES_EXEC_INFO"] = msgspec.json.encode(request).decode()
+        try:
+            process = subprocess.Popen(
+                [plugin.command, *plugin.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                process_group=0,  # so that it goes with its children
+            )
+        except OSError as error:
+            raise PodtallyError(
+                f"{plugin.where}: cannot run {plugin.command}: {error.strerror}",
+                plugin.install_hint or "install it, or mend command",
+            ) from None
+        self._process = process
+        if self._closed:  # between the two lines before
+            _kill(process)
+        try:
+            output, said = process.communicate(timeout=_RUN_SECONDS)
+        except subprocess.TimeoutExpired:
+            _kill(process)
+            process.communicate()
+            raise PodtallyError(
+                f"{plugin.where}: {plugin.command} did not end in {_RUN_SECONDS} s",
+                "it must not ask for anything",
+            ) from None
+        finally:
+            self._process = None
+        if process.returncode:
+            raise PodtallyError(
+                f"{plugin.where}: {plugin.command} failed with {process.returncode}"
+                f"{_last_words(said)}",
+                plugin.install_hint or "run it by hand",
+            )
+        return output
+
+
+def find_command(command: str, folder: Path) -> str:
+    """Return ``command`` as kubectl understands it: a relative path is one from the kubeconfig."""
+    return str(folder / command) if "/" in command else command
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:  # else its number may be another's
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _last_words(said: bytes) -> str:
+    lines = said.decode(errors="replace").strip().splitlines()
+    return f": {lines[-1][:_SAID_CHARACTERS]}" if lines else ""

@@ -1,0 +1,264 @@
+"""A kubeconfig's context as an Access: the same fields, and the same reading, as kubectl's.
+
+What is not supported (proxies, impersonation, auth-provider) is an error, not left out: the
+agent would speak to another server, or as somebody else, than the file says.
+"""
+
+import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from podtally.errors import PodtallyError
+from podtally.kube.access import Access, Server
+from podtally.kube.credentials import Files, Kept, Source, basic, bearer, from_base64
+from podtally.kube.exec_plugin import VERSIONS, ClusterInfo, ExecPlugin, Plugin, find_command
+
+_EXEC_EXTENSION = "client.authentication.k8s.io/exec"
+_Part = TypeVar("_Part")
+
+
+class _Extension(msgspec.Struct, frozen=True):
+    name: str = ""
+    extension: Any = None
+
+
+class _Cluster(msgspec.Struct, frozen=True, rename="kebab"):
+    server: str = ""
+    tls_server_name: str = ""
+    insecure_skip_tls_verify: bool = False
+    certificate_authority: str = ""
+    certificate_authority_data: str = ""
+    proxy_url: str = ""
+    extensions: list[_Extension] | None = None
+
+
+class _Variable(msgspec.Struct, frozen=True):
+    name: str
+    value: str
+
+
+class _Exec(msgspec.Struct, frozen=True, rename="camel"):
+    command: str = ""
+    args: list[str] | None = None
+    env: list[_Variable] | None = None
+    api_version: str = ""
+    install_hint: str = ""
+    provide_cluster_info: bool = False
+    interactive_mode: str = ""
+
+
+class _User(msgspec.Struct, frozen=True, rename="kebab"):
+    client_certificate: str = ""
+    client_certificate_data: str = ""
+    client_key: str = ""
+    client_key_data: str = ""
+    token: str = ""
+    token_file: str = msgspec.field(default="", name="tokenFile")
+    username: str = ""
+    password: str = ""
+    exec: _Exec | None = None
+    auth_provider: Any = None
+    impersonate: str = msgspec.field(default="", name="as")
+
+
+class _Context(msgspec.Struct, frozen=True):
+    cluster: str = ""
+    user: str = ""
+
+
+class _NamedCluster(msgspec.Struct, frozen=True):
+    name: str
+    cluster: _Cluster | None = None
+
+
+class _NamedUser(msgspec.Struct, frozen=True):
+    name: str
+    user: _User | None = None
+
+
+class _NamedContext(msgspec.Struct, frozen=True):
+    name: str
+    context: _Context | None = None
+
+
+class _File(msgspec.Struct, frozen=True, rename="kebab"):
+    current_context: str | None = None
+    clusters: list[_NamedCluster] | None = None
+    users: list[_NamedUser] | None = None
+    contexts: list[_NamedContext] | None = None
+
+
+def load(path: Path, context: str = "") -> Access:
+    """Return the access of a context, by default the current one; PodtallyError if unusable."""
+    file = _read(path)
+    wanted = context or file.current_context
+    if not wanted:
+        raise PodtallyError(f"{path}: there is no current-context", "name a context")
+    contexts = {named.name: named.context for named in file.contexts or ()}
+    chosen = _one(contexts, wanted, f"{path}: contexts", _Context())
+    clusters = {named.name: named.cluster for named in file.clusters or ()}
+    users = {named.name: named.user for named in file.users or ()}
+    cluster = _one(clusters, chosen.cluster, f"{path}: clusters", _Cluster())
+    user = _one(users, chosen.user, f"{path}: users", _User()) if chosen.user else _User()
+    folder = path.absolute().parent
+    server = _server(cluster, folder, f"{path}: cluster {chosen.cluster}")
+    source = _Reader(folder, f"{path}: user {chosen.user}").source(user, cluster, server)
+    access = Access(server, source)
+    if server.tls and user.exec is None:  # a plugin may ask a network: not before it is needed
+        access.context(access.credential())
+    return access
+
+
+def _read(path: Path) -> _File:
+    try:
+        return msgspec.yaml.decode(path.read_bytes(), type=_File)
+    except OSError as error:
+        raise PodtallyError(
+            f"cannot read the kubeconfig {path}: {error.strerror}", "check its path and rights"
+        ) from None
+    except msgspec.ValidationError as error:
+        raise PodtallyError(f"{path}: {error}", "see kubectl config view") from None
+    except msgspec.DecodeError as error:  # PyYAML's words quote the line: a token, perhaps
+        mark = getattr(error.__context__, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise PodtallyError(f"{where}: not YAML", "mend that line") from None
+
+
+def _one(named: dict[str, _Part | None], name: str, where: str, empty: _Part) -> _Part:
+    if name not in named:
+        there = ", ".join(sorted(named)) or "none"
+        raise PodtallyError(f"{where}: no {name!r}", f"there is: {there}")
+    return named[name] or empty
+
+
+def _server(cluster: _Cluster, folder: Path, where: str) -> Server:
+    url, port = _split(cluster.server, where)
+    if cluster.proxy_url:
+        raise PodtallyError(f"{where}: proxy-url is not supported", "use the server's own address")
+    ca: Kept | None = None
+    if cluster.certificate_authority_data:
+        field = f"{where}: certificate-authority-data"
+        ca = Kept(field, data=from_base64(cluster.certificate_authority_data, field))
+    elif cluster.certificate_authority:
+        ca = Kept(f"{where}: certificate-authority", folder / cluster.certificate_authority)
+    if ca and cluster.insecure_skip_tls_verify:
+        raise PodtallyError(
+            f"{where}: a certificate-authority and insecure-skip-tls-verify", "leave one out"
+        )
+    return Server(
+        host=url.hostname or "",
+        port=port,
+        prefix=url.path.rstrip("/"),
+        tls=url.scheme == "https",
+        name=cluster.tls_server_name,
+        verify=not cluster.insecure_skip_tls_verify,
+        ca=ca,
+    )
+
+
+def _split(server: str, where: str) -> tuple[urllib.parse.SplitResult, int]:
+    try:
+        url = urllib.parse.urlsplit(server)
+        port = url.port
+    except ValueError:
+        port = None
+        url = urllib.parse.SplitResult("", "", "", "", "")
+    plain = not (url.username or url.password or url.query or url.fragment)
+    if url.scheme not in ("https", "http") or not url.hostname or not plain:
+        raise PodtallyError(
+            f"{where}: server is no URL of a server", "write it as in https://203.0.113.1:6443"
+        )
+    return url, port or (443 if url.scheme == "https" else 80)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Makes a user's credentials, with paths seen from the kubeconfig's folder."""
+
+    folder: Path
+    where: str
+
+    def source(self, user: _User, cluster: _Cluster, server: Server) -> Source:
+        self._check(user)
+        if user.exec is not None:
+            return ExecPlugin(self._plugin(user.exec, cluster, server))
+        certificate = self._kept(
+            "client-certificate", user.client_certificate, user.client_certificate_data
+        )
+        key = self._kept("client-key", user.client_key, user.client_key_data)
+        if (certificate is None) != (key is None):
+            raise PodtallyError(
+                f"{self.where}: a client certificate or a client key alone", "give both"
+            )
+        token: Kept | None = None
+        authorization = ""
+        if user.token_file:  # with both, the file's content takes precedence (kubeconfig.v1)
+            token = Kept(f"{self.where}: tokenFile", self.folder / user.token_file)
+        elif user.token:
+            authorization = bearer(user.token, f"{self.where}: token")
+        elif user.username:
+            authorization = basic(user.username, user.password)
+        return Files(authorization, token, certificate, key)
+
+    def _check(self, user: _User) -> None:
+        if user.auth_provider is not None:
+            raise PodtallyError(
+                f"{self.where}: auth-provider is not supported", "use an exec plugin, as kubectl"
+            )
+        if user.impersonate:
+            raise PodtallyError(
+                f"{self.where}: impersonation (as) is not supported", "give a user its own rights"
+            )
+        ways = {
+            "token": user.token or user.token_file,
+            "username": user.username,
+            "exec": user.exec,
+        }
+        given = [name for name, value in ways.items() if value]
+        if len(given) > 1:
+            raise PodtallyError(f"{self.where}: both {' and '.join(given)}", "leave one")
+
+    def _kept(self, name: str, path: str, data: str) -> Kept | None:
+        if data:
+            field = f"{self.where}: {name}-data"
+            return Kept(field, data=from_base64(data, field))
+        return Kept(f"{self.where}: {name}", self.folder / path) if path else None
+
+    def _plugin(self, plugin: _Exec, cluster: _Cluster, server: Server) -> Plugin:
+        where = f"{self.where}: exec"
+        if not plugin.command:
+            raise PodtallyError(f"{where}: no command", "name the plugin")
+        if plugin.api_version not in VERSIONS:
+            raise PodtallyError(
+                f"{where}: apiVersion {plugin.api_version!r} is not supported",
+                f"it may be {' or '.join(VERSIONS)}",
+            )
+        if plugin.interactive_mode == "Always":
+            raise PodtallyError(
+                f"{where}: interactiveMode Always, and an agent has no terminal",
+                "use a plugin that can do without",
+            )
+        told = _cluster_info(cluster, server) if plugin.provide_cluster_info else None
+        return Plugin(
+            where=where,
+            command=find_command(plugin.command, self.folder),
+            arguments=tuple(plugin.args or ()),
+            environment=tuple((one.name, one.value) for one in plugin.env or ()),
+            api_version=plugin.api_version,
+            install_hint=plugin.install_hint.strip(),
+            cluster=told,
+        )
+
+
+def _cluster_info(cluster: _Cluster, server: Server) -> ClusterInfo:
+    extensions = {one.name: one.extension for one in cluster.extensions or ()}
+    return ClusterInfo(
+        server=cluster.server,
+        tls_server_name=cluster.tls_server_name,
+        insecure_skip_tls_verify=cluster.insecure_skip_tls_verify,
+        certificate_authority_data=server.ca.read() if server.ca else b"",
+        config=extensions.get(_EXEC_EXTENSION),
+    )

@@ -1,0 +1,234 @@
+"""What is listed and watched, and what is kept of each object; pods have a module of their own.
+
+ReplicaSets are not watched: a big cluster keeps ten old ones for each Deployment, and a pod's
+``pod-template-hash`` says as much (``workloads``). Jobs are, since nothing in a pod of a
+CronJob names it.
+"""
+
+from collections.abc import Callable
+from sys import intern
+
+import msgspec
+
+from podtally.kube.model import Resource
+from podtally.kube.pods import Pod, WirePod, pod_of
+from podtally.kube.wire import (
+    Controller,
+    Labels,
+    Metadata,
+    W,
+    Wire,
+    controller_of,
+    event_decoder,
+    labels_of,
+    list_decoder,
+    seconds,
+)
+
+__all__ = ["RESOURCES", "EndpointSlice", "Job", "Namespace", "Node", "Pod", "Service"]
+
+ZONE_LABELS = ("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone")
+SERVICE_LABEL = "kubernetes.io/service-name"
+
+
+class Kept(msgspec.Struct, frozen=True, gc=False):
+    """What is kept of an object."""
+
+
+class Namespace(Kept, frozen=True):
+    name: str
+    labels: Labels
+
+
+class Job(Kept, frozen=True):
+    namespace: str
+    name: str
+    uid: str
+    controller: Controller | None
+
+
+class Node(Kept, frozen=True):
+    name: str
+    uid: str
+    zone: str  # "" where no label tells
+    addresses: tuple[str, ...]  # internal and external; and host names, which may be addresses
+    created_seconds: int
+
+
+class ServicePort(Kept, frozen=True):
+    name: str
+    protocol: str
+    port: int
+    node_port: int  # 0: none
+
+
+class Service(Kept, frozen=True):
+    namespace: str
+    name: str
+    uid: str
+    addresses: tuple[str, ...]  # cluster, external and load balancer addresses
+    ports: tuple[ServicePort, ...]
+    created_seconds: int
+
+
+class SlicePort(Kept, frozen=True):
+    name: str
+    protocol: str
+    port: int
+
+
+class EndpointSlice(Kept, frozen=True):
+    """Addresses that a Service's traffic may go to: ready ones, and those that end but serve.
+
+    kube-proxy falls back to the latter when no endpoint is ready (KEP-1669).
+    """
+
+    namespace: str
+    name: str
+    service: str  # "" where it belongs to none
+    addresses: tuple[str, ...]
+    ports: tuple[SlicePort, ...]
+
+
+class _WireMetadataOnly(Wire, frozen=True):
+    metadata: Metadata
+
+
+class _NodeAddress(Wire, frozen=True):
+    address: str = ""
+
+
+class _NodeStatus(Wire, frozen=True):
+    addresses: list[_NodeAddress] | None = None
+
+
+class _WireNode(Wire, frozen=True):
+    metadata: Metadata
+    status: _NodeStatus = _NodeStatus()
+
+
+class _Ingress(Wire, frozen=True):
+    ip: str = ""
+
+
+class _LoadBalancer(Wire, frozen=True):
+    ingress: list[_Ingress] | None = None
+
+
+class _WireServicePort(Wire, frozen=True):
+    port: int
+    name: str = ""
+    protocol: str = "TCP"
+    node_port: int = 0
+
+
+class _ServiceSpec(Wire, frozen=True):
+    cluster_ip: str = msgspec.field(name="clusterIP", default="")
+    cluster_ips: list[str] | None = msgspec.field(name="clusterIPs", default=None)
+    external_ips: list[str] | None = msgspec.field(name="externalIPs", default=None)
+    ports: list[_WireServicePort] | None = None
+
+
+class _ServiceStatus(Wire, frozen=True):
+    load_balancer: _LoadBalancer | None = None
+
+
+class _WireService(Wire, frozen=True):
+    metadata: Metadata
+    spec: _ServiceSpec
+    status: _ServiceStatus = _ServiceStatus()
+
+
+class _SliceConditions(Wire, frozen=True):
+    ready: bool | None = None
+    serving: bool | None = None
+
+
+class _SliceEndpoint(Wire, frozen=True):
+    addresses: list[str]
+    conditions: _SliceConditions = _SliceConditions()
+
+
+class _WireSlicePort(Wire, frozen=True):
+    name: str | None = None
+    protocol: str | None = None
+    port: int | None = None
+
+
+class _WireSlice(Wire, frozen=True):
+    metadata: Metadata
+    address_type: str = ""
+    endpoints: list[_SliceEndpoint] | None = None
+    ports: list[_WireSlicePort] | None = None
+
+
+def _namespace(item: _WireMetadataOnly) -> Namespace:
+    return Namespace(intern(item.metadata.name), labels_of(item.metadata))
+
+
+def _job(item: _WireMetadataOnly) -> Job:
+    meta = item.metadata
+    return Job(intern(meta.namespace), meta.name, meta.uid, controller_of(meta))
+
+
+def _node(item: _WireNode) -> Node:
+    meta = item.metadata
+    labels = meta.labels or {}
+    zone = next((labels[key] for key in ZONE_LABELS if labels.get(key)), "")
+    addresses = tuple(entry.address for entry in item.status.addresses or ())
+    created = seconds(meta.creation_timestamp)
+    return Node(intern(meta.name), meta.uid, intern(zone), addresses, created)
+
+
+def _service(item: _WireService) -> Service:
+    meta, spec, balancer = item.metadata, item.spec, item.status.load_balancer
+    addresses = [*(spec.cluster_ips or [spec.cluster_ip]), *(spec.external_ips or ())]
+    addresses += [entry.ip for entry in (balancer.ingress if balancer else None) or ()]
+    return Service(
+        namespace=intern(meta.namespace),
+        name=meta.name,
+        uid=meta.uid,
+        addresses=tuple(dict.fromkeys(a for a in addresses if a not in ("", "None"))),
+        ports=tuple(
+            ServicePort(intern(port.name), intern(port.protocol), port.port, port.node_port)
+            for port in spec.ports or ()
+        ),
+        created_seconds=seconds(meta.creation_timestamp),
+    )
+
+
+def _slice(item: _WireSlice) -> EndpointSlice:
+    meta = item.metadata
+    usable = [] if item.address_type == "FQDN" else item.endpoints or []
+    return EndpointSlice(
+        namespace=intern(meta.namespace),
+        name=meta.name,
+        service=intern((meta.labels or {}).get(SERVICE_LABEL, "")),
+        # All addresses of one endpoint are the same backend; consumers use the first.
+        addresses=tuple(e.addresses[0] for e in usable if e.addresses and _serves(e.conditions)),
+        ports=tuple(
+            SlicePort(intern(port.name or ""), intern(port.protocol or "TCP"), port.port)
+            for port in item.ports or ()
+            if port.port
+        ),
+    )
+
+
+def _serves(conditions: _SliceConditions) -> bool:
+    """Not told counts as ready (EndpointConditions in the API reference)."""
+    return conditions.ready is not False or conditions.serving is True
+
+
+def _resource(path: str, wire: type[W], compact: Callable[[W], object]) -> Resource:
+    name = path.rpartition("/")[2]
+    return Resource(name, path, list_decoder(wire, compact), event_decoder(wire, compact))
+
+
+RESOURCES: tuple[Resource, ...] = (
+    _resource("/api/v1/nodes", _WireNode, _node),
+    _resource("/api/v1/namespaces", _WireMetadataOnly, _namespace),
+    _resource("/apis/batch/v1/jobs", _WireMetadataOnly, _job),
+    _resource("/api/v1/pods", WirePod, pod_of),
+    _resource("/api/v1/services", _WireService, _service),
+    _resource("/apis/discovery.k8s.io/v1/endpointslices", _WireSlice, _slice),
+)

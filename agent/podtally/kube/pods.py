@@ -1,0 +1,206 @@
+"""A pod: what is read of it over the wire, and what is kept of it; 10,000 of them are held.
+
+What a pod's status says of its hold on its addresses is boiled down to a few moments
+(``Life``) here, where the kubelet's rules are known; who has an address when is decided in
+``identity``.
+"""
+
+from datetime import datetime
+from sys import intern
+from typing import NamedTuple
+
+import msgspec
+
+from podtally.kube.wire import Controller, Labels, Metadata, Wire, controller_of, labels_of, seconds
+
+
+class Life(NamedTuple):
+    """Moments of a pod in Unix seconds, truncated as the API gives them; 0 where not known."""
+
+    admitted_seconds: int  # the kubelet saw it: nothing of it was before
+    sandbox_seconds: int  # its sandbox was ready: no later than one second on it had its address
+    first_start_seconds: int  # of any container: no earlier came a packet from it
+    last_proof_seconds: int  # one of its containers or its sandbox lived then
+    ended_seconds: int  # the last of its containers ended, for good
+    gone_seconds: int  # its sandbox was seen to be gone, and its address with it
+    over: bool  # no container of it will run again
+
+
+class Pod(msgspec.Struct, frozen=True, gc=False):
+    """What is kept of a pod."""
+
+    namespace: str
+    name: str
+    uid: str
+    node: str
+    labels: Labels
+    controller: Controller | None
+    mirrors: bool  # stands for a static pod: not the API made it, but the kubelet from a file
+    config_hash: str  # of a static pod; the kubelet's UID of it
+    host_network: bool
+    addresses: tuple[str, ...]
+    life: Life
+
+
+class _Annotations(Wire, frozen=True):
+    mirror: str | None = msgspec.field(name="kubernetes.io/config.mirror", default=None)
+    hash: str = msgspec.field(name="kubernetes.io/config.hash", default="")
+
+
+class _PodMetadata(Metadata, frozen=True):
+    annotations: _Annotations | None = None
+    deletion_timestamp: datetime | None = None
+    deletion_grace_period_seconds: int | None = None
+
+
+class _Container(Wire, frozen=True):
+    restart_policy: str | None = None
+
+
+class _Spec(Wire, frozen=True):
+    node_name: str = ""
+    host_network: bool = False
+    restart_policy: str = "Always"
+    containers: list[_Container] | None = None
+
+
+class _Running(Wire, frozen=True):
+    started_at: datetime | None = None
+
+
+class _Terminated(Wire, frozen=True):
+    exit_code: int = 0
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+class _State(Wire, frozen=True):
+    running: _Running | None = None
+    terminated: _Terminated | None = None
+
+
+class _ContainerStatus(Wire, frozen=True):
+    state: _State | None = None
+    last_state: _State | None = None
+
+
+class _Condition(Wire, frozen=True):
+    type: str
+    status: str
+    last_transition_time: datetime | None = None
+
+
+class _Address(Wire, frozen=True):
+    ip: str = ""
+
+
+class _Status(Wire, frozen=True):
+    phase: str = ""
+    start_time: datetime | None = None
+    pod_ip: str = msgspec.field(name="podIP", default="")
+    pod_ips: list[_Address] | None = msgspec.field(name="podIPs", default=None)
+    conditions: list[_Condition] | None = None
+    init_container_statuses: list[_ContainerStatus] | None = None
+    container_statuses: list[_ContainerStatus] | None = None
+    ephemeral_container_statuses: list[_ContainerStatus] | None = None
+
+
+class WirePod(Wire, frozen=True):
+    metadata: _PodMetadata
+    spec: _Spec
+    status: _Status
+
+
+def pod_of(pod: WirePod) -> Pod:
+    meta, spec, status = pod.metadata, pod.spec, pod.status
+    annotations = meta.annotations or _Annotations()
+    listed = tuple(address.ip for address in status.pod_ips or () if address.ip)
+    return Pod(
+        namespace=intern(meta.namespace),
+        name=meta.name,
+        uid=meta.uid,
+        node=intern(spec.node_name),
+        labels=labels_of(meta),
+        controller=controller_of(meta),
+        mirrors=annotations.mirror is not None,
+        config_hash=annotations.hash,
+        host_network=spec.host_network,
+        addresses=listed or ((status.pod_ip,) if status.pod_ip else ()),
+        life=_life(meta, spec, status),
+    )
+
+
+def _life(meta: _PodMetadata, spec: _Spec, status: _Status) -> Life:
+    statuses = [
+        *(status.init_container_statuses or ()),
+        *(status.container_statuses or ()),
+        *(status.ephemeral_container_statuses or ()),
+    ]
+    starts = [start for container in statuses for start in _starts(container)]
+    over = _over(meta, spec, status, statuses)
+    made, gone = _sandbox(status)
+    ends = [
+        seconds(container.state.terminated.finished_at)
+        for container in statuses
+        if container.state and container.state.terminated
+    ]
+    finished = max(ends, default=0)
+    # A sandbox that was gone before a container ended is another one, or was not there yet.
+    gone = gone if over and gone >= max((finished, *starts)) else 0
+    return Life(
+        admitted_seconds=seconds(status.start_time) or seconds(meta.creation_timestamp),
+        sandbox_seconds=made,
+        first_start_seconds=min(starts, default=0),
+        last_proof_seconds=max((made, *starts, *ends)),
+        ended_seconds=_ended(meta, spec, finished, gone) if over else 0,
+        gone_seconds=gone,
+        over=over,
+    )
+
+
+def _starts(container: _ContainerStatus) -> list[int]:
+    found = []
+    for state in (container.state, container.last_state):
+        if state and state.running:
+            found.append(seconds(state.running.started_at))
+        if state and state.terminated:
+            found.append(seconds(state.terminated.started_at))
+    return [start for start in found if start > 0]
+
+
+def _over(
+    meta: _PodMetadata, spec: _Spec, status: _Status, statuses: list[_ContainerStatus]
+) -> bool:
+    if status.phase in ("Succeeded", "Failed"):
+        return True
+    ended = [container.state.terminated for container in statuses if container.state]
+    if not status.container_statuses or len(ended) < len(statuses) or not all(ended):
+        return False
+    if meta.deletion_timestamp:  # the kubelet starts no container of a pod that is deleted
+        return True
+    if any(container.restart_policy for container in spec.containers or ()):
+        return False  # rules of the containers' own (KEP-5307): the phase will tell
+    failed = any(end.exit_code for end in ended if end)
+    return spec.restart_policy == "Never" or (spec.restart_policy == "OnFailure" and not failed)
+
+
+def _sandbox(status: _Status) -> tuple[int, int]:
+    """When the sandbox was ready, and when it was so no more: one of them is 0 (KEP-3085)."""
+    for condition in status.conditions or ():
+        if condition.type == "PodReadyToStartContainers":
+            at = seconds(condition.last_transition_time)
+            return (at, 0) if condition.status == "True" else (0, at)
+    return 0, 0
+
+
+def _ended(meta: _PodMetadata, spec: _Spec, finished: int, gone: int) -> int:
+    """The second in which a pod ended that is over; 0 if its status does not tell.
+
+    A container that would have been started again ended for good when its pod was deleted:
+    a pod in CrashLoopBackOff has its sandbox and its address all along.
+    """
+    ended = finished
+    if ended and spec.restart_policy == "Always" and meta.deletion_timestamp:
+        grace = meta.deletion_grace_period_seconds or 0
+        ended = max(ended, seconds(meta.deletion_timestamp) - grace)
+    return min(filter(None, (ended, gone)), default=0)

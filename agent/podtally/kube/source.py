@@ -1,0 +1,75 @@
+"""The Kubernetes API as a source of events: one thread for each resource."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from podtally.kube.access import Access
+from podtally.kube.model import Event, Resource
+from podtally.kube.outage import Outage
+from podtally.kube.reflector import Reflector
+from podtally.kube.retry import Patience
+
+_STOP_SECONDS = 1.0  # threads that are still in a name look-up then are left behind
+
+
+class KubeSource:
+    """Lists and watches; every event is given to ``put`` (of a queue), in a thread of its own.
+
+    Events of one resource come in order; between resources there is none.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        resources: Sequence[Resource],
+        put: Callable[[Event], None],
+        patience: Patience | None = None,
+    ) -> None:
+        self._access = access
+        outage = Outage(access.server.url)
+        patience = patience or Patience()
+        self._reflectors = {
+            resource.name: Reflector(access, resource, put, outage, patience)
+            for resource in resources
+        }
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        for name, reflector in self._reflectors.items():
+            thread = threading.Thread(target=reflector.run, name=f"kube-{name}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self) -> None:
+        """End all threads, also those that wait for the server; takes at most a second."""
+        for reflector in self._reflectors.values():
+            reflector.stop()
+        self._access.close()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    @property
+    def resources(self) -> tuple[str, ...]:
+        return tuple(self._reflectors)
+
+    def contact_ns(self, resource: str) -> int:
+        """Return when something was last heard of a resource (CLOCK_MONOTONIC); 0: never."""
+        return self._reflectors[resource].contact_ns
+
+    def listed(self, resource: str) -> bool:
+        """Return whether it was ever listed to the end."""
+        return self._reflectors[resource].listed
+
+    def errors(self, resource: str) -> int:
+        """Return how many requests and watches have failed."""
+        return self._reflectors[resource].errors
+
+    def lists(self, resource: str) -> int:
+        """Return how many lists were begun: more than one tells of lost watches."""
+        return self._reflectors[resource].lists
+
+    def alive(self, resource: str) -> bool:
+        """Return whether its thread runs."""
+        return any(t.is_alive() and t.name == f"kube-{resource}" for t in self._threads)

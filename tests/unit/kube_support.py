@@ -1,0 +1,151 @@
+"""What the tests of the Kubernetes client share: plain decoders, a consumer, short waits."""
+
+import json
+import queue
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from podtally.kube.access import Access, Server
+from podtally.kube.credentials import Files
+from podtally.kube.model import Changed, Event, ListPage, Page, Resource, Status, WatchEvent
+from podtally.kube.retry import Patience
+from podtally.kube.source import KubeSource
+from tests.apiserver import ApiServer
+from tests.apiserver_store import KINDS, Key, Object, key_of
+
+QUICK = Patience(
+    connect_seconds=1.0,
+    answer_seconds=0.5,
+    quiet_seconds=0.6,
+    watch_seconds=(1.0, 2.0),
+    first_seconds=0.02,
+    away_seconds=0.1,
+    error_seconds=0.1,
+    refused_seconds=0.2,
+    stable_seconds=0.5,
+    relist_seconds=0.02,
+    page_objects=3,
+)
+# Not disturbed by a machine that is busy: what is silent is waited for.
+PATIENT = replace(QUICK, quiet_seconds=20.0, answer_seconds=20.0)
+
+
+def decode_list(body: bytes) -> ListPage:
+    decoded = json.loads(body)
+    metadata = decoded["metadata"]
+    return ListPage(decoded["items"], metadata["resourceVersion"], metadata.get("continue", ""))
+
+
+def decode_event(line: bytes) -> WatchEvent:
+    event = json.loads(line)
+    item = event["object"]
+    if event["type"] == "ERROR":
+        status = Status(item.get("code", 0), item.get("reason", ""), item.get("message", ""))
+        return WatchEvent("ERROR", None, "", status)
+    version = item["metadata"]["resourceVersion"]
+    return WatchEvent(event["type"], None if event["type"] == "BOOKMARK" else item, version)
+
+
+def resource(name: str, field_selector: str = "") -> Resource:
+    return Resource(name, KINDS[name].path, decode_list, decode_event, field_selector)
+
+
+def access_to(api: ApiServer, token: str = "") -> Access:
+    authorization = f"Bearer {token}" if token else ""
+    return Access(Server("127.0.0.1", api.port, tls=False), Files(authorization))
+
+
+def pod(name: str, **labels: str) -> Object:
+    return {
+        "metadata": {"namespace": "shop", "name": name, "labels": labels},
+        "spec": {"nodeName": "node1"},
+    }
+
+
+class Table:
+    """A consumer as the agent is one: what is there, by the events alone."""
+
+    def __init__(self) -> None:
+        self.queue: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.there: dict[str, dict[Key, Object]] = {}
+        self.heard: list[Event] = []
+        self._listing: dict[str, set[Key]] = {}
+
+    def take(self) -> None:
+        while not self.queue.empty():
+            event = self.queue.get()
+            self.heard.append(event)
+            there = self.there.setdefault(event.resource, {})
+            if isinstance(event, Page):
+                self._page(there, event)
+            elif event.kind == "DELETED":
+                del there[key_of(event.object)]  # KeyError: it was told of twice, or never
+            else:
+                there[key_of(event.object)] = event.object
+
+    def _page(self, there: dict[Key, Object], page: Page) -> None:
+        if page.first:
+            self._listing[page.resource] = set()
+        listing = self._listing[page.resource]
+        for item in page.objects:
+            there[key_of(item)] = item
+            listing.add(key_of(item))
+        if page.last:
+            for key in there.keys() - listing:
+                del there[key]
+
+    def versions(self, name: str) -> dict[Key, str]:
+        self.take()
+        there = self.there.get(name, {})
+        return {key: item["metadata"]["resourceVersion"] for key, item in there.items()}
+
+    def pages(self, name: str) -> list[Page]:
+        self.take()
+        return [e for e in self.heard if isinstance(e, Page) and e.resource == name]
+
+    def changes(self, name: str) -> list[Changed]:
+        self.take()
+        return [e for e in self.heard if isinstance(e, Changed) and e.resource == name]
+
+
+class Watching:
+    """A source and its consumer, on a test server."""
+
+    def __init__(
+        self,
+        api: ApiServer,
+        resources: Iterable[Resource] = (),
+        patience: Patience = PATIENT,
+        access: Access | None = None,
+    ) -> None:
+        self.api = api
+        self.table = Table()
+        watched = tuple(resources) or (resource("pods"),)
+        access = access or access_to(api)
+        self.source = KubeSource(access, watched, self.table.queue.put, patience)
+        self.source.start()
+
+    def __enter__(self) -> "Watching":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.source.stop()
+
+    def agrees(self, name: str = "pods", seconds: float = 5.0) -> None:
+        """Wait until the consumer has what the server has."""
+
+        def same() -> bool:
+            truth = self.api.store.objects(name)
+            versions = {k: item["metadata"]["resourceVersion"] for k, item in truth.items()}
+            return self.source.listed(name) and self.table.versions(name) == versions
+
+        wait_for(same, seconds)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.005)
