@@ -3,7 +3,6 @@
 No thread and no waiting here: ``watcher`` calls in the order of the kernel's messages.
 """
 
-import queue
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,12 +17,12 @@ from podtally.links.model import (
     Attached,
     AttachFailed,
     Counters,
-    Event,
     Gone,
     Link,
     NetnsNamed,
     Renamed,
     Role,
+    Sink,
 )
 from podtally.links.namespaces import NOT_ASSIGNED, Namespaces
 from podtally.links.netlink import Requests
@@ -58,7 +57,7 @@ class Follower:
         attacher: Attacher,
         wanted: Callable[[Link], Role | None],
         prepare: Callable[[int], None],
-        events: "queue.SimpleQueue[Event]",
+        events: Sink,
     ) -> None:
         self._attacher = attacher
         self._wanted = wanted
@@ -132,7 +131,8 @@ class Follower:
             for known in behind:
                 if addresses is not None and addresses != known.addresses:
                     known.addresses = addresses
-                    self._events.put(AddressesChanged(known.link.ifindex, addresses))
+                    now_ns = time.monotonic_ns()
+                    self._events.put(AddressesChanged(known.link.ifindex, addresses, now_ns))
 
     def look_for_names(self) -> None:
         """See whether a namespace that had no name has one now."""
@@ -193,7 +193,7 @@ class Follower:
         if known is None or known.role is None:
             return
         self._attacher.forget(ifindex)
-        self._events.put(Gone(ifindex, final))
+        self._events.put(Gone(ifindex, final, time.monotonic_ns()))
 
 
 def _final_counters(known: _Known, last: Link) -> Counters | None:

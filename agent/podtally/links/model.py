@@ -1,7 +1,7 @@
 """The values that leave this room: links, counters, and the events the agent drains each epoch."""
 
 import enum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 # A counter whose last value nobody can tell any more: see Gone.
 UNKNOWN = -1
@@ -124,10 +124,12 @@ class AddressesChanged(NamedTuple):
     """All addresses of the endpoint's namespace but those of loopback, 16 bytes each.
 
     IPv4 is written ::ffff:a.b.c.d. For Role.HOST the namespace is the host's own.
+    ``at_ns`` is CLOCK_MONOTONIC, when it was heard.
     """
 
     ifindex: int
     addresses: tuple[bytes, ...]
+    at_ns: int
 
 
 class Renamed(NamedTuple):
@@ -154,6 +156,13 @@ class Gone(NamedTuple):
 
     ifindex: int
     final: Counters | None
+    at_ns: int
 
 
 Event = Appeared | Attached | AttachFailed | AddressesChanged | Renamed | NetnsNamed | Gone
+
+
+class Sink(Protocol):
+    """Where events are put; it must take them from any thread, and without waiting."""
+
+    def put(self, event: Event) -> None: ...

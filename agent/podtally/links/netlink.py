@@ -1,4 +1,4 @@
-"""Rtnetlink by hand: sockets, requests and attributes, and no meaning.
+"""Netlink by hand: sockets, requests and attributes, and no meaning.
 
 The few messages podtally reads take microseconds. (pyroute2 takes a millisecond for a
 link message, and 25 MB and 0.1 s to be imported: more than a third of the agent's
@@ -32,7 +32,7 @@ F_DUMP_INTR = 0x10
 F_DUMP = 0x300
 _F_ACK_TLVS = 0x200
 
-_ERROR = 2
+ERROR = 2  # NLMSG_ERROR: an error code below zero, or 0 as an acknowledgement
 _DONE = 3
 
 HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
@@ -86,11 +86,9 @@ def messages(datagram: bytes) -> Iterator[Message]:
         offset += _aligned(length)
 
 
-def open_socket(receive_buffer: int) -> socket.socket:
+def open_socket(receive_buffer: int, protocol: int = socket.NETLINK_ROUTE) -> socket.socket:
     """Open and bind a socket; its buffer may exceed the system's limit where we are allowed."""
-    sock = socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-    )
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer)
     except PermissionError:
@@ -143,7 +141,7 @@ class Requests:
             for message in messages(self._socket.recv(_ROOM)):
                 if message.sequence != sequence:
                     continue
-                if message.kind in (_ERROR, _DONE):
+                if message.kind in (ERROR, _DONE):
                     if struct.unpack_from("=i", message.body)[0]:
                         raise _error(message)
                     return
@@ -153,7 +151,7 @@ class Requests:
 def _error(message: Message) -> OSError:
     code = -struct.unpack_from("=i", message.body)[0]
     words = os.strerror(code)
-    if message.kind == _ERROR and message.flags & _F_ACK_TLVS:
+    if message.kind == ERROR and message.flags & _F_ACK_TLVS:
         # struct nlmsgerr: error, then the header of the request, then NLMSGERR_ATTR_MSG
         detail = attributes(message.body, 4 + HEADER.size).get(1)
         words = f"{words}: {text(detail)}" if detail else words

@@ -4,7 +4,6 @@ It only listens and sleeps; what a change means is decided in ``follower``.
 """
 
 import os
-import queue
 import select
 import threading
 import time
@@ -24,7 +23,7 @@ from podtally.links.messages import (
     all_links,
     parse_link,
 )
-from podtally.links.model import Event, Link, Role
+from podtally.links.model import Link, Role, Sink
 from podtally.links.namespaces import NAME_DIRS, NOT_ASSIGNED
 from podtally.links.netlink import Message, OverrunError, Requests, Subscription
 
@@ -47,7 +46,7 @@ class LinkWatcher:
         attacher: Attacher,
         wanted: Callable[[Link], Role | None],
         prepare: Callable[[int], None],
-        events: "queue.SimpleQueue[Event]",
+        events: Sink,
         receive_buffer: int = _RECEIVE_BUFFER,
     ) -> None:
         self._follower = Follower(attacher, wanted, prepare, events)
