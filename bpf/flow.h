@@ -38,11 +38,12 @@
 
 /*
  * hot.seen: the union of the TCP flags, from the endpoint in bits 0-7, to it in
- * bits 16-23, and two facts the union cannot tell, in the byte above each.
+ * bits 16-23, and facts the union cannot tell, in the byte above each.
  */
 #define SEEN_SHIFT 16 /* from one direction to the next */
 #define SEEN_SYN_ONLY 256 /* a SYN without ACK: this side began the connection */
 #define SEEN_SYN_ACK 512 /* a SYN with ACK: this side was asked */
+#define SEEN_SOCKET 1024 /* uplinks only: the packet is of, or for, a socket of the host */
 #define SEEN_CARRIED_BIT 63 /* the cold row has carries */
 
 /* In which account of `books` a packet without a flow is booked. */
@@ -70,7 +71,14 @@ struct hot {
 
 /*
  * What the packet that claims a slot writes, once: one cache line. Down to `protocol`
- * it is the flow's key. Only the carries change later, after gigabytes.
+ * it is the flow's key. Only the carries change later, after gigabytes, and on an
+ * uplink the cgroup, when a socket answers.
+ *
+ * The cgroup (v2) is that of the host's socket whose packet was the first to leave by
+ * an uplink; 0 if none was of a socket. The root's id is 1. Ids are those of kernfs nodes
+ * (cgroup_id() in include/linux/cgroup.h): the lower 32 bits number them, the upper
+ * count how often the numbers went round (__kernfs_new_node() in fs/kernfs/dir.c),
+ * after 2^31 new nodes each time. So 16 bits of those last for 2^47 cgroups.
  */
 struct cold {
 	__u64 local_address[2]; /* network order; IPv4 as ::ffff:a.b.c.d, RFC 4291 2.5.5.2 */
@@ -80,7 +88,8 @@ struct cold {
 	__u16 remote_port;
 	__u8 protocol; /* IPPROTO_* */
 	__u8 first_direction;
-	__u8 pad[6];
+	__u16 cgroup_high; /* bits 32 to 47 of the id */
+	__u32 cgroup_low;
 	__u64 first_seen_ns; /* CLOCK_MONOTONIC, as coarse as the timer tick */
 	__u64 carries; /* 16 bits each: bytes [FROM], bytes [TO], packets [FROM], packets [TO] */
 };

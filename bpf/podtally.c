@@ -22,6 +22,11 @@
 #define MMAPABLE 1024 /* BPF_F_MMAPABLE, as a literal: bcc wants one */
 #define NO_PREALLOC 1 /* BPF_F_NO_PREALLOC: the agent makes the entries, a packet never does */
 
+#define AF_INET 2
+#define AF_INET6 10
+#define MULTICAST 14 /* upper four bits of 224.0.0.0/4, and of what is above: broadcast */
+#define MULTICAST6 0xff /* upper eight of ff00::/8 */
+
 struct block {
 	struct hot slots[BLOCK_SLOTS];
 };
@@ -114,6 +119,77 @@ static __always_inline u64 fingerprint_of(const struct flow *flow, bool ipv4)
 	return sum ? sum : 1; /* 0 is a free slot */
 }
 
+/* The socket that a TCP or UDP packet is for, connected or listening; to be released. */
+static __always_inline struct bpf_sock *find_receiver(struct __sk_buff *skb,
+						      const struct packet *packet)
+{
+	struct bpf_sock_tuple tuple = {};
+	u32 size = packet->ipv4 ? sizeof(tuple.ipv4) : sizeof(tuple.ipv6);
+
+	if (packet->ipv4) {
+		tuple.ipv4.saddr = packet->source[1] >> 32;
+		tuple.ipv4.daddr = packet->destination[1] >> 32;
+		tuple.ipv4.sport = packet->source_port;
+		tuple.ipv4.dport = packet->destination_port;
+	} else {
+		__builtin_memcpy(tuple.ipv6.saddr, packet->source, sizeof(tuple.ipv6.saddr));
+		__builtin_memcpy(tuple.ipv6.daddr, packet->destination, sizeof(tuple.ipv6.daddr));
+		tuple.ipv6.sport = packet->source_port;
+		tuple.ipv6.dport = packet->destination_port;
+	}
+	if (packet->protocol == IPPROTO_TCP)
+		return bpf_sk_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+	if (packet->protocol == IPPROTO_UDP)
+		return bpf_sk_lookup_udp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+	return NULL;
+}
+
+/* Whether the routes say that a packet goes no further than this host. */
+static __always_inline bool stays_here(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct bpf_fib_lookup route = {};
+	long answer;
+
+	route.ifindex = skb->ifindex;
+	if (packet->ipv4) {
+		route.family = AF_INET;
+		route.ipv4_src = packet->source[1] >> 32;
+		route.ipv4_dst = packet->destination[1] >> 32;
+		if (ntohl(route.ipv4_dst) >> 28 >= MULTICAST)
+			return true;
+	} else {
+		route.family = AF_INET6;
+		__builtin_memcpy(route.ipv6_src, packet->source, sizeof(route.ipv6_src));
+		__builtin_memcpy(route.ipv6_dst, packet->destination, sizeof(route.ipv6_dst));
+		if (ntohl(route.ipv6_dst[0]) >> 24 == MULTICAST6)
+			return true;
+	}
+	answer = bpf_fib_lookup(skb, &route, sizeof(route), 0);
+	return answer == BPF_FIB_LKUP_RET_NOT_FWDED || answer == BPF_FIB_LKUP_RET_FWD_DISABLED;
+}
+
+/*
+ * Whether a packet from outside is for a socket of this host, as far as can be told
+ * before the kernel has translated and routed it. A socket bound to all addresses
+ * matches whatever address the packet goes to, a pod's too: there the routes decide.
+ * The socket's cgroup cannot be asked: bpf_sk_cgroup_id() is not for tc programs. One
+ * in TIME_WAIT is not found.
+ */
+static __always_inline bool is_for_socket(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct bpf_sock *sk = find_receiver(skb, packet);
+	bool bound;
+
+	if (!sk)
+		return false;
+	if (packet->ipv4)
+		bound = sk->src_ip4;
+	else
+		bound = sk->src_ip6[0] | sk->src_ip6[1] | sk->src_ip6[2] | sk->src_ip6[3];
+	bpf_sk_release(sk);
+	return bound || stays_here(skb, packet);
+}
+
 /* Facts that change a few times in a connection, off the common path. */
 static __always_inline void note_flags(struct hot *slot, u64 flags, u32 direction)
 {
@@ -168,10 +244,28 @@ static __always_inline void write_row(const struct flow *flow, u32 index, u32 ha
 	row->protocol = flow->protocol;
 	row->carries = 0;
 	row->first_direction = direction;
+	row->cgroup_high = 0;
+	row->cgroup_low = 0;
 	row->first_seen_ns = bpf_ktime_get_coarse_ns();
 }
 
-static __always_inline int count(struct __sk_buff *skb, const u32 direction)
+/*
+ * Whose packet leaves is certain, whatever translates its addresses: its socket comes
+ * with it. The claimer, on another CPU, may still be writing the row, and win; that
+ * there was a socket is noted all the same.
+ */
+static __always_inline void note_sender(struct __sk_buff *skb, u32 index)
+{
+	u64 cgroup = bpf_skb_cgroup_id(skb);
+	struct cold *row = cold.lookup(&index);
+
+	if (row && cgroup) {
+		row->cgroup_high = cgroup >> 32;
+		row->cgroup_low = cgroup;
+	}
+}
+
+static __always_inline int count(struct __sk_buff *skb, const u32 direction, const bool uplink)
 {
 	struct packet packet = {};
 	struct flow flow;
@@ -197,6 +291,8 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction)
 		direction == FROM_ENDPOINT ? packet.destination_port : packet.source_port;
 	fingerprint = fingerprint_of(&flow, packet.ipv4);
 	flags = packet.tcp_flags;
+	if (uplink && direction == FROM_ENDPOINT && skb->sk)
+		flags |= SEEN_SOCKET;
 
 	ctl = control.lookup(&zero);
 	if (!ctl)
@@ -221,8 +317,13 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction)
 		}
 		if (claimed || found == fingerprint) {
 			u64 before = __sync_fetch_and_add(&slot->traffic[direction], traffic);
+			u64 news;
 
-			if (flags & ~(slot->seen >> direction * SEEN_SHIFT))
+			if (uplink && claimed && direction == TO_ENDPOINT &&
+			    is_for_socket(skb, &packet))
+				flags |= SEEN_SOCKET;
+			news = flags & ~(slot->seen >> direction * SEEN_SHIFT);
+			if (news)
 				note_flags(slot, flags, direction);
 			if ((before + traffic) &
 			    (1ULL << BYTE_CARRY_BIT | 1ULL << PACKET_CARRY_BIT))
@@ -230,6 +331,8 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction)
 			if (claimed)
 				write_row(&flow, block_index * BLOCK_SLOTS + place, half,
 					  direction);
+			if (uplink && direction == FROM_ENDPOINT && news & SEEN_SOCKET)
+				note_sender(skb, block_index * BLOCK_SLOTS + place);
 			return TC_ACT_UNSPEC;
 		}
 	}
@@ -239,20 +342,20 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction)
 
 int from_pod(struct __sk_buff *skb)
 {
-	return count(skb, FROM_ENDPOINT);
+	return count(skb, FROM_ENDPOINT, false);
 }
 
 int to_pod(struct __sk_buff *skb)
 {
-	return count(skb, TO_ENDPOINT);
+	return count(skb, TO_ENDPOINT, false);
 }
 
 int from_host(struct __sk_buff *skb)
 {
-	return count(skb, FROM_ENDPOINT);
+	return count(skb, FROM_ENDPOINT, true);
 }
 
 int to_host(struct __sk_buff *skb)
 {
-	return count(skb, TO_ENDPOINT);
+	return count(skb, TO_ENDPOINT, true);
 }

@@ -143,6 +143,30 @@ def test_tcp_flags(
     assert entry.seen == own | theirs << layout.seen_shift
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_only_an_uplink_asks_for_sockets(kernel: Kernel, program: str) -> None:
+    """A test run's packet has a socket, made by who asks for the run."""
+    kernel.send(program, UDP4, TIMES)
+
+    (entry,) = kernel.entries()
+    (place,) = np.flatnonzero(kernel.hot["fingerprint"])
+    (row,) = kernel.table.cold(np.array([place]))
+    sent = program == "from_host"
+    assert entry.seen == (kernel.layout.seen_socket if sent else 0)
+    assert bool(row["cgroup_low"]) == sent
+    assert row["cgroup_high"] == 0
+
+
+def test_the_cgroup_of_the_last_epoch_is_forgotten(kernel: Kernel) -> None:
+    """As the carries are: whoever claims the slot writes the row anew."""
+    for program in ("from_host", "to_host"):
+        kernel.send(program, UDP4 if program == "from_host" else reversed_ends(UDP4))
+        (place,) = np.flatnonzero(kernel.hot["fingerprint"])
+        (row,) = kernel.table.cold(np.array([place]))
+        assert bool(row["cgroup_low"]) == (program == "from_host")
+        kernel.reset()
+
+
 @pytest.mark.parametrize("options", [b"", bytes(8)], ids=["bare", "options"])
 def test_flags_are_read_where_they_are(kernel: Kernel, options: bytes) -> None:
     kernel.send("from_pod", ipv4(TCP, tcp(flags=SYN), options=options))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from podtally.kernel import abi
+from podtally.kernel.table import Arrays, Table
 from podtally.ledger.connections import KEY
 
 TEXT = abi.HEADER.read_text()
@@ -34,7 +35,7 @@ def test_limits_fit_the_words_they_cut_up() -> None:
     layout = abi.current()
     assert layout.byte_carry_bit == layout.packet_shift - 1
     assert layout.packet_carry_bit == 63
-    assert layout.seen_syn_only < layout.seen_syn_ack < 1 << layout.seen_shift
+    assert layout.seen_syn_only < layout.seen_syn_ack < layout.seen_socket < 1 << layout.seen_shift
     assert layout.text == TEXT
 
 
@@ -68,3 +69,27 @@ def test_reads_constants_and_nothing_else() -> None:
 def test_says_what_is_missing(missing: str) -> None:
     with pytest.raises(abi.LayoutError, match=missing.split()[1]):
         abi.parse(TEXT.replace(missing, missing + "_of_old"))
+
+
+OLDER = (  # what stood in the header before sockets were looked for
+    TEXT.replace("#define SEEN_SOCKET", "#define SEEN_NOTHING")
+    .replace("\t__u16 cgroup_high;", "\t__u8 pad[6];")
+    .replace("\t__u32 cgroup_low;", "")
+)
+
+
+def test_rows_of_an_older_layout_have_nothing_where_it_had_nothing() -> None:
+    older = abi.parse(OLDER)
+    assert older.seen_socket == 0
+    assert "cgroup_low" not in (older.cold.names or ())
+    cold = np.zeros(4, older.cold)
+    cold["local_address"][2], cold["local_port"][2], cold["first_seen_ns"][2] = (5, 7), 443, 23
+    cold["pad"][2] = 255
+    arrays = Arrays(np.zeros(1, older.control), np.zeros(4, older.hot), cold, np.zeros(4, "u4"))
+
+    (row,) = Table(older, arrays, lambda: None).cold(np.array([2]))
+
+    assert row.dtype == abi.current().cold
+    assert row["local_address"].tolist() == [5, 7]
+    assert (row["local_port"], row["first_seen_ns"]) == (443, 23)
+    assert (row["cgroup_high"], row["cgroup_low"]) == (0, 0)

@@ -1,67 +1,230 @@
 """What cgroup paths say, as kubelets, container runtimes and systemd write them."""
 
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
 import pytest
 
 from podtally.identity.cgroups import Found, read, read_file
 
 UID = "1f6c9b1e-5d2a-4e1b-9c3d-0123456789ab"
+UNDERSCORED = UID.replace("-", "_")
+HASH = "8d2ac1c2f5e04aa19b0d7d2b0c6f4e13"  # the UID of a static pod
 ID = "0123456789abcdef" * 4
 SHORT = ID[:12]
+OTHER = "fedcba9876543210" * 4
+USER = "/user.slice/user-1000.slice/user@1000.service"
+RECORDED = Path(__file__).parents[3] / "shared" / "k8s-recordings" / "node1" / "processes.json"
+
+POD = Found("pod", UID)
+POD_CONTAINER = Found("pod", UID, ID)
+STATIC = Found("pod", HASH, ID)
+
+
+def container(runtime: str, number: str = ID) -> Found:
+    return Found(runtime, number[:12], number)
+
+
+def systemd(unit: str) -> Found:
+    return Found("systemd", unit)
+
+
+PODS = {
+    # the kubelet's cgroupfs driver
+    f"/kubepods/besteffort/pod{UID}/{ID}": POD_CONTAINER,
+    f"/kubepods/burstable/pod{UID}/{ID}": POD_CONTAINER,
+    f"/kubepods/pod{UID}/{ID}": POD_CONTAINER,
+    f"/kubepods/pod{UID}": POD,
+    f"/kubepods/burstable/pod{HASH}/{ID}": STATIC,
+    f"/kubepods/burstable/pod{UID}/crio-{ID}": POD_CONTAINER,
+    f"/kubepods/burstable/pod{UID}/crio-conmon-{ID}": POD_CONTAINER,
+    f"/kubepods/burstable/pod{UID}/{ID}/system.slice/nginx.service": POD_CONTAINER,
+    # its systemd driver
+    f"/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{UNDERSCORED}.slice/cri-containerd-{ID}.scope": POD_CONTAINER,
+    f"/kubepods.slice/kubepods-pod{UNDERSCORED}.slice/cri-containerd-{ID}.scope": POD_CONTAINER,
+    f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UNDERSCORED}.slice/crio-{ID}.scope": POD_CONTAINER,
+    f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UNDERSCORED}.slice/crio-{ID}.scope/container": POD_CONTAINER,
+    f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UNDERSCORED}.slice/crio-conmon-{ID}.scope": POD_CONTAINER,
+    f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UNDERSCORED}.slice/docker-{ID}.scope": POD_CONTAINER,
+    f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UNDERSCORED}.slice": POD,
+    f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{HASH}.slice/cri-containerd-{ID}.scope": STATIC,
+    # runc with the cgroupfs driver, given a path for the systemd one
+    f"/system.slice/containerd.service/kubepods-burstable-pod{UNDERSCORED}.slice:cri-containerd:{ID}": POD_CONTAINER,
+    # kind, minikube: the node is a container
+    f"/docker/{OTHER}/kubelet/kubepods/besteffort/pod{UID}/{ID}": POD_CONTAINER,
+    f"/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-pod{UNDERSCORED}.slice/cri-containerd-{ID}.scope": POD_CONTAINER,
+    f"/system.slice/docker-{OTHER}.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{UNDERSCORED}.slice/cri-containerd-{ID}.scope": POD_CONTAINER,
+    # docker in a pod, and a kubelet in one: the node knows the outer
+    f"/kubepods/burstable/pod{UID}/{ID}/docker/{OTHER}": POD_CONTAINER,
+    f"/kubepods/burstable/pod{UID}/{ID}/kubepods/pod{HASH}/{OTHER}": POD_CONTAINER,
+    # seen from another cgroup namespace
+    f"/../../pod{UID}/{ID}": POD_CONTAINER,
+}
+
+CONTAINERS = {
+    f"/system.slice/docker-{ID}.scope": container("docker"),
+    f"/docker/{ID}": container("docker"),
+    f"/docker/{ID}/init.scope": container("docker"),
+    f"/docker/{ID}/system.slice/nginx.service": container("docker"),
+    f"/docker/{OTHER}/docker/{ID}": container("docker"),
+    f"/system.slice/docker.service/docker/{ID}": container("docker"),
+    f"{USER}/user.slice/docker-{ID}.scope": container("docker"),  # rootless
+    f"/ecs.slice/ecs-{HASH}.slice/docker-{ID}.scope": container("docker"),
+    f"/ecs/{HASH}/{ID}": container("container"),
+    f"/actions_job/{ID}": container("container"),  # docker run --cgroup-parent
+    f"/{ID}": container("container"),
+    f"/../{ID}": container("container"),
+    f"/system.slice/cri-containerd-{ID}.scope": container("containerd"),
+    f"/k8s.io/{ID}": container("containerd"),
+    f"/default/{ID}": container("containerd"),
+    "/default/web": Found("containerd", "web"),  # ctr run
+    f"/system.slice/nerdctl-{ID}.scope": container("containerd"),
+    f"/system.slice/containerd.service/system.slice:cri-containerd:{ID}": container("containerd"),
+    f"/system.slice/crio-{ID}.scope": container("cri-o"),
+    f"/system.slice/crio-conmon-{ID}.scope": container("cri-o"),
+    f"/machine.slice/libpod-{ID}.scope/container": container("podman"),
+    f"/machine.slice/libpod-{ID}.scope": container("podman"),
+    f"/machine.slice/libpod-conmon-{ID}.scope": container("podman"),
+    f"/machine.slice/machine-libpod_pod_{OTHER}.slice/libpod-{ID}.scope": container("podman"),
+    f"/libpod_parent/libpod-{ID}": container("podman"),
+    f"/libpod_parent/libpod-{ID}/ctr": container("podman"),
+    f"/libpod_parent/{OTHER}/libpod-{ID}": container("podman"),
+    f"{USER}/user.slice/libpod-{ID}.scope/container": container("podman"),
+    f"{USER}/user.slice/user-libpod_pod_{OTHER}.slice/libpod-{ID}.scope": container("podman"),
+    f"/system.slice/web.service/libpod-payload-{ID}": container("podman"),
+    f"/lxc/100/ns/docker/{ID}": container("docker"),
+    f"/docker/{ID}/kubepods/podnone": container("docker"),
+}
+
+MACHINES = {
+    "/lxc/web": Found("lxc", "web"),
+    "/lxc/100/ns/system.slice/nginx.service": Found("lxc", "100"),
+    "/lxc.payload/web": Found("lxc", "web"),
+    "/lxc.payload.web": Found("lxc", "web"),
+    "/lxc.payload.web/init.scope": Found("lxc", "web"),
+    "/lxc.payload.a.b/system.slice/nginx.service": Found("lxc", "a.b"),
+    "/lxc.monitor.web": Found("lxc", "web"),
+    "/lxc.monitor/web": Found("lxc", "web"),
+    "/user.slice/user-1000.slice/session-1.scope/lxc.payload.web": Found("lxc", "web"),
+    "/machine.slice/machine-web.scope": Found("machine", "web"),
+    r"/machine.slice/machine-my\x2dweb.scope/payload/system.slice/nginx.service": Found("machine", "my-web"),
+    "/machine.slice/systemd-nspawn@web.service/payload/init.scope": Found("machine", "web"),
+    r"/machine.slice/machine-qemu\x2d1\x2dvm.scope/libvirt/emulator": Found("machine", "vm"),
+    r"/machine.slice/machine-qemu\x2d12\x2dmy\x2dvm\x2d2.scope": Found("machine", "my-vm-2"),
+    r"/machine.slice/machine-lxc\x2d3\x2dweb.scope": Found("lxc", "web"),
+    "/machine/qemu-1-vm.libvirt-qemu/emulator": Found("machine", "vm"),
+    "/machine/vm.libvirt-qemu": Found("machine", "vm"),
+}  # fmt: skip
+
+UNITS = {
+    "/system.slice/nginx.service": systemd("nginx.service"),
+    "/system.slice/system-getty.slice/getty@tty1.service": systemd("getty@tty1.service"),
+    r"/system.slice/system-my\x2dapp.slice/my\x2dapp@1.service": systemd("my-app@1.service"),
+    "/system.slice/a:b.service": systemd("a:b.service"),
+    "/system.slice/haproxy.service/workers/3": systemd("haproxy.service"),
+    "/system.slice/docker.service": systemd("docker.service"),
+    "/system.slice/containerd.service": systemd("containerd.service"),
+    "/system.slice/sshd.socket": systemd("sshd.socket"),
+    "/system.slice/backup.scope": systemd("backup.scope"),
+    f"{USER}/app.slice": systemd("user@1000.service"),
+    f"{USER}/init.scope": systemd("user@1000.service"),
+    f"{USER}/app.slice/web.service": systemd("web.service"),
+    f"{USER}/app.slice/app-editor-4711.scope": systemd("user@1000.service"),
+    f"{USER}/user.slice/podman-4711.scope": systemd("user@1000.service"),
+    "/user.slice/user-1000.slice/session-3.scope": systemd("user-1000.slice"),
+    "/user.slice/user-0.slice/session-c1.scope": systemd("user-0.slice"),
+}
+
+SILENT = (
+    "/",
+    "",
+    "/..",
+    "/init.scope",
+    "/user.slice",
+    "/system.slice",
+    "/machine.slice",
+    "/kubepods",
+    "/kubepods.slice/kubepods-burstable.slice",
+    "/kubepods/podnone",
+    f"/kubepods/pod{UID}x",
+    f"/kubepods/pod{UID[:-1]}",
+    f"/kubepods/pod{UID.replace('-', '_', 1)}",
+    f"/docker/{ID[:-1]}",  # an id has 64 digits
+    f"/docker/{ID}0",
+    f"/docker/{ID.upper()}",
+    "/lxc",
+    "/lxc.pivot",
+    "/default",
+    "/somewhere/default/web",
+    "/process_api/3619f09268a98909d9fd2db021ff7fb3",
+)
 
 
 @pytest.mark.parametrize(
-    ("path", "found"),
-    [
-        (f"/kubepods/besteffort/pod{UID}/{ID}", Found("pod", UID)),
-        (f"/kubepods/pod{UID}", Found("pod", UID)),
-        (
-            f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UID.replace('-', '_')}.slice/cri-containerd-{ID}.scope",
-            Found("pod", UID),
-        ),
-        (f"/system.slice/docker-{ID}.scope", Found("docker", SHORT)),
-        (f"/docker/{ID}", Found("docker", SHORT)),
-        (f"/machine.slice/libpod-{ID}.scope/container", Found("podman", SHORT)),
-        (f"/system.slice/cri-containerd-{ID}.scope", Found("containerd", SHORT)),
-        (f"/system.slice/crio-{ID}.scope", Found("cri-o", SHORT)),
-        (f"/{ID}", Found("container", SHORT)),
-        ("/lxc.payload.web/init.scope", Found("lxc", "web")),
-        ("/lxc/web", Found("lxc", "web")),
-        ("/system.slice/nginx.service", Found("systemd", "nginx.service")),
-        (
-            "/system.slice/system-getty.slice/getty@tty1.service",
-            Found("systemd", "getty@tty1.service"),
-        ),
-        (
-            "/user.slice/user-1000.slice/user@1000.service/app.slice",
-            Found("systemd", "user@1000.service"),
-        ),
-        (f"/system.slice/docker.service/docker/{ID}", Found("docker", SHORT)),
-        ("/", None),
-        ("/init.scope", None),
-        ("/user.slice/user-1000.slice/session-1.scope", None),
-        (f"/docker/{ID[:-1]}", None),  # an id has 64 digits
-        (f"/docker/{ID}0", None),
-        ("/kubepods/podnone", None),
-    ],
+    ("path", "found"), [*PODS.items(), *CONTAINERS.items(), *MACHINES.items(), *UNITS.items()]
 )
-def test_a_path(path: str, found: Found | None) -> None:
+def test_a_path(path: str, found: Found) -> None:
     assert read(path) == found
+
+
+@pytest.mark.parametrize("path", SILENT)
+def test_a_path_that_says_nothing(path: str) -> None:
+    assert read(path) is None
 
 
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        (f"0::/kubepods/pod{UID}/{ID}\n", Found("pod", UID)),
+        (f"0::/kubepods/pod{UID}/{ID}\n", POD_CONTAINER),
         ("0::/\n", None),
         ("", None),
         ("not a cgroup file\n", None),
         (
             f"1:name=systemd:/system.slice/kubelet.service\n4:memory:/docker/{ID}\n",
-            Found("docker", SHORT),
+            container("docker"),
         ),
-        (f"4:memory:/docker/{ID}\n3:cpu,cpuacct:/kubepods/pod{UID}\n", Found("pod", UID)),
-        ("2:cpu:/\n1:name=systemd:/system.slice/a:b.service\n", Found("systemd", "a:b.service")),
+        (f"4:memory:/docker/{ID}\n3:cpu,cpuacct:/kubepods/pod{UID}\n", POD),
+        (f"4:memory:/kubepods/pod{UID}\n0::/kubepods/pod{UID}/{ID}\n", POD_CONTAINER),
+        (f"4:memory:/lxc/web\n3:cpu:/docker/{ID}\n0::/\n", container("docker")),
+        ("2:cpu:/lxc/web\n1:name=systemd:/system.slice/lxc.service\n", Found("lxc", "web")),
+        ("2:cpu:/\n1:name=systemd:/system.slice/a:b.service\n", systemd("a:b.service")),
+        (
+            f"0::/system.slice/containerd.service/kubepods-pod{UNDERSCORED}.slice:cri-containerd:{ID}",
+            POD_CONTAINER,
+        ),
     ],
 )
 def test_a_file_of_one_or_all_hierarchies(text: str, found: Found | None) -> None:
     assert read_file(text) == found
+
+
+class Recorded(NamedTuple):
+    cgroup: str
+    pod_uid: str
+    container: str
+
+
+def recorded() -> list[Recorded]:
+    if not RECORDED.exists():
+        pytest.skip(f"{RECORDED} is not there")
+    return [
+        Recorded(each["cgroup"], each["pod_uid"], each["container"])
+        for each in json.loads(RECORDED.read_text())
+    ]
+
+
+def test_processes_of_a_real_node() -> None:
+    """A hybrid host: each line of each process says the same."""
+    processes = recorded()
+    assert len(processes) > 5
+    for process in processes:
+        expected = Found("pod", process.pod_uid, process.container)
+        assert read_file(process.cgroup) == expected
+        assert {read_file(line) for line in process.cgroup.splitlines()} == {expected}
+
+
+def test_what_is_found_survives_the_checkpoint() -> None:
+    for found in (POD, POD_CONTAINER):
+        assert msgspec.json.decode(msgspec.json.encode(found), type=Found) == found

@@ -46,6 +46,7 @@ class Layout:
     seen_shift: int
     seen_syn_only: int
     seen_syn_ack: int
+    seen_socket: int  # 0 in layouts that did not know of sockets: no row says so
     seen_carried_bit: int
 
 
@@ -90,6 +91,7 @@ def parse(text: str) -> Layout:
             seen_shift=constants["SEEN_SHIFT"],
             seen_syn_only=constants["SEEN_SYN_ONLY"],
             seen_syn_ack=constants["SEEN_SYN_ACK"],
+            seen_socket=constants.get("SEEN_SOCKET", 0),
             seen_carried_bit=constants["SEEN_CARRIED_BIT"],
         )
     except KeyError as missing:

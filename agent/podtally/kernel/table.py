@@ -43,6 +43,7 @@ class Table:
         self.layout = layout
         self._control, self._hot, self._cold, self._used = arrays
         self._words = self._hot.view(np.uint64).reshape(len(self._hot), -1)
+        self._today = abi.current().cold
         self._fence = fence
         self.slots = len(self._hot) // 2
 
@@ -92,13 +93,27 @@ class Table:
         count_bytes[rows] += lanes[:, :2] << self.layout.byte_carry_bit
         packets[rows] += lanes[:, 2:] << (self.layout.packet_carry_bit - self.layout.packet_shift)
 
+    def keys_at_rest(self) -> NDArray[np.void]:
+        """Copies of all cold rows of the half that is not written to. (flows,)"""
+        half = (self.epoch & 1) ^ 1
+        return self.cold(self._used[half * self.slots :][: self.used(half)].astype(np.int64))
+
     def raw_rows(self, half: int) -> NDArray[np.void]:
         """Copies of the hot rows as they lie: the least that reading a half can cost."""
         return self._hot[self._used[half * self.slots :][: self.used(half)]]
 
     def cold(self, place: NDArray[np.int64]) -> NDArray[np.void]:
-        """Copies of the cold rows: the keys of flows, and when they were first seen."""
-        return self._cold[place]
+        """Copies of the cold rows: the keys of flows, and when they were first seen.
+
+        Always in today's layout; what an older one did not know is 0.
+        """
+        rows = self._cold[place]
+        if rows.dtype == self._today:
+            return rows
+        today = np.zeros(len(rows), self._today)
+        for name in set(rows.dtype.names or ()) & set(today.dtype.names or ()):
+            today[name] = rows[name]
+        return today
 
     def clear(self, half: int) -> None:
         """Make a half ready for its next epoch; stopped at any point, it can be done again.
