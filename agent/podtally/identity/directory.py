@@ -1,65 +1,89 @@
-"""Gathers what the sources say of each interface, and makes the table of names from it.
+"""Gathers what the sources say of each interface, socket and address, and makes the table of names.
 
-Sources, the stronger first: the configuration's ``endpoints``, the name of the
-network namespace, the cgroup of a process in it. An endpoint's addresses stay its
-own for a while after it has gone, so that flows read late are still named; an
-address that somebody else takes is the new one's at once.
+Of an interface, the stronger first: the configuration's ``endpoints``; the pod that a
+process in its namespace is of, by UID, as the API, the container runtime or the pods'
+logs name it; the name that somebody gave to the namespace; a container, a systemd unit.
+Until a name is there, and for as long as one may still come, the endpoint is not final.
 """
 
-import ipaddress
+import re
+import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from podtally.config import StaticEndpoint
-from podtally.identity import cgroups, table
-from podtally.identity.model import UNKNOWN, Endpoint, Peer, peer_of
+from podtally.identity import table
+from podtally.identity.addresses import AddressBook
+from podtally.identity.cgroups import Found
+from podtally.identity.cluster import NODE_STRENGTH, Clocks, Cluster
+from podtally.identity.intervals import FACT
+from podtally.identity.model import (
+    FOREVER,
+    NOBODY,
+    UNKNOWN,
+    Claim,
+    Endpoint,
+    Owner,
+    owner_of,
+)
+from podtally.identity.residents import Held, Resident, number, text
+from podtally.identity.services import NO_SERVICES, Services
+from podtally.kube.model import Event
 
-REMEMBER_NS = 60_000_000_000  # how long addresses outlive their endpoint
+REMEMBER_NS = 900_000_000_000  # how long one can ask who had an address
+SETTLE_NS = 2_000_000_000  # the first process may be a runtime's own, and a name follows soon
+WAIT_STEP_NS = 250_000_000  # how often names that may still come are asked for
+MOST_SOCKETS = 4096  # cgroups of the host whose sockets are remembered
+CONTESTED_NS = 30_000_000_000
+TICK_NS = 10_000_000  # how much earlier the coarse clock may be (CONFIG_HZ=100)
+_STATIC = FACT + 10
+# What runtimes call the namespaces that they make: cni-UUID (containerd), UUID (CRI-O),
+# netns-UUID (podman). That names nobody.
+_MADE_UP = re.compile(r"(?:[a-z]+-)?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_HOST = Endpoint("host", "host", "host", "Host", "host")
+_HOST_OWNER = Owner("host", "", "host", "host", "node")
 
 
-@dataclass(frozen=True)
-class Resident:
-    """What is known of the other side of one watched interface."""
+class _Socket(NamedTuple):
+    """Who has sockets under one cgroup; and since when a name is waited for, 0 if none is."""
 
-    ifindex: int
-    interface: str
-    host: bool = False
-    netns: str = ""
-    found: cgroups.Found | None = None
-    addresses: tuple[str, ...] = ()
-    since: int = 0  # the higher, the later it got its addresses
-    gone_ns: int = 0
+    found: Found | None
+    since_ns: int
 
 
 class Directory:
     """Mutable; lives in the agent's main thread. ``names`` is the current table."""
 
     def __init__(
-        self, endpoints: Iterable[StaticEndpoint], networks: Mapping[str, tuple[str, ...]]
+        self,
+        endpoints: Iterable[StaticEndpoint],
+        networks: Mapping[str, tuple[str, ...]],
+        patience_ns: int = 10_000_000_000,
+        cluster: Cluster | None = None,
     ) -> None:
         self._static = tuple(endpoints)
-        self._networks = dict(networks)
+        self._networks = table.build_networks(networks)
+        self._patience_ns = patience_ns
+        self.cluster = cluster
+        self.book = AddressBook(self._networks.owners)
         self._residents: dict[int, Resident] = {}
-        self._host: frozenset[str] = frozenset()
-        self._changes = 0
+        self._sockets: dict[int, _Socket] = {}
+        self._named: dict[str, Endpoint] = {}  # by the UID of a pod, or a container's id
+        self._contested: dict[str, int] = {}  # addresses, and when they last changed hands
+        self._waits_until = FOREVER
         self._stale = True
-        self.names = table.build({}, (), self._networks)
+        self._claim_static()
+        self.names = table.build({}, {}, self.book.table(), self._networks)
 
-    def appeared(self, ifindex: int, interface: str, netns: str, host: bool) -> None:
+    # -- what the sources say -----------------------------------------------------------
+
+    def appeared(self, ifindex: int, interface: str, netns: str, host: bool, at_ns: int) -> None:
         known = self._residents.get(ifindex)
         if known is not None and (known.interface, known.netns) == (interface, netns):
             self._put(replace(known, gone_ns=0))  # as the checkpoint remembers it
         else:
-            self._put(Resident(ifindex, interface, host, netns))
-
-    def residents(self) -> list[Resident]:
-        """For the checkpoint: names must outlive the agent, as flows do."""
-        return list(self._residents.values())
-
-    def restore(self, residents: Iterable[Resident]) -> None:
-        for resident in residents:
-            self._put(resident)
-            self._changes = max(self._changes, resident.since)
+            self._put(Resident(ifindex, interface, host, netns, appeared_ns=at_ns))
 
     def renamed(self, ifindex: int, interface: str) -> None:
         self._change(ifindex, interface=interface)
@@ -67,70 +91,215 @@ class Directory:
     def netns_named(self, ifindex: int, netns: str) -> None:
         self._change(ifindex, netns=netns)
 
-    def process_found(self, ifindex: int, found: cgroups.Found) -> None:
+    def process_found(self, ifindex: int, found: Found) -> None:
         self._change(ifindex, found=found)
 
-    def addresses_changed(self, ifindex: int, addresses: Iterable[bytes]) -> None:
-        self._changes += 1
-        texts = tuple(_text(address) for address in addresses)
-        self._change(ifindex, addresses=texts, since=self._changes)
+    def named(self, key: str, endpoint: Endpoint) -> None:
+        """A source has a name for a pod, by UID, or for a container, by its whole id."""
+        self._stale |= self._named.get(key) != endpoint
+        self._named[key] = endpoint
 
-    def gone(self, ifindex: int, now_ns: int) -> None:
-        self._change(ifindex, gone_ns=now_ns)
+    def api_said(self, event: Event, clocks: Clocks) -> None:
+        """What the Kubernetes API has told; only where there is a ``cluster``."""
+        assert self.cluster is not None
+        self.cluster.apply(event, clocks)
+        self._stale |= event.resource in ("pods", "jobs")
+
+    def socket_found(self, cgroup: int, found: Found | None, now_ns: int) -> None:
+        """What the path of a cgroup says; None: that it is the host's own."""
+        may_be_named = found is not None and (found.kind == "pod" or found.container)
+        self._sockets[cgroup] = _Socket(found, now_ns if may_be_named else 0)
+        if len(self._sockets) > MOST_SOCKETS:
+            del self._sockets[next(iter(self._sockets))]
+        self._stale = True
+
+    def addresses_changed(self, ifindex: int, addresses: Iterable[bytes], at_ns: int) -> None:
+        resident = self._residents.get(ifindex)
+        if resident is None:
+            return
+        now = {text(address) for address in addresses}
+        held = [
+            each
+            if each.until_ns != FOREVER or each.address in now
+            else each._replace(until_ns=at_ns)
+            for each in resident.addresses
+        ]
+        had = {each.address for each in held if each.until_ns == FOREVER}
+        held += [Held(address, at_ns) for address in sorted(now - had)]
+        for address in now - had:
+            if any(r.has(address) for r in self._residents.values() if r.ifindex != ifindex):
+                self._contested[address] = at_ns
+        self._put(replace(resident, addresses=tuple(held)))
+
+    def observed(self, ifindex: int, address: bytes, at_ns: int) -> None:
+        """A packet of its own proves that an endpoint had an address by then."""
+        resident, written = self._residents.get(ifindex), text(address)
+        if resident is None or not resident.has(written):
+            return
+        *before, last = (each for each in resident.addresses if each.address == written)
+        from_ns = at_ns - TICK_NS
+        if from_ns >= last.from_ns or (before and from_ns < before[-1].until_ns):
+            return
+        others = tuple(each for each in resident.addresses if each != last)
+        self._put(replace(resident, addresses=(*others, last._replace(from_ns=from_ns))))
+
+    def contested(self) -> list[str]:
+        """Addresses that had another owner a moment ago: the time of hearing is not enough."""
+        return list(self._contested)
+
+    def gone(self, ifindex: int, at_ns: int) -> None:
+        resident = self._residents.get(ifindex)
+        if resident is not None:
+            held = tuple(
+                each._replace(until_ns=min(each.until_ns, at_ns)) for each in resident.addresses
+            )
+            self._put(replace(resident, gone_ns=at_ns, addresses=held))
 
     def host_addresses(self, addresses: Iterable[str]) -> None:
-        fresh = frozenset(addresses)
-        self._stale |= fresh != self._host
-        self._host = fresh
+        claims = [Claim(number(a), _HOST_OWNER, 0, strength=NODE_STRENGTH) for a in addresses]
+        self.book.put("host", claims)
+        self._stale = True
+
+    # -- what the agent asks --------------------------------------------------------------
+
+    def residents(self) -> list[Resident]:
+        """For the checkpoint: names must outlive the agent, as flows do."""
+        return list(self._residents.values())
+
+    def restore(self, residents: Iterable[Resident], now_ns: int) -> None:
+        """Take back what ``residents`` gave. While nobody looked, any address may have become
+        another's.
+        """
+        for resident in residents:
+            self._put(resident)
+            self._contested |= {held.address: now_ns for held in resident.addresses}
 
     def unnamed(self) -> list[int]:
-        """Interfaces of which nothing but the interface is known."""
-        return [r.ifindex for r in self._residents.values() if self._endpoint(r) is None]
+        """Interfaces that are there, and of which nobody knows whose they are."""
+        return [
+            i
+            for i, r in self._residents.items()
+            if not r.gone_ns and self.names.endpoint(i).namespace == UNKNOWN
+        ]
 
     def refresh(self, now_ns: int) -> bool:
         """Rebuild ``names`` if anything has changed; True if so."""
-        outlived = [
-            i for i, r in self._residents.items() if r.gone_ns and now_ns - r.gone_ns > REMEMBER_NS
-        ]
-        for ifindex in outlived:
-            del self._residents[ifindex]
-        if not (self._stale or outlived):
+        self._forget(now_ns)
+        self._ask_cluster(now_ns)
+        if not self._stale and now_ns < self._waits_until:
             return False
         self._stale = False
-        endpoints = {
-            r.ifindex: endpoint
-            for r in self._residents.values()
-            if (endpoint := self._endpoint(r)) is not None
+        self._waits_until = FOREVER
+        endpoints = {}
+        for resident in self._residents.values():
+            endpoint = endpoints[resident.ifindex] = self._endpoint(resident, now_ns)
+            if not resident.host:
+                owner = owner_of(endpoint)
+                self.book.put(("link", resident.ifindex), _claims(resident, owner))
+        sockets = {
+            cgroup: self._of_process(socket.found, socket.since_ns, now_ns) or _HOST
+            for cgroup, socket in self._sockets.items()
         }
-        self.names = table.build(endpoints, self._addresses(endpoints), self._networks)
+        if not all(each.final for each in (*endpoints.values(), *sockets.values())):
+            self._waits_until = min(self._waits_until, now_ns + WAIT_STEP_NS)
+        self.names = table.build(endpoints, sockets, self.book.table(), self._networks)
         return True
 
-    def _addresses(self, endpoints: Mapping[int, Endpoint]) -> list[tuple[str, Peer]]:
-        """Later entries win: the living over the gone, the newer over the older."""
-        listed = [(text, Peer("host", "", "host", "node")) for text in sorted(self._host)]
-        in_order = sorted(self._residents.values(), key=lambda r: (not r.gone_ns, r.since))
-        for resident in in_order:
-            endpoint = endpoints.get(resident.ifindex)
-            if endpoint is not None:
-                listed += [(text, peer_of(endpoint)) for text in resident.addresses]
-        listed += [(s.address, peer_of(_static_endpoint(s))) for s in self._static if s.address]
-        return listed
+    def services(self) -> Services:
+        return NO_SERVICES if self.cluster is None else self.cluster.services()
 
-    def _endpoint(self, resident: Resident) -> Endpoint | None:
+    def _ask_cluster(self, now_ns: int) -> None:
+        if self.cluster is not None:
+            self.cluster.settle(Clocks(time.time_ns(), now_ns))
+            for key, claims in self.cluster.changed_claims():
+                self.book.put(key, claims)
+                self._stale = True
+
+    # -- who it is ------------------------------------------------------------------------
+
+    def _endpoint(self, resident: Resident, now_ns: int) -> Endpoint:
         for entry in self._static:
             if (
                 entry.interface == resident.interface
                 or (entry.netns and entry.netns == resident.netns)
-                or (entry.address and entry.address in resident.addresses)
+                or (entry.address and resident.has(entry.address))
             ):
                 return _static_endpoint(entry)
-        if resident.netns:
-            return Endpoint("netns", resident.netns, resident.netns, "Netns", "netns")
-        if resident.found is not None:
-            return _found_endpoint(resident.found)
+        found, since_ns = resident.found, resident.appeared_ns
         if resident.host:
-            return Endpoint("host", "host", "host", "Host", "host")
-        return None
+            return _HOST
+        if found is not None and found.kind == "pod":
+            return self._pod(resident, now_ns)
+        if resident.netns and not _MADE_UP.fullmatch(resident.netns):
+            return Endpoint("netns", resident.netns, resident.netns, "Netns", "netns")
+        endpoint = self._of_process(found, since_ns, now_ns)
+        if endpoint is not None:
+            return endpoint
+        return NOBODY._replace(final=self._over(since_ns + self._patience_ns, now_ns))
+
+    def _pod(self, resident: Resident, now_ns: int) -> Endpoint:
+        """By UID; what was called by a name once keeps it, whatever the sources forget."""
+        assert resident.found is not None
+        endpoint = self._of_process(resident.found, resident.appeared_ns, now_ns) or NOBODY
+        if endpoint.namespace == UNKNOWN and resident.named is not None:
+            return resident.named
+        if endpoint.final and endpoint.namespace != UNKNOWN and endpoint != resident.named:
+            self._residents[resident.ifindex] = replace(resident, named=endpoint)
+        return endpoint
+
+    def _of_process(self, found: Found | None, since_ns: int, now_ns: int) -> Endpoint | None:
+        if found is None:
+            return None
+        if found.kind != "pod":
+            known = self._named.get(found.container)
+            if known is not None:
+                return known
+            final = self._over(since_ns + SETTLE_NS, now_ns)
+            kind = found.kind
+            return Endpoint(kind, found.name, found.name, kind.capitalize(), kind, final=final)
+        if self.cluster is not None:
+            endpoint = self.cluster.endpoint(found.name)
+            if endpoint is not None:
+                return endpoint
+        over = self._over(since_ns + self._patience_ns, now_ns)
+        known = self._named.get(found.name) or self._named.get(found.container)
+        if known is not None:  # the API knows more of it, if it is asked
+            return known._replace(final=self.cluster is None or over)
+        return NOBODY._replace(source="pod", uid=found.name, final=over)
+
+    def _over(self, deadline_ns: int, now_ns: int) -> bool:
+        """Whether a wait is over; if not, the table is made again when it is."""
+        if now_ns >= deadline_ns:
+            return True
+        self._waits_until = min(self._waits_until, deadline_ns)
+        return False
+
+    # -- housekeeping -----------------------------------------------------------------------
+
+    def _forget(self, now_ns: int) -> None:
+        before_ns = now_ns - REMEMBER_NS
+        for ifindex, resident in list(self._residents.items()):
+            if any(held.until_ns < before_ns for held in resident.addresses):
+                kept = tuple(held for held in resident.addresses if held.until_ns >= before_ns)
+                self._put(replace(resident, addresses=kept))
+            if resident.gone_ns and resident.gone_ns < before_ns:
+                del self._residents[ifindex]
+                self._stale = True
+                if resident.found is not None:
+                    self._named.pop(resident.found.name, None)
+                    self._named.pop(resident.found.container, None)
+        for address, at_ns in list(self._contested.items()):
+            if at_ns < now_ns - CONTESTED_NS:
+                del self._contested[address]
+        self.book.forget(before_ns)
+
+    def _claim_static(self) -> None:
+        claims = [
+            Claim(number(s.address), owner_of(_static_endpoint(s)), 0, strength=_STATIC)
+            for s in self._static
+            if s.address
+        ]
+        self.book.put("static", claims)
 
     def _put(self, resident: Resident) -> None:
         self._residents[resident.ifindex] = resident
@@ -142,9 +311,11 @@ class Directory:
             self._put(replace(resident, **facts))  # type: ignore[arg-type]
 
 
-def _text(address: bytes) -> str:
-    parsed = ipaddress.IPv6Address(address)
-    return str(parsed.ipv4_mapped or parsed)
+def _claims(resident: Resident, owner: Owner) -> list[Claim]:
+    return [
+        Claim(number(held.address), owner, held.from_ns, held.until_ns, FACT)
+        for held in resident.addresses
+    ]
 
 
 def _static_endpoint(entry: StaticEndpoint) -> Endpoint:
@@ -156,9 +327,3 @@ def _static_endpoint(entry: StaticEndpoint) -> Endpoint:
         "static",
         tuple(sorted(entry.labels.items())),
     )
-
-
-def _found_endpoint(found: cgroups.Found) -> Endpoint:
-    if found.kind == "pod":  # all that a cgroup tells of a pod is its UID
-        return Endpoint(UNKNOWN, found.name, UNKNOWN, UNKNOWN, "pod")
-    return Endpoint(found.kind, found.name, found.name, found.kind.capitalize(), found.kind)

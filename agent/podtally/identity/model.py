@@ -1,35 +1,85 @@
-"""What a name consists of: an Endpoint is watched here, a Peer is at the other end."""
+"""What a name consists of: an Endpoint is watched here, an Owner has an address somewhere."""
 
 from typing import NamedTuple
 
 UNKNOWN = "unknown"
+FOREVER = (1 << 63) - 1  # the end of what has not ended, in ns
+
+Labels = tuple[tuple[str, str], ...]
 
 
 class Endpoint(NamedTuple):
-    """Who is behind a watched interface."""
+    """Who is behind a watched interface, or behind a socket of the host."""
 
     namespace: str
     name: str
     workload: str
     workload_kind: str
-    source: str  # how it was found: static, netns, pod, docker, systemd, host ...
-    labels: tuple[tuple[str, str], ...] = ()
+    source: str  # how it was found: static, kubernetes, cri, pod logs, docker, systemd, host ...
+    labels: Labels = ()
+    uid: str = ""  # of a pod
+    final: bool = True  # False: its name may still come, and its flows wait for it
 
 
-class Peer(NamedTuple):
-    """Who is behind a remote address, in the words of the metrics' labels."""
+class Owner(NamedTuple):
+    """Who has an address, and how far away that is, seen from this node."""
 
     kind: str  # pod, service, node, host, external, unknown
     namespace: str
+    name: str
     workload: str
     scope: str  # node, cluster, zone, cross_zone, private, internet, unknown
+    workload_kind: str = ""
+    node: str = ""
+    uid: str = ""
+    labels: Labels = ()
+    final: bool = True  # as with an Endpoint
+
+
+class Claim(NamedTuple):
+    """That somebody has an address, from a time to a time: CLOCK_MONOTONIC, in ns.
+
+    Both are bounds from outside: certainly not before ``from_ns``, certainly not from
+    ``until_ns`` on (FOREVER: it has it now). ``strength`` decides between claims to the
+    same address at the same time: the higher wins; between equals see ``addresses``.
+    """
+
+    address: int  # 128 bits; IPv4 as ::ffff:a.b.c.d
+    owner: Owner
+    from_ns: int
+    until_ns: int = FOREVER
+    strength: int = 0
+
+
+class Peer(NamedTuple):
+    """An owner in the words of the metrics' labels."""
+
+    kind: str
+    namespace: str
+    workload: str
+    scope: str
 
 
 NOBODY = Endpoint(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
-PRIVATE = Peer("external", "", "", "private")
-INTERNET = Peer("external", "", "", "internet")
+PRIVATE = Owner("external", "", "", "", "private")
+INTERNET = Owner("external", "", "", "", "internet")
+DISPUTED = Owner(UNKNOWN, "", "", "", UNKNOWN)  # two have a claim, and nobody can tell
 
 
-def peer_of(endpoint: Endpoint) -> Peer:
+def peer_of(owner: Owner) -> Peer:
+    return Peer(owner.kind, owner.namespace, owner.workload, owner.scope)
+
+
+def owner_of(endpoint: Endpoint, kind: str = "pod") -> Owner:
     """An endpoint of this node, seen from another."""
-    return Peer("pod", endpoint.namespace, endpoint.workload, "node")
+    return Owner(
+        kind,
+        endpoint.namespace,
+        endpoint.name,
+        endpoint.workload,
+        "node",
+        endpoint.workload_kind,
+        uid=endpoint.uid,
+        labels=endpoint.labels,
+        final=endpoint.final,
+    )

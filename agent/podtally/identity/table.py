@@ -1,12 +1,13 @@
 """The immutable table of names that flows are named by; a new one replaces it whole."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.identity.model import INTERNET, NOBODY, PRIVATE, Endpoint, Peer
+from podtally.identity.addresses import AddressTable
+from podtally.identity.model import INTERNET, NOBODY, PRIVATE, Endpoint, Owner
 from podtally.identity.ranges import Prefix, RangeTable, prefix
 
 # RFC 1918, RFC 6598, RFC 4193: not routed on the internet.
@@ -25,50 +26,82 @@ WELL_KNOWN = {
 
 
 @dataclass(frozen=True)
+class Networks:
+    """Who is behind addresses that nobody claims: networks with a name, then INTERNET."""
+
+    owners: tuple[Owner, ...]
+    ranges: RangeTable  # its values are indexes into ``owners``
+
+
+@dataclass(frozen=True)
 class Names:
-    """Endpoints by interface, peers by address."""
+    """Endpoints by interface and by socket, owners by address and time."""
 
     endpoints: Mapping[int, Endpoint]  # by ifindex
-    peers: tuple[Peer, ...]
-    ranges: RangeTable
+    sockets: Mapping[int, Endpoint]  # by cgroup id: who is behind a socket of the host
+    addresses: AddressTable
+    networks: Networks
+
+    @property
+    def owners(self) -> Sequence[Owner]:
+        """Those of networks and addresses; see AddressTable for how long an index holds."""
+        return self.addresses.owners
 
     def endpoint(self, ifindex: int) -> Endpoint:
         return self.endpoints.get(ifindex, NOBODY)
 
-    def look_up(self, high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Indexes into ``peers`` for addresses as upper and lower halves, both (n,)."""
-        return self.ranges.look_up(high, low)
+    def look_up(
+        self, high: NDArray[np.uint64], low: NDArray[np.uint64], at_ns: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Indexes into ``owners`` for addresses as upper and lower halves; all are (n,)."""
+        owner = self.addresses.look_up(high, low, at_ns)
+        unclaimed = np.flatnonzero(owner < 0)
+        owner[unclaimed] = self.networks.ranges.look_up(high[unclaimed], low[unclaimed])
+        return owner
 
 
-def build(
-    endpoints: Mapping[int, Endpoint],
-    addresses: Iterable[tuple[str, Peer]],
-    networks: Mapping[str, tuple[str, ...]],
-) -> Names:
-    """Make a table; ``addresses`` win over ``networks``, those over what is built in."""
-    peers: dict[Peer, int] = {INTERNET: 0}
+def build_networks(networks: Mapping[str, tuple[str, ...]]) -> Networks:
+    """Networks by name win over those that are built in, narrower ones over wider ones."""
+    owners: dict[Owner, int] = {INTERNET: 0}
     prefixes: dict[tuple[int, int], Prefix] = {}
 
-    def add(text: str, peer: Peer) -> None:
-        entry = prefix(text, peers.setdefault(peer, len(peers)))
+    def add(text: str, owner: Owner) -> None:
+        entry = prefix(text, owners.setdefault(owner, len(owners)))
         prefixes[entry.first, entry.bits] = entry
 
     for text in PRIVATE_NETWORKS:
         add(text, PRIVATE)
     for name, texts in WELL_KNOWN.items():
         for text in texts:
-            add(text, Peer("external", "", name, "private"))
-    plain = RangeTable(prefixes.values())
+            add(text, _external(name, "private"))
+    plain = Networks(tuple(owners), RangeTable(prefixes.values()))
     for name, texts in networks.items():
         for text in texts:
-            add(text, Peer("external", "", name, _scope(text, plain, tuple(peers))))
-    for text, peer in addresses:
-        add(text, peer)
-    return Names(dict(endpoints), tuple(peers), RangeTable(prefixes.values()))
+            add(text, _external(name, _scope(text, plain)))
+    return Networks(tuple(owners), RangeTable(prefixes.values()))
 
 
-def _scope(network: str, plain: RangeTable, peers: tuple[Peer, ...]) -> str:
+def build(
+    endpoints: Mapping[int, Endpoint],
+    sockets: Mapping[int, Endpoint],
+    addresses: AddressTable,
+    networks: Networks,
+) -> Names:
+    """Put a table together; claimed addresses win over ``networks``.
+
+    ValueError if the addresses' book was not begun with the networks' owners.
+    """
+    if tuple(addresses.owners[: len(networks.owners)]) != networks.owners:
+        raise ValueError("the addresses are of a book that was not made with networks.owners")
+    return Names(dict(endpoints), dict(sockets), addresses, networks)
+
+
+def _external(name: str, scope: str) -> Owner:
+    return Owner("external", "", name, name, scope)
+
+
+def _scope(network: str, plain: Networks) -> str:
     """A named network is as far away as its first address is without the name."""
     first = prefix(network, 0).first
     halves = (np.array([half], np.uint64) for half in (first >> 64, first & ((1 << 64) - 1)))
-    return peers[int(plain.look_up(*halves)[0])].scope
+    return plain.owners[int(plain.ranges.look_up(*halves)[0])].scope

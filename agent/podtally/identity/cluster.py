@@ -1,0 +1,252 @@
+"""What a cluster's objects say of names and addresses; the API's events in, claims out.
+
+Belongs to the main thread. Reading the API is ``kube``'s, deciding between claims
+``addresses``'s job.
+"""
+
+from collections.abc import Hashable, Iterator, Sequence, Set
+from typing import Any, NamedTuple
+
+from podtally.identity.cluster_holds import LATE_NS
+from podtally.identity.cluster_pods import Known, PodTable
+from podtally.identity.cluster_standing import Standing, StandingTable
+from podtally.identity.model import Claim, Endpoint, Labels, Owner
+from podtally.identity.services import Services, ServiceTable, service_owner
+from podtally.kube.model import Changed, Event, Page
+from podtally.kube.objects import EndpointSlice, Job, Namespace, Node, Pod, Service
+from podtally.kube.wire import Controller
+from podtally.kube.workloads import of_pod
+
+SERVICE_STRENGTH = 10
+NODE_STRENGTH = 5
+STEP_NS = 50_000_000  # a change of the wall clock that is no drift any more
+
+Key = tuple[str, str]
+
+
+class Clocks(NamedTuple):
+    """The same moment by CLOCK_REALTIME and by CLOCK_MONOTONIC."""
+
+    wall_ns: int
+    monotonic_ns: int
+
+
+class Counts(NamedTuple):
+    pods: int
+    services: int
+    nodes: int
+    namespaces: int
+
+
+class Cluster:
+    def __init__(self, node_name: str) -> None:
+        self._node_name = node_name
+        self._pods = PodTable(node_name)
+        self._standing = StandingTable()
+        self._service_table = ServiceTable()
+        self._namespaces: dict[str, Namespace] = {}
+        self._jobs: dict[str, Controller | None] = {}
+        self._gone_jobs: set[str] = set()  # kept while pods of theirs are
+        self._zones: dict[str, str] = {}
+        self._listed: dict[str, set[Hashable]] = {}  # so far, by lists that are under way
+        self._dark_ns = 0  # what was before is known only as far as it is still there
+        self._offset_ns: int | None = None
+        self._now_ns = 0
+
+    def apply(self, event: Event, clocks: Clocks) -> None:
+        """Take in what the API told."""
+        self._set_clock(clocks)
+        if isinstance(event, Changed):
+            if event.kind == "DELETED":
+                self._put(event.object, event.at_ns)
+                self._drop(event.resource, _key_of(event.object), event.at_ns)
+            else:
+                self._put(event.object, event.at_ns)
+        else:
+            self._take_page(event)
+
+    def settle(self, clocks: Clocks) -> None:
+        """Let time pass: forget what is long gone, wait no more for what did not come."""
+        self._set_clock(clocks)
+        self._pods.settle(self._now_ns)
+        self._standing.settle(self._now_ns)
+        for uid in [uid for uid in self._gone_jobs if not self._pods.of_job(uid)]:
+            self._gone_jobs.discard(uid)
+            self._jobs.pop(uid, None)
+
+    def endpoint(self, uid: str) -> Endpoint | None:
+        """A pod of this node by its UID (a static pod: by the kubelet's as well)."""
+        known = self._pods.find(uid)
+        if known is None or known.pod.node != self._node_name:
+            return None
+        pod = known.pod
+        work, final = of_pod(pod, self._jobs), self._final(known)
+        return Endpoint(pod.namespace, pod.name, *work, "kubernetes", pod.labels, pod.uid, final)
+
+    def changed_claims(self) -> Iterator[tuple[Key, Sequence[Claim]]]:
+        """All claims of each object whose claims have changed since last asked."""
+        changed, self._pods.changed = self._pods.changed, set()
+        for uid in changed:
+            pod = self._pods.find(uid)
+            if pod and pod.holds:
+                yield ("pod", uid), self._pods.claims(pod, self._pod_owner(pod), self._now_ns)
+        changed, self._standing.changed = self._standing.changed, set()
+        for uid in changed:
+            thing = self._standing.find(uid)
+            if thing:
+                kind = "node" if isinstance(thing.object, Node) else "service"
+                yield (kind, uid), self._standing_claims(thing)
+
+    def services(self) -> Services:
+        """The same object until a Service or its backends change."""
+        return self._service_table.view(self._now_ns)
+
+    def namespace_labels(self, name: str) -> Labels | None:
+        namespace = self._namespaces.get(name)
+        return namespace.labels if namespace else None
+
+    def counts(self) -> Counts:
+        services, nodes = len(self._service_table), len(self._zones)
+        return Counts(len(self._pods), services, nodes, len(self._namespaces))
+
+    def _set_clock(self, clocks: Clocks) -> None:
+        """Keep to one relation of the clocks, so that the same second stays the same moment."""
+        self._now_ns = clocks.monotonic_ns
+        offset_ns = clocks.monotonic_ns - clocks.wall_ns
+        if self._offset_ns is None or abs(offset_ns - self._offset_ns) > STEP_NS:
+            self._offset_ns = offset_ns
+
+    def _take_page(self, page: Page) -> None:
+        if page.first:
+            self._listed[page.resource] = set()
+            if page.resource == "pods":
+                self._dark_ns = page.at_ns
+        listed = self._listed.setdefault(page.resource, set())
+        for item in page.objects:
+            self._put(item, page.at_ns)
+            listed.add(_key_of(item))
+        if page.last:
+            for key in self._keys(page.resource) - listed:
+                self._drop(page.resource, key, page.at_ns)
+            del self._listed[page.resource]
+
+    def _put(self, item: Any, at_ns: int) -> None:
+        offset_ns = self._offset_ns or 0
+        if isinstance(item, Pod):
+            self._pods.put(item, at_ns, offset_ns, self._dark_ns)
+        elif isinstance(item, EndpointSlice):
+            self._service_table.put_slice(item)
+        elif isinstance(item, Service):
+            self._service_table.put_service(item)
+            self._standing.put(item, at_ns, offset_ns)
+        elif isinstance(item, Node):
+            self._standing.put(item, at_ns, offset_ns)
+            self._set_zone(item.name, item.zone)
+        elif isinstance(item, Job):
+            self._set_job(item)
+        elif isinstance(item, Namespace):
+            self._namespaces[item.name] = item
+
+    def _drop(self, resource: str, key: Any, at_ns: int) -> None:
+        if resource == "pods":
+            self._pods.drop(key, at_ns)
+        elif resource == "endpointslices":
+            self._service_table.drop_slice(key)
+        elif resource in ("services", "nodes"):
+            self._drop_standing(key, at_ns)
+        elif resource == "jobs":
+            self._gone_jobs.add(key)
+        elif resource == "namespaces":
+            self._namespaces.pop(key, None)
+
+    def _keys(self, resource: str) -> Set[Hashable]:
+        known: dict[str, Set[Hashable]] = {
+            "pods": self._pods.uids(),
+            "endpointslices": self._service_table.slices().keys(),
+            "services": self._standing.uids(Service),
+            "nodes": self._standing.uids(Node),
+            "jobs": self._jobs.keys(),
+            "namespaces": self._namespaces.keys(),
+        }
+        return known[resource]
+
+    def _drop_standing(self, uid: str, at_ns: int) -> None:
+        known = self._standing.find(uid)
+        self._standing.drop(uid, at_ns)
+        if known and isinstance(known.object, Service):
+            self._service_table.drop_service(known.object)
+        elif known:
+            self._zones.pop(known.object.name, None)
+
+    def _set_zone(self, node: str, zone: str) -> None:
+        before = self._zones.get(node)
+        self._zones[node] = zone
+        if (before or "") == zone:
+            return
+        if node == self._node_name:  # how far it is to everything has changed
+            self._pods.changed |= self._pods.uids()
+            self._standing.changed |= self._standing.uids(Node)
+        else:
+            self._pods.changed.update(self._pods.on_node(node))
+
+    def _set_job(self, job: Job) -> None:
+        self._gone_jobs.discard(job.uid)
+        if job.uid not in self._jobs:
+            self._jobs[job.uid] = job.controller
+            self._pods.changed |= self._pods.of_job(job.uid)
+
+    def _pod_owner(self, known: Known) -> Owner:
+        pod = known.pod
+        work = of_pod(pod, self._jobs)
+        return Owner(
+            "pod",
+            pod.namespace,
+            pod.name,
+            work.name,
+            self._scope(pod.node),
+            work.kind,
+            pod.node,
+            pod.uid,
+            pod.labels,
+            self._final(known),
+        )
+
+    def _final(self, known: Known) -> bool:
+        """Not while its Job may still be heard of, which may be a CronJob's."""
+        maker = known.pod.controller
+        if maker is None or maker.kind != "Job" or maker.uid in self._jobs:
+            return True
+        return self._now_ns >= known.heard_ns + LATE_NS
+
+    def _scope(self, node: str) -> str:
+        if node == self._node_name:
+            return "node"
+        here, there = self._zones.get(self._node_name), self._zones.get(node)
+        if not here or not there:
+            return "cluster"
+        return "zone" if here == there else "cross_zone"
+
+    def _standing_claims(self, known: Standing) -> list[Claim]:
+        item = known.object
+        if isinstance(item, Service):
+            owner, strength = service_owner(item), SERVICE_STRENGTH
+        elif item.name == self._node_name:
+            owner, strength = (
+                Owner("host", "", "host", "host", "node", node=item.name),
+                NODE_STRENGTH,
+            )
+        else:
+            scope = self._scope(item.name)
+            owner = Owner("node", "", item.name, item.name, scope, node=item.name, uid=item.uid)
+            strength = NODE_STRENGTH
+        return [Claim(s.address, owner, s.from_ns, s.until_ns, strength) for s in known.spans]
+
+
+def _key_of(item: Any) -> Hashable:
+    """What tells an object from others of its resource that ever were."""
+    if isinstance(item, EndpointSlice):
+        return item.namespace, item.name
+    if isinstance(item, Namespace):
+        return item.name
+    uid: str = item.uid
+    return uid

@@ -1,0 +1,215 @@
+"""Services: the ports that lead to them on every node, and the backends behind their ports.
+
+kube-proxy picks a backend for each connection; which one is not told here, only which ones it
+may have picked.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from ipaddress import ip_address
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.identity.model import FOREVER, Owner
+from podtally.kube.objects import EndpointSlice, Service
+
+PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}  # IANA; the API knows no others
+LINGER_NS = 60 * 1_000_000_000  # so long a connection to a backend that went may still be read
+_MAPPED = 0xFFFF << 32  # ::ffff:0:0/96, RFC 4291 2.5.5.2
+
+Name = tuple[str, str]  # namespace and name
+Port = tuple[int, int]  # protocol and port
+
+
+class Backend(NamedTuple):
+    address: int  # 128 bits; IPv4 as ::ffff:a.b.c.d
+    port: int  # the pod's, not the Service's
+
+
+class Agreed(NamedTuple):
+    """What is the same of all backends; 0, 0 and None where it is not."""
+
+    address: int
+    port: int
+    owner: Owner | None
+
+
+class Services:
+    """An immutable view."""
+
+    def __init__(
+        self,
+        nodeports: Mapping[int, Owner],
+        backends: Mapping[Name, Mapping[Port, tuple[Backend, ...]]],
+    ) -> None:
+        self.nodeport_keys: NDArray[np.int64] = np.array(sorted(nodeports), np.int64)
+        self.nodeport_owners = tuple(nodeports[key] for key in sorted(nodeports))
+        self._nodeports = nodeports
+        self._backends = backends
+
+    def nodeport(self, protocol: int, port: int) -> Owner | None:
+        """The Service behind a port of every node's addresses.
+
+        ``nodeport_keys``, sorted, holds ``protocol << 16 | port`` for look-ups of many at once;
+        ``nodeport_owners`` stands in the same order.
+        """
+        return self._nodeports.get(protocol << 16 | port)
+
+    def backends(self, service: Name, port: Port) -> tuple[Backend, ...]:
+        """Where a connection to a Service's port may have gone within the last minute."""
+        return self._backends.get(service, {}).get(port, ())
+
+
+NO_SERVICES = Services({}, {})
+
+
+class ServiceTable:
+    """Services and EndpointSlices as they change; ``view`` is what others get."""
+
+    def __init__(self) -> None:
+        self._services: dict[Name, Service] = {}
+        self._slices: dict[Name, EndpointSlice] = {}
+        self._slices_of: dict[Name, set[Name]] = {}
+        self._serving: dict[Name, dict[Port, dict[Backend, int]]] = {}  # and until when
+        self._backends: dict[Name, dict[Port, tuple[Backend, ...]]] = {}
+        self._stale: set[Name] = set()
+        self._lingering: dict[Name, int] = {}
+        self._view: Services | None = None
+
+    def __len__(self) -> int:
+        return len(self._services)
+
+    def put_service(self, service: Service) -> None:
+        name = (service.namespace, service.name)
+        if self._services.get(name) != service:
+            self._services[name] = service
+            self._stale.add(name)
+
+    def drop_service(self, service: Service) -> None:
+        name = (service.namespace, service.name)
+        known = self._services.get(name)
+        if known and known.uid == service.uid:  # not one that was made anew under its name
+            del self._services[name]
+            self._stale.add(name)
+
+    def put_slice(self, piece: EndpointSlice) -> None:
+        name = (piece.namespace, piece.name)
+        if self._slices.get(name) == piece:
+            return
+        self.drop_slice(name)
+        if piece.service:
+            service = (piece.namespace, piece.service)
+            self._slices[name] = piece
+            self._slices_of.setdefault(service, set()).add(name)
+            self._stale.add(service)
+
+    def drop_slice(self, name: Name) -> None:
+        piece = self._slices.pop(name, None)
+        if piece:
+            service = (piece.namespace, piece.service)
+            self._slices_of[service].discard(name)
+            if not self._slices_of[service]:
+                del self._slices_of[service]
+            self._stale.add(service)
+
+    def slices(self) -> Mapping[Name, EndpointSlice]:
+        return self._slices
+
+    def view(self, now_ns: int) -> Services:
+        """The same object until something changed."""
+        self._stale.update(name for name, at in self._lingering.items() if at <= now_ns)
+        if self._view is None or self._stale:
+            for name in self._stale:
+                self._refresh(name, now_ns)
+            self._stale.clear()
+            self._view = Services(self._nodeports(), dict(self._backends))
+        return self._view
+
+    def _refresh(self, name: Name, now_ns: int) -> None:
+        self._lingering.pop(name, None)
+        service = self._services.get(name)
+        if service is None or not service.ports or not service.addresses:
+            self._serving.pop(name, None)
+            self._backends.pop(name, None)
+            return
+        serving = self._serving.setdefault(name, {})
+        now_there = self._now_there(service)
+        for port in serving.keys() | now_there.keys():
+            seen = _seen(serving.get(port, {}), now_there.get(port, []), now_ns)
+            due = min(seen.values(), default=FOREVER)
+            if due < FOREVER:
+                self._lingering[name] = min(due, self._lingering.get(name, due))
+            serving[port] = seen
+        self._backends[name] = {port: tuple(seen) for port, seen in serving.items() if seen}
+
+    def _now_there(self, service: Service) -> dict[Port, list[Backend]]:
+        """Backends by the Service's ports; a slice's port has the name of the Service's port."""
+        ports = {(p.name, p.protocol): p.port for p in service.ports}
+        found: dict[Port, list[Backend]] = {}
+        for piece_name in self._slices_of.get((service.namespace, service.name), ()):
+            piece = self._slices[piece_name]
+            addresses = [a for a in map(address_of, piece.addresses) if a is not None]
+            for port in piece.ports:
+                front = ports.get((port.name, port.protocol))
+                if front and port.protocol in PROTOCOLS:
+                    there = found.setdefault((PROTOCOLS[port.protocol], front), [])
+                    there += [Backend(address, port.port) for address in addresses]
+        return found
+
+    def _nodeports(self) -> dict[int, Owner]:
+        return {
+            PROTOCOLS[port.protocol] << 16 | port.node_port: service_owner(service)
+            for service in self._services.values()
+            for port in service.ports
+            if port.node_port and port.protocol in PROTOCOLS
+        }
+
+
+def _seen(before: Mapping[Backend, int], there: list[Backend], now_ns: int) -> dict[Backend, int]:
+    """Backends and until when they count: for ever while they are there, else a while more."""
+    seen = dict.fromkeys(there, FOREVER)
+    for backend, known_until_ns in before.items():
+        if now_ns < known_until_ns:
+            seen.setdefault(backend, min(known_until_ns, now_ns + LINGER_NS))
+    return seen
+
+
+def service_owner(service: Service) -> Owner:
+    name = service.name
+    return Owner("service", service.namespace, name, name, "cluster", "Service", uid=service.uid)
+
+
+def address_of(text: str) -> int | None:
+    """128 bits, IPv4 as ::ffff:a.b.c.d; None if it is no address but a host's name."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return _MAPPED | int(address) if address.version == 4 else int(address)
+
+
+def unanimous(
+    backends: Sequence[Backend], owner_at: Callable[[int], Owner | None]
+) -> Agreed | None:
+    """What holds of a connection whichever backend it went to; None: nothing does.
+
+    Several backends may still be of one workload and have one port.
+    """
+    if not backends:
+        return None
+    first = backends[0]
+    owners = [owner_at(backend.address) for backend in backends]
+    port = first.port if all(backend.port == first.port for backend in backends) else 0
+    if len(backends) == 1:
+        return Agreed(first.address, port, owners[0])
+    shared = {_shared(owner) for owner in owners}
+    owner = shared.pop() if len(shared) == 1 else None
+    return Agreed(0, port, owner) if port or owner else None
+
+
+def _shared(owner: Owner | None) -> Owner | None:
+    """An owner without what tells it from others of its workload."""
+    if owner is None:
+        return None
+    return owner._replace(name="", node="", uid="", labels=())

@@ -1,0 +1,298 @@
+"""Who lives behind an interface, with real processes in real namespaces and cgroups."""
+
+import os
+import queue
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from podtally.identity.cgroups import Found
+from podtally.identity.containers import Containers
+from podtally.identity.finder import Finder, ProcessFound
+from podtally.identity.namer import Namer, PodNamed
+from podtally.identity.pod_logs import PodLogs
+from podtally.identity.processes import Population, user_of, visit, who_is
+from podtally.links.messages import all_links
+from podtally.links.model import Link
+from podtally.links.netlink import Requests
+from tests.kernel.cgroups_support import hierarchies, make_cgroup, own_cgroups
+from tests.kernel.links_support import ifindex, named_netns, own_netns, sh
+
+UID = "1f6c9b1e-5d2a-4e1b-9c3d-0123456789ab"
+OTHER_UID = "2f6c9b1e-5d2a-4e1b-9c3d-0123456789ab"
+# Below a parent of the test's own, so that nothing of the machine's is touched.
+PARENT = f"/podtally-{os.getpid()}"
+POD = f"{PARENT}/kubepods/besteffort/pod{UID}"
+OTHER_POD = f"{PARENT}/kubepods/besteffort/pod{OTHER_UID}"
+UNIT = f"{PARENT}/system.slice/demo.service"
+USER_UNIT = f"{PARENT}/user.slice/user-1000.slice/user@1000.service/app.slice/app.service"
+
+
+@dataclass
+class Host:
+    """A namespace with a finder that watches over it."""
+
+    place: Path
+    stack: ExitStack
+    cgroups: list[str]
+    heard: "queue.SimpleQueue[object]" = field(default_factory=queue.SimpleQueue)
+
+    def __post_init__(self) -> None:
+        logs, none = PodLogs(self.place / "pods"), self.place / "none"
+        namer = Namer(self.heard.put, None, logs, Containers(none, none))
+        self.finder = Finder(self.heard.put, namer)
+        self.requests = Requests()
+        self.stack.callback(self.requests.close)
+
+    def process(self, cgroup: str, *wrapper: str, until: str = "sleep") -> int:
+        """A process in a cgroup, by default with a network namespace of its own.
+
+        Returns once it runs ``until``, which is in the end to sleep.
+        """
+        script = ""
+        if cgroup:
+            self.cgroups.append(cgroup)
+            for hierarchy in hierarchies():
+                make_cgroup(hierarchy, cgroup)
+                script += f"echo $$ > {hierarchy}{cgroup}/cgroup.procs && "
+        words = [*(wrapper or ("unshare", "--net")), "sleep", "1000"]
+        process = self.stack.enter_context(
+            subprocess.Popen(["sh", "-c", f'{script}exec "$@"', "sh", *words])
+        )
+        self.stack.callback(process.kill)
+        end = time.monotonic() + 5
+        while Path(f"/proc/{process.pid}/comm").read_text() != f"{until}\n":
+            assert time.monotonic() < end
+            time.sleep(0.002)
+        return process.pid
+
+    def plug(self, link: str, netns: str, peer: str = "eth0") -> Link:
+        """A veth into a namespace, by a process or a name."""
+        sh(f"ip link add {link} type veth peer name {peer} netns {netns}")
+        return self.link(link)
+
+    def link(self, name: str) -> Link:
+        (found,) = [link for link in all_links(self.requests) if link.name == name]
+        return found
+
+    def hear(self, seconds: float = 3) -> object:
+        return self.heard.get(timeout=seconds)
+
+    def process_found(self, seconds: float = 3) -> ProcessFound:
+        event = self.hear(seconds)
+        assert isinstance(event, ProcessFound)
+        return event
+
+    def silent(self, seconds: float) -> bool:
+        try:
+            self.heard.get(timeout=seconds)
+        except queue.Empty:
+            return True
+        return False
+
+
+def late(seconds: float) -> tuple[str, ...]:
+    """To have a network namespace of one's own, but later."""
+    if shutil.which("busybox") is None:
+        pytest.skip("needs busybox (scripts/setup --dev)")
+    return ("busybox", "sh", "-c", f'sleep {seconds}; exec unshare --net "$@"', "sh")
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with own_netns(), own_cgroups() as cgroups, ExitStack() as stack:
+        cgroups.append(PARENT)
+        made = Host(tmp_path, stack, cgroups)
+        made.finder.start()
+        stack.callback(made.finder.stop)
+        yield made
+
+
+@pytest.fixture
+def netns() -> Iterator[str]:
+    with named_netns("ptl-finder"):
+        yield "ptl-finder"
+
+
+def test_a_process_that_was_there_before_its_interface(host: Host) -> None:
+    pid = host.process(POD)
+    link = host.plug("ptl0", str(pid))
+    before_ns = time.monotonic_ns()
+    host.finder.look(link.ifindex, link.peer_nsid)
+    event = host.process_found()
+    assert event[:3] == (link.ifindex, Found("pod", UID), pid)
+    assert before_ns < event.at_ns < time.monotonic_ns()
+    assert host.silent(0.2)  # found is found
+
+
+def test_a_process_that_comes_later_and_goes_soon(host: Host, netns: str) -> None:
+    """A pod of 200 ms; here it also begins 50 ms after its interface."""
+    link = host.plug("ptl0", netns)
+    host.finder.look(link.ifindex, link.peer_nsid)
+    time.sleep(0.05)
+    pid = host.process(POD, "nsenter", f"--net=/run/netns/{netns}")
+    event = host.process_found(0.2)
+    assert event[:3] == (link.ifindex, Found("pod", UID), pid)
+
+
+def test_a_process_that_enters_its_namespace_after_it_was_looked_at(host: Host) -> None:
+    """Runtimes clone first, and unshare then."""
+    walked = host.process(POD)
+    first = host.plug("ptl0", str(walked))
+    pid = host.process(OTHER_POD, *late(0.3), until="busybox")
+    host.finder.look(first.ifindex, first.peer_nsid)
+    assert host.process_found().found.name == UID  # so the other has been seen, still outside
+    end = time.monotonic() + 3
+    ours = os.stat("/proc/thread-self/ns/net").st_ino
+    while os.stat(f"/proc/{pid}/ns/net").st_ino == ours:
+        assert time.monotonic() < end
+    second = host.plug("ptl1", str(pid))
+    host.finder.look(second.ifindex, second.peer_nsid)
+    assert host.process_found(0.5)[:3] == (second.ifindex, Found("pod", OTHER_UID), pid)
+
+
+def test_a_unit_is_told_but_a_pod_is_waited_for(host: Host, netns: str) -> None:
+    enter = ("nsenter", f"--net=/run/netns/{netns}")
+    unit = host.process(UNIT, *enter)
+    link = host.plug("ptl0", netns)
+    host.finder.look(link.ifindex, link.peer_nsid)
+    assert host.process_found()[:3] == (link.ifindex, Found("systemd", "demo.service"), unit)
+    assert host.silent(0.1)
+    pod = host.process(POD, *enter)
+    assert host.process_found()[:3] == (link.ifindex, Found("pod", UID), pod)
+
+
+def test_the_more_telling_of_two_is_told_last(host: Host, netns: str) -> None:
+    enter = ("nsenter", f"--net=/run/netns/{netns}")
+    host.process(POD, *enter)
+    host.process(UNIT, *enter)
+    link = host.plug("ptl0", netns)
+    host.finder.look(link.ifindex, link.peer_nsid)
+    heard = [host.process_found()]
+    while heard[-1].found.kind != "pod":
+        heard.append(host.process_found())
+    assert len(heard) <= 2
+    assert host.silent(0.2)
+
+
+def test_several_interfaces_of_one_pod_and_one_later(host: Host) -> None:
+    pid = host.process(POD)
+    links = [host.plug(f"ptl{i}", str(pid), f"eth{i}") for i in range(3)]
+    for link in links[:2]:
+        host.finder.look(link.ifindex, link.peer_nsid)
+    assert {host.process_found().ifindex for _ in range(2)} == {link.ifindex for link in links[:2]}
+    host.finder.look(links[2].ifindex, links[2].peer_nsid)
+    assert host.process_found(0.1)[:3] == (links[2].ifindex, Found("pod", UID), pid)
+
+
+def test_a_namespace_in_which_nobody_lives(host: Host, netns: str) -> None:
+    link = host.plug("ptl0", netns)
+    host.finder.look(link.ifindex, link.peer_nsid)
+    assert host.silent(0.3)
+
+
+@contextmanager
+def living_in(cgroup: str) -> Iterator[None]:
+    """Let this process be in a cgroup (of v2, or of systemd's hierarchy) for a while."""
+    path = next(p for p in reversed(hierarchies()) if p.name in ("unified", "systemd", "cgroup"))
+    make_cgroup(path, cgroup)
+    before = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    (back,) = [words[2] for words in before if words[1] == "" or path.name in words[1]][-1:]
+    (path / cgroup.strip("/") / "cgroup.procs").write_text(str(os.getpid()))
+    try:
+        yield
+    finally:
+        (path / back.strip("/") / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def test_our_own_cgroup_tells_nothing(host: Host) -> None:
+    """We are in a unit or a session, and so may be what was started beside us."""
+    host.cgroups.append(UNIT)
+    with living_in(UNIT):
+        host.finder.stop()
+        host = Host(host.place, host.stack, host.cgroups)
+        host.finder.start()
+        host.stack.callback(host.finder.stop)
+        ours, other = host.process(""), host.process(OTHER_POD)
+        for number, pid in enumerate((ours, other)):
+            link = host.plug(f"ptl{number}", str(pid))
+            host.finder.look(link.ifindex, link.peer_nsid)
+        assert host.process_found().pid == other
+        assert host.silent(0.3)
+
+
+def test_what_is_forgotten_is_not_told(host: Host, netns: str) -> None:
+    link = host.plug("ptl0", netns)
+    host.finder.look(link.ifindex, link.peer_nsid)
+    host.finder.forget(link.ifindex)
+    host.process(POD, "nsenter", f"--net=/run/netns/{netns}")
+    assert host.silent(0.5)
+
+
+def test_an_id_that_has_become_another_namespaces(host: Host, netns: str) -> None:
+    """An interface of a namespace that ended is not named by who has its id now."""
+    link = host.plug("ptl0", str(host.process(POD)))
+    other = host.plug("ptl1", netns)
+    host.finder.look(other.ifindex, link.peer_nsid)
+    assert host.silent(0.3)
+    host.finder.look(ifindex("lo"), link.peer_nsid)
+    host.finder.look(999_999, link.peer_nsid)
+    assert host.silent(0.3)
+
+
+def test_a_pod_that_is_found_is_named(host: Host) -> None:
+    link = host.plug("ptl0", str(host.process(POD)))
+    host.finder.look(link.ifindex, link.peer_nsid)
+    host.process_found()
+    (host.place / "pods" / f"shop_web-0_{UID}").mkdir(parents=True)  # the kubelet is late
+    assert host.hear() == PodNamed(UID, "shop", "web-0", (), "pod logs")
+
+
+def test_walks_end_when_everybody_is_found(host: Host) -> None:
+    link = host.plug("ptl0", str(host.process(POD)))
+    host.finder.look(link.ifindex, link.peer_nsid)
+    host.process_found()
+    time.sleep(0.1)
+    walks = host.finder.walks
+    assert 1 <= walks < 10
+    time.sleep(0.5)
+    assert host.finder.walks == walks
+
+
+def test_a_process_that_has_ended(host: Host) -> None:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    with visit(process.pid) as inhabitant:
+        assert inhabitant is None
+    assert who_is(process.pid) is None
+    assert user_of(process.pid) == 0
+
+
+def test_whose_a_process_is(host: Host) -> None:
+    """A rootless container's root is its user; its other users are nobody's."""
+    assert (
+        user_of(host.process(USER_UNIT, "setpriv", "--reuid", "101000", "--clear-groups")) == 1000
+    )
+    assert user_of(host.process("", "setpriv", "--reuid", "1001", "--clear-groups")) == 1001
+
+
+def test_only_a_full_walk_looks_at_the_old_again(host: Host) -> None:
+    """A process much older than a runtime's first that changes its namespace."""
+    pid = host.process(POD, *late(2.5), until="busybox")
+    time.sleep(2.1)
+    population = Population()
+    population.walk(full=True)
+    assert all(pid not in pids for pids in population.namespaces().values())
+    time.sleep(0.8)
+    population.walk(full=False)
+    assert all(pid not in pids for pids in population.namespaces().values())
+    population.walk(full=True)
+    assert [pids for pids in population.namespaces().values() if pid in pids] == [[pid]]

@@ -1,0 +1,90 @@
+"""Names from what Docker and podman write of their containers."""
+
+import json
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+from podtally.identity.containers import ContainerName, Containers
+
+ID = "0123456789abcdef" * 4
+OTHER = "fedcba9876543210" * 4
+
+
+@pytest.fixture
+def containers(tmp_path: Path) -> Containers:
+    return Containers(tmp_path / "docker", tmp_path / "podman")
+
+
+def write(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def test_docker(tmp_path: Path, containers: Containers) -> None:
+    labels = {"com.docker.compose.service": "db", "com.docker.compose.project": "blog"}
+    config = {"ID": ID, "Name": "/blog-db-1", "Config": {"Labels": labels}, "Driver": "overlay2"}
+    write(tmp_path / "docker" / ID / "config.v2.json", config)
+    assert containers.find(ID) == ContainerName("blog-db-1", tuple(sorted(labels.items())))
+    assert containers.find(OTHER) is None
+
+
+@pytest.mark.parametrize(
+    "config", [{"Name": "/web"}, {"Name": "/web", "Config": None}, {"Name": "/web", "Config": {"Labels": None}}]
+)  # fmt: skip
+def test_docker_without_labels(tmp_path: Path, containers: Containers, config: object) -> None:
+    write(tmp_path / "docker" / ID / "config.v2.json", config)
+    assert containers.find(ID) == ContainerName("web")
+
+
+@pytest.mark.parametrize("config", ["", "{", "[]", '{"Name": 1}', '{"Name": "/"}', "{}"])
+def test_what_tells_no_name(tmp_path: Path, containers: Containers, config: str) -> None:
+    write(tmp_path / "docker" / ID / "config.v2.json", config)
+    write(tmp_path / "podman/overlay-containers/containers.json", config)
+    assert containers.find(ID) is None
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "overlay-containers/containers.json",
+        "overlay-containers/volatile-containers.json",
+        "vfs-containers/containers.json",
+    ],
+)
+def test_podman(tmp_path: Path, containers: Containers, file: str) -> None:
+    listed = [
+        {"id": OTHER, "names": ["other"]},
+        {"id": ID, "names": ["web", "alias"], "layer": "x"},
+    ]
+    write(tmp_path / "podman" / file, listed)
+    assert containers.find(ID) == ContainerName("web")
+    assert containers.find(OTHER) == ContainerName("other")
+
+
+def test_rootless_podman(
+    tmp_path: Path, containers: Containers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the storage of the user whose slice it runs in."""
+    home = tmp_path / "home"
+    entry = pwd.struct_passwd(("someone", "x", 1000, 1000, "", str(home), "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", {1000: entry}.__getitem__)
+    storage = home / ".local/share/containers/storage"
+    write(storage / "overlay-containers/containers.json", [{"id": ID, "names": ["mine"]}])
+    assert containers.find(ID, user=1000) == ContainerName("mine")
+    assert containers.find(ID, user=1001) is None  # no such user here
+    assert containers.find(ID) is None
+
+
+def test_a_user_cannot_make_us_wait_or_read_elsewhere(
+    tmp_path: Path, containers: Containers
+) -> None:
+    elsewhere = tmp_path / "elsewhere.json"
+    write(elsewhere, [{"id": ID, "names": ["wrong"]}])
+    directory = tmp_path / "podman/overlay-containers"
+    directory.mkdir(parents=True)
+    os.mkfifo(directory / "volatile-containers.json")
+    (directory / "containers.json").symlink_to(elsewhere)
+    assert containers.find(ID) is None

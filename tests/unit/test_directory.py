@@ -1,0 +1,249 @@
+"""The directory: what the sources say of an interface, and which names come of it."""
+
+import numpy as np
+import pytest
+
+from podtally.config import StaticEndpoint
+from podtally.identity.cgroups import Found
+from podtally.identity.cluster import Clocks, Cluster
+from podtally.identity.directory import (
+    CONTESTED_NS,
+    REMEMBER_NS,
+    SETTLE_NS,
+    TICK_NS,
+    Directory,
+)
+from podtally.identity.model import NOBODY, UNKNOWN, Endpoint, Owner
+from podtally.identity.residents import number
+from podtally.kube.model import Changed
+from podtally.kube.objects import RESOURCES
+from tests.unit.kube_json import event, pod
+from tests.unit.rows import NETWORKS, SECOND
+
+UID = "0b3f7a52-9a4e-4d51-8f63-1d2a9c1e7f05"
+POD = Found("pod", UID, "c" * 64)
+WEB = Endpoint("shop", "web-0", "web", "Deployment", "static")
+NAMED = Endpoint("shop", "web-0", "web", "StatefulSet", "cri", (("app", "web"),), UID)
+DOCKER = Found("docker", "0123456789ab", "0123456789ab" + "0" * 52)
+START = 100 * SECOND
+PATIENCE = 10 * SECOND
+
+
+def packed(address: str) -> bytes:
+    return number(address).to_bytes(16, "big")
+
+
+def directory(*static: StaticEndpoint, cluster: Cluster | None = None) -> Directory:
+    made = Directory(static, NETWORKS, PATIENCE, cluster)
+    made.appeared(7, "veth7", "", host=False, at_ns=START)
+    made.addresses_changed(7, [packed("10.99.0.7"), packed("2001:db8::7")], START)
+    return made
+
+
+def endpoint(made: Directory, ifindex: int = 7, at_ns: int = START + 1) -> Endpoint:
+    made.refresh(at_ns)
+    return made.names.endpoint(ifindex)
+
+
+def owner(made: Directory, address: str, at_ns: int = START + 1) -> Owner:
+    high, low = (np.array([word], np.uint64) for word in divmod(number(address), 1 << 64))
+    return made.names.owners[int(made.names.look_up(high, low, np.array([at_ns]))[0])]
+
+
+def test_the_stronger_source_wins() -> None:
+    static = StaticEndpoint("web-0", "shop", "web", "Deployment", interface="veth7")
+    for made, chosen in ((directory(), None), (directory(static), WEB)):
+        assert endpoint(made) == (chosen or NOBODY._replace(final=False))
+        made.process_found(7, DOCKER)
+        container = Endpoint("docker", "0123456789ab", "0123456789ab", "Docker", "docker")
+        assert endpoint(made) == (chosen or container._replace(final=False))
+        assert endpoint(made, at_ns=START + SETTLE_NS) == (chosen or container)
+        made.netns_named(7, "blue")
+        assert endpoint(made) == (chosen or Endpoint("netns", "blue", "blue", "Netns", "netns"))
+        made.process_found(7, POD)
+        made.named(UID, NAMED)
+        assert endpoint(made) == (chosen or NAMED)
+
+
+@pytest.mark.parametrize(
+    ("what", "entry"),
+    [
+        ("interface", StaticEndpoint("a", interface="veth7")),
+        ("netns", StaticEndpoint("a", netns="blue")),
+        ("address", StaticEndpoint("a", address="10.99.0.7")),
+        ("IPv6 address", StaticEndpoint("a", address="2001:DB8:0::7")),
+    ],
+)
+def test_static_entries_are_found_by(what: str, entry: StaticEndpoint) -> None:
+    made = directory(entry)
+    made.netns_named(7, "blue")
+    made.appeared(9, "veth9", "green", host=False, at_ns=START)
+    assert endpoint(made) == Endpoint("static", "a", "a", "Static", "static"), what
+    assert endpoint(made, 9).name == "green", what
+
+
+@pytest.mark.parametrize("name", [f"cni-{UID}", UID, f"netns-{UID}"])
+def test_what_a_runtime_calls_a_namespace_names_nobody(name: str) -> None:
+    made = directory()
+    made.netns_named(7, name)
+    assert endpoint(made) == NOBODY._replace(final=False)
+    assert endpoint(made, at_ns=START + PATIENCE) == NOBODY
+
+
+def test_a_pod_waits_for_its_name_under_its_uid() -> None:
+    made = directory()
+    made.process_found(7, POD)
+    unnamed = NOBODY._replace(source="pod", uid=UID)
+    assert endpoint(made, at_ns=START + PATIENCE - 1) == unnamed._replace(final=False)
+    assert not owner(made, "10.99.0.7").final
+    assert endpoint(made, at_ns=START + PATIENCE) == unnamed
+    assert made.unnamed() == [7]
+    made.named(UID, NAMED)
+    assert endpoint(made, at_ns=START + PATIENCE + 1) == NAMED
+    assert owner(made, "10.99.0.7") == Owner(
+        "pod", "shop", "web-0", "web", "node", "StatefulSet", uid=UID, labels=NAMED.labels
+    )
+    assert made.unnamed() == []
+
+
+def test_the_api_is_waited_for_and_what_the_node_says_serves_when_it_does_not_come() -> None:
+    made = directory(cluster=Cluster("node1"))
+    made.process_found(7, POD)
+    made.named(UID, NAMED)
+    assert endpoint(made) == NAMED._replace(final=False)
+    assert endpoint(made, at_ns=START + PATIENCE) == NAMED
+
+
+def test_what_the_api_said_once_outlives_it() -> None:
+    cluster = Cluster("node1")
+    made = directory(cluster=cluster)
+    made.process_found(7, POD)
+    made.refresh(START)
+    clocks = Clocks(START, START)
+    (pods,) = (resource for resource in RESOURCES if resource.name == "pods")
+    told = pods.decode_event(event("ADDED", pod("web-0", UID, spec__nodeName="node1")))
+    made.api_said(Changed("pods", told.type, told.object, START), clocks)
+    found = endpoint(made)
+    assert (found.namespace, found.name, found.source) == ("shop", "web-0", "kubernetes")
+    again = Directory((), NETWORKS, PATIENCE, Cluster("node1"))
+    again.restore(made.residents(), START + 60 * SECOND)
+    assert endpoint(again, at_ns=START + 61 * SECOND) == found
+
+
+def test_a_container_has_the_name_that_its_engine_gives_it() -> None:
+    made = directory()
+    made.process_found(7, DOCKER)
+    called = Endpoint("docker", "db", "db", "Docker", "docker", (("app", "db"),))
+    made.named(DOCKER.container, called)
+    assert endpoint(made) == called
+
+
+def test_the_host_is_an_endpoint_and_so_are_its_sockets() -> None:
+    made = directory()
+    made.appeared(2, "eth0", "", host=True, at_ns=START)
+    made.host_addresses(["198.18.0.1"])
+    assert endpoint(made, 2) == Endpoint("host", "host", "host", "Host", "host")
+    assert owner(made, "198.18.0.1") == Owner("host", "", "host", "host", "node")
+    made.socket_found(4357, Found("systemd", "ssh.service"), START)
+    made.socket_found(4358, POD, START)
+    made.socket_found(1, None, START)
+    made.refresh(START + 1)
+    sockets = made.names.sockets
+    assert sockets[4357] == Endpoint("systemd", "ssh.service", "ssh.service", "Systemd", "systemd")
+    assert sockets[1] == made.names.endpoint(2)
+    assert not sockets[4358].final
+    made.named(UID, NAMED)
+    made.refresh(START + 2)
+    assert made.names.sockets[4358] == NAMED
+
+
+def test_addresses_outlive_their_endpoint() -> None:
+    made = directory()
+    made.netns_named(7, "blue")
+    made.refresh(START)
+    gone = START + SECOND
+    made.gone(7, gone)
+    assert made.refresh(gone)
+    assert owner(made, "10.99.0.7", gone - 1).workload == "blue"
+    assert owner(made, "10.99.0.7", gone).workload == ""
+    assert made.names.endpoint(7).name == "blue"
+    made.refresh(gone + REMEMBER_NS)
+    assert owner(made, "10.99.0.7", gone - 1).workload == "blue"
+    assert made.refresh(gone + 1 + REMEMBER_NS)
+    assert owner(made, "10.99.0.7", gone - 1).workload == ""
+    assert made.names.endpoint(7) == NOBODY
+
+
+def handed_over() -> Directory:
+    """From blue behind veth7 to green behind veth9, heard of a second later."""
+    made = directory()
+    made.netns_named(7, "blue")
+    made.appeared(9, "veth9", "green", host=False, at_ns=START + SECOND)
+    made.addresses_changed(9, [packed("10.99.0.7")], START + SECOND)
+    made.refresh(START + SECOND)
+    return made
+
+
+def test_an_address_that_somebody_else_takes_is_his_from_then_on() -> None:
+    made = handed_over()
+    assert owner(made, "10.99.0.7", START + SECOND - 1).workload == "blue"
+    assert owner(made, "10.99.0.7", START + SECOND).workload == "green"
+    assert owner(made, "2001:db8::7", START + SECOND).workload == "blue"
+    made.gone(9, START + 2 * SECOND)
+    made.refresh(START + 2 * SECOND)
+    assert owner(made, "10.99.0.7", START + 2 * SECOND - 1).workload == "green"
+    assert owner(made, "10.99.0.7", START + 2 * SECOND).workload == "blue"
+
+
+def test_a_packet_of_its_own_tells_since_when_an_address_is_anothers() -> None:
+    made = handed_over()
+    assert made.contested() == ["10.99.0.7"]
+    sent = START + SECOND // 2
+    made.observed(9, packed("10.99.0.7"), sent)
+    made.observed(9, packed("2001:db8::9"), sent)  # never said to be his: proves nothing
+    made.observed(9, packed("10.99.0.7"), sent + 23)  # nor does what came later
+    made.refresh(START + SECOND)
+    assert owner(made, "10.99.0.7", sent - TICK_NS - 1).workload == "blue"
+    assert owner(made, "10.99.0.7", sent - TICK_NS).workload == "green"
+    made.refresh(START + SECOND + CONTESTED_NS + 1)
+    assert made.contested() == []
+
+
+def test_a_table_is_made_only_when_something_changed() -> None:
+    made = directory()
+    made.netns_named(7, "blue")
+    assert made.refresh(START)
+    before = made.names
+    assert not made.refresh(START + 1)
+    made.netns_named(99, "nobody")
+    assert not made.refresh(START + 2)
+    assert made.names is before
+    made.renamed(7, "web")
+    assert made.refresh(START + 3)
+    assert made.names is not before
+
+
+def test_a_later_agent_remembers_and_takes_nothing_for_granted() -> None:
+    made = directory()
+    made.netns_named(7, "blue")
+    made.gone(7, START + SECOND)
+    again = Directory((), NETWORKS)
+    again.restore(made.residents(), START + 2 * SECOND)
+    again.refresh(START + 2 * SECOND)
+    assert again.names.endpoint(7).name == "blue"
+    assert set(again.contested()) == {"10.99.0.7", "2001:db8::7"}
+    again.appeared(7, "veth7", "green", host=False, at_ns=START + 3 * SECOND)  # another
+    again.refresh(START + 3 * SECOND)
+    assert again.names.endpoint(7).name == "green"
+    assert owner(again, "2001:db8::7", START + 3 * SECOND).workload == ""
+
+
+def test_unnamed_are_those_that_are_there_and_nobody_knows() -> None:
+    made = directory()
+    made.appeared(9, "veth9", "green", host=False, at_ns=START)
+    made.refresh(START)
+    assert made.unnamed() == [7]
+    assert made.names.endpoint(7).namespace == UNKNOWN
+    made.gone(7, START)
+    made.refresh(START + 1)
+    assert made.unnamed() == []

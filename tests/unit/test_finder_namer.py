@@ -1,0 +1,202 @@
+"""Who is asked for a name, how often, and what is told when."""
+
+import json
+import queue
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from podtally.identity.cgroups import Found
+from podtally.identity.containers import Containers
+from podtally.identity.cri import Cri
+from podtally.identity.cri_messages import Sandbox, bytes_field
+from podtally.identity.namer import ContainerNamed, Named, Namer, PodNamed
+from podtally.identity.pod_logs import PodLogs
+from tests.unit.cri_server import Answer, Respond, serving
+from tests.unit.test_cri import LIST, listed
+
+UID = "1f6c9b1e-5d2a-4e1b-9c3d-{:012d}"
+ID = "0123456789abcdef" * 4
+SANDBOX_ID = "fedcba9876543210" * 4
+
+
+def pod(number: int) -> Found:
+    return Found("pod", UID.format(number))
+
+
+def sandbox(number: int, **changes: object) -> Sandbox:
+    made = Sandbox(
+        f"{number:064d}", UID.format(number), "shop", f"web-{number}", (("app", "web"),), 1, True, 0
+    )
+    return made._replace(**changes)  # type: ignore[arg-type]
+
+
+class Desk:
+    """A namer over directories and a socket of the test's own, and what it says."""
+
+    def __init__(self, place: Path, *, cri: bool = True) -> None:
+        self.place = place
+        self.socket = place / "cri.sock"
+        self.heard: queue.SimpleQueue[Named] = queue.SimpleQueue()
+        self.namer = Namer(
+            self.heard.put,
+            Cri([self.socket], 1.0) if cri else None,
+            PodLogs(place / "pods"),
+            Containers(place / "docker", place / "podman"),
+        )
+
+    def log_directory(self, number: int) -> None:
+        (self.place / "pods" / f"shop_web-{number}_{UID.format(number)}").mkdir(parents=True)
+
+    def hear(self, seconds: float = 3.0) -> Named:
+        return self.heard.get(timeout=seconds)
+
+    def silent(self, seconds: float = 0.3) -> bool:
+        try:
+            self.heard.get(timeout=seconds)
+        except queue.Empty:
+            return True
+        return False
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Desk]]:
+    made: list[Desk] = []
+
+    def make(*, cri: bool = True) -> Desk:
+        desk = Desk(tmp_path, cri=cri)
+        made.append(desk)
+        desk.namer.start()
+        return desk
+
+    yield make
+    for desk in made:
+        desk.namer.stop()
+
+
+Start = Callable[..., Desk]
+
+
+def test_the_logs_name_a_pod_at_once_and_the_runtime_then_its_labels(start: Start) -> None:
+    desk = start()
+    desk.log_directory(1)
+    with serving(desk.socket, lambda *_: Answer((listed(sandbox(1)),))) as server:
+        desk.namer.name(pod(1))
+        assert desk.hear() == PodNamed(UID.format(1), "shop", "web-1", (), "pod logs")
+        assert desk.hear() == PodNamed(UID.format(1), "shop", "web-1", (("app", "web"),), "cri")
+        assert desk.silent()  # and nobody is asked again
+    assert len(server.asked) == 1
+
+
+def test_without_a_runtime_the_logs_are_enough(start: Start) -> None:
+    desk = start()
+    desk.namer.name(pod(1))
+    assert desk.silent(0.1)
+    desk.log_directory(1)  # the kubelet is late
+    assert isinstance(desk.hear(), PodNamed)
+    desk.namer.name(pod(2))
+    assert desk.silent()
+
+
+def test_a_pod_that_the_runtime_lists_late_is_asked_for_until_then(start: Start) -> None:
+    desk = start()
+    answers = [
+        Answer((b"",)),
+        Answer(trailers=(("grpc-status", "14"),)),
+        Answer((listed(sandbox(1)),)),
+    ]
+    with serving(desk.socket, lambda *_: answers.pop(0)):
+        desk.namer.name(pod(1))
+        assert desk.hear() == PodNamed(UID.format(1), "shop", "web-1", (("app", "web"),), "cri")
+    assert desk.namer.errors == 1
+
+
+def test_many_pods_are_one_question(start: Start) -> None:
+    """Asked while an answer is under way, so that they wait together."""
+    desk = start()
+    everybody = listed(*(sandbox(number) for number in range(24)))
+
+    def respond(_: str, request: bytes) -> Answer:
+        if request:  # by one's UID
+            time.sleep(0.2)
+        return Answer((everybody,))
+
+    with serving(desk.socket, respond) as server:
+        desk.namer.name(pod(0))
+        time.sleep(0.1)
+        for number in range(1, 24):
+            desk.namer.name(pod(number))
+        named = {event.name for event in (desk.hear() for _ in range(24))}
+    assert named == {f"web-{number}" for number in range(24)}
+    assert [bool(request) for _, request in server.asked] == [True, False]
+
+
+def test_of_several_sandboxes_the_ready_one_then_the_newest_counts(start: Start) -> None:
+    desk = start()
+    several = [
+        sandbox(1, name="newest", created_ns=3, ready=False),
+        sandbox(1, name="ready", created_ns=2),
+        sandbox(1, name="oldest", created_ns=1),
+    ]
+    with serving(desk.socket, lambda *_: Answer((listed(*several),))):
+        desk.namer.name(pod(1))
+        named = desk.hear()
+    assert named.name == "ready"
+
+
+@pytest.mark.parametrize("kind", ["containerd", "cri-o", "container"])
+def test_a_container_of_a_pod_whose_cgroup_tells_no_uid(start: Start, kind: str) -> None:
+    desk = start()
+    container = bytes_field(1, bytes_field(1, ID) + bytes_field(2, SANDBOX_ID))
+    bare = sandbox(1, id=SANDBOX_ID)
+
+    def respond(method: str, _: bytes) -> Answer:
+        return Answer((listed(bare) if method == LIST else container,))
+
+    with serving(desk.socket, respond):
+        for each in (ID, SANDBOX_ID):  # a container in it, and the sandbox itself
+            desk.namer.name(Found(kind, each[:12], each))
+            assert desk.hear() == PodNamed(bare.uid, "shop", "web-1", bare.labels, "cri", each)
+
+
+def test_docker_is_asked_for_its_own_and_the_runtime_is_not(start: Start) -> None:
+    desk = start()
+    directory = desk.place / "docker" / ID
+    directory.mkdir(parents=True)
+    (directory / "config.v2.json").write_text(json.dumps({"Name": "/web"}))
+    with serving(desk.socket, lambda *_: Answer((b"",))) as server:
+        desk.namer.name(Found("docker", ID[:12], ID))
+        assert desk.hear() == ContainerNamed(ID, "web", (), "docker")
+        desk.namer.name(Found("docker", SANDBOX_ID[:12], SANDBOX_ID))
+        assert desk.silent()
+    assert server.asked == []
+
+
+def test_what_has_no_other_name_is_not_asked_for(start: Start) -> None:
+    desk = start()
+    with serving(desk.socket, lambda *_: Answer((b"",))) as server:
+        desk.namer.name(Found("systemd", "nginx.service"))
+        desk.namer.name(Found("lxc", "web"))
+        assert desk.silent(0.1)
+    assert server.asked == []
+
+
+@contextmanager
+def hanging(desk: Desk) -> Iterator[None]:
+    respond: Respond = lambda *_: Answer(hang=True)  # noqa: E731
+    with serving(desk.socket, respond):
+        yield
+
+
+def test_a_runtime_that_hangs_does_not_hold_up_the_logs_for_long(start: Start) -> None:
+    desk = start()
+    with hanging(desk):
+        desk.log_directory(1)
+        desk.namer.name(pod(1))
+        assert desk.hear(0.9).name == "web-1"  # before the runtime is asked
+        desk.log_directory(2)
+        desk.namer.name(pod(2))
+        assert desk.hear().name == "web-2"
