@@ -20,12 +20,14 @@ from bench.packet import ipv4_tcp
 from bench.report import Report, progress, show
 from bench.rig import LOOPBACK, Rig, loaded
 from podtally.errors import PodtallyError
+from podtally.identity.addresses import AddressBook
 from podtally.identity.model import Endpoint
-from podtally.identity.table import Names, build
+from podtally.identity.table import Names, build, build_networks
 from podtally.kernel import abi
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.connections import Flags
 from podtally.ledger.ledger import Ledger, Limits
+from podtally.ledger.remotes import Present
 
 EXAMPLE = "scripts/bench drain --rounds 9"
 COLUMNS = ("step", "flows", "cpu_s", "ns_per_flow", "target_s", "ok")
@@ -74,7 +76,9 @@ def _measure(rig: Rig, case: Case, rounds: int, report: Report) -> None:
         Limits(series=10_000, connections=2 * FLOWS, grace_ns=10**12),
     )
     ledger.interfaces.appeared(LOOPBACK, "bench0", (0, 0))
-    names = build({LOOPBACK: Endpoint("shop", "web-0", "web", "Deployment", "static")}, (), {})
+    networks = build_networks({})
+    pod = Endpoint("shop", "web-0", "web", "Deployment", "static")
+    names = build({LOOPBACK: pod}, {}, AddressBook(networks.owners).table(), networks)
     rig.clear()
     _epoch(rig, case.flows, ledger, names)
     gc.collect()
@@ -111,11 +115,11 @@ def _epoch(rig: Rig, flows: int, ledger: Ledger, names: Names) -> Times:
     start = time.process_time()
     table.raw_rows(half)
     raw = time.process_time()
-    now_ns = time.monotonic_ns()
+    present = Present(names, time.monotonic_ns())
     for rows in table.read(half):
-        ledger.book_rows(rows, table.cold, names, now_ns)
+        ledger.book_rows(rows, table.cold, present)
     ledger.book_kernel_accounts(rig.books.read())
-    ledger.settle(names, (), now_ns)
+    ledger.settle(present, ())
     booked = time.process_time()
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         Checkpoint(Path(directory)).write(Position("boot", "bench", 0), ledger, Extras())

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from podtally.answers import Answering
 from podtally.config import Config
 from podtally.epoch import Turned, UnwritableError, World
 from podtally.export.flowlog import FlowLog
@@ -16,6 +17,7 @@ from podtally.export.server import Health, Publisher, Server
 from podtally.kernel import rights
 from podtally.kernel.books import STRANGERS
 from podtally.kernel.pins import Pins
+from podtally.kernel.table import Table
 from podtally.ledger.checkpoint import Checkpoint, Extras
 from podtally.ledger.ledger import Ended
 from podtally.links.model import Counters, Mode
@@ -77,12 +79,12 @@ class Agent:
         self._turned_at = time.monotonic()
         self._epochs = 0
         self._trouble = ""
-        self._told = (0, 0)  # attach errors and resyncs that are in the metrics
+        self._told = (0, 0, 0, 0)  # what others count, as far as it is in the metrics
         self._gone: dict[int, Counters | None] = {}
         self._left_over = set(parts.left_over)
         self._metrics.table_slots.set(parts.table.slots)
         self._publisher = Publisher(parts.ledger.view(), self._metrics, self.health)
-        desk.server.start(self._publisher)
+        desk.server.start(self._publisher, Answering(parts.directory))
         self._write_flow_log(parts.ended)
         log.info("watching %d interfaces; %s", len(parts.watch.interfaces), desk.server.url)
 
@@ -112,6 +114,7 @@ class Agent:
             alive = f"no epoch for {still:.0f} s"
         elif not self._parts.watcher.alive:
             alive = "the thread that follows the links has died"
+        alive = alive or self._parts.sources.dead()
         return Health(alive, self._trouble or ("" if self._epochs else "no epoch is booked yet"))
 
     # -- one epoch --------------------------------------------------------------------
@@ -126,22 +129,15 @@ class Agent:
         self._swap_started = time.monotonic()
         self._guarded(lambda: parts.journal.turn(parts.here, self._look))
 
-    def _look(self) -> World:
+    def _look(self, table: Table) -> World:
         """The world at the end of an epoch: what appeared meanwhile is taken in, what went
         since the flip has another epoch to come.
         """
         self._metrics.swap.observe(time.monotonic() - self._swap_started)
         watch = self._parts.watch
         watch.take_events()
-        watch.look_for_processes()
-        watch.refresh_names()
-        return World(
-            self._parts.directory.names,
-            watch.counters(self._gone),
-            tuple(self._gone),
-            time.monotonic_ns(),
-            self._extras(),
-        )
+        present = self._parts.sources.present(table)
+        return World(present, watch.counters(self._gone), tuple(self._gone), self._extras())
 
     def _extras(self) -> Extras:
         self._dumped = self._metrics.dump()
@@ -209,9 +205,17 @@ class Agent:
         modes = Counter(parts.watch.modes())
         for mode in Mode:
             metrics.attached.labels(mode.value).set(modes[mode.value])
-        now = (parts.watcher.attach_errors, parts.watcher.resyncs)
-        metrics.attach_errors.inc(now[0] - self._told[0])
-        metrics.resyncs.inc(now[1] - self._told[1])
+        sources = parts.sources.state()
+        for resource, age in sources.ages_seconds.items():
+            metrics.kubernetes_age.labels(resource).set(age)
+        for resource, count in sources.objects.items():
+            metrics.kubernetes_objects.labels(resource).set(count)
+        metrics.conntrack.set(sources.conntrack)
+        watcher = parts.watcher
+        now = (watcher.attach_errors, watcher.resyncs, sources.errors, sources.lists)
+        totals = (metrics.attach_errors, metrics.resyncs, metrics.source_errors, metrics.relists)
+        for total, count, told in zip(totals, now, self._told, strict=True):
+            total.inc(count - told)
         self._told = now
 
     def _look_for_foreign_programs(self) -> None:

@@ -14,6 +14,8 @@ COMMANDS = {
     "run": ("podtally.commands.run", "count, name and export until stopped"),
     "demo": ("podtally.demo.command", "show it at work on traffic of its own"),
     "doctor": ("podtally.doctor.command", "say what this host offers and lacks"),
+    "endpoints": ("podtally.commands.endpoints", "show who is behind each interface"),
+    "resolve": ("podtally.commands.resolve", "tell who has an address, or had it"),
     "detach": ("podtally.commands.detach", "take the kernel programs off, and end the counting"),
 }
 FINE, FINDING, WRONG_USE = 0, 1, 2

@@ -21,6 +21,8 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 Grace = Annotated[float, msgspec.Meta(ge=0, le=366 * 86400)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Attach = Literal["auto", "tcx", "clsact"]
+Kubernetes = Literal["auto", "on", "off"]
+DEFAULT_POD_LOGS = Path("/var/log/pods")
 
 
 class StaticEndpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,6 +59,13 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     flow_log_max_bytes: Count | None = None
     series_limit: Count | None = None
     series_grace: Grace | None = None
+    kubernetes: Kubernetes | None = None
+    kubeconfig: str | None = None
+    kube_context: str | None = None
+    node_name: str | None = None
+    cri_socket: str | None = None
+    pod_logs: str | None = None
+    name_wait: Seconds | None = None
     endpoints: list[StaticEndpoint] | None = None
     networks: dict[str, str | list[str]] | None = None
 
@@ -76,6 +85,13 @@ class Config:
     flow_log_max_bytes: int = 64 << 20  # then the file is rolled to FILE.1
     series_limit: int = 10_000  # a Prometheus takes that from every node without care
     series_grace: float = 300.0  # seconds; several scrapes of the usual 15 to 60 s
+    kubernetes: Kubernetes = "auto"  # ask the API where a kubeconfig or a service account is
+    kubeconfig: Path | None = None
+    kube_context: str | None = None
+    node_name: str | None = None  # $NODE_NAME, else the host's name
+    cri_socket: str = "auto"  # auto: where runtimes have theirs; off; or a path
+    pod_logs: Path = DEFAULT_POD_LOGS
+    name_wait: float = 10.0  # seconds that flows wait for a name: an API may be slow, not dead
     endpoints: tuple[StaticEndpoint, ...] = ()
     networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -97,7 +113,7 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Config:
     if path is not None or DEFAULT_FILE.exists():
         values.update(_read(path or DEFAULT_FILE))
     values.update({name: value for name, value in flags.items() if value is not None})
-    for name in ("state_dir", "pin_dir", "flow_log"):
+    for name in ("state_dir", "pin_dir", "flow_log", "kubeconfig", "pod_logs"):
         if name in values:
             values[name] = Path(values[name])
     config = Config(**values)

@@ -9,8 +9,9 @@ from podtally.identity.directory import Directory
 from podtally.install import settled
 from podtally.kernel.books import KernelBooks
 from podtally.kernel.pins import Generation, Pins
-from podtally.kernel.table import open_table
+from podtally.kernel.table import Table, open_table
 from podtally.ledger.checkpoint import Checkpoint, CheckpointError, Contents, Extras, Position
+from podtally.ledger.remotes import Present
 from podtally.links.attach import Attacher
 from podtally.links.model import Attachment
 from podtally.startup import boot_id, make_ledger
@@ -57,13 +58,14 @@ def _book_the_rest(config: Config, generation: Generation, checkpoint: Checkpoin
         return
     before, contents = read
     ledger, directory = make_ledger(config, generation), Directory((), {})
-    contents.restore(ledger, time.monotonic_ns())
-    directory.restore(contents.extras.residents)
-    directory.refresh(time.monotonic_ns())
+    now_ns = time.monotonic_ns()
+    contents.restore(ledger, now_ns)
+    directory.restore(contents.extras.residents, now_ns)
+    directory.refresh(now_ns)
+    extras = Extras(directory.residents(), contents.extras.own_metrics)
 
-    def look() -> World:
-        extras = Extras(directory.residents(), contents.extras.own_metrics)
-        return World(directory.names, NO_COUNTERS, (), time.monotonic_ns(), extras)
+    def look(_: Table) -> World:
+        return World(Present(directory.names, now_ns), NO_COUNTERS, (), extras)
 
     table = open_table(generation)
     journal = Journal(table, KernelBooks(generation), ledger, checkpoint)
@@ -71,4 +73,4 @@ def _book_the_rest(config: Config, generation: Generation, checkpoint: Checkpoin
     journal.drain(look)
     # All of it is booked, and this says so until the maps are gone; then no maps match it.
     here = Position(before.boot_id, generation.about.generation, table.epoch)
-    checkpoint.write(here, ledger, look().extras)
+    checkpoint.write(here, ledger, extras)

@@ -19,11 +19,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.identity.table import Names
 from podtally.kernel.books import Accounts as KernelAccounts
 from podtally.kernel.table import Table
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.ledger import Ended, Ledger
+from podtally.ledger.remotes import Present
 
 
 class Counts(Protocol):
@@ -45,10 +45,9 @@ NO_COUNTERS = Counters(np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
 class World(NamedTuple):
     """What a turn must know of the world at the instant of its flip, and after."""
 
-    names: Names
+    present: Present
     counters: Counters
     gone: tuple[int, ...]  # interfaces that went before the flip: this is their last epoch
-    now_ns: int
     extras: Extras
 
 
@@ -74,7 +73,9 @@ class Journal:
         self._checkpoint = checkpoint
         self._unwritten: Turned | None = None
 
-    def recover(self, before: Position | None, here: Position, look: Callable[[], World]) -> Turned:
+    def recover(
+        self, before: Position | None, here: Position, look: Callable[[Table], World]
+    ) -> Turned:
         """Bring the half at rest in order after a start; ``here.epoch`` is not used.
 
         ``before`` is the position of the checkpoint the ledger was restored from, None
@@ -94,8 +95,8 @@ class Journal:
         """A checkpoint could not be written: ``retry`` before the next ``turn``."""
         return self._unwritten is not None
 
-    def turn(self, here: Position, look: Callable[[], World]) -> Turned:
-        """One epoch; ``look`` is called when the old half is at rest.
+    def turn(self, here: Position, look: Callable[[Table], World]) -> Turned:
+        """One epoch; ``look`` is called with the table when its old half is at rest.
 
         UnwritableError if the checkpoint cannot be written. Nothing is lost then: the rows
         stay where they are, and the kernel goes on counting in the other half. After any
@@ -110,7 +111,7 @@ class Journal:
         assert self._unwritten is not None
         return self._write(here, self._unwritten, extras)
 
-    def drain(self, look: Callable[[], World]) -> list[Ended]:
+    def drain(self, look: Callable[[Table], World]) -> list[Ended]:
         """Book the rest of a table that no program writes to any more; nothing is written
         or cleared: the caller's next checkpoint names the generation that follows.
         """
@@ -118,21 +119,21 @@ class Journal:
         self.table.fence()
         return self._add(look)[0].ended
 
-    def _book(self, here: Position, look: Callable[[], World]) -> Turned:
+    def _book(self, here: Position, look: Callable[[Table], World]) -> Turned:
         return self._write(here, *self._add(look))
 
-    def _add(self, look: Callable[[], World]) -> tuple[Turned, Extras]:
+    def _add(self, look: Callable[[Table], World]) -> tuple[Turned, Extras]:
         # The kernel's accounts are read before the interfaces' counters: what is booked
         # must be in the counters too.
         accounts = self._counts.read()
-        world = look()
+        world = look(self.table)
         ledger, half = self.ledger, _half_before(self.table.epoch)
         flows = self.table.used(half)
         for rows in self.table.read(half):
-            ledger.book_rows(rows, self.table.cold, world.names, world.now_ns)
+            ledger.book_rows(rows, self.table.cold, world.present)
         ledger.book_kernel_accounts(accounts)
-        ended = ledger.settle(world.names, world.gone, world.now_ns)
-        ledger.close_books(*world.counters, world.now_ns)
+        ended = ledger.settle(world.present, world.gone)
+        ledger.close_books(*world.counters, world.present.now_ns)
         for ifindex in world.gone:
             ledger.let_go(ifindex)
         return Turned(flows, ended, 0), world.extras

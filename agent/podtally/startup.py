@@ -24,6 +24,7 @@ from podtally.ledger.ledger import Ended, Ledger, Limits
 from podtally.links.attach import Attacher
 from podtally.links.wanted import pod_interfaces
 from podtally.links.watcher import LinkWatcher
+from podtally.sources import Sources, make_sources
 from podtally.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Parts:
     here: Position
     ledger: Ledger
     directory: Directory
+    sources: Sources
     watch: Watch
     attacher: Attacher
     watcher: LinkWatcher
@@ -52,6 +54,7 @@ class Parts:
         self.watcher.stop()
         self.attacher.close()
         self.watch.close()
+        self.sources.close()
 
 
 def boot_id(proc: Path = Path("/proc")) -> str:
@@ -77,8 +80,9 @@ def make_ledger(config: Config, generation: Generation) -> Ledger:
         series=config.series_limit,
         connections=CONNECTIONS_PER_FLOW * config.max_flows,
         grace_ns=int(config.series_grace * 1e9),
+        patience_ns=int(config.name_wait * 1e9),
     )
-    flags = Flags(layout.seen_shift, layout.seen_syn_only, layout.seen_syn_ack)
+    flags = Flags(layout.seen_shift, layout.seen_syn_only, layout.seen_syn_ack, layout.seen_socket)
     return Ledger(flags, limits, keep_ended=config.flow_log is not None)
 
 
@@ -87,23 +91,24 @@ def bring_up(config: Config, pins: Pins, checkpoint: Checkpoint, metrics: SelfMe
     before, contents = _read(checkpoint)
     installed = install(pins, config, before.generation if before else None)
     generation = installed.current
-    ledger, directory = (
-        make_ledger(config, generation),
-        Directory(config.endpoints, config.networks),
-    )
+    ledger, now_ns = make_ledger(config, generation), time.monotonic_ns()
+    sources = make_sources(config, ledger)
+    directory = sources.directory
     if contents is not None:
-        contents.restore(ledger, time.monotonic_ns())
-        directory.restore(contents.extras.residents)
+        contents.restore(ledger, now_ns)
+        directory.restore(contents.extras.residents, now_ns)
         metrics.restore(contents.extras.own_metrics)
     metrics.loader_runs.inc(installed.compiled)
-    books, watch = KernelBooks(generation), Watch(ledger, directory)
+    sources.start()
+    books, watch = KernelBooks(generation), Watch(ledger, directory, sources.finder)
     books.open_accounts(STRANGERS)
     left_over = frozenset(books.read().ifindex.tolist()) - {STRANGERS}
     attacher, watcher = _attach(config, generation, books, watch)
+    sources.refresh(time.monotonic_ns())
     here = _at(generation, 0)
     table = open_table(generation)
     journal = Journal(table, books, ledger, checkpoint)
-    past = _Past(ledger, directory, watch, metrics, checkpoint)
+    past = _Past(ledger, sources, watch, metrics, checkpoint)
     try:
         if installed.before is not None:
             ended = past.drain(installed.before, before, _at(generation, table.epoch))
@@ -120,7 +125,18 @@ def bring_up(config: Config, pins: Pins, checkpoint: Checkpoint, metrics: SelfMe
             "make room there, or choose another --state-dir",
         ) from None
     parts = Parts(
-        here, ledger, directory, watch, attacher, watcher, books, table, journal, left_over, ended
+        here,
+        ledger,
+        directory,
+        sources,
+        watch,
+        attacher,
+        watcher,
+        books,
+        table,
+        journal,
+        left_over,
+        ended,
     )
     if generation.about.digest == digest(options_of(config)):
         return parts
@@ -154,12 +170,10 @@ def _attach(
 ) -> tuple[Attacher, LinkWatcher]:
     attacher = Attacher(config.pin_dir, generation.program_fds(), config.attach, config.state_dir)
     wanted = pod_interfaces(config.interfaces)
-    watcher = LinkWatcher(attacher, wanted, books.open_accounts, watch.events)
+    watcher = LinkWatcher(attacher, wanted, books.open_accounts, watch.inbox)
     watcher.start()
     watch.take_events()
     watch.forget_absent()
-    watch.look_for_processes()
-    watch.refresh_names()
     return attacher, watcher
 
 
@@ -172,31 +186,29 @@ class _Past:
     """Books what was counted before this start."""
 
     ledger: Ledger
-    directory: Directory
+    sources: Sources
     watch: Watch
     metrics: SelfMetrics
     checkpoint: Checkpoint
 
-    def look(self) -> World:
-        return World(
-            self.directory.names,
-            self.watch.counters({}),
-            (),
-            time.monotonic_ns(),
-            Extras(self.directory.residents(), self.metrics.dump()),
-        )
+    def look(self, table: Table) -> World:
+        present = self.sources.present(table)
+        return World(present, self.watch.counters({}), (), self.extras())
+
+    def extras(self) -> Extras:
+        return Extras(self.sources.directory.residents(), self.metrics.dump())
 
     def drain(self, old: Generation, before: Position | None, here: Position) -> list[Ended]:
         """Book all that another generation has counted, and write down that ours is next."""
         log.info("the kernel programs have changed: booking what the old ones counted")
 
         # Without counters: they hold, too, what is in the table that comes next.
-        def look() -> World:
-            return self.look()._replace(counters=NO_COUNTERS)
+        def look(table: Table) -> World:
+            return self.look(table)._replace(counters=NO_COUNTERS)
 
         journal = Journal(open_table(old), KernelBooks(old), self.ledger, self.checkpoint)
         ended = journal.recover(before, _at(old, 0), look).ended
         ended += journal.drain(look)
         self.ledger.readings.forget()
-        self.checkpoint.write(here, self.ledger, self.look().extras)
+        self.checkpoint.write(here, self.ledger, self.extras())
         return ended

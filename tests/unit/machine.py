@@ -18,6 +18,7 @@ from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.connections import BEGAN_UNKNOWN
 from podtally.ledger.labels import DIRECTIONS, BookLabels, PodLabels
 from podtally.ledger.ledger import View
+from podtally.ledger.remotes import Present
 from podtally.ledger.series import SeriesView
 from tests.unit.model import INTERFACES, OPENING, Kernel, Model, Packet
 from tests.unit.rows import SECOND, SHOP, make_ledger, names
@@ -111,7 +112,7 @@ class CrashingCheckpoint(Checkpoint):
 class CrashingJournal(Journal):
     steps: Steps
 
-    def _add(self, look: Callable[[], World]) -> tuple[Turned, Extras]:
+    def _add(self, look: Callable[[Table], World]) -> tuple[Turned, Extras]:
         added = super()._add(look)
         self.steps.reach("after booking")
         return added
@@ -227,15 +228,16 @@ class Machine:
         self._publish()
         return turned
 
-    def look(self) -> World:
+    def look(self, _: Table) -> World:
         self._now_ns += SECOND // 10
         listed = list(INTERFACES)
         counters = np.array([self.model.counter(i) for i in listed], np.int64)
         self.steps.meanwhile()
-        return World(self.names, Counters(np.array(listed), counters), (), self._now_ns, Extras())
+        present = Present(self.names, self._now_ns)
+        return World(present, Counters(np.array(listed), counters), (), Extras())
 
-    def look_at_names(self) -> World:
-        return self.look()._replace(counters=NO_COUNTERS)
+    def look_at_names(self, table: Table) -> World:
+        return self.look(table)._replace(counters=NO_COUNTERS)
 
     def _journal_of(self, kernel: Kernel) -> CrashingJournal:
         table = CrashingTable(kernel.layout, kernel.arrays, lambda: self._fence(kernel))

@@ -8,13 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.identity import table
-from podtally.identity.model import Endpoint
+from podtally.identity.addresses import AddressBook
+from podtally.identity.model import Claim, Endpoint
 from podtally.identity.table import Names
 from podtally.kernel import abi
 from podtally.kernel.books import Accounts as KernelAccounts
 from podtally.kernel.table import Rows
 from podtally.ledger.connections import KEY, Columns, Flags
 from podtally.ledger.ledger import Ledger, Limits
+from podtally.ledger.remotes import Present
 
 LAYOUT = abi.current()
 FLAGS = Flags(LAYOUT.seen_shift, LAYOUT.seen_syn_only, LAYOUT.seen_syn_ack)
@@ -29,8 +31,11 @@ SHOP = {
 NETWORKS = {"office": ("203.0.113.0/24",), "lab": ("2001:db8:23::/48",)}
 
 
-def names(endpoints: dict[int, Endpoint] | None = None) -> Names:
-    return table.build(SHOP if endpoints is None else endpoints, [], NETWORKS)
+def names(endpoints: dict[int, Endpoint] | None = None, claims: Sequence[Claim] = ()) -> Names:
+    networks = table.build_networks(NETWORKS)
+    book = AddressBook(networks.owners)
+    book.put("test", claims)
+    return table.build(SHOP if endpoints is None else endpoints, {}, book.table(), networks)
 
 
 def from_here(flags: int) -> int:
@@ -58,6 +63,7 @@ class Flow(NamedTuple):
     bytes: tuple[int, int] = (23, 0)
     packets: tuple[int, int] = (1, 0)
     first_seen_ns: int = SECOND
+    cgroup: int = 0  # of a socket of the host, on an uplink
 
     @property
     def fingerprint(self) -> int:
@@ -87,6 +93,7 @@ def cold_row(flow: Flow, dtype: np.dtype[np.void] = LAYOUT.cold) -> NDArray[np.v
     row["first_seen_ns"] = flow.first_seen_ns
     for name in ("ifindex", "local_port", "remote_port", "protocol", "first_direction"):
         row[name] = getattr(flow, name)
+    row["cgroup_high"], row["cgroup_low"] = flow.cgroup >> 32, flow.cgroup & 0xFFFFFFFF
     return row
 
 
@@ -118,8 +125,9 @@ def make_ledger(series: int = 10_000, grace_ns: int = 300 * SECOND) -> Ledger:
     return Ledger(FLAGS, Limits(series, 10_000, grace_ns), keep_ended=True)
 
 
-def book(ledger: Ledger, who: Names, flows: Sequence[Flow], now_ns: int = SECOND) -> None:
+def book(ledger: Ledger, who: Names | Present, flows: Sequence[Flow], now_ns: int = SECOND) -> None:
     """Book rows as an epoch would, without ending it."""
+    present = Present(who, now_ns) if isinstance(who, Names) else who
     cold = np.concatenate([cold_row(flow) for flow in flows])
     order = np.argsort(np.array([flow.fingerprint for flow in flows], np.uint64))
     rows = Rows(
@@ -129,7 +137,7 @@ def book(ledger: Ledger, who: Names, flows: Sequence[Flow], now_ns: int = SECOND
         np.array([flow.seen for flow in flows], np.uint64)[order],
         order.astype(np.int64),
     )
-    ledger.book_rows(rows, lambda place: cold[place], who, now_ns)
+    ledger.book_rows(rows, lambda place: cold[place], present)
 
 
 def accounts_of(

@@ -8,6 +8,7 @@ from podtally.ledger.accounts import (
     UNKNOWN_PORT,
     Account,
     Accounts,
+    Tables,
     beyond_the_limit,
     flow_labels,
     server_port,
@@ -24,7 +25,7 @@ def account(port: int = 443, slot: int = 0, protocol: int = 6) -> Account:
 
 def make(limit: int = 1000) -> tuple[Accounts, SeriesTable[FlowLabels]]:
     flows: SeriesTable[FlowLabels] = SeriesTable(3)
-    return Accounts(flows, limit), flows
+    return Accounts(Tables(flows, SeriesTable(2)), limit), flows
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_labels(port: int, protocol: int, text: str, name: str) -> None:
 
 
 def test_beyond_the_limit_every_label_but_the_direction_is_other() -> None:
-    labels = flow_labels(beyond_the_limit(5), "ingress")
+    labels = flow_labels(beyond_the_limit(account(slot=5)), "ingress")
     assert set(labels._replace(direction="other")) == {"other"}
     assert labels.direction == "ingress"
 
@@ -109,7 +110,7 @@ def test_restored_accounts_keep_their_indexes() -> None:
     accounts.close(0)
     flows_again: SeriesTable[FlowLabels] = SeriesTable(3)
     flows_again.restore(flows.pairs(), *flows.sums())
-    again = Accounts(flows_again, 1000)
+    again = Accounts(Tables(flows_again, SeriesTable(2)), 1000)
     again.restore(accounts.pairs(), 2)
     for port in range(1, 37, 2):
         index = accounts.index_of(account(port, slot=1), 2)

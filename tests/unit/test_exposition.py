@@ -29,6 +29,8 @@ VIEW = View(
     began_unknown=5,
     limited=7,
     overflow_packets=11,
+    waiting=13,
+    came_too_late=17,
 )
 FLOW = (
     'namespace="shop",workload="web",workload_kind="Deployment",direction="egress",'
@@ -85,7 +87,7 @@ def test_label_texts_are_kept_and_not_confused() -> None:
 
 def test_nothing_booked_yet_still_describes_every_family() -> None:
     nothing = np.zeros((0, 3), np.int64)
-    empty = View(*(SeriesView([], nothing),) * 3, [], 0, 0, 0, 0)
+    empty = View(*(SeriesView([], nothing),) * 3, [], *(0,) * 6)
     described = [line for line in TEXT.splitlines() if line.startswith("#")]
     assert Exposition().render(empty, openmetrics=False).splitlines() == described
 

@@ -10,6 +10,7 @@ import pytest
 from podtally.errors import PodtallyError
 from podtally.export.flowlog import FlowLog
 from podtally.ledger.ledger import Ended
+from podtally.ledger.remotes import Present
 from tests.unit.rows import (
     RST,
     SECOND,
@@ -34,8 +35,8 @@ def ended(*flows: Flow) -> list[Ended]:
     for ifindex in (7, 9):
         ledger.interfaces.appeared(ifindex, f"veth{ifindex}", (0, 0))
     book(ledger, names(), flows, now_ns=5 * SECOND)
-    ledger.settle(names(), [], 5 * SECOND)
-    return ledger.settle(names(), [], 1000 * SECOND)
+    ledger.settle(Present(names(), 5 * SECOND), [])
+    return ledger.settle(Present(names(), 1000 * SECOND), [])
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from podtally.identity import table
-from podtally.identity.model import Peer
+from podtally.identity.model import Claim, Owner
+from podtally.identity.residents import number
 from podtally.identity.table import Names
 from podtally.ledger.labels import BookLabels, FlowLabels, PodLabels
 from podtally.ledger.ledger import Ended, Ledger
+from podtally.ledger.remotes import Present
 from podtally.ledger.series import SeriesView
 from tests.unit.rows import (
     ACK,
@@ -45,7 +46,7 @@ def turn(
     who = who or names()
     if flows:
         book(ledger, who, flows, now_ns)
-    ended = ledger.settle(who, gone, now_ns)
+    ended = ledger.settle(Present(who, now_ns), gone)
     for ifindex in gone:
         ledger.let_go(ifindex)
     return ended
@@ -369,7 +370,8 @@ def test_names_are_as_of_the_first_packet() -> None:
     """An address that becomes another's does not take the connections to it along."""
     ledger = watched(7)
     turn(ledger, [Flow(protocol=TCP, remote="198.18.0.9", seen=from_here(SYN))])
-    taken = table.build(SHOP, [("198.18.0.9", Peer("pod", "shop", "db", "node"))], {})
+    claim = Claim(number("198.18.0.9"), Owner("pod", "shop", "db-0", "db", "node"), 0)
+    taken = names(claims=[claim])
     turn(ledger, [Flow(protocol=TCP, remote="198.18.0.9", bytes=(5, 0))], taken)
     assert {k.peer_kind: v for k, v in flows_of(ledger).items()} == {"external": [28, 2, 1]}
     turn(ledger, [Flow(remote="198.18.0.9", local_port=5, seen=from_here(SYN))], taken)

@@ -10,7 +10,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from podtally import __version__
@@ -123,6 +128,13 @@ class SelfMetrics(Collector):
         self.checkpoint_errors = self._total(
             "checkpoint_errors", "Checkpoints that could not be written; no counts are lost by it."
         )
+        self.source_errors = self._total(
+            "name_source_errors",
+            "Questions for names that the Kubernetes API or the container runtime did not answer.",
+        )
+        self.relists = self._total(
+            "kubernetes_lists", "Times that a resource of the Kubernetes API was listed anew."
+        )
         self.flow_log_errors = self._total(
             "flow_log_errors", "Epochs whose flow log records could not be written."
         )
@@ -139,6 +151,17 @@ class SelfMetrics(Collector):
         self.connections = self._gauge("open_connections", "Connections under way.")
         self.unnamed = self._gauge(
             "unnamed_interfaces", "Watched interfaces of which nobody knows whose they are."
+        )
+        self.kubernetes_age = self._gauge(
+            "kubernetes_age_seconds",
+            "Since the Kubernetes API was last heard of a resource; names are as old.",
+            "resource",
+        )
+        self.kubernetes_objects = self._gauge(
+            "kubernetes_objects", "Objects known from the Kubernetes API.", "resource"
+        )
+        self.conntrack = self._gauge(
+            "conntrack_available", "1 if Services are resolved by the connection tracker."
         )
         self.attached = self._gauge("attached_interfaces", "Interfaces that are watched.", "mode")
         self.foreign = self._gauge(
@@ -172,7 +195,7 @@ class LedgerCollector(Collector):
     def __init__(self, view: View) -> None:
         self.view = view
 
-    def collect(self) -> list[CounterMetricFamily]:
+    def collect(self) -> list[Metric]:
         view = self.view
         return [
             CounterMetricFamily(
@@ -184,6 +207,16 @@ class LedgerCollector(Collector):
                 "podtally_connections_began_unknown",
                 "Connections of which nobody saw who began them.",
                 value=view.began_unknown,
+            ),
+            CounterMetricFamily(
+                "podtally_names_came_too_late",
+                "Connections booked under `unknown`, since no name came while they waited.",
+                value=view.came_too_late,
+            ),
+            GaugeMetricFamily(
+                "podtally_waiting_connections",
+                "Connections that wait for a name, and are in no flow series yet.",
+                value=view.waiting,
             ),
             CounterMetricFamily(
                 "podtally_flow_series_limited",

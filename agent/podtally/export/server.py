@@ -1,4 +1,6 @@
-"""Serves /metrics, /livez and /readyz from what was published last; it never reads the kernel."""
+"""Serves /metrics, /livez, /readyz and /api/v1 from what was published last; it never reads
+the kernel.
+"""
 
 import logging
 import socket
@@ -13,6 +15,7 @@ from prometheus_client import exposition
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from podtally.errors import PodtallyError
+from podtally.export.api import ENDPOINTS, PREFIX, RESOLVE, Answers, Api
 from podtally.export.exposition import Exposition
 from podtally.export.selfmetrics import LedgerCollector, SelfMetrics
 from podtally.ledger.ledger import View
@@ -20,7 +23,7 @@ from podtally.ledger.ledger import View
 log = logging.getLogger(__name__)
 
 _EOF = "# EOF\n"
-_INDEX = b"podtally\n\n/metrics\n/livez\n/readyz\n"
+_INDEX = f"podtally\n\n/metrics\n/livez\n/readyz\n{ENDPOINTS}\n{RESOLVE}?address=\n".encode()
 
 
 class Health(NamedTuple):
@@ -74,8 +77,10 @@ class Server:
             target=self._http.serve_forever, name="http", daemon=True, kwargs={"poll_interval": 60}
         )
 
-    def start(self, publisher: Publisher) -> None:
+    def start(self, publisher: Publisher, answers: Answers | None = None) -> None:
+        """Answer from now on; without ``answers`` there is no ``/api/v1``."""
         self._http.publisher = publisher
+        self._http.api = None if answers is None else Api(answers)
         try:
             self._http.server_activate()
         except OSError as error:  # another that was bound at the same time listens already
@@ -89,6 +94,7 @@ class Server:
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
     publisher: Publisher
+    api: Api | None
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that hangs up before it is answered is no news either."""
@@ -105,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         publisher = self.server.publisher
-        path = self.path.partition("?")[0]
+        path, _, query = self.path.partition("?")
         if path == "/metrics":
             body, kind = publisher.render(self.headers.get("Accept", ""))
             self._answer(HTTPStatus.OK, body, kind)
@@ -114,6 +120,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/readyz":
             health = publisher.health()
             self._tell(health.alive or health.ready)
+        elif path.startswith(PREFIX) and self.server.api is not None:
+            status, body = self.server.api.reply(path, query)
+            self._answer(status, body, "application/json")
         elif path == "/":
             self._answer(HTTPStatus.OK, _INDEX, "text/plain")
         else:

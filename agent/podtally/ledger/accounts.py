@@ -15,6 +15,7 @@ from podtally.ledger.labels import (
     OTHER,
     UNKNOWN,
     FlowLabels,
+    PodLabels,
     protocol_name,
 )
 from podtally.ledger.series import SeriesTable
@@ -23,7 +24,18 @@ BYTES, PACKETS, CONNECTIONS = 0, 1, 2  # the sums of a flow series
 NO_PORT = 0
 UNKNOWN_PORT = -1  # who began the connection is not known, so neither is whose port is whose
 NOBODYS = -1  # the slot of an account that is free
+NO_SERIES = -1
 LIMITED_PORT = -2
+WAITING_PORT = -3
+FORWARDED_PORT = -4
+
+
+class Backend(NamedTuple):
+    """Who answers behind a Service's address, as far as that is known."""
+
+    namespace: str
+    workload: str
+    port: int  # the pod's own; NO_PORT if it is not known
 
 
 class Account(NamedTuple):
@@ -39,19 +51,35 @@ class Account(NamedTuple):
     scope: str
     protocol: int
     port: int  # the server's; NO_PORT, UNKNOWN_PORT
+    pod: str = ""  # on an interface that several share (the host's): whose total this adds to
+    backend: Backend | None = None
+
+
+class Tables(NamedTuple):
+    """Where the sums of accounts go."""
+
+    flows: SeriesTable[FlowLabels]
+    pods: SeriesTable[PodLabels]
 
 
 class Accounts:
-    """Accounts by index; ``slot`` and ``series`` are looked up by whole arrays of indexes."""
+    """Accounts by index; the arrays are looked up by whole arrays of indexes.
 
-    def __init__(self, flows: SeriesTable[FlowLabels], limit: int) -> None:
-        self._flows = flows
+    ``series`` and ``pods`` (n, 2) are NO_SERIES where an account's sums are shown under
+    none: those that wait for a name, and those that only pass through this host.
+    """
+
+    def __init__(self, tables: Tables, limit: int) -> None:
+        self._flows, self._pods = tables
         self._limit = limit
         self.version = 0  # changes with the accounts
         self._index: dict[Account, int] = {}
         self._free: list[int] = []
         self.slot = np.full(16, NOBODYS, np.int64)
-        self.series = np.zeros((16, 2), np.int64)  # egress, ingress
+        self.series = np.full((16, 2), NO_SERIES, np.int64)  # egress, ingress
+        self.pods = np.full((16, 2), NO_SERIES, np.int64)
+        self.waiting = np.zeros(16, np.bool_)
+        self.unknown = np.zeros(16, np.bool_)  # whose other end has no name yet
         self.limited = 0  # how often no series could be made, since the start
 
     def __len__(self) -> int:
@@ -63,19 +91,37 @@ class Accounts:
         index = self._index.get(account)
         if index is not None:
             return index
-        egress = flow_labels(account, DIRECTIONS[0])
         # The series of an account come and go in pairs, so one of them tells of both.
         full = len(self._flows) + len(DIRECTIONS) > self._limit
-        if full and account.port != LIMITED_PORT and self._flows.find(egress) is None:
+        egress = flow_labels(account, DIRECTIONS[0])
+        if full and account.port >= UNKNOWN_PORT and self._flows.find(egress) is None:
             self.limited += 1
-            return self.index_of(beyond_the_limit(account.slot), now_ns)
-        labels = (egress, egress._replace(direction=DIRECTIONS[1]))
+            return self.index_of(beyond_the_limit(account), now_ns)
         index = self._place()
         self.version += 1
-        self._index[account] = index
-        self.slot[index] = account.slot
-        self.series[index] = [self._flows.index_of(each, now_ns) for each in labels]
+        self._enter(account, index, now_ns)
         return index
+
+    def add(
+        self, account: NDArray[np.int64], direction: int, amounts: NDArray[np.int64], now_ns: int
+    ) -> None:
+        """Add bytes, packets and connections (n, 3) to the series of accounts (n,), and to
+        the totals of pods that share an interface.
+        """
+        series, pods = self.series[account, direction], self.pods[account, direction]
+        shown, shared = series != NO_SERIES, pods != NO_SERIES
+        self._flows.add(series[shown], amounts[shown], now_ns)
+        if shared.any():
+            self._pods.add(pods[shared], amounts[shared][:, [BYTES, PACKETS]], now_ns)
+
+    def count_beginnings(
+        self, account: NDArray[np.int64], began: NDArray[np.uint8], now_ns: int
+    ) -> None:
+        for direction, side in enumerate((BEGAN_HERE, BEGAN_THERE)):
+            begun = account[began == side]
+            one = np.zeros((len(begun), 3), np.int64)
+            one[:, CONNECTIONS] = 1
+            self.add(begun, direction, one, now_ns)
 
     def at(self, indexes: NDArray[np.int64]) -> dict[int, Account]:
         """The accounts behind indexes."""
@@ -83,19 +129,28 @@ class Accounts:
         return {i: account for account, i in self._index.items() if i in wanted}
 
     def close(self, slot: int) -> None:
-        """Forget the accounts of an interface's slot."""
-        for account in [a for a in self._index if a.slot == slot]:
+        """Forget the accounts of an interface's slot, but for the one that waits for a name."""
+        for account in [a for a in self._index if a.slot == slot and a.port != WAITING_PORT]:
+            self._close(account)
+
+    def close_waiting(self, slot: int) -> None:
+        account = waiting(slot)
+        if account in self._index:
             self._close(account)
 
     def close_idle(self, idle_series: NDArray[np.bool_], in_use: NDArray[np.int32]) -> None:
         """Forget the accounts both series of which are idle and no connection is booked under."""
         used = set(np.unique(in_use).tolist())
         for account, index in list(self._index.items()):
-            if index not in used and idle_series[self.series[index]].all():
+            shown = self.series[index, 0] != NO_SERIES
+            if shown and index not in used and idle_series[self.series[index]].all():
                 self._close(account)
 
     def series_in_use(self) -> NDArray[np.int64]:
-        return np.unique(self.series[self.slot != NOBODYS])
+        return _used(self.series[self.slot != NOBODYS])
+
+    def pods_in_use(self) -> NDArray[np.int64]:
+        return _used(self.pods[self.slot != NOBODYS])
 
     def pairs(self) -> list[tuple[int, Account]]:
         return [(index, account) for account, index in self._index.items()]
@@ -104,17 +159,29 @@ class Accounts:
         """Take back what ``pairs`` gave, after the flow series; every account keeps its index."""
         self._make_room(max((index for index, _ in pairs), default=-1) + 1)
         for index, account in pairs:
-            self._index[account] = index
-            self.slot[index] = account.slot
-            self.series[index] = [
-                self._flows.index_of(flow_labels(account, d), now_ns) for d in DIRECTIONS
-            ]
+            self._enter(account, index, now_ns)
         used = set(self._index.values())
         self._free = [i for i in range(max(used, default=-1) + 1) if i not in used]
+
+    def _enter(self, account: Account, index: int, now_ns: int) -> None:
+        self._index[account] = index
+        self.slot[index] = account.slot
+        self.waiting[index] = account.port == WAITING_PORT
+        self.unknown[index] = account.peer_kind == UNKNOWN
+        self.series[index] = self.pods[index] = NO_SERIES
+        if account.port in (WAITING_PORT, FORWARDED_PORT):
+            return
+        for place, direction in enumerate(DIRECTIONS):
+            labels = flow_labels(account, direction)
+            self.series[index, place] = self._flows.index_of(labels, now_ns)
+            if account.pod:
+                pod = PodLabels(account.namespace, account.pod, direction)
+                self.pods[index, place] = self._pods.index_of(pod, now_ns)
 
     def _close(self, account: Account) -> None:
         index = self._index.pop(account)
         self.slot[index] = NOBODYS
+        self.waiting[index] = self.unknown[index] = False
         self._free.append(index)
         self.version += 1
 
@@ -129,18 +196,35 @@ class Accounts:
         if more:
             more = max(more, len(self.slot))
             self.slot = np.pad(self.slot, (0, more), constant_values=NOBODYS)
-            self.series = np.pad(self.series, ((0, more), (0, 0)))
+            self.waiting = np.pad(self.waiting, (0, more))
+            self.unknown = np.pad(self.unknown, (0, more))
+            for name in ("series", "pods"):
+                wider = np.pad(getattr(self, name), ((0, more), (0, 0)), constant_values=NO_SERIES)
+                setattr(self, name, wider)
 
 
-def beyond_the_limit(slot: int) -> Account:
-    return Account(slot, OTHER, OTHER, OTHER, OTHER, OTHER, OTHER, OTHER, 0, LIMITED_PORT)
+def beyond_the_limit(account: Account) -> Account:
+    """Where an account goes for which there is no series; its pod's total stays its own."""
+    others = (OTHER,) * 6
+    namespace = account.namespace if account.pod else OTHER
+    return Account(account.slot, namespace, *others, 0, LIMITED_PORT, account.pod)
+
+
+def waiting(slot: int) -> Account:
+    """Where an interface's connections are booked until they can be named."""
+    return Account(slot, *("",) * 7, 0, WAITING_PORT)
+
+
+def forwarded(slot: int) -> Account:
+    """What passes an uplink on its way to and from others, and is booked under them."""
+    return Account(slot, *("",) * 7, 0, FORWARDED_PORT)
 
 
 def flow_labels(account: Account, direction: str) -> FlowLabels:
     port = {UNKNOWN_PORT: UNKNOWN, LIMITED_PORT: OTHER}.get(account.port, str(account.port))
     limited = account.port == LIMITED_PORT
     return FlowLabels(
-        account.namespace,
+        OTHER if limited else account.namespace,
         account.workload,
         account.workload_kind,
         direction,
@@ -162,3 +246,7 @@ def server_port(
     return np.select(
         known, [remote_port.astype(np.int64), local_port.astype(np.int64)], UNKNOWN_PORT
     )
+
+
+def _used(series: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.unique(series[series != NO_SERIES])

@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.identity.directory import Resident
+from podtally.identity.residents import Resident
 from podtally.ledger.accounts import Account
 from podtally.ledger.connections import Columns
 from podtally.ledger.interfaces import Record
@@ -29,7 +29,7 @@ from podtally.ledger.labels import BookLabels, FlowLabels, PodLabels
 from podtally.ledger.ledger import Ledger
 
 MAGIC = b"podtally"
-SCHEMA = 2
+SCHEMA = 3
 _PREFIX = struct.Struct("<8sII")  # magic, schema, length of the head
 _SUM = struct.Struct("<I")
 _ALIGN = 64
@@ -39,7 +39,7 @@ Array = NDArray[Any]
 _ARRAYS = frozenset(
     {"interfaces", "kernel.key", "kernel.read"}
     | {f"{table}.{part}" for table in ("pods", "flows", "books") for part in ("sums", "moved_ns")}
-    | {f"connections.{name}" for name in Columns._fields}
+    | {f"{table}.{name}" for table in ("connections", "held") for name in Columns._fields}
 )
 
 
@@ -82,8 +82,9 @@ class _Head(msgspec.Struct, frozen=True):
     retired_gaps: list[tuple[BookLabels, int]]
     began_unknown: int
     overflow_packets: int
-    limited: int = 0
-    extras: Extras = Extras()
+    limited: int
+    came_too_late: int
+    extras: Extras
 
 
 class _RawHead(msgspec.Struct, frozen=True):
@@ -100,6 +101,7 @@ class _RawHead(msgspec.Struct, frozen=True):
     began_unknown: int
     overflow_packets: int
     limited: int
+    came_too_late: int
     extras: Extras
 
 
@@ -130,6 +132,7 @@ class Checkpoint:
                 ledger.began_unknown,
                 ledger.overflow_packets,
                 ledger.accounts.limited,
+                ledger.naming.came_too_late,
                 extras,
             )
         )
@@ -194,24 +197,28 @@ class Contents:
         ledger.books.restore(head.books, arrays["books.sums"], arrays["books.moved_ns"])
         ledger.accounts.restore(head.accounts, now_ns)
         ledger.interfaces.restore(head.interfaces, arrays["interfaces"])
-        ledger.connections.columns = Columns(
-            *(arrays[f"connections.{name}"].copy() for name in Columns._fields)
-        )
+        ledger.connections.columns = self._columns("connections")
+        ledger.waiting.held = self._columns("held")
         ledger.readings.key = arrays["kernel.key"].copy()
         ledger.readings.sums = arrays["kernel.read"].copy()
         ledger.retired_gaps = dict(head.retired_gaps)
         ledger.began_unknown = head.began_unknown
         ledger.overflow_packets = head.overflow_packets
         ledger.accounts.limited = head.limited
+        ledger.naming.came_too_late = head.came_too_late
         ledger.begin()
+
+    def _columns(self, table: str) -> Columns:
+        return Columns(*(self._arrays[f"{table}.{name}"].copy() for name in Columns._fields))
 
 
 def _arrays(ledger: Ledger, interface_pairs: Array) -> dict[str, Array]:
     arrays: dict[str, Array] = {"interfaces": interface_pairs}
     for name, table in (("pods", ledger.pods), ("flows", ledger.flows), ("books", ledger.books)):
         arrays[f"{name}.sums"], arrays[f"{name}.moved_ns"] = table.sums()
-    for name, column in ledger.connections.columns._asdict().items():
-        arrays[f"connections.{name}"] = column
+    kept = (("connections", ledger.connections.columns), ("held", ledger.waiting.held))
+    for where, columns in kept:
+        arrays |= {f"{where}.{name}": column for name, column in columns._asdict().items()}
     arrays["kernel.key"], arrays["kernel.read"] = ledger.readings.key, ledger.readings.sums
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 

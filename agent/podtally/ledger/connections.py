@@ -13,6 +13,7 @@ TCP = 6
 TCP_FIN, TCP_RST = 1, 4
 
 BEGAN_UNKNOWN, BEGAN_HERE, BEGAN_THERE = 0, 1, 2
+UNNAMED = -1  # the account of a connection that is to be named again
 
 # The key of a flow as the kernel keeps it; addresses are words in network order.
 KEY = np.dtype(
@@ -24,7 +25,8 @@ KEY = np.dtype(
         ("remote_port", "u2"),
         ("protocol", "u1"),
         ("first_direction", "u1"),
-        ("pad", "u1", (6,)),
+        ("cgroup_high", "u2"),
+        ("cgroup_low", "u4"),
     ]
 )
 
@@ -66,6 +68,7 @@ class Flags(NamedTuple):
     shift: int
     syn_only: int
     syn_ack: int
+    socket: int = 0  # 0: programs that did not look for sockets
 
 
 def who_began(seen: NDArray[np.uint64], key: NDArray[np.void], flags: Flags) -> NDArray[np.uint8]:
@@ -186,9 +189,9 @@ class Connections:
         if len(gone):  # what began in an interface's last epoch ends with it, too
             leaving = [np.isin(each.key["ifindex"], gone) for each in begun]
             pairs = list(zip(begun, leaving, strict=True))
-            ended = _join([ended, *(each.take(last) for each, last in pairs)])
+            ended = join([ended, *(each.take(last) for each, last in pairs)])
             begun = [each.take(~last) for each, last in pairs]
-        joined = _join([columns.take(~over) if over.any() else columns, *begun])
+        joined = join([columns.take(~over) if over.any() else columns, *begun])
         self.columns = joined.take(np.argsort(joined.fingerprint, kind="stable"))
         return ended
 
@@ -205,5 +208,5 @@ class Connections:
         return over
 
 
-def _join(parts: list[Columns]) -> Columns:
+def join(parts: list[Columns]) -> Columns:
     return Columns(*(np.concatenate(column) for column in zip(*parts, strict=True)))

@@ -9,6 +9,8 @@ from podtally.ledger.books import Balance, close
 
 NO_PAIRS = np.zeros((0, 2), np.int64)
 UNBOUNDED = np.iinfo(np.int64).max >> 2  # an upper bound nobody reaches, and sums of it fit
+_FLAGS = ("watched", "host", "leaving")
+_KEPT = ("booked", "low", "high", "counter", "tags", "owed_bytes", "owed_packets")
 
 
 class Record(NamedTuple):
@@ -18,13 +20,16 @@ class Record(NamedTuple):
     ifindex: int
     name: str
     watched: bool  # somebody said that it is there; else only its flows did
+    host: bool = False
+    leaving: bool = False
 
 
 class Interfaces:
     """A slot for each interface; a slot is used again when its interface has gone.
 
     ``booked`` counts from the interface's own beginning: flows, other and overflow
-    together. ``counter`` is the last reading, from and to the endpoint.
+    together. ``counter`` is the last reading, from and to the endpoint. ``owed`` is what
+    was booked and is not yet in the total of a pod, since it has no name yet.
     """
 
     def __init__(self) -> None:
@@ -34,12 +39,16 @@ class Interfaces:
         self.names: list[str] = []
         self.ifindex = np.zeros(0, np.int64)
         self.watched = np.zeros(0, np.bool_)
+        self.host = np.zeros(0, np.bool_)  # the host's own: several endpoints share it
+        self.leaving = np.zeros(0, np.bool_)  # it has gone, and what it owes waits for a name
         self.booked = NO_PAIRS
         self.low = NO_PAIRS
         self.high = NO_PAIRS
         self.counter = NO_PAIRS
         self.tags = NO_PAIRS  # bytes of VLAN tags that the interface may have counted
         self.gap = NO_PAIRS
+        self.owed_bytes = NO_PAIRS
+        self.owed_packets = NO_PAIRS
 
     def __len__(self) -> int:
         return len(self.names)
@@ -71,7 +80,11 @@ class Interfaces:
 
     def strays(self) -> list[int]:
         """Interfaces with flows that nobody watches: they went while we were away."""
-        return [i for i, slot in self._slots.items() if not self.watched[slot]]
+        absent = ~(self.watched | self.leaving)
+        return [i for i, slot in self._slots.items() if absent[slot]]
+
+    def leaving_ones(self) -> list[int]:
+        return [i for i, slot in self._slots.items() if self.leaving[slot]]
 
     def watched_ones(self) -> list[int]:
         return [i for i, slot in self._slots.items() if self.watched[slot]]
@@ -79,14 +92,17 @@ class Interfaces:
     def known(self, ifindex: int) -> bool:
         return ifindex in self._slots
 
-    def appeared(self, ifindex: int, name: str, counter: tuple[int, int]) -> None:
+    def appeared(
+        self, ifindex: int, name: str, counter: tuple[int, int], host: bool = False
+    ) -> None:
         """An interface is there, and is about to be watched. The opening balance is at
-        least the oldest reading of its counter.
+        least the oldest reading of its counter. ``host``: it is the host's own.
         """
         slot = self.slot(ifindex)
         fresh = not self.watched[slot] and not self.booked[slot].any()
         self.renamed(ifindex, name)
-        self.watched[slot] = True
+        self.watched[slot], self.host[slot] = True, host
+        self.leaving[slot] = False
         if fresh:
             self.low[slot] = self.counter[slot] = counter
 
@@ -130,6 +146,16 @@ class Interfaces:
         self.counter[slots] = later
         return counted
 
+    def leave(self, ifindex: int) -> None:
+        """It has gone; its slot stays until all that is owed on it is paid."""
+        slot = self._slots[ifindex]
+        self.watched[slot], self.leaving[slot] = False, True
+        self.gap[slot] = 0
+
+    def owes(self, ifindex: int) -> bool:
+        slot = self._slots[ifindex]
+        return bool(self.owed_bytes[slot].any() or self.owed_packets[slot].any())
+
     def remove(self, ifindex: int) -> None:
         slot = self._slots.pop(ifindex)
         self._clear(slot)
@@ -137,42 +163,49 @@ class Interfaces:
         self._free.append(slot)
 
     def dump(self) -> tuple[list[Record], NDArray[np.int64]]:
-        """For the checkpoint: records, and booked, low, high, counter, tags of each. (n, 5, 2)"""
+        """For the checkpoint: records, and the pairs of each in the order of _KEPT. (n, 7, 2)"""
         slots = list(self._slots.values())
         records = [
-            Record(slot, ifindex, self.names[slot], bool(self.watched[slot]))
+            Record(
+                slot,
+                ifindex,
+                self.names[slot],
+                bool(self.watched[slot]),
+                bool(self.host[slot]),
+                bool(self.leaving[slot]),
+            )
             for ifindex, slot in self._slots.items()
         ]
-        pairs = (self.booked, self.low, self.high, self.counter, self.tags)
-        return records, np.stack([pair[slots] for pair in pairs], axis=1)
+        return records, np.stack([getattr(self, name)[slots] for name in _KEPT], axis=1)
 
     def restore(self, records: list[Record], pairs: NDArray[np.int64]) -> None:
         for _ in range(max((record.slot for record in records), default=-1) + 1):
             self._grow()
-        for record, (booked, low, high, counter, tags) in zip(records, pairs, strict=True):
+        for record, kept in zip(records, pairs, strict=True):
             slot = record.slot
             self._slots[record.ifindex] = slot
             self.ifindex[slot], self.names[slot] = record.ifindex, record.name
-            self.watched[slot] = record.watched
-            self.booked[slot], self.low[slot], self.high[slot] = booked, low, high
-            self.counter[slot], self.tags[slot] = counter, tags
+            self.watched[slot], self.host[slot] = record.watched, record.host
+            self.leaving[slot] = record.leaving
+            for name, pair in zip(_KEPT, kept, strict=True):
+                getattr(self, name)[slot] = pair
         taken = set(self._slots.values())
         self._free = [slot for slot in range(len(self.names)) if slot not in taken]
 
     def _grow(self) -> int:
         self.names.append("")
         self.ifindex = np.append(self.ifindex, 0)
-        self.watched = np.append(self.watched, False)
-        for name in ("booked", "low", "high", "counter", "tags", "gap"):
+        for name in _FLAGS:
+            setattr(self, name, np.append(getattr(self, name), False))
+        for name in (*_KEPT, "gap"):
             setattr(self, name, np.append(getattr(self, name), [[0, 0]], axis=0))
         return len(self.names) - 1
 
     def _clear(self, slot: int) -> None:
         self.names[slot] = ""
         self.ifindex[slot] = 0
-        self.watched[slot] = False
-        for pair in (self.booked, self.low, self.high, self.counter, self.tags, self.gap):
-            pair[slot] = 0
+        for name in (*_FLAGS, *_KEPT, "gap"):
+            getattr(self, name)[slot] = 0
 
 
 def _nameless(ifindex: int) -> str:

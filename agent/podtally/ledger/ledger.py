@@ -16,16 +16,15 @@ from podtally.kernel.books import Accounts as KernelAccounts
 from podtally.kernel.table import Rows
 from podtally.ledger.accounts import (
     BYTES,
-    CONNECTIONS,
     PACKETS,
     Account,
     Accounts,
+    Tables,
 )
 from podtally.ledger.connections import (
-    BEGAN_HERE,
-    BEGAN_THERE,
     BEGAN_UNKNOWN,
     KEY,
+    UNNAMED,
     Columns,
     Connections,
     Flags,
@@ -35,7 +34,9 @@ from podtally.ledger.interfaces import Interfaces
 from podtally.ledger.kernel_readings import NOTHING_GROWN, KernelReadings
 from podtally.ledger.labels import DIRECTIONS, BookLabels, FlowLabels, PodLabels
 from podtally.ledger.naming import Naming
+from podtally.ledger.remotes import Flows, Present, flows_of
 from podtally.ledger.series import SeriesTable, SeriesView
+from podtally.ledger.waiting import Waiting
 
 ColdRows = Callable[[NDArray[np.int64]], NDArray[np.void]]
 
@@ -49,6 +50,7 @@ class Limits(NamedTuple):
     series: int
     connections: int
     grace_ns: int  # how long the series of the dead are kept
+    patience_ns: int = 10_000_000_000  # how long a flow waits for its name
 
 
 class View(NamedTuple):
@@ -62,13 +64,15 @@ class View(NamedTuple):
     began_unknown: int
     limited: int
     overflow_packets: int
+    waiting: int  # connections that may still be named
+    came_too_late: int  # that could not be, in time
 
 
 class Tally(NamedTuple):
     """What one epoch adds, by interface slot and direction."""
 
     bytes: NDArray[np.int64]  # (slots, 2, 3): the accounts
-    packets: NDArray[np.int64]  # (slots, 2): all of them
+    packets: NDArray[np.int64]  # (slots, 2, 2): of flows, of the rest
 
 
 class Ended(NamedTuple):
@@ -84,8 +88,9 @@ class Places(NamedTuple):
     """Indexes of the series of live interfaces, egress before ingress."""
 
     live: NDArray[np.int64]  # their slots
-    pods: NDArray[np.int64]  # two for each
-    books: NDArray[np.int64]
+    books: NDArray[np.int64]  # two for each
+    named: NDArray[np.int64]  # the slots among them that have an endpoint with a name
+    pods: NDArray[np.int64]  # two for each of those
 
 
 class Ledger:
@@ -97,10 +102,11 @@ class Ledger:
         self.pods: SeriesTable[PodLabels] = SeriesTable(2)
         self.flows: SeriesTable[FlowLabels] = SeriesTable(3)
         self.books: SeriesTable[BookLabels] = SeriesTable(3)
-        self.accounts = Accounts(self.flows, limits.series)
+        self.accounts = Accounts(Tables(self.flows, self.pods), limits.series)
         self.connections = Connections(flags, limits.connections)
         self.interfaces = Interfaces()
-        self._naming = Naming(self.interfaces, self.accounts)
+        self.naming = Naming(self.interfaces, self.accounts, flags, limits.patience_ns)
+        self.waiting = Waiting(self.connections, self.accounts, self.naming)
         self.retired_gaps: dict[BookLabels, int] = {}
         self.readings = KernelReadings()
         self.began_unknown = 0
@@ -108,8 +114,9 @@ class Ledger:
         self._flags = flags
         self._sums = np.zeros((4, 0), np.int64)
         self._ended: list[Columns] = []
-        self._placed = Places(*(np.zeros(0, np.int64),) * 3)
+        self._placed = Places(*(np.zeros(0, np.int64),) * 4)
         self._placed_for: tuple[Names | None, int] = (None, -1)
+        self._reopened_for: Names | None = None
         self._kernel_delta = NOTHING_GROWN
         self.begin()
 
@@ -119,74 +126,99 @@ class Ledger:
 
     # -- rows ---------------------------------------------------------------------
 
-    def book_rows(self, rows: Rows, cold: ColdRows, names: Names, now_ns: int) -> None:
+    def book_rows(self, rows: Rows, cold: ColdRows, present: Present) -> None:
         """Book a batch of rows, each connection at most once in an epoch."""
         place, known = self.connections.find(rows.fingerprint)
         if known.all():
-            account = self._book_known(rows, place, cold, names, now_ns)
+            account = self._book_known(rows, place, cold, present)
         else:
             account = np.empty(len(place), np.int64)
             old = np.flatnonzero(known)
             some = Rows._make(column[old] for column in rows)
-            account[old] = self._book_known(some, place[old], cold, names, now_ns)
+            account[old] = self._book_known(some, place[old], cold, present)
             new = np.flatnonzero(~known)
-            fresh = self._begin(Rows._make(column[new] for column in rows), cold, names, now_ns)
+            fresh = self._begin(Rows._make(column[new] for column in rows), cold, present)
             account[new] = fresh.account
             self.connections.begin(fresh)
         self._add(account, rows)
 
     def _book_known(
-        self, rows: Rows, place: NDArray[np.int64], cold: ColdRows, names: Names, now_ns: int
+        self, rows: Rows, place: NDArray[np.int64], cold: ColdRows, present: Present
     ) -> NDArray[np.int64]:
         """Add rows to their connections; returns their accounts. (n,)"""
         connections = self.connections
         reborn = connections.reborn(place, rows.seen)
+        handed = self._handed_over(rows, place, cold, present)
+        if handed is not None:
+            reborn = reborn | handed
         if not reborn.any():
-            connections.add_to(place, (rows.bytes, rows.packets), rows.seen, now_ns)
+            connections.add_to(place, (rows.bytes, rows.packets), rows.seen, present.now_ns)
         else:
             old = Rows._make(column[~reborn] for column in rows)
-            connections.add_to(place[~reborn], (old.bytes, old.packets), old.seen, now_ns)
+            amounts = (old.bytes, old.packets)
+            connections.add_to(place[~reborn], amounts, old.seen, present.now_ns)
             again = Rows._make(column[reborn] for column in rows)
-            fresh = self._begin(again, cold, names, now_ns)
+            fresh = self._begin(again, cold, present, connections.columns.began[place[reborn]])
             self._ended.append(connections.replace(place[reborn], fresh))
         account = connections.columns.account[place]
-        unnamed = np.flatnonzero(account < 0)
+        unnamed = np.flatnonzero(account == UNNAMED)
         if len(unnamed):
             columns = connections.columns.take(place[unnamed])
-            account[unnamed] = self._naming.accounts_of(columns.key, columns.began, names, now_ns)
+            account[unnamed] = self.naming.accounts_of(flows_of(columns), present, wait=False)
             connections.columns.account[place[unnamed]] = account[unnamed]
         return account.astype(np.int64)
 
-    def _begin(self, rows: Rows, cold: ColdRows, names: Names, now_ns: int) -> Columns:
+    def _handed_over(
+        self, rows: Rows, place: NDArray[np.int64], cold: ColdRows, present: Present
+    ) -> NDArray[np.bool_] | None:
+        """Which rows go on under the addresses of a connection whose other end is somebody
+        else by now. (n,); None: none of them
+        """
+        if not len(present.handed_over):
+            return None
+        remote = self.connections.columns.key["remote_address"][place]
+        some = np.flatnonzero(np.isin(remote[:, 1], present.handed_over))
+        if not len(some):
+            return None
+        high, low = remote[some].byteswap().T
+        now_ns = cold(rows.place[some])["first_seen_ns"].astype(np.int64)
+        then_ns = self.connections.columns.first_ns[place[some]]
+        look_up = present.names.look_up
+        handed = np.zeros(len(place), np.bool_)
+        handed[some] = look_up(high, low, now_ns) != look_up(high, low, then_ns)
+        return handed
+
+    def _begin(
+        self,
+        rows: Rows,
+        cold: ColdRows,
+        present: Present,
+        began_before: NDArray[np.uint8] | None = None,
+    ) -> Columns:
         """New connections from rows, named as of their first packet."""
         cold_rows = cold(rows.place)
         key = np.empty(len(cold_rows), KEY)
         for field in KEY.names or ():
             key[field] = cold_rows[field]
         began = who_began(rows.seen, key, self._flags)
-        account = self._naming.accounts_of(key, began, names, now_ns)
-        self._count_beginnings(account, began, now_ns)
+        if began_before is not None:  # what goes on in the same ports shows no SYN
+            began = np.where(began == BEGAN_UNKNOWN, began_before, began).astype(np.uint8)
+        first_ns = cold_rows["first_seen_ns"].astype(np.int64)
+        flows = Flows(key, began, first_ns, rows.seen, rows.packets[:, 0])
+        account = self.naming.accounts_of(flows, present)
+        self.accounts.count_beginnings(account, began, present.now_ns)
+        self.began_unknown += int(np.count_nonzero(began == BEGAN_UNKNOWN))
         return Columns(
             rows.fingerprint,
             account.astype(np.int32),
             began,
             rows.seen,
-            cold_rows["first_seen_ns"].astype(np.int64),
-            np.full(len(key), now_ns, np.int64),
+            first_ns,
+            np.full(len(key), present.now_ns, np.int64),
             rows.bytes,
             rows.packets,
             key,
         )
-
-    def _count_beginnings(
-        self, account: NDArray[np.int64], began: NDArray[np.uint8], now_ns: int
-    ) -> None:
-        for direction, side in enumerate((BEGAN_HERE, BEGAN_THERE)):
-            begun = account[began == side]
-            one = np.zeros((len(begun), 3), np.int64)
-            one[:, CONNECTIONS] = 1
-            self.flows.add(self.accounts.series[begun, direction], one, now_ns)
-        self.began_unknown += int(np.count_nonzero(began == BEGAN_UNKNOWN))
 
     def _add(self, account: NDArray[np.int64], rows: Rows) -> None:
         short = len(self.accounts) - self._sums.shape[1]
@@ -205,20 +237,50 @@ class Ledger:
 
     # -- the end of an epoch --------------------------------------------------------
 
-    def settle(self, names: Names, gone: Iterable[int], now_ns: int) -> list[Ended]:
+    def settle(self, present: Present, gone: Iterable[int]) -> list[Ended]:
         """Put the epoch's sums where they belong; ``gone`` are interfaces to be let go
         after this. Returns the connections that ended, if they are to be kept.
         """
-        tally = self._tally()
+        now_ns = present.now_ns
+        self._settle_interfaces(self._tally(), present)
         self._settle_flows(now_ns)
-        self._settle_interfaces(tally, names, now_ns)
         self.begin()
         leaving = np.array([i for i in gone if self.interfaces.known(i)], np.int64)
         ended = [*self._ended, self.connections.settle(now_ns, leaving)]
         self._ended = []
-        if not self._keep_ended:
-            return []
-        return [self._describe(each, names) for each in ended if len(each.fingerprint)]
+        ended = [*self.waiting.hold(ended), self.waiting.name(present)]
+        self._reopen_unknown(present.names)
+        described = [
+            self._describe(each, present.names)
+            for each in ended
+            if self._keep_ended and len(each.fingerprint)
+        ]
+        self._release()
+        return described
+
+    def _reopen_unknown(self, names: Names) -> None:
+        """When names have changed, whose other end was unknown is asked for again."""
+        if names is not self._reopened_for and self.accounts.unknown.any():
+            account = self.connections.columns.account
+            account[(account >= 0) & self.accounts.unknown[np.maximum(account, 0)]] = UNNAMED
+        self._reopened_for = names
+
+    def _release(self) -> None:
+        """Forget the interfaces that have gone and that nothing is owed on any more."""
+        for ifindex in self.interfaces.leaving_ones():
+            if not self._owes(ifindex):
+                self._remove(ifindex)
+
+    def _owes(self, ifindex: int) -> bool:
+        return self.interfaces.owes(ifindex) or self.waiting.on(ifindex)
+
+    def _remove(self, ifindex: int) -> None:
+        slot = self.interfaces.slot(ifindex)
+        self.accounts.close(slot)
+        self.accounts.close_waiting(slot)
+        self.interfaces.remove(ifindex)
+
+    # -- sums -------------------------------------------------------------------------
 
     def _describe(self, columns: Columns, names: Names) -> Ended:
         interfaces = np.unique(columns.key["ifindex"]).tolist()
@@ -235,7 +297,7 @@ class Ledger:
             amounts = np.zeros((len(moved), 3), np.int64)
             amounts[:, BYTES] = self._sums[direction, moved]
             amounts[:, PACKETS] = self._sums[2 + direction, moved]
-            self.flows.add(self.accounts.series[moved, direction], amounts, now_ns)
+            self.accounts.add(moved, direction, amounts, now_ns)
 
     def _tally(self) -> Tally:
         delta = self._kernel_delta
@@ -245,39 +307,54 @@ class Ledger:
             self.interfaces.renamed(0, STRANGERS_NAME)
         tally = Tally(
             np.zeros((len(self.interfaces), 2, 3), np.int64),
-            np.zeros((len(self.interfaces), 2), np.int64),
+            np.zeros((len(self.interfaces), 2, 2), np.int64),
         )
-        np.add.at(tally.bytes[:, :, OTHER:], (slots, delta.direction[moved]), delta.bytes[moved])
-        np.add.at(tally.packets, (slots, delta.direction[moved]), delta.packets[moved].sum(axis=1))
+        direction, rest = delta.direction[moved], tally.packets[:, :, 1]
+        np.add.at(tally.bytes[:, :, OTHER:], (slots, direction), delta.bytes[moved])
+        np.add.at(rest, (slots, direction), delta.packets[moved].sum(axis=1))
         flowed = np.flatnonzero(self._sums.any(axis=0))
         np.add.at(tally.bytes[:, :, FLOWS], self.accounts.slot[flowed], self._sums[:2, flowed].T)
-        np.add.at(tally.packets, self.accounts.slot[flowed], self._sums[2:, flowed].T)
-        np.add.at(
-            self.interfaces.tags, (slots, delta.direction[moved]), VLAN_TAG * delta.tagged[moved]
-        )
+        np.add.at(tally.packets[:, :, 0], self.accounts.slot[flowed], self._sums[2:, flowed].T)
+        np.add.at(self.interfaces.tags, (slots, direction), VLAN_TAG * delta.tagged[moved])
         self._kernel_delta = NOTHING_GROWN
         return tally
 
-    def _settle_interfaces(self, tally: Tally, names: Names, now_ns: int) -> None:
-        self.interfaces.booked += tally.bytes.sum(axis=2)
-        live, pods, books = self._places(names, now_ns)
-        amounts = np.stack([tally.bytes.sum(axis=2), tally.packets], axis=2)
-        self.pods.add(pods, amounts[live].reshape(-1, 2), now_ns)
-        self.books.add(books, tally.bytes[live].reshape(-1, 3), now_ns)
+    def _settle_interfaces(self, tally: Tally, present: Present) -> None:
+        interfaces = self.interfaces
+        interfaces.booked += tally.bytes.sum(axis=2)
+        # What several share is added up by account; only what is no flow is the host's own.
+        own = interfaces.host[:, None, None]
+        interfaces.owed_bytes += np.where(own, 0, tally.bytes)[:, :, FLOWS]
+        interfaces.owed_bytes += tally.bytes[:, :, OTHER:].sum(axis=2)
+        interfaces.owed_packets += np.where(own, 0, tally.packets)[:, :, 0]
+        interfaces.owed_packets += tally.packets[:, :, 1]
+        places = self._places(present.names, present.now_ns)
+        self.books.add(places.books, tally.bytes[places.live].reshape(-1, 3), present.now_ns)
+        self._pay_pods(places, present.now_ns)
+
+    def _pay_pods(self, places: Places, now_ns: int) -> None:
+        """Put what is owed into the totals of the pods that have a name."""
+        interfaces, named = self.interfaces, places.named
+        owed = np.stack([interfaces.owed_bytes[named], interfaces.owed_packets[named]], axis=2)
+        self.pods.add(places.pods, owed.reshape(-1, 2), now_ns)
+        interfaces.owed_bytes[named] = interfaces.owed_packets[named] = 0
 
     def _places(self, names: Names, now_ns: int) -> Places:
         """Where the sums of each live interface go; the same until a name changes."""
         if self._placed_for[0] is not names or self._placed_for[1] != self.interfaces.version:
             live = self.interfaces.live()
-            pods, books = [], []
+            pods, books, named = [], [], []
             for slot in live.tolist():
                 endpoint = names.endpoint(int(self.interfaces.ifindex[slot]))
                 interface = self.interfaces.names[slot]
                 for each in DIRECTIONS:
-                    labels = PodLabels(endpoint.namespace, endpoint.name, each)
-                    pods.append(self.pods.index_of(labels, now_ns))
                     books.append(self.books.index_of(BookLabels(interface, each), now_ns))
-            self._placed = Places(live, np.array(pods, np.int64), np.array(books, np.int64))
+                if endpoint.final:
+                    named.append(slot)
+                    labels = [PodLabels(endpoint.namespace, endpoint.name, d) for d in DIRECTIONS]
+                    pods += [self.pods.index_of(each, now_ns) for each in labels]
+            lists = (books, named, pods)
+            self._placed = Places(live, *(np.array(each, np.int64) for each in lists))
             self._placed_for = (names, self.interfaces.version)
         return self._placed
 
@@ -296,7 +373,8 @@ class Ledger:
             amounts = np.zeros((len(places.books), 3), np.int64)
             amounts[:, OTHER] = tags[places.live].ravel()
             self.books.add(places.books, amounts, now_ns)
-            self.pods.add(places.pods, amounts[:, [OTHER, OVERFLOW]], now_ns)
+            self.interfaces.owed_bytes += tags
+            self._pay_pods(places, now_ns)
 
     def let_go(self, ifindex: int) -> None:
         """Forget an interface; its series stay for the grace, its gap with them."""
@@ -308,7 +386,10 @@ class Ledger:
                 labels = BookLabels(self.interfaces.names[slot], direction)
                 self.retired_gaps[labels] = self.retired_gaps.get(labels, 0) + gap
         self._close_accounts([ifindex])
-        self.interfaces.remove(ifindex)
+        if self._owes(ifindex):
+            self.interfaces.leave(ifindex)
+        else:
+            self._remove(ifindex)
 
     def rename(self, ifindexes: Iterable[int]) -> None:
         """The endpoints of these interfaces have new names: what flows from now on is theirs."""
@@ -319,7 +400,8 @@ class Ledger:
     def _close_accounts(self, ifindexes: list[int]) -> None:
         """No connection may go on under the index of an account that can become another's."""
         columns = self.connections.columns
-        columns.account[np.isin(columns.key["ifindex"], ifindexes)] = -1
+        booked = np.isin(columns.key["ifindex"], ifindexes) & ~self.waiting.among(columns)
+        columns.account[booked] = UNNAMED
         for ifindex in ifindexes:
             self.accounts.close(self.interfaces.slot(ifindex))
 
@@ -327,7 +409,7 @@ class Ledger:
         """Forget the series of what is no more and has been silent for the grace."""
         before = now_ns - self.limits.grace_ns
         places = self._places(names, now_ns)
-        self.pods.expire(before, places.pods)
+        self.pods.expire(before, np.union1d(places.pods, self.accounts.pods_in_use()))
         self.books.expire(before, places.books)
         if len(self.flows) > self.limits.series * NEARLY_FULL:
             # The living keep their series, silent or not, unless there is a need for room.
@@ -351,4 +433,6 @@ class Ledger:
             self.began_unknown,
             self.accounts.limited,
             self.overflow_packets,
+            len(self.waiting),
+            self.naming.came_too_late,
         )

@@ -1,0 +1,32 @@
+"""Prints rows of words in columns, and colours only where they are wanted."""
+
+import os
+from collections.abc import Sequence
+from typing import TextIO
+
+BOLD, YELLOW = "1", "33"
+
+
+def print_columns(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], doubtful: Sequence[bool], out: TextIO
+) -> None:
+    """Write a table whose cells are never empty, so that ``awk`` finds the columns; in a
+    ``doubtful`` row the cells stand in yellow, where there are colours.
+    """
+    table = [[_cell(text) for text in row] for row in (heads, *rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    paints = [BOLD, *(YELLOW if doubt else "" for doubt in doubtful)]
+    coloured = wants_colour(out)
+    for row, paint in zip(table, paints, strict=True):
+        line = "  ".join(map(str.ljust, row, widths)).rstrip()
+        out.write(f"\x1b[{paint}m{line}\x1b[0m\n" if paint and coloured else f"{line}\n")
+
+
+def wants_colour(out: TextIO) -> bool:
+    """On a terminal whose owner does not object (https://no-color.org)."""
+    return out.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _cell(text: str) -> str:
+    """One word, without what a terminal would take for a command."""
+    return "".join(c if c.isprintable() and not c.isspace() else "?" for c in text) or "-"

@@ -1,0 +1,59 @@
+"""``podtally endpoints``: the table of who is behind each watched interface."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from podtally import config
+from podtally.commands import asking
+from podtally.commands.columns import print_columns
+from podtally.export import api
+
+_EPILOG = """\
+example:
+  podtally endpoints --listen 127.0.0.1:9775
+
+Asks the running agent. SOURCE tells how an endpoint was found, SINCE from when on it was;
+`waiting` means that its name may still come, and its flows are held back for it.
+Exit codes: 0 there are endpoints, 1 there are none, 2 wrong use or no agent answers.
+"""
+_HEADS = ("INTERFACE", "NAMESPACE", "POD", "WORKLOAD", "KIND", "SOURCE", "SINCE", "ADDRESSES")
+_UNKNOWN = "unknown"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = _EPILOG
+    asking.add_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Return 0 if there are endpoints, 1 if there are none."""
+    told = asking.ask(config.from_arguments(args), api.ENDPOINTS, api.Endpoints)
+    if args.output == "json":
+        asking.print_json(told, sys.stdout)
+    elif told.endpoints:
+        show(told.endpoints, sys.stdout)
+    else:
+        print("no interface is watched", file=sys.stderr)
+    return 0 if told.endpoints else 1
+
+
+def show(rows: Sequence[api.EndpointRow], out: TextIO) -> None:
+    """Write the table, by interface; who has no name yet, or none at all, stands out."""
+    ordered = sorted(rows, key=lambda row: (row.interface, row.namespace, row.pod))
+    doubtful = [row.waiting or row.pod in ("", _UNKNOWN) for row in ordered]
+    print_columns(_HEADS, [_words(row) for row in ordered], doubtful, out)
+
+
+def _words(row: api.EndpointRow) -> tuple[str, ...]:
+    return (
+        row.interface or f"ifindex:{row.ifindex}",
+        row.namespace,
+        row.pod,
+        row.workload,
+        row.workload_kind,
+        f"{row.source},waiting" if row.waiting else row.source,
+        row.since,
+        ",".join(row.addresses),
+    )

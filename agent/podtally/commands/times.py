@@ -1,0 +1,47 @@
+"""Reads a point in time as people write it: a date, a time of today, or how long ago."""
+
+import datetime
+import re
+
+from podtally.errors import PodtallyError
+from podtally.export.api import parse_time
+
+_MEND = "write 2026-01-31T23:59:59Z, 14:05, 14:05:30, 90s, or '5m ago'"
+_CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?", re.ASCII)
+_AGO = re.compile(r"-?((?:\d+(?:\.\d+)?[smhd])+)(?: ago)?", re.ASCII)
+_PART = re.compile(r"([\d.]+)([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse(text: str, now: datetime.datetime) -> datetime.datetime:
+    """Return the time meant, with its offset; ``now`` has the offset of local time.
+
+    Raises PodtallyError where it cannot be told, or has not been yet.
+    """
+    at = _read(text.strip(), now)
+    if at is None:
+        raise PodtallyError(f"--at: {text!r} is no time", _MEND)
+    if at > now:
+        raise PodtallyError(f"--at: {text!r} is yet to come", "name the day, as in " + _day(at))
+    return at
+
+
+def _read(text: str, now: datetime.datetime) -> datetime.datetime | None:
+    try:
+        if (ago := _AGO.fullmatch(text)) is not None:
+            parts = _PART.findall(ago[1])
+            seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+            return now - datetime.timedelta(seconds=seconds)
+        if (clock := _CLOCK.fullmatch(text)) is not None:
+            hour, minute, second = (int(part or 0) for part in clock.groups())
+            today = now.replace(tzinfo=None, microsecond=0, fold=0)
+            at = today.replace(hour=hour, minute=minute, second=second)
+            return at.astimezone()
+        return parse_time(text)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _day(at: datetime.datetime) -> str:
+    """The same time a day before."""
+    return (at - datetime.timedelta(days=1)).isoformat(timespec="seconds")

@@ -1,0 +1,139 @@
+"""What ``/api/v1`` answers, as JSON: the shapes of the answers, and how a question is read.
+
+What is true of endpoints and addresses comes from ``Answers``; commands decode with the same
+shapes. All times are in RFC 3339, in UTC.
+"""
+
+import datetime
+import ipaddress
+import re
+from http import HTTPStatus
+from typing import NamedTuple, Protocol
+from urllib.parse import parse_qs
+
+import msgspec
+
+PREFIX = "/api/v1/"
+ENDPOINTS = PREFIX + "endpoints"
+RESOLVE = PREFIX + "resolve"
+
+# RFC 3339 5.6; without an offset it is local time
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:\d\d)?", re.ASCII)
+
+
+class EndpointRow(msgspec.Struct, frozen=True):
+    """Who is behind a watched interface, or behind a socket of the host."""
+
+    interface: str
+    ifindex: int
+    namespace: str
+    pod: str
+    workload: str
+    workload_kind: str
+    source: str  # how it was found
+    since: str  # "": not known since when
+    addresses: list[str] = []
+    uid: str = ""  # of a pod
+    labels: dict[str, str] = {}
+    waiting: bool = False  # its name may still come, and its flows wait for it
+
+
+class Held(msgspec.Struct, frozen=True, rename={"from_": "from"}):
+    """That somebody has, or had, an address."""
+
+    kind: str  # pod, service, node, host, external, unknown
+    namespace: str
+    name: str
+    workload: str
+    scope: str
+    from_: str = ""  # "": not known since when
+    until: str = ""  # "": it has it now
+    source: str = ""
+
+
+class Endpoints(msgspec.Struct, frozen=True):
+    endpoints: list[EndpointRow]
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """Who has an address, and had it; with ``at`` only who had it then. Empty: nobody known."""
+
+    address: str
+    at: str
+    held: list[Held]
+
+
+class Refused(msgspec.Struct, frozen=True):
+    error: str
+    mend: str
+
+
+class Answers(Protocol):
+    """Called from the server's threads, several at once: reads what is swapped by reference."""
+
+    def endpoints(self) -> list[EndpointRow]: ...
+
+    def resolve(self, address: str, at_wall: float | None) -> list[Held]:
+        """``address`` is an IPv4 or IPv6 address, as ``ipaddress`` writes it, never
+        IPv4-mapped; ``at_wall`` are seconds since 1970, None for all that is remembered.
+        """
+        ...
+
+
+class Reply(NamedTuple):
+    status: HTTPStatus
+    body: bytes
+
+
+class Api:
+    """Takes a question as it stands in a URL."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    def reply(self, path: str, query: str) -> Reply:
+        if path == ENDPOINTS:
+            return _reply(HTTPStatus.OK, Endpoints(self._answers.endpoints()))
+        if path == RESOLVE:
+            return self._resolve(query)
+        return _reply(HTTPStatus.NOT_FOUND, Refused(f"there is no {path}", f"try {ENDPOINTS}"))
+
+    def _resolve(self, query: str) -> Reply:
+        asked = parse_qs(query)
+        at = asked.get("at", [""])[-1]
+        try:
+            address = plain_address(asked.get("address", [""])[-1])
+            at_wall = parse_time(at).timestamp() if at else None
+        except ValueError as error:
+            example = f"for example {RESOLVE}?address=10.0.0.7&at=2026-01-31T23:59:59Z"
+            return _reply(HTTPStatus.BAD_REQUEST, Refused(str(error), example))
+        held = self._answers.resolve(address, at_wall)
+        return _reply(HTTPStatus.OK, Resolved(address, at, held))
+
+
+def plain_address(text: str) -> str:
+    """An address as ``ipaddress`` writes it, IPv4-mapped as IPv4; ValueError if it is none."""
+    try:
+        address = ipaddress.ip_address(text.strip())
+    except ValueError:
+        raise ValueError(f"{text!r} is not an IPv4 or IPv6 address") from None
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.scope_id is not None:
+            raise ValueError(f"{text!r} has a zone, and names are kept without")
+        return str(address.ipv4_mapped or address)
+    return str(address)
+
+
+def parse_time(text: str) -> datetime.datetime:
+    """A time of RFC 3339, with its offset or in local time; ValueError if it is none."""
+    match = _TIME.fullmatch(text)
+    try:
+        if match is None:
+            raise ValueError
+        return datetime.datetime.fromisoformat(text.upper()).astimezone()
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r} is not a time as in RFC 3339") from None
+
+
+def _reply(status: HTTPStatus, body: msgspec.Struct) -> Reply:
+    return Reply(status, msgspec.json.encode(body) + b"\n")

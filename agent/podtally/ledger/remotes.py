@@ -1,0 +1,240 @@
+"""Who is at the other end of each connection, and behind a Service, who answers there."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.identity.model import UNKNOWN, Owner, Peer, peer_of
+from podtally.identity.services import NO_SERVICES, Services, unanimous
+from podtally.identity.services import Backend as Address
+from podtally.identity.table import Names
+from podtally.ledger.accounts import NO_PORT, Backend
+from podtally.ledger.connections import BEGAN_THERE, Columns
+from podtally.links.conntrack import Translations, Tuples
+
+UNKNOWN_PEER = Peer(UNKNOWN, "", "", UNKNOWN)
+NO_OWNER = -1
+_SERVED = (6, 17, 132)  # TCP, UDP, SCTP: what a Service's port can be of
+_WORD = (1 << 64) - 1
+_OWNER_BITS = 24
+_OWNERS = (1 << _OWNER_BITS) - 1
+
+
+def no_translations(tuples: Tuples) -> Translations:
+    n = len(tuples.protocol)
+    return Translations(np.zeros(n, np.bool_), np.zeros((n, 2), np.uint64), np.zeros(n, np.uint16))
+
+
+def no_sockets(tuples: Tuples) -> NDArray[np.int64]:
+    return np.zeros(len(tuples.protocol), np.int64)
+
+
+class Present(NamedTuple):
+    """What is known of the world when an epoch is booked."""
+
+    names: Names
+    now_ns: int
+    services: Services = NO_SERVICES
+    translate: Callable[[Tuples], Translations] = no_translations
+    # cgroup ids of the host's sockets that take what comes in; 0 where there is none
+    sockets: Callable[[Tuples], NDArray[np.int64]] = no_sockets
+    # The lower words, in network order, of addresses that became another's a moment ago.
+    handed_over: NDArray[np.uint64] = np.zeros(0, np.uint64)
+
+
+class Flows(NamedTuple):
+    """Connections to be named; index i of every array is the same one."""
+
+    key: NDArray[np.void]  # KEY
+    began: NDArray[np.uint8]
+    at_ns: NDArray[np.int64]  # their first packet
+    seen: NDArray[np.uint64]  # as in Columns
+    sent: NDArray[np.int64]  # packets from the endpoint
+
+    def take(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> "Flows":
+        return Flows._make(column[index] for column in self)
+
+
+def flows_of(columns: Columns) -> Flows:
+    sent = columns.packets[:, 0]
+    return Flows(columns.key, columns.began, columns.first_ns, columns.seen, sent)
+
+
+class Remote(NamedTuple):
+    """One kind of other end."""
+
+    peer: Peer
+    backend: Backend | None = None
+
+
+class Found(NamedTuple):
+    """``kind`` (n,) are places in ``kinds``; ``final`` (n,): no better name is to come."""
+
+    kinds: list[Remote]
+    kind: NDArray[np.int64]
+    final: NDArray[np.bool_]
+
+
+class _Asked(NamedTuple):
+    """Connections to a Service: their rows, and for each its place in ``services``."""
+
+    rows: NDArray[np.int64]
+    service: NDArray[np.int64]
+    services: list[tuple[Owner, int, int]]  # owner, protocol, the port that was asked
+
+
+class Remotes:
+    """Remembers what the labels need of each owner in one book of addresses."""
+
+    def __init__(self) -> None:
+        self._forget(())
+
+    def own(
+        self, names: Names, address: NDArray[np.uint64], at_ns: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Whether addresses (n, 2), in network order, are this host's. (n,)"""
+        self._learn(names)
+        return self._host[_owners(names, address, at_ns)]
+
+    def find(self, flows: Flows, present: Present) -> Found:
+        """Name the other ends as of each connection's first packet."""
+        names = present.names
+        self._learn(names)
+        owner = _owners(names, flows.key["remote_address"], flows.at_ns)
+        kinds, kind, final = self._kinds, self._kind[owner], self._final[owner]
+        # Who asks a Service began it; what comes from such an address is an answer.
+        served = self._serves[owner] & (flows.began != BEGAN_THERE)
+        served &= np.isin(flows.key["protocol"], _SERVED)
+        if not served.any():
+            return Found(kinds, kind, final)
+        asked = self._asked(np.flatnonzero(served), flows, owner, present)
+        if not len(asked.rows):
+            return Found(kinds, kind, final)
+        more, place, known = self._behind(asked, flows.take(asked.rows), present)
+        kind[asked.rows], final[asked.rows] = len(kinds) + place, known
+        return Found(kinds + more, kind, final)
+
+    def _forget(self, owners: object) -> None:
+        self._owners = owners
+        self._kinds: list[Remote] = []
+        self._places: dict[Peer, int] = {}
+        self._kind = np.zeros(0, np.int64)
+        self._final = np.zeros(0, np.bool_)
+        self._host = np.zeros(0, np.bool_)
+        self._serves = np.zeros(0, np.bool_)
+
+    def _learn(self, names: Names) -> None:
+        """Take in the owners that are new since the last time; their list only grows."""
+        if self._owners is not names.owners:
+            self._forget(names.owners)
+        fresh = names.owners[len(self._kind) :]
+        if not len(fresh):
+            return
+        kinds = [owner.kind for owner in fresh]
+        self._kind = np.append(self._kind, [self._place(peer_of(owner)) for owner in fresh])
+        self._final = np.append(self._final, [owner.final for owner in fresh])
+        self._host = np.append(self._host, [kind == "host" for kind in kinds])
+        serves = [kind in ("service", "node", "host") for kind in kinds]
+        self._serves = np.append(self._serves, serves)
+
+    def _place(self, peer: Peer) -> int:
+        place = self._places.setdefault(peer, len(self._kinds))
+        if place == len(self._kinds):
+            self._kinds.append(Remote(peer))
+        return place
+
+    def _asked(
+        self, rows: NDArray[np.int64], flows: Flows, owner: NDArray[np.int64], present: Present
+    ) -> _Asked:
+        """Which of the rows are to a Service: by its address, or a node's and its node port."""
+        key = flows.key[rows]
+        port_protocol = key["remote_port"].astype(np.int64) << 8 | key["protocol"]
+        different, place = np.unique(owner[rows] << 24 | port_protocol, return_inverse=True)
+        services: list[tuple[Owner, int, int]] = []
+        found = np.full(len(different), NO_OWNER, np.int64)
+        for i, packed in enumerate(different.tolist()):
+            who: Owner | None = present.names.owners[packed >> 24]
+            protocol, port = packed & 0xFF, packed >> 8 & 0xFFFF
+            if who is not None and who.kind != "service":
+                who = present.services.nodeport(protocol, port)
+            if who is not None:
+                found[i] = len(services)
+                services.append((who, protocol, port))
+        service = found[place]
+        return _Asked(rows[service >= 0], service[service >= 0], services)
+
+    def _behind(
+        self, asked: _Asked, flows: Flows, present: Present
+    ) -> tuple[list[Remote], NDArray[np.int64], NDArray[np.bool_]]:
+        """Who answers: kinds of remotes, each flow's place among them, and whether it is final."""
+        names, translated = present.names, present.translate(tuples_of(flows.key))
+        changed = translated.found & (translated.address != flows.key["remote_address"]).any(axis=1)
+        backend = np.where(changed, _owners(names, translated.address, flows.at_ns), NO_OWNER)
+        port = np.where(changed, translated.port.astype(np.int64), NO_PORT)
+        mixed = (asked.service << _OWNER_BITS | backend - NO_OWNER) << 16 | port
+        different, place = np.unique(mixed, return_inverse=True)
+        remotes, final = [], []
+        for packed in different.tolist():
+            who, protocol, asked_port = asked.services[packed >> 16 + _OWNER_BITS]
+            owner, its_port = (packed >> 16 & _OWNERS) + NO_OWNER, packed & 0xFFFF
+            if owner == NO_OWNER:
+                remotes.append(_agreed(who, (protocol, asked_port), present))
+                final.append(True)
+            else:
+                remotes.append(_served(who, names.owners[owner], its_port))
+                final.append(names.owners[owner].final)
+        return remotes, place, np.array(final, np.bool_)[place]
+
+
+def tuples_of(key: NDArray[np.void]) -> Tuples:
+    """What the endpoints sent, in the words of the connection tracker."""
+    return Tuples(
+        key["local_address"],
+        key["remote_address"],
+        key["local_port"],
+        key["remote_port"],
+        key["protocol"],
+    )
+
+
+def turned(key: NDArray[np.void]) -> NDArray[np.void]:
+    """The same connections seen from their other end."""
+    other = key.copy()
+    for one, two in (("local_address", "remote_address"), ("local_port", "remote_port")):
+        other[one], other[two] = key[two], key[one]
+    return other
+
+
+def _owners(
+    names: Names, address: NDArray[np.uint64], at_ns: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    words = address.byteswap()
+    return names.look_up(words[:, 0], words[:, 1], at_ns)
+
+
+def _served(service: Owner, owner: Owner | None, port: int) -> Remote:
+    """A Service is as far away as who answers for it."""
+    peer = peer_of(service)
+    if owner is None:
+        return Remote(peer, Backend("", UNKNOWN, port))
+    return Remote(peer._replace(scope=owner.scope), Backend(owner.namespace, owner.workload, port))
+
+
+def _agreed(service: Owner, port: tuple[int, int], present: Present) -> Remote:
+    """What holds whichever backend was picked."""
+    backends = present.services.backends((service.namespace, service.name), port)
+    owners = _owners_now(backends, present)
+    agreed = unanimous(backends, owners.get)
+    if agreed is None:
+        return _served(service, None, NO_PORT)
+    return _served(service, agreed.owner, agreed.port)
+
+
+def _owners_now(backends: Sequence[Address], present: Present) -> dict[int, Owner]:
+    high = np.array([backend.address >> 64 for backend in backends], np.uint64)
+    low = np.array([backend.address & _WORD for backend in backends], np.uint64)
+    found = present.names.look_up(high, low, np.full(len(backends), present.now_ns))
+    addresses = (backend.address for backend in backends)
+    return dict(zip(addresses, (present.names.owners[i] for i in found.tolist()), strict=True))

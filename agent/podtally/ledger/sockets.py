@@ -1,0 +1,52 @@
+"""On the host's own interfaces: whose socket a connection is, by its cgroup, and what only passes.
+
+What the kernel noted in the row decides where it can. What came in and was never answered
+says only whether some socket takes it: then the kernel is asked which.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.ledger.connections import Flags
+from podtally.ledger.remotes import Flows, Present, Remotes, tuples_of, turned
+
+_IGMP = 2  # what the kernel reports of its own groups has no socket, and is never forwarded
+
+
+class Sockets(NamedTuple):
+    """``cgroup`` (n,) of the host's socket, 0: the kernel itself; ``passing`` (n,): not ours."""
+
+    cgroup: NDArray[np.int64]
+    passing: NDArray[np.bool_]
+
+
+def of(flows: Flows, present: Present, remotes: Remotes, flags: Flags) -> Sockets:
+    """Of connections on interfaces that several endpoints share. (n,)"""
+    key = flows.key
+    cgroup = key["cgroup_high"].astype(np.int64) << 32 | key["cgroup_low"]
+    nobody = np.zeros(len(key), np.bool_)
+    if not flags.socket:  # programs that did not look
+        return Sockets(cgroup, nobody)
+    unsaid = (cgroup == 0) & (flows.seen & np.uint64(flags.socket) == 0)
+    silent = (flows.sent == 0) & (key["first_direction"] != 0)
+    # What leaves without a socket was not made here.
+    passing = unsaid & ~silent & (key["protocol"] != _IGMP)
+    came = np.flatnonzero(unsaid & silent)
+    if len(came):
+        some = flows.take(came)
+        taken = some.seen & np.uint64(flags.socket << flags.shift) != 0
+        passing[came] = ~taken & _sent_on(some, present, remotes)
+        cgroup[came] = np.where(taken, present.sockets(tuples_of(some.key)), 0)
+    return Sockets(cgroup, passing)
+
+
+def _sent_on(flows: Flows, present: Present, remotes: Remotes) -> NDArray[np.bool_]:
+    """What no socket takes: it is for another address, or for a port that leads to one."""
+    key = flows.key
+    own = remotes.own(present.names, key["local_address"], flows.at_ns)
+    translated = present.translate(tuples_of(turned(key)))
+    elsewhere = translated.found & (translated.address != key["local_address"]).any(axis=1)
+    sent_on: NDArray[np.bool_] = ~own | elsewhere
+    return sent_on

@@ -1,0 +1,232 @@
+"""What is known of both ends of the flows when an epoch is booked: asks every source of names.
+
+Lives in the main thread; the finder and the API's client have threads of their own and
+answer through queues.
+"""
+
+import logging
+import os
+import queue
+import socket
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from podtally.config import Config
+from podtally.identity import cgroups, processes
+from podtally.identity.cgroup_ids import CgroupIds, find_mount
+from podtally.identity.cluster import Clocks, Cluster
+from podtally.identity.containers import Containers
+from podtally.identity.cri import Cri
+from podtally.identity.directory import Directory
+from podtally.identity.finder import Finder, ProcessFound
+from podtally.identity.model import NOBODY, UNKNOWN, Endpoint
+from podtally.identity.namer import ContainerNamed, Namer, PodNamed
+from podtally.identity.pod_logs import PodLogs
+from podtally.identity.residents import lower_word
+from podtally.kernel.table import Table
+from podtally.kube import kubeconfig
+from podtally.kube.access import SERVICE_ACCOUNT, Access, in_cluster
+from podtally.kube.model import Changed, Page
+from podtally.kube.model import Event as ApiEvent
+from podtally.kube.objects import RESOURCES
+from podtally.kube.source import KubeSource
+from podtally.kube.workloads import Workload, from_labels
+from podtally.ledger.ledger import Ledger
+from podtally.ledger.remotes import Present
+from podtally.links.conntrack import Translator
+
+log = logging.getLogger(__name__)
+
+HOST_EVERY_NS = 30_000_000_000  # the host's own addresses seldom change
+HANDED_OVER_NS = 10_000_000_000  # a connection that goes on under a new owner shows by then
+# Who it was under a cgroup that is no more, nobody can tell.
+_GONE = cgroups.Found("host", UNKNOWN)
+_ENDS = np.dtype([("ifindex", "u8"), ("address", "u8", (2,))])
+
+Answers = queue.SimpleQueue[ApiEvent | ProcessFound | PodNamed | ContainerNamed]
+
+
+class State(NamedTuple):
+    """Of a source that was never heard, the age is that of this host's uptime."""
+
+    ages_seconds: dict[str, float]  # by resource of the API
+    objects: dict[str, int]
+    errors: int  # since the start, as the next
+    lists: int
+    conntrack: bool
+
+
+class Sources:
+    """Over one directory and ledger; ``answers`` is what the finder and the API put into."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        directory: Directory,
+        answers: Answers,
+        finder: Finder,
+        kube: KubeSource | None = None,
+    ) -> None:
+        self.directory = directory
+        self.finder = finder
+        self.kube = kube
+        self._answers = answers
+        self._ledger = ledger
+        self._cgroups = CgroupIds(find_mount())
+        self._translator = Translator()
+        self._next_host_ns = 0
+
+    def start(self) -> None:
+        self.finder.start()
+        if self.kube is not None:
+            self.kube.start()
+
+    def close(self) -> None:
+        if self.kube is not None:
+            self.kube.stop()
+        self.finder.stop()
+        self._cgroups.close()
+        self._translator.close()
+
+    def dead(self) -> str:
+        """Which of the threads has died, if any."""
+        if not self.finder.alive:
+            return "the thread that finds processes has died"
+        for resource in self.kube.resources if self.kube is not None else ():
+            if self.kube is not None and not self.kube.alive(resource):
+                return f"the thread that watches {resource} has died"
+        return ""
+
+    def state(self) -> State:
+        """How the sources are, for the agent's own metrics."""
+        kube, cluster = self.kube, self.directory.cluster
+        errors = self.finder.errors + self._translator.errors
+        if kube is None or cluster is None:
+            return State({}, {}, errors, 0, self._translator.available)
+        now_ns = time.monotonic_ns()
+        return State(
+            {name: (now_ns - kube.contact_ns(name)) / 1e9 for name in kube.resources},
+            cluster.counts()._asdict(),
+            errors + sum(map(kube.errors, kube.resources)),
+            sum(map(kube.lists, kube.resources)),
+            self._translator.available,
+        )
+
+    def present(self, table: Table) -> Present:
+        """The world as the half at rest has to be booked by."""
+        self._look_who_sent(table)
+        now_ns = time.monotonic_ns()
+        self.refresh(now_ns)
+        _, low = self.directory.book.table().recent(now_ns - HANDED_OVER_NS)
+        return Present(
+            self.directory.names,
+            now_ns,
+            self.directory.services(),
+            self._translator.translate,
+            handed_over=np.sort(low.byteswap()),
+        )
+
+    def refresh(self, now_ns: int) -> None:
+        """Bring the table of names up to date, and tell the ledger whose have changed."""
+        self._take_answers()
+        self._look_at_sockets(now_ns)
+        if now_ns >= self._next_host_ns:
+            self.directory.host_addresses(processes.host_addresses())
+            self._next_host_ns = now_ns + HOST_EVERY_NS
+        before = self.directory.names.endpoints
+        if self.directory.refresh(now_ns):
+            after = self.directory.names.endpoints
+            # What was not final has nothing booked under it yet.
+            self._ledger.rename(
+                i
+                for i, endpoint in after.items()
+                if before.get(i, NOBODY).final and before.get(i, NOBODY) != endpoint
+            )
+
+    def _take_answers(self) -> None:
+        directory = self.directory
+        while True:
+            try:
+                answer = self._answers.get_nowait()
+            except queue.Empty:
+                return
+            match answer:
+                case ProcessFound(ifindex, found):
+                    directory.process_found(ifindex, found)
+                case PodNamed(uid, namespace, name, labels, source, container):
+                    work = from_labels(name, labels) or Workload(name, "Pod")
+                    pod = Endpoint(namespace, name, *work, source, labels, uid)
+                    directory.named(container or uid, pod)
+                case ContainerNamed(container, name, labels, source):
+                    kind = source.capitalize()
+                    directory.named(container, Endpoint(source, name, name, kind, source, labels))
+                case Page() | Changed():
+                    directory.api_said(answer, Clocks(time.time_ns(), time.monotonic_ns()))
+
+    def _look_at_sockets(self, now_ns: int) -> None:
+        """Whose are the cgroups under which the ledger met sockets of the host?"""
+        for cgroup in self._ledger.naming.take_unknown_cgroups():
+            path = self._cgroups.path_of(cgroup)
+            found = cgroups.read(path) if path is not None else _GONE
+            self.directory.socket_found(cgroup, found, now_ns)
+            if found is not None:
+                self.finder.name(found)
+
+    def _look_who_sent(self, table: Table) -> None:
+        """Where an address has just changed hands, its owner's own packets tell since when."""
+        contested = self.directory.contested()
+        if not contested:
+            return
+        rows = table.keys_at_rest()
+        low = np.array([lower_word(address) for address in contested], np.uint64)
+        rows = rows[np.isin(rows["local_address"][:, 1], low)]
+        rows = rows[np.argsort(rows["first_seen_ns"], kind="stable")]
+        ends = np.zeros(len(rows), _ENDS)
+        ends["ifindex"], ends["address"] = rows["ifindex"], rows["local_address"]
+        _, first = np.unique(ends.view((np.void, _ENDS.itemsize)), return_index=True)
+        for row in rows[first]:
+            address = row["local_address"].tobytes()
+            self.directory.observed(int(row["ifindex"]), address, int(row["first_seen_ns"]))
+
+
+def make_sources(config: Config, ledger: Ledger) -> Sources:
+    """PodtallyError if the API is asked for and cannot be reached as it is told."""
+    answers: Answers = queue.SimpleQueue()
+    access, node = _access(config), config.node_name or default_node_name()
+    directory = Directory(
+        config.endpoints,
+        config.networks,
+        int(config.name_wait * 1e9),
+        Cluster(node) if access is not None else None,
+    )
+    namer = Namer(answers.put, _cri(config), PodLogs(config.pod_logs), Containers())
+    finder = Finder(answers.put, namer)
+    kube = None
+    if access is not None:
+        kube = KubeSource(access, RESOURCES, answers.put)
+        log.info("names come from the API at %s; this node is %s", access.server.url, node)
+    return Sources(ledger, directory, answers, finder, kube)
+
+
+def default_node_name() -> str:
+    """As the downward API gives it, else what the kubelet takes: the host's name, in lower case."""
+    return os.environ.get("NODE_NAME") or socket.gethostname().lower()
+
+
+def _access(config: Config) -> Access | None:
+    if config.kubernetes == "off":
+        return None
+    if config.kubeconfig is not None:
+        return kubeconfig.load(config.kubeconfig, config.kube_context or "")
+    if config.kubernetes == "on" or (SERVICE_ACCOUNT / "token").exists():
+        return in_cluster()
+    return None
+
+
+def _cri(config: Config) -> Cri | None:
+    if config.cri_socket == "off":
+        return None
+    return Cri() if config.cri_socket == "auto" else Cri((Path(config.cri_socket),))
