@@ -20,19 +20,25 @@ from numpy.typing import NDArray
 from bench.report import Report, progress, show
 from podtally.errors import PodtallyError
 from podtally.identity.addresses import AddressBook
-from podtally.identity.model import FOREVER, Claim, Owner
+from podtally.identity.model import FOREVER, Claim, Endpoint, Owner
 from podtally.identity.table import Names, Networks, build, build_networks
 from podtally.kernel.table import BATCH
+from podtally.ledger.connections import BEGAN_HERE, KEY, Flags
+from podtally.ledger.ledger import Ledger, Limits
+from podtally.ledger.remotes import Flows as NewFlows
+from podtally.ledger.remotes import Present
 
 EXAMPLE = "scripts/bench name --rounds 9"
 COLUMNS = ("figure", "value", "target", "ok")
 PODS, SERVICES, NETWORKS, FLOWS = 10_000, 1_000, 5_000, 1_000_000
 EVERY = 20  # so many pods one has addresses that were others' before
 EARLIER_OWNERS = 4
+INTERFACES, PAIRS = 100, 5_000  # pods of this node, and which peers they speak to in all
 CHANGES = 20  # pods that come or go between two tables
 NS_A_FLOW_TARGET = 200.0
 REFRESH_MS_TARGET = 5.0
 
+SEEN = Flags(shift=16, syn_only=256, syn_ack=512)
 _SECOND = 1_000_000_000
 _NOW_NS = 100_000 * _SECOND
 _MINUTE = 60 * _SECOND
@@ -89,6 +95,10 @@ def main(arguments: argparse.Namespace) -> int:
     nanoseconds = _seconds(names, flows, arguments.rounds) / FLOWS * 1e9
     met = nanoseconds <= NS_A_FLOW_TARGET
     report.rows.append(("all, in random order, ns a flow", nanoseconds, NS_A_FLOW_TARGET, met))
+    nanoseconds = _to_accounts(names, flows, arguments.rounds) / FLOWS * 1e9
+    met = nanoseconds <= NS_A_FLOW_TARGET
+    what = f"both ends and port, to {PAIRS:,} accounts, ns a flow"
+    report.rows.append((what, nanoseconds, NS_A_FLOW_TARGET, met))
     report.rows.append(("the table from nothing, ms", cluster.seconds * 1e3, "", True))
     refresh = 1e3 * statistics.median(_refresh(cluster, i) for i in range(arguments.rounds))
     met = refresh <= REFRESH_MS_TARGET
@@ -220,6 +230,33 @@ def _seconds(names: Names, flows: Flows, rounds: int) -> float:
             _name(names, flows.address[batch], flows.at_ns[batch])
         taken.append(time.process_time() - start)
     return statistics.median(taken)
+
+
+def _to_accounts(names: Names, flows: Flows, rounds: int) -> float:
+    """CPU time for new connections of some pods to some peers each, down to their accounts."""
+    random = np.random.default_rng(29)
+    chosen = flows.take(random.integers(0, FLOWS, PAIRS)[random.integers(0, PAIRS, FLOWS)])
+    key = np.zeros(FLOWS, KEY)
+    key["remote_address"], key["remote_port"], key["protocol"] = chosen.address, 443, 6
+    key["ifindex"] = 1 + chosen.name % INTERFACES  # who speaks to whom stays the same
+    key["local_port"] = random.integers(1 << 15, 1 << 16, FLOWS)
+    endpoints = {
+        i: Endpoint("shop", f"web-{i}", f"web-{i}", "Deployment", "bench")
+        for i in range(1, INTERFACES + 1)
+    }
+    present = Present(build(endpoints, {}, names.addresses, names.networks), _NOW_NS)
+    limits = Limits(series=4 * PAIRS, connections=1, grace_ns=_SECOND)
+    naming = Ledger(SEEN, limits).naming
+    nothing = np.zeros(FLOWS, np.uint64)
+    began = np.full(FLOWS, BEGAN_HERE, np.uint8)
+    everything = NewFlows(key, began, chosen.at_ns, nothing, nothing.astype(np.int64))
+    taken = []
+    for _ in range(rounds + 1):
+        start = time.process_time()
+        for first in range(0, FLOWS, BATCH):
+            naming.accounts_of(everything.take(slice(first, first + BATCH)), present)
+        taken.append(time.process_time() - start)
+    return statistics.median(taken[1:])  # in the first the accounts are made
 
 
 def _check(names: Names, flows: Flows) -> None:

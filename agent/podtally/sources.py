@@ -37,6 +37,7 @@ from podtally.kube.workloads import Workload, from_labels
 from podtally.ledger.ledger import Ledger
 from podtally.ledger.remotes import Present
 from podtally.links.conntrack import Translator
+from podtally.links.sock_diag import SocketDiag
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class Sources:
         self._ledger = ledger
         self._cgroups = CgroupIds(find_mount())
         self._translator = Translator()
+        self._diag = SocketDiag()
         self._next_host_ns = 0
 
     def start(self) -> None:
@@ -90,6 +92,7 @@ class Sources:
         self.finder.stop()
         self._cgroups.close()
         self._translator.close()
+        self._diag.close()
 
     def dead(self) -> str:
         """Which of the threads has died, if any."""
@@ -103,7 +106,7 @@ class Sources:
     def state(self) -> State:
         """How the sources are, for the agent's own metrics."""
         kube, cluster = self.kube, self.directory.cluster
-        errors = self.finder.errors + self._translator.errors
+        errors = self.finder.errors + self._translator.errors + self._diag.errors
         if kube is None or cluster is None:
             return State({}, {}, errors, 0, self._translator.available)
         now_ns = time.monotonic_ns()
@@ -126,6 +129,7 @@ class Sources:
             now_ns,
             self.directory.services(),
             self._translator.translate,
+            self._diag.cgroups,
             handed_over=np.sort(low.byteswap()),
         )
 

@@ -42,6 +42,18 @@ while c.recv(1 << 16):
 """
 
 
+LISTEN = f"""
+import socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(10)
+s.bind(("", int(sys.argv[1])))
+print("ready", flush=True)
+for _ in range({TIMES}):
+    s.recv(2000)
+time.sleep(1)  # whose it is, is asked at the end of the epoch
+"""
+
+
 @contextmanager
 def cgroup(path: str) -> Iterator[Path]:
     """A cgroup under one of our own, which is removed with all that is in it."""
@@ -140,11 +152,19 @@ def test_sockets_are_booked_under_who_has_them(
             check=True,
             capture_output=True,
         )
+        with (
+            pod_socket(world, socket.AF_INET, socket.SOCK_DGRAM) as logger,
+            run(pod, LISTEN, "514") as listener,
+        ):
+            assert listener.stdout is not None
+            assert listener.stdout.readline() == "ready\n"
+            for _ in range(TIMES):
+                logger.sendto(bytes(SIZE), (HERE, 514))
         node.quiet()
         samples = agent.samples()
         assert not any(gaps(samples).values())
     sent = TIMES * (SIZE + HEADERS)
-    assert pods(samples, "shop", "hostmon") == (sent, 0)
+    assert pods(samples, "shop", "hostmon") == (sent, sent)  # what it heard, it never answered
     egress, ingress = pods(samples, "systemd", "ptl-demo.service")
     assert egress > sent  # its datagrams, and what its server acknowledged
     assert ingress > TIMES * SIZE

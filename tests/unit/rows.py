@@ -19,7 +19,7 @@ from podtally.ledger.ledger import Ledger, Limits
 from podtally.ledger.remotes import Present
 
 LAYOUT = abi.current()
-FLAGS = Flags(LAYOUT.seen_shift, LAYOUT.seen_syn_only, LAYOUT.seen_syn_ack)
+FLAGS = Flags(LAYOUT.seen_shift, LAYOUT.seen_syn_only, LAYOUT.seen_syn_ack, LAYOUT.seen_socket)
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 TCP, UDP, ICMP = 6, 17, 1
 SECOND = 1_000_000_000

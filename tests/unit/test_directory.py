@@ -130,6 +130,23 @@ def test_what_the_api_said_once_outlives_it() -> None:
     assert endpoint(again, at_ns=START + 61 * SECOND) == found
 
 
+def test_of_the_pods_networks_an_address_is_some_pods_that_the_api_will_name() -> None:
+    cluster = Cluster("node1")
+    made = directory(cluster=cluster)
+    (nodes,) = (resource for resource in RESOURCES if resource.name == "nodes")
+    node = {
+        "metadata": {"name": "node2", "uid": "n2"},
+        "spec": {"podCIDRs": ["10.99.64.0/24", "2001:db8:99::/64"]},
+    }
+    assert owner(made, "10.99.64.9").scope == "private"
+    told = nodes.decode_event(event("ADDED", node))
+    made.api_said(Changed("nodes", told.type, told.object, START), Clocks(START, START))
+    made.refresh(START)
+    for address in ("10.99.64.9", "2001:db8:99::9"):
+        assert owner(made, address) == Owner("unknown", "", "", "", "cluster", final=False)
+    assert owner(made, "10.99.65.9").scope == "private"
+
+
 def test_a_container_has_the_name_that_its_engine_gives_it() -> None:
     made = directory()
     made.process_found(7, DOCKER)

@@ -33,13 +33,22 @@ class Local(msgspec.Struct, frozen=True):
     port: int
 
 
-class Remote(msgspec.Struct, frozen=True):
+class Backend(msgspec.Struct, frozen=True):
+    """Who answered for a Service, as far as that is known; ``port`` is the pod's, 0: not known."""
+
+    namespace: str
+    workload: str
+    port: int
+
+
+class Remote(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: str
     namespace: str
     workload: str
     scope: str
     address: str
     port: int
+    backend: Backend | None = None  # of a Service
 
 
 class Sums(msgspec.Struct, frozen=True):
@@ -146,6 +155,7 @@ def records(ended: Ended, now_ns: int, now: datetime.datetime) -> list[Record]:
                     names.scope,
                     there[0],
                     there[1],
+                    Backend(*names.backend) if names.backend is not None else None,
                 ),
                 Sums(*count),
                 Sums(*packets),

@@ -48,6 +48,7 @@ class Cluster:
         self._jobs: dict[str, Controller | None] = {}
         self._gone_jobs: set[str] = set()  # kept while pods of theirs are
         self._zones: dict[str, str] = {}
+        self._pod_networks: set[str] = set()  # a node that went leaves its pods' for a while
         self._listed: dict[str, set[Hashable]] = {}  # so far, by lists that are under way
         self._dark_ns = 0  # what was before is known only as far as it is still there
         self._offset_ns: int | None = None
@@ -101,6 +102,10 @@ class Cluster:
         """The same object until a Service or its backends change."""
         return self._service_table.view(self._now_ns)
 
+    def pod_networks(self) -> frozenset[str]:
+        """Prefixes out of which the nodes' pods get their addresses."""
+        return frozenset(self._pod_networks)
+
     def namespace_labels(self, name: str) -> Labels | None:
         namespace = self._namespaces.get(name)
         return namespace.labels if namespace else None
@@ -142,6 +147,7 @@ class Cluster:
         elif isinstance(item, Node):
             self._standing.put(item, at_ns, offset_ns)
             self._set_zone(item.name, item.zone)
+            self._pod_networks.update(item.pod_networks)
         elif isinstance(item, Job):
             self._set_job(item)
         elif isinstance(item, Namespace):

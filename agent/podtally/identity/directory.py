@@ -63,6 +63,8 @@ class Directory:
         cluster: Cluster | None = None,
     ) -> None:
         self._static = tuple(endpoints)
+        self._declared = dict(networks)
+        self._pod_networks: frozenset[str] = frozenset()
         self._networks = table.build_networks(networks)
         self._patience_ns = patience_ns
         self.cluster = cluster
@@ -213,6 +215,10 @@ class Directory:
             self.cluster.settle(Clocks(time.time_ns(), now_ns))
             for key, claims in self.cluster.changed_claims():
                 self.book.put(key, claims)
+                self._stale = True
+            if self.cluster.pod_networks() != self._pod_networks:
+                self._pod_networks = self.cluster.pod_networks()
+                self._networks = table.build_networks(self._declared, self._pod_networks)
                 self._stale = True
 
     # -- who it is ------------------------------------------------------------------------

@@ -1,13 +1,13 @@
 """The immutable table of names that flows are named by; a new one replaces it whole."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from podtally.identity.addresses import AddressTable
-from podtally.identity.model import INTERNET, NOBODY, PRIVATE, Endpoint, Owner
+from podtally.identity.model import INTERNET, NOBODY, PRIVATE, UNKNOWN, Endpoint, Owner
 from podtally.identity.ranges import Prefix, RangeTable, prefix
 
 # RFC 1918, RFC 6598, RFC 4193: not routed on the internet.
@@ -23,6 +23,9 @@ WELL_KNOWN = {
     "broadcast": ("255.255.255.255/32",),
     "unspecified": ("0.0.0.0/8", "::/128"),
 }
+
+
+SOME_POD = Owner(UNKNOWN, "", "", "", "cluster", final=False)
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,14 @@ class Names:
         return owner
 
 
-def build_networks(networks: Mapping[str, tuple[str, ...]]) -> Networks:
-    """Networks by name win over those that are built in, narrower ones over wider ones."""
+def build_networks(
+    networks: Mapping[str, tuple[str, ...]], pod_networks: Iterable[str] = ()
+) -> Networks:
+    """Networks by name win over those that are built in, narrower ones over wider ones.
+
+    Who has an address of ``pod_networks`` the API will tell. ``owners`` are the same with
+    and without them.
+    """
     owners: dict[Owner, int] = {INTERNET: 0}
     prefixes: dict[tuple[int, int], Prefix] = {}
 
@@ -75,6 +84,9 @@ def build_networks(networks: Mapping[str, tuple[str, ...]]) -> Networks:
         for text in texts:
             add(text, _external(name, "private"))
     plain = Networks(tuple(owners), RangeTable(prefixes.values()))
+    owners.setdefault(SOME_POD, len(owners))
+    for text in pod_networks:
+        add(text, SOME_POD)
     for name, texts in networks.items():
         for text in texts:
             add(text, _external(name, _scope(text, plain)))

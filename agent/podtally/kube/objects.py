@@ -6,6 +6,7 @@ CronJob names it.
 """
 
 from collections.abc import Callable
+from ipaddress import ip_network
 from sys import intern
 
 import msgspec
@@ -53,6 +54,7 @@ class Node(Kept, frozen=True):
     zone: str  # "" where no label tells
     addresses: tuple[str, ...]  # internal and external; and host names, which may be addresses
     created_seconds: int
+    pod_networks: tuple[str, ...] = ()  # podCIDRs; not every network plugin keeps to them
 
 
 class ServicePort(Kept, frozen=True):
@@ -102,8 +104,13 @@ class _NodeStatus(Wire, frozen=True):
     addresses: list[_NodeAddress] | None = None
 
 
+class _NodeSpec(Wire, frozen=True):
+    pod_cidrs: list[str] | None = msgspec.field(name="podCIDRs", default=None)
+
+
 class _WireNode(Wire, frozen=True):
     metadata: Metadata
+    spec: _NodeSpec = _NodeSpec()
     status: _NodeStatus = _NodeStatus()
 
 
@@ -177,7 +184,16 @@ def _node(item: _WireNode) -> Node:
     zone = next((labels[key] for key in ZONE_LABELS if labels.get(key)), "")
     addresses = tuple(entry.address for entry in item.status.addresses or ())
     created = seconds(meta.creation_timestamp)
-    return Node(intern(meta.name), meta.uid, intern(zone), addresses, created)
+    networks = tuple(filter(_is_network, item.spec.pod_cidrs or ()))
+    return Node(intern(meta.name), meta.uid, intern(zone), addresses, created, networks)
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _service(item: _WireService) -> Service:

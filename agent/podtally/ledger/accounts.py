@@ -73,6 +73,7 @@ class Accounts:
         self._flows, self._pods = tables
         self._limit = limit
         self.version = 0  # changes with the accounts
+        self.closed = 0  # how many were, since the start: their indexes may be others'
         self._index: dict[Account, int] = {}
         self._free: list[int] = []
         self.slot = np.full(16, NOBODYS, np.int64)
@@ -184,6 +185,7 @@ class Accounts:
         self.waiting[index] = self.unknown[index] = False
         self._free.append(index)
         self.version += 1
+        self.closed += 1
 
     def _place(self) -> int:
         if self._free:

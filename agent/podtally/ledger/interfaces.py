@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.ledger.books import Balance, close
+from podtally.ledger.grouping import distinct
 
 NO_PAIRS = np.zeros((0, 2), np.int64)
 UNBOUNDED = np.iinfo(np.int64).max >> 2  # an upper bound nobody reaches, and sums of it fit
@@ -71,7 +72,7 @@ class Interfaces:
 
     def slots(self, ifindex: NDArray[np.int64]) -> NDArray[np.int64]:
         """Slots of many rows; the loop is over the interfaces among them. (n,)"""
-        different, place = np.unique(ifindex, return_inverse=True)
+        different, place = distinct(ifindex)
         found = np.array([self.slot(i) for i in different.tolist()], np.int64)
         return found[place]
 

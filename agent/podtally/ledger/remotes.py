@@ -12,6 +12,7 @@ from podtally.identity.services import Backend as Address
 from podtally.identity.table import Names
 from podtally.ledger.accounts import NO_PORT, Backend
 from podtally.ledger.connections import BEGAN_THERE, Columns
+from podtally.ledger.grouping import distinct
 from podtally.links.conntrack import Translations, Tuples
 
 UNKNOWN_PEER = Peer(UNKNOWN, "", "", UNKNOWN)
@@ -27,7 +28,7 @@ def no_translations(tuples: Tuples) -> Translations:
     return Translations(np.zeros(n, np.bool_), np.zeros((n, 2), np.uint64), np.zeros(n, np.uint16))
 
 
-def no_sockets(tuples: Tuples) -> NDArray[np.int64]:
+def no_sockets(tuples: Tuples, _: NDArray[np.uint32]) -> NDArray[np.int64]:
     return np.zeros(len(tuples.protocol), np.int64)
 
 
@@ -38,8 +39,8 @@ class Present(NamedTuple):
     now_ns: int
     services: Services = NO_SERVICES
     translate: Callable[[Tuples], Translations] = no_translations
-    # cgroup ids of the host's sockets that take what comes in; 0 where there is none
-    sockets: Callable[[Tuples], NDArray[np.int64]] = no_sockets
+    # Of what came in on interfaces (n,): the cgroups of the sockets that take it; 0: none
+    sockets: Callable[[Tuples, NDArray[np.uint32]], NDArray[np.int64]] = no_sockets
     # The lower words, in network order, of addresses that became another's a moment ago.
     handed_over: NDArray[np.uint64] = np.zeros(0, np.uint64)
 
@@ -53,7 +54,7 @@ class Flows(NamedTuple):
     seen: NDArray[np.uint64]  # as in Columns
     sent: NDArray[np.int64]  # packets from the endpoint
 
-    def take(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> "Flows":
+    def take(self, index: NDArray[np.bool_] | NDArray[np.int64] | slice) -> "Flows":
         return Flows._make(column[index] for column in self)
 
 
@@ -103,23 +104,23 @@ class Remotes:
         names = present.names
         self._learn(names)
         owner = _owners(names, flows.key["remote_address"], flows.at_ns)
-        kinds, kind, final = self._kinds, self._kind[owner], self._final[owner]
+        kind, final = self._kind[owner], self._final[owner]
         # Who asks a Service began it; what comes from such an address is an answer.
         served = self._serves[owner] & (flows.began != BEGAN_THERE)
-        served &= np.isin(flows.key["protocol"], _SERVED)
-        if not served.any():
-            return Found(kinds, kind, final)
-        asked = self._asked(np.flatnonzero(served), flows, owner, present)
-        if not len(asked.rows):
-            return Found(kinds, kind, final)
-        more, place, known = self._behind(asked, flows.take(asked.rows), present)
-        kind[asked.rows], final[asked.rows] = len(kinds) + place, known
-        return Found(kinds + more, kind, final)
+        if served.any():
+            served &= np.isin(flows.key["protocol"], _SERVED)
+            asked = self._asked(np.flatnonzero(served), flows, owner, present)
+            if len(asked.rows):
+                behind = self._behind(asked, flows.take(asked.rows), present)
+                kind[asked.rows], final[asked.rows] = behind
+        return Found(self._kinds, kind, final)
 
     def _forget(self, owners: object) -> None:
         self._owners = owners
         self._kinds: list[Remote] = []
-        self._places: dict[Peer, int] = {}
+        self._places: dict[Remote, int] = {}
+        self._agreements: dict[tuple[Owner, tuple[int, int]], int] = {}
+        self._agreed_by: tuple[Names, Services] | None = None
         self._kind = np.zeros(0, np.int64)
         self._final = np.zeros(0, np.bool_)
         self._host = np.zeros(0, np.bool_)
@@ -133,16 +134,16 @@ class Remotes:
         if not len(fresh):
             return
         kinds = [owner.kind for owner in fresh]
-        self._kind = np.append(self._kind, [self._place(peer_of(owner)) for owner in fresh])
+        self._kind = np.append(self._kind, [self._place(Remote(peer_of(owner))) for owner in fresh])
         self._final = np.append(self._final, [owner.final for owner in fresh])
         self._host = np.append(self._host, [kind == "host" for kind in kinds])
         serves = [kind in ("service", "node", "host") for kind in kinds]
         self._serves = np.append(self._serves, serves)
 
-    def _place(self, peer: Peer) -> int:
-        place = self._places.setdefault(peer, len(self._kinds))
+    def _place(self, remote: Remote) -> int:
+        place = self._places.setdefault(remote, len(self._kinds))
         if place == len(self._kinds):
-            self._kinds.append(Remote(peer))
+            self._kinds.append(remote)
         return place
 
     def _asked(
@@ -151,7 +152,7 @@ class Remotes:
         """Which of the rows are to a Service: by its address, or a node's and its node port."""
         key = flows.key[rows]
         port_protocol = key["remote_port"].astype(np.int64) << 8 | key["protocol"]
-        different, place = np.unique(owner[rows] << 24 | port_protocol, return_inverse=True)
+        different, place = distinct(owner[rows] << 24 | port_protocol)
         services: list[tuple[Owner, int, int]] = []
         found = np.full(len(different), NO_OWNER, np.int64)
         for i, packed in enumerate(different.tolist()):
@@ -167,25 +168,35 @@ class Remotes:
 
     def _behind(
         self, asked: _Asked, flows: Flows, present: Present
-    ) -> tuple[list[Remote], NDArray[np.int64], NDArray[np.bool_]]:
-        """Who answers: kinds of remotes, each flow's place among them, and whether it is final."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Who answers: kinds of remotes, and whether they are final. (n,) each"""
         names, translated = present.names, present.translate(tuples_of(flows.key))
         changed = translated.found & (translated.address != flows.key["remote_address"]).any(axis=1)
         backend = np.where(changed, _owners(names, translated.address, flows.at_ns), NO_OWNER)
         port = np.where(changed, translated.port.astype(np.int64), NO_PORT)
         mixed = (asked.service << _OWNER_BITS | backend - NO_OWNER) << 16 | port
-        different, place = np.unique(mixed, return_inverse=True)
-        remotes, final = [], []
+        different, place = distinct(mixed)
+        kinds, final = [], []
         for packed in different.tolist():
             who, protocol, asked_port = asked.services[packed >> 16 + _OWNER_BITS]
             owner, its_port = (packed >> 16 & _OWNERS) + NO_OWNER, packed & 0xFFFF
             if owner == NO_OWNER:
-                remotes.append(_agreed(who, (protocol, asked_port), present))
+                kinds.append(self._agreed(who, (protocol, asked_port), present))
                 final.append(True)
             else:
-                remotes.append(_served(who, names.owners[owner], its_port))
+                kinds.append(self._place(_served(who, names.owners[owner], its_port)))
                 final.append(names.owners[owner].final)
-        return remotes, place, np.array(final, np.bool_)[place]
+        return np.array(kinds, np.int64)[place], np.array(final, np.bool_)[place]
+
+    def _agreed(self, service: Owner, port: tuple[int, int], present: Present) -> int:
+        """What holds whichever backend was picked; the same until names or backends change."""
+        if self._agreed_by != (present.names, present.services):
+            self._agreed_by, self._agreements = (present.names, present.services), {}
+        place = self._agreements.get((service, port))
+        if place is None:
+            place = self._place(_agreed(service, port, present))
+            self._agreements[service, port] = place
+        return place
 
 
 def tuples_of(key: NDArray[np.void]) -> Tuples:

@@ -38,7 +38,8 @@ def of(flows: Flows, present: Present, remotes: Remotes, flags: Flags) -> Socket
         some = flows.take(came)
         taken = some.seen & np.uint64(flags.socket << flags.shift) != 0
         passing[came] = ~taken & _sent_on(some, present, remotes)
-        cgroup[came] = np.where(taken, present.sockets(tuples_of(some.key)), 0)
+        asked = some.key[taken]
+        cgroup[came[taken]] = present.sockets(tuples_of(asked), asked["ifindex"])
     return Sockets(cgroup, passing)
 
 

@@ -1,0 +1,26 @@
+"""deploy/rbac.yaml gives the rights that the agent's watches need, and no other."""
+
+from pathlib import Path
+
+import yaml
+
+from podtally.kube.objects import RESOURCES
+
+RBAC = Path(__file__).parents[2] / "deploy" / "rbac.yaml"
+
+
+def group(path: str) -> str:
+    """Paths are /api/v1/pods and /apis/batch/v1/jobs."""
+    return "" if path.startswith("/api/") else path.split("/")[2]
+
+
+def test_the_role_is_the_least_that_serves() -> None:
+    by_kind = {each["kind"]: each for each in yaml.safe_load_all(RBAC.read_text())}
+    rules = by_kind["ClusterRole"]["rules"]
+    given = {(g, r) for rule in rules for g in rule["apiGroups"] for r in rule["resources"]}
+    assert given == {(group(resource.path), resource.name) for resource in RESOURCES}
+    assert {verb for rule in rules for verb in rule["verbs"]} == {"list", "watch"}
+    account = by_kind["ServiceAccount"]["metadata"]
+    (subject,) = by_kind["ClusterRoleBinding"]["subjects"]
+    assert (subject["name"], subject["namespace"]) == (account["name"], account["namespace"])
+    assert by_kind["ClusterRoleBinding"]["roleRef"]["name"] == "podtally"
