@@ -38,7 +38,16 @@ TUNNEL = UPLINK._replace(name="wg0", kind="wireguard", ethernet=False)
     ],
 )
 def test_roles(pattern: str | None, link: Link, role: Role | None) -> None:
-    assert pod_interfaces(pattern)(link) is role
+    assert pod_interfaces(pattern)(link, frozenset) is role
+
+
+@pytest.mark.parametrize(
+    ("pattern", "role"), [(None, None), ("!other", None), ("veth*", Role.HOST), ("eth*", None)]
+)
+def test_a_pair_that_leads_to_the_world_is_no_pods(pattern: str | None, role: Role | None) -> None:
+    wanted = pod_interfaces(pattern)
+    assert wanted(POD, lambda: {POD.ifindex}) is role
+    assert wanted(POD, lambda: {99}) is wanted(POD, frozenset)
 
 
 def test_counters_are_the_endpoints() -> None:

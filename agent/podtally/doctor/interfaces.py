@@ -9,6 +9,7 @@ from podtally.links.attach import Attacher
 from podtally.links.messages import all_links
 from podtally.links.model import Link
 from podtally.links.netlink import Requests
+from podtally.links.routes import uplinks
 from podtally.links.wanted import pod_interfaces
 
 _SHOWN = 8  # names on one line
@@ -18,7 +19,8 @@ def interfaces(config: Config) -> Iterator[Finding]:
     requests = Requests()
     try:
         role = pod_interfaces(config.interfaces)
-        watched = [link for link in all_links(requests) if role(link) is not None]
+        leading_out = uplinks(requests)
+        watched = [link for link in all_links(requests) if role(link, lambda: leading_out)]
     except OSError as error:
         yield Finding("interfaces", None, f"cannot be listed: {words(error)}", "run as root")
         return

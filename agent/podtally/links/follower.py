@@ -26,6 +26,8 @@ from podtally.links.model import (
 )
 from podtally.links.namespaces import NOT_ASSIGNED, Namespaces
 from podtally.links.netlink import Requests
+from podtally.links.routes import uplinks
+from podtally.links.wanted import Wanted
 
 
 @dataclass(slots=True)
@@ -55,7 +57,7 @@ class Follower:
     def __init__(
         self,
         attacher: Attacher,
-        wanted: Callable[[Link], Role | None],
+        wanted: Wanted,
         prepare: Callable[[int], None],
         events: Sink,
     ) -> None:
@@ -99,7 +101,7 @@ class Follower:
             self._changed(known, link)
         else:
             known.link = link
-        if not known.attached and (role := self._wanted(link)) is not None:
+        if not known.attached and (role := self._wanted(link, self._uplinks)) is not None:
             self._watch(known, role)
 
     def gone(self, last: Link) -> None:
@@ -141,6 +143,9 @@ class Follower:
                 known.netns = self.namespaces.name_of(known.nsid)
                 if known.netns:
                     self._events.put(NetnsNamed(known.link.ifindex, known.netns))
+
+    def _uplinks(self) -> frozenset[int]:
+        return uplinks(self._requests)
 
     def _changed(self, known: _Known, link: Link) -> None:
         if link.name != known.link.name:

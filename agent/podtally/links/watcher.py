@@ -23,9 +23,10 @@ from podtally.links.messages import (
     all_links,
     parse_link,
 )
-from podtally.links.model import Link, Role, Sink
+from podtally.links.model import Sink
 from podtally.links.namespaces import NAME_DIRS, NOT_ASSIGNED
 from podtally.links.netlink import Message, OverrunError, Requests, Subscription
+from podtally.links.wanted import Wanted
 
 _GROUPS = (GROUP_LINK, GROUP_IPV4_ADDRESS, GROUP_IPV6_ADDRESS)
 _RECEIVE_BUFFER = 4 << 20  # about 1,000 link announcements, each charged as 4 KiB
@@ -44,7 +45,7 @@ class LinkWatcher:
     def __init__(
         self,
         attacher: Attacher,
-        wanted: Callable[[Link], Role | None],
+        wanted: Wanted,
         prepare: Callable[[int], None],
         events: Sink,
         receive_buffer: int = _RECEIVE_BUFFER,
