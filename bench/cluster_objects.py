@@ -13,16 +13,19 @@ Json = dict[str, Any]
 
 def write(folder: Path) -> None:
     """Files ``pods-0.json`` … in the order of their pages, and so for the other resources."""
-    for resource, items in (
-        ("nodes", map(_node, range(NODES))),
-        ("services", map(_service, range(SERVICES))),
-        ("endpointslices", map(_slice, range(SERVICES))),
-        ("pods", map(_pod, range(PODS))),
-    ):
+    for resource, items in everything():
         for number, page in enumerate(_pages(items)):
             body = {"metadata": {"resourceVersion": "1", "continue": "more"}, "items": page}
             path = folder / f"{resource}-{number:03}.json"
             path.write_text(json.dumps(body, separators=(",", ":")))
+
+
+def everything() -> Iterator[tuple[str, Iterator[Json]]]:
+    """The objects, by resource."""
+    yield "nodes", map(_node, range(NODES))
+    yield "services", map(_service, range(SERVICES))
+    yield "endpointslices", map(_slice, range(SERVICES))
+    yield "pods", map(_pod, range(PODS))
 
 
 def _pages(items: Iterator[Json]) -> Iterator[list[Json]]:
