@@ -18,6 +18,7 @@ from podtally.kernel import rights
 from podtally.kernel.books import STRANGERS
 from podtally.kernel.pins import Pins
 from podtally.kernel.table import Table
+from podtally.kube.reach import api_access
 from podtally.ledger.checkpoint import Checkpoint, Extras
 from podtally.ledger.ledger import Ended
 from podtally.links.model import Counters, Mode
@@ -53,6 +54,7 @@ class Desk:
     """What must be there before anything is attached: whatever fails here leaves no trace."""
 
     def __init__(self, config: Config) -> None:
+        api_access(config)  # whether it is told well is known at once; it may well be away
         self.checkpoint = Checkpoint(state_dir(config.state_dir))
         self.server = Server(config.listen_address())
         self.pins = Pins(config.pin_dir)

@@ -9,7 +9,6 @@ import os
 import queue
 import socket
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -27,11 +26,10 @@ from podtally.identity.namer import ContainerNamed, Namer, PodNamed
 from podtally.identity.pod_logs import PodLogs
 from podtally.identity.residents import lower_word
 from podtally.kernel.table import Table
-from podtally.kube import kubeconfig
-from podtally.kube.access import SERVICE_ACCOUNT, Access, in_cluster
 from podtally.kube.model import Changed, Page
 from podtally.kube.model import Event as ApiEvent
 from podtally.kube.objects import RESOURCES
+from podtally.kube.reach import api_access
 from podtally.kube.source import KubeSource
 from podtally.kube.workloads import Workload, from_labels
 from podtally.ledger.ledger import Ledger
@@ -199,7 +197,7 @@ class Sources:
 def make_sources(config: Config, ledger: Ledger) -> Sources:
     """PodtallyError if the API is asked for and cannot be reached as it is told."""
     answers: Answers = queue.SimpleQueue()
-    access, node = _access(config), config.node_name or default_node_name()
+    access, node = api_access(config), config.node_name or default_node_name()
     directory = Directory(
         config.endpoints,
         config.networks,
@@ -220,17 +218,7 @@ def default_node_name() -> str:
     return os.environ.get("NODE_NAME") or socket.gethostname().lower()
 
 
-def _access(config: Config) -> Access | None:
-    if config.kubernetes == "off":
-        return None
-    if config.kubeconfig is not None:
-        return kubeconfig.load(config.kubeconfig, config.kube_context or "")
-    if config.kubernetes == "on" or (SERVICE_ACCOUNT / "token").exists():
-        return in_cluster()
-    return None
-
-
 def _cri(config: Config) -> Cri | None:
     if config.cri_socket == "off":
         return None
-    return Cri() if config.cri_socket == "auto" else Cri((Path(config.cri_socket),))
+    return Cri.of(config.cri_socket)

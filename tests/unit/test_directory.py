@@ -8,6 +8,7 @@ from podtally.identity.cgroups import Found
 from podtally.identity.cluster import Clocks, Cluster
 from podtally.identity.directory import (
     CONTESTED_NS,
+    HISTORY_NS,
     REMEMBER_NS,
     SETTLE_NS,
     TICK_NS,
@@ -185,10 +186,15 @@ def test_addresses_outlive_their_endpoint() -> None:
     assert owner(made, "10.99.0.7", gone).workload == ""
     assert made.names.endpoint(7).name == "blue"
     made.refresh(gone + REMEMBER_NS)
-    assert owner(made, "10.99.0.7", gone - 1).workload == "blue"
+    assert made.names.endpoint(7).name == "blue"
     assert made.refresh(gone + 1 + REMEMBER_NS)
-    assert owner(made, "10.99.0.7", gone - 1).workload == ""
     assert made.names.endpoint(7) == NOBODY
+    made.refresh(gone + HISTORY_NS - 1)
+    assert owner(made, "10.99.0.7", gone - 1).workload == "blue"
+    made.refresh(gone + HISTORY_NS)
+    made.appeared(9, "veth9", "", host=False, at_ns=gone)
+    made.refresh(gone + HISTORY_NS)
+    assert owner(made, "10.99.0.7", gone - 1).workload == ""
 
 
 def handed_over() -> Directory:

@@ -8,7 +8,7 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from podtally import config
-from podtally.commands.arguments import add_places
+from podtally.commands.arguments import add_names, add_places
 
 _EPILOG = """\
 example:
@@ -58,29 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long a dead pod's series stay (300)",
     )
-    _add_names(parser)
+    add_names(parser)
     parser.add_argument("--verbose", action="store_true", help="log more")
-
-
-def _add_names(parser: argparse.ArgumentParser) -> None:
-    names = parser.add_argument_group("where names come from")
-    names.add_argument(
-        "--kubernetes",
-        choices=("auto", "on", "off"),
-        help="watch the API (auto: if there is a service account, or --kubeconfig)",
-    )
-    names.add_argument("--kubeconfig", metavar="FILE", help="how to reach the API from outside")
-    names.add_argument("--kube-context", metavar="NAME", help="its context (the current one)")
-    names.add_argument("--node-name", metavar="NAME", help="this node ($NODE_NAME, or the host's)")
-    names.add_argument(
-        "--cri-socket", metavar="PATH", help="the container runtime's; auto (default) or off"
-    )
-    names.add_argument(
-        "--pod-logs", metavar="DIR", help=f"the kubelet's pod logs ({config.DEFAULT_POD_LOGS})"
-    )
-    names.add_argument(
-        "--name-wait", type=float, metavar="SECONDS", help="flows wait so long for a name (10)"
-    )
 
 
 def main(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from podtally import __version__
-from podtally.commands.arguments import add_places
+from podtally.commands.arguments import add_names, add_places
 from podtally.config import from_arguments
 from podtally.doctor.finding import Finding
 from podtally.doctor.probes import examine, is_fatal
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     add_places(parser)
     parser.add_argument("--interfaces", metavar="PATTERN", help="which interfaces it would watch")
+    add_names(parser)
     parser.add_argument("--output", choices=("text", "json"), default="text")
 
 

@@ -44,6 +44,11 @@ class Cri:
         self._fault = ""
         self.errors = 0
 
+    @classmethod
+    def of(cls, setting: str) -> "Cri":
+        """As ``cri_socket`` is set: ``auto``, or a path."""
+        return cls() if setting == "auto" else cls((Path(setting),))
+
     def socket(self) -> Path | None:
         """Who would be asked; None where there is no runtime."""
         for path in self._sockets:

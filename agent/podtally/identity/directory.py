@@ -31,7 +31,8 @@ from podtally.identity.residents import Held, Resident, number, text
 from podtally.identity.services import NO_SERVICES, Services
 from podtally.kube.model import Event
 
-REMEMBER_NS = 900_000_000_000  # how long one can ask who had an address
+REMEMBER_NS = 60_000_000_000  # residents that have gone, for flows that are read late
+HISTORY_NS = 900_000_000_000  # how long one can ask who had an address
 SETTLE_NS = 2_000_000_000  # the first process may be a runtime's own, and a name follows soon
 WAIT_STEP_NS = 250_000_000  # how often names that may still come are asked for
 MOST_SOCKETS = 4096  # cgroups of the host whose sockets are remembered
@@ -297,7 +298,7 @@ class Directory:
         for address, at_ns in list(self._contested.items()):
             if at_ns < now_ns - CONTESTED_NS:
                 del self._contested[address]
-        self.book.forget(before_ns)
+        self.book.forget(now_ns - HISTORY_NS)
 
     def _claim_static(self) -> None:
         claims = [

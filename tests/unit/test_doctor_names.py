@@ -1,0 +1,69 @@
+"""The doctor asks each source of names once, and says what is wrong with it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from podtally.config import Config
+from podtally.doctor.finding import Finding
+from podtally.doctor.names import names
+from podtally.kube.objects import RESOURCES
+from tests.apiserver import ApiServer, Fault
+from tests.unit.kube_config import write_config
+
+
+@pytest.fixture
+def server() -> Iterator[ApiServer]:
+    made = ApiServer()
+    yield made
+    made.close()
+
+
+def findings(config: Config) -> dict[str, Finding]:
+    return {finding.name: finding for finding in names(config)}
+
+
+def asking(server: ApiServer, folder: Path) -> Config:
+    cluster = {"server": f"http://127.0.0.1:{server.port}"}
+    return Config(kubeconfig=write_config(folder, {"token": "t"}, cluster), cri_socket="off")
+
+
+def test_every_resource_that_is_watched_is_asked_for(server: ApiServer, tmp_path: Path) -> None:
+    found = findings(asking(server, tmp_path))
+    for resource in RESOURCES:
+        assert found[f"API {resource.name}"].ok is True
+
+
+def test_a_right_that_lacks_is_named_with_the_mend(server: ApiServer, tmp_path: Path) -> None:
+    server.faults.errors.append(Fault(403, "Forbidden", resource="jobs"))
+    found = findings(asking(server, tmp_path))
+    assert found["API jobs"].ok is False
+    assert found["API jobs"].detail.startswith("403")
+    assert "rbac.yaml" in found["API jobs"].mend
+    assert found["API pods"].ok is True
+
+
+def test_a_server_that_is_away(server: ApiServer, tmp_path: Path) -> None:
+    config = asking(server, tmp_path)
+    server.away()
+    found = findings(config)["kubernetes API"]
+    assert found.ok is False
+    assert str(server.port) in found.detail
+    server.back()
+
+
+def test_a_kubeconfig_that_is_not_there(tmp_path: Path) -> None:
+    found = findings(Config(kubeconfig=tmp_path / "none", cri_socket="off"))["kubernetes API"]
+    assert found.ok is False
+    assert str(tmp_path / "none") in found.detail
+    assert found.mend
+
+
+def test_what_is_not_there_is_no_fault(tmp_path: Path) -> None:
+    config = Config(kubernetes="off", cri_socket=str(tmp_path / "cri"), pod_logs=tmp_path / "pods")
+    found = findings(config)
+    for name in ("kubernetes API", "container runtime", "pod logs"):
+        assert found[name].ok is None, name
+    (tmp_path / "pods").mkdir()
+    assert findings(config)["pod logs"].ok is True
