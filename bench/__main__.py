@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Protocol
 
-from bench import agent, drain, packet, scrape, soak
+from bench import agent, drain, identity, name, packet, reuse, scrape, soak
 from podtally.errors import PodtallyError
 
 
@@ -26,6 +26,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "agent": agent,
     "scrape": scrape,
     "soak": soak,
+    "identity": identity,
+    "name": name,
+    "reuse": reuse,
 }
 
 
@@ -34,10 +37,10 @@ def parser() -> argparse.ArgumentParser:
         prog="scripts/bench", description=__doc__, epilog="example: scripts/bench packet"
     )
     commands = whole.add_subparsers(required=True, metavar="BENCHMARK")
-    for name, module in BENCHMARKS.items():
+    for title, module in BENCHMARKS.items():
         summary = (module.__doc__ or "").partition("\n")[0]
         command = commands.add_parser(
-            name, help=summary, description=summary, epilog=f"example: {module.EXAMPLE}"
+            title, help=summary, description=summary, epilog=f"example: {module.EXAMPLE}"
         )
         module.add_arguments(command)
         command.add_argument("--output", choices=("table", "json"), default="table")

@@ -143,7 +143,8 @@ class Agent:
 
     def _extras(self) -> Extras:
         self._dumped = self._metrics.dump()
-        return Extras(self._parts.directory.residents(), self._dumped)
+        parts = self._parts
+        return Extras(parts.directory.residents(), self._dumped, parts.watch.known_ns)
 
     def _guarded(self, step: Callable[[], Turned]) -> None:
         try:

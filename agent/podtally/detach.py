@@ -60,9 +60,10 @@ def _book_the_rest(config: Config, generation: Generation, checkpoint: Checkpoin
     ledger, directory = make_ledger(config, generation), Directory((), {})
     now_ns = time.monotonic_ns()
     contents.restore(ledger, now_ns)
-    directory.restore(contents.extras.residents, now_ns)
+    directory.restore(contents.extras.residents, contents.extras.known_ns)
     directory.refresh(now_ns)
-    extras = Extras(directory.residents(), contents.extras.own_metrics)
+    known_ns = contents.extras.known_ns
+    extras = Extras(directory.residents(), contents.extras.own_metrics, known_ns)
 
     def look(_: Table) -> World:
         return World(Present(directory.names, now_ns), NO_COUNTERS, (), extras)

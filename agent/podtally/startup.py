@@ -96,7 +96,7 @@ def bring_up(config: Config, pins: Pins, checkpoint: Checkpoint, metrics: SelfMe
     directory = sources.directory
     if contents is not None:
         contents.restore(ledger, now_ns)
-        directory.restore(contents.extras.residents, now_ns)
+        directory.restore(contents.extras.residents, contents.extras.known_ns)
         metrics.restore(contents.extras.own_metrics)
     metrics.loader_runs.inc(installed.compiled)
     sources.start()
@@ -196,7 +196,8 @@ class _Past:
         return World(present, self.watch.counters({}), (), self.extras())
 
     def extras(self) -> Extras:
-        return Extras(self.sources.directory.residents(), self.metrics.dump())
+        residents = self.sources.directory.residents()
+        return Extras(residents, self.metrics.dump(), self.watch.known_ns)
 
     def drain(self, old: Generation, before: Position | None, here: Position) -> list[Ended]:
         """Book all that another generation has counted, and write down that ours is next."""

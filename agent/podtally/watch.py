@@ -60,6 +60,7 @@ class Watch:
     def __init__(self, ledger: Ledger, directory: Directory, finder: Finder) -> None:
         self.inbox = Inbox(finder)
         self.interfaces: dict[int, Watched] = {}
+        self.known_ns = 0  # up to when all that was announced is taken note of
         self._ledger = ledger
         self._directory = directory
         self._gone: dict[int, model.Counters | None] = {}
@@ -70,6 +71,7 @@ class Watch:
 
     def take_events(self) -> None:
         """Take note of all that was announced up to now."""
+        self.known_ns = time.monotonic_ns()
         for event in self.inbox.take():
             self._take(event)
 
@@ -80,7 +82,7 @@ class Watch:
         for ifindex in self._ledger.interfaces.watched_ones():
             if ifindex not in self.interfaces:
                 self._gone[ifindex] = None
-                self._directory.gone(ifindex, time.monotonic_ns())
+        self._directory.looked(self.interfaces, time.monotonic_ns())
 
     def take_gone(self) -> dict[int, model.Counters | None]:
         """Interfaces that went since this was last asked, with their last counters."""

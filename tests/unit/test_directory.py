@@ -251,14 +251,38 @@ def test_a_later_agent_remembers_and_takes_nothing_for_granted() -> None:
     made.netns_named(7, "blue")
     made.gone(7, START + SECOND)
     again = Directory((), NETWORKS)
-    again.restore(made.residents(), START + 2 * SECOND)
+    again.restore(made.residents(), START + SECOND)
     again.refresh(START + 2 * SECOND)
     assert again.names.endpoint(7).name == "blue"
-    assert set(again.contested()) == {"10.99.0.7", "2001:db8::7"}
     again.appeared(7, "veth7", "green", host=False, at_ns=START + 3 * SECOND)  # another
     again.refresh(START + 3 * SECOND)
     assert again.names.endpoint(7).name == "green"
     assert owner(again, "2001:db8::7", START + 3 * SECOND).workload == ""
+
+
+def test_what_happened_while_nobody_looked_nobody_can_tell() -> None:
+    made = directory()
+    made.netns_named(7, "blue")
+    made.appeared(9, "veth9", "green", host=False, at_ns=START)
+    made.addresses_changed(9, [packed("10.99.0.9")], START)
+    known, now = START + SECOND, START + 5 * SECOND
+    again = Directory((), NETWORKS)
+    again.restore(made.residents(), known)
+    again.appeared(9, "veth9", "green", host=False, at_ns=now)
+    again.appeared(11, "veth11", "red", host=False, at_ns=now)
+    again.looked({9, 11}, now)
+    again.addresses_changed(11, [packed("10.99.0.7")], now)
+    again.refresh(now)
+    assert owner(again, "10.99.0.7", known - 1).workload == "blue"
+    assert owner(again, "10.99.0.7", known).kind == "unknown"
+    assert owner(again, "10.99.0.7", now - 1).kind == "unknown"
+    assert owner(again, "10.99.0.7", now).workload == "red"
+    assert owner(again, "10.99.0.9", now - 1).workload == "green"  # he was there all the time
+    assert set(again.contested()) == {"10.99.0.7", "10.99.0.9", "2001:db8::7"}
+    again.observed(11, packed("10.99.0.7"), now - SECOND)  # a packet of his own
+    again.refresh(now)
+    assert owner(again, "10.99.0.7", now - SECOND).workload == "red"
+    assert owner(again, "10.99.0.7", now - 2 * SECOND).kind == "unknown"
 
 
 def test_unnamed_are_those_that_are_there_and_nobody_knows() -> None:

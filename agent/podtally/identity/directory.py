@@ -8,7 +8,7 @@ Until a name is there, and for as long as one may still come, the endpoint is no
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from podtally.identity.cgroups import Found
 from podtally.identity.cluster import NODE_STRENGTH, Clocks, Cluster
 from podtally.identity.intervals import FACT
 from podtally.identity.model import (
+    DISPUTED,
     FOREVER,
     NOBODY,
     UNKNOWN,
@@ -74,6 +75,7 @@ class Directory:
         self._sockets: dict[int, _Socket] = {}
         self._named: dict[str, Endpoint] = {}  # by the UID of a pod, or a container's id
         self._contested: dict[str, int] = {}  # addresses, and when they last changed hands
+        self._known_ns = 0
         self._waits_until = FOREVER
         self._stale = True
         self._claim_static()
@@ -169,13 +171,27 @@ class Directory:
         """For the checkpoint: names must outlive the agent, as flows do."""
         return list(self._residents.values())
 
-    def restore(self, residents: Iterable[Resident], now_ns: int) -> None:
-        """Take back what ``residents`` gave. While nobody looked, any address may have become
-        another's.
-        """
+    def restore(self, residents: Iterable[Resident], known_ns: int) -> None:
+        """Take back what ``residents`` gave, which was true at ``known_ns``."""
         for resident in residents:
             self._put(resident)
-            self._contested |= {held.address: now_ns for held in resident.addresses}
+        self._known_ns = known_ns
+
+    def looked(self, there: Container[int], now_ns: int) -> None:
+        """After ``restore``, and a first look at which interfaces are there.
+
+        Who is not there any more went at some time when nobody looked, and so may others
+        have come and gone that had his address. Who is there had his all the time.
+        """
+        dark = set()
+        for resident in list(self._residents.values()):
+            if not resident.gone_ns and resident.ifindex not in there:
+                self.gone(resident.ifindex, self._known_ns)
+            dark |= {held.address for held in resident.addresses}
+        self._contested |= dict.fromkeys(dark, now_ns)
+        claims = [Claim(number(a), DISPUTED, self._known_ns, now_ns, FACT - 1) for a in dark]
+        self.book.put("dark", claims)
+        self._stale = True
 
     def unnamed(self) -> list[int]:
         """Interfaces that are there, and of which nobody knows whose they are."""

@@ -55,6 +55,11 @@ class _Forget(NamedTuple):
     ifindex: int
 
 
+class _Known(NamedTuple):
+    nsid: int
+    witness: int  # pid
+
+
 @dataclass(slots=True)
 class _Waiting:
     nsid: int
@@ -78,7 +83,9 @@ class Finder:
         self._namespaces = Namespaces(self._requests)
         self._own = processes.who_is(os.getpid())
         self._population = processes.Population()
-        self._nsids: dict[int, int] = {}  # by the inode of a namespace with processes in it
+        # By the inode of a namespace, with a process in it: when that is gone, the inode may
+        # be another's.
+        self._nsids: dict[int, _Known] = {}
         self._last_full = 0.0
         self._budget = _Budget()
         self.walks = 0
@@ -161,9 +168,13 @@ class Finder:
         for ifindex, waiting in self._waiting.items():
             wanted.setdefault(waiting.nsid, []).append(ifindex)
         inhabited = self._population.namespaces()
-        self._nsids = {inode: nsid for inode, nsid in self._nsids.items() if inode in inhabited}
+        self._nsids = {
+            inode: known
+            for inode, known in self._nsids.items()
+            if known.witness in inhabited.get(inode, ())
+        }
         for inode, pids in inhabited.items():
-            if inode not in self._nsids or self._nsids[inode] in wanted:
+            if inode not in self._nsids or self._nsids[inode].nsid in wanted:
                 self._look_into(inode, pids, wanted)
 
     def _look_into(self, inode: int, pids: list[int], wanted: dict[int, list[int]]) -> None:
@@ -185,11 +196,12 @@ class Finder:
 
     def _nsid_of(self, inhabitant: processes.Inhabitant) -> int:
         """The id of a process's namespace; it has none, while no interface leads there."""
-        nsid = self._nsids.get(inhabitant.netns, NOT_ASSIGNED)
+        known = self._nsids.get(inhabitant.netns)
+        nsid = known.nsid if known is not None else NOT_ASSIGNED
         if nsid == NOT_ASSIGNED:
             nsid = self._namespaces.nsid_of_fd(inhabitant.netns_fd)
             if nsid != NOT_ASSIGNED:
-                self._nsids[inhabitant.netns] = nsid
+                self._nsids[inhabitant.netns] = _Known(nsid, inhabitant.pid)
         return nsid
 
     def _compare(self, ifindex: int, inhabitant: processes.Inhabitant) -> None:

@@ -60,6 +60,7 @@ class Extras(msgspec.Struct, frozen=True):
 
     residents: list[Resident] = []
     own_metrics: dict[str, list[float]] = {}
+    known_ns: int = 0  # up to when the residents are known, CLOCK_MONOTONIC
 
 
 class _Place(msgspec.Struct, frozen=True):

@@ -1,0 +1,171 @@
+"""Pods that come and go and take each other's addresses, faster than the API tells of them."""
+
+import heapq
+import itertools
+import random
+import select
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+from tests.e2e.kube_node import POOL, SINKS, KubeNode, PodSpec, peer_of, spec
+from tests.e2e.pod_life import Errand, Peer, Report
+
+SHORTEST_SECONDS = 0.2
+LONGEST_SECONDS = 2.0
+PATIENCE_SECONDS = 20.0
+NEVER_TOLD_EVERY = 20  # a pod in so many is never heard of through the API
+PAIR_EVERY = 5  # a pod in so many visits the one before
+SIX_EVERY = 3  # a pod in so many has IPv6, and talks over it
+# Between the runtime's making of the link and the start of the pod's process: the CNI plugins
+# take longer than that to end, and then the sandbox has to be made.
+START_SECONDS = 0.1
+
+
+class Plan(NamedTuple):
+    pods: int
+    seconds: float
+    seed: int = 23
+
+
+class Lived(NamedTuple):
+    """A pod that is gone, and what it says of itself."""
+
+    pod: PodSpec
+    linked_ns: int  # CLOCK_MONOTONIC; its link was made
+    unlinked_ns: int  # its link is gone, and its address is free
+    report: Report
+
+
+class _Living(NamedTuple):
+    pod: PodSpec
+    linked_ns: int
+
+
+@dataclass
+class Soak:
+    """Runs in the calling thread; ``lived`` is the truth afterwards."""
+
+    node: KubeNode
+    plan: Plan
+    sinks: tuple[PodSpec, ...]
+    lived: list[Lived] = field(default_factory=list)
+    late_seconds: float = 0.0  # the most that a pod came later than planned
+    reuse_seconds: list[float] = field(
+        default_factory=list
+    )  # that addresses were free between pods
+    _living: dict[str, _Living] = field(default_factory=dict)
+    _free: list[int] = field(default_factory=lambda: list(POOL))
+    _freed_ns: dict[int, int] = field(default_factory=dict)
+    _due: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
+    _order: Iterator[int] = field(default_factory=itertools.count)
+    _host: PodSpec | None = None  # who is to be visited by the next
+
+    def __post_init__(self) -> None:
+        self._dice = random.Random(self.plan.seed)
+        self._began = time.monotonic()
+
+    def at(self, seconds: float, act: Callable[[], None]) -> None:
+        """Do something so long after the beginning; call before ``run``."""
+        self._later(seconds, act)
+
+    def run(self) -> None:
+        """Until the last pod is gone, and the API was told so."""
+        self._began = time.monotonic()
+        plan = self.plan
+        for number in range(plan.pods):
+            when = number * plan.seconds / plan.pods
+            self._later(when, partial(self._come, number, self._began + when))
+        end = self._began + plan.seconds + LONGEST_SECONDS + PATIENCE_SECONDS
+        while self._due or self._living:
+            assert time.monotonic() < end, f"never went: {sorted(self._living)}"
+            self._turn()
+
+    def come(self, name: str, life_seconds: float) -> None:
+        """One pod more, that lives so long."""
+        self._make(spec(name, self._take_address()), life_seconds, self._dice.random())
+
+    def _turn(self) -> None:
+        now = time.monotonic() - self._began
+        wait = max(0.0, min(0.5, self._due[0][0] - now)) if self._due else 0.5
+        if select.select([self.node.host.out], [], [], wait)[0]:
+            for report in self.node.host.reports():
+                self._go(report)
+        if self._due and self._due[0][0] <= time.monotonic() - self._began:
+            heapq.heappop(self._due)[2]()
+
+    def _later(self, seconds: float, act: Callable[[], None]) -> None:
+        heapq.heappush(self._due, (seconds, next(self._order), act))
+
+    def _soon(self, seconds: float, act: Callable[[], None]) -> None:
+        self._later(time.monotonic() - self._began + seconds, act)
+
+    def _come(self, number: int, when: float) -> None:
+        self.late_seconds = max(self.late_seconds, time.monotonic() - when)
+        place = number % PAIR_EVERY
+        visits, visited = place == PAIR_EVERY - 1, place == PAIR_EVERY - 2
+        pair = number // PAIR_EVERY if visits or visited else number  # both talk the same way
+        told = (number + NEVER_TOLD_EVERY // 2) % NEVER_TOLD_EVERY != 0
+        pod = spec(f"p{number}", self._take_address(), pair % SIX_EVERY == 0, told)
+        life = self._dice.choice((SHORTEST_SECONDS, self._dice.uniform(0.2, LONGEST_SECONDS)))
+        friend = peer_of(self._host, self._host.six) if visits and self._host else None
+        waits = int(visited and number + 1 < self.plan.pods)
+        self._host = pod if waits else None
+        self._make(pod, life, self._dice.random(), friend, waits)
+
+    def _make(
+        self, pod: PodSpec, life: float, seed: float, friend: Peer | None = None, visitors: int = 0
+    ) -> None:
+        self.node.tell_admitted(pod)
+        linked_ns = time.monotonic_ns()
+        self.node.make(pod)
+        self._living[pod.name] = _Living(pod, linked_ns)
+        chosen = self._dice.sample(self.sinks, 2)
+        errand = self.node.errand(
+            pod,
+            sinks=tuple(peer_of(sink, pod.six) for sink in chosen),
+            seconds=life,
+            friend=friend,
+            visitors=visitors,
+            seed=int(seed * (1 << 32)),
+        )
+        self._soon(START_SECONDS, partial(self._start, pod, errand))
+
+    def _start(self, pod: PodSpec, errand: Errand) -> None:
+        self.node.start(errand)
+        self.node.tell_running(pod)
+
+    def _go(self, report: Report) -> None:
+        assert not report.error, f"{report.name}: {report.error}"
+        pod, linked_ns = self._living.pop(report.name)
+        self.node.tell_ended(pod)
+        self.node.remove(pod)
+        gone_ns = time.monotonic_ns()
+        self.lived.append(Lived(pod, linked_ns, gone_ns, report))
+        self._free.append(pod.number)
+        self._freed_ns[pod.number] = gone_ns
+        # the kubelet lets the API forget a pod when it has cleaned up behind it
+        self._soon(self._dice.uniform(0.0, 0.3), partial(self.node.tell_deleted, pod))
+
+    def _take_address(self) -> int:
+        """In turn the address that was freed last, and the one that is free for the longest."""
+        number = self._free.pop(self._dice.choice((0, -1)))
+        if freed_ns := self._freed_ns.get(number):
+            self.reuse_seconds.append((time.monotonic_ns() - freed_ns) / 1e9)
+        return number
+
+
+@contextmanager
+def sinks(node: KubeNode) -> Iterator[tuple[PodSpec, ...]]:
+    """The pods that stay, and that all others talk to."""
+    made = tuple(spec(f"sink-{number}", number, six=True) for number in SINKS)
+    for pod in made:
+        node.tell_admitted(pod)
+        node.make(pod)
+        node.pin(pod)
+        node.start(node.errand(pod))
+        node.tell_running(pod)
+    yield made
