@@ -173,6 +173,8 @@ class Sources:
         for cgroup in self._ledger.naming.take_unknown_cgroups():
             path = self._cgroups.path_of(cgroup)
             found = cgroups.read(path) if path is not None else _GONE
+            if self._cgroups.mount is None:  # without cgroup v2 all of it is the host
+                found = None
             self.directory.socket_found(cgroup, found, now_ns)
             if found is not None:
                 self.finder.name(found)

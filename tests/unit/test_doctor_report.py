@@ -11,6 +11,7 @@ from podtally.doctor.command import report_json, report_text
 from podtally.doctor.finding import Finding
 from podtally.doctor.hooks import findings
 from podtally.doctor.programs import gist
+from podtally.identity.cgroup_ids import find_mount
 
 FINE = Finding("jit", True, "on")
 SLIGHT = Finding("cgroup v2", False, "not mounted", "mount it")
@@ -97,17 +98,17 @@ def test_what_cannot_be_read_is_not_judged(tmp_path: Path) -> None:
     assert features.clock(tmp_path).ok is None
 
 
-@pytest.mark.parametrize(
-    ("mounts", "ok"),
-    [
-        ("cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n", True),
-        ("cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n", False),
-    ],
-)
-def test_cgroup_v2(tmp_path: Path, mounts: str, ok: bool) -> None:
-    path = tmp_path / "mounts"
-    path.write_text("proc /proc proc rw 0 0\n" + mounts)
-    assert host.cgroup_v2(path).ok is ok
+@pytest.mark.parametrize(("kind", "ok"), [("cgroup2", None), ("cgroup", False)])
+def test_cgroup_v2(tmp_path: Path, kind: str, ok: bool | None) -> None:
+    """A directory that is not the root of the hierarchy is a part of it at most."""
+    mountinfo = tmp_path / "mountinfo"
+    mountinfo.write_text(f"29 24 0:26 / {tmp_path} rw,relatime shared:9 - {kind} none rw\n")
+    assert host.cgroup_v2(mountinfo).ok is ok
+
+
+def test_this_hosts_cgroup_v2() -> None:
+    found = host.cgroup_v2()
+    assert (found.ok is False) == (find_mount() is None)
 
 
 def test_the_gist_of_a_verifiers_log_is_its_verdict() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from podtally.doctor.finding import Finding, words
+from podtally.identity.cgroup_ids import CgroupIds, find_mount
 from podtally.kernel import headers, rights
 from podtally.kernel.pins import BPF_FS_MAGIC, filesystem_of
 
@@ -79,13 +80,17 @@ def bcc() -> Finding:
     return Finding("bcc", True, child.stdout.strip(), fatal=True)
 
 
-def cgroup_v2(mounts: Path = Path("/proc/self/mounts")) -> Finding:
-    for line in mounts.read_text().splitlines():
-        _, point, kind, *_ = line.split()
-        if kind == "cgroup2":
-            return Finding("cgroup v2", True, f"mounted at {point}")
-    detail = "not mounted: host processes have no names of their own"
-    return Finding("cgroup v2", False, detail, "mount -t cgroup2 none /sys/fs/cgroup")
+def cgroup_v2(mountinfo: Path = Path("/proc/self/mountinfo")) -> Finding:
+    mount = find_mount(mountinfo)
+    if mount is None:
+        detail = "not mounted: host processes have no names of their own"
+        return Finding("cgroup v2", False, detail, "mount -t cgroup2 none /sys/fs/cgroup")
+    ids = CgroupIds(mount)
+    ids.close()
+    if ids.is_whole:
+        return Finding("cgroup v2", True, f"mounted at {mount.path}")
+    detail = f"{mount.path} shows a part of it only: host processes are unknown"
+    return Finding("cgroup v2", None, detail, "mount the host's, or run in its cgroup namespace")
 
 
 def state_dir(path: Path) -> Finding:
