@@ -16,6 +16,7 @@ from podtally.ledger.series import SeriesView
 from tests.unit.rows import (
     ACK,
     FIN,
+    FLAGS,
     ICMP,
     RST,
     SECOND,
@@ -354,16 +355,11 @@ def test_strangers_are_booked_under_unknown() -> None:
 
 
 def test_nothing_is_kept_of_ended_connections_that_nobody_wants() -> None:
-    ledger = Ledger(*_settings())
+    ledger = Ledger(FLAGS, make_ledger().limits)
     book(ledger, names(), [Flow(seen=from_here(RST))])
     turn(ledger)
     assert turn(ledger, now_ns=100 * SECOND) == []
     assert len(ledger.connections) == 0
-
-
-def _settings() -> tuple[Any, Any]:
-    ledger = make_ledger()
-    return ledger._flags, ledger.limits
 
 
 def test_names_are_as_of_the_first_packet() -> None:

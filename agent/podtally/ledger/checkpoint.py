@@ -130,7 +130,7 @@ class Checkpoint:
                 self._labels("accounts", ledger.accounts),
                 records,
                 list(ledger.retired_gaps.items()),
-                ledger.began_unknown,
+                ledger.intake.began_unknown,
                 ledger.overflow_packets,
                 ledger.accounts.limited,
                 ledger.naming.came_too_late,
@@ -203,7 +203,7 @@ class Contents:
         ledger.readings.key = arrays["kernel.key"].copy()
         ledger.readings.sums = arrays["kernel.read"].copy()
         ledger.retired_gaps = dict(head.retired_gaps)
-        ledger.began_unknown = head.began_unknown
+        ledger.intake.began_unknown = head.began_unknown
         ledger.overflow_packets = head.overflow_packets
         ledger.accounts.limited = head.limited
         ledger.naming.came_too_late = head.came_too_late

@@ -4,7 +4,7 @@ Pure: it is given what the kernel counted, who is who and what time it is. When 
 kernel is read and when the result is written down is the epoch's business.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -22,23 +22,19 @@ from podtally.ledger.accounts import (
     Tables,
 )
 from podtally.ledger.connections import (
-    BEGAN_UNKNOWN,
-    KEY,
     UNNAMED,
     Columns,
     Connections,
     Flags,
-    who_began,
 )
+from podtally.ledger.intake import ColdRows, Intake
 from podtally.ledger.interfaces import Interfaces
 from podtally.ledger.kernel_readings import NOTHING_GROWN, KernelReadings
 from podtally.ledger.labels import DIRECTIONS, BookLabels, FlowLabels, PodLabels
 from podtally.ledger.naming import Naming
-from podtally.ledger.remotes import Flows, Present, flows_of
+from podtally.ledger.remotes import Present
 from podtally.ledger.series import SeriesTable, SeriesView
 from podtally.ledger.waiting import Waiting
-
-ColdRows = Callable[[NDArray[np.int64]], NDArray[np.void]]
 
 FLOWS, OTHER, OVERFLOW = 0, 1, 2  # accounts, as in labels.ACCOUNTS
 VLAN_TAG = 4  # bytes, IEEE 802.1Q
@@ -107,126 +103,22 @@ class Ledger:
         self.interfaces = Interfaces()
         self.naming = Naming(self.interfaces, self.accounts, flags, limits.patience_ns)
         self.waiting = Waiting(self.connections, self.accounts, self.naming)
+        self.intake = Intake(self.connections, self.accounts, self.naming, flags)
         self.retired_gaps: dict[BookLabels, int] = {}
         self.readings = KernelReadings()
-        self.began_unknown = 0
         self.overflow_packets = 0
-        self._flags = flags
-        self._sums = np.zeros((4, 0), np.int64)
-        self._ended: list[Columns] = []
         self._placed = Places(*(np.zeros(0, np.int64),) * 4)
         self._placed_for: tuple[Names | None, int] = (None, -1)
         self._reopened_for: Names | None = None
         self._kernel_delta = NOTHING_GROWN
-        self.begin()
 
     def begin(self) -> None:
         """Start an epoch's sums."""
-        self._sums = np.zeros((4, len(self.accounts)), np.int64)
-
-    # -- rows ---------------------------------------------------------------------
+        self.intake.begin()
 
     def book_rows(self, rows: Rows, cold: ColdRows, present: Present) -> None:
         """Book a batch of rows, each connection at most once in an epoch."""
-        place, known = self.connections.find(rows.fingerprint)
-        if known.all():
-            account = self._book_known(rows, place, cold, present)
-        else:
-            account = np.empty(len(place), np.int64)
-            old = np.flatnonzero(known)
-            some = Rows._make(column[old] for column in rows)
-            account[old] = self._book_known(some, place[old], cold, present)
-            new = np.flatnonzero(~known)
-            fresh = self._begin(Rows._make(column[new] for column in rows), cold, present)
-            account[new] = fresh.account
-            self.connections.begin(fresh)
-        self._add(account, rows)
-
-    def _book_known(
-        self, rows: Rows, place: NDArray[np.int64], cold: ColdRows, present: Present
-    ) -> NDArray[np.int64]:
-        """Add rows to their connections; returns their accounts. (n,)"""
-        connections = self.connections
-        reborn = connections.reborn(place, rows.seen)
-        handed = self._handed_over(rows, place, cold, present)
-        if handed is not None:
-            reborn = reborn | handed
-        if not reborn.any():
-            connections.add_to(place, (rows.bytes, rows.packets), rows.seen, present.now_ns)
-        else:
-            old = Rows._make(column[~reborn] for column in rows)
-            amounts = (old.bytes, old.packets)
-            connections.add_to(place[~reborn], amounts, old.seen, present.now_ns)
-            again = Rows._make(column[reborn] for column in rows)
-            fresh = self._begin(again, cold, present, connections.columns.began[place[reborn]])
-            self._ended.append(connections.replace(place[reborn], fresh))
-        account = connections.columns.account[place]
-        unnamed = np.flatnonzero(account == UNNAMED)
-        if len(unnamed):
-            columns = connections.columns.take(place[unnamed])
-            account[unnamed] = self.naming.accounts_of(flows_of(columns), present, wait=False)
-            connections.columns.account[place[unnamed]] = account[unnamed]
-        return account.astype(np.int64)
-
-    def _handed_over(
-        self, rows: Rows, place: NDArray[np.int64], cold: ColdRows, present: Present
-    ) -> NDArray[np.bool_] | None:
-        """Which rows go on under the addresses of a connection whose other end is somebody
-        else by now. (n,); None: none of them
-        """
-        if not len(present.handed_over):
-            return None
-        remote = self.connections.columns.key["remote_address"][place]
-        some = np.flatnonzero(np.isin(remote[:, 1], present.handed_over))
-        if not len(some):
-            return None
-        high, low = remote[some].byteswap().T
-        now_ns = cold(rows.place[some])["first_seen_ns"].astype(np.int64)
-        then_ns = self.connections.columns.first_ns[place[some]]
-        look_up = present.names.look_up
-        handed = np.zeros(len(place), np.bool_)
-        handed[some] = look_up(high, low, now_ns) != look_up(high, low, then_ns)
-        return handed
-
-    def _begin(
-        self,
-        rows: Rows,
-        cold: ColdRows,
-        present: Present,
-        began_before: NDArray[np.uint8] | None = None,
-    ) -> Columns:
-        """New connections from rows, named as of their first packet."""
-        cold_rows = cold(rows.place)
-        key = np.empty(len(cold_rows), KEY)
-        for field in KEY.names or ():
-            key[field] = cold_rows[field]
-        began = who_began(rows.seen, key, self._flags)
-        if began_before is not None:  # what goes on in the same ports shows no SYN
-            began = np.where(began == BEGAN_UNKNOWN, began_before, began).astype(np.uint8)
-        first_ns = cold_rows["first_seen_ns"].astype(np.int64)
-        flows = Flows(key, began, first_ns, rows.seen, rows.packets[:, 0])
-        account = self.naming.accounts_of(flows, present)
-        self.accounts.count_beginnings(account, began, present.now_ns)
-        self.began_unknown += int(np.count_nonzero(began == BEGAN_UNKNOWN))
-        return Columns(
-            rows.fingerprint,
-            account.astype(np.int32),
-            began,
-            rows.seen,
-            first_ns,
-            np.full(len(key), present.now_ns, np.int64),
-            rows.bytes,
-            rows.packets,
-            key,
-        )
-
-    def _add(self, account: NDArray[np.int64], rows: Rows) -> None:
-        short = len(self.accounts) - self._sums.shape[1]
-        if short > 0:  # accounts were opened for these rows
-            self._sums = np.pad(self._sums, ((0, 0), (0, short)))
-        for direction in (0, 1):
-            np.add.at(self._sums[direction], account, rows.bytes[:, direction])
-            np.add.at(self._sums[2 + direction], account, rows.packets[:, direction])
+        self.intake.book_rows(rows, cold, present)
 
     # -- what the kernel counts outside of rows -------------------------------------
 
@@ -244,10 +136,10 @@ class Ledger:
         now_ns = present.now_ns
         self._settle_interfaces(self._tally(), present)
         self._settle_flows(now_ns)
+        replaced = self.intake.replaced
         self.begin()
         leaving = np.array([i for i in gone if self.interfaces.known(i)], np.int64)
-        ended = [*self._ended, self.connections.settle(now_ns, leaving)]
-        self._ended = []
+        ended = [*replaced, self.connections.settle(now_ns, leaving)]
         ended = [*self.waiting.hold(ended), self.waiting.name(present)]
         self._reopen_unknown(present.names)
         described = [
@@ -292,11 +184,11 @@ class Ledger:
         )
 
     def _settle_flows(self, now_ns: int) -> None:
-        moved = np.flatnonzero(self._sums.any(axis=0))
+        moved = np.flatnonzero(self.intake.sums.any(axis=0))
         for direction in (0, 1):
             amounts = np.zeros((len(moved), 3), np.int64)
-            amounts[:, BYTES] = self._sums[direction, moved]
-            amounts[:, PACKETS] = self._sums[2 + direction, moved]
+            amounts[:, BYTES] = self.intake.sums[direction, moved]
+            amounts[:, PACKETS] = self.intake.sums[2 + direction, moved]
             self.accounts.add(moved, direction, amounts, now_ns)
 
     def _tally(self) -> Tally:
@@ -312,9 +204,13 @@ class Ledger:
         direction, rest = delta.direction[moved], tally.packets[:, :, 1]
         np.add.at(tally.bytes[:, :, OTHER:], (slots, direction), delta.bytes[moved])
         np.add.at(rest, (slots, direction), delta.packets[moved].sum(axis=1))
-        flowed = np.flatnonzero(self._sums.any(axis=0))
-        np.add.at(tally.bytes[:, :, FLOWS], self.accounts.slot[flowed], self._sums[:2, flowed].T)
-        np.add.at(tally.packets[:, :, 0], self.accounts.slot[flowed], self._sums[2:, flowed].T)
+        flowed = np.flatnonzero(self.intake.sums.any(axis=0))
+        np.add.at(
+            tally.bytes[:, :, FLOWS], self.accounts.slot[flowed], self.intake.sums[:2, flowed].T
+        )
+        np.add.at(
+            tally.packets[:, :, 0], self.accounts.slot[flowed], self.intake.sums[2:, flowed].T
+        )
         np.add.at(self.interfaces.tags, (slots, direction), VLAN_TAG * delta.tagged[moved])
         self._kernel_delta = NOTHING_GROWN
         return tally
@@ -430,7 +326,7 @@ class Ledger:
             self.books.view(),
             list(gaps.items()),
             len(self.connections),
-            self.began_unknown,
+            self.intake.began_unknown,
             self.accounts.limited,
             self.overflow_packets,
             len(self.waiting),

@@ -1,0 +1,144 @@
+"""Takes an epoch's rows in: each to its connection, named when it begins, summed by account."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.kernel.table import Rows
+from podtally.ledger.accounts import Accounts
+from podtally.ledger.connections import (
+    BEGAN_UNKNOWN,
+    KEY,
+    UNNAMED,
+    Columns,
+    Connections,
+    Flags,
+    who_began,
+)
+from podtally.ledger.naming import Naming
+from podtally.ledger.remotes import Flows, Present, flows_of
+
+ColdRows = Callable[[NDArray[np.int64]], NDArray[np.void]]
+
+
+class Intake:
+    """``sums`` (4, accounts): bytes, then packets, from and to the endpoint; of this epoch."""
+
+    def __init__(
+        self, connections: Connections, accounts: Accounts, naming: Naming, flags: Flags
+    ) -> None:
+        self.connections = connections
+        self.accounts = accounts
+        self.naming = naming
+        self.began_unknown = 0
+        self.replaced: list[Columns] = []  # connections in whose ports others have begun
+        self._flags = flags
+        self.begin()
+
+    def begin(self) -> None:
+        """Start an epoch's sums."""
+        self.sums = np.zeros((4, len(self.accounts)), np.int64)
+        self.replaced = []
+
+    def book_rows(self, rows: Rows, cold: ColdRows, present: Present) -> None:
+        """Book a batch of rows, each connection at most once in an epoch."""
+        place, known = self.connections.find(rows.fingerprint)
+        if known.all():
+            account = self._book_known(rows, place, cold, present)
+        else:
+            account = np.empty(len(place), np.int64)
+            old = np.flatnonzero(known)
+            some = Rows._make(column[old] for column in rows)
+            account[old] = self._book_known(some, place[old], cold, present)
+            new = np.flatnonzero(~known)
+            fresh = self._begin(Rows._make(column[new] for column in rows), cold, present)
+            account[new] = fresh.account
+            self.connections.begin(fresh)
+        self._add(account, rows)
+
+    def _book_known(
+        self, rows: Rows, place: NDArray[np.int64], cold: ColdRows, present: Present
+    ) -> NDArray[np.int64]:
+        """Add rows to their connections; returns their accounts. (n,)"""
+        connections = self.connections
+        reborn = connections.reborn(place, rows.seen)
+        handed = self._handed_over(rows, place, cold, present)
+        if handed is not None:
+            reborn = reborn | handed
+        if not reborn.any():
+            connections.add_to(place, (rows.bytes, rows.packets), rows.seen, present.now_ns)
+        else:
+            old = Rows._make(column[~reborn] for column in rows)
+            amounts = (old.bytes, old.packets)
+            connections.add_to(place[~reborn], amounts, old.seen, present.now_ns)
+            again = Rows._make(column[reborn] for column in rows)
+            fresh = self._begin(again, cold, present, connections.columns.began[place[reborn]])
+            self.replaced.append(connections.replace(place[reborn], fresh))
+        account = connections.columns.account[place]
+        unnamed = np.flatnonzero(account == UNNAMED)
+        if len(unnamed):
+            columns = connections.columns.take(place[unnamed])
+            account[unnamed] = self.naming.accounts_of(flows_of(columns), present, wait=False)
+            connections.columns.account[place[unnamed]] = account[unnamed]
+        return account.astype(np.int64)
+
+    def _handed_over(
+        self, rows: Rows, place: NDArray[np.int64], cold: ColdRows, present: Present
+    ) -> NDArray[np.bool_] | None:
+        """Which rows go on under the addresses of a connection whose other end is somebody
+        else by now. (n,); None: none of them
+        """
+        if not len(present.handed_over):
+            return None
+        remote = self.connections.columns.key["remote_address"][place]
+        some = np.flatnonzero(np.isin(remote[:, 1], present.handed_over))
+        if not len(some):
+            return None
+        high, low = remote[some].byteswap().T
+        now_ns = cold(rows.place[some])["first_seen_ns"].astype(np.int64)
+        then_ns = self.connections.columns.first_ns[place[some]]
+        look_up = present.names.look_up
+        handed = np.zeros(len(place), np.bool_)
+        handed[some] = look_up(high, low, now_ns) != look_up(high, low, then_ns)
+        return handed
+
+    def _begin(
+        self,
+        rows: Rows,
+        cold: ColdRows,
+        present: Present,
+        began_before: NDArray[np.uint8] | None = None,
+    ) -> Columns:
+        """New connections from rows, named as of their first packet."""
+        cold_rows = cold(rows.place)
+        key = np.empty(len(cold_rows), KEY)
+        for field in KEY.names or ():
+            key[field] = cold_rows[field]
+        began = who_began(rows.seen, key, self._flags)
+        if began_before is not None:  # what goes on in the same ports shows no SYN
+            began = np.where(began == BEGAN_UNKNOWN, began_before, began).astype(np.uint8)
+        first_ns = cold_rows["first_seen_ns"].astype(np.int64)
+        flows = Flows(key, began, first_ns, rows.seen, rows.packets[:, 0])
+        account = self.naming.accounts_of(flows, present)
+        self.accounts.count_beginnings(account, began, present.now_ns)
+        self.began_unknown += int(np.count_nonzero(began == BEGAN_UNKNOWN))
+        return Columns(
+            rows.fingerprint,
+            account.astype(np.int32),
+            began,
+            rows.seen,
+            first_ns,
+            np.full(len(key), present.now_ns, np.int64),
+            rows.bytes,
+            rows.packets,
+            key,
+        )
+
+    def _add(self, account: NDArray[np.int64], rows: Rows) -> None:
+        short = len(self.accounts) - self.sums.shape[1]
+        if short > 0:  # accounts were opened for these rows
+            self.sums = np.pad(self.sums, ((0, 0), (0, short)))
+        for direction in (0, 1):
+            np.add.at(self.sums[direction], account, rows.bytes[:, direction])
+            np.add.at(self.sums[2 + direction], account, rows.packets[:, direction])
