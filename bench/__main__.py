@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Protocol
 
-from bench import agent, drain, identity, name, packet, reuse, scrape, soak
+from bench import agent, drain, identity, judge, name, packet, reuse, scrape, soak
 from podtally.errors import PodtallyError
 
 
@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "identity": identity,
     "name": name,
     "reuse": reuse,
+    "judge": judge,
 }
 
 

@@ -88,7 +88,9 @@ class Agent:
         self._publisher = Publisher(parts.ledger.view(), self._metrics, self.health)
         desk.server.start(self._publisher, Answering(parts.directory))
         self._write_flow_log(parts.ended)
-        log.info("watching %d interfaces; %s", len(parts.watch.interfaces), desk.server.url)
+        count = len(parts.watch.interfaces)
+        plural = "" if count == 1 else "s"
+        log.info("watching %d interface%s; %s", count, plural, desk.server.url)
 
     def loop(self, stop: threading.Event) -> None:
         """Turn an epoch every ``config.epoch`` seconds until ``stop`` is set."""

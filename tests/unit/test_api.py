@@ -45,7 +45,7 @@ class Register:
     def resolve(self, address: str, at_wall: float | None) -> list[Held]:
         hour = None if at_wall is None else (at_wall - NOON.timestamp()) / 3600
         return [
-            Held("pod", "shop", t.name, "web", "node", clock(t.from_), clock(t.until), "kubernetes")
+            Held("pod", "shop", t.name, "web", "node", clock(t.from_), clock(t.until))
             for t in self._terms
             if t.address == address
             and (hour is None or t.from_ <= hour < (math.inf if t.until is None else t.until))
@@ -203,7 +203,7 @@ def test_who_had_it_is_told_the_latest_first(served: Served) -> None:
     code, out, err = ask(served, "resolve", "10.99.0.2")
     assert (code, err) == (0, "")
     rows = [line.split() for line in out.splitlines()]
-    assert rows[0] == ["KIND", "NAMESPACE", "NAME", "WORKLOAD", "SCOPE", "FROM", "UNTIL", "SOURCE"]
+    assert rows[0] == ["KIND", "NAMESPACE", "NAME", "WORKLOAD", "SCOPE", "FROM", "UNTIL"]
     assert [(row[2], row[6]) for row in rows[1:]] == [
         ("web-0", "-"),
         ("job-b", "2026-01-31T14:00:00+00:00"),

@@ -285,6 +285,15 @@ def test_what_happened_while_nobody_looked_nobody_can_tell() -> None:
     assert owner(again, "10.99.0.7", now - 2 * SECOND).kind == "unknown"
 
 
+def test_at_the_first_start_of_all_nothing_is_in_doubt() -> None:
+    made = directory()
+    made.netns_named(7, "blue")
+    made.looked({7}, START + SECOND)
+    made.refresh(START + SECOND)
+    assert owner(made, "10.99.0.7", START - SECOND).workload == "blue"
+    assert made.contested() == []
+
+
 def test_unnamed_are_those_that_are_there_and_nobody_knows() -> None:
     made = directory()
     made.appeared(9, "veth9", "green", host=False, at_ns=START)

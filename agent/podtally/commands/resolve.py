@@ -22,7 +22,7 @@ Asks the running agent: who has the address, and who had it before, as far back 
 can still be read. `-` under FROM: not known since when; under UNTIL: it has it now.
 Exit codes: 0 somebody has or had it, 1 nobody known, 2 wrong use or no agent answers.
 """
-_HEADS = ("KIND", "NAMESPACE", "NAME", "WORKLOAD", "SCOPE", "FROM", "UNTIL", "SOURCE")
+_HEADS = ("KIND", "NAMESPACE", "NAME", "WORKLOAD", "SCOPE", "FROM", "UNTIL")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,4 +66,4 @@ def show(held: Sequence[api.Held], out: TextIO) -> None:
 
 def _words(each: api.Held) -> tuple[str, ...]:
     who = (each.kind, each.namespace, each.name, each.workload, each.scope)
-    return (*who, each.from_, each.until, each.source)
+    return (*who, each.from_, each.until)

@@ -48,7 +48,6 @@ class Held(msgspec.Struct, frozen=True, rename={"from_": "from"}):
     scope: str
     from_: str = ""  # "": not known since when
     until: str = ""  # "": it has it now
-    source: str = ""
 
 
 class Endpoints(msgspec.Struct, frozen=True):

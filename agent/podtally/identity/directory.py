@@ -75,6 +75,7 @@ class Directory:
         self._sockets: dict[int, _Socket] = {}
         self._named: dict[str, Endpoint] = {}  # by the UID of a pod, or a container's id
         self._contested: dict[str, int] = {}  # addresses, and when they last changed hands
+        self._restored: frozenset[int] = frozenset()
         self._known_ns = 0
         self._waits_until = FOREVER
         self._stale = True
@@ -175,6 +176,7 @@ class Directory:
         """Take back what ``residents`` gave, which was true at ``known_ns``."""
         for resident in residents:
             self._put(resident)
+        self._restored = frozenset(self._residents)
         self._known_ns = known_ns
 
     def looked(self, there: Container[int], now_ns: int) -> None:
@@ -184,9 +186,10 @@ class Directory:
         have come and gone that had his address. Who is there had his all the time.
         """
         dark = set()
-        for resident in list(self._residents.values()):
-            if not resident.gone_ns and resident.ifindex not in there:
-                self.gone(resident.ifindex, self._known_ns)
+        for ifindex in self._restored:
+            resident = self._residents[ifindex]
+            if not resident.gone_ns and ifindex not in there:
+                self.gone(ifindex, self._known_ns)
             dark |= {held.address for held in resident.addresses}
         self._contested |= dict.fromkeys(dark, now_ns)
         claims = [Claim(number(a), DISPUTED, self._known_ns, now_ns, FACT - 1) for a in dark]
