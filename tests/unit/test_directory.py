@@ -197,6 +197,16 @@ def test_addresses_outlive_their_endpoint() -> None:
     assert owner(made, "10.99.0.7", gone - 1).workload == ""
 
 
+def test_who_is_waited_for_is_not_forgotten() -> None:
+    patient = Directory((), NETWORKS, 2 * REMEMBER_NS)
+    patient.appeared(7, "veth7", "", host=False, at_ns=START)
+    patient.process_found(7, POD)
+    patient.gone(7, START + SECOND)
+    patient.refresh(START + REMEMBER_NS + 2 * SECOND)
+    patient.named(UID, NAMED)
+    assert endpoint(patient, at_ns=START + REMEMBER_NS + 3 * SECOND) == NAMED
+
+
 def handed_over() -> Directory:
     """From blue behind veth7 to green behind veth9, heard of a second later."""
     made = directory()

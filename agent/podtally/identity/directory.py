@@ -303,7 +303,7 @@ class Directory:
     # -- housekeeping -----------------------------------------------------------------------
 
     def _forget(self, now_ns: int) -> None:
-        before_ns = now_ns - REMEMBER_NS
+        before_ns = now_ns - max(REMEMBER_NS, 2 * self._patience_ns)  # flows may wait for it
         for ifindex, resident in list(self._residents.items()):
             if any(held.until_ns < before_ns for held in resident.addresses):
                 kept = tuple(held for held in resident.addresses if held.until_ns >= before_ns)
