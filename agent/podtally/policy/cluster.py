@@ -1,0 +1,287 @@
+"""Namespaces, nodes and pods as they are written, in manifests or in a case of tests, to a World.
+
+One that cannot be read is a problem of its own, and is not there: who asks for it is told that
+nobody is known by that name. Unknown fields are stepped over, since servers have new ones.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from podtally.identity.model import Labels
+from podtally.kube.pods import Life
+from podtally.kube.pods import Pod as KubePod
+from podtally.kube.wire import Controller, Metadata, Wire, controller_of, labels_of
+from podtally.kube.workloads import from_labels, of_pod
+from podtally.policy.cidr import parse_address
+from podtally.policy.decoding import built_in_nulls, convert
+from podtally.policy.documents import Document
+from podtally.policy.meaning import DEFAULT_NAMESPACE, PROTOCOLS
+from podtally.policy.model import NODE, POD, NamedPort, Party
+from podtally.policy.problems import Fault, Problem, field_of
+from podtally.policy.reading import problem_of
+from podtally.policy.world import Member, Namespace, World
+
+T = TypeVar("T")
+
+OVER = ("Succeeded", "Failed")  # phases after which no container runs again
+_NODE_ADDRESSES = ("InternalIP", "ExternalIP")
+_NO_LIFE = Life(0, 0, 0, 0, 0, 0, False)
+
+
+class Cluster(NamedTuple):
+    world: World
+    problems: tuple[Problem, ...]
+
+
+class _Port(Wire, frozen=True):
+    container_port: int
+    name: str = ""
+    protocol: str = "TCP"
+
+
+class _Container(Wire, frozen=True):
+    ports: tuple[_Port, ...] = ()
+    restart_policy: str = ""
+
+
+class _PodSpec(Wire, frozen=True):
+    node_name: str = ""
+    host_network: bool = False
+    containers: tuple[_Container, ...] = ()
+    init_containers: tuple[_Container, ...] = ()
+
+
+class _Address(Wire, frozen=True):
+    ip: str = ""
+
+
+class _PodStatus(Wire, frozen=True):
+    phase: str = ""
+    pod_ip: str = msgspec.field(name="podIP", default="")
+    pod_ips: tuple[_Address, ...] = msgspec.field(name="podIPs", default=())
+
+
+class _Pod(Wire, frozen=True):
+    metadata: Metadata
+    spec: _PodSpec = _PodSpec()
+    status: _PodStatus = _PodStatus()
+
+
+class _NodeAddress(Wire, frozen=True):
+    type: str = ""
+    address: str = ""
+
+
+class _NodeStatus(Wire, frozen=True):
+    addresses: tuple[_NodeAddress, ...] = ()
+
+
+class _Node(Wire, frozen=True):
+    metadata: Metadata
+    status: _NodeStatus = _NodeStatus()
+
+
+class _Namespace(Wire, frozen=True):
+    metadata: Metadata
+
+
+class _CasePort(msgspec.Struct, frozen=True):
+    port: int
+    protocol: str = "TCP"
+    name: str = ""
+
+
+class _CasePod(msgspec.Struct, frozen=True):
+    namespace: str
+    name: str
+    labels: dict[str, str] = {}
+    ips: tuple[str, ...] = ()
+    ports: tuple[_CasePort, ...] = ()
+    node: str = ""
+    host_network: bool = False
+    phase: str = "Running"
+
+
+class _CaseNode(msgspec.Struct, frozen=True):
+    name: str
+    ips: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+
+
+class _CaseNamespace(msgspec.Struct, frozen=True):
+    name: str
+    labels: dict[str, str] = {}
+
+
+class _Found:
+    """What was read so far."""
+
+    def __init__(self) -> None:
+        self.members: list[Member] = []
+        self.nodes: list[Party] = []
+        self.namespaces: list[Namespace] = []
+
+    def world(self) -> World:
+        return World(self.members, self.nodes, self.namespaces)
+
+
+def from_documents(documents: Iterable[Document]) -> Cluster:
+    """Of kinds other than Namespace, Node and Pod nothing is needed."""
+    found, problems = _Found(), []
+    for document in documents:
+        fault = _take(document, found) if document.api_version == "v1" else None
+        if fault is not None:
+            problems.append(problem_of(document, fault))
+    return Cluster(found.world(), tuple(problems))
+
+
+def from_case(case: Mapping[str, Any], source: str, subject: str) -> Cluster:
+    """The ``namespaces``, ``nodes`` and ``pods`` of a case (docs/policy.md)."""
+    found, problems = _Found(), []
+    for index, each in _items(case, "namespaces", _CaseNamespace):
+        if isinstance(each, Fault):
+            problems.append(_problem(source, subject, "namespaces", index, each))
+        else:
+            found.namespaces.append(Namespace(each.name, _labels(each.labels)))
+    for index, item in _items(case, "nodes", _CaseNode):
+        node = item if isinstance(item, Fault) else _case_node(item)
+        if isinstance(node, Fault):
+            problems.append(_problem(source, subject, "nodes", index, node))
+        else:
+            found.nodes.append(node)
+    for index, entry in _items(case, "pods", _CasePod):
+        pod = entry if isinstance(entry, Fault) else _case_pod(entry)
+        if isinstance(pod, Fault):
+            problems.append(_problem(source, subject, "pods", index, pod))
+        else:
+            found.members.append(pod)
+    return Cluster(found.world(), tuple(problems))
+
+
+def _take(document: Document, found: _Found) -> Fault | None:
+    if document.kind == "Namespace":
+        namespace = _converted(document.content, _Namespace)
+        if isinstance(namespace, Fault):
+            return namespace
+        found.namespaces.append(Namespace(namespace.metadata.name, labels_of(namespace.metadata)))
+    elif document.kind == "Node":
+        node = _converted(document.content, _Node)
+        if isinstance(node, Fault):
+            return node
+        found.nodes.append(_node(node))
+    elif document.kind == "Pod":
+        pod = _converted(document.content, _Pod)
+        member = pod if isinstance(pod, Fault) else _member(pod)
+        if isinstance(member, Fault):
+            return member
+        found.members.append(member)
+    return None
+
+
+def _member(pod: _Pod) -> Member | Fault:
+    meta, spec, status = pod.metadata, pod.spec, pod.status
+    texts = [address.ip for address in status.pod_ips] or [status.pod_ip]
+    ips = _addresses(filter(None, texts))
+    if isinstance(ips, Fault):
+        return ips._replace(path=("status", "podIPs"))
+    # Sidecars' ports count as well (KEP-753; podutil.FindPort).
+    sidecars = (c for c in spec.init_containers if c.restart_policy == "Always")
+    written = [port for container in (*spec.containers, *sidecars) for port in container.ports]
+    party = Party(
+        POD,
+        meta.namespace or DEFAULT_NAMESPACE,
+        meta.name,
+        labels_of(meta),
+        ips=ips,
+        ports=_named((port.name, port.protocol, port.container_port) for port in written),
+        node=spec.node_name,
+        host_network=spec.host_network,
+    )
+    return Member(party, _workload(party, controller_of(meta)), status.phase in OVER)
+
+
+def _node(node: _Node) -> Party:
+    texts = [a.address for a in node.status.addresses if a.type in _NODE_ADDRESSES]
+    ips = tuple(ip for ip in map(parse_address, texts) if ip is not None)
+    name = node.metadata.name
+    return Party(NODE, name=name, ips=ips, node=name, node_labels=labels_of(node.metadata))
+
+
+def _case_node(node: _CaseNode) -> Party | Fault:
+    ips = _addresses(node.ips)
+    if isinstance(ips, Fault):
+        return ips
+    labels = _labels(node.labels)
+    return Party(NODE, name=node.name, ips=ips, node=node.name, node_labels=labels)
+
+
+def _case_pod(pod: _CasePod) -> Member | Fault:
+    ips = _addresses(pod.ips)
+    if isinstance(ips, Fault):
+        return ips
+    party = Party(
+        POD,
+        pod.namespace,
+        pod.name,
+        _labels(pod.labels),
+        ips=ips,
+        ports=_named((port.name, port.protocol, port.port) for port in pod.ports),
+        node=pod.node,
+        host_network=pod.host_network,
+    )
+    return Member(party, _workload(party, None), pod.phase in OVER)
+
+
+def _workload(pod: Party, controller: Controller | None) -> str:
+    labels = pod.labels or ()
+    if controller is None:
+        told = from_labels(pod.name, labels)
+        return told.name if told else ""
+    kept = KubePod(pod.namespace, pod.name, "", pod.node, labels, controller, False, "",
+                   pod.host_network, (), _NO_LIFE)  # fmt: skip
+    return of_pod(kept, {}).name
+
+
+def _named(ports: Iterable[tuple[str, str, int]]) -> tuple[NamedPort, ...]:
+    return tuple(
+        NamedPort(name, PROTOCOLS[protocol], number)
+        for name, protocol, number in ports
+        if name and protocol in PROTOCOLS
+    )
+
+
+def _addresses(texts: Iterable[str]) -> tuple[int, ...] | Fault:
+    found: list[int] = []
+    for text in texts:
+        address = parse_address(text)
+        if address is None:
+            return Fault(("ips",), f"{text[:64]!r} is no address")
+        found.append(address)
+    return tuple(found)
+
+
+def _labels(given: Mapping[str, str]) -> Labels:
+    return tuple(sorted(given.items()))
+
+
+def _items(case: Mapping[str, Any], name: str, shape: type[T]) -> Iterator[tuple[int, T | Fault]]:
+    given = case.get(name)
+    if given is not None and not isinstance(given, list):
+        yield -1, Fault((), "must be a list")
+        return
+    for index, item in enumerate(given or ()):
+        yield index, _converted(item, shape)
+
+
+def _converted(value: Any, shape: type[T]) -> T | Fault:
+    try:
+        return convert(built_in_nulls(value), shape)
+    except RecursionError:
+        return Fault((), "nested too deep; flatten it")
+
+
+def _problem(source: str, subject: str, name: str, index: int, fault: Fault) -> Problem:
+    path = (name, *(() if index < 0 else (index,)), *fault.path)
+    return Problem(source, 0, subject, field_of(path), fault.message)

@@ -1,0 +1,210 @@
+"""Judges an epoch's connections at once, and remembers; the same verdicts as ``engine``'s.
+
+One end's policies at a time: (endpoint, peer, protocol, port, direction). Connections that
+were judged before are looked up; the others are judged rule by rule in arrays, by classes of
+parties that no policy can tell apart. What a change of a policy or of a party makes
+stale is told by the ends of the connections, and judged again when it is next asked for.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.policy import engine
+from podtally.policy.compiled_batches import batch_of, concerned, own_node
+from podtally.policy.compiled_cache import MISSING, Cache
+from podtally.policy.compiled_classes import Classes
+from podtally.policy.compiled_network import OPEN, Numbers
+from podtally.policy.compiled_parties import ADDRESS_PARTY, ENDS, UNKNOWN_PARTY, Parties
+from podtally.policy.compiled_rules import CompiledPolicy, compiled
+from podtally.policy.compiled_sides import Sides
+from podtally.policy.compiled_tiers import Asked, Tiers
+from podtally.policy.compiled_words import (
+    Connections,
+    Unpacked,
+    Words,
+    different,
+    packed,
+    unpacked,
+)
+from podtally.policy.model import (
+    ALLOWED,
+    HOST,
+    NOBODY_KNOWS,
+    POD,
+    UNDECLARED,
+    UNKNOWN,
+    Party,
+    Policy,
+    Side,
+)
+from podtally.policy.reasons import side_reason
+from podtally.policy.rules import EGRESS, INGRESS
+from podtally.policy.rules import Asked as AskedOne
+
+__all__ = ["ADDRESS_PARTY", "UNKNOWN_PARTY", "Connections", "Judge", "Judged"]
+
+_ROWS = 1 << 17  # at a time, which bounds the memory that this takes meanwhile
+_SIDES_KEPT = 1 << 16  # of policies that have changed since, too
+
+
+class Judged(NamedTuple):
+    verdict: NDArray[np.uint8]  # places in model.VERDICTS
+    side: NDArray[np.int32]  # for ``Judge.side``, until a policy or a party changes
+
+
+class _Prepared:
+    """What is the same for all batches until something changes."""
+
+    def __init__(self, policies: Sequence[CompiledPolicy], classes: Classes, sides: Sides) -> None:
+        ordered = sorted(policies, key=lambda one: engine.order(one.policy))
+        self._policies = [one.policy for one in ordered]
+        self.tiers = Tiers(ordered, classes, sides)
+        self.exempt = np.array([_exempt(party, sides) for party in classes.parties], np.int32)
+        self.is_pod = np.array([party.kind == POD for party in classes.parties])
+
+    @cached_property
+    def plain(self) -> engine.Engine:
+        return engine.Engine(self._policies)
+
+
+class Judge:
+    """Policies and parties, and what was judged by them."""
+
+    def __init__(self, policies: Iterable[Policy], parties: Iterable[Party]) -> None:
+        self._classes, self._sides, self._cache = Classes(), Sides(), Cache()
+        self._parties = Parties(parties, self._classes)
+        self._policies: list[CompiledPolicy] = []
+        self._prepared: _Prepared | None = None
+        self.set_policies(policies)
+
+    def judge(self, connections: Connections) -> Judged:
+        found = np.empty(len(connections.local), np.int32)
+        for start in range(0, len(found), _ROWS):
+            part = slice(start, start + _ROWS)
+            found[part] = self._look_up(packed(Connections._make(c[part] for c in connections)))
+        return Judged(self._sides.codes(found), found)
+
+    @property
+    def remembered(self) -> int:
+        """How many connections would only be looked up."""
+        return len(self._cache.known())
+
+    def side(self, number: int) -> Side:
+        return self._sides[number]
+
+    def asked(self, connections: Connections, index: int) -> AskedOne:
+        """One of the connections, for the plain engine and for ``reasons``."""
+        row = Connections._make(column[index : index + 1] for column in connections)
+        return self._asked(packed(row))
+
+    def reason(self, connections: Connections, index: int, number: int) -> str:
+        """In words, of one of the connections and the number of its side."""
+        return side_reason(self._sides[number], self.asked(connections, index))
+
+    def put_party(self, number: int, party: Party) -> None:
+        """A new party, or one that has changed; what it is an end of is judged again.
+
+        ``number`` is that of a party or the next: IndexError if it is neither.
+        """
+        self._parties.put(number, party)
+        self._changed()
+        slots = self._cache.known()
+        each = unpacked(self._cache.words(slots))
+        row = number + ENDS
+        self._cache.forget(slots[(each.local == row) | (each.peer == row)])
+
+    def set_policies(self, policies: Iterable[Policy]) -> None:
+        """All there are; what those that differ have a say in, or had, is judged again."""
+        known = {id(one.policy): one for one in self._policies}
+        after = list(policies)
+        gone = [known[number] for number in known.keys() - set(map(id, after))]
+        equal = {one.policy: one for one in gone}
+        fresh: list[CompiledPolicy] = []
+        for policy in after:
+            if id(policy) in known:
+                continue
+            one = equal.pop(policy, None)
+            if one is None:
+                one = compiled(policy, self._classes)
+                fresh.append(one)
+            known[id(policy)] = one
+        self._classes.forget_columns()
+        self._policies = [known[id(policy)] for policy in after]
+        self._forget_concerned([*equal.values(), *fresh])
+
+    def _forget_concerned(self, policies: Sequence[CompiledPolicy]) -> None:
+        self._changed()
+        slots = self._cache.known()
+        words = self._cache.words(slots)
+        for one in policies:
+            stale = concerned(one, words, self._parties, self._classes)
+            self._cache.forget(slots[stale])
+            slots, words = slots[~stale], words[~stale]
+
+    def _changed(self) -> None:
+        self._prepared = None
+        if len(self._sides) > _SIDES_KEPT:
+            self._sides = Sides()
+            self._cache.clear()
+
+    def _look_up(self, words: Words) -> Numbers:
+        found = self._cache.find(words)
+        missing = np.flatnonzero(found == MISSING)
+        if len(missing):
+            unique, inverse = different(words[missing])
+            judged = self._judge(unique)
+            self._cache.put(unique, judged)
+            found[missing] = judged[inverse]
+        return found
+
+    def _judge(self, words: Words) -> Numbers:
+        if self._prepared is None:
+            self._prepared = _Prepared(self._policies, self._classes, self._sides)
+        each, identity = unpacked(words), self._parties.identity
+        found = self._prepared.exempt[self._parties.class_of[each.local]]
+        itself = (found == OPEN) & (identity[each.local] == identity[each.peer])
+        found[itself] = self._sides.number(ALLOWED, engine.LOOPBACK)
+        for is_egress in (False, True):
+            rows = np.flatnonzero((each.is_egress == is_egress) & (found == OPEN))
+            if len(rows):
+                asked = self._of_one_direction(words[rows], is_egress, self._prepared)
+                found[rows] = self._prepared.tiers.judge(asked)
+        return found
+
+    def _of_one_direction(self, words: Words, is_egress: bool, prepared: _Prepared) -> Asked:
+        def plain(row: int) -> int:
+            return self._sides.number(*prepared.plain.side(self._asked(words[row : row + 1])))
+
+        batch = batch_of(words, is_egress, self._parties)
+        return Asked(batch, is_egress, own_node(words, self._parties, prepared.is_pod), plain)
+
+    def _asked(self, word: Words) -> AskedOne:
+        each: Unpacked = unpacked(word)
+        local = self._parties[int(each.local[0]) - ENDS]
+        peer = self._parties[int(each.peer[0]) - ENDS]
+        is_egress = bool(each.is_egress[0])
+        return AskedOne(
+            EGRESS if is_egress else INGRESS,
+            local,
+            local.ips[0] if local.ips else 0,
+            peer,
+            int(each.high[0]) << 64 | int(each.low[0]),
+            peer if is_egress else local,
+            int(each.protocol[0]),
+            int(each.port[0]),
+        )
+
+
+def _exempt(party: Party, sides: Sides) -> int:
+    """As the engine's, but for the pod itself."""
+    if party.kind == NOBODY_KNOWS:
+        return sides.number(UNKNOWN, engine.UNKNOWN_END)
+    if party.kind not in (POD, HOST):
+        return sides.number(UNDECLARED, engine.OUTSIDE)
+    if party.kind == POD and party.host_network:
+        return sides.number(UNDECLARED, engine.HOST_NETWORK)
+    return OPEN

@@ -1,0 +1,153 @@
+"""Selectors that mean nobody, and namespaces that nothing isolates: policies against a cluster."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from podtally.policy.covering import is_contradictory
+from podtally.policy.engine import Engine
+from podtally.policy.findings import NOTHING, UNISOLATED, Declared, Finding, finding, items
+from podtally.policy.model import (
+    DENY,
+    EVERYTHING,
+    NETWORK_TIER,
+    NodePeer,
+    Party,
+    Peer,
+    PodPeer,
+    PodSubject,
+    Policy,
+    Rule,
+    Selector,
+)
+from podtally.policy.problems import WARNING, Path, Problem
+from podtally.policy.rules import EGRESS, INGRESS, is_subject, rules_of
+from podtally.policy.selectors import selects
+from podtally.policy.words import listed
+from podtally.policy.world import World, selectable
+
+_PEERS = {INGRESS: "from", EGRESS: "to"}
+_NEVER = "selects nothing: no labels can be so"
+
+
+class Cluster:
+    """Whom selectors mean; pods that all selectors take for the same are looked at once."""
+
+    def __init__(self, world: World) -> None:
+        kinds = {(pod.namespace, pod.labels, pod.ports): pod for pod in selectable(world)}
+        self.pods = tuple(kinds.values())
+        self.nodes = world.nodes
+        self.namespaces = world.namespaces
+
+    def any_pod(self, policy: Policy, meant: PodSubject | PodPeer) -> bool:
+        return any(self.selected(policy, meant))
+
+    def selected(self, policy: Policy, meant: PodSubject | PodPeer) -> Iterator[Party]:
+        """Also those of whom it is not known."""
+        asked = policy._replace(subject=PodSubject(*meant))
+        return (pod for pod in self.pods if is_subject(asked, pod) is not False)
+
+    def any_node(self, meant: Selector) -> bool:
+        return any(selects(meant, node.node_labels) for node in self.nodes)
+
+
+def selectors(each: Declared, cluster: Cluster | None) -> Iterator[Finding]:
+    policy, document = each
+    subject = policy.subject
+    if isinstance(subject, PodSubject):
+        path: Path = ("spec", "podSelector" if policy.tier == NETWORK_TIER else "subject")
+        why = _nobody(policy, subject, cluster)
+        if why:
+            yield finding(NOTHING, document, path, why)
+    for direction in (INGRESS, EGRESS):
+        for rule in rules_of(policy, direction) or ():
+            for number, peer in enumerate(rule.peers or ()):
+                why = _nobody(policy, peer, cluster)
+                if why:
+                    path = _peer_path(document.content, direction, rule.index, number)
+                    yield finding(NOTHING, document, path, why)
+            if cluster is not None:
+                yield from _port_names(each, direction, rule, cluster)
+
+
+def _nobody(policy: Policy, meant: Peer | PodSubject, cluster: Cluster | None) -> str:
+    """Why it selects nothing; "" if it does, or may."""
+    if isinstance(meant, NodePeer):
+        if is_contradictory(meant.nodes):
+            return _NEVER
+        lacks = cluster is not None and not cluster.any_node(meant.nodes)
+        return "selects no node of the cluster" if lacks else ""
+    return _no_pod(policy, meant, cluster) if isinstance(meant, PodPeer | PodSubject) else ""
+
+
+def _no_pod(policy: Policy, meant: PodPeer | PodSubject, cluster: Cluster | None) -> str:
+    if is_contradictory(meant.pods) or is_contradictory(meant.namespaces or EVERYTHING):
+        return _NEVER
+    if cluster is None or cluster.any_pod(policy, meant):
+        return ""
+    if meant.pods == EVERYTHING and meant.namespaces == EVERYTHING:
+        return ""  # whoever comes
+    if meant.namespaces is None and policy.namespace not in cluster.namespaces:
+        return f"selects no pod: the cluster has no namespace {policy.namespace}"
+    if meant.namespaces is None and meant.pods == EVERYTHING:
+        return ""
+    return "selects no pod of the cluster"
+
+
+def _port_names(each: Declared, direction: str, rule: Rule, cluster: Cluster) -> Iterator[Finding]:
+    """Names are the destination's: in ingress whom the policy selects, in egress anybody's."""
+    policy, document = each
+    named = [port for port in rule.ports or () if port.name]
+    if not named or not isinstance(policy.subject, PodSubject):
+        return
+    subject = policy.subject if direction == INGRESS else PodSubject(EVERYTHING)
+    known = {n.name for pod in cluster.selected(policy, subject) for n in pod.ports or ()}
+    for port in named:
+        if port.name not in known:
+            whose = "that the policy selects" if direction == INGRESS else "of the cluster"
+            message = f"no pod {whose} calls a port {port.name}"
+            path = ("spec", direction, rule.index)
+            yield finding(NOTHING, document, path, message)
+
+
+def unisolated(policies: Sequence[Policy], world: World) -> Iterator[Finding]:
+    engine = Engine(policies)
+    spaces: dict[str, list[Party]] = {}
+    for pod in selectable(world):
+        spaces.setdefault(pod.namespace, []).append(pod)
+    for name, pods in sorted(spaces.items()):
+        for direction in (INGRESS, EGRESS):
+            free = [pod.name for pod in pods if not _is_isolated(pod, direction, engine)]
+            if free:
+                count = f"{len(free)} of {len(pods)} pods"
+                message = f"{count} not isolated in {direction}: {listed(sorted(free), 'and')}"
+                problem = Problem("", 0, f"Namespace {name}", "", message, WARNING)
+                yield Finding(UNISOLATED, problem)
+
+
+def _is_isolated(pod: Party, direction: str, engine: Engine) -> bool:
+    """By a NetworkPolicy, or by a rule of the admin tiers that denies it all other pods."""
+    selecting = engine.selecting(pod)
+    network = (p for p, certain in selecting.network if certain)
+    if any(rules_of(policy, direction) is not None for policy in network):
+        return True
+    admin = (p for group in (*selecting.admin, *selecting.baseline) for p, sure in group if sure)
+    return any(_denies_all(rule) for p in admin for rule in rules_of(p, direction) or ())
+
+
+def _denies_all(rule: Rule) -> bool:
+    return (
+        rule.action == DENY
+        and rule.ports is None
+        and PodPeer(EVERYTHING, EVERYTHING) in (rule.peers or ())
+    )
+
+
+def _peer_path(content: dict[str, Any], direction: str, rule: int, number: int) -> Path:
+    """Of the peer as it is written: one that has several networks means several."""
+    path: Path = ("spec", direction, rule, _PEERS[direction])
+    for index, peer in enumerate(items(content, *path)):
+        networks = len(items(peer, "networks"))
+        if number < max(networks, 1):
+            return (*path, index, "networks", number) if networks else (*path, index)
+        number -= max(networks, 1)
+    return path

@@ -1,0 +1,77 @@
+"""A verdict's reason as one line: the policy and the rule, or what isolates and what came nearest.
+
+Made when it is asked for; see ``explaining`` for every step.
+"""
+
+from podtally.policy import engine
+from podtally.policy.mismatch import doubt, mismatch
+from podtally.policy.model import NOBODY_KNOWS, Policy, Question, Rule, Side, Verdict
+from podtally.policy.rules import EGRESS, INGRESS, Asked, rules_of
+from podtally.policy.words import listed, party_words, policy_words, protocol_words, rule_words
+
+
+def reason(question: Question, verdict: Verdict) -> str:
+    """Of the side, or sides, that made the verdict what it is."""
+    sides = ((EGRESS, verdict.egress), (INGRESS, verdict.ingress))
+    return "; ".join(
+        side_reason(side, engine.asked(question, direction))
+        for direction, side in sides
+        if side.verdict == verdict.verdict
+    )
+
+
+def side_reason(side: Side, ask: Asked) -> str:
+    words = _by_cause(side, ask)
+    if words is not None:
+        return words
+    policies = listed([policy_words(policy) for policy in side.policies], "and")
+    if side.cause == engine.ISOLATED:
+        return f"isolated in {ask.direction} by {policies}; {_nearest_words(side.policies, ask)}"
+    if side.cause == engine.SAME_PRIORITY:
+        return f"{policies} have the same priority and do not agree"
+    if side.cause == engine.PROTOCOL:
+        protocol = protocol_words(ask.protocol)
+        return f"what isolation by {policies} means for {protocol} is not defined"
+    if side.cause == engine.UNREADABLE:
+        return f"{policies} cannot be read: {side.policies[0].unreadable}"
+    local = party_words(ask.local, 0)
+    return f"whether {policies} selects {local} in {ask.direction} is not known: its labels are not"
+
+
+def nearest(policies: tuple[Policy, ...], ask: Asked) -> tuple[Policy, Rule, str] | None:
+    """Of the rules that do not match the one that came nearest, the first of equals; and why."""
+    found: tuple[Policy, Rule, str] | None = None
+    least = 0
+    for policy in policies:
+        for rule in rules_of(policy, ask.direction) or ():
+            distance, words = mismatch(rule, policy, ask)
+            if found is None or distance < least:
+                found, least = (policy, rule, words), distance
+    return found
+
+
+def _nearest_words(policies: tuple[Policy, ...], ask: Asked) -> str:
+    found = nearest(policies, ask)
+    if found is None:
+        return f"nothing is allowed in {ask.direction}"
+    policy, rule, words = found
+    return f"nearest {rule_words(policy, rule, ask.direction)}: {words}"
+
+
+def _by_cause(side: Side, ask: Asked) -> str | None:
+    if side.rule is not None and side.cause == engine.RULE:
+        return rule_words(side.policies[0], side.rule, ask.direction)
+    if side.rule is not None and side.cause == engine.DOUBT:
+        policy = side.policies[0]
+        return f"{rule_words(policy, side.rule, ask.direction)}: {doubt(side.rule, policy, ask)}"
+    local = party_words(ask.local, ask.local_ip)
+    peer = party_words(ask.peer, ask.peer_ip)
+    nobody = local if ask.local.kind == NOBODY_KNOWS else peer
+    return {
+        engine.OPEN: f"no policy isolates {local} in {ask.direction}",
+        engine.LOOPBACK: f"{local} always reaches itself",
+        engine.OWN_NODE: f"{peer} is the own node of {local}, which is always allowed",
+        engine.HOST_NETWORK: f"{local} uses its node's network, so no policy selects it",
+        engine.OUTSIDE: f"{local} is no pod, so no policy selects it",
+        engine.UNKNOWN_END: f"who {nobody} is, is not known",
+    }.get(side.cause)

@@ -1,0 +1,169 @@
+"""Whether a subject means a party, and a rule a connection: True, False, or None: not known."""
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from podtally.identity.ranges import ADDRESS_BITS
+from podtally.policy.model import (
+    ANY_PROTOCOL,
+    HOST,
+    NOBODY_KNOWS,
+    NODE,
+    POD,
+    Block,
+    DomainPeer,
+    HostSubject,
+    Network,
+    NodePeer,
+    Party,
+    Peer,
+    PodPeer,
+    PodSubject,
+    Policy,
+    Port,
+    Rule,
+)
+from podtally.policy.selectors import both, selects, selects_namespace
+
+INGRESS, EGRESS = "ingress", "egress"
+
+Labelled = PodPeer | PodSubject | NodePeer | HostSubject  # by labels or names, not by address
+
+_MAPPED, _MAPPED_BITS = 0xFFFF, 96  # ::ffff:0:0/96, RFC 4291 2.5.5.2
+
+
+class Asked(NamedTuple):
+    """A question as the policies of one end see it: ``local`` is whom they select."""
+
+    direction: str
+    local: Party
+    local_ip: int
+    peer: Party
+    peer_ip: int
+    destination: Party
+    protocol: int
+    port: int
+
+
+def rules_of(policy: Policy, direction: str) -> tuple[Rule, ...] | None:
+    return policy.ingress if direction == INGRESS else policy.egress
+
+
+def is_subject(policy: Policy, party: Party) -> bool | None:
+    """Whether the policy is for this party.
+
+    Those of the host's network are nobody's subject: "host-networked pods are not included in
+    subject selection" (ClusterNetworkPolicySubject); the Kubernetes page on network policies
+    has them as the node, which no NetworkPolicy selects.
+    """
+    return means(policy.subject, policy.namespace, party)
+
+
+def meets(rule: Rule, policy: Policy, asked: Asked) -> bool | None:
+    """Whether the rule is about this connection: it "must match both ports and from"."""
+    at_port = meets_ports(rule, asked)
+    if at_port is False:
+        return False
+    return both(at_port, meets_peers(rule, policy, asked))
+
+
+def meets_peers(rule: Rule, policy: Policy, asked: Asked) -> bool | None:
+    """Any of them; "if this field is empty or missing, this rule matches all sources"."""
+    if rule.peers is None:
+        return True
+    return _any(is_peer(peer, policy, asked) for peer in rule.peers)
+
+
+def meets_ports(rule: Rule, asked: Asked) -> bool | None:
+    """Any of them; "if this field is empty or missing, this rule matches all ports"."""
+    if rule.ports is None:
+        return True
+    return _any(is_port(port, asked) for port in rule.ports)
+
+
+def is_peer(peer: Peer, policy: Policy, asked: Asked) -> bool | None:
+    party = asked.peer
+    if isinstance(peer, Block):
+        return in_block(peer, asked.peer_ip) if asked.peer_ip else None
+    if isinstance(peer, DomainPeer):
+        # Names that resolve to pods and nodes may be meant as well (NPEP-133, expected
+        # behaviour), so without the answers of DNS nobody is ruled out.
+        return None
+    return None if party.kind == NOBODY_KNOWS else means(peer, policy.namespace, party)
+
+
+def means(meant: Labelled, namespace: str, party: Party) -> bool | None:
+    """Whether labels and names select the party; ``namespace`` is the policy's own."""
+    if isinstance(meant, HostSubject):
+        return _is_host(meant, party)
+    if isinstance(meant, NodePeer):
+        # "It selects the nodeIPs", so that it means what uses the node's network.
+        return uses_node(party) and selects(meant.nodes, party.node_labels)
+    if party.kind != POD or party.host_network:
+        return False
+    if meant.namespaces is None:  # "... in the policy's own namespace"
+        in_namespace: bool | None = party.namespace == namespace
+    else:
+        in_namespace = selects_namespace(meant.namespaces, party.namespace, party.namespace_labels)
+    if in_namespace is False:
+        return False
+    return both(in_namespace, selects(meant.pods, party.labels))
+
+
+def uses_node(party: Party) -> bool:
+    """Whether its address is a node's."""
+    return party.kind == NODE or (party.kind == POD and party.host_network)
+
+
+def in_block(block: Block, ip: int) -> bool:
+    """In the CIDR and in none of its exceptions; IPv4 is compared with IPv4 only (mapped)."""
+    return in_network(block.network, ip) and not any(in_network(n, ip) for n in block.excepted)
+
+
+def in_network(network: Network, ip: int) -> bool:
+    first, bits = network
+    if bits < _MAPPED_BITS and ip >> 32 == _MAPPED:
+        return False  # ::/0 is all of IPv6, and IPv4 only looks like a part of it here
+    return (ip ^ first) >> (ADDRESS_BITS - bits) == 0
+
+
+def is_port(port: Port, asked: Asked) -> bool | None:
+    """A named port is what the destination calls so; who is no pod has no names."""
+    if port.protocol not in (asked.protocol, ANY_PROTOCOL):
+        return False
+    if not port.name:
+        return port.first <= asked.port <= port.last
+    party = asked.destination
+    if party.kind == NOBODY_KNOWS:
+        return None
+    if party.kind != POD or party.host_network:
+        return False
+    if party.ports is None:
+        return None
+    return (port.name, asked.protocol, asked.port) in party.ports
+
+
+def _is_host(meant: HostSubject, party: Party) -> bool | None:
+    if party.kind != HOST:
+        return False
+    return _any(
+        (
+            meant.host and party.host_network,
+            bool(party.unit) and any(fnmatchcase(party.unit, glob) for glob in meant.units),
+            bool(party.container)
+            and any(fnmatchcase(party.container, glob) for glob in meant.containers),
+            meant.endpoints is not None and selects(meant.endpoints, party.labels),
+        )
+    )
+
+
+def _any(answers: Iterable[bool | None]) -> bool | None:
+    """Or, of three values."""
+    found: bool | None = False
+    for answer in answers:
+        if answer:
+            return True
+        if answer is None:
+            found = None
+    return found

@@ -1,0 +1,452 @@
+"""What objects mean: defaults, what is missing and what is empty, what cannot be read; and files."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podtally.errors import PodtallyError
+from podtally.policy import sources
+from podtally.policy.ingress import DeclaredIngress, Route, ServicePort
+from podtally.policy.model import (
+    ADMIN_TIER,
+    ALLOW,
+    ANY_PROTOCOL,
+    BASELINE_TIER,
+    DENY,
+    EVERYTHING,
+    LAST_PORT,
+    LAST_PRIORITY,
+    NETWORK_TIER,
+    PASS,
+    SCTP,
+    TCP,
+    UDP,
+    Block,
+    DomainPeer,
+    HostSubject,
+    Network,
+    NodePeer,
+    PodPeer,
+    PodSubject,
+    Policy,
+    Port,
+    Requirement,
+    Rule,
+    Selector,
+)
+from podtally.policy.reading import merged, read_object, read_text
+from podtally.policy.sources import PolicyFiles
+
+MAPPED = 0xFFFF << 32
+WEB = Selector((Requirement("app", "In", frozenset({"web"})),))
+HEAD = (
+    "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\n"
+)
+
+
+def policy(text: str) -> Policy:
+    (found,) = read_text(text, "t.yaml").policies
+    return found
+
+
+def network(spec: str) -> Policy:
+    found = policy(f"{HEAD}spec: {spec}\n")
+    assert not found.unreadable
+    return found
+
+
+def rule(ingress: str) -> Rule:
+    found = network(f"{{ingress: [{ingress}]}}").ingress
+    assert found is not None
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("spec", "ingress", "egress"),
+    [
+        ("{}", (), None),
+        ("", (), None),
+        ("{podSelector: null, ingress: null, policyTypes: null}", (), None),
+        ("{ingress: []}", (), None),
+        ("{ingress: [{}]}", (Rule(0, ALLOW),), None),
+        ("{ingress: [null]}", (Rule(0, ALLOW),), None),
+        ("{egress: []}", (), None),  # the default needs egress rules
+        ("{egress: [{}]}", (), (Rule(0, ALLOW),)),
+        ("{policyTypes: [], egress: [{}]}", (), (Rule(0, ALLOW),)),
+        ("{policyTypes: [Egress]}", None, ()),
+        ("{policyTypes: [Egress], ingress: [{}]}", None, ()),
+        ("{policyTypes: [Ingress], egress: [{}]}", (), None),
+        ("{policyTypes: [Ingress, Egress], ingress: [{}]}", (Rule(0, ALLOW),), ()),
+    ],
+)
+def test_policy_types_and_rule_lists(spec: str, ingress: Any, egress: Any) -> None:
+    found = network(spec)
+    assert (found.ingress, found.egress) == (ingress, egress)
+    assert found.subject == PodSubject(None, EVERYTHING)
+    assert (found.tier, found.namespace, found.name) == (NETWORK_TIER, "shop", "p")
+
+
+@pytest.mark.parametrize(
+    ("written", "peers", "ports"),
+    [
+        ("{from: [], ports: []}", None, None),
+        ("{from: null, ports: null}", None, None),
+        ("{from: [{podSelector: {}}]}", (PodPeer(None, EVERYTHING),), None),
+        ("{from: [{namespaceSelector: {}}]}", (PodPeer(EVERYTHING, EVERYTHING),), None),
+        (
+            "{from: [{podSelector: {matchLabels: {app: web}}, namespaceSelector: {}}]}",
+            (PodPeer(EVERYTHING, WEB),),
+            None,
+        ),
+        (
+            "{from: [{podSelector: {matchLabels: {app: web}}}, {namespaceSelector: null, podSelector: {}}]}",
+            (PodPeer(None, WEB), PodPeer(None, EVERYTHING)),
+            None,
+        ),
+        (
+            "{from: [{ipBlock: {cidr: 10.1.2.3/8, except: [10.1.0.0/16]}}]}",
+            (Block(Network(MAPPED | 10 << 24, 104), (Network(MAPPED | 0xA010000, 112),)),),
+            None,
+        ),
+        ("{from: [{ipBlock: {cidr: '::/0'}}]}", (Block(Network(0, 0)),), None),
+        ("{ports: [{}]}", None, (Port(TCP, 0, LAST_PORT),)),
+        ("{ports: [{protocol: SCTP}]}", None, (Port(SCTP, 0, LAST_PORT),)),
+        ("{ports: [{port: 80}]}", None, (Port(TCP, 80, 80),)),
+        ("{ports: [{port: 80, endPort: 90, protocol: UDP}]}", None, (Port(UDP, 80, 90),)),
+        ("{ports: [{port: web}]}", None, (Port(TCP, name="web"),)),
+    ],
+)
+def test_peers_and_ports(written: str, peers: Any, ports: Any) -> None:
+    assert rule(written) == Rule(0, ALLOW, peers, ports)
+
+
+def test_selectors() -> None:
+    found = network(
+        "{podSelector: {matchLabels: {b: '', a: x}, matchExpressions: [{key: c, operator: NotIn, "
+        "values: [w, z]}, {key: d, operator: DoesNotExist}]}}"
+    )
+    assert found.subject.pods == Selector(  # type: ignore[union-attr]
+        (
+            Requirement("a", "In", frozenset({"x"})),
+            Requirement("b", "In", frozenset({""})),
+            Requirement("c", "NotIn", frozenset({"w", "z"})),
+            Requirement("d", "DoesNotExist"),
+        )
+    )
+
+
+def test_names_that_are_left_to_the_server() -> None:
+    found = policy(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {generateName: p-}\n"
+    )
+    assert (found.namespace, found.name, found.unreadable) == ("default", "p-", "")
+
+
+ADMIN = """
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: AdminNetworkPolicy
+metadata: {name: a}
+spec:
+  priority: 7
+  subject: {pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: web}}}}
+  egress:
+  - name: first
+    action: Pass
+    to:
+    - networks: [10.0.0.0/8, "2001:db8::/32"]
+    - nodes: {}
+    - domainNames: ["*.example.com"]
+  - action: Deny
+    to: [{namespaces: {}}, {pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: web}}}}]
+    ports:
+    - portNumber: {port: 80}
+    - portRange: {start: 1, end: 9, protocol: UDP}
+    - namedPort: web
+"""
+
+
+def test_admin_network_policy() -> None:
+    assert policy(ADMIN) == Policy(
+        "AdminNetworkPolicy",
+        "",
+        "a",
+        PodSubject(EVERYTHING, WEB),
+        None,
+        (
+            Rule(
+                0,
+                PASS,
+                (
+                    Block(Network(MAPPED | 10 << 24, 104)),
+                    Block(Network(0x20010DB8 << 96, 32)),
+                    NodePeer(EVERYTHING),
+                    DomainPeer(("*.example.com",)),
+                ),
+                None,
+                "first",
+            ),
+            Rule(
+                1,
+                DENY,
+                (PodPeer(EVERYTHING, EVERYTHING), PodPeer(EVERYTHING, WEB)),
+                (Port(TCP, 80, 80), Port(UDP, 1, 9), Port(ANY_PROTOCOL, name="web")),
+            ),
+        ),
+        ADMIN_TIER,
+        7,
+    )
+
+
+def test_baseline_admin_network_policy() -> None:
+    found = policy(
+        "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: BaselineAdminNetworkPolicy\n"
+        "metadata: {name: default}\nspec: {subject: {namespaces: {}}, "
+        "ingress: [{action: Allow, from: [{namespaces: {}}]}]}\n"
+    )
+    assert (found.tier, found.priority, found.egress) == (BASELINE_TIER, LAST_PRIORITY, None)
+    assert found.ingress == (Rule(0, ALLOW, (PodPeer(EVERYTHING, EVERYTHING),)),)
+
+
+def test_cluster_network_policy() -> None:
+    found = policy(
+        "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\n"
+        "metadata: {name: c}\nspec: {tier: Baseline, priority: 3, subject: {pods: {podSelector: {}}}, "
+        "ingress: [{action: Accept, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: "
+        "{number: 80}}}, {sctp: {destinationPort: {range: {start: 1, end: 2}}}}, "
+        "{destinationNamedPort: web}]}]}\n"
+    )
+    assert (found.tier, found.priority) == (BASELINE_TIER, 3)
+    assert found.subject == PodSubject(EVERYTHING, EVERYTHING)
+    ports = (Port(TCP, 80, 80), Port(SCTP, 1, 2), Port(ANY_PROTOCOL, name="web"))
+    assert found.ingress == (Rule(0, ALLOW, (PodPeer(EVERYTHING, EVERYTHING),), ports),)
+
+
+def test_host_policy() -> None:
+    found = policy(
+        "apiVersion: podtally.io/v1alpha1\nkind: HostPolicy\nmetadata: {name: h}\nspec:\n"
+        "  host: true\n  units: [ssh.service]\n  ingress:\n"
+        "  - from: [{ipBlock: {cidr: 203.0.113.0/24}}, {containers: ['web-*'], endpointSelector: {}}]\n"
+        "    ports: [{port: 22}]\n  egress:\n  - ports: [{protocol: UDP}]\n"
+    )
+    assert found.subject == HostSubject(None, ("ssh.service",), (), True)
+    office = Block(Network(MAPPED | 0xCB007100, 120))
+    web = HostSubject(EVERYTHING, (), ("web-*",), False)
+    assert found.ingress == (Rule(0, ALLOW, (office, web), (Port(TCP, 22, 22),)),)
+    assert found.egress == (Rule(0, ALLOW, None, (Port(UDP, 0, LAST_PORT),)),)
+
+
+def test_ingress() -> None:
+    text = (
+        "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: i, annotations: "
+        "{kubernetes.io/ingress.class: nginx}}\nspec:\n"
+        "  defaultBackend: {resource: {kind: Bucket, name: b}}\n  rules:\n"
+        "  - host: a.example.com\n    http: {paths: [{path: /x, pathType: Exact, backend: "
+        "{service: {name: web, port: {name: http}}}}]}\n  - {}\n"
+    )
+    routes = (
+        Route("a.example.com", "/x", "Exact", ServicePort("web", 0, "http")),
+        Route("", "", "", None),
+    )
+    reading = read_text(text, "t")
+    assert reading.ingresses == (DeclaredIngress("default", "i", "nginx", routes),)
+    assert reading.problems == ()
+
+
+def test_kinds_that_are_not_read_are_passed_on() -> None:
+    text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\n" + HEAD
+    reading = read_text(text, "t")
+    assert [other.kind for other in reading.others] == ["Pod"]
+    assert read_object({"apiVersion": "v1", "kind": "Pod"}) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "subject", "namespace", "tier"),
+    [
+        (HEAD + "spec: {podSelector: {matchLabels: {app: web}}, ingress: 5}", PodSubject(None, WEB), "shop", 1),
+        (HEAD + "spec: {podSelector: {matchLabels: {app: -}}}", PodSubject(None, EVERYTHING), "shop", 1),
+        (HEAD + "spec: 5", PodSubject(None, EVERYTHING), "shop", 1),
+        (HEAD.replace("shop", "5"), PodSubject(EVERYTHING, EVERYTHING), "", 0),
+        (HEAD.replace("{name: p, namespace: shop}", "5"), PodSubject(EVERYTHING, EVERYTHING), "", 0),
+        (HEAD.replace("NetworkPolicy", "NetworkPolice"), PodSubject(EVERYTHING, EVERYTHING), "", 0),
+        (ADMIN.replace("Deny", "Drop"), PodSubject(EVERYTHING, WEB), "", 0),
+        (ADMIN.replace("portRange", "portsRange"), PodSubject(EVERYTHING, WEB), "", 0),
+        (ADMIN.replace("app: web", "-: web"), PodSubject(EVERYTHING, EVERYTHING), "", 0),
+        (ADMIN.replace("protocol: UDP", "protocol: udp"), PodSubject(EVERYTHING, WEB), "", 0),
+        (
+            "apiVersion: podtally.io/v1alpha1\nkind: HostPolicy\nmetadata: {name: h}\nspec: {units: 5}",
+            HostSubject(EVERYTHING, (), (), True), "", 1,
+        ),
+    ],
+    ids=range(11),
+)  # fmt: skip
+def test_what_cannot_be_read_stands_for_whom_it_may_be_for(
+    text: str, subject: Any, namespace: str, tier: int
+) -> None:
+    found = policy(text)
+    if "-: web" in text:  # the API server takes the key, which nobody can have
+        assert not found.unreadable
+        return
+    assert found.unreadable.startswith("t.yaml:")
+    assert (found.subject, found.namespace, found.tier) == (subject, namespace, tier)
+    assert (found.ingress, found.egress) == (None, None)
+
+
+def test_a_document_of_which_nothing_is_known_stands_for_all() -> None:
+    reading = read_text("a: [", "t.yaml", candidate=True)
+    assert [(p.subject, p.tier, p.priority, p.candidate) for p in reading.policies] == [
+        (PodSubject(EVERYTHING, EVERYTHING), ADMIN_TIER, -1, True),
+        (HostSubject(EVERYTHING, host=True), ADMIN_TIER, -1, True),
+    ]
+    assert all("not YAML" in p.unreadable for p in reading.policies)
+
+
+def test_what_the_server_refuses_but_is_clear_is_judged_and_told() -> None:
+    reading = read_text(
+        ADMIN.replace(
+            "namespaceSelector: {}, podSelector: {matchLabels", "podSelector: {matchLabels"
+        ),
+        "t",
+    )
+    assert [problem.severity for problem in reading.problems] == ["error", "error"]
+    assert not reading.policies[0].unreadable
+
+
+def test_one_object() -> None:
+    found = read_object(
+        {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p"}}
+    )
+    assert isinstance(found, Policy)
+    with pytest.raises(PodtallyError, match=r"here: NetworkPolicy: metadata.name: is required"):
+        read_object({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy"}, "here")
+    with pytest.raises(PodtallyError, match="no object of Kubernetes"):
+        read_object({})
+
+
+def test_of_two_of_one_name_the_later_counts() -> None:
+    one = read_text(HEAD + "spec: {ingress: [{}]}", "a.yaml")
+    two = read_text(HEAD, "b.yaml")
+    both = merged([one, two])
+    assert both.policies == two.policies
+    assert "declared twice" in both.problems[0].message
+    candidate = read_text(HEAD, "c.yaml", candidate=True)
+    assert len(merged([one, candidate]).policies) == 2
+
+
+def test_a_thousand_policies_are_read_quickly() -> None:
+    item = json.loads(json.dumps({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p"},
+        "spec": {"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [
+            {"from": [{"podSelector": {}}, {"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"port": 80}]}
+        ] * 5},
+    }))  # fmt: skip
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": [item] * 1000})
+    before = time.process_time()
+    assert len(read_text(text, "t").policies) == 1000
+    assert time.process_time() - before < 2  # 0.3 s on an idle core
+
+
+def test_files_are_read_again_when_they_change(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "c.yaml").write_text("a: [")
+    (tmp_path / "notes.txt").write_text("a: [")
+    first, second = tmp_path / "a.yaml", tmp_path / "sub" / "b.json"
+    first.write_text(HEAD)
+    second.write_text(json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}}))
+    files = PolicyFiles([tmp_path])
+    loaded = files.load()
+    assert (len(loaded.reading.policies), len(loaded.reading.others)) == (1, 1)
+    assert (loaded.changed, loaded.stale, loaded.reading.problems) == (True, (), ())
+    assert not files.load().changed
+
+    first.write_text(HEAD + "spec: {ingress: [{}]}")  # the same second, another size
+    loaded = files.load()
+    assert loaded.changed
+    assert loaded.reading.policies[0].ingress == (Rule(0, ALLOW),)
+
+    first.unlink()
+    assert files.load().reading.policies == ()
+
+
+def test_a_change_under_the_same_stamp_is_seen_while_the_file_is_young(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(HEAD + "spec: {ingress: []}")
+    info = path.stat()
+    files = PolicyFiles([path])
+    files.load()
+    path.write_text(HEAD + "spec: {ingress: {}}")
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+    assert files.load().stale == (str(path),)
+
+
+def test_an_old_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(HEAD)
+    monkeypatch.setattr(sources, "_SETTLED_NS", -1)  # it is old enough at once
+    read = []
+    monkeypatch.setattr(sources, "read_text", lambda *a: read.append(a) or read_text(*a))  # type: ignore[func-returns-value]
+    files = PolicyFiles([path])
+    assert files.load().changed
+    assert not files.load().changed
+    path.touch()
+    assert not files.load().changed  # another stamp, the same text
+    assert len(read) == 1
+
+
+def test_the_last_good_version_stays_in_force(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(HEAD)
+    files = PolicyFiles([tmp_path])
+    good = files.load().reading.policies
+    path.write_text(HEAD + "spec: {ingress: [")
+    loaded = files.load()
+    assert (loaded.reading.policies, loaded.stale) == (good, (str(path),))
+    assert "not YAML" in loaded.reading.problems[0].message
+    again = files.load()
+    assert (again.changed, again.stale) == (False, (str(path),))
+
+    path.unlink()
+    os.mkfifo(path)  # must not hang
+    loaded = files.load()
+    assert (loaded.reading.policies, loaded.stale) == (good, (str(path),))
+    assert "regular file" in loaded.reading.problems[0].message
+
+    path.unlink()
+    path.write_text(HEAD)
+    loaded = files.load()
+    assert (loaded.reading.policies, loaded.stale, loaded.reading.problems) == (good, (), ())
+
+
+def test_a_path_that_is_not_there_is_told_and_lets_nothing_pass(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    files = PolicyFiles([path])
+    loaded = files.load()
+    assert [bool(p.unreadable) for p in loaded.reading.policies] == [True, True]
+    assert "No such file" in loaded.reading.problems[0].message
+    path.write_text(HEAD)
+    good = files.load()
+    assert [p.unreadable for p in good.reading.policies] == [""]
+    path.unlink()
+    loaded = files.load()
+    assert (loaded.reading.policies, loaded.stale) == (good.reading.policies, (str(path),))
+
+
+def test_a_folder_that_went_away_keeps_its_files_in_force(tmp_path: Path) -> None:
+    folder = tmp_path / "policies"
+    folder.mkdir()
+    (folder / "a.yaml").write_text(HEAD)
+    files = PolicyFiles([folder])
+    good = files.load().reading.policies
+    folder.rename(tmp_path / "elsewhere")
+    loaded = files.load()
+    assert (loaded.reading.policies, loaded.stale) == (good, (str(folder / "a.yaml"),))
+
+
+def test_a_dangling_link_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").symlink_to(tmp_path / "nowhere")
+    (problem,) = PolicyFiles([tmp_path]).load().reading.problems
+    assert problem.source == str(tmp_path / "a.yaml")
