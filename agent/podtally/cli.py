@@ -16,6 +16,8 @@ COMMANDS = {
     "doctor": ("podtally.doctor.command", "say what this host offers and lacks"),
     "endpoints": ("podtally.commands.endpoints", "show who is behind each interface"),
     "resolve": ("podtally.commands.resolve", "tell who has an address, or had it"),
+    "check": ("podtally.commands.check", "read policies, and ask them what tests expect"),
+    "explain": ("podtally.commands.explain", "say why policies let a connection pass, or not"),
     "detach": ("podtally.commands.detach", "take the kernel programs off, and end the counting"),
 }
 FINE, FINDING, WRONG_USE = 0, 1, 2

@@ -1,0 +1,143 @@
+"""``podtally check``: what is wrong with policies, and whether they do what tests expect."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+import msgspec
+
+from podtally.commands import policy_paths, probing
+from podtally.commands.columns import BOLD, YELLOW, wants_colour
+from podtally.commands.policy_paths import Written
+from podtally.errors import PodtallyError
+from podtally.policy.findings import CHECKS, PORTLESS, SCHEMA, Finding
+from podtally.policy.lint import lint, unread
+from podtally.policy.problems import ERROR
+
+_EPILOG = """\
+examples:
+  podtally check policies/
+  podtally check policies/ --cluster cluster.yaml --ignore unisolated
+  kubectl get networkpolicies -A -o yaml | podtally check -
+  podtally check --probes tests.json policies/ --output json
+
+Without --probes: tells what the API server would refuse, with file, line and field, and what
+it takes but should not stand so; with --cluster also selectors that mean nobody there, and
+namespaces that nothing isolates. With --probes: asks each probe of the file's cases, by their
+policies and those of the paths, and tells which verdicts are not the expected ones.
+The checks, and the format of probes, are in docs/policy.md.
+Exit codes: 0 fine, 1 findings (a probe differs, a policy cannot be read), 2 wrong use, or a
+file that cannot be read.
+"""
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A finding in JSON."""
+
+    file: str
+    line: int
+    object: str
+    field: str
+    check: str
+    severity: str
+    message: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "paths", nargs="*", metavar="PATH", help="files and folders of policies; - is stdin"
+    )
+    parser.add_argument(
+        "--cluster",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="namespaces, nodes and pods, as kubectl get -o yaml tells them; may be repeated",
+    )
+    parser.add_argument("--probes", metavar="FILE", help="cases of tests, in JSON or YAML")
+    parser.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        choices=tuple(CHECKS),
+        metavar="CHECK",
+        help=f"one of: {', '.join(CHECKS)}; may be repeated",
+    )
+    parser.add_argument("--output", choices=("text", "json"), default="text")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Return 0 if all is fine, 1 if there are findings, 2 if text cannot be read."""
+    if args.probes is not None:
+        if args.cluster or args.ignore:
+            raise PodtallyError("--probes goes with neither --cluster nor --ignore", "drop them")
+        return probing.run(args.probes, args.paths, args.output, sys.stdout)
+    if not args.paths:
+        raise PodtallyError("no policies are named", "for example: podtally check policies/")
+    world = policy_paths.read_world(args.cluster) if args.cluster else None
+    written = policy_paths.read_policies(args.paths)
+    found = [Finding(SCHEMA, problem) for problem in written.problems]
+    found += [*unread(written.others), *lint(written.declared, world)]
+    told = _ordered([each for each in found if each.check not in args.ignore])
+    if args.output == "json":
+        rows = msgspec.json.encode([_row(each) for each in told])
+        sys.stdout.write(msgspec.json.format(rows, indent=2).decode() + "\n")
+    else:
+        show(told, written, sys.stdout)
+    if written.lost:
+        return 2
+    return 1 if told else 0
+
+
+def show(findings: Sequence[Finding], written: Written, out: TextIO) -> None:
+    """Write a line for each, as compilers do, and one that sums them up."""
+    colours = wants_colour(out)
+    for check, problem in findings:
+        words = printable(f"{problem} [{check}]")
+        paint = BOLD if problem.severity == ERROR else YELLOW
+        out.write(f"\x1b[{paint}m{words}\x1b[0m\n" if colours else f"{words}\n")
+    errors = sum(each.problem.severity == ERROR for each in findings)
+    warnings = len(findings) - errors
+    read = f"files: {written.files}, policies: {len(written.declared)}"
+    out.write(f"{read}, errors: {errors}, warnings: {warnings}\n")
+
+
+def printable(text: str) -> str:
+    """Without what a terminal would take for a command."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _ordered(findings: Sequence[Finding]) -> list[Finding]:
+    """By place: the files in their order, and what has no place last."""
+    portless = {_place(each) for each in findings if each.check == PORTLESS}
+    errors = {_place(each) for each in findings if each.problem.severity == ERROR}
+    told = []
+    for check, problem in findings:
+        place = _place(Finding(check, problem))
+        if place in portless and check == SCHEMA:
+            continue  # has been told in better words
+        worst = ERROR if check == PORTLESS and place in errors else problem.severity
+        told.append(Finding(check, problem._replace(severity=worst)))
+    sources = tuple(dict.fromkeys(each.problem.source for each in findings))
+    rank = {source: number for number, source in enumerate(filter(None, sources))}
+    return sorted(told, key=lambda e: (rank.get(e.problem.source, len(rank)), e.problem.line))
+
+
+def _place(finding: Finding) -> tuple[str, int, str, str]:
+    problem = finding.problem
+    return problem.source, problem.line, problem.subject, problem.field
+
+
+def _row(finding: Finding) -> Row:
+    check, problem = finding
+    return Row(
+        problem.source,
+        problem.line,
+        problem.subject,
+        problem.field,
+        check,
+        problem.severity,
+        problem.message,
+    )

@@ -1,0 +1,130 @@
+"""``podtally check --probes``: asks each probe of a file's cases, and tells what differs."""
+
+from collections.abc import Iterator, Sequence
+from typing import TextIO
+
+import msgspec
+
+from podtally.commands import policy_paths
+from podtally.commands.columns import BOLD, YELLOW, wants_colour
+from podtally.errors import PodtallyError
+from podtally.policy.cases import Case, Probe, read_cases
+from podtally.policy.model import Policy
+from podtally.policy.probes import Outcome, judge
+from podtally.policy.words import party_words, protocol_words
+
+_HEADS = ("RESULT", "CASE", "PROBE", "FROM", "TO", "PORT", "EXPECT", "VERDICT", "INGRESS",
+          "EGRESS", "REASON")  # fmt: skip
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A probe in JSON."""
+
+    case: str
+    probe: int
+    verdict: str
+    ingress: str
+    egress: str
+    reason: str
+    expect: str
+    ok: bool
+
+
+def run(probes: str, paths: Sequence[str], output: str, out: TextIO) -> int:
+    """Return 0 if all are as expected, 1 if one differs or a policy or case cannot be read."""
+    written = policy_paths.read_policies(paths)
+    found = read_cases(policy_paths.read_file(probes), probes)
+    if not any(case.probes for case in found.cases) and not found.problems:
+        raise PodtallyError(f"{probes}: no probes", "give each case probes or matrices")
+    policy_paths.tell((*written.problems, *found.policy_problems, *found.problems))
+    outcomes = _outcomes(found.cases, written.policies)
+    if output == "json":
+        differs = _write_json(outcomes, out)
+    else:
+        differs = _write_text(list(outcomes), len(found.cases), out)
+    unreadable = any(p.unreadable for c in found.cases for p in c.policies) or any(
+        policy.unreadable for policy in written.policies
+    )
+    if written.lost:
+        return 2
+    return 1 if differs or unreadable or found.problems else 0
+
+
+def _outcomes(cases: Sequence[Case], policies: Sequence[Policy]) -> Iterator[Outcome]:
+    for case in cases:
+        yield from judge(case, policies)
+
+
+def _write_json(outcomes: Iterator[Outcome], out: TextIO) -> bool:
+    """A list with an object a line; whether one differs."""
+    differs, encoder = False, msgspec.json.Encoder()
+    out.write("[")
+    for number, outcome in enumerate(outcomes):
+        differs = differs or not outcome.ok
+        out.write(",\n " if number else "\n ")
+        out.write(encoder.encode(_row(outcome)).decode())
+    out.write("\n]\n")
+    return differs
+
+
+def _row(outcome: Outcome) -> Row:
+    case, number, probe, verdict, ingress, egress, reason, ok = outcome
+    return Row(case, number, verdict, ingress, egress, reason, probe.expect, ok)
+
+
+def _write_text(outcomes: Sequence[Outcome], cases: int, out: TextIO) -> bool:
+    """What differs first; the reason has spaces, so it stands last."""
+    ordered = sorted(outcomes, key=lambda outcome: outcome.ok)
+    table = [_HEADS, *(_words(outcome) for outcome in ordered)]
+    widths = [max(map(len, column)) for column in list(zip(*table, strict=True))[:-1]]
+    colours = wants_colour(out)
+    for number, row in enumerate(table):
+        cells = " ".join(f"{cell:<{width}} " for cell, width in zip(row, widths, strict=False))
+        line = f"{cells} {row[-1]}".rstrip()
+        paint = BOLD if number == 0 else (YELLOW if row[0] != "ok" else "")
+        out.write(f"\x1b[{paint}m{line}\x1b[0m\n" if paint and colours else f"{line}\n")
+    differ = [outcome for outcome in outcomes if not outcome.ok]
+    where = len({outcome.case for outcome in differ})
+    asked = f"cases: {cases}, probes: {len(outcomes)}"
+    out.write(f"{asked}, probes that differ: {len(differ)}, in cases: {where}\n")
+    return bool(differ)
+
+
+def _words(outcome: Outcome) -> tuple[str, ...]:
+    probe = outcome.probe
+    return tuple(
+        map(
+            _cell,
+            (
+                "ok" if outcome.ok else "DIFFERS",
+                outcome.case.replace(" ", "_"),
+                str(outcome.number),
+                *_asked(probe),
+                _expected(probe),
+                outcome.verdict,
+                outcome.ingress,
+                outcome.egress,
+                outcome.reason,
+            ),
+        )
+    )
+
+
+def _asked(probe: Probe) -> tuple[str, str, str]:
+    question = probe.question
+    if question is None:
+        return "-", "-", "-"
+    source = party_words(question.source, question.source_ip).replace(" ", ":")
+    destination = party_words(question.destination, question.destination_ip).replace(" ", ":")
+    return source, destination, f"{question.port}/{protocol_words(question.protocol)}"
+
+
+def _expected(probe: Probe) -> str:
+    """Of the whole, and of each direction where that is stated."""
+    sides = (("ingress", probe.expect_ingress), ("egress", probe.expect_egress))
+    stated = ",".join(f"{name}:{word}" for name, word in sides if word)
+    return f"{probe.expect}({stated})" if stated else probe.expect or "-"
+
+
+def _cell(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text) or "-"

@@ -1,0 +1,100 @@
+"""The compiled form of policies held against the plain engine, on random probes."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from bench.policy_worlds import Maker, Probe, World
+from podtally.policy.compiled import ADDRESS_PARTY, Connections, Judge
+from podtally.policy.engine import Engine
+from podtally.policy.model import ADDRESS, NOBODY_KNOWS, Party, Side
+from podtally.policy.rules import EGRESS, INGRESS, Asked
+
+PROBES_A_WORLD = 500
+_CHANGES = 2  # of a world, each followed by as many probes again
+_WORD = (1 << 64) - 1
+
+
+class Difference(NamedTuple):
+    seed: int
+    probe: Probe
+    plain: Side
+    compiled: Side
+
+
+class Outcome(NamedTuple):
+    probes: int
+    causes: Counter[str]  # of the plain engine's sides
+    differences: list[Difference]
+
+
+def run(probes: int, first_seed: int = 0) -> Outcome:
+    """At least so many probes; a seed makes one world, with its changes."""
+    outcome = Outcome(0, Counter(), [])
+    seed = first_seed
+    while outcome.probes < probes:
+        for each in _of_seed(seed):
+            outcome.causes.update(each.causes)
+            outcome.differences.extend(each.differences)
+            outcome = outcome._replace(probes=outcome.probes + each.probes)
+        seed += 1
+    return outcome
+
+
+def _of_seed(seed: int) -> Iterator[Outcome]:
+    maker = Maker(seed)
+    world = maker.world()
+    judge = Judge(world.policies, world.parties)
+    probes = [maker.probe(world.parties) for _ in range(PROBES_A_WORLD)]
+    yield _compare(seed, probes, world, judge)
+    for _ in range(_CHANGES):
+        number = maker.place(len(world.parties) + 1)
+        party = maker.pod({}, {})
+        world.parties[number : number + 1] = [party]
+        judge.put_party(number, party)
+        policies = [p for p in world.policies if maker.place(5)]
+        world = world._replace(policies=[*policies, maker.policy()])
+        judge.set_policies(world.policies)
+        # Asked again, which shows whether what was remembered is stale; and some new ones.
+        probes += [maker.probe(world.parties) for _ in range(PROBES_A_WORLD // 2)]
+        yield _compare(seed, probes, world, judge)
+
+
+def _compare(seed: int, probes: list[Probe], world: World, judge: Judge) -> Outcome:
+    judged = judge.judge(connections(probes))
+    engine, causes = Engine(world.policies), Counter[str]()
+    differences = []
+    for probe, number in zip(probes, judged.side, strict=True):
+        plain, other = engine.side(asked(probe, world)), judge.side(int(number))
+        causes[f"{plain.verdict}: {plain.cause}"] += 1
+        if plain != other:
+            differences.append(Difference(seed, probe, plain, other))
+    return Outcome(len(probes), causes, differences)
+
+
+def connections(probes: list[Probe]) -> Connections:
+    local, peer, ip, protocol, port, is_egress = zip(*probes, strict=True)
+    return Connections(
+        np.array(local, np.int32),
+        np.array(peer, np.int32),
+        np.array([address >> 64 for address in ip], np.uint64),
+        np.array([address & _WORD for address in ip], np.uint64),
+        np.array(protocol, np.int32),
+        np.array(port, np.int32),
+        np.array(is_egress, np.bool_),
+    )
+
+
+def asked(probe: Probe, world: World) -> Asked:
+    """As the plain engine takes it."""
+    local = world.parties[probe.local]
+    if probe.peer >= 0:
+        peer = world.parties[probe.peer]
+    else:
+        peer = Party(ADDRESS if probe.peer == ADDRESS_PARTY else NOBODY_KNOWS)
+    direction, destination = (EGRESS, peer) if probe.is_egress else (INGRESS, local)
+    local_ip = local.ips[0] if local.ips else 0
+    how = (probe.protocol, probe.port)
+    return Asked(direction, local, local_ip, peer, probe.ip, destination, *how)

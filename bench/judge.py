@@ -1,0 +1,174 @@
+"""Cost of judging connections by many policies, and of judging again what a change makes stale.
+
+A big cluster: pods of deployments with addresses of both families, policies of
+five rules in their namespaces, some over the whole cluster. Flows are between pods, and from and
+to addresses outside; each of them is a pair of ends that comes again and again. What
+is judged is compared with the plain engine on some of the pairs. Times are CPU time.
+"""
+
+import argparse
+import gc
+import random
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench import differential
+from bench import policy_cluster as cluster
+from bench.report import Report, progress, show
+from podtally.errors import PodtallyError
+from podtally.policy.compiled import Connections, Judge
+from podtally.policy.engine import Engine
+from podtally.policy.model import Party, Policy
+
+EXAMPLE = "scripts/bench judge --rounds 5; scripts/bench judge --differential 1000000"
+COLUMNS = ("figure", "value", "target", "ok")
+FLOWS, CHECKED = 1_000_000, 5_000
+SECONDS_COLD_TARGET, SECONDS_WARM_TARGET = 5.0, 0.5
+SECONDS_COMPILE_TARGET, SECONDS_AGAIN_TARGET = 2.0, 0.1
+MEMORY_MIB_TARGET = 40.0
+
+T = TypeVar("T")
+
+
+class World(NamedTuple):
+    policies: list[Policy]
+    parties: list[Party]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    parser.add_argument(
+        "--differential", type=int, metavar="PROBES", help="only compare with the plain engine"
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    report = Report(COLUMNS, [])
+    if arguments.differential:
+        _differential(arguments.differential, report)
+    else:
+        _measure(arguments.rounds, report)
+    show(report, arguments.output)
+    return 0 if report.met else 1
+
+
+def _differential(probes: int, report: Report) -> None:
+    outcome = differential.run(probes)
+    for cause, count in outcome.causes.most_common():
+        report.rows.append((cause, count, "", True))
+    for found in outcome.differences[:3]:
+        progress(str(found))
+    wrong = len(outcome.differences)
+    report.rows.append((f"of {outcome.probes:,} probes judged otherwise", wrong, 0, not wrong))
+
+
+def _measure(rounds: int, report: Report) -> None:
+    progress(f"{cluster.PODS:,} pods, {cluster.POLICIES:,} policies of {cluster.RULES} rules")
+    chance = random.Random(4)
+    parties = cluster.parties()
+    gc.collect()
+    before = _anonymous_bytes()
+    policies = cluster.policies(chance)
+    seconds, judge = _timed(lambda: Judge(policies, parties))
+    pairs = cluster.pairs(chance, parties)
+    flows = _take(pairs, np.random.default_rng(4).integers(0, cluster.PAIRS, FLOWS))
+    gc.collect()
+    before += _bytes(pairs) + _bytes(flows)
+    compiled_mib = (_anonymous_bytes() - before) / (1 << 20)
+    judge.judge(flows)
+    gc.collect()
+    filled_mib = (_anonymous_bytes() - before) / (1 << 20)
+    _row(report, "compiling, s", seconds, SECONDS_COMPILE_TARGET)
+    progress(f"{FLOWS:,} flows of {cluster.PAIRS:,} pairs")
+    cold = [_timed(lambda: Judge(policies, parties).judge(flows))[0] for _ in range(rounds)]
+    compiling = [_timed(lambda: Judge(policies, parties))[0] for _ in range(rounds)]
+    spent = statistics.median(cold) - statistics.median(compiling)
+    _row(report, f"{FLOWS:,} flows, cold, s", spent, SECONDS_COLD_TARGET)
+    warm = statistics.median(_timed(lambda: judge.judge(flows))[0] for _ in range(rounds))
+    _row(report, f"{FLOWS:,} flows, warm, s", warm, SECONDS_WARM_TARGET)
+    _changes(report, judge, World(policies, parties), pairs)
+    _row(report, "policies, compiled; MiB", compiled_mib, MEMORY_MIB_TARGET)
+    _row(report, "and with all pairs remembered; MiB", filled_mib, MEMORY_MIB_TARGET)
+    _check(report, judge, World(policies, parties), pairs)
+
+
+def _changes(report: Report, judge: Judge, world: World, pairs: Connections) -> None:
+    """The time from a change to all pairs judged, those that are not stale looked up."""
+    policies, parties = world
+
+    def relabelled() -> None:
+        labels = (("app", "changed"), ("team", "none"))
+        judge.put_party(17, parties[17]._replace(labels=labels))
+        judge.judge(pairs)
+
+    def namespaced() -> None:
+        changed = policies[cluster.CLUSTER_POLICIES]
+        judge.set_policies([p for p in policies if p is not changed])
+        judge.judge(pairs)
+
+    def everywhere() -> None:
+        judge.set_policies(policies[1:])
+        judge.judge(pairs)
+
+    def restored() -> None:
+        judge.put_party(17, parties[17])
+        judge.set_policies(policies)
+        judge.judge(pairs)
+
+    for title, change in (
+        ("a pod's labels", relabelled),
+        ("a policy of a namespace", namespaced),
+        ("a policy over all pods", everywhere),
+    ):
+        seconds = []
+        for _ in range(3):
+            seconds.append(_timed(change)[0])
+            restored()
+        figure = f"after a change of {title}, s"
+        _row(report, figure, statistics.median(seconds), SECONDS_AGAIN_TARGET)
+
+
+def _check(report: Report, judge: Judge, world: World, pairs: Connections) -> None:
+    engine, judged = Engine(world.policies), judge.judge(pairs)
+    wrong = sum(
+        engine.side(judge.asked(pairs, index)) != judge.side(int(judged.side[index]))
+        for index in range(CHECKED)
+    )
+    report.rows.append(
+        (f"of {CHECKED:,} pairs judged otherwise by the engine", wrong, 0, not wrong)
+    )
+    for code, word in enumerate(("allowed", "denied", "undeclared", "unknown")):
+        share = float(np.mean(judged.verdict == code))
+        report.rows.append((f"share {word}", share, None, True))
+
+
+def _row(report: Report, figure: str, value: float, target: float | None) -> None:
+    report.rows.append((figure, value, target, target is None or value <= target))
+
+
+def _timed(work: Callable[[], T]) -> tuple[float, T]:
+    gc.collect()
+    start = time.process_time()
+    made = work()
+    return time.process_time() - start, made
+
+
+def _take(pairs: Connections, index: NDArray[np.int64]) -> Connections:
+    return Connections._make(column[index] for column in pairs)
+
+
+def _bytes(connections: Connections) -> int:
+    return sum(column.nbytes for column in connections)
+
+
+def _anonymous_bytes() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) << 10
+    raise PodtallyError("/proc/self/status has no RssAnon")

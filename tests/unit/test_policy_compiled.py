@@ -1,0 +1,238 @@
+"""The compiled form: the same sides as the plain engine's, after any change too."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import differential
+from bench.policy_worlds import Probe
+from podtally.policy import engine
+from podtally.policy.compiled import ADDRESS_PARTY, UNKNOWN_PARTY, Judge
+from podtally.policy.compiled_blocks import Addresses, Ranges
+from podtally.policy.compiled_cache import MISSING, Cache
+from podtally.policy.compiled_classes import Classes
+from podtally.policy.compiled_labels import NO, PERHAPS, YES
+from podtally.policy.model import (
+    ALLOW,
+    EVERYTHING,
+    TCP,
+    VERDICTS,
+    Block,
+    Network,
+    Party,
+    PodPeer,
+    PodSubject,
+    Policy,
+    Port,
+    Rule,
+)
+from podtally.policy.rules import in_block
+from tests.unit.policy_support import ip, labelled, pod, policy, rules
+
+PROBES = int(os.environ.get("PODTALLY_DIFFERENTIAL_PROBES", "40000"))
+WEB, DB = pod("shop/web", "10.99.0.1"), pod("shop/db", "10.99.0.2")
+FROM_WEB = rules(Rule(0, ALLOW, (PodPeer(None, labelled(app="web")),), (Port(TCP, 80, 80),)))
+CLOSED = policy("shop/closed", ingress=())
+OPEN_TO_WEB = policy("shop/web", ingress=FROM_WEB)
+TO_DB = Probe(1, 0, WEB.ips[0], TCP, 80, False)
+
+
+def verdicts(judge: Judge, *probes: Probe) -> list[str]:
+    judged = judge.judge(differential.connections(list(probes)))
+    return [VERDICTS[code] for code in judged.verdict]
+
+
+def test_both_judge_alike_whatever_is_asked() -> None:
+    outcome = differential.run(PROBES)
+    assert not outcome.differences, outcome.differences[0]
+    # The worlds are only worth something if they come to everything that there is.
+    causes = {cause.partition(": ")[2] for cause in outcome.causes}
+    assert causes == {
+        engine.RULE, engine.ISOLATED, engine.OPEN, engine.LOOPBACK, engine.OWN_NODE,
+        engine.HOST_NETWORK, engine.OUTSIDE, engine.UNKNOWN_END, engine.UNREADABLE,
+        engine.DOUBT, engine.SELECTION, engine.SAME_PRIORITY, engine.PROTOCOL,
+    }  # fmt: skip
+
+
+def test_a_changed_party_is_judged_again_at_either_end() -> None:
+    judge = Judge([OPEN_TO_WEB], [WEB, DB])
+    from_db = Probe(0, 1, DB.ips[0], TCP, 80, False)
+    assert verdicts(judge, TO_DB, from_db) == ["allowed", "denied"]
+    judge.put_party(0, WEB._replace(labels=(("app", "other"),)))
+    assert verdicts(judge, TO_DB, from_db) == ["denied", "denied"]
+    judge.put_party(0, WEB._replace(namespace="bank"))
+    assert verdicts(judge, TO_DB, from_db) == ["denied", "undeclared"]
+
+
+def test_a_party_that_is_new_and_one_that_there_cannot_be() -> None:
+    judge = Judge([OPEN_TO_WEB], [WEB, DB])
+    judge.put_party(2, pod("shop/new", "10.99.0.3", labels=WEB.labels))
+    assert verdicts(judge, TO_DB._replace(peer=2)) == ["allowed"]
+    with pytest.raises(IndexError):
+        judge.put_party(4, WEB)
+
+
+def test_policies_that_come_change_and_go() -> None:
+    judge = Judge([], [WEB, DB])
+    assert verdicts(judge, TO_DB) == ["undeclared"]
+    judge.set_policies([CLOSED])
+    assert verdicts(judge, TO_DB) == ["denied"]
+    judge.set_policies([CLOSED, OPEN_TO_WEB])
+    assert verdicts(judge, TO_DB) == ["allowed"]
+    judge.set_policies([OPEN_TO_WEB._replace(subject=PodSubject(None, labelled(app="web")))])
+    assert verdicts(judge, TO_DB) == ["undeclared"]
+
+
+def test_what_a_change_has_no_say_in_stays_remembered() -> None:
+    deny = policy(
+        "deny",
+        kind="ClusterNetworkPolicy",
+        subject=PodSubject(EVERYTHING),
+        ingress=rules(Rule(0, "deny", (PodPeer(EVERYTHING, labelled(app="other")),))),
+        tier=0,
+    )
+    judge = Judge([deny, OPEN_TO_WEB], [WEB, DB])
+    verdicts(judge, TO_DB)
+    elsewhere = policy("bank/p", ingress=())
+    judge.set_policies([deny, OPEN_TO_WEB, elsewhere])
+    judge.set_policies([OPEN_TO_WEB, elsewhere])
+    remembered = judge.remembered
+    assert verdicts(judge, TO_DB) == ["allowed"]
+    assert remembered == judge.remembered == 1
+    judge.set_policies([elsewhere])
+    assert judge.remembered == 0
+
+
+def test_a_reason_names_the_policy_and_what_did_not_match() -> None:
+    judge = Judge([OPEN_TO_WEB], [WEB, DB])
+    asked = differential.connections([TO_DB, TO_DB._replace(port=5432)])
+    allowed, denied = judge.judge(asked).side
+    assert judge.reason(asked, 0, int(allowed)) == "shop/web ingress[0]"
+    assert judge.reason(asked, 1, int(denied)) == (
+        "isolated in ingress by shop/web; nearest shop/web ingress[0]: port 5432 is not 80"
+    )
+
+
+def test_ends_that_are_no_parties() -> None:
+    judge = Judge([OPEN_TO_WEB], [WEB, DB])
+    outside = TO_DB._replace(peer=ADDRESS_PARTY, ip=ip("203.0.113.9"))
+    unknown = TO_DB._replace(peer=UNKNOWN_PARTY, ip=0)
+    assert verdicts(judge, outside, unknown) == ["denied", "unknown"]
+
+
+def test_no_connections_are_judged_to_nothing() -> None:
+    empty = differential.connections([TO_DB])
+    judged = Judge([CLOSED], [WEB, DB]).judge(type(empty)._make(column[:0] for column in empty))
+    assert (len(judged.verdict), len(judged.side)) == (0, 0)
+
+
+def test_classes_that_come_after_compiling_are_graded_too() -> None:
+    classes = Classes()
+    slot = classes.slot(PodPeer(None, labelled(app="web")), "shop")
+    parties = [pod(f"shop/p{i}", labels=(("app", "web"), ("i", str(i)))) for i in range(700)]
+    numbers = [classes.number(party) for party in parties]
+    other = classes.number(pod("shop/db"))
+    hidden = classes.number(pod("shop/x", labels=None))
+    grades = classes.grades(slot)
+    assert set(grades[numbers]) == {YES}
+    assert (grades[other], grades[hidden]) == (NO, PERHAPS)
+    assert [classes.grade(slot, n) for n in (numbers[0], other, hidden)] == [YES, NO, PERHAPS]
+
+
+def test_parties_are_one_class_if_no_policy_can_tell_them_apart() -> None:
+    classes = Classes()
+    assert classes.number(pod("shop/a", labels=())) == classes.number(pod("shop/b", labels=()))
+    assert classes.number(pod("shop/a", labels=())) != classes.number(pod("bank/a", labels=()))
+
+
+def random_words(seed: int, count: int) -> Any:
+    return np.random.default_rng(seed).integers(0, 1 << 63, (count, 4)).astype(np.uint64)
+
+
+def test_the_cache_finds_what_was_put_and_nothing_else() -> None:
+    cache, words = Cache(), random_words(23, 20_011)
+    for part in range(0, len(words), 997):
+        numbers = np.arange(part, min(part + 997, len(words)), dtype=np.int32)
+        cache.put(words[part : part + 997], numbers)
+    assert (cache.find(words) == np.arange(len(words))).all()
+    for column in range(4):
+        other = words.copy()
+        other[:, column] += np.uint64(1)
+        assert (cache.find(other) == MISSING).all()
+
+
+def test_the_cache_forgets_and_learns_again() -> None:
+    cache, words = Cache(), random_words(23, 2_003)
+    numbers = np.arange(len(words), dtype=np.int32)
+    cache.put(words, numbers)
+    slots = cache.known()
+    odd = cache.words(slots)[:, 0] % np.uint64(2) == 1
+    cache.forget(slots[odd])
+    is_odd = words[:, 0] % np.uint64(2) == 1
+    assert (cache.find(words) == np.where(is_odd, MISSING, numbers)).all()
+    cache.put(words[is_odd], numbers[is_odd] + 5)
+    assert (cache.find(words) == np.where(is_odd, numbers + 5, numbers)).all()
+    cache.clear()
+    assert (cache.find(words) == MISSING).all()
+
+
+def test_the_cache_stays_bounded() -> None:
+    cache = Cache()
+    for seed in range(5):
+        words = random_words(seed, 100_003)
+        cache.put(words, np.zeros(len(words), np.int32))
+        assert (cache.find(words) == 0).all()
+    assert len(cache) < 300_000
+
+
+EDGES = (0, 1, 0xFFFF << 32, (0xFFFF << 32) - 1, (0x10000 << 32) - 1, 0x10000 << 32, (1 << 128) - 1)
+ADDRESSES = st.one_of(
+    st.sampled_from(EDGES),
+    st.integers(0, 255).map(lambda low: 0xFFFF << 32 | 0x0A630000 | low),
+    st.integers(0, 255).map(lambda low: 0x20010DB8 << 96 | low),
+)
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> Network:
+    bits = draw(st.sampled_from((0, 1, 32, 64, 95, 96, 97, 104, 120, 124, 127, 128)))
+    return Network(draw(ADDRESSES) >> (128 - bits) << (128 - bits), bits)
+
+
+BLOCKS = st.builds(Block, networks(), st.lists(networks(), max_size=3).map(tuple))
+
+
+@given(st.lists(BLOCKS, max_size=4), st.lists(ADDRESSES, min_size=1, max_size=20))
+def test_ranges_hold_what_one_of_the_blocks_holds(
+    blocks: Sequence[Block], addresses: Sequence[int]
+) -> None:
+    held = Ranges(blocks).hold(
+        Addresses(
+            np.array([address >> 64 for address in addresses], np.uint64),
+            np.array([address & (1 << 64) - 1 for address in addresses], np.uint64),
+        )
+    )
+    expected = [any(in_block(block, address) for block in blocks) for address in addresses]
+    assert held.tolist() == expected
+
+
+def test_unreadable_policies_may_bear_one_name() -> None:
+    broken: list[Policy] = [
+        policy("x", kind="unreadable", subject=PodSubject(each), tier=0, unreadable="broken")
+        for each in (labelled(a="b"), EVERYTHING)
+    ]
+    judge = Judge(broken, [WEB, DB])
+    assert verdicts(judge, TO_DB) == ["unknown"]
+    judge.set_policies(broken[:1])
+    assert verdicts(judge, TO_DB) == ["undeclared"]
+
+
+def test_a_nameless_pod_is_itself_only_as_the_same_party() -> None:
+    nameless: list[Party] = [WEB._replace(name=""), WEB._replace(name="", ips=(ip("10.99.0.7"),))]
+    judge = Judge([CLOSED], nameless)
+    assert verdicts(judge, TO_DB, TO_DB._replace(peer=1)) == ["denied", "allowed"]

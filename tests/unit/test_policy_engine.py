@@ -1,0 +1,397 @@
+"""The plain engine: each branch of the API's text, and what it says of it."""
+
+from typing import Any
+
+import pytest
+
+from podtally.policy import engine
+from podtally.policy.engine import Engine
+from podtally.policy.explaining import explain
+from podtally.policy.model import (
+    ALLOW,
+    ANY_PROTOCOL,
+    DENY,
+    EVERYTHING,
+    HOST,
+    NOBODY_KNOWS,
+    PASS,
+    SCTP,
+    TCP,
+    UDP,
+    DomainPeer,
+    HostSubject,
+    NamedPort,
+    NodePeer,
+    Party,
+    PodPeer,
+    PodSubject,
+    Policy,
+    Port,
+    Question,
+    Requirement,
+    Rule,
+    Selector,
+    Verdict,
+)
+from podtally.policy.reasons import reason
+from podtally.policy.selectors import selects, selects_namespace
+from tests.unit.policy_support import ask, block, ip, labelled, node, outside, pod, policy, rules
+
+WEB, DB = pod("shop/web", "10.99.0.1"), pod("shop/db", "10.99.0.2")
+NOBODY = Party(NOBODY_KNOWS)
+ALL = (Rule(0, ALLOW),)
+FROM_WEB = rules(Rule(0, ALLOW, (PodPeer(None, labelled(app="web")),)))
+
+
+def judge(question: Question, *policies: Policy) -> Verdict:
+    return Engine(policies).judge(question)
+
+
+def admin(name: str, *written: Rule, **fields: Any) -> Policy:
+    """Of the admin tier, over all pods, with egress rules."""
+    whole: dict[str, Any] = {
+        "kind": "ClusterNetworkPolicy",
+        "subject": PodSubject(EVERYTHING),
+        "egress": rules(*written),
+        "tier": 0,
+    }
+    return policy(name, **{**whole, **fields})
+
+
+@pytest.mark.parametrize(
+    ("selector", "labels", "expected"),
+    [
+        (EVERYTHING, None, True),
+        (labelled(app="web"), None, None),
+        (labelled(app="web"), (("app", "web"),), True),
+        (labelled(app="web"), (), False),
+        (Selector((Requirement("a", "NotIn", frozenset("x")),)), (), True),
+        (Selector((Requirement("a", "NotIn", frozenset("x")),)), (("a", "x"),), False),
+        (Selector((Requirement("a", "Exists"),)), (("a", ""),), True),
+        (Selector((Requirement("a", "DoesNotExist"),)), (("a", ""),), False),
+    ],
+)
+def test_labels_select(selector: Selector, labels: Any, expected: bool | None) -> None:
+    assert selects(selector, labels) is expected
+
+
+def test_an_operator_that_does_not_exist_selects_nobody_silently() -> None:
+    with pytest.raises(ValueError, match="Like"):
+        selects(Selector((Requirement("a", "Like"),)), ())
+
+
+def test_a_namespace_has_its_name_as_a_label_even_if_its_labels_are_not_known() -> None:
+    named = Selector((Requirement("kubernetes.io/metadata.name", "In", frozenset({"shop"})),))
+    assert selects_namespace(named, "shop", None) is True
+    assert selects_namespace(named, "bank", None) is False
+    assert selects_namespace(labelled(team="a"), "shop", None) is None
+    both = Selector((*labelled(team="a").requirements, *named.requirements))
+    assert selects_namespace(both, "bank", None) is False
+
+
+def test_without_policies_everything_is_undeclared() -> None:
+    verdict = judge(ask(WEB, DB))
+    assert (verdict.verdict, verdict.ingress.cause) == ("undeclared", engine.OPEN)
+
+
+def test_an_empty_list_isolates_and_an_empty_rule_allows_everything() -> None:
+    closed = policy("shop/closed", ingress=())
+    assert judge(ask(WEB, DB), closed).verdict == "denied"
+    assert judge(ask(WEB, DB), closed, policy("shop/open", ingress=ALL)).verdict == "allowed"
+
+
+def test_a_rule_that_names_nobody_or_no_port_allows_nothing() -> None:
+    nobody = policy("shop/p", ingress=rules(Rule(0, ALLOW, ())))
+    nothing = policy("shop/p", ingress=rules(Rule(0, ALLOW, None, ())))
+    assert judge(ask(WEB, DB), nobody).verdict == "denied"
+    assert judge(ask(WEB, DB), nothing).verdict == "denied"
+
+
+def test_each_end_has_its_say() -> None:
+    one_way = policy("shop/p", egress=ALL)
+    verdict = judge(ask(WEB, DB), one_way, policy("shop/closed", ingress=()))
+    assert (verdict.egress.verdict, verdict.ingress.verdict) == ("allowed", "denied")
+    assert verdict.verdict == "denied"
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ("denied unknown", "denied"),
+        ("allowed unknown", "unknown"),
+        ("allowed undeclared", "allowed"),
+        ("undeclared undeclared", "undeclared"),
+    ],
+)
+def test_what_two_ends_come_to(ends: str, expected: str) -> None:
+    one, other = ends.split()
+    assert engine.whole(one, other) == engine.whole(other, one) == expected
+
+
+def test_no_policy_selects_a_pod_of_the_hosts_network_nor_any_selector_as_a_peer() -> None:
+    agent = pod("shop/agent", "198.18.0.1", labels=WEB.labels, host_network=True, node="n1")
+    verdict = judge(ask(WEB, agent), policy("shop/closed", ingress=()))
+    assert (verdict.verdict, verdict.ingress.cause) == ("undeclared", engine.HOST_NETWORK)
+    assert judge(ask(agent, DB), policy("shop/p", ingress=FROM_WEB)).verdict == "denied"
+    by_address = rules(Rule(0, ALLOW, (block("198.18.0.0/16"),)))
+    assert judge(ask(agent, DB), policy("shop/p", ingress=by_address)).verdict == "allowed"
+
+
+def test_a_pod_reaches_itself_and_its_own_node_but_no_other() -> None:
+    web = WEB._replace(node="n1")
+    closed = policy("shop/closed", ingress=(), egress=())
+    own, other = node("n1", "198.18.0.1"), node("n2", "198.18.0.2")
+    assert judge(ask(web, web), closed).ingress.cause == engine.LOOPBACK
+    assert judge(ask(own, web), closed).verdict == "allowed"
+    assert judge(ask(web, own), closed).egress.cause == engine.OWN_NODE
+    assert judge(ask(web, own)).verdict == "allowed"
+    assert judge(ask(web, other), closed).verdict == "denied"
+    assert judge(ask(other, web), closed).verdict == "denied"
+
+
+def test_an_admin_rule_that_names_nodes_comes_before_the_own_node() -> None:
+    deny = admin("p", Rule(0, DENY, (NodePeer(EVERYTHING),)))
+    web = WEB._replace(node="n1")
+    assert judge(ask(web, node("n1", "198.18.0.1")), deny).verdict == "denied"
+
+
+def test_families_are_apart_and_exceptions_are_only_of_their_block() -> None:
+    everything_v6 = policy("shop/p", egress=rules(Rule(0, ALLOW, (block("::/0"),))))
+    assert judge(ask(WEB, outside("203.0.113.9")), everything_v6).verdict == "denied"
+    web6 = WEB._replace(ips=(ip("2001:db8::1"),))
+    assert judge(ask(web6, outside("2001:db8::9")), everything_v6).verdict == "allowed"
+    everything_v4 = policy("shop/p", egress=rules(Rule(0, ALLOW, (block("0.0.0.0/0"),))))
+    assert judge(ask(WEB, outside()), everything_v4).verdict == "allowed"
+    assert judge(ask(web6, outside("2001:db8::9")), everything_v4).verdict == "denied"
+    peers = (block("203.0.113.0/24", "203.0.113.8/29"), block("203.0.113.10/32"))
+    some = policy("shop/p", egress=rules(Rule(0, ALLOW, peers)))
+    assert judge(ask(WEB, outside("203.0.113.9")), some).verdict == "denied"
+    assert judge(ask(WEB, outside("203.0.113.10")), some).verdict == "allowed"
+
+
+def test_ports() -> None:
+    named = DB._replace(ports=(NamedPort("sql", TCP, 3306), NamedPort("sql", UDP, 3307)))
+    written = {
+        "number": Port(TCP, 80, 80),
+        "range": Port(TCP, 80, 90),
+        "name": Port(TCP, name="sql"),
+        "any protocol": Port(ANY_PROTOCOL, name="sql"),
+        "protocol": Port(SCTP),
+    }
+    allows = {
+        title: {
+            (protocol, number)
+            for protocol in (TCP, UDP, SCTP)
+            for number in (80, 90, 91, 3306, 3307)
+            if judge(
+                ask(WEB, named, number, protocol),
+                policy("shop/p", ingress=rules(Rule(0, ALLOW, None, (port,)))),
+            ).verdict
+            == "allowed"
+        }
+        for title, port in written.items()
+    }
+    assert allows == {
+        "number": {(TCP, 80)},
+        "range": {(TCP, 80), (TCP, 90)},
+        "name": {(TCP, 3306)},
+        "any protocol": {(TCP, 3306), (UDP, 3307)},
+        "protocol": {(SCTP, n) for n in (80, 90, 91, 3306, 3307)},
+    }
+
+
+def test_admin_rules_go_by_priority_then_by_place_and_pass_leaves_the_tier() -> None:
+    closed = policy("shop/closed", egress=())
+    allow, deny, passes = (Rule(0, action) for action in (ALLOW, DENY, PASS))
+    assert judge(ask(WEB, DB), closed, admin("p", allow)).verdict == "allowed"
+    assert judge(ask(WEB, DB), admin("p", deny, allow)).verdict == "denied"
+    first, second = admin("z", allow, priority=1), admin("a", deny, priority=2)
+    assert judge(ask(WEB, DB), second, first).verdict == "allowed"
+    skipped = admin("p", passes, priority=0)
+    assert judge(ask(WEB, DB), skipped, first, closed).verdict == "denied"
+    assert judge(ask(WEB, DB), skipped, first).verdict == "undeclared"
+
+
+def test_the_baseline_is_for_whom_no_network_policy_selects_in_that_direction() -> None:
+    baseline = admin("base", Rule(0, DENY), tier=2)
+    assert judge(ask(WEB, DB), baseline).verdict == "denied"
+    assert judge(ask(WEB, DB), baseline, policy("shop/p", egress=ALL)).verdict == "allowed"
+    assert judge(ask(WEB, DB), baseline, policy("shop/p", ingress=ALL)).verdict == "denied"
+
+
+def test_equal_priorities_that_do_not_agree_leave_it_open() -> None:
+    one, other = admin("a", Rule(0, ALLOW)), admin("b", Rule(0, DENY))
+    verdict = judge(ask(WEB, DB), one, other)
+    assert (verdict.verdict, verdict.egress.cause) == ("unknown", engine.SAME_PRIORITY)
+    assert judge(ask(WEB, DB), one, one._replace(name="b")).verdict == "allowed"
+
+
+def test_a_domain_name_is_unknown_where_it_could_decide_and_only_there() -> None:
+    named = admin("p", Rule(0, ALLOW, (DomainPeer(("example.com",)),), (Port(TCP, 443, 443),)))
+    closed = policy("shop/closed", egress=())
+    assert judge(ask(WEB, outside(), 443), named, closed).verdict == "unknown"
+    assert judge(ask(WEB, outside(), 80), named, closed).verdict == "denied"
+    sooner = admin("q", Rule(0, DENY), priority=-1)
+    assert judge(ask(WEB, outside(), 443), named, sooner).verdict == "denied"
+
+
+def test_an_end_that_is_not_known() -> None:
+    closed = policy("shop/p", ingress=FROM_WEB)
+    question = Question(NOBODY, DB, TCP, 80, 0, DB.ips[0])
+    assert judge(question, closed).ingress.verdict == "unknown"
+    assert judge(question, policy("shop/p", ingress=())).ingress.verdict == "unknown"
+    open_to_all = judge(question, policy("shop/p", ingress=ALL))
+    assert (open_to_all.ingress.verdict, open_to_all.verdict) == ("allowed", "unknown")
+
+
+def test_labels_that_are_not_known() -> None:
+    web, db = WEB._replace(labels=None), DB._replace(labels=None)
+    closed = policy("shop/p", ingress=FROM_WEB)
+    assert judge(ask(web, DB), closed).ingress.cause == engine.DOUBT
+    some = policy("shop/p", subject=PodSubject(None, labelled(app="db")), ingress=())
+    assert judge(ask(WEB, db), some).ingress.cause == engine.SELECTION
+    assert judge(ask(WEB, db), some, policy("shop/q", ingress=())).verdict == "denied"
+    assert judge(ask(WEB, db), some, policy("shop/q", ingress=ALL)).verdict == "allowed"
+
+
+def test_an_unreadable_policy_leaves_open_what_it_might_decide() -> None:
+    broken = policy("shop/p", unreadable="line 3: not a selector")
+    assert judge(ask(WEB, DB), broken).verdict == "unknown"
+    # Others may still allow: what policies say is united.
+    both_open = policy("shop/q", ingress=ALL, egress=ALL)
+    assert judge(ask(WEB, DB), broken, both_open).verdict == "allowed"
+    assert judge(ask(WEB, DB), broken, policy("shop/q", ingress=())).ingress.verdict == "unknown"
+    elsewhere = broken._replace(namespace="bank")
+    assert judge(ask(WEB, DB), elsewhere).verdict == "undeclared"
+    first = admin("p", unreadable="no rules", tier=0)
+    assert judge(ask(WEB, DB), first, both_open).verdict == "unknown"
+
+
+def test_isolation_of_other_protocols_is_left_to_plugins() -> None:
+    closed = policy("shop/p", egress=())
+    verdict = judge(ask(WEB, DB, 0, 1), closed)
+    assert (verdict.verdict, verdict.egress.cause) == ("unknown", engine.PROTOCOL)
+    assert judge(ask(WEB, DB, 0, 1), closed, admin("q", Rule(0, ALLOW))).verdict == "allowed"
+
+
+def test_a_host_policy_selects_units_containers_and_the_hosts_network() -> None:
+    sshd = Party(HOST, unit="ssh.service", host_network=True, ips=(ip("198.18.0.1"),))
+    box = Party(HOST, container="cache-1", labels=(("app", "cache"),), ips=(ip("198.18.0.2"),))
+
+    def host_policy(**subject: Any) -> Policy:
+        return policy("p", kind="HostPolicy", subject=HostSubject(**subject), ingress=())
+
+    def denied(**subject: Any) -> list[str]:
+        ends = {"sshd": sshd, "box": box, "pod": WEB}
+        chosen = host_policy(**subject)
+        return [k for k, v in ends.items() if judge(ask(outside(), v), chosen).verdict == "denied"]
+
+    assert denied(host=True) == ["sshd"]
+    assert denied(units=("ssh*",)) == ["sshd"]
+    assert denied(containers=("cache-?",)) == ["box"]
+    assert denied(endpoints=labelled(app="cache")) == ["box"]
+    assert denied(endpoints=EVERYTHING) == ["sshd", "box"]
+    assert denied() == []
+
+
+REASONS = [
+    (ask(WEB, DB), [], "no policy isolates shop/web in egress; no policy isolates shop/db in ingress"),
+    (ask(WEB, DB), [policy("shop/p", ingress=FROM_WEB)], "shop/p ingress[0]"),
+    (
+        ask(WEB, DB, 5432),
+        [
+            policy("shop/dns", egress=rules(Rule(0, ALLOW, None, (Port(UDP, 53, 53),)))),
+            policy(
+                "shop/db",
+                egress=rules(
+                    Rule(0, ALLOW, (PodPeer(None, labelled(app="web")),)),
+                    Rule(0, ALLOW, (PodPeer(None),), (Port(TCP, 3306, 3306),)),
+                ),
+            ),
+        ],
+        "isolated in egress by shop/db and shop/dns; nearest shop/db egress[0]: shop/db has app=db, not app=web",
+    ),
+    (
+        ask(WEB, DB, 5432),
+        [policy("shop/db", egress=rules(Rule(0, ALLOW, (PodPeer(None),), (Port(TCP, 3306, 3306),))))],
+        "isolated in egress by shop/db; nearest shop/db egress[0]: port 5432 is not 3306",
+    ),
+    (
+        ask(WEB, outside("203.0.113.10"), 3306),
+        [policy("shop/db", egress=rules(Rule(0, ALLOW, (block("203.0.113.0/24", "203.0.113.10/32"),))))],
+        "isolated in egress by shop/db; nearest shop/db egress[0]: 203.0.113.10 is in 203.0.113.10/32, excepted from 203.0.113.0/24",
+    ),
+    (
+        ask(WEB, DB, 80, UDP),
+        [policy("shop/p", egress=rules(Rule(0, ALLOW, None, (Port(TCP, 80, 80), Port(TCP, 90, 99)))))],
+        "isolated in egress by shop/p; nearest shop/p egress[0]: UDP is not TCP",
+    ),
+    (
+        ask(WEB, DB, 80),
+        [policy("shop/p", egress=rules(Rule(0, ALLOW, None, (Port(TCP, name="sql"), Port(TCP, 90, 99)))))],
+        "isolated in egress by shop/p; nearest shop/p egress[0]: port 80 is not sql (shop/db has none) or 90-99",
+    ),
+    (
+        ask(WEB, DB),
+        [policy("shop/p", egress=())],
+        "isolated in egress by shop/p; nothing is allowed in egress",
+    ),
+    (
+        ask(WEB, DB),
+        [admin("deny", Rule(0, DENY, (PodPeer(EVERYTHING),), None, "no talk"))],
+        "ClusterNetworkPolicy/deny egress[0] (no talk)",
+    ),
+    (
+        ask(WEB, outside()),
+        [admin("p", Rule(0, ALLOW, (DomainPeer(("a.example", "b.example")),)))],
+        "ClusterNetworkPolicy/p egress[0]: whether a.example or b.example is 203.0.113.9 is not known without DNS",
+    ),
+    (
+        ask(WEB._replace(namespace="bank"), DB),
+        [policy("shop/p", ingress=rules(Rule(0, ALLOW, (PodPeer(labelled(team="a")),))))],
+        "isolated in ingress by shop/p; nearest shop/p ingress[0]: namespace bank lacks team=a",
+    ),
+    (
+        ask(WEB, DB),
+        [admin("deny", Rule(0, DENY, (PodPeer(EVERYTHING),), None, "\x1b[2J"))],
+        "ClusterNetworkPolicy/deny egress[0] ('\\x1b[2J')",
+    ),
+    (ask(WEB, WEB), [], "shop/web always reaches itself; shop/web always reaches itself"),
+    (
+        ask(WEB, DB),
+        [policy("shop/p", unreadable="spec: is missing")],
+        "shop/p cannot be read: spec: is missing; shop/p cannot be read: spec: is missing",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("question", "policies", "expected"), REASONS)
+def test_reasons(question: Question, policies: list[Policy], expected: str) -> None:
+    assert reason(question, judge(question, *policies)) == expected
+
+
+def test_explaining_tells_who_isolates_what_each_rule_says_and_what_decides() -> None:
+    question = ask(WEB, DB, 5432)
+    steps = explain(
+        question,
+        [
+            policy("shop/db", ingress=rules(Rule(0, ALLOW, None, (Port(TCP, 3306, 3306),)))),
+            admin("p", Rule(0, ALLOW, (PodPeer(EVERYTHING),))),
+        ],
+    )
+    assert [step[::2] if not step.about else (step.about, step.says) for step in steps] == [
+        ("ClusterNetworkPolicy/p", "selects the source"),
+        ("ClusterNetworkPolicy/p egress[0]", "matches: allow"),
+        ("egress", ""),
+        ("shop/db", "selects the destination and isolates it"),
+        ("shop/db ingress[0]", "does not match: port 5432 is not 3306"),
+        ("ingress", ""),
+    ]
+    assert steps[2].says == "allowed: ClusterNetworkPolicy/p egress[0]"
+    assert steps[5].says.startswith("denied: isolated in ingress by shop/db")
+
+
+def test_the_order_of_policies_does_not_matter() -> None:
+    some = [policy(f"shop/{name}", ingress=FROM_WEB) for name in "abc"]
+    question = ask(WEB, DB)
+    assert judge(question, *some) == judge(question, *reversed(some))

@@ -1,0 +1,339 @@
+"""What lint finds in policies, by themselves and against a cluster; and that shadows are true."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podtally.policy import cluster
+from podtally.policy.cases import read_cases
+from podtally.policy.covering import covers_rule, covers_selector, is_contradictory
+from podtally.policy.documents import read_text
+from podtally.policy.engine import Engine
+from podtally.policy.findings import (
+    NOT_ASKED,
+    NOT_READ,
+    NOTHING,
+    PORTLESS,
+    SHADOWED,
+    TWICE,
+    UNISOLATED,
+    Declared,
+    Finding,
+)
+from podtally.policy.lint import lint, unread
+from podtally.policy.model import Policy, Port, Requirement, Rule, Selector
+from podtally.policy.reading import read_documents
+from podtally.policy.rules import INGRESS
+from podtally.policy.shadows import Shadow, shadows
+from tests.unit.policy_support import block, labelled, network, policy
+
+SHARED = Path(__file__).parents[3] / "shared" / "netpol"
+CASE = {
+    "namespaces": [{"name": "shop"}, {"name": "other"}, {"name": "empty"}],
+    "nodes": [{"name": "n1", "ips": ["10.99.9.1"], "labels": {"pool": "a"}}],
+    "pods": [
+        {
+            "namespace": "shop",
+            "name": "web",
+            "labels": {"app": "web"},
+            "ips": ["10.99.0.1"],
+            "ports": [{"port": 80, "name": "http"}],
+        },
+        {"namespace": "shop", "name": "db", "labels": {"app": "db"}, "ips": ["10.99.0.2"]},
+        {"namespace": "other", "name": "h", "ips": ["10.99.9.1"], "host_network": True},
+        {"namespace": "other", "name": "old", "ips": [], "phase": "Failed"},
+    ],
+}
+
+
+def declared(text: str) -> list[Declared]:
+    return [
+        Declared(found, document)
+        for document in read_text(text, "p.yaml").documents
+        for found in read_documents([document]).policies
+    ]
+
+
+def found(text: str, check: str, with_cluster: bool = False) -> list[tuple[int, str, str]]:
+    """Line, field and message of what a check tells."""
+    world = cluster.from_case(CASE, "", "").world if with_cluster else None
+    told = [each for each in lint(declared(text), world) if each.check == check]
+    return [(each.problem.line, each.problem.field, each.problem.message) for each in told]
+
+
+def net(spec: str, name: str = "p", namespace: str = "shop") -> str:
+    meta = f"metadata: {{name: {name}, namespace: {namespace}}}"
+    head = f"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n{meta}\nspec:\n"
+    return head + "".join(f"  {line}\n" for line in spec.splitlines())
+
+
+def admin(spec: str, name: str = "a", priority: int = 1) -> str:
+    head = (
+        "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: AdminNetworkPolicy\n"
+        f"metadata: {{name: {name}}}\nspec:\n  priority: {priority}\n"
+        "  subject: {namespaces: {}}\n"
+    )
+    return head + "".join(f"  {line}\n" for line in spec.splitlines())
+
+
+def test_a_good_policy_has_no_findings() -> None:
+    text = net("podSelector: {matchLabels: {app: web}}\ningress:\n- ports: [{port: http}]")
+    assert lint(declared(text), None) == []
+
+
+def test_a_selector_that_means_nobody_in_the_cluster() -> None:
+    text = net(
+        "podSelector: {matchLabels: {app: wep}}\n"
+        "ingress:\n"
+        "- from:\n"
+        "  - podSelector: {matchLabels: {app: db}}\n"
+        "  - podSelector: {matchLabels: {app: old}}\n"
+    )
+    assert found(text, NOTHING, with_cluster=True) == [
+        (5, "spec.podSelector", "selects no pod of the cluster"),
+        (9, "spec.ingress[0].from[1]", "selects no pod of the cluster"),
+    ]
+    assert found(text, NOTHING) == []
+
+
+def test_a_namespace_that_is_not_there_and_one_that_is_empty() -> None:
+    gone, empty = (net("podSelector: {}", namespace=name) for name in ("gone", "empty"))
+    why = "selects no pod: the cluster has no namespace gone"
+    assert found(gone, NOTHING, with_cluster=True) == [(5, "spec.podSelector", why)]
+    assert found(empty, NOTHING, with_cluster=True) == []
+
+
+def test_a_selector_that_contradicts_itself_needs_no_cluster() -> None:
+    both = "{matchLabels: {app: web}, matchExpressions: [{key: app, operator: DoesNotExist}]}"
+    text = net(f"podSelector: {both}")
+    assert found(text, NOTHING) == [(5, "spec.podSelector", "selects nothing: no labels can be so")]
+
+
+def test_nodes_and_networks_of_an_admin_policy_have_their_places() -> None:
+    text = admin(
+        "egress:\n"
+        "- action: Deny\n"
+        "  to:\n"
+        "  - networks: [10.0.0.0/8, 192.0.2.0/24]\n"
+        "  - nodes: {matchLabels: {pool: a}}\n"
+        "  - nodes: {matchLabels: {pool: b}}\n"
+        "  - namespaces: {matchLabels: {kubernetes.io/metadata.name: gone}}\n"
+    )
+    assert found(text, NOTHING, with_cluster=True) == [
+        (12, "spec.egress[0].to[2]", "selects no node of the cluster"),
+        (13, "spec.egress[0].to[3]", "selects no pod of the cluster"),
+    ]
+
+
+def test_a_port_that_nobody_calls_so() -> None:
+    text = net("podSelector: {}\ningress:\n- ports: [{port: http}]\n- ports: [{port: htpp}]")
+    assert found(text, NOTHING, with_cluster=True) == [
+        (8, "spec.ingress[1]", "no pod that the policy selects calls a port htpp")
+    ]
+
+
+def test_in_egress_the_name_of_a_port_is_anybodys() -> None:
+    subject = "podSelector: {matchLabels: {app: db}}\n"
+    text = net(subject + "egress:\n- ports: [{port: http}]\n- ports: [{port: htpp}]")
+    why = "no pod of the cluster calls a port htpp"
+    assert found(text, NOTHING, with_cluster=True) == [(8, "spec.egress[1]", why)]
+    text = net(subject + "ingress:\n- ports: [{port: http}]")
+    assert len(found(text, NOTHING, with_cluster=True)) == 1
+
+
+def test_a_port_of_a_protocol_that_has_none() -> None:
+    text = net("podSelector: {}\ningress:\n- ports:\n  - protocol: ICMP\n    port: 8")
+    assert found(text, PORTLESS) == [
+        (8, "spec.ingress[0].ports[0].protocol", "ICMP has no ports, and no rule can speak of it")
+    ]
+
+
+def test_rules_that_policy_types_leave_out() -> None:
+    text = net("podSelector: {}\npolicyTypes: [Egress]\ningress: [{}]\negress: [{}]")
+    assert found(text, NOT_ASKED) == [
+        (7, "spec.ingress", "is not asked, since policyTypes lacks Ingress")
+    ]
+
+
+def test_an_object_that_is_declared_twice() -> None:
+    text = net("podSelector: {}") + "---\n" + net("podSelector: {}")
+    assert found(text, TWICE) == [(7, "", "is declared in p.yaml:1 too; the later one counts")]
+
+
+def test_a_policy_of_another_kind_is_told() -> None:
+    text = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: c}\n---\n" + (
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\n"
+    )
+    told = list(unread(read_text(text, "p.yaml").documents))
+    assert [(each.check, each.problem.line) for each in told] == [(NOT_READ, 2)]
+
+
+def test_unisolated_namespaces_by_direction() -> None:
+    text = net("podSelector: {matchLabels: {app: web}}\negress: []\npolicyTypes: [Egress, Ingress]")
+    assert found(text, UNISOLATED, with_cluster=True) == [
+        (0, "", "1 of 2 pods not isolated in ingress: db"),
+        (0, "", "1 of 2 pods not isolated in egress: db"),
+    ]
+    assert found(net("podSelector: {}"), UNISOLATED, with_cluster=True) == [
+        (0, "", "2 of 2 pods not isolated in egress: db and web")
+    ]
+    deny = admin("ingress:\n- action: Deny\n  from: [{namespaces: {}}]")
+    assert found(deny + "---\n" + net("podSelector: {}"), UNISOLATED, with_cluster=True) == [
+        (0, "", "2 of 2 pods not isolated in egress: db and web")
+    ]
+    assert len(found(deny, UNISOLATED, with_cluster=True)) == 1
+
+
+def test_a_rule_in_the_shadow_of_another_of_its_policy_and_of_a_wider_policy() -> None:
+    text = net(
+        "podSelector: {matchLabels: {app: web}}\n"
+        "ingress:\n"
+        "- from: [{podSelector: {matchLabels: {app: db, tier: x}}}]\n"
+        "  ports: [{port: 80}]\n"
+        "- from: [{podSelector: {matchLabels: {app: db}}}]\n"
+        "  ports: [{port: 79, endPort: 90}]\n"
+        "- from: [{ipBlock: {cidr: 10.99.1.0/24}}]\n"
+    )
+    wider = net("podSelector: {}\ningress:\n- from: [{ipBlock: {cidr: 10.99.0.0/16}}]", "wide")
+    assert found(text + "---\n" + wider, SHADOWED) == [
+        (7, "spec.ingress[0]", "makes no difference: shop/p ingress[1] allows all that it does"),
+        (
+            11,
+            "spec.ingress[2]",
+            "makes no difference: shop/wide ingress[0] allows all that it does",
+        ),
+    ]
+    elsewhere = net("podSelector: {}\ningress:\n- {}", "wide", "other")
+    assert len(found(text + "---\n" + elsewhere, SHADOWED)) == 1
+
+
+def test_of_two_rules_that_mean_the_same_the_later_is_told() -> None:
+    text = net("podSelector: {}\ningress:\n- ports: [{port: 80}]\n- ports: [{port: 80}]")
+    assert [field for _, field, _ in found(text, SHADOWED)] == ["spec.ingress[1]"]
+
+
+def test_in_the_admin_tier_only_what_is_asked_before_shadows() -> None:
+    narrow = "ingress:\n- action: Allow\n  from: [{namespaces: {matchLabels: {a: b}}}]"
+    wide = "ingress:\n- action: Deny\n  from: [{namespaces: {}}]"
+    first, last = admin(narrow, "n", 1), admin(wide, "w", 2)
+    assert found(first + "---\n" + last, SHADOWED) == []
+    assert [m for _, _, m in found(admin(narrow, "n", 3) + "---\n" + last, SHADOWED)] == [
+        "is never reached: AdminNetworkPolicy/w ingress[0] (deny) takes all that it matches"
+    ]
+    assert found(admin(narrow, "n", 2) + "---\n" + last, SHADOWED) == []  # nobody knows which
+    below = net("podSelector: {}\ningress:\n- from: [{namespaceSelector: {}}]")
+    assert len(found(below + "---\n" + last, SHADOWED)) == 1
+    passing = admin("ingress:\n- {action: Pass, from: [{namespaces: {matchLabels: {a: b}}}]}", "q")
+    assert found(below + "---\n" + last + "---\n" + passing, SHADOWED) == []
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "covered"),
+    [
+        (Requirement("a", "In", frozenset("xy")), Requirement("a", "In", frozenset("x")), True),
+        (Requirement("a", "In", frozenset("x")), Requirement("a", "In", frozenset("xy")), False),
+        (Requirement("a", "Exists"), Requirement("a", "In", frozenset("x")), True),
+        (Requirement("a", "In", frozenset("x")), Requirement("a", "Exists"), False),
+        (Requirement("a", "NotIn", frozenset("x")), Requirement("a", "DoesNotExist"), True),
+        (Requirement("a", "NotIn", frozenset("x")), Requirement("a", "In", frozenset("y")), True),
+        (Requirement("a", "NotIn", frozenset("x")), Requirement("a", "In", frozenset("xy")), False),
+        (Requirement("a", "NotIn", frozenset("x")), Requirement("a", "NotIn", frozenset("xy")), True),
+        (Requirement("a", "NotIn", frozenset("xy")), Requirement("a", "NotIn", frozenset("x")), False),
+        (Requirement("a", "DoesNotExist"), Requirement("a", "NotIn", frozenset("x")), False),
+        (Requirement("a", "Exists"), Requirement("b", "Exists"), False),
+    ],
+)  # fmt: skip
+def test_covering_of_requirements(outer: Requirement, inner: Requirement, covered: bool) -> None:
+    assert covers_selector(Selector((outer,)), Selector((inner,))) is covered
+
+
+def test_contradictions() -> None:
+    apart = Selector(tuple(Requirement("a", "In", frozenset(value)) for value in "xy"))
+    without = (Requirement("a", "In", frozenset("x")), Requirement("a", "NotIn", frozenset("xz")))
+    assert is_contradictory(apart)
+    assert is_contradictory(Selector(without))
+    assert not is_contradictory(labelled(a="x", b="y"))
+    absent = (Requirement("a", "DoesNotExist"), Requirement("a", "NotIn", frozenset("x")))
+    assert not is_contradictory(Selector(absent))
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "covered"),
+    [
+        (block("10.99.0.0/16"), block("10.99.1.0/24"), True),
+        (block("10.99.1.0/24"), block("10.99.0.0/16"), False),
+        (block("10.99.0.0/24"), block("10.99.0.0/16"), False),
+        (block("10.99.0.0/16", "10.99.1.0/28"), block("10.99.1.0/24"), False),
+        (block("10.99.0.0/16", "10.99.1.0/28"), block("10.99.1.0/24", "10.99.1.0/27"), True),
+        (block("10.99.0.0/16", "10.99.2.0/24"), block("10.99.1.0/24"), True),
+        (block("::/0"), block("10.99.0.0/16"), False),
+        (block("::/0"), block("2001:db8::/32"), True),
+    ],
+)
+def test_covering_of_blocks(outer: Any, inner: Any, covered: bool) -> None:
+    own = policy("x/p")
+    assert covers_rule(Rule(0, "allow", (outer,)), own, Rule(1, "allow", (inner,)), own) is covered
+    assert network("10.99.0.0/16").bits == 112
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "covered"),
+    [
+        (None, (Port(6, 80, 80),), True),
+        ((Port(6, 80, 80),), None, False),
+        ((Port(6, 80, 90),), (Port(6, 80, 80), Port(6, 85, 90)), True),
+        ((Port(6, 80, 90),), (Port(6, 85, 91),), False),
+        ((Port(17, 80, 90),), (Port(6, 85, 85),), False),
+        ((Port(6),), (Port(6, name="http"),), True),
+        ((Port(6, 1, 65535),), (Port(6, name="http"),), False),
+        ((Port(0, name="http"),), (Port(6, name="http"),), True),
+    ],
+)
+def test_covering_of_ports(outer: Any, inner: Any, covered: bool) -> None:
+    own = policy("x/p")
+    rules = (Rule(0, "allow", None, outer), Rule(1, "allow", None, inner))
+    assert covers_rule(rules[0], own, rules[1], own) is covered
+
+
+def test_a_shadow_makes_no_difference_to_any_verdict_of_the_corpora() -> None:
+    """Without the shadowed rule all probes of the case are judged as with it."""
+    asked = 0
+    for name in ("shared.json", "admin_shared.json"):
+        path = SHARED / name
+        if not path.exists():
+            pytest.skip(f"needs ../shared/netpol/{name}")
+        for case in read_cases(path.read_bytes(), name).cases:
+            told = list(shadows(case.policies))
+            questions = [probe.question for probe in case.probes if probe.question][:600]
+            whole = [Engine(case.policies).judge(question)[0] for question in questions]
+            for shadow in told:
+                engine = Engine(_without(case.policies, shadow))
+                assert [engine.judge(question)[0] for question in questions] == whole, shadow
+                asked += len(questions)
+    assert asked > 1_000
+
+
+def _without(policies: tuple[Policy, ...], shadow: Shadow) -> list[Policy]:
+    def rest(rules: tuple[Rule, ...] | None) -> tuple[Rule, ...]:
+        return tuple(rule for rule in rules or () if rule is not shadow.rule)
+
+    policy = shadow.policy
+    if shadow.direction == INGRESS:
+        less = policy._replace(ingress=rest(policy.ingress))
+    else:
+        less = policy._replace(egress=rest(policy.egress))
+    return [less if each is policy else each for each in policies]
+
+
+def test_findings_of_the_corpora_can_be_written() -> None:
+    path = SHARED / "admin_shared.json"
+    if not path.exists():
+        pytest.skip("needs ../shared/netpol/admin_shared.json")
+    told: list[Finding] = []
+    for case in json.loads(path.read_text())["cases"]:
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": case["policies"]})
+        told += lint(declared(text), cluster.from_case(case, "", "").world)
+    assert {each.check for each in told} >= {NOTHING, SHADOWED, UNISOLATED}
+    assert all(str(each.problem) for each in told)
