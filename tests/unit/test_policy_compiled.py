@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bench import differential
 from bench.policy_worlds import Probe
-from podtally.policy import engine
+from podtally.policy import compiled, engine
 from podtally.policy.compiled import ADDRESS_PARTY, UNKNOWN_PARTY, Judge
 from podtally.policy.compiled_blocks import Addresses, Ranges
 from podtally.policy.compiled_cache import MISSING, Cache
@@ -106,6 +106,20 @@ def test_what_a_change_has_no_say_in_stays_remembered() -> None:
     assert remembered == judge.remembered == 1
     judge.set_policies([elsewhere])
     assert judge.remembered == 0
+
+
+def test_what_is_gone_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "_SIZE_AT_LEAST", 100)
+    judge = Judge([OPEN_TO_WEB], [WEB, DB])
+    for i in range(1009):
+        judge.put_party(2, pod("shop/churn", labels=(("i", str(i)),)))
+        assert verdicts(judge, TO_DB, TO_DB._replace(peer=2)) == ["allowed", "denied"]
+        assert judge.classes <= 105
+    for i in range(1009):
+        other = policy("bank/p", ingress=(), subject=PodSubject(None, labelled(i=str(i))))
+        judge.set_policies([OPEN_TO_WEB, other])
+        assert verdicts(judge, TO_DB) == ["allowed"]
+    assert judge.remembered == 2
 
 
 def test_a_reason_names_the_policy_and_what_did_not_match() -> None:

@@ -6,6 +6,7 @@ parties that no policy can tell apart. What a change of a policy or of a party m
 stale is told by the ends of the connections, and judged again when it is next asked for.
 """
 
+import sys
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from podtally.policy.compiled_cache import MISSING, Cache
 from podtally.policy.compiled_classes import Classes
 from podtally.policy.compiled_network import OPEN, Numbers
 from podtally.policy.compiled_parties import ADDRESS_PARTY, ENDS, UNKNOWN_PARTY, Parties
-from podtally.policy.compiled_rules import CompiledPolicy, compiled
+from podtally.policy.compiled_rules import CompiledPolicy, Matcher, compiled
 from podtally.policy.compiled_sides import Sides
 from podtally.policy.compiled_tiers import Asked, Tiers
 from podtally.policy.compiled_words import (
@@ -48,6 +49,7 @@ from podtally.policy.rules import Asked as AskedOne
 __all__ = ["ADDRESS_PARTY", "UNKNOWN_PARTY", "Connections", "Judge", "Judged"]
 
 _ROWS = 1 << 17  # at a time, which bounds the memory that this takes meanwhile
+_SIZE_AT_LEAST = 1 << 20  # classes times selectors; 0.1 to 0.2 MiB
 _SIDES_KEPT = 1 << 16  # of policies that have changed since, too
 
 
@@ -79,7 +81,9 @@ class Judge:
         self._parties = Parties(parties, self._classes)
         self._policies: list[CompiledPolicy] = []
         self._prepared: _Prepared | None = None
+        self._most = sys.maxsize  # of what the classes keep, before they are made anew
         self.set_policies(policies)
+        self._most = max(2 * self._classes.size, _SIZE_AT_LEAST)
 
     def judge(self, connections: Connections) -> Judged:
         found = np.empty(len(connections.local), np.int32)
@@ -92,6 +96,11 @@ class Judge:
     def remembered(self) -> int:
         """How many connections would only be looked up."""
         return len(self._cache.known())
+
+    @property
+    def classes(self) -> int:
+        """How many kinds of parties are told apart, those that are gone and still kept too."""
+        return len(self._classes.parties)
 
     def side(self, number: int) -> Side:
         return self._sides[number]
@@ -112,6 +121,7 @@ class Judge:
         """
         self._parties.put(number, party)
         self._changed()
+        self._without_past()
         slots = self._cache.known()
         each = unpacked(self._cache.words(slots))
         row = number + ENDS
@@ -123,6 +133,7 @@ class Judge:
         after = list(policies)
         gone = [known[number] for number in known.keys() - set(map(id, after))]
         equal = {one.policy: one for one in gone}
+        unused = {id(one): one for one in gone}
         fresh: list[CompiledPolicy] = []
         for policy in after:
             if id(policy) in known:
@@ -131,19 +142,35 @@ class Judge:
             if one is None:
                 one = compiled(policy, self._classes)
                 fresh.append(one)
+            unused.pop(id(one), None)
             known[id(policy)] = one
         self._classes.forget_columns()
         self._policies = [known[id(policy)] for policy in after]
-        self._forget_concerned([*equal.values(), *fresh])
+        self._forget_concerned([*unused.values(), *fresh])
+        self._without_past()
 
     def _forget_concerned(self, policies: Sequence[CompiledPolicy]) -> None:
         self._changed()
         slots = self._cache.known()
         words = self._cache.words(slots)
+        matcher = Matcher(self._classes)
         for one in policies:
-            stale = concerned(one, words, self._parties, self._classes)
+            if not len(slots):
+                break
+            stale = concerned(one, words, self._parties, matcher)
             self._cache.forget(slots[stale])
             slots, words = slots[~stale], words[~stale]
+
+    def _without_past(self) -> None:
+        """Classes and selectors only grow: made anew once most may be of what is gone."""
+        if self._classes.size <= self._most:
+            return
+        self._classes = Classes()
+        self._parties = Parties(self._parties.all(), self._classes)
+        self._policies = [compiled(one.policy, self._classes) for one in self._policies]
+        self._classes.forget_columns()
+        self._most = max(2 * self._classes.size, _SIZE_AT_LEAST)
+        self._prepared = None
 
     def _changed(self) -> None:
         self._prepared = None

@@ -3,7 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.policy.compiled_classes import Classes
 from podtally.policy.compiled_labels import NO
 from podtally.policy.compiled_parties import Parties
 from podtally.policy.compiled_rules import Batch, CompiledPolicy, Matcher
@@ -29,7 +28,7 @@ def own_node(words: Words, parties: Parties, is_pod: NDArray[np.bool_]) -> NDArr
 
 
 def concerned(
-    one: CompiledPolicy, words: Words, parties: Parties, classes: Classes
+    one: CompiledPolicy, words: Words, parties: Parties, matcher: Matcher
 ) -> NDArray[np.bool_]:
     """(n,); connections whose verdict may be another without the policy.
 
@@ -37,10 +36,11 @@ def concerned(
     isolates even so.
     """
     each = unpacked(words)
-    found: NDArray[np.bool_] = classes.grades(one.subject)[parties.class_of[each.local]] != NO
+    found: NDArray[np.bool_] = (
+        matcher.classes.grades(one.subject)[parties.class_of[each.local]] != NO
+    )
     if one.policy.tier == NETWORK_TIER or one.policy.unreadable:
         return found
-    matcher = Matcher(classes)
     for is_egress in (False, True):
         rows = np.flatnonzero(found & (each.is_egress == is_egress))
         batch = batch_of(words[rows], is_egress, parties)

@@ -3,12 +3,10 @@
 Open addressing in flat arrays, so that a million look-ups are a few gathers.
 """
 
-import os
-
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.policy.compiled_words import WORDS, Words
+from podtally.policy.compiled_words import WORDS, Words, hashes
 
 Numbers = NDArray[np.int32]
 
@@ -18,8 +16,6 @@ MISSING = -1
 _AT_MOST_SLOTS = 1 << 19  # 19 MiB; a table that would grow beyond is emptied first
 _FIRST_SLOTS = 1 << 12
 _CHUNK = 1 << 15  # rows, so that what is done with them stays in the second-level cache
-# Secret, so that nobody can choose connections that all fall into one place.
-_SECRETS = np.frombuffer(os.urandom(8 * (WORDS + 1)), np.uint64) | np.uint64(1)
 
 
 class Cache:
@@ -34,18 +30,18 @@ class Cache:
         found = np.empty(len(words), np.int32)
         for start in range(0, len(words), _CHUNK):
             part = words[start : start + _CHUNK]
-            slots = self._slots(part, _hashes(part))
+            slots = self._slots(part, _places(part))
             found[start : start + _CHUNK] = np.where(slots < 0, MISSING, self._numbers[slots])
         return found
 
     def put(self, words: Words, numbers: Numbers) -> None:
         """Connections that are all different; what is known of them is replaced."""
         self._make_room(len(words))
-        hashes = _hashes(words)
-        slots = self._slots(words, hashes)
+        places = _places(words)
+        slots = self._slots(words, places)
         known = slots >= 0
         self._numbers[slots[known]] = numbers[known]
-        self._insert(words[~known], hashes[~known], numbers[~known])
+        self._insert(words[~known], places[~known], numbers[~known])
 
     def known(self) -> NDArray[np.int64]:
         """The slots of all that is known, for ``words`` and ``forget``."""
@@ -68,9 +64,9 @@ class Cache:
         self._words = np.zeros((slots, WORDS), np.uint64)
         self._numbers = np.full(slots, MISSING, np.int32)
 
-    def _slots(self, words: Words, hashes: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _slots(self, words: Words, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where they are; -1 where they are not."""
-        places = hashes & self._mask
+        places = wanted & self._mask
         found = np.where(self._taken[places], places, -1)
         open_ = np.flatnonzero((self._words[places] != words).any(axis=1) & (found >= 0))
         while len(open_):
@@ -81,8 +77,8 @@ class Cache:
             open_ = open_[taken & ~equal]
         return found
 
-    def _insert(self, words: Words, hashes: NDArray[np.int64], numbers: Numbers) -> None:
-        places, left = hashes & self._mask, np.arange(len(words))
+    def _insert(self, words: Words, wanted: NDArray[np.int64], numbers: Numbers) -> None:
+        places, left = wanted & self._mask, np.arange(len(words))
         self._used += len(words)
         while len(left):
             at = places[left]
@@ -109,16 +105,9 @@ class Cache:
             count = more
         words, numbers = self._words[kept], self._numbers[kept]
         self._empty(max(_FIRST_SLOTS, 1 << (2 * count - 1).bit_length()))
-        self._insert(words, _hashes(words), numbers)
+        self._insert(words, _places(words), numbers)
 
 
-def _hashes(words: Words) -> NDArray[np.int64]:
-    """A chain of multiplications, so that each bit of a word reaches the lowest of the hash."""
-    mixed = np.zeros(len(words), np.uint64)
-    for column, secret in enumerate(_SECRETS[:WORDS]):
-        mixed ^= words[:, column]
-        mixed *= secret
-        mixed ^= mixed >> np.uint64(32)
-    mixed *= _SECRETS[WORDS]
-    mixed >>= np.uint64(20)
-    return mixed.view(np.int64)
+def _places(words: Words) -> NDArray[np.int64]:
+    """The upper bits of the hashes, which every bit of the words has reached."""
+    return (hashes(words) >> np.uint64(20)).view(np.int64)

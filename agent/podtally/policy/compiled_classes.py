@@ -54,6 +54,11 @@ class Classes:
         for kind in (NOBODY_KNOWS, ADDRESS):
             self.number(Party(kind))
 
+    @property
+    def size(self) -> int:
+        """Grades that are kept."""
+        return len(self.parties) * len(self._sure)
+
     def number(self, party: Party) -> int:
         """Its class, by all that policies can see of it but for its addresses."""
         alike = party._replace(name="", ips=(), node="")

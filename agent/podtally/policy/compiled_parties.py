@@ -39,6 +39,9 @@ class Parties:
     def __getitem__(self, number: int) -> Party:
         return self._parties[number + ENDS]
 
+    def all(self) -> list[Party]:
+        return self._parties[ENDS:]
+
     def put(self, number: int, party: Party) -> None:
         """``number`` is a party's, or the next free one. IndexError if it is neither."""
         if not 0 <= number <= len(self):

@@ -76,7 +76,7 @@ class Matcher:
     """Tries rules on batches; remembers, for as long as it lives, what it looked up."""
 
     def __init__(self, classes: Classes) -> None:
-        self._classes = classes
+        self.classes = classes
         self._named: dict[str, NDArray[np.int64]] = {}
         unnamed = (is_selectable(party) and party.ports is None for party in classes.parties)
         self._ports_not_known = np.fromiter(unnamed, np.bool_, len(classes.parties))
@@ -91,7 +91,7 @@ class Matcher:
     def _peers(self, rule: CompiledRule, batch: Batch) -> Grades:
         found = np.full(len(batch.peer), PERHAPS if rule.by_name else NO, np.uint8)
         for slot in rule.slots:
-            np.maximum(found, self._classes.grades(slot)[batch.peer], out=found)
+            np.maximum(found, self.classes.grades(slot)[batch.peer], out=found)
         if rule.ranges is not None:
             known = (batch.high | batch.low) != 0
             found[known & rule.ranges.hold(Addresses(batch.high, batch.low))] = YES
@@ -114,7 +114,7 @@ class Matcher:
 
     def _named_port(self, port: Port, batch: Batch) -> Grades:
         if port.name not in self._named:
-            self._named[port.name] = self._classes.named(port.name)
+            self._named[port.name] = self.classes.named(port.name)
         keys = self._named[port.name]
         asked = batch.destination.astype(np.int64) << 24 | batch.protocol << 16 | batch.port
         place = np.searchsorted(keys, asked)

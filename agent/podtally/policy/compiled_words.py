@@ -1,5 +1,6 @@
 """Connections as one end sees them, and the four words that each is remembered by."""
 
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,9 @@ from podtally.policy.compiled_parties import ENDS
 Words = NDArray[np.uint64]  # (n, WORDS)
 
 WORDS = 4
+
+# Secret, so that nobody can choose connections that all fall into one place.
+_SECRETS = np.frombuffer(os.urandom(8 * (WORDS + 1)), np.uint64) | np.uint64(1)
 
 _32, _24, _8 = np.uint64(32), np.uint64(24), np.uint64(8)
 
@@ -63,6 +67,19 @@ def unpacked(words: Words) -> Unpacked:
 
 def different(words: Words) -> tuple[Words, NDArray[np.int64]]:
     """Each once, and which of those every row is."""
-    keys = np.ascontiguousarray(words).view(np.dtype((np.void, WORDS * 8))).ravel()
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    return words[first], inverse.ravel()
+    _, first, inverse = np.unique(hashes(words), return_index=True, return_inverse=True)
+    unique, inverse = words[first], inverse.ravel()
+    if not np.array_equal(unique[inverse], words):  # two have one hash
+        unique, inverse = np.unique(words, axis=0, return_inverse=True)
+    return unique, inverse.ravel()
+
+
+def hashes(words: Words) -> NDArray[np.uint64]:
+    """(n,); a chain of multiplications, so that no structure of the words is left."""
+    mixed = np.zeros(len(words), np.uint64)
+    for column, secret in enumerate(_SECRETS[:WORDS]):
+        mixed ^= words[:, column]
+        mixed *= secret
+        mixed ^= mixed >> _32
+    mixed *= _SECRETS[WORDS]
+    return mixed
