@@ -1,6 +1,6 @@
 """Selectors that mean nobody, and namespaces that nothing isolates: policies against a cluster."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from podtally.policy.covering import is_contradictory
@@ -16,12 +16,13 @@ from podtally.policy.model import (
     PodPeer,
     PodSubject,
     Policy,
+    Requirement,
     Rule,
     Selector,
 )
 from podtally.policy.problems import WARNING, Path, Problem
 from podtally.policy.rules import EGRESS, INGRESS, is_subject, rules_of
-from podtally.policy.selectors import selects
+from podtally.policy.selectors import selects, selects_namespace
 from podtally.policy.words import listed
 from podtally.policy.world import World, selectable
 
@@ -29,25 +30,67 @@ _PEERS = {INGRESS: "from", EGRESS: "to"}
 _NEVER = "selects nothing: no labels can be so"
 
 
+_Asked = tuple[str, PodSubject | PodPeer]
+
+
 class Cluster:
     """Whom selectors mean; pods that all selectors take for the same are looked at once."""
 
     def __init__(self, world: World) -> None:
-        kinds = {(pod.namespace, pod.labels, pod.ports): pod for pod in selectable(world)}
-        self.pods = tuple(kinds.values())
-        self.nodes = world.nodes
         self.namespaces = world.namespaces
+        self.nodes = world.nodes
+        self._pods: dict[str, dict[tuple[object, ...], Party]] = {}
+        for pod in selectable(world):
+            self._pods.setdefault(pod.namespace, {})[pod.labels, pod.ports] = pod
+        pods = (pod for space in self._pods.values() for pod in space.values())
+        self._labels = frozenset(label for pod in pods for label in pod.labels or ())
+        self._answers: dict[_Asked, bool] = {}
+        self._ports: dict[_Asked, frozenset[str]] = {}
 
     def any_pod(self, policy: Policy, meant: PodSubject | PodPeer) -> bool:
-        return any(self.selected(policy, meant))
+        asked = _asked(policy, meant)
+        if asked not in self._answers:
+            self._answers[asked] = any(True for _ in self.selected(policy, meant))
+        return self._answers[asked]
+
+    def port_names(self, policy: Policy, meant: PodSubject | PodPeer) -> frozenset[str]:
+        asked = _asked(policy, meant)
+        if asked not in self._ports:
+            pods = self.selected(policy, meant)
+            self._ports[asked] = frozenset(n.name for pod in pods for n in pod.ports or ())
+        return self._ports[asked]
 
     def selected(self, policy: Policy, meant: PodSubject | PodPeer) -> Iterator[Party]:
         """Also those of whom it is not known."""
+        if not all(self._is_borne(requirement) for requirement in meant.pods.requirements):
+            return
         asked = policy._replace(subject=PodSubject(*meant))
-        return (pod for pod in self.pods if is_subject(asked, pod) is not False)
+        for name in self._spaces(policy, meant.namespaces):
+            for pod in self._pods.get(name, {}).values():
+                if is_subject(asked, pod) is not False:
+                    yield pod
 
     def any_node(self, meant: Selector) -> bool:
         return any(selects(meant, node.node_labels) for node in self.nodes)
+
+    def _spaces(self, policy: Policy, meant: Selector | None) -> Iterable[str]:
+        if meant is None:
+            return (policy.namespace,)
+        named = self.namespaces.items()
+        return (
+            name for name, labels in named if selects_namespace(meant, name, labels) is not False
+        )
+
+    def _is_borne(self, wanted: Requirement) -> bool:
+        """Whether anybody has such a label, so that it is worth a look at all of them."""
+        if wanted.operator != "In":
+            return True
+        return any((wanted.key, value) in self._labels for value in wanted.values)
+
+
+def _asked(policy: Policy, meant: PodSubject | PodPeer) -> _Asked:
+    """The same for policies of all namespaces, if the selector is."""
+    return ("" if meant.namespaces is not None else policy.namespace, meant)
 
 
 def selectors(each: Declared, cluster: Cluster | None) -> Iterator[Finding]:
@@ -100,7 +143,7 @@ def _port_names(each: Declared, direction: str, rule: Rule, cluster: Cluster) ->
     if not named or not isinstance(policy.subject, PodSubject):
         return
     subject = policy.subject if direction == INGRESS else PodSubject(EVERYTHING)
-    known = {n.name for pod in cluster.selected(policy, subject) for n in pod.ports or ()}
+    known = cluster.port_names(policy, subject)
     for port in named:
         if port.name not in known:
             whose = "that the policy selects" if direction == INGRESS else "of the cluster"
