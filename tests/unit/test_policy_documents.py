@@ -1,5 +1,6 @@
 """Texts into documents: lines, lists, YAML as Go reads it, and texts that mean harm."""
 
+import json
 import os
 import random
 import time
@@ -332,3 +333,12 @@ def test_megabyte_names(kind: str) -> None:
     assert policy.unreadable
     assert len(policy.unreadable) < 1000
     assert len(policy.name) < 300
+
+
+def test_lines_of_a_long_list_in_json_are_told_without_reading_it_anew_for_each() -> None:
+    """Each object's line was looked for by a parse of the whole text: ten minutes for this one."""
+    bad = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {}}
+    items = ",\n".join(json.dumps(bad | {"spec": {"wrong": i}}) for i in range(3000))
+    text = read_text(f'{{"apiVersion": "v1", "kind": "List", "items": [\n{items}\n]}}', "big.json")
+    lines = [document.lines.at(("spec", "wrong")) for document in text.documents]
+    assert lines == list(range(2, 3002))

@@ -27,19 +27,21 @@ class Lines:
         self._first = first
         self._json = text  # the JSON text that it is in, whose lines are told when asked for
         self._index = index  # which of the values in it
+        self._whole = self  # of a part: what it is a part of, which is located once for all
         self._below: Path = ()
 
     def below(self, path: Path) -> "Lines":
         """Those of a part."""
-        part = Lines(self._node, self._first, self._json, self._index)
-        part._below = self._below + path
+        part = Lines(None)
+        part._whole, part._below = self._whole, self._below + path
         return part
 
     def at(self, path: Path) -> int:
         """The line of the field, or of what is nearest around it; 0 if it cannot be told."""
-        if self._node is None and self._json:
-            self._node, self._json = _locate(self._json, self._index), ""
-        return self._node.line_at(self._below + path) if self._node else self._first
+        whole = self._whole
+        if whole._node is None and whole._json:
+            whole._node, whole._json = _locate(whole._json, whole._index), ""
+        return whole._node.line_at(self._below + path) if whole._node else whole._first
 
 
 class Document(NamedTuple):
