@@ -244,10 +244,9 @@ def server_port(
     began: NDArray[np.uint8], local_port: NDArray[np.uint16], remote_port: NDArray[np.uint16]
 ) -> NDArray[np.int64]:
     """The port of whoever was asked, UNKNOWN_PORT if that is not known; never the client's. (n,)"""
-    known = [began == BEGAN_HERE, began == BEGAN_THERE]
-    return np.select(
-        known, [remote_port.astype(np.int64), local_port.astype(np.int64)], UNKNOWN_PORT
-    )
+    asked = np.where(began == BEGAN_HERE, remote_port, local_port).astype(np.int64)
+    asked[(began != BEGAN_HERE) & (began != BEGAN_THERE)] = UNKNOWN_PORT
+    return asked
 
 
 def _used(series: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -17,7 +17,8 @@ from podtally.links.conntrack import Translations, Tuples
 
 UNKNOWN_PEER = Peer(UNKNOWN, "", "", UNKNOWN)
 NO_OWNER = -1
-_SERVED = (6, 17, 132)  # TCP, UDP, SCTP: what a Service's port can be of
+_SERVED = np.zeros(256, np.bool_)  # by protocol: what a Service's port can be of
+_SERVED[[6, 17, 132]] = True  # TCP, UDP, SCTP
 _WORD = (1 << 64) - 1
 _OWNER_BITS = 24
 _OWNERS = (1 << _OWNER_BITS) - 1
@@ -78,12 +79,14 @@ class Found(NamedTuple):
     final: NDArray[np.bool_]
 
 
-class _Asked(NamedTuple):
-    """Connections to a Service: their rows, and for each its place in ``services``."""
+class _Services:
+    """What has been found of Services; the same until names or backends change."""
 
-    rows: NDArray[np.int64]
-    service: NDArray[np.int64]
-    services: list[tuple[Owner, int, int]]  # owner, protocol, the port that was asked
+    def __init__(self, of: tuple[Names, Services] | None) -> None:
+        self.of = of
+        self.asked: list[tuple[Owner, int, int]] = []  # owner, protocol, the port that was asked
+        self.numbers: dict[int, int] = {}  # in ``asked``, by owner, port and protocol; or NO_OWNER
+        self.answers: dict[int, tuple[int, bool]] = {}  # kind of remote, and whether it is final
 
 
 class Remotes:
@@ -108,19 +111,19 @@ class Remotes:
         # Who asks a Service began it; what comes from such an address is an answer.
         served = self._serves[owner] & (flows.began != BEGAN_THERE)
         if served.any():
-            served &= np.isin(flows.key["protocol"], _SERVED)
-            asked = self._asked(np.flatnonzero(served), flows, owner, present)
-            if len(asked.rows):
-                behind = self._behind(asked, flows.take(asked.rows), present)
-                kind[asked.rows], final[asked.rows] = behind
+            served &= _SERVED[flows.key["protocol"]]
+            rows = np.flatnonzero(served)
+            service = self._asked(flows.key[rows], owner[rows], present)
+            rows, service = rows[service >= 0], service[service >= 0]
+            if len(rows):
+                kind[rows], final[rows] = self._behind(service, flows.take(rows), present)
         return Found(self._kinds, kind, final)
 
     def _forget(self, owners: object) -> None:
         self._owners = owners
         self._kinds: list[Remote] = []
         self._places: dict[Remote, int] = {}
-        self._agreements: dict[tuple[Owner, tuple[int, int]], int] = {}
-        self._agreed_by: tuple[Names, Services] | None = None
+        self._services = _Services(None)
         self._kind = np.zeros(0, np.int64)
         self._final = np.zeros(0, np.bool_)
         self._host = np.zeros(0, np.bool_)
@@ -147,56 +150,57 @@ class Remotes:
         return place
 
     def _asked(
-        self, rows: NDArray[np.int64], flows: Flows, owner: NDArray[np.int64], present: Present
-    ) -> _Asked:
-        """Which of the rows are to a Service: by its address, or a node's and its node port."""
-        key = flows.key[rows]
+        self, key: NDArray[np.void], owner: NDArray[np.int64], present: Present
+    ) -> NDArray[np.int64]:
+        """Numbers of the Services asked, by their address, or a node's and its node port;
+        NO_OWNER where it is none. (n,)
+        """
+        if self._services.of != (present.names, present.services):
+            self._services = _Services((present.names, present.services))
         port_protocol = key["remote_port"].astype(np.int64) << 8 | key["protocol"]
-        different, place = distinct(owner[rows] << 24 | port_protocol)
-        services: list[tuple[Owner, int, int]] = []
-        found = np.full(len(different), NO_OWNER, np.int64)
-        for i, packed in enumerate(different.tolist()):
+        different, place = distinct(owner << 24 | port_protocol)
+        numbers = [self._number(each, present) for each in different.tolist()]
+        return np.array(numbers, np.int64)[place]
+
+    def _number(self, packed: int, present: Present) -> int:
+        known = self._services
+        number = known.numbers.get(packed)
+        if number is None:
             who: Owner | None = present.names.owners[packed >> 24]
             protocol, port = packed & 0xFF, packed >> 8 & 0xFFFF
             if who is not None and who.kind != "service":
                 who = present.services.nodeport(protocol, port)
+            number = known.numbers[packed] = NO_OWNER if who is None else len(known.asked)
             if who is not None:
-                found[i] = len(services)
-                services.append((who, protocol, port))
-        service = found[place]
-        return _Asked(rows[service >= 0], service[service >= 0], services)
+                known.asked.append((who, protocol, port))
+        return number
 
     def _behind(
-        self, asked: _Asked, flows: Flows, present: Present
+        self, service: NDArray[np.int64], flows: Flows, present: Present
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Who answers: kinds of remotes, and whether they are final. (n,) each"""
         names, translated = present.names, present.translate(tuples_of(flows.key))
         changed = translated.found & (translated.address != flows.key["remote_address"]).any(axis=1)
         backend = np.where(changed, _owners(names, translated.address, flows.at_ns), NO_OWNER)
         port = np.where(changed, translated.port.astype(np.int64), NO_PORT)
-        mixed = (asked.service << _OWNER_BITS | backend - NO_OWNER) << 16 | port
-        different, place = distinct(mixed)
-        kinds, final = [], []
-        for packed in different.tolist():
-            who, protocol, asked_port = asked.services[packed >> 16 + _OWNER_BITS]
-            owner, its_port = (packed >> 16 & _OWNERS) + NO_OWNER, packed & 0xFFFF
-            if owner == NO_OWNER:
-                kinds.append(self._agreed(who, (protocol, asked_port), present))
-                final.append(True)
-            else:
-                kinds.append(self._place(_served(who, names.owners[owner], its_port)))
-                final.append(names.owners[owner].final)
+        different, place = distinct((service << _OWNER_BITS | backend - NO_OWNER) << 16 | port)
+        answers = [self._answer(each, present) for each in different.tolist()]
+        kinds, final = zip(*answers, strict=True)
         return np.array(kinds, np.int64)[place], np.array(final, np.bool_)[place]
 
-    def _agreed(self, service: Owner, port: tuple[int, int], present: Present) -> int:
-        """What holds whichever backend was picked; the same until names or backends change."""
-        if self._agreed_by != (present.names, present.services):
-            self._agreed_by, self._agreements = (present.names, present.services), {}
-        place = self._agreements.get((service, port))
-        if place is None:
-            place = self._place(_agreed(service, port, present))
-            self._agreements[service, port] = place
-        return place
+    def _answer(self, packed: int, present: Present) -> tuple[int, bool]:
+        known = self._services
+        answer = known.answers.get(packed)
+        if answer is None:
+            who, protocol, port = known.asked[packed >> 16 + _OWNER_BITS]
+            owner, its_port = (packed >> 16 & _OWNERS) + NO_OWNER, packed & 0xFFFF
+            if owner == NO_OWNER:
+                answer = self._place(_agreed(who, (protocol, port), present)), True
+            else:
+                backend = present.names.owners[owner]
+                answer = self._place(_served(who, backend, its_port)), backend.final
+            known.answers[packed] = answer
+        return answer
 
 
 def tuples_of(key: NDArray[np.void]) -> Tuples:
