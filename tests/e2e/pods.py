@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.kernel.links_support import CLONE_NEWNET, _libc, own_netns
+from tests.kernel.links_support import inside, own_netns
 
 BRIDGE = "br0"
 _numbers = itertools.count()
@@ -34,20 +34,6 @@ def ip(*words: str, check: bool = True) -> str:
     if check and done.returncode:
         raise AssertionError(f"ip {' '.join(words)}: {done.stderr.strip()}")
     return done.stdout
-
-
-@contextmanager
-def inside(netns: str) -> Iterator[None]:
-    """Let the calling thread work in a pod for a moment; its sockets stay there."""
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    there = os.open(f"/run/netns/{netns}", os.O_RDONLY)
-    try:
-        assert _libc.setns(there, CLONE_NEWNET) == 0
-        yield
-    finally:
-        assert _libc.setns(before, CLONE_NEWNET) == 0
-        os.close(there)
-        os.close(before)
 
 
 def sysctl(name: str, value: int) -> None:

@@ -45,6 +45,20 @@ def own_netns() -> Iterator[None]:
 
 
 @contextmanager
+def inside(netns: str) -> Iterator[None]:
+    """Let the calling thread work in a named namespace; its sockets stay there."""
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    there = os.open(f"/run/netns/{netns}", os.O_RDONLY)
+    try:
+        assert _libc.setns(there, CLONE_NEWNET) == 0
+        yield
+    finally:
+        assert _libc.setns(before, CLONE_NEWNET) == 0
+        os.close(there)
+        os.close(before)
+
+
+@contextmanager
 def named_netns(*names: str) -> Iterator[None]:
     """Make named namespaces, and remove those that are left."""
     try:

@@ -11,9 +11,9 @@ import pytest
 
 from podtally.links.sock_diag import SocketDiag
 from podtally.links.sock_diag_layout import TCP, UDP
-from tests.kernel.links_support import named_netns, own_netns, sh
+from tests.kernel.links_support import inside, named_netns, own_netns, sh
 from tests.kernel.test_conntrack import Asked, tuples
-from tests.kernel.uplink import HOST4, HOST6, OUT4, OUT6, cgroup, in_netns
+from tests.kernel.uplink import HOST4, HOST6, OUT4, OUT6, cgroup
 
 KINDS = {TCP: socket.SOCK_STREAM, UDP: socket.SOCK_DGRAM}
 OUT = f"ptl-out-{os.getpid()}"
@@ -65,7 +65,7 @@ class Sockets(ExitStack):
 
     def there(self, protocol: int, ends: Ends, port: int = 0) -> socket.socket:
         """Bound in OUT."""
-        with in_netns(OUT):
+        with inside(OUT):
             made = self.enter_context(socket.socket(ends.family, KINDS[protocol]))
             made.settimeout(3)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -19,8 +19,8 @@ import pytest
 
 from podtally.links import conntrack
 from podtally.links.conntrack import SCTP, TCP, UDP, Translations, Translator, Tuples
-from tests.e2e.pods import Pod, inside, ip, pod_socket, sysctl
-from tests.kernel.links_support import own_netns
+from tests.e2e.pods import Pod, ip, pod_socket, sysctl
+from tests.kernel.links_support import inside, own_netns
 
 ICMP = 1
 SERVICE, SERVICE6 = "10.99.200.1", "2001:db8:200::1"

@@ -9,7 +9,7 @@ import pytest
 
 from podtally.links.sock_diag import SocketDiag
 from podtally.links.sock_diag_layout import TCP, UDP
-from tests.kernel.links_support import ifindex, sh
+from tests.kernel.links_support import ifindex, inside, sh
 from tests.kernel.sock_diag_support import (
     KINDS,
     OUT,
@@ -23,7 +23,7 @@ from tests.kernel.sock_diag_support import (
     port_of,
 )
 from tests.kernel.test_conntrack import tuples
-from tests.kernel.uplink import HOST4, HOST6, OUT4, OUT6, in_netns
+from tests.kernel.uplink import HOST4, HOST6, OUT4, OUT6
 
 STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
 SCTP, ICMP = 132, 1
@@ -246,7 +246,7 @@ def test_sockets_of_an_interface(diag: SocketDiag, sockets: Sockets, ends: Ends)
 
 
 def test_a_link_local_connection(diag: SocketDiag, sockets: Sockets) -> None:
-    with in_netns(OUT):
+    with inside(OUT):
         sh("ip addr add fe80::2323/64 dev eth0 nodad")
     sh("ip addr add fe80::2324/64 dev up0 nodad")
     uplink = ifindex("up0")
@@ -263,7 +263,7 @@ def test_a_link_local_connection(diag: SocketDiag, sockets: Sockets) -> None:
 def test_another_namespaces_socket_is_not_found(
     diag: SocketDiag, sockets: Sockets, protocol: int, ends: Ends
 ) -> None:
-    with in_netns(OUT):
+    with inside(OUT):
         sockets.make(protocol, ends.family, (ends.any, 5000))
         there = SocketDiag()
         sockets.callback(there.close)
@@ -274,7 +274,7 @@ def test_another_namespaces_socket_is_not_found(
 
 
 def test_a_namespace_without_loopback(sockets: Sockets) -> None:
-    with in_netns(OUT):
+    with inside(OUT):
         assert "state DOWN" in sh("ip link show lo")
         diag = SocketDiag()
         sockets.callback(diag.close)

@@ -11,7 +11,7 @@ from podtally.identity import cgroup_ids
 from podtally.identity.cgroup_ids import ROOT_ID, CgroupIds
 from tests.kernel.conftest import OPTIONS, Load
 from tests.kernel.driver import FROM, TO
-from tests.kernel.links_support import sh
+from tests.kernel.links_support import inside, sh
 from tests.kernel.packets import ICMP, ICMPV6, TCP, UDP
 from tests.kernel.uplink import (
     HOST4,
@@ -24,7 +24,6 @@ from tests.kernel.uplink import (
     Uplink,
     cgroup,
     forward,
-    in_netns,
     watched_host,
 )
 
@@ -96,11 +95,11 @@ class Sockets:
         return self._stack.enter_context(listener.accept()[0])
 
     def out(self, make: Callable[[], socket.socket]) -> socket.socket:
-        with in_netns(self._uplink.out):
+        with inside(self._uplink.out):
             return make()
 
     def pod(self, make: Callable[[], socket.socket]) -> socket.socket:
-        with in_netns(self._uplink.pod):
+        with inside(self._uplink.pod):
             return make()
 
 
@@ -240,7 +239,7 @@ def test_the_maker_of_a_socket_counts(uplink: Uplink, sockets: Sockets) -> None:
 def test_the_kernels_answer_to_a_ping(
     uplink: Uplink, ours: int, sockets: Sockets, protocol: int, to: str
 ) -> None:
-    with in_netns(uplink.out):
+    with inside(uplink.out):
         sh(f"ping -c 1 -W 3 {to}")
 
     rows = [row for row in uplink.rows() if row.protocol == protocol and row.local == to]

@@ -15,7 +15,7 @@ import pytest
 
 from podtally.identity import cgroup_ids
 from tests.kernel.driver import Kernel
-from tests.kernel.links_support import CLONE_NEWNET, ifindex, named_netns, own_netns, sh
+from tests.kernel.links_support import ifindex, named_netns, own_netns, sh
 
 UPLINK = "up0"
 HOST4, OUT4 = "10.99.23.1", "10.99.23.2"
@@ -111,20 +111,6 @@ def _noted(cold: np.void, seen: int, flag: int, shift: int) -> Noted:
 def _address(words: bytes) -> str:
     address = ipaddress.IPv6Address(words)
     return str(address.ipv4_mapped or address)
-
-
-@contextmanager
-def in_netns(name: str) -> Iterator[None]:
-    """Let the calling thread live in a named namespace; sockets stay where they are made."""
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    there = os.open(f"/run/netns/{name}", os.O_RDONLY)
-    try:
-        assert _libc.setns(there, CLONE_NEWNET) == 0
-        yield
-    finally:
-        assert _libc.setns(before, CLONE_NEWNET) == 0
-        os.close(there)
-        os.close(before)
 
 
 @contextmanager

@@ -5,18 +5,17 @@ may have picked.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from ipaddress import ip_address
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from podtally.identity.model import FOREVER, Owner
+from podtally.identity.residents import number
 from podtally.kube.objects import EndpointSlice, Service
 
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}  # IANA; the API knows no others
 LINGER_NS = 60 * 1_000_000_000  # so long a connection to a backend that went may still be read
-_MAPPED = 0xFFFF << 32  # ::ffff:0:0/96, RFC 4291 2.5.5.2
 
 Name = tuple[str, str]  # namespace and name
 Port = tuple[int, int]  # protocol and port
@@ -183,10 +182,9 @@ def service_owner(service: Service) -> Owner:
 def address_of(text: str) -> int | None:
     """128 bits, IPv4 as ::ffff:a.b.c.d; None if it is no address but a host's name."""
     try:
-        address = ip_address(text)
+        return number(text)
     except ValueError:
         return None
-    return _MAPPED | int(address) if address.version == 4 else int(address)
 
 
 def unanimous(
