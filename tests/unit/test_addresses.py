@@ -26,7 +26,8 @@ API_POD = Owner("pod", "shop", "api-0", "api", "cluster", uid="2")
 BARE = Owner("pod", "shop", "web-0", "web", "node")  # no UID: told apart by its name
 DNS = Owner("service", "kube-system", "dns", "dns", "cluster")
 NODE = Owner("host", "", "host", "host", "node")
-OWNERS = (WEB, WEB_LABELLED, API_POD, BARE, DNS, NODE)
+WEB_WITH_PORTS = WEB._replace(ports=(("http", 6, 80),))  # as the API tells; others tell of none
+OWNERS = (WEB, WEB_LABELLED, WEB_WITH_PORTS, API_POD, BARE, DNS, NODE)
 ADDRESS = 0xFFFF << 32 | 0x0A630001  # 10.99.0.1
 ADDRESSES = (ADDRESS, ADDRESS + 1, 0x20010DB8 << 96 | 1, 0x20010DB8 << 96 | 0xFFFF0A630001, 0)
 
@@ -54,7 +55,7 @@ def holder(claims: Sequence[Claim], at_ns: int) -> Owner | None:
     active = [each for each in active if each.strength == strength]
     if strength < FACT and len({c.owner.uid or c.owner[:3] for c in active}) > 1:
         return UNSETTLED if sum(c.until_ns == FOREVER for c in active) > 1 else DISPUTED
-    return max(active, key=lambda c: (c.from_ns, c.owner)).owner
+    return max(active, key=lambda c: (c.from_ns, c.owner[:-1], c.owner.ports or ())).owner
 
 
 def instants(claims: Sequence[Claim]) -> list[int]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from podtally.identity.cluster import Clocks, Cluster
-from podtally.identity.model import FOREVER, Claim, Owner
+from podtally.identity.model import FOREVER, Claim, Owner, host_owner, owner_of
 from podtally.identity.services import Agreed, Backend, address_of, unanimous
 from podtally.kube.model import Changed, Page
 from podtally.kube.objects import RESOURCES
@@ -220,6 +220,83 @@ def test_labels_of_namespaces() -> None:
     assert api.cluster.namespace_labels("shop") is None
 
 
+def test_labels_of_nodes() -> None:
+    api = Api()
+    api.show("nodes", node("here", "198.18.9.1", "a"))
+    assert api.cluster.node_labels("here") == (("topology.kubernetes.io/zone", "a"),)
+    assert api.cluster.node_labels("there") is None
+
+
+def test_places_are_the_same_until_a_label_is_another() -> None:
+    api = Api()
+    cluster = api.cluster
+    team: Json = {"metadata": {"name": "shop", "labels": {"team": "pay"}}}
+    empty = cluster.places()
+    assert (empty.node_name, empty.known) == ("here", True)
+    assert empty.namespace_labels("shop") is None
+    api.show("namespaces", team)
+    api.show("nodes", node("here", "198.18.9.1", "a"), node("there", "198.18.9.2"))
+    before, version = cluster.places(), cluster.labels_version
+    assert before.namespaces == {"shop": (("team", "pay"),)}
+    assert before.nodes == {"here": (("topology.kubernetes.io/zone", "a"),), "there": ()}
+    api.tell("namespaces", "MODIFIED", team, 1.0)
+    api.tell("nodes", "MODIFIED", node("there", "198.18.9.3"), 1.0)  # another address
+    assert (cluster.places(), cluster.labels_version) == (before, version)
+    steps: list[tuple[str, str, Json]] = [
+        ("namespaces", "MODIFIED", {"metadata": {"name": "shop", "labels": {"team": "x"}}}),
+        ("namespaces", "ADDED", {"metadata": {"name": "bare"}}),
+        ("namespaces", "DELETED", {"metadata": {"name": "bare"}}),
+        ("nodes", "MODIFIED", node("there", "198.18.9.3", "b")),
+        ("nodes", "DELETED", node("there", "198.18.9.3", "b")),
+    ]
+    for resource, kind, item in steps:
+        earlier, version = cluster.places(), cluster.labels_version
+        api.tell(resource, kind, item, 2.0)
+        assert cluster.places() is not earlier, (resource, kind)
+        assert cluster.labels_version > version, (resource, kind)
+    assert cluster.places().namespaces == {"shop": (("team", "x"),)}
+    assert cluster.places().nodes.keys() == {"here"}
+    assert before.nodes.keys() == {"here", "there"}  # what somebody still holds stays
+
+
+def test_a_node_made_anew_under_its_name_is_another() -> None:
+    api = Api()
+    again = node("there", "198.18.9.2", "a")
+    again["metadata"]["uid"] = "uid-again"
+    api.show("pods", runs("p", "198.18.0.1", on="there"))
+    api.show("nodes", node("here", "198.18.9.1", "a"), node("there", "198.18.9.2", "a"))
+    api.show("nodes", node("here", "198.18.9.1", "a"), again, at=5.0)
+    assert api.cluster.node_labels("there") is not None
+    assert api.cluster.counts().nodes == 2
+    api.tell("pods", "MODIFIED", runs("p", "198.18.0.1", "there", metadata__labels={"a": "b"}), 6.0)
+    assert api.owner("pod", "uid-p").scope == "zone"
+    api.tell("nodes", "DELETED", again, 7.0)
+    assert api.cluster.node_labels("there") is None
+
+
+def test_what_policies_ask_of_a_pod() -> None:
+    api = Api()
+    made = [{"name": "c", "ports": [{"name": "http", "containerPort": 8080}]}]
+    api.show("pods", runs("p", "198.18.0.1", spec__containers=made), runs("q", "198.18.0.2"))
+    found = api.cluster.endpoint("uid-p")
+    assert found is not None
+    assert (found.node, found.ports, found.host_network) == ("here", (("http", 6, 8080),), False)
+    assert owner_of(found) == api.owner("pod", "uid-p")
+    assert api.owner("pod", "uid-q").ports == ()
+    api.tell("pods", "ADDED", runs("n", "198.18.9.1", spec__hostNetwork=True), 1.0)
+    on_host = api.cluster.endpoint("uid-n")
+    assert on_host is not None
+    assert on_host.host_network
+
+
+def test_the_host_is_one_owner_by_whatever_source() -> None:
+    api = Api()
+    api.show("nodes", node("here", "198.18.9.1"), node("there", "198.18.9.2"))
+    assert api.owner("node", "uid-here") == host_owner("here")
+    assert api.owner("node", "uid-here").node == "here"
+    assert api.owner("node", "uid-there").ports == ()
+
+
 def test_a_service_and_its_addresses() -> None:
     api = Api()
     item = service("web", "10.99.1.1", HTTP, created=-100)
@@ -257,6 +334,31 @@ def test_backends_are_named_by_the_port_of_the_pod() -> None:
     assert services.backends(("shop", "dns"), (6, 53)) == (Backend(one, 5354),)
     assert services.backends(("shop", "dns"), (6, 5354)) == ()
     assert services.backends(("shop", "other"), (6, 53)) == ()
+
+
+def test_a_headless_service_has_backends_too() -> None:
+    api = Api()
+    api.show("services", service("db", "None", MAIN))
+    api.show("endpointslices", piece("db", ["198.18.0.1"], MAIN))
+    one = Backend(packed("198.18.0.1"), 8080)
+    assert api.cluster.services().backends(("shop", "db"), (6, 8080)) == (one,)
+    assert api.claims["service", "uid-db"] == []
+
+
+def test_the_view_of_services_has_what_they_were_made_of() -> None:
+    api = Api()
+    item = service("web", "10.99.1.1", HTTP)
+    api.show("services", item)
+    before = api.cluster.services()
+    assert before.objects["shop", "web"].type == "ClusterIP"
+    item["spec"]["type"] = "NodePort"
+    api.tell("services", "MODIFIED", item, 1.0)
+    after = api.cluster.services()
+    assert after.objects["shop", "web"].type == "NodePort"
+    assert before.objects["shop", "web"].type == "ClusterIP"
+    api.tell("services", "DELETED", item, 2.0)
+    assert api.cluster.services().objects == {}
+    assert list(after.objects) == [("shop", "web")]
 
 
 def test_a_backend_that_went_counts_for_another_minute() -> None:
@@ -317,5 +419,7 @@ def test_what_backends_agree_on() -> None:
     assert unanimous((a, b), known.get) == Agreed(0, 80, shared)
     assert unanimous((a, c), known.get) is None
     assert unanimous((a, b, Backend(4, 80)), known.get) == Agreed(0, 80, None)
+    known[1] = known[1]._replace(ports=(("http", 6, 80),))
+    assert unanimous((a, b), known.get) == Agreed(0, 80, shared)
     known[2] = owner("web-2", "web", "cross_zone")
     assert unanimous((a, b), known.get) == Agreed(0, 80, None)

@@ -241,7 +241,8 @@ def test_services_and_their_backends(whole: Replay) -> None:
     pod = address_of("10.244.0.3")
     assert pod is not None
     assert services.backends(("shop", "db"), (6, 3306)) == (Backend(pod, 3306),)
-    assert services.backends(("shop", "db-headless"), (6, 3306)) == ()
+    assert services.backends(("shop", "db-headless"), (6, 3306)) == (Backend(pod, 3306),)
+    assert services.objects["shop", "frontend-node"].type == "NodePort"
     assert services is whole.cluster.services()
 
 
@@ -251,6 +252,12 @@ def test_endpoints_are_those_of_this_node() -> None:
     assert endpoint is not None
     assert endpoint[:5] == ("shop", "db-76974f68cf-vs2qt", "db", "Deployment", "kubernetes")
     assert ("app", "db") in endpoint.labels
+    assert endpoint.node == "node1"
+    places = replay.cluster.places()
+    assert places.node_name == "node1"
+    assert places.namespace_labels("shop") is replay.cluster.namespace_labels("shop")
+    assert ("kubernetes.io/metadata.name", "shop") in (places.namespace_labels("shop") or ())
+    assert ("kubernetes.io/hostname", "node1") in (places.node_labels("node1") or ())
     assert replay.cluster.endpoint("386b7211-cf93-45f7-a4da-4323dd510800") is None
 
 

@@ -1,5 +1,6 @@
 """The directory: what the sources say of an interface, and which names come of it."""
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -14,16 +15,17 @@ from podtally.identity.directory import (
     TICK_NS,
     Directory,
 )
-from podtally.identity.model import NOBODY, UNKNOWN, Endpoint, Owner
-from podtally.identity.residents import number
+from podtally.identity.model import NOBODY, UNKNOWN, Endpoint, Owner, host_owner
+from podtally.identity.places import NO_PLACES
+from podtally.identity.residents import Resident, number
 from podtally.kube.model import Changed
 from podtally.kube.objects import RESOURCES
-from tests.unit.kube_json import event, pod
+from tests.unit.kube_json import Json, event, pod
 from tests.unit.rows import NETWORKS, SECOND
 
 UID = "0b3f7a52-9a4e-4d51-8f63-1d2a9c1e7f05"
 POD = Found("pod", UID, "c" * 64)
-WEB = Endpoint("shop", "web-0", "web", "Deployment", "static")
+WEB = Endpoint("shop", "web-0", "web", "Deployment", "static", ports=())
 NAMED = Endpoint("shop", "web-0", "web", "StatefulSet", "cri", (("app", "web"),), UID)
 DOCKER = Found("docker", "0123456789ab", "0123456789ab" + "0" * 52)
 START = 100 * SECOND
@@ -56,11 +58,13 @@ def test_the_stronger_source_wins() -> None:
     for made, chosen in ((directory(), None), (directory(static), WEB)):
         assert endpoint(made) == (chosen or NOBODY._replace(final=False))
         made.process_found(7, DOCKER)
-        container = Endpoint("docker", "0123456789ab", "0123456789ab", "Docker", "docker")
+        name = "0123456789ab"
+        container = Endpoint("docker", name, name, "Docker", "docker", ports=())
         assert endpoint(made) == (chosen or container._replace(final=False))
         assert endpoint(made, at_ns=START + SETTLE_NS) == (chosen or container)
         made.netns_named(7, "blue")
-        assert endpoint(made) == (chosen or Endpoint("netns", "blue", "blue", "Netns", "netns"))
+        netns = Endpoint("netns", "blue", "blue", "Netns", "netns", ports=())
+        assert endpoint(made) == (chosen or netns)
         made.process_found(7, POD)
         made.named(UID, NAMED)
         assert endpoint(made) == (chosen or NAMED)
@@ -79,8 +83,16 @@ def test_static_entries_are_found_by(what: str, entry: StaticEndpoint) -> None:
     made = directory(entry)
     made.netns_named(7, "blue")
     made.appeared(9, "veth9", "green", host=False, at_ns=START)
-    assert endpoint(made) == Endpoint("static", "a", "a", "Static", "static"), what
+    assert endpoint(made) == Endpoint("static", "a", "a", "Static", "static", ports=()), what
     assert endpoint(made, 9).name == "green", what
+    assert not endpoint(made).host_network
+
+
+def test_a_static_entry_for_an_interface_of_the_host_is_in_its_network() -> None:
+    made = directory(StaticEndpoint("uplink", interface="eth0"))
+    made.appeared(2, "eth0", "", host=True, at_ns=START)
+    assert endpoint(made, 2).name == "uplink"
+    assert endpoint(made, 2).host_network
 
 
 @pytest.mark.parametrize("name", [f"cni-{UID}", UID, f"netns-{UID}"])
@@ -111,8 +123,9 @@ def test_the_api_is_waited_for_and_what_the_node_says_serves_when_it_does_not_co
     made = directory(cluster=Cluster("node1"))
     made.process_found(7, POD)
     made.named(UID, NAMED)
-    assert endpoint(made) == NAMED._replace(final=False)
-    assert endpoint(made, at_ns=START + PATIENCE) == NAMED
+    assert endpoint(made) == NAMED._replace(final=False, node="node1")
+    assert endpoint(made, at_ns=START + PATIENCE) == NAMED._replace(node="node1")
+    assert owner(made, "10.99.0.7").node == "node1"
 
 
 def test_what_the_api_said_once_outlives_it() -> None:
@@ -126,6 +139,8 @@ def test_what_the_api_said_once_outlives_it() -> None:
     made.api_said(Changed("pods", told.type, told.object, START), clocks)
     found = endpoint(made)
     assert (found.namespace, found.name, found.source) == ("shop", "web-0", "kubernetes")
+    assert (found.node, found.ports) == ("node1", ())
+    assert owner(made, "10.99.0.7").ports == ()
     again = Directory((), NETWORKS, PATIENCE, Cluster("node1"))
     again.restore(made.residents(), START + 60 * SECOND)
     assert endpoint(again, at_ns=START + 61 * SECOND) == found
@@ -153,26 +168,106 @@ def test_a_container_has_the_name_that_its_engine_gives_it() -> None:
     made.process_found(7, DOCKER)
     called = Endpoint("docker", "db", "db", "Docker", "docker", (("app", "db"),))
     made.named(DOCKER.container, called)
-    assert endpoint(made) == called
+    assert endpoint(made) == called._replace(ports=())
 
 
 def test_the_host_is_an_endpoint_and_so_are_its_sockets() -> None:
     made = directory()
     made.appeared(2, "eth0", "", host=True, at_ns=START)
     made.host_addresses(["198.18.0.1"])
-    assert endpoint(made, 2) == Endpoint("host", "host", "host", "Host", "host")
-    assert owner(made, "198.18.0.1") == Owner("host", "", "host", "host", "node")
+    host = Endpoint("host", "host", "host", "Host", "host", ports=(), host_network=True)
+    assert endpoint(made, 2) == host
+    assert owner(made, "198.18.0.1") == Owner("host", "", "host", "host", "node", ports=())
     made.socket_found(4357, Found("systemd", "ssh.service"), START)
     made.socket_found(4358, POD, START)
     made.socket_found(1, None, START)
     made.refresh(START + 1)
     sockets = made.names.sockets
-    assert sockets[4357] == Endpoint("systemd", "ssh.service", "ssh.service", "Systemd", "systemd")
+    assert sockets[4357] == Endpoint(
+        "systemd", "ssh.service", "ssh.service", "Systemd", "systemd", ports=(), host_network=True
+    )
     assert sockets[1] == made.names.endpoint(2)
     assert not sockets[4358].final
     made.named(UID, NAMED)
     made.refresh(START + 2)
-    assert made.names.sockets[4358] == NAMED
+    assert made.names.sockets[4358] == NAMED._replace(host_network=True)
+
+
+def told(made: Directory, resource: str, item: Json) -> None:
+    (known,) = (each for each in RESOURCES if each.name == resource)
+    event_ = known.decode_event(event("ADDED", item))
+    made.api_said(Changed(resource, event_.type, event_.object, START), Clocks(START, START))
+
+
+def test_the_host_bears_the_name_of_its_node_whoever_tells_of_it() -> None:
+    static = StaticEndpoint("db", "shop", address="10.99.0.9")
+    made = directory(static, cluster=Cluster("node1"))
+    made.appeared(2, "eth0", "", host=True, at_ns=START)
+    made.host_addresses(["198.18.0.1"])
+    assert endpoint(made, 2).node == "node1"
+    assert owner(made, "198.18.0.1") == host_owner("node1")
+    assert owner(made, "10.99.0.9")[6:] == ("node1", "", (), True, ())
+    addresses = [{"type": "InternalIP", "address": "198.18.0.1"}]
+    told(
+        made,
+        "nodes",
+        {"metadata": {"name": "node1", "uid": "n1"}, "status": {"addresses": addresses}},
+    )
+    made.refresh(START + 1)
+    assert owner(made, "198.18.0.1") == host_owner("node1")
+    made.socket_found(4357, Found("systemd", "ssh.service"), START)
+    made.refresh(START + 2)
+    assert made.names.sockets[4357].node == "node1"
+
+
+def test_a_pod_of_the_api_is_in_the_network_that_the_api_says() -> None:
+    made = directory(cluster=Cluster("node1"))
+    made.socket_found(4358, POD, START)
+    told(made, "pods", pod("web-0", UID, spec__nodeName="node1"))
+    made.refresh(START)
+    assert not made.names.sockets[4358].host_network
+    told(made, "pods", pod("web-0", UID, spec__nodeName="node1", spec__hostNetwork=True))
+    made.refresh(START + 1)
+    assert made.names.sockets[4358].host_network
+
+
+def test_a_pod_that_has_no_name_yet_is_on_this_node() -> None:
+    made = directory(cluster=Cluster("node1"))
+    made.process_found(7, POD)
+    found = endpoint(made, at_ns=START + PATIENCE)
+    assert found == NOBODY._replace(source="pod", uid=UID, node="node1")
+    assert found.ports is None
+
+
+def test_places_are_the_clusters_and_not_known_without_one() -> None:
+    assert directory().places() is NO_PLACES
+    assert not NO_PLACES.known
+    assert NO_PLACES.namespace_labels("shop") is None
+    assert NO_PLACES.node_labels("node1") is None
+    made = directory(cluster=Cluster("node1"))
+    before = made.places()
+    assert (before.node_name, before.known) == ("node1", True)
+    made.refresh(START)
+    assert made.places() is before
+    told(made, "namespaces", {"metadata": {"name": "shop", "labels": {"team": "pay"}}})
+    assert made.places().namespace_labels("shop") == (("team", "pay"),)
+
+
+def test_a_name_of_an_older_checkpoint_is_of_this_node() -> None:
+    """Written before an Endpoint had a node and ports."""
+    written = (
+        b'[{"ifindex":7,"interface":"veth7","found":["pod","%(uid)s",""],'
+        b'"named":["shop","web-0","web","StatefulSet","kubernetes",[["app","web"]],"%(uid)s",true],'
+        b'"addresses":[["10.99.0.7",3]]}]' % {b"uid": UID.encode()}
+    )
+    residents = msgspec.json.decode(written, type=list[Resident])
+    made = Directory((), NETWORKS, PATIENCE, Cluster("node1"))
+    made.restore(residents, START)
+    found = endpoint(made, at_ns=START + PATIENCE)
+    assert found == NAMED._replace(source="kubernetes", node="node1")
+    assert owner(made, "10.99.0.7").node == "node1"
+    kept = msgspec.json.decode(msgspec.json.encode(made.residents()), type=list[Resident])
+    assert kept == made.residents()
 
 
 def test_addresses_outlive_their_endpoint() -> None:

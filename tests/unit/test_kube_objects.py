@@ -9,6 +9,7 @@ import pytest
 from podtally.kube.model import Status
 from podtally.kube.objects import RESOURCES, EndpointSlice, Job, Namespace, Node, Pod, Service
 from podtally.kube.pods import Life
+from podtally.kube.wire import Ports
 from tests.unit.kube_json import Json, Run, controlled, event, list_of, pod, status
 
 DECODERS = {resource.name: resource for resource in RESOURCES}
@@ -87,6 +88,56 @@ def test_labels_that_many_have_are_kept_once() -> None:
     assert first[1] is second[1]
 
 
+def container(*ports: Json, **more: Any) -> Json:
+    return {"name": "c", "ports": list(ports)} | more
+
+
+def ports_of(**spec: Any) -> Ports:
+    found: Pod = one("pods", pod(**{f"spec__{key}": value for key, value in spec.items()}))
+    return found.ports
+
+
+def test_ports_of_a_pod_are_those_that_have_names() -> None:
+    dns = [{"name": "dns", "containerPort": 53, "protocol": p} for p in ("UDP", "TCP", "SCTP")]
+    assert ports_of(
+        containers=[
+            container({"name": "http", "containerPort": 8080}, {"containerPort": 9090}),
+            {"name": "without"},
+            container(*dns, {"name": "odd", "containerPort": 1, "protocol": "DCCP"}),
+            container({"name": "http", "containerPort": 8081}),
+        ]
+    ) == (
+        ("http", 6, 8080),
+        ("dns", 17, 53),
+        ("dns", 6, 53),
+        ("dns", 132, 53),
+        ("http", 6, 8081),
+    )
+    assert ports_of(containers=[{"name": "c", "ports": None}], initContainers=None) == ()
+
+
+def test_sidecars_ports_count_and_those_of_other_init_containers_do_not() -> None:
+    metrics, never = {"name": "metrics", "containerPort": 9}, {"name": "no", "containerPort": 7}
+    assert ports_of(
+        containers=[container({"name": "http", "containerPort": 80})],
+        initContainers=[
+            container(never),
+            container(metrics, restartPolicy="Always"),
+            container(never, restartPolicy="OnFailure"),
+        ],
+    ) == (("http", 6, 80), ("metrics", 6, 9))
+
+
+def test_ports_that_many_have_are_kept_once() -> None:
+    made = [container({"name": "front end", "containerPort": 80})]
+    page = DECODERS["pods"].decode_list(
+        list_of(*(pod(str(i), spec__containers=made) for i in range(2)))
+    )
+    first, second = (item.ports for item in page.objects)
+    assert first == (("front end", 6, 80),)
+    assert first is second
+
+
 def test_life_of_a_pod_that_runs() -> None:
     assert life(Run(100)) == Life(100, 0, 0, 0, 0, 0, False)
     assert life(Run(100, sandbox=102.9)) == Life(100, 102, 0, 102, 0, 0, False)
@@ -162,6 +213,11 @@ def test_nodes_and_their_zones() -> None:
     assert one("nodes", {"metadata": {"labels": both}}).zone == "a"
 
 
+def test_labels_of_nodes_are_sorted() -> None:
+    found: Node = one("nodes", {"metadata": {"labels": {"b": "2", "a": "1"}}})
+    assert found.labels == (("a", "1"), ("b", "2"))
+
+
 def test_services() -> None:
     item = {
         "metadata": {"name": "s", "namespace": "shop", "uid": "u"},
@@ -178,10 +234,14 @@ def test_services() -> None:
     assert [(p.name, p.protocol, p.port, p.node_port) for p in found.ports] == [
         ("", "TCP", 80, 30080)
     ]
+    assert found.type == "ClusterIP"
+    assert found.outside_addresses == ("203.0.113.9", "203.0.113.10", "lb.x")
     headless = {"metadata": {}, "spec": {"clusterIP": "None", "clusterIPs": ["None"]}}
     assert one("services", headless).addresses == ()
     named = {"metadata": {}, "spec": {"type": "ExternalName", "externalName": "a.example"}}
     assert one("services", named).addresses == ()
+    assert one("services", named).outside_addresses == ()
+    assert one("services", named).type == "ExternalName"
 
 
 def test_slices_keep_what_may_get_traffic() -> None:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from podtally.identity.cluster_holds import LATE_NS
 from podtally.identity.cluster_pods import Known, PodTable
 from podtally.identity.cluster_standing import Standing, StandingTable
-from podtally.identity.model import Claim, Endpoint, Labels, Owner
+from podtally.identity.model import Claim, Endpoint, Labels, Owner, host_owner
+from podtally.identity.places import Places
 from podtally.identity.services import Services, ServiceTable, service_owner
 from podtally.kube.model import Changed, Event, Page
 from podtally.kube.objects import EndpointSlice, Job, Namespace, Node, Pod, Service
@@ -40,6 +41,7 @@ class Counts(NamedTuple):
 
 class Cluster:
     def __init__(self, node_name: str) -> None:
+        self.labels_version = 0  # grows with each label of a namespace or node that is another
         self._node_name = node_name
         self._pods = PodTable(node_name)
         self._standing = StandingTable()
@@ -47,7 +49,8 @@ class Cluster:
         self._namespaces: dict[str, Namespace] = {}
         self._jobs: dict[str, Controller | None] = {}
         self._gone_jobs: set[str] = set()  # kept while pods of theirs are
-        self._zones: dict[str, str] = {}
+        self._nodes: dict[str, Node] = {}  # by name
+        self._places: Places | None = None
         self._pod_networks: set[str] = set()  # a node that went leaves its pods' for a while
         self._listed: dict[str, set[Hashable]] = {}  # so far, by lists that are under way
         self._dark_ns = 0  # what was before is known only as far as it is still there
@@ -82,7 +85,18 @@ class Cluster:
             return None
         pod = known.pod
         work, final = of_pod(pod, self._jobs), self._final(known)
-        return Endpoint(pod.namespace, pod.name, *work, "kubernetes", pod.labels, pod.uid, final)
+        return Endpoint(
+            pod.namespace,
+            pod.name,
+            *work,
+            "kubernetes",
+            pod.labels,
+            pod.uid,
+            final,
+            pod.node,
+            pod.ports,
+            pod.host_network,
+        )
 
     def changed_claims(self) -> Iterator[tuple[Key, Sequence[Claim]]]:
         """All claims of each object whose claims have changed since last asked."""
@@ -102,6 +116,11 @@ class Cluster:
         """The same object until a Service or its backends change."""
         return self._service_table.view(self._now_ns)
 
+    def node_addresses(self) -> list[str]:
+        """As the nodes' status has them: of all nodes that are there."""
+        nodes = map(self._standing.find, self._standing.uids(Node))
+        return [address for node in nodes if node for address in node.object.addresses]
+
     def pod_networks(self) -> frozenset[str]:
         """Prefixes out of which the nodes' pods get their addresses."""
         return frozenset(self._pod_networks)
@@ -110,8 +129,20 @@ class Cluster:
         namespace = self._namespaces.get(name)
         return namespace.labels if namespace else None
 
+    def node_labels(self, name: str) -> Labels | None:
+        node = self._nodes.get(name)
+        return node.labels if node else None
+
+    def places(self) -> Places:
+        """The same object until ``labels_version`` grows."""
+        if self._places is None:
+            namespaces = {each.name: each.labels for each in self._namespaces.values()}
+            nodes = {each.name: each.labels for each in self._nodes.values()}
+            self._places = Places(self._node_name, namespaces, nodes, known=True)
+        return self._places
+
     def counts(self) -> Counts:
-        services, nodes = len(self._service_table), len(self._zones)
+        services, nodes = len(self._service_table), len(self._nodes)
         return Counts(len(self._pods), services, nodes, len(self._namespaces))
 
     def _set_clock(self, clocks: Clocks) -> None:
@@ -146,11 +177,12 @@ class Cluster:
             self._standing.put(item, at_ns, offset_ns)
         elif isinstance(item, Node):
             self._standing.put(item, at_ns, offset_ns)
-            self._set_zone(item.name, item.zone)
+            self._set_node(item)
             self._pod_networks.update(item.pod_networks)
         elif isinstance(item, Job):
             self._set_job(item)
         elif isinstance(item, Namespace):
+            self._labels_seen(self._namespaces.get(item.name), item)
             self._namespaces[item.name] = item
 
     def _drop(self, resource: str, key: Any, at_ns: int) -> None:
@@ -163,7 +195,7 @@ class Cluster:
         elif resource == "jobs":
             self._gone_jobs.add(key)
         elif resource == "namespaces":
-            self._namespaces.pop(key, None)
+            self._labels_seen(self._namespaces.pop(key, None), None)
 
     def _keys(self, resource: str) -> Set[Hashable]:
         known: dict[str, Set[Hashable]] = {
@@ -182,18 +214,27 @@ class Cluster:
         if known and isinstance(known.object, Service):
             self._service_table.drop_service(known.object)
         elif known:
-            self._zones.pop(known.object.name, None)
+            here = self._nodes.get(known.object.name)
+            if here and here.uid == uid:  # not one that was made anew under its name
+                del self._nodes[here.name]
+                self._labels_seen(here, None)
 
-    def _set_zone(self, node: str, zone: str) -> None:
-        before = self._zones.get(node)
-        self._zones[node] = zone
-        if (before or "") == zone:
+    def _set_node(self, node: Node) -> None:
+        before = self._nodes.get(node.name)
+        self._nodes[node.name] = node
+        self._labels_seen(before, node)
+        if (before.zone if before else "") == node.zone:
             return
-        if node == self._node_name:  # how far it is to everything has changed
+        if node.name == self._node_name:  # how far it is to everything has changed
             self._pods.changed |= self._pods.uids()
             self._standing.changed |= self._standing.uids(Node)
         else:
-            self._pods.changed.update(self._pods.on_node(node))
+            self._pods.changed.update(self._pods.on_node(node.name))
+
+    def _labels_seen(self, before: Namespace | Node | None, after: Namespace | Node | None) -> None:
+        if (before.labels if before else None) != (after.labels if after else None):
+            self.labels_version += 1
+            self._places = None
 
     def _set_job(self, job: Job) -> None:
         self._gone_jobs.discard(job.uid)
@@ -215,6 +256,7 @@ class Cluster:
             pod.uid,
             pod.labels,
             self._final(known),
+            pod.ports,
         )
 
     def _final(self, known: Known) -> bool:
@@ -227,23 +269,20 @@ class Cluster:
     def _scope(self, node: str) -> str:
         if node == self._node_name:
             return "node"
-        here, there = self._zones.get(self._node_name), self._zones.get(node)
-        if not here or not there:
+        here, there = self._nodes.get(self._node_name), self._nodes.get(node)
+        if not here or not there or not here.zone or not there.zone:
             return "cluster"
-        return "zone" if here == there else "cross_zone"
+        return "zone" if here.zone == there.zone else "cross_zone"
 
     def _standing_claims(self, known: Standing) -> list[Claim]:
         item = known.object
         if isinstance(item, Service):
             owner, strength = service_owner(item), SERVICE_STRENGTH
         elif item.name == self._node_name:
-            owner, strength = (
-                Owner("host", "", "host", "host", "node", node=item.name),
-                NODE_STRENGTH,
-            )
+            owner, strength = host_owner(item.name), NODE_STRENGTH
         else:
-            scope = self._scope(item.name)
-            owner = Owner("node", "", item.name, item.name, scope, node=item.name, uid=item.uid)
+            name, scope = item.name, self._scope(item.name)
+            owner = Owner("node", "", name, name, scope, node=name, uid=item.uid, ports=())
             strength = NODE_STRENGTH
         return [Claim(s.address, owner, s.from_ns, s.until_ns, strength) for s in known.spans]
 

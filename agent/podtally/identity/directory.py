@@ -26,8 +26,10 @@ from podtally.identity.model import (
     Claim,
     Endpoint,
     Owner,
+    host_owner,
     owner_of,
 )
+from podtally.identity.places import NO_PLACES, Places
 from podtally.identity.residents import Held, Resident, number, text
 from podtally.identity.services import NO_SERVICES, Services
 from podtally.kube.model import Event
@@ -43,8 +45,7 @@ _STATIC = FACT + 10
 # What runtimes call the namespaces that they make: cni-UUID (containerd), UUID (CRI-O),
 # netns-UUID (podman). That names nobody.
 _MADE_UP = re.compile(r"(?:[a-z]+-)?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_HOST = Endpoint("host", "host", "host", "Host", "host")
-_HOST_OWNER = Owner("host", "", "host", "host", "node")
+_HOST = Endpoint("host", "host", "host", "Host", "host", ports=(), host_network=True)
 
 
 class _Socket(NamedTuple):
@@ -70,6 +71,8 @@ class Directory:
         self._networks = table.build_networks(networks)
         self._patience_ns = patience_ns
         self.cluster = cluster
+        self._node = self.places().node_name
+        self._host = _HOST._replace(node=self._node)
         self.book = AddressBook(self._networks.owners)
         self._residents: dict[int, Resident] = {}
         self._sockets: dict[int, _Socket] = {}
@@ -102,6 +105,9 @@ class Directory:
 
     def named(self, key: str, endpoint: Endpoint) -> None:
         """A source has a name for a pod, by UID, or for a container, by its whole id."""
+        # Only of a pod is there anybody who could tell more of its ports.
+        ports = endpoint.ports if endpoint.uid else ()
+        endpoint = endpoint._replace(node=self._node, ports=ports)
         self._stale |= self._named.get(key) != endpoint
         self._named[key] = endpoint
 
@@ -162,7 +168,8 @@ class Directory:
             self._put(replace(resident, gone_ns=at_ns, addresses=held))
 
     def host_addresses(self, addresses: Iterable[str]) -> None:
-        claims = [Claim(number(a), _HOST_OWNER, 0, strength=NODE_STRENGTH) for a in addresses]
+        owner = host_owner(self._node)
+        claims = [Claim(number(a), owner, 0, strength=NODE_STRENGTH) for a in addresses]
         self.book.put("host", claims)
         self._stale = True
 
@@ -219,8 +226,7 @@ class Directory:
                 owner = owner_of(endpoint)
                 self.book.put(("link", resident.ifindex), _claims(resident, owner))
         sockets = {
-            cgroup: self._of_process(socket.found, socket.since_ns, now_ns) or _HOST
-            for cgroup, socket in self._sockets.items()
+            cgroup: self._of_socket(socket, now_ns) for cgroup, socket in self._sockets.items()
         }
         if not all(each.final for each in (*endpoints.values(), *sockets.values())):
             self._waits_until = min(self._waits_until, now_ns + WAIT_STEP_NS)
@@ -229,6 +235,10 @@ class Directory:
 
     def services(self) -> Services:
         return NO_SERVICES if self.cluster is None else self.cluster.services()
+
+    def places(self) -> Places:
+        """The same object until something of it changes."""
+        return NO_PLACES if self.cluster is None else self.cluster.places()
 
     def _ask_cluster(self, now_ns: int) -> None:
         if self.cluster is not None:
@@ -250,14 +260,15 @@ class Directory:
                 or (entry.netns and entry.netns == resident.netns)
                 or (entry.address and resident.has(entry.address))
             ):
-                return _static_endpoint(entry)
+                static = _static_endpoint(entry, self._node)
+                return static._replace(host_network=resident.host)
         found, since_ns = resident.found, resident.appeared_ns
         if resident.host:
-            return _HOST
+            return self._host
         if found is not None and found.kind == "pod":
             return self._pod(resident, now_ns)
         if resident.netns and not _MADE_UP.fullmatch(resident.netns):
-            return Endpoint("netns", resident.netns, resident.netns, "Netns", "netns")
+            return self._without_ports("netns", resident.netns)
         endpoint = self._of_process(found, since_ns, now_ns)
         if endpoint is not None:
             return endpoint
@@ -268,10 +279,16 @@ class Directory:
         assert resident.found is not None
         endpoint = self._of_process(resident.found, resident.appeared_ns, now_ns) or NOBODY
         if endpoint.namespace == UNKNOWN and resident.named is not None:
-            return resident.named
+            return resident.named._replace(node=self._node)
         if endpoint.final and endpoint.namespace != UNKNOWN and endpoint != resident.named:
             self._residents[resident.ifindex] = replace(resident, named=endpoint)
         return endpoint
+
+    def _of_socket(self, socket: _Socket, now_ns: int) -> Endpoint:
+        endpoint = self._of_process(socket.found, socket.since_ns, now_ns) or self._host
+        if endpoint.source == "kubernetes":  # which tells itself what network it is in
+            return endpoint
+        return endpoint._replace(host_network=True)
 
     def _of_process(self, found: Found | None, since_ns: int, now_ns: int) -> Endpoint | None:
         if found is None:
@@ -281,8 +298,7 @@ class Directory:
             if known is not None:
                 return known
             final = self._over(since_ns + SETTLE_NS, now_ns)
-            kind = found.kind
-            return Endpoint(kind, found.name, found.name, kind.capitalize(), kind, final=final)
+            return self._without_ports(found.kind, found.name)._replace(final=final)
         if self.cluster is not None:
             endpoint = self.cluster.endpoint(found.name)
             if endpoint is not None:
@@ -291,7 +307,11 @@ class Directory:
         known = self._named.get(found.name) or self._named.get(found.container)
         if known is not None:  # the API knows more of it, if it is asked
             return known._replace(final=self.cluster is None or over)
-        return NOBODY._replace(source="pod", uid=found.name, final=over)
+        return NOBODY._replace(source="pod", uid=found.name, final=over, node=self._node)
+
+    def _without_ports(self, kind: str, name: str) -> Endpoint:
+        """What is no pod has no ports by name."""
+        return Endpoint(kind, name, name, kind.capitalize(), kind, node=self._node, ports=())
 
     def _over(self, deadline_ns: int, now_ns: int) -> bool:
         """Whether a wait is over; if not, the table is made again when it is."""
@@ -321,7 +341,7 @@ class Directory:
 
     def _claim_static(self) -> None:
         claims = [
-            Claim(number(s.address), owner_of(_static_endpoint(s)), 0, strength=_STATIC)
+            Claim(number(s.address), owner_of(_static_endpoint(s, self._node)), 0, strength=_STATIC)
             for s in self._static
             if s.address
         ]
@@ -344,7 +364,7 @@ def _claims(resident: Resident, owner: Owner) -> list[Claim]:
     ]
 
 
-def _static_endpoint(entry: StaticEndpoint) -> Endpoint:
+def _static_endpoint(entry: StaticEndpoint, node: str) -> Endpoint:
     return Endpoint(
         entry.namespace,
         entry.name,
@@ -352,4 +372,6 @@ def _static_endpoint(entry: StaticEndpoint) -> Endpoint:
         entry.workload_kind or "Static",
         "static",
         tuple(sorted(entry.labels.items())),
+        node=node,
+        ports=(),
     )

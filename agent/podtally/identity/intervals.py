@@ -40,7 +40,7 @@ class Interval(NamedTuple):
 def resolve(claims: Iterable[Claim]) -> list[Interval]:
     """The claims to one address as disjoint intervals, oldest first."""
     waiting = [claim for claim in claims if claim.from_ns < claim.until_ns]
-    waiting.sort(key=lambda claim: (claim.from_ns, claim.owner))
+    waiting.sort(key=_order)
     bounds = sorted({c.from_ns for c in waiting} | {c.until_ns for c in waiting})
     waiting.reverse()
     intervals: list[Interval] = []
@@ -53,6 +53,12 @@ def resolve(claims: Iterable[Claim]) -> list[Interval]:
             owner, proved = _holder(active)
             _append(intervals, Interval(start, end, owner), proved)
     return intervals
+
+
+def _order(claim: Claim) -> tuple[object, ...]:
+    """By the beginning, then by name; ports that are not known (None) cannot be compared."""
+    ports = claim.owner.ports
+    return claim.from_ns, claim.owner._replace(ports=None), ports is not None, ports or ()
 
 
 def _holder(active: list[Claim]) -> tuple[Owner, bool]:

@@ -6,6 +6,7 @@ UNKNOWN = "unknown"
 FOREVER = (1 << 63) - 1  # the end of what has not ended, in ns
 
 Labels = tuple[tuple[str, str], ...]
+Ports = tuple[tuple[str, int, int], ...]  # of containers: name, IANA protocol, number
 
 
 class Endpoint(NamedTuple):
@@ -19,6 +20,9 @@ class Endpoint(NamedTuple):
     labels: Labels = ()
     uid: str = ""  # of a pod
     final: bool = True  # False: its name may still come, and its flows wait for it
+    node: str = ""  # that it runs on; "" where no API tells what this node is called
+    ports: Ports | None = None  # that have names; None: not known
+    host_network: bool = False  # it sends through the host's own interfaces
 
 
 class Owner(NamedTuple):
@@ -34,6 +38,7 @@ class Owner(NamedTuple):
     uid: str = ""
     labels: Labels = ()
     final: bool = True  # as with an Endpoint
+    ports: Ports | None = None  # as with an Endpoint
 
 
 class Claim(NamedTuple):
@@ -79,7 +84,14 @@ def owner_of(endpoint: Endpoint, kind: str = "pod") -> Owner:
         endpoint.workload,
         "node",
         endpoint.workload_kind,
-        uid=endpoint.uid,
-        labels=endpoint.labels,
-        final=endpoint.final,
+        endpoint.node,
+        endpoint.uid,
+        endpoint.labels,
+        endpoint.final,
+        endpoint.ports,
     )
+
+
+def host_owner(node: str) -> Owner:
+    """The host itself: one owner, whichever source claims its addresses."""
+    return Owner("host", "", "host", "host", "node", node=node, ports=())

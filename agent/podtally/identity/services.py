@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from podtally.identity.model import FOREVER, Owner
 from podtally.identity.residents import number
 from podtally.kube.objects import EndpointSlice, Service
+from podtally.kube.ports import PROTOCOLS
 
-PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}  # IANA; the API knows no others
 LINGER_NS = 60 * 1_000_000_000  # so long a connection to a backend that went may still be read
 
 Name = tuple[str, str]  # namespace and name
@@ -41,7 +41,9 @@ class Services:
         self,
         nodeports: Mapping[int, Owner],
         backends: Mapping[Name, Mapping[Port, tuple[Backend, ...]]],
+        objects: Mapping[Name, Service] | None = None,
     ) -> None:
+        self.objects: Mapping[Name, Service] = objects or {}
         self.nodeport_keys: NDArray[np.int64] = np.array(sorted(nodeports), np.int64)
         self.nodeport_owners = tuple(nodeports[key] for key in sorted(nodeports))
         self._nodeports = nodeports
@@ -122,13 +124,14 @@ class ServiceTable:
             for name in self._stale:
                 self._refresh(name, now_ns)
             self._stale.clear()
-            self._view = Services(self._nodeports(), dict(self._backends))
+            backends, objects = dict(self._backends), dict(self._services)
+            self._view = Services(self._nodeports(), backends, objects)
         return self._view
 
     def _refresh(self, name: Name, now_ns: int) -> None:
         self._lingering.pop(name, None)
         service = self._services.get(name)
-        if service is None or not service.ports or not service.addresses:
+        if service is None or not service.ports:
             self._serving.pop(name, None)
             self._backends.pop(name, None)
             return
@@ -210,4 +213,4 @@ def _shared(owner: Owner | None) -> Owner | None:
     """An owner without what tells it from others of its workload."""
     if owner is None:
         return None
-    return owner._replace(name="", node="", uid="", labels=())
+    return owner._replace(name="", node="", uid="", labels=(), ports=None)

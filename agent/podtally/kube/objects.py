@@ -55,6 +55,7 @@ class Node(Kept, frozen=True):
     addresses: tuple[str, ...]  # internal and external; and host names, which may be addresses
     created_seconds: int
     pod_networks: tuple[str, ...] = ()  # podCIDRs; not every network plugin keeps to them
+    labels: Labels = ()
 
 
 class ServicePort(Kept, frozen=True):
@@ -71,6 +72,9 @@ class Service(Kept, frozen=True):
     addresses: tuple[str, ...]  # cluster, external and load balancer addresses
     ports: tuple[ServicePort, ...]
     created_seconds: int
+    type: str = "ClusterIP"  # or NodePort, LoadBalancer, ExternalName
+    # For those outside the cluster: external IPs, then the load balancer's addresses and names.
+    outside_addresses: tuple[str, ...] = ()
 
 
 class SlicePort(Kept, frozen=True):
@@ -116,6 +120,7 @@ class _WireNode(Wire, frozen=True):
 
 class _Ingress(Wire, frozen=True):
     ip: str = ""
+    hostname: str = ""
 
 
 class _LoadBalancer(Wire, frozen=True):
@@ -130,6 +135,7 @@ class _WireServicePort(Wire, frozen=True):
 
 
 class _ServiceSpec(Wire, frozen=True):
+    type: str = "ClusterIP"
     cluster_ip: str = msgspec.field(name="clusterIP", default="")
     cluster_ips: list[str] | None = msgspec.field(name="clusterIPs", default=None)
     external_ips: list[str] | None = msgspec.field(name="externalIPs", default=None)
@@ -185,7 +191,9 @@ def _node(item: _WireNode) -> Node:
     addresses = tuple(entry.address for entry in item.status.addresses or ())
     created = seconds(meta.creation_timestamp)
     networks = tuple(filter(_is_network, item.spec.pod_cidrs or ()))
-    return Node(intern(meta.name), meta.uid, intern(zone), addresses, created, networks)
+    return Node(
+        intern(meta.name), meta.uid, intern(zone), addresses, created, networks, labels_of(meta)
+    )
 
 
 def _is_network(text: str) -> bool:
@@ -198,8 +206,11 @@ def _is_network(text: str) -> bool:
 
 def _service(item: _WireService) -> Service:
     meta, spec, balancer = item.metadata, item.spec, item.status.load_balancer
-    addresses = [*(spec.cluster_ips or [spec.cluster_ip]), *(spec.external_ips or ())]
-    addresses += [entry.ip for entry in (balancer.ingress if balancer else None) or ()]
+    balanced = (balancer.ingress if balancer else None) or ()
+    external = spec.external_ips or ()
+    addresses = [*(spec.cluster_ips or [spec.cluster_ip]), *external]
+    addresses += [entry.ip for entry in balanced]
+    outside = [*external, *(text for entry in balanced for text in (entry.ip, entry.hostname))]
     return Service(
         namespace=intern(meta.namespace),
         name=meta.name,
@@ -210,6 +221,8 @@ def _service(item: _WireService) -> Service:
             for port in spec.ports or ()
         ),
         created_seconds=seconds(meta.creation_timestamp),
+        type=intern(spec.type),
+        outside_addresses=tuple(dict.fromkeys(filter(None, outside))),
     )
 
 

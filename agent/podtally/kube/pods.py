@@ -11,7 +11,17 @@ from typing import NamedTuple
 
 import msgspec
 
-from podtally.kube.wire import Controller, Labels, Metadata, Wire, controller_of, labels_of, seconds
+from podtally.kube.ports import Container, named_ports
+from podtally.kube.wire import (
+    Controller,
+    Labels,
+    Metadata,
+    Ports,
+    Wire,
+    controller_of,
+    labels_of,
+    seconds,
+)
 
 
 class Life(NamedTuple):
@@ -40,6 +50,7 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     host_network: bool
     addresses: tuple[str, ...]
     life: Life
+    ports: Ports = ()  # that have names; pods of one template share them
 
 
 class _Annotations(Wire, frozen=True):
@@ -53,15 +64,12 @@ class _PodMetadata(Metadata, frozen=True):
     deletion_grace_period_seconds: int | None = None
 
 
-class _Container(Wire, frozen=True):
-    restart_policy: str | None = None
-
-
 class _Spec(Wire, frozen=True):
     node_name: str = ""
     host_network: bool = False
     restart_policy: str = "Always"
-    containers: list[_Container] | None = None
+    containers: list[Container] | None = None
+    init_containers: list[Container] | None = None
 
 
 class _Running(Wire, frozen=True):
@@ -127,6 +135,7 @@ def pod_of(pod: WirePod) -> Pod:
         host_network=spec.host_network,
         addresses=listed or ((status.pod_ip,) if status.pod_ip else ()),
         life=_life(meta, spec, status),
+        ports=named_ports(spec.containers, spec.init_containers),
     )
 
 

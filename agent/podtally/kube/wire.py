@@ -14,6 +14,7 @@ import msgspec
 from podtally.kube.model import ListPage, Status, WatchEvent
 
 Labels = tuple[tuple[str, str], ...]
+Ports = tuple[tuple[str, int, int], ...]  # name, IANA protocol, number
 
 
 class Wire(msgspec.Struct, frozen=True, gc=False, rename="camel"):

@@ -1,0 +1,44 @@
+"""Container ports that have names, by which policies may call them."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from sys import intern
+
+from podtally.kube.wire import Ports, Wire
+
+PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}  # IANA; the API knows no others
+_TEMPLATES = 4096  # whose ports are kept once for all pods that were made of them
+
+
+class ContainerPort(Wire, frozen=True):
+    container_port: int
+    name: str = ""
+    protocol: str = "TCP"
+
+
+class Container(Wire, frozen=True):
+    ports: list[ContainerPort] | None = None
+    restart_policy: str | None = None
+
+
+def named_ports(
+    containers: Iterable[Container] | None, init_containers: Iterable[Container] | None
+) -> Ports:
+    """Of the containers, and of init containers that run on as sidecars (KEP-753).
+
+    That sidecars' ports count is what ``FindPort()`` (pkg/api/v1/pod/util.go) does;
+    of the other init containers nobody expects traffic.
+    """
+    sidecars = (each for each in init_containers or () if each.restart_policy == "Always")
+    found = {
+        (intern(port.name), PROTOCOLS[port.protocol], port.container_port): None
+        for container in (*(containers or ()), *sidecars)
+        for port in container.ports or ()
+        if port.name and port.protocol in PROTOCOLS
+    }
+    return _kept_once(tuple(found)) if found else ()
+
+
+@lru_cache(_TEMPLATES)
+def _kept_once(ports: Ports) -> Ports:
+    return ports
