@@ -12,7 +12,7 @@ from podtally.policy.engine import Engine
 from podtally.policy.model import ADDRESS, NOBODY_KNOWS, Party, Side
 from podtally.policy.rules import EGRESS, INGRESS, Asked
 
-PROBES_A_WORLD = 500
+PROBES_A_WORLD = 100
 _CHANGES = 2  # of a world, each followed by as many probes again
 _WORD = (1 << 64) - 1
 
@@ -54,6 +54,9 @@ def _of_seed(seed: int) -> Iterator[Outcome]:
         party = maker.pod({}, {})
         world.parties[number : number + 1] = [party]
         judge.put_party(number, party)
+        added = [maker.pod({}, {}) for _ in range(maker.place(3))]
+        assert judge.add_parties(added) == len(world.parties)
+        world.parties.extend(added)
         policies = [p for p in world.policies if maker.place(5)]
         world = world._replace(policies=[*policies, maker.policy()])
         judge.set_policies(world.policies)

@@ -13,6 +13,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -25,13 +26,14 @@ from bench.report import Report, progress, show
 from podtally.errors import PodtallyError
 from podtally.policy.compiled import Connections, Judge
 from podtally.policy.engine import Engine
-from podtally.policy.model import Party, Policy
+from podtally.policy.model import ADDRESS, Party, Policy
 
 EXAMPLE = "scripts/bench judge --rounds 5; scripts/bench judge --differential 1000000"
 COLUMNS = ("figure", "value", "target", "ok")
 FLOWS, CHECKED = 1_000_000, 5_000
 SECONDS_COLD_TARGET, SECONDS_WARM_TARGET = 5.0, 0.5
 SECONDS_COMPILE_TARGET, SECONDS_AGAIN_TARGET = 2.0, 0.1
+NEW, NEW_PAIRS, NODE_PODS, MILLISECONDS_NEW_TARGET = 10, 1_000, 100, 10.0
 MEMORY_MIB_TARGET = 40.0
 
 T = TypeVar("T")
@@ -92,6 +94,7 @@ def _measure(rounds: int, report: Report) -> None:
     warm = statistics.median(_timed(lambda: judge.judge(flows))[0] for _ in range(rounds))
     _row(report, f"{FLOWS:,} flows, warm, s", warm, SECONDS_WARM_TARGET)
     _changes(report, judge, World(policies, parties), pairs)
+    _additions(report, judge, parties, pairs)
     _row(report, "policies, compiled; MiB", compiled_mib, MEMORY_MIB_TARGET)
     _row(report, "and with all pairs remembered; MiB", filled_mib, MEMORY_MIB_TARGET)
     _row(report, "and with what the allocator has free then; MiB", loose_mib, None)
@@ -132,6 +135,27 @@ def _changes(report: Report, judge: Judge, world: World, pairs: Connections) -> 
             restored()
         figure = f"after a change of {title}, s"
         _row(report, figure, statistics.median(seconds), SECONDS_AGAIN_TARGET)
+
+
+def _additions(report: Report, judge: Judge, parties: list[Party], pairs: Connections) -> None:
+    """Ends that were not there before, and their first connections with the pods of a node."""
+    chance = np.random.default_rng(5)
+    local = chance.choice(cluster.PODS, NODE_PODS, replace=False).astype(np.int32)
+    for title, end in (("addresses", Party(ADDRESS)), ("pods of new kinds", parties[0])):
+        seconds = []
+        for turn in range(5):
+            labels = [(("app", f"new-{turn}-{number}"),) for number in range(NEW)]
+            fresh = [end._replace(labels=each) for each in labels]
+            asked = _take(pairs, np.arange(turn * NEW_PAIRS, (turn + 1) * NEW_PAIRS))
+            asked = asked._replace(local=chance.choice(local, NEW_PAIRS))
+            seconds.append(_timed(partial(_add, judge, fresh, asked))[0])
+        figure = f"{NEW} new {title}, {NEW_PAIRS:,} connections of theirs, ms"
+        _row(report, figure, 1000 * statistics.median(seconds), MILLISECONDS_NEW_TARGET)
+
+
+def _add(judge: Judge, fresh: list[Party], asked: Connections) -> None:
+    first = judge.add_parties(fresh)
+    judge.judge(asked._replace(peer=first + np.arange(NEW_PAIRS, dtype=np.int32) % NEW))
 
 
 def _check(report: Report, judge: Judge, world: World, pairs: Connections) -> None:

@@ -41,7 +41,7 @@ from podtally.policy.model import (
 
 NAMESPACES, NODES = ("red", "green", "blue"), ("n1", "n2")
 KEYS, VALUES = ("a", "b", "kubernetes.io/metadata.name"), ("", "x", "y", *NAMESPACES[:2])
-NUMBERS, NAMES = (0, 53, 80, 81, 8080, LAST_PORT), ("web", "dns", "none")
+NUMBERS, NAMES = (0, 1, 53, 80, 81, 8080, LAST_PORT), ("web", "dns", "none")
 ICMP = 1
 PROTOCOLS = (TCP, TCP, UDP, SCTP, ICMP)
 _MAPPED = 0xFFFF << 32
@@ -92,7 +92,7 @@ class Maker:
         peer = chance.randrange(-2, len(parties))
         known = parties[peer].ips if peer >= 0 else ()
         ip = chance.choice((*known, self._ip())) if chance.random() < 0.95 else 0
-        port = chance.choice(NUMBERS)
+        port = chance.choice(NUMBERS)  # 0: not known
         return Probe(local, peer, ip, chance.choice(PROTOCOLS), port, chance.random() < 0.5)
 
     def place(self, below: int) -> int:

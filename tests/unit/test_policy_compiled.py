@@ -1,6 +1,7 @@
 """The compiled form: the same sides as the plain engine's, after any change too."""
 
 import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,13 +12,14 @@ from hypothesis import strategies as st
 
 from bench import differential
 from bench.policy_worlds import Probe
-from podtally.policy import compiled, engine
-from podtally.policy.compiled import ADDRESS_PARTY, UNKNOWN_PARTY, Judge
-from podtally.policy.compiled_blocks import Addresses, Ranges
+from podtally.policy import compiled, compiled_batches, compiled_pairs, engine
+from podtally.policy.compiled import ADDRESS_PARTY, UNKNOWN_PARTY, Connections, Judge, combine
+from podtally.policy.compiled_blocks import Addresses, ManyRanges, Ranges
 from podtally.policy.compiled_cache import MISSING, Cache
 from podtally.policy.compiled_classes import Classes
 from podtally.policy.compiled_labels import NO, PERHAPS, YES
 from podtally.policy.model import (
+    ADDRESS,
     ALLOW,
     EVERYTHING,
     TCP,
@@ -59,6 +61,13 @@ def test_both_judge_alike_whatever_is_asked() -> None:
     }  # fmt: skip
 
 
+def test_what_is_judged_in_parts_is_judged_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled_pairs, "_PAIRS", 7)
+    monkeypatch.setattr(compiled_batches, "_ROWS", 5)
+    outcome = differential.run(3_000, 10_000)
+    assert not outcome.differences, outcome.differences[0]
+
+
 def test_a_changed_party_is_judged_again_at_either_end() -> None:
     judge = Judge([OPEN_TO_WEB], [WEB, DB])
     from_db = Probe(0, 1, DB.ips[0], TCP, 80, False)
@@ -75,6 +84,66 @@ def test_a_party_that_is_new_and_one_that_there_cannot_be() -> None:
     assert verdicts(judge, TO_DB._replace(peer=2)) == ["allowed"]
     with pytest.raises(IndexError):
         judge.put_party(4, WEB)
+
+
+def test_many_parties_are_added_at_once_and_the_rest_stays_remembered() -> None:
+    judge = Judge([OPEN_TO_WEB], [WEB, DB])
+    assert verdicts(judge, TO_DB) == ["allowed"]
+    fresh = [pod(f"shop/p{i}", labels=(("app", app),)) for i, app in enumerate(("web", "x"))]
+    assert judge.add_parties(iter(fresh)) == 2
+    assert judge.add_parties([]) == 4
+    assert judge.remembered == 1
+    assert verdicts(judge, TO_DB._replace(peer=2), TO_DB._replace(peer=3)) == ["allowed", "denied"]
+    judge.put_parties({3: fresh[0], 4: fresh[1]})
+    assert judge.remembered == 2
+    assert verdicts(judge, TO_DB._replace(peer=3), TO_DB._replace(peer=4)) == ["allowed", "denied"]
+    judge.put_party(0, WEB)
+    assert judge.remembered == 4  # nothing has changed
+
+
+def test_a_connection_of_nobody_there_is_no_answer() -> None:
+    judge = Judge([OPEN_TO_WEB], [WEB, DB])
+    for nobody in (TO_DB._replace(peer=2), TO_DB._replace(local=2)):
+        with pytest.raises(IndexError, match="beyond the 2"):
+            verdicts(judge, nobody)
+    assert judge.remembered == 0
+
+
+def test_adding_parties_costs_nothing_of_what_is_there() -> None:
+    """10,000, 50 at a time: as long as it takes for the new ones alone, with a full cache."""
+    judge = Judge([OPEN_TO_WEB], [WEB, DB])
+    count, everywhere = 100_000, differential.connections([TO_DB._replace(peer=ADDRESS_PARTY)])
+    columns = (np.repeat(column, count) for column in everywhere)
+    asked = Connections._make(columns)._replace(low=np.arange(1, count + 1, dtype=np.uint64))
+    judge.judge(asked)
+    assert judge.remembered == count
+    began = time.process_time()
+    for first in range(0, 10_000, 50):
+        fresh = [Party(ADDRESS, ips=(ip("2001:db8::") + first + i,)) for i in range(49)]
+        fresh.append(pod(f"shop/new-{first}", labels=(("n", str(first)),)))
+        number = judge.add_parties(fresh)
+        verdicts(judge, TO_DB._replace(peer=number + 49))
+    assert time.process_time() - began < 1  # some 0.2 s
+    assert judge.remembered == count + 200
+
+
+def test_who_is_itself_is_told_after_many_others_have_come_and_gone() -> None:
+    judge = Judge([CLOSED], [WEB, DB])
+    for i in range(10_007):
+        judge.put_party(2, pod(f"shop/churn-{i}", labels=()))
+    again = [pod("shop/churn-10006", "10.99.0.9", labels=()), pod("shop/churn-1", labels=()), WEB]
+    first = judge.add_parties(again)
+    itself = TO_DB._replace(local=2, peer=first)
+    assert verdicts(judge, itself, itself._replace(peer=first + 1)) == ["allowed", "denied"]
+    assert verdicts(judge, itself._replace(local=0, peer=first + 2)) == ["allowed"]
+
+
+def test_two_ends_come_to_what_the_engine_says() -> None:
+    codes = np.arange(len(VERDICTS), dtype=np.uint8)
+    ingress, egress = np.repeat(codes, 4), np.tile(codes, 4)
+    words = [VERDICTS[code] for code in combine(ingress, egress)]
+    pairs = zip(ingress, egress, strict=True)
+    assert words == [engine.whole(VERDICTS[one], VERDICTS[other]) for one, other in pairs]
 
 
 def test_policies_that_come_change_and_go() -> None:
@@ -152,10 +221,12 @@ def test_classes_that_come_after_compiling_are_graded_too() -> None:
     numbers = [classes.number(party) for party in parties]
     other = classes.number(pod("shop/db"))
     hidden = classes.number(pod("shop/x", labels=None))
-    grades = classes.grades(slot)
+    grades = classes.table.of_row(slot)
     assert set(grades[numbers]) == {YES}
     assert (grades[other], grades[hidden]) == (NO, PERHAPS)
-    assert [classes.grade(slot, n) for n in (numbers[0], other, hidden)] == [YES, NO, PERHAPS]
+    several = np.array([numbers[0], other, hidden])
+    assert classes.table.at(np.full(3, slot), several).tolist() == [YES, NO, PERHAPS]
+    assert classes.table.at(np.array([slot]), numbers[-1]).tolist() == [YES]
 
 
 def test_parties_are_one_class_if_no_policy_can_tell_them_apart() -> None:
@@ -225,14 +296,16 @@ BLOCKS = st.builds(Block, networks(), st.lists(networks(), max_size=3).map(tuple
 def test_ranges_hold_what_one_of_the_blocks_holds(
     blocks: Sequence[Block], addresses: Sequence[int]
 ) -> None:
-    held = Ranges(blocks).hold(
-        Addresses(
-            np.array([address >> 64 for address in addresses], np.uint64),
-            np.array([address & (1 << 64) - 1 for address in addresses], np.uint64),
-        )
+    asked = Addresses(
+        np.array([address >> 64 for address in addresses], np.uint64),
+        np.array([address & (1 << 64) - 1 for address in addresses], np.uint64),
     )
-    expected = [any(in_block(block, address) for block in blocks) for address in addresses]
-    assert held.tolist() == expected
+    # Each block stands alone as well, so that one may be taken for another.
+    many = ManyRanges([Ranges(blocks), *(Ranges([block]) for block in blocks)])
+    for number, held in enumerate([blocks, *([block] for block in blocks)]):
+        found = many.hold(np.full(len(addresses), number), asked)
+        expected = [any(in_block(block, address) for block in held) for address in addresses]
+        assert found.tolist() == expected
 
 
 def test_unreadable_policies_may_bear_one_name() -> None:

@@ -33,7 +33,6 @@ from podtally.policy.model import (
     Selector,
     Verdict,
 )
-from podtally.policy.reasons import reason
 from podtally.policy.selectors import selects, selects_namespace
 from tests.unit.policy_support import ask, block, ip, labelled, node, outside, pod, policy, rules
 
@@ -149,10 +148,23 @@ def test_a_pod_reaches_itself_and_its_own_node_but_no_other() -> None:
     assert judge(ask(other, web), closed).verdict == "denied"
 
 
-def test_an_admin_rule_that_names_nodes_comes_before_the_own_node() -> None:
-    deny = admin("p", Rule(0, DENY, (NodePeer(EVERYTHING),)))
+def test_no_tier_cuts_a_pod_off_from_its_own_node() -> None:
+    rule = Rule(0, DENY, (NodePeer(EVERYTHING), PodPeer(EVERYTHING)))
+    policies = [
+        admin("p", rule, ingress=(rule,)),
+        admin("q", rule, ingress=(rule,), tier=2),
+    ]
     web = WEB._replace(node="n1")
-    assert judge(ask(web, node("n1", "198.18.0.1")), deny).verdict == "denied"
+    agent = pod("kube/agent", "198.18.0.1", host_network=True, node="n1")
+    for own in (node("n1", "198.18.0.1"), agent):
+        to_node, from_node = (judge(ask(*ends), *policies) for ends in ((web, own), (own, web)))
+        assert (to_node.egress.verdict, to_node.egress.cause) == ("allowed", engine.OWN_NODE)
+        assert (from_node.ingress.verdict, from_node.ingress.cause) == ("allowed", engine.OWN_NODE)
+    other = node("n2", "198.18.0.2")
+    for one, another in ((web, other), (other, web), (WEB, other)):
+        assert judge(ask(one, another), *policies[:1]).verdict != "allowed"
+    assert judge(ask(web, other), *policies[1:]).verdict == "denied"
+    assert judge(ask(web, web), *policies).verdict == "allowed"
 
 
 def test_families_are_apart_and_exceptions_are_only_of_their_block() -> None:
@@ -292,82 +304,6 @@ def test_a_host_policy_selects_units_containers_and_the_hosts_network() -> None:
     assert denied(endpoints=labelled(app="cache")) == ["box"]
     assert denied(endpoints=EVERYTHING) == ["sshd", "box"]
     assert denied() == []
-
-
-REASONS = [
-    (ask(WEB, DB), [], "no policy isolates shop/web in egress; no policy isolates shop/db in ingress"),
-    (ask(WEB, DB), [policy("shop/p", ingress=FROM_WEB)], "shop/p ingress[0]"),
-    (
-        ask(WEB, DB, 5432),
-        [
-            policy("shop/dns", egress=rules(Rule(0, ALLOW, None, (Port(UDP, 53, 53),)))),
-            policy(
-                "shop/db",
-                egress=rules(
-                    Rule(0, ALLOW, (PodPeer(None, labelled(app="web")),)),
-                    Rule(0, ALLOW, (PodPeer(None),), (Port(TCP, 3306, 3306),)),
-                ),
-            ),
-        ],
-        "isolated in egress by shop/db and shop/dns; nearest shop/db egress[0]: shop/db has app=db, not app=web",
-    ),
-    (
-        ask(WEB, DB, 5432),
-        [policy("shop/db", egress=rules(Rule(0, ALLOW, (PodPeer(None),), (Port(TCP, 3306, 3306),))))],
-        "isolated in egress by shop/db; nearest shop/db egress[0]: port 5432 is not 3306",
-    ),
-    (
-        ask(WEB, outside("203.0.113.10"), 3306),
-        [policy("shop/db", egress=rules(Rule(0, ALLOW, (block("203.0.113.0/24", "203.0.113.10/32"),))))],
-        "isolated in egress by shop/db; nearest shop/db egress[0]: 203.0.113.10 is in 203.0.113.10/32, excepted from 203.0.113.0/24",
-    ),
-    (
-        ask(WEB, DB, 80, UDP),
-        [policy("shop/p", egress=rules(Rule(0, ALLOW, None, (Port(TCP, 80, 80), Port(TCP, 90, 99)))))],
-        "isolated in egress by shop/p; nearest shop/p egress[0]: UDP is not TCP",
-    ),
-    (
-        ask(WEB, DB, 80),
-        [policy("shop/p", egress=rules(Rule(0, ALLOW, None, (Port(TCP, name="sql"), Port(TCP, 90, 99)))))],
-        "isolated in egress by shop/p; nearest shop/p egress[0]: port 80 is not sql (shop/db has none) or 90-99",
-    ),
-    (
-        ask(WEB, DB),
-        [policy("shop/p", egress=())],
-        "isolated in egress by shop/p; nothing is allowed in egress",
-    ),
-    (
-        ask(WEB, DB),
-        [admin("deny", Rule(0, DENY, (PodPeer(EVERYTHING),), None, "no talk"))],
-        "ClusterNetworkPolicy/deny egress[0] (no talk)",
-    ),
-    (
-        ask(WEB, outside()),
-        [admin("p", Rule(0, ALLOW, (DomainPeer(("a.example", "b.example")),)))],
-        "ClusterNetworkPolicy/p egress[0]: whether a.example or b.example is 203.0.113.9 is not known without DNS",
-    ),
-    (
-        ask(WEB._replace(namespace="bank"), DB),
-        [policy("shop/p", ingress=rules(Rule(0, ALLOW, (PodPeer(labelled(team="a")),))))],
-        "isolated in ingress by shop/p; nearest shop/p ingress[0]: namespace bank lacks team=a",
-    ),
-    (
-        ask(WEB, DB),
-        [admin("deny", Rule(0, DENY, (PodPeer(EVERYTHING),), None, "\x1b[2J"))],
-        "ClusterNetworkPolicy/deny egress[0] ('\\x1b[2J')",
-    ),
-    (ask(WEB, WEB), [], "shop/web always reaches itself; shop/web always reaches itself"),
-    (
-        ask(WEB, DB),
-        [policy("shop/p", unreadable="spec: is missing")],
-        "shop/p cannot be read: spec: is missing; shop/p cannot be read: spec: is missing",
-    ),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("question", "policies", "expected"), REASONS)
-def test_reasons(question: Question, policies: list[Policy], expected: str) -> None:
-    assert reason(question, judge(question, *policies)) == expected
 
 
 def test_explaining_tells_who_isolates_what_each_rule_says_and_what_decides() -> None:

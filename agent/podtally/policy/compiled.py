@@ -7,8 +7,7 @@ stale is told by the ends of the connections, and judged again when it is next a
 """
 
 import sys
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,59 +17,39 @@ from podtally.policy import engine
 from podtally.policy.compiled_batches import batch_of, concerned, own_node
 from podtally.policy.compiled_cache import MISSING, Cache
 from podtally.policy.compiled_classes import Classes
-from podtally.policy.compiled_network import OPEN, Numbers
 from podtally.policy.compiled_parties import ADDRESS_PARTY, ENDS, UNKNOWN_PARTY, Parties
-from podtally.policy.compiled_rules import CompiledPolicy, Matcher, compiled
+from podtally.policy.compiled_prepared import Prepared
+from podtally.policy.compiled_rules import CompiledPolicy, Numbers, compiled
 from podtally.policy.compiled_sides import Sides
-from podtally.policy.compiled_tiers import Asked, Tiers
+from podtally.policy.compiled_tiers import OPEN, Asked
 from podtally.policy.compiled_words import (
     Connections,
     Unpacked,
     Words,
     different,
+    ends,
     packed,
     unpacked,
 )
-from podtally.policy.model import (
-    ALLOWED,
-    HOST,
-    NOBODY_KNOWS,
-    POD,
-    UNDECLARED,
-    UNKNOWN,
-    Party,
-    Policy,
-    Side,
-)
+from podtally.policy.model import ALLOWED, VERDICTS, Party, Policy, Side
 from podtally.policy.reasons import side_reason
 from podtally.policy.rules import EGRESS, INGRESS
 from podtally.policy.rules import Asked as AskedOne
 
-__all__ = ["ADDRESS_PARTY", "UNKNOWN_PARTY", "Connections", "Judge", "Judged"]
+__all__ = ["ADDRESS_PARTY", "UNKNOWN_PARTY", "Connections", "Judge", "Judged", "combine"]
 
 _ROWS = 1 << 17  # at a time, which bounds the memory that this takes meanwhile
 _SIZE_AT_LEAST = 1 << 20  # classes times selectors; 0.1 to 0.2 MiB
 _SIDES_KEPT = 1 << 16  # of policies that have changed since, too
 
+_WHOLE = np.array(
+    [[VERDICTS.index(engine.whole(one, other)) for other in VERDICTS] for one in VERDICTS], np.uint8
+)
+
 
 class Judged(NamedTuple):
     verdict: NDArray[np.uint8]  # places in model.VERDICTS
-    side: NDArray[np.int32]  # for ``Judge.side``, until a policy or a party changes
-
-
-class _Prepared:
-    """What is the same for all batches until something changes."""
-
-    def __init__(self, policies: Sequence[CompiledPolicy], classes: Classes, sides: Sides) -> None:
-        ordered = sorted(policies, key=lambda one: engine.order(one.policy))
-        self._policies = [one.policy for one in ordered]
-        self.tiers = Tiers(ordered, classes, sides)
-        self.exempt = np.array([_exempt(party, sides) for party in classes.parties], np.int32)
-        self.is_pod = np.array([party.kind == POD for party in classes.parties])
-
-    @cached_property
-    def plain(self) -> engine.Engine:
-        return engine.Engine(self._policies)
+    side: NDArray[np.int32]  # for ``Judge.side``, until policies are set anew
 
 
 class Judge:
@@ -80,7 +59,7 @@ class Judge:
         self._classes, self._sides, self._cache = Classes(), Sides(), Cache()
         self._parties = Parties(parties, self._classes)
         self._policies: list[CompiledPolicy] = []
-        self._prepared: _Prepared | None = None
+        self._prepared: Prepared | None = None
         self._most = sys.maxsize  # of what the classes keep, before they are made anew
         self.set_policies(policies)
         self._most = max(2 * self._classes.size, _SIZE_AT_LEAST)
@@ -119,13 +98,32 @@ class Judge:
 
         ``number`` is that of a party or the next: IndexError if it is neither.
         """
-        self._parties.put(number, party)
-        self._changed()
+        self.put_parties({number: party})
+
+    def add_parties(self, parties: Iterable[Party]) -> int:
+        """New ones, in order; the number of the first."""
+        first = len(self._parties)
+        self.put_parties(dict(enumerate(parties, first)))
+        return first
+
+    def put_parties(self, parties: Mapping[int, Party]) -> None:
+        """As ``put_party``, of many at once; new ones in the order of their numbers."""
+        before = len(self._parties)
+        known = ((number, party) for number, party in parties.items() if 0 <= number < before)
+        changed = [number for number, party in known if party != self._parties[number]]
+        if changed:
+            self._forget_parties(changed)
+        for number, party in parties.items():
+            self._parties.put(number, party)
         self._without_past()
+
+    def _forget_parties(self, numbers: Sequence[int]) -> None:
+        """A party that is new needs none of this: nothing can have been asked about it."""
+        is_changed = np.zeros(len(self._parties) + ENDS, np.bool_)
+        is_changed[np.array(numbers) + ENDS] = True
         slots = self._cache.known()
-        each = unpacked(self._cache.words(slots))
-        row = number + ENDS
-        self._cache.forget(slots[(each.local == row) | (each.peer == row)])
+        local, peer = ends(self._cache.words(slots))
+        self._cache.forget(slots[is_changed[local] | is_changed[peer]])
 
     def set_policies(self, policies: Iterable[Policy]) -> None:
         """All there are; what those that differ have a say in, or had, is judged again."""
@@ -150,14 +148,16 @@ class Judge:
         self._without_past()
 
     def _forget_concerned(self, policies: Sequence[CompiledPolicy]) -> None:
-        self._changed()
+        self._prepared = None
+        if len(self._sides) > _SIDES_KEPT:
+            self._sides = Sides()
+            self._cache.clear()
         slots = self._cache.known()
         words = self._cache.words(slots)
-        matcher = Matcher(self._classes)
         for one in policies:
             if not len(slots):
                 break
-            stale = concerned(one, words, self._parties, matcher)
+            stale = concerned(one, words, self._parties, self._classes)
             self._cache.forget(slots[stale])
             slots, words = slots[~stale], words[~stale]
 
@@ -172,12 +172,6 @@ class Judge:
         self._most = max(2 * self._classes.size, _SIZE_AT_LEAST)
         self._prepared = None
 
-    def _changed(self) -> None:
-        self._prepared = None
-        if len(self._sides) > _SIDES_KEPT:
-            self._sides = Sides()
-            self._cache.clear()
-
     def _look_up(self, words: Words) -> Numbers:
         found = self._cache.find(words)
         missing = np.flatnonzero(found == MISSING)
@@ -190,24 +184,27 @@ class Judge:
 
     def _judge(self, words: Words) -> Numbers:
         if self._prepared is None:
-            self._prepared = _Prepared(self._policies, self._classes, self._sides)
+            self._prepared = Prepared(self._policies, self._classes, self._sides)
         each, identity = unpacked(words), self._parties.identity
-        found = self._prepared.exempt[self._parties.class_of[each.local]]
+        if max(each.local.max(), each.peer.max()) >= len(self._parties) + ENDS:
+            raise IndexError(f"a connection of a party beyond the {len(self._parties)} there are")
+        found = self._prepared.exempt()[self._parties.class_of[each.local]]
         itself = (found == OPEN) & (identity[each.local] == identity[each.peer])
         found[itself] = self._sides.number(ALLOWED, engine.LOOPBACK)
+        at_home = (found == OPEN) & own_node(words, self._parties)
+        found[at_home] = self._sides.number(ALLOWED, engine.OWN_NODE)
         for is_egress in (False, True):
             rows = np.flatnonzero((each.is_egress == is_egress) & (found == OPEN))
             if len(rows):
                 asked = self._of_one_direction(words[rows], is_egress, self._prepared)
-                found[rows] = self._prepared.tiers.judge(asked)
+                found[rows] = self._prepared.tiers(is_egress).judge(asked)
         return found
 
-    def _of_one_direction(self, words: Words, is_egress: bool, prepared: _Prepared) -> Asked:
+    def _of_one_direction(self, words: Words, is_egress: bool, prepared: Prepared) -> Asked:
         def plain(row: int) -> int:
             return self._sides.number(*prepared.plain.side(self._asked(words[row : row + 1])))
 
-        batch = batch_of(words, is_egress, self._parties)
-        return Asked(batch, is_egress, own_node(words, self._parties, prepared.is_pod), plain)
+        return Asked(batch_of(words, is_egress, self._parties), plain)
 
     def _asked(self, word: Words) -> AskedOne:
         each: Unpacked = unpacked(word)
@@ -226,12 +223,7 @@ class Judge:
         )
 
 
-def _exempt(party: Party, sides: Sides) -> int:
-    """As the engine's, but for the pod itself."""
-    if party.kind == NOBODY_KNOWS:
-        return sides.number(UNKNOWN, engine.UNKNOWN_END)
-    if party.kind not in (POD, HOST):
-        return sides.number(UNDECLARED, engine.OUTSIDE)
-    if party.kind == POD and party.host_network:
-        return sides.number(UNDECLARED, engine.HOST_NETWORK)
-    return OPEN
+def combine(ingress: NDArray[np.uint8], egress: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What ``engine.whole`` says of two ends; places in ``model.VERDICTS``, as in ``Judged``."""
+    found: NDArray[np.uint8] = _WHOLE[ingress, egress]
+    return found

@@ -3,11 +3,15 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.policy.compiled_classes import Classes
 from podtally.policy.compiled_labels import NO
 from podtally.policy.compiled_parties import Parties
-from podtally.policy.compiled_rules import Batch, CompiledPolicy, Matcher
+from podtally.policy.compiled_rules import Batch, CompiledPolicy, Indices
+from podtally.policy.compiled_table import RuleTable
 from podtally.policy.compiled_words import Words, unpacked
 from podtally.policy.model import NETWORK_TIER
+
+_ROWS = 1 << 13  # at a time, which bounds what their grades by all rules take
 
 
 def batch_of(words: Words, is_egress: bool, parties: Parties) -> Batch:
@@ -18,17 +22,17 @@ def batch_of(words: Words, is_egress: bool, parties: Parties) -> Batch:
     return Batch(mine, other, each.high, each.low, destination, each.protocol, each.port)
 
 
-def own_node(words: Words, parties: Parties, is_pod: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """What ``engine.is_own_node`` says; ``is_pod`` tells it of classes."""
+def own_node(words: Words, parties: Parties) -> NDArray[np.bool_]:
+    """What ``engine.is_own_node`` says."""
     each = unpacked(words)
     node = parties.node[each.local]
     at_home = (node != 0) & (node == parties.node[each.peer]) & parties.uses_node[each.peer]
-    found: NDArray[np.bool_] = at_home & is_pod[parties.class_of[each.local]]
+    found: NDArray[np.bool_] = at_home & parties.is_pod[each.local]
     return found
 
 
 def concerned(
-    one: CompiledPolicy, words: Words, parties: Parties, matcher: Matcher
+    one: CompiledPolicy, words: Words, parties: Parties, classes: Classes
 ) -> NDArray[np.bool_]:
     """(n,); connections whose verdict may be another without the policy.
 
@@ -36,16 +40,24 @@ def concerned(
     isolates even so.
     """
     each = unpacked(words)
-    found: NDArray[np.bool_] = (
-        matcher.classes.grades(one.subject)[parties.class_of[each.local]] != NO
-    )
+    grades = classes.table.of_row(one.subject)
+    found: NDArray[np.bool_] = grades[parties.class_of[each.local]] != NO
     if one.policy.tier == NETWORK_TIER or one.policy.unreadable:
         return found
     for is_egress in (False, True):
+        table = RuleTable([one], is_egress, classes)
         rows = np.flatnonzero(found & (each.is_egress == is_egress))
-        batch = batch_of(words[rows], is_egress, parties)
-        met = np.zeros(len(rows), np.bool_)
-        for rule in one.rules(is_egress) or ():
-            met |= matcher.grades(rule, batch) != NO
-        found[rows] = met
+        for start in range(0, len(rows), _ROWS):
+            part = rows[start : start + _ROWS]
+            found[part] = _some_match(table, batch_of(words[part], is_egress, parties))
     return found
+
+
+def _some_match(table: RuleTable, batch: Batch) -> NDArray[np.bool_]:
+    count = len(table.entries)
+    if not count:
+        return np.zeros(len(batch.port), np.bool_)
+    rows: Indices = np.repeat(np.arange(len(batch.port)), count)
+    entries: Indices = np.tile(np.arange(count), len(batch.port))
+    met: NDArray[np.bool_] = table.grades(entries, batch, rows).reshape(-1, count).max(axis=1) != NO
+    return met

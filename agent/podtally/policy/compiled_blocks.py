@@ -1,6 +1,6 @@
-"""The blocks of a rule as disjoint ranges of addresses, to try many addresses on."""
+"""The blocks of rules as disjoint ranges of addresses, to try many addresses on."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,10 @@ from podtally.policy.model import Block, Network
 
 _WORD = (1 << 64) - 1
 _MAPPED = 0xFFFF  # the upper 96 bits of an IPv4 address
-_MAPPED_FIRST, _MAPPED_LAST = _MAPPED << 32, _MAPPED << 32 | 0xFFFFFFFF
+_V4 = 0xFFFFFFFF
+_MAPPED_FIRST, _MAPPED_LAST = _MAPPED << 32, _MAPPED << 32 | _V4
+
+_32 = np.uint64(32)
 
 Range = tuple[int, int]  # the first and the last address
 
@@ -29,28 +32,54 @@ class Ranges:
     def __init__(self, blocks: Iterable[Block]) -> None:
         ranges = [found for block in blocks for found in _ranges(block)]
         v4 = _merged(found for found in ranges if _is_mapped(found))
-        self._first = np.array([first for first, _ in v4], np.uint64)
-        self._last = np.array([last for _, last in v4], np.uint64)
-        self._v6 = _merged(found for found in ranges if not _is_mapped(found))
+        # The last 32 bits of each range's ends.
+        self.first_v4 = np.array([first & _V4 for first, _ in v4], np.uint64)
+        self.last_v4 = np.array([last & _V4 for _, last in v4], np.uint64)
+        self.v6 = _merged(found for found in ranges if not _is_mapped(found))
 
-    def hold(self, addresses: Addresses) -> NDArray[np.bool_]:
-        high, low = addresses
+    def hold_v6(self, addresses: Addresses) -> NDArray[np.bool_]:
+        """Of addresses that are IPv6."""
+        found = np.zeros(len(addresses.low), np.bool_)
+        for first, last in self.v6:
+            found |= _not_before(addresses, first) & ~_not_before(addresses, last + 1)
+        return found
+
+
+class ManyRanges:
+    """Many of them by number, each tried on addresses of its own."""
+
+    def __init__(self, ranges: Sequence[Ranges]) -> None:
+        self._ranges = ranges
+        self._has_v6 = np.array([bool(each.v6) for each in ranges], np.bool_)
+        counts = [len(each.first_v4) for each in ranges]
+        # The number stands before the address, so that one search is for all.
+        upper = np.repeat(np.arange(len(ranges), dtype=np.uint64) << _32, counts)
+        none = np.zeros(0, np.uint64)
+        self._first = upper | np.concatenate([none, *(each.first_v4 for each in ranges)])
+        self._last = upper | np.concatenate([none, *(each.last_v4 for each in ranges)])
+
+    def hold(self, numbers: NDArray[np.int64], addresses: Addresses) -> NDArray[np.bool_]:
         v4 = is_v4(addresses)
-        found = np.zeros(len(low), np.bool_)
+        found = np.zeros(len(numbers), np.bool_)
         if len(self._first):
-            place = np.searchsorted(self._first, low, side="right") - 1
-            found = v4 & (place >= 0) & (low <= self._last[place])
-        for first, last in self._v6:
-            found |= ~v4 & _not_before(high, low, first) & ~_not_before(high, low, last + 1)
+            asked = numbers.astype(np.uint64) << _32 | addresses.low & np.uint64(_V4)
+            place = np.searchsorted(self._first, asked, side="right") - 1
+            found = v4 & (place >= 0) & (asked <= self._last[place])
+        others = np.flatnonzero(~v4 & self._has_v6[numbers])
+        for number in np.unique(numbers[others]):
+            rows = others[numbers[others] == number]
+            part = Addresses(addresses.high[rows], addresses.low[rows])
+            found[rows] = self._ranges[number].hold_v6(part)
         return found
 
 
 def is_v4(addresses: Addresses) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = (addresses.high == 0) & (addresses.low >> np.uint64(32) == _MAPPED)
+    found: NDArray[np.bool_] = (addresses.high == 0) & (addresses.low >> _32 == _MAPPED)
     return found
 
 
-def _not_before(high: NDArray[np.uint64], low: NDArray[np.uint64], bound: int) -> NDArray[np.bool_]:
+def _not_before(addresses: Addresses, bound: int) -> NDArray[np.bool_]:
+    high, low = addresses
     if bound >> ADDRESS_BITS:
         return np.zeros(len(low), np.bool_)
     upper, lower = np.uint64(bound >> 64), np.uint64(bound & _WORD)

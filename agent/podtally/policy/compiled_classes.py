@@ -1,15 +1,13 @@
-"""Parties that no policy can tell apart are one class; selectors become sets of classes.
-
-What a selector says of a class is a grade (``compiled_labels``), kept as two bits, for those
-in the thousands.
-"""
+"""Parties that no policy can tell apart are one class; selectors become sets of classes."""
 
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.policy.compiled_labels import NO, PERHAPS, YES, Grades, LabelSets
+from podtally.policy.compiled_grades import GradeTable
+from podtally.policy.compiled_labels import NO, PERHAPS, Grades, LabelSets
+from podtally.policy.compiled_selectors import SelectorIndex, grade
 from podtally.policy.model import (
     ADDRESS,
     EVERYTHING,
@@ -18,13 +16,14 @@ from podtally.policy.model import (
     HostSubject,
     NodePeer,
     Party,
+    PodPeer,
+    PodSubject,
 )
 from podtally.policy.rules import Labelled, means
 
 UNKNOWN_CLASS, ADDRESS_CLASS = 0, 1  # of ends that are no party
 
 _ABSENT = -1
-_SPARE = 256  # classes, before the sets are made anew
 
 
 class _Columns(NamedTuple):
@@ -36,32 +35,47 @@ class _Columns(NamedTuple):
     selectable: NDArray[np.bool_]
 
 
+class _PodSlots(NamedTuple):
+    """The slots of selectors over pods, for a class to be tried on; index i is the same one."""
+
+    slots: NDArray[np.int64]
+    namespaces: NDArray[np.int64]  # number of a selector, or _ABSENT - number of a namespace
+    pods: NDArray[np.int64]
+
+
 class Classes:
     """The classes, and what has been asked of all of them; both only grow."""
 
     def __init__(self) -> None:
         self.parties: list[Party] = []  # one of each class, without name, addresses and node
+        self.table = GradeTable()  # slots, classes
         self._numbers: dict[Party, int] = {}
         self._pods, self._namespaces = LabelSets(), LabelSets()
         self._names: dict[str, int] = {}  # namespaces
         self._rows: list[tuple[int, int, int, bool]] = []  # of _Columns
         self._columns: _Columns | None = None
         self._slots: dict[tuple[Labelled, str], int] = {}
-        self._sure: list[NDArray[np.uint8]] = []  # a slot: a bit for each class
-        self._possible: list[NDArray[np.uint8]] = []  # the same array where they are the same
-        self._room = 0
-        self._named: dict[str, list[int]] = {}  # name of a port: keys, see port_key
+        self._pod_selectors, self._namespace_selectors = SelectorIndex(), SelectorIndex()
+        self._pod_rows: list[tuple[int, int, int]] = []  # of _PodSlots
+        self._pod_slots: _PodSlots | None = None
+        self._others: list[tuple[int, Labelled, str]] = []  # slots of other selectors
+        self._named: dict[str, list[int]] = {}  # name of a port: keys, see port_key; sorted
+        self._named_keys: dict[str, NDArray[np.int64]] = {}  # the same, as they were asked for
+        self._without_ports: list[int] = [UNKNOWN_CLASS]  # the names of theirs are not known
         for kind in (NOBODY_KNOWS, ADDRESS):
             self.number(Party(kind))
 
     @property
     def size(self) -> int:
         """Grades that are kept."""
-        return len(self.parties) * len(self._sure)
+        return self.table.rows * self.table.columns
 
     def number(self, party: Party) -> int:
         """Its class, by all that policies can see of it but for its addresses."""
-        alike = party._replace(name="", ips=(), node="")
+        if party.kind in (NOBODY_KNOWS, ADDRESS):
+            alike = Party(party.kind)
+        else:
+            alike = party._replace(name="", ips=(), node="")
         number = self._numbers.setdefault(alike, len(self.parties))
         if number == len(self.parties):
             self._add(alike, number)
@@ -69,34 +83,31 @@ class Classes:
 
     def slot(self, meant: Labelled, namespace: str) -> int:
         """Where the grades of this are kept; ``namespace`` is the policy's own."""
-        number = self._slots.setdefault((meant, namespace), len(self._sure))
-        if number == len(self._sure):
-            grades = self._grades(meant, namespace)
-            sure = self._packed(grades == YES)
-            self._sure.append(sure)
-            some = bool((grades == PERHAPS).any())
-            self._possible.append(self._packed(grades >= PERHAPS) if some else sure)
+        number = self._slots.setdefault((meant, namespace), self.table.rows)
+        if number == self.table.rows:
+            self.table.add_row(self._of_all(meant, namespace))
+            if isinstance(meant, PodPeer | PodSubject):
+                if meant.namespaces is None:
+                    within = _ABSENT - self._name(namespace)
+                else:
+                    within = self._namespace_selectors.number(meant.namespaces)
+                self._pod_rows.append((number, within, self._pod_selectors.number(meant.pods)))
+                self._pod_slots = None
+            else:
+                self._others.append((number, meant, namespace))
         return number
-
-    def grades(self, slot: int) -> Grades:
-        """(classes,)."""
-        sure, possible = self._sure[slot], self._possible[slot]
-        bits = np.unpackbits(sure, count=len(self.parties))
-        if possible is sure:
-            bits += bits
-        else:
-            bits += np.unpackbits(possible, count=len(self.parties))
-        return bits
-
-    def grade(self, slot: int, number: int) -> int:
-        """Of one class."""
-        byte, bit = number >> 3, 7 - (number & 7)
-        sure, possible = self._sure[slot], self._possible[slot]
-        return (int(sure[byte]) >> bit & 1) + (int(possible[byte]) >> bit & 1)
 
     def named(self, name: str) -> NDArray[np.int64]:
         """The keys of all ports of that name, sorted."""
-        return np.array(sorted(self._named.get(name, ())), np.int64)
+        if name not in self._named_keys:
+            self._named_keys[name] = np.array(self._named.get(name, ()), np.int64)
+        return self._named_keys[name]
+
+    def without_ports(self) -> NDArray[np.bool_]:
+        """(classes,); whether it is not known what they call their ports."""
+        found = np.zeros(len(self.parties), np.bool_)
+        found[self._without_ports] = True
+        return found
 
     def forget_columns(self) -> None:
         """After compiling; they are made again when there is more to compile."""
@@ -107,50 +118,48 @@ class Classes:
     def _add(self, party: Party, number: int) -> None:
         self.parties.append(party)
         self._columns = None
+        selectable = is_selectable(party)
         self._rows.append(
             (
                 self._pods.add(party.labels),
                 self._namespaces.add(party.namespace_labels, party.namespace),
-                self._names.setdefault(party.namespace, len(self._names)),
-                is_selectable(party),
+                self._name(party.namespace),
+                selectable,
             )
         )
-        if is_selectable(party):
-            for port in party.ports or ():
-                key = port_key(number, port.protocol, port.number)
-                self._named.setdefault(port.name, []).append(key)
-        if number >= self._room:
-            self._grow(number)
-        for (meant, namespace), slot in self._slots.items():
-            self._set(slot, number, grade_of(meant, namespace, party))
+        if selectable:
+            self._add_ports(party, number)
+        self.table.add_column(self._of_one(party))
 
-    def _grow(self, number: int) -> None:
-        room = number + number // 4 + _SPARE
-        self._room = (room + 7) & ~7
-        for slot, sure in enumerate(self._sure):
-            same = self._possible[slot] is sure
-            self._sure[slot] = self._longer(sure)
-            self._possible[slot] = self._sure[slot] if same else self._longer(self._possible[slot])
+    def _add_ports(self, party: Party, number: int) -> None:
+        if party.ports is None:
+            self._without_ports.append(number)
+        for port in sorted(party.ports or ()):
+            key = port_key(number, port.protocol, port.number)
+            self._named.setdefault(port.name, []).append(key)
+            self._named_keys.pop(port.name, None)
 
-    def _longer(self, packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return np.concatenate((packed, np.zeros(self._room // 8 - len(packed), np.uint8)))
+    def _of_one(self, party: Party) -> Grades:
+        """(slots,); of a class that is new."""
+        if party.kind == NOBODY_KNOWS:
+            return np.full(self.table.rows, PERHAPS, np.uint8)
+        found = np.zeros(self.table.rows, np.uint8)
+        for slot, meant, namespace in self._others:
+            found[slot] = grade(means(meant, namespace, party))
+        if is_selectable(party) and self._pod_rows:
+            slots, namespaces, pods = self._all_slots()
+            spaces = self._namespace_selectors.grades(party.namespace_labels, party.namespace)
+            by_name = (namespaces == _ABSENT - self._name(party.namespace)) * np.uint8(2)
+            by_labels = np.append(spaces, np.uint8(NO))[np.maximum(namespaces, 0)]
+            within = np.where(namespaces < 0, by_name, by_labels)
+            found[slots] = np.minimum(within, self._pod_selectors.grades(party.labels)[pods])
+        return found
 
-    def _packed(self, bits: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        return self._longer(np.packbits(bits))
-
-    def _set(self, slot: int, number: int, grade: int) -> None:
-        byte, mask = number >> 3, 0x80 >> (number & 7)
-        if grade == PERHAPS and self._possible[slot] is self._sure[slot]:
-            self._possible[slot] = self._sure[slot].copy()
-        if grade:
-            self._possible[slot][byte] |= mask
-        if grade == YES:
-            self._sure[slot][byte] |= mask
-
-    def _grades(self, meant: Labelled, namespace: str) -> Grades:
+    def _of_all(self, meant: Labelled, namespace: str) -> Grades:
+        """(classes,); of a selector that is new."""
         found: Grades
         if isinstance(meant, NodePeer | HostSubject):
-            grades = (grade_of(meant, namespace, party) for party in self.parties)
+            grades = (_grade_of(meant, namespace, party) for party in self.parties)
             return np.fromiter(grades, np.uint8, len(self.parties))
         columns = self._all()
         if meant.namespaces is None:
@@ -164,6 +173,9 @@ class Classes:
         found[UNKNOWN_CLASS] = PERHAPS
         return found
 
+    def _name(self, namespace: str) -> int:
+        return self._names.setdefault(namespace, len(self._names))
+
     def _all(self) -> _Columns:
         if self._columns is None:
             pod_set, namespace_set, namespace, selectable = zip(*self._rows, strict=True)
@@ -175,13 +187,15 @@ class Classes:
             )
         return self._columns
 
+    def _all_slots(self) -> _PodSlots:
+        if self._pod_slots is None:
+            self._pod_slots = _PodSlots._make(np.array(self._pod_rows, np.int64).T)
+        return self._pod_slots
 
-def grade_of(meant: Labelled, namespace: str, party: Party) -> int:
+
+def _grade_of(meant: Labelled, namespace: str, party: Party) -> int:
     """As the plain engine has it."""
-    if party.kind == NOBODY_KNOWS:
-        return PERHAPS
-    answer = means(meant, namespace, party)
-    return PERHAPS if answer is None else YES if answer else NO
+    return PERHAPS if party.kind == NOBODY_KNOWS else grade(means(meant, namespace, party))
 
 
 def is_selectable(party: Party) -> bool:

@@ -13,6 +13,8 @@ from podtally.policy.rules import uses_node
 ENDS = 2  # rows before the parties, of the two ends that are none
 ADDRESS_PARTY, UNKNOWN_PARTY = -1, -2  # their numbers
 
+_SPARE = 1 << 12
+
 _T = TypeVar("_T", bound=np.generic)
 
 
@@ -28,6 +30,7 @@ class Parties:
         self.identity = np.zeros(0, np.int64)  # equal: the same pod, or endpoint of a host
         self.node = np.zeros(0, np.int32)  # 0: none
         self.uses_node = np.zeros(0, np.bool_)
+        self.is_pod = np.zeros(0, np.bool_)
         for row, party in enumerate((Party(NOBODY_KNOWS), Party(ADDRESS), *parties)):
             self._set(row, party)
         assert self.class_of[0] == UNKNOWN_CLASS
@@ -55,13 +58,22 @@ class Parties:
         if row >= len(self.class_of):
             self._grow(row + row // 4 + 64)
         self.class_of[row] = self._classes.number(party)
-        self.identity[row] = self._identities.setdefault(_who(party, row), len(self._identities))
+        self._identify(row, party)
         self.node[row] = self._nodes.setdefault(party.node, len(self._nodes))
-        self.uses_node[row] = uses_node(party)
+        self.uses_node[row], self.is_pod[row] = uses_node(party), party.kind == POD
+
+    def _identify(self, row: int, party: Party) -> None:
+        if len(self._identities) > 2 * len(self._parties) + _SPARE:
+            # Most are of parties that are gone.
+            self._identities.clear()
+            for other, known in enumerate(self._parties):
+                self._identify(other, known)
+        self.identity[row] = self._identities.setdefault(_who(party, row), len(self._identities))
 
     def _grow(self, rows: int) -> None:
         self.class_of, self.identity = _longer(self.class_of, rows), _longer(self.identity, rows)
         self.node, self.uses_node = _longer(self.node, rows), _longer(self.uses_node, rows)
+        self.is_pod = _longer(self.is_pod, rows)
 
 
 def _who(party: Party, row: int) -> tuple[object, ...]:

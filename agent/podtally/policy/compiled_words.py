@@ -26,7 +26,7 @@ class Connections(NamedTuple):
     high: NDArray[np.uint64]  # the peer's address, 128 bits in two words; 0: not known
     low: NDArray[np.uint64]
     protocol: NDArray[np.int32]
-    port: NDArray[np.int32]  # the destination's own; 0 to 65535
+    port: NDArray[np.int32]  # the destination's own, 0 to 65535; 0: see rules.Asked
     is_egress: NDArray[np.bool_]  # whether the local end began it
 
 
@@ -52,11 +52,16 @@ def packed(connections: Connections) -> Words:
     return words
 
 
+def ends(words: Words) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Local and peer, as rows of ``Parties``."""
+    both = words[:, 0]
+    return (both >> _32).astype(np.int64), (both & np.uint64(0xFFFFFFFF)).astype(np.int64)
+
+
 def unpacked(words: Words) -> Unpacked:
-    ends, how = words[:, 0], words[:, 3]
+    how = words[:, 3]
     return Unpacked(
-        (ends >> _32).astype(np.int64),
-        (ends & np.uint64(0xFFFFFFFF)).astype(np.int64),
+        *ends(words),
         words[:, 1],
         words[:, 2],
         (how >> _24).astype(np.int32),

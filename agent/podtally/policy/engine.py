@@ -4,9 +4,10 @@ Each end is judged by itself: the source by its egress, the destination by its i
 connection to be allowed, both must allow it". Within a side the tiers have their say in
 order: Admin, NetworkPolicy, Baseline. Where the documentation is silent:
 
-- A pod reaches itself, whatever any tier says; the API says so for NetworkPolicy only.
-- What goes between a pod and its own node is allowed in both directions, as the Kubernetes page
-  says. It is NetworkPolicy's word: admin rules that name the node are judged before it.
+- A pod reaches itself, and its own node reaches it and is reached by it, whatever any tier says:
+  "traffic to and from the node where a Pod is running is always allowed" (the Kubernetes page on
+  network policies). It is said of NetworkPolicy; a tier that cut off the kubelet's probes would
+  be of no use to anybody.
 - A pod of the host's network is its node: it is selected by nothing, and a peer only by address
   or as a node.
 - Two policies of one tier and one priority that do not agree leave it open ("there is
@@ -14,7 +15,9 @@ order: Admin, NetworkPolicy, Baseline. Where the documentation is silent:
 - What isolation means for protocols other than TCP, UDP and SCTP is left to plugins: unknown,
   for pods that NetworkPolicy selects. Admin rules without ports match them.
 - A rule that may match, but for something that is not known (an end, labels, a name of DNS),
-  makes the verdict unknown where it could decide; an unreadable policy could always.
+  makes the verdict unknown where it could decide; an unreadable policy could always. A peer
+  of whom nothing is known may be the own node or the pod itself, so nothing denies it for
+  certain. A port that is not known (0) is all of them at once.
 - HostPolicy is judged as NetworkPolicy is; nothing is exempt there but the party itself.
 """
 
@@ -35,9 +38,6 @@ from podtally.policy.model import (
     NOBODY_KNOWS,
     PASS,
     POD,
-    SCTP,
-    TCP,
-    UDP,
     UNDECLARED,
     UNKNOWN,
     Party,
@@ -46,7 +46,16 @@ from podtally.policy.model import (
     Side,
     Verdict,
 )
-from podtally.policy.rules import EGRESS, INGRESS, Asked, is_subject, meets, rules_of, uses_node
+from podtally.policy.rules import (
+    EGRESS,
+    HAVE_PORTS,
+    INGRESS,
+    Asked,
+    is_subject,
+    meets,
+    rules_of,
+    uses_node,
+)
 
 # Causes of a side's verdict.
 RULE = "rule"  # allowed or denied by a rule
@@ -64,7 +73,6 @@ SAME_PRIORITY = "same priority"
 PROTOCOL = "protocol"
 
 _PARTIES_KEPT = 1 << 16
-_DEFINED = (TCP, UDP, SCTP)
 _VERDICT_OF = {ALLOW: ALLOWED, DENY: DENIED, PASS: PASS}
 
 Chosen = tuple[Policy, bool]  # and whether it is certain that the policy is for the party
@@ -110,8 +118,6 @@ class Engine:
         if decided is None:
             # "Further evaluation only happens for Pods not selected by a v1.NetworkPolicy."
             decided = _in_order(selecting.baseline, ask)
-        if decided is None and is_own_node(ask):
-            return Side(ALLOWED, OWN_NODE)
         # "If a given connection wasn't allowed or denied by any of the tiers, the default
         # kubernetes policy is applied, which says that all pods can communicate."
         return decided or Side(UNDECLARED, OPEN)
@@ -179,7 +185,9 @@ def _exempt(ask: Asked) -> Side | None:
     if local.kind == POD and local.host_network:
         return Side(UNDECLARED, HOST_NETWORK)
     # "A Pod cannot block access to itself."
-    return Side(ALLOWED, LOOPBACK) if is_itself(local, ask.peer) else None
+    if is_itself(local, ask.peer):
+        return Side(ALLOWED, LOOPBACK)
+    return Side(ALLOWED, OWN_NODE) if is_own_node(ask) else None
 
 
 def _chosen(policies: Iterable[Policy], party: Party) -> list[Chosen]:
@@ -220,6 +228,8 @@ def _first_match(policy: Policy, certain: bool, ask: Asked) -> Side | None:
         return Side(UNKNOWN, UNREADABLE, (policy,))
     for rule in rules_of(policy, ask.direction) or ():
         met = meets(rule, policy, ask)
+        if met and certain and rule.action == DENY and ask.peer.kind == NOBODY_KNOWS:
+            return Side(UNKNOWN, UNKNOWN_END, (policy,), rule)  # see _isolated
         if met and certain:
             return Side(_VERDICT_OF[rule.action], RULE, (policy,), rule)
         if met is not False:
@@ -232,11 +242,8 @@ def _united(network: tuple[Chosen, ...], ask: Asked) -> Side | None:
     told = [c for c in network if c[0].unreadable or rules_of(c[0], ask.direction) is not None]
     if not told:
         return None
-    # "OR if the traffic source is the pod's local node"
-    if is_own_node(ask):
-        return Side(ALLOWED, OWN_NODE)
     isolating = tuple(p for p, certain in told if certain and not p.unreadable)
-    if ask.local.kind == POD and ask.protocol not in _DEFINED:
+    if ask.local.kind == POD and ask.protocol not in HAVE_PORTS:
         # "For other protocols, such as ARP or ICMP, the behaviour is undefined."
         return Side(UNKNOWN, PROTOCOL, isolating)
     return _any_rule(told, ask) or _isolated(told[0][0], isolating, ask)

@@ -24,7 +24,15 @@ from podtally.policy.model import (
     Rule,
     Selector,
 )
-from podtally.policy.rules import Asked, in_network, is_peer, is_port, meets_peers, meets_ports
+from podtally.policy.rules import (
+    Asked,
+    in_network,
+    is_peer,
+    is_port,
+    is_port_known,
+    meets_peers,
+    meets_ports,
+)
 from podtally.policy.selectors import selects, selects_namespace
 from podtally.policy.words import (
     address_words,
@@ -58,6 +66,8 @@ def mismatch(rule: Rule, policy: Policy, ask: Asked) -> Mismatch:
 def doubt(rule: Rule, policy: Policy, ask: Asked) -> str:
     """What would have to be known to say whether the rule matches."""
     if meets_ports(rule, ask) is None:
+        if not is_port_known(ask):
+            return "which port it is, is not known"
         named = next(p for p in rule.ports or () if is_port(p, ask) is None)
         return f"which port {named.name} is, is not known"
     peers = (p for p in rule.peers or () if is_peer(p, policy, ask) is None)
@@ -79,7 +89,8 @@ def _ports(ports: tuple[Port, ...], ask: Asked) -> Mismatch:
     if not same:
         others = sorted({protocol_words(p.protocol) for p in ports})
         return Mismatch(2, f"{protocol_words(ask.protocol)} is not {listed(others, 'or')}")
-    return Mismatch(1, f"port {ask.port} is not {listed([_port(p, ask) for p in same], 'or')}")
+    asked = f"port {ask.port}" if is_port_known(ask) else "the port"
+    return Mismatch(1, f"{asked} is not {listed([_port(p, ask) for p in same], 'or')}")
 
 
 def _port(port: Port, ask: Asked) -> str:

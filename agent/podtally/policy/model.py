@@ -160,7 +160,7 @@ class Question(NamedTuple):
     source: Party
     destination: Party
     protocol: int  # of IANA
-    port: int  # 0 where the protocol has none
+    port: int  # 0 where the protocol has none, or which it is, is not known
     source_ip: int  # 0: not known
     destination_ip: int
 

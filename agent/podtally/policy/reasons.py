@@ -9,15 +9,18 @@ from podtally.policy.model import NOBODY_KNOWS, Policy, Question, Rule, Side, Ve
 from podtally.policy.rules import EGRESS, INGRESS, Asked, rules_of
 from podtally.policy.words import listed, party_words, policy_words, protocol_words, rule_words
 
+_POLICIES_TOLD = 5
+
 
 def reason(question: Question, verdict: Verdict) -> str:
-    """Of the side, or sides, that made the verdict what it is."""
+    """Of the side, or sides, that made the verdict what it is; once, where both say the same."""
     sides = ((EGRESS, verdict.egress), (INGRESS, verdict.ingress))
-    return "; ".join(
+    sentences = (
         side_reason(side, engine.asked(question, direction))
         for direction, side in sides
         if side.verdict == verdict.verdict
     )
+    return "; ".join(dict.fromkeys(sentences))
 
 
 def side_reason(side: Side, ask: Asked) -> str:
@@ -36,6 +39,21 @@ def side_reason(side: Side, ask: Asked) -> str:
         return f"{policies} cannot be read: {side.policies[0].unreadable}"
     local = party_words(ask.local, 0)
     return f"whether {policies} selects {local} in {ask.direction} is not known: its labels are not"
+
+
+def deciding(side: Side) -> str:
+    """The policies that decided, in few words, for a label; "" where none did.
+
+    Who isolates may be many: all of them would make a label of any length.
+    """
+    if side.cause == engine.RULE:
+        return policy_words(side.policies[0])
+    if side.cause != engine.ISOLATED:
+        return ""
+    words = [policy_words(policy) for policy in side.policies[:_POLICIES_TOLD]]
+    if len(side.policies) > _POLICIES_TOLD:
+        words.append(f"+{len(side.policies) - _POLICIES_TOLD}")
+    return ",".join(words)
 
 
 def nearest(policies: tuple[Policy, ...], ask: Asked) -> tuple[Policy, Rule, str] | None:

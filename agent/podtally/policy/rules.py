@@ -8,9 +8,13 @@ from podtally.identity.ranges import ADDRESS_BITS
 from podtally.policy.model import (
     ANY_PROTOCOL,
     HOST,
+    LAST_PORT,
     NOBODY_KNOWS,
     NODE,
     POD,
+    SCTP,
+    TCP,
+    UDP,
     Block,
     DomainPeer,
     HostSubject,
@@ -27,6 +31,7 @@ from podtally.policy.model import (
 from podtally.policy.selectors import both, selects, selects_namespace
 
 INGRESS, EGRESS = "ingress", "egress"
+HAVE_PORTS = (TCP, UDP, SCTP)  # protocols for which the API defines what policies mean
 
 Labelled = PodPeer | PodSubject | NodePeer | HostSubject  # by labels or names, not by address
 
@@ -43,7 +48,7 @@ class Asked(NamedTuple):
     peer_ip: int
     destination: Party
     protocol: int
-    port: int
+    port: int  # 0: the protocol has none, or which one it is is not known
 
 
 def rules_of(policy: Policy, direction: str) -> tuple[Rule, ...] | None:
@@ -113,7 +118,7 @@ def means(meant: Labelled, namespace: str, party: Party) -> bool | None:
 
 def uses_node(party: Party) -> bool:
     """Whether its address is a node's."""
-    return party.kind == NODE or (party.kind == POD and party.host_network)
+    return party.kind == NODE or (party.kind in (POD, HOST) and party.host_network)
 
 
 def in_block(block: Block, ip: int) -> bool:
@@ -129,11 +134,26 @@ def in_network(network: Network, ip: int) -> bool:
 
 
 def is_port(port: Port, asked: Asked) -> bool | None:
-    """A named port is what the destination calls so; who is no pod has no names."""
     if port.protocol not in (asked.protocol, ANY_PROTOCOL):
         return False
-    if not port.name:
+    if port.name:
+        return _is_named(port.name, asked)
+    if is_port_known(asked):
         return port.first <= asked.port <= port.last
+    return True if has_every_port(port) else None
+
+
+def is_port_known(asked: Asked) -> bool:
+    """As 0 stands for a port that is not known: IANA keeps it back, nothing is served there."""
+    return asked.port != 0 or asked.protocol not in HAVE_PORTS
+
+
+def has_every_port(port: Port) -> bool:
+    return not port.name and port.first <= 1 and port.last >= LAST_PORT
+
+
+def _is_named(name: str, asked: Asked) -> bool | None:
+    """A named port is what the destination calls so; who is no pod has no names."""
     party = asked.destination
     if party.kind == NOBODY_KNOWS:
         return None
@@ -141,7 +161,9 @@ def is_port(port: Port, asked: Asked) -> bool | None:
         return False
     if party.ports is None:
         return None
-    return (port.name, asked.protocol, asked.port) in party.ports
+    if is_port_known(asked):
+        return (name, asked.protocol, asked.port) in party.ports
+    return None if any(port[:2] == (name, asked.protocol) for port in party.ports) else False
 
 
 def _is_host(meant: HostSubject, party: Party) -> bool | None:

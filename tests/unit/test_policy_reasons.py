@@ -1,0 +1,161 @@
+"""Reasons in words, and the policies that decided as a label."""
+
+import pytest
+
+from podtally.policy.engine import Engine
+from podtally.policy.model import (
+    ALLOW,
+    DENY,
+    EVERYTHING,
+    TCP,
+    UDP,
+    DomainPeer,
+    NamedPort,
+    NodePeer,
+    PodPeer,
+    PodSubject,
+    Policy,
+    Port,
+    Question,
+    Rule,
+)
+from podtally.policy.reasons import deciding, reason
+from tests.unit.policy_support import ask, block, labelled, node, outside, pod, policy, rules
+
+WEB, DB = pod("shop/web", "10.99.0.1"), pod("shop/db", "10.99.0.2")
+FROM_WEB = rules(Rule(0, ALLOW, (PodPeer(None, labelled(app="web")),)))
+
+
+def admin(name: str, rule: Rule) -> Policy:
+    """Of the admin tier, over all pods."""
+    subject = PodSubject(EVERYTHING)
+    return policy(name, kind="ClusterNetworkPolicy", subject=subject, egress=(rule,), tier=0)
+
+
+REASONS = [
+    (ask(WEB, DB), [], "no policy isolates shop/web in egress; no policy isolates shop/db in ingress"),
+    (ask(WEB, DB), [policy("shop/p", ingress=FROM_WEB)], "shop/p ingress[0]"),
+    (
+        ask(WEB, DB, 5432),
+        [
+            policy("shop/dns", egress=rules(Rule(0, ALLOW, None, (Port(UDP, 53, 53),)))),
+            policy(
+                "shop/db",
+                egress=rules(
+                    Rule(0, ALLOW, (PodPeer(None, labelled(app="web")),)),
+                    Rule(0, ALLOW, (PodPeer(None),), (Port(TCP, 3306, 3306),)),
+                ),
+            ),
+        ],
+        "isolated in egress by shop/db and shop/dns; nearest shop/db egress[0]: shop/db has app=db, not app=web",
+    ),
+    (
+        ask(WEB, DB, 5432),
+        [policy("shop/db", egress=rules(Rule(0, ALLOW, (PodPeer(None),), (Port(TCP, 3306, 3306),))))],
+        "isolated in egress by shop/db; nearest shop/db egress[0]: port 5432 is not 3306",
+    ),
+    (
+        ask(WEB, outside("203.0.113.10"), 3306),
+        [policy("shop/db", egress=rules(Rule(0, ALLOW, (block("203.0.113.0/24", "203.0.113.10/32"),))))],
+        "isolated in egress by shop/db; nearest shop/db egress[0]: 203.0.113.10 is in 203.0.113.10/32, excepted from 203.0.113.0/24",
+    ),
+    (
+        ask(WEB, DB, 80, UDP),
+        [policy("shop/p", egress=rules(Rule(0, ALLOW, None, (Port(TCP, 80, 80), Port(TCP, 90, 99)))))],
+        "isolated in egress by shop/p; nearest shop/p egress[0]: UDP is not TCP",
+    ),
+    (
+        ask(WEB, DB, 80),
+        [policy("shop/p", egress=rules(Rule(0, ALLOW, None, (Port(TCP, name="sql"), Port(TCP, 90, 99)))))],
+        "isolated in egress by shop/p; nearest shop/p egress[0]: port 80 is not sql (shop/db has none) or 90-99",
+    ),
+    (
+        ask(WEB, DB),
+        [policy("shop/p", egress=())],
+        "isolated in egress by shop/p; nothing is allowed in egress",
+    ),
+    (
+        ask(WEB, DB),
+        [admin("deny", Rule(0, DENY, (PodPeer(EVERYTHING),), None, "no talk"))],
+        "ClusterNetworkPolicy/deny egress[0] (no talk)",
+    ),
+    (
+        ask(WEB, outside()),
+        [admin("p", Rule(0, ALLOW, (DomainPeer(("a.example", "b.example")),)))],
+        "ClusterNetworkPolicy/p egress[0]: whether a.example or b.example is 203.0.113.9 is not known without DNS",
+    ),
+    (
+        ask(WEB._replace(namespace="bank"), DB),
+        [policy("shop/p", ingress=rules(Rule(0, ALLOW, (PodPeer(labelled(team="a")),))))],
+        "isolated in ingress by shop/p; nearest shop/p ingress[0]: namespace bank lacks team=a",
+    ),
+    (
+        ask(WEB, DB),
+        [admin("deny", Rule(0, DENY, (PodPeer(EVERYTHING),), None, "\x1b[2J"))],
+        "ClusterNetworkPolicy/deny egress[0] ('\\x1b[2J')",
+    ),
+    (ask(WEB, WEB), [], "shop/web always reaches itself"),
+    (
+        ask(WEB, DB),
+        [policy("shop/p", unreadable="spec: is missing")],
+        "shop/p cannot be read: spec: is missing",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("question", "policies", "expected"), REASONS)
+def test_reasons(question: Question, policies: list[Policy], expected: str) -> None:
+    assert reason(question, Engine(policies).judge(question)) == expected
+
+
+def test_a_port_that_is_not_known_is_said_so() -> None:
+    by_number = rules(Rule(0, ALLOW, (PodPeer(None),), (Port(TCP, 80, 80),)))
+    by_name = rules(Rule(0, ALLOW, None, (Port(TCP, name="sql"),)))
+    policies = [policy("shop/p", ingress=by_number)]
+    question = ask(WEB, DB, 0)
+    assert reason(question, Engine(policies).judge(question)) == (
+        "shop/p ingress[0]: which port it is, is not known"
+    )
+    policies = [policy("shop/p", ingress=by_name)]
+    assert reason(question, Engine(policies).judge(question)) == (
+        "isolated in ingress by shop/p; nearest shop/p ingress[0]: "
+        "the port is not sql (shop/db has none)"
+    )
+    hidden = ask(WEB, DB._replace(ports=None), 80)
+    assert reason(hidden, Engine(policies).judge(hidden)) == (
+        "shop/p ingress[0]: which port sql is, is not known"
+    )
+    named = ask(WEB, DB._replace(ports=(NamedPort("sql", TCP, 3306),)), 0)
+    assert Engine(policies).judge(named).verdict == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("policies", "expected"),
+    [
+        ([], ""),
+        ([policy("shop/p", egress=rules(Rule(0, ALLOW)))], "shop/p"),
+        ([admin("p", Rule(0, DENY))], "ClusterNetworkPolicy/p"),
+        ([policy(f"shop/{name}", egress=()) for name in "ba"], "shop/a,shop/b"),
+        (
+            [policy(f"shop/{name}", egress=()) for name in "abcde"],
+            "shop/a,shop/b,shop/c,shop/d,shop/e",
+        ),
+        (
+            [policy(f"shop/{name}", egress=()) for name in "abcdefg"],
+            "shop/a,shop/b,shop/c,shop/d,shop/e,+2",
+        ),
+        ([policy("shop/p", unreadable="broken")], ""),
+    ],
+)
+def test_the_policies_that_decided_are_a_label(policies: list[Policy], expected: str) -> None:
+    assert deciding(Engine(policies).judge(ask(WEB, DB)).egress) == expected
+
+
+def test_nothing_decides_about_the_own_node() -> None:
+    question = ask(WEB._replace(node="n1"), node("n1", "198.18.0.1"))
+    deny = admin("p", Rule(0, DENY, (NodePeer(EVERYTHING),)))
+    verdict = Engine([deny]).judge(question)
+    assert deciding(verdict.egress) == ""
+    assert (
+        reason(question, verdict) == "node n1 is the own node of shop/web, which is always allowed"
+    )

@@ -1,0 +1,129 @@
+"""What is not known: a verdict that stands without it stands whatever it turns out to be."""
+
+from collections import Counter
+
+import pytest
+
+from bench.differential import asked
+from bench.policy_worlds import Maker, Probe, World
+from podtally.policy import engine
+from podtally.policy.compiled import ADDRESS_PARTY, UNKNOWN_PARTY
+from podtally.policy.engine import Engine
+from podtally.policy.model import (
+    ALLOW,
+    ANY_PROTOCOL,
+    DENY,
+    EVERYTHING,
+    LAST_PORT,
+    NOBODY_KNOWS,
+    SCTP,
+    TCP,
+    UDP,
+    NamedPort,
+    Party,
+    PodSubject,
+    Policy,
+    Port,
+    Question,
+    Rule,
+)
+from podtally.policy.rules import HAVE_PORTS
+from tests.unit.policy_support import ask, pod, policy, rules
+
+WEB, DB = pod("shop/web", "10.99.0.1"), pod("shop/db", "10.99.0.2")
+# Of each number that the worlds use the neighbours too: between them no rule tells ports apart.
+PORTS = (1, 2, 52, 53, 54, 79, 80, 81, 82, 8079, 8080, 8081, LAST_PORT - 1, LAST_PORT)
+WORLDS, PROBES = 400, 20
+
+
+def allows(*ports: Port) -> Policy:
+    return policy("shop/p", ingress=rules(Rule(0, ALLOW, None, ports)))
+
+
+@pytest.mark.parametrize(
+    ("port", "expected"),
+    [
+        (Port(TCP), "allowed"),
+        (Port(TCP, 1, LAST_PORT), "allowed"),
+        (Port(TCP, 2, LAST_PORT), "unknown"),
+        (Port(TCP, 1, LAST_PORT - 1), "unknown"),
+        (Port(TCP, 80, 80), "unknown"),
+        (Port(UDP), "denied"),
+        (Port(SCTP, 1, 9), "denied"),
+        (Port(TCP, name="sql"), "unknown"),
+        (Port(ANY_PROTOCOL, name="sql"), "unknown"),
+        (Port(UDP, name="sql"), "denied"),
+        (Port(TCP, name="dns"), "denied"),
+        (Port(ANY_PROTOCOL, name="none"), "denied"),
+    ],
+)
+def test_a_port_that_is_not_known_is_one_of_all(port: Port, expected: str) -> None:
+    db = DB._replace(ports=(NamedPort("sql", TCP, 3306), NamedPort("dns", UDP, 53)))
+    assert Engine([allows(port)]).judge(ask(WEB, db, 0)).ingress.verdict == expected
+
+
+def test_names_of_ports_that_are_not_known_leave_it_open() -> None:
+    named = Engine([allows(Port(TCP, name="sql"))])
+    assert named.judge(ask(WEB, DB._replace(ports=None), 0)).verdict == "unknown"
+    nobody = Question(WEB, Party(NOBODY_KNOWS), TCP, 0, WEB.ips[0], 0)
+    egress = policy("shop/q", egress=rules(Rule(0, ALLOW, None, (Port(TCP, name="sql"),))))
+    assert Engine([egress]).judge(nobody).egress.cause == engine.DOUBT
+
+
+def test_nothing_denies_for_certain_who_is_not_known() -> None:
+    """It may be the pod itself or its own node, which pass whatever a tier says."""
+    deny = policy(
+        "p",
+        kind="ClusterNetworkPolicy",
+        subject=PodSubject(EVERYTHING),
+        ingress=rules(Rule(0, DENY)),
+        tier=0,
+    )
+    question = Question(Party(NOBODY_KNOWS), DB, TCP, 80, 0, DB.ips[0])
+    side = Engine([deny]).judge(question).ingress
+    assert (side.verdict, side.cause) == ("unknown", engine.UNKNOWN_END)
+    assert Engine([deny]).judge(ask(WEB, DB)).verdict == "denied"
+    allow = deny._replace(ingress=rules(Rule(0, ALLOW)))
+    assert Engine([allow]).judge(question).ingress.verdict == "allowed"
+
+
+def test_what_is_decided_without_the_port_is_so_for_every_port() -> None:
+    decided: Counter[str] = Counter()
+    for seed in range(WORLDS):
+        maker = Maker(seed)
+        world = maker.world()
+        engine_ = Engine(world.policies)
+        for _ in range(PROBES):
+            probe = maker.probe(world.parties)
+            if probe.protocol not in HAVE_PORTS:
+                continue
+            open_ = engine_.side(asked(probe._replace(port=0), world)).verdict
+            decided[open_] += 1
+            if open_ == "unknown":
+                continue
+            each = {engine_.side(asked(probe._replace(port=p), world)).verdict for p in PORTS}
+            assert each == {open_}, (seed, probe)
+    assert min(decided[verdict] for verdict in ("allowed", "denied", "undeclared")) > 100
+
+
+def _of(engine_: Engine, world: World, probe: Probe) -> str:
+    return engine_.side(asked(probe, world)).verdict
+
+
+def test_what_is_decided_without_the_peer_is_so_for_every_peer() -> None:
+    decided: Counter[str] = Counter()
+    for seed in range(WORLDS):
+        maker = Maker(seed)
+        world = maker.world()
+        engine_ = Engine(world.policies)
+        for _ in range(PROBES):
+            probe = maker.probe(world.parties)._replace(peer=UNKNOWN_PARTY, ip=0)
+            open_ = engine_.side(asked(probe, world)).verdict
+            decided[open_] += 1
+            if open_ in ("allowed", "denied"):
+                ends = [(number, ip) for number, p in enumerate(world.parties) for ip in p.ips]
+                ends.append((ADDRESS_PARTY, maker.probe(world.parties).ip or 1))
+                # A peer of whom less is known may leave open what is decided here.
+                each = {_of(engine_, world, probe._replace(peer=n, ip=ip)) for n, ip in ends}
+                assert each <= {open_, "unknown"}, (seed, probe)
+    assert decided["allowed"] > 100
