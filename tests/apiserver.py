@@ -67,7 +67,7 @@ class ApiServer:
         self.bookmark_seconds = 60.0
         self.watch_limit_seconds = 0.0  # ends watches that ask for longer; 0: as they ask
         self.requests: list[Request] = []
-        self.kinds: dict[str, Kind] = {kind.path: kind for kind in KINDS.values()}
+        self.kinds: dict[str, Kind] = {k.path: k for k in KINDS.values() if not k.custom}
         self.running = False
         self.generation = 0  # of the process, so to say: watches of an earlier one end
         self._connections: set[socket] = set()
@@ -105,6 +105,18 @@ class ApiServer:
 
     def delete(self, resource: str, namespace: str, name: str) -> None:
         self.store.delete(resource, namespace, name)
+
+    def install(self, resource: str) -> None:
+        """Have a custom resource from now on, as if its CRD had been applied."""
+        kind = KINDS[resource]
+        self.kinds = self.kinds | {kind.path: kind}
+
+    def uninstall(self, resource: str) -> None:
+        """Delete all its objects, then end its watches and know it no more."""
+        for key in self.store.objects(resource):
+            self.store.delete(resource, *key)
+        self.kinds = {path: kind for path, kind in self.kinds.items() if kind.name != resource}
+        self.store.wake()
 
     def close(self) -> None:
         if self.running:

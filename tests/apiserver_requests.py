@@ -116,9 +116,9 @@ class Handler(BaseHTTPRequestHandler):
     def _get(self) -> None:
         url = urllib.parse.urlsplit(self.path)
         query = dict(urllib.parse.parse_qsl(url.query))
-        kind, namespace = self._kind(url.path)
         verb = "watch" if query.get("watch") in ("1", "true") else "list"
-        fault = self.api.asked(Request(kind.name, verb, query, time.monotonic()))
+        name = url.path.rpartition("/")[2]
+        fault = self.api.asked(Request(name, verb, query, time.monotonic()))
         self._hang()
         if self.is_over:
             self.close_connection = True
@@ -131,6 +131,7 @@ class Handler(BaseHTTPRequestHandler):
             if fault.retry_after_seconds:
                 refused.body["details"] = {"retryAfterSeconds": fault.retry_after_seconds}
             raise refused
+        kind, namespace = self._kind(url.path)
         selector = Selector.parse(query.get("fieldSelector", ""))
         answer = _Answer(self, kind, namespace, selector)
         if verb == "watch":
@@ -258,6 +259,8 @@ class _Answer:
                     self._event("ERROR", Refused(code, self._api.faults.error_event[1], "").body)
                     return False
                 version = max(version, sees)
+                if self._kind.path not in self._api.kinds:
+                    return False  # its CRD was deleted
                 now = time.monotonic()
                 if bookmarks and (now >= bookmark_at or now >= end):
                     self._bookmark(version)

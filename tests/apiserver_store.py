@@ -19,6 +19,7 @@ class Kind(NamedTuple):
     kind: str
     group: str  # "" for the core
     version: str
+    custom: bool = False  # of a CRD: not there until it is installed
 
     @property
     def path(self) -> str:
@@ -30,6 +31,7 @@ class Kind(NamedTuple):
         return f"{self.group}/{self.version}" if self.group else self.version
 
 
+_POLICY = "policy.networking.k8s.io"
 KINDS = {
     kind.name: kind
     for kind in (
@@ -42,6 +44,11 @@ KINDS = {
         Kind("jobs", "Job", "batch", "v1"),
         Kind("networkpolicies", "NetworkPolicy", "networking.k8s.io", "v1"),
         Kind("ingresses", "Ingress", "networking.k8s.io", "v1"),
+        Kind("clusternetworkpolicies", "ClusterNetworkPolicy", _POLICY, "v1alpha2", True),
+        Kind("adminnetworkpolicies", "AdminNetworkPolicy", _POLICY, "v1alpha1", True),
+        Kind(
+            "baselineadminnetworkpolicies", "BaselineAdminNetworkPolicy", _POLICY, "v1alpha1", True
+        ),
     )
 }
 

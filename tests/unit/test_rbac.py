@@ -5,6 +5,7 @@ from pathlib import Path
 import yaml
 
 from podtally.kube.objects import RESOURCES
+from podtally.policy.resources import POLICY_RESOURCES
 
 RBAC = Path(__file__).parents[2] / "deploy" / "rbac.yaml"
 
@@ -17,8 +18,9 @@ def group(path: str) -> str:
 def test_the_role_is_the_least_that_serves() -> None:
     by_kind = {each["kind"]: each for each in yaml.safe_load_all(RBAC.read_text())}
     rules = by_kind["ClusterRole"]["rules"]
+    watched = (*RESOURCES, *POLICY_RESOURCES)
     given = {(g, r) for rule in rules for g in rule["apiGroups"] for r in rule["resources"]}
-    assert given == {(group(resource.path), resource.name) for resource in RESOURCES}
+    assert given == {(group(resource.path), resource.name) for resource in watched}
     assert {verb for rule in rules for verb in rule["verbs"]} == {"list", "watch"}
     account = by_kind["ServiceAccount"]["metadata"]
     (subject,) = by_kind["ClusterRoleBinding"]["subjects"]

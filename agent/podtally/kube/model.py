@@ -43,6 +43,7 @@ class Resource(NamedTuple):
     decode_event: Callable[[bytes], WatchEvent]
     field_selector: str = ""
     accept: str = "application/json"  # or PartialObjectMetadata(List), see the API concepts
+    optional: bool = False  # of a CRD that a cluster need not have: a 404 says there is none
 
 
 class Page(NamedTuple):

@@ -27,6 +27,9 @@ from podtally.kube.retry import Backoff, Patience
 
 _log = logging.getLogger(__name__)
 _TOO_LARGE = "Too large resource version"  # apiserver, storage/errors.go; code 504
+# So many 404 in a row are believed: while a server starts, it may not know its CRDs yet
+# (kubernetes/kubernetes issues 71218 and 115241).
+_TIMES_ABSENT, _TIMES_REMOVED = 2, 5  # of what was never listed, and of what was
 
 
 class Reflector:
@@ -42,9 +45,10 @@ class Reflector:
     ) -> None:
         self.resource = resource
         self.contact_ns = 0  # CLOCK_MONOTONIC, when something was last heard; 0: never
-        self.listed = False  # wholly, at least once
+        self.listed = False  # wholly, at least once; or absent
+        self.absent = False  # an optional resource that the server has not
         self.errors = 0
-        self.lists = 0  # begun
+        self.lists = 0  # of which at least a page came
         self._access = access
         self._put = put
         self._outage = outage
@@ -57,6 +61,7 @@ class Reflector:
         self._stands_since = 0.0  # the watch; 0.0: there is none
         self._failures = 0  # in a row
         self._refused_with = ""  # the last refusal that was logged
+        self._not_found = 0  # in a row
 
     def run(self) -> None:
         while not self._stop.is_set():
@@ -113,6 +118,8 @@ class Reflector:
             self._access.renew(self._client.used)
             wait = self._lost("access", "it refuses our credentials", patience.error_seconds)
             return wait if self._failures > 1 else 0.0
+        if status.code == HTTPStatus.NOT_FOUND and self.resource.optional:
+            return self._missing()
         if status.code in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
             return self._refused(status)
         wait = self._lost("error", f"{status.code} {status.message}", patience.error_seconds)
@@ -121,6 +128,7 @@ class Reflector:
     def _lost(self, kind: str, why: str, last_bound_seconds: float) -> float:
         self.errors += 1
         self._failures += 1
+        self._not_found = 0
         self._outage.lost(self.resource.name, why, tell=self._failures > 1)
         return self._backoff.next(kind, last_bound_seconds)
 
@@ -128,11 +136,35 @@ class Reflector:
         """Say which right is missing; not at once: a server that starts may not know them yet."""
         self.errors += 1
         self._failures += 1
+        self._not_found = 0
         self._outage.found(self.resource.name)
         if self._failures > 1 and self._refused_with != status.message:
             self._refused_with = status.message
             _log.error("the Kubernetes API refuses %s: %s", self.resource.name, self._mend(status))
         return self._backoff.next("refused", self._patience.refused_seconds)
+
+    def _missing(self) -> float:
+        """Take in that there is no such resource, which is no error, once it is believed."""
+        self._version, self._refused_with = "", ""
+        self._heard()
+        self._not_found += 1
+        times = _TIMES_REMOVED if self.listed and not self.absent else _TIMES_ABSENT
+        if self._not_found < times:
+            return self._backoff.next("not found", self._patience.error_seconds)
+        if not self.absent:
+            self.absent = True
+            group, plural = _group_and_plural(self.resource.path)
+            _log.info("the Kubernetes API has no %s.%s; it is looked for again", plural, group)
+            self._put(Page(self.resource.name, (), True, True, self.contact_ns))
+            self.listed = True
+        first, last = self._patience.absent_seconds
+        return self._backoff.next("absent", last, first)
+
+    def _found(self) -> None:
+        self._not_found = 0
+        if self.absent:
+            self.absent = False
+            _log.info("the Kubernetes API has %s now", self.resource.name)
 
     def _mend(self, status: Status) -> str:
         group, plural = _group_and_plural(self.resource.path)
@@ -158,12 +190,13 @@ class Reflector:
         return bool(self._stands_since) and time.monotonic() - self._stands_since >= seconds
 
     def _list(self) -> None:
-        self.lists += 1
         token, first = "", True
         while first or token:
             page = self._page(token)
             token = page.continue_token
+            self.lists += first
             self._heard()
+            self._found()
             self._put(Page(self.resource.name, page.objects, first, not token, self.contact_ns))
             first = False
         self._version = page.resource_version

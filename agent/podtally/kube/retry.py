@@ -18,6 +18,8 @@ class Patience:
     away_seconds: float = 2.0  # the last bound while there is no server: seen soon when it is back
     error_seconds: float = 30.0  # while it answers with errors: it has enough to do
     refused_seconds: float = 120.0  # while a right is missing: somebody has to give it
+    # Between two looks for a CRD that is not there: the first bound, and the last.
+    absent_seconds: tuple[float, float] = (60.0, 600.0)
     retry_after_seconds: float = 120.0  # the most that a Retry-After is believed
     stable_seconds: float = 60.0  # what stood for that long is no longer part of a bad series
     relist_seconds: float = 1.5  # a restart makes many agents list anew: over this time
@@ -33,11 +35,14 @@ class Backoff:
         self._kind = ""
         self._failures = 0
 
-    def next(self, kind: str, last_bound_seconds: float) -> float:
+    def next(
+        self, kind: str, last_bound_seconds: float, first_bound_seconds: float | None = None
+    ) -> float:
         """Return the seconds to wait after a failure; another kind begins another series."""
         if kind != self._kind:
             self._kind, self._failures = kind, 0
-        bound = min(last_bound_seconds, self._first * 2.0 ** min(self._failures, 32))
+        first = self._first if first_bound_seconds is None else first_bound_seconds
+        bound = min(last_bound_seconds, first * 2.0 ** min(self._failures, 32))
         self._failures += 1
         return self._dice.uniform(0.0, bound)
 

@@ -55,19 +55,29 @@ class KubeSource:
         return tuple(self._reflectors)
 
     def contact_ns(self, resource: str) -> int:
-        """Return when something was last heard of a resource (CLOCK_MONOTONIC); 0: never."""
-        return self._reflectors[resource].contact_ns
+        """Return when something was last heard of a resource (CLOCK_MONOTONIC); 0: never.
+
+        One that the server has not is seldom asked for: it is as fresh as the server's others.
+        """
+        reflector = self._reflectors[resource]
+        if reflector.absent:
+            return max(each.contact_ns for each in self._reflectors.values())
+        return reflector.contact_ns
 
     def listed(self, resource: str) -> bool:
-        """Return whether it was ever listed to the end."""
+        """Return whether it was ever listed to the end, or told to be absent."""
         return self._reflectors[resource].listed
+
+    def absent(self, resource: str) -> bool:
+        """Return whether the server has no such resource (``Resource.optional``)."""
+        return self._reflectors[resource].absent
 
     def errors(self, resource: str) -> int:
         """Return how many requests and watches have failed."""
         return self._reflectors[resource].errors
 
     def lists(self, resource: str) -> int:
-        """Return how many lists were begun: more than one tells of lost watches."""
+        """Return how many lists were answered: more than one tells of lost watches."""
         return self._reflectors[resource].lists
 
     def alive(self, resource: str) -> bool:

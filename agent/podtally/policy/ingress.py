@@ -1,6 +1,10 @@
 """What Ingress resources declare to be exposed; who is behind a Service is not known here."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
+
+CLASS_ANNOTATION = "kubernetes.io/ingress.class"  # before there was spec.ingressClassName
 
 
 class ServicePort(NamedTuple):
@@ -23,3 +27,27 @@ class DeclaredIngress(NamedTuple):
     name: str
     class_name: str  # "" is the cluster's default class
     routes: tuple[Route, ...]
+    addresses: tuple[str, ...] = ()  # that its controller says lead to it; or host names
+    unreadable: str = ""  # what could not be read: it may declare more than its routes
+
+
+class _Ingress(msgspec.Struct, frozen=True):
+    ip: str = ""
+    hostname: str = ""
+
+
+class _LoadBalancer(msgspec.Struct, frozen=True):
+    ingress: tuple[_Ingress, ...] = ()
+
+
+class _Status(msgspec.Struct, frozen=True):
+    load_balancer: _LoadBalancer = msgspec.field(name="loadBalancer", default=_LoadBalancer())
+
+
+def addresses_of(status: Any) -> tuple[str, ...]:
+    """Of ``status.loadBalancer.ingress``; none where a status is not in its form."""
+    try:
+        told = msgspec.convert(status, _Status).load_balancer.ingress
+    except msgspec.ValidationError:
+        return ()
+    return tuple(dict.fromkeys(text for each in told for text in (each.ip, each.hostname) if text))

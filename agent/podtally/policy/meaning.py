@@ -6,7 +6,13 @@ The objects have been found valid; the defaults are k8s.io/kubernetes
 
 from podtally.policy import wire
 from podtally.policy.cidr import parse_sloppy
-from podtally.policy.ingress import DeclaredIngress, Route, ServicePort
+from podtally.policy.ingress import (
+    CLASS_ANNOTATION,
+    DeclaredIngress,
+    Route,
+    ServicePort,
+    addresses_of,
+)
 from podtally.policy.model import (
     ALLOW,
     EVERYTHING,
@@ -29,8 +35,6 @@ from podtally.policy.model import (
 
 PROTOCOLS = {"TCP": TCP, "UDP": UDP, "SCTP": SCTP}
 DEFAULT_NAMESPACE = "default"  # of a request that names none
-
-_CLASS_ANNOTATION = "kubernetes.io/ingress.class"
 
 
 def network_policy(policy: wire.NetworkPolicy, candidate: bool) -> Policy:
@@ -89,8 +93,9 @@ def ingress(given: wire.Ingress) -> DeclaredIngress:
     return DeclaredIngress(
         meta.namespace or DEFAULT_NAMESPACE,
         name_of(meta),
-        spec.ingress_class_name or meta.annotations.get(_CLASS_ANNOTATION, ""),
+        spec.ingress_class_name or meta.annotations.get(CLASS_ANNOTATION, ""),
         tuple(routes),
+        addresses_of(given.status),
     )
 
 
