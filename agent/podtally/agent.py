@@ -11,6 +11,7 @@ from collections.abc import Callable
 from podtally.answers import Answering
 from podtally.config import Config
 from podtally.epoch import Turned, UnwritableError, World
+from podtally.export.events import EventLog
 from podtally.export.flowlog import FlowLog
 from podtally.export.selfmetrics import SelfMetrics
 from podtally.export.server import Health, Publisher, Server
@@ -20,7 +21,7 @@ from podtally.kernel.pins import Pins
 from podtally.kernel.table import Table
 from podtally.kube.reach import api_access
 from podtally.ledger.checkpoint import Checkpoint, Extras
-from podtally.ledger.ledger import Ended
+from podtally.ledger.ended import Ended
 from podtally.links.model import Counters, Mode
 from podtally.startup import Parts, bring_up, state_dir
 
@@ -61,9 +62,16 @@ class Desk:
         self.flow_log = (
             FlowLog(config.flow_log, config.flow_log_max_bytes) if config.flow_log else None
         )
+        self.events = (
+            EventLog(config.events, config.events_max_bytes, config.events_rate)
+            if config.events
+            else None
+        )
         self.metrics = SelfMetrics()
 
     def close(self) -> None:
+        if self.events is not None:
+            self.events.close()
         if self.flow_log is not None:
             self.flow_log.close()
         self.server.close()
@@ -84,6 +92,8 @@ class Agent:
         self._told = (0, 0, 0, 0)  # what others count, as far as it is in the metrics
         self._gone: dict[int, Counters | None] = {}
         self._left_over = set(parts.left_over)
+        self._events_interval_ns = int(config.events_interval * 1e9)
+        self._events_trouble = False
         self._metrics.table_slots.set(parts.table.slots)
         self._publisher = Publisher(parts.ledger.view(), self._metrics, self.health)
         desk.server.start(self._publisher, Answering(parts.directory))
@@ -177,6 +187,7 @@ class Agent:
         self._gone = {}
         self._publisher.publish(ledger.view())
         self._write_flow_log(turned.ended)
+        self._write_events()
         self._tell(turned)
         self._epochs += 1
         self._turned_at = time.monotonic()
@@ -200,6 +211,36 @@ class Agent:
             self._metrics.flow_log_errors.inc()
             log.error("cannot write the flow log: %s", error)
 
+    def _write_events(self) -> None:
+        """After the checkpoint: told of again after a kill, an event has the same sums."""
+        event_log, events = self._desk.events, self._parts.ledger.events
+        if event_log is None:
+            return
+        now_ns = time.monotonic_ns()
+        index, due = events.due(event_log.room(now_ns), self._events_interval_ns, now_ns)
+        try:
+            event_log.write(due, now_ns, datetime.datetime.now(datetime.UTC))
+        except OSError as error:
+            self._metrics.event_log_errors.inc()
+            if not self._events_trouble:
+                log.error("cannot write events: %s; they are kept, and tried again", error)
+            self._events_trouble = True
+            return
+        self._events_trouble = False
+        events.tell(index, now_ns)
+        self._metrics.events_untold.set(events.untold)
+        self._metrics.events_told.inc(len(due))
+
+    def _tell_of_policies(self) -> None:
+        metrics, state = self._metrics, self._parts.sources.policies.state()
+        metrics.policies.clear()
+        for kind, count in state.counts.items():
+            metrics.policies.labels(kind).set(count)
+        metrics.policies_unreadable.set(state.unreadable)
+        metrics.policy_files_stale.set(state.stale_files)
+        metrics.candidates.set(state.candidates)
+        metrics.policies_unheard.set(len(state.unheard))
+
     def _tell(self, turned: Turned) -> None:
         metrics, parts = self._metrics, self._parts
         metrics.checkpoint_written(turned.checkpoint_bytes, self._dumped)
@@ -216,6 +257,7 @@ class Agent:
         for resource, count in sources.objects.items():
             metrics.kubernetes_objects.labels(resource).set(count)
         metrics.conntrack.set(sources.conntrack)
+        self._tell_of_policies()
         watcher = parts.watcher
         now = (watcher.attach_errors, watcher.resyncs, sources.errors, sources.lists)
         totals = (metrics.attach_errors, metrics.resyncs, metrics.source_errors, metrics.relists)

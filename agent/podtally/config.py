@@ -20,9 +20,11 @@ DEFAULT_LISTEN = "127.0.0.1:9775"
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 Grace = Annotated[float, msgspec.Meta(ge=0, le=366 * 86400)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Text = Annotated[str, msgspec.Meta(min_length=1)]  # an empty path would be the working directory
 Attach = Literal["auto", "tcx", "clsact"]
 Kubernetes = Literal["auto", "on", "off"]
 DEFAULT_POD_LOGS = Path("/var/log/pods")
+EVENT_VERDICTS = ("denied", "undeclared")
 
 
 class StaticEndpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,6 +59,13 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attach: Attach | None = None
     flow_log: str | None = None
     flow_log_max_bytes: Count | None = None
+    policies: Text | list[Text] | None = None
+    candidates: Text | list[Text] | None = None
+    events: Text | None = None
+    events_max_bytes: Count | None = None
+    events_rate: Count | None = None
+    events_interval: Seconds | None = None
+    events_verdicts: str | list[str] | None = None
     series_limit: Count | None = None
     series_grace: Grace | None = None
     kubernetes: Kubernetes | None = None
@@ -83,6 +92,13 @@ class Config:
     attach: Attach = "auto"
     flow_log: Path | None = None
     flow_log_max_bytes: int = 64 << 20  # then the file is rolled to FILE.1
+    policies: tuple[Path, ...] = ()
+    candidates: tuple[Path, ...] = ()
+    events: str | None = None  # a path, or - for standard output
+    events_max_bytes: int = 64 << 20  # then the file is rolled to FILE.1
+    events_rate: int = 50  # lines a second: what a log collector takes from every node
+    events_interval: float = 60.0  # seconds between two lines of the same event
+    events_verdicts: tuple[str, ...] = EVENT_VERDICTS
     series_limit: int = 10_000  # a Prometheus takes that from every node without care
     series_grace: float = 300.0  # seconds; several scrapes of the usual 15 to 60 s
     kubernetes: Kubernetes = "auto"  # ask the API where a kubeconfig or a service account is
@@ -116,8 +132,16 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Config:
     for name in ("state_dir", "pin_dir", "flow_log", "kubeconfig", "pod_logs"):
         if name in values:
             values[name] = Path(values[name])
+    for name in ("policies", "candidates"):
+        if name in values:
+            values[name] = tuple(map(Path, _listed(values[name])))
+    if "events_verdicts" in values:
+        values["events_verdicts"] = _verdicts(values["events_verdicts"])
     config = Config(**values)
     config.listen_address()
+    flow_log, events = config.flow_log, config.events
+    if flow_log and events and flow_log.absolute() == Path(events).absolute():
+        raise PodtallyError(f"flow log and events are both to go to {events}", "name two files")
     return config
 
 
@@ -158,6 +182,8 @@ def _read(path: Path) -> dict[str, Any]:
         _check_listen(path, values["listen"])
     if "endpoints" in values:
         values["endpoints"] = tuple(values["endpoints"])
+    if "events_verdicts" in values:
+        _verdicts(values["events_verdicts"], f"{path}: events_verdicts")
     if "networks" in values:
         values["networks"] = _networks(path, values["networks"])
     return values
@@ -178,16 +204,33 @@ def _plain(error: msgspec.ValidationError) -> str:
 def _networks(path: Path, named: dict[str, str | list[str]]) -> dict[str, tuple[str, ...]]:
     networks = {}
     for name, prefixes in named.items():
-        listed = (prefixes,) if isinstance(prefixes, str) else tuple(prefixes)
-        for prefix in listed:
+        networks[name] = _listed(prefixes)
+        for prefix in networks[name]:
             try:
                 ipaddress.ip_network(prefix)
             except ValueError as error:
                 raise PodtallyError(
                     f"{path}: networks: {name}: {error}", "write it as in 203.0.113.0/24"
                 ) from None
-        networks[name] = listed
     return networks
+
+
+def _verdicts(given: str | list[str], where: str = "--events-verdicts") -> tuple[str, ...]:
+    """Of a list, or of words with commas between; in the order of EVENT_VERDICTS."""
+    words = [word.strip() for text in _listed(given) for word in text.split(",")]
+    for word in words:
+        if word not in EVENT_VERDICTS:
+            raise PodtallyError(
+                f"{where}: {word!r} is no verdict that makes events",
+                f"choose from {', '.join(EVENT_VERDICTS)}",
+            )
+    if not words:
+        raise PodtallyError(f"{where}: no verdict", "leave events out for none")
+    return tuple(word for word in EVENT_VERDICTS if word in words)
+
+
+def _listed(given: str | list[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def check_flags(flags: Mapping[str, Any]) -> None:
@@ -195,10 +238,14 @@ def check_flags(flags: Mapping[str, Any]) -> None:
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         msgspec.convert(given, type=_File)
+        if "events_verdicts" in given:
+            _verdicts(given["events_verdicts"])
     except msgspec.ValidationError as error:
         words, _, at = _plain(error).partition(" - at `$.")
-        flag = at.strip("`").replace("_", "-")
+        name = at.strip("`").partition("[")[0]
+        flag = _FLAGS.get(name, name).replace("_", "-")
         raise PodtallyError(f"--{flag}: {words}", "see --help") from None
 
 
+_FLAGS = {"candidates": "candidate"}  # those that are not named like their setting
 _FILE_KEYS = frozenset(f.name for f in msgspec.structs.fields(_File))

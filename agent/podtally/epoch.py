@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from podtally.kernel.books import Accounts as KernelAccounts
 from podtally.kernel.table import Table
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
-from podtally.ledger.ledger import Ended, Ledger
+from podtally.ledger.ended import Ended
+from podtally.ledger.ledger import Ledger
 from podtally.ledger.remotes import Present
 
 

@@ -36,16 +36,31 @@ from podtally.ledger.ledger import Ledger
 from podtally.ledger.remotes import Present
 from podtally.links.conntrack import Translator
 from podtally.links.sock_diag import SocketDiag
+from podtally.policy.declared import PolicySources
+from podtally.policy.exposure import Exposure, Exposures
+from podtally.policy.live import LivePolicies
+from podtally.policy.resources import POLICY_RESOURCE_NAMES, POLICY_RESOURCES
+from podtally.policy.sources import PolicyFiles
 
 log = logging.getLogger(__name__)
 
 HOST_EVERY_NS = 30_000_000_000  # the host's own addresses seldom change
+EXPOSURE_EVERY_NS = 2_000_000_000  # Services of a big cluster change all the time
+_DECLARING = ("services", "endpointslices", "nodes")
 HANDED_OVER_NS = 10_000_000_000  # a connection that goes on under a new owner shows by then
 # Who it was under a cgroup that is no more, nobody can tell.
 _GONE = cgroups.Found("host", UNKNOWN)
 _ENDS = np.dtype([("ifindex", "u8"), ("address", "u8", (2,))])
 
 Answers = queue.SimpleQueue[ApiEvent | ProcessFound | PodNamed | ContainerNamed]
+
+
+class Threads(NamedTuple):
+    """Sources that work by themselves."""
+
+    finder: Finder
+    policies: PolicySources
+    kube: KubeSource | None
 
 
 class State(NamedTuple):
@@ -66,20 +81,23 @@ class Sources:
         ledger: Ledger,
         directory: Directory,
         answers: Answers,
-        finder: Finder,
-        kube: KubeSource | None = None,
+        threads: Threads,
     ) -> None:
         self.directory = directory
-        self.finder = finder
-        self.kube = kube
+        self.finder, self.policies, self.kube = threads
         self._answers = answers
         self._ledger = ledger
         self._cgroups = CgroupIds(find_mount())
         self._translator = Translator()
         self._diag = SocketDiag()
         self._next_host_ns = 0
+        self._exposures = Exposures()
+        self._exposure: Exposure | None = None
+        self._exposure_of: tuple[object, ...] = ()
+        self._next_exposure_ns = 0
 
     def start(self) -> None:
+        self.policies.start()
         self.finder.start()
         if self.kube is not None:
             self.kube.start()
@@ -88,6 +106,7 @@ class Sources:
         if self.kube is not None:
             self.kube.stop()
         self.finder.stop()
+        self.policies.stop()
         self._cgroups.close()
         self._translator.close()
         self._diag.close()
@@ -96,6 +115,8 @@ class Sources:
         """Which of the threads has died, if any."""
         if not self.finder.alive:
             return "the thread that finds processes has died"
+        if not self.policies.alive:
+            return "the thread that reads policies has died"
         for resource in self.kube.resources if self.kube is not None else ():
             if self.kube is not None and not self.kube.alive(resource):
                 return f"the thread that watches {resource} has died"
@@ -128,8 +149,27 @@ class Sources:
             self.directory.services(),
             self._translator.translate,
             self._diag.cgroups,
-            handed_over=np.sort(low.byteswap()),
+            np.sort(low.byteswap()),
+            self.directory.places(),
+            self.policies.declared(),
+            self._exposed(now_ns),
         )
+
+    def _exposed(self, now_ns: int) -> Exposure | None:
+        """What is declared to be exposed, once the API has told of all that may declare it."""
+        cluster, kube, declared = self.directory.cluster, self.kube, self.policies.declared()
+        if cluster is None or kube is None or not declared.ingresses_known:
+            return None
+        if not all(map(kube.listed, _DECLARING)):
+            return None
+        if now_ns >= self._next_exposure_ns:
+            self._next_exposure_ns = now_ns + EXPOSURE_EVERY_NS
+            made_of = (self.directory.services(), declared.ingresses, cluster.node_addresses())
+            if self._exposure_of != made_of:
+                self._exposure_of = made_of
+                ingresses, nodes = declared.ingresses, made_of[2]
+                self._exposure = self._exposures.exposure(ingresses, made_of[0], nodes)
+        return self._exposure
 
     def refresh(self, now_ns: int) -> None:
         """Bring the table of names up to date, and tell the ledger whose have changed."""
@@ -165,6 +205,8 @@ class Sources:
                 case ContainerNamed(container, name, labels, source):
                     kind = source.capitalize()
                     directory.named(container, Endpoint(source, name, name, kind, source, labels))
+                case Page(resource) | Changed(resource) if resource in POLICY_RESOURCE_NAMES:
+                    self.policies.heard(answer)
                 case Page() | Changed():
                     directory.api_said(answer, Clocks(time.time_ns(), time.monotonic_ns()))
 
@@ -210,9 +252,14 @@ def make_sources(config: Config, ledger: Ledger) -> Sources:
     finder = Finder(answers.put, namer)
     kube = None
     if access is not None:
-        kube = KubeSource(access, RESOURCES, answers.put)
+        kube = KubeSource(access, (*RESOURCES, *POLICY_RESOURCES), answers.put)
         log.info("names come from the API at %s; this node is %s", access.server.url, node)
-    return Sources(ledger, directory, answers, finder, kube)
+    policies = PolicySources(
+        PolicyFiles(config.policies) if config.policies else None,
+        PolicyFiles(config.candidates, candidate=True) if config.candidates else None,
+        LivePolicies() if access is not None else None,
+    )
+    return Sources(ledger, directory, answers, Threads(finder, policies, kube))
 
 
 def default_node_name() -> str:

@@ -20,10 +20,12 @@ from podtally.kernel.pins import Generation, Pins, digest
 from podtally.kernel.table import Table, open_table
 from podtally.ledger.checkpoint import Checkpoint, CheckpointError, Contents, Extras, Position
 from podtally.ledger.connections import Flags
-from podtally.ledger.ledger import Ended, Ledger, Limits
+from podtally.ledger.ended import Ended
+from podtally.ledger.ledger import Ledger, Limits
 from podtally.links.attach import Attacher
 from podtally.links.wanted import pod_interfaces
 from podtally.links.watcher import LinkWatcher
+from podtally.policy.model import UNDECLARED
 from podtally.sources import Sources, make_sources
 from podtally.watch import Watch
 
@@ -81,6 +83,7 @@ def make_ledger(config: Config, generation: Generation) -> Ledger:
         connections=CONNECTIONS_PER_FLOW * config.max_flows,
         grace_ns=int(config.series_grace * 1e9),
         patience_ns=int(config.name_wait * 1e9),
+        undeclared_events=config.events is not None and UNDECLARED in config.events_verdicts,
     )
     flags = Flags(layout.seen_shift, layout.seen_syn_only, layout.seen_syn_ack, layout.seen_socket)
     return Ledger(flags, limits, keep_ended=config.flow_log is not None)

@@ -211,5 +211,5 @@ def labels_of(flow: Flow, direction: int, began: int) -> FlowLabels:
         scope,
         protocol_name(flow.protocol),
         port,
-        "unknown",
+        "unknown" if began == BEGAN_UNKNOWN else "undeclared",
     )

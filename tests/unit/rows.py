@@ -15,6 +15,7 @@ from podtally.kernel import abi
 from podtally.kernel.books import Accounts as KernelAccounts
 from podtally.kernel.table import Rows
 from podtally.ledger.connections import KEY, Columns, Flags
+from podtally.ledger.events import NO_EVENT
 from podtally.ledger.ledger import Ledger, Limits
 from podtally.ledger.remotes import Present
 
@@ -111,6 +112,7 @@ def columns(flows: Sequence[Flow], account: int = 0, now_ns: int = SECOND) -> Co
     return Columns(
         np.array([flow.fingerprint for flow in flows], np.uint64),
         np.full(n, account, np.int32),
+        np.full(n, NO_EVENT, np.int32),
         np.zeros(n, np.uint8),
         np.array([flow.seen for flow in flows], np.uint64),
         np.array([flow.first_seen_ns for flow in flows], np.int64),

@@ -3,16 +3,15 @@
 import numpy as np
 import pytest
 
-from podtally.ledger.accounts import (
+from podtally.ledger.account import (
     NO_PORT,
     UNKNOWN_PORT,
     Account,
-    Accounts,
-    Tables,
     beyond_the_limit,
     flow_labels,
     server_port,
 )
+from podtally.ledger.accounts import Accounts, make_tables
 from podtally.ledger.connections import BEGAN_HERE, BEGAN_THERE, BEGAN_UNKNOWN
 from podtally.ledger.labels import FlowLabels
 from podtally.ledger.series import SeriesTable
@@ -25,7 +24,7 @@ def account(port: int = 443, slot: int = 0, protocol: int = 6) -> Account:
 
 def make(limit: int = 1000) -> tuple[Accounts, SeriesTable[FlowLabels]]:
     flows: SeriesTable[FlowLabels] = SeriesTable(3)
-    return Accounts(Tables(flows, SeriesTable(2)), limit), flows
+    return Accounts(make_tables()._replace(flows=flows), limit), flows
 
 
 @pytest.mark.parametrize(
@@ -110,7 +109,7 @@ def test_restored_accounts_keep_their_indexes() -> None:
     accounts.close(0)
     flows_again: SeriesTable[FlowLabels] = SeriesTable(3)
     flows_again.restore(flows.pairs(), *flows.sums())
-    again = Accounts(Tables(flows_again, SeriesTable(2)), 1000)
+    again = Accounts(make_tables()._replace(flows=flows_again), 1000)
     again.restore(accounts.pairs(), 2)
     for port in range(1, 37, 2):
         index = accounts.index_of(account(port, slot=1), 2)

@@ -3,6 +3,7 @@
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from podtally.identity.residents import Held, Resident
 from podtally.ledger.checkpoint import MAGIC, Checkpoint, CheckpointError, Extras, Position
 from podtally.ledger.ledger import Ledger, View
 from podtally.ledger.remotes import Present
+from podtally.ledger.series import SeriesView
 from tests.unit.rows import SECOND, SYN, UDP, Flow, accounts_of, book, from_here, make_ledger, names
 
 HERE = Position("boot", "generation", 23)
@@ -61,10 +63,11 @@ def restored(state_dir: Path) -> tuple[Position, Ledger, Extras]:
 
 
 def plain(view: View) -> list[object]:
+    series: tuple[SeriesView[Any], ...] = view[:7]
     return [
-        [(list(each.labels), each.values.tolist()) for each in (view.pods, view.flows, view.books)],
+        [(list(each.labels), each.values.tolist()) for each in series],
         {labels: gap for labels, gap in view.gaps if gap},
-        view[4:6],
+        (view.connections, view.began_unknown),
         view.overflow_packets,
     ]
 
@@ -172,7 +175,7 @@ def test_more_than_was_written_is_found(whole: bytes, state_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("what", "change", "why"),
     [
-        ("a later schema", (b"podtally\x03", b"podtally\x17"), "schema 23"),
+        ("a later schema", (b"podtally\x04", b"podtally\x17"), "schema 23"),
         ("no JSON", (b'{"position"', b'["position"'), "head"),
         ("a wrong type", (b'"epoch":23', b'"epoch":"a'), "head"),
         ("no dtype", (b"'<u8'", b"'<zz'"), "arrays"),

@@ -1,10 +1,12 @@
 """Configuration: what the file and the flags may say, and what is said of what they may not."""
 
+import argparse
 from pathlib import Path
 
 import pytest
 
 from podtally import config
+from podtally.commands import run
 from podtally.config import Config, StaticEndpoint, load
 from podtally.errors import PodtallyError
 
@@ -18,6 +20,13 @@ max_flows: 1009
 attach: clsact
 flow_log: /var/log/podtally/flows.jsonl
 flow_log_max_bytes: 1000
+policies: [/etc/podtally/policies, extra.yaml]
+candidates: next.yaml
+events: "-"
+events_max_bytes: 2000
+events_rate: 5
+events_interval: 0.5
+events_verdicts: [denied]
 series_limit: 23
 series_grace: 0
 endpoints:
@@ -50,6 +59,10 @@ def test_defaults_are_the_contracts() -> None:
     assert (defaults.listen, defaults.epoch, defaults.max_flows) == ("127.0.0.1:9775", 1, 65536)
     assert (defaults.interfaces, defaults.flow_log, defaults.series_limit) == (None, None, 10_000)
     assert defaults.listen_address() == ("127.0.0.1", 9775)
+    assert (defaults.policies, defaults.candidates, defaults.events) == ((), (), None)
+    assert (defaults.events_rate, defaults.events_interval) == (50, 60)
+    assert defaults.events_verdicts == ("denied", "undeclared")
+    assert defaults.events_max_bytes == defaults.flow_log_max_bytes == 64 << 20
 
 
 def test_every_setting_can_stand_in_the_file(file: Path) -> None:
@@ -64,6 +77,13 @@ def test_every_setting_can_stand_in_the_file(file: Path) -> None:
         attach="clsact",
         flow_log=Path("/var/log/podtally/flows.jsonl"),
         flow_log_max_bytes=1000,
+        policies=(Path("/etc/podtally/policies"), Path("extra.yaml")),
+        candidates=(Path("next.yaml"),),
+        events="-",
+        events_max_bytes=2000,
+        events_rate=5,
+        events_interval=0.5,
+        events_verdicts=("denied",),
         series_limit=23,
         series_grace=0,
         endpoints=(
@@ -89,6 +109,43 @@ def test_flags_override_the_file(file: Path) -> None:
     loaded = load(file, flags)
     assert (loaded.epoch, loaded.state_dir, loaded.attach) == (0.5, Path("/elsewhere"), "tcx")
     assert loaded.interfaces == "veth*,!veth0"
+
+
+def test_paths_of_flags_stand_in_place_of_those_of_the_file(file: Path) -> None:
+    file.write_text(EVERYTHING)
+    loaded = load(file, {"policies": ["a", "b"], "candidates": None, "events": "events.jsonl"})
+    assert loaded.policies == (Path("a"), Path("b"))
+    assert loaded.candidates == (Path("next.yaml"),)
+    assert loaded.events == "events.jsonl"
+
+
+def test_flags_of_policy_and_events() -> None:
+    parser = argparse.ArgumentParser()
+    run.add_arguments(parser)
+    words = "--policies a --policies b --candidate c --candidate d --events - --events-rate 7"
+    words += " --events-interval 9 --events-max-bytes 11 --events-verdicts undeclared,denied"
+    told = config.from_arguments(parser.parse_args(words.split()))
+    assert (told.policies, told.candidates) == ((Path("a"), Path("b")), (Path("c"), Path("d")))
+    assert (told.events, told.events_rate, told.events_interval) == ("-", 7, 9)
+    assert (told.events_max_bytes, told.events_verdicts) == (11, ("denied", "undeclared"))
+
+
+@pytest.mark.parametrize(
+    ("given", "verdicts"),
+    [
+        ("denied", ("denied",)),
+        (" undeclared , denied,denied", ("denied", "undeclared")),
+        (["undeclared"], ("undeclared",)),
+    ],
+)
+def test_verdicts_of_events(given: str | list[str], verdicts: tuple[str, ...]) -> None:
+    assert load(None, {"events_verdicts": given}).events_verdicts == verdicts
+
+
+def test_two_logs_do_not_share_a_file() -> None:
+    with pytest.raises(PodtallyError, match="flow log and events are both to go to a/b; name two"):
+        load(None, {"flow_log": "./a/b", "events": "a/b"})
+    assert load(None, {"flow_log": "a/b", "events": "b"}).events == "b"
 
 
 def test_the_default_file_is_read_if_it_is_there(
@@ -129,6 +186,15 @@ def test_a_file_that_says_nothing(file: Path, text: str) -> None:
         ("no network", "networks: {office: 10.99.0.0/33}\n", ["networks", "office", "10.99.0.0/33"]),
         ("bits behind the network", "networks: {lab: [10.99.0.1/16]}\n", ["networks", "lab", "host bits"]),
         ("a network that is no text", "networks: {lab: 5}\n", ["networks", "int"]),
+        ("a policy that is no path", "policies: [a, 5]\n", ["policies", "int"]),
+        ("a policy without a path", "policies: ['']\n", ["policies", "length >= 1"]),
+        ("a candidate without a path", "candidates: ''\n", ["candidates", "length >= 1"]),
+        ("events without a path", "events: ''\n", ["events", "length >= 1"]),
+        ("no line a second", "events_rate: 0\n", ["events_rate", ">= 1"]),
+        ("an interval that never ends", "events_interval: .inf\n", ["events_interval", "3600"]),
+        ("a verdict that is none", "events_verdicts: [denied, forbidden]\n", ["events_verdicts", "'forbidden'", "denied, undeclared"]),
+        ("a verdict of which there are no events", "events_verdicts: allowed\n", ["events_verdicts", "'allowed'"]),
+        ("no verdict", "events_verdicts: []\n", ["events_verdicts", "no verdict"]),
         ("a port too high", "listen: 127.0.0.1:65536\n", ["listen", "127.0.0.1:65536"]),
         ("no port", "listen: localhost\n", ["listen", "ADDR:PORT"]),
     ],
@@ -184,9 +250,15 @@ def test_a_file_that_is_a_directory(tmp_path: Path) -> None:
         ({"max_flows": -1}, ["--max-flows", ">= 1"]),
         ({"flow_log_max_bytes": 0}, ["--flow-log-max-bytes"]),
         ({"series_grace": -0.5}, ["--series-grace", ">= 0"]),
+        ({"policies": ["a", ""]}, ["--policies:", "length >= 1"]),
+        ({"candidates": [""]}, ["--candidate:", "length >= 1"]),
+        ({"events": ""}, ["--events:", "length >= 1"]),
+        ({"events_rate": 0}, ["--events-rate", ">= 1"]),
+        ({"events_interval": 0.0}, ["--events-interval", "> 0"]),
+        ({"events_verdicts": "denied,"}, ["--events-verdicts", "''", "denied, undeclared"]),
     ],
 )
-def test_flags_have_the_same_bounds(flags: dict[str, float], words: list[str]) -> None:
+def test_flags_have_the_same_bounds(flags: dict[str, object], words: list[str]) -> None:
     with pytest.raises(PodtallyError) as caught:
         config.check_flags(flags)
     for word in words:

@@ -11,12 +11,21 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from podtally.export.exposition import Exposition, label_text
 from podtally.export.selfmetrics import SelfMetrics
 from podtally.export.server import Health, Publisher
-from podtally.ledger.labels import BookLabels, FlowLabels, PodLabels
+from podtally.ledger.labels import (
+    BookLabels,
+    CandidateLabels,
+    DeniedLabels,
+    ExposedLabels,
+    FlowLabels,
+    PodLabels,
+    UnjudgedLabels,
+)
 from podtally.ledger.ledger import View
 from podtally.ledger.series import SeriesView
 
 LARGE = 2**53 + 1  # the first number that a float cannot hold
 WEB = ("shop", "web", "Deployment", "egress")
+OFFICE = ("external", "", "office")
 VIEW = View(
     SeriesView([PodLabels("shop", "web-0", "egress")], np.array([[LARGE, 23]])),
     SeriesView(
@@ -24,6 +33,21 @@ VIEW = View(
         np.array([[1541, 5, 1]]),
     ),
     SeriesView([BookLabels("veth7", "egress")], np.array([[1541, 61, LARGE]])),
+    SeriesView(
+        [DeniedLabels("shop", "web", "egress", *OFFICE, "tcp", "443", "shop/strict")],
+        np.array([[19]]),
+    ),
+    SeriesView([UnjudgedLabels("beginning")], np.array([[23]])),
+    SeriesView([ExposedLabels("shop", "web", "internet", "tcp", "80")], np.array([[29]])),
+    SeriesView(
+        [
+            CandidateLabels(
+                *("shop", "web", "egress", *OFFICE, "tcp", "443"),
+                *("undeclared", "denied", "shop/next"),
+            )
+        ],
+        np.array([[LARGE, 31, 37]]),
+    ),
     [(BookLabels("veth7", "egress"), -29)],
     connections=3,
     began_unknown=5,
@@ -36,6 +60,10 @@ FLOW = (
     'namespace="shop",workload="web",workload_kind="Deployment",direction="egress",'
     'peer_kind="external",peer_namespace="",peer_workload="office",scope="internet",'
     'protocol="tcp",port="443",verdict="unknown"'
+)
+OF_WEB = (
+    'namespace="shop",workload="web",direction="egress",peer_kind="external",'
+    'peer_namespace="",peer_workload="office",protocol="tcp",port="443"'
 )
 TEXT = f"""\
 # HELP podtally_pod_bytes_total Bytes on the endpoint's interfaces, all accounts together.
@@ -53,6 +81,21 @@ podtally_flow_packets_total{{{FLOW}}} 5
 # HELP podtally_connections_total Connections begun: egress by the endpoint, ingress by its peer.
 # TYPE podtally_connections_total counter
 podtally_connections_total{{{FLOW}}} 1
+# HELP podtally_policy_denied_total Connections that policy denies at this end.
+# TYPE podtally_policy_denied_total counter
+podtally_policy_denied_total{{{OF_WEB},policy="shop/strict"}} 19
+# HELP podtally_verdict_unknown_connections_total Connections that could not be judged, by what would have to be known.
+# TYPE podtally_verdict_unknown_connections_total counter
+podtally_verdict_unknown_connections_total{{cause="beginning"}} 23
+# HELP podtally_undeclared_exposure_connections_total Connections from outside to pods that no Ingress, LoadBalancer or NodePort declares.
+# TYPE podtally_undeclared_exposure_connections_total counter
+podtally_undeclared_exposure_connections_total{{namespace="shop",workload="web",scope="internet",protocol="tcp",port="80"}} 29
+# HELP podtally_candidate_connections_total Connections that candidate policies would judge otherwise.
+# TYPE podtally_candidate_connections_total counter
+podtally_candidate_connections_total{{{OF_WEB},verdict="undeclared",candidate="denied",policy="shop/next"}} 37
+# HELP podtally_candidate_bytes_total Bytes of what candidate policies would judge otherwise.
+# TYPE podtally_candidate_bytes_total counter
+podtally_candidate_bytes_total{{{OF_WEB},verdict="undeclared",candidate="denied",policy="shop/next"}} 9007199254740993
 # HELP podtally_books_bytes_total Bytes booked on an interface: in flows, in none (other), for want of a slot (overflow).
 # TYPE podtally_books_bytes_total counter
 podtally_books_bytes_total{{interface="veth7",direction="egress",account="flows"}} 1541
@@ -87,7 +130,7 @@ def test_label_texts_are_kept_and_not_confused() -> None:
 
 def test_nothing_booked_yet_still_describes_every_family() -> None:
     nothing = np.zeros((0, 3), np.int64)
-    empty = View(*(SeriesView([], nothing),) * 3, [], *(0,) * 6)
+    empty = View(*(SeriesView([], nothing),) * 7, [], *(0,) * 6)
     described = [line for line in TEXT.splitlines() if line.startswith("#")]
     assert Exposition().render(empty, openmetrics=False).splitlines() == described
 

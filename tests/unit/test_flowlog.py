@@ -9,7 +9,8 @@ import pytest
 
 from podtally.errors import PodtallyError
 from podtally.export.flowlog import FlowLog
-from podtally.ledger.ledger import Ended
+from podtally.ledger.account import Judgement
+from podtally.ledger.ended import Ended
 from podtally.ledger.remotes import Present
 from tests.unit.rows import (
     RST,
@@ -69,6 +70,8 @@ def test_a_line_tells_all_of_a_connection(tmp_path: Path) -> None:
                 "address": "203.0.113.5",
                 "port": 443,
             },
+            "verdict": "undeclared",
+            "reason": "no policy isolates shop/web-0 in egress",
             "bytes": {"egress": 23, "ingress": 2**53 + 1},
             "packets": {"egress": 1, "ingress": 2},
         }
@@ -89,6 +92,21 @@ def test_each_connection_has_its_line(tmp_path: Path) -> None:
         "2001:db8::9 veth9": ("ingress", "db-0"),
         "10.99.0.7 ifindex 23": ("egress", "unknown"),
     }
+
+
+def test_each_line_has_its_own_verdict_and_reason(tmp_path: Path) -> None:
+    log = FlowLog(tmp_path / "flows.jsonl", 1 << 20)
+    (over,) = [each for each in ended(HERE, THERE) if len(each.columns.account)]
+    first, second = over.columns.account.tolist()
+    accounts = {
+        first: over.accounts[first]._replace(judgement=Judgement("denied")),
+        second: over.accounts[second]._replace(judgement=Judgement("undeclared")),
+    }
+    reasons = ["shop/out egress[0]: port 443 is not 3306", "nothing isolates \udcff"]
+    log.write([over._replace(accounts=accounts, reasons=reasons)], 1000 * SECOND, NOW)
+    log.close()
+    told = [(line["verdict"], line["reason"]) for line in lines(tmp_path / "flows.jsonl")]
+    assert told == list(zip(["denied", "undeclared"], reasons, strict=True))
 
 
 def test_the_log_is_appended_to(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podtally.ledger.grouping import distinct
+from podtally.ledger.grouping import Numbered, distinct
 
 numbers = st.one_of(st.integers(0, 7), st.integers(-(1 << 63), (1 << 63) - 1))
 
@@ -22,3 +22,15 @@ def test_a_whole_batch_of_different_ones() -> None:
     different, place = distinct(values)
     assert len(different) == len(values)
     assert np.array_equal(different[place], values)
+
+
+@given(st.lists(st.lists(numbers, max_size=50), max_size=8))
+def test_numbers_stay(batches: list[list[int]]) -> None:
+    numbered = Numbered()
+    known: dict[int, int] = {}
+    for batch in batches:
+        given_numbers = numbered.of(np.array(batch, np.int64)).tolist()
+        for value, number in zip(batch, given_numbers, strict=True):
+            assert known.setdefault(value, number) == number
+            assert numbered.values[number] == value
+    assert sorted(known.values()) == list(range(len(known)))

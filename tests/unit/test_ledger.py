@@ -9,8 +9,9 @@ import pytest
 from podtally.identity.model import Claim, Owner
 from podtally.identity.residents import number
 from podtally.identity.table import Names
+from podtally.ledger.ended import Ended
 from podtally.ledger.labels import BookLabels, FlowLabels, PodLabels
-from podtally.ledger.ledger import Ended, Ledger
+from podtally.ledger.ledger import Ledger
 from podtally.ledger.remotes import Present
 from podtally.ledger.series import SeriesView
 from tests.unit.rows import (
@@ -93,7 +94,7 @@ def test_labels_name_both_ends() -> None:
     ledger = watched(7)
     turn(ledger, [Flow(bytes=(23, 29), packets=(1, 2), seen=from_here(SYN))])
     web = ("shop", "web", "Deployment")
-    rest = ("external", "", "office", "internet", "tcp", "443", "unknown")
+    rest = ("external", "", "office", "internet", "tcp", "443", "undeclared")
     assert contents(ledger.view().flows) == {
         FlowLabels(*web, "egress", *rest): [23, 1, 1],
         FlowLabels(*web, "ingress", *rest): [29, 2, 0],

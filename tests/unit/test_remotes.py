@@ -12,7 +12,8 @@ from podtally.identity.model import NOBODY, Claim, Endpoint, Owner
 from podtally.identity.residents import number
 from podtally.identity.services import Backend, Services
 from podtally.identity.table import Names
-from podtally.ledger.ledger import Ended, Ledger
+from podtally.ledger.ended import Ended
+from podtally.ledger.ledger import Ledger
 from podtally.ledger.remotes import Present
 from podtally.links.conntrack import Translations, Tuples
 from tests.unit.rows import (

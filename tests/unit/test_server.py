@@ -16,7 +16,7 @@ from podtally.ledger.series import SeriesView
 
 NOTHING = np.zeros((0, 3), np.int64)
 PODS = SeriesView([PodLabels("shop", "web-0", "egress")], np.array([[1541, 23]]))
-VIEW = View(PODS, SeriesView([], NOTHING), SeriesView([], NOTHING), [], *(0,) * 6)
+VIEW = View(PODS, *(SeriesView([], NOTHING),) * 6, [], *(0,) * 6)
 
 
 class Served:

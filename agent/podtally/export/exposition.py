@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from podtally.ledger.accounts import BYTES, CONNECTIONS, PACKETS
 from podtally.ledger.labels import ACCOUNTS
 from podtally.ledger.ledger import View
+from podtally.ledger.series import SeriesView
 
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
@@ -36,6 +37,25 @@ CONNECTIONS_BEGUN = Family(
     "podtally_connections",
     "counter",
     "Connections begun: egress by the endpoint, ingress by its peer.",
+)
+DENIED = Family("podtally_policy_denied", "counter", "Connections that policy denies at this end.")
+UNJUDGED = Family(
+    "podtally_verdict_unknown_connections",
+    "counter",
+    "Connections that could not be judged, by what would have to be known.",
+)
+EXPOSED = Family(
+    "podtally_undeclared_exposure_connections",
+    "counter",
+    "Connections from outside to pods that no Ingress, LoadBalancer or NodePort declares.",
+)
+CANDIDATE_CONNECTIONS = Family(
+    "podtally_candidate_connections",
+    "counter",
+    "Connections that candidate policies would judge otherwise.",
+)
+CANDIDATE_BYTES = Family(
+    "podtally_candidate_bytes", "counter", "Bytes of what candidate policies would judge otherwise."
 )
 BOOKS_BYTES = Family(
     "podtally_books_bytes",
@@ -73,6 +93,16 @@ class Exposition:
             (CONNECTIONS_BEGUN, CONNECTIONS),
         ):
             samples = self._samples(flows.labels, flows.values[:, column].tolist(), texts)
+            yield _family(family, samples, openmetrics)
+        judged: tuple[tuple[Family, SeriesView[Any], int], ...] = (
+            (DENIED, view.denied, 0),
+            (UNJUDGED, view.unjudged, 0),
+            (EXPOSED, view.exposed, 0),
+            (CANDIDATE_CONNECTIONS, view.candidate, CONNECTIONS),
+            (CANDIDATE_BYTES, view.candidate, BYTES),
+        )
+        for family, series, column in judged:
+            samples = self._samples(series.labels, series.values[:, column].tolist(), texts)
             yield _family(family, samples, openmetrics)
         booked = [
             (f'{text},account="{account}"', value)

@@ -139,6 +139,11 @@ class SelfMetrics(Collector):
             "flow_log_errors", "Epochs whose flow log records could not be written."
         )
 
+        self.events_told = self._total("events_told", "Lines written to the event log.")
+        self.event_log_errors = self._total(
+            "event_log_errors", "Epochs whose events could not be written; they are tried again."
+        )
+
     def _make_gauges(self) -> None:
         self._gauge("build_info", "1; the version is a label.", "version").labels(__version__).set(
             1
@@ -159,6 +164,23 @@ class SelfMetrics(Collector):
         )
         self.kubernetes_objects = self._gauge(
             "kubernetes_objects", "Objects known from the Kubernetes API.", "resource"
+        )
+        self.policies = self._gauge("policies", "Policies and Ingresses in force.", "kind")
+        self.policies_unreadable = self._gauge(
+            "policies_unreadable",
+            "Objects and texts that cannot be read: what they may be for has the verdict unknown.",
+        )
+        self.policy_files_stale = self._gauge(
+            "policy_files_stale",
+            "Files in force in an earlier version, since theirs is unreadable.",
+        )
+        self.policies_unheard = self._gauge(
+            "policy_resources_unheard",
+            "Resources of policies that the Kubernetes API has not told of yet.",
+        )
+        self.candidates = self._gauge("candidate_policies", "Candidates that are judged beside.")
+        self.events_untold = self._gauge(
+            "events_untold", "Events that are to be told of, and wait for their turn."
         )
         self.conntrack = self._gauge(
             "conntrack_available", "1 if Services are resolved by the connection tracker."

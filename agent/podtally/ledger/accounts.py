@@ -1,65 +1,61 @@
-"""What a connection is booked under: an interface, and a flow series for each direction.
+"""Accounts by number, and the series that their sums are shown under.
 
-Connections share an account if they differ in nothing that a label shows, so that
-an epoch's rows are added up by account first, and series are touched once each.
+An epoch's rows are added up by account first, so that series are touched once each.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.ledger.account import (
+    FORWARDED_PORT,
+    UNKNOWN_PORT,
+    WAITING_PORT,
+    Account,
+    beyond_the_limit,
+    candidate_labels,
+    denied_labels,
+    exposed_labels,
+    flow_labels,
+    waiting,
+)
 from podtally.ledger.connections import BEGAN_HERE, BEGAN_THERE
 from podtally.ledger.labels import (
     DIRECTIONS,
-    OTHER,
     UNKNOWN,
+    CandidateLabels,
+    DeniedLabels,
+    ExposedLabels,
     FlowLabels,
     PodLabels,
-    protocol_name,
+    UnjudgedLabels,
 )
-from podtally.ledger.series import SeriesTable
+from podtally.ledger.series import Labels, SeriesTable
 
 BYTES, PACKETS, CONNECTIONS = 0, 1, 2  # the sums of a flow series
-NO_PORT = 0
-UNKNOWN_PORT = -1  # who began the connection is not known, so neither is whose port is whose
 NOBODYS = -1  # the slot of an account that is free
 NO_SERIES = -1
-LIMITED_PORT = -2
-WAITING_PORT = -3
-FORWARDED_PORT = -4
-
-
-class Backend(NamedTuple):
-    """Who answers behind a Service's address, as far as that is known."""
-
-    namespace: str
-    workload: str
-    port: int  # the pod's own; NO_PORT if it is not known
-
-
-class Account(NamedTuple):
-    """What makes an account: an interface's slot, and the labels that its flows have."""
-
-    slot: int
-    namespace: str
-    workload: str
-    workload_kind: str
-    peer_kind: str
-    peer_namespace: str
-    peer_workload: str
-    scope: str
-    protocol: int
-    port: int  # the server's; NO_PORT, UNKNOWN_PORT
-    pod: str = ""  # on an interface that several share (the host's): whose total this adds to
-    backend: Backend | None = None
+_FEW = ("denied", "unjudged", "exposed", "candidate")  # tables that few accounts have a series in
 
 
 class Tables(NamedTuple):
     """Where the sums of accounts go."""
 
-    flows: SeriesTable[FlowLabels]
-    pods: SeriesTable[PodLabels]
+    flows: SeriesTable[FlowLabels]  # bytes, packets, connections
+    pods: SeriesTable[PodLabels]  # bytes, packets
+    denied: SeriesTable[DeniedLabels]  # connections, as the next two
+    unjudged: SeriesTable[UnjudgedLabels]
+    exposed: SeriesTable[ExposedLabels]
+    candidate: SeriesTable[CandidateLabels]  # bytes, packets, connections
+
+
+def make_tables() -> Tables:
+    return Tables(
+        SeriesTable(3), SeriesTable(2), SeriesTable(1), SeriesTable(1), SeriesTable(1),
+        SeriesTable(3),
+    )  # fmt: skip
 
 
 class Accounts:
@@ -70,7 +66,8 @@ class Accounts:
     """
 
     def __init__(self, tables: Tables, limit: int) -> None:
-        self._flows, self._pods = tables
+        self._tables = tables
+        self._flows, self._pods = tables.flows, tables.pods
         self._limit = limit
         self.version = 0  # changes with the accounts
         self.closed = 0  # how many were, since the start: their indexes may be others'
@@ -79,6 +76,11 @@ class Accounts:
         self.slot = np.full(16, NOBODYS, np.int64)
         self.series = np.full((16, 2), NO_SERIES, np.int64)  # egress, ingress
         self.pods = np.full((16, 2), NO_SERIES, np.int64)
+        # Series that few accounts have: what is denied, unjudged, exposed, of candidates.
+        self.denied = np.full(16, NO_SERIES, np.int64)
+        self.unjudged = np.full(16, NO_SERIES, np.int64)
+        self.exposed = np.full(16, NO_SERIES, np.int64)
+        self.candidate = np.full(16, NO_SERIES, np.int64)
         self.waiting = np.zeros(16, np.bool_)
         self.unknown = np.zeros(16, np.bool_)  # whose other end has no name yet
         self.limited = 0  # how often no series could be made, since the start
@@ -114,6 +116,10 @@ class Accounts:
         self._flows.add(series[shown], amounts[shown], now_ns)
         if shared.any():
             self._pods.add(pods[shared], amounts[shared][:, [BYTES, PACKETS]], now_ns)
+        candidate = self.candidate[account]
+        differing = candidate != NO_SERIES
+        if differing.any():
+            self._tables.candidate.add(candidate[differing], amounts[differing], now_ns)
 
     def count_beginnings(
         self, account: NDArray[np.int64], began: NDArray[np.uint8], now_ns: int
@@ -123,6 +129,18 @@ class Accounts:
             one = np.zeros((len(begun), 3), np.int64)
             one[:, CONNECTIONS] = 1
             self.add(begun, direction, one, now_ns)
+        self._count(self._tables.unjudged, self.unjudged[account], now_ns)
+        self._count(self._tables.exposed, self.exposed[account], now_ns)
+        self.count_denied(account, now_ns)
+
+    def count_denied(self, account: NDArray[np.int64], now_ns: int) -> None:
+        """Connections that policy denies from now on."""
+        self._count(self._tables.denied, self.denied[account], now_ns)
+
+    def _count(self, table: SeriesTable[Labels], series: NDArray[np.int64], now_ns: int) -> None:
+        some = series[series != NO_SERIES]
+        if len(some):
+            table.add(some, np.ones((len(some), 1), np.int64), now_ns)
 
     def at(self, indexes: NDArray[np.int64]) -> dict[int, Account]:
         """The accounts behind indexes."""
@@ -153,6 +171,12 @@ class Accounts:
     def pods_in_use(self) -> NDArray[np.int64]:
         return _used(self.pods[self.slot != NOBODYS])
 
+    def others_in_use(self) -> Iterator[tuple[SeriesTable[Any], NDArray[np.int64]]]:
+        """The tables that few accounts are in, and which of their series are used."""
+        for name in _FEW:
+            series: NDArray[np.int64] = getattr(self, name)
+            yield getattr(self._tables, name), _used(series[self.slot != NOBODYS])
+
     def pairs(self) -> list[tuple[int, Account]]:
         return [(index, account) for account, index in self._index.items()]
 
@@ -170,6 +194,8 @@ class Accounts:
         self.waiting[index] = account.port == WAITING_PORT
         self.unknown[index] = account.peer_kind == UNKNOWN
         self.series[index] = self.pods[index] = NO_SERIES
+        for name in _FEW:
+            getattr(self, name)[index] = NO_SERIES
         if account.port in (WAITING_PORT, FORWARDED_PORT):
             return
         for place, direction in enumerate(DIRECTIONS):
@@ -178,6 +204,20 @@ class Accounts:
             if account.pod:
                 pod = PodLabels(account.namespace, account.pod, direction)
                 self.pods[index, place] = self._pods.index_of(pod, now_ns)
+        self._enter_judged(account, index, now_ns)
+
+    def _enter_judged(self, account: Account, index: int, now_ns: int) -> None:
+        tables, judgement = self._tables, account.judgement
+        if judgement.policy:
+            self.denied[index] = tables.denied.index_of(denied_labels(account), now_ns)
+        if judgement.cause:
+            cause = UnjudgedLabels(judgement.cause)
+            self.unjudged[index] = tables.unjudged.index_of(cause, now_ns)
+        if judgement.exposed:
+            self.exposed[index] = tables.exposed.index_of(exposed_labels(account), now_ns)
+        if judgement.candidate:
+            labels = candidate_labels(account)
+            self.candidate[index] = tables.candidate.index_of(labels, now_ns)
 
     def _close(self, account: Account) -> None:
         index = self._index.pop(account)
@@ -203,50 +243,8 @@ class Accounts:
             for name in ("series", "pods"):
                 wider = np.pad(getattr(self, name), ((0, more), (0, 0)), constant_values=NO_SERIES)
                 setattr(self, name, wider)
-
-
-def beyond_the_limit(account: Account) -> Account:
-    """Where an account goes for which there is no series; its pod's total stays its own."""
-    others = (OTHER,) * 6
-    namespace = account.namespace if account.pod else OTHER
-    return Account(account.slot, namespace, *others, 0, LIMITED_PORT, account.pod)
-
-
-def waiting(slot: int) -> Account:
-    """Where an interface's connections are booked until they can be named."""
-    return Account(slot, *("",) * 7, 0, WAITING_PORT)
-
-
-def forwarded(slot: int) -> Account:
-    """What passes an uplink on its way to and from others, and is booked under them."""
-    return Account(slot, *("",) * 7, 0, FORWARDED_PORT)
-
-
-def flow_labels(account: Account, direction: str) -> FlowLabels:
-    port = {UNKNOWN_PORT: UNKNOWN, LIMITED_PORT: OTHER}.get(account.port, str(account.port))
-    limited = account.port == LIMITED_PORT
-    return FlowLabels(
-        OTHER if limited else account.namespace,
-        account.workload,
-        account.workload_kind,
-        direction,
-        account.peer_kind,
-        account.peer_namespace,
-        account.peer_workload,
-        account.scope,
-        OTHER if limited else protocol_name(account.protocol),
-        port,
-        OTHER if limited else UNKNOWN,  # the verdict, until policy is read
-    )
-
-
-def server_port(
-    began: NDArray[np.uint8], local_port: NDArray[np.uint16], remote_port: NDArray[np.uint16]
-) -> NDArray[np.int64]:
-    """The port of whoever was asked, UNKNOWN_PORT if that is not known; never the client's. (n,)"""
-    asked = np.where(began == BEGAN_HERE, remote_port, local_port).astype(np.int64)
-    asked[(began != BEGAN_HERE) & (began != BEGAN_THERE)] = UNKNOWN_PORT
-    return asked
+            for name in _FEW:
+                setattr(self, name, np.pad(getattr(self, name), (0, more), constant_values=-1))
 
 
 def _used(series: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -22,23 +22,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.identity.residents import Resident
-from podtally.ledger.accounts import Account
+from podtally.ledger.account import Account
+from podtally.ledger.accounts import Accounts
 from podtally.ledger.connections import Columns
+from podtally.ledger.events import EventLabels
 from podtally.ledger.interfaces import Record
-from podtally.ledger.labels import BookLabels, FlowLabels, PodLabels
+from podtally.ledger.labels import (
+    BookLabels,
+    CandidateLabels,
+    DeniedLabels,
+    ExposedLabels,
+    FlowLabels,
+    PodLabels,
+    UnjudgedLabels,
+)
 from podtally.ledger.ledger import Ledger
+from podtally.ledger.series import SeriesTable
 
 MAGIC = b"podtally"
-SCHEMA = 3
+SCHEMA = 4
 _PREFIX = struct.Struct("<8sII")  # magic, schema, length of the head
 _SUM = struct.Struct("<I")
 _ALIGN = 64
 
 Array = NDArray[Any]
 
+_TABLES = ("pods", "flows", "books", "denied", "unjudged", "exposed", "candidate", "events")
 _ARRAYS = frozenset(
     {"interfaces", "kernel.key", "kernel.read"}
-    | {f"{table}.{part}" for table in ("pods", "flows", "books") for part in ("sums", "moved_ns")}
+    | {"events.first_ns", "events.told", "events.told_ns"}
+    | {f"{table}.{part}" for table in _TABLES for part in ("sums", "moved_ns")}
     | {f"{table}.{name}" for table in ("connections", "held") for name in Columns._fields}
 )
 
@@ -72,13 +85,24 @@ class _Place(msgspec.Struct, frozen=True):
     offset: int
 
 
-class _Head(msgspec.Struct, frozen=True):
-    position: Position
-    arrays: list[_Place]
+class _Labels(msgspec.Struct, frozen=True):
+    """What stands under each number, table by table."""
+
     pods: list[tuple[int, PodLabels]]
     flows: list[tuple[int, FlowLabels]]
     books: list[tuple[int, BookLabels]]
+    denied: list[tuple[int, DeniedLabels]]
+    unjudged: list[tuple[int, UnjudgedLabels]]
+    exposed: list[tuple[int, ExposedLabels]]
+    candidate: list[tuple[int, CandidateLabels]]
+    events: list[tuple[int, EventLabels]]
     accounts: list[tuple[int, Account]]
+
+
+class _Head(msgspec.Struct, frozen=True):
+    position: Position
+    arrays: list[_Place]
+    labels: _Labels
     interfaces: list[Record]
     retired_gaps: list[tuple[BookLabels, int]]
     began_unknown: int
@@ -93,10 +117,7 @@ class _RawHead(msgspec.Struct, frozen=True):
 
     position: Position
     arrays: list[_Place]
-    pods: msgspec.Raw
-    flows: msgspec.Raw
-    books: msgspec.Raw
-    accounts: msgspec.Raw
+    labels: dict[str, msgspec.Raw]  # by the fields of _Labels
     interfaces: list[Record]
     retired_gaps: list[tuple[BookLabels, int]]
     began_unknown: int
@@ -124,10 +145,7 @@ class Checkpoint:
             _RawHead(
                 position,
                 places,
-                self._labels("pods", ledger.pods),
-                self._labels("flows", ledger.flows),
-                self._labels("books", ledger.books),
-                self._labels("accounts", ledger.accounts),
+                {name: self._labels(name, t) for name, t in _labelled(ledger).items()},
                 records,
                 list(ledger.retired_gaps.items()),
                 ledger.intake.began_unknown,
@@ -163,7 +181,7 @@ class Checkpoint:
         self.path.rename(aside)
         return aside
 
-    def _labels(self, name: str, table: Any) -> msgspec.Raw:
+    def _labels(self, name: str, table: SeriesTable[Any] | Accounts) -> msgspec.Raw:
         known = self._encoded.get(name)
         if known is None or known[0] != table.version:
             known = (table.version, msgspec.Raw(self._encoder.encode(table.pairs())))
@@ -193,10 +211,12 @@ class Contents:
 
     def restore(self, ledger: Ledger, now_ns: int) -> None:
         head, arrays = self._head, self._arrays
-        ledger.pods.restore(head.pods, arrays["pods.sums"], arrays["pods.moved_ns"])
-        ledger.flows.restore(head.flows, arrays["flows.sums"], arrays["flows.moved_ns"])
-        ledger.books.restore(head.books, arrays["books.sums"], arrays["books.moved_ns"])
-        ledger.accounts.restore(head.accounts, now_ns)
+        for name, table in _tables(ledger).items():
+            pairs = getattr(head.labels, name)
+            table.restore(pairs, arrays[f"{name}.sums"], arrays[f"{name}.moved_ns"])
+        told = (arrays[f"events.{name}"].copy() for name in ("first_ns", "told", "told_ns"))
+        ledger.events.restore(*told)
+        ledger.accounts.restore(head.labels.accounts, now_ns)
         ledger.interfaces.restore(head.interfaces, arrays["interfaces"])
         ledger.connections.columns = self._columns("connections")
         ledger.waiting.held = self._columns("held")
@@ -207,16 +227,39 @@ class Contents:
         ledger.overflow_packets = head.overflow_packets
         ledger.accounts.limited = head.limited
         ledger.naming.came_too_late = head.came_too_late
+        ledger.settled_ns = now_ns
         ledger.begin()
 
     def _columns(self, table: str) -> Columns:
         return Columns(*(self._arrays[f"{table}.{name}"].copy() for name in Columns._fields))
 
 
+def _tables(ledger: Ledger) -> dict[str, SeriesTable[Any]]:
+    """By the names of their fields in ``_Labels``."""
+    tables = ledger.tables
+    return {
+        "pods": tables.pods,
+        "flows": tables.flows,
+        "books": ledger.books,
+        "denied": tables.denied,
+        "unjudged": tables.unjudged,
+        "exposed": tables.exposed,
+        "candidate": tables.candidate,
+        "events": ledger.events.table,
+    }
+
+
+def _labelled(ledger: Ledger) -> dict[str, SeriesTable[Any] | Accounts]:
+    return {**_tables(ledger), "accounts": ledger.accounts}
+
+
 def _arrays(ledger: Ledger, interface_pairs: Array) -> dict[str, Array]:
     arrays: dict[str, Array] = {"interfaces": interface_pairs}
-    for name, table in (("pods", ledger.pods), ("flows", ledger.flows), ("books", ledger.books)):
+    for name, table in _tables(ledger).items():
         arrays[f"{name}.sums"], arrays[f"{name}.moved_ns"] = table.sums()
+    events = ledger.events
+    arrays["events.first_ns"], arrays["events.told"] = events.first_ns, events.told
+    arrays["events.told_ns"] = events.told_ns
     kept = (("connections", ledger.connections.columns), ("held", ledger.waiting.held))
     for where, columns in kept:
         arrays |= {f"{where}.{name}": column for name, column in columns._asdict().items()}

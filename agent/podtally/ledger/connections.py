@@ -36,6 +36,7 @@ class Columns(NamedTuple):
 
     fingerprint: NDArray[np.uint64]
     account: NDArray[np.int32]
+    event: NDArray[np.int32]  # that it is told of in; NO_EVENT
     began: NDArray[np.uint8]
     seen: NDArray[np.uint64]  # the union of the rows' flags
     first_ns: NDArray[np.int64]
@@ -51,6 +52,7 @@ class Columns(NamedTuple):
 def no_connections() -> Columns:
     return Columns(
         np.zeros(0, np.uint64),
+        np.zeros(0, np.int32),
         np.zeros(0, np.int32),
         np.zeros(0, np.uint8),
         np.zeros(0, np.uint64),
@@ -119,7 +121,7 @@ class Connections:
 
     def __init__(self, flags: Flags, limit: int, timeouts: Timeouts | None = None) -> None:
         self.columns = no_connections()
-        self._flags = flags
+        self.flags = flags
         self._limit = limit
         self._timeouts = timeouts or Timeouts()
         self._new: list[Columns] = []
@@ -155,9 +157,9 @@ class Connections:
 
     def reborn(self, place: NDArray[np.int64], seen: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Which rows begin anew what had ended: the ports are used again. (n,)"""
-        candidates = begins_anew(seen, self._flags)
+        candidates = begins_anew(seen, self.flags)
         if candidates.any():
-            ended: NDArray[np.bool_] = candidates & has_ended(self.columns.seen[place], self._flags)
+            ended: NDArray[np.bool_] = candidates & has_ended(self.columns.seen[place], self.flags)
             return ended
         return candidates
 
@@ -200,7 +202,7 @@ class Connections:
         patience = np.where(
             columns.key["protocol"] == TCP, self._timeouts.tcp, self._timeouts.other
         )
-        patience = np.where(has_ended(columns.seen, self._flags), self._timeouts.ended, patience)
+        patience = np.where(has_ended(columns.seen, self.flags), self._timeouts.ended, patience)
         over: NDArray[np.bool_] = idle > patience
         excess = len(columns.fingerprint) - self._limit
         if excess > 0:  # the longest idle go first

@@ -1,4 +1,4 @@
-"""Which values there are among many, without sorting them."""
+"""Which values there are among many, without sorting them; and numbers for them that stay."""
 
 import os
 
@@ -35,3 +35,30 @@ def distinct(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.i
     place = np.empty(n, np.int64)
     place[first] = np.arange(len(first))
     return values[first], place[stands_for]
+
+
+class Numbered:
+    """Values by number, in the order in which they were first met."""
+
+    def __init__(self) -> None:
+        self.values: list[int] = []
+        self._sorted = np.zeros(0, np.int64)
+        self._numbers = np.zeros(0, np.int64)  # of each
+
+    def of(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The numbers of values (n,); new ones get the next numbers."""
+        different, place = distinct(values)
+        at = np.searchsorted(self._sorted, different)
+        new = np.ones(len(different), np.bool_)
+        inside = at < len(self._sorted)
+        new[inside] = self._sorted[at[inside]] != different[inside]
+        if new.any():
+            fresh = different[new]
+            numbers = np.arange(len(self.values), len(self.values) + len(fresh))
+            self.values += fresh.tolist()
+            every = np.concatenate([self._sorted, fresh])
+            order = np.argsort(every)
+            self._sorted = every[order]
+            self._numbers = np.concatenate([self._numbers, numbers])[order]
+            at = np.searchsorted(self._sorted, different)
+        return self._numbers[at][place]

@@ -13,10 +13,10 @@ from podtally.ledger.connections import (
     UNNAMED,
     Columns,
     Connections,
-    Flags,
     who_began,
 )
-from podtally.ledger.naming import Naming
+from podtally.ledger.events import NO_EVENT, Events
+from podtally.ledger.naming import Named, Naming
 from podtally.ledger.remotes import Flows, Present, flows_of
 
 ColdRows = Callable[[NDArray[np.int64]], NDArray[np.void]]
@@ -26,14 +26,15 @@ class Intake:
     """``sums`` (4, accounts): bytes, then packets, from and to the endpoint; of this epoch."""
 
     def __init__(
-        self, connections: Connections, accounts: Accounts, naming: Naming, flags: Flags
+        self, connections: Connections, accounts: Accounts, events: Events, naming: Naming
     ) -> None:
         self.connections = connections
         self.accounts = accounts
+        self.events = events
         self.naming = naming
         self.began_unknown = 0
         self.replaced: list[Columns] = []  # connections in whose ports others have begun
-        self._flags = flags
+        self._flags = connections.flags
         self.begin()
 
     def begin(self) -> None:
@@ -45,22 +46,24 @@ class Intake:
         """Book a batch of rows, each connection at most once in an epoch."""
         place, known = self.connections.find(rows.fingerprint)
         if known.all():
-            account = self._book_known(rows, place, cold, present)
+            booked = self._book_known(rows, place, cold, present)
         else:
-            account = np.empty(len(place), np.int64)
+            booked = Named(np.empty(len(place), np.int64), np.empty(len(place), np.int32))
             old = np.flatnonzero(known)
             some = Rows._make(column[old] for column in rows)
-            account[old] = self._book_known(some, place[old], cold, present)
+            booked.account[old], booked.event[old] = self._book_known(
+                some, place[old], cold, present
+            )
             new = np.flatnonzero(~known)
             fresh = self._begin(Rows._make(column[new] for column in rows), cold, present)
-            account[new] = fresh.account
+            booked.account[new], booked.event[new] = fresh.account, fresh.event
             self.connections.begin(fresh)
-        self._add(account, rows)
+        self._add(booked, rows, present.now_ns)
 
     def _book_known(
         self, rows: Rows, place: NDArray[np.int64], cold: ColdRows, present: Present
-    ) -> NDArray[np.int64]:
-        """Add rows to their connections; returns their accounts. (n,)"""
+    ) -> Named:
+        """Add rows to their connections; returns what they are booked under."""
         connections = self.connections
         reborn = connections.reborn(place, rows.seen)
         handed = self._handed_over(rows, place, cold, present)
@@ -75,13 +78,24 @@ class Intake:
             again = Rows._make(column[reborn] for column in rows)
             fresh = self._begin(again, cold, present, connections.columns.began[place[reborn]])
             self.replaced.append(connections.replace(place[reborn], fresh))
-        account = connections.columns.account[place]
-        unnamed = np.flatnonzero(account == UNNAMED)
+        unnamed = place[connections.columns.account[place] == UNNAMED]
         if len(unnamed):
-            columns = connections.columns.take(place[unnamed])
-            account[unnamed] = self.naming.accounts_of(flows_of(columns), present, wait=False)
-            connections.columns.account[place[unnamed]] = account[unnamed]
-        return account.astype(np.int64)
+            self.rename(unnamed, present)
+        columns = connections.columns
+        return Named(columns.account[place].astype(np.int64), columns.event[place])
+
+    def rename(self, place: NDArray[np.int64], present: Present) -> None:
+        """Name connections again that were named before: others are there, or policy has changed.
+
+        One that is denied from now on, or denied by others, is counted again.
+        """
+        columns = self.connections.columns
+        named = self.naming.name(flows_of(columns.take(place)), present, wait=False)
+        changed = (named.event != columns.event[place]) & (named.event != NO_EVENT)
+        columns.account[place], columns.event[place] = named
+        if changed.any():
+            self.accounts.count_denied(named.account[changed], present.now_ns)
+            self.events.count(named.event[changed], present.now_ns)
 
     def _handed_over(
         self, rows: Rows, place: NDArray[np.int64], cold: ColdRows, present: Present
@@ -120,12 +134,14 @@ class Intake:
             began = np.where(began == BEGAN_UNKNOWN, began_before, began).astype(np.uint8)
         first_ns = cold_rows["first_seen_ns"].astype(np.int64)
         flows = Flows(key, began, first_ns, rows.seen, rows.packets[:, 0])
-        account = self.naming.accounts_of(flows, present)
-        self.accounts.count_beginnings(account, began, present.now_ns)
+        named = self.naming.name(flows, present)
+        self.accounts.count_beginnings(named.account, began, present.now_ns)
+        self.events.count(named.event, present.now_ns)
         self.began_unknown += int(np.count_nonzero(began == BEGAN_UNKNOWN))
         return Columns(
             rows.fingerprint,
-            account.astype(np.int32),
+            named.account.astype(np.int32),
+            named.event,
             began,
             rows.seen,
             first_ns,
@@ -135,10 +151,12 @@ class Intake:
             key,
         )
 
-    def _add(self, account: NDArray[np.int64], rows: Rows) -> None:
+    def _add(self, booked: Named, rows: Rows, now_ns: int) -> None:
+        account = booked.account
         short = len(self.accounts) - self.sums.shape[1]
         if short > 0:  # accounts were opened for these rows
             self.sums = np.pad(self.sums, ((0, 0), (0, short)))
         for direction in (0, 1):
             np.add.at(self.sums[direction], account, rows.bytes[:, direction])
             np.add.at(self.sums[2 + direction], account, rows.packets[:, direction])
+        self.events.add_bytes(booked.event, rows.bytes, now_ns)

@@ -48,5 +48,49 @@ class FlowLabels(NamedTuple):
     verdict: str
 
 
+class DeniedLabels(NamedTuple):
+    namespace: str
+    workload: str
+    direction: str
+    peer_kind: str
+    peer_namespace: str
+    peer_workload: str
+    protocol: str
+    port: str
+    policy: str
+
+
+class UnjudgedLabels(NamedTuple):
+    """Of what has the verdict `unknown`: what would have to be known."""
+
+    cause: str
+
+
+class ExposedLabels(NamedTuple):
+    """Who gets traffic from outside that nothing declares."""
+
+    namespace: str
+    workload: str
+    scope: str
+    protocol: str
+    port: str
+
+
+class CandidateLabels(NamedTuple):
+    """What candidates would change: ``verdict`` is as things are, ``candidate`` with them."""
+
+    namespace: str
+    workload: str
+    direction: str
+    peer_kind: str
+    peer_namespace: str
+    peer_workload: str
+    protocol: str
+    port: str
+    verdict: str
+    candidate: str
+    policy: str
+
+
 def protocol_name(number: int) -> str:
     return PROTOCOLS.get(number, str(number))

@@ -10,28 +10,31 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.identity.model import Endpoint
 from podtally.identity.table import Names
 from podtally.kernel.books import Accounts as KernelAccounts
 from podtally.kernel.table import Rows
-from podtally.ledger.accounts import (
-    BYTES,
-    PACKETS,
-    Account,
-    Accounts,
-    Tables,
-)
+from podtally.ledger.accounts import BYTES, PACKETS, Accounts, make_tables
 from podtally.ledger.connections import (
     UNNAMED,
-    Columns,
     Connections,
     Flags,
 )
+from podtally.ledger.ended import Books, Ended, describe
+from podtally.ledger.events import NO_EVENT, Events
 from podtally.ledger.intake import ColdRows, Intake
 from podtally.ledger.interfaces import Interfaces
 from podtally.ledger.kernel_readings import NOTHING_GROWN, KernelReadings
-from podtally.ledger.labels import DIRECTIONS, BookLabels, FlowLabels, PodLabels
-from podtally.ledger.naming import Naming
+from podtally.ledger.labels import (
+    DIRECTIONS,
+    BookLabels,
+    CandidateLabels,
+    DeniedLabels,
+    ExposedLabels,
+    FlowLabels,
+    PodLabels,
+    UnjudgedLabels,
+)
+from podtally.ledger.naming import Naming, Settings
 from podtally.ledger.remotes import Present
 from podtally.ledger.series import SeriesTable, SeriesView
 from podtally.ledger.waiting import Waiting
@@ -47,6 +50,8 @@ class Limits(NamedTuple):
     connections: int
     grace_ns: int  # how long the series of the dead are kept
     patience_ns: int = 10_000_000_000  # how long a flow waits for its name
+    events: int = 10_000  # more are told of together
+    undeclared_events: bool = False  # whether what is undeclared is told of, too
 
 
 class View(NamedTuple):
@@ -55,6 +60,10 @@ class View(NamedTuple):
     pods: SeriesView[PodLabels]  # (n, 2): bytes, packets
     flows: SeriesView[FlowLabels]  # (n, 3): bytes, packets, connections
     books: SeriesView[BookLabels]  # (n, 3): flows, other, overflow, in bytes
+    denied: SeriesView[DeniedLabels]  # (n, 1): connections, as the next two
+    unjudged: SeriesView[UnjudgedLabels]
+    exposed: SeriesView[ExposedLabels]
+    candidate: SeriesView[CandidateLabels]  # (n, 3): as flows
     gaps: list[tuple[BookLabels, int]]
     connections: int
     began_unknown: int
@@ -69,15 +78,6 @@ class Tally(NamedTuple):
 
     bytes: NDArray[np.int64]  # (slots, 2, 3): the accounts
     packets: NDArray[np.int64]  # (slots, 2, 2): of flows, of the rest
-
-
-class Ended(NamedTuple):
-    """Connections that are over, with their last totals, and what they were called."""
-
-    columns: Columns
-    accounts: dict[int, Account]  # by columns.account
-    endpoints: dict[int, Endpoint]  # by ifindex
-    interfaces: dict[int, str]  # names, by ifindex
 
 
 class Places(NamedTuple):
@@ -95,21 +95,25 @@ class Ledger:
     def __init__(self, flags: Flags, limits: Limits, keep_ended: bool = False) -> None:
         self._keep_ended = keep_ended
         self.limits = limits
-        self.pods: SeriesTable[PodLabels] = SeriesTable(2)
-        self.flows: SeriesTable[FlowLabels] = SeriesTable(3)
+        self.tables = make_tables()
+        self.flows, self.pods = self.tables.flows, self.tables.pods
         self.books: SeriesTable[BookLabels] = SeriesTable(3)
-        self.accounts = Accounts(Tables(self.flows, self.pods), limits.series)
+        self.accounts = Accounts(self.tables, limits.series)
+        self.events = Events(limits.events)
         self.connections = Connections(flags, limits.connections)
         self.interfaces = Interfaces()
-        self.naming = Naming(self.interfaces, self.accounts, flags, limits.patience_ns)
-        self.waiting = Waiting(self.connections, self.accounts, self.naming)
-        self.intake = Intake(self.connections, self.accounts, self.naming, flags)
+        settings = Settings(limits.patience_ns, self.events, limits.undeclared_events)
+        self.naming = Naming(self.interfaces, self.accounts, flags, settings)
+        self.waiting = Waiting(self.connections, self.accounts, self.events, self.naming)
+        self.intake = Intake(self.connections, self.accounts, self.events, self.naming)
         self.retired_gaps: dict[BookLabels, int] = {}
         self.readings = KernelReadings()
         self.overflow_packets = 0
         self._placed = Places(*(np.zeros(0, np.int64),) * 4)
         self._placed_for: tuple[Names | None, int] = (None, -1)
         self._reopened_for: Names | None = None
+        self._judged_for = 0  # changes that the judge knew of
+        self.settled_ns = 0  # the end of the last epoch
         self._kernel_delta = NOTHING_GROWN
 
     def begin(self) -> None:
@@ -141,12 +145,14 @@ class Ledger:
         leaving = np.array([i for i in gone if self.interfaces.known(i)], np.int64)
         ended = [*replaced, self.connections.settle(now_ns, leaving)]
         ended = [*self.waiting.hold(ended), self.waiting.name(present)]
-        self._reopen_unknown(present.names)
+        books = Books(self.interfaces, self.accounts, self.naming)
         described = [
-            self._describe(each, present.names)
+            describe(each, books, present)
             for each in ended
             if self._keep_ended and len(each.fingerprint)
         ]
+        self._reopen_unknown(present.names)
+        self._reopen_judged(present)
         self._release()
         return described
 
@@ -156,6 +162,20 @@ class Ledger:
             account = self.connections.columns.account
             account[(account >= 0) & self.accounts.unknown[np.maximum(account, 0)]] = UNNAMED
         self._reopened_for = names
+
+    def _reopen_judged(self, present: Present) -> None:
+        """When policies or labels have changed, whatever comes after is judged by the new ones.
+
+        After a start nothing has changed until all policies have been heard of.
+        """
+        self.naming.learn(present)
+        changed = self._judged_for != self.naming.judging.changes
+        if changed and not present.declared.unheard:
+            columns = self.connections.columns
+            before = columns.first_ns <= self.settled_ns  # those of this epoch know already
+            columns.account[before & ~self.waiting.among(columns)] = UNNAMED
+            self._judged_for = self.naming.judging.changes
+        self.settled_ns = present.now_ns
 
     def _release(self) -> None:
         """Forget the interfaces that have gone and that nothing is owed on any more."""
@@ -173,15 +193,6 @@ class Ledger:
         self.interfaces.remove(ifindex)
 
     # -- sums -------------------------------------------------------------------------
-
-    def _describe(self, columns: Columns, names: Names) -> Ended:
-        interfaces = np.unique(columns.key["ifindex"]).tolist()
-        return Ended(
-            columns,
-            self.accounts.at(np.unique(columns.account)),
-            {i: names.endpoint(i) for i in interfaces},
-            {i: self.interfaces.name(i) for i in interfaces},
-        )
 
     def _settle_flows(self, now_ns: int) -> None:
         moved = np.flatnonzero(self.intake.sums.any(axis=0))
@@ -311,6 +322,11 @@ class Ledger:
             # The living keep their series, silent or not, unless there is a need for room.
             self.accounts.close_idle(self.flows.idle(before), self.connections.columns.account)
         self.flows.expire(before, self.accounts.series_in_use())
+        for table, in_use in self.accounts.others_in_use():
+            table.expire(before, in_use)
+        told_of = [self.connections.columns.event, self.waiting.held.event]
+        events = np.unique(np.concatenate(told_of)).astype(np.int64)
+        self.events.expire(before, events[events != NO_EVENT])
         for labels in [each for each in self.retired_gaps if self.books.find(each) is None]:
             del self.retired_gaps[labels]
 
@@ -324,6 +340,10 @@ class Ledger:
             self.pods.view(),
             self.flows.view(),
             self.books.view(),
+            self.tables.denied.view(),
+            self.tables.unjudged.view(),
+            self.tables.exposed.view(),
+            self.tables.candidate.view(),
             list(gaps.items()),
             len(self.connections),
             self.intake.began_unknown,

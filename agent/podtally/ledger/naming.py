@@ -1,10 +1,11 @@
-"""Finds the accounts of many connections at once: who is at both ends, whose port it is.
+"""Finds the accounts of many connections at once: who is at both ends, whose port it is, and
+what policy says of it.
 
 Where a name may still come, a connection waits under its interface's waiting account;
 once patience has run out, it is booked under `unknown`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +14,15 @@ from numpy.typing import NDArray
 from podtally.identity.model import NOBODY, Endpoint
 from podtally.identity.table import Names
 from podtally.ledger import sockets
-from podtally.ledger.accounts import Account, Accounts, forwarded, server_port, waiting
-from podtally.ledger.connections import Flags
-from podtally.ledger.grouping import distinct
+from podtally.ledger.account import Account, forwarded, server_port, waiting
+from podtally.ledger.accounts import Accounts
+from podtally.ledger.connections import BEGAN_THERE, Flags
+from podtally.ledger.ends import Ends, ends_of, exposures, undeclared
+from podtally.ledger.events import NO_EVENT, Events
+from podtally.ledger.grouping import Numbered, distinct
 from podtally.ledger.interfaces import Interfaces
+from podtally.ledger.judging import Judging
+from podtally.ledger.noting import Judged, Noting
 from podtally.ledger.remotes import (
     UNKNOWN_PEER,
     Flows,
@@ -34,6 +40,23 @@ _THERE_SHIFT = _LATE_SHIFT + 1
 _HERE_SHIFT = _THERE_SHIFT + _THERE_BITS
 _LOWEST_PORT = -1  # UNKNOWN_PORT, so that what is packed is never negative
 _CGROUP_BITS = 48
+_JUDGEMENT_BITS = 22
+
+Numbers = NDArray[np.int64]
+
+
+class Named(NamedTuple):
+    """What connections are booked under. (n,) each"""
+
+    account: NDArray[np.int64]
+    event: NDArray[np.int32]
+
+
+class Explained(NamedTuple):
+    """Of connections, in words."""
+
+    reasons: Sequence[str]  # of their verdicts
+    exposures: Sequence[str]  # how they are declared to be exposed
 
 
 class Here(NamedTuple):
@@ -43,6 +66,17 @@ class Here(NamedTuple):
     final: NDArray[np.bool_]
     passing: NDArray[np.bool_]  # through an uplink, from and to others
 
+    def take(self, index: NDArray[np.int64]) -> "Here":
+        return Here._make(column[index] for column in self)
+
+
+class Settings(NamedTuple):
+    """``patience_ns``: how long a connection waits for its names."""
+
+    patience_ns: int
+    events: Events
+    undeclared_events: bool = False
+
 
 class _Learnt:
     """What stays as it is until names change, or an account is closed."""
@@ -50,7 +84,10 @@ class _Learnt:
     def __init__(self) -> None:
         self.whos: list[tuple[int, Endpoint]] = []  # with the slots of their interfaces
         self.final = np.zeros(0, np.bool_)  # of each
+        self.party = np.zeros(0, np.int32)  # of each, for the judge
+        self.is_pod = np.zeros(0, np.bool_)  # whether each has an interface of its own
         self.places: dict[int, int] = {}  # in ``whos``, by slot and cgroup
+        self.theres = Numbered()  # kinds of remotes, with judgements
         self.groups = np.zeros(0, np.int64)  # ascending
         self.accounts = np.zeros(0, np.int64)  # of each
 
@@ -65,15 +102,17 @@ class Naming:
     """Over the interfaces and accounts of one ledger."""
 
     def __init__(
-        self, interfaces: Interfaces, accounts: Accounts, flags: Flags, patience_ns: int
+        self, interfaces: Interfaces, accounts: Accounts, flags: Flags, settings: Settings
     ) -> None:
         self._interfaces = interfaces
         self._accounts = accounts
         self._flags = flags
-        self.patience_ns = patience_ns
+        self.patience_ns = settings.patience_ns
+        self.judging = Judging()
+        self._noting = Noting(settings.events, self.judging, settings.undeclared_events)
         self._remotes = Remotes()
         self._learnt = _Learnt()
-        self._learnt_of: tuple[Names | None, int] = (None, 0)
+        self._learnt_of: tuple[Names | None, int, int] = (None, 0, 0)
         self._unknown_cgroups: set[int] = set()
         self.came_too_late = 0  # connections booked under `unknown` after their wait
 
@@ -82,36 +121,77 @@ class Naming:
         taken, self._unknown_cgroups = self._unknown_cgroups, set()
         return taken
 
-    def accounts_of(self, flows: Flows, present: Present, wait: bool = True) -> NDArray[np.int64]:
-        """Accounts of connections; the loop is over what differs in a label. (n,)
+    def learn(self, present: Present) -> None:
+        """Take in who there is and what is declared, without naming anybody."""
+        self.judging.learn(present)
+        of = (present.names, self._accounts.closed, self.judging.version)
+        if self._learnt_of != of:
+            self._learnt, self._learnt_of = _Learnt(), of
+
+    def name(self, flows: Flows, present: Present, wait: bool = True) -> Named:
+        """Accounts and events of connections; the loop is over what differs in a label.
 
         ``wait`` is False for those that are booked already, and cannot wait any more.
         """
-        if self._learnt_of != (present.names, self._accounts.closed):
-            self._learnt, self._learnt_of = _Learnt(), (present.names, self._accounts.closed)
+        self.learn(present)
         slot = self._interfaces.slots(flows.key["ifindex"].astype(np.int64))
         here = self._here(slot, flows, present)
         there = self._remotes.find(flows, present)
-        account = np.empty(len(slot), np.int64)
+        named = Named(np.empty(len(slot), np.int64), np.full(len(slot), NO_EVENT, np.int32))
         apart = here.passing
         if wait:
             waits = self._waits(here, there, flows, present.now_ns)
             if waits.any():
-                account[waits] = self._one_a_slot(slot[waits], waiting, present.now_ns)
+                named.account[waits] = self._one_a_slot(slot[waits], waiting, present.now_ns)
                 apart = apart | waits
         if here.passing.any():
             passing = slot[here.passing]
-            account[here.passing] = self._one_a_slot(passing, forwarded, present.now_ns)
+            named.account[here.passing] = self._one_a_slot(passing, forwarded, present.now_ns)
+        if not apart.any():
+            return self._booked(flows, here, there, present)
+        rest = np.flatnonzero(~apart)
+        if len(rest):
+            parts = (flows.take(rest), here.take(rest), there.take(rest))
+            named.account[rest], named.event[rest] = self._booked(*parts, present)
+        return named
+
+    def explain(self, flows: Flows, verdicts: Sequence[str], present: Present) -> Explained:
+        """Why connections were given their verdicts, as far as that is still so."""
+        self.learn(present)
+        slot = self._interfaces.slots(flows.key["ifindex"].astype(np.int64))
+        here, there = self._here(slot, flows, present), self._remotes.find(flows, present)
+        ends = ends_of(flows, self._learnt.party[here.who], there)
+        reasons = self.judging.reasons(ends, self.judging.judge(ends), verdicts)
+        if present.exposure is None:
+            return Explained(reasons, [""] * len(reasons))
+        outside = self._from_outside(ends, here)
+        return Explained(reasons, exposures(ends, outside, present.exposure))
+
+    def _booked(self, flows: Flows, here: Here, there: Found, present: Present) -> Named:
+        """Accounts and events of those that neither wait nor only pass."""
+        ends = ends_of(flows, self._learnt.party[here.who], there)
+        if present.exposure is not None:
+            outside = self._from_outside(ends, here)
+            ends = ends._replace(exposed=undeclared(ends, outside, present.exposure))
+        verdicts = self.judging.judge(ends)
+        judged_there = there.kind << _JUDGEMENT_BITS | verdicts.judgement
         packed = (
             here.who << _HERE_SHIFT
-            | there.kind << _THERE_SHIFT
+            | self._learnt.theres.of(judged_there) << _THERE_SHIFT
             | (~there.final).astype(np.int64) << _LATE_SHIFT
             | _port_protocol(flows.began, flows.key)
         )
-        rest = np.flatnonzero(~apart) if apart.any() else slice(None)
-        groups, place = distinct(packed[rest])
-        account[rest] = self._accounts_of_groups(groups, there.kinds, present.now_ns)[place]
-        return account
+        groups, place = distinct(packed)
+        account = self._accounts_of_groups(groups, there.kinds, present.now_ns)[place]
+        whos = [endpoint for _, endpoint in self._learnt.whos]
+        judged = Judged(ends, verdicts, here.who, flows.at_ns, whos)
+        return Named(account, self._noting.note(judged, present))
+
+    def _from_outside(self, ends: Ends, here: Here) -> NDArray[np.bool_]:
+        """What somebody outside the cluster began to a pod. (n,)"""
+        began = ends.began == BEGAN_THERE
+        found: NDArray[np.bool_] = began & self._learnt.is_pod[here.who]
+        return found & self.judging.outside(ends.owner)
 
     def _accounts_of_groups(
         self, groups: NDArray[np.int64], kinds: list[Remote], now_ns: int
@@ -174,6 +254,9 @@ class Naming:
                 endpoint = NOBODY._replace(final=False)
             learnt.whos.append((slot, endpoint))
             learnt.final = np.append(learnt.final, endpoint.final)
+            shares = bool(self._interfaces.host[slot])
+            learnt.party = np.append(learnt.party, np.int32(self.judging.number(endpoint)))
+            learnt.is_pod = np.append(learnt.is_pod, not shares)
         return place
 
     def _one_a_slot(
@@ -187,7 +270,8 @@ class Naming:
         slot, endpoint = self._learnt.whos[packed >> _HERE_SHIFT]
         if not endpoint.final:
             endpoint = NOBODY
-        remote = kinds[packed >> _THERE_SHIFT & (1 << _THERE_BITS) - 1]
+        judged = self._learnt.theres.values[packed >> _THERE_SHIFT & (1 << _THERE_BITS) - 1]
+        remote, judgement = kinds[judged >> _JUDGEMENT_BITS], judged & (1 << _JUDGEMENT_BITS) - 1
         late = packed >> _LATE_SHIFT & 1
         return Account(
             slot,
@@ -199,6 +283,7 @@ class Naming:
             (packed >> _PROTOCOL_BITS & (1 << _PORT_BITS) - 1) + _LOWEST_PORT,
             endpoint.name if self._interfaces.host[slot] else "",
             remote.backend,
+            self.judging.judgements[judgement],
         )
 
 

@@ -7,13 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.identity.model import UNKNOWN, Owner, Peer, peer_of
+from podtally.identity.places import NO_PLACES, Places
 from podtally.identity.services import NO_SERVICES, Services, unanimous
 from podtally.identity.services import Backend as Address
 from podtally.identity.table import Names
-from podtally.ledger.accounts import NO_PORT, Backend
+from podtally.ledger.account import NO_PORT, Backend
 from podtally.ledger.connections import BEGAN_THERE, Columns
 from podtally.ledger.grouping import distinct
 from podtally.links.conntrack import Translations, Tuples
+from podtally.policy.declared import Declared
+from podtally.policy.exposure import Exposure
 
 UNKNOWN_PEER = Peer(UNKNOWN, "", "", UNKNOWN)
 NO_OWNER = -1
@@ -44,6 +47,9 @@ class Present(NamedTuple):
     sockets: Callable[[Tuples, NDArray[np.uint32]], NDArray[np.int64]] = no_sockets
     # The lower words, in network order, of addresses that became another's a moment ago.
     handed_over: NDArray[np.uint64] = np.zeros(0, np.uint64)
+    places: Places = NO_PLACES
+    declared: Declared = Declared((), (), ())
+    exposure: Exposure | None = None  # None: nobody knows what is declared to be exposed
 
 
 class Flows(NamedTuple):
@@ -72,11 +78,30 @@ class Remote(NamedTuple):
 
 
 class Found(NamedTuple):
-    """``kind`` (n,) are places in ``kinds``; ``final`` (n,): no better name is to come."""
+    """Of connections; index i of every array is the same one.
+
+    ``owner``, ``address`` and ``port`` are of who answers: behind a Service, the pod.
+    """
 
     kinds: list[Remote]
-    kind: NDArray[np.int64]
-    final: NDArray[np.bool_]
+    kind: NDArray[np.int64]  # places in ``kinds``
+    final: NDArray[np.bool_]  # no better name is to come
+    owner: NDArray[np.int64]  # places in ``Names.owners``; NO_OWNER: nobody knows
+    address: NDArray[np.uint64]  # (n, 2), in host order; 0: nobody knows
+    port: NDArray[np.int64]  # of the other end; NO_PORT: there is none, or nobody knows it
+
+    def take(self, index: NDArray[np.int64]) -> "Found":
+        return Found._make((self.kinds, *(column[index] for column in self[1:])))
+
+
+class Answer(NamedTuple):
+    """Who answers for a Service."""
+
+    kind: int
+    final: bool
+    owner: int
+    address: int  # if it is the same whoever answers, and the tracker did not tell
+    port: int
 
 
 class _Services:
@@ -86,7 +111,7 @@ class _Services:
         self.of = of
         self.asked: list[tuple[Owner, int, int]] = []  # owner, protocol, the port that was asked
         self.numbers: dict[int, int] = {}  # in ``asked``, by owner, port and protocol; or NO_OWNER
-        self.answers: dict[int, tuple[int, bool]] = {}  # kind of remote, and whether it is final
+        self.answers: dict[int, Answer] = {}
 
 
 class Remotes:
@@ -107,7 +132,14 @@ class Remotes:
         names = present.names
         self._learn(names)
         owner = _owners(names, flows.key["remote_address"], flows.at_ns)
-        kind, final = self._kind[owner], self._final[owner]
+        found = Found(
+            self._kinds,
+            self._kind[owner],
+            self._final[owner],
+            owner,
+            flows.key["remote_address"].byteswap(),
+            flows.key["remote_port"].astype(np.int64),
+        )
         # Who asks a Service began it; what comes from such an address is an answer.
         served = self._serves[owner] & (flows.began != BEGAN_THERE)
         if served.any():
@@ -116,8 +148,10 @@ class Remotes:
             service = self._asked(flows.key[rows], owner[rows], present)
             rows, service = rows[service >= 0], service[service >= 0]
             if len(rows):
-                kind[rows], final[rows] = self._behind(service, flows.take(rows), present)
-        return Found(self._kinds, kind, final)
+                behind = self._behind(service, flows.take(rows), present)
+                for whole, part in zip(found[1:], behind[1:], strict=True):
+                    whole[rows] = part
+        return found
 
     def _forget(self, owners: object) -> None:
         self._owners = owners
@@ -175,32 +209,50 @@ class Remotes:
                 known.asked.append((who, protocol, port))
         return number
 
-    def _behind(
-        self, service: NDArray[np.int64], flows: Flows, present: Present
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Who answers: kinds of remotes, and whether they are final. (n,) each"""
+    def _behind(self, service: NDArray[np.int64], flows: Flows, present: Present) -> Found:
+        """Who answers, as the connection tracker tells, else as far as all backends agree."""
         names, translated = present.names, present.translate(tuples_of(flows.key))
         changed = translated.found & (translated.address != flows.key["remote_address"]).any(axis=1)
         backend = np.where(changed, _owners(names, translated.address, flows.at_ns), NO_OWNER)
         port = np.where(changed, translated.port.astype(np.int64), NO_PORT)
         different, place = distinct((service << _OWNER_BITS | backend - NO_OWNER) << 16 | port)
         answers = [self._answer(each, present) for each in different.tolist()]
-        kinds, final = zip(*answers, strict=True)
-        return np.array(kinds, np.int64)[place], np.array(final, np.bool_)[place]
+        address = np.array([divmod(a.address, _WORD + 1) for a in answers], np.uint64)[place]
+        address[changed] = translated.address[changed].byteswap()
+        return Found(
+            self._kinds,
+            np.array([a.kind for a in answers], np.int64)[place],
+            np.array([a.final for a in answers], np.bool_)[place],
+            np.array([a.owner for a in answers], np.int64)[place],
+            address,
+            np.array([a.port for a in answers], np.int64)[place],
+        )
 
-    def _answer(self, packed: int, present: Present) -> tuple[int, bool]:
+    def _answer(self, packed: int, present: Present) -> Answer:
         known = self._services
         answer = known.answers.get(packed)
         if answer is None:
             who, protocol, port = known.asked[packed >> 16 + _OWNER_BITS]
             owner, its_port = (packed >> 16 & _OWNERS) + NO_OWNER, packed & 0xFFFF
             if owner == NO_OWNER:
-                answer = self._place(_agreed(who, (protocol, port), present)), True
+                answer = self._agreed(who, (protocol, port), present)
             else:
                 backend = present.names.owners[owner]
-                answer = self._place(_served(who, backend, its_port)), backend.final
+                kind = self._place(_served(who, backend, its_port))
+                answer = Answer(kind, backend.final, owner, 0, its_port)
             known.answers[packed] = answer
         return answer
+
+    def _agreed(self, service: Owner, port: tuple[int, int], present: Present) -> Answer:
+        """What holds whichever backend was picked."""
+        backends = present.services.backends((service.namespace, service.name), port)
+        owners = _owners_now(backends, present.names, present.now_ns)
+        agreed = unanimous(backends, lambda address: present.names.owners[owners[address]])
+        if agreed is None:
+            return Answer(self._place(_served(service, None, NO_PORT)), True, NO_OWNER, 0, NO_PORT)
+        kind = self._place(_served(service, agreed.owner, agreed.port))
+        owner = owners.get(agreed.address, NO_OWNER)
+        return Answer(kind, True, owner, agreed.address, agreed.port)
 
 
 def tuples_of(key: NDArray[np.void]) -> Tuples:
@@ -237,19 +289,9 @@ def _served(service: Owner, owner: Owner | None, port: int) -> Remote:
     return Remote(peer._replace(scope=owner.scope), Backend(owner.namespace, owner.workload, port))
 
 
-def _agreed(service: Owner, port: tuple[int, int], present: Present) -> Remote:
-    """What holds whichever backend was picked."""
-    backends = present.services.backends((service.namespace, service.name), port)
-    owners = _owners_now(backends, present)
-    agreed = unanimous(backends, owners.get)
-    if agreed is None:
-        return _served(service, None, NO_PORT)
-    return _served(service, agreed.owner, agreed.port)
-
-
-def _owners_now(backends: Sequence[Address], present: Present) -> dict[int, Owner]:
+def _owners_now(backends: Sequence[Address], names: Names, now_ns: int) -> dict[int, int]:
+    """Places in the owners, by address."""
     high = np.array([backend.address >> 64 for backend in backends], np.uint64)
     low = np.array([backend.address & _WORD for backend in backends], np.uint64)
-    found = present.names.look_up(high, low, np.full(len(backends), present.now_ns))
-    addresses = (backend.address for backend in backends)
-    return dict(zip(addresses, (present.names.owners[i] for i in found.tolist()), strict=True))
+    found = names.look_up(high, low, np.full(len(backends), now_ns))
+    return dict(zip((backend.address for backend in backends), found.tolist(), strict=True))

@@ -25,6 +25,7 @@ class SeriesTable(Generic[Labels]):
 
     def __init__(self, width: int) -> None:
         self.version = 0  # changes with the label sets, not with their sums
+        self.forgotten = 0  # how many were: their indexes may be others'
         self._labels: list[Labels | None] = []
         self._index: dict[Labels, int] = {}
         self._free: list[int] = []
@@ -73,6 +74,7 @@ class SeriesTable(Generic[Labels]):
             self._sums[index] = 0
             self._free.append(index)
         self.version += bool(forgotten)
+        self.forgotten += len(forgotten)
         return len(forgotten)
 
     def view(self) -> SeriesView[Labels]:

@@ -9,16 +9,20 @@ from numpy.typing import NDArray
 
 from podtally.ledger.accounts import BYTES, PACKETS, Accounts
 from podtally.ledger.connections import Columns, Connections, join, no_connections
-from podtally.ledger.naming import Naming
+from podtally.ledger.events import Events
+from podtally.ledger.naming import Named, Naming
 from podtally.ledger.remotes import Present, flows_of
 
 
 class Waiting:
     """Those among the connections that wait, and in ``held`` those that are over and wait."""
 
-    def __init__(self, connections: Connections, accounts: Accounts, naming: Naming) -> None:
+    def __init__(
+        self, connections: Connections, accounts: Accounts, events: Events, naming: Naming
+    ) -> None:
         self._connections = connections
         self._accounts = accounts
+        self._events = events
         self._naming = naming
         self.held = no_connections()
 
@@ -58,18 +62,18 @@ class Waiting:
             return no_connections()
         columns = self._connections.columns
         waiting = np.flatnonzero(self.among(columns))
-        columns.account[waiting] = self._pay(columns.take(waiting), present)
-        account = self._pay(self.held, present)
+        columns.account[waiting], columns.event[waiting] = self._pay(columns.take(waiting), present)
+        account, event = self._pay(self.held, present)
         named = ~self._accounts.waiting[account]
-        over = self.held._replace(account=account.astype(np.int32)).take(named)
+        over = self.held._replace(account=account.astype(np.int32), event=event).take(named)
         self.held = self.held.take(~named)
         return over
 
-    def _pay(self, columns: Columns, present: Present) -> NDArray[np.int64]:
-        """Accounts of waiting connections by now; what is owed for those with a name is booked."""
+    def _pay(self, columns: Columns, present: Present) -> Named:
+        """What waiting connections are by now; what is owed for those with a name is booked."""
         accounts = self._accounts
         flows = flows_of(columns)
-        account = self._naming.accounts_of(flows, present)
+        account, event = self._naming.name(flows, present)
         named = np.flatnonzero(~accounts.waiting[account])
         for direction in (0, 1):
             amounts = np.zeros((len(named), 3), np.int64)
@@ -77,4 +81,6 @@ class Waiting:
             amounts[:, PACKETS] = columns.packets[named, direction]
             accounts.add(account[named], direction, amounts, present.now_ns)
         accounts.count_beginnings(account[named], columns.began[named], present.now_ns)
-        return account
+        self._events.count(event, present.now_ns)
+        self._events.add_bytes(event, columns.bytes, present.now_ns)
+        return Named(account, event)

@@ -1,0 +1,135 @@
+"""The event log: one JSON line for each denied or undeclared event that is due.
+
+Which events are due, and how often, is the ledger's to say.
+"""
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from podtally.export.appending import RollingFile, Stream, json_line, standard_output
+from podtally.ledger.events import Due, EventLabels
+
+STANDARD_OUTPUT = "-"
+
+
+class Local(msgspec.Struct, frozen=True):
+    namespace: str
+    pod: str
+    workload: str
+    workload_kind: str
+
+
+class Peer(msgspec.Struct, frozen=True):
+    kind: str
+    namespace: str
+    workload: str
+    name: str
+    address: str
+    scope: str
+
+
+class Sums(msgspec.Struct, frozen=True):
+    egress: int
+    ingress: int
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line; times are RFC 3339, in UTC, to the millisecond."""
+
+    time: str
+    event: str  # denied, undeclared
+    direction: str  # egress: the connection began here
+    local: Local
+    peer: Peer
+    protocol: str
+    port: int | None  # None: nobody knows, or it is one of many
+    policy: str
+    reason: str
+    exposure: str = ""
+    connections: int
+    new_connections: int
+    bytes: Sums
+    first: str
+    last: str
+
+
+class EventLog:
+    """Appends to a file that rolls beyond ``max_bytes``, or to standard output (``-``).
+
+    ``rate`` is how many lines a second it takes; for one that had been silent, a second's
+    worth at once.
+    """
+
+    def __init__(self, path: str, max_bytes: int, rate: int) -> None:
+        self._rate = rate
+        self._room = float(rate)
+        self._asked_ns = 0
+        self._out: RollingFile | Stream = (
+            standard_output()
+            if path == STANDARD_OUTPUT
+            else RollingFile(Path(path), max_bytes, "--events")
+        )
+
+    def room(self, now_ns: int) -> int:
+        """How many lines may be written now."""
+        since_seconds = (now_ns - self._asked_ns) / 1e9
+        self._asked_ns = now_ns
+        self._room = min(self._rate, self._room + since_seconds * self._rate)
+        return int(self._room)
+
+    def write(self, due: Sequence[Due], now_ns: int, now: datetime.datetime) -> int:
+        """Append a line for each; returns how many. OSError: there is none of them in the log.
+
+        ``now_ns`` (CLOCK_MONOTONIC) and ``now`` are one instant on two clocks. Without
+        events, what a slow reader of standard output was still owed is sent.
+        """
+        self._out.append(b"".join(json_line(event(each, now_ns, now)) for each in due))
+        self._room -= len(due)
+        return len(due)
+
+    def close(self) -> None:
+        self._out.close()
+
+
+def event(due: Due, now_ns: int, now: datetime.datetime) -> Event:
+    labels = due.labels
+
+    def at(instant_ns: int) -> str:
+        return _rfc3339(now - datetime.timedelta(microseconds=(now_ns - instant_ns) // 1000))
+
+    return Event(
+        time=_rfc3339(now),
+        event=labels.verdict,
+        direction=labels.direction,
+        local=Local(labels.namespace, labels.pod, labels.workload, labels.workload_kind),
+        peer=_peer(labels),
+        protocol=labels.protocol,
+        port=int(labels.port) if labels.port.isdecimal() else None,
+        policy=labels.policy,
+        reason=labels.reason,
+        exposure=labels.exposure,
+        connections=due.connections,
+        new_connections=due.new_connections,
+        bytes=Sums(due.egress_bytes, due.ingress_bytes),
+        first=at(due.first_ns),
+        last=at(due.last_ns),
+    )
+
+
+def _peer(labels: EventLabels) -> Peer:
+    return Peer(
+        labels.peer_kind,
+        labels.peer_namespace,
+        labels.peer_workload,
+        labels.peer_name,
+        labels.peer_address,
+        labels.scope,
+    )
+
+
+def _rfc3339(time: datetime.datetime) -> str:
+    plain = time.astimezone(datetime.UTC).replace(tzinfo=None)
+    return plain.isoformat(timespec="milliseconds") + "Z"

@@ -1,0 +1,146 @@
+"""What a connection is booked under: an interface, and what its labels show.
+
+Connections share an account if they differ in nothing that a label shows.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.ledger.connections import BEGAN_HERE, BEGAN_THERE
+from podtally.ledger.labels import (
+    OTHER,
+    UNKNOWN,
+    CandidateLabels,
+    DeniedLabels,
+    ExposedLabels,
+    FlowLabels,
+    protocol_name,
+)
+
+NO_PORT = 0
+UNKNOWN_PORT = -1  # who began the connection is not known, so neither is whose port is whose
+LIMITED_PORT = -2
+WAITING_PORT = -3
+FORWARDED_PORT = -4
+
+
+class Backend(NamedTuple):
+    """Who answers behind a Service's address, as far as that is known."""
+
+    namespace: str
+    workload: str
+    port: int  # the pod's own; NO_PORT if it is not known
+
+
+class Judgement(NamedTuple):
+    """What policy says of a connection, in the words of the metrics' labels."""
+
+    verdict: str = UNKNOWN
+    direction: str = ""  # of the connection, where a series below shows it
+    policy: str = ""  # what denies it at our end; "" where it is denied at the other end only
+    cause: str = ""  # why it is unknown
+    exposed: bool = False  # it comes from outside, and nothing declares that it may
+    candidate: str = ""  # the verdict if the candidates were applied, where that is another
+    candidate_policy: str = ""
+
+
+UNJUDGED = Judgement()
+
+
+class Account(NamedTuple):
+    """What makes an account: an interface's slot, and the labels that its flows have."""
+
+    slot: int
+    namespace: str
+    workload: str
+    workload_kind: str
+    peer_kind: str
+    peer_namespace: str
+    peer_workload: str
+    scope: str
+    protocol: int
+    port: int  # the server's; NO_PORT, UNKNOWN_PORT
+    pod: str = ""  # on an interface that several share (the host's): whose total this adds to
+    backend: Backend | None = None
+    judgement: Judgement = UNJUDGED
+
+    @property
+    def verdict(self) -> str:
+        return self.judgement.verdict
+
+
+def beyond_the_limit(account: Account) -> Account:
+    """Where an account goes for which there is no series; its pod's total stays its own."""
+    others = (OTHER,) * 6
+    namespace = account.namespace if account.pod else OTHER
+    judgement = account.judgement._replace(verdict=OTHER)  # the rest of it has tables of its own
+    return Account(
+        account.slot, namespace, *others, 0, LIMITED_PORT, account.pod, judgement=judgement
+    )
+
+
+def waiting(slot: int) -> Account:
+    """Where an interface's connections are booked until they can be named."""
+    return Account(slot, *("",) * 7, 0, WAITING_PORT)
+
+
+def forwarded(slot: int) -> Account:
+    """What passes an uplink on its way to and from others, and is booked under them."""
+    return Account(slot, *("",) * 7, 0, FORWARDED_PORT)
+
+
+def flow_labels(account: Account, direction: str) -> FlowLabels:
+    limited = account.port == LIMITED_PORT
+    return FlowLabels(
+        OTHER if limited else account.namespace,
+        account.workload,
+        account.workload_kind,
+        direction,
+        account.peer_kind,
+        account.peer_namespace,
+        account.peer_workload,
+        account.scope,
+        OTHER if limited else protocol_name(account.protocol),
+        port_name(account.port),
+        account.verdict,
+    )
+
+
+def denied_labels(account: Account) -> DeniedLabels:
+    return DeniedLabels(
+        account.namespace,
+        account.workload,
+        account.judgement.direction,
+        account.peer_kind,
+        account.peer_namespace,
+        account.peer_workload,
+        protocol_name(account.protocol),
+        port_name(account.port),
+        account.judgement.policy,
+    )
+
+
+def exposed_labels(account: Account) -> ExposedLabels:
+    protocol, port = protocol_name(account.protocol), port_name(account.port)
+    return ExposedLabels(account.namespace, account.workload, account.scope, protocol, port)
+
+
+def candidate_labels(account: Account) -> CandidateLabels:
+    judgement = account.judgement
+    labels = denied_labels(account)._replace(policy=judgement.verdict)
+    return CandidateLabels(*labels, judgement.candidate, judgement.candidate_policy)
+
+
+def port_name(port: int) -> str:
+    return {UNKNOWN_PORT: UNKNOWN, LIMITED_PORT: OTHER}.get(port, str(port))
+
+
+def server_port(
+    began: NDArray[np.uint8], local_port: NDArray[np.uint16], remote_port: NDArray[np.uint16]
+) -> NDArray[np.int64]:
+    """The port of whoever was asked, UNKNOWN_PORT if that is not known; never the client's. (n,)"""
+    asked = np.where(began == BEGAN_HERE, remote_port, local_port).astype(np.int64)
+    asked[(began != BEGAN_HERE) & (began != BEGAN_THERE)] = UNKNOWN_PORT
+    return asked

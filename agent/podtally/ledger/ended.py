@@ -1,0 +1,62 @@
+"""What is told of connections that are over."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from podtally.identity.model import Endpoint
+from podtally.ledger.account import Account
+from podtally.ledger.accounts import Accounts
+from podtally.ledger.connections import UNNAMED, Columns
+from podtally.ledger.interfaces import Interfaces
+from podtally.ledger.naming import Naming
+from podtally.ledger.remotes import Present, flows_of
+
+
+class Ended(NamedTuple):
+    """Connections that are over, with their last totals, and what they were called."""
+
+    columns: Columns
+    accounts: dict[int, Account]  # by columns.account
+    endpoints: dict[int, Endpoint]  # by ifindex
+    interfaces: dict[int, str]  # names, by ifindex
+    reasons: Sequence[str] = ()  # of their verdicts
+    exposures: Sequence[str] = ()  # how they are declared to be exposed, if they are
+
+
+class Books(NamedTuple):
+    """What connections are called by."""
+
+    interfaces: Interfaces
+    accounts: Accounts
+    naming: Naming
+
+
+def describe(columns: Columns, books: Books, present: Present) -> Ended:
+    """Changes ``account`` of those that were to be named again."""
+    ifindex = columns.key["ifindex"]
+    interfaces = np.unique(ifindex).tolist()
+    # An interface that was let go must not come back by being named.
+    there = np.isin(ifindex, [i for i in interfaces if books.interfaces.known(i)])
+    unnamed = np.flatnonzero(there & (columns.account == UNNAMED))
+    if len(unnamed):  # they have moved nothing since
+        flows = flows_of(columns.take(unnamed))
+        columns.account[unnamed] = books.naming.name(flows, present, wait=False).account
+    accounts = books.accounts.at(np.unique(columns.account))
+    reasons, exposures = [""] * len(ifindex), [""] * len(ifindex)
+    rows = np.flatnonzero(there)
+    if len(rows):
+        some = columns.take(rows)
+        verdicts = [accounts[i].verdict for i in some.account.tolist()]
+        words = books.naming.explain(flows_of(some), verdicts, present)
+        for row, reason, exposure in zip(rows.tolist(), *words, strict=True):
+            reasons[row], exposures[row] = reason, exposure
+    return Ended(
+        columns,
+        accounts,
+        {i: present.names.endpoint(i) for i in interfaces},
+        {i: books.interfaces.name(i) for i in interfaces},
+        reasons,
+        exposures,
+    )

@@ -1,0 +1,88 @@
+"""Connections as policy is asked about them, and what is declared to be exposed among them."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.ledger.connections import BEGAN_HERE, BEGAN_THERE
+from podtally.ledger.remotes import NO_OWNER, Flows, Found
+from podtally.policy.compiled_blocks import Addresses
+from podtally.policy.exposure import Exposure
+from podtally.policy.exposure_table import NOTHING
+from podtally.policy.model import SCTP, TCP, UDP
+
+UNDECLARED = "undeclared"
+_SERVED = np.zeros(256, np.bool_)  # by protocol: what can be exposed by a port
+_SERVED[[TCP, UDP, SCTP]] = True
+
+
+class Ends(NamedTuple):
+    """Connections to be judged; index i of every array is the same one."""
+
+    here: NDArray[np.int32]  # the party at our end
+    here_address: NDArray[np.uint64]  # (n, 2), in host order
+    owner: NDArray[np.int64]  # of the other end, in ``Names.owners``; NO_OWNER: nobody knows
+    address: NDArray[np.uint64]  # (n, 2)
+    protocol: NDArray[np.uint8]
+    port: NDArray[np.int64]  # the one that was asked, of who answers; 0: none, or nobody knows
+    began: NDArray[np.uint8]
+    exposed: NDArray[np.bool_]  # from outside, and nothing declares that it may
+
+    def take(self, index: NDArray[np.int64]) -> "Ends":
+        return Ends._make(column[index] for column in self)
+
+
+def ends_of(flows: Flows, here: NDArray[np.int32], there: Found) -> Ends:
+    """``here`` (n,) are the parties at our end."""
+    key, began = flows.key, flows.began
+    port = np.where(began == BEGAN_HERE, there.port, key["local_port"]).astype(np.int64)
+    return Ends(
+        here,
+        key["local_address"].byteswap(),
+        np.where(there.final, there.owner, NO_OWNER),  # not whose name came too late
+        there.address,
+        key["protocol"],
+        port,
+        began,
+        np.zeros(len(key), np.bool_),
+    )
+
+
+def undeclared(
+    ends: Ends, from_outside: NDArray[np.bool_], exposure: Exposure
+) -> NDArray[np.bool_]:
+    """Of what comes from outside, what nothing declares to be exposed. (n,)"""
+    found = from_outside & _served(ends)
+    rows = np.flatnonzero(found)
+    if len(rows):
+        found[rows] = _declared(ends.take(rows), exposure) == NOTHING
+    return found
+
+
+def exposures(ends: Ends, from_outside: NDArray[np.bool_], exposure: Exposure) -> list[str]:
+    """How what came in is declared to be exposed: by which Ingress, Service; "" for the rest."""
+    told = [""] * len(from_outside)
+    rows = np.flatnonzero(_served(ends) & (ends.began == BEGAN_THERE))
+    some = ends.take(rows)
+    peers, addresses = (Addresses(*a.T) for a in (some.address, some.here_address))
+    via = exposure.via(peers, addresses, some.protocol, some.port)
+    declared, outside = _declared(some, exposure), from_outside[rows]
+    declarations = exposure.declarations
+    for row, by, index, comes in zip(
+        rows.tolist(), via.tolist(), declared.tolist(), outside.tolist(), strict=True
+    ):
+        if by != NOTHING:
+            told[row] = declarations[by].via
+        elif comes:
+            told[row] = UNDECLARED if index == NOTHING else declarations[index].text
+    return told
+
+
+def _served(ends: Ends) -> NDArray[np.bool_]:
+    served: NDArray[np.bool_] = _SERVED[ends.protocol] & (ends.port > 0)
+    return served
+
+
+def _declared(ends: Ends, exposure: Exposure) -> NDArray[np.int64]:
+    return exposure.declared(Addresses(*ends.here_address.T), ends.protocol, ends.port)

@@ -1,0 +1,325 @@
+"""Judges connections by what is declared, as they are named: arrays of ends in, judgements out.
+
+A connection is judged at our end, and at its other end too if that is an endpoint of this
+host. Judgements are numbers, each once, so that accounts can be told apart by them.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.identity.model import Endpoint, Owner
+from podtally.identity.places import Places
+from podtally.identity.table import WELL_KNOWN
+from podtally.ledger.account import Judgement
+from podtally.ledger.connections import BEGAN_HERE, BEGAN_UNKNOWN
+from podtally.ledger.ends import Ends
+from podtally.ledger.grouping import distinct
+from podtally.ledger.labels import DIRECTIONS
+from podtally.ledger.remotes import NO_OWNER, Present
+from podtally.policy.compiled import ADDRESS_PARTY, UNKNOWN_PARTY, Connections, Judge, combine
+from podtally.policy.declared import Declared
+from podtally.policy.model import (
+    ADDRESS,
+    DENIED,
+    NOBODY_KNOWS,
+    UNKNOWN,
+    VERDICTS,
+    Party,
+    Policy,
+)
+from podtally.policy.parties import of_endpoint, of_owner
+from podtally.policy.reasons import deciding
+
+NO_SIDE = -1  # nobody was asked
+NO_LONGER = "by policies or labels that have changed since"
+BEGINNING = "beginning"  # a cause: nobody saw who began it
+_UNKNOWN, _DENIED = VERDICTS.index(UNKNOWN), VERDICTS.index(DENIED)
+_NO_PARTY = {ADDRESS: ADDRESS_PARTY, NOBODY_KNOWS: UNKNOWN_PARTY}
+_SPARE_PARTIES = 4096  # of the past, before the judges begin anew
+
+# What makes a judgement, as one number: the verdict, the side that tells more of it, who
+# began it, whether it is exposed; and the same of the candidates, where that is another.
+_VERDICT_BITS, _SIDE_BITS = 3, 24
+_VERDICT, _SIDE = (1 << _VERDICT_BITS) - 1, (1 << _SIDE_BITS) - 1
+_BEGAN_SHIFT = _VERDICT_BITS + _SIDE_BITS
+_EXPOSED_SHIFT = _BEGAN_SHIFT + 2
+_CANDIDATE_SHIFT = _EXPOSED_SHIFT + 1
+_CANDIDATE_SIDE_SHIFT = _CANDIDATE_SHIFT + _VERDICT_BITS
+
+
+class Verdicts(NamedTuple):
+    """Of connections; index i of every array is the same one."""
+
+    judgement: NDArray[np.int64]  # for ``Judging.judgements``
+    verdict: NDArray[np.uint8]  # of both ends; places in VERDICTS
+    own: NDArray[np.uint8]  # of our end alone
+    here: NDArray[np.int32]  # our end's side; NO_SIDE
+    there: NDArray[np.int32]  # the other end's; NO_SIDE
+
+
+class _Sides(NamedTuple):
+    verdict: NDArray[np.uint8]
+    here: NDArray[np.int32]
+    there: NDArray[np.int32]
+    own: NDArray[np.uint8]  # the verdict of our end alone
+
+    def decisive(self) -> NDArray[np.int64]:
+        """The side that makes the verdict what it is; ours, if it is both."""
+        return np.where(self.own == self.verdict, self.here, self.there).astype(np.int64)
+
+
+class Judging:
+    """Keeps the parties of one table of names, and what is declared of them."""
+
+    def __init__(self) -> None:
+        self.version = 0  # grows when numbers of parties, sides or judgements mean others
+        self.changes = 0  # grows when connections may be judged otherwise than before
+        self.judgements: list[Judgement] = []
+        self._judge = Judge((), ())
+        self._would: Judge | None = None  # with the candidates
+        self._declared: Declared | None = None
+        self._places: Places | None = None
+        self._owners: Sequence[Owner] = ()
+        self._numbers: dict[Party, int] = {}
+        self._of_owner = np.zeros(0, np.int32)
+        self._is_here = np.zeros(0, np.bool_)  # owners that are endpoints of this host
+        self._is_outside = np.zeros(0, np.bool_)  # those that are outside the cluster
+        self._known: dict[tuple[str, ...], int] = {}  # parties by who they are
+        self._places_of: dict[Judgement, int] = {}
+        self._found: dict[int, int] = {}  # judgements by what makes them
+
+    # -- what is known ----------------------------------------------------------------
+
+    def learn(self, present: Present) -> None:
+        """Take in what has changed since the last time; without a change it costs nothing."""
+        if present.declared is not self._declared:
+            self._declare(present.declared)
+        names = present.names
+        if names.owners is not self._owners or present.places is not self._places:
+            self._owners, self._places = names.owners, present.places
+            if len(self._numbers) > 2 * len(self._owners) + _SPARE_PARTIES:
+                self._begin_anew()
+            self._of_owner = self._of_owner[:0]
+            self._is_here = self._is_outside = self._is_here[:0]
+            self._forget()
+        if len(self._owners) > len(self._of_owner):
+            self._learn_owners(self._owners[len(self._of_owner) :])
+
+    def number(self, endpoint: Endpoint) -> int:
+        """The party of an endpoint of this host."""
+        assert self._places is not None
+        return self._numbers_of([of_endpoint(endpoint, self._places)])[0]
+
+    def _declare(self, declared: Declared) -> None:
+        self._declared = declared
+        self._judge.set_policies(declared.policies)
+        if declared.candidates:
+            if self._would is None:
+                self._would = Judge((), self._numbers)
+            self._would.set_policies(with_candidates(declared))
+        else:
+            self._would = None
+        self._forget()
+        self.changes += 1
+
+    def _begin_anew(self) -> None:
+        assert self._declared is not None
+        self._numbers, self._known = {}, {}
+        self._judge, self._would = Judge((), ()), None
+        self._declare(self._declared)
+
+    def _forget(self) -> None:
+        """Numbers of sides are a judge's own, until something changes."""
+        self.version += 1
+        self._found = {}
+        self.judgements, self._places_of = [], {}
+
+    def _learn_owners(self, fresh: Sequence[Owner]) -> None:
+        assert self._places is not None
+        parties = [of_owner(owner, self._places) for owner in fresh]
+        numbers = self._numbers_of(parties)
+        for owner, number in zip(fresh, numbers, strict=True):
+            if number >= 0 and self._known.setdefault(_who(owner), number) != number:
+                self._known[_who(owner)] = number  # its labels are others now
+                self.changes += 1
+        is_here = [owner.kind == "pod" and owner.scope == "node" for owner in fresh]
+        self._of_owner = np.concatenate([self._of_owner, np.array(numbers, np.int32)])
+        self._is_here = np.concatenate([self._is_here, np.array(is_here, np.bool_)])
+        outside = [owner.kind == "external" and owner.name not in WELL_KNOWN for owner in fresh]
+        self._is_outside = np.concatenate([self._is_outside, np.array(outside, np.bool_)])
+
+    def _numbers_of(self, parties: Iterable[Party]) -> list[int]:
+        found, fresh = [], []
+        for party in parties:
+            number = _NO_PARTY.get(party.kind)
+            if number is None:
+                number = self._numbers.get(party)
+            if number is None:
+                number = self._numbers[party] = len(self._numbers)
+                fresh.append(party)
+            found.append(number)
+        if fresh:
+            self._judge.add_parties(fresh)
+            if self._would is not None:
+                self._would.add_parties(fresh)
+        return found
+
+    # -- verdicts ----------------------------------------------------------------------
+
+    def judge(self, ends: Ends) -> Verdicts:
+        sides = self._sides(self._judge, ends)
+        denied = (sides.verdict == _DENIED) & (sides.own == _DENIED)
+        tells = denied | (sides.verdict == _UNKNOWN)
+        shows = denied
+        key = sides.verdict | np.where(tells, sides.decisive() + 1, 0) << _VERDICT_BITS
+        if self._would is not None:
+            others = self._sides(self._would, ends)
+            differs = (others.verdict != sides.verdict) & (others.own != sides.own)
+            shows = denied | differs
+            verdict = np.where(differs, others.verdict + 1, 0).astype(np.int64)
+            side = np.where(differs & (others.own == _DENIED), others.here + 1, 0).astype(np.int64)
+            key |= verdict << _CANDIDATE_SHIFT | side << _CANDIDATE_SIDE_SHIFT
+        key |= np.where(shows, ends.began, 0).astype(np.int64) << _BEGAN_SHIFT
+        key |= ends.exposed.astype(np.int64) << _EXPOSED_SHIFT
+        different, place = distinct(key)
+        numbers = [self._judgement(each) for each in different.tolist()]
+        judgement = np.array(numbers, np.int64)[place]
+        return Verdicts(judgement, sides.verdict, sides.own, sides.here, sides.there)
+
+    def _sides(self, judge: Judge, ends: Ends) -> _Sides:
+        n = len(ends.here)
+        found = _Sides(
+            np.full(n, _UNKNOWN, np.uint8),
+            np.full(n, NO_SIDE, np.int32),
+            np.full(n, NO_SIDE, np.int32),
+            np.full(n, _UNKNOWN, np.uint8),
+        )
+        rows = np.flatnonzero(ends.began != BEGAN_UNKNOWN)
+        if not len(rows):
+            return found
+        some, peer = ends.take(rows), self._peers(ends.owner[rows])
+        is_egress = some.began == BEGAN_HERE
+        ours = judge.judge(_asked(some.here, peer, some.address, some, is_egress))
+        found.verdict[rows] = found.own[rows] = ours.verdict
+        found.here[rows] = ours.side
+        both = np.flatnonzero(self._is_here[some.owner] & (some.owner != NO_OWNER) & (peer >= 0))
+        if len(both):
+            part = some.take(both)
+            asked = _asked(peer[both], part.here, part.here_address, part, ~is_egress[both])
+            theirs = judge.judge(asked)
+            found.there[rows[both]] = theirs.side
+            found.verdict[rows[both]] = combine(ours.verdict[both], theirs.verdict)
+        return found
+
+    def _peers(self, owner: NDArray[np.int64]) -> NDArray[np.int32]:
+        return np.where(owner == NO_OWNER, UNKNOWN_PARTY, self._of_owner[owner]).astype(np.int32)
+
+    def outside(self, owner: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether owners, NO_OWNER among them, are outside the cluster. (n,)"""
+        found: NDArray[np.bool_] = (owner != NO_OWNER) & self._is_outside[owner]
+        return found
+
+    def reasons(self, ends: Ends, verdicts: Verdicts, given: Sequence[str]) -> list[str]:
+        """In words, of connections that were ``given`` these verdicts when they were judged."""
+        keys = np.stack(
+            [
+                ends.here.astype(np.uint64),
+                ends.owner.astype(np.uint64),
+                *ends.address.T,
+                ends.port.astype(np.uint64) << np.uint64(8) | ends.protocol,
+                ends.began.astype(np.uint64),
+            ],
+            axis=1,
+        )
+        _, first, place = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        words = [self.reason(ends, i, verdicts) for i in first.tolist()]
+        return [
+            words[at] if VERDICTS[code] == verdict else NO_LONGER
+            for at, code, verdict in zip(
+                place.ravel().tolist(), verdicts.verdict.tolist(), given, strict=True
+            )
+        ]
+
+    def reason(self, ends: Ends, index: int, verdicts: Verdicts, whole: bool = True) -> str:
+        """In words, of one connection: of our end, and with ``whole`` of the end that decides."""
+        row = ends.take(np.array([index]))
+        if row.began[0] == BEGAN_UNKNOWN:
+            return "who began it is not known"
+        peer, is_egress = self._peers(row.owner), row.began == BEGAN_HERE
+        asked = [
+            (int(verdicts.here[index]), _asked(row.here, peer, row.address, row, is_egress)),
+            (int(verdicts.there[index]), _asked(peer, row.here, row.here_address, row, ~is_egress)),
+        ]
+        decided = VERDICTS[int(verdicts.verdict[index])]
+        words = [
+            self._judge.reason(connections, 0, side)
+            for side, connections in asked[: 2 if whole else 1]
+            if side != NO_SIDE and self._judge.side(side).verdict == decided
+        ]
+        return "; ".join(dict.fromkeys(words))
+
+    # -- judgements --------------------------------------------------------------------
+
+    def _judgement(self, key: int) -> int:
+        number = self._found.get(key)
+        if number is None:
+            judgement = self._read(key)
+            number = self._places_of.setdefault(judgement, len(self.judgements))
+            if number == len(self.judgements):
+                self.judgements.append(judgement)
+            self._found[key] = number
+        return number
+
+    def _read(self, key: int) -> Judgement:
+        verdict = VERDICTS[key & _VERDICT]
+        side = (key >> _VERDICT_BITS & _SIDE) - 1
+        began = key >> _BEGAN_SHIFT & 3
+        candidate = (key >> _CANDIDATE_SHIFT & _VERDICT) - 1
+        candidate_side = (key >> _CANDIDATE_SIDE_SHIFT) - 1
+        policy = cause = candidate_policy = ""
+        if verdict == UNKNOWN:
+            cause = self._judge.side(side).cause if side != NO_SIDE else BEGINNING
+        elif side != NO_SIDE:
+            policy = deciding(self._judge.side(side))
+        if candidate_side != NO_SIDE and self._would is not None:
+            candidate_policy = deciding(self._would.side(candidate_side))
+        return Judgement(
+            verdict,
+            DIRECTIONS[began - 1] if began else "",
+            policy,
+            cause,
+            bool(key >> _EXPOSED_SHIFT & 1),
+            VERDICTS[candidate] if candidate >= 0 else "",
+            candidate_policy,
+        )
+
+
+def with_candidates(declared: Declared) -> list[Policy]:
+    """As if the candidates were applied: each in the place of its namesake, or beside the rest."""
+    replaced = {_name(policy) for policy in declared.candidates}
+    kept = [policy for policy in declared.policies if _name(policy) not in replaced]
+    return [*kept, *declared.candidates]
+
+
+def _name(policy: Policy) -> tuple[str, str, str]:
+    return policy.kind, policy.namespace, policy.name
+
+
+def _who(owner: Owner) -> tuple[str, ...]:
+    """What stays the same of an owner when its labels change."""
+    return (owner.uid,) if owner.uid else (owner.kind, owner.namespace, owner.name)
+
+
+def _asked(
+    local: NDArray[np.int32],
+    peer: NDArray[np.int32],
+    address: NDArray[np.uint64],
+    ends: Ends,
+    is_egress: NDArray[np.bool_],
+) -> Connections:
+    high, low = address[:, 0], address[:, 1]
+    protocol, port = ends.protocol.astype(np.int32), ends.port.astype(np.int32)
+    return Connections(local, peer, high, low, protocol, port, is_egress)

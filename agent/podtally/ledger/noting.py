@@ -1,0 +1,146 @@
+"""Finds the event of each connection that is to be told of: denied, undeclared, exposed.
+
+The loop is over what differs in an event, of connections that have just been judged.
+"""
+
+from ipaddress import IPv6Address
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.identity.model import Endpoint, Owner
+from podtally.ledger.account import Judgement, port_name
+from podtally.ledger.ends import UNDECLARED as UNDECLARED_EXPOSURE
+from podtally.ledger.ends import Ends
+from podtally.ledger.events import NO_EVENT, EventLabels, Events
+from podtally.ledger.judging import Judging, Verdicts
+from podtally.ledger.labels import DIRECTIONS, OTHER, protocol_name
+from podtally.ledger.remotes import NO_OWNER, Present
+from podtally.policy.model import DENIED, UNDECLARED, VERDICTS
+
+_MOST_REMEMBERED = 1 << 16
+_DENIED, _UNDECLARED = VERDICTS.index(DENIED), VERDICTS.index(UNDECLARED)
+
+_KEY = np.dtype(
+    [
+        ("address", "u8", (2,)),
+        ("who", "i4"),
+        ("owner", "i4"),
+        ("judgement", "i4"),
+        ("side", "i4"),
+        ("port", "u2"),
+        ("protocol", "u1"),
+        ("began", "u1"),
+        ("spare", "u4"),
+    ]
+)
+
+
+class Judged(NamedTuple):
+    """Connections that have been judged; index i of every array is the same one."""
+
+    ends: Ends
+    verdicts: Verdicts
+    who: NDArray[np.int64]  # places in ``whos``
+    first_ns: NDArray[np.int64]
+    whos: list[Endpoint]
+
+
+class Noting:
+    """``verdicts`` are those that are told of beside `denied`, which always is: its
+    connections are counted by their events.
+    """
+
+    def __init__(self, events: Events, judging: Judging, undeclared: bool) -> None:
+        self._events = events
+        self._judging = judging
+        self._undeclared = undeclared
+        self._known: dict[bytes, int] = {}
+        self._known_of: tuple[object, ...] = ()
+
+    def note(self, judged: Judged, present: Present) -> NDArray[np.int32]:
+        """The events of connections; NO_EVENT of those that are not told of. (n,)"""
+        found = np.full(len(judged.who), NO_EVENT, np.int32)
+        rows = np.flatnonzero(self._notable(judged))
+        if not len(rows):
+            return found
+        self._keep_known(present)
+        keys = _keys(judged, rows)
+        text = keys.view((np.void, _KEY.itemsize))
+        _, first, place = np.unique(text, return_index=True, return_inverse=True)
+        numbers = [
+            self._number(bytes(text[i]), int(rows[i]), judged, present) for i in first.tolist()
+        ]
+        found[rows] = np.array(numbers, np.int32)[place]
+        return found
+
+    def _notable(self, judged: Judged) -> NDArray[np.bool_]:
+        own, whole = judged.verdicts.own, judged.verdicts.verdict
+        told = (own == whole) & (own == _DENIED)
+        if self._undeclared:
+            told |= (own == whole) & (own == _UNDECLARED)
+        notable: NDArray[np.bool_] = told | judged.ends.exposed
+        return notable
+
+    def _keep_known(self, present: Present) -> None:
+        of = (present.names, self._judging.version, self._events.table.forgotten)
+        if self._known_of != of or len(self._known) > _MOST_REMEMBERED:
+            self._known, self._known_of = {}, of
+
+    def _number(self, key: bytes, row: int, judged: Judged, present: Present) -> int:
+        number = self._known.get(key)
+        if number is None:
+            labels = self._labels(row, judged, present)
+            number = self._events.index_of(labels, int(judged.first_ns[row]), present.now_ns)
+            self._known[key] = number
+        return number
+
+    def _labels(self, row: int, judged: Judged, present: Present) -> EventLabels:
+        ends, verdicts = judged.ends, judged.verdicts
+        endpoint, judgement = judged.whos[int(judged.who[row])], self._judgement(row, judged)
+        number = int(ends.owner[row])
+        owner = present.names.owners[number] if number != NO_OWNER else None
+        full = self._events.full
+        return EventLabels(
+            judgement.verdict,
+            DIRECTIONS[int(ends.began[row]) - 1],
+            endpoint.namespace,
+            endpoint.name,
+            endpoint.workload,
+            endpoint.workload_kind,
+            *(_peer(owner)),
+            _text(ends.address[row]),
+            owner.scope if owner is not None else "unknown",
+            protocol_name(int(ends.protocol[row])),
+            port_name(int(ends.port[row])),
+            judgement.policy,
+            # What is one of many more is not told of by itself.
+            OTHER if full else self._judging.reason(ends, row, verdicts, whole=False),
+            UNDECLARED_EXPOSURE if judgement.exposed else "",
+        )
+
+    def _judgement(self, row: int, judged: Judged) -> Judgement:
+        return self._judging.judgements[int(judged.verdicts.judgement[row])]
+
+
+def _peer(owner: Owner | None) -> tuple[str, str, str, str]:
+    if owner is None:
+        return "unknown", "", "", ""
+    return owner.kind, owner.namespace, owner.workload, owner.name
+
+
+def _keys(judged: Judged, rows: NDArray[np.int64]) -> NDArray[np.void]:
+    ends, verdicts = judged.ends.take(rows), judged.verdicts
+    keys = np.zeros(len(rows), _KEY)
+    keys["address"], keys["owner"] = ends.address, ends.owner
+    keys["who"], keys["judgement"] = judged.who[rows], verdicts.judgement[rows]
+    keys["side"] = verdicts.here[rows]
+    keys["port"], keys["protocol"], keys["began"] = ends.port, ends.protocol, ends.began
+    return keys
+
+
+def _text(address: NDArray[np.uint64]) -> str:
+    number = int(address[0]) << 64 | int(address[1])
+    parsed = IPv6Address(number)
+    return str(parsed.ipv4_mapped or parsed) if number else ""

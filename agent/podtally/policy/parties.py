@@ -1,0 +1,93 @@
+"""Whoever has an interface, a socket or an address, as policies ask for them: to Parties.
+
+Endpoints and owners that are pods, of a cluster or by the configuration, are judged by the
+policies of their namespace; other endpoints of this host by HostPolicies.
+"""
+
+from podtally.identity.model import UNKNOWN, Endpoint, Owner
+from podtally.identity.places import Places
+from podtally.policy.model import (
+    ADDRESS,
+    HOST,
+    NOBODY_KNOWS,
+    NODE,
+    POD,
+    NamedPort,
+    Party,
+)
+
+SOMEBODY = Party(ADDRESS)  # who is no more than an address
+NOBODY = Party(NOBODY_KNOWS)
+
+_THIS_NODE = "this node"  # where nothing tells its name
+_HOST_NAME = "host"
+_UNIT = "systemd"
+_STATIC = "static"  # the namespace of endpoints of the configuration that name none
+_NO_PODS = frozenset(
+    (
+        *(_HOST_NAME, _UNIT, _STATIC, "netns", "lxc", "machine"),
+        *("docker", "containerd", "cri-o", "podman"),
+    )
+)
+
+
+def of_endpoint(endpoint: Endpoint, places: Places) -> Party:
+    if not endpoint.final or endpoint.namespace == UNKNOWN:
+        return NOBODY
+    node = endpoint.node or _here(places)
+    if not endpoint.uid and endpoint.namespace in _NO_PODS:
+        return _of_host(endpoint, endpoint.namespace, node, endpoint.host_network)
+    return _pod(endpoint, node, places)._replace(host_network=endpoint.host_network)
+
+
+def of_owner(owner: Owner, places: Places) -> Party:
+    """Who is at the other end; a Service is not: who answers for it is."""
+    if owner.kind == "external":
+        return SOMEBODY
+    if not owner.final or owner.kind in (UNKNOWN, "service"):
+        return NOBODY
+    if owner.kind == "node":
+        return Party(
+            NODE, name=owner.name, node=owner.name, node_labels=places.node_labels(owner.name)
+        )
+    if owner.kind == _HOST_NAME:
+        node = owner.node or _here(places)
+        host = _of_host(owner, _HOST_NAME, node, shares=True)
+        return host._replace(node_labels=places.node_labels(node))
+    node = owner.node or (_here(places) if owner.scope == "node" else "")
+    if not owner.uid and owner.namespace in _NO_PODS:
+        return _of_host(owner, owner.namespace, node, shares=False)
+    return _pod(owner, node, places)
+
+
+def _here(places: Places) -> str:
+    return places.node_name or _THIS_NODE
+
+
+def _pod(who: Endpoint | Owner, node: str, places: Places) -> Party:
+    # Only the API tells ports, and always labels; who has neither was named by a pod's logs.
+    labels = None if who.ports is None and not who.labels else who.labels
+    ports = None if who.ports is None else tuple(NamedPort(*port) for port in who.ports)
+    return Party(
+        POD,
+        who.namespace,
+        who.name,
+        labels,
+        places.namespace_labels(who.namespace),
+        ports=ports,
+        node=node,
+        node_labels=places.node_labels(node),
+    )
+
+
+def _of_host(who: Endpoint | Owner, namespace: str, node: str, shares: bool) -> Party:
+    is_container = namespace not in (_HOST_NAME, _UNIT, _STATIC, "netns")
+    return Party(
+        HOST,
+        name=node if namespace == _HOST_NAME else who.name,
+        labels=who.labels,
+        node=node,
+        host_network=shares,
+        unit=who.name if namespace == _UNIT else "",
+        container=who.name if is_container else "",
+    )
