@@ -1,24 +1,48 @@
 """The demo as a person starts it: the real agent, real traffic, and books that close."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import podtally
-from podtally.demo import network
-from podtally.demo.topology import PIN_DIR, STATE_DIR
+from podtally.demo import network, scrape
+from podtally.demo.topology import EVENT_LOG, OUTSIDE_PORT, PIN_DIR, STATE_DIR, STRAY
 
 SOURCES = Path(podtally.__file__).parents[1]
 
 # The agent compiles its kernel programs anew, on a machine that does other things too.
 TIMEOUT_SECONDS = 180.0
+
+TOLD_SECONDS = 2.0  # from the stray's first packet until it is told that it is denied
+
+# Runs in the stray's namespace: the time of its first packet to where it leaks.
+WITNESS = """
+import socket, struct, sys, time
+port = int(sys.argv[1])
+with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3)) as tap:  # ETH_P_ALL
+    while True:
+        packet, (_, protocol, *_) = tap.recvfrom(65536)
+        start = 4 * (packet[0] & 15)
+        is_tcp = protocol == 0x0800 and packet[9] == socket.IPPROTO_TCP
+        if is_tcp and struct.unpack_from("!H", packet, start + 2)[0] == port:
+            print(time.monotonic())
+            break
+"""
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -57,7 +81,7 @@ def test_the_demo_shows_who_talks_to_whom_and_its_books_close(tmp_path: Path) ->
     found = json.loads(out)
     assert found["faults"] == []
     assert uses(found, "served") >= {
-        ("frontend-7d", "customers", "80"),
+        ("frontend-7d", "user", "80"),
         ("backend-5c", "frontend", "3000"),
         ("database-0", "backend", "3306"),
     }
@@ -67,12 +91,36 @@ def test_the_demo_shows_who_talks_to_whom_and_its_books_close(tmp_path: Path) ->
     }
     stray = next(pod for pod in found["pods"] if pod["pod"] == "stray-x2")
     assert [(use["port"], use["outside"]) for use in stray["asked"]] == [("4444", True)]
+    assert_judged(found)
     assert_books_and_pods_agree(found)
     assert_nothing_is_left()
 
 
 def uses(found: dict[str, Any], kind: str) -> set[tuple[str, str, str]]:
     return {(pod["pod"], use["peer"], use["port"]) for pod in found["pods"] for use in pod[kind]}
+
+
+def assert_judged(found: dict[str, Any]) -> None:
+    """Both leaks are denied, and told of with their reasons; nothing else is, or is unknown."""
+    leaks = {("stray-x2", "internet", "4444"), ("payments-8e", "old-bank", "3306")}
+    verdicts = {
+        (pod["pod"], use["peer"], use["port"]): use["verdict"]
+        for pod in found["pods"]
+        for use in (*pod["served"], *pod["asked"])
+    }
+    assert {key for key, verdict in verdicts.items() if verdict == "denied"} == leaks
+    assert {verdict for key, verdict in verdicts.items() if key not in leaks} == {"allowed"}
+    assert {pod["pod"] for pod in found["pods"] if pod["denied"]} == {"stray-x2", "payments-8e"}
+    events = {event["local"]["pod"]: event for event in found["events"]}
+    assert len(events) == len(found["events"]) == 2
+    stray, payments = events["stray-x2"], events["payments-8e"]
+    assert (stray["policy"], payments["policy"]) == ("shop/default-deny", "billing/only-the-bank")
+    assert "nothing is allowed in egress" in stray["reason"]
+    assert "203.0.113.10 is in 203.0.113.10/32, excepted" in payments["reason"]
+    for event in events.values():
+        pod = next(pod for pod in found["pods"] if pod["pod"] == event["local"]["pod"])
+        assert event["event"] == "denied"
+        assert 0 < event["connections"] <= pod["denied"]
 
 
 def assert_books_and_pods_agree(found: dict[str, Any]) -> None:
@@ -100,5 +148,111 @@ def test_ctrl_c_ends_it_with_the_final_table_and_leaves_nothing() -> None:
     code, out, err = end(process)
     assert code == 0, out + err
     assert "the books close" in out
-    assert "! " in out  # the stray's target
+    assert "-> internet :4444  ! denied" in out
     assert_nothing_is_left()
+
+
+def test_the_stray_is_told_of_in_time_in_the_metrics_the_event_log_and_the_table(
+    tmp_path: Path,
+) -> None:
+    words = tmp_path / "stderr"
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with words.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "podtally", "demo"],
+            stdout=theirs,
+            stderr=stderr,
+            env=os.environ | {"PYTHONPATH": str(SOURCES), "TERM": "xterm"},
+        )
+    os.close(theirs)
+    with contextlib.ExitStack() as undo:
+        undo.callback(os.close, ours)
+        undo.callback(_drain_and_end, process, ours)
+        witness = _witness(process)
+        undo.callback(_end_witness, witness)
+        told = _when_told(process, ours, words)
+        assert witness.stdout is not None
+        first = float(witness.stdout.readline())
+        after = {who: round(at - first, 2) for who, at in told.items()}
+        print(f"seconds after the stray's first packet: {after}")
+        assert set(after) == {"metrics", "event log", "table"}, words.read_text()
+        assert all(0 < seconds <= TOLD_SECONDS for seconds in after.values()), after
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 0
+    assert_nothing_is_left()
+
+
+def _witness(demo: subprocess.Popen[bytes]) -> subprocess.Popen[str]:
+    """Start it as soon as there is where it has to be."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    asked = ["ip", "-n", STRAY.netns, "link", "show", "eth0"]
+    while subprocess.run(asked, capture_output=True, check=False).returncode:
+        assert demo.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    command = [*network.inside(STRAY.netns), sys.executable, "-c", WITNESS, str(OUTSIDE_PORT)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def _when_told(demo: subprocess.Popen[bytes], screen: int, words: Path) -> dict[str, float]:
+    """Look for the denial in all places at once; returns when it was in each."""
+    shown = bytearray()
+    tells: dict[str, Callable[[], bool]] = {
+        "metrics": lambda: _metrics_tell(words.read_text()),
+        "event log": _log_tells,
+        "table": lambda: _table_tells(shown),
+    }
+    told: dict[str, float] = {}
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while len(told) < len(tells) and demo.poll() is None and time.monotonic() < deadline:
+        if select.select([screen], [], [], 0.05)[0]:
+            shown += os.read(screen, 65536)
+        for who in tells.keys() - told.keys():
+            if tells[who]():
+                told[who] = time.monotonic()
+    return told
+
+
+def _metrics_tell(words: str) -> bool:
+    found = re.search(r"its metrics: http://([\d.]+):(\d+)/", words)
+    if found is None:
+        return False
+    _, text = scrape.get(found[1], int(found[2]), "/metrics")
+    return any(
+        sample.value > 0 and sample.label("policy") == "shop/default-deny"
+        for sample in scrape.parse(text)
+        if sample.name == "podtally_policy_denied_total" and sample.label("workload") == "stray"
+    )
+
+
+def _log_tells() -> bool:
+    text = EVENT_LOG.read_text() if EVENT_LOG.exists() else ""
+    events = [json.loads(line) for line in text.splitlines()]
+    return any((e["local"]["pod"], e["event"]) == ("stray-x2", "denied") for e in events)
+
+
+def _table_tells(shown: bytearray) -> bool:
+    text = re.sub(r"\x1b\[[\d;]*\w", "", shown.decode(errors="ignore"))
+    row = re.search(r"^stray-x2 +-> internet :4444 +! denied", text, re.MULTILINE)
+    return row is not None and "isolated in egress by shop/default-deny" in text
+
+
+def _drain_and_end(demo: subprocess.Popen[bytes], screen: int) -> None:
+    """Read on, or the demo would wait for its terminal; insist if nobody has asked it yet."""
+    if demo.poll() is None:
+        demo.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while demo.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError):  # EIO: nobody has the other end open (pty(7))
+            if select.select([screen], [], [], 0.1)[0]:
+                os.read(screen, 65536)
+    if demo.poll() is None:
+        demo.kill()
+    demo.wait()
+
+
+def _end_witness(witness: subprocess.Popen[str]) -> None:
+    witness.kill()
+    with witness:
+        pass

@@ -4,16 +4,23 @@ import json
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from podtally import config
+from podtally.demo.events import EventTail
 from podtally.demo.scrape import Sample, parse
 from podtally.demo.snapshot import PodRow, Snapshot, Use, faults, take
-from podtally.demo.topology import BACKEND, DATABASE, FRONTEND, STRAY, agent_config
-from podtally.demo.view import Style, human, render, to_json
+from podtally.demo.table import Style
+from podtally.demo.topology import (
+    FRONTEND,
+    STRAY,
+)
+from podtally.demo.view import human, render, to_json
+from podtally.export.events import Event
 
 URL = "http://127.0.0.1:9775/metrics"
 PODS = (FRONTEND, STRAY)
+PLAIN = Style(120, colour=False)
 LABELS = 'namespace="shop",workload="{}",workload_kind="Deployment",direction="{}",peer_kind="{}",peer_namespace="{}",peer_workload="{}",scope="{}",protocol="tcp",port="{}",verdict="{}"'
 
 
@@ -21,9 +28,14 @@ def flow(name: str, *labels: str, value: int) -> str:
     return f"podtally_{name}{{{LABELS.format(*labels)}}} {value}\n"
 
 
-CUSTOMERS = ("external", "", "customers", "internet", "80")
+USER = ("pod", "shop", "user", "node", "80")
 BACKEND_ASKED = ("pod", "shop", "backend", "node", "3000")
 NAMELESS = ("external", "", "", "private", "4444")
+DENIED = (
+    'podtally_policy_denied_total{namespace="shop",workload="stray",direction="egress",'
+    'peer_kind="external",peer_namespace="",peer_workload="",protocol="tcp",port="4444",'
+    'policy="shop/default-deny"} 23\n'
+)
 
 METRICS = (
     "# HELP podtally_pod_bytes_total Bytes of a pod.\n"
@@ -35,15 +47,17 @@ METRICS = (
     'podtally_pod_bytes_total{namespace="shop",pod="stray-x2",direction="ingress"} 230\n'
     'podtally_pod_bytes_total{namespace="shop",pod="stray-x2",direction="egress"} 460\n'
     'podtally_pod_packets_total{namespace="shop",pod="stray-x2",direction="egress"} 23\n'
-    + flow("flow_bytes_total", "frontend", "ingress", *CUSTOMERS, "unknown", value=1000)
-    + flow("flow_bytes_total", "frontend", "egress", *CUSTOMERS, "unknown", value=4000)
-    + flow("flow_bytes_total", "frontend", "egress", *CUSTOMERS, "allowed", value=500)
-    + flow("connections_total", "frontend", "ingress", *CUSTOMERS, "unknown", value=23)
-    + flow("flow_bytes_total", "frontend", "egress", *BACKEND_ASKED, "unknown", value=300)
-    + flow("flow_bytes_total", "frontend", "ingress", *BACKEND_ASKED, "unknown", value=400)
-    + flow("connections_total", "frontend", "egress", *BACKEND_ASKED, "unknown", value=23)
-    + flow("flow_bytes_total", "stray", "egress", *NAMELESS, "unknown", value=460)
-    + flow("connections_total", "stray", "egress", *NAMELESS, "unknown", value=23)
+    + flow("flow_bytes_total", "frontend", "ingress", *USER, "allowed", value=1000)
+    + flow("flow_bytes_total", "frontend", "egress", *USER, "allowed", value=4000)
+    + flow("flow_bytes_total", "frontend", "egress", *USER, "unknown", value=500)
+    + flow("flow_bytes_total", "frontend", "egress", *USER, "denied", value=0)
+    + flow("connections_total", "frontend", "ingress", *USER, "allowed", value=23)
+    + flow("flow_bytes_total", "frontend", "egress", *BACKEND_ASKED, "allowed", value=300)
+    + flow("flow_bytes_total", "frontend", "ingress", *BACKEND_ASKED, "allowed", value=400)
+    + flow("connections_total", "frontend", "egress", *BACKEND_ASKED, "allowed", value=23)
+    + flow("flow_bytes_total", "stray", "egress", *NAMELESS, "denied", value=460)
+    + flow("connections_total", "stray", "egress", *NAMELESS, "denied", value=23)
+    + DENIED
     + "".join(
         f'podtally_books_bytes_total{{interface="ptd-{pod}",direction="{way}",account="{account}"}} {value}\n'
         for pod in ("frontend", "stray")
@@ -57,13 +71,29 @@ METRICS = (
     )
 )  # fmt: skip
 
+EVENT = (
+    b'{"time":"2024-02-29T12:00:00.023Z","event":"denied","direction":"egress","local":{"namespace":'
+    b'"shop","pod":"stray-x2","workload":"stray","workload_kind":"Deployment"},"peer":{"kind":'
+    b'"external","namespace":"","workload":"","name":"","address":"198.18.7.7","scope":"private"},'
+    b'"protocol":"tcp","port":4444,"policy":"shop/default-deny","reason":"isolated in egress by '
+    b'shop/default-deny; nothing is allowed in egress","connections":23,"new_connections":2,'
+    b'"bytes":{"egress":4600,"ingress":0},"first":"2024-02-29T11:58:59.023Z",'
+    b'"last":"2024-02-29T12:00:00.000Z"}\n'
+)  # as the agent writes it
+STRAYS = msgspec.json.decode(EVENT, type=Event)
+
 GOLDEN = """\
-user -> frontend :80 -> backend :3000 -> database :3306, and a stray
+user -> frontend :80 -> backend :3000 -> database :3306; payments; and a stray
 10 s of traffic; all that podtally counts: http://127.0.0.1:9775/metrics
 
-POD          INGRESS, BY    EGRESS, TO             RECEIVED     SENT  PACKETS      RATE
-frontend-7d  :80 customers  backend (port 3000)      1.2 MB  34.6 kB    1,234  123 kB/s
-stray-x2     -              ! private (port 4444)     230 B    460 B       23    69 B/s
+POD          RECEIVED     SENT  PACKETS  CONVERSATION      VERDICT    BYTES     RATE
+frontend-7d    1.2 MB  34.6 kB    1,234  :80 <- user       unknown   5.5 kB  550 B/s
+                                         -> backend :3000  allowed    700 B   70 B/s
+stray-x2        230 B    460 B       23  -> private :4444  ! denied   460 B   46 B/s
+
+EVENTS (what no policy allows; podtally blocks nothing, it tells)
+12:00:00Z  stray-x2 -> private 198.18.7.7:4444  denied  23 connections
+    isolated in egress by shop/default-deny; nothing is allowed in egress
 
 BOOKS (BYTES)               FLOWS  OTHER  OVERFLOW  GAP
 ptd-frontend   ingress  1,234,567     84         0    0
@@ -75,83 +105,136 @@ the books close: 4,938,604 bytes on the interfaces, each one accounted for"""
 
 
 def nothing_yet() -> Snapshot:
-    return take([], PODS, 0.0)
+    return take([], (), PODS, 0.0)
 
 
-def after_ten_seconds(metrics: str = METRICS) -> Snapshot:
-    return take(parse(metrics), PODS, 10.0)
+def after_ten_seconds(metrics: str = METRICS, events: tuple[Event, ...] = (STRAYS,)) -> Snapshot:
+    return take(parse(metrics), events, PODS, 10.0)
+
+
+def drawn(now: Snapshot, style: Style = PLAIN) -> list[str]:
+    return render(now, nothing_yet(), URL, style)
 
 
 def test_the_table() -> None:
-    lines = render(after_ten_seconds(), nothing_yet(), URL, Style(120, colour=False))
-    assert "\n".join(lines) == GOLDEN
+    assert "\n".join(drawn(after_ten_seconds())) == GOLDEN
 
 
-def test_a_narrow_terminal_sees_one_figure_for_both_directions_and_no_line_too_long() -> None:
-    lines = render(after_ten_seconds(), nothing_yet(), URL, Style(80, colour=False))
+def test_a_narrow_terminal_sees_the_conversations_and_no_line_too_long() -> None:
+    lines = drawn(after_ten_seconds(), Style(80, colour=False))
     row = re.sub(" +", " ", lines[4])
-    assert row == "frontend-7d :80 customers backend (port 3000) 1.2 MB 1,234 123 kB/s"
+    assert row == "frontend-7d :80 <- user unknown 5.5 kB 550 B/s"
     assert max(map(len, lines)) <= 80
-    lines = render(after_ten_seconds(), nothing_yet(), URL, Style(40, colour=False))
+    lines = drawn(after_ten_seconds(), Style(40, colour=False))
     assert max(map(len, lines[3:])) <= 40
+    assert "nothing is allowed in egress" in " ".join(map(str.strip, lines))
 
 
-def test_an_outside_target_stands_out_in_colour() -> None:
-    lines = render(after_ten_seconds(), nothing_yet(), URL, Style(120, colour=True))
-    assert "\x1b[31;1m! private (port 4444)" in "\n".join(lines)
+def test_a_low_terminal_does_without_the_pages_of_the_books() -> None:
+    whole = len(GOLDEN.splitlines())
+    assert len(drawn(after_ten_seconds(), Style(120, False, rows=whole))) == whole
+    lines = drawn(after_ten_seconds(), Style(120, False, rows=whole - 1))
+    assert not any("OVERFLOW" in line for line in lines)
+    assert lines[-1] == GOLDEN.splitlines()[-1]
+
+
+def test_what_is_denied_stands_out_in_colour() -> None:
+    text = "\n".join(drawn(after_ten_seconds(), Style(120, colour=True)))
+    assert "\x1b[31;1m-> private :4444" in text
+    assert "\x1b[31;1m! denied" in text
+    assert "\x1b[33munknown" in text
+    assert "\x1b[31;1m12:00:00Z  stray-x2" in text
+    assert "-> backend :3000  allowed " in text  # quietly
 
 
 def test_who_began_the_connection_tells_a_served_port_from_one_asked() -> None:
     frontend, stray = after_ten_seconds().pods
-    assert frontend.served == (Use("customers", "tcp", "80", 5500, outside=False),)
-    assert frontend.asked == (Use("backend", "tcp", "3000", 700, outside=False),)
-    assert stray.asked == (Use("private", "tcp", "4444", 460, outside=True),)
+    assert frontend.served == (Use("user", "tcp", "80", 5500, False, "unknown"),)
+    assert frontend.asked == (Use("backend", "tcp", "3000", 700, False, "allowed"),)
+    assert stray.asked == (Use("private", "tcp", "4444", 460, True, "denied"),)
+    assert (frontend.denied, stray.denied) == (0, 23)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "worst"),
+    [
+        (["allowed", "undeclared"], "undeclared"),
+        (["undeclared", "unknown", "allowed"], "unknown"),
+        (["denied", "unknown"], "denied"),
+        (["allowed", "other"], "unknown"),
+    ],
+)
+def test_of_several_verdicts_the_worst_is_shown(verdicts: list[str], worst: str) -> None:
+    more = "".join(
+        flow("flow_bytes_total", "frontend", "egress", *BACKEND_ASKED, verdict, value=1)
+        for verdict in verdicts
+    )
+    (use,) = after_ten_seconds(METRICS + more).pods[0].asked
+    assert (use.verdict, use.bytes) == (worst, 700 + len(verdicts))
+
+
+def test_the_last_events_are_shown_in_the_order_in_which_they_began() -> None:
+    def one(pod: str, seconds: int, connections: int) -> Event:
+        local = msgspec.structs.replace(STRAYS.local, pod=pod)
+        time = f"2024-02-29T12:00:{seconds:02}.023Z"
+        return msgspec.structs.replace(STRAYS, local=local, time=time, connections=connections)
+
+    denied = (one("a", 9, 1), one("b", 1, 1), one("c", 3, 2), one("d", 4, 2_300))
+    events = (msgspec.structs.replace(one("e", 10, 1), event="undeclared"), *denied)
+    lines = drawn(after_ten_seconds(events=events))
+    shown = [line for line in lines if "Z  " in line]
+    assert [line.split()[1] for line in shown] == ["a", "c", "d"]
+    assert shown[0].endswith("denied  1 connection")
+    assert shown[2].endswith("denied  2,300 connections")
+    assert "and 2 more" in lines
+    assert "none" in drawn(after_ten_seconds(events=()))
+
+
+def test_an_event_of_what_came_in_and_one_without_a_port() -> None:
+    known = msgspec.structs.replace(STRAYS.peer, workload="office")
+    came = msgspec.structs.replace(STRAYS, direction="ingress", peer=known, event="undeclared")
+    ping = msgspec.structs.replace(STRAYS, protocol="icmp", port=0)
+    lines = drawn(after_ten_seconds(events=(came, ping)))
+    assert any("  stray-x2 :4444 <- office 198.18.7.7  undeclared  " in line for line in lines)
+    assert any("  stray-x2 -> private 198.18.7.7 (icmp)  denied  " in line for line in lines)
+
+
+def test_the_event_log_is_followed_by_whole_lines(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    tail = EventTail(path)
+    assert tail.latest() == ()
+    path.write_bytes(EVENT + EVENT[:100])
+    assert tail.latest() == (STRAYS,)
+    again = EVENT.replace(b'"connections":23', b'"connections":29')
+    path.write_bytes(EVENT + again + EVENT.replace(b"stray-x2", b"stray-x3"))
+    first, second = tail.latest()
+    assert (first.connections, first.local.pod) == (29, "stray-x2")
+    assert (second.connections, second.local.pod) == (23, "stray-x3")
+    path.write_bytes(EVENT.replace(b'"connections":23', b'"connections":31'))  # it was rolled
+    assert [event.connections for event in tail.latest()] == [31, 23]
 
 
 def test_more_peers_than_there_are_lines_for_are_counted() -> None:
+    peer = ("external", "", "", "internet")
     many = "".join(
-        flow(
-            "flow_bytes_total",
-            "stray",
-            "egress",
-            "external",
-            "",
-            "",
-            "internet",
-            str(port),
-            "unknown",
-            value=port,
-        )
-        + flow(
-            "connections_total",
-            "stray",
-            "egress",
-            "external",
-            "",
-            "",
-            "internet",
-            str(port),
-            "unknown",
-            value=1,
-        )
+        flow("flow_bytes_total", "stray", "egress", *peer, str(port), "unknown", value=port)
+        + flow("connections_total", "stray", "egress", *peer, str(port), "unknown", value=1)
         for port in range(5000, 5023)
     )
-    lines = render(after_ten_seconds(METRICS + many), nothing_yet(), URL, Style(120, colour=False))
-    assert any("! internet (port 5022)" in line for line in lines)
+    lines = drawn(after_ten_seconds(METRICS + many))
+    # The most bytes first, and before them what is denied.
+    assert "-> private :4444   ! denied" in lines[6]
+    assert "-> internet :5022  unknown" in lines[7]
     assert any("and 21 more" in line for line in lines)
 
 
 def test_a_protocol_without_ports_goes_by_its_name() -> None:
-    row = PodRow(
-        "p",
-        (Use("customers", "icmp", "0", 23, False),),
-        (Use("db", "icmp", "0", 23, False),),
-        23,
-        23,
-        2,
-    )
-    lines = render(Snapshot(1, (row,), ()), nothing_yet(), URL, Style(120, colour=False))
-    assert lines[4].startswith("p    icmp customers  db (icmp)")
+    served = Use("office", "icmp", "0", 23, False, "allowed")
+    asked = Use("db", "icmp", "0", 23, False, "allowed")
+    row = PodRow("p", (served,), (asked,), 23, 23, 2, 0)
+    lines = drawn(Snapshot(1, (row,), (), ()), Style(80, colour=False))
+    assert lines[4].startswith("p    icmp <- office  allowed  ")
+    assert lines[5].startswith("     -> db (icmp)    allowed  ")
 
 
 def test_books_that_close_have_no_faults() -> None:
@@ -165,25 +248,54 @@ def test_books_that_close_have_no_faults() -> None:
         ('ptd-stray",direction="egress"} 0.0', 'ptd-stray",direction="egress"} -23', "ptd-stray egress: a gap of -23 bytes"),
         ('podtally_books_gap_bytes{interface="ptd-stray",direction="egress"}', "other", "ptd-stray egress: no gap reported"),
         ('pod="stray-x2",direction="ingress"} 230', 'pod="stray-x2",direction="ingress"} 0', "pod stray-x2: no traffic seen both ways"),
+        (DENIED, "", "pod stray-x2: not seen as denied by podtally_policy_denied_total"),
+        ('port="4444",verdict="denied"} 460', 'port="4444",verdict="allowed"} 460', "pod stray-x2: not seen as denied by the flows' verdict"),
     ],
 )  # fmt: skip
 def test_a_fault_is_named(old: str, new: str, fault: str) -> None:
     assert old in METRICS
     final = after_ten_seconds(METRICS.replace(old, new))
     assert faults(final) == [fault]
-    assert fault in render(final, nothing_yet(), URL, Style(120, colour=False))
+    assert fault in drawn(final)
 
 
-def test_silence_is_no_proof_that_the_books_close() -> None:
-    assert len(faults(nothing_yet())) == 2 + 4
+@pytest.mark.parametrize(
+    "events",
+    [
+        (),
+        (msgspec.structs.replace(STRAYS, event="undeclared"),),
+        (msgspec.structs.replace(STRAYS, direction="ingress"),),
+        (
+            msgspec.structs.replace(
+                STRAYS, local=msgspec.structs.replace(STRAYS.local, pod="frontend-7d")
+            ),
+        ),
+    ],
+)
+def test_a_stray_that_no_event_tells_of_is_a_fault(events: tuple[Event, ...]) -> None:
+    final = after_ten_seconds(events=events)
+    assert faults(final) == ["pod stray-x2: not seen as denied by the event log"]
+
+
+def test_silence_is_no_proof() -> None:
+    assert len(faults(nothing_yet())) == 2 + 1 + 4
 
 
 def test_json_says_what_the_table_says() -> None:
     found = json.loads(to_json(after_ten_seconds()))
     assert found["faults"] == []
     assert found["pods"][1]["asked"] == [
-        {"peer": "private", "protocol": "tcp", "port": "4444", "bytes": 460, "outside": True}
+        {
+            "peer": "private",
+            "protocol": "tcp",
+            "port": "4444",
+            "bytes": 460,
+            "outside": True,
+            "verdict": "denied",
+        }
     ]
+    assert found["pods"][1]["denied"] == 23
+    assert found["events"] == [json.loads(EVENT)]
     assert found["books"][0] == {
         "interface": "ptd-frontend", "direction": "ingress",
         "flows": 1234567, "other": 84, "overflow": 0, "gap": 0,
@@ -215,17 +327,3 @@ def test_a_line_that_is_none_is_named() -> None:
 )  # fmt: skip
 def test_bytes_for_people(count: float, text: str) -> None:
     assert human(count) == text
-
-
-def test_the_agent_understands_its_configuration(tmp_path: Path) -> None:
-    file = tmp_path / "podtally.yaml"
-    file.write_text(agent_config())
-    read = config.load(file, {})
-    assert [endpoint.name for endpoint in read.endpoints] == [
-        pod.pod for pod in (FRONTEND, BACKEND, DATABASE, STRAY)
-    ]
-    assert read.endpoints[0] == config.StaticEndpoint(
-        netns="podtally-demo-frontend", namespace="shop", name="frontend-7d",
-        workload="frontend", workload_kind="Deployment", labels={"app": "frontend"},
-    )  # fmt: skip
-    assert read.networks == {"customers": ("203.0.113.0/25",)}

@@ -1,4 +1,4 @@
-"""The agent as the demo runs it: started as an operator would, and asked only over HTTP."""
+"""The agent as the demo runs it: started as an operator would, asked over HTTP, its events read."""
 
 import http.client
 import sys
@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from podtally.demo import scrape
 from podtally.demo.address import Address, listen
+from podtally.demo.events import EventTail
 from podtally.demo.processes import Children, Process, exit_reason, last_words
 from podtally.demo.screen import say
 from podtally.demo.snapshot import Snapshot, faults, take
@@ -17,9 +18,11 @@ from podtally.demo.stop import Stop
 from podtally.demo.topology import (
     AGENT_PORT,
     EPOCH_SECONDS,
+    EVENT_LOG,
     NODE,
     PIN_DIR,
     PODS,
+    POLICIES,
     STATE_DIR,
     WATCHED,
 )
@@ -29,14 +32,16 @@ _READY_SECONDS = 120.0  # a cold compile takes seconds, on a small busy machine 
 _PATIENCE_SECONDS = 2.0  # after which the person is told what is being waited for
 _SETTLE_SECONDS = 15.0
 _POLL_SECONDS = 0.2
+_EVENTS_SECONDS = 5.0  # the default is a minute, for which nobody looks at a demo
 
 
 class Agent(NamedTuple):
-    """The running agent, its log, and the host's address that leads to it."""
+    """The running agent, its log and events, and the host's address that leads to it."""
 
     process: Process
     log: Path
     where: Address
+    events: EventTail
 
     def check(self) -> None:
         """Raise PodtallyError with its last words where it has died."""
@@ -61,7 +66,7 @@ class Agent(NamedTuple):
         status, text = self.get("/metrics")
         if status != http.client.OK:
             raise PodtallyError(f"{self.where.url} answered {status}: {text[:200].strip()}")
-        return take(scrape.parse(text), PODS, at_seconds)
+        return take(scrape.parse(text), self.events.latest(), PODS, at_seconds)
 
     def settled(self, at_seconds: float) -> Snapshot:
         """Wait until the agent has booked the last of the traffic, which must have ended.
@@ -95,7 +100,8 @@ def start(children: Children, wanted: Address, log: Path) -> Agent:
         ) from None
     with stream:
         where = _start_relay(children, wanted)
-        return Agent(children.python(NODE, _command(), stream), log, where)
+        process = children.python(NODE, _command(), stream)
+        return Agent(process, log, where, EventTail(EVENT_LOG))
 
 
 def _command() -> Sequence[str]:
@@ -106,6 +112,9 @@ def _command() -> Sequence[str]:
         "--pin-dir": PIN_DIR,
         "--interfaces": WATCHED,
         "--epoch": EPOCH_SECONDS,
+        "--policies": POLICIES,
+        "--events": EVENT_LOG,
+        "--events-interval": _EVENTS_SECONDS,
     }
     flags = (word for flag, value in settings.items() for word in (flag, str(value)))
     return ["podtally", "run", *flags]

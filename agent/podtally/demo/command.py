@@ -4,6 +4,7 @@ import argparse
 import signal
 import sys
 import time
+from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,28 +15,32 @@ from podtally.demo.screen import Screen, say
 from podtally.demo.servers import ROLES
 from podtally.demo.snapshot import Snapshot, faults
 from podtally.demo.stop import Stop
-from podtally.demo.topology import AGENT_PORT, HOSTS, STATE_DIR
+from podtally.demo.topology import AGENT_PORT, EVENT_LOG, HOSTS, PODS, POLICIES, STATE_DIR
 from podtally.demo.view import render, to_json
 from podtally.errors import PodtallyError
 
 _DESCRIPTION = """\
 Shows podtally at work: a small shop in network namespaces, real requests, a pod that
-leaks, a live table of who talks to whom, and the books. The host's own network is not
-touched."""
+leaks, a live table of who talks to whom, what the declared policies say of it, and the
+books. The host's own network is not touched."""
 
 _EPILOG = """\
 examples:
-  podtally demo                              until Ctrl-C, a table redrawn each second
+  podtally demo                              until Ctrl-C, a table that is redrawn in place
   podtally demo --seconds 10 --output json   ends by itself, with the last table as JSON
 
+While it runs, the policies can be edited: the next connections are judged by them.
 Either way it stops the traffic at the end, waits until the agent has booked the last of
 it, prints the final table, and removes everything it made.
 
 exit codes:
-  0  the books close, and every pod was seen    1  they do not
-  2  the demo could not run                   130  interrupted before there was traffic"""
+  0  the books close, every pod was seen, and the stray was seen as denied
+  1  one of these does not hold
+  2  the demo could not run
+  130  interrupted before there was traffic"""
 
-_REFRESH_SECONDS = 1.0
+_REFRESH_SECONDS = 0.5  # and an epoch: what the agent has not booked yet is older by that
+_RATE_TABLES = 6  # between the two that a rate is of: an epoch more or less shows less
 _PLAIN_REFRESH_SECONDS = 10.0  # where a table cannot be redrawn in place
 _TRAFFIC_LOG = STATE_DIR / "traffic.log"
 
@@ -93,13 +98,14 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _perform(args: argparse.Namespace, stop: Stop) -> int:
-    say("making four pods and two outside hosts: network namespaces on a bridge")
+    say(f"making {len(PODS)} pods and a host outside: network namespaces on a bridge")
     stage.build()
     with Children() as children:
         running = agent.start(children, args.listen, args.keep_agent_log or STATE_DIR / "agent.log")
         agent.await_ready(running, stop)
         if stop.asked:
             return 128 + signal.SIGINT
+        say(f"its policies: {POLICIES}; its events: {EVENT_LOG}")
         say(f"the agent is ready; its metrics: {running.where.url}")
         screen = Screen(sys.stdout) if args.output == "table" else None
         show = _Show(running, _start_traffic(children), running.snapshot(0), time.monotonic())
@@ -122,7 +128,7 @@ def _start_traffic(children: Children) -> list[Process]:
 def _watch(show: _Show, stop: Stop, screen: Screen | None, seconds: float) -> None:
     """Show what the agent says until the time is over or somebody asks to end."""
     refresh = _REFRESH_SECONDS if screen and screen.live else _PLAIN_REFRESH_SECONDS
-    before = show.first
+    shown = deque([show.first], _RATE_TABLES)
     while True:
         stop.pause(min(refresh, seconds - show.seconds()))
         if stop.asked or show.seconds() >= seconds:
@@ -130,8 +136,8 @@ def _watch(show: _Show, stop: Stop, screen: Screen | None, seconds: float) -> No
         _check_traffic(show.traffic)
         now = show.agent.snapshot(show.seconds())
         if screen:
-            screen.show(render(now, before, show.agent.where.url, screen.style()))
-        before = now
+            screen.show(render(now, shown[0], show.agent.where.url, screen.style()))
+        shown.append(now)
 
 
 def _check_traffic(traffic: list[Process]) -> None:
@@ -144,7 +150,8 @@ def _check_traffic(traffic: list[Process]) -> None:
 
 def _finish(final: Snapshot, show: _Show, screen: Screen | None) -> int:
     if screen:
-        screen.final(render(final, show.first, show.agent.where.url, screen.style()))
+        whole = screen.style()._replace(rows=None)
+        screen.final(render(final, show.first, show.agent.where.url, whole))
     else:
         print(to_json(final))
     return 1 if faults(final) else 0

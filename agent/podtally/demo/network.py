@@ -24,7 +24,7 @@ def build() -> None:
         _ip(
             ["-n", host.netns, "-batch", "-"],
             [
-                f"address add {host.address}/32 dev eth0",
+                *(f"address add {address}/32 dev eth0" for address in (host.address, *host.also)),
                 "link set lo up",
                 "link set eth0 up",
                 "route add default dev eth0",

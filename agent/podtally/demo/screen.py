@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from podtally.demo.view import Style
+from podtally.demo.table import Style
 
 _UP, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[{}F", "\x1b[K", "\x1b[J"
 _PLAIN_COLUMNS = 120
@@ -22,8 +22,11 @@ class Screen:
         self._drawn = 0
 
     def style(self) -> Style:
-        columns = shutil.get_terminal_size().columns if self.live else _PLAIN_COLUMNS
-        return Style(columns, self._colour)
+        """What a table of this moment is to fit; the final one may be longer."""
+        if not self.live:
+            return Style(_PLAIN_COLUMNS, self._colour)
+        size = shutil.get_terminal_size()
+        return Style(size.columns, self._colour, size.lines - 1)
 
     def show(self, lines: Sequence[str]) -> None:
         """Draw over the table before, and no more lines than the terminal has."""

@@ -1,4 +1,4 @@
-"""The demo's traffic: a shop of three real servers, its user, and a pod that leaks.
+"""The demo's traffic: a shop of three real servers, its user, payments, and a pod that leaks.
 
 ``python -m podtally.demo.servers ROLE`` runs one of them until it is killed; who is who
 stands in ``topology``.
@@ -18,10 +18,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from podtally.demo.topology import (
     BACKEND,
     BACKEND_PORT,
+    BANK,
+    BANK_PORT,
     DATABASE,
     DATABASE_PORT,
     FRONTEND,
     FRONTEND_PORT,
+    OLD_BANK,
     OUTSIDE,
     OUTSIDE_PORT,
 )
@@ -32,6 +35,8 @@ _RETRY_SECONDS = 0.1  # while the server asked is still starting
 _REQUEST_SECONDS = 0.1
 _KEPT_ALIVE = 10  # requests on one connection, before the user takes another
 _LEAK_SECONDS = 0.5
+_PAY_SECONDS = 0.5
+_OLD_BANK_EVERY = 5  # payments, of which the second is the first that goes there
 
 
 def receive(connection: socket.socket) -> bytes:
@@ -179,18 +184,39 @@ def stray() -> None:
         time.sleep(_LEAK_SECONDS)
 
 
+def payments() -> None:
+    """Pay at the bank, and now and then at an address of the bank's that policy excepts."""
+    for number in itertools.count():
+        address = OLD_BANK if number % _OLD_BANK_EVERY == 1 else BANK
+        try:
+            with socket.create_connection((address, BANK_PORT), _TIMEOUT_SECONDS) as connection:
+                send(connection, f"PAY {number}".encode())
+                receive(connection)
+        except (OSError, EOFError):
+            time.sleep(_RETRY_SECONDS)
+        time.sleep(_PAY_SECONDS)
+
+
 class _Reader(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         while self.request.recv(65536):
             pass
 
 
+class _Bank(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        send(self.request, receive(self.request).replace(b"PAY", b"PAID"))
+
+
 def outside() -> None:
+    bank = _TcpServer(("", BANK_PORT), _Bank)
+    threading.Thread(target=bank.serve_forever, daemon=True).start()
     _TcpServer(("", OUTSIDE_PORT), _Reader).serve_forever()
 
 
 # Servers before those who ask them: the first request then finds an answer.
-ROLES = {role.__name__: role for role in (database, backend, frontend, outside, user, stray)}
+_ALL = (database, backend, frontend, outside, user, payments, stray)
+ROLES = {role.__name__: role for role in _ALL}
 
 if __name__ == "__main__":
     ROLES[sys.argv[1]]()

@@ -1,11 +1,17 @@
-"""What the metrics say of the demo's pods: who uses them, whom they ask, and the books."""
+"""What the agent says of the demo's pods: who uses them, whom they ask, what of it policy denies,
+and the books.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from podtally.demo.scrape import Sample
-from podtally.demo.topology import Host
+from podtally.demo.topology import STRAY, Host
+from podtally.export.events import Event
+from podtally.policy.model import ALLOWED, DENIED, UNDECLARED, UNKNOWN
+
+_BEST_FIRST = (ALLOWED, UNDECLARED, UNKNOWN, DENIED)
 
 # The labels of a flow's series, but for its direction and verdict: the two directions of
 # a conversation are one line of the view.
@@ -23,6 +29,7 @@ class Use(NamedTuple):
     port: str
     bytes: int
     outside: bool  # neither the node's nor named in the configuration
+    verdict: str
 
 
 class PodRow(NamedTuple):
@@ -34,10 +41,7 @@ class PodRow(NamedTuple):
     received_bytes: int
     sent_bytes: int
     packets: int
-
-    @property
-    def bytes(self) -> int:
-        return self.received_bytes + self.sent_bytes
+    denied: int  # connections that policy denies at its end
 
 
 class BookRow(NamedTuple):
@@ -52,33 +56,54 @@ class BookRow(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """The metrics as of one scrape; ``at_seconds`` is since the traffic began."""
+    """The metrics and the event log at one moment; ``at_seconds`` is since the traffic began."""
 
     at_seconds: float
     pods: tuple[PodRow, ...]
     books: tuple[BookRow, ...]
+    events: tuple[Event, ...]  # each as it was last told
 
 
-def take(samples: Sequence[Sample], pods: Sequence[Host], at_seconds: float) -> Snapshot:
+def take(
+    samples: Sequence[Sample], events: tuple[Event, ...], pods: Sequence[Host], at_seconds: float
+) -> Snapshot:
     """Return a row for each of ``pods``, seen or not, and the books of their interfaces."""
     began = _began(samples)
     rows = tuple(_pod(samples, began, pod) for pod in pods)
     interfaces = tuple(pod.interface for pod in pods)
-    return Snapshot(at_seconds, rows, _books(samples, interfaces))
+    return Snapshot(at_seconds, rows, _books(samples, interfaces), events)
 
 
 def faults(final: Snapshot) -> list[str]:
-    """Return what is wrong with the books, one line each: silence is no proof."""
+    """Return what is wrong, one line each, with the books or with what is said of the stray.
+
+    Silence is no proof.
+    """
     found = []
     for row in final.pods:
         if not (row.received_bytes and row.sent_bytes):
             found.append(f"pod {row.pod}: no traffic seen both ways")
+        if row.pod == STRAY.pod and (missing := _not_denied(row, final.events)):
+            found.append(f"pod {row.pod}: not seen as denied by {', '.join(missing)}")
     for book in final.books:
         if book.gap is None:
             found.append(f"{book.interface} {book.direction}: no gap reported")
         elif book.gap:
             found.append(f"{book.interface} {book.direction}: a gap of {book.gap} bytes")
     return found
+
+
+def _not_denied(row: PodRow, events: Iterable[Event]) -> list[str]:
+    """Return which of those that should tell that what a pod asks is denied do not."""
+    tells = {
+        "the flows' verdict": any(use.verdict == DENIED for use in row.asked),
+        "podtally_policy_denied_total": row.denied > 0,
+        "the event log": any(
+            (event.local.pod, event.event, event.direction) == (row.pod, DENIED, "egress")
+            for event in events
+        ),
+    }
+    return [who for who, has_told in tells.items() if not has_told]
 
 
 def _conversation(sample: Sample) -> tuple[str, ...]:
@@ -96,15 +121,16 @@ def _began(samples: Iterable[Sample]) -> dict[tuple[str, ...], set[str]]:
 
 def _pod(samples: Iterable[Sample], began: dict[tuple[str, ...], set[str]], pod: Host) -> PodRow:
     totals: dict[tuple[str, str], int] = defaultdict(int)
-    uses: dict[tuple[str, ...], int] = defaultdict(int)
+    denied = 0
     for sample in samples:
         if sample.label("pod") == pod.pod:
             totals[sample.name, sample.label("direction")] += int(sample.value)
-        elif sample.name == "podtally_flow_bytes_total" and sample.label("workload") == pod.name:
-            uses[_conversation(sample)] += int(sample.value)
+        elif sample.name == "podtally_policy_denied_total":
+            denied += int(sample.value) if sample.label("workload") == pod.name else 0
+    uses = _uses(samples, pod)
 
     def toward(direction: str) -> tuple[Use, ...]:
-        lines = [_use(key, count) for key, count in uses.items() if direction in began[key]]
+        lines = [use for key, use in uses.items() if direction in began[key]]
         return tuple(sorted(lines, key=lambda use: -use.bytes))
 
     bytes_, packets = "podtally_pod_bytes_total", "podtally_pod_packets_total"
@@ -115,16 +141,34 @@ def _pod(samples: Iterable[Sample], began: dict[tuple[str, ...], set[str]], pod:
         totals[bytes_, "ingress"],
         totals[bytes_, "egress"],
         totals[packets, "ingress"] + totals[packets, "egress"],
+        denied,
     )
 
 
-def _use(key: tuple[str, ...], count: int) -> Use:
+def _uses(samples: Iterable[Sample], pod: Host) -> dict[tuple[str, ...], Use]:
+    counts: dict[tuple[str, ...], int] = defaultdict(int)
+    verdicts: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for sample in samples:
+        if sample.name == "podtally_flow_bytes_total" and sample.label("workload") == pod.name:
+            counts[_conversation(sample)] += int(sample.value)
+            if sample.value:
+                verdicts[_conversation(sample)].append(sample.label("verdict"))
+    return {key: _use(key, count, _worst(verdicts[key])) for key, count in counts.items()}
+
+
+def _worst(verdicts: Iterable[str]) -> str:
+    """Return the one to be shown of several; a word that is none of them counts as not known."""
+    known = (verdict if verdict in _BEST_FIRST else UNKNOWN for verdict in verdicts)
+    return max(known, key=_BEST_FIRST.index, default=UNKNOWN)
+
+
+def _use(key: tuple[str, ...], count: int, verdict: str) -> Use:
     label = dict(zip(_CONVERSATION, key, strict=True))
     nameless = not label["peer_workload"]
     # An address without a name goes by how far away it is: internet, private.
     peer = label["scope"] if nameless else label["peer_workload"]
     outside = nameless and label["peer_kind"] in ("external", "unknown")
-    return Use(peer or "unknown", label["protocol"], label["port"], count, outside)
+    return Use(peer or "unknown", label["protocol"], label["port"], count, outside, verdict)
 
 
 def _books(samples: Sequence[Sample], interfaces: Sequence[str]) -> tuple[BookRow, ...]:

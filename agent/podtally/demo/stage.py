@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from podtally.demo import network
-from podtally.demo.topology import LOCK, NODE, PIN_DIR, STATE_DIR, agent_config
+from podtally.demo.declared import POLICY_FILES
+from podtally.demo.topology import LOCK, NODE, PIN_DIR, POLICIES, STATE_DIR, agent_config
 from podtally.errors import PodtallyError
 
 CONFIG = STATE_DIR / "podtally.yaml"
@@ -59,10 +60,13 @@ def alone() -> Iterator[None]:
 
 
 def build() -> None:
-    """Make the network and the agent's directory with its configuration."""
+    """Make the network, and the agent's directory with its configuration and the policies."""
     network.build()
     STATE_DIR.mkdir(mode=0o700)
     CONFIG.write_text(agent_config())
+    POLICIES.mkdir()
+    for name, text in POLICY_FILES.items():
+        (POLICIES / name).write_text(text)
 
 
 def clear() -> None:

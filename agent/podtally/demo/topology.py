@@ -10,15 +10,20 @@ WATCHED = "ptd-*"
 
 PIN_DIR = Path("/sys/fs/bpf/podtally-demo")
 STATE_DIR = Path("/run/podtally-demo")
+POLICIES = STATE_DIR / "policies"
+EVENT_LOG = STATE_DIR / "events.jsonl"
 LOCK = "\0podtally-demo"
 AGENT_PORT = 9775  # inside the node's namespace, where nobody else listens
 EPOCH_SECONDS = 1.0
 
-NAMESPACE = "shop"
 FRONTEND_PORT = 80
 BACKEND_PORT = 3000
 DATABASE_PORT = 3306
 OUTSIDE_PORT = 4444
+BANK_PORT = 3306
+
+BANK = "203.0.113.20"
+OLD_BANK = "203.0.113.10"  # which policy takes out of the bank's network
 
 
 class Host(NamedTuple):
@@ -27,6 +32,8 @@ class Host(NamedTuple):
     name: str  # its role, and for a pod its workload
     address: str
     pod: str = ""  # "" outside
+    namespace: str = "shop"
+    also: tuple[str, ...] = ()  # more addresses
 
     @property
     def netns(self) -> str:
@@ -42,27 +49,28 @@ FRONTEND = Host("frontend", "10.99.0.2", "frontend-7d")
 BACKEND = Host("backend", "10.99.0.3", "backend-5c")
 DATABASE = Host("database", "10.99.0.4", "database-0")
 STRAY = Host("stray", "10.99.0.5", "stray-x2")
-USER = Host("user", "203.0.113.10")
-OUTSIDE = Host(
-    "outside", "198.18.7.7"
-)  # no business of any pod's, and no name in the configuration
+USER = Host("user", "10.99.0.6", "user-4b")
+PAYMENTS = Host("payments", "10.99.1.2", "payments-8e", "billing")
+# Its first address is no business of any pod's, and has no name in the configuration.
+OUTSIDE = Host("outside", "198.18.7.7", also=(BANK, OLD_BANK))
 
-PODS = (FRONTEND, BACKEND, DATABASE, STRAY)
-HOSTS = (*PODS, USER, OUTSIDE)
+PODS = (USER, FRONTEND, BACKEND, DATABASE, PAYMENTS, STRAY)
+HOSTS = (*PODS, OUTSIDE)
 
 
 def agent_config() -> str:
-    """Return the agent's configuration file: who the pods are, and what its customers' network is.
+    """Return the agent's configuration file: who the pods are, and whose the networks outside.
 
     Everything else the agent finds out by itself.
     """
     endpoints = "".join(
         f"  - netns: {pod.netns}\n"
-        f"    namespace: {NAMESPACE}\n"
+        f"    namespace: {pod.namespace}\n"
         f"    name: {pod.pod}\n"
         f"    workload: {pod.name}\n"
         f"    workload_kind: {'StatefulSet' if pod is DATABASE else 'Deployment'}\n"
-        f"    labels: {{app: {pod.name}}}\n"
+        f"    labels: {{app: {pod.name}{', role: user' if pod is USER else ''}}}\n"
         for pod in PODS
     )
-    return f"endpoints:\n{endpoints}networks:\n  customers: 203.0.113.0/25\n"
+    networks = f"  bank: 203.0.113.0/24\n  old-bank: {OLD_BANK}/32\n"
+    return f"endpoints:\n{endpoints}networks:\n{networks}"

@@ -2,44 +2,39 @@
 
 import json
 from collections.abc import Sequence
-from itertools import zip_longest
-from typing import NamedTuple
+
+import msgspec
 
 from podtally.demo.snapshot import BookRow, PodRow, Snapshot, Use, faults
+from podtally.demo.table import BOLD, GREEN, RED, YELLOW, Cell, Style, cut, paint, table, wrapped
+from podtally.export.events import Event
+from podtally.policy.model import DENIED, UNDECLARED, UNKNOWN
 
 _MOST_USES = 4  # lines of a pod, so that the table stays on one screen
+_MOST_EVENTS = 3
+_WIDE_COLUMNS = 100
+_COLOURS = {DENIED: RED, UNDECLARED: YELLOW, UNKNOWN: YELLOW}
 
-_BOLD, _RED, _GREEN, _RESET = "\x1b[1m", "\x1b[31;1m", "\x1b[32m", "\x1b[0m"
+_TITLE = "user -> frontend :80 -> backend :3000 -> database :3306; payments; and a stray"
+_REASON_INDENT = 4
 
-
-class Style(NamedTuple):
-    """Where the lines go: how wide it is, and whether it knows colours."""
-
-    columns: int
-    colour: bool
-
-
-class _Cell(NamedTuple):
-    text: str
-    colour: str = ""
-    right: bool = False
+_UseKey = tuple[str, bool, str, str, str]  # pod, whether it asks, peer, protocol, port
 
 
 def render(now: Snapshot, before: Snapshot, url: str, style: Style) -> list[str]:
-    """Draw ``now``; rates are those since ``before``."""
-    lines = [
-        _paint(
-            "user -> frontend :80 -> backend :3000 -> database :3306, and a stray", _BOLD, style
-        ),
+    """Draw ``now``; rates are those since ``before``. The page-long books go first if rows lack."""
+    above = [
+        paint(_TITLE, BOLD, style),
         f"{now.at_seconds:.0f} s of traffic; all that podtally counts: {url}",
         "",
-        *_table(_pods(now, before, style), style),
+        *table(_pods(now, before, style), style),
         "",
-        *_table(_books(now.books), style),
+        *_events(now.events, style),
         "",
-        *_judgement(now, style),
     ]
-    return lines
+    books, below = [*table(_books(now.books), style), ""], _judgement(now, style)
+    rows = len(above) + len(books) + len(below)
+    return [*above, *(books if style.rows is None or rows <= style.rows else []), *below]
 
 
 def to_json(final: Snapshot) -> str:
@@ -53,102 +48,116 @@ def to_json(final: Snapshot) -> str:
     found = {
         "seconds": round(final.at_seconds, 3),
         "pods": pods,
+        "events": msgspec.to_builtins(final.events),
         "books": [book._asdict() for book in final.books],
         "faults": faults(final),
     }
     return json.dumps(found, indent=2)
 
 
-def _pods(now: Snapshot, before: Snapshot, style: Style) -> list[list[_Cell]]:
+def _pods(now: Snapshot, before: Snapshot, style: Style) -> list[list[Cell]]:
+    """A line a conversation; a wide table has the pods' own totals too."""
+    totals = ["received", "sent", "packets"] if style.columns >= _WIDE_COLUMNS else []
+    heads = ["pod", *totals, "conversation", "verdict", "bytes", "rate"]
+    rows = [[Cell(head.upper(), BOLD, head in (*totals, "bytes", "rate")) for head in heads]]
     span = now.at_seconds - before.at_seconds
-    earlier = {row.pod: row.bytes for row in before.pods}
-    wide = style.columns >= 96
-    figures = ["received", "sent"] if wide else ["bytes"]
-    heads = ["pod", "ingress, by", "egress, to", *figures, "packets", "rate"]
-    table = [[_Cell(head.upper(), _BOLD, i > 2) for i, head in enumerate(heads)]]
+    earlier = {key: use.bytes for row in before.pods for key, use in _keyed(row)}
     for row in now.pods:
-        rate = (row.bytes - earlier.get(row.pod, 0)) / span if span > 0 else 0.0
-        counts = [row.received_bytes, row.sent_bytes] if wide else [row.bytes]
-        figures = [*map(human, counts), f"{row.packets:,}", human(rate) + "/s"]
-        table += _pod(row, figures)
-    return table
+        lines = [
+            _use(key, use, (use.bytes - earlier.get(key, 0)) / span if span > 0 else 0.0)
+            for key, use in _keyed(row)
+        ] or [[Cell("-")]]
+        if len(lines) > _MOST_USES:
+            lines[_MOST_USES - 1 :] = [[Cell(f"and {len(lines) - _MOST_USES + 1} more")]]
+        figures = (human(row.received_bytes), human(row.sent_bytes), f"{row.packets:,}")
+        first = [Cell(row.pod), *(Cell(text, right=True) for text in figures[: len(totals)])]
+        further = [Cell("")] * len(first)
+        rows += [[*(further if i else first), *line] for i, line in enumerate(lines)]
+    return rows
 
 
-def _pod(row: PodRow, figures: Sequence[str]) -> list[list[_Cell]]:
-    served = [_Cell(f"{_port(use, ':')} {use.peer}") for use in row.served]
-    asked = [_target(use) for use in row.asked]
-    first = [_Cell(figure, right=True) for figure in figures]
+def _keyed(row: PodRow) -> list[tuple[_UseKey, Use]]:
+    """What policy denies stands before the rest, so that it is never among the many more."""
+    uses = [
+        ((row.pod, asks, use.peer, use.protocol, use.port), use)
+        for asks, some in ((False, row.served), (True, row.asked))
+        for use in some
+    ]
+    if len(uses) > _MOST_USES:
+        uses.sort(key=lambda keyed: keyed[1].verdict != DENIED)
+    return uses
+
+
+def _use(key: _UseKey, use: Use, rate: float) -> list[Cell]:
+    colour = _COLOURS.get(use.verdict, "")
     return [
-        [_Cell("" if i else row.pod), use, target, *([] if i else first)]
-        for i, (use, target) in enumerate(
-            zip_longest(
-                _few(served) or [_Cell("-")], _few(asked) or [_Cell("-")], fillvalue=_Cell("")
-            )
-        )
+        Cell(_conversation(use, asks=key[1]), colour),
+        # "!" for those who see no colours.
+        Cell(f"! {use.verdict}" if use.verdict == DENIED else use.verdict, colour),
+        Cell(human(use.bytes), right=True),
+        Cell(human(rate) + "/s", right=True),
     ]
 
 
-def _target(use: Use) -> _Cell:
-    text = f"{use.peer} ({_port(use, 'port ')})"
-    return _Cell("! " + text, _RED) if use.outside else _Cell(text)
+def _conversation(use: Use, asks: bool) -> str:
+    """The port stands with the server's name; a protocol without ports goes by its own."""
+    has_port = use.port not in ("", "0")
+    if asks:
+        return f"-> {use.peer} " + (f":{use.port}" if has_port else f"({use.protocol})")
+    return (f":{use.port}" if has_port else use.protocol) + f" <- {use.peer}"
 
 
-def _port(use: Use, before: str) -> str:
-    """A protocol without ports goes by its own name: ``icmp``."""
-    return use.protocol if use.port in ("", "0") else before + use.port
+def _events(events: Sequence[Event], style: Style) -> list[str]:
+    """The last that were told of, denials first, each with its reason on lines below it."""
+    head = paint(
+        cut("EVENTS (what no policy allows; podtally blocks nothing, it tells)", style), BOLD, style
+    )
+    shown = sorted(events, key=lambda event: (event.event == DENIED, event.time))[-_MOST_EVENTS:]
+    lines = [head] if events else [head, "none"]
+    for event in events:
+        if event in shown:
+            lines.append(paint(cut(_event(event), style), _COLOURS.get(event.event, ""), style))
+            lines += wrapped(event.reason, _REASON_INDENT, style)
+    if len(events) > len(shown):
+        lines.append(f"and {len(events) - len(shown)} more")
+    return lines
 
 
-def _few(cells: list[_Cell]) -> list[_Cell]:
-    if len(cells) <= _MOST_USES:
-        return cells
-    return [*cells[: _MOST_USES - 1], _Cell(f"and {len(cells) - _MOST_USES + 1} more")]
+def _event(event: Event) -> str:
+    peer = event.peer
+    who = f"{peer.name or peer.workload or peer.scope} {peer.address}".strip()
+    port = f":{event.port}" if event.port else f" ({event.protocol})"
+    asked = f"-> {who}{port}" if event.direction == "egress" else f"{port} <- {who}"
+    time = event.time.partition("T")[2][:8]  # in UTC, as the log has it
+    plural = "" if event.connections == 1 else "s"
+    count = f"{event.connections:,} connection{plural}"
+    return f"{time}Z  {event.local.pod} {asked.strip()}  {event.event}  {count}"
 
 
-def _books(books: Sequence[BookRow]) -> list[list[_Cell]]:
+def _books(books: Sequence[BookRow]) -> list[list[Cell]]:
     heads = ["books (bytes)", "", "flows", "other", "overflow", "gap"]
-    table = [[_Cell(head.upper(), _BOLD, i > 1) for i, head in enumerate(heads)]]
+    rows = [[Cell(head.upper(), BOLD, i > 1) for i, head in enumerate(heads)]]
     for book in books:
         counts = (book.flows, book.other, book.overflow)
         gap = "?" if book.gap is None else f"{book.gap:,}"
-        table.append(
+        rows.append(
             [
-                _Cell(book.interface),
-                _Cell(book.direction),
-                *(_Cell(f"{count:,}", right=True) for count in counts),
-                _Cell(gap, _GREEN if book.gap == 0 else _RED, right=True),
+                Cell(book.interface),
+                Cell(book.direction),
+                *(Cell(f"{count:,}", right=True) for count in counts),
+                Cell(gap, GREEN if book.gap == 0 else RED, right=True),
             ]
         )
-    return table
+    return rows
 
 
 def _judgement(now: Snapshot, style: Style) -> list[str]:
     wrong = faults(now)
     if wrong:
-        return [_paint(line[: style.columns], _RED, style) for line in wrong[:3]]
+        return [paint(cut(line, style), RED, style) for line in wrong[:3]]
     counted = sum(book.flows + book.other + book.overflow for book in now.books)
     text = f"the books close: {counted:,} bytes on the interfaces, each one accounted for"
-    return [_paint(text[: style.columns], _GREEN, style)]
-
-
-def _table(rows: Sequence[Sequence[_Cell]], style: Style) -> list[str]:
-    widths = [
-        max(len(cell.text) for cell in column) for column in zip_longest(*rows, fillvalue=_Cell(""))
-    ]
-    return [_line(row, widths, style) for row in rows]
-
-
-def _line(row: Sequence[_Cell], widths: Sequence[int], style: Style) -> str:
-    """One line, cut at the last column; colours take no room."""
-    room, parts = style.columns, []
-    for cell, width in zip(row, widths, strict=False):
-        text = (cell.text.rjust(width) if cell.right else cell.text.ljust(width))[: max(room, 0)]
-        parts.append(_paint(text, cell.colour, style))
-        room -= width + 2
-    return "  ".join(parts).rstrip()
-
-
-def _paint(text: str, colour: str, style: Style) -> str:
-    return f"{colour}{text}{_RESET}" if colour and style.colour and text.strip() else text
+    return [paint(cut(text, style), GREEN, style)]
 
 
 def human(count: float) -> str:

@@ -1,0 +1,84 @@
+"""What is declared in the demo: the policies that podtally judges its traffic by.
+
+They are the three tiers', and two that people start from: frontends that hear users alone,
+and a namespace that may reach one network but for an address of it.
+"""
+
+_SHOP = """\
+# Nothing leaves a pod of the shop but what a policy below allows.
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: default-deny, namespace: shop}
+spec:
+  podSelector: {}
+  policyTypes: [Egress]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: users, namespace: shop}
+spec:
+  podSelector: {matchLabels: {role: user}}
+  policyTypes: [Egress]
+  egress:
+    - to: [{podSelector: {matchLabels: {app: frontend}}}]
+      ports: [{port: 80}]
+---
+# Frontends accept what pods with the role of a user send them, and nothing else.
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: frontend-from-users, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: frontend}}
+  ingress:
+    - from: [{podSelector: {matchLabels: {role: user}}}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: frontend, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: frontend}}
+  policyTypes: [Egress]
+  egress:
+    - to: [{podSelector: {matchLabels: {app: backend}}}]
+      ports: [{port: 3000}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: backend, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: backend}}
+  policyTypes: [Ingress, Egress]
+  ingress:
+    - from: [{podSelector: {matchLabels: {app: frontend}}}]
+      ports: [{port: 3000}]
+  egress:
+    - to: [{podSelector: {matchLabels: {app: database}}}]
+      ports: [{port: 3306}]
+---
+# The database answers the backend, and sends nowhere.
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: database, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: database}}
+  policyTypes: [Ingress, Egress]
+  ingress:
+    - from: [{podSelector: {matchLabels: {app: backend}}}]
+      ports: [{port: 3306}]
+"""
+
+_BILLING = """\
+# Billing sends to the bank's network, but for the bank's old address, and nowhere else.
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: only-the-bank, namespace: billing}
+spec:
+  podSelector: {}
+  policyTypes: [Egress]
+  egress:
+    - to:
+        - ipBlock: {cidr: 203.0.113.0/24, except: [203.0.113.10/32]}
+      ports: [{protocol: TCP, port: 3306}]
+"""
+
+POLICY_FILES = {"shop.yaml": _SHOP, "billing.yaml": _BILLING}

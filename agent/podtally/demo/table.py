@@ -1,0 +1,55 @@
+"""Lays cells out as lines of text, in colour where there is any, and no wider than the place."""
+
+import textwrap
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import NamedTuple
+
+BOLD, RED, YELLOW, GREEN = "\x1b[1m", "\x1b[31;1m", "\x1b[33m", "\x1b[32m"
+_RESET = "\x1b[0m"
+
+
+class Style(NamedTuple):
+    """Where the lines go: how large it is, and whether it knows colours."""
+
+    columns: int
+    colour: bool
+    rows: int | None = None  # None: as many as it takes
+
+
+class Cell(NamedTuple):
+    text: str
+    colour: str = ""
+    right: bool = False
+
+
+def table(rows: Sequence[Sequence[Cell]], style: Style) -> list[str]:
+    widths = [
+        max(len(cell.text) for cell in column) for column in zip_longest(*rows, fillvalue=Cell(""))
+    ]
+    return [_line(row, widths, style) for row in rows]
+
+
+def _line(row: Sequence[Cell], widths: Sequence[int], style: Style) -> str:
+    """One line, cut at the last column; colours take no room."""
+    room, parts = style.columns, []
+    for cell, width in zip(row, widths, strict=False):
+        text = (cell.text.rjust(width) if cell.right else cell.text.ljust(width))[: max(room, 0)]
+        parts.append(paint(text, cell.colour, style))
+        room -= width + 2
+    return "  ".join(parts).rstrip()
+
+
+def wrapped(text: str, indent: int, style: Style) -> list[str]:
+    """A text on as many lines as it takes, all of them indented."""
+    margin = " " * indent
+    width = max(style.columns, 2 * indent)
+    return textwrap.wrap(text, width, initial_indent=margin, subsequent_indent=margin)
+
+
+def cut(text: str, style: Style) -> str:
+    return text[: style.columns]
+
+
+def paint(text: str, colour: str, style: Style) -> str:
+    return f"{colour}{text}{_RESET}" if colour and style.colour and text.strip() else text
