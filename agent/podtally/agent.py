@@ -96,7 +96,9 @@ class Agent:
         self._events_trouble = False
         self._metrics.table_slots.set(parts.table.slots)
         self._publisher = Publisher(parts.ledger.view(), self._metrics, self.health)
-        desk.server.start(self._publisher, Answering(parts.directory))
+        desk.server.start(
+            self._publisher, Answering(parts.directory, lambda: parts.sources.policies.latest)
+        )
         self._write_flow_log(parts.ended)
         count = len(parts.watch.interfaces)
         plural = "" if count == 1 else "s"

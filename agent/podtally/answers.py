@@ -1,4 +1,5 @@
-"""Answers who lives here and who has an address, from what the last epoch was booked by.
+"""Answers who lives here, who has an address, and why policies let a connection pass or not,
+from what the last epoch was booked by.
 
 Called from HTTP threads while the main thread works: it reads values that are replaced
 whole, and never changes any.
@@ -6,22 +7,30 @@ whole, and never changes any.
 
 import datetime
 import time
+from collections.abc import Callable
 
 import numpy as np
 
-from podtally.export.api import EndpointRow, Held
+from podtally.asked import Known
+from podtally.export.api import CandidatePolicy, EndpointRow, Explained, Held
+from podtally.export.explained import explained, parse_port
 from podtally.identity.directory import Directory
 from podtally.identity.model import FOREVER, Claim, Endpoint
 from podtally.identity.residents import Resident, number
+from podtally.ledger.judging import with_candidates
+from podtally.policy.declared import Declared
+from podtally.policy.world import ends
 
 _WORD = (1 << 64) - 1
 
 
 class Answering:
-    """``export.api.Answers`` over one directory."""
+    """``export.api.Answers`` over one directory; ``declared`` gives what was asked for last."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, declared: Callable[[], Declared]) -> None:
         self._directory = directory
+        self._declared = declared
+        self._node_name = directory.places().node_name  # does not change
 
     def endpoints(self) -> list[EndpointRow]:
         names = self._directory.names
@@ -42,6 +51,22 @@ class Answering:
             at_ns = int((at_wall - time.time()) * 1e9) + time.monotonic_ns()
             claims = [claim for claim in claims if claim.from_ns <= at_ns < claim.until_ns]
         return [_held(claim) for claim in claims] or self._of_network(address)
+
+    def explain(self, source: str, destination: str, port: str) -> Explained:
+        port_number, protocol = parse_port(port)
+        declared = self._declared()
+        known = Known(self._directory, self._node_name, time.monotonic_ns())
+        asked = ends(known.party(source), known.party(destination)).question(protocol, port_number)
+        would = with_candidates(declared) if declared.candidates else ()
+        return explained(asked, declared.policies, would)
+
+    def candidates(self) -> list[CandidatePolicy]:
+        """Each once; a text that cannot be read stands for two, of pods and of hosts."""
+        told = [
+            CandidatePolicy(each.kind, each.namespace, each.name, each.unreadable)
+            for each in self._declared().candidates
+        ]
+        return list(dict.fromkeys(told))
 
     def _of_network(self, address: str) -> list[Held]:
         networks = self._directory.names.networks

@@ -18,6 +18,7 @@ COMMANDS = {
     "resolve": ("podtally.commands.resolve", "tell who has an address, or had it"),
     "check": ("podtally.commands.check", "read policies, and ask them what tests expect"),
     "explain": ("podtally.commands.explain", "say why policies let a connection pass, or not"),
+    "candidates": ("podtally.commands.candidates", "show what candidate policies would change"),
     "detach": ("podtally.commands.detach", "take the kernel programs off, and end the counting"),
 }
 FINE, FINDING, WRONG_USE = 0, 1, 2

@@ -1,17 +1,24 @@
 """What others may rely on over HTTP: health, /metrics in both formats, and what is not there."""
 
+import json
 import os
+import socket
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from tests.e2e.agents import Agent, Places
+from tests.e2e.agents import Agent, Places, environment, value
 from tests.e2e.conftest import free_port
-from tests.e2e.pods import Node, ip, node
+from tests.e2e.pods import Node, Pod, ip, node
+from tests.kernel.links_support import inside
 
 CONTRACT = {
     "podtally_pod_bytes_total": {"namespace", "pod", "direction"},
@@ -86,3 +93,138 @@ def test_every_series_shows_up_once(running: Agent) -> None:
     _, text = running.get("/metrics")
     series = [line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
     assert len(series) == len(set(series))
+
+
+PORT, OTHER_PORT = 8080, 8081
+NEW_TRUTH_SECONDS = 3.0  # a look at the files each second, and an epoch
+
+
+def network_policy(name: str, **spec: Any) -> str:
+    """For ``shop/db``."""
+    selected = {"podSelector": {"matchLabels": {"app": "db"}}}
+    meta = {"name": name, "namespace": "shop"}
+    head = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": meta}
+    return yaml.safe_dump(head | {"spec": selected | spec})
+
+
+INTO_DB = network_policy(
+    "into-db",
+    ingress=[
+        {"from": [{"podSelector": {"matchLabels": {"app": "web"}}}], "ports": [{"port": PORT}]}
+    ],
+)
+
+
+class Judging(NamedTuple):
+    """An agent with a policy and a candidate, over ``shop/web-0`` and ``shop/db-0``."""
+
+    agent: Agent
+    web: Pod
+    db: Pod
+    policy: Path
+    candidate: Path
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        listen = ("--listen", f"127.0.0.1:{self.agent.places.port}")
+        done = subprocess.run(
+            [sys.executable, "-m", "podtally", *arguments, *listen],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            env=environment(),
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    def explain(self, *asked: str) -> dict[str, Any]:
+        _, out, err = self.run("explain", *asked, "--output", "json")
+        assert err == ""
+        told: dict[str, Any] = json.loads(out)
+        return told
+
+    def connect(self, port: int) -> None:
+        """From web to db; both are judged by what is declared, and neither is stopped."""
+        with inside(self.db.netns):
+            listening = socket.create_server((self.db.ipv4, port))
+        with listening, inside(self.web.netns):
+            socket.create_connection((self.db.ipv4, port), timeout=5).close()
+
+    def booked(self, port: int, verdict: str) -> None:
+        """Wait until a connection to that port is in the metrics under the verdict."""
+        end = time.monotonic() + NEW_TRUTH_SECONDS
+        labels = {"workload": "web-0", "port": str(port), "verdict": verdict}
+        while not value(self.agent.samples(), "podtally_connections_total", **labels):
+            assert time.monotonic() < end, self.agent.get("/metrics")[1]
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def judging(bpffs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judging]:
+    scratch = tmp_path_factory.mktemp("judging")
+    policy, candidate = scratch / "policy.yaml", scratch / "next.yaml"
+    policy.write_text(INTO_DB)
+    candidate.write_text(network_policy("no-one", policyTypes=["Egress"]))
+    places = Places(bpffs / f"ptl-judging-{os.getpid()}", scratch / "state", free_port())
+    with node() as made:
+        web, db = made.bridged_pod("web"), made.bridged_pod("db")
+        entries = [
+            {"netns": pod.netns, "namespace": "shop", "name": f"{name}-0", "labels": {"app": name}}
+            for name, pod in (("web", web), ("db", db))
+        ]
+        config = scratch / "podtally.yaml"
+        config.write_text(yaml.safe_dump({"endpoints": entries}))
+        flags = ("--config", str(config), "--policies", str(policy), "--candidate", str(candidate))
+        agent = Agent(places, flags, log=scratch / "agent.log")
+        try:
+            agent.start()
+            agent.wait_ready()
+            yield Judging(agent, web, db, policy, candidate)
+        finally:
+            agent.end()
+            agent.detach()
+
+
+def test_what_is_explained_is_what_is_counted(judging: Judging) -> None:
+    judging.connect(PORT)
+    judging.connect(OTHER_PORT)
+    for port, verdict in ((PORT, "allowed"), (OTHER_PORT, "denied")):
+        judging.booked(port, verdict)
+        for web in ("shop/web-0", judging.web.ipv4):
+            told = judging.explain(web, "shop/db-0", str(port))
+            assert (told["verdict"], told["from"]) == (verdict, f"shop/web-0 ({judging.web.ipv4})")
+    code, out, _ = judging.run("explain", "shop/web-0", judging.db.ipv6, f"{OTHER_PORT}/TCP")
+    assert code == 1
+    assert out.endswith(
+        f"denied: isolated in ingress by shop/into-db; nearest shop/into-db ingress[0]: "
+        f"port {OTHER_PORT} is not {PORT}\n\nwith the candidates: the same\n"
+    )
+    code, _, err = judging.run("explain", "shop/wep-0", "shop/db-0", "80")
+    assert code == 2
+    assert "nobody is known here by the name 'shop/wep-0'; there are shop/web-0, " in err
+
+
+def test_a_candidate_is_a_second_verdict_and_what_it_would_change_is_told(judging: Judging) -> None:
+    told = judging.explain("shop/db-0", "203.0.113.9", "80")
+    assert (told["verdict"], told["candidate"]["verdict"]) == ("undeclared", "denied")
+    assert judging.run("candidates") == (
+        0,
+        "nothing that was seen would change; candidates: shop/no-one\n",
+        "",
+    )
+    judging.candidate.write_text(network_policy("into-db", ingress=[{}]))
+    end = time.monotonic() + NEW_TRUTH_SECONDS
+    while judging.explain("shop/web-0", "shop/db-0", "9")["candidate"]["verdict"] != "allowed":
+        assert time.monotonic() < end, judging.agent.said()
+    judging.connect(9)
+    judging.booked(9, "denied")
+    code, out, _ = judging.run("candidates")
+    assert code == 1
+    assert "denied allowed shop/db-0 ingress shop/web-0 tcp 9 - 1" in " ".join(out.split())
+
+
+def test_an_edited_policy_is_explained_soon(judging: Judging) -> None:
+    judging.policy.write_text(INTO_DB.replace(str(PORT), str(OTHER_PORT)))
+    end = time.monotonic() + NEW_TRUTH_SECONDS
+    while judging.explain("shop/web-0", "shop/db-0", str(OTHER_PORT))["verdict"] != "allowed":
+        assert time.monotonic() < end, judging.agent.said()
+    assert judging.explain("shop/web-0", "shop/db-0", str(PORT))["verdict"] == "denied"

@@ -15,10 +15,16 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from podtally.export.api import EndpointRow, Held
+from podtally.answers import Answering
+from podtally.export.api import Answers, EndpointRow, Held
 from podtally.export.selfmetrics import SelfMetrics
 from podtally.export.server import Health, Publisher, Server
+from podtally.identity.directory import Directory
+from podtally.ledger.ledger import View
+from podtally.policy.declared import Declared
+from tests.unit.asked_host import INTO_WEB, NO_EGRESS, Host, shop
 from tests.unit.rows import make_ledger
+from tests.unit.test_judging import ONLY_MYSQL, declare, epoch, into, make, out, present
 
 NOON = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC)
 
@@ -32,10 +38,11 @@ class Term(NamedTuple):
     until: int | None
 
 
-class Register:
+class Register(Answering):
     """Who has had which address."""
 
     def __init__(self, rows: list[EndpointRow], terms: list[Term]) -> None:
+        super().__init__(Directory((), {}), lambda: Declared((), (), ()))
         self._rows = rows
         self._terms = terms
 
@@ -96,9 +103,10 @@ class Served(NamedTuple):
             connection.close()
 
 
-def serve(register: Register | None) -> Served:
+def serve(answers: Answers | None, view: View | None = None) -> Served:
     server = Server(("127.0.0.1", 0))
-    server.start(Publisher(make_ledger().view(), SelfMetrics(), lambda: Health("", "")), register)
+    shown = make_ledger().view() if view is None else view
+    server.start(Publisher(shown, SelfMetrics(), lambda: Health("", "")), answers)
     return Served(server, int(server.url.rpartition(":")[2].removesuffix("/metrics")))
 
 
@@ -174,6 +182,12 @@ def test_resolve(served: Served, query: str, names: list[str]) -> None:
         ("resolve?address=10.99.0.2&at=2026-02-30T00:00:00Z", 400, "is not a time"),
         ("resolve?address=10.99.0.2&at=20260131T000000Z", 400, "is not a time"),
         ("pods", 404, "/api/v1/pods"),
+        ("explain", 400, "from and to"),
+        ("explain?from=10.99.0.2&port=80", 400, "from and to"),
+        ("explain?from=10.99.0.2&to=10.99.0.3", 400, "'' is no port"),
+        ("explain?from=10.99.0.2&to=10.99.0.3&port=80/ICMP", 400, "'80/ICMP' is no port"),
+        ("explain?from=10.99.0.2&to=10.99.0.3&port=0", 400, "0 is no port"),
+        ("explain?from=shop/web&to=10.99.0.3&port=80", 400, "'shop/web'"),
     ],
 )
 def test_what_cannot_be_answered(served: Served, target: str, status: int, words: str) -> None:
@@ -259,7 +273,10 @@ def test_wrong_use_is_one_line(arguments: list[str], words: str) -> None:
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", [["endpoints"], ["resolve", "10.0.0.7"]])
+@pytest.mark.parametrize(
+    "command",
+    [["endpoints"], ["resolve", "10.0.0.7"], ["explain", "shop/a", "shop/b", "80"], ["candidates"]],
+)
 def test_no_agent_is_said(command: list[str]) -> None:
     with socket.socket() as unheard:  # bound, and not listening: nobody else can answer there
         unheard.bind(("127.0.0.1", 0))
@@ -312,3 +329,121 @@ def test_the_configuration_says_where_it_listens(served: Served, tmp_path: Path)
     file = tmp_path / "podtally.yaml"
     file.write_text(f"listen: 0.0.0.0:{served.port}\n")
     assert podtally("resolve", "10.99.0.2", "--config", str(file))[0] == 0
+
+
+@pytest.fixture
+def judging() -> Iterator[tuple[Served, Host]]:
+    """Over a host whose API tells of its pods; what was counted is another's."""
+    host = shop()
+    ledger, declared = make(), declare(ONLY_MYSQL, candidates=[INTO_WEB, EXCEPT_NOBODY])
+    flows = [out("203.0.113.10", 3306), into("203.0.113.5", 80), into("198.18.7.7", 80)]
+    epoch(ledger, present(declared), [*flows, into("198.18.7.8", 80)])
+    made = serve(host.answers, ledger.view())
+    yield made, host
+    made.server.close()
+
+
+EXCEPT_NOBODY = ONLY_MYSQL.replace(", except: [203.0.113.10/32]", "")
+
+
+def test_the_agent_explains(judging: tuple[Served, Host]) -> None:
+    served, host = judging
+    host.declare(INTO_WEB)
+    status, body = served.get("/api/v1/explain?from=people/user&to=shop/web&port=8080")
+    assert status == 200
+    assert body.pop("steps")
+    assert body == {
+        "from": "people/user-0 (10.99.1.4)",
+        "to": "shop/web-0 (10.99.0.2)",
+        "protocol": "TCP",
+        "port": 8080,
+        "verdict": "allowed",
+        "ingress": "allowed",
+        "egress": "undeclared",
+        "reason": "shop/into-web ingress[0]",
+    }
+    assert served.get("/api/v1/explain?from=host&to=shop/web-0&port=53/udp")[1]["protocol"] == "UDP"
+
+
+def test_explain_asks_the_agent(judging: tuple[Served, Host]) -> None:
+    served, host = judging
+    host.declare(INTO_WEB)
+    asked = ("explain", "shop/db", "shop/web", "8080")
+    code, out, err = ask(served, *asked)
+    assert (code, err) == (1, "")
+    assert out.startswith("shop/db-0 (10.99.0.3) to shop/web-0 (10.99.0.2), TCP 8080\n\negress of ")
+    assert out.splitlines()[-1].startswith("denied: isolated in ingress by shop/into-web; nearest ")
+    assert "candidate" not in out
+    code, out, _ = ask(served, *asked, "--output", "json")
+    assert code == 1
+    query = "from=shop/db&to=shop/web&port=8080"
+    assert json.loads(out) == served.get(f"/api/v1/explain?{query}")[1]
+    assert ask(served, "explain", "people/user", "shop/web", "8080")[0] == 0
+    code, out, err = ask(served, "explain", "shop/wep-0", "shop/db", "80")
+    assert (code, out) == (2, "")
+    assert "refuses: nobody is known here by the name 'shop/wep-0'; there are shop/web-0" in err
+
+
+def test_explain_tells_what_the_candidates_would_say(judging: tuple[Served, Host]) -> None:
+    served, host = judging
+    host.declare(INTO_WEB, candidates=[NO_EGRESS])
+    _, out, _ = ask(served, "explain", "shop/db", "203.0.113.9", "80")
+    now, _, then = out.partition("\nwith the candidates\n")
+    assert (
+        now.splitlines()[-1]
+        == "undeclared: no policy isolates shop/db-0 in egress; 203.0.113.9 is no pod, so no policy selects it"
+    )
+    assert "shop/no-egress  selects the source and isolates it" in then
+    assert then.splitlines()[-1].startswith("with the candidates denied: isolated in egress by ")
+    _, out, _ = ask(served, "explain", "people/user", "203.0.113.9", "80")
+    assert out.endswith("\nwith the candidates: the same\n")
+
+
+def test_what_is_only_used_for_the_agent_goes_with_nothing_else() -> None:
+    for flag in ("--policies", "--cluster"):
+        code, _, err = podtally("explain", "a/b", "a/c", "80", "--listen", ":1", flag, "x.yaml")
+        assert code == 2
+        assert "--listen is only used to ask the running agent; drop it, or" in err
+
+
+def test_what_to_explain_it_by_has_to_be_whole(tmp_path: Path) -> None:
+    for flag in ("--policies", "--cluster"):
+        code, _, err = podtally("explain", "a/b", "a/c", "80", flag, str(tmp_path / "x.yaml"))
+        assert code == 2
+        assert "give --live, or --policies and --cluster" in err
+
+
+def test_what_candidates_would_change(judging: tuple[Served, Host]) -> None:
+    served, host = judging
+    host.declare(ONLY_MYSQL, candidates=[INTO_WEB, EXCEPT_NOBODY])
+    code, out, err = ask(served, "candidates")
+    assert (code, err) == (1, "")
+    assert [" ".join(line.split()) for line in out.splitlines()] == [
+        "NOW THEN ENDPOINT DIRECTION PEER PROTOCOL PORT POLICY CONNECTIONS BYTES",
+        "undeclared denied shop/web ingress external tcp 80 shop/into-web 2 46",
+        "denied allowed shop/web egress external:office tcp 3306 - 1 23",
+        "undeclared unknown shop/web ingress external:office tcp 80 - 1 23",
+    ]
+    code, out, _ = ask(served, "candidates", "--output", "json")
+    told = json.loads(out)
+    assert (code, told) == (1, served.get("/api/v1/candidates")[1])
+    assert told["policies"][0] == {
+        "kind": "NetworkPolicy", "namespace": "shop", "name": "into-web", "unreadable": "",
+    }  # fmt: skip
+    assert sum(row["bytes"] for row in told["changes"]) == 92
+
+
+def test_candidates_that_change_nothing_and_none_at_all(judging: tuple[Served, Host]) -> None:
+    served, host = judging
+    code, out, err = ask(served, "candidates")
+    assert (code, out) == (2, "")
+    assert err == "podtally: the agent has no candidates; start it with --candidate PATH\n"
+    code, out, _ = ask(served, "candidates", "--output", "json")
+    assert (code, json.loads(out)["policies"]) == (2, [])
+    host.declare(candidates=[INTO_WEB, "{"])
+    quiet = serve(host.answers)
+    code, out, err = ask(quiet, "candidates")
+    quiet.server.close()
+    assert code == 0
+    assert out == "nothing that was seen would change; candidates: shop/into-web, unreadable/next\n"
+    assert err.startswith("podtally: unreadable/next cannot be read: next:")

@@ -9,6 +9,7 @@ from podtally.config import Config
 from podtally.doctor.finding import Finding
 from podtally.doctor.names import names
 from podtally.kube.objects import RESOURCES
+from podtally.policy.resources import POLICY_RESOURCES
 from tests.apiserver import ApiServer, Fault
 from tests.unit.kube_config import write_config
 
@@ -30,9 +31,26 @@ def asking(server: ApiServer, folder: Path) -> Config:
 
 
 def test_every_resource_that_is_watched_is_asked_for(server: ApiServer, tmp_path: Path) -> None:
+    for resource in POLICY_RESOURCES:
+        if resource.optional:
+            server.install(resource.name)
     found = findings(asking(server, tmp_path))
-    for resource in RESOURCES:
+    for resource in (*RESOURCES, *POLICY_RESOURCES):
         assert found[f"API {resource.name}"].ok is True
+
+
+def test_an_optional_resource_need_not_be_there(server: ApiServer, tmp_path: Path) -> None:
+    server.install("adminnetworkpolicies")
+    found = findings(asking(server, tmp_path))
+    absent = Finding("API clusternetworkpolicies", None, "not installed")
+    assert found["API clusternetworkpolicies"] == absent
+    assert found["API adminnetworkpolicies"].ok is True
+    server.faults.errors.append(Fault(403, "Forbidden", resource="clusternetworkpolicies"))
+    server.faults.errors.append(Fault(404, "NotFound", resource="networkpolicies"))
+    found = findings(asking(server, tmp_path))
+    assert found["API clusternetworkpolicies"].ok is False
+    assert "rbac.yaml" in found["API clusternetworkpolicies"].mend
+    assert found["API networkpolicies"].ok is False
 
 
 def test_a_right_that_lacks_is_named_with_the_mend(server: ApiServer, tmp_path: Path) -> None:

@@ -23,11 +23,11 @@ def test_text_has_the_mend_under_what_is_lacking() -> None:
     out = io.StringIO()
     assert report_text([FINE, SLIGHT, FATAL], out, colour=False) == 1
     assert out.getvalue().splitlines() == [
-        "ok       jit                 on",
-        "lacking  cgroup v2           not mounted",
-        "                             -> mount it",
-        "MISSING  bcc                 No module named 'bcc'",
-        "                             -> install it",
+        "ok       jit                  on",
+        "lacking  cgroup v2            not mounted",
+        "                              -> mount it",
+        "MISSING  bcc                  No module named 'bcc'",
+        "                              -> install it",
         "podtally cannot run: 1 thing is missing",
     ]
 

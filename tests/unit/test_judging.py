@@ -225,6 +225,13 @@ def test_a_far_pod_is_judged_at_our_end_only() -> None:
     assert verdicts(ledger) == {"undeclared": 23}
 
 
+def test_who_has_no_name_is_unknown_as_a_peer_too() -> None:
+    nameless = Owner("pod", "unknown", "unknown", "unknown", "node", "unknown")
+    ledger = make()
+    epoch(ledger, present(declare(WEB_FROM_FAR), who(nameless)), [into(FAR_ADDRESS, 80)])
+    assert verdicts(ledger) == {"unknown": 23}
+
+
 def test_a_service_is_judged_by_the_pod_behind_it_and_its_port() -> None:
     def translate(tuples: Tuples) -> Translations:
         n = len(tuples.protocol)

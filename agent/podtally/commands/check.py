@@ -7,28 +7,32 @@ from typing import TextIO
 
 import msgspec
 
-from podtally.commands import policy_paths, probing
+from podtally.commands import live_cluster, policy_paths, probing
 from podtally.commands.columns import BOLD, YELLOW, wants_colour
 from podtally.commands.policy_paths import Written
 from podtally.errors import PodtallyError
 from podtally.policy.findings import CHECKS, PORTLESS, SCHEMA, Finding
 from podtally.policy.lint import lint, unread
 from podtally.policy.problems import ERROR
+from podtally.policy.world import World
 
 _EPILOG = """\
 examples:
   podtally check policies/
   podtally check policies/ --cluster cluster.yaml --ignore unisolated
   kubectl get networkpolicies -A -o yaml | podtally check -
+  podtally check --live --kube-context staging
   podtally check --probes tests.json policies/ --output json
 
 Without --probes: tells what the API server would refuse, with file, line and field, and what
 it takes but should not stand so; with --cluster also selectors that mean nobody there, and
-namespaces that nothing isolates. With --probes: asks each probe of the file's cases, by their
-policies and those of the paths, and tells which verdicts are not the expected ones.
+namespaces that nothing isolates. With --live the cluster is the one that the Kubernetes API
+tells of; without paths the policies are those that are applied there. With --probes: asks each
+probe of the file's cases, by their policies and those of the paths, and tells which verdicts
+are not the expected ones.
 The checks, and the format of probes, are in docs/policy.md.
 Exit codes: 0 fine, 1 findings (a probe differs, a policy cannot be read), 2 wrong use, or a
-file that cannot be read.
+file or an API that cannot be read.
 """
 
 
@@ -56,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="namespaces, nodes and pods, as kubectl get -o yaml tells them; may be repeated",
     )
+    live_cluster.add_arguments(parser, "namespaces, nodes and pods, and without PATH for policies")
     parser.add_argument("--probes", metavar="FILE", help="cases of tests, in JSON or YAML")
     parser.add_argument(
         "--ignore",
@@ -70,14 +75,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Return 0 if all is fine, 1 if there are findings, 2 if text cannot be read."""
+    live_cluster.check_arguments(args)
     if args.probes is not None:
-        if args.cluster or args.ignore:
-            raise PodtallyError("--probes goes with neither --cluster nor --ignore", "drop them")
+        if args.cluster or args.live or args.ignore:
+            raise PodtallyError(
+                "--probes goes with neither --cluster, --live nor --ignore", "drop them"
+            )
         return probing.run(args.probes, args.paths, args.output, sys.stdout)
-    if not args.paths:
-        raise PodtallyError("no policies are named", "for example: podtally check policies/")
-    world = policy_paths.read_world(args.cluster) if args.cluster else None
-    written = policy_paths.read_policies(args.paths)
+    written, world = _read(args)
     found = [Finding(SCHEMA, problem) for problem in written.problems]
     found += [*unread(written.others), *lint(written.declared, world)]
     told = _ordered([each for each in found if each.check not in args.ignore])
@@ -91,6 +96,22 @@ def main(args: argparse.Namespace) -> int:
     return 1 if told else 0
 
 
+def _read(args: argparse.Namespace) -> tuple[Written, World | None]:
+    if args.live and args.cluster:
+        raise PodtallyError("--live and --cluster are two clusters", "drop one")
+    if not args.live and not args.paths:
+        example = "for example: podtally check policies/, or podtally check --live"
+        raise PodtallyError("no policies are named", example)
+    if not args.live:
+        world = policy_paths.read_world(args.cluster) if args.cluster else None
+        return policy_paths.read_policies(args.paths), world
+    if args.paths:
+        written = policy_paths.read_policies(args.paths)
+        return written, live_cluster.read_world(args)
+    live = live_cluster.read(args)
+    return live.written, live.world
+
+
 def show(findings: Sequence[Finding], written: Written, out: TextIO) -> None:
     """Write a line for each, as compilers do, and one that sums them up."""
     colours = wants_colour(out)
@@ -100,7 +121,7 @@ def show(findings: Sequence[Finding], written: Written, out: TextIO) -> None:
         out.write(f"\x1b[{paint}m{words}\x1b[0m\n" if colours else f"{words}\n")
     errors = sum(each.problem.severity == ERROR for each in findings)
     warnings = len(findings) - errors
-    read = f"files: {written.files}, policies: {len(written.declared)}"
+    read = f"{printable(written.place)}, policies: {len(written.declared)}"
     out.write(f"{read}, errors: {errors}, warnings: {warnings}\n")
 
 

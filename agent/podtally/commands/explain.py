@@ -5,53 +5,37 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-import msgspec
-
-from podtally.commands import policy_paths
+from podtally import config
+from podtally.commands import asking, live_cluster, policy_paths
 from podtally.commands.columns import BOLD, wants_colour
+from podtally.commands.policy_paths import Written
 from podtally.errors import PodtallyError
+from podtally.export import api
+from podtally.export.api import Explained, StepRow
+from podtally.export.explained import explained, near_names, parse_port
 from podtally.policy.cidr import parse_address
-from podtally.policy.engine import Engine
-from podtally.policy.explaining import Step, explain
-from podtally.policy.meaning import PROTOCOLS
-from podtally.policy.model import ALLOWED, LAST_PORT, UNDECLARED, Party, Question, Verdict
-from podtally.policy.reasons import reason
+from podtally.policy.model import ALLOWED, UNDECLARED, Party
 from podtally.policy.rules import EGRESS, INGRESS
-from podtally.policy.words import address_words, party_words, protocol_words
 from podtally.policy.world import World, ends
 
 _EPILOG = """\
 examples:
+  podtally explain shop/frontend shop/backend 3000
+  podtally explain ssh.service 203.0.113.10 25/TCP --listen 127.0.0.1:9775
   podtally explain shop/frontend shop/backend 3000 --policies policies/ --cluster cluster.yaml
-  podtally explain shop/backend 203.0.113.10 3306/TCP --policies policies/ --cluster cluster.yaml
+  podtally explain shop/backend 203.0.113.10 3306/TCP --live
+  podtally explain shop/backend 203.0.113.10 3306/TCP --live --policies next.yaml
 
 Tells of the source's egress and of the destination's ingress who isolates, what each rule
 says, and what decides. FROM and TO are NAMESPACE/POD, NAMESPACE/WORKLOAD (its first pod is
 asked for), or an address; the port is the destination pod's own, not a Service's.
+Asks the running agent, of what it knows now; where it has candidates, it tells of them as
+well. There FROM and TO may also be `host`, a unit, a container or a node by its name.
+With --live the cluster is the one that the Kubernetes API tells of, without --policies the
+policies are those that are applied there; with --policies and --cluster all is in files.
 Exit codes: 0 it passes (allowed or undeclared), 1 it does not, or that is not known (denied,
-unknown), 2 wrong use, or a file that cannot be read.
+unknown), 2 wrong use, no agent answers, or a file or an API that cannot be read.
 """
-
-
-class StepRow(msgspec.Struct, frozen=True):
-    direction: str
-    tier: str
-    about: str
-    says: str
-
-
-class Explained(msgspec.Struct, frozen=True, rename={"from_": "from"}):
-    """What is told in JSON."""
-
-    from_: str
-    to: str
-    protocol: str
-    port: int
-    verdict: str
-    ingress: str
-    egress: str
-    reason: str
-    steps: tuple[StepRow, ...]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,45 +44,88 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("destination", metavar="TO", help="to whom")
     parser.add_argument("port", metavar="PORT[/PROTO]", help="the protocol is TCP unless told")
     parser.add_argument(
-        "--policies", nargs="+", required=True, metavar="PATH", help="files and folders"
+        "--policies", nargs="+", default=[], metavar="PATH", help="files and folders"
     )
     parser.add_argument(
         "--cluster",
         action="append",
-        required=True,
+        default=[],
         metavar="FILE",
         help="namespaces, nodes and pods, as kubectl get -o yaml tells them; may be repeated",
     )
-    parser.add_argument("--output", choices=("text", "json"), default="text")
+    live_cluster.add_arguments(parser, "the cluster, and without --policies for what is applied")
+    asking.add_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Return 0 if the connection passes, 1 if not or if that is not known."""
-    port, protocol = _port(args.port)
-    world = policy_paths.read_world(args.cluster)
-    source, destination = _party(args.source, world), _party(args.destination, world)
-    question = ends(source, destination).question(protocol, port)
-    written = policy_paths.read_policies(args.policies)
-    policy_paths.tell(written.problems)
-    verdict = Engine(written.policies).judge(question)
-    steps = explain(question, written.policies)
+    live_cluster.check_arguments(args)
+    told = _of_files(args) if args.policies or args.cluster or args.live else _of_agent(args)
     if args.output == "json":
-        told = msgspec.json.encode(_explained(question, verdict, steps))
-        sys.stdout.write(msgspec.json.format(told, indent=2).decode() + "\n")
+        asking.print_json(told, sys.stdout)
     else:
-        show(question, verdict, steps, sys.stdout)
-    return 0 if verdict.verdict in (ALLOWED, UNDECLARED) else 1
+        show(told, sys.stdout)
+    return 0 if told.verdict in (ALLOWED, UNDECLARED) else 1
 
 
-def show(question: Question, verdict: Verdict, steps: Sequence[Step], out: TextIO) -> None:
-    """Write the directions one after the other, and the verdict at the end."""
-    bold, plain = (f"\x1b[{BOLD}m", "\x1b[0m") if wants_colour(out) else ("", "")
-    source, destination = _ends(question)
-    protocol = protocol_words(question.protocol)
-    out.write(f"{bold}{source} to {destination}, {protocol} {question.port}{plain}\n")
+def _of_agent(args: argparse.Namespace) -> Explained:
+    parse_port(args.port)
+    query = {"from": args.source, "to": args.destination, "port": args.port}
+    return asking.ask(config.from_arguments(args), api.EXPLAIN, Explained, **query)
+
+
+def _of_files(args: argparse.Namespace) -> Explained:
+    for flag, given in (("--listen", args.listen), ("--config", args.config)):
+        if given is not None:
+            raise PodtallyError(
+                f"{flag} is only used to ask the running agent",
+                "drop it, or --policies, --cluster and --live",
+            )
+    port, protocol = parse_port(args.port)
+    written, world = _read(args)
+    source, destination = _party(args.source, world), _party(args.destination, world)
+    policy_paths.tell(written.problems)
+    return explained(ends(source, destination).question(protocol, port), written.policies)
+
+
+def _read(args: argparse.Namespace) -> tuple[Written, World]:
+    if args.live and args.cluster:
+        raise PodtallyError("--live and --cluster are two clusters", "drop one")
+    if args.live and not args.policies:
+        live = live_cluster.read(args)
+        return live.written, live.world
+    if not args.policies or not (args.live or args.cluster):
+        raise PodtallyError(
+            "what to explain it by is not named", "give --live, or --policies and --cluster"
+        )
+    read = live_cluster.read_world(args) if args.live else policy_paths.read_world(args.cluster)
+    return policy_paths.read_policies(args.policies), read
+
+
+def show(told: Explained, out: TextIO) -> None:
+    """Write the directions one after the other, and the verdict at the end; then the same with
+    the candidates, where they change it.
+    """
+    title = f"{told.from_} to {told.to}, {told.protocol} {told.port}"
+    out.write(f"{_bold(title, out)}\n")
+    _show_steps(told, told.steps, out)
+    out.write(f"\n{_bold(told.verdict, out)}: {_printable(told.reason)}\n")
+    would = told.candidate
+    if would is None:
+        return
+    if would.steps == told.steps:
+        out.write("\nwith the candidates: the same\n")
+        return
+    out.write(f"\n{_bold('with the candidates', out)}\n")
+    _show_steps(told, would.steps, out)
+    verdict, why = _bold(would.verdict, out), _printable(would.reason)
+    out.write(f"\nwith the candidates {verdict}: {why}\n")
+
+
+def _show_steps(told: Explained, steps: Sequence[StepRow], out: TextIO) -> None:
     width = max((len(step.about) for step in steps), default=0)
-    for direction, who in ((EGRESS, source), (INGRESS, destination)):
-        out.write(f"\n{bold}{direction} of {who}{plain}\n")
+    for direction, who in ((EGRESS, told.from_), (INGRESS, told.to)):
+        out.write(f"\n{_bold(f'{direction} of {who}', out)}\n")
         tier = ""
         for step in (step for step in steps if step.direction == direction):
             if step.tier and step.tier != tier:
@@ -106,31 +133,6 @@ def show(question: Question, verdict: Verdict, steps: Sequence[Step], out: TextI
                 out.write(f"  {tier}\n")
             line = f"    {step.about:<{width}}  {step.says}" if step.about else f"  {step.says}"
             out.write(f"{_printable(line)}\n")
-    out.write(f"\n{bold}{verdict.verdict}{plain}: {_printable(reason(question, verdict))}\n")
-
-
-def _explained(question: Question, verdict: Verdict, steps: Sequence[Step]) -> Explained:
-    return Explained(
-        *_ends(question),
-        protocol_words(question.protocol),
-        question.port,
-        verdict.verdict,
-        verdict.ingress.verdict,
-        verdict.egress.verdict,
-        reason(question, verdict),
-        tuple(StepRow(*step) for step in steps),
-    )
-
-
-def _ends(question: Question) -> tuple[str, str]:
-    """Names, with the addresses that are used."""
-    pairs = (
-        (question.source, question.source_ip),
-        (question.destination, question.destination_ip),
-    )
-    words = [(party_words(*pair), address_words(pair[1]) if pair[1] else "") for pair in pairs]
-    shown = [f"{name} ({ip})" if ip and ip != name else name for name, ip in words]
-    return shown[0], shown[1]
 
 
 def _party(text: str, world: World) -> Party:
@@ -143,21 +145,20 @@ def _party(text: str, world: World) -> Party:
         return world.at(address)._replace(ips=(address,))
     party = world.pod(namespace, name) or world.workload(namespace, name)
     if party is None:
-        near = sorted(m.party.name for m in world.members if m.party.namespace == namespace)
-        there = f"there are {', '.join(near[:5])}" if near else f"no pods are in {namespace}"
-        raise PodtallyError(f"the cluster has no pod or workload {text}", there)
+        what = f"the cluster has no pod or workload {text}"
+        members = [m for m in world.members if m.party.namespace == namespace]
+        told = {name for m in members for name in (m.party.name, m.workload) if name}
+        if told:
+            near = near_names(text, (f"{namespace}/{name}" for name in told))
+            raise PodtallyError(what, f"there are {near}")
+        near = near_names(namespace, (m.party.namespace for m in world.members))
+        raise PodtallyError(what, f"no pods are in {namespace}, but in {near}")
     return party
 
 
-def _port(text: str) -> tuple[int, int]:
-    number, _, name = text.partition("/")
-    protocol = PROTOCOLS.get(name.upper() or "TCP")
-    if not number.isascii() or not number.isdecimal() or len(number) > 5 or protocol is None:
-        known = ", ".join(PROTOCOLS)
-        raise PodtallyError(f"{text!r} is no port", f"write for example 80 or 53/UDP ({known})")
-    if not 1 <= int(number) <= LAST_PORT:
-        raise PodtallyError(f"{number} is no port", f"it must be between 1 and {LAST_PORT}")
-    return int(number), protocol
+def _bold(text: str, out: TextIO) -> str:
+    shown = _printable(text)
+    return f"\x1b[{BOLD}m{shown}\x1b[0m" if wants_colour(out) else shown
 
 
 def _printable(text: str) -> str:

@@ -1,8 +1,11 @@
-"""Reads the policies and the cluster that a command is told of: files, folders, standard input."""
+"""Reads the policies and the cluster that a command is told of: files, folders, standard input.
+
+What comes from a live API is listed by ``live_cluster``, and becomes the same here.
+"""
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from podtally.errors import PodtallyError
@@ -20,9 +23,9 @@ STDIN = "-"
 
 
 class Written(NamedTuple):
-    """What stands in the files."""
+    """What is declared."""
 
-    files: int
+    place: str  # where that was read, for a summary: "files: 2"
     declared: tuple[Declared, ...]  # each as often as it is there
     policies: tuple[Policy, ...]  # in force, with those that stand for what cannot be read
     others: tuple[Document, ...]  # of kinds that are not read
@@ -32,25 +35,51 @@ class Written(NamedTuple):
 
 def read_policies(paths: Iterable[str]) -> Written:
     """PodtallyError if there is no such file, or none in a folder."""
-    declared: list[Declared] = []
-    lost: list[Policy] = []
-    others: list[Document] = []
-    problems: list[Problem] = []
+    found = _Found()
     names = tuple(dict.fromkeys(name for path in paths for name in _files(path)))
     for name in names:
         text = documents.read_text(read_file(name), _shown(name))
-        problems += text.problems
-        for problem in text.problems:
-            lost += all_unreadable(problem, candidate=False) if problem.severity == ERROR else ()
-        for document in text.documents:
+        found.miss(text.problems)
+        found.take(text.documents)
+    return found.written(f"files: {len(names)}")
+
+
+def declared_by(given: Iterable[Document], place: str) -> Written:
+    """What the documents declare, which were read in that place."""
+    found = _Found()
+    found.take(given)
+    return found.written(place)
+
+
+class _Found:
+    """What was read so far."""
+
+    def __init__(self) -> None:
+        self._declared: list[Declared] = []
+        self._lost: list[Policy] = []
+        self._others: list[Document] = []
+        self._problems: list[Problem] = []
+
+    def take(self, given: Iterable[Document]) -> None:
+        for document in given:
             one = read_documents([document])
-            declared += [Declared(policy, document) for policy in one.policies]
-            others += one.others
-            problems += one.problems
-    in_force = merged([Reading(tuple(each.policy for each in declared))]).policies
-    policies = (*in_force, *lost)
-    whole = (tuple(declared), policies, tuple(others), tuple(problems), bool(lost))
-    return Written(len(names), *whole)
+            self._declared += [Declared(policy, document) for policy in one.policies]
+            self._others += one.others
+            self._problems += one.problems
+
+    def miss(self, problems: Iterable[Problem]) -> None:
+        """Take in what is wrong with a text, some of which may be lost by it."""
+        for problem in problems:
+            self._problems.append(problem)
+            if problem.severity == ERROR:
+                self._lost += all_unreadable(problem, candidate=False)
+
+    def written(self, place: str) -> Written:
+        declared = tuple(self._declared)
+        in_force = merged([Reading(tuple(each.policy for each in declared))]).policies
+        policies = (*in_force, *self._lost)
+        others, problems = tuple(self._others), tuple(self._problems)
+        return Written(place, declared, policies, others, problems, bool(self._lost))
 
 
 def read_world(names: Iterable[str]) -> World:
@@ -66,12 +95,18 @@ def read_world(names: Iterable[str]) -> World:
             return _world_of_case(content, name, errors)
         written += text.documents
         problems += errors
-    found = cluster.from_documents(written)
-    _refuse((*problems, *found.problems))
-    if not found.world.members:
+    world = world_of(written, problems)
+    if not world.members:
         raise PodtallyError(
             f"{', '.join(whole)}: no pods", "give what kubectl get pods -o yaml tells"
         )
+    return world
+
+
+def world_of(given: Iterable[Document], problems: Sequence[Problem] = ()) -> World:
+    """PodtallyError with the problems, and what else is wrong."""
+    found = cluster.from_documents(given)
+    _refuse((*problems, *found.problems))
     return found.world
 
 

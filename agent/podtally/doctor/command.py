@@ -14,15 +14,17 @@ from podtally.doctor.finding import Finding
 from podtally.doctor.probes import examine, is_fatal
 
 _EPILOG = """\
-example:
+examples:
   podtally doctor --interfaces 'eth0,cali*'
+  podtally doctor --policies policies/
 
-Probes features, each by trying it; the host is left as it was.
+Probes features, each by trying it; the host is left as it was. Policies are read as the agent
+would read them: what is unreadable does not keep it from running, but has the verdict unknown.
 Exit codes: 0 podtally could run here, 1 it could not, 2 wrong use.
 """
 
 _GREEN, _RED, _YELLOW, _PLAIN = "32", "31", "33", ""
-_NAME_WIDTH = 18
+_NAME_WIDTH = 19
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_places(parser)
     parser.add_argument("--interfaces", metavar="PATTERN", help="which interfaces it would watch")
     add_names(parser)
+    policy = parser.add_argument_group("what is declared")
+    for flag, setting in (("--policies", "policies"), ("--candidate", "candidates")):
+        policy.add_argument(
+            flag, action="append", dest=setting, metavar="PATH", help="as for `podtally run`"
+        )
     parser.add_argument("--output", choices=("text", "json"), default="text")
 
 

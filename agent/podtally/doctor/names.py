@@ -1,6 +1,10 @@
-"""Probes of where names come from: each source is asked once, as the agent would."""
+"""Probes of where names and policies come from: each source is asked once, as the agent would.
+
+Policies in files are ``policies``' to read.
+"""
 
 from collections.abc import Iterator
+from http import HTTPStatus
 
 from podtally.config import Config
 from podtally.doctor.finding import Finding
@@ -13,6 +17,7 @@ from podtally.kube.objects import RESOURCES
 from podtally.kube.reach import api_access
 from podtally.kube.retry import Patience
 from podtally.links.conntrack import Translator
+from podtally.policy.resources import POLICY_RESOURCES
 
 _API = "kubernetes API"
 _RUNTIME = "container runtime"
@@ -37,7 +42,7 @@ def _kubernetes(config: Config) -> Iterator[Finding]:
         return
     client = Client(access, Patience())
     try:
-        for resource in RESOURCES:
+        for resource in (*RESOURCES, *POLICY_RESOURCES):
             yield _list(client, access, resource)
     except ContactError as error:
         mend = "check the server's address, and the way to it"
@@ -52,7 +57,10 @@ def _list(client: Client, access: Access, resource: Resource) -> Finding:
     try:
         client.get(f"{resource.path}?limit=1", resource.accept)
     except ApiError as error:
-        mend = "kubectl apply -f deploy/rbac.yaml" if error.code == 403 else ""
+        if resource.optional and error.code == HTTPStatus.NOT_FOUND:
+            return Finding(name, None, "not installed")
+        refused = error.code == HTTPStatus.FORBIDDEN
+        mend = "kubectl apply -f deploy/rbac.yaml" if refused else ""
         return Finding(name, False, str(error), mend)
     return Finding(name, True, f"{access.server.url} lists them")
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from podtally.config import Config
-from podtally.doctor import features, host, interfaces, names
+from podtally.doctor import features, host, interfaces, names, policies
 from podtally.doctor.finding import Finding
 from podtally.doctor.hooks import hooks
 from podtally.doctor.programs import not_tried, own_programs
@@ -37,5 +37,6 @@ def _separate(config: Config) -> Iterator[Finding]:
     yield host.cgroup_v2()
     yield from interfaces.interfaces(config)
     yield from names.names(config)
+    yield from policies.policies(config)
     yield host.kernel_headers()
     yield host.bcc()

@@ -1,7 +1,7 @@
 """What ``/api/v1`` answers, as JSON: the shapes of the answers, and how a question is read.
 
-What is true of endpoints and addresses comes from ``Answers``; commands decode with the same
-shapes. All times are in RFC 3339, in UTC.
+What is true of endpoints, addresses and policies comes from ``Answers``, what was counted from
+what is ``Published``; commands decode with the same shapes. All times are in RFC 3339, in UTC.
 """
 
 import datetime
@@ -13,9 +13,13 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from podtally.errors import PodtallyError
+
 PREFIX = "/api/v1/"
 ENDPOINTS = PREFIX + "endpoints"
 RESOLVE = PREFIX + "resolve"
+EXPLAIN = PREFIX + "explain"
+CANDIDATES = PREFIX + "candidates"
 
 # RFC 3339 5.6; without an offset it is local time
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:\d\d)?", re.ASCII)
@@ -62,6 +66,70 @@ class Resolved(msgspec.Struct, frozen=True):
     held: list[Held]
 
 
+class StepRow(msgspec.Struct, frozen=True):
+    direction: str
+    tier: str
+    about: str
+    says: str
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """What a set of policies says of a connection."""
+
+    verdict: str
+    ingress: str  # the destination's verdict
+    egress: str  # the source's
+    reason: str
+    steps: tuple[StepRow, ...]
+
+
+class Explained(msgspec.Struct, frozen=True, rename={"from_": "from"}, omit_defaults=True):
+    """Of a connection, by the policies in force; and as it were with the candidates applied."""
+
+    from_: str
+    to: str
+    protocol: str
+    port: int
+    verdict: str
+    ingress: str
+    egress: str
+    reason: str
+    steps: tuple[StepRow, ...]
+    candidate: Judged | None = None  # None, and left out: there are none
+
+
+class CandidatePolicy(msgspec.Struct, frozen=True):
+    kind: str
+    namespace: str  # "" where the kind has none
+    name: str
+    unreadable: str = ""  # why; then it makes `unknown` whatever it may be for
+
+
+class CandidateRow(msgspec.Struct, frozen=True):
+    """Traffic that was seen, and that the candidates would judge otherwise."""
+
+    namespace: str
+    workload: str
+    direction: str
+    peer_kind: str
+    peer_namespace: str
+    peer_workload: str
+    protocol: str
+    port: str
+    verdict: str  # as things are
+    candidate: str  # with the candidates
+    policy: str  # what would deny it; "" where nothing would
+    connections: int
+    bytes: int
+
+
+class Candidates(msgspec.Struct, frozen=True):
+    """``changes`` are sums since the first of them: candidates of before may have made some."""
+
+    policies: list[CandidatePolicy]
+    changes: list[CandidateRow]
+
+
 class Refused(msgspec.Struct, frozen=True):
     error: str
     mend: str
@@ -78,6 +146,18 @@ class Answers(Protocol):
         """
         ...
 
+    def explain(self, source: str, destination: str, port: str) -> Explained:
+        """PORT or PORT/PROTO. PodtallyError if it is none, or one of the two is not known."""
+        ...
+
+    def candidates(self) -> list[CandidatePolicy]: ...
+
+
+class Published(Protocol):
+    """What was counted up to the last epoch; called as ``Answers`` is."""
+
+    def candidates(self) -> list[CandidateRow]: ...
+
 
 class Reply(NamedTuple):
     status: HTTPStatus
@@ -87,14 +167,20 @@ class Reply(NamedTuple):
 class Api:
     """Takes a question as it stands in a URL."""
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, answers: Answers, published: Published) -> None:
         self._answers = answers
+        self._published = published
 
     def reply(self, path: str, query: str) -> Reply:
         if path == ENDPOINTS:
             return _reply(HTTPStatus.OK, Endpoints(self._answers.endpoints()))
         if path == RESOLVE:
             return self._resolve(query)
+        if path == EXPLAIN:
+            return self._explain(query)
+        if path == CANDIDATES:
+            told = Candidates(self._answers.candidates(), self._published.candidates())
+            return _reply(HTTPStatus.OK, told)
         return _reply(HTTPStatus.NOT_FOUND, Refused(f"there is no {path}", f"try {ENDPOINTS}"))
 
     def _resolve(self, query: str) -> Reply:
@@ -108,6 +194,18 @@ class Api:
             return _reply(HTTPStatus.BAD_REQUEST, Refused(str(error), example))
         held = self._answers.resolve(address, at_wall)
         return _reply(HTTPStatus.OK, Resolved(address, at, held))
+
+    def _explain(self, query: str) -> Reply:
+        asked = parse_qs(query)
+        source, destination, port = (asked.get(name, [""])[-1] for name in ("from", "to", "port"))
+        if not source or not destination:
+            example = f"for example {EXPLAIN}?from=shop/web&to=203.0.113.10&port=3306/TCP"
+            return _reply(HTTPStatus.BAD_REQUEST, Refused("from and to are needed", example))
+        try:
+            told = self._answers.explain(source, destination, port)
+        except PodtallyError as error:
+            return _reply(HTTPStatus.BAD_REQUEST, Refused(error.what, error.mend))
+        return _reply(HTTPStatus.OK, told)
 
 
 def plain_address(text: str) -> str:

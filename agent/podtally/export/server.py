@@ -15,15 +15,28 @@ from prometheus_client import exposition
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from podtally.errors import PodtallyError
-from podtally.export.api import ENDPOINTS, PREFIX, RESOLVE, Answers, Api
+from podtally.export.api import (
+    CANDIDATES,
+    ENDPOINTS,
+    EXPLAIN,
+    PREFIX,
+    RESOLVE,
+    Answers,
+    Api,
+    CandidateRow,
+)
 from podtally.export.exposition import Exposition
 from podtally.export.selfmetrics import LedgerCollector, SelfMetrics
+from podtally.ledger.accounts import BYTES, CONNECTIONS
 from podtally.ledger.ledger import View
 
 log = logging.getLogger(__name__)
 
 _EOF = "# EOF\n"
-_INDEX = f"podtally\n\n/metrics\n/livez\n/readyz\n{ENDPOINTS}\n{RESOLVE}?address=\n".encode()
+_INDEX = (
+    f"podtally\n\n/metrics\n/livez\n/readyz\n{ENDPOINTS}\n{RESOLVE}?address=\n"
+    f"{EXPLAIN}?from=&to=&port=\n{CANDIDATES}\n"
+).encode()
 
 
 class Health(NamedTuple):
@@ -46,6 +59,12 @@ class Publisher:
 
     def publish(self, view: View) -> None:
         self._ledger.view = view
+
+    def candidates(self) -> list[CandidateRow]:
+        """What candidates would change, as far as it was counted."""
+        labels, values = self._ledger.view.candidate
+        counted = zip(values[:, CONNECTIONS].tolist(), values[:, BYTES].tolist(), strict=True)
+        return [CandidateRow(*each, *sums) for each, sums in zip(labels, counted, strict=True)]
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The body of /metrics and its content type, as the scraper can take it."""
@@ -80,7 +99,7 @@ class Server:
     def start(self, publisher: Publisher, answers: Answers | None = None) -> None:
         """Answer from now on; without ``answers`` there is no ``/api/v1``."""
         self._http.publisher = publisher
-        self._http.api = None if answers is None else Api(answers)
+        self._http.api = None if answers is None else Api(answers, publisher)
         try:
             self._http.server_activate()
         except OSError as error:  # another that was bound at the same time listens already

@@ -44,7 +44,7 @@ def of_owner(owner: Owner, places: Places) -> Party:
     """Who is at the other end; a Service is not: who answers for it is."""
     if owner.kind == "external":
         return SOMEBODY
-    if not owner.final or owner.kind in (UNKNOWN, "service"):
+    if not owner.final or owner.kind in (UNKNOWN, "service") or owner.namespace == UNKNOWN:
         return NOBODY
     if owner.kind == "node":
         return Party(

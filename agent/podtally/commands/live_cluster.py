@@ -1,0 +1,181 @@
+"""Policies and cluster as a live API server has them, listed once for a command (``--live``)."""
+
+import argparse
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, TextIO
+
+import msgspec
+
+from podtally.commands.policy_paths import Written, declared_by, world_of
+from podtally.errors import PodtallyError
+from podtally.kube import kubeconfig
+from podtally.kube.access import SERVICE_ACCOUNT, Access, in_cluster
+from podtally.kube.once import Kind, Lister, Listing
+from podtally.policy.documents import Document, Lines
+from podtally.policy.resources import SOURCE
+from podtally.policy.world import World
+
+_ADMIN = "policy.networking.k8s.io"
+_CLUSTER = (
+    Kind("", "v1", "namespaces", "Namespace"),
+    Kind("", "v1", "nodes", "Node"),
+    Kind("", "v1", "pods", "Pod"),
+)
+POLICIES = (
+    Kind("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy"),
+    Kind(_ADMIN, "v1alpha2", "clusternetworkpolicies", "ClusterNetworkPolicy", custom=True),
+    Kind(_ADMIN, "v1alpha1", "adminnetworkpolicies", "AdminNetworkPolicy", custom=True),
+    Kind(
+        _ADMIN,
+        "v1alpha1",
+        "baselineadminnetworkpolicies",
+        "BaselineAdminNetworkPolicy",
+        custom=True,
+    ),
+    Kind("networking.k8s.io", "v1", "ingresses", "Ingress"),
+)
+_PATIENCE_SECONDS = 2.0  # of people, before they are told what goes on
+_PAINT_SECONDS = 0.2
+
+
+class Live(NamedTuple):
+    world: World
+    written: Written
+
+
+def add_arguments(parser: argparse.ArgumentParser, what: str) -> None:
+    """``what`` is left out of the command line with --live."""
+    live = parser.add_argument_group("a live cluster")
+    live.add_argument("--live", action="store_true", help=f"ask the Kubernetes API for {what}")
+    live.add_argument(
+        "--kubeconfig",
+        type=Path,
+        metavar="FILE",
+        help="how to reach it; as kubectl does: $KUBECONFIG, ~/.kube/config, the service account",
+    )
+    live.add_argument("--kube-context", metavar="NAME", help="of the kubeconfig (the current one)")
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """PodtallyError if what only --live uses is given without it."""
+    for flag, given in (("--kubeconfig", args.kubeconfig), ("--kube-context", args.kube_context)):
+        if given is not None and not args.live:
+            raise PodtallyError(f"{flag} is only used with --live", "give that as well")
+
+
+def read_world(args: argparse.Namespace) -> World:
+    """PodtallyError if something of it cannot be had: nothing is judged by the rest."""
+    with _lister(args) as lister:
+        return world_of(_documents(lister, _CLUSTER))
+
+
+def read(args: argparse.Namespace) -> Live:
+    """The cluster, and the policies that are applied in it; PodtallyError as ``read_world``."""
+    with _lister(args) as lister:
+        world = world_of(_documents(lister, _CLUSTER))
+        written = declared_by(_documents(lister, POLICIES), f"{SOURCE}: {lister.url}")
+        return Live(world, written)
+
+
+@contextlib.contextmanager
+def _lister(args: argparse.Namespace) -> Iterator[Lister]:
+    access = _access(args, os.environ)
+    with _Progress(sys.stderr) as progress:
+        lister = Lister(access, progress.say)
+        try:
+            yield lister
+        finally:
+            lister.close()
+
+
+def _access(args: argparse.Namespace, environment: Mapping[str, str]) -> Access:
+    path = args.kubeconfig or _default_kubeconfig(environment)
+    if path is not None:
+        return kubeconfig.load(path, args.kube_context or "")
+    if not (SERVICE_ACCOUNT / "token").exists():
+        raise PodtallyError(
+            "no cluster is named: no $KUBECONFIG, no ~/.kube/config, no service account",
+            "give --kubeconfig",
+        )
+    if args.kube_context is not None:
+        raise PodtallyError("--kube-context without a kubeconfig", "give --kubeconfig")
+    return in_cluster(environment)
+
+
+def _default_kubeconfig(environment: Mapping[str, str]) -> Path | None:
+    """The file that kubectl would use, too; several, which it would merge, are an error."""
+    listed = [name for name in environment.get("KUBECONFIG", "").split(":") if name]
+    if not listed:
+        usual = Path(environment.get("HOME") or "/nonexistent") / ".kube" / "config"
+        return usual if usual.exists() else None
+    there = [name for name in listed if os.path.exists(name)]
+    if len(there) > 1:
+        raise PodtallyError(
+            "$KUBECONFIG names several files, which are not merged",
+            "name one with --kubeconfig, or see kubectl config view --flatten",
+        )
+    return Path((there or listed)[0])
+
+
+def _documents(lister: Lister, kinds: tuple[Kind, ...]) -> Iterator[Document]:
+    for kind in kinds:
+        listing = lister.all_of(kind)
+        for item in listing.items:
+            yield _document(listing, item)
+
+
+def _document(listing: Listing, item: msgspec.Raw) -> Document:
+    """One object; decoded by itself, so that the pods are never all there as Python values."""
+    kind = listing.kind
+    try:
+        content = msgspec.json.decode(item, type=dict)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise PodtallyError(
+            f"an item of the list {kind.path} cannot be decoded: {error}",
+            "is it an API server? check its address",
+        ) from None
+    content = {"apiVersion": kind.api_version, "kind": kind.kind, **content}
+    return Document(SOURCE, kind.api_version, kind.kind, content, Lines(None))
+
+
+class _Progress:
+    """A line on a terminal that tells what goes on, when it takes long; then it goes again."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._words = "asks the Kubernetes API"
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._paint, name="progress", daemon=True)
+
+    def __enter__(self) -> "_Progress":
+        if self._out.isatty():
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._done.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def say(self, words: str) -> None:
+        self._words = words
+
+    def _paint(self) -> None:
+        if self._done.wait(_PATIENCE_SECONDS):
+            return
+        while not self._done.wait(_PAINT_SECONDS):
+            self._out.write(f"\r\x1b[Kpodtally: {self._words}")
+            self._out.flush()
+        self._out.write("\r\x1b[K")
+        self._out.flush()
