@@ -196,7 +196,7 @@ def test_a_flood_is_told_whole_and_no_faster_than_it_may_be(stage: Stage, tmp_pa
     most = busiest_second(lines)
     print(f"{GROUPS} events in {took:.1f} s, at most {most} lines within a second")
     assert took > (GROUPS - RATE) / RATE - 1
-    assert most <= 2 * RATE  # lines come once an epoch: two may fall into one second
+    assert most <= 2 * RATE  # who was silent may say a second's worth at once (``EventLog``)
 
 
 def flood(pod: Pod, places: list[tuple[str, int]]) -> None:

@@ -279,6 +279,19 @@ def test_a_verdict_changes_for_what_comes_after_and_no_counter_goes_down() -> No
     assert sum(connections for *_, connections in view.values.tolist()) == 1
 
 
+def test_what_stays_denied_by_the_same_policy_is_not_counted_again() -> None:
+    """Another rule may have come nearest: that is another reason, and no other denial."""
+    ledger = make()
+    flow = out("198.18.7.7", 3306)
+    epoch(ledger, present(declare(ONLY_MYSQL)), [flow])
+    edited = declare(ONLY_MYSQL.replace("203.0.113.0/24, except: [203.0.113.10/32]", "10.0.0.0/8"))
+    more = flow._replace(seen=from_here(ACK))
+    for second in (2, 3):
+        epoch(ledger, present(edited, now_ns=second * SECOND), [more])
+    assert len({event.labels.reason for event in told(ledger, 3 * SECOND)}) == 2
+    assert list(denied(ledger).values()) == [1]
+
+
 def test_what_was_judged_before_a_start_stays_so_until_all_policies_are_heard_of() -> None:
     ledger = make()
     flow = out("203.0.113.10", 3306)

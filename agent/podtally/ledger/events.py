@@ -100,6 +100,21 @@ class Events:
             amounts[:, :CONNECTIONS] = bytes_[rows]
             self.table.add(event[rows].astype(np.int64), amounts, now_ns)
 
+    def policies_differ(
+        self, before: NDArray[np.int32], after: NDArray[np.int32]
+    ) -> NDArray[np.bool_]:
+        """Whether other policies deny in one event than in the other, or do in one only. (n,)"""
+        every, place = np.unique(np.concatenate([before, after]), return_inverse=True)
+        known: dict[str, int] = {}
+        numbers = [known.setdefault(self._policy(each), len(known)) for each in every.tolist()]
+        of = np.array(numbers, np.int64)[place.ravel()]
+        differ: NDArray[np.bool_] = of[: len(before)] != of[len(before) :]
+        return differ
+
+    def _policy(self, event: int) -> str:
+        labels = None if event == NO_EVENT else self.table.labels_at(event)
+        return "" if labels is None else labels.policy
+
     def due(self, most: int, interval_ns: int, now_ns: int) -> tuple[list[int], list[Due]]:
         """At most so many events that are to be told now, with their numbers; those that were
         never told before the others.

@@ -91,10 +91,12 @@ class Intake:
         """
         columns = self.connections.columns
         named = self.naming.name(flows_of(columns.take(place)), present, wait=False)
-        changed = (named.event != columns.event[place]) & (named.event != NO_EVENT)
+        before = columns.event[place]
+        changed = (named.event != before) & (named.event != NO_EVENT)
         columns.account[place], columns.event[place] = named
         if changed.any():
-            self.accounts.count_denied(named.account[changed], present.now_ns)
+            others = self.events.policies_differ(before[changed], named.event[changed])
+            self.accounts.count_denied(named.account[changed][others], present.now_ns)
             self.events.count(named.event[changed], present.now_ns)
 
     def _handed_over(

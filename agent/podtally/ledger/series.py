@@ -52,6 +52,9 @@ class SeriesTable(Generic[Labels]):
     def find(self, labels: Labels) -> int | None:
         return self._index.get(labels)
 
+    def labels_at(self, index: int) -> Labels | None:
+        return self._labels[index]
+
     def add(self, index: NDArray[np.int64], amounts: NDArray[np.int64], now_ns: int) -> None:
         """Add ``amounts`` (n, width) to the sets at ``index`` (n,), which may repeat."""
         np.add.at(self._sums, index, amounts)
