@@ -25,6 +25,11 @@ Attach = Literal["auto", "tcx", "clsact"]
 Kubernetes = Literal["auto", "on", "off"]
 DEFAULT_POD_LOGS = Path("/var/log/pods")
 EVENT_VERDICTS = ("denied", "undeclared")
+FlowLabels = Literal["workload", "pod"]
+Scope = Literal["node", "zone", "cross_zone", "cluster", "private", "internet", "unknown"]
+# Dollars for 10^9 bytes. Above it, the price of a long epoch's bytes may not fit into 64 bits.
+Price = Annotated[float, msgspec.Meta(ge=0, le=10)]
+PRICE_STEP = 0.0001
 
 
 class StaticEndpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,10 +52,27 @@ class StaticEndpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             msgspec.structs.force_setattr(self, "address", address)
 
 
+class Prices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``prices:``, in dollars for 10^9 bytes, by how far away the other end is."""
+
+    egress: dict[Scope, Price] = {}
+    ingress: dict[Scope, Price] = {}
+
+    def __post_init__(self) -> None:
+        for direction in ("egress", "ingress"):
+            for scope, price in getattr(self, direction).items():
+                steps = price / PRICE_STEP
+                if abs(steps - round(steps)) > 1e-6:
+                    raise ValueError(
+                        f"{direction}: {scope}: {price:g} is finer than {PRICE_STEP:f} dollars"
+                    )
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a configuration file may say; keys are the flags' names, with underscores."""
 
     listen: str | None = None
+    web_config_file: Text | None = None
     state_dir: str | None = None
     pin_dir: str | None = None
     interfaces: str | None = None
@@ -68,6 +90,9 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     events_verdicts: str | list[str] | None = None
     series_limit: Count | None = None
     series_grace: Grace | None = None
+    flow_labels: FlowLabels | None = None
+    prices: Prices | None = None
+    kubecost_alias: bool | None = None
     kubernetes: Kubernetes | None = None
     kubeconfig: str | None = None
     kube_context: str | None = None
@@ -84,6 +109,7 @@ class Config:
     """Everything an agent is told; see ``podtally run --help`` for the meanings."""
 
     listen: str = DEFAULT_LISTEN
+    web_config_file: Path | None = None  # TLS and users, as Prometheus' exporters read it
     state_dir: Path = DEFAULT_STATE_DIR
     pin_dir: Path = DEFAULT_PIN_DIR
     interfaces: str | None = None
@@ -101,6 +127,9 @@ class Config:
     events_verdicts: tuple[str, ...] = EVENT_VERDICTS
     series_limit: int = 10_000  # a Prometheus takes that from every node without care
     series_grace: float = 300.0  # seconds; several scrapes of the usual 15 to 60 s
+    flow_labels: FlowLabels = "workload"  # pod: more series, that come and go with pods
+    prices: Prices = field(default_factory=Prices)
+    kubecost_alias: bool = False  # OpenCost reads these names
     kubernetes: Kubernetes = "auto"  # ask the API where a kubeconfig or a service account is
     kubeconfig: Path | None = None
     kube_context: str | None = None
@@ -129,7 +158,7 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Config:
     if path is not None or DEFAULT_FILE.exists():
         values.update(_read(path or DEFAULT_FILE))
     values.update({name: value for name, value in flags.items() if value is not None})
-    for name in ("state_dir", "pin_dir", "flow_log", "kubeconfig", "pod_logs"):
+    for name in ("web_config_file", "state_dir", "pin_dir", "flow_log", "kubeconfig", "pod_logs"):
         if name in values:
             values[name] = Path(values[name])
     for name in ("policies", "candidates"):

@@ -15,11 +15,13 @@ from podtally.errors import PodtallyError
 from podtally.export.selfmetrics import SelfMetrics
 from podtally.identity.directory import Directory
 from podtally.install import install, options_of
+from podtally.kernel import capabilities
 from podtally.kernel.books import STRANGERS, KernelBooks
 from podtally.kernel.pins import Generation, Pins, digest
 from podtally.kernel.table import Table, open_table
 from podtally.ledger.checkpoint import Checkpoint, CheckpointError, Contents, Extras, Position
 from podtally.ledger.connections import Flags
+from podtally.ledger.costs import Shown, parts_a_byte
 from podtally.ledger.ended import Ended
 from podtally.ledger.ledger import Ledger, Limits
 from podtally.links.attach import Attacher
@@ -86,7 +88,13 @@ def make_ledger(config: Config, generation: Generation) -> Ledger:
         undeclared_events=config.events is not None and UNDECLARED in config.events_verdicts,
     )
     flags = Flags(layout.seen_shift, layout.seen_syn_only, layout.seen_syn_ack, layout.seen_socket)
-    return Ledger(flags, limits, keep_ended=config.flow_log is not None)
+    shown = Shown(
+        config.flow_labels == "pod",
+        parts_a_byte(config.prices.egress.items()),
+        parts_a_byte(config.prices.ingress.items()),
+        config.kubecost_alias,
+    )
+    return Ledger(flags, limits, config.flow_log is not None, shown)
 
 
 def bring_up(config: Config, pins: Pins, checkpoint: Checkpoint, metrics: SelfMetrics) -> Parts:
@@ -102,6 +110,8 @@ def bring_up(config: Config, pins: Pins, checkpoint: Checkpoint, metrics: SelfMe
         directory.restore(contents.extras.residents, contents.extras.known_ns)
         metrics.restore(contents.extras.own_metrics)
     metrics.loader_runs.inc(installed.compiled)
+    if generation.about.digest == digest(options_of(config)):  # else it is compiled once more
+        _give_up_rights(config)
     sources.start()
     books, watch = KernelBooks(generation), Watch(ledger, directory, sources.finder)
     books.open_accounts(STRANGERS)
@@ -146,6 +156,21 @@ def bring_up(config: Config, pins: Pins, checkpoint: Checkpoint, metrics: SelfMe
     # What an earlier start had begun is finished first; now for what is asked for today.
     parts.close()
     return bring_up(config, pins, checkpoint, metrics)
+
+
+def _give_up_rights(config: Config) -> None:
+    """All but what the running agent needs; before there is a second thread."""
+    logs = [config.flow_log, Path(config.events) if config.events not in (None, "-") else None]
+    written = [config.state_dir, config.pin_dir, *(each.parent for each in logs if each)]
+    needed = capabilities.running(each for each in written if each.exists())
+    if capabilities.in_effect() <= needed:
+        return
+    try:
+        kept = capabilities.keep(needed)
+    except (OSError, PodtallyError) as error:
+        log.warning("cannot give up what is needed no more: %s", error)
+        return
+    log.debug("the capabilities are now %s", ", ".join(sorted(kept)) or "none")
 
 
 def _read(checkpoint: Checkpoint) -> tuple[Position | None, Contents | None]:

@@ -17,9 +17,9 @@ from podtally.kernel.table import Table
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.connections import BEGAN_UNKNOWN
 from podtally.ledger.labels import DIRECTIONS, BookLabels, PodLabels
-from podtally.ledger.ledger import View
 from podtally.ledger.remotes import Present
 from podtally.ledger.series import SeriesView
+from podtally.ledger.view import View
 from tests.unit.model import INTERFACES, OPENING, Kernel, Model, Packet
 from tests.unit.rows import SECOND, SHOP, make_ledger, names
 

@@ -20,7 +20,7 @@ from podtally.export.api import Answers, EndpointRow, Held
 from podtally.export.selfmetrics import SelfMetrics
 from podtally.export.server import Health, Publisher, Server
 from podtally.identity.directory import Directory
-from podtally.ledger.ledger import View
+from podtally.ledger.view import View
 from podtally.policy.declared import Declared
 from tests.unit.asked_host import INTO_WEB, NO_EGRESS, Host, shop
 from tests.unit.rows import make_ledger

@@ -290,3 +290,41 @@ def test_an_optional_setting_is_not_said_to_take_null(tmp_path: Path) -> None:
     path.write_text("epoch: soon\n")
     with pytest.raises(PodtallyError, match=r"Expected `float`, got `str` - at `\$.epoch`"):
         load(path, {})
+
+
+PRICED = "prices: {egress: {internet: 0.09, cross_zone: 0.01}, ingress: {internet: 0.0001}}\n"
+
+
+def test_prices(tmp_path: Path) -> None:
+    path = tmp_path / "podtally.yaml"
+    path.write_text(PRICED + "kubecost_alias: true\nflow_labels: pod\n")
+    read = load(path, {})
+    assert read.prices.egress == {"internet": 0.09, "cross_zone": 0.01}
+    assert read.prices.ingress == {"internet": 0.0001}
+    assert (read.kubecost_alias, read.flow_labels) == (True, "pod")
+    assert load(path, {"flow_labels": "workload"}).flow_labels == "workload"
+    assert Config().prices.egress == Config().prices.ingress == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("prices: {egress: {moon: 1}}", ["moon", "$.prices.egress"]),
+        ("prices: {egress: {internet: -0.01}}", [">= 0", "$.prices.egress"]),
+        ("prices: {egress: {internet: 11}}", ["<= 10"]),
+        ("prices: {egress: {internet: 0.00005}}", ["internet", "finer than 0.0001"]),
+        ("prices: {egress: {internet: .nan}}", ["prices"]),
+        ("prices: {egress: {internet: cheap}}", ["`float`", "`str`"]),
+        ("prices: {outgress: {}}", ["outgress"]),
+        ("prices: 0.09", ["$.prices"]),
+        ("flow_labels: container", ["container", "flow_labels"]),
+        ("kubecost_alias: 1", ["`bool`"]),
+    ],
+)
+def test_what_is_no_price(tmp_path: Path, text: str, words: list[str]) -> None:
+    path = tmp_path / "podtally.yaml"
+    path.write_text(text + "\n")
+    with pytest.raises(PodtallyError) as caught:
+        load(path, {})
+    for word in [str(path), *words]:
+        assert word in str(caught.value)

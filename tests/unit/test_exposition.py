@@ -11,17 +11,20 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from podtally.export.exposition import Exposition, label_text
 from podtally.export.selfmetrics import SelfMetrics
 from podtally.export.server import Health, Publisher
+from podtally.ledger.costs import PARTS
 from podtally.ledger.labels import (
     BookLabels,
     CandidateLabels,
+    CostLabels,
     DeniedLabels,
     ExposedLabels,
     FlowLabels,
+    KubecostLabels,
     PodLabels,
     UnjudgedLabels,
 )
-from podtally.ledger.ledger import View
 from podtally.ledger.series import SeriesView
+from podtally.ledger.view import View
 
 LARGE = 2**53 + 1  # the first number that a float cannot hold
 WEB = ("shop", "web", "Deployment", "egress")
@@ -47,6 +50,15 @@ VIEW = View(
             )
         ],
         np.array([[LARGE, 31, 37]]),
+    ),
+    SeriesView([], np.zeros((0, 1), np.int64)),
+    SeriesView(
+        [
+            CostLabels("shop", "web", "internet", "egress"),
+            CostLabels("shop", "web", "internet", "ingress"),
+            CostLabels("shop", "db", "cross_zone", "egress"),
+        ],
+        np.array([[23, PARTS // 4], [0, 1], [0, 0]]),
     ),
     [(BookLabels("veth7", "egress"), -29)],
     connections=3,
@@ -96,6 +108,13 @@ podtally_candidate_connections_total{{{OF_WEB},verdict="undeclared",candidate="d
 # HELP podtally_candidate_bytes_total Bytes of what candidate policies would judge otherwise.
 # TYPE podtally_candidate_bytes_total counter
 podtally_candidate_bytes_total{{{OF_WEB},verdict="undeclared",candidate="denied",policy="shop/next"}} 9007199254740993
+# HELP podtally_egress_cost_dollars_total Estimated cost of what was sent, by the prices in the configuration.
+# TYPE podtally_egress_cost_dollars_total counter
+podtally_egress_cost_dollars_total{{namespace="shop",workload="web",scope="internet"}} 23.25
+podtally_egress_cost_dollars_total{{namespace="shop",workload="db",scope="cross_zone"}} 0.0
+# HELP podtally_ingress_cost_dollars_total Estimated cost of what was received, by the prices in the configuration.
+# TYPE podtally_ingress_cost_dollars_total counter
+podtally_ingress_cost_dollars_total{{namespace="shop",workload="web",scope="internet"}} 1e-13
 # HELP podtally_books_bytes_total Bytes booked on an interface: in flows, in none (other), for want of a slot (overflow).
 # TYPE podtally_books_bytes_total counter
 podtally_books_bytes_total{{interface="veth7",direction="egress",account="flows"}} 1541
@@ -130,9 +149,20 @@ def test_label_texts_are_kept_and_not_confused() -> None:
 
 def test_nothing_booked_yet_still_describes_every_family() -> None:
     nothing = np.zeros((0, 3), np.int64)
-    empty = View(*(SeriesView([], nothing),) * 7, [], *(0,) * 6)
+    empty = View(*(SeriesView([], nothing),) * 9, [], *(0,) * 6)
     described = [line for line in TEXT.splitlines() if line.startswith("#")]
     assert Exposition().render(empty, openmetrics=False).splitlines() == described
+
+
+def test_kubecosts_names_are_there_only_if_asked_for() -> None:
+    labels = KubecostLabels("web-0", "shop", "true", "false", "false", "office")
+    view = VIEW._replace(kubecost=SeriesView([labels], np.array([[LARGE]])))
+    text = Exposition().render(view, openmetrics=False)
+    assert (
+        'kubecost_pod_network_egress_bytes_total{pod_name="web-0",namespace="shop",'
+        'internet="true",same_region="false",same_zone="false",service="office"} 9007199254740993\n'
+    ) in text
+    assert "kubecost" not in TEXT
 
 
 @pytest.mark.parametrize(

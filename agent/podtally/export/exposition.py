@@ -1,26 +1,29 @@
 """The ledger's view as Prometheus text, in the contract's names.
 
 Written by hand because there are thousands of series: a label set is turned into
-text once, not at every scrape. The agent's own few metrics are prometheus_client's.
+text once, not once a scrape. The agent's own few metrics are prometheus_client's.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from podtally.ledger.accounts import BYTES, CONNECTIONS, PACKETS
-from podtally.ledger.labels import ACCOUNTS
-from podtally.ledger.ledger import View
+from podtally.ledger.costs import DOLLARS, PARTS, REST
+from podtally.ledger.labels import ACCOUNTS, DIRECTIONS, CostLabels
 from podtally.ledger.series import SeriesView
+from podtally.ledger.view import View
 
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
-
-Sample = tuple[str, int]  # label text and value
 
 
 class Family(NamedTuple):
     name: str  # without _total
     kind: str  # counter, gauge
-    help: str
+    help: str  # "" if it goes on with what is described already
+
+    @property
+    def sample_name(self) -> str:
+        return f"{self.name}_total" if self.kind == "counter" else self.name
 
 
 POD_BYTES = Family(
@@ -57,6 +60,21 @@ CANDIDATE_CONNECTIONS = Family(
 CANDIDATE_BYTES = Family(
     "podtally_candidate_bytes", "counter", "Bytes of what candidate policies would judge otherwise."
 )
+EGRESS_COST = Family(
+    "podtally_egress_cost_dollars",
+    "counter",
+    "Estimated cost of what was sent, by the prices in the configuration.",
+)
+INGRESS_COST = Family(
+    "podtally_ingress_cost_dollars",
+    "counter",
+    "Estimated cost of what was received, by the prices in the configuration.",
+)
+KUBECOST = Family(
+    "kubecost_pod_network_egress_bytes",
+    "counter",
+    "Bytes that pods sent, in the labels of Kubecost's network costs.",
+)
 BOOKS_BYTES = Family(
     "podtally_books_bytes",
     "counter",
@@ -70,57 +88,86 @@ BOOKS_GAP = Family(
 
 
 class Exposition:
-    """Renders views; keeps the text of label sets between scrapes."""
+    """Renders views; the text of a label set is made once, and kept as long as the set."""
 
     def __init__(self) -> None:
-        self._texts: dict[Any, str] = {}
+        self._texts: dict[str, _Texts] = {}
 
     def render(self, view: View, openmetrics: bool) -> str:
         """All families of ``view``; without the ``# EOF`` that ends OpenMetrics."""
-        texts: dict[Any, str] = {}
-        text = "".join(self._families(view, openmetrics, texts))
-        self._texts = texts  # label sets that are gone are forgotten
-        return text
+        lines: list[str] = []
+        for shown in self._shown(view):
+            lines += _described(shown.family, openmetrics)
+            name = shown.family.sample_name
+            lines += [
+                f"{name}{{{t}}} {v}\n" for t, v in zip(shown.texts, shown.values, strict=True)
+            ]
+        return "".join(lines)
 
-    def _families(self, view: View, openmetrics: bool, texts: dict[Any, str]) -> Iterator[str]:
-        pods, flows, books = view.pods, view.flows, view.books
-        for family, column in ((POD_BYTES, BYTES), (POD_PACKETS, PACKETS)):
-            samples = self._samples(pods.labels, pods.values[:, column].tolist(), texts)
-            yield _family(family, samples, openmetrics)
-        for family, column in (
-            (FLOW_BYTES, BYTES),
-            (FLOW_PACKETS, PACKETS),
-            (CONNECTIONS_BEGUN, CONNECTIONS),
-        ):
-            samples = self._samples(flows.labels, flows.values[:, column].tolist(), texts)
-            yield _family(family, samples, openmetrics)
-        judged: tuple[tuple[Family, SeriesView[Any], int], ...] = (
-            (DENIED, view.denied, 0),
-            (UNJUDGED, view.unjudged, 0),
-            (EXPOSED, view.exposed, 0),
-            (CANDIDATE_CONNECTIONS, view.candidate, CONNECTIONS),
-            (CANDIDATE_BYTES, view.candidate, BYTES),
+    def _shown(self, view: View) -> Iterator["_Shown"]:
+        columns: tuple[tuple[Family, str, int], ...] = (
+            (POD_BYTES, "pods", BYTES),
+            (POD_PACKETS, "pods", PACKETS),
+            (FLOW_BYTES, "flows", BYTES),
+            (FLOW_PACKETS, "flows", PACKETS),
+            (CONNECTIONS_BEGUN, "flows", CONNECTIONS),
+            (DENIED, "denied", 0),
+            (UNJUDGED, "unjudged", 0),
+            (EXPOSED, "exposed", 0),
+            (CANDIDATE_CONNECTIONS, "candidate", CONNECTIONS),
+            (CANDIDATE_BYTES, "candidate", BYTES),
         )
-        for family, series, column in judged:
-            samples = self._samples(series.labels, series.values[:, column].tolist(), texts)
-            yield _family(family, samples, openmetrics)
-        booked = [
-            (f'{text},account="{account}"', value)
-            for column, account in enumerate(ACCOUNTS)
-            for text, value in self._samples(books.labels, books.values[:, column].tolist(), texts)
-        ]
-        yield _family(BOOKS_BYTES, booked, openmetrics)
-        gaps = self._samples([each for each, _ in view.gaps], [gap for _, gap in view.gaps], texts)
-        yield _family(BOOKS_GAP, gaps, openmetrics)
+        for family, table, column in columns:
+            series: SeriesView[Any] = getattr(view, table)
+            texts = self._of(table, series.labels)
+            yield _Shown(family, texts, series.values[:, column].tolist())
+        yield from self._costs(view)
+        books = self._of("books", view.books.labels)
+        for column, account in enumerate(ACCOUNTS):
+            texts = [f'{text},account="{account}"' for text in books]
+            family = BOOKS_BYTES._replace(help=BOOKS_BYTES.help if column == 0 else "")
+            yield _Shown(family, texts, view.books.values[:, column].tolist())
+        gaps = [label_text(each._fields, each) for each, _ in view.gaps]
+        yield _Shown(BOOKS_GAP, gaps, [gap for _, gap in view.gaps])
 
-    def _samples(
-        self, labels: Sequence[Any], values: list[int], texts: dict[Any, str]
-    ) -> list[Sample]:
-        known = self._texts
-        for each in labels:
-            if each not in texts:
-                texts[each] = known.get(each) or label_text(each._fields, each)
-        return list(zip((texts[each] for each in labels), values, strict=True))
+    def _costs(self, view: View) -> Iterator["_Shown"]:
+        texts = self._of("costs", view.costs.labels)
+        dollars = view.costs.values[:, DOLLARS] + view.costs.values[:, REST] / PARTS
+        priced = list(zip(view.costs.labels, texts, dollars.tolist(), strict=True))
+        for family, direction in zip((EGRESS_COST, INGRESS_COST), DIRECTIONS, strict=True):
+            its = [(text, value) for labels, text, value in priced if labels.direction == direction]
+            yield _Shown(family, [text for text, _ in its], [value for _, value in its])
+        if view.kubecost.labels:
+            texts = self._of("kubecost", view.kubecost.labels)
+            yield _Shown(KUBECOST, texts, view.kubecost.values[:, BYTES].tolist())
+
+    def _of(self, table: str, labels: Sequence[Any]) -> list[str]:
+        known = self._texts.get(table)
+        if known is None or known.labels is not labels:
+            before = {} if known is None else known.by_labels
+            texts = {each: before.get(each) or _text(each) for each in labels}
+            known = self._texts[table] = _Texts(labels, list(texts.values()), texts)
+        return known.texts
+
+
+class _Texts(NamedTuple):
+    labels: Sequence[Any]  # of the view that they were last made for
+    texts: list[str]
+    by_labels: dict[Any, str]
+
+
+class _Shown(NamedTuple):
+    """A family, or a part of one, with the text of its label sets."""
+
+    family: Family
+    texts: Sequence[str]
+    values: Sequence[float]  # integers but for dollars
+
+
+def _text(labels: Any) -> str:
+    if isinstance(labels, CostLabels):  # the direction is in the metric's name
+        return label_text(labels._fields[:-1], labels[:-1])
+    return label_text(labels._fields, labels)
 
 
 def label_text(names: Iterable[str], values: Iterable[str]) -> str:
@@ -130,10 +177,8 @@ def label_text(names: Iterable[str], values: Iterable[str]) -> str:
     )
 
 
-def _family(family: Family, samples: Iterable[Sample], openmetrics: bool) -> str:
-    name = family.name
-    sample_name = f"{name}_total" if family.kind == "counter" else name
-    described = name if openmetrics else sample_name
-    lines = [f"# HELP {described} {family.help}\n# TYPE {described} {family.kind}\n"]
-    lines += [f"{sample_name}{{{labels}}} {value}\n" for labels, value in samples]
-    return "".join(lines)
+def _described(family: Family, openmetrics: bool) -> list[str]:
+    if not family.help:
+        return []
+    name = family.name if openmetrics else family.sample_name
+    return [f"# HELP {name} {family.help}\n# TYPE {name} {family.kind}\n"]

@@ -65,6 +65,14 @@ class Account(NamedTuple):
     pod: str = ""  # on an interface that several share (the host's): whose total this adds to
     backend: Backend | None = None
     judgement: Judgement = UNJUDGED
+    endpoint: str = ""  # whose it is by name and namespace, whatever the labels say
+    endpoint_namespace: str = ""
+    limited_scope: str = ""  # how far it goes, where the series limit takes that from the label
+
+    @property
+    def distance(self) -> str:
+        """The scope: what a price is of."""
+        return self.limited_scope or self.scope
 
     @property
     def verdict(self) -> str:
@@ -77,7 +85,17 @@ def beyond_the_limit(account: Account) -> Account:
     namespace = account.namespace if account.pod else OTHER
     judgement = account.judgement._replace(verdict=OTHER)  # the rest of it has tables of its own
     return Account(
-        account.slot, namespace, *others, 0, LIMITED_PORT, account.pod, judgement=judgement
+        account.slot,
+        namespace,
+        *others,
+        0,
+        LIMITED_PORT,
+        account.pod,
+        None,
+        judgement,
+        account.endpoint,
+        account.endpoint_namespace,
+        account.distance,
     )
 
 

@@ -22,13 +22,16 @@ from podtally.ledger.account import (
     waiting,
 )
 from podtally.ledger.connections import BEGAN_HERE, BEGAN_THERE
+from podtally.ledger.costs import CONTRACT, Shown, add_cost, cost_labels, kubecost_labels
 from podtally.ledger.labels import (
     DIRECTIONS,
     UNKNOWN,
     CandidateLabels,
+    CostLabels,
     DeniedLabels,
     ExposedLabels,
     FlowLabels,
+    KubecostLabels,
     PodLabels,
     UnjudgedLabels,
 )
@@ -37,7 +40,8 @@ from podtally.ledger.series import Labels, SeriesTable
 BYTES, PACKETS, CONNECTIONS = 0, 1, 2  # the sums of a flow series
 NOBODYS = -1  # the slot of an account that is free
 NO_SERIES = -1
-_FEW = ("denied", "unjudged", "exposed", "candidate")  # tables that few accounts have a series in
+# Tables that few accounts have a series in: one, or one for each direction.
+_FEW = ("denied", "unjudged", "exposed", "candidate", "kubecost", "costs")
 
 
 class Tables(NamedTuple):
@@ -49,12 +53,14 @@ class Tables(NamedTuple):
     unjudged: SeriesTable[UnjudgedLabels]
     exposed: SeriesTable[ExposedLabels]
     candidate: SeriesTable[CandidateLabels]  # bytes, packets, connections
+    kubecost: SeriesTable[KubecostLabels]  # bytes
+    costs: SeriesTable[CostLabels]  # dollars, and parts of one
 
 
 def make_tables() -> Tables:
     return Tables(
         SeriesTable(3), SeriesTable(2), SeriesTable(1), SeriesTable(1), SeriesTable(1),
-        SeriesTable(3),
+        SeriesTable(3), SeriesTable(1), SeriesTable(2),
     )  # fmt: skip
 
 
@@ -65,10 +71,11 @@ class Accounts:
     none: those that wait for a name, and those that only pass through this host.
     """
 
-    def __init__(self, tables: Tables, limit: int) -> None:
+    def __init__(self, tables: Tables, limit: int, shown: Shown = CONTRACT) -> None:
         self._tables = tables
         self._flows, self._pods = tables.flows, tables.pods
         self._limit = limit
+        self._shown = shown
         self.version = 0  # changes with the accounts
         self.closed = 0  # how many were, since the start: their indexes may be others'
         self._index: dict[Account, int] = {}
@@ -81,6 +88,9 @@ class Accounts:
         self.unjudged = np.full(16, NO_SERIES, np.int64)
         self.exposed = np.full(16, NO_SERIES, np.int64)
         self.candidate = np.full(16, NO_SERIES, np.int64)
+        self.kubecost = np.full(16, NO_SERIES, np.int64)
+        self.costs = np.full((16, 2), NO_SERIES, np.int64)
+        self._prices = np.zeros((16, 2), np.int64)
         self.waiting = np.zeros(16, np.bool_)
         self.unknown = np.zeros(16, np.bool_)  # whose other end has no name yet
         self.limited = 0  # how often no series could be made, since the start
@@ -120,6 +130,20 @@ class Accounts:
         differing = candidate != NO_SERIES
         if differing.any():
             self._tables.candidate.add(candidate[differing], amounts[differing], now_ns)
+        self._add_costs(account, direction, amounts[:, BYTES], now_ns)
+
+    def _add_costs(
+        self, account: NDArray[np.int64], direction: int, moved: NDArray[np.int64], now_ns: int
+    ) -> None:
+        costs = self.costs[account, direction]
+        priced = costs != NO_SERIES
+        if priced.any():
+            parts = moved[priced] * self._prices[account[priced], direction]
+            add_cost(self._tables.costs, costs[priced], parts, now_ns)
+        kubecost = self.kubecost[account]
+        named = kubecost != NO_SERIES
+        if direction == 0 and named.any():
+            self._tables.kubecost.add(kubecost[named], moved[named, None], now_ns)
 
     def count_beginnings(
         self, account: NDArray[np.int64], began: NDArray[np.uint8], now_ns: int
@@ -201,9 +225,16 @@ class Accounts:
         for place, direction in enumerate(DIRECTIONS):
             labels = flow_labels(account, direction)
             self.series[index, place] = self._flows.index_of(labels, now_ns)
+            price = self._prices[index, place] = self._shown.price(account, direction)
+            if price:
+                cost = cost_labels(account, direction)
+                self.costs[index, place] = self._tables.costs.index_of(cost, now_ns)
             if account.pod:
                 pod = PodLabels(account.namespace, account.pod, direction)
                 self.pods[index, place] = self._pods.index_of(pod, now_ns)
+        if self._shown.kubecost and account.endpoint:
+            labels_of_kubecost = kubecost_labels(account)
+            self.kubecost[index] = self._tables.kubecost.index_of(labels_of_kubecost, now_ns)
         self._enter_judged(account, index, now_ns)
 
     def _enter_judged(self, account: Account, index: int, now_ns: int) -> None:
@@ -240,11 +271,11 @@ class Accounts:
             self.slot = np.pad(self.slot, (0, more), constant_values=NOBODYS)
             self.waiting = np.pad(self.waiting, (0, more))
             self.unknown = np.pad(self.unknown, (0, more))
-            for name in ("series", "pods"):
-                wider = np.pad(getattr(self, name), ((0, more), (0, 0)), constant_values=NO_SERIES)
-                setattr(self, name, wider)
-            for name in _FEW:
-                setattr(self, name, np.pad(getattr(self, name), (0, more), constant_values=-1))
+            self._prices = np.pad(self._prices, ((0, more), (0, 0)))
+            for name in ("series", "pods", *_FEW):
+                old = getattr(self, name)
+                wider = ((0, more), (0, 0))[: old.ndim]
+                setattr(self, name, np.pad(old, wider, constant_values=NO_SERIES))
 
 
 def _used(series: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -30,9 +30,11 @@ from podtally.ledger.interfaces import Record
 from podtally.ledger.labels import (
     BookLabels,
     CandidateLabels,
+    CostLabels,
     DeniedLabels,
     ExposedLabels,
     FlowLabels,
+    KubecostLabels,
     PodLabels,
     UnjudgedLabels,
 )
@@ -40,18 +42,22 @@ from podtally.ledger.ledger import Ledger
 from podtally.ledger.series import SeriesTable
 
 MAGIC = b"podtally"
-SCHEMA = 4
+SCHEMA = 5
+_READABLE = (4, 5)  # 4 has no costs
 _PREFIX = struct.Struct("<8sII")  # magic, schema, length of the head
 _SUM = struct.Struct("<I")
 _ALIGN = 64
 
 Array = NDArray[Any]
 
+_PARTS = ("sums", "moved_ns")
 _TABLES = ("pods", "flows", "books", "denied", "unjudged", "exposed", "candidate", "events")
+_NEW_TABLES = ("kubecost", "costs")
+_NEW = frozenset(f"{table}.{part}" for table in _NEW_TABLES for part in _PARTS)
 _ARRAYS = frozenset(
     {"interfaces", "kernel.key", "kernel.read"}
     | {"events.first_ns", "events.told", "events.told_ns"}
-    | {f"{table}.{part}" for table in _TABLES for part in ("sums", "moved_ns")}
+    | {f"{table}.{part}" for table in _TABLES for part in _PARTS}
     | {f"{table}.{name}" for table in ("connections", "held") for name in Columns._fields}
 )
 
@@ -97,6 +103,8 @@ class _Labels(msgspec.Struct, frozen=True):
     candidate: list[tuple[int, CandidateLabels]]
     events: list[tuple[int, EventLabels]]
     accounts: list[tuple[int, Account]]
+    kubecost: list[tuple[int, KubecostLabels]] = []
+    costs: list[tuple[int, CostLabels]] = []
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -169,6 +177,8 @@ class Checkpoint:
         except (ValueError, TypeError, SyntaxError) as error:
             raise CheckpointError(f"its arrays cannot be read: {error}") from None
         missing = _ARRAYS - arrays.keys()
+        if head.labels.costs or head.labels.kubecost:
+            missing |= _NEW - arrays.keys()
         if missing:
             raise CheckpointError(f"arrays are missing: {', '.join(sorted(missing))}")
         return head.position, Contents(head, arrays)
@@ -212,8 +222,9 @@ class Contents:
     def restore(self, ledger: Ledger, now_ns: int) -> None:
         head, arrays = self._head, self._arrays
         for name, table in _tables(ledger).items():
-            pairs = getattr(head.labels, name)
-            table.restore(pairs, arrays[f"{name}.sums"], arrays[f"{name}.moved_ns"])
+            if f"{name}.sums" in arrays:
+                pairs = getattr(head.labels, name)
+                table.restore(pairs, arrays[f"{name}.sums"], arrays[f"{name}.moved_ns"])
         told = (arrays[f"events.{name}"].copy() for name in ("first_ns", "told", "told_ns"))
         ledger.events.restore(*told)
         ledger.accounts.restore(head.labels.accounts, now_ns)
@@ -245,6 +256,8 @@ def _tables(ledger: Ledger) -> dict[str, SeriesTable[Any]]:
         "unjudged": tables.unjudged,
         "exposed": tables.exposed,
         "candidate": tables.candidate,
+        "kubecost": tables.kubecost,
+        "costs": tables.costs,
         "events": ledger.events.table,
     }
 
@@ -302,7 +315,7 @@ def _open(data: bytes) -> tuple[_Head, memoryview]:
         memoryview(data)[: -_SUM.size]
     ):
         raise CheckpointError("its checksum does not match what is in it")
-    if schema != SCHEMA:
+    if schema not in _READABLE:
         raise CheckpointError(f"it is of schema {schema}, this podtally writes {SCHEMA}")
     try:
         head = msgspec.json.decode(data[_PREFIX.size : _PREFIX.size + length], type=_Head)

@@ -92,5 +92,25 @@ class CandidateLabels(NamedTuple):
     policy: str
 
 
+class CostLabels(NamedTuple):
+    """``direction`` is in the metric's name."""
+
+    namespace: str
+    workload: str
+    scope: str
+    direction: str
+
+
+class KubecostLabels(NamedTuple):
+    """As Kubecost's network-costs and OpenCost have them, not the contract."""
+
+    pod_name: str
+    namespace: str
+    internet: str
+    same_region: str
+    same_zone: str
+    service: str
+
+
 def protocol_name(number: int) -> str:
     return PROTOCOLS.get(number, str(number))

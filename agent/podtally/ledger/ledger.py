@@ -19,6 +19,7 @@ from podtally.ledger.connections import (
     Connections,
     Flags,
 )
+from podtally.ledger.costs import CONTRACT, Shown
 from podtally.ledger.ended import Books, Ended, describe
 from podtally.ledger.events import NO_EVENT, Events
 from podtally.ledger.intake import ColdRows, Intake
@@ -27,16 +28,12 @@ from podtally.ledger.kernel_readings import NOTHING_GROWN, KernelReadings
 from podtally.ledger.labels import (
     DIRECTIONS,
     BookLabels,
-    CandidateLabels,
-    DeniedLabels,
-    ExposedLabels,
-    FlowLabels,
     PodLabels,
-    UnjudgedLabels,
 )
 from podtally.ledger.naming import Naming, Settings
 from podtally.ledger.remotes import Present
-from podtally.ledger.series import SeriesTable, SeriesView
+from podtally.ledger.series import SeriesTable
+from podtally.ledger.view import View
 from podtally.ledger.waiting import Waiting
 
 FLOWS, OTHER, OVERFLOW = 0, 1, 2  # accounts, as in labels.ACCOUNTS
@@ -52,25 +49,6 @@ class Limits(NamedTuple):
     patience_ns: int = 10_000_000_000  # how long a flow waits for its name
     events: int = 10_000  # more are told of together
     undeclared_events: bool = False  # whether what is undeclared is told of, too
-
-
-class View(NamedTuple):
-    """What readers of the ledger see; nothing in it changes any more."""
-
-    pods: SeriesView[PodLabels]  # (n, 2): bytes, packets
-    flows: SeriesView[FlowLabels]  # (n, 3): bytes, packets, connections
-    books: SeriesView[BookLabels]  # (n, 3): flows, other, overflow, in bytes
-    denied: SeriesView[DeniedLabels]  # (n, 1): connections, as the next two
-    unjudged: SeriesView[UnjudgedLabels]
-    exposed: SeriesView[ExposedLabels]
-    candidate: SeriesView[CandidateLabels]  # (n, 3): as flows
-    gaps: list[tuple[BookLabels, int]]
-    connections: int
-    began_unknown: int
-    limited: int
-    overflow_packets: int
-    waiting: int  # connections that may still be named
-    came_too_late: int  # that could not be, in time
 
 
 class Tally(NamedTuple):
@@ -92,17 +70,19 @@ class Places(NamedTuple):
 class Ledger:
     """All that podtally has counted since its first start on this boot."""
 
-    def __init__(self, flags: Flags, limits: Limits, keep_ended: bool = False) -> None:
+    def __init__(
+        self, flags: Flags, limits: Limits, keep_ended: bool = False, shown: Shown = CONTRACT
+    ) -> None:
         self._keep_ended = keep_ended
         self.limits = limits
         self.tables = make_tables()
         self.flows, self.pods = self.tables.flows, self.tables.pods
         self.books: SeriesTable[BookLabels] = SeriesTable(3)
-        self.accounts = Accounts(self.tables, limits.series)
+        self.accounts = Accounts(self.tables, limits.series, shown)
         self.events = Events(limits.events)
         self.connections = Connections(flags, limits.connections)
         self.interfaces = Interfaces()
-        settings = Settings(limits.patience_ns, self.events, limits.undeclared_events)
+        settings = Settings(limits.patience_ns, self.events, limits.undeclared_events, shown.by_pod)
         self.naming = Naming(self.interfaces, self.accounts, flags, settings)
         self.waiting = Waiting(self.connections, self.accounts, self.events, self.naming)
         self.intake = Intake(self.connections, self.accounts, self.events, self.naming)
@@ -344,6 +324,8 @@ class Ledger:
             self.tables.unjudged.view(),
             self.tables.exposed.view(),
             self.tables.candidate.view(),
+            self.tables.kubecost.view(),
+            self.tables.costs.view(),
             list(gaps.items()),
             len(self.connections),
             self.intake.began_unknown,

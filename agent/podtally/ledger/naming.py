@@ -76,6 +76,7 @@ class Settings(NamedTuple):
     patience_ns: int
     events: Events
     undeclared_events: bool = False
+    by_pod: bool = False  # pods stand in the place of workloads
 
 
 class _Learnt:
@@ -110,7 +111,8 @@ class Naming:
         self.patience_ns = settings.patience_ns
         self.judging = Judging()
         self._noting = Noting(settings.events, self.judging, settings.undeclared_events)
-        self._remotes = Remotes()
+        self._by_pod = settings.by_pod
+        self._remotes = Remotes(settings.by_pod)
         self._learnt = _Learnt()
         self._learnt_of: tuple[Names | None, int, int] = (None, 0, 0)
         self._unknown_cgroups: set[int] = set()
@@ -276,14 +278,16 @@ class Naming:
         return Account(
             slot,
             endpoint.namespace,
-            endpoint.workload,
-            endpoint.workload_kind,
+            endpoint.name if self._by_pod else endpoint.workload,
+            "Pod" if self._by_pod and endpoint.uid else endpoint.workload_kind,
             *(UNKNOWN_PEER if late else remote.peer),
             packed & (1 << _PROTOCOL_BITS) - 1,
             (packed >> _PROTOCOL_BITS & (1 << _PORT_BITS) - 1) + _LOWEST_PORT,
             endpoint.name if self._interfaces.host[slot] else "",
             remote.backend,
             self.judging.judgements[judgement],
+            endpoint.name,
+            endpoint.namespace,
         )
 
 

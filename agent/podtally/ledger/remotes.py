@@ -117,7 +117,8 @@ class _Services:
 class Remotes:
     """Remembers what the labels need of each owner in one book of addresses."""
 
-    def __init__(self) -> None:
+    def __init__(self, by_pod: bool = False) -> None:
+        self._by_pod = by_pod
         self._forget(())
 
     def own(
@@ -171,11 +172,16 @@ class Remotes:
         if not len(fresh):
             return
         kinds = [owner.kind for owner in fresh]
-        self._kind = np.append(self._kind, [self._place(Remote(peer_of(owner))) for owner in fresh])
+        self._kind = np.append(self._kind, [self._place(self._remote(each)) for each in fresh])
         self._final = np.append(self._final, [owner.final for owner in fresh])
         self._host = np.append(self._host, [kind == "host" for kind in kinds])
         serves = [kind in ("service", "node", "host") for kind in kinds]
         self._serves = np.append(self._serves, serves)
+
+    def _remote(self, owner: Owner) -> Remote:
+        peer = peer_of(owner)
+        is_pod = self._by_pod and owner.kind == "pod"
+        return Remote(peer._replace(workload=owner.name) if is_pod else peer)
 
     def _place(self, remote: Remote) -> int:
         place = self._places.setdefault(remote, len(self._kinds))

@@ -29,6 +29,7 @@ class SeriesTable(Generic[Labels]):
         self._labels: list[Labels | None] = []
         self._index: dict[Labels, int] = {}
         self._free: list[int] = []
+        self._shown: tuple[int, Sequence[Labels], NDArray[np.int64]] | None = None
         self._sums = np.zeros((16, width), np.int64)
         self._moved_ns = np.zeros(16, np.int64)  # when a sum last grew
 
@@ -60,6 +61,12 @@ class SeriesTable(Generic[Labels]):
         np.add.at(self._sums, index, amounts)
         self._moved_ns[index[amounts.any(axis=1)]] = now_ns
 
+    def carry(self, index: NDArray[np.int64], low: int, high: int, base: int) -> None:
+        """Keep column ``low`` of sets (n,) below ``base``, and put whole ones into ``high``."""
+        whole, rest = np.divmod(self._sums[index, low], base)
+        self._sums[index, high] += whole
+        self._sums[index, low] = rest
+
     def idle(self, before_ns: int) -> NDArray[np.bool_]:
         """By index: whether a set's sums have not grown since ``before_ns``."""
         return self._moved_ns[: len(self._labels)] < before_ns
@@ -81,8 +88,12 @@ class SeriesTable(Generic[Labels]):
         return len(forgotten)
 
     def view(self) -> SeriesView[Labels]:
-        index = list(self._index.values())
-        return SeriesView(list(self._index), self._sums[index])
+        """``labels`` is the same object until the label sets change."""
+        if self._shown is None or self._shown[0] != self.version:
+            index = np.array(list(self._index.values()), np.int64)
+            self._shown = (self.version, list(self._index), index)
+        _, labels, index = self._shown
+        return SeriesView(labels, self._sums[index])
 
     def pairs(self) -> list[tuple[int, Labels]]:
         """For the checkpoint: index and labels of each set."""

@@ -1,0 +1,37 @@
+"""What readers of the ledger see."""
+
+from typing import NamedTuple
+
+from podtally.ledger.labels import (
+    BookLabels,
+    CandidateLabels,
+    CostLabels,
+    DeniedLabels,
+    ExposedLabels,
+    FlowLabels,
+    KubecostLabels,
+    PodLabels,
+    UnjudgedLabels,
+)
+from podtally.ledger.series import SeriesView
+
+
+class View(NamedTuple):
+    """Nothing in it changes any more."""
+
+    pods: SeriesView[PodLabels]  # (n, 2): bytes, packets
+    flows: SeriesView[FlowLabels]  # (n, 3): bytes, packets, connections
+    books: SeriesView[BookLabels]  # (n, 3): flows, other, overflow, in bytes
+    denied: SeriesView[DeniedLabels]  # (n, 1): connections, as the next two
+    unjudged: SeriesView[UnjudgedLabels]
+    exposed: SeriesView[ExposedLabels]
+    candidate: SeriesView[CandidateLabels]  # (n, 3): as flows
+    kubecost: SeriesView[KubecostLabels]  # (n, 1): bytes
+    costs: SeriesView[CostLabels]  # (n, 2): dollars, and parts of one
+    gaps: list[tuple[BookLabels, int]]
+    connections: int
+    began_unknown: int
+    limited: int
+    overflow_packets: int
+    waiting: int  # connections that may still be named
+    came_too_late: int  # that could not be, in time
