@@ -1,0 +1,13 @@
+"""The dashboards as code: what they ask Prometheus, and how Grafana shows it.
+
+``python -m dashboards.generator`` writes ``dashboards/*.json``; a test holds them against it.
+"""
+
+from dashboards.generator.agent import AGENT
+from dashboards.generator.egress import EGRESS
+from dashboards.generator.model import Dashboard
+from dashboards.generator.overview import OVERVIEW
+from dashboards.generator.pod import POD
+from dashboards.generator.policy import POLICY
+
+DASHBOARDS: tuple[Dashboard, ...] = (OVERVIEW, POD, EGRESS, POLICY, AGENT)

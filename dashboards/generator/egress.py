@@ -1,0 +1,268 @@
+"""What leaves pods: the unexpected first, then destinations, scopes and cost."""
+
+from dashboards.generator.model import Dashboard, Row
+from dashboards.generator.panels import (
+    ANY_IS_BAD,
+    ANY_IS_ODD,
+    BYTES,
+    BYTES_PER_SECOND,
+    COUNT,
+    DOLLARS,
+    Column,
+    Line,
+    Look,
+    Value,
+    by_verdict,
+    lines,
+    number,
+    table,
+)
+from dashboards.generator.queries import (
+    CLUSTER,
+    NAMESPACE,
+    WORKLOAD,
+    WORKLOADS,
+    grown,
+    or_zero,
+    rate,
+)
+
+_FLOWS, _CONNECTIONS = "podtally_flow_bytes_total", "podtally_connections_total"
+_DENIED, _COST = "podtally_policy_denied_total", "podtally_egress_cost_dollars_total"
+_COST_IN = "podtally_ingress_cost_dollars_total"
+_OUT = f'{WORKLOADS},direction="egress"'
+_INTERNET = f'{_OUT},scope="internet"'
+_UNDECLARED = f'{_INTERNET},verdict="undeclared"'
+_METADATA = f'{_OUT},peer_workload="metadata"'
+
+_WORKLOAD = (Column("namespace", "Namespace"), Column("workload", "Workload"))
+_PEER = (
+    Column("peer_kind", "Kind"),
+    Column("peer_namespace", "To namespace"),
+    Column("peer_workload", "To"),
+)
+_SCOPE = Column("scope", "Scope")
+_PORT = (Column("protocol", "Protocol"), Column("port", "Port"))
+_DESTINATION = (*_WORKLOAD, *_PEER, _SCOPE, *_PORT)
+
+
+def _labels(columns: tuple[Column, ...]) -> tuple[str, ...]:
+    return tuple(each.label for each in columns)
+
+
+def _new() -> str:
+    """Destinations of the chosen time that had nothing in as long a time before it.
+
+    Where Prometheus did not know of podtally by then, nobody can tell: there are none.
+    """
+    by = ", ".join(_labels(_DESTINATION))
+    before = f"last_over_time({_FLOWS}{{{_OUT}}}[$__range] offset $__range)"
+    return (
+        f"({grown(_FLOWS, _OUT, *_labels(_DESTINATION))} > 0)\n"
+        f"unless sum by ({by}) ({before})\n"
+        "and on () count(podtally_build_info offset $__range)"
+    )
+
+
+_UNEXPECTED = Row(
+    "Unexpected",
+    (
+        number(
+            "Denied egress",
+            "Connections in the chosen time that policies deny and a pod began. They took place "
+            "unless the CNI stopped them.",
+            or_zero(grown(_DENIED, _OUT)),
+            COUNT,
+            ANY_IS_BAD,
+        ),
+        number(
+            "Undeclared, to the internet",
+            "Connections to public addresses from pods that no egress policy isolates. Declare "
+            "what they may reach, and what remains is worth a look.",
+            or_zero(grown(_CONNECTIONS, _UNDECLARED)),
+            COUNT,
+            ANY_IS_ODD,
+        ),
+        number(
+            "Metadata address",
+            "Connections to 169.254.169.254, where clouds hand out credentials. Few workloads have "
+            "any business there.",
+            or_zero(grown(_CONNECTIONS, _METADATA)),
+            COUNT,
+            ANY_IS_ODD,
+        ),
+        number(
+            "To the internet",
+            "Bytes in the chosen time.",
+            or_zero(grown(_FLOWS, _INTERNET)),
+            BYTES,
+        ),
+        number(
+            "All egress",
+            "Bytes in the chosen time, to wherever.",
+            or_zero(grown(_FLOWS, _OUT)),
+            BYTES,
+        ),
+        number(
+            "Cost of egress",
+            "An estimate for the chosen time, by the prices in the agents' configuration; a scope "
+            "without a price costs nothing.",
+            or_zero(grown(_COST, WORKLOADS)),
+            DOLLARS,
+        ),
+        table(
+            "Denied",
+            "By the policy that decided. Either it lacks a rule, or the workload does what it "
+            "should not; the event log has addresses and reasons.",
+            (*_WORKLOAD, *_PEER, *_PORT, Column("policy", "Policy")),
+            (
+                Value(
+                    "Connections",
+                    grown(_DENIED, _OUT, *_labels((*_WORKLOAD, *_PEER, *_PORT)), "policy"),
+                    COUNT,
+                ),
+            ),
+            Look(COUNT, 24),
+        ),
+        table(
+            "Undeclared, to the internet, by workload",
+            "Who begins them, and to which port. To is a network of the configuration, or empty; "
+            "the flow log has addresses.",
+            (*_WORKLOAD, Column("peer_workload", "To"), *_PORT),
+            (
+                Value(
+                    "Connections",
+                    grown(
+                        _CONNECTIONS,
+                        _UNDECLARED,
+                        *("namespace", "workload", "peer_workload", "protocol", "port"),
+                    ),
+                    COUNT,
+                ),
+            ),
+            Look(COUNT, 12),
+        ),
+        table(
+            "To the metadata address",
+            "Who asks 169.254.169.254, and what policy says of it.",
+            (*_WORKLOAD, *_PORT, Column("verdict", "Verdict")),
+            (
+                Value(
+                    "Connections",
+                    grown(_CONNECTIONS, _METADATA, *_labels((*_WORKLOAD, *_PORT)), "verdict"),
+                    COUNT,
+                ),
+            ),
+            Look(COUNT, 12),
+        ),
+        table(
+            "New destinations",
+            "Had traffic in the chosen time and none in as long a time before it; choose a day to "
+            "compare with yesterday. Outside the cluster, a destination is a network of the "
+            "configuration, or else all of its scope on that port.",
+            _DESTINATION,
+            (Value("Bytes", _new(), BYTES),),
+            Look(BYTES, 24),
+        ),
+    ),
+)
+
+_DESTINATIONS = Row(
+    "Destinations",
+    (
+        table(
+            "Destinations",
+            "Bytes in the chosen time. Direction of the connection does not matter here: answers "
+            "of servers are egress as well.",
+            (*_DESTINATION, Column("verdict", "Verdict")),
+            (
+                Value("Sent", grown(_FLOWS, _OUT, *_labels(_DESTINATION), "verdict"), BYTES),
+                Value("Rate", rate(_FLOWS, _OUT, *_labels(_DESTINATION), "verdict"), "Bps"),
+            ),
+            Look(BYTES, 24, 10),
+        ),
+        lines(
+            "To the internet, by workload",
+            "The ten that send most.",
+            Line(
+                f"topk(10, {rate(_FLOWS, _INTERNET, 'namespace', 'workload')})",
+                "{{namespace}}/{{workload}}",
+            ),
+            Look(BYTES_PER_SECOND, 12),
+        ),
+        by_verdict(
+            "Egress by verdict",
+            "Bytes that leave pods, by what policy says of their connection.",
+            rate(_FLOWS, _OUT, "verdict"),
+            BYTES_PER_SECOND,
+            12,
+        ),
+    ),
+)
+
+_SCOPES = Row(
+    "Scopes",
+    (
+        lines(
+            "Egress by scope",
+            "How far it goes. cross_zone is what clouds bill inside a region; cluster: zones are "
+            "not known.",
+            Line(rate(_FLOWS, _OUT, "scope"), "{{scope}}"),
+            Look(BYTES_PER_SECOND, 12, stacked=True),
+        ),
+        lines(
+            "Now and a week ago",
+            "All egress, to set beside the same time last week; without a week of history there is "
+            "one line.",
+            (
+                Line(rate(_FLOWS, _OUT), "now"),
+                Line(f"sum(rate({_FLOWS}{{{_OUT}}}[$__rate_interval] offset 1w))", "a week ago"),
+            ),
+            Look(BYTES_PER_SECOND, 12),
+        ),
+    ),
+)
+
+_COSTS = Row(
+    "Cost",
+    (
+        lines(
+            "Dollars an hour, by namespace",
+            "Egress at the present rate. Prices are the configuration's, not the bill's.",
+            Line(f"{rate(_COST, WORKLOADS, 'namespace')} * 3600", "{{namespace}}"),
+            Look(DOLLARS, 12, stacked=True),
+        ),
+        lines(
+            "Dollars an hour, by scope",
+            "At the present rate; ingress has no price unless the configuration gives it one.",
+            (
+                Line(f"{rate(_COST, WORKLOADS, 'scope')} * 3600", "egress {{scope}}"),
+                Line(f"{rate(_COST_IN, WORKLOADS, 'scope')} * 3600", "ingress {{scope}}"),
+            ),
+            Look(DOLLARS, 12, stacked=True),
+        ),
+        table(
+            "Cost by workload",
+            "In the chosen time, and what 30 days like it would cost.",
+            (*_WORKLOAD, _SCOPE),
+            (
+                Value("Cost", grown(_COST, WORKLOADS, *_labels((*_WORKLOAD, _SCOPE))), DOLLARS),
+                Value(
+                    "In 30 days",
+                    grown(_COST, WORKLOADS, *_labels((*_WORKLOAD, _SCOPE)))
+                    + " / $__range_s * 2592000",
+                    DOLLARS,
+                ),
+            ),
+            Look(DOLLARS, 24),
+        ),
+    ),
+)
+
+EGRESS = Dashboard(
+    "egress",
+    "Egress",
+    "What leaves pods: unexpected egress first, then destinations, scopes and cost.",
+    (CLUSTER, NAMESPACE, WORKLOAD),
+    (_UNEXPECTED, _DESTINATIONS, _SCOPES, _COSTS),
+)

@@ -1,0 +1,180 @@
+"""What a dashboard is made of, and its JSON as Grafana 10 reads it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+Object = dict[str, Any]
+
+COLUMNS = 24  # of Grafana's grid
+PREFIX = "podtally-"  # of every uid
+DATASOURCE: Object = {"type": "prometheus", "uid": "${datasource}"}
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A choice at the top: the values of ``label`` of ``metric``, several unless ``single``.
+
+    With ``everything``, All is ``.*``, so that it also means series without the label. Without,
+    All is the values that were found.
+    """
+
+    name: str
+    title: str
+    metric: str  # a selector
+    single: bool = False
+    everything: bool = True
+
+    @property
+    def query(self) -> str:
+        return f"label_values({self.metric}, {self.name})"
+
+    def to_json(self) -> Object:
+        every = not self.single
+        current: Object = {"selected": True, "text": ["All"], "value": ["$__all"]}
+        found: Object = {
+            "type": "query",
+            "name": self.name,
+            "label": self.title,
+            "datasource": DATASOURCE,
+            "query": {"query": self.query, "refId": self.name},
+            "refresh": 2,  # whenever the time range changes: pods come and go
+            "sort": 1,
+            "multi": every,
+            "includeAll": every,
+            "current": current if every else {},
+            "options": [],
+            "hide": 0,
+            "regex": "",
+            "skipUrlSync": False,
+        }
+        return found | ({"allValue": ".*"} if every and self.everything else {})
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel; ``width`` and ``height`` are in cells of the grid."""
+
+    kind: str
+    title: str
+    description: str
+    width: int
+    height: int
+    targets: tuple[Object, ...]
+    options: Object
+    defaults: Object  # of its fields
+    overrides: tuple[Object, ...] = ()
+    transformations: tuple[Object, ...] = ()
+
+    def to_json(self, number: int, x: int, y: int) -> Object:
+        found: Object = {
+            "id": number,
+            "type": self.kind,
+            "title": self.title,
+            "description": self.description,
+            "datasource": DATASOURCE,
+            "gridPos": {"x": x, "y": y, "w": self.width, "h": self.height},
+            "targets": [{"datasource": DATASOURCE} | each for each in self.targets],
+            "options": self.options,
+            "fieldConfig": {"defaults": self.defaults, "overrides": list(self.overrides)},
+        }
+        if self.transformations:
+            found["transformations"] = list(self.transformations)
+        return found
+
+
+@dataclass(frozen=True)
+class Row:
+    """Panels under a heading, from left to right, in as many lines as they need."""
+
+    title: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    name: str  # of the file and, with PREFIX, the uid
+    title: str
+    description: str
+    variables: tuple[Variable, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def uid(self) -> str:
+        return PREFIX + self.name
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}.json"
+
+    def to_json(self) -> Object:
+        return {
+            "uid": self.uid,
+            "title": f"podtally / {self.title}",
+            "description": self.description,
+            "tags": ["podtally"],
+            "schemaVersion": 38,  # Grafana 10.0's; later ones read it as well
+            "version": 1,
+            "editable": True,
+            "timezone": "browser",
+            "graphTooltip": 1,  # one crosshair in all panels
+            "time": {"from": "now-1h", "to": "now"},
+            "refresh": "1m",
+            "links": [_link(name) for name in _OTHERS if name != self.name],
+            "templating": {"list": [_CHOICE_OF_SOURCE, *(v.to_json() for v in self.variables)]},
+            "annotations": {"list": []},
+            "panels": list(self._panels()),
+        }
+
+    def _panels(self) -> Iterator[Object]:
+        y = number = 0
+        for row in self.rows:
+            number += 1
+            place = {"x": 0, "y": y, "w": COLUMNS, "h": 1}
+            heading = {"id": number, "type": "row", "title": row.title, "gridPos": place}
+            yield heading | {"collapsed": False, "panels": []}
+            y, x, tallest = y + 1, 0, 0
+            for panel in row.panels:
+                number += 1
+                if x + panel.width > COLUMNS:
+                    y, x, tallest = y + tallest, 0, 0
+                yield panel.to_json(number, x, y)
+                x, tallest = x + panel.width, max(tallest, panel.height)
+            y += tallest
+
+
+_OTHERS = ("overview", "pod", "egress", "policy", "agent")  # in the order of their links
+
+
+def _link(name: str) -> Object:
+    """To another dashboard, for what is chosen; of the Pod dashboard's choices All is none."""
+    whole = name != "pod"
+    chosen = "" if whole else "?${datasource:queryparam}&${cluster:queryparam}"
+    return {
+        "type": "link",
+        "title": name.capitalize(),
+        "url": f"/d/{PREFIX}{name}/{name}{chosen}",
+        "includeVars": whole,
+        "keepTime": True,
+        "targetBlank": False,
+        "asDropdown": False,
+        "icon": "dashboard",
+        "tooltip": "",
+        "tags": [],
+    }
+
+
+_CHOICE_OF_SOURCE: Object = {
+    "type": "datasource",
+    "name": "datasource",
+    "label": "Data source",
+    "query": "prometheus",
+    "refresh": 1,
+    "current": {},
+    "options": [],
+    "hide": 0,
+    "includeAll": False,
+    "multi": False,
+    "regex": "",
+    "skipUrlSync": False,
+}

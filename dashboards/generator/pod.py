@@ -1,0 +1,187 @@
+"""One workload: what it sends and receives, with whom, on which ports, and what policy says."""
+
+from dataclasses import replace
+
+from dashboards.generator.model import Dashboard, Row
+from dashboards.generator.panels import (
+    ANY_IS_BAD,
+    BYTES,
+    BYTES_PER_SECOND,
+    COUNT,
+    PER_SECOND,
+    Column,
+    Line,
+    Look,
+    Value,
+    by_verdict,
+    lines,
+    number,
+    service_map,
+    table,
+)
+from dashboards.generator.queries import (
+    CLUSTER,
+    NAMESPACE,
+    ONE_WORKLOAD,
+    WORKLOAD,
+    grown,
+    or_zero,
+    rate,
+)
+
+_FLOWS, _CONNECTIONS = "podtally_flow_bytes_total", "podtally_connections_total"
+_OUT, _IN = f'{ONE_WORKLOAD},direction="egress"', f'{ONE_WORKLOAD},direction="ingress"'
+_PEER = ("peer_kind", "peer_namespace", "peer_workload", "scope")
+_PEER_LEGEND = "{{peer_kind}} {{peer_namespace}} {{peer_workload}} ({{scope}})"
+# Pods have the names that their workload gives them: its own, or its own and a suffix.
+_PODS = 'cluster=~"$cluster",namespace="$namespace",pod=~"$workload(-.*)?"'
+_PEERS = (
+    Column("direction", "Direction"),
+    Column("peer_kind", "Kind"),
+    Column("peer_namespace", "Peer's namespace"),
+    Column("peer_workload", "Peer"),
+)
+_PORT = (Column("protocol", "Protocol"), Column("port", "Port"))
+_BOTH = ("direction", *_PEER, "protocol", "port", "verdict")
+_WIDE = Look(BYTES_PER_SECOND, 12)
+
+_NOW = Row(
+    "$namespace / $workload",
+    (
+        number("Sends", "Rate now.", or_zero(rate(_FLOWS, _OUT)), BYTES_PER_SECOND),
+        number("Receives", "Rate now.", or_zero(rate(_FLOWS, _IN)), BYTES_PER_SECOND),
+        number(
+            "Begins",
+            "Connections that it begins; what a pool holds open is begun once.",
+            or_zero(rate(_CONNECTIONS, _OUT)),
+            PER_SECOND,
+        ),
+        number(
+            "To the internet",
+            "Bytes to public addresses in the chosen time.",
+            or_zero(grown(_FLOWS, f'{_OUT},scope="internet"')),
+            BYTES,
+        ),
+        number(
+            "Denied connections",
+            "In the chosen time, by this workload's own policies. Below it says by which.",
+            or_zero(grown("podtally_policy_denied_total", ONE_WORKLOAD)),
+            COUNT,
+            ANY_IS_BAD,
+        ),
+        number(
+            "Undeclared exposure",
+            "Connections from outside the cluster in the chosen time that nothing declares.",
+            or_zero(grown("podtally_undeclared_exposure_connections_total", ONE_WORKLOAD)),
+            COUNT,
+            ANY_IS_BAD,
+        ),
+        table(
+            "Denied",
+            "Connections in the chosen time that policies of this workload deny. Policy names what "
+            "decided; the event log says why. Either it lacks a rule, or the workload does what it "
+            "should not.",
+            (*_PEERS, *_PORT, Column("policy", "Policy")),
+            (
+                Value(
+                    "Connections",
+                    grown(
+                        "podtally_policy_denied_total",
+                        ONE_WORKLOAD,
+                        *("direction", *_PEER[:3], "protocol", "port", "policy"),
+                    ),
+                    COUNT,
+                ),
+            ),
+            Look(COUNT, 24, 5),
+        ),
+    ),
+)
+
+_TRAFFIC = Row(
+    "Traffic",
+    (
+        lines(
+            "Egress by peer",
+            "The ten that it sends most to. A peer without a name is known by its scope.",
+            Line(f"topk(10, {rate(_FLOWS, _OUT, *_PEER)})", _PEER_LEGEND),
+            _WIDE,
+        ),
+        lines(
+            "Ingress by peer",
+            "The ten that it receives most from.",
+            Line(f"topk(10, {rate(_FLOWS, _IN, *_PEER)})", _PEER_LEGEND),
+            _WIDE,
+        ),
+        lines(
+            "Bytes by port",
+            "Both directions; the port is the server's, whoever that is. unknown: nobody saw who "
+            "began the connection. 0: the protocol has no ports.",
+            Line(
+                f"topk(10, {rate(_FLOWS, ONE_WORKLOAD, 'protocol', 'port')})",
+                "{{protocol}} {{port}}",
+            ),
+            _WIDE,
+        ),
+        lines(
+            "Pods",
+            "All bytes of pods of this workload's name (WORKLOAD or WORKLOAD-...), those without a "
+            "flow included. Another workload whose name begins so is in it as well.",
+            (
+                Line(
+                    rate("podtally_pod_bytes_total", f'{_PODS},direction="egress"', "pod"),
+                    "{{pod}} sends",
+                ),
+                Line(
+                    rate("podtally_pod_bytes_total", f'{_PODS},direction="ingress"', "pod"),
+                    "{{pod}} receives",
+                ),
+            ),
+            _WIDE,
+        ),
+        lines(
+            "Connections",
+            "Begun by this workload (egress) and by others (ingress).",
+            Line(rate(_CONNECTIONS, ONE_WORKLOAD, "direction"), "{{direction}}"),
+            Look(PER_SECOND, 12),
+        ),
+        by_verdict(
+            "Connections by verdict",
+            "Denied connections took place unless the CNI stopped them: podtally stops nothing.",
+            rate(_CONNECTIONS, ONE_WORKLOAD, "verdict"),
+            PER_SECOND,
+            12,
+        ),
+    ),
+)
+
+_DETAILS = Row(
+    "Peers, ports and verdicts in the chosen time",
+    (
+        table(
+            "Peers",
+            "Direction is the bytes' in Bytes, and who began it in Connections: egress is from "
+            "this workload.",
+            (*_PEERS, Column("scope", "Scope"), *_PORT, Column("verdict", "Verdict")),
+            (
+                Value("Bytes", grown(_FLOWS, ONE_WORKLOAD, *_BOTH), BYTES),
+                Value("Connections", grown(_CONNECTIONS, ONE_WORKLOAD, *_BOTH), COUNT),
+            ),
+            Look(BYTES, 24, 10),
+        ),
+        service_map(
+            "Map of this workload, in kB/s",
+            "Who it sends to and receives from now, in the colour of the verdict.",
+            ONE_WORKLOAD,
+            10,
+        ),
+    ),
+)
+
+POD = Dashboard(
+    "pod",
+    "Pod",
+    "One workload: ingress and egress, peers, ports, verdicts and connections.",
+    (CLUSTER, replace(NAMESPACE, single=True), replace(WORKLOAD, single=True)),
+    (_NOW, _TRAFFIC, _DETAILS),
+)

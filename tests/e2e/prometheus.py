@@ -1,0 +1,107 @@
+"""A real Prometheus over a real agent, and its HTTP API."""
+
+import json
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+READY_SECONDS = 30.0
+SCRAPE_SECONDS = 1
+
+
+class Sample(NamedTuple):
+    """One series of an answer; several values are those of a range."""
+
+    labels: dict[str, str]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    url: str
+
+    def instant(self, expr: str, at: float) -> list[Sample]:
+        found = self._get("query", query=expr, time=f"{at:.3f}")
+        return [Sample(each["metric"], (float(each["value"][1]),)) for each in found["result"]]
+
+    def over(self, expr: str, end: float, seconds: float, step: float) -> list[Sample]:
+        found = self._get(
+            "query_range",
+            query=expr,
+            start=f"{end - seconds:.3f}",
+            end=f"{end:.3f}",
+            step=str(step),
+        )
+        return [
+            Sample(each["metric"], tuple(float(value) for _, value in each["values"]))
+            for each in found["result"]
+        ]
+
+    def values_of(self, label: str, selector: str) -> list[str]:
+        """What a variable asks for by ``label_values(selector, label)``."""
+        found: list[str] = self._get(f"label/{label}/values", **{"match[]": selector})
+        return found
+
+    def _get(self, what: str, **parameters: str) -> Any:
+        query = urllib.parse.urlencode(parameters)
+        try:
+            with urllib.request.urlopen(f"{self.url}/api/v1/{what}?{query}", timeout=30) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            with error:
+                told = error.read().decode()
+            raise AssertionError(f"{what} {parameters}: {told}") from None
+
+
+@contextmanager
+def prometheus(
+    folder: Path, port: int, scrapes: list[dict[str, object]], rules: Sequence[Path] = ()
+) -> Iterator[Prometheus]:
+    """Runs where the caller is, with ``scrapes`` as its ``scrape_configs``, and ``rule_files``."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("no prometheus here (Debian package prometheus)")
+    config, log = folder / "prometheus.yml", folder / "prometheus.log"
+    every = f"{SCRAPE_SECONDS}s"
+    told = {
+        "global": {"scrape_interval": every, "evaluation_interval": every},
+        "scrape_configs": scrapes,
+        "rule_files": [str(path) for path in rules],
+    }
+    config.write_text(yaml.safe_dump(told))
+    place = f"127.0.0.1:{port}"
+    command = [
+        *("setpriv", "--pdeathsig", "KILL", "--", program, f"--config.file={config}"),
+        *(f"--storage.tsdb.path={folder / 'tsdb'}", f"--web.listen-address={place}"),
+    ]
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=stream)
+    try:
+        _wait_ready(f"http://{place}", process, log)
+        yield Prometheus(f"http://{place}")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(f"{url}/-/ready", timeout=5):
+                return
+        except OSError:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
