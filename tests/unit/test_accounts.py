@@ -7,7 +7,11 @@ from podtally.ledger.account import (
     NO_PORT,
     UNKNOWN_PORT,
     Account,
+    Judgement,
     beyond_the_limit,
+    candidate_labels,
+    denied_labels,
+    exposed_labels,
     flow_labels,
     server_port,
 )
@@ -55,6 +59,14 @@ def test_beyond_the_limit_every_label_but_the_direction_is_other() -> None:
     labels = flow_labels(beyond_the_limit(account(slot=5)), "ingress")
     assert set(labels._replace(direction="other")) == {"other"}
     assert labels.direction == "ingress"
+
+
+def test_beyond_the_limit_the_rarer_series_say_other_too() -> None:
+    judged = account()._replace(judgement=Judgement("denied", "egress", "shop/strict"))
+    limited = beyond_the_limit(judged)
+    for labels in (denied_labels(limited), exposed_labels(limited), candidate_labels(limited)):
+        assert (labels.namespace, labels.workload) == ("other", "other")
+        assert (labels.protocol, labels.port) == ("other", "other")
 
 
 def test_an_account_has_a_series_each_way() -> None:

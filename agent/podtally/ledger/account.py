@@ -110,9 +110,8 @@ def forwarded(slot: int) -> Account:
 
 
 def flow_labels(account: Account, direction: str) -> FlowLabels:
-    limited = account.port == LIMITED_PORT
     return FlowLabels(
-        OTHER if limited else account.namespace,
+        OTHER if account.port == LIMITED_PORT else account.namespace,
         account.workload,
         account.workload_kind,
         direction,
@@ -120,7 +119,7 @@ def flow_labels(account: Account, direction: str) -> FlowLabels:
         account.peer_namespace,
         account.peer_workload,
         account.scope,
-        OTHER if limited else protocol_name(account.protocol),
+        protocol_of(account),
         port_name(account.port),
         account.verdict,
     )
@@ -134,14 +133,14 @@ def denied_labels(account: Account) -> DeniedLabels:
         account.peer_kind,
         account.peer_namespace,
         account.peer_workload,
-        protocol_name(account.protocol),
+        protocol_of(account),
         port_name(account.port),
         account.judgement.policy,
     )
 
 
 def exposed_labels(account: Account) -> ExposedLabels:
-    protocol, port = protocol_name(account.protocol), port_name(account.port)
+    protocol, port = protocol_of(account), port_name(account.port)
     return ExposedLabels(account.namespace, account.workload, account.scope, protocol, port)
 
 
@@ -149,6 +148,10 @@ def candidate_labels(account: Account) -> CandidateLabels:
     judgement = account.judgement
     labels = denied_labels(account)._replace(policy=judgement.verdict)
     return CandidateLabels(*labels, judgement.candidate, judgement.candidate_policy)
+
+
+def protocol_of(account: Account) -> str:
+    return OTHER if account.port == LIMITED_PORT else protocol_name(account.protocol)
 
 
 def port_name(port: int) -> str:
