@@ -1,12 +1,12 @@
-"""The daemon: turns the epoch loop until it is told to stop, and tells of its health."""
+"""Turns the epoch loop until it is told to stop, and tells of its health."""
 
 import datetime
 import logging
-import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from podtally.answers import Answering
 from podtally.config import Config
@@ -15,7 +15,6 @@ from podtally.export.events import EventLog
 from podtally.export.flowlog import FlowLog
 from podtally.export.selfmetrics import SelfMetrics
 from podtally.export.server import Health, Publisher, Server
-from podtally.kernel import rights
 from podtally.kernel.books import STRANGERS
 from podtally.kernel.pins import Pins
 from podtally.kernel.table import Table
@@ -23,32 +22,15 @@ from podtally.kube.reach import api_access
 from podtally.ledger.checkpoint import Checkpoint, Extras
 from podtally.ledger.ended import Ended
 from podtally.links.model import Counters, Mode
-from podtally.startup import Parts, bring_up, state_dir
+from podtally.service import Service
+from podtally.startup import Parts, state_dir
 
 log = logging.getLogger(__name__)
 
 STUCK_AFTER_SECONDS = 30.0  # an epoch loop that has not turned for so long is not alive
 EXPIRE_EVERY_NS = 10_000_000_000
 FOREIGN_EVERY_NS = 30_000_000_000
-
-
-def run(config: Config) -> int:
-    """Run until SIGTERM or SIGINT; returns the exit code."""
-    rights.require()
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    desk = Desk(config)
-    try:
-        parts = bring_up(config, desk.pins, desk.checkpoint, desk.metrics)
-        try:
-            Agent(config, desk, parts).loop(stop)
-        finally:
-            parts.close()
-    finally:
-        desk.close()
-    log.info("stopped; the kernel programs stay attached and go on counting")
-    return 0
+STATUS_EVERY_NS = 10_000_000_000
 
 
 class Desk:
@@ -56,38 +38,39 @@ class Desk:
 
     def __init__(self, config: Config) -> None:
         api_access(config)  # whether it is told well is known at once; it may well be away
-        self.checkpoint = Checkpoint(state_dir(config.state_dir))
-        self.server = Server(config.listen_address())
-        self.pins = Pins(config.pin_dir)
-        self.flow_log = (
-            FlowLog(config.flow_log, config.flow_log_max_bytes) if config.flow_log else None
-        )
-        self.events = (
-            EventLog(config.events, config.events_max_bytes, config.events_rate)
-            if config.events
-            else None
-        )
+        self.flow_log: FlowLog | None = None
+        self.events: EventLog | None = None
+        with ExitStack() as opened:
+            self.checkpoint = Checkpoint(state_dir(config.state_dir))
+            self.server = Server(config.listen_address(), config.web_config_file)
+            opened.callback(self.server.close)
+            self.pins = Pins(config.pin_dir)
+            opened.callback(self.pins.close)
+            if config.flow_log:
+                self.flow_log = FlowLog(config.flow_log, config.flow_log_max_bytes)
+                opened.callback(self.flow_log.close)
+            if config.events:
+                limits = (config.events_max_bytes, config.events_rate)
+                self.events = EventLog(config.events, *limits)
+                opened.callback(self.events.close)
+            self._opened = opened.pop_all()
         self.metrics = SelfMetrics()
 
     def close(self) -> None:
-        if self.events is not None:
-            self.events.close()
-        if self.flow_log is not None:
-            self.flow_log.close()
-        self.server.close()
-        self.pins.close()
+        self._opened.close()
 
 
 class Agent:
     """One agent over one pin directory and one state directory."""
 
-    def __init__(self, config: Config, desk: Desk, parts: Parts) -> None:
+    def __init__(self, config: Config, desk: Desk, parts: Parts, service: Service) -> None:
         self._config = config
+        self._service = service
         self._desk = desk
         self._parts = parts
         self._metrics = desk.metrics
         self._turned_at = time.monotonic()
-        self._epochs = 0
+        self._epochs = self._flows = 0
         self._trouble = ""
         self._told = (0, 0, 0, 0)  # what others count, as far as it is in the metrics
         self._gone: dict[int, Counters | None] = {}
@@ -107,8 +90,8 @@ class Agent:
     def loop(self, stop: threading.Event) -> None:
         """Turn an epoch every ``config.epoch`` seconds until ``stop`` is set."""
         due = time.monotonic() + self._config.epoch
-        next_expiry = next_foreign = 0
-        while not stop.wait(max(0.0, due - time.monotonic())):
+        next_expiry = next_foreign = next_status = 0
+        while not self._wait(stop, due):
             started = time.monotonic()
             self._metrics.epoch_lateness.observe(max(0.0, started - due))
             self._turn()
@@ -119,8 +102,30 @@ class Agent:
             if now_ns >= next_foreign:
                 self._look_for_foreign_programs()
                 next_foreign = now_ns + FOREIGN_EVERY_NS
+            if now_ns >= next_status:
+                self._service.status(self.status())
+                next_status = now_ns + STATUS_EVERY_NS
             self._metrics.epoch_duration.observe(time.monotonic() - started)
             due = max(due + self._config.epoch, time.monotonic())
+
+    def status(self) -> str:
+        """One line for the service manager."""
+        parts = self._parts
+        count = len(parts.watch.interfaces)
+        words = [f"watching {count} interface{'' if count == 1 else 's'}"]
+        words.append(f"{self._flows} flows in the last epoch")
+        gap = sum(abs(each) for _, each in self._publisher.view.gaps)
+        words.append(f"the books have a gap of {gap} bytes" if gap else "the books close")
+        return self._trouble or ", ".join(words)
+
+    def _wait(self, stop: threading.Event, due: float) -> bool:
+        """Until an epoch is due; True if it is time to stop. The watchdog is fed meanwhile."""
+        beat = self._service.watchdog_seconds
+        while (left := due - time.monotonic()) > 0:
+            if stop.wait(left if beat is None else min(left, beat / 3)):
+                return True
+            self._service.beat()
+        return stop.is_set()
 
     def health(self) -> Health:
         """Tell whether the loop turns, and whether what it does is written down."""
@@ -246,6 +251,7 @@ class Agent:
     def _tell(self, turned: Turned) -> None:
         metrics, parts = self._metrics, self._parts
         metrics.checkpoint_written(turned.checkpoint_bytes, self._dumped)
+        self._flows = turned.flows
         metrics.epoch_flows.set(turned.flows)
         metrics.table_fill.set(turned.flows / parts.table.slots)
         metrics.connections.set(len(parts.ledger.connections))

@@ -113,6 +113,7 @@ class Agent:
         """Wait until one of ``words`` is in the log."""
         end = time.monotonic() + READY_SECONDS
         while not any(each in self.said()[self._heard :] for each in words):
+            assert self.process is None or self.process.poll() is None, self.said()
             assert time.monotonic() < end, f"the agent never says {words!r}: {self.said()}"
             time.sleep(0.01)
 

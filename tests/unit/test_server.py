@@ -11,12 +11,12 @@ from podtally.errors import PodtallyError
 from podtally.export.selfmetrics import SelfMetrics
 from podtally.export.server import Health, Publisher, Server
 from podtally.ledger.labels import PodLabels
-from podtally.ledger.ledger import View
 from podtally.ledger.series import SeriesView
+from podtally.ledger.view import View
 
 NOTHING = np.zeros((0, 3), np.int64)
 PODS = SeriesView([PodLabels("shop", "web-0", "egress")], np.array([[1541, 23]]))
-VIEW = View(PODS, *(SeriesView([], NOTHING),) * 6, [], *(0,) * 6)
+VIEW = View(PODS, *(SeriesView([], NOTHING),) * 8, [], *(0,) * 6)
 
 
 class Served:

@@ -2,6 +2,8 @@
 
 import argparse
 import http.client
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO, TypeVar
 from urllib.parse import urlencode
@@ -10,12 +12,12 @@ import msgspec
 
 from podtally.config import DEFAULT_LISTEN, Config
 from podtally.errors import PodtallyError
+from podtally.export import web_client
 from podtally.export.api import Refused
 
-_TIMEOUT_SECONDS = 5.0
-_EVERY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # where it listens there
-
 T = TypeVar("T")
+
+_METRICS = "/metrics"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,38 +32,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def ask(config: Config, path: str, type_: type[T], **query: str) -> T:
     """Return the agent's answer; raises PodtallyError where there is none."""
-    host, port = config.listen_address()
-    host = _EVERY_ADDRESS.get(host, host)
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    try:
-        status, body = _get(host, port, f"{path}?{urlencode(query)}" if query else path)
+    with _answering(config, path):
+        status, body = web_client.get(config, f"{path}?{urlencode(query)}" if query else path)
         if status == http.client.OK:
             return msgspec.json.decode(body, type=type_)
         refused = msgspec.json.decode(body, type=Refused)
+    raise PodtallyError(f"the agent on {where(config)} refuses: {refused.error}", refused.mend)
+
+
+def metrics(config: Config) -> str:
+    """Return the agent's /metrics; raises PodtallyError where there are none."""
+    with _answering(config, _METRICS):
+        status, body = web_client.get(config, _METRICS)
+        if status != http.client.OK:
+            raise http.client.HTTPException(f"it answers {status}")
+        return body.decode(errors="replace")
+
+
+def where(config: Config) -> str:
+    """Return who is asked, as ``ADDR:PORT``."""
+    host, port = web_client.where(config)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@contextmanager
+def _answering(config: Config, path: str) -> Iterator[None]:
+    """Say in the operator's words why nobody answers, or nobody who is a podtally."""
+    try:
+        yield
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that none can have
-        words = error.strerror if isinstance(error, OSError) else None
+        told = error.strerror if isinstance(error, OSError) else None
         raise PodtallyError(
-            f"no podtally answers on {where}: {words or error}",
+            f"no podtally answers on {where(config)}: {told or error}",
             "is `podtally run` running? say where it listens with --listen or --config",
         ) from None
     except (http.client.HTTPException, msgspec.DecodeError) as error:
         words = ascii(str(error) or type(error).__name__)
         raise PodtallyError(
-            f"who answers on {where} has no {path}: {words}",
+            f"who answers on {where(config)} has no {path}: {words}",
             "is it a podtally, and as new as this one? choose with --listen",
         ) from None
-    raise PodtallyError(f"the agent on {where} refuses: {refused.error}", refused.mend)
-
-
-def _get(host: str, port: int, target: str) -> tuple[int, bytes]:
-    """No proxy from the environment comes between."""
-    connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_SECONDS)
-    try:
-        connection.request("GET", target, headers={"Connection": "close"})
-        response = connection.getresponse()
-        return response.status, response.read()
-    finally:
-        connection.close()
 
 
 def print_json(told: msgspec.Struct, out: TextIO) -> None:

@@ -24,6 +24,7 @@ Every setting can stand in the configuration file, with underscores; a flag over
   endpoints:
     - {netns: web, namespace: shop, name: web-0, workload: web, labels: {app: web}}
   networks: {office: 203.0.113.0/24}
+  prices: {egress: {internet: 0.09, cross_zone: 0.01}}    # dollars for 10^9 bytes
 
 Exit codes: 0 stopped by a signal, 2 wrong use or a host that cannot run it.
 """
@@ -34,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_places(parser)
     parser.add_argument(
         "--listen", metavar="ADDR:PORT", help=f"for /metrics ({config.DEFAULT_LISTEN})"
+    )
+    parser.add_argument(
+        "--web-config-file",
+        metavar="FILE",
+        help="TLS and users, as other exporters of Prometheus read it; read again on change",
     )
     parser.add_argument("--verbose", action="store_true", help="log more")
     _add_counting(parser)
@@ -64,6 +70,17 @@ def _add_counting(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="SECONDS",
         help="how long a dead pod's series stay (300)",
+    )
+    counting.add_argument(
+        "--flow-labels",
+        choices=("workload", "pod"),
+        help="what flow series name (workload); pod makes more, and they come and go with pods",
+    )
+    counting.add_argument(
+        "--kubecost-alias",
+        action="store_true",
+        default=None,
+        help="kubecost_pod_network_egress_bytes_total as well, for OpenCost and Kubecost",
     )
 
 
@@ -113,7 +130,7 @@ def _add_logs(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from podtally import agent, log  # what is only told --help needs none of it
+    from podtally import daemon, log  # what is only told --help needs none of it
 
     log.set_up(args.verbose)
-    return agent.run(config.from_arguments(args))
+    return daemon.run(config.from_arguments(args), lambda: config.from_arguments(args))

@@ -1,14 +1,16 @@
-"""Serves /metrics, /livez, /readyz and /api/v1 from what was published last; it never reads
-the kernel.
+"""Serves /metrics, /livez, /readyz and /api/v1 from what was published last, to whom the web
+configuration lets in; it never reads the kernel.
 """
 
 import logging
 import socket
+import ssl
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import NamedTuple
 
 from prometheus_client import exposition
@@ -25,10 +27,13 @@ from podtally.export.api import (
     Api,
     CandidateRow,
 )
+from podtally.export.clients import Clients
 from podtally.export.exposition import Exposition
+from podtally.export.handshake import say_farewell, shakes_hands
 from podtally.export.selfmetrics import LedgerCollector, SelfMetrics
+from podtally.export.web import Web
 from podtally.ledger.accounts import BYTES, CONNECTIONS
-from podtally.ledger.ledger import View
+from podtally.ledger.view import View
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +42,12 @@ _INDEX = (
     f"podtally\n\n/metrics\n/livez\n/readyz\n{ENDPOINTS}\n{RESOLVE}?address=\n"
     f"{EXPLAIN}?from=&to=&port=\n{CANDIDATES}\n"
 ).encode()
+_LIVEZ, _READYZ = _HEALTH = ("/livez", "/readyz")
+_NO_HEADERS: Mapping[str, str] = {}
+_FAREWELL_SECONDS = 2.0
+_PATIENCE_SECONDS = 10.0  # with a client's handshake, and with its request
+
+_Request = socket.socket | tuple[bytes, socket.socket]  # as socketserver has it
 
 
 class Health(NamedTuple):
@@ -56,6 +67,11 @@ class Publisher:
         self._exposition = Exposition()
         self._rendering = threading.Lock()
         metrics.registry.register(self._ledger)
+
+    @property
+    def view(self) -> View:
+        """What was published last."""
+        return self._ledger.view
 
     def publish(self, view: View) -> None:
         self._ledger.view = view
@@ -85,10 +101,14 @@ class Server:
     Until ``start`` connections are refused: a scraper need not wait for a compiler.
     """
 
-    def __init__(self, address: tuple[str, int]) -> None:
+    def __init__(self, address: tuple[str, int], web_config_file: Path | None = None) -> None:
         self._address = address
+        web = Web(web_config_file)
         self._http = _bind(address)
-        self.url = "http://{}:{}/metrics".format(
+        self._http.web = web
+        self._http.clients = Clients()
+        self.url = "{}://{}:{}/metrics".format(
+            "https" if web.now().tls else "http",
             f"[{address[0]}]" if ":" in address[0] else address[0] or "localhost",
             self._http.server_address[1],
         )
@@ -107,38 +127,96 @@ class Server:
         self._thread.start()
 
     def close(self) -> None:
+        """Free the port, and hang up; what is being answered may be finished."""
+        if self._thread.is_alive():
+            # Wakes the thread that accepts, which looks up rarely; accept() fails from now on.
+            self._http.socket.shutdown(socket.SHUT_RDWR)
+            self._http.shutdown()
+            self._thread.join()
         self._http.server_close()
+        self._http.clients.part(_FAREWELL_SECONDS)
 
 
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # who comes in a burst waits, and is not sent away
     publisher: Publisher
     api: Api | None
+    web: Web
+    clients: Clients
+
+    def process_request(self, request: _Request, client_address: object) -> None:
+        assert isinstance(request, socket.socket)
+        self.clients.enter(request)
+        super().process_request(request, client_address)
+
+    def finish_request(self, request: _Request, client_address: object) -> None:
+        """In a thread of the client's own, which its handshake may hold up."""
+        assert isinstance(request, socket.socket)
+        in_force = self.web.now()
+        if in_force.context is None:
+            super().finish_request(request, client_address)
+            return
+        request.settimeout(_PATIENCE_SECONDS)
+        with in_force.context.wrap_socket(
+            request, server_side=True, do_handshake_on_connect=False
+        ) as secured:
+            self.clients.becomes(request, secured)
+            try:
+                if shakes_hands(secured, in_force.tls):
+                    super().finish_request(secured, client_address)
+                    say_farewell(secured)
+            finally:
+                self.clients.leave(secured)
+
+    def shutdown_request(self, request: _Request) -> None:
+        assert isinstance(request, socket.socket)
+        self.clients.leave(request)
+        super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that hangs up before it is answered is no news either."""
-        if not isinstance(sys.exception(), ConnectionError):
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError | ssl.SSLError):
             log.exception("cannot answer %s", client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Http
-    timeout = 10.0  # seconds that a client may take for its request
+    timeout = _PATIENCE_SECONDS
+    disable_nagle_algorithm = True  # else what is last waits 40 ms for the client's delayed ACK
     protocol_version = "HTTP/1.1"
     server_version = "podtally"
     sys_version = ""
 
     def do_GET(self) -> None:
-        publisher = self.server.publisher
+        self.server.clients.heard(self.connection)
         path, _, query = self.path.partition("?")
+        if path in _HEALTH:  # the kubelet has no password
+            health = self.server.publisher.health()
+            self._tell(health.alive or (health.ready if path == _READYZ else ""))
+        elif self._may_enter():
+            self._reply(path, query)
+        self.server.clients.heard(self.connection)
+
+    def end_headers(self) -> None:
+        for name, value in self.server.web.now().headers.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def _may_enter(self) -> bool:
+        status = self.server.web.now().judge(self.headers.get("Authorization", ""))
+        if status == HTTPStatus.OK:
+            return True
+        extra = {"WWW-Authenticate": 'Basic realm="podtally", charset="UTF-8"'}
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            extra = {"Retry-After": "1"}
+        self._answer(status, f"{status.phrase.lower()}\n".encode(), "text/plain", extra)
+        return False
+
+    def _reply(self, path: str, query: str) -> None:
         if path == "/metrics":
-            body, kind = publisher.render(self.headers.get("Accept", ""))
+            body, kind = self.server.publisher.render(self.headers.get("Accept", ""))
             self._answer(HTTPStatus.OK, body, kind)
-        elif path == "/livez":
-            self._tell(publisher.health().alive)
-        elif path == "/readyz":
-            health = publisher.health()
-            self._tell(health.alive or health.ready)
         elif path.startswith(PREFIX) and self.server.api is not None:
             status, body = self.server.api.reply(path, query)
             self._answer(status, body, "application/json")
@@ -151,8 +229,12 @@ class _Handler(BaseHTTPRequestHandler):
         status = HTTPStatus.SERVICE_UNAVAILABLE if trouble else HTTPStatus.OK
         self._answer(status, f"{trouble or 'ok'}\n".encode(), "text/plain")
 
-    def _answer(self, status: HTTPStatus, body: bytes, kind: str) -> None:
+    def _answer(
+        self, status: HTTPStatus, body: bytes, kind: str, extra: Mapping[str, str] = _NO_HEADERS
+    ) -> None:
         self.send_response(status)
+        for name, value in extra.items():
+            self.send_header(name, value)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -1,0 +1,65 @@
+"""``podtally config check``: whether an agent could start with a configuration, before it does."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from podtally import config
+from podtally.commands.check import printable
+from podtally.config import Config
+from podtally.export import web
+from podtally.kube.reach import api_access
+from podtally.policy.problems import Problem
+from podtally.policy.sources import PolicyFiles
+
+_EPILOG = """\
+examples:
+  podtally config check /etc/podtally/podtally.yaml
+  podtally config check && systemctl reload podtally   # the default file
+
+Reads the file as `podtally run --config FILE` would, and the kubeconfig, web configuration,
+policies and candidates that it names; asks neither the kernel nor the Kubernetes API. A policy
+that cannot be read stops no agent, which judges by it as `unknown`: it is a finding.
+Exit codes: 0 fine, 1 findings in policies, 2 the configuration cannot be used, or wrong use.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = actions.add_parser(
+        "check",
+        help="read a configuration, and say what is wrong with it",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    check.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        metavar="FILE",
+        help=f"default: {config.DEFAULT_FILE} if there",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Return 0 if all is fine, 1 if policies have problems; PodtallyError for the rest."""
+    read = config.load(args.file, {})
+    if read.kubeconfig is not None:
+        api_access(read)
+    if read.web_config_file is not None:
+        web.load(read.web_config_file)
+    problems = list(_problems(read))
+    for problem in problems:
+        print(printable(str(problem)))
+    named = args.file or (config.DEFAULT_FILE if config.DEFAULT_FILE.exists() else "defaults")
+    print(f"{named}: {len(problems)} problem{'' if len(problems) == 1 else 's'} in policies")
+    return 1 if problems else 0
+
+
+def _problems(read: Config) -> Iterator[Problem]:
+    if read.policies:
+        yield from PolicyFiles(read.policies).load().reading.problems
+    if read.candidates:
+        yield from PolicyFiles(read.candidates, candidate=True).load().reading.problems

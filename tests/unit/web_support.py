@@ -1,0 +1,28 @@
+"""Web configurations for tests, with passwords that cost little."""
+
+import base64
+from pathlib import Path
+
+import bcrypt
+
+from tests.apiserver_certificates import Pair
+
+CHEAP = 4  # the least that bcrypt takes
+
+
+def hashed(password: str, cost: int = CHEAP) -> str:
+    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(cost)).decode()
+
+
+def header(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "web.yml"
+    path.write_text(text)
+    return path
+
+
+def secure(pair: Pair, more: str = "") -> str:
+    return f"tls_server_config: {{cert_file: {pair.certificate}, key_file: {pair.key}{more}}}\n"
