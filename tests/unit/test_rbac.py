@@ -1,4 +1,4 @@
-"""deploy/rbac.yaml gives the rights that the agent's watches need, and no other."""
+"""deploy/base/rbac.yaml gives the rights that the agent's watches need, and no other."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import yaml
 from podtally.kube.objects import RESOURCES
 from podtally.policy.resources import POLICY_RESOURCES
 
-RBAC = Path(__file__).parents[2] / "deploy" / "rbac.yaml"
+RBAC = Path(__file__).parents[2] / "deploy" / "base" / "rbac.yaml"
 
 
 def group(path: str) -> str:

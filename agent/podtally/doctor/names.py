@@ -60,7 +60,7 @@ def _list(client: Client, access: Access, resource: Resource) -> Finding:
         if resource.optional and error.code == HTTPStatus.NOT_FOUND:
             return Finding(name, None, "not installed")
         refused = error.code == HTTPStatus.FORBIDDEN
-        mend = "kubectl apply -f deploy/rbac.yaml" if refused else ""
+        mend = "kubectl apply -f deploy/base/rbac.yaml" if refused else ""
         return Finding(name, False, str(error), mend)
     return Finding(name, True, f"{access.server.url} lists them")
 

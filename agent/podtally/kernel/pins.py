@@ -78,6 +78,22 @@ class Generation:
         return {name: bpf.obj_get(self.root / "progs" / name) for name in PROGRAMS}
 
 
+def program_names(pin_dir: Path) -> dict[int, str]:
+    """What the programs are called that are pinned there, by id, of both generations.
+
+    Asking the kernel for a program by its id takes CAP_SYS_ADMIN.
+    """
+    names = {}
+    for directory in (pin_dir / "progs", pin_dir / "next" / "progs"):
+        for name in PROGRAMS:
+            try:
+                with bpf.owned(bpf.obj_get(directory / name)) as fd:
+                    names[bpf.prog_info(fd).id] = name
+            except FileNotFoundError:  # never there, or in the making
+                continue
+    return names
+
+
 def read_about(path: Path) -> About:
     with bpf.owned(bpf.obj_get(path)) as fd:
         text = np.zeros(bpf.map_info(fd).value_size, np.uint8)

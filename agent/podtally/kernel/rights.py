@@ -1,9 +1,11 @@
 """The capabilities that podtally works with, and which of them this process has."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 from podtally.errors import PodtallyError
+from podtally.kernel import bpf
 
 MEND = "run as root, or grant it (a container's capabilities.add)"
 
@@ -19,9 +21,7 @@ CAPABILITIES = (
     Capability("CAP_BPF", 39, "loading programs and maps", True),
     Capability("CAP_NET_ADMIN", 12, "attaching to interfaces", True),
     Capability("CAP_PERFMON", 38, "programs that compute with packet pointers", True),
-    Capability(
-        "CAP_SYS_ADMIN", 21, "looking at other programs on a hook, mounting the bpffs", False
-    ),
+    Capability("CAP_SYS_ADMIN", 21, "names of other programs on a hook, mounting the bpffs", False),
     Capability("CAP_NET_BROADCAST", 11, "hearing of a pod's addresses as they change", False),
     Capability("CAP_SYS_PTRACE", 19, "naming pods by the processes of other users", False),
 )
@@ -42,7 +42,14 @@ def lacking(status: Path = Path("/proc/self/status")) -> list[Capability]:
 
 
 def require(status: Path = Path("/proc/self/status")) -> None:
-    """PodtallyError naming the capabilities without which nothing can be counted."""
+    """PodtallyError naming what is missing and without which nothing can be counted."""
     short = [f"{each.name} ({each.purpose})" for each in lacking(status) if each.needed]
     if short:
         raise PodtallyError(f"missing {', '.join(short)}", MEND)
+    try:
+        os.close(bpf.map_create(bpf.MAP_TYPE_ARRAY, 4, 8, 1))
+    except PermissionError:
+        raise PodtallyError(
+            "the capabilities are there, and yet bpf(2) is refused",
+            "a seccomp profile or a security module forbids it: see docs/install.md",
+        ) from None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from podtally.errors import PodtallyError
-from podtally.kernel import bpf
+from podtally.kernel import bpf, pins
 from podtally.links import tcx
 from podtally.links.clsact import Clsact
 from podtally.links.model import PROGRAMS, Attachment, ForeignProgram, Hook, Link, Mode, Role
@@ -39,7 +39,7 @@ class Attacher:
             name: Program(name, fd, bpf.prog_info(fd).id) for name, fd in programs.items()
         }
         self._has_tcx = tcx.supported()
-        self._tcx = Tcx(pin_dir / "links")
+        self._tcx = Tcx(pin_dir / "links", pins.program_names(pin_dir))
         self._clsact = Clsact(self._requests, state_dir)
         self.mode = self._choose(mode)
         if self.mode is Mode.CLSACT and programs:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,10 +30,13 @@ def supported() -> bool:
 
 
 class Tcx:
-    """Each link is pinned as ``IFINDEX_HOOK`` in ``directory``."""
+    """Each link is pinned as ``IFINDEX_HOOK`` in ``directory``; ``names`` are of our programs,
+    by their ids, as far as they are known.
+    """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, names: Mapping[int, str] | None = None) -> None:
         self._directory = directory
+        self._names = names or {}
 
     def attach(self, ifindex: int, hook: Hook, program: Program) -> bool:
         """See to it that ``program`` is on the hook; True if one of ours was already."""
@@ -95,7 +99,7 @@ class Tcx:
         info = _info(pin)
         if info is None:
             return False
-        if _stands(info, ifindex, hook) and not _other_role(info.prog_id, hook, program.name):
+        if _stands(info, ifindex, hook) and not self._other_role(info.prog_id, hook, program):
             if info.prog_id != program.id:
                 with bpf.owned(bpf.obj_get(pin)) as link:
                     bpf.link_update(link, program.fd)
@@ -103,22 +107,34 @@ class Tcx:
         _remove(pin)
         return False
 
+    def _other_role(self, prog_id: int, hook: Hook, program: Program) -> bool:
+        """Whether the program there counts for another kind of endpoint, or may do so: then
+        counts begin anew.
+        """
+        if program.name not in PROGRAMS.values() or prog_id == program.id:
+            return False
+        try:
+            name = self._names.get(prog_id) or _name_of(prog_id)
+        except PermissionError:
+            return True
+        here = {name for (_, at), name in PROGRAMS.items() if at is hook}
+        return name in here - {program.name}
+
 
 def program_name(number: int) -> str:
-    """Ask what the kernel calls a program; "" if it is gone."""
+    """Ask what the kernel calls a program; "" if it is gone, or without CAP_SYS_ADMIN."""
+    try:
+        return _name_of(number)
+    except PermissionError:
+        return ""
+
+
+def _name_of(number: int) -> str:
     try:
         with bpf.owned(bpf.prog_by_id(number)) as fd:
             return bpf.prog_info(fd).name
     except FileNotFoundError:
         return ""
-
-
-def _other_role(prog_id: int, hook: Hook, name: str) -> bool:
-    """Whether the program there counts for another kind of endpoint: then counts begin anew."""
-    if name not in PROGRAMS.values():
-        return False
-    others = {program for (_, at), program in PROGRAMS.items() if at is hook and program != name}
-    return program_name(prog_id) in others
 
 
 def _info(pin: Path) -> bpf.LinkInfo | None:

@@ -1,0 +1,64 @@
+"""The locks that the image is built from hold what pyproject.toml asks for, and nothing unpinned."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+LOCKS = ("requirements.lock", "requirements-build.lock")
+HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}$")
+
+
+class Pinned(NamedTuple):
+    version: str
+    hashes: int
+
+
+def locked(name: str) -> dict[str, Pinned]:
+    lines = (ROOT / name).read_text().replace("\\\n", " ").splitlines()
+    found: dict[str, Pinned] = {}
+    for line in filter(None, lines):
+        if line.startswith("#"):
+            continue
+        requirement, *hashes = line.split()
+        package, version = requirement.split("==")
+        assert all(HASH.match(each) for each in hashes), line
+        found[canonicalize_name(package)] = Pinned(version, len(hashes))
+    return found
+
+
+def asked(name: str) -> list[Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    if name == "requirements.lock":
+        return [Requirement(each) for each in project["project"]["dependencies"]]
+    return [Requirement(each) for each in project["build-system"]["requires"]]
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_all_that_is_asked_for_is_locked(name: str) -> None:
+    pinned = locked(name)
+    for requirement in asked(name):
+        version = pinned[canonicalize_name(requirement.name)].version
+        assert requirement.specifier.contains(version), f"{requirement} is locked as {version}"
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_version_has_its_hashes(name: str) -> None:
+    assert [each for each, pinned in locked(name).items() if not pinned.hashes] == []
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_the_dockerfile_installs_from_it_and_from_nothing_else(name: str) -> None:
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    installs = re.findall(r"pip --python \S+ install[^&\n]*", text)
+    assert any(f"--require-hashes --only-binary :all: -r {name}" in each for each in installs)
+    for each in installs:
+        assert "--require-hashes" in each or "--no-index" in each
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert ignored[0] == "*"
+    assert f"!{name}" in ignored
