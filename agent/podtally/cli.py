@@ -19,6 +19,8 @@ COMMANDS = {
     "check": ("podtally.commands.check", "read policies, and ask them what tests expect"),
     "explain": ("podtally.commands.explain", "say why policies let a connection pass, or not"),
     "candidates": ("podtally.commands.candidates", "show what candidate policies would change"),
+    "config": ("podtally.commands.config_check", "check a configuration before an agent reads it"),
+    "health": ("podtally.commands.health", "tell whether the agent here is well"),
     "detach": ("podtally.commands.detach", "take the kernel programs off, and end the counting"),
 }
 FINE, FINDING, WRONG_USE = 0, 1, 2
