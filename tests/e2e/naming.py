@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.e2e.address_reuse import LONGEST_SECONDS, Lived, Soak
-from tests.e2e.agents import Agent, Samples
+from tests.e2e.agents import Agent, Samples, value
 from tests.e2e.kube_node import KubeNode, kubeconfig
 from tests.e2e.kube_objects import NODE
 from tests.e2e.pod_truth import Verdict, judge
@@ -71,13 +71,21 @@ class Outages:
 
     agent: Agent
     spans: list[Span] = field(default_factory=list)
+    _starts: list[threading.Thread] = field(default_factory=list)
 
     def kill(self) -> None:
         began_ns = time.monotonic_ns()
         self.spans.append((began_ns, FOREVER_NS))
         self.agent.kill()
         self.agent.start()
-        threading.Thread(target=self._ready, args=(len(self.spans) - 1,), daemon=True).start()
+        start = threading.Thread(target=self._ready, args=(len(self.spans) - 1,), daemon=True)
+        start.start()
+        self._starts.append(start)
+
+    def wait_over(self) -> None:
+        """Until the agent is there again: before that, nothing that it shows is its last word."""
+        for start in self._starts:
+            start.join()
 
     def _ready(self, number: int) -> None:
         with suppress(AssertionError):  # killed again before: the span stays open
@@ -102,11 +110,18 @@ def excused(lived: Iterable[Lived], spans: Collection[Span], lag_seconds: float)
 def settled(
     agent: Agent, soak: Soak, seconds: float, verdict_of: Callable[[Samples], Verdict]
 ) -> Verdict:
-    """Wait until the last names have come; the verdict then."""
+    """Wait until the last names have come; the verdict then.
+
+    A wrong name shows only when it is given, so no connection may wait for one any more.
+    """
     end = time.monotonic() + seconds
-    while not (verdict := verdict_of(agent.samples())).is_exact and time.monotonic() < end:
+    while True:
+        samples = agent.samples()
+        verdict = verdict_of(samples)
+        waiting = value(samples, "podtally_waiting_connections")
+        if (verdict.is_exact and not waiting) or time.monotonic() >= end:
+            return verdict
         time.sleep(0.5)
-    return verdict
 
 
 def verdict_on(soak: Soak, but: Collection[str] = ()) -> Callable[[Samples], Verdict]:

@@ -77,9 +77,10 @@ def test_killed_amid_it_names_nothing_wrong(cluster: KubeNode, agent: Agent) -> 
         cluster.api.lag_seconds = LAG_SECONDS
         outages = Outages(agent)
         soak = Soak(cluster, Plan(PODS, SECONDS), those)
-        soak.at(SECONDS * 0.6, outages.kill)
+        soak.at(SECONDS * 0.3, outages.kill)  # pods must come when it is there again, too
         with Scraper(agent.places.url, 0.5).running() as scraper:
             soak.run()
+            outages.wait_over()
             but = excused(soak.lived, outages.spans, cluster.api.lag_seconds)
             assert 0 < len(but) < PODS
             wait = NAME_WAIT_SECONDS + LAG_SECONDS

@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -11,28 +11,10 @@ from podtally.identity.model import DISPUTED, FOREVER, Claim
 from podtally.identity.services import address_of
 from podtally.kube.model import Changed, Page
 from podtally.kube.objects import RESOURCES
-from tests.unit.kube_json import Json, Run, list_of, pod, stamp, status
+from tests.unit.kube_json import Json, Run, list_of, pod, status
+from tests.unit.succession import ADDRESS, WALL, Truth, clocks, heard, monotonic, succession
 
 PODS = next(resource for resource in RESOURCES if resource.name == "pods")
-SECOND = 1_000_000_000
-WALL = 1_800_000_000  # Unix time when CLOCK_MONOTONIC is BOOT
-BOOT = 5000
-ADDRESS = "198.18.0.7"
-
-
-class Truth(NamedTuple):
-    """Unix seconds. The address was had from ``sandbox`` to ``gone``."""
-
-    uid: str
-    run: Run
-
-
-def clocks(at: float) -> Clocks:
-    return Clocks(round(at * SECOND), monotonic(at))
-
-
-def monotonic(at: float) -> int:
-    return round((at - WALL + BOOT) * SECOND)
 
 
 class Observer:
@@ -75,63 +57,8 @@ class Observer:
         return owner.uid if owner.final else "waits"
 
 
-def told(truth: Truth, until: float) -> Json:
-    """The pod's status as the kubelet knows it at a moment."""
-    past = (m if m is not None and m <= until else None for m in truth.run[:5])
-    seen = Run._make([*past, 0])
-    has = ADDRESS if seen.sandbox is not None else None
-    phase = "Pending" if seen.started is None else "Running"
-    if seen.gone is not None:
-        phase = "Failed"
-    deleted = {"metadata__deletionTimestamp": stamp(seen.finished)}
-    return pod(truth.uid, truth.uid, status=status(has, seen, phase), **deleted)
-
-
-def succession(random_: random.Random, pods: int) -> list[Truth]:
-    """Pods that have one address, one after the other, at times with almost no gap."""
-    at, made = WALL + random_.random() + 10, []
-    for number in range(pods):
-        admitted = at - random_.choice((0.0, 0.3, 4.0))  # waits for a volume meanwhile
-        sandbox = at + random_.uniform(0.01, 0.2)
-        started = sandbox + random_.uniform(0.01, 0.4)
-        finished = started + random_.choice((0.2, 0.8, 3.0, 9.0)) * random_.uniform(0.9, 1.1)
-        gone = finished + random_.uniform(0.01, 0.5)
-        run = Run(admitted, sandbox, started, finished, gone)
-        made.append(Truth(f"uid-{number}", run))
-        at = gone + random_.choice((0.0, 0.1, 2.0))
-    return made
-
-
-def heard(
-    random_: random.Random, truths: list[Truth], late: float
-) -> list[tuple[float, str, Json]]:
-    """Watch events, in the order that each happened to be written, each up to ``late`` late."""
-    events = []
-    for truth in truths:
-        for moment in truth.run[:5]:
-            assert moment is not None
-            written = moment + random_.uniform(0.0, late / 2)
-            kind = "ADDED" if moment == truth.run.admitted else "MODIFIED"
-            events.append((written, kind, told(truth, moment)))
-        events.append((written + 0.01, "DELETED", told(truth, written)))
-    per_pod: dict[str, float] = {}
-    ordered = []
-    for written, kind, item in events:  # one pod's events keep their order
-        uid = item["metadata"]["uid"]
-        per_pod[uid] = max(written, per_pod.get(uid, 0.0) + 1e-4)
-        ordered.append((per_pod[uid], kind, item))
-    ordered.sort(key=lambda event: event[0])
-    latest = 0.0
-    for place, (written, kind, item) in enumerate(ordered):  # and so does the stream
-        latest = max(latest, written + random_.uniform(0.0, late / 2))
-        ordered[place] = (latest, kind, item)
-    return ordered
-
-
 def instants(truth: Truth) -> list[float]:
-    sandbox, gone = truth.run.sandbox, truth.run.gone
-    assert sandbox is not None
-    assert gone is not None
+    sandbox, gone = truth.span
     return [sandbox + (gone - sandbox) * (i + 0.5) / 40 for i in range(40)]
 
 
@@ -165,9 +92,7 @@ def test_what_has_ended_is_not_said_for_sure_before_the_next_could_be_heard(seed
         observer.hear(kind, item, at)
         ended = {t.uid for t in truths if t.uid == item["metadata"]["uid"] and kind == "DELETED"}
         for truth, moment in itertools.product(truths, (at - 0.7, at - 0.3, at)):
-            sandbox, gone = truth.run.sandbox, truth.run.gone
-            assert sandbox is not None
-            assert gone is not None
+            sandbox, gone = truth.span
             if sandbox <= moment < gone and truth.uid not in ended:
                 assert observer.owner(moment) not in ended
 

@@ -17,9 +17,9 @@ from podtally.identity import table
 from podtally.identity.addresses import AddressBook
 from podtally.identity.cgroups import Found
 from podtally.identity.cluster import NODE_STRENGTH, Clocks, Cluster
+from podtally.identity.dark import Dark
 from podtally.identity.intervals import FACT
 from podtally.identity.model import (
-    DISPUTED,
     FOREVER,
     NOBODY,
     UNKNOWN,
@@ -78,8 +78,8 @@ class Directory:
         self._sockets: dict[int, _Socket] = {}
         self._named: dict[str, Endpoint] = {}  # by the UID of a pod, or a container's id
         self._contested: dict[str, int] = {}  # addresses, and when they last changed hands
-        self._restored: frozenset[int] = frozenset()
-        self._known_ns = 0
+        self._restored: frozenset[int] | None = None  # None: nothing is remembered
+        self._dark = Dark()
         self._waits_until = FOREVER
         self._stale = True
         self._claim_static()
@@ -138,9 +138,13 @@ class Directory:
         ]
         had = {each.address for each in held if each.until_ns == FOREVER}
         held += [Held(address, at_ns) for address in sorted(now - had)]
+        after_dark = self._dark.reaches(at_ns)
         for address in now - had:
-            if any(r.has(address) for r in self._residents.values() if r.ifindex != ifindex):
+            others = (r for r in self._residents.values() if r.ifindex != ifindex)
+            if after_dark or any(r.has(address) for r in others):
                 self._contested[address] = at_ns
+        if after_dark and not resident.host:
+            self._doubt(self._dark.doubt(map(number, now - had)))
         self._put(replace(resident, addresses=tuple(held)))
 
     def observed(self, ifindex: int, address: bytes, at_ns: int) -> None:
@@ -184,24 +188,26 @@ class Directory:
         for resident in residents:
             self._put(resident)
         self._restored = frozenset(self._residents)
-        self._known_ns = known_ns
+        self._dark.from_ns = known_ns
 
     def looked(self, there: Container[int], now_ns: int) -> None:
         """After ``restore``, and a first look at which interfaces are there.
 
         Who is not there any more went at some time when nobody looked, and so may others
-        have come and gone that had his address. Who is there had his all the time.
+        have come and gone that had his address. Who came meanwhile has his since some time,
+        and another may have had it before. Who is there, and was before, had his all the time.
         """
+        if self._restored is None:
+            return
         dark = set()
-        for ifindex in self._restored:
-            resident = self._residents[ifindex]
-            if not resident.gone_ns and ifindex not in there:
-                self.gone(ifindex, self._known_ns)
-            dark |= {held.address for held in resident.addresses}
+        for ifindex, resident in list(self._residents.items()):
+            if ifindex in self._restored and not resident.gone_ns and ifindex not in there:
+                self.gone(ifindex, self._dark.from_ns)
+            if not resident.host:
+                dark |= {held.address for held in resident.addresses}
         self._contested |= dict.fromkeys(dark, now_ns)
-        claims = [Claim(number(a), DISPUTED, self._known_ns, now_ns, FACT - 1) for a in dark]
-        self.book.put("dark", claims)
-        self._stale = True
+        self._dark.until_ns = now_ns
+        self._doubt(self._dark.doubt(map(number, dark)))
 
     def unnamed(self) -> list[int]:
         """Interfaces that are there, and of which nobody knows whose they are."""
@@ -245,6 +251,7 @@ class Directory:
             self.cluster.settle(Clocks(time.time_ns(), now_ns))
             for key, claims in self.cluster.changed_claims():
                 self.book.put(key, claims)
+                self._doubt(self._dark.doubt_pods(claims))
                 self._stale = True
             if self.cluster.pod_networks() != self._pod_networks:
                 self._pod_networks = self.cluster.pod_networks()
@@ -346,6 +353,12 @@ class Directory:
             if s.address
         ]
         self.book.put("static", claims)
+
+    def _doubt(self, more: bool) -> None:
+        """Claim that of the dark nobody can tell, if more addresses are in doubt by now."""
+        if more:
+            self.book.put("dark", self._dark.claims())
+            self._stale = True
 
     def _put(self, resident: Resident) -> None:
         self._residents[resident.ifindex] = resident
