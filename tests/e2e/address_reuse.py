@@ -5,6 +5,7 @@ import itertools
 import random
 import select
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,6 +46,11 @@ class _Living(NamedTuple):
     linked_ns: int
 
 
+class _Coming(NamedTuple):
+    seconds: float  # after the beginning
+    number: int
+
+
 @dataclass
 class Soak:
     """Runs in the calling thread; ``lived`` is the truth afterwards."""
@@ -60,6 +66,7 @@ class Soak:
     _living: dict[str, _Living] = field(default_factory=dict)
     _free: list[int] = field(default_factory=lambda: list(POOL))
     _freed_ns: dict[int, int] = field(default_factory=dict)
+    _coming: deque[_Coming] = field(default_factory=deque)
     _due: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _order: Iterator[int] = field(default_factory=itertools.count)
     _host: PodSpec | None = None  # who is to be visited by the next
@@ -76,11 +83,11 @@ class Soak:
         """Until the last pod is gone, and the API was told so."""
         self._began = time.monotonic()
         plan = self.plan
-        for number in range(plan.pods):
-            when = number * plan.seconds / plan.pods
-            self._later(when, partial(self._come, number, self._began + when))
+        self._coming.extend(
+            _Coming(number * plan.seconds / plan.pods, number) for number in range(plan.pods)
+        )
         end = self._began + plan.seconds + LONGEST_SECONDS + PATIENCE_SECONDS
-        while self._due or self._living:
+        while self._due or self._living or self._coming:
             assert time.monotonic() < end, f"never went: {sorted(self._living)}"
             self._turn()
 
@@ -90,12 +97,17 @@ class Soak:
 
     def _turn(self) -> None:
         now = time.monotonic() - self._began
-        wait = max(0.0, min(0.5, self._due[0][0] - now)) if self._due else 0.5
+        due = [self._due[0][0]] if self._due else []
+        # On a busy machine pods live longer: the next ones wait for an address, in their order.
+        due += [self._coming[0].seconds] if self._coming and self._free else []
+        wait = max(0.0, min([0.5, *(each - now for each in due)]))
         if select.select([self.node.host.out], [], [], wait)[0]:
             for report in self.node.host.reports():
                 self._go(report)
         if self._due and self._due[0][0] <= time.monotonic() - self._began:
             heapq.heappop(self._due)[2]()
+        if self._coming and self._free and self._coming[0].seconds <= now:
+            self._come(*self._coming.popleft())
 
     def _later(self, seconds: float, act: Callable[[], None]) -> None:
         heapq.heappush(self._due, (seconds, next(self._order), act))
@@ -103,8 +115,8 @@ class Soak:
     def _soon(self, seconds: float, act: Callable[[], None]) -> None:
         self._later(time.monotonic() - self._began + seconds, act)
 
-    def _come(self, number: int, when: float) -> None:
-        self.late_seconds = max(self.late_seconds, time.monotonic() - when)
+    def _come(self, seconds: float, number: int) -> None:
+        self.late_seconds = max(self.late_seconds, time.monotonic() - self._began - seconds)
         place = number % PAIR_EVERY
         visits, visited = place == PAIR_EVERY - 1, place == PAIR_EVERY - 2
         pair = number // PAIR_EVERY if visits or visited else number  # both talk the same way

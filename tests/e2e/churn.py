@@ -14,6 +14,8 @@ DISCARD = 9
 SINK_NUMBER = 250  # its link is 10.99.250.0/30
 NUMBERS = 240  # of links that pods take in turn
 DATAGRAMS = 23
+# Between a pod's network and its first process: runtimes make the sandbox then, and take longer.
+START_SECONDS = 0.05
 HEADERS = 42  # Ethernet, IPv4, UDP
 
 
@@ -34,6 +36,7 @@ class Churn:
         """The whole life of a pod."""
         name = f"p{number}"
         pod = self.node.routed_pod(name, 1 + number % NUMBERS)
+        time.sleep(START_SECONDS)
         size = 100 + number % 1000
         with (
             pod_socket(pod, socket.AF_INET, socket.SOCK_DGRAM) as there,
