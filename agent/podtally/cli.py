@@ -14,6 +14,7 @@ COMMANDS = {
     "run": ("podtally.commands.run", "count, name and export until stopped"),
     "demo": ("podtally.demo.command", "show it at work on traffic of its own"),
     "doctor": ("podtally.doctor.command", "say what this host offers and lacks"),
+    "top": ("podtally.commands.top", "show what leaves the workloads here, and whether it may"),
     "endpoints": ("podtally.commands.endpoints", "show who is behind each interface"),
     "resolve": ("podtally.commands.resolve", "tell who has an address, or had it"),
     "check": ("podtally.commands.check", "read policies, and ask them what tests expect"),

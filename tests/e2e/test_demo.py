@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 import podtally
+from podtally.commands.samples import parse
 from podtally.demo import network, scrape
 from podtally.demo.topology import EVENT_LOG, OUTSIDE_PORT, PIN_DIR, STATE_DIR, STRAY
 
@@ -221,7 +222,7 @@ def _metrics_tell(words: str) -> bool:
     _, text = scrape.get(found[1], int(found[2]), "/metrics")
     return any(
         sample.value > 0 and sample.label("policy") == "shop/default-deny"
-        for sample in scrape.parse(text)
+        for sample in parse(text)
         if sample.name == "podtally_policy_denied_total" and sample.label("workload") == "stray"
     )
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from podtally.commands.samples import Sample, parse
+from podtally.commands.tables import Style, human
 from podtally.demo.events import EventTail
-from podtally.demo.scrape import Sample, parse
 from podtally.demo.snapshot import PodRow, Snapshot, Use, faults, take
-from podtally.demo.table import Style
 from podtally.demo.topology import (
     FRONTEND,
     STRAY,
 )
-from podtally.demo.view import human, render, to_json
+from podtally.demo.view import render, to_json
 from podtally.export.events import Event
 
 URL = "http://127.0.0.1:9775/metrics"

@@ -13,7 +13,7 @@ def print_columns(
     """Write a table whose cells are never empty, so that ``awk`` finds the columns; in a
     ``doubtful`` row the cells stand in yellow, where there are colours.
     """
-    table = [[_cell(text) for text in row] for row in (heads, *rows)]
+    table = [[word(text) for text in row] for row in (heads, *rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     paints = [BOLD, *(YELLOW if doubt else "" for doubt in doubtful)]
     coloured = wants_colour(out)
@@ -27,6 +27,6 @@ def wants_colour(out: TextIO) -> bool:
     return out.isatty() and not os.environ.get("NO_COLOR")
 
 
-def _cell(text: str) -> str:
+def word(text: str) -> str:
     """One word, without what a terminal would take for a command."""
     return "".join(c if c.isprintable() and not c.isspace() else "?" for c in text) or "-"

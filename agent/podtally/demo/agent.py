@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from podtally.commands.samples import parse
 from podtally.demo import scrape
 from podtally.demo.address import Address, listen
 from podtally.demo.events import EventTail
 from podtally.demo.processes import Children, Process, exit_reason, last_words
-from podtally.demo.screen import say
+from podtally.demo.say import say
 from podtally.demo.snapshot import Snapshot, faults, take
 from podtally.demo.stage import CONFIG
 from podtally.demo.stop import Stop
@@ -66,7 +67,7 @@ class Agent(NamedTuple):
         status, text = self.get("/metrics")
         if status != http.client.OK:
             raise PodtallyError(f"{self.where.url} answered {status}: {text[:200].strip()}")
-        return take(scrape.parse(text), self.events.latest(), PODS, at_seconds)
+        return take(parse(text), self.events.latest(), PODS, at_seconds)
 
     def settled(self, at_seconds: float) -> Snapshot:
         """Wait until the agent has booked the last of the traffic, which must have ended.

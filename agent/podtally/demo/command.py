@@ -8,10 +8,11 @@ from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
+from podtally.commands.screen import Screen
 from podtally.demo import agent, stage
 from podtally.demo.address import Address, address
 from podtally.demo.processes import Children, Process, exit_reason, last_words
-from podtally.demo.screen import Screen, say
+from podtally.demo.say import say
 from podtally.demo.servers import ROLES
 from podtally.demo.snapshot import Snapshot, faults
 from podtally.demo.stop import Stop

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from podtally.demo.scrape import Sample
+from podtally.commands.samples import Sample
 from podtally.demo.topology import STRAY, Host
 from podtally.export.events import Event
 from podtally.policy.model import ALLOWED, DENIED, UNDECLARED, UNKNOWN

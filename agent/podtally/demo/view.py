@@ -5,15 +5,27 @@ from collections.abc import Sequence
 
 import msgspec
 
+from podtally.commands.tables import (
+    BOLD,
+    GREEN,
+    RED,
+    Cell,
+    Style,
+    cut,
+    human,
+    paint,
+    table,
+    verdict_cell,
+    verdict_colour,
+    wrapped,
+)
 from podtally.demo.snapshot import BookRow, PodRow, Snapshot, Use, faults
-from podtally.demo.table import BOLD, GREEN, RED, YELLOW, Cell, Style, cut, paint, table, wrapped
 from podtally.export.events import Event
-from podtally.policy.model import DENIED, UNDECLARED, UNKNOWN
+from podtally.policy.model import DENIED
 
 _MOST_USES = 4  # lines of a pod, so that the table stays on one screen
 _MOST_EVENTS = 3
 _WIDE_COLUMNS = 100
-_COLOURS = {DENIED: RED, UNDECLARED: YELLOW, UNKNOWN: YELLOW}
 
 _TITLE = "user -> frontend :80 -> backend :3000 -> database :3306; payments; and a stray"
 _REASON_INDENT = 4
@@ -89,11 +101,9 @@ def _keyed(row: PodRow) -> list[tuple[_UseKey, Use]]:
 
 
 def _use(key: _UseKey, use: Use, rate: float) -> list[Cell]:
-    colour = _COLOURS.get(use.verdict, "")
     return [
-        Cell(_conversation(use, asks=key[1]), colour),
-        # "!" for those who see no colours.
-        Cell(f"! {use.verdict}" if use.verdict == DENIED else use.verdict, colour),
+        Cell(_conversation(use, asks=key[1]), verdict_colour(use.verdict)),
+        verdict_cell(use.verdict),
         Cell(human(use.bytes), right=True),
         Cell(human(rate) + "/s", right=True),
     ]
@@ -116,7 +126,7 @@ def _events(events: Sequence[Event], style: Style) -> list[str]:
     lines = [head] if events else [head, "none"]
     for event in events:
         if event in shown:
-            lines.append(paint(cut(_event(event), style), _COLOURS.get(event.event, ""), style))
+            lines.append(paint(cut(_event(event), style), verdict_colour(event.event), style))
             lines += wrapped(event.reason, _REASON_INDENT, style)
     if len(events) > len(shown):
         lines.append(f"and {len(events) - len(shown)} more")
@@ -158,12 +168,3 @@ def _judgement(now: Snapshot, style: Style) -> list[str]:
     counted = sum(book.flows + book.other + book.overflow for book in now.books)
     text = f"the books close: {counted:,} bytes on the interfaces, each one accounted for"
     return [paint(cut(text, style), GREEN, style)]
-
-
-def human(count: float) -> str:
-    """Bytes in three or four digits, decimal units: ``12.3 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

@@ -1,12 +1,12 @@
-"""Where the demo's tables go: redrawn in place on a terminal, one after another elsewhere."""
+"""Where live tables go: redrawn in place on a terminal, one after another elsewhere."""
 
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from podtally.demo.table import Style
+from podtally.commands.columns import wants_colour
+from podtally.commands.tables import Style
 
 _UP, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[{}F", "\x1b[K", "\x1b[J"
 _PLAIN_COLUMNS = 120
@@ -18,7 +18,7 @@ class Screen:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self.live = stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-        self._colour = self.live and not os.environ.get("NO_COLOR")
+        self._colour = self.live and wants_colour(stream)
         self._drawn = 0
 
     def style(self) -> Style:
@@ -53,10 +53,11 @@ class Screen:
         self._stream.flush()
         self._drawn = 0
 
+    def leave(self) -> None:
+        """End on a line of its own, over what the terminal itself has written there (``^C``)."""
+        if self._drawn:
+            self._stream.write(f"\r{_CLEAR_LINE}")
+            self._stream.flush()
+
     def _home(self) -> str:
         return _UP.format(self._drawn) if self._drawn else ""
-
-
-def say(text: str) -> None:
-    """Tell the person what goes on, beside the tables."""
-    print(f"podtally demo: {text}", file=sys.stderr, flush=True)

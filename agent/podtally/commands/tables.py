@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
+from podtally.policy.model import DENIED, UNDECLARED, UNKNOWN
+
 BOLD, RED, YELLOW, GREEN = "\x1b[1m", "\x1b[31;1m", "\x1b[33m", "\x1b[32m"
 _RESET = "\x1b[0m"
+_COLOURS = {DENIED: RED, UNDECLARED: YELLOW, UNKNOWN: YELLOW}
 
 
 class Style(NamedTuple):
@@ -53,3 +56,21 @@ def cut(text: str, style: Style) -> str:
 
 def paint(text: str, colour: str, style: Style) -> str:
     return f"{colour}{text}{_RESET}" if colour and style.colour and text.strip() else text
+
+
+def verdict_colour(verdict: str) -> str:
+    return _COLOURS.get(verdict, "")
+
+
+def verdict_cell(verdict: str) -> Cell:
+    """With a "!" for those who see no colours."""
+    return Cell(f"! {verdict}" if verdict == DENIED else verdict, verdict_colour(verdict))
+
+
+def human(count: float) -> str:
+    """Bytes in three or four digits, decimal units: ``12.3 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

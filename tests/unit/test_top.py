@@ -1,0 +1,216 @@
+"""``podtally top``: what it makes of a page of /metrics, and of the page before."""
+
+import pytest
+
+from podtally.commands.top_traffic import Total, Wanted, look, reader, rows, totals
+from podtally.ledger.labels import FlowLabels
+from tests.unit.top_support import (
+    BUILD,
+    EVERYTHING,
+    METRICS,
+    STRAY,
+    USED,
+    WEB,
+    books,
+    found,
+    printed,
+    seen,
+    series,
+    talked,
+)
+
+GOLDEN = """\
+WORKLOAD    TO  PEER             PORT      SCOPE     VERDICT     CONNECTIONS  SENT  RECEIVED
+shop/web    ->  data/db          3306/tcp  node      allowed     23           1000  4000
+shop/web    <-  external:office  80/tcp    private   undeclared  3            400   300
+shop/stray  ->  internet         4444/tcp  internet  denied      7            460   0
+
+denied 7 (460 B), undeclared 3 (700 B), unknown 0, of 33 connections; the books close: 6,246 bytes; \
+why: `podtally explain A B PORT`, and the events (`podtally run --events`)
+"""
+
+
+# -- what a page says -----------------------------------------------------------------------
+
+
+def test_columns_of_exact_numbers() -> None:
+    assert printed(METRICS + books()) == GOLDEN
+
+
+def test_a_limit_leaves_out_lines_and_no_total() -> None:
+    lines = printed(METRICS + books(), limit=1).splitlines()
+    assert lines[1].startswith("shop/web  ->")
+    assert lines[2:] == GOLDEN.splitlines()[4:]
+
+
+def test_sums_are_exact_beyond_the_integers_that_a_float_has() -> None:
+    big = 2**53 + 1
+    (row,) = found(talked(WEB, 23, big, 2))
+    assert (row.counts.sent, row.counts.received, row.counts.bytes) == (big, 2, big + 2)
+    assert totals(seen(BUILD + talked(WEB, 1, big, 2)).conversations)["allowed"] == Total(
+        1, big + 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("metrics", "direction"),
+    [
+        (talked(WEB, 2, 23, 23), "egress"),
+        (talked(WEB._replace(direction="ingress"), 2, 23, 23), "ingress"),
+        (talked(WEB, 2, 23, 23) + series("connections", WEB._replace(direction="ingress"), 3), "both"),
+        (talked(WEB, 0, 23, 23), "unknown"),
+    ],
+)  # fmt: skip
+def test_the_direction_is_who_began_it(metrics: str, direction: str) -> None:
+    assert [row.direction for row in found(metrics)] == [direction]
+
+
+def test_a_connection_that_was_judged_anew_has_its_beginning_under_the_verdict_before() -> None:
+    """It has bytes, and no connection, under the verdict it has now."""
+    metrics = talked(WEB, 2, 23, 23) + talked(WEB._replace(verdict="denied"), 0, 997, 23)
+    told = {row.conversation.verdict: row for row in found(metrics)}
+    assert {verdict: row.direction for verdict, row in told.items()} == {
+        "allowed": "egress", "denied": "egress",
+    }  # fmt: skip
+    assert told["denied"].counts == (997, 23, 0, 0)
+    assert "denied 0 (1.0 kB)" in printed(BUILD + metrics)
+
+
+def test_a_series_that_has_counted_nothing_is_no_line() -> None:
+    assert found(talked(STRAY, 0, 0, 0)) == []
+
+
+OTHER = FlowLabels(*["other"] * len(FlowLabels._fields))._replace(direction="ingress")
+UNSEEN = WEB._replace(port="unknown", verdict="unknown")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "workloads"),
+    [
+        (EVERYTHING, ["data/db", "other/other", "shop/stray", "shop/unseen", "shop/used", "shop/web"]),
+        (Wanted(egress=True), ["shop/stray", "shop/unseen", "shop/web"]),
+        (Wanted(outside=True), ["other/other", "shop/stray", "shop/used"]),
+        (Wanted(denied=True), ["other/other", "shop/stray", "shop/used"]),
+        (Wanted(namespace="data"), ["data/db"]),
+        (Wanted(egress=True, denied=True, namespace="shop"), ["shop/stray"]),
+    ],
+)  # fmt: skip
+def test_what_is_wanted(wanted: Wanted, workloads: list[str]) -> None:
+    """What nobody saw begin may go out; what is over the series limit may be anything."""
+    metrics = (
+        talked(STRAY, 7, 460, 0)
+        + talked(WEB, 23, 1000, 4000)
+        + talked(WEB._replace(namespace="data", workload="db", direction="ingress"), 23, 1, 1)
+        + talked(USED._replace(workload="used"), 3, 400, 300)
+        + talked(UNSEEN._replace(workload="unseen"), 0, 5, 5)
+        + talked(OTHER, 3, 2, 2)
+    )
+    names = [
+        f"{row.conversation.namespace}/{row.conversation.workload}"
+        for row in found(metrics, wanted)
+    ]
+    assert sorted(names) == workloads
+
+
+def test_every_scope_within_the_cluster_is_not_outside() -> None:
+    scopes = ("node", "zone", "cross_zone", "cluster", "private", "internet", "unknown")
+    metrics = "".join(talked(WEB._replace(scope=scope), 2, 23, 23) for scope in scopes)
+    outside = {row.conversation.scope for row in found(metrics, Wanted(outside=True))}
+    assert outside == {"private", "internet", "unknown"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (WEB, "data/db 3306/tcp node"),
+        (WEB._replace(peer_kind="service"), "service:data/db 3306/tcp node"),
+        (STRAY._replace(peer_workload="bank"), "external:bank 4444/tcp internet"),
+        (STRAY._replace(scope="private"), "private 4444/tcp private"),
+        (STRAY._replace(peer_kind="unknown", scope="unknown"), "unknown 4444/tcp unknown"),
+        (STRAY._replace(peer_kind="host", scope="node"), "host 4444/tcp node"),
+        (STRAY._replace(protocol="icmp", port="0"), "internet icmp internet"),
+        (STRAY._replace(port="unknown"), "internet unknown/tcp internet"),
+    ],
+)
+def test_a_peer_and_its_port(labels: FlowLabels, words: str) -> None:
+    line = printed(BUILD + talked(labels, 23, 1, 1)).splitlines()[1]
+    assert f"-> {words} {labels.verdict} 23 1 1" in " ".join(line.split())
+
+
+# -- rates ------------------------------------------------------------------------------------
+
+
+def rated(before: str, now: str, seconds: float = 2.0) -> dict[str, float | None]:
+    read = reader()
+    first, second = (
+        look(read.read(BUILD + before), 10.0),
+        look(read.read(BUILD + now), 10.0 + seconds),
+    )
+    return {row.conversation.workload: row.rate for row in rows(second, first, EVERYTHING)}
+
+
+def test_a_rate_is_what_both_directions_moved_since_the_look_before() -> None:
+    before = talked(WEB, 1, 1000, 4000) + talked(STRAY, 1, 100, 0)
+    now = talked(WEB, 1, 1100, 4023) + talked(STRAY, 1, 900, 23)
+    assert list(rated(before, now).items()) == [("stray", 411.5), ("web", 61.5)]
+
+
+def test_a_counter_that_goes_away_has_no_rate_and_one_that_comes_has_all_of_it() -> None:
+    assert rated(talked(WEB, 1, 1000, 0), talked(STRAY, 1, 46, 0)) == {"stray": 23.0}
+
+
+def test_a_counter_that_begins_anew_has_no_negative_rate() -> None:
+    assert rated(talked(WEB, 1, 1000, 4000), talked(WEB, 1, 46, 4000)) == {"web": 23.0}
+
+
+def test_the_first_look_has_no_rate_and_the_most_bytes_come_first() -> None:
+    told = found(talked(STRAY, 1, 100, 0) + talked(WEB, 1, 1000, 4000))
+    assert [(row.conversation.workload, row.rate) for row in told] == [
+        ("web", None),
+        ("stray", None),
+    ]
+
+
+# -- what is wrong ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gap", "words"),
+    [
+        ("0.0", "the books close: 6,246 bytes"),
+        ("-1023", "the books do not close: veth1 egress: a gap of -1,023 bytes"),
+        ("", "the books do not close: veth1 egress: no gap reported"),
+    ],
+)
+def test_whether_the_books_close(gap: str, words: str) -> None:
+    assert f"; {words}; why" in printed(METRICS + books(gap))
+    assert bool(seen(METRICS + books(gap)).books.gaps) == ("not close" in words)
+
+
+def test_of_several_gaps_the_first_is_told_and_how_many_more() -> None:
+    out = printed(METRICS + books("23", "veth2") + books("", "veth1") + books("0", "veth0"))
+    assert "do not close: veth1 egress: no gap reported and 1 more;" in out
+
+
+def test_where_all_is_allowed_nobody_is_sent_to_look_for_reasons() -> None:
+    last = printed(BUILD + talked(WEB, 23, 1, 1) + books()).splitlines()[-1]
+    assert (
+        last == "denied 0, undeclared 0, unknown 0, of 23 connections; the books close: 6,246 bytes"
+    )
+
+
+def test_a_verdict_that_cannot_be_told_apart_is_unknown_in_the_total() -> None:
+    sums = totals(seen(BUILD + talked(OTHER, 3, 2, 2) + talked(UNSEEN, 0, 5, 5)).conversations)
+    assert sums == {
+        "allowed": Total(),
+        "denied": Total(),
+        "undeclared": Total(),
+        "unknown": Total(3, 14),
+    }
+
+
+def test_nothing_to_show_is_said() -> None:
+    assert printed(BUILD).startswith("no traffic was seen yet\n")
+    assert printed(METRICS, Wanted(namespace="x")).startswith(
+        "none of 3 conversations is of this kind\n"
+    )

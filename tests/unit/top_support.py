@@ -1,0 +1,66 @@
+"""Pages of /metrics with conversations and books, and what ``podtally top`` makes of them."""
+
+import io
+
+from podtally.commands.top_table import Page, once
+from podtally.commands.top_traffic import Look, Row, Wanted, look, reader, rows
+from podtally.export.exposition import label_text
+from podtally.ledger.labels import FlowLabels
+
+BUILD = 'podtally_build_info{version="1"} 1.0\n'
+EVERYTHING = Wanted()
+STRAY = FlowLabels(
+    "shop", "stray", "Deployment", "egress", "external", "", "", "internet", "tcp", "4444", "denied"
+)
+WEB = FlowLabels(
+    "shop", "web", "Deployment", "egress", "pod", "data", "db", "node", "tcp", "3306", "allowed"
+)
+USED = WEB._replace(
+    direction="ingress", peer_kind="external", peer_namespace="", peer_workload="office", port="80",
+    scope="private", verdict="undeclared",
+)  # fmt: skip
+
+
+def series(name: str, labels: FlowLabels, value: int) -> str:
+    return f"podtally_{name}_total{{{label_text(labels._fields, labels)}}} {value}\n"
+
+
+def talked(began: FlowLabels, connections: int, sent: int, received: int) -> str:
+    """As the agent writes it: ``direction`` is the connection's, or the bytes'."""
+    return (
+        series("connections", began, connections)
+        + series("flow_bytes", began._replace(direction="egress"), sent)
+        + series("flow_bytes", began._replace(direction="ingress"), received)
+        + series("flow_packets", began, 99)
+    )
+
+
+def books(gap: str = "0", interface: str = "veth1") -> str:
+    page = f'interface="{interface}",direction="egress"'
+    accounts = (("flows", 6160), ("other", 84), ("overflow", 2))
+    booked = "".join(
+        f'podtally_books_bytes_total{{{page},account="{account}"}} {count}\n'
+        for account, count in accounts
+    )
+    return booked + (f"podtally_books_gap_bytes{{{page}}} {gap}\n" if gap else "")
+
+
+METRICS = BUILD + talked(STRAY, 7, 460, 0) + talked(WEB, 23, 1000, 4000) + talked(USED, 3, 400, 300)
+
+LONG = talked(
+    STRAY._replace(namespace="a-namespace-of-some-length", workload="a-workload-of-some-length"), 7, 460, 0
+)  # fmt: skip
+
+
+def seen(metrics: str, at_seconds: float = 0.0) -> Look:
+    return look(reader().read(metrics), at_seconds)
+
+
+def found(metrics: str, wanted: Wanted = EVERYTHING) -> list[Row]:
+    return rows(seen(BUILD + metrics), None, wanted)
+
+
+def printed(metrics: str, wanted: Wanted = EVERYTHING, limit: int | None = None) -> str:
+    now, out = seen(metrics), io.StringIO()
+    once(Page(now, rows(now, None, wanted), limit), out)
+    return out.getvalue()
