@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -34,14 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     module = _module(args.command)
     try:
-        return int(module.main(args))
+        code = int(module.main(args))
+        sys.stdout.flush()  # what nobody reads is found out now, not when the interpreter ends
+        return code
     except PodtallyError as error:
         print(f"podtally: {error}", file=sys.stderr)
         return WRONG_USE
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # `podtally ... | head`
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left of it
         return FINE
 
 

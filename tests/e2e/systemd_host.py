@@ -15,7 +15,8 @@ import pytest
 from tests.e2e.kube_node import cgroup2_mount
 
 SYSTEMD = Path("/lib/systemd/systemd")
-UNIT = Path(__file__).parents[2] / "systemd" / "podtally.service"
+ROOT = Path(__file__).parents[2]
+UNIT = ROOT / "systemd" / "podtally.service"
 _SCRIPT = Path(__file__).with_suffix(".sh")
 _NAMESPACES = ("--mount", "--pid", "--fork", "--cgroup", "--ipc", "--uts", "--net", "--kill-child")
 _UP_SECONDS = 20.0
@@ -75,10 +76,21 @@ def systemd_host(shared: Path, drop_in: str = "") -> Iterator[Host]:
     logs = (
         "StandardOutput=append:/run/shared/agent.log\nStandardError=append:/run/shared/agent.log\n"
     )
-    (shared / "drop-in.conf").write_text(f"[Service]\n{logs}{drop_in}")
-    cgroup.mkdir()
     program = Path(sys.executable).with_name("podtally")
-    words = ("unshare", *_NAMESPACES, "bash", str(_SCRIPT), str(UNIT), str(program), str(shared))
+    # This checkout may be under /tmp, of which the unit has its own.
+    seen = f"BindReadOnlyPaths={ROOT}\n"
+    (shared / "drop-in.conf").write_text(f"[Service]\n{logs}{seen}{drop_in}")
+    cgroup.mkdir()
+    words = (
+        "unshare",
+        *_NAMESPACES,
+        "bash",
+        str(_SCRIPT),
+        str(UNIT),
+        str(program),
+        str(shared),
+        str(ROOT),
+    )
     enter = 'echo $$ >"$0/cgroup.procs" && exec "$@"'
     said = shared / "systemd_host.log"
     with said.open("wb") as log:

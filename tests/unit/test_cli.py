@@ -1,5 +1,6 @@
 """The command line: what each command is told, and how it ends."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -146,3 +147,17 @@ def test_help_needs_none_of_the_agent(module: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
     )
     assert done.stdout.strip() == ""
+
+
+def test_who_reads_no_more_is_no_error(tmp_path: Path) -> None:
+    """Also where the output is so short that it is written at the end only."""
+    (tmp_path / "fine.yaml").write_text("epoch: 1\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    variables = {name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open(writer, "wb") as nobody:
+        done = subprocess.run(
+            [sys.executable, "-m", "podtally", "config", "check", str(tmp_path / "fine.yaml")],
+            stdout=nobody, stderr=subprocess.PIPE, check=False, env=variables, timeout=30,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from podtally.ledger.events import Due, EventLabels
 
 SECOND = 1_000_000_000
 NOW_NS = 1000 * SECOND
+SMALL = 2000  # bytes
 NOW = datetime.datetime(2024, 2, 29, 12, 0, 0, 23999, tzinfo=datetime.UTC)
 LABELS = EventLabels(
     "denied",
@@ -181,42 +183,44 @@ def test_what_is_no_file_is_said_at_the_start(tmp_path: Path, what: str) -> None
         EventLog(str(where), 100, 50)
 
 
-@pytest.fixture
-def small_files() -> Iterator[int]:
-    """No file of this process may grow beyond that: a write is cut short, as on a full disk."""
+@contextmanager
+def small_files(limit: int) -> Iterator[None]:
+    """No file of this process may grow beyond that: a write is cut short, as on a full disk.
+
+    Not a fixture: those end after the test's report, which may go into a file that is longer.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    limit = 2000
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
-        yield limit
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_that_is_full_leaves_no_half_of_a_line(path: Path, small_files: int) -> None:
+def test_a_disk_that_is_full_leaves_no_half_of_a_line(path: Path) -> None:
     log = EventLog(str(path), 1 << 20, 50)
-    log.write([DUE, DUE], NOW_NS, NOW)
-    size = path.stat().st_size
-    assert size < small_files < 2 * size
-    for _ in range(3):
-        with pytest.raises(OSError, match="File too large"):
-            log.write([DUE, DUE], NOW_NS, NOW)
-        assert path.stat().st_size == size
-    log.write([DUE], NOW_NS, NOW)
+    with small_files(SMALL):
+        log.write([DUE, DUE], NOW_NS, NOW)
+        size = path.stat().st_size
+        assert size < SMALL < 2 * size
+        for _ in range(3):
+            with pytest.raises(OSError, match="File too large"):
+                log.write([DUE, DUE], NOW_NS, NOW)
+            assert path.stat().st_size == size
+        log.write([DUE], NOW_NS, NOW)
     log.close()
     assert len(lines(path)) == 3
 
 
 @pytest.mark.parametrize("flags", [0, os.O_APPEND])
-def test_standard_output_that_is_a_file_keeps_whole_lines_too(
-    path: Path, small_files: int, flags: int
-) -> None:
+def test_standard_output_that_is_a_file_keeps_whole_lines_too(path: Path, flags: int) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o600)
     stream = Stream(fd)
-    stream.append(b"first\n")
-    with pytest.raises(OSError, match="File too large"):
-        stream.append(b"x" * small_files + b"\n")
-    stream.append(b"second\n")
+    with small_files(SMALL):
+        stream.append(b"first\n")
+        with pytest.raises(OSError, match="File too large"):
+            stream.append(b"x" * SMALL + b"\n")
+        stream.append(b"second\n")
     stream.close()
     assert path.read_bytes() == b"first\nsecond\n"
 
