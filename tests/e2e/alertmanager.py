@@ -2,26 +2,21 @@
 
 import json
 import shutil
-import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
-import yaml
 
 from tests.e2e.conftest import free_port
-from tests.e2e.prometheus import Prometheus
+from tests.e2e.prometheus import Configuration, Prometheus, running, write
 
-READY_SECONDS = 30.0
 PROGRAMS = ("prometheus", "prometheus-alertmanager")  # and Debian's packages
-
-Configuration = Mapping[str, Any]
 
 
 class Notice(NamedTuple):
@@ -127,12 +122,12 @@ def watch(folder: Path, scraping: Configuration, alerting: Configuration) -> Ite
     sent = {**scraping, "alerting": {"alertmanagers": targets}}
     with ExitStack() as stack:
         stack.enter_context(webhook.running())
-        told = _write(folder / "alertmanager.yml", {**alerting, "receivers": receivers})
+        told = write(folder / "alertmanager.yml", {**alerting, "receivers": receivers})
         flags = (f"--storage.path={folder / 'alertmanager'}", "--cluster.listen-address=")
-        stack.enter_context(_running("prometheus-alertmanager", told, ports[1], *flags))
-        config = _write(folder / "prometheus.yml", sent)
+        stack.enter_context(running("prometheus-alertmanager", told, ports[1], *flags))
+        config = write(folder / "prometheus.yml", sent)
         place = f"--storage.tsdb.path={folder / 'tsdb'}"
-        url = stack.enter_context(_running("prometheus", config, ports[0], place))
+        url = stack.enter_context(running("prometheus", config, ports[0], place))
         yield Watch(Prometheus(url), webhook)
 
 
@@ -140,38 +135,3 @@ def _receivers(route: Configuration) -> Iterator[str]:
     for each in route.get("routes", ()):
         yield each["receiver"]
         yield from _receivers(each)
-
-
-def _write(path: Path, content: Configuration) -> Path:
-    path.write_text(yaml.safe_dump(dict(content)))
-    return path
-
-
-@contextmanager
-def _running(program: str, config: Path, port: int, *flags: str) -> Iterator[str]:
-    """The URL of a program that is ready; it goes with its maker, too."""
-    log, url = config.with_suffix(".log"), f"http://127.0.0.1:{port}"
-    command = [
-        *("setpriv", "--pdeathsig", "KILL", "--", program, f"--config.file={config}"),
-        *(f"--web.listen-address=127.0.0.1:{port}", *flags),
-    ]
-    with log.open("wb") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream)
-    try:
-        end = time.monotonic() + READY_SECONDS
-        while not _ready(url):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < end, log.read_text()
-            time.sleep(0.1)
-        yield url
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/-/ready", timeout=5):
-            return True
-    except OSError:
-        return False

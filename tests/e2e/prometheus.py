@@ -7,7 +7,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,8 @@ import yaml
 
 READY_SECONDS = 30.0
 SCRAPE_SECONDS = 1
+
+Configuration = Mapping[str, Any]
 
 
 class Sample(NamedTuple):
@@ -72,36 +74,47 @@ def prometheus(
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("no prometheus here (Debian package prometheus)")
-    config, log = folder / "prometheus.yml", folder / "prometheus.log"
     every = f"{SCRAPE_SECONDS}s"
     told = {
         "global": {"scrape_interval": every, "evaluation_interval": every},
         "scrape_configs": scrapes,
         "rule_files": [str(path) for path in rules],
     }
-    config.write_text(yaml.safe_dump(told))
-    place = f"127.0.0.1:{port}"
+    config = write(folder / "prometheus.yml", told)
+    with running(program, config, port, f"--storage.tsdb.path={folder / 'tsdb'}") as url:
+        yield Prometheus(url)
+
+
+def write(path: Path, content: Configuration) -> Path:
+    path.write_text(yaml.safe_dump(dict(content)))
+    return path
+
+
+@contextmanager
+def running(program: str, config: Path, port: int, *flags: str) -> Iterator[str]:
+    """The URL of a program that is ready; it goes with its maker, too."""
+    log, url = config.with_suffix(".log"), f"http://127.0.0.1:{port}"
     command = [
         *("setpriv", "--pdeathsig", "KILL", "--", program, f"--config.file={config}"),
-        *(f"--storage.tsdb.path={folder / 'tsdb'}", f"--web.listen-address={place}"),
+        *(f"--web.listen-address=127.0.0.1:{port}", *flags),
     ]
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream)
     try:
-        _wait_ready(f"http://{place}", process, log)
-        yield Prometheus(f"http://{place}")
+        end = time.monotonic() + READY_SECONDS
+        while not _ready(url):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
+        yield url
     finally:
         process.kill()
         process.wait()
 
 
-def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + READY_SECONDS
-    while True:
-        try:
-            with urllib.request.urlopen(f"{url}/-/ready", timeout=5):
-                return
-        except OSError:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < end, log.read_text()
-            time.sleep(0.1)
+def _ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/-/ready", timeout=5):
+            return True
+    except OSError:
+        return False
