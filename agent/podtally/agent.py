@@ -83,9 +83,7 @@ class Agent:
             self._publisher, Answering(parts.directory, lambda: parts.sources.policies.latest)
         )
         self._write_flow_log(parts.ended)
-        count = len(parts.watch.interfaces)
-        plural = "" if count == 1 else "s"
-        log.info("watching %d interface%s; %s", count, plural, desk.server.url)
+        log.info("%s; %s", self._watching(), desk.server.url)
 
     def loop(self, stop: threading.Event) -> None:
         """Turn an epoch every ``config.epoch`` seconds until ``stop`` is set."""
@@ -110,13 +108,14 @@ class Agent:
 
     def status(self) -> str:
         """One line for the service manager."""
-        parts = self._parts
-        count = len(parts.watch.interfaces)
-        words = [f"watching {count} interface{'' if count == 1 else 's'}"]
-        words.append(f"{self._flows} flows in the last epoch")
+        words = [self._watching(), f"{self._flows} flows in the last epoch"]
         gap = sum(abs(each) for _, each in self._publisher.view.gaps)
         words.append(f"the books have a gap of {gap} bytes" if gap else "the books close")
         return self._trouble or ", ".join(words)
+
+    def _watching(self) -> str:
+        count = len(self._parts.watch.interfaces)
+        return f"watching {count} interface{'' if count == 1 else 's'}"
 
     def _wait(self, stop: threading.Event, due: float) -> bool:
         """Until an epoch is due; True if it is time to stop. The watchdog is fed meanwhile."""

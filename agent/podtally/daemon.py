@@ -46,7 +46,7 @@ def run(config: Config, read_again: Callable[[], Config]) -> int:
     service.status("compiling and attaching")
     try:
         running = _Running(config, service)
-        while running.until(signals.woken, signals):
+        while running.until(signals):
             service.reloading()
             running = running.reloaded(read_again)
     finally:
@@ -75,10 +75,10 @@ class _Running:
             raise
         service.ready(self._agent.status())
 
-    def until(self, woken: threading.Event, signals: Signals) -> bool:
+    def until(self, signals: Signals) -> bool:
         """Turn epochs until a signal comes; False if that is the end."""
         try:
-            self._agent.loop(woken)
+            self._agent.loop(signals.woken)
         except BaseException:
             self._close()
             raise
@@ -86,7 +86,7 @@ class _Running:
             self._service.stopping("stopping; the kernel programs go on counting")
             self._close()
             return False
-        woken.clear()
+        signals.woken.clear()
         return True
 
     def reloaded(self, read_again: Callable[[], Config]) -> "_Running":

@@ -110,7 +110,9 @@ def bring_up(config: Config, pins: Pins, checkpoint: Checkpoint, metrics: SelfMe
         directory.restore(contents.extras.residents, contents.extras.known_ns)
         metrics.restore(contents.extras.own_metrics)
     metrics.loader_runs.inc(installed.compiled)
-    if generation.about.digest == digest(options_of(config)):  # else it is compiled once more
+    # What an earlier start had begun is finished first; then it is compiled once more.
+    is_todays = generation.about.digest == digest(options_of(config))
+    if is_todays:
         _give_up_rights(config)
     sources.start()
     books, watch = KernelBooks(generation), Watch(ledger, directory, sources.finder)
@@ -151,9 +153,8 @@ def bring_up(config: Config, pins: Pins, checkpoint: Checkpoint, metrics: SelfMe
         left_over,
         ended,
     )
-    if generation.about.digest == digest(options_of(config)):
+    if is_todays:
         return parts
-    # What an earlier start had begun is finished first; now for what is asked for today.
     parts.close()
     return bring_up(config, pins, checkpoint, metrics)
 

@@ -13,6 +13,7 @@ from dashboards.generator.panels import (
     Look,
     Value,
     by_verdict,
+    labels,
     lines,
     number,
     table,
@@ -46,19 +47,15 @@ _PORT = (Column("protocol", "Protocol"), Column("port", "Port"))
 _DESTINATION = (*_WORKLOAD, *_PEER, _SCOPE, *_PORT)
 
 
-def _labels(columns: tuple[Column, ...]) -> tuple[str, ...]:
-    return tuple(each.label for each in columns)
-
-
 def _new() -> str:
     """Destinations of the chosen time that had nothing in as long a time before it.
 
     Where Prometheus did not know of podtally by then, nobody can tell: there are none.
     """
-    by = ", ".join(_labels(_DESTINATION))
+    by = ", ".join(labels(_DESTINATION))
     before = f"last_over_time({_FLOWS}{{{_OUT}}}[$__range] offset $__range)"
     return (
-        f"({grown(_FLOWS, _OUT, *_labels(_DESTINATION))} > 0)\n"
+        f"({grown(_FLOWS, _OUT, *labels(_DESTINATION))} > 0)\n"
         f"unless sum by ({by}) ({before})\n"
         "and on () count(podtally_build_info offset $__range)"
     )
@@ -118,7 +115,7 @@ _UNEXPECTED = Row(
             (
                 Value(
                     "Connections",
-                    grown(_DENIED, _OUT, *_labels((*_WORKLOAD, *_PEER, *_PORT)), "policy"),
+                    grown(_DENIED, _OUT, *labels((*_WORKLOAD, *_PEER, *_PORT)), "policy"),
                     COUNT,
                 ),
             ),
@@ -149,7 +146,7 @@ _UNEXPECTED = Row(
             (
                 Value(
                     "Connections",
-                    grown(_CONNECTIONS, _METADATA, *_labels((*_WORKLOAD, *_PORT)), "verdict"),
+                    grown(_CONNECTIONS, _METADATA, *labels((*_WORKLOAD, *_PORT)), "verdict"),
                     COUNT,
                 ),
             ),
@@ -176,8 +173,8 @@ _DESTINATIONS = Row(
             "of servers are egress as well.",
             (*_DESTINATION, Column("verdict", "Verdict")),
             (
-                Value("Sent", grown(_FLOWS, _OUT, *_labels(_DESTINATION), "verdict"), BYTES),
-                Value("Rate", rate(_FLOWS, _OUT, *_labels(_DESTINATION), "verdict"), "Bps"),
+                Value("Sent", grown(_FLOWS, _OUT, *labels(_DESTINATION), "verdict"), BYTES),
+                Value("Rate", rate(_FLOWS, _OUT, *labels(_DESTINATION), "verdict"), "Bps"),
             ),
             Look(BYTES, 24, 10),
         ),
@@ -246,10 +243,10 @@ _COSTS = Row(
             "In the chosen time, and what 30 days like it would cost.",
             (*_WORKLOAD, _SCOPE),
             (
-                Value("Cost", grown(_COST, WORKLOADS, *_labels((*_WORKLOAD, _SCOPE))), DOLLARS),
+                Value("Cost", grown(_COST, WORKLOADS, *labels((*_WORKLOAD, _SCOPE))), DOLLARS),
                 Value(
                     "In 30 days",
-                    grown(_COST, WORKLOADS, *_labels((*_WORKLOAD, _SCOPE)))
+                    grown(_COST, WORKLOADS, *labels((*_WORKLOAD, _SCOPE)))
                     + " / $__range_s * 2592000",
                     DOLLARS,
                 ),

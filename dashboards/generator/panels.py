@@ -45,6 +45,10 @@ class Column:
     title: str
 
 
+def labels(columns: tuple[Column, ...]) -> tuple[str, ...]:
+    return tuple(each.label for each in columns)
+
+
 @dataclass(frozen=True)
 class Steps:
     """From where on a number is in a colour; below all of them it is in ``base``."""

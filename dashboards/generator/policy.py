@@ -15,6 +15,7 @@ from dashboards.generator.panels import (
     Steps,
     Value,
     by_verdict,
+    labels,
     lines,
     number,
     table,
@@ -48,10 +49,6 @@ _POLICY = Column("policy", "Policy")
 _ENDS = (*_WORKLOAD, _DIRECTION, *_PEER, *_PORT)
 _SIDE = ("namespace", "workload", "direction")
 _SAID = f'{WORKLOADS},verdict=~"allowed|denied"'
-
-
-def _labels(columns: tuple[Column, ...]) -> tuple[str, ...]:
-    return tuple(each.label for each in columns)
 
 
 _DECLARED = Row(
@@ -149,7 +146,7 @@ _ISOLATED = Row(
             (
                 Value(
                     "Connections",
-                    grown(_CONNECTIONS, f'{WORKLOADS},verdict="undeclared"', *_labels(_ENDS)),
+                    grown(_CONNECTIONS, f'{WORKLOADS},verdict="undeclared"', *labels(_ENDS)),
                     COUNT,
                 ),
             ),
@@ -167,7 +164,7 @@ _VERDICTS = Row(
             "isolate, at the end whose they are. Either a rule is missing, or somebody does what "
             "they should not; the event log has addresses and reasons.",
             (*_ENDS, _POLICY),
-            (Value("Connections", grown(_DENIED, WORKLOADS, *_labels(_ENDS), "policy"), COUNT),),
+            (Value("Connections", grown(_DENIED, WORKLOADS, *labels(_ENDS), "policy"), COUNT),),
             Look(COUNT, 24, 9),
         ),
         lines(
@@ -225,10 +222,10 @@ _CHANGES = Row(
             "this traffic would stop; it needs a rule before the candidate is applied.",
             _CHANGE,
             (
-                Value("Connections", grown(_CANDIDATES, WORKLOADS, *_labels(_CHANGE)), COUNT),
+                Value("Connections", grown(_CANDIDATES, WORKLOADS, *labels(_CHANGE)), COUNT),
                 Value(
                     "Bytes",
-                    grown("podtally_candidate_bytes_total", WORKLOADS, *_labels(_CHANGE)),
+                    grown("podtally_candidate_bytes_total", WORKLOADS, *labels(_CHANGE)),
                     BYTES,
                 ),
             ),

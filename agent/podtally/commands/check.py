@@ -8,7 +8,7 @@ from typing import TextIO
 import msgspec
 
 from podtally.commands import live_cluster, policy_paths, probing
-from podtally.commands.columns import BOLD, YELLOW, wants_colour
+from podtally.commands.columns import BOLD, YELLOW, printable, wants_colour
 from podtally.commands.policy_paths import Written
 from podtally.errors import PodtallyError
 from podtally.policy.findings import CHECKS, PORTLESS, SCHEMA, Finding
@@ -123,11 +123,6 @@ def show(findings: Sequence[Finding], written: Written, out: TextIO) -> None:
     warnings = len(findings) - errors
     read = f"{printable(written.place)}, policies: {len(written.declared)}"
     out.write(f"{read}, errors: {errors}, warnings: {warnings}\n")
-
-
-def printable(text: str) -> str:
-    """Without what a terminal would take for a command."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _ordered(findings: Sequence[Finding]) -> list[Finding]:

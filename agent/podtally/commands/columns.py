@@ -30,3 +30,8 @@ def wants_colour(out: TextIO) -> bool:
 def word(text: str) -> str:
     """One word, without what a terminal would take for a command."""
     return "".join(c if c.isprintable() and not c.isspace() else "?" for c in text) or "-"
+
+
+def printable(text: str) -> str:
+    """Without what a terminal would take for a command; spaces stay."""
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from podtally import config
-from podtally.commands.check import printable
+from podtally.commands.columns import printable
 from podtally.config import Config
 from podtally.export import web
 from podtally.kube.reach import api_access

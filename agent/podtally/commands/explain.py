@@ -7,7 +7,7 @@ from typing import TextIO
 
 from podtally import config
 from podtally.commands import asking, live_cluster, policy_paths
-from podtally.commands.columns import BOLD, wants_colour
+from podtally.commands.columns import BOLD, printable, wants_colour
 from podtally.commands.policy_paths import Written
 from podtally.errors import PodtallyError
 from podtally.export import api
@@ -109,7 +109,7 @@ def show(told: Explained, out: TextIO) -> None:
     title = f"{told.from_} to {told.to}, {told.protocol} {told.port}"
     out.write(f"{_bold(title, out)}\n")
     _show_steps(told, told.steps, out)
-    out.write(f"\n{_bold(told.verdict, out)}: {_printable(told.reason)}\n")
+    out.write(f"\n{_bold(told.verdict, out)}: {printable(told.reason)}\n")
     would = told.candidate
     if would is None:
         return
@@ -118,7 +118,7 @@ def show(told: Explained, out: TextIO) -> None:
         return
     out.write(f"\n{_bold('with the candidates', out)}\n")
     _show_steps(told, would.steps, out)
-    verdict, why = _bold(would.verdict, out), _printable(would.reason)
+    verdict, why = _bold(would.verdict, out), printable(would.reason)
     out.write(f"\nwith the candidates {verdict}: {why}\n")
 
 
@@ -132,7 +132,7 @@ def _show_steps(told: Explained, steps: Sequence[StepRow], out: TextIO) -> None:
                 tier = step.tier
                 out.write(f"  {tier}\n")
             line = f"    {step.about:<{width}}  {step.says}" if step.about else f"  {step.says}"
-            out.write(f"{_printable(line)}\n")
+            out.write(f"{printable(line)}\n")
 
 
 def _party(text: str, world: World) -> Party:
@@ -157,9 +157,5 @@ def _party(text: str, world: World) -> Party:
 
 
 def _bold(text: str, out: TextIO) -> str:
-    shown = _printable(text)
+    shown = printable(text)
     return f"\x1b[{BOLD}m{shown}\x1b[0m" if wants_colour(out) else shown
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)

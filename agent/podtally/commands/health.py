@@ -2,6 +2,7 @@
 
 import argparse
 import http.client
+from contextlib import closing
 from pathlib import Path
 
 from podtally import config
@@ -64,10 +65,6 @@ def _get(host: str, port: int, path: str) -> tuple[int, str]:
 
 
 def _ask(connection: http.client.HTTPConnection, path: str) -> tuple[int, str]:
-    """No proxy from the environment comes between."""
-    try:
-        connection.request("GET", path, headers={"Connection": "close"})
-        response = connection.getresponse()
-        return response.status, response.read().decode(errors="replace")
-    finally:
-        connection.close()
+    with closing(connection):
+        status, body = web_client.exchange(connection, path)
+        return status, body.decode(errors="replace")

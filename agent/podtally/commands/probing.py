@@ -6,7 +6,7 @@ from typing import TextIO
 import msgspec
 
 from podtally.commands import policy_paths
-from podtally.commands.columns import BOLD, YELLOW, wants_colour
+from podtally.commands.columns import BOLD, YELLOW, printable, wants_colour
 from podtally.errors import PodtallyError
 from podtally.policy.cases import Case, Probe, read_cases
 from podtally.policy.model import Policy
@@ -127,4 +127,4 @@ def _expected(probe: Probe) -> str:
 
 
 def _cell(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text) or "-"
+    return printable(text) or "-"

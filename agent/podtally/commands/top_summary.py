@@ -2,7 +2,7 @@
 
 from podtally.commands.columns import word
 from podtally.commands.tables import GREEN, RED, YELLOW, human
-from podtally.commands.top_traffic import Books, Look, Total, totals
+from podtally.commands.top_traffic import Books, Look, Total
 from podtally.policy.model import ALLOWED, DENIED, UNDECLARED, UNKNOWN
 
 _NOTHING = Total()
@@ -10,7 +10,7 @@ _NOTHING = Total()
 
 def summary(look: Look) -> str:
     """Return in one line what is not allowed, whether it is all, and where to ask why."""
-    sums = totals(look.conversations)
+    sums = look.totals
     bad = ", ".join(_counted(verdict, sums[verdict]) for verdict in (DENIED, UNDECLARED, UNKNOWN))
     every = sum(total.connections for total in sums.values())
     parts = [f"{bad}, of {every:,} connections", _books(look.books)]
@@ -20,7 +20,7 @@ def summary(look: Look) -> str:
 
 
 def colour(look: Look) -> str:
-    sums = totals(look.conversations)
+    sums = look.totals
     if look.books.gaps or sums[DENIED] != _NOTHING:
         return RED
     return YELLOW if sums[UNDECLARED] != _NOTHING or sums[UNKNOWN] != _NOTHING else GREEN

@@ -1,13 +1,13 @@
 """Draws conversations: lines that fit a terminal, or columns of exact numbers, or JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple, TextIO
 
 import msgspec
 
 from podtally.commands import asking
-from podtally.commands.columns import print_columns, word
+from podtally.commands.columns import print_columns, printable, word
 from podtally.commands.tables import (
     BOLD,
     RED,
@@ -22,7 +22,7 @@ from podtally.commands.tables import (
     wrapped,
 )
 from podtally.commands.top_summary import colour, nothing, summary
-from podtally.commands.top_traffic import Books, Conversation, Look, Row, Total, totals
+from podtally.commands.top_traffic import Books, Conversation, Look, Row, Total
 from podtally.policy.model import UNKNOWN
 
 ARROWS = {"egress": "->", "ingress": "<-", "both": "<>", "unknown": "--"}
@@ -78,7 +78,7 @@ class Top(msgspec.Struct, frozen=True):
     """``totals`` (by verdict) and ``books`` are of everything, whatever is asked for."""
 
     conversations: list[ConversationRow]
-    totals: dict[str, Total]
+    totals: Mapping[str, Total]
     books: Books
 
 
@@ -115,7 +115,7 @@ def as_json(page: Page, out: TextIO) -> None:
         )
         for row in page.rows[: page.limit]
     ]  # fmt: skip
-    asking.print_json(Top(conversations, totals(page.look.conversations), page.look.books), out)
+    asking.print_json(Top(conversations, page.look.totals, page.look.books), out)
 
 
 def _words(row: Row) -> tuple[str, ...]:
@@ -206,7 +206,7 @@ def _shortened(cell: Cell, most: int) -> Cell:
 
 def _footer(page: Page, style: Style) -> list[str]:
     if page.trouble:
-        text, shade = "".join(c if c.isprintable() else "?" for c in page.trouble), RED
+        text, shade = printable(page.trouble), RED
     else:
         text, shade = summary(page.look), colour(page.look)
     return [paint(line, shade, style) for line in wrapped(text, 0, style)]

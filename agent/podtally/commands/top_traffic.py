@@ -77,17 +77,18 @@ class Books(msgspec.Struct, frozen=True):
     gaps: list[Gap]  # none: they close
 
 
+class Total(msgspec.Struct, frozen=True):
+    connections: int = 0
+    bytes: int = 0
+
+
 class Look(NamedTuple):
     """A page; ``at_seconds`` is of a clock that only goes on."""
 
     at_seconds: float
     conversations: Mapping[Conversation, Counts]
     books: Books
-
-
-class Total(msgspec.Struct, frozen=True):
-    connections: int = 0
-    bytes: int = 0
+    totals: Mapping[str, Total]  # of all conversations, by verdict
 
 
 class Row(NamedTuple):
@@ -128,7 +129,7 @@ def look(places: Iterable[tuple[_Place, float]], at_seconds: float) -> Look:
     gaps = [Gap(*page, gap) for page, (_, gap) in sorted(books.items()) if gap != 0]
     booked = sum(page[_BOOKED] or 0 for page in books.values())
     counted = {key: Counts(*counts) for key, counts in conversations.items() if any(counts)}
-    return Look(at_seconds, counted, Books(booked, gaps))
+    return Look(at_seconds, counted, Books(booked, gaps), totals(counted))
 
 
 def rows(now: Look, before: Look | None, wanted: Wanted) -> list[Row]:

@@ -1,19 +1,14 @@
 """Asks the demo's agent over HTTP."""
 
 import http.client
+from contextlib import closing
 
-_TIMEOUT_SECONDS = 5.0
+from podtally.export import web_client
 
 
 def get(host: str, port: int, path: str) -> tuple[int, str]:
-    """Return status and body; raises OSError or HTTPException where nobody answers.
-
-    No proxy from the environment comes between.
-    """
-    connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_SECONDS)
-    try:
-        connection.request("GET", path, headers={"Accept": "text/plain", "Connection": "close"})
-        response = connection.getresponse()
-        return response.status, response.read().decode()
-    finally:
-        connection.close()
+    """Return status and body; raises OSError or HTTPException where nobody answers."""
+    timeout = web_client.TIMEOUT_SECONDS
+    with closing(http.client.HTTPConnection(host, port, timeout=timeout)) as connection:
+        status, body = web_client.exchange(connection, path)
+        return status, body.decode()

@@ -19,7 +19,7 @@ _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 class Family(NamedTuple):
     name: str  # without _total
     kind: str  # counter, gauge
-    help: str  # "" if it goes on with what is described already
+    help: str
 
     @property
     def sample_name(self) -> str:
@@ -97,7 +97,7 @@ class Exposition:
         """All families of ``view``; without the ``# EOF`` that ends OpenMetrics."""
         lines: list[str] = []
         for shown in self._shown(view):
-            lines += _described(shown.family, openmetrics)
+            lines.append(_described(shown.family, openmetrics))
             name = shown.family.sample_name
             lines += [
                 f"{name}{{{t}}} {v}\n" for t, v in zip(shown.texts, shown.values, strict=True)
@@ -123,10 +123,8 @@ class Exposition:
             yield _Shown(family, texts, series.values[:, column].tolist())
         yield from self._costs(view)
         books = self._of("books", view.books.labels)
-        for column, account in enumerate(ACCOUNTS):
-            texts = [f'{text},account="{account}"' for text in books]
-            family = BOOKS_BYTES._replace(help=BOOKS_BYTES.help if column == 0 else "")
-            yield _Shown(family, texts, view.books.values[:, column].tolist())
+        texts = [f'{text},account="{account}"' for account in ACCOUNTS for text in books]
+        yield _Shown(BOOKS_BYTES, texts, view.books.values.T.ravel().tolist())
         gaps = [label_text(each._fields, each) for each, _ in view.gaps]
         yield _Shown(BOOKS_GAP, gaps, [gap for _, gap in view.gaps])
 
@@ -157,7 +155,7 @@ class _Texts(NamedTuple):
 
 
 class _Shown(NamedTuple):
-    """A family, or a part of one, with the text of its label sets."""
+    """A family with the text of its label sets."""
 
     family: Family
     texts: Sequence[str]
@@ -177,8 +175,6 @@ def label_text(names: Iterable[str], values: Iterable[str]) -> str:
     )
 
 
-def _described(family: Family, openmetrics: bool) -> list[str]:
-    if not family.help:
-        return []
+def _described(family: Family, openmetrics: bool) -> str:
     name = family.name if openmetrics else family.sample_name
-    return [f"# HELP {name} {family.help}\n# TYPE {name} {family.kind}\n"]
+    return f"# HELP {name} {family.help}\n# TYPE {name} {family.kind}\n"

@@ -6,7 +6,7 @@ import base64
 import http.client
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from podtally.config import Config
@@ -19,6 +19,7 @@ CLIENT_CERT_VARIABLE = "PODTALLY_CLIENT_CERT_FILE"  # certificate and key, in on
 USER_VARIABLE = "PODTALLY_BASIC_AUTH"  # user:password
 USER_FILE_VARIABLE = "PODTALLY_BASIC_AUTH_FILE"  # whose first line is that
 TIMEOUT_SECONDS = 5.0
+_NO_HEADERS: Mapping[str, str] = {}
 _EVERY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # where it listens there
 
 
@@ -35,14 +36,12 @@ def get(config: Config, target: str) -> tuple[int, bytes]:
     No proxy from the environment comes between.
     """
     connection, certificate = _connection(config)
-    headers = {"Connection": "close"} | _authorization()
+    headers = _authorization()
     try:
         connection.connect()
         if certificate:
             _check(connection, certificate)
-        connection.request("GET", target, headers=headers)
-        response = connection.getresponse()
-        status, body = response.status, response.read()
+        status, body = exchange(connection, target, headers)
     except ssl.SSLError as error:
         raise PodtallyError(
             f"no TLS with {connection.host}:{connection.port}: "
@@ -53,7 +52,7 @@ def get(config: Config, target: str) -> tuple[int, bytes]:
         connection.close()
     if status == http.client.UNAUTHORIZED:
         raise PodtallyError(
-            "the agent wants a user and a password" + (", others" if len(headers) > 1 else ""),
+            "the agent wants a user and a password" + (", others" if headers else ""),
             f"put user:password into {USER_VARIABLE}, or into a file named by {USER_FILE_VARIABLE}",
         )
     if status == http.client.BAD_REQUEST and body == SPEAKS_TLS:
@@ -62,6 +61,15 @@ def get(config: Config, target: str) -> tuple[int, bytes]:
             f"say so with --config, whose web_config_file is read, or with {CA_VARIABLE}",
         )
     return status, body
+
+
+def exchange(
+    connection: http.client.HTTPConnection, target: str, headers: Mapping[str, str] = _NO_HEADERS
+) -> tuple[int, bytes]:
+    """Ask the one question of a connection; returns status and body."""
+    connection.request("GET", target, headers={"Connection": "close", **headers})
+    response = connection.getresponse()
+    return response.status, response.read()
 
 
 def _connection(config: Config) -> tuple[http.client.HTTPConnection, bytes]:

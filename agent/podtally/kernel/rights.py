@@ -6,26 +6,29 @@ from typing import NamedTuple
 
 from podtally.errors import PodtallyError
 from podtally.kernel import bpf
+from podtally.kernel.capabilities import BIT_OF
 
 MEND = "run as root, or grant it (a container's capabilities.add)"
 
 
 class Capability(NamedTuple):
     name: str
-    bit: int  # include/uapi/linux/capability.h
     purpose: str
     needed: bool  # else only something is left out
 
+    @property
+    def bit(self) -> int:
+        return BIT_OF[self.name]
+
 
 CAPABILITIES = (
-    Capability("CAP_BPF", 39, "loading programs and maps", True),
-    Capability("CAP_NET_ADMIN", 12, "attaching to interfaces", True),
-    Capability("CAP_PERFMON", 38, "programs that compute with packet pointers", True),
-    Capability("CAP_SYS_ADMIN", 21, "names of other programs on a hook, mounting the bpffs", False),
-    Capability("CAP_NET_BROADCAST", 11, "hearing of a pod's addresses as they change", False),
-    Capability("CAP_SYS_PTRACE", 19, "naming pods by the processes of other users", False),
+    Capability("CAP_BPF", "loading programs and maps", True),
+    Capability("CAP_NET_ADMIN", "attaching to interfaces", True),
+    Capability("CAP_PERFMON", "programs that compute with packet pointers", True),
+    Capability("CAP_SYS_ADMIN", "names of other programs on a hook, mounting the bpffs", False),
+    Capability("CAP_NET_BROADCAST", "hearing of a pod's addresses as they change", False),
+    Capability("CAP_SYS_PTRACE", "naming pods by the processes of other users", False),
 )
-_SYS_ADMIN_BIT = 21
 _INCLUDED_IN_SYS_ADMIN = ("CAP_BPF", "CAP_PERFMON")
 
 
@@ -33,7 +36,7 @@ def lacking(status: Path = Path("/proc/self/status")) -> list[Capability]:
     """Of CAPABILITIES, those that are not in effect."""
     line = next(x for x in status.read_text().splitlines() if x.startswith("CapEff:"))
     effective = int(line.split()[1], 16)
-    admin = bool(effective >> _SYS_ADMIN_BIT & 1)
+    admin = bool(effective >> BIT_OF["CAP_SYS_ADMIN"] & 1)
     return [
         each
         for each in CAPABILITIES

@@ -11,11 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.config import PRICE_STEP
 from podtally.ledger.account import LIMITED_PORT, Account
 from podtally.ledger.labels import DIRECTIONS, OTHER, CostLabels, KubecostLabels
 from podtally.ledger.series import SeriesTable
 
-PARTS = 10**13  # of a dollar: a byte at 0.0001 dollars for 10^9 of them is one
+PARTS = 10**13  # of a dollar: a byte at PRICE_STEP dollars for 10^9 of them is one
 DOLLARS, REST = 0, 1  # the sums of a series
 
 _TRUE, _FALSE = "true", "false"
@@ -47,8 +48,8 @@ CONTRACT = Shown()
 
 
 def parts_a_byte(dollars: Iterable[tuple[str, float]]) -> Prices:
-    """Of prices for 10^9 bytes, in steps of 0.0001 dollars, by scope."""
-    return {scope: round(price * 10_000) for scope, price in dollars}
+    """Of prices for 10^9 bytes, by scope: so many steps are so many parts."""
+    return {scope: round(price / PRICE_STEP) for scope, price in dollars}
 
 
 def add_cost(
