@@ -53,6 +53,22 @@ struct extension_header {
 	__be16 fragment;
 };
 
+/*
+ * A 32-bit field of a context. The verifier accepts a context only with the field's
+ * offset in the load itself ("dereference of modified ctx ptr", otherwise), while LLVM
+ * may compute the field's address first, and from version 19 does, where a field is
+ * read on several paths. Assembly leaves it no choice. So: no plain `skb->field`,
+ * and a field that several functions need is read once and passed on.
+ */
+#define SKB_FIELD(skb, field)                                            \
+	({                                                               \
+		u64 field_value;                                         \
+		asm("%0 = *(u32 *)(%1 + %2)"                             \
+		    : "=r"(field_value)                                  \
+		    : "r"(skb), "i"(offsetof(struct __sk_buff, field))); \
+		field_value;                                             \
+	})
+
 static __always_inline bool has_ports(u8 protocol)
 {
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP ||
@@ -70,10 +86,10 @@ static __always_inline u64 mapped_ipv4(__be32 address)
  */
 static __always_inline int parse_plain(struct __sk_buff *skb, struct packet *packet)
 {
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	__be16 *ports;
+	void *data = (void *)SKB_FIELD(skb, data), *end = (void *)SKB_FIELD(skb, data_end);
+	__be16 *ports, type = SKB_FIELD(skb, protocol);
 
-	if (skb->protocol == htons(ETH_P_IP)) {
+	if (type == htons(ETH_P_IP)) {
 		struct iphdr *ip = data + ETH_HLEN;
 
 		ports = (void *)(ip + 1);
@@ -87,7 +103,7 @@ static __always_inline int parse_plain(struct __sk_buff *skb, struct packet *pac
 		packet->destination[1] = mapped_ipv4(ip->daddr);
 		packet->protocol = ip->protocol;
 		packet->ipv4 = true;
-	} else if (skb->protocol == htons(ETH_P_IPV6)) {
+	} else if (type == htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = data + ETH_HLEN;
 		u64 *words = (void *)&ip->saddr;
 
@@ -189,7 +205,7 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, u32 offset, struct 
 /* Any frame, at leisure. -1: not IP, or cut short. */
 static __always_inline int parse_any(struct __sk_buff *skb, struct packet *packet)
 {
-	__be16 type = skb->protocol;
+	__be16 type = SKB_FIELD(skb, protocol);
 	u32 offset = ETH_HLEN;
 
 #pragma unroll

@@ -44,9 +44,9 @@ BPF_HASH(fence_inner, u32, u32, 1);
 BPF_ARRAY_OF_MAPS(fence, "fence_inner", 1);
 
 /* The cumulative account of a packet that has no flow row. */
-static __always_inline void book(struct __sk_buff *skb, u32 direction, u32 account, u64 packets)
+static __always_inline void book(u32 ifindex, u32 direction, u32 account, u64 bytes, u64 packets)
 {
-	struct book_key key = { .ifindex = skb->ifindex, .direction = direction };
+	struct book_key key = { .ifindex = ifindex, .direction = direction };
 	struct book *book = books.lookup(&key);
 
 	if (!book) { /* attached by a stranger: the account of no interface */
@@ -54,7 +54,7 @@ static __always_inline void book(struct __sk_buff *skb, u32 direction, u32 accou
 		book = books.lookup(&key);
 	}
 	if (book) { /* per-CPU, but softirq may interrupt a process that sends */
-		__sync_fetch_and_add(&book->bytes[account], skb->len);
+		__sync_fetch_and_add(&book->bytes[account], bytes);
 		__sync_fetch_and_add(&book->packets[account], packets);
 	}
 }
@@ -65,9 +65,9 @@ static __always_inline void book(struct __sk_buff *skb, u32 direction, u32 accou
  * took it out (skb_vlan_untag()), it did not if a VLAN device had put it beside. So
  * such frames are counted, and the books tell the one from the other.
  */
-static __always_inline void note_tag(struct __sk_buff *skb, u32 direction)
+static __always_inline void note_tag(u32 ifindex, u32 direction)
 {
-	struct book_key key = { .ifindex = skb->ifindex, .direction = direction };
+	struct book_key key = { .ifindex = ifindex, .direction = direction };
 	struct book *book = books.lookup(&key);
 
 	if (book)
@@ -150,7 +150,7 @@ static __always_inline bool stays_here(struct __sk_buff *skb, const struct packe
 	struct bpf_fib_lookup route = {};
 	long answer;
 
-	route.ifindex = skb->ifindex;
+	route.ifindex = SKB_FIELD(skb, ifindex);
 	if (packet->ipv4) {
 		route.family = AF_INET;
 		route.ipv4_src = packet->source[1] >> 32;
@@ -269,20 +269,21 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 {
 	struct packet packet = {};
 	struct flow flow;
-	u64 packets = skb->gso_segs, fingerprint, traffic, flags;
-	u32 zero = 0, half, block_index, start;
+	u64 packets = SKB_FIELD(skb, gso_segs), bytes = SKB_FIELD(skb, len);
+	u64 fingerprint, traffic, flags;
+	u32 zero = 0, ifindex = SKB_FIELD(skb, ifindex), half, block_index, start;
 	struct control *ctl;
 	struct block *block;
 
 	if (!packets)
 		packets = 1;
-	if (skb->vlan_present)
-		note_tag(skb, direction);
+	if (SKB_FIELD(skb, vlan_present))
+		note_tag(ifindex, direction);
 	if (parse_plain(skb, &packet) && parse_any(skb, &packet)) {
-		book(skb, direction, ACCOUNT_OTHER, packets);
+		book(ifindex, direction, ACCOUNT_OTHER, bytes, packets);
 		return TC_ACT_UNSPEC;
 	}
-	flow.ifindex = skb->ifindex;
+	flow.ifindex = ifindex;
 	flow.protocol = packet.protocol;
 	flow.local = direction == FROM_ENDPOINT ? packet.source : packet.destination;
 	flow.remote = direction == FROM_ENDPOINT ? packet.destination : packet.source;
@@ -303,7 +304,7 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 	if (!block)
 		return TC_ACT_UNSPEC;
 	start = fingerprint;
-	traffic = packets << PACKET_SHIFT | skb->len;
+	traffic = packets << PACKET_SHIFT | bytes;
 #pragma unroll
 	for (int i = 0; i < PROBES; i++) {
 		u32 place = (start + i) & (BLOCK_SLOTS - 1);
@@ -336,7 +337,7 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 			return TC_ACT_UNSPEC;
 		}
 	}
-	book(skb, direction, ACCOUNT_OVERFLOW, packets);
+	book(ifindex, direction, ACCOUNT_OVERFLOW, bytes, packets);
 	return TC_ACT_UNSPEC;
 }
 
