@@ -13,8 +13,10 @@ from podtally.config import Config
 from podtally.epoch import Turned, UnwritableError, World
 from podtally.export.events import EventLog
 from podtally.export.flowlog import FlowLog
+from podtally.export.publisher import Health, Publisher
 from podtally.export.selfmetrics import SelfMetrics
-from podtally.export.server import Health, Publisher, Server
+from podtally.export.server import Server
+from podtally.export.unix_socket import API_SOCKET
 from podtally.kernel.books import STRANGERS
 from podtally.kernel.pins import Pins
 from podtally.kernel.table import Table
@@ -42,7 +44,9 @@ class Desk:
         self.events: EventLog | None = None
         with ExitStack() as opened:
             self.checkpoint = Checkpoint(state_dir(config.state_dir))
-            self.server = Server(config.listen_address(), config.web_config_file)
+            self.server = Server(
+                config.listen_address(), config.web_config_file, config.state_dir / API_SOCKET
+            )
             opened.callback(self.server.close)
             self.pins = Pins(config.pin_dir)
             opened.callback(self.pins.close)

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import bcrypt
 import numpy as np
 
+from podtally.export.publisher import Health, Publisher
 from podtally.export.selfmetrics import SelfMetrics
-from podtally.export.server import Health, Publisher, Server
+from podtally.export.server import Server
 from podtally.ledger.labels import PodLabels
 from podtally.ledger.series import SeriesView
 from podtally.ledger.view import View

@@ -17,8 +17,9 @@ import pytest
 
 from podtally.answers import Answering
 from podtally.export.api import Answers, EndpointRow, Held
+from podtally.export.publisher import Health, Publisher
 from podtally.export.selfmetrics import SelfMetrics
-from podtally.export.server import Health, Publisher, Server
+from podtally.export.server import Server
 from podtally.identity.directory import Directory
 from podtally.ledger.view import View
 from podtally.policy.declared import Declared

@@ -9,8 +9,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from podtally.export.exposition import Exposition, label_text
+from podtally.export.publisher import Health, Publisher
 from podtally.export.selfmetrics import SelfMetrics
-from podtally.export.server import Health, Publisher
 from podtally.ledger.costs import PARTS
 from podtally.ledger.labels import (
     BookLabels,

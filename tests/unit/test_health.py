@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from podtally import cli
-from podtally.export.server import Health
+from podtally.export.publisher import Health
 from tests.apiserver_certificates import Authority
 from tests.unit.test_server import Served
 

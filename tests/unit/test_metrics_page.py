@@ -11,8 +11,8 @@ import yaml
 from prometheus_client import Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
+from podtally.export.publisher import Health, Publisher
 from podtally.export.selfmetrics import SelfMetrics
-from podtally.export.server import Health, Publisher
 from podtally.identity.table import WELL_KNOWN
 from podtally.ledger.judging import BEGINNING
 from podtally.ledger.labels import ACCOUNTS, KubecostLabels

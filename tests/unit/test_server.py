@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from podtally.errors import PodtallyError
+from podtally.export.publisher import Health, Publisher
 from podtally.export.selfmetrics import SelfMetrics
-from podtally.export.server import Health, Publisher, Server
+from podtally.export.server import Server
 from podtally.ledger.labels import PodLabels
 from podtally.ledger.series import SeriesView
 from podtally.ledger.view import View

@@ -1,19 +1,20 @@
-"""Asks the running agent over its HTTP listener, and decodes what it answers."""
+"""Queries the running agent, on its Unix socket or its HTTP listener, and decodes the answer."""
 
 import argparse
 import http.client
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import NamedTuple, TextIO, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
 
-from podtally.config import DEFAULT_LISTEN, Config
+from podtally.config import DEFAULT_LISTEN, Config, from_arguments
 from podtally.errors import PodtallyError
 from podtally.export import web_client
 from podtally.export.api import Refused
+from podtally.export.unix_socket import API_SOCKET
 
 T = TypeVar("T")
 
@@ -30,46 +31,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", choices=("text", "json"), default="text")
 
 
-def ask(config: Config, path: str, type_: type[T], **query: str) -> T:
+class AgentAddress(NamedTuple):
+    """Where to query the agent: on its Unix socket if there is one, else as it is configured."""
+
+    config: Config
+    socket: Path | None  # None: --listen names another agent, perhaps on another host
+
+    def __str__(self) -> str:
+        host, port = web_client.where(self.config)
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def get(self, target: str) -> tuple[int, bytes]:
+        local = web_client.get_local(self.socket, target) if self.socket else None
+        return web_client.get(self.config, target) if local is None else local
+
+
+def agent_address(args: argparse.Namespace) -> AgentAddress:
+    """Return where the agent of these arguments is; raises PodtallyError."""
+    settings = from_arguments(args)
+    named = args.listen is not None
+    return AgentAddress(settings, None if named else settings.state_dir / API_SOCKET)
+
+
+def ask(agent: AgentAddress, path: str, type_: type[T], **query: str) -> T:
     """Return the agent's answer; raises PodtallyError where there is none."""
-    with _answering(config, path):
-        status, body = web_client.get(config, f"{path}?{urlencode(query)}" if query else path)
+    with _answering(agent, path):
+        status, body = agent.get(f"{path}?{urlencode(query)}" if query else path)
         if status == http.client.OK:
             return msgspec.json.decode(body, type=type_)
         refused = msgspec.json.decode(body, type=Refused)
-    raise PodtallyError(f"the agent on {where(config)} refuses: {refused.error}", refused.mend)
+    raise PodtallyError(f"the agent on {agent} refuses: {refused.error}", refused.mend)
 
 
-def metrics(config: Config) -> str:
+def metrics(agent: AgentAddress) -> str:
     """Return the agent's /metrics; raises PodtallyError where there are none."""
-    with _answering(config, _METRICS):
-        status, body = web_client.get(config, _METRICS)
+    with _answering(agent, _METRICS):
+        status, body = agent.get(_METRICS)
         if status != http.client.OK:
             raise http.client.HTTPException(f"it answers {status}")
         return body.decode(errors="replace")
 
 
-def where(config: Config) -> str:
-    """Return who is asked, as ``ADDR:PORT``."""
-    host, port = web_client.where(config)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 @contextmanager
-def _answering(config: Config, path: str) -> Iterator[None]:
+def _answering(agent: AgentAddress, path: str) -> Iterator[None]:
     """Say in the operator's words why nobody answers, or nobody who is a podtally."""
     try:
         yield
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that none can have
         told = error.strerror if isinstance(error, OSError) else None
         raise PodtallyError(
-            f"no podtally answers on {where(config)}: {told or error}",
+            f"no podtally answers on {agent}: {told or error}",
             "is `podtally run` running? say where it listens with --listen or --config",
         ) from None
     except (http.client.HTTPException, msgspec.DecodeError) as error:
         words = ascii(str(error) or type(error).__name__)
         raise PodtallyError(
-            f"who answers on {where(config)} has no {path}: {words}",
+            f"who answers on {agent} has no {path}: {words}",
             "is it a podtally, and as new as this one? choose with --listen",
         ) from None
 

@@ -4,7 +4,6 @@ import argparse
 import sys
 from typing import TextIO
 
-from podtally import config
 from podtally.commands import asking
 from podtally.commands.columns import print_columns
 from podtally.errors import PodtallyError
@@ -40,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Return 0 if the candidates would change nothing that was seen, 1 if they would."""
-    told = asking.ask(config.from_arguments(args), api.CANDIDATES, api.Candidates)
+    told = asking.ask(asking.agent_address(args), api.CANDIDATES, api.Candidates)
     if args.output == "json":
         asking.print_json(told, sys.stdout)
     if not told.policies:

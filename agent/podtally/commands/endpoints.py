@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from podtally import config
 from podtally.commands import asking
 from podtally.commands.columns import print_columns
 from podtally.export import api
@@ -29,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Return 0 if there are endpoints, 1 if there are none."""
-    told = asking.ask(config.from_arguments(args), api.ENDPOINTS, api.Endpoints)
+    told = asking.ask(asking.agent_address(args), api.ENDPOINTS, api.Endpoints)
     if args.output == "json":
         asking.print_json(told, sys.stdout)
     elif told.endpoints:

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from podtally import config
 from podtally.commands import asking, live_cluster, policy_paths
 from podtally.commands.columns import BOLD, printable, wants_colour
 from podtally.commands.policy_paths import Written
@@ -71,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
 def _of_agent(args: argparse.Namespace) -> Explained:
     parse_port(args.port)
     query = {"from": args.source, "to": args.destination, "port": args.port}
-    return asking.ask(config.from_arguments(args), api.EXPLAIN, Explained, **query)
+    return asking.ask(asking.agent_address(args), api.EXPLAIN, Explained, **query)
 
 
 def _of_files(args: argparse.Namespace) -> Explained:

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from podtally import config
 from podtally.commands import asking, times
 from podtally.commands.columns import print_columns
 from podtally.errors import PodtallyError
@@ -38,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Return 0 if somebody has or had the address, 1 if not."""
-    settings = config.from_arguments(args)
+    agent = asking.agent_address(args)
     try:
         query = {"address": api.plain_address(args.address)}
     except ValueError as error:
@@ -46,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
     if args.at is not None:
         at = times.parse(args.at, datetime.datetime.now().astimezone())
         query["at"] = at.isoformat()
-    told = asking.ask(settings, api.RESOLVE, api.Resolved, **query)
+    told = asking.ask(agent, api.RESOLVE, api.Resolved, **query)
     if args.output == "json":
         asking.print_json(told, sys.stdout)
     elif told.held:

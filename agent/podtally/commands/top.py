@@ -6,12 +6,10 @@ import time
 from collections import deque
 from typing import NoReturn
 
-from podtally import config
 from podtally.commands import asking, top_table
 from podtally.commands.screen import Screen
 from podtally.commands.top_table import Page
 from podtally.commands.top_traffic import Look, Wanted, look, reader, rows
-from podtally.config import Config
 from podtally.errors import PodtallyError
 
 _EPILOG = """\
@@ -55,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Return 0, or 1 if the books of the one look do not close."""
-    agent = _Agent(config.from_arguments(args))
+    agent = _Agent(asking.agent_address(args))
     wanted = Wanted(args.egress, args.outside, args.denied, args.namespace)
     screen = Screen(sys.stdout)
     if screen.live and not args.once and args.output == "text":
@@ -73,14 +71,13 @@ def main(args: argparse.Namespace) -> int:
 class _Agent:
     """Who is asked, and what of its pages is understood already."""
 
-    def __init__(self, settings: Config) -> None:
-        self.where = asking.where(settings)
-        self._settings = settings
+    def __init__(self, where: asking.AgentAddress) -> None:
+        self.where = where
         self._reader = reader()
 
     def look(self) -> Look:
         """Return what it says now; raises PodtallyError where it does not."""
-        text, at = asking.metrics(self._settings), time.monotonic()
+        text, at = asking.metrics(self.where), time.monotonic()
         try:
             return look(self._reader.read(text), at)
         except ValueError as error:

@@ -173,15 +173,15 @@ class Api:
 
     def reply(self, path: str, query: str) -> Reply:
         if path == ENDPOINTS:
-            return _reply(HTTPStatus.OK, Endpoints(self._answers.endpoints()))
+            return reply_json(HTTPStatus.OK, Endpoints(self._answers.endpoints()))
         if path == RESOLVE:
             return self._resolve(query)
         if path == EXPLAIN:
             return self._explain(query)
         if path == CANDIDATES:
             told = Candidates(self._answers.candidates(), self._published.candidates())
-            return _reply(HTTPStatus.OK, told)
-        return _reply(HTTPStatus.NOT_FOUND, Refused(f"there is no {path}", f"try {ENDPOINTS}"))
+            return reply_json(HTTPStatus.OK, told)
+        return reply_json(HTTPStatus.NOT_FOUND, Refused(f"there is no {path}", f"try {ENDPOINTS}"))
 
     def _resolve(self, query: str) -> Reply:
         asked = parse_qs(query)
@@ -191,21 +191,21 @@ class Api:
             at_wall = parse_time(at).timestamp() if at else None
         except ValueError as error:
             example = f"for example {RESOLVE}?address=10.0.0.7&at=2026-01-31T23:59:59Z"
-            return _reply(HTTPStatus.BAD_REQUEST, Refused(str(error), example))
+            return reply_json(HTTPStatus.BAD_REQUEST, Refused(str(error), example))
         held = self._answers.resolve(address, at_wall)
-        return _reply(HTTPStatus.OK, Resolved(address, at, held))
+        return reply_json(HTTPStatus.OK, Resolved(address, at, held))
 
     def _explain(self, query: str) -> Reply:
         asked = parse_qs(query)
         source, destination, port = (asked.get(name, [""])[-1] for name in ("from", "to", "port"))
         if not source or not destination:
             example = f"for example {EXPLAIN}?from=shop/web&to=203.0.113.10&port=3306/TCP"
-            return _reply(HTTPStatus.BAD_REQUEST, Refused("from and to are needed", example))
+            return reply_json(HTTPStatus.BAD_REQUEST, Refused("from and to are needed", example))
         try:
             told = self._answers.explain(source, destination, port)
         except PodtallyError as error:
-            return _reply(HTTPStatus.BAD_REQUEST, Refused(error.what, error.mend))
-        return _reply(HTTPStatus.OK, told)
+            return reply_json(HTTPStatus.BAD_REQUEST, Refused(error.what, error.mend))
+        return reply_json(HTTPStatus.OK, told)
 
 
 def plain_address(text: str) -> str:
@@ -232,5 +232,5 @@ def parse_time(text: str) -> datetime.datetime:
         raise ValueError(f"{text!r} is not a time as in RFC 3339") from None
 
 
-def _reply(status: HTTPStatus, body: msgspec.Struct) -> Reply:
+def reply_json(status: HTTPStatus, body: msgspec.Struct) -> Reply:
     return Reply(status, msgspec.json.encode(body) + b"\n")

@@ -50,6 +50,12 @@ class InForce(NamedTuple):
         told = self.written.config.http_server_config.headers
         return {name: value for name, value in told.items() if value}
 
+    @property
+    def authenticates(self) -> bool:
+        """Whether every client that enters has shown a password or a certificate."""
+        tls = self.tls
+        return self.users is not None or (tls is not None and tls.client_auth_type == REQUIRED)
+
     def judge(self, authorization: str) -> HTTPStatus:
         """Tell whether somebody with such a header may enter: OK, or what to answer."""
         if self.users is None:

@@ -5,12 +5,15 @@ them. What the answer means is left to the commands.
 import base64
 import http.client
 import os
+import socket
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 from podtally.config import Config
 from podtally.errors import PodtallyError
+from podtally.export.unix_socket import short_path
 from podtally.export.web_config import read_web_config
 from podtally.export.web_tls import SPEAKS_TLS, first_certificate, read_certificate
 
@@ -23,10 +26,40 @@ _NO_HEADERS: Mapping[str, str] = {}
 _EVERY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # where it listens there
 
 
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP on a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=TIMEOUT_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(TIMEOUT_SECONDS)
+        try:
+            with short_path(self._path) as name:
+                self.sock.connect(name)
+        except OSError:
+            self.sock.close()
+            raise
+
+
 def where(config: Config) -> tuple[str, int]:
     """Return the address to ask."""
     host, port = config.listen_address()
     return _EVERY_ADDRESS.get(host, host), port
+
+
+def get_local(api_socket: Path, target: str) -> tuple[int, bytes] | None:
+    """Return status and body that the agent's Unix socket has; None if nothing listens there
+    or it is not for this user. http.client.HTTPException, OSError once it is connected.
+    """
+    with closing(UnixConnection(api_socket)) as connection:
+        try:
+            connection.connect()
+        except OSError:
+            return None
+        return exchange(connection, target)
 
 
 def get(config: Config, target: str) -> tuple[int, bytes]:

@@ -1,0 +1,61 @@
+"""Holds the view that was published last, and renders it as /metrics."""
+
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+from prometheus_client import exposition
+from prometheus_client.openmetrics import exposition as openmetrics
+
+from podtally.export.api import CandidateRow
+from podtally.export.exposition import Exposition
+from podtally.export.selfmetrics import LedgerCollector, SelfMetrics
+from podtally.ledger.accounts import BYTES, CONNECTIONS
+from podtally.ledger.view import View
+
+_EOF = "# EOF\n"
+
+
+class Health(NamedTuple):
+    """Why the agent is not well; empty strings if it is."""
+
+    alive: str
+    ready: str
+
+
+class Publisher:
+    """The latest view, swapped by reference; the one place where both threads meet."""
+
+    def __init__(self, view: View, metrics: SelfMetrics, health: Callable[[], Health]) -> None:
+        self.health = health
+        self._metrics = metrics
+        self._ledger = LedgerCollector(view)
+        self._exposition = Exposition()
+        self._rendering = threading.Lock()
+        metrics.registry.register(self._ledger)
+
+    @property
+    def view(self) -> View:
+        """What was published last."""
+        return self._ledger.view
+
+    def publish(self, view: View) -> None:
+        self._ledger.view = view
+
+    def candidates(self) -> list[CandidateRow]:
+        """What candidates would change, as far as it was counted."""
+        labels, values = self._ledger.view.candidate
+        counted = zip(values[:, CONNECTIONS].tolist(), values[:, BYTES].tolist(), strict=True)
+        return [CandidateRow(*each, *sums) for each, sums in zip(labels, counted, strict=True)]
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """The body of /metrics and its content type, as the scraper can take it."""
+        wants_openmetrics = "application/openmetrics-text" in accept
+        with self._rendering:
+            text = self._exposition.render(self._ledger.view, wants_openmetrics)
+        if wants_openmetrics:
+            own = openmetrics.generate_latest(self._metrics.registry).decode()  # type: ignore[no-untyped-call]
+            body = text + own.removesuffix(_EOF) + _EOF
+            return body.encode(), openmetrics.CONTENT_TYPE_LATEST
+        own = exposition.generate_latest(self._metrics.registry).decode()
+        return (text + own).encode(), exposition.CONTENT_TYPE_PLAIN_0_0_4
