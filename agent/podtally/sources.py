@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from podtally.config import Config
-from podtally.identity import cgroups, processes
+from podtally.identity import cgroups
 from podtally.identity.cgroup_ids import CgroupIds, find_mount
+from podtally.identity.cgroup_rights import hierarchies
 from podtally.identity.cluster import Clocks, Cluster
 from podtally.identity.containers import Containers
 from podtally.identity.cri import Cri
@@ -24,7 +25,7 @@ from podtally.identity.finder import Finder, ProcessFound
 from podtally.identity.model import NOBODY, UNKNOWN, Endpoint
 from podtally.identity.namer import ContainerNamed, Namer, PodNamed
 from podtally.identity.pod_logs import PodLogs
-from podtally.identity.residents import lower_word
+from podtally.identity.residents import lower_word, text
 from podtally.kernel.table import Table
 from podtally.kube.model import Changed, Page
 from podtally.kube.model import Event as ApiEvent
@@ -35,6 +36,7 @@ from podtally.kube.workloads import Workload, from_labels
 from podtally.ledger.ledger import Ledger
 from podtally.ledger.remotes import Present
 from podtally.links.conntrack import Translator
+from podtally.links.namespaces import Namespaces
 from podtally.links.sock_diag import SocketDiag
 from podtally.policy.declared import PolicySources
 from podtally.policy.exposure import Exposure, Exposures
@@ -90,6 +92,8 @@ class Sources:
         self._cgroups = CgroupIds(find_mount())
         self._translator = Translator()
         self._diag = SocketDiag()
+        self._namespaces: Namespaces | None = None
+        self._host_errors = 0
         self._next_host_ns = 0
         self._exposures = Exposures()
         self._exposure: Exposure | None = None
@@ -110,6 +114,8 @@ class Sources:
         self._cgroups.close()
         self._translator.close()
         self._diag.close()
+        if self._namespaces is not None:
+            self._namespaces.close()
 
     def dead(self) -> str:
         """Which of the threads has died, if any."""
@@ -125,7 +131,8 @@ class Sources:
     def state(self) -> State:
         """How the sources are, for the agent's own metrics."""
         kube, cluster = self.kube, self.directory.cluster
-        errors = self.finder.errors + self._translator.errors + self._diag.errors
+        asked = self._translator.errors + self._diag.errors + self._host_errors
+        errors = self.finder.errors + asked
         if kube is None or cluster is None:
             return State({}, {}, errors, 0, self._translator.available)
         now_ns = time.monotonic_ns()
@@ -176,7 +183,7 @@ class Sources:
         self._take_answers()
         self._look_at_sockets(now_ns)
         if now_ns >= self._next_host_ns:
-            self.directory.host_addresses(processes.host_addresses())
+            self._look_at_host()
             self._next_host_ns = now_ns + HOST_EVERY_NS
         before = self.directory.names.endpoints
         if self.directory.refresh(now_ns):
@@ -187,6 +194,18 @@ class Sources:
                 for i, endpoint in after.items()
                 if before.get(i, NOBODY).final and before.get(i, NOBODY) != endpoint
             )
+
+    def _look_at_host(self) -> None:
+        """Take in which addresses this host has; what was known stays while it cannot be asked."""
+        try:
+            if self._namespaces is None:
+                self._namespaces = Namespaces()
+            addresses = self._namespaces.own_addresses()
+        except OSError as error:
+            self._host_errors += 1
+            log.warning("cannot read this host's addresses: %s", error)
+            return
+        self.directory.host_addresses(map(text, addresses))
 
     def _take_answers(self) -> None:
         directory = self.directory
@@ -214,7 +233,7 @@ class Sources:
         """Whose are the cgroups under which the ledger met sockets of the host?"""
         for cgroup in self._ledger.naming.take_unknown_cgroups():
             path = self._cgroups.path_of(cgroup)
-            found = cgroups.read(path) if path is not None else _GONE
+            found = hierarchies().read(path) if path is not None else _GONE
             if self._cgroups.mount is None:  # without cgroup v2 all of it is the host
                 found = None
             self.directory.socket_found(cgroup, found, now_ns)

@@ -17,7 +17,7 @@ from podtally.identity.containers import Containers
 from podtally.identity.finder import Finder, ProcessFound
 from podtally.identity.namer import Namer, PodNamed
 from podtally.identity.pod_logs import PodLogs
-from podtally.identity.processes import Population, user_of, visit, who_is
+from podtally.identity.processes import Population, visit, who_is
 from podtally.links.messages import all_links
 from podtally.links.model import Link
 from podtally.links.netlink import Requests
@@ -31,7 +31,6 @@ PARENT = f"/podtally-{os.getpid()}"
 POD = f"{PARENT}/kubepods/besteffort/pod{UID}"
 OTHER_POD = f"{PARENT}/kubepods/besteffort/pod{OTHER_UID}"
 UNIT = f"{PARENT}/system.slice/demo.service"
-USER_UNIT = f"{PARENT}/user.slice/user-1000.slice/user@1000.service/app.slice/app.service"
 
 
 @dataclass
@@ -273,15 +272,28 @@ def test_a_process_that_has_ended(host: Host) -> None:
     with visit(process.pid) as inhabitant:
         assert inhabitant is None
     assert who_is(process.pid) is None
-    assert user_of(process.pid) == 0
 
 
-def test_whose_a_process_is(host: Host) -> None:
-    """A rootless container's root is its user; its other users are nobody's."""
-    assert (
-        user_of(host.process(USER_UNIT, "setpriv", "--reuid", "101000", "--clear-groups")) == 1000
-    )
-    assert user_of(host.process("", "setpriv", "--reuid", "1001", "--clear-groups")) == 1001
+IMPERSONATIONS = (
+    "app.slice/ssh.service",
+    f"app.slice/pod{UID}/x",
+    f"docker-{'a' * 64}.scope",
+    "lxc.payload.victim",
+    f"kubepods/besteffort/pod{UID}/{'a' * 64}",
+)
+
+
+@pytest.mark.parametrize("name", IMPERSONATIONS)
+def test_what_a_user_makes_is_the_users(host: Host, name: str) -> None:
+    """Below the user's manager whatever it is called; below another place by who owns it."""
+    manager = f"{PARENT}/user.slice/user-1000.slice/user@1000.service"
+    assert who_is(host.process(f"{manager}/{name}")) == Found("systemd", "user@1000.service")
+    delegated = f"{PARENT}/delegated"
+    host.cgroups.append(delegated)
+    for hierarchy in hierarchies():
+        make_cgroup(hierarchy, delegated)
+        os.chown(hierarchy / delegated.lstrip("/"), 1000, -1)
+    assert who_is(host.process(f"{delegated}/{name}")) is None
 
 
 def test_only_a_full_walk_looks_at_the_old_again(host: Host) -> None:

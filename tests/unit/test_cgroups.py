@@ -1,13 +1,14 @@
 """What cgroup paths say, as kubelets, container runtimes and systemd write them."""
 
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 import pytest
 
-from podtally.identity.cgroups import Found, read, read_file
+from podtally.identity.cgroups import Found, base_of, read, read_file
 
 UID = "1f6c9b1e-5d2a-4e1b-9c3d-0123456789ab"
 UNDERSCORED = UID.replace("-", "_")
@@ -52,10 +53,8 @@ PODS = {
     f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{HASH}.slice/cri-containerd-{ID}.scope": STATIC,
     # runc with the cgroupfs driver, given a path for the systemd one
     f"/system.slice/containerd.service/kubepods-burstable-pod{UNDERSCORED}.slice:cri-containerd:{ID}": POD_CONTAINER,
-    # kind, minikube: the node is a container
-    f"/docker/{OTHER}/kubelet/kubepods/besteffort/pod{UID}/{ID}": POD_CONTAINER,
+    # kind, minikube: as the node sees them, which is a container
     f"/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-pod{UNDERSCORED}.slice/cri-containerd-{ID}.scope": POD_CONTAINER,
-    f"/system.slice/docker-{OTHER}.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{UNDERSCORED}.slice/cri-containerd-{ID}.scope": POD_CONTAINER,
     # docker in a pod, and a kubelet in one: the node knows the outer
     f"/kubepods/burstable/pod{UID}/{ID}/docker/{OTHER}": POD_CONTAINER,
     f"/kubepods/burstable/pod{UID}/{ID}/kubepods/pod{HASH}/{OTHER}": POD_CONTAINER,
@@ -68,12 +67,13 @@ CONTAINERS = {
     f"/docker/{ID}": container("docker"),
     f"/docker/{ID}/init.scope": container("docker"),
     f"/docker/{ID}/system.slice/nginx.service": container("docker"),
-    f"/docker/{OTHER}/docker/{ID}": container("docker"),
+    f"/docker/{ID}/docker/{OTHER}": container("docker"),
+    f"/docker/{ID}/kubelet/kubepods/besteffort/pod{UID}/{OTHER}": container("docker"),
+    f"/system.slice/docker-{ID}.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{UNDERSCORED}.slice/cri-containerd-{OTHER}.scope": container(
+        "docker"
+    ),
     f"/system.slice/docker.service/docker/{ID}": container("docker"),
-    f"{USER}/user.slice/docker-{ID}.scope": container("docker"),  # rootless
     f"/ecs.slice/ecs-{HASH}.slice/docker-{ID}.scope": container("docker"),
-    f"/ecs/{HASH}/{ID}": container("container"),
-    f"/actions_job/{ID}": container("container"),  # docker run --cgroup-parent
     f"/{ID}": container("container"),
     f"/../{ID}": container("container"),
     f"/system.slice/cri-containerd-{ID}.scope": container("containerd"),
@@ -91,10 +91,6 @@ CONTAINERS = {
     f"/libpod_parent/libpod-{ID}": container("podman"),
     f"/libpod_parent/libpod-{ID}/ctr": container("podman"),
     f"/libpod_parent/{OTHER}/libpod-{ID}": container("podman"),
-    f"{USER}/user.slice/libpod-{ID}.scope/container": container("podman"),
-    f"{USER}/user.slice/user-libpod_pod_{OTHER}.slice/libpod-{ID}.scope": container("podman"),
-    f"/system.slice/web.service/libpod-payload-{ID}": container("podman"),
-    f"/lxc/100/ns/docker/{ID}": container("docker"),
     f"/docker/{ID}/kubepods/podnone": container("docker"),
 }
 
@@ -105,9 +101,9 @@ MACHINES = {
     "/lxc.payload.web": Found("lxc", "web"),
     "/lxc.payload.web/init.scope": Found("lxc", "web"),
     "/lxc.payload.a.b/system.slice/nginx.service": Found("lxc", "a.b"),
+    f"/lxc/100/ns/docker/{ID}": Found("lxc", "100"),
     "/lxc.monitor.web": Found("lxc", "web"),
     "/lxc.monitor/web": Found("lxc", "web"),
-    "/user.slice/user-1000.slice/session-1.scope/lxc.payload.web": Found("lxc", "web"),
     "/machine.slice/machine-web.scope": Found("machine", "web"),
     r"/machine.slice/machine-my\x2dweb.scope/payload/system.slice/nginx.service": Found("machine", "my-web"),
     "/machine.slice/systemd-nspawn@web.service/payload/init.scope": Found("machine", "web"),
@@ -130,7 +126,30 @@ UNITS = {
     "/system.slice/backup.scope": systemd("backup.scope"),
     f"{USER}/app.slice": systemd("user@1000.service"),
     f"{USER}/init.scope": systemd("user@1000.service"),
-    f"{USER}/app.slice/web.service": systemd("web.service"),
+    # whatever a user's manager may make is the user's
+    f"{USER}/app.slice/ssh.service": systemd("user@1000.service"),
+    f"{USER}/user.slice/docker-{ID}.scope": systemd("user@1000.service"),
+    f"{USER}/user.slice/libpod-{ID}.scope/container": systemd("user@1000.service"),
+    f"{USER}/user.slice/user-libpod_pod_{OTHER}.slice/libpod-{ID}.scope": systemd(
+        "user@1000.service"
+    ),
+    f"{USER}/app.slice/pod{UID}/x": systemd("user@1000.service"),
+    f"{USER}/kubepods.slice/kubepods-pod{UNDERSCORED}.slice/cri-containerd-{ID}.scope": systemd(
+        "user@1000.service"
+    ),
+    f"{USER}/lxc.payload.web": systemd("user@1000.service"),
+    f"{USER}/machine-web.scope": systemd("user@1000.service"),
+    f"{USER}/system.slice/ssh.service": systemd("user@1000.service"),
+    f"/..{USER}/app.slice/ssh.service": systemd("user@1000.service"),
+    "/user.slice/user-1000.slice/session-1.scope/lxc.payload.web": systemd("user-1000.slice"),
+    "/user.slice/user-1000.slice/session-1.scope/system.slice/ssh.service": systemd(
+        "user-1000.slice"
+    ),
+    # and what a unit may make, the unit's
+    f"/system.slice/web.service/libpod-payload-{ID}": systemd("web.service"),
+    f"/system.slice/web.service/kubepods/pod{UID}/{ID}": systemd("web.service"),
+    "/system.slice/web.service/ssh.service": systemd("web.service"),
+    f"/system.slice/run-7.scope/docker/{ID}": systemd("run-7.scope"),
     f"{USER}/app.slice/app-editor-4711.scope": systemd("user@1000.service"),
     f"{USER}/user.slice/podman-4711.scope": systemd("user@1000.service"),
     "/user.slice/user-1000.slice/session-3.scope": systemd("user-1000.slice"),
@@ -158,6 +177,11 @@ SILENT = (
     "/lxc.pivot",
     "/default",
     "/somewhere/default/web",
+    # nobody knows who makes cgroups there
+    f"/alice/docker/{ID}",
+    f"/alice/kubepods/pod{UID}/{ID}",
+    f"/ecs/{HASH}/{ID}",
+    "/alice/ssh.service",
     "/process_api/3619f09268a98909d9fd2db021ff7fb3",
 )
 
@@ -172,6 +196,49 @@ def test_a_path(path: str, found: Found) -> None:
 @pytest.mark.parametrize("path", SILENT)
 def test_a_path_that_says_nothing(path: str) -> None:
     assert read(path) is None
+
+
+MADE_BY_ROOT = {
+    f"/ecs/{HASH}/{ID}": container("container"),
+    f"/actions_job/{ID}": container("container"),  # docker run --cgroup-parent
+    f"/custom/kubepods/pod{UID}/{ID}": POD_CONTAINER,  # kubelet --cgroup-root
+    f"/system.slice/web.service/libpod-payload-{ID}": container("podman"),  # Quadlet
+    "/user.slice/user-1000.slice/session-1.scope/lxc.payload.web": Found("lxc", "web"),
+    f"{USER}/app.slice/pod{UID}/x": systemd("user@1000.service"),
+    f"/docker/{ID}/system.slice/ssh.service": container("docker"),
+}
+
+
+@pytest.mark.parametrize(("path", "found"), MADE_BY_ROOT.items())
+def test_where_root_alone_makes_cgroups(path: str, found: Found) -> None:
+    assert read(path, lambda _: True) == found
+
+
+def test_who_may_make_cgroups_is_asked_of_the_parent() -> None:
+    asked: list[str] = []
+
+    def made_by_root(path: str) -> bool:
+        asked.append(path)
+        return path == "/custom"
+
+    assert read(f"/custom/alice/pod{UID}/{ID}", made_by_root) is None
+    assert asked == ["/custom", "/custom/alice"]
+
+
+def test_a_host_that_is_a_container() -> None:
+    """A node of kind without a cgroup namespace: its pods are not its own container's."""
+    node = f"/docker/{OTHER}"
+    pod = f"{node}/kubelet/kubepods/besteffort/pod{UID}/{ID}"
+    assert base_of(f"{node}/init.scope") == node
+    assert read(pod, base=node) == POD_CONTAINER
+    assert read(f"{node}0/kubelet/kubepods/pod{UID}/{ID}", base=node) is None
+    assert base_of("/init.scope") == base_of("/") == base_of(f"/kubepods/pod{UID}/{ID}") == ""
+
+
+def test_a_name_that_cannot_be_shown() -> None:
+    found = read(r"/system.slice/x\x0aevil\x1b.service")
+    assert found == systemd(r"x\x0aevil\x1b.service")
+    assert read(os.fsdecode(b"/system.slice/\xff.service")) == systemd(r"\xff.service")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pwd
 from pathlib import Path
 
 import pytest
@@ -62,20 +61,6 @@ def test_podman(tmp_path: Path, containers: Containers, file: str) -> None:
     write(tmp_path / "podman" / file, listed)
     assert containers.find(ID) == ContainerName("web")
     assert containers.find(OTHER) == ContainerName("other")
-
-
-def test_rootless_podman(
-    tmp_path: Path, containers: Containers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In the storage of the user whose slice it runs in."""
-    home = tmp_path / "home"
-    entry = pwd.struct_passwd(("someone", "x", 1000, 1000, "", str(home), "/bin/sh"))
-    monkeypatch.setattr(pwd, "getpwuid", {1000: entry}.__getitem__)
-    storage = home / ".local/share/containers/storage"
-    write(storage / "overlay-containers/containers.json", [{"id": ID, "names": ["mine"]}])
-    assert containers.find(ID, user=1000) == ContainerName("mine")
-    assert containers.find(ID, user=1001) is None  # no such user here
-    assert containers.find(ID) is None
 
 
 def test_a_user_cannot_make_us_wait_or_read_elsewhere(

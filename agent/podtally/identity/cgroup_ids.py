@@ -24,11 +24,11 @@ class Mount(NamedTuple):
 def find_mount(mountinfo: Path = Path("/proc/self/mountinfo")) -> Mount | None:
     """The mount that shows most of the hierarchy; None without cgroup v2. proc_pid_mountinfo(5)."""
     mounts = []
-    for line in mountinfo.read_text().splitlines():
+    for line in mountinfo.read_text(errors="surrogateescape").splitlines():
         fields, _, kind = line.partition(" - ")
         if kind.split()[0] == "cgroup2":
             root, point = fields.split()[3:5]
-            mounts.append(Mount(Path(_unescaped(point)), _unescaped(root)))
+            mounts.append(Mount(Path(unescaped(point)), unescaped(root)))
     return min(mounts, key=_breadth, default=None)
 
 
@@ -43,7 +43,8 @@ def _is_whole(mount: Mount) -> bool:
         return False
 
 
-def _unescaped(field: str) -> str:
+def unescaped(field: str) -> str:
+    """Return a path as proc_pid_mountinfo(5) writes it without its octal escapes."""
     for octal, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         field = field.replace(octal, char)
     return field

@@ -1,7 +1,17 @@
-"""What a cgroup path says of who runs in it: a pod, a container, a machine, a systemd unit."""
+"""What a cgroup path says of who runs in it: a pod, a container, a machine, a systemd unit.
+
+A path is read from the root down, and the first part that names an owner decides: whatever
+is called what below a user's slice, a container or a unit was made by them, and proves nothing.
+So pods and containers count only where root alone can make cgroups.
+"""
 
 import re
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
+
+from podtally.names import printable
 
 SHORT = 12  # digits of a container's id that are shown, as `docker ps` does
 
@@ -36,12 +46,32 @@ _CTR_NAMESPACES = ("default", "k8s.io")  # `ctr run` takes any name as an id
 _LXC = re.compile(r"lxc\.(?:payload|monitor)\.(.+)")
 _LXC_PARENTS = ("lxc", "lxc.payload", "lxc.monitor")
 # systemd-machined's scopes; libvirt calls its machines qemu-<run>-<name>, lxc-<run>-<name>
-_MACHINE = re.compile(r"machine-(?:(qemu|lxc)-\d+-)?(.+)\.scope")
+_MACHINE = re.compile(r"machine-(?:(?P<by>qemu|lxc)-\d+-)?(?P<name>.+)\.scope")
 _NSPAWN = re.compile(r"systemd-nspawn@(.+)\.service")
-_LIBVIRT = re.compile(r"(?:(?:qemu|lxc)-\d+-)?(.+)\.libvirt-(qemu|lxc)")  # without systemd
+# without systemd
+_LIBVIRT = re.compile(
+    r"(?:(?:qemu|lxc)-\d+-)?(?P<name>.+)\.libvirt-(?P<by>qemu|lxc)"
+)  # without systemd
 
-_UNITS = (".service", ".socket", ".mount", ".swap")
+_UNITS = (".service", ".scope", ".socket", ".mount", ".swap")
 _USER = re.compile(r"user-\d+\.slice")
+_MANAGER = re.compile(r"user@\d+\.service")
+# The services of runtimes, below which these make the cgroups of their containers.
+_RUNTIME_UNITS = frozenset(
+    (
+        *("docker.service", "containerd.service", "crio.service", "cri-o.service"),
+        *("podman.service", "libvirtd.service", "lxc.service", "lxd.service", "kubelet.service"),
+        *("k3s.service", "k3s-agent.service", "rke2-server.service", "rke2-agent.service"),
+        *("k0scontroller.service", "k0sworker.service"),
+    )
+)
+# Where runtimes put what is theirs without systemd; root alone makes them.
+_PARENTS = frozenset(
+    (
+        *("kubepods", "kubelet", "burstable", "besteffort", "guaranteed", "machine"),
+        *("docker", "moby", "default", "k8s.io", "libpod_parent", *_LXC_PARENTS),
+    )
+)
 
 
 class Found(NamedTuple):
@@ -56,80 +86,114 @@ class Found(NamedTuple):
     container: str = ""
 
 
-def read(path: str) -> Found | None:
-    """The most telling part of one cgroup path; None if it says nothing."""
-    parts = _parts(path)
-    return _pod(parts) or _container(parts) or _machine(parts) or _unit(parts)
+def _not_known(_: str) -> bool:
+    return False
 
 
-def read_file(text: str) -> Found | None:
-    """The same for the text of /proc/PID/cgroup, all hierarchies of which are looked at."""
-    paths = [line.split(":", 2)[2] for line in text.splitlines() if line.count(":") >= 2]
-    found = [who for who in map(read, paths) if who is not None]
+def read(
+    path: str, made_by_root: Callable[[str], bool] = _not_known, base: str = ""
+) -> Found | None:
+    """Return the outermost owner that a path names; None if it names none.
+
+    ``made_by_root`` is asked whether root alone can make cgroups in one that no runtime is
+    known to use, or in a unit. ``base`` is the container that this host itself is, if it is one.
+    """
+    above = base if base and f"{path}/".startswith(f"{base}/") else ""
+    names = [name for name in path[len(above) :].split("/") if name]
+    owner: Found | None = None  # of a user's slice or a unit that we are in
+    roots = True  # no user makes cgroups here
+    parent = ""
+    for place, name in enumerate(names):
+        above = f"{above}/{name}"
+        if name == "..":  # from another namespace: what follows is beside one of our ancestors
+            continue
+        following = _parts(names[place + 1])[0] if place + 1 < len(names) else ""
+        for part, below in pairwise([*_parts(name), following]):
+            found = _named(part, parent, below)
+            if found is not None:
+                return found
+            parent = part
+        if _MANAGER.fullmatch(parent):
+            return Found("systemd", parent)
+        if _USER.fullmatch(parent):
+            owner, roots = Found("systemd", parent), False
+            continue  # made by the system's manager, as what is right below it
+        if parent.endswith(_UNITS) and parent != "init.scope":
+            owner = owner or Found("systemd", parent)
+            roots = roots and parent in _RUNTIME_UNITS
+        elif not (parent.endswith(".slice") or parent in _PARENTS or _CONTAINER.fullmatch(parent)):
+            roots = False
+        if not roots and not made_by_root(above):
+            return owner
+    return owner
+
+
+def read_file(
+    text: str,
+    made_by_root: Callable[[str, str], bool] = lambda controllers, path: False,
+    bases: dict[str, str] | None = None,
+) -> Found | None:
+    """The same for the text of /proc/PID/cgroup, all hierarchies of which are looked at.
+
+    ``made_by_root`` and ``bases`` are told the hierarchy by its controllers.
+    """
+    found = []
+    for line in text.splitlines():
+        if line.count(":") < 2:
+            continue
+        _, controllers, path = line.split(":", 2)
+        trusted = partial(made_by_root, controllers)
+        who = read(path, trusted, (bases or {}).get(controllers, ""))
+        if who is not None:
+            found.append(who)
     return min(found, key=_rank, default=None)
+
+
+def base_of(path: str) -> str:
+    """The part of a path that is the container or machine in which a whole host runs, or ""."""
+    names = path.split("/")
+    for place in range(2, len(names) + 1):
+        prefix = "/".join(names[:place])
+        found = read(prefix)
+        if found is not None:
+            return "" if found.kind in ("pod", "systemd") else prefix
+    return ""
 
 
 def _rank(found: Found) -> tuple[int, bool]:
     return {"pod": 0, "lxc": 2, "machine": 2, "systemd": 3}.get(found.kind, 1), not found.container
 
 
-def _parts(path: str) -> list[str]:
-    parts = []
-    for escaped in path.split("/"):
-        part = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), escaped)
-        if match := _COLONS.fullmatch(part):
-            parts += [match[1], f"{match[2]}-{match[3]}"]
-        elif part:
-            parts.append(part)
-    return parts
+def _parts(name: str) -> list[str]:
+    """One name of a path; several where a runtime has written a systemd path as a name."""
+    part = printable(_ESCAPE.sub(lambda match: chr(int(match[1], 16)), name))
+    if match := _COLONS.fullmatch(part):
+        return [match[1], f"{match[2]}-{match[3]}"]
+    return [part]
 
 
-def _pod(parts: list[str]) -> Found | None:
-    """The outermost: a pod within a pod has its network, and only the outer one is the node's."""
-    for place, part in enumerate(parts):
-        if match := _POD.fullmatch(part):
-            uid = match[1].replace("_", "-")
-            below = parts[place + 1 : place + 2]
-            inner = _CONTAINER.fullmatch(below[0]) if below else None
-            return Found("pod", uid, inner[2] if inner else "")
+def _named(part: str, parent: str, below: str) -> Found | None:
+    """What a runtime has called so, in a parent that is its own."""
+    if match := _POD.fullmatch(part):
+        inner = _CONTAINER.fullmatch(below)
+        return Found("pod", match[1].replace("_", "-"), inner[2] if inner else "")
+    if parent == "libpod_parent" and _CONTAINER.fullmatch(below):
+        return None  # podman's pod, and a container of it
+    if match := _CONTAINER.fullmatch(part):
+        runtime = match[1] or parent
+        return Found(_RUNTIMES.get(runtime, "container"), match[2][:SHORT], match[2])
+    return _machine(part, parent)
+
+
+def _machine(part: str, parent: str) -> Found | None:
+    if parent in _CTR_NAMESPACES:
+        return Found("containerd", part)
+    if parent in _LXC_PARENTS:
+        return Found("lxc", part)
+    if match := _LXC.fullmatch(part):
+        return Found("lxc", match[1])
+    if match := _MACHINE.fullmatch(part) or _LIBVIRT.fullmatch(part):
+        return Found("lxc" if match["by"] == "lxc" else "machine", match["name"])
+    if match := _NSPAWN.fullmatch(part):
+        return Found("machine", match[1])
     return None
-
-
-def _container(parts: list[str]) -> Found | None:
-    """The innermost: a container in a container has a network of its own."""
-    for place in range(len(parts) - 1, -1, -1):
-        if match := _CONTAINER.fullmatch(parts[place]):
-            runtime = match[1] or (parts[place - 1] if place else "")
-            return Found(_RUNTIMES.get(runtime, "container"), match[2][:SHORT], match[2])
-    if len(parts) > 1 and parts[0] in _CTR_NAMESPACES:
-        return Found("containerd", parts[1])
-    return None
-
-
-def _machine(parts: list[str]) -> Found | None:
-    for place in range(len(parts) - 1, -1, -1):
-        part, parent = parts[place], parts[place - 1] if place else ""
-        if parent in _LXC_PARENTS:
-            return Found("lxc", part)
-        if match := _LXC.fullmatch(part):
-            return Found("lxc", match[1])
-        if match := _MACHINE.fullmatch(part):
-            return Found("lxc" if match[1] == "lxc" else "machine", match[2])
-        if match := _LIBVIRT.fullmatch(part):
-            return Found("lxc" if match[2] == "lxc" else "machine", match[1])
-        if match := _NSPAWN.fullmatch(part):
-            return Found("machine", match[1])
-    return None
-
-
-def _unit(parts: list[str]) -> Found | None:
-    """The innermost service; else of whom a login session is; else a scope.
-
-    Sessions, and the scopes that a user's manager makes, have a number for a name: a
-    new one each time.
-    """
-    units = [part for part in parts if part.endswith(_UNITS)]
-    users = [part for part in parts if _USER.fullmatch(part)]
-    scopes = [part for part in parts if part.endswith(".scope") and part != "init.scope"]
-    named = units or (users if scopes else []) or scopes
-    return Found("systemd", named[-1]) if named else None

@@ -1,12 +1,11 @@
 """Names of Docker's and podman's containers, from the files that these keep of them.
 
-No daemon is asked. podman's labels lie in a database of its own and are not read.
+No daemon is asked. podman's labels lie in a database of its own and are not read; nor is the
+storage of users: whatever runs there is the user's (see ``cgroups``).
 """
 
 import os
-import pwd
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -16,7 +15,6 @@ from podtally.identity.model import Labels
 
 DOCKER = Path("/var/lib/docker/containers")
 PODMAN = Path("/var/lib/containers/storage")
-_ROOTLESS = Path(".local/share/containers/storage")  # under the user's home
 _MOST_BYTES = 16 << 20  # a list of thousands of containers; what is longer is no such list
 
 T = TypeVar("T")
@@ -48,9 +46,8 @@ class Containers:
         self._docker = docker
         self._podman = podman
 
-    def find(self, container: str, user: int = 0) -> ContainerName | None:
-        """Name a container; ``user`` is whose rootless storage is looked into as well."""
-        return self._in_docker(container) or self._in_podman(container, user)
+    def find(self, container: str) -> ContainerName | None:
+        return self._in_docker(container) or self._in_podman(container)
 
     def _in_docker(self, container: str) -> ContainerName | None:
         read = _read(self._docker / container / "config.v2.json", _DockerContainer)
@@ -60,21 +57,16 @@ class Containers:
         labels = read.config.labels if read.config is not None else None
         return ContainerName(name, tuple(sorted((labels or {}).items())))
 
-    def _in_podman(self, container: str, user: int) -> ContainerName | None:
-        for path in self._podman_lists(user):
+    def _in_podman(self, container: str) -> ContainerName | None:
+        for path in self._podman_lists():
             for listed in _read(path, list[_PodmanContainer]) or ():
                 if listed.id == container and listed.names:
                     return ContainerName(listed.names[0])
         return None
 
-    def _podman_lists(self, user: int) -> Iterator[Path]:
+    def _podman_lists(self) -> Iterator[Path]:
         """containers.json and its sister for those not meant to last, of each storage driver."""
-        storages = [self._podman]
-        if user:
-            with suppress(KeyError):  # a user of another system, or of none
-                storages.append(Path(pwd.getpwuid(user).pw_dir) / _ROOTLESS)
-        for storage in storages:
-            yield from sorted(storage.glob("*-containers/*containers.json"))
+        yield from sorted(self._podman.glob("*-containers/*containers.json"))
 
 
 def _read(path: Path, kind: type[T]) -> T | None:
@@ -87,5 +79,5 @@ def _read(path: Path, kind: type[T]) -> T | None:
 
 
 def _open(path: str, flags: int) -> int:
-    """Not through a link, nor waiting for a writer: a user may put what he likes in his storage."""
+    """Neither follow a link nor wait for a writer."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)

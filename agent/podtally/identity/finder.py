@@ -120,9 +120,9 @@ class Finder:
     def forget(self, ifindex: int) -> None:
         self._asked.put(_Forget(ifindex))
 
-    def name(self, found: Found, pid: int = 0) -> None:
+    def name(self, found: Found) -> None:
         """Ask for the name of a pod or container that was found in another way."""
-        self._namer.name(found, pid)
+        self._namer.name(found)
 
     def _run(self) -> None:
         while True:
@@ -217,7 +217,7 @@ class Finder:
             return
         waiting.found = found
         self._tell(ProcessFound(ifindex, found, inhabitant.pid, time.monotonic_ns()))
-        self._namer.name(found, inhabitant.pid)
+        self._namer.name(found)
 
 
 class _Budget:

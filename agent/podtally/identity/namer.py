@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from podtally.identity import processes
 from podtally.identity.cgroups import Found
 from podtally.identity.containers import Containers
 from podtally.identity.cri import Cri
@@ -52,7 +51,6 @@ Named = PodNamed | ContainerNamed
 @dataclass(slots=True)
 class _Pending:
     found: Found
-    user: int
     since: float
     tries: int = 0
     named: bool = False  # by the logs
@@ -100,11 +98,10 @@ class Namer:
         if self._thread.is_alive():
             self._thread.join()
 
-    def name(self, found: Found, pid: int = 0) -> None:
+    def name(self, found: Found) -> None:
         """Ask for the name of a pod or a container; others have all the name there is."""
         if found.kind == "pod" or found.container:
-            user = processes.user_of(pid) if pid else 0
-            self._asked.put(_Pending(found, user, time.monotonic()))
+            self._asked.put(_Pending(found, time.monotonic()))
 
     def _run(self) -> None:
         while True:
@@ -141,7 +138,7 @@ class Namer:
             if entry is not None:
                 pending.named = True
                 self._named(PodNamed(found.name, entry.namespace, entry.name, (), "pod logs"))
-        elif (name := self._containers.find(found.container, pending.user)) is not None:
+        elif (name := self._containers.find(found.container)) is not None:
             self._named(ContainerNamed(found.container, name.name, name.labels, found.kind))
             self._done([pending.key])
 

@@ -49,6 +49,6 @@ def _read(entries: list[str]) -> dict[str, PodLog]:
     for entry in entries:
         # none of the three parts can have an underscore (RFC 1123 names)
         parts = entry.split("_")
-        if len(parts) == 3 and all(parts):
+        if len(parts) == 3 and all(parts) and entry.isprintable():
             found[parts[2]] = PodLog(parts[0], parts[1])
     return found

@@ -1,12 +1,10 @@
-"""Which processes live in which network namespace, and the host's own addresses.
+"""Which processes live in which network namespace.
 
 The only importer of psutil. A walk over all processes is for events, not for every
 second: a host has thousands.
 """
 
-import ipaddress
 import os
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ from typing import NamedTuple
 import psutil
 
 from podtally.identity import cgroups
+from podtally.identity.cgroup_rights import hierarchies
 
 # A runtime's first process is cloned in the host's namespace and enters its own a moment
 # later; one that is older and still in the host's stays there.
@@ -23,7 +22,6 @@ YOUNG_SECONDS = 2.0
 _OPEN = os.O_RDONLY | os.O_CLOEXEC
 _TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 _START_FIELD = 22 - 3  # starttime of proc_pid_stat(5), counted behind the name
-_USER_SLICE = re.compile(r"/user-(\d+)\.slice/")
 
 
 class Inhabitant(NamedTuple):
@@ -81,7 +79,7 @@ def visit(pid: int) -> Iterator[Inhabitant | None]:
         fds.append(os.open(f"/proc/{pid}", _OPEN | os.O_DIRECTORY))
         fds.append(os.open("ns/net", _OPEN, dir_fd=fds[0]))
         fds.append(os.open("cgroup", _OPEN, dir_fd=fds[0]))
-        found = cgroups.read_file(_text(fds[2]))
+        found = hierarchies().read_file(_text(fds[2]))
         inhabitant = Inhabitant(pid, fds[1], os.fstat(fds[1]).st_ino, found)
     except OSError:
         inhabitant = None
@@ -98,35 +96,6 @@ def who_is(pid: int) -> cgroups.Found | None:
         return inhabitant.found if inhabitant is not None else None
 
 
-def user_of(pid: int) -> int:
-    """Whose a process is, by the slice it runs in, else by itself; 0 if it has ended.
-
-    A container's processes may have other users than the one who started it, whose slice
-    they are in nevertheless.
-    """
-    try:
-        with open(f"/proc/{pid}/cgroup") as file:
-            match = _USER_SLICE.search(file.read())
-        return int(match[1]) if match else os.stat(f"/proc/{pid}").st_uid
-    except OSError:
-        return 0
-
-
-def host_addresses() -> set[str]:
-    """The addresses of this network namespace's interfaces, without zone or loopback."""
-    addresses = set()
-    for listed in psutil.net_if_addrs().values():
-        for entry in listed:
-            text = entry.address.partition("%")[0]
-            try:
-                address = ipaddress.ip_address(text)
-            except ValueError:  # a MAC address
-                continue
-            if not address.is_loopback:
-                addresses.add(str(address))
-    return addresses
-
-
 def _started(pid: int) -> float:
     """When a process began, in seconds on CLOCK_BOOTTIME; 0 if it has ended."""
     try:
@@ -139,4 +108,4 @@ def _started(pid: int) -> float:
 
 def _text(fd: int) -> str:
     """A file of /proc, which is read in one piece."""
-    return os.read(fd, 1 << 16).decode(errors="replace")
+    return os.read(fd, 1 << 16).decode(errors="surrogateescape")

@@ -193,7 +193,7 @@ def filesystem_of(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> st
     """The type of the file system that ``path`` is on; the last mount wins, as in the kernel."""
     best, kind = "", ""
     resolved = str(path.resolve())
-    for line in mounts.read_text().splitlines():
+    for line in mounts.read_text(errors="surrogateescape").splitlines():
         fields, _, rest = line.partition(" - ")
         point = fields.split()[4].replace("\\040", " ")
         inside = resolved == point or resolved.startswith(point.rstrip("/") + "/")

@@ -16,6 +16,7 @@ from podtally.links.messages import (
     parse_address,
 )
 from podtally.links.netlink import Requests, attribute, attributes
+from podtally.names import printable
 
 NAME_DIRS = (Path("/run/netns"), Path("/var/run/netns"))
 
@@ -24,6 +25,8 @@ _NETNSA_NSID = 1
 _NETNSA_FD = 3
 _RTGEN = bytes([socket.AF_UNSPEC, 0, 0, 0])  # struct rtgenmsg, padded
 NOT_ASSIGNED = -1
+_LOOPBACK_IPV6 = bytes(15) + b"\x01"
+_LOOPBACK_IPV4 = bytes(10) + b"\xff\xff\x7f"  # ::ffff:127.0.0.0/104
 
 
 class Namespaces:
@@ -58,14 +61,14 @@ class Namespaces:
             return ""
         for path in [path for path, known in self._ids.items() if known == nsid]:
             if self._look(path) == nsid:
-                return path.name
+                return printable(path.name)
         files = _files()
         self._ids = {path: known for path, known in self._ids.items() if path in files}
         # an id does not change while its namespace lives, so files without one come first;
         # a file may have been made anew under its old name, so the others come after
         for path in sorted(files, key=lambda path: self._ids.get(path, NOT_ASSIGNED)):
             if self._look(path) == nsid:
-                return path.name
+                return printable(path.name)
         return ""
 
     def addresses(self, nsid: int) -> tuple[bytes, ...] | None:
@@ -80,6 +83,12 @@ class Namespaces:
         parsed = [parse_address(answer.body) for answer in answers]
         found = {a.address for a in parsed if a is not None and a.ifindex != LOOPBACK_IFINDEX}
         return tuple(sorted(found))
+
+    def own_addresses(self) -> set[bytes]:
+        """Addresses of this namespace, 16 bytes each, also those that were given to loopback."""
+        answers = self._requests.dump(GETADDR, address_request(b""))
+        parsed = [parse_address(answer.body) for answer in answers]
+        return {a.address for a in parsed if a is not None and not _is_loopback(a.address)}
 
     def _look(self, path: Path) -> int:
         self._ids[path] = self._read(path)
@@ -99,6 +108,10 @@ class Namespaces:
             raise
         finally:
             os.close(fd)
+
+
+def _is_loopback(address: bytes) -> bool:
+    return address == _LOOPBACK_IPV6 or address[:13] == _LOOPBACK_IPV4
 
 
 def _files() -> set[Path]:

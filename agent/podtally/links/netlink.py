@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
+from podtally.names import decoded
+
 SOL_NETLINK = 270
 ADD_MEMBERSHIP = 1
 LISTEN_ALL_NSID = 8
@@ -72,7 +74,8 @@ def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
 
 
 def text(payload: bytes) -> str:
-    return payload.split(b"\0")[0].decode(errors="replace")
+    """Return a name as it can be shown: the kernel takes any bytes for that of an interface."""
+    return decoded(payload.split(b"\0")[0])
 
 
 def messages(datagram: bytes) -> Iterator[Message]:
