@@ -31,13 +31,14 @@ def grown(metric: str, selector: str, *by: str) -> str:
 
     ``increase()`` alone knows nothing of what a series was born with: of one denied connection it
     would make 0. A series that is not there at the beginning of the range, when its agent was
-    already scraped, has grown by all it has.
+    already scraped or its counters did not exist, has grown by all it has.
     """
     of = f"{metric}{{{selector}}}"
     return (
         f"sum{_by(by)}(\n"
         f"    (last_over_time({of}[$__range]) unless {of} offset $__range)\n"
-        "    and on (cluster, instance) podtally_build_info offset $__range\n"
+        "    and on (cluster, instance) (podtally_build_info offset $__range"
+        " or podtally_counters_start_time_seconds > time() - $__range_s)\n"
         f"  or increase({of}[$__range])\n)"
     )
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.agents import Agent
+from tests.e2e.agents import Agent, value
 from tests.e2e.alertmanager import Notice, Watch, need_programs, watch
 from tests.e2e.conftest import MakeAgent
 from tests.e2e.pods import Node, Pod
@@ -32,6 +32,8 @@ from tests.e2e.policy_world import (
 from tests.unit.rules_support import FILES, RUNBOOK, SECTIONS, configurations, groups
 
 WINDOW_SECONDS = 8
+FIRST_SECONDS = 40  # the same, while both start on a busy machine
+START_TIME = "podtally_counters_start_time_seconds"
 WAITED_FOR = ("PodtallyEgressDenied", "PodtallyEgressToMetadata")
 TOLD_SECONDS = 15.0  # on a busy machine; a few are usual
 METADATA = OUTSIDE[2]  # stands for the metadata address by its name: that one is not ours
@@ -76,18 +78,18 @@ def running(node: Node, make_agent: MakeAgent, folder: Path) -> Agent:
     return agent
 
 
-def scraping(agent: Agent, folder: Path) -> dict[str, Any]:
+def scraping(agent: Agent, folder: Path, window: int = WINDOW_SECONDS) -> dict[str, Any]:
     proposed = copy.deepcopy(configurations().prometheus)
     targets = {"targets": [f"127.0.0.1:{agent.places.port}"], "labels": {"node": "n1"}}
     proposed["scrape_configs"][0]["static_configs"] = [targets]
     proposed["global"] = {"scrape_interval": "1s"}
-    proposed["rule_files"] = [str(quickened(path, folder)) for path in FILES]
+    proposed["rule_files"] = [str(quickened(path, folder, window)) for path in FILES]
     return proposed
 
 
-def quickened(path: Path, folder: Path) -> Path:
+def quickened(path: Path, folder: Path, window: int) -> Path:
     quick = [
-        {**group, "interval": "1s", "rules": [quick_rule(rule) for rule in group["rules"]]}
+        {**group, "interval": "1s", "rules": [quick_rule(rule, window) for rule in group["rules"]]}
         for group in groups(path)
     ]
     copied = folder / path.name
@@ -95,8 +97,9 @@ def quickened(path: Path, folder: Path) -> Path:
     return copied
 
 
-def quick_rule(rule: Mapping[str, Any]) -> dict[str, Any]:
-    quick = {**rule, "expr": re.sub(r"\b10m\b", f"{WINDOW_SECONDS}s", rule["expr"])}
+def quick_rule(rule: Mapping[str, Any], window: int) -> dict[str, Any]:
+    expr = re.sub(r"\b10m\b", f"{window}s", rule["expr"])
+    quick = {**rule, "expr": re.sub(r"\b600\b", str(window), expr)}
     return {**quick, "for": "1s"} if rule.get("alert") in WAITED_FOR else quick
 
 
@@ -136,6 +139,7 @@ def test_a_stray_pods_first_denied_connection_reaches_the_webhook(
     agent, pods = running(node, make_agent, tmp_path), node.pods
     converse(pods["stray"], world, 4443, (OUTSIDE[0], 4443))  # before anybody looks
     eventually(agent, lambda samples: by("port", samples, DENIED), {"4443": 1})
+    wait_until_old(agent)
     with watch(tmp_path, scraping(agent, tmp_path), routes()) as seen:
         converse(pods["web"], world, 443, (OUTSIDE[1], 443))
         wait_until_heard(seen)
@@ -161,6 +165,31 @@ def test_a_stray_pods_first_denied_connection_reaches_the_webhook(
         seen.webhook.wait_for(is_told("firing", port="4445"), TOLD_SECONDS)
         assert fired(seen) == set(WAITED_FOR)
         assert {notice.labels["port"] for notice in seen.webhook.notices} == {"4444", "4445", "80"}
+
+
+def test_the_first_connection_of_a_new_agent_reaches_the_webhook(
+    node: Node, world: Pod, make_agent: MakeAgent, tmp_path: Path
+) -> None:
+    """Agent and Prometheus are both new: the connection is in the first scrape."""
+    agent, pods = running(node, make_agent, tmp_path), node.pods
+    converse(pods["mail"], world, 80, (METADATA, 80))
+    seen_by_agent = {"peer_workload": "metadata", "direction": "egress"}
+    eventually(
+        agent,
+        lambda samples: by("port", samples, "podtally_connections_total", **seen_by_agent),
+        {"80": 1},
+    )
+    with watch(tmp_path, scraping(agent, tmp_path, FIRST_SECONDS), routes()) as seen:
+        told = seen.webhook.wait_for(is_told("firing", workload="mail"), TOLD_SECONDS)
+        assert told.name == "PodtallyEgressToMetadata"
+        seen.webhook.wait_for(is_told("resolved", workload="mail"), FIRST_SECONDS + TOLD_SECONDS)
+        assert fired(seen) == {"PodtallyEgressToMetadata"}
+
+
+def wait_until_old(agent: Agent) -> None:
+    """Until the agent's counters are older than a window."""
+    while value(agent.samples(), START_TIME) > time.time() - WINDOW_SECONDS - 1:
+        time.sleep(0.2)
 
 
 def wait_until_gone_and_heard(seen: Watch) -> None:

@@ -1,8 +1,13 @@
 """The agent's own counters: on /metrics, and over a restart."""
 
+import time
+
+import pytest
 from prometheus_client import generate_latest
 
 from podtally.export.selfmetrics import SelfMetrics
+
+START_TIME = "podtally_counters_start_time_seconds"
 
 
 def shown(metrics: SelfMetrics) -> str:
@@ -28,6 +33,27 @@ def test_counters_and_histograms_go_on_over_a_restart() -> None:
     assert 'podtally_swap_seconds_bucket{le="+Inf"} 5.0' in text
     assert "podtally_swap_seconds_count 5.0" in text
     assert "podtally_swap_seconds_sum 100.606" in text
+
+
+def start_time(metrics: SelfMetrics) -> float:
+    (line,) = (line for line in shown(metrics).splitlines() if line.startswith(f"{START_TIME} "))
+    return float(line.removeprefix(START_TIME))
+
+
+def test_the_counters_start_time_is_kept_over_a_restart() -> None:
+    first = SelfMetrics()
+    assert start_time(first) == pytest.approx(time.time(), abs=60)
+    dumped = first.dump() | {"counters_start_time_seconds": [time.monotonic() - 7000]}
+    after = SelfMetrics()
+    after.restore(dumped)
+    assert start_time(after) == pytest.approx(time.time() - 7000, abs=60)
+
+
+def test_counters_of_unknown_age_are_not_new() -> None:
+    """A checkpoint of before there was a start time: they began at some time of this boot."""
+    metrics = SelfMetrics()
+    metrics.restore({"loader_runs": [5.0]})
+    assert start_time(metrics) == pytest.approx(time.time() - time.monotonic(), abs=60)
 
 
 def test_what_an_older_or_newer_agent_wrote_is_taken_as_far_as_it_fits() -> None:

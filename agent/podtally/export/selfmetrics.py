@@ -71,13 +71,35 @@ class Durations:
         return HistogramMetricFamily(f"podtally_{self.name}", self._text, buckets, dumped[-1])
 
 
+class StartTime:
+    """When the counters began at zero, kept as CLOCK_MONOTONIC and shown as Unix time.
+
+    A gauge that lets queries count what a new agent's counters were born with.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name, self._text = name, text
+        self._monotonic = time.monotonic()
+
+    def dump(self) -> list[float]:
+        return [self._monotonic]
+
+    def restore(self, dumped: Sequence[float]) -> None:
+        """Without ``dumped`` the counters are of an unknown age: as old as the boot."""
+        self._monotonic = dumped[0] if dumped else 0.0
+
+    def family(self, dumped: Sequence[float]) -> Metric:
+        began = round(time.time() - time.monotonic() + dumped[0])
+        return GaugeMetricFamily(f"podtally_{self.name}", self._text, value=began)
+
+
 class SelfMetrics(Collector):
     """One registry, and the metrics in it as attributes."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self._kept: list[Total | Durations] = []
+        self._kept: list[Total | Durations | StartTime] = []
         self._make_totals()
         self._make_gauges()
         self._written = time.monotonic()
@@ -103,12 +125,18 @@ class SelfMetrics(Collector):
         return {each.name: each.dump() for each in self._kept}
 
     def restore(self, dumped: Mapping[str, Sequence[float]]) -> None:
+        self._start_time.restore(())
         for each in self._kept:
             if each.name in dumped:
                 each.restore(dumped[each.name])
         self._shown = self.dump()
 
     def _make_totals(self) -> None:
+        self._start_time = StartTime(
+            "counters_start_time_seconds",
+            "Unix time at which the counters began at zero; a restart of the agent keeps it.",
+        )
+        self._kept.append(self._start_time)
         self.epoch_duration = self._durations(
             "epoch_duration_seconds", "From the flip of the halves to the end of the epoch's work."
         )
