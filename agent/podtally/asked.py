@@ -85,16 +85,23 @@ class Known:
 
     def _addresses_of(self, who: Who) -> tuple[int, ...]:
         if isinstance(who, Endpoint) and who.host_network:
-            return self._host_addresses()
+            return self._host_addresses() if self._is_here(who) else self._node_addresses(who)
         mine = [a for owner, some in self._held.items() if _id(owner) == _id(who) for a in some]
         return _ordered(mine)
+
+    def _is_here(self, who: Endpoint) -> bool:
+        return who.node in ("", self._node_name)
+
+    def _node_addresses(self, who: Endpoint) -> tuple[int, ...]:
+        """Those of another node, on whose network a pod is."""
+        told = self._cluster.addresses_of_node(who.node) if self._cluster else ()
+        return _one_a_family(filter(None, map(parse_address, told)))
 
     def _host_addresses(self) -> tuple[int, ...]:
         """None, if there are several of a family: nobody can tell which one would be used."""
         owners = (owner for owner in self._held if owner.kind == _HOST_NAME)
         held = (address for owner in owners for address in self._held[owner])
-        mine = _ordered(address for address in held if not _is_link_local(address))
-        return mine if len(mine) == len(set(map(family_of, mine))) else ()
+        return _one_a_family(held)
 
     # -- by name ------------------------------------------------------------------------
 
@@ -108,6 +115,8 @@ class Known:
 
     def _everybody(self) -> Iterator[Who]:
         yield from self._endpoints
+        if self._cluster is not None:
+            yield from self._cluster.host_network_pods()
         for owner in self._held:
             if owner.name and owner.kind != _SERVICE and owner.namespace != UNKNOWN:
                 yield owner
@@ -195,6 +204,12 @@ def _is_service(owner: Owner) -> PodtallyError:
 
 def _is_link_local(address: int) -> bool:
     return any(address >> (128 - bits) == first >> (128 - bits) for first, bits in _LINK_LOCAL)
+
+
+def _one_a_family(addresses: Iterable[int]) -> tuple[int, ...]:
+    """None if there are several of a family: nobody can tell which one would be used."""
+    mine = _ordered(each for each in addresses if not _is_link_local(each))
+    return mine if len(mine) == len(set(map(family_of, mine))) else ()
 
 
 def _ordered(addresses: Iterable[int]) -> tuple[int, ...]:

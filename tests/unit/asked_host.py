@@ -10,7 +10,7 @@ from podtally.identity.cgroups import Found
 from podtally.identity.cluster import Clocks, Cluster
 from podtally.identity.directory import Directory
 from podtally.identity.residents import number
-from podtally.kube.model import Page
+from podtally.kube.model import Changed, Page
 from podtally.kube.objects import RESOURCES
 from podtally.policy.declared import Declared
 from podtally.policy.reading import read_text
@@ -65,6 +65,11 @@ class Host:
         objects = DECODERS[resource].decode_list(list_of(*items)).objects
         page = Page(resource, objects, True, True, time.monotonic_ns())
         self.directory.api_said(page, clocks())
+
+    def tell_more(self, resource: str, item: Json) -> None:
+        (decoded,) = DECODERS[resource].decode_list(list_of(item)).objects
+        changed = Changed(resource, "ADDED", decoded, time.monotonic_ns())
+        self.directory.api_said(changed, clocks())
 
     def link(self, found: Found | None, *addresses: str, netns: str = "") -> int:
         self._links += 1

@@ -190,6 +190,21 @@ def test_of_several_addresses_of_the_host_none_is_guessed() -> None:
     assert host.explain("host", "2001:db8::9").from_ == "host this node (2001:db8::1)"
 
 
+def test_pods_on_host_networks(host: Host) -> None:
+    """They have no address of their own, and NetworkPolicies do not select them."""
+    pods = [labelled("cni-0", "10.99.9.1"), labelled("cni-1", "10.99.9.2", on="there")]
+    for each in pods:
+        each["spec"]["hostNetwork"] = True
+        host.tell_more("pods", each)
+    host.declare(NO_EGRESS)
+    told = host.explain("shop/cni-0", "203.0.113.9")
+    assert (told.from_, told.egress) == ("shop/cni-0 (10.99.9.1)", "undeclared")
+    assert host.explain("shop/cni-1", "shop/web-0").from_ == "shop/cni-1 (10.99.9.2)"
+    assert host.explain("shop/web-0", "shop/cni").to == "shop/cni-0 (10.99.9.1)"
+    with pytest.raises(PodtallyError, match="cni-0"):
+        host.explain("shop/cni-7", "203.0.113.9")
+
+
 def test_candidates_are_a_second_verdict(host: Host) -> None:
     host.declare(INTO_WEB, candidates=[NO_EGRESS, "{"])
     told = host.explain("shop/db", "203.0.113.9")

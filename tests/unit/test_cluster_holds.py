@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from podtally.identity.cluster import Clocks, Cluster
+from podtally.identity.cluster_holds import SECOND_NS, SKEW_NS, possible_from, sure_from
 from podtally.identity.model import DISPUTED, FOREVER, Claim
 from podtally.identity.services import address_of
 from podtally.kube.model import Changed, Page
 from podtally.kube.objects import RESOURCES
+from podtally.kube.pods import Life
 from tests.unit.kube_json import Json, Run, list_of, pod, status
 from tests.unit.succession import ADDRESS, WALL, Truth, clocks, heard, monotonic, succession
 
@@ -229,3 +231,14 @@ def test_forgetting_who_was_before_changes_nothing() -> None:
     )
     after = observer.claims["pod", "second"]
     assert [claim[2:] for claim in after] == [claim[2:] for claim in before]
+
+
+def test_the_clock_of_another_node_may_be_ahead() -> None:
+    """So a pod may have had its address before the second in which it says it was admitted."""
+    life = Life(100, 0, 0, 0, 0, 0, over=False)
+    assert possible_from(life, 0) == 100 * SECOND_NS - SKEW_NS
+    assert possible_from(life, 5) == 100 * SECOND_NS - SKEW_NS + 5
+    assert possible_from(life, -200 * SECOND_NS) == 0
+    assert sure_from(life._replace(sandbox_seconds=101), 0, 200 * SECOND_NS) == (
+        102 * SECOND_NS + SKEW_NS
+    )

@@ -83,6 +83,21 @@ class Cluster:
         known = self._pods.find(uid)
         if known is None or known.pod.node != self._node_name:
             return None
+        return self._endpoint(known)
+
+    def host_network_pods(self) -> Iterator[Endpoint]:
+        """Pods of all nodes that share their node's addresses; any thread may ask."""
+        for uid in self._pods.on_host_networks():
+            known = self._pods.find(uid)
+            if known is not None:
+                yield self._endpoint(known)
+
+    def addresses_of_node(self, name: str) -> tuple[str, ...]:
+        """As its status has them; any thread may ask."""
+        node = self._nodes.get(name)
+        return node.addresses if node else ()
+
+    def _endpoint(self, known: Known) -> Endpoint:
         pod = known.pod
         work, final = of_pod(pod, self._jobs), self._final(known)
         return Endpoint(

@@ -47,6 +47,11 @@ class PodTable:
     def uids(self) -> Set[str]:
         return {uid for uid, known in self._known.items() if known.gone_ns == FOREVER}
 
+    def on_host_networks(self) -> list[str]:
+        """UIDs of pods that have no address of their own; any thread may ask."""
+        known = list(self._known.values())
+        return [k.pod.uid for k in known if k.pod.host_network and k.gone_ns == FOREVER]
+
     def on_node(self, node: str) -> Iterator[str]:
         return (uid for uid, known in self._known.items() if known.pod.node == node)
 
