@@ -46,7 +46,7 @@ def run(probes: int, first_seed: int = 0) -> Outcome:
 def _of_seed(seed: int) -> Iterator[Outcome]:
     maker = Maker(seed)
     world = maker.world()
-    judge = Judge(world.policies, world.parties)
+    judge = Judge(world.policies, world.parties, by_service=world.by_service)
     probes = [maker.probe(world.parties) for _ in range(PROBES_A_WORLD)]
     yield _compare(seed, probes, world, judge)
     for _ in range(_CHANGES):
@@ -100,4 +100,5 @@ def asked(probe: Probe, world: World) -> Asked:
     direction, destination = (EGRESS, peer) if probe.is_egress else (INGRESS, local)
     local_ip = local.ips[0] if local.ips else 0
     how = (probe.protocol, probe.port)
-    return Asked(direction, local, local_ip, peer, probe.ip, destination, *how)
+    ends = (local, local_ip, peer, probe.ip, destination)
+    return Asked(direction, *ends, *how, world.by_service)

@@ -52,6 +52,7 @@ _SPREAD = 64  # addresses of each family
 class World(NamedTuple):
     policies: list[Policy]
     parties: list[Party]
+    by_service: bool = False  # what a pod sends to itself goes through a Service
 
 
 class Probe(NamedTuple):
@@ -83,7 +84,7 @@ class Maker:
         parties += [self._host() for _ in range(chance.randint(0, 4))]
         parties += [Party(NOBODY_KNOWS), Party(ADDRESS, ips=(self._ip(),))]
         policies = [self.policy() for _ in range(chance.randint(0, 24))]
-        return World(policies, parties)
+        return World(policies, parties, chance.random() < 0.5)
 
     def probe(self, parties: list[Party]) -> Probe:
         chance = self._random
@@ -139,10 +140,12 @@ class Maker:
             for _ in range(2)
         )
         unreadable = "it is broken" if chance.random() < 0.05 else ""
+        untouched = chance.choice(("", "", "ingress", "egress")) if unreadable else ""
         priority = chance.randint(0, 3) if tier != NETWORK_TIER else 0
         name = f"p{chance.randrange(1 << 30)}"
         return Policy(
-            kind, namespace, name, subject, ingress, egress, tier, priority, False, unreadable
+            *(kind, namespace, name, subject, ingress, egress, tier, priority, False),
+            *(unreadable, untouched),
         )
 
     def _rule(self, index: int, tier: int) -> Rule:

@@ -189,6 +189,25 @@ def test_verdicts(texts: tuple[str, ...], flow: Flow, verdict: str) -> None:
     assert verdicts(ledger) == {verdict: 23}
 
 
+APART = """\
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: apart}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {namespaces: {}}
+  egress: [{action: Deny, to: [{namespaces: {}}]}]
+"""
+
+
+def test_what_a_pod_sends_to_itself_past_its_interface_went_through_a_service() -> None:
+    for text, verdict in ((APART, "denied"), (ONLY_MYSQL, "allowed")):
+        ledger = make()
+        epoch(ledger, present(declare(text)), [out(WEB_ADDRESS, 80)])
+        assert verdicts(ledger) == {verdict: 23}
+
+
 def test_why_nothing_is_known_is_counted() -> None:
     ledger = make()
     flows = [

@@ -148,23 +148,33 @@ def test_a_pod_reaches_itself_and_its_own_node_but_no_other() -> None:
     assert judge(ask(other, web), closed).verdict == "denied"
 
 
-def test_no_tier_cuts_a_pod_off_from_its_own_node() -> None:
-    rule = Rule(0, DENY, (NodePeer(EVERYTHING), PodPeer(EVERYTHING)))
-    policies = [
-        admin("p", rule, ingress=(rule,)),
-        admin("q", rule, ingress=(rule,), tier=2),
-    ]
+def test_the_admin_tiers_see_a_pods_own_node() -> None:
+    rule = Rule(0, DENY, (NodePeer(EVERYTHING),))
     web = WEB._replace(node="n1")
     agent = pod("kube/agent", "198.18.0.1", host_network=True, node="n1")
+    closed = policy("shop/closed", ingress=(), egress=())
+    for own in (node("n1", "198.18.0.1"), agent, node("n2", "198.18.0.2")):
+        for tier in (0, 2):
+            to_node = judge(ask(web, own), admin("p", rule, tier=tier)).egress
+            assert (to_node.verdict, to_node.cause) == ("denied", engine.RULE)
     for own in (node("n1", "198.18.0.1"), agent):
-        to_node, from_node = (judge(ask(*ends), *policies) for ends in ((web, own), (own, web)))
-        assert (to_node.egress.verdict, to_node.egress.cause) == ("allowed", engine.OWN_NODE)
-        assert (from_node.ingress.verdict, from_node.ingress.cause) == ("allowed", engine.OWN_NODE)
-    other = node("n2", "198.18.0.2")
-    for one, another in ((web, other), (other, web), (WEB, other)):
-        assert judge(ask(one, another), *policies[:1]).verdict != "allowed"
-    assert judge(ask(web, other), *policies[1:]).verdict == "denied"
-    assert judge(ask(web, web), *policies).verdict == "allowed"
+        # "v1.NetworkPolicy always makes a final decision for selected pods": no baseline then.
+        for policies in ((), (closed,), (closed, admin("p", rule, tier=2))):
+            out, back = (judge(ask(*ends), *policies) for ends in ((web, own), (own, web)))
+            assert (out.egress.verdict, out.egress.cause) == ("allowed", engine.OWN_NODE)
+            assert back.ingress.cause == engine.OWN_NODE
+
+
+def test_the_admin_tiers_see_a_pod_reach_itself_through_a_service_only() -> None:
+    rule = Rule(0, DENY, (PodPeer(EVERYTHING),))
+    closed = policy("shop/closed", ingress=(), egress=())
+    own, through = ask(WEB, WEB), ask(WEB, WEB)._replace(by_service=True)
+    for tier in (0, 2):
+        apart = admin("p", rule, ingress=(rule,), tier=tier)
+        assert judge(own, apart).verdict == "allowed"
+        assert judge(through, apart).verdict == "denied"
+    for policies in ((), (closed,), (closed, admin("p", rule, tier=2))):
+        assert judge(through, *policies).ingress.cause == engine.LOOPBACK
 
 
 def test_families_are_apart_and_exceptions_are_only_of_their_block() -> None:

@@ -151,11 +151,22 @@ def test_the_policies_that_decided_are_a_label(policies: list[Policy], expected:
     assert deciding(Engine(policies).judge(ask(WEB, DB)).egress) == expected
 
 
-def test_nothing_decides_about_the_own_node() -> None:
+def test_nothing_decides_about_the_own_node_but_an_admin_tier() -> None:
     question = ask(WEB._replace(node="n1"), node("n1", "198.18.0.1"))
-    deny = admin("p", Rule(0, DENY, (NodePeer(EVERYTHING),)))
-    verdict = Engine([deny]).judge(question)
+    verdict = Engine([policy("shop/closed", egress=())]).judge(question)
     assert deciding(verdict.egress) == ""
     assert (
         reason(question, verdict) == "node n1 is the own node of shop/web, which is always allowed"
     )
+    deny = admin("p", Rule(0, DENY, (NodePeer(EVERYTHING),)))
+    assert deciding(Engine([deny]).judge(question).egress) == "ClusterNetworkPolicy/p"
+
+
+def test_a_pod_reaches_itself_in_words() -> None:
+    question = ask(WEB, WEB)
+    for asked, more in (
+        (question, ""),
+        (question._replace(by_service=True), ", through a Service where no admin rule denies it"),
+    ):
+        verdict = Engine([]).judge(asked)
+        assert reason(asked, verdict) == f"shop/web always reaches itself{more}"

@@ -78,7 +78,7 @@ class Judging:
         self.version = 0  # grows when numbers of parties, sides or judgements mean others
         self.changes = 0  # grows when connections may be judged otherwise than before
         self.judgements: list[Judgement] = []
-        self._judge = Judge((), ())
+        self._judge = _judge()
         self._would: Judge | None = None  # with the candidates
         self._declared: Declared | None = None
         self._places: Places | None = None
@@ -118,7 +118,7 @@ class Judging:
         self._judge.set_policies(declared.policies)
         if declared.candidates:
             if self._would is None:
-                self._would = Judge((), self._numbers)
+                self._would = _judge(self._numbers)
             self._would.set_policies(with_candidates(declared))
         else:
             self._would = None
@@ -128,7 +128,7 @@ class Judging:
     def _begin_anew(self) -> None:
         assert self._declared is not None
         self._numbers, self._known = {}, {}
-        self._judge, self._would = Judge((), ()), None
+        self._judge, self._would = _judge(), None
         self._declare(self._declared)
 
     def _forget(self) -> None:
@@ -295,6 +295,11 @@ class Judging:
             VERDICTS[candidate] if candidate >= 0 else "",
             candidate_policy,
         )
+
+
+def _judge(parties: Iterable[Party] = ()) -> Judge:
+    # What a pod sends to its own address stays within it: what is seen came through a Service.
+    return Judge((), parties, by_service=True)
 
 
 def with_candidates(declared: Declared) -> list[Policy]:

@@ -87,6 +87,7 @@ class _WireProbe(msgspec.Struct, frozen=True, rename={"from_": "from"}):
     port: int
     protocol: str = "TCP"
     family: str | None = None
+    service: bool = False
     expect: str | None = None
     expect_ingress: str | None = None
     expect_egress: str | None = None
@@ -277,7 +278,8 @@ def _asked(
     assert isinstance(source, Party)
     assert isinstance(destination, Party)
     chosen = ends(source, destination, wire.family or "")
-    return chosen.question(PROTOCOLS[wire.protocol], wire.port)
+    question = chosen.question(PROTOCOLS[wire.protocol], wire.port)
+    return question._replace(by_service=isinstance(wire, _WireProbe) and wire.service)
 
 
 def _policy(content: Any, where: str) -> Reading:

@@ -53,9 +53,15 @@ class Judged(NamedTuple):
 
 
 class Judge:
-    """Policies and parties, and what was judged by them."""
+    """Policies and parties, and what was judged by them.
 
-    def __init__(self, policies: Iterable[Policy], parties: Iterable[Party]) -> None:
+    ``by_service``: what a pod sends to itself goes through a Service, see ``model.Question``.
+    """
+
+    def __init__(
+        self, policies: Iterable[Policy], parties: Iterable[Party], by_service: bool = False
+    ) -> None:
+        self._by_service = by_service
         self._classes, self._sides, self._cache = Classes(), Sides(), Cache()
         self._parties = Parties(parties, self._classes)
         self._policies: list[CompiledPolicy] = []
@@ -190,21 +196,19 @@ class Judge:
             raise IndexError(f"a connection of a party beyond the {len(self._parties)} there are")
         found = self._prepared.exempt()[self._parties.class_of[each.local]]
         itself = (found == OPEN) & (identity[each.local] == identity[each.peer])
-        found[itself] = self._sides.number(ALLOWED, engine.LOOPBACK)
-        at_home = (found == OPEN) & own_node(words, self._parties)
-        found[at_home] = self._sides.number(ALLOWED, engine.OWN_NODE)
+        spared = np.full(len(found), OPEN, np.int32)
+        at_home = own_node(words, self._parties)
+        spared[at_home] = self._sides.number(ALLOWED, engine.OWN_NODE)
+        loopback = self._sides.number(ALLOWED, engine.LOOPBACK)
+        is_seen = self._parties.is_pod[each.local] & self._by_service
+        found[itself & ~is_seen] = spared[itself] = loopback
         for is_egress in (False, True):
             rows = np.flatnonzero((each.is_egress == is_egress) & (found == OPEN))
             if len(rows):
-                asked = self._of_one_direction(words[rows], is_egress, self._prepared)
+                batch = batch_of(words[rows], is_egress, self._parties)
+                asked = Asked(batch, spared[rows], not self._by_service)
                 found[rows] = self._prepared.tiers(is_egress).judge(asked)
         return found
-
-    def _of_one_direction(self, words: Words, is_egress: bool, prepared: Prepared) -> Asked:
-        def plain(row: int) -> int:
-            return self._sides.number(*prepared.plain.side(self._asked(words[row : row + 1])))
-
-        return Asked(batch_of(words, is_egress, self._parties), plain)
 
     def _asked(self, word: Words) -> AskedOne:
         each: Unpacked = unpacked(word)
@@ -220,6 +224,7 @@ class Judge:
             peer if is_egress else local,
             int(each.protocol[0]),
             int(each.port[0]),
+            self._by_service,
         )
 
 

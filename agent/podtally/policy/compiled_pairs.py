@@ -49,14 +49,18 @@ class Pairing(NamedTuple):
             yield rows[owner], codes[place]
 
 
-def matching(pairing: Pairing, table: RuleTable, batch: Batch) -> Iterator[Pairs]:
-    """All of a connection's pairs come at once."""
+def matching(
+    pairing: Pairing, table: RuleTable, batch: Batch, strangers: bool = True
+) -> Iterator[Pairs]:
+    """All of a connection's pairs come at once. ``strangers``: an end of which nothing is known
+    may be the other end itself, so that nothing denies it for certain.
+    """
     for asked, codes in pairing.parts():
         met = table.grades(codes >> 1, batch, asked)
         hit = np.flatnonzero(met)
         rows, entries, certain = asked[hit], codes[hit] >> 1, codes[hit] & 1
         way = np.where(met[hit] == YES, np.where(certain, DECIDES, SELECTION), DOUBT)
-        denied = (way == DECIDES) & table.denies[entries]
-        # Who is not known may be the own node, or the end itself: see engine._isolated.
-        way[denied & (batch.peer[rows] == UNKNOWN_CLASS)] = UNKNOWN_END
+        if strangers:
+            denied = (way == DECIDES) & table.denies[entries]
+            way[denied & (batch.peer[rows] == UNKNOWN_CLASS)] = UNKNOWN_END
         yield Pairs(rows, entries, way)

@@ -40,10 +40,6 @@ class Prepared:
     def _egress(self) -> Tiers:
         return Tiers(self._ordered, True, self._classes, self._sides)
 
-    @cached_property
-    def plain(self) -> engine.Engine:
-        return engine.Engine(one.policy for one in self._ordered)
-
 
 def _exempt(party: Party, sides: Sides) -> int:
     """As the engine's, but for the pod itself."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from podtally.policy.compiled_blocks import Ranges
 from podtally.policy.compiled_classes import Classes
 from podtally.policy.model import Block, DomainPeer, Policy, Rule
-from podtally.policy.rules import HAVE_PORTS
+from podtally.policy.rules import EGRESS, HAVE_PORTS, INGRESS, has_say
 
 Indices = NDArray[np.int64]
 Numbers = NDArray[np.int32]  # of sides
@@ -50,8 +50,7 @@ class CompiledPolicy(NamedTuple):
         return self.egress if is_egress else self.ingress
 
     def has_say(self, is_egress: bool) -> bool:
-        """Whether the policy may say something of that direction."""
-        return bool(self.policy.unreadable) or self.rules(is_egress) is not None
+        return has_say(self.policy, EGRESS if is_egress else INGRESS)
 
 
 def compiled(policy: Policy, classes: Classes) -> CompiledPolicy:

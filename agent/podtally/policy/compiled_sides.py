@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.policy.model import PASS, UNKNOWN, VERDICTS, Policy, Rule, Side
+from podtally.policy.model import PASS, VERDICTS, Policy, Rule, Side
 
 _WORDS = (*VERDICTS, PASS)  # in the order of their codes
 _KEY = tuple[str, str, tuple[int, ...], int]
@@ -50,4 +50,4 @@ def code(verdict: str) -> int:
     return _WORDS.index(verdict)
 
 
-PASS_CODE, UNKNOWN_CODE = code(PASS), code(UNKNOWN)
+PASS_CODE = code(PASS)

@@ -1,6 +1,6 @@
 """The tiers' say on many connections at once: branch for branch what ``engine`` does for one."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from podtally.policy import engine
 from podtally.policy.compiled_classes import UNKNOWN_CLASS, Classes
 from podtally.policy.compiled_joins import Indices, first_of_runs
+from podtally.policy.compiled_outcome import OPEN, Doubts, Stage, answers, joined, mask_of
 from podtally.policy.compiled_pairs import (
     DECIDES,
+    DOUBT,
     SELECTION,
     UNKNOWN_END,
     WAYS,
@@ -20,7 +22,7 @@ from podtally.policy.compiled_pairs import (
 )
 from podtally.policy.compiled_plans import Plan, Plans
 from podtally.policy.compiled_rules import Batch, CompiledPolicy, Numbers, has_ports
-from podtally.policy.compiled_sides import PASS_CODE, UNKNOWN_CODE, Sides, code
+from podtally.policy.compiled_sides import PASS_CODE, Sides
 from podtally.policy.compiled_table import RuleTable
 from podtally.policy.model import (
     ADMIN_TIER,
@@ -36,23 +38,29 @@ from podtally.policy.model import (
     UNKNOWN,
 )
 
-OPEN = -1  # instead of the number of a side: not decided
+__all__ = ["OPEN", "Asked", "Tiers"]
 
 _VERDICT_OF = {ALLOW: ALLOWED, DENY: DENIED, PASS: PASS}
 _CAUSE_OF = {SELECTION: engine.SELECTION, UNKNOWN_END: engine.UNKNOWN_END}
+_ALLOWED, _DENIED = mask_of([ALLOWED]), mask_of([DENIED])
+_EITHER, _ANYTHING = _ALLOWED | _DENIED, mask_of([ALLOWED, DENIED, PASS])
+_NOBODY = -1  # instead of an entry
 
 
 class Asked(NamedTuple):
     """Connections of one direction; index i of every array is the same one."""
 
     batch: Batch
-    plain: Callable[[int], int]  # the plain engine's side, for what is not told by arrays
+    spared: Numbers  # the side that NetworkPolicy cannot change, see engine._spared; OPEN: none
+    strangers: bool  # whether who is not known may be the other end itself
 
 
 class _Planned(NamedTuple):
     plans: list[Plan]
     of_row: Indices  # which of them
     is_pod: NDArray[np.bool_]  # of each plan, whether it is a pod's
+    told: NDArray[np.int64]  # of each, how many NetworkPolicies may be for it
+    isolating: NDArray[np.bool_]  # of each, whether some of them certainly is
 
 
 class Tiers:
@@ -68,72 +76,156 @@ class Tiers:
         levels = [(policy.tier, policy.priority) for policy in self._policies]
         numbers = {level: number for number, level in enumerate(dict.fromkeys(levels))}
         self._level = np.array([numbers[level] for level in levels], np.int64)
-        codes = [code(self._says(entry)) for entry in range(len(self._table.entries))]
-        self._code = np.array(codes, np.uint8)
+        says = [self._says(entry) for entry in range(len(self._table.entries))]
+        self._mask = np.array(
+            [_ANYTHING if verdict == UNKNOWN else mask_of([verdict]) for verdict in says], np.uint8
+        )
         self._made = np.full(len(self._table.entries) * WAYS, OPEN, np.int32)
 
     def judge(self, asked: Asked) -> Numbers:
-        found = np.full(len(asked.batch.local), OPEN, np.int32)
-        classes, of_row = np.unique(asked.batch.local, return_inverse=True)
-        planned = _Planned(
-            [self._plans.of(int(number)) for number in classes],
+        planned = self._planned(asked.batch.local)
+        rows = np.arange(len(asked.batch.local))
+        stages = []
+        for tier in (ADMIN_TIER, NETWORK_TIER, BASELINE_TIER):
+            stage = (
+                self._united(planned, asked, rows)
+                if tier == NETWORK_TIER
+                else self._in_order(tier, planned, asked, rows)
+            )
+            stages.append(stage)
+            rows = rows[stage.unsettled()[rows]]
+        last = asked.spared.copy()
+        last[last == OPEN] = self._sides.number(UNDECLARED, engine.OPEN)
+        return answers(stages, last, self._sides)
+
+    def _planned(self, local: NDArray[np.int32]) -> _Planned:
+        classes, of_row = np.unique(local, return_inverse=True)
+        plans = [self._plans.of(int(number)) for number in classes]
+        return _Planned(
+            plans,
             of_row.ravel(),
-            np.array([self._classes.parties[number].kind == POD for number in classes]),
+            np.array([self._classes.parties[number].kind == POD for number in classes], np.bool_),
+            np.array([len(plan.told) for plan in plans], np.int64),
+            np.array([bool(plan.isolating) for plan in plans], np.bool_),
         )
-        self._in_order(ADMIN_TIER, planned, asked, found)
-        self._united(planned, asked.batch, found)
-        self._in_order(BASELINE_TIER, planned, asked, found)
-        found[found == OPEN] = self._sides.number(UNDECLARED, engine.OPEN)
-        return found
 
-    def _in_order(self, tier: int, planned: _Planned, asked: Asked, found: Numbers) -> None:
-        """An admin tier; ``found`` is filled in where it decides."""
-        rows = np.flatnonzero(found == OPEN)
-        for matches in self._matching(tier, planned, rows, asked.batch):
-            policy = self._table.policy[matches.entry]
-            firsts = np.flatnonzero(first_of_runs(matches.row, policy))  # of each policy
-            pairs, level = matches.take(firsts), self._level[policy[firsts]]
-            is_first = first_of_runs(pairs.row)
-            first = np.flatnonzero(is_first)[np.cumsum(is_first) - 1]
-            says = np.where(pairs.way == DECIDES, self._code[pairs.entry], UNKNOWN_CODE)
-            decides = is_first & (says != PASS_CODE)
-            found[pairs.row[decides]] = self._sides_of(pairs.take(decides))
-            # What the engine's _of_one_priority does for policies that do not agree.
-            differs = (level == level[first]) & (says != says[first])
-            for row in np.unique(pairs.row[differs]):
-                found[row] = asked.plain(int(row))
+    def _in_order(self, tier: int, planned: _Planned, asked: Asked, rows: Indices) -> Stage:
+        """An admin tier; what the engine's _in_order does."""
+        decided = np.full(len(asked.batch.local), OPEN, np.int32)
+        doubts = []
+        for matches in self._matching(tier, planned, rows, asked):
+            pairs = self._that_count(matches)
+            certain = pairs.way == DECIDES
+            certain |= pairs.way == UNKNOWN_END
+            rules = pairs.take(certain)
+            firsts = rules.take(first_of_runs(rules.row))
+            firsts = firsts.take(self._mask[firsts.entry] != 1 << PASS_CODE)
+            firsts = firsts._replace(way=np.full(len(firsts.row), DECIDES))
+            decided[firsts.row] = self._sides_of(firsts)
+            open_ = pairs.take(pairs.way != DECIDES)
+            mask = np.where(open_.way == UNKNOWN_END, _ALLOWED, self._mask[open_.entry])
+            found = Doubts(open_.row, mask, self._sides_of(open_))
+            doubts += [found, self._that_differ(rules)]
+        return Stage(decided, joined(doubts))
 
-    def _united(self, planned: _Planned, batch: Batch, found: Numbers) -> None:
+    def _that_count(self, matches: Pairs) -> Pairs:
+        """Without those behind one that would have been taken: of the policy, if it is for the
+        end, and of all that come after its priority, if that is certain.
+        """
+        row, policy = matches.row, self._table.policy[matches.entry]
+        takes = (matches.way != DOUBT).astype(np.int64)
+        pairs = matches.take(_before(takes, first_of_runs(row, policy)) == 0)
+        level = self._level[self._table.policy[pairs.entry]]
+        certain = (pairs.way == DECIDES) | (pairs.way == UNKNOWN_END)
+        starts = first_of_runs(pairs.row, level)
+        # Of each run of a row and a level, whether it has a certain one.
+        run = np.cumsum(starts) - 1
+        has = np.bincount(run[certain], minlength=int(starts.sum())) > 0
+        of_run = first_of_runs(pairs.row[starts])
+        kept = _before(has.astype(np.int64), of_run) == 0
+        return pairs.take(kept[run] if len(run) else np.zeros(0, np.bool_))
+
+    def _that_differ(self, rules: Pairs) -> Doubts:
+        """Policies of one priority that do not agree: the engine's SAME_PRIORITY."""
+        first = np.flatnonzero(first_of_runs(rules.row))
+        of = np.cumsum(first_of_runs(rules.row)) - 1
+        mask = self._mask[rules.entry]
+        differs = np.bincount(of[mask != mask[first][of]], minlength=len(first)) > 0
+        rules, of = rules.take(differs[of]), of[differs[of]]
+        if not len(of):
+            return Doubts(of, mask[:0], np.zeros(0, np.int32))
+        first = np.flatnonzero(first_of_runs(of))
+        place = np.arange(len(of)) - np.repeat(first, np.diff(np.append(first, len(of))))
+        row = np.cumsum(first_of_runs(of)) - 1
+        entries = np.full((len(first), int(place.max()) + 1), _NOBODY, np.int64)
+        entries[row, place] = rules.entry
+        every, kind = np.unique(entries, axis=0, return_inverse=True)
+        numbers = np.array([self._disagreement(each) for each in every.tolist()], np.int32)
+        masks = np.bitwise_or.reduceat(self._mask[rules.entry], first)
+        return Doubts(rules.row[first], masks, numbers[kind.ravel()])
+
+    def _disagreement(self, entries: list[int]) -> int:
+        named = [entry for entry in entries if entry != _NOBODY]
+        policies = [self._policies[self._table.policy[entry]] for entry in named]
+        rule = self._table.entries[named[0]]
+        assert rule is not None
+        return self._sides.number(UNKNOWN, engine.SAME_PRIORITY, policies, rule.rule)
+
+    def _united(self, planned: _Planned, asked: Asked, rows: Indices) -> Stage:
         """The tier of NetworkPolicy; HostPolicy's too."""
-        told = np.array([bool(plan.told) for plan in planned.plans], np.bool_)
-        rows = np.flatnonzero((found == OPEN) & told[planned.of_row])
+        batch = asked.batch
+        decided = np.full(len(batch.local), OPEN, np.int32)
+        rows = rows[planned.told[planned.of_row[rows]] > 0]
+        is_spared = asked.spared[rows] != OPEN
+        doubts = [self._spare(planned, asked, rows[is_spared], decided)]
+        rows = rows[~is_spared]
         undefined = ~has_ports(batch.protocol[rows]) & planned.is_pod[planned.of_row[rows]]
-        found[rows[undefined]] = self._isolated(engine.PROTOCOL, planned, rows[undefined])
+        doubts.append(self._all(engine.PROTOCOL, _EITHER, planned, rows[undefined]))
         rows = rows[~undefined]
-        for pairs in self._matching(NETWORK_TIER, planned, rows, batch):
-            self._decide(pairs.take(pairs.way == DECIDES), found)
-            self._decide(pairs.take(found[pairs.row] == OPEN), found)  # by the first doubt
-        # No rule has matched: the engine's _isolated.
-        rows = rows[found[rows] == OPEN]
-        isolating = np.array([bool(plan.isolating) for plan in planned.plans], np.bool_)
-        is_isolated = isolating[planned.of_row[rows]]
+        matched = np.zeros(len(batch.local), np.int64)  # policies that would allow it
+        for pairs in self._matching(NETWORK_TIER, planned, rows, asked):
+            sure = pairs.take(pairs.way == DECIDES)
+            firsts = sure.take(first_of_runs(sure.row))
+            decided[firsts.row] = self._sides_of(firsts)
+            open_ = pairs.take(decided[pairs.row] == OPEN)
+            mask = np.where(self._mask[open_.entry] == _ANYTHING, _EITHER, _ALLOWED)
+            doubts.append(Doubts(open_.row, mask, self._sides_of(open_)))
+            matches = open_.take(open_.way == SELECTION)
+            once = first_of_runs(matches.row, self._table.policy[matches.entry])
+            np.add.at(matched, matches.row[once], 1)
+        # No rule certainly matches: the end of the engine's _any_rule.
+        rows = rows[decided[rows] == OPEN]
+        is_isolated = planned.isolating[planned.of_row[rows]]
         is_stranger = batch.peer[rows] == UNKNOWN_CLASS
-        for cause, chosen in (
-            (engine.SELECTION, ~is_isolated),
-            (engine.UNKNOWN_END, is_isolated & is_stranger),
-            (engine.ISOLATED, is_isolated & ~is_stranger),
+        isolated = rows[is_isolated]
+        decided[isolated] = self._isolated(engine.ISOLATED, planned, isolated)
+        strangers = rows[is_isolated & is_stranger]
+        doubts.append(self._all(engine.UNKNOWN_END, _ALLOWED, planned, strangers))
+        may_deny = ~is_isolated & (matched[rows] < planned.told[planned.of_row[rows]])
+        for chosen, either in (
+            (may_deny & is_stranger, _EITHER),
+            (may_deny & ~is_stranger, _DENIED),
         ):
-            found[rows[chosen]] = self._isolated(cause, planned, rows[chosen])
+            doubts.append(self._all(engine.SELECTION, either, planned, rows[chosen]))
+        return Stage(decided, joined(doubts))
 
-    def _decide(self, pairs: Pairs, found: Numbers) -> None:
-        firsts = pairs.take(first_of_runs(pairs.row))
-        found[firsts.row] = self._sides_of(firsts)
+    def _spare(self, planned: _Planned, asked: Asked, rows: Indices, decided: Numbers) -> Doubts:
+        """What the tier cannot forbid; ``decided`` is filled in where it is asked for certain."""
+        is_isolated = planned.isolating[planned.of_row[rows]]
+        sure = rows[is_isolated]
+        decided[sure] = asked.spared[sure]
+        return self._all(engine.SELECTION, _ALLOWED, planned, rows[~is_isolated])
+
+    def _all(self, cause: str, mask: np.uint8, planned: _Planned, rows: Indices) -> Doubts:
+        masks = np.full(len(rows), mask, np.uint8)
+        return Doubts(rows, masks, self._isolated(cause, planned, rows))
 
     def _matching(
-        self, tier: int, planned: _Planned, rows: Indices, batch: Batch
+        self, tier: int, planned: _Planned, rows: Indices, asked: Asked
     ) -> Iterator[Pairs]:
         codes = [plan.tiers[tier] for plan in planned.plans]
-        return matching(Pairing(codes, planned.of_row, rows), self._table, batch)
+        pairing = Pairing(codes, planned.of_row, rows)
+        return matching(pairing, self._table, asked.batch, asked.strangers)
 
     def _isolated(self, cause: str, planned: _Planned, rows: Indices) -> Numbers:
         """Sides that name the policies that isolate, or the first of those that may."""
@@ -141,8 +233,11 @@ class Tiers:
         verdict = DENIED if cause == engine.ISOLATED else UNKNOWN
         sides = []
         for plan in map(planned.plans.__getitem__, numbers):
-            named = plan.told[:1] if cause == engine.SELECTION else plan.isolating
-            sides.append(self._sides.number(verdict, cause, named))
+            named = plan.isolating or plan.told[:1]
+            why = cause
+            if not plan.isolating and cause != engine.PROTOCOL and named[0].unreadable:
+                why = engine.UNREADABLE
+            sides.append(self._sides.number(verdict, why, named))
         return np.array(sides, np.int32)[inverse.ravel()]
 
     def _sides_of(self, pairs: Pairs) -> Numbers:
@@ -165,3 +260,11 @@ class Tiers:
     def _says(self, entry: int) -> str:
         rule = self._table.entries[entry]
         return UNKNOWN if rule is None else _VERDICT_OF[rule.rule.action]
+
+
+def _before(takes: NDArray[np.int64], starts: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(n,); the sum of ``takes`` before each place within its run."""
+    total = np.cumsum(takes) - takes
+    first = np.flatnonzero(starts)
+    found: NDArray[np.int64] = total - total[first][np.cumsum(starts) - 1]
+    return found

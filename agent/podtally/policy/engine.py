@@ -4,25 +4,28 @@ Each end is judged by itself: the source by its egress, the destination by its i
 connection to be allowed, both must allow it". Within a side the tiers have their say in
 order: Admin, NetworkPolicy, Baseline. Where the documentation is silent:
 
-- A pod reaches itself, and its own node reaches it and is reached by it, whatever any tier says:
-  "traffic to and from the node where a Pod is running is always allowed" (the Kubernetes page on
-  network policies). It is said of NetworkPolicy; a tier that cut off the kubelet's probes would
-  be of no use to anybody.
+- "Traffic to and from the node where a Pod is running is always allowed" (the Kubernetes page on
+  network policies) is said of NetworkPolicy: that tier cannot forbid it, the admin tiers and
+  the baseline are asked about it like about any other traffic.
+- A pod reaches itself by its own address whatever any tier says: that never leaves the pod.
+  Through a Service it does: the tiers of ClusterNetworkPolicy see it ("is subject to
+  ClusterNetworkPolicy", network-policy-api on hairpin traffic), NetworkPolicy cannot forbid it.
 - A pod of the host's network is its node: it is selected by nothing, and a peer only by address
   or as a node.
 - Two policies of one tier and one priority that do not agree leave it open ("there is
   no way for the user to reliably determine which"): unknown.
 - What isolation means for protocols other than TCP, UDP and SCTP is left to plugins: unknown,
   for pods that NetworkPolicy selects. Admin rules without ports match them.
-- A rule that may match, but for something that is not known (an end, labels, a name of DNS),
-  makes the verdict unknown where it could decide; an unreadable policy could always. A peer
-  of whom nothing is known may be the own node or the pod itself, so nothing denies it for
-  certain. A port that is not known (0) is all of them at once.
+- What is not known (an end, labels, a name of DNS, an unreadable policy) makes the verdict
+  unknown only where it matters: if the verdict is the same whether or not the rule or
+  policy in doubt applies, it stands (``outcome``). A peer of whom nothing is known may be the
+  own node or the pod itself, so NetworkPolicy denies it nothing for certain. A port
+  that is not known (0) is all of them at once.
 - HostPolicy is judged as NetworkPolicy is; nothing is exempt there but the party itself.
 """
 
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from typing import NamedTuple
 
@@ -46,11 +49,13 @@ from podtally.policy.model import (
     Side,
     Verdict,
 )
+from podtally.policy.outcome import Doubt, Stage, outcome
 from podtally.policy.rules import (
     EGRESS,
     HAVE_PORTS,
     INGRESS,
     Asked,
+    has_say,
     is_subject,
     meets,
     rules_of,
@@ -61,8 +66,8 @@ from podtally.policy.rules import (
 RULE = "rule"  # allowed or denied by a rule
 ISOLATED = "isolated"  # denied: policies isolate, and no rule of theirs allows
 OPEN = "open"  # undeclared: nothing isolates
-LOOPBACK = "loopback"  # allowed: to itself
-OWN_NODE = "own node"  # allowed: from or to the node that the pod runs on
+LOOPBACK = "loopback"  # allowed: to itself; where tiers see it, as none of them denies it
+OWN_NODE = "own node"  # allowed: from or to the node that the pod runs on, as no tier denies it
 HOST_NETWORK = "host network"  # undeclared: policies do not select such pods
 OUTSIDE = "outside"  # undeclared: no pod, so no policy's subject
 UNKNOWN_END = "unknown end"
@@ -74,6 +79,9 @@ PROTOCOL = "protocol"
 
 _PARTIES_KEPT = 1 << 16
 _VERDICT_OF = {ALLOW: ALLOWED, DENY: DENIED, PASS: PASS}
+_ALLOWED, _DENIED = frozenset((ALLOWED,)), frozenset((DENIED,))
+_EITHER = _ALLOWED | _DENIED
+_ANYTHING = _EITHER | {PASS}
 
 Chosen = tuple[Policy, bool]  # and whether it is certain that the policy is for the party
 
@@ -108,19 +116,19 @@ class Engine:
         exempt = _exempt(ask)
         if exempt is not None:
             return exempt
-        selecting = self.selecting(ask.local)
+        selecting, spared = self.selecting(ask.local), _spared(ask)
         # "If Admin tier has made a final decision (Accept or Deny) on a connection, then no
-        # further evaluation is done."
-        decided = _in_order(selecting.admin, ask)
-        if decided is None and selecting.network:
-            # "v1.NetworkPolicy always makes a final decision for selected pods."
-            decided = _united(selecting.network, ask)
-        if decided is None:
-            # "Further evaluation only happens for Pods not selected by a v1.NetworkPolicy."
-            decided = _in_order(selecting.baseline, ask)
+        # further evaluation is done." "v1.NetworkPolicy always makes a final decision for
+        # selected pods. Further evaluation only happens for Pods not selected by a
+        # v1.NetworkPolicy."
+        stages = (
+            partial(_in_order, selecting.admin, ask),
+            partial(_united, selecting.network, ask, spared),
+            partial(_in_order, selecting.baseline, ask),
+        )
         # "If a given connection wasn't allowed or denied by any of the tiers, the default
         # kubernetes policy is applied, which says that all pods can communicate."
-        return decided or Side(UNDECLARED, OPEN)
+        return outcome(stages, spared or Side(UNDECLARED, OPEN)).side
 
     def _selecting(self, party: Party) -> Selecting:
         own = self._network.get(party.namespace if party.kind == POD else "", ())
@@ -138,12 +146,12 @@ def order(policy: Policy) -> tuple[int, int, str, str, str]:
 
 
 def asked(question: Question, direction: str) -> Asked:
-    source, destination, protocol, port, source_ip, destination_ip = question
+    source, destination, protocol, port, source_ip, destination_ip, by_service = question
     if direction == INGRESS:
         ends = (destination, destination_ip, source, source_ip)
     else:
         ends = (source, source_ip, destination, destination_ip)
-    return Asked(direction, *ends, destination, protocol, port)
+    return Asked(direction, *ends, destination, protocol, port, by_service)
 
 
 def whole(ingress: str, egress: str) -> str:
@@ -185,7 +193,13 @@ def _exempt(ask: Asked) -> Side | None:
     if local.kind == POD and local.host_network:
         return Side(UNDECLARED, HOST_NETWORK)
     # "A Pod cannot block access to itself."
-    if is_itself(local, ask.peer):
+    is_seen = ask.by_service and local.kind == POD
+    return Side(ALLOWED, LOOPBACK) if is_itself(local, ask.peer) and not is_seen else None
+
+
+def _spared(ask: Asked) -> Side | None:
+    """What NetworkPolicy cannot forbid, though the tiers around it can."""
+    if is_itself(ask.local, ask.peer):
         return Side(ALLOWED, LOOPBACK)
     return Side(ALLOWED, OWN_NODE) if is_own_node(ask) else None
 
@@ -199,76 +213,96 @@ def _grouped(chosen: Iterable[Chosen]) -> tuple[tuple[Chosen, ...], ...]:
     return tuple(tuple(group) for _, group in groupby(chosen, key=lambda c: c[0].priority))
 
 
-def _in_order(groups: tuple[tuple[Chosen, ...], ...], ask: Asked) -> Side | None:
+def _in_order(groups: tuple[tuple[Chosen, ...], ...], ask: Asked) -> Stage:
     """An admin tier: "policies with lower priority values ... are checked before"."""
+    doubts: list[Doubt] = []
     for group in groups:
-        decided = _of_one_priority(group, ask)
+        decided = _of_one_priority(group, ask, doubts)
         if decided is not None:
             # Pass "skips all further ClusterNetworkPolicy rules in the current tier".
-            return None if decided.verdict == PASS else decided
-    return None
+            return Stage(None if decided.verdict == PASS else decided, doubts)
+    return Stage(None, doubts)
 
 
-def _of_one_priority(group: tuple[Chosen, ...], ask: Asked) -> Side | None:
-    sides = [side for chosen in group if (side := _first_match(*chosen, ask))]
+def _of_one_priority(group: tuple[Chosen, ...], ask: Asked, doubts: list[Doubt]) -> Side | None:
+    """What is decided, for all that is certain; what is not is added to ``doubts``."""
+    sides = [side for chosen in group if (side := _first_match(*chosen, ask, doubts))]
     if not sides:
         return None
-    agreed = all(side.verdict == sides[0].verdict for side in sides)
-    if agreed:
-        return sides[0]
-    for side in sides:
-        if side.verdict == UNKNOWN:
-            return side
-    return Side(UNKNOWN, SAME_PRIORITY, tuple(side.policies[0] for side in sides), sides[0].rule)
+    verdicts = frozenset(side.verdict for side in sides)
+    if len(verdicts) > 1:
+        named = tuple(side.policies[0] for side in sides)
+        doubts.append(Doubt(verdicts, Side(UNKNOWN, SAME_PRIORITY, named, sides[0].rule)))
+    return sides[0]
 
 
-def _first_match(policy: Policy, certain: bool, ask: Asked) -> Side | None:
+def _first_match(policy: Policy, certain: bool, ask: Asked, doubts: list[Doubt]) -> Side | None:
     """The first in order: rules "at the top ... would take the highest precedence"."""
     if policy.unreadable:
-        return Side(UNKNOWN, UNREADABLE, (policy,))
+        if has_say(policy, ask.direction):
+            doubts.append(Doubt(_ANYTHING, Side(UNKNOWN, UNREADABLE, (policy,))))
+        return None
     for rule in rules_of(policy, ask.direction) or ():
         met = meets(rule, policy, ask)
-        if met and certain and rule.action == DENY and ask.peer.kind == NOBODY_KNOWS:
-            return Side(UNKNOWN, UNKNOWN_END, (policy,), rule)  # see _isolated
-        if met and certain:
-            return Side(_VERDICT_OF[rule.action], RULE, (policy,), rule)
-        if met is not False:
-            return Side(UNKNOWN, SELECTION if met else DOUBT, (policy,), rule)
+        if met is False:
+            continue
+        verdict = _VERDICT_OF[rule.action]
+        if not (met and certain):
+            side = Side(UNKNOWN, SELECTION if met else DOUBT, (policy,), rule)
+            doubts.append(Doubt(frozenset((verdict,)), side))
+        elif verdict == DENIED and ask.peer.kind == NOBODY_KNOWS and not ask.by_service:
+            side = Side(UNKNOWN, UNKNOWN_END, (policy,), rule)  # it may be the pod itself
+            doubts.append(Doubt(_ALLOWED, side))
+        if met:
+            return Side(verdict, RULE, (policy,), rule) if certain else None
     return None
 
 
-def _united(network: tuple[Chosen, ...], ask: Asked) -> Side | None:
+def _united(network: tuple[Chosen, ...], ask: Asked, spared: Side | None) -> Stage:
     """NetworkPolicies are united: "the order of evaluation does not affect the policy result"."""
-    told = [c for c in network if c[0].unreadable or rules_of(c[0], ask.direction) is not None]
+    told = [chosen for chosen in network if has_say(chosen[0], ask.direction)]
     if not told:
-        return None
+        return Stage(None)
+    first = told[0][0]
     isolating = tuple(p for p, certain in told if certain and not p.unreadable)
+    if spared is not None:
+        if isolating:
+            return Stage(spared)
+        cause = UNREADABLE if first.unreadable else SELECTION
+        return Stage(None, [Doubt(_ALLOWED, Side(UNKNOWN, cause, (first,)))])
     if ask.local.kind == POD and ask.protocol not in HAVE_PORTS:
         # "For other protocols, such as ARP or ICMP, the behaviour is undefined."
-        return Side(UNKNOWN, PROTOCOL, isolating)
-    return _any_rule(told, ask) or _isolated(told[0][0], isolating, ask)
+        named = isolating or (first,)
+        return Stage(None, [Doubt(_EITHER, Side(UNKNOWN, PROTOCOL, named))])
+    return _any_rule(told, isolating, ask)
 
 
-def _isolated(first: Policy, isolating: tuple[Policy, ...], ask: Asked) -> Side:
-    """No rule has matched: "any connections not explicitly allowed are rejected"."""
-    if not isolating:
-        return Side(UNKNOWN, SELECTION, (first,))
-    if ask.peer.kind == NOBODY_KNOWS:
-        return Side(UNKNOWN, UNKNOWN_END, isolating)  # it may be the pod's own node, or itself
-    return Side(DENIED, ISOLATED, isolating)
-
-
-def _any_rule(told: list[Chosen], ask: Asked) -> Side | None:
-    """What "matches at least one rule across all of the NetworkPolicy objects"."""
-    doubt: Side | None = None  # the first
+def _any_rule(told: list[Chosen], isolating: tuple[Policy, ...], ask: Asked) -> Stage:
+    """What "matches at least one rule across all of the NetworkPolicy objects" is allowed; "any
+    connections not explicitly allowed are rejected", if some policy certainly isolates.
+    """
+    doubts: list[Doubt] = []
+    may_deny = False  # a policy of which it is not known whether it selects the end
     for policy, certain in told:
         if policy.unreadable:
-            doubt = doubt or Side(UNKNOWN, UNREADABLE, (policy,))
+            doubts.append(Doubt(_EITHER, Side(UNKNOWN, UNREADABLE, (policy,))))
             continue
+        matches = False
         for rule in rules_of(policy, ask.direction) or ():
             met = meets(rule, policy, ask)
             if met and certain:
-                return Side(ALLOWED, RULE, (policy,), rule)
+                return Stage(Side(ALLOWED, RULE, (policy,), rule))
             if met is not False:
-                doubt = doubt or Side(UNKNOWN, SELECTION if met else DOUBT, (policy,), rule)
-    return doubt
+                matches = matches or bool(met)
+                side = Side(UNKNOWN, SELECTION if met else DOUBT, (policy,), rule)
+                doubts.append(Doubt(_ALLOWED, side))
+        may_deny = may_deny or not matches
+    is_stranger = ask.peer.kind == NOBODY_KNOWS  # it may be the pod's own node, or itself
+    if not isolating:
+        if may_deny:
+            verdicts = _EITHER if is_stranger else _DENIED
+            doubts.append(Doubt(verdicts, Side(UNKNOWN, SELECTION, (told[0][0],))))
+        return Stage(None, doubts)
+    if is_stranger:
+        doubts.append(Doubt(_ALLOWED, Side(UNKNOWN, UNKNOWN_END, isolating)))
+    return Stage(Side(DENIED, ISOLATED, isolating), doubts)

@@ -119,7 +119,8 @@ class Policy(NamedTuple):
     tier: int = NETWORK_TIER
     priority: int = 0  # within the tier, lowest first; no meaning in the network tier
     candidate: bool = False
-    unreadable: str = ""  # what could not be read: may say anything, in both directions
+    unreadable: str = ""  # what could not be read: may say anything, but of ``untouched``
+    untouched: str = ""  # the direction of which even an unreadable policy certainly says nothing
 
 
 class NamedPort(NamedTuple):
@@ -163,6 +164,8 @@ class Question(NamedTuple):
     port: int  # 0 where the protocol has none, or which it is, is not known
     source_ip: int  # 0: not known
     destination_ip: int
+    # A pod's connection to itself goes through a Service, so that it leaves the pod.
+    by_service: bool = False
 
 
 class Side(NamedTuple):

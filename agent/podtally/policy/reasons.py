@@ -10,6 +10,7 @@ from podtally.policy.rules import EGRESS, INGRESS, Asked, rules_of
 from podtally.policy.words import listed, party_words, policy_words, protocol_words, rule_words
 
 _POLICIES_TOLD = 5
+_BY_SERVICE = ", through a Service where no admin rule denies it"
 
 
 def reason(question: Question, verdict: Verdict) -> str:
@@ -87,7 +88,7 @@ def _by_cause(side: Side, ask: Asked) -> str | None:
     nobody = local if ask.local.kind == NOBODY_KNOWS else peer
     return {
         engine.OPEN: f"no policy isolates {local} in {ask.direction}",
-        engine.LOOPBACK: f"{local} always reaches itself",
+        engine.LOOPBACK: f"{local} always reaches itself{_BY_SERVICE if ask.by_service else ''}",
         engine.OWN_NODE: f"{peer} is the own node of {local}, which is always allowed",
         engine.HOST_NETWORK: f"{local} uses its node's network, so no policy selects it",
         engine.OUTSIDE: f"{local} is no pod, so no policy selects it",

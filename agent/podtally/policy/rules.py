@@ -49,10 +49,18 @@ class Asked(NamedTuple):
     destination: Party
     protocol: int
     port: int  # 0: the protocol has none, or which one it is is not known
+    by_service: bool = False  # see Question
 
 
 def rules_of(policy: Policy, direction: str) -> tuple[Rule, ...] | None:
     return policy.ingress if direction == INGRESS else policy.egress
+
+
+def has_say(policy: Policy, direction: str) -> bool:
+    """Whether the policy may say something of that direction."""
+    if policy.unreadable:
+        return policy.untouched != direction
+    return rules_of(policy, direction) is not None
 
 
 def is_subject(policy: Policy, party: Party) -> bool | None:

@@ -16,6 +16,7 @@ from podtally.policy.model import (
     Subject,
 )
 from podtally.policy.problems import Fault, Problem
+from podtally.policy.rules import EGRESS, INGRESS
 from podtally.policy.scalars import brief
 
 BEFORE_ALL = -1  # a priority that no policy can have
@@ -24,6 +25,7 @@ _ALL_PODS = PodSubject(EVERYTHING, EVERYTHING)
 _ALL_OF_THE_HOST = HostSubject(EVERYTHING, host=True)
 _ALL_KINDS = (_ALL_PODS, _ALL_OF_THE_HOST)
 _ADMIN_KINDS = ("AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy")
+_TYPES = {"Egress": EGRESS, "Ingress": INGRESS}
 _TIERS = {"BaselineAdminNetworkPolicy": BASELINE_TIER}
 
 
@@ -46,7 +48,8 @@ def unreadable(document: Document, problem: Problem, candidate: bool) -> Policy:
         namespace = metadata.get("namespace") or meaning.DEFAULT_NAMESPACE
         selector = _selector(spec.get("podSelector"))
         return Policy(kind, namespace, name, PodSubject(None, selector), tier=NETWORK_TIER,
-                      candidate=candidate, unreadable=reason)  # fmt: skip
+                      candidate=candidate, unreadable=reason,
+                      untouched=_untouched(spec))  # fmt: skip
     if kind == "HostPolicy" or document.api_version.startswith("podtally.io/"):
         return Policy(kind, "", name, _ALL_OF_THE_HOST, candidate=candidate, unreadable=reason)
     if kind not in _ADMIN_KINDS:
@@ -60,6 +63,22 @@ def unreadable(document: Document, problem: Problem, candidate: bool) -> Policy:
         priority = BEFORE_ALL
     subject = _subject(spec.get("subject"))
     return Policy(kind, "", name, subject, None, None, tier, priority, candidate, reason)
+
+
+def _untouched(spec: dict[str, Any]) -> str:
+    """The direction that a NetworkPolicy with a good selector does not isolate, whatever is wrong
+    with its rules: a server refuses the object, or drops the fields that it does not know, and
+    without ``egress`` and ``policyTypes`` nothing isolates that direction.
+    """
+    selector = _decoded(spec.get("podSelector"), wire.LabelSelector, decoding.built_in_nulls)
+    types = spec.get("policyTypes")
+    if not isinstance(selector, wire.LabelSelector) or spec.get("egress") is not None:
+        return ""
+    if types is None:
+        return EGRESS
+    known = isinstance(types, list) and types and all(each in _TYPES for each in types)
+    missing = [direction for name, direction in _TYPES.items() if known and name not in types]
+    return missing[0] if missing else ""
 
 
 def _part(content: dict[str, Any], name: str) -> dict[str, Any]:
