@@ -11,6 +11,7 @@ import msgspec
 import yaml
 
 from podtally.errors import PodtallyError
+from podtally.shapes import explain, refusal
 
 DEFAULT_FILE = Path("/etc/podtally/podtally.yaml")
 DEFAULT_PIN_DIR = Path("/sys/fs/bpf/podtally")
@@ -192,16 +193,16 @@ def _read(path: Path) -> dict[str, Any]:
         raise PodtallyError(f"{path}: not YAML: {error}", "check --config") from None
     try:
         file = msgspec.convert(yaml.safe_load(text) or {}, type=_File)
+    except RecursionError:
+        raise PodtallyError(f"{path}: nested too deep", "flatten it") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise PodtallyError(
-            f"{where}: not YAML: {getattr(error, 'problem', error)}", "mend that line"
+            f"{where}: not YAML: {getattr(error, 'problem', error)}", "fix that line"
         ) from None
     except msgspec.ValidationError as error:
-        raise PodtallyError(
-            f"{path}: {_plain(error)}", "see `podtally run --help` for the keys"
-        ) from None
+        raise refusal(error, str(path), "see `podtally run --help` for the keys") from None
     values = {
         name: value
         for name, value in ((f.name, getattr(file, f.name)) for f in msgspec.structs.fields(file))
@@ -223,11 +224,6 @@ def _check_listen(path: Path, listen: str) -> None:
         Config(listen=listen).listen_address()
     except PodtallyError as error:
         raise PodtallyError(f"{path}: {error.what}", error.mend) from None
-
-
-def _plain(error: msgspec.ValidationError) -> str:
-    """Without the `null` that only means that a setting can be left out."""
-    return str(error).replace(" | null`", "`")
 
 
 def _networks(path: Path, named: dict[str, str | list[str]]) -> dict[str, tuple[str, ...]]:
@@ -270,8 +266,8 @@ def check_flags(flags: Mapping[str, Any]) -> None:
         if "events_verdicts" in given:
             _verdicts(given["events_verdicts"])
     except msgspec.ValidationError as error:
-        words, _, at = _plain(error).partition(" - at `$.")
-        name = at.strip("`").partition("[")[0]
+        steps, words = explain(error)
+        name = str(steps[0])
         flag = _FLAGS.get(name, name).replace("_", "-")
         raise PodtallyError(f"--{flag}: {words}", "see --help") from None
 

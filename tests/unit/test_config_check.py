@@ -41,7 +41,7 @@ def test_a_file_that_serves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     ("text", "words"),
     [
         ("epok: 2\n", "epok"),
-        ("epoch: -1\n", "$.epoch"),
+        ("epoch: -1\n", "epoch: "),
         ("epoch: [\n", ":2: not YAML"),
         ("listen: here\n", "'here' is not ADDR:PORT"),
         ("kubeconfig: /not/there\n", "/not/there"),

@@ -35,7 +35,7 @@ HTTPS = {"server": "https://127.0.0.1:1"}
         ({"token": SECRET, "username": "ann"}, HTTPS, "both token and username"),
         ({"exec": {"command": "x", "apiVersion": "v9"}}, HTTPS, "apiVersion 'v9' is not supported"),
         ({"exec": {"apiVersion": "client.authentication.k8s.io/v1"}}, HTTPS, "exec: no command"),
-        ({"token": 23}, HTTPS, r"Expected `str`, got `int` - at `\$.users\[0\].user.token`"),
+        ({"token": 23}, HTTPS, r"users\[0\].user.token: must be text .*, not a whole number"),
     ],
 )
 def test_a_bad_kubeconfig_is_said_with_file_and_field(

@@ -12,7 +12,8 @@ from typing import NamedTuple, NoReturn
 import msgspec
 
 from podtally.errors import PodtallyError
-from podtally.policy.tree import Budget, Node, TreeError, yaml_trees
+from podtally.policy.tree import Node, TreeError, yaml_document
+from podtally.shapes import explain, refusal
 
 MAX_BYTES = 1 << 20  # of one file; a bundle of all public CAs has a quarter
 MOST_COST = 14  # of a bcrypt hash, which is computed for whoever asks: a second
@@ -119,11 +120,9 @@ def read_web_config(path: Path) -> WebConfig:
     try:
         told = msgspec.convert(root.value, type=WebConfig)
     except msgspec.ValidationError as error:
-        what, _, at = str(error).partition(" - at `$.")
-        steps = tuple(re.split(r"[.\[]", at.strip("`")))
-        field = at.strip("`").removesuffix("[...]")
-        where = f"{path}:{root.line_at(steps)}: {field}" if field else str(path)
-        raise PodtallyError(f"{where}: {what}", _SEE) from None
+        steps, _ = explain(error)
+        where = f"{path}:{root.line_at(steps)}" if steps else str(path)
+        raise refusal(error, where, _SEE) from None
     place = _Place(path, root)
     if told == WebConfig():
         raise PodtallyError(
@@ -155,7 +154,7 @@ def read_file(path: Path) -> bytes:
 
 def _tree(path: Path) -> Node:
     try:
-        documents = list(yaml_trees(read_file(path).decode(), Budget()))
+        root = yaml_document(read_file(path).decode())
     except OSError as error:
         raise PodtallyError(
             f"cannot read the web configuration {path}: {error.strerror}", "check web_config_file"
@@ -163,12 +162,8 @@ def _tree(path: Path) -> Node:
     except UnicodeDecodeError:
         raise PodtallyError(f"{path}: not UTF-8", "check web_config_file") from None
     except TreeError as error:
-        raise PodtallyError(f"{path}:{error.line}: {error.message}", "mend that line") from None
-    if len(documents) > 1:
-        raise PodtallyError(f"{path}:{documents[1].line}: a second document", "drop it")
-    if not documents or documents[0].value is None:
-        return Node({}, 1)
-    return documents[0]
+        raise PodtallyError(f"{path}:{error.line}: {error.message}", "fix that line") from None
+    return Node({}, 1) if root is None or root.value is None else root
 
 
 def _beside(tls: TlsServer, path: Path) -> TlsServer:

@@ -15,6 +15,7 @@ from podtally.errors import PodtallyError
 from podtally.kube.access import Access, Server
 from podtally.kube.credentials import Files, Kept, Source, basic, bearer, from_base64
 from podtally.kube.exec_plugin import VERSIONS, ClusterInfo, ExecPlugin, Plugin, find_command
+from podtally.shapes import refusal
 
 _EXEC_EXTENSION = "client.authentication.k8s.io/exec"
 _Part = TypeVar("_Part")
@@ -120,11 +121,13 @@ def _read(path: Path) -> _File:
             f"cannot read the kubeconfig {path}: {error.strerror}", "check its path and rights"
         ) from None
     except msgspec.ValidationError as error:
-        raise PodtallyError(f"{path}: {error}", "see kubectl config view") from None
+        raise refusal(error, str(path), "see kubectl config view") from None
+    except RecursionError:
+        raise PodtallyError(f"{path}: nested too deep", "see kubectl config view") from None
     except msgspec.DecodeError as error:  # PyYAML's words quote the line: a token, perhaps
         mark = getattr(error.__context__, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise PodtallyError(f"{where}: not YAML", "mend that line") from None
+        raise PodtallyError(f"{where}: not YAML", "fix that line") from None
 
 
 def _one(named: dict[str, _Part | None], name: str, where: str, empty: _Part) -> _Part:

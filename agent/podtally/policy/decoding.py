@@ -4,14 +4,14 @@ A field that is not in the API is an error, as with ``kubectl apply --validate=s
 values may be is for ``validation``.
 """
 
-import re
 from typing import Any, TypeVar
 
 import msgspec
 
-from podtally.policy.problems import Fault, Path
+from podtally.policy.problems import Fault
 from podtally.policy.scalars import brief
 from podtally.policy.tree import MAX_DEPTH
+from podtally.shapes import explain, unknown_field
 
 T = TypeVar("T")
 
@@ -20,18 +20,6 @@ _STRING_LISTS = frozenset(
     {"policyTypes", "values", "except", "finalizers", "hosts", "units", "containers"}
 )
 _NOT_READ = frozenset({"managedFields", "status"})
-_STEP = re.compile(r"\.([^.\[]+)|\[([0-9]+|\.\.\.)\]")
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
-_EXPECTED = re.compile(r"Expected `(.*?)`, got `(.*?)`")
-_WORDS = {
-    "object": "an object",
-    "array": "a list",
-    "str": "text (in quotes, if it looks like something else)",
-    "int": "a whole number",
-    "bool": "true or false",
-    "float": "a number",
-    "null": "null",
-}
 
 
 def built_in_nulls(value: Any, key: str = "", depth: int = 0) -> Any:
@@ -77,7 +65,7 @@ def convert(value: Any, wire: type[T]) -> T | Fault:
     try:
         return msgspec.convert(value, wire)
     except msgspec.ValidationError as error:
-        return _fault(str(error))
+        return _fault(error)
     except RecursionError:
         return Fault((), f"nested deeper than {MAX_DEPTH} levels; flatten it")
 
@@ -92,29 +80,9 @@ def _check_depth(depth: int) -> None:
         raise RecursionError
 
 
-def _fault(error: str) -> Fault:
-    """In our words, from msgspec's: "Expected `int`, got `str` - at `$.spec.x[0].port`"."""
-    words, _, at = error.rpartition(" - at `$")
-    if not words:
-        words, at = error, ""
-    path = _path(at.removesuffix("`"))
-    unknown = _UNKNOWN.fullmatch(words)
+def _fault(error: msgspec.ValidationError) -> Fault:
+    unknown = unknown_field(error)
     if unknown:
-        name = unknown.group(1)
-        return Fault((*path, name), f"there is no field {brief(name)} here; mend its name")
-    expected = _EXPECTED.fullmatch(words)
-    if expected:
-        wanted = [_WORDS.get(w, w) for w in expected.group(1).split(" | ") if w != "null"]
-        got = _WORDS.get(expected.group(2), expected.group(2)).partition(" (")[0]
-        return Fault(path, f"must be {' or '.join(wanted)}, not {got}")
-    return Fault(path, words[:200])
-
-
-def _path(text: str) -> Path:
-    """Of ``.spec.ingress[0].ports``; it ends where a map's key comes, which msgspec leaves out."""
-    steps: list[str | int] = []
-    for name, index in _STEP.findall(text):
-        if index == "...":
-            break
-        steps.append(int(index) if index else name)
-    return tuple(steps)
+        steps, name = unknown
+        return Fault((*steps, name), f"there is no field {brief(name)} here; mend its name")
+    return Fault(*explain(error))

@@ -204,9 +204,28 @@ def yaml_trees(text: str, budget: Budget, first_line: int = 1) -> Iterator[Node]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + first_line if mark else 0
+        if mark and _open_brackets(text[: mark.index]) > MAX_DEPTH:
+            raise TreeError(line, _TOO_DEEP) from None
         raise TreeError(line, f"not YAML: {error.problem or error.context}") from None
     except (yaml.YAMLError, UnicodeError) as error:
         raise TreeError(0, f"not YAML: {brief(str(error))}") from None
+
+
+def _open_brackets(text: str) -> int:
+    """How deep flow collections are nested where ``text`` ends; roughly, quotes are not seen.
+
+    The parser looks ahead, and from some version on refuses depth itself: in its own words, and
+    before the events of the first levels have come.
+    """
+    return sum(text.count(sign) for sign in "[{") - sum(text.count(sign) for sign in "]}")
+
+
+def yaml_document(text: str) -> Node | None:
+    """The one document of a text, None if there is none; TreeError."""
+    documents = list(yaml_trees(text, Budget()))
+    if len(documents) > 1:
+        raise TreeError(documents[1].line, "a second document; drop it")
+    return documents[0] if documents else None
 
 
 def json_values(text: str) -> Iterator[Any]:
