@@ -28,6 +28,7 @@ mount --move "$top/shared" run/shared
 printf '#!/bin/sh\nexec %s "$@"\n' "$program" >opt/podtally/bin/podtally
 chmod 755 opt/podtally/bin/podtally
 rm -rf etc/systemd/system etc/podtally
+rm -f usr/bin/kill # procps', which minimal systems lack
 mkdir -p etc/systemd/system/podtally.service.d
 cp "$unit" etc/systemd/system/podtally.service
 cp run/shared/drop-in.conf etc/systemd/system/podtally.service.d/test.conf

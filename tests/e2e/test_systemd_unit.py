@@ -72,12 +72,12 @@ def test_it_starts_reloads_and_is_restarted_without_losing_a_count(host: Host) -
     ping(host, 2)
     counted(host, 2, PINGS)
 
-    host.run("kill", "-KILL", main_pid(host))
+    host.run("sh", "-c", f"kill -KILL {main_pid(host)}")
     ping(host, 1)
     host.wait(RESTART_SECONDS, SubState="running", NRestarts="1")
     counted(host, 1, 2 * PINGS)
 
-    host.run("kill", "-STOP", main_pid(host))  # no epoch turns: the watchdog ends it
+    host.run("sh", "-c", f"kill -STOP {main_pid(host)}")  # no epoch turns: the watchdog ends it
     host.wait(RESTART_SECONDS, SubState="running", NRestarts="2")
     ping(host, 1)
     counted(host, 1, 3 * PINGS)

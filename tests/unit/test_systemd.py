@@ -80,4 +80,16 @@ def test_times_are_longer_than_the_agents_own() -> None:
     assert found["Type"] == "notify"
     assert int(found["TimeoutStartSec"]) > TIMEOUT_SECONDS
     assert int(found["WatchdogSec"]) > STUCK_AFTER_SECONDS
-    assert found["ExecReload"] == "/bin/kill -HUP $MAINPID"
+    assert found["ExecReload"] == "/bin/sh -c 'kill -HUP $MAINPID'"
+
+
+def test_commands_are_ours_or_of_every_debian_system() -> None:
+    """A minimal system has the essential packages only: dash and coreutils, not procps."""
+    found = settings()
+    commands = [
+        value.lstrip("+-!@:").split()[0]
+        for key, values in found.items()
+        if key.startswith("Exec")
+        for value in values
+    ]
+    assert set(commands) == {"/opt/podtally/bin/podtally", "/bin/sh", "/bin/mkdir"}
