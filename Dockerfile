@@ -46,7 +46,7 @@ ENV SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH} PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VE
 WORKDIR /src
 COPY requirements.lock requirements-build.lock ./
 RUN python3 -m venv --without-pip /tools \
-	&& python3 -m venv --without-pip --system-site-packages /opt/podtally \
+	&& python3 -m venv --without-pip /opt/podtally \
 	&& pip --python /tools/bin/python install --require-hashes --only-binary :all: -r requirements-build.lock \
 	&& pip --python /opt/podtally/bin/python install --require-hashes --only-binary :all: -r requirements.lock
 COPY pyproject.toml README.md ./

@@ -1,5 +1,6 @@
-"""The locks that the image is built from hold what pyproject.toml asks for, and nothing unpinned."""
+"""The locks hold what pyproject.toml asks for, and nothing unpinned."""
 
+import importlib.metadata
 import re
 import tomllib
 from pathlib import Path
@@ -10,7 +11,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-LOCKS = ("requirements.lock", "requirements-build.lock")
+IMAGE_LOCKS = ("requirements.lock", "requirements-build.lock")
+DEV_LOCK = "requirements-dev.lock"
+LOCKS = (*IMAGE_LOCKS, DEV_LOCK)
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}$")
 
 
@@ -34,9 +37,10 @@ def locked(name: str) -> dict[str, Pinned]:
 
 def asked(name: str) -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    if name == "requirements.lock":
-        return [Requirement(each) for each in project["project"]["dependencies"]]
-    return [Requirement(each) for each in project["build-system"]["requires"]]
+    run, build = project["project"]["dependencies"], project["build-system"]["requires"]
+    dev = project["project"]["optional-dependencies"]["dev"]
+    words = {"requirements.lock": run, "requirements-build.lock": build, DEV_LOCK: run + build + dev}
+    return [Requirement(each) for each in words[name]]
 
 
 @pytest.mark.parametrize("name", LOCKS)
@@ -52,7 +56,19 @@ def test_every_version_has_its_hashes(name: str) -> None:
     assert [each for each, pinned in locked(name).items() if not pinned.hashes] == []
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("name", IMAGE_LOCKS)
+def test_tests_run_with_the_versions_of_the_image(name: str) -> None:
+    image, dev = locked(name), locked(DEV_LOCK)
+    assert image.items() <= dev.items(), "run scripts/lock"
+
+
+def test_the_tests_run_with_the_locked_versions() -> None:
+    """Whatever the system has: .venv does not see it."""
+    installed = {name: importlib.metadata.version(name) for name in locked(DEV_LOCK)}
+    assert installed == {name: pinned.version for name, pinned in locked(DEV_LOCK).items()}
+
+
+@pytest.mark.parametrize("name", IMAGE_LOCKS)
 def test_the_dockerfile_installs_from_it_and_from_nothing_else(name: str) -> None:
     text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
     installs = re.findall(r"pip --python \S+ install[^&\n]*", text)
