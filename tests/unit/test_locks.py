@@ -39,7 +39,11 @@ def asked(name: str) -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     run, build = project["project"]["dependencies"], project["build-system"]["requires"]
     dev = project["project"]["optional-dependencies"]["dev"]
-    words = {"requirements.lock": run, "requirements-build.lock": build, DEV_LOCK: run + build + dev}
+    words = {
+        "requirements.lock": run,
+        "requirements-build.lock": build,
+        DEV_LOCK: run + build + dev,
+    }
     return [Requirement(each) for each in words[name]]
 
 
