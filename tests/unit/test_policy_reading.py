@@ -269,9 +269,20 @@ def test_kinds_that_are_not_read_are_passed_on() -> None:
         (HEAD + "spec: {podSelector: {matchLabels: {app: web}}, ingress: 5}", PodSubject(None, WEB), "shop", 1),
         (HEAD + "spec: {podSelector: {matchLabels: {app: -}}}", PodSubject(None, EVERYTHING), "shop", 1),
         (HEAD + "spec: 5", PodSubject(None, EVERYTHING), "shop", 1),
-        (HEAD.replace("shop", "5"), PodSubject(EVERYTHING, EVERYTHING), "", 0),
+        (HEAD.replace("shop", "5"), PodSubject(None, EVERYTHING), "5", 1),
+        (HEAD.replace("shop", "[a]"), PodSubject(EVERYTHING, EVERYTHING), "", 0),
         (HEAD.replace("{name: p, namespace: shop}", "5"), PodSubject(EVERYTHING, EVERYTHING), "", 0),
-        (HEAD.replace("NetworkPolicy", "NetworkPolice"), PodSubject(EVERYTHING, EVERYTHING), "", 0),
+        (
+            HEAD.replace("NetworkPolicy", "NetworkPolice") + "spec: {podSelector: {matchLabels: {app: web}}}",
+            PodSubject(None, WEB), "shop", 1,
+        ),
+        (HEAD.replace("kind: NetworkPolicy\n", ""), PodSubject(None, EVERYTHING), "shop", 1),
+        (HEAD.replace("apiVersion: networking.k8s.io/v1\n", ""), PodSubject(None, EVERYTHING), "shop", 1),
+        (
+            "apiVersion: podtally.io/v1alpha1\nkind: HostPolicy\nmetadata: {name: h}\n"
+            "spec: {units: [ssh.service], ingres: []}",
+            HostSubject(None, ("ssh.service",), (), False), "", 1,
+        ),
         (ADMIN.replace("Deny", "Drop"), PodSubject(EVERYTHING, WEB), "", 0),
         (ADMIN.replace("portRange", "portsRange"), PodSubject(EVERYTHING, WEB), "", 0),
         (ADMIN.replace("app: web", "-: web"), PodSubject(EVERYTHING, EVERYTHING), "", 0),
@@ -281,7 +292,7 @@ def test_kinds_that_are_not_read_are_passed_on() -> None:
             HostSubject(EVERYTHING, (), (), True), "", 1,
         ),
     ],
-    ids=range(11),
+    ids=range(15),
 )  # fmt: skip
 def test_what_cannot_be_read_stands_for_whom_it_may_be_for(
     text: str, subject: Any, namespace: str, tier: int
@@ -293,15 +304,6 @@ def test_what_cannot_be_read_stands_for_whom_it_may_be_for(
     assert found.unreadable.startswith("t.yaml:")
     assert (found.subject, found.namespace, found.tier) == (subject, namespace, tier)
     assert (found.ingress, found.egress) == (None, None)
-
-
-def test_a_document_of_which_nothing_is_known_stands_for_all() -> None:
-    reading = read_text("a: [", "t.yaml", candidate=True)
-    assert [(p.subject, p.tier, p.priority, p.candidate) for p in reading.policies] == [
-        (PodSubject(EVERYTHING, EVERYTHING), ADMIN_TIER, -1, True),
-        (HostSubject(EVERYTHING, host=True), ADMIN_TIER, -1, True),
-    ]
-    assert all("not YAML" in p.unreadable for p in reading.policies)
 
 
 def test_what_the_server_refuses_but_is_clear_is_judged_and_told() -> None:

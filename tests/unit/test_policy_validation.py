@@ -192,8 +192,8 @@ def test_taken(policy: dict[str, Any]) -> None:
 
 NAMESPACES: dict[str, Any] = {"namespaces": {}}
 REFUSED = {
-    "unknown field": (network_policy(podSelektor={}), "spec.podSelektor", "no field"),
-    "unknown field of a peer": (peer(podSelector={}, x=1), "spec.ingress[0].from[0].x", "no field"),
+    "unknown field": (network_policy(podSelektor={}), "spec.podSelektor", "unknown field"),
+    "unknown field of a peer": (peer(podSelector={}, x=1), "spec.ingress[0].from[0].x", "unknown field"),
     "type": (port(port=[80]), "spec.ingress[0].ports[0].port", "whole number"),
     "a list for an object": (network_policy(podSelector=[]), "spec.podSelector", "an object"),
     "an object for a list": (network_policy(ingress={}), "spec.ingress", "a list"),
@@ -278,15 +278,15 @@ REFUSED = {
     "admin, long name": (admin_policy({"name": "n" * 101}), "spec.egress[0].name", "100"),
     "admin, networks on the way in": (
         admin_policy(ingress=[{"action": "Deny", "from": [{"networks": ["10.0.0.0/8"]}]}]),
-        "spec.ingress[0].from[0].networks", "no field"),
-    "baseline, priority": (baseline_policy(priority=1), "spec.priority", "no field"),
+        "spec.ingress[0].from[0].networks", "unknown field"),
+    "baseline, priority": (baseline_policy(priority=1), "spec.priority", "unknown field"),
     "baseline, domains": (
-        baseline_policy({"to": [{"domainNames": ["a.com"]}]}), "spec.egress[0].to[0].domainNames", "no field"),
+        baseline_policy({"to": [{"domainNames": ["a.com"]}]}), "spec.egress[0].to[0].domainNames", "unknown field"),
     "cluster, tier": (cluster_policy(tier="admin"), "spec.tier", "none of"),
     "cluster, no tier": (cluster_policy(tier=None), "spec.tier", "required"),
     "cluster, Allow": (cluster_policy({"action": "Allow"}), "spec.egress[0].action", "none of"),
     "cluster, 26 peers": (cluster_policy({"to": [NAMESPACES] * 26}), "spec.egress[0].to", "1 to 25"),
-    "cluster, ports": (cluster_policy({"ports": [{"namedPort": "a"}]}), "spec.egress[0].ports", "no field"),
+    "cluster, ports": (cluster_policy({"ports": [{"namedPort": "a"}]}), "spec.egress[0].ports", "unknown field"),
     "cluster, number and range": (
         cluster_policy({"protocols": [{"udp": {"destinationPort": {"number": 1, "range": {"start": 1, "end": 2}}}}]}),
         "spec.egress[0].protocols[0].udp.destinationPort", "exactly one"),
@@ -315,14 +315,14 @@ REFUSED = {
     "ingress, two classes": (
         with_metadata(ingress(ingressClassName="a"), annotations={"kubernetes.io/ingress.class": "b"}),
         "metadata.annotations['kubernetes.io/ingress.class']", "ingressClassName"),
-    "host policy for nobody": (host_policy(ingress=[]), "spec", "whom"),
+    "host policy for nobody": (host_policy(ingress=[]), "spec", "selects no endpoints"),
     "host policy, empty peer": (host_policy(host=True, ingress=[{"from": [{}]}]), "spec.ingress[0].from[0]", "is empty"),
     "host policy, mixed peer": (
         host_policy(host=True, egress=[{"to": [{"host": True, "ipBlock": {"cidr": "10.0.0.0/8"}}]}]),
         "spec.egress[0].to[0]", "two peers"),
     "host policy, named port": (
         host_policy(host=True, ingress=[{"ports": [{"port": "ssh"}]}]), "spec.ingress[0].ports[0].port", "number"),
-    "host policy, pods": (host_policy(podSelector={}), "spec.podSelector", "no field"),
+    "host policy, pods": (host_policy(podSelector={}), "spec.podSelector", "unknown field"),
 }  # fmt: skip
 
 

@@ -82,7 +82,7 @@ def test_every_alert_is_fired_and_silenced(rule: Rule) -> None:
 def test_every_alert_says_what_it_is_and_where_to_read_on(rule: Rule) -> None:
     assert set(rule.labels) == {"severity"}
     assert rule.labels["severity"] in SEVERITIES
-    assert re.fullmatch(r"[1-9]\d*[mh]", rule.holds)
+    assert re.fullmatch(r"[1-9]\d*[mh]|0m", rule.holds)
     assert set(rule.annotations) == {"summary", "description", "runbook_url"}
     assert all(rule.annotations.values())
     assert rule.annotations["runbook_url"] == f"{RUNBOOK}#{rule.alert.lower()}"

@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 from podtally.errors import PodtallyError
 from podtally.policy import cases, cluster, documents
-from podtally.policy.documents import MAX_BYTES, Document
+from podtally.policy.documents import MAX_BYTES, Document, Text
 from podtally.policy.findings import Declared
 from podtally.policy.model import Policy
 from podtally.policy.problems import ERROR, Problem
 from podtally.policy.reading import Reading, merged, read_documents
 from podtally.policy.sources import SUFFIXES
-from podtally.policy.unreadable import all_unreadable
+from podtally.policy.unreadable import lost
 from podtally.policy.world import World
 
 STDIN = "-"
@@ -30,7 +30,7 @@ class Written(NamedTuple):
     policies: tuple[Policy, ...]  # in force, with those that stand for what cannot be read
     others: tuple[Document, ...]  # of kinds that are not read
     problems: tuple[Problem, ...]
-    lost: bool  # there is text of which not even the kind can be told
+    lost: bool  # there is text that holds no object, though it may have been meant to
 
 
 def read_policies(paths: Iterable[str]) -> Written:
@@ -39,7 +39,7 @@ def read_policies(paths: Iterable[str]) -> Written:
     names = tuple(dict.fromkeys(name for path in paths for name in _files(path)))
     for name in names:
         text = documents.read_text(read_file(name), _shown(name))
-        found.miss(text.problems)
+        found.miss(text)
         found.take(text.documents)
     return found.written(f"files: {len(names)}")
 
@@ -67,12 +67,10 @@ class _Found:
             self._others += one.others
             self._problems += one.problems
 
-    def miss(self, problems: Iterable[Problem]) -> None:
-        """Take in what is wrong with a text, some of which may be lost by it."""
-        for problem in problems:
-            self._problems.append(problem)
-            if problem.severity == ERROR:
-                self._lost += all_unreadable(problem, candidate=False)
+    def miss(self, text: Text) -> None:
+        """Take in what is wrong with a text, and stand-ins for what is lost of it."""
+        self._problems += text.problems
+        self._lost += [policy for each in text.lost for policy in lost(each, candidate=False)]
 
     def written(self, place: str) -> Written:
         declared = tuple(self._declared)
@@ -91,8 +89,8 @@ def read_world(names: Iterable[str]) -> World:
         content = read_file(name)
         text = documents.read_text(content, _shown(name))
         errors = [problem for problem in text.problems if problem.severity == ERROR]
-        if errors and not text.documents and len(whole) == 1:
-            return _world_of_case(content, name, errors)
+        if text.problems and not text.documents and len(whole) == 1:
+            return _world_of_case(content, name, text.problems)
         written += text.documents
         problems += errors
     world = world_of(written, problems)
@@ -146,7 +144,7 @@ def _files(path: str) -> Iterator[str]:
         raise PodtallyError(f"{path}: no {', '.join(SUFFIXES)} in the folder", "name another")
 
 
-def _world_of_case(content: bytes, name: str, errors: list[Problem]) -> World:
+def _world_of_case(content: bytes, name: str, errors: Sequence[Problem]) -> World:
     value = cases.parsed(content, name)
     if not isinstance(value, dict) or not isinstance(value.get("pods"), list):
         _refuse(errors)

@@ -196,7 +196,7 @@ class SelfMetrics(Collector):
         self.policies = self._gauge("policies", "Policies and Ingresses in force.", "kind")
         self.policies_unreadable = self._gauge(
             "policies_unreadable",
-            "Objects and texts that cannot be read: what they may be for has the verdict unknown.",
+            "Policy objects and texts that cannot be read: what only they select is unknown.",
         )
         self.policy_files_stale = self._gauge(
             "policy_files_stale",

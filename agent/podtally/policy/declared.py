@@ -39,7 +39,7 @@ class PolicyState(NamedTuple):
     """How the sources are, for the agent's own metrics."""
 
     counts: Mapping[str, int]  # readable objects in force, by kind
-    unreadable: int  # objects, and texts, in force or of candidates
+    unreadable: int  # objects, and texts; those of the API also if an earlier version is in force
     stale_files: int  # that are in force in an earlier version
     candidates: int  # readable ones
     errors: int  # problems of that severity, in all sources
@@ -95,12 +95,12 @@ class PolicySources:
     def state(self) -> PolicyState:
         policies, candidates, ingresses, *_ = self.declared()
         told: list[Meaning] = [*policies, *candidates, *ingresses]
-        stand_ins = {_told_as(policy) for policy in self._said.stand_ins}
-        unreadable = {_told_as(meaning) for meaning in told if meaning.unreadable} - stand_ins
+        stand_ins = {policy.unreadable for policy in self._said.stand_ins}
+        unreadable = {meaning.unreadable for meaning in told if meaning.unreadable} - stand_ins
         in_force: list[Meaning] = [*policies, *ingresses]
         return PolicyState(
             MappingProxyType(Counter(_kind_of(m) for m in in_force if not m.unreadable)),
-            len(unreadable),
+            len(unreadable) + self._said.stale,
             len(self._read.files.stale) + len(self._read.candidates.stale),
             sum(not policy.unreadable for policy in candidates),
             sum(problem.severity == ERROR for problem in self._problems),
@@ -148,11 +148,6 @@ def _kind_of(meaning: Meaning) -> str:
 
 def _key_of(meaning: Meaning) -> _Key:
     return _kind_of(meaning), meaning.namespace, meaning.name
-
-
-def _told_as(meaning: Meaning) -> tuple[_Key, str]:
-    """The same for both stand-ins of a text of which nothing is known."""
-    return _key_of(meaning), meaning.unreadable
 
 
 def _also_in_a_file(meaning: Meaning) -> Problem:

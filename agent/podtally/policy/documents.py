@@ -2,6 +2,8 @@
 
 A text may hold many YAML documents, JSON values, and lists of objects. One that cannot be
 read is a problem of its own and hides no other: pieces are split where kubectl splits them.
+What has neither apiVersion nor kind is no object (a Helm chart's values): it is skipped, with
+a warning.
 """
 
 import json
@@ -9,7 +11,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from podtally.policy.problems import WARNING, Path, Problem
+from podtally.policy import salvage
+from podtally.policy.kinds import is_policy
+from podtally.policy.problems import WARNING, Path, Problem, similar
 from podtally.policy.scalars import brief
 from podtally.policy.tree import Budget, Node, TreeError, json_values, yaml_trees
 
@@ -65,36 +69,125 @@ class Document(NamedTuple):
         return " ".join(filter(None, (brief(self.kind)[1:-1], name)))
 
 
+class Lost(NamedTuple):
+    """A piece of text that is no document, though it may have been meant for one."""
+
+    problem: Problem  # one of the text's
+    policies: tuple[Document, ...]  # that it speaks of: kind and namespace, see ``salvage``
+
+
 class Text(NamedTuple):
     """All that a text holds."""
 
     documents: tuple[Document, ...]
-    problems: tuple[Problem, ...]  # errors: what could not be read of it
+    problems: tuple[Problem, ...]
+    lost: tuple[Lost, ...] = ()
 
 
 def read_text(text: str | bytes, source: str) -> Text:
     """``source`` is the name for problems: a file, mostly."""
-    documents: list[Document] = []
-    problems: list[Problem] = []
+    found = _Found(source)
     try:
         plain = _decode(text)
     except TreeError as error:
-        return Text((), (Problem(source, error.line, "", "", error.message),))
+        found.lose(error.line, error.message, _readable(text))
+        return found.text()
     pieces, budget = _pieces(plain), Budget()
     for count, (piece, first_line) in enumerate(pieces):
         if count >= MAX_PIECES:
             message = f"more than {MAX_PIECES} documents; the rest is not read: split the file"
-            problems.append(Problem(source, first_line, "", "", message))
+            found.lose(first_line, message, "")
             break
         try:
             for value, lines in _values(piece, first_line, budget):
-                documents.extend(_objects(value, lines, source, problems))
+                found.take(value, lines)
         except TreeError as error:
-            problems.append(Problem(source, error.line or first_line, "", "", error.message))
+            line = (error.line or first_line) - first_line + 1
+            line, message = salvage.explained(piece, line, error.message)
+            found.lose(line + first_line - 1, message, piece)
     for line, doubtful in budget.doubts:
-        message = f"{doubtful} is text here, and a truth value to kubectl: put it in quotes"
-        problems.append(Problem(source, line, "", "", message, WARNING))
-    return Text(tuple(documents), tuple(problems))
+        found.warn(line, doubtful)
+    return found.text()
+
+
+class _Found:
+    """What was found in a text so far."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._documents: list[Document] = []
+        self._problems: list[Problem] = []
+        self._lost: list[Lost] = []
+
+    def text(self) -> Text:
+        return Text(tuple(self._documents), tuple(self._problems), tuple(self._lost))
+
+    def warn(self, line: int, message: str) -> None:
+        self._problems.append(Problem(self._source, line, "", "", message, WARNING))
+
+    def lose(self, line: int, message: str, piece: str) -> None:
+        self._miss(Problem(self._source, line, "", "", message), salvage.salvaged(piece))
+
+    def take(self, value: Any, lines: Lines, kind: str = "") -> None:
+        """Take the object, or the objects of a list; ``kind`` is what a list of one leaves out."""
+        if value is None or value == {}:
+            return
+        if not isinstance(value, dict):
+            self.warn(lines.at(()), "skipped, not an object: it needs apiVersion, kind, metadata")
+            return
+        api_version, own_kind = value.get("apiVersion"), value.get("kind")
+        document = Document(
+            self._source,
+            api_version if isinstance(api_version, str) else "",
+            own_kind if isinstance(own_kind, str) else kind,
+            value,
+            lines,
+        )
+        if document.kind.endswith("List") and not kind:
+            self._take_list(document)
+        elif isinstance(own_kind, str) and own_kind and document.api_version:
+            self._documents.append(document)
+        elif is_policy(document.api_version, document.kind):
+            self._documents.append(document)  # what is missing is found when it is read
+        else:
+            lacks = "apiVersion" if not document.api_version else "kind"
+            message = f"skipped: {lacks} is missing or no text, so it is no Kubernetes object"
+            problem = document.problem((lacks,), message)
+            self._problems.append(problem._replace(severity=WARNING))
+
+    def _take_list(self, document: Document) -> None:
+        items = document.content.get("items")
+        of = document.kind.removesuffix("List")
+        if items is not None and not isinstance(items, list):
+            self._miss(document.problem(("items",), "must be a list"), [])
+            return
+        if "items" not in document.content:
+            like = similar("items", document.content)
+            if like:
+                message = f'unknown field {brief(like)} (did you mean "items"?)'
+                self._miss(document.problem((like,), message), [])
+            else:
+                message = "has no items; drop it, or give it some"
+                problem = document.problem((), message)
+                self._problems.append(problem._replace(severity=WARNING))
+            return
+        for index, item in enumerate(items or ()):
+            within = _inherit(item, document.api_version, of)
+            self.take(within, document.lines.below(("items", index)), of or "?")
+
+    def _miss(self, problem: Problem, policies: list[dict[str, Any]]) -> None:
+        self._problems.append(problem)
+        found = tuple(
+            Document(self._source, content["apiVersion"], content["kind"], content, Lines(None))
+            for content in policies
+        )
+        self._lost.append(Lost(problem, found))
+
+
+def _readable(text: str | bytes) -> str:
+    """What can be read of a text that is too long, or no UTF-8."""
+    cut = text[:MAX_BYTES]
+    return cut if isinstance(cut, str) else cut.decode("utf-8", "replace")
 
 
 def _decode(text: str | bytes) -> str:
@@ -131,7 +224,14 @@ def _values(piece: str, first_line: int, budget: Budget) -> Iterator[tuple[Any, 
         except UnicodeEncodeError:
             raise TreeError(first_line, "half a surrogate pair; write the character") from None
         except TreeError:
-            pass
+            commented = salvage.comment_in_json(piece)
+            if commented:
+                line = first_line + commented - 1
+                raise TreeError(line, "JSON has no comments; remove them") from None
+            comma = salvage.trailing_comma(piece)
+            if comma:
+                message = "a comma before a closing bracket is no JSON: read as YAML; remove it"
+                budget.doubt(first_line + comma - 1, message)
         else:
             padded = "\n" * (first_line - 1) + piece
             for index, value in enumerate(values):
@@ -149,38 +249,6 @@ def _locate(text: str, index: int) -> Node | None:
         return next(yaml_trees(text, Budget()), None)
     except TreeError:
         return None
-
-
-def _objects(
-    value: Any, lines: Lines, source: str, problems: list[Problem], kind: str = ""
-) -> Iterator[Document]:
-    """The object, or the objects of a list; ``kind`` is what a list of one kind leaves out."""
-    if value is None or value == {}:
-        return
-    if not isinstance(value, dict):
-        message = "not an object: it needs apiVersion, kind and metadata"
-        problems.append(Problem(source, lines.at(()), "", "", message))
-        return
-    api_version, own_kind = value.get("apiVersion"), value.get("kind")
-    document = Document(
-        source,
-        api_version if isinstance(api_version, str) else "",
-        own_kind if isinstance(own_kind, str) else kind,
-        value,
-        lines,
-    )
-    items = value.get("items")
-    if document.kind.endswith("List") and not kind and (items is None or isinstance(items, list)):
-        of = document.kind.removesuffix("List")
-        for index, item in enumerate(items or ()):
-            within = _inherit(item, document.api_version, of)
-            yield from _objects(within, lines.below(("items", index)), source, problems, of or "?")
-        return
-    for name, given in (("apiVersion", document.api_version), ("kind", own_kind)):
-        if not given or not isinstance(given, str):
-            problems.append(document.problem((name,), f"{name} is missing or no text; give it"))
-            return
-    yield document
 
 
 def _inherit(item: Any, api_version: str, kind: str) -> Any:

@@ -1,7 +1,8 @@
 """The policies that the Kubernetes API tells of, as they are now; its events in, meanings out.
 
 Belongs to the main thread. A resource that was never listed to its end is stood in for by an
-unreadable policy for every pod: until then nobody can say that nothing is declared.
+unreadable policy for every pod: until then nobody can say that nothing is declared. Of an
+object that cannot be read the last version that could be stays in force.
 """
 
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ class Live(NamedTuple):
     ingresses: tuple[DeclaredIngress, ...]
     problems: tuple[Problem, ...]
     ingresses_known: bool
+    stale: int = 0  # objects in force in an earlier version, since theirs cannot be read
 
 
 class LivePolicies:
@@ -78,7 +80,14 @@ class LivePolicies:
     def _put(self, objects: dict[Key, DeclaredObject], item: DeclaredObject) -> None:
         key = _key_of(item)
         before = objects.get(key)
-        if before is not None and before.meaning == item.meaning:
+        if before is not None and item.meaning.unreadable and not before.meaning.unreadable:
+            item = msgspec.structs.replace(item, meaning=before.meaning)
+            if before.problems == item.problems:
+                before = item
+        if before is not None and (before.meaning, before.problems) == (
+            item.meaning,
+            item.problems,
+        ):
             # Listed anew, or only its labels or status are others: the meaning is kept once.
             item = msgspec.structs.replace(before, uid=item.uid)
         else:
@@ -98,6 +107,7 @@ class LivePolicies:
             tuple(meaning for meaning in meanings if isinstance(meaning, DeclaredIngress)),
             tuple(problem for item in found for problem in item.problems),
             INGRESSES in self._heard,
+            sum(bool(item.problems) and not item.meaning.unreadable for item in found),
         )
 
     def _stand_ins(self) -> Iterator[Policy]:

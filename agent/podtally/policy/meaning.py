@@ -74,7 +74,7 @@ def host_policy(policy: wire.HostPolicy, candidate: bool) -> Policy:
         policy.kind,
         "",
         name_of(policy.metadata),
-        _endpoints(spec),
+        endpoints(spec),
         ingress if "Ingress" in types else None,
         egress if "Egress" in types else None,
         candidate=candidate,
@@ -139,12 +139,11 @@ def _network_peer(peer: wire.NetworkPeer) -> Peer:
 
 def _host_peers(given: tuple[wire.HostPeer, ...]) -> tuple[Peer, ...] | None:
     return (
-        tuple(_block(p.ip_block) if p.ip_block is not None else _endpoints(p) for p in given)
-        or None
+        tuple(_block(p.ip_block) if p.ip_block is not None else endpoints(p) for p in given) or None
     )
 
 
-def _endpoints(given: wire.HostSpec | wire.HostPeer) -> HostSubject:
+def endpoints(given: wire.HostSpec | wire.HostPeer) -> HostSubject:
     labelled = given.endpoint_selector
     return HostSubject(
         None if labelled is None else selector(labelled), given.units, given.containers, given.host

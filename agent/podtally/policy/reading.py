@@ -12,6 +12,7 @@ from podtally.errors import PodtallyError
 from podtally.policy import (
     decoding,
     documents,
+    kinds,
     meaning,
     meaning_admin,
     validation_admin,
@@ -22,17 +23,10 @@ from podtally.policy import validation as checks
 from podtally.policy.documents import Document, Lines
 from podtally.policy.ingress import DeclaredIngress
 from podtally.policy.model import Policy
-from podtally.policy.problems import ERROR, WARNING, Fault, Problem, field_of
-from podtally.policy.unreadable import all_unreadable, unreadable
+from podtally.policy.problems import ERROR, WARNING, Fault, Problem, field_of, similar
+from podtally.policy.scalars import brief
+from podtally.policy.unreadable import lost, unreadable
 from podtally.policy.validation_ingress import ingress as check_ingress
-
-_NETWORKING = "networking.k8s.io/v1"
-_OLDER = "policy.networking.k8s.io/v1alpha1"
-_NEWER = "policy.networking.k8s.io/v1alpha2"
-_OWN = "podtally.io/v1alpha1"
-_GROUPS = frozenset({"networking.k8s.io", "policy.networking.k8s.io", "podtally.io"})
-_ONCE_GROUPS = frozenset({"", "extensions"})  # where our kinds are, or were looked for
-_NO_POLICIES = frozenset({"IngressClass", "IPAddress", "ServiceCIDR"})  # in these groups
 
 Meaning = Policy | DeclaredIngress
 
@@ -40,7 +34,6 @@ Meaning = Policy | DeclaredIngress
 class _Kind(NamedTuple):
     """How a kind is read: its shape, its rules, and its meaning (and whether a candidate's)."""
 
-    api_version: str
     shape: Any
     nulls: Callable[[Any], Any]
     check: Callable[[Any], Iterable[Fault]]
@@ -49,42 +42,36 @@ class _Kind(NamedTuple):
 
 _KINDS = {
     "NetworkPolicy": _Kind(
-        _NETWORKING,
         wire.NetworkPolicy,
         decoding.built_in_nulls,
         checks.network_policy,
         meaning.network_policy,
     ),
     "Ingress": _Kind(
-        _NETWORKING,
         wire.Ingress,
         decoding.built_in_nulls,
         check_ingress,
         lambda given, candidate: meaning.ingress(given),
     ),
     "HostPolicy": _Kind(
-        _OWN,
         wire.HostPolicy,
         decoding.built_in_nulls,
         checks.host_policy,
         meaning.host_policy,
     ),
     "AdminNetworkPolicy": _Kind(
-        _OLDER,
         wire_admin.AdminNetworkPolicy,
         decoding.custom_nulls,
         validation_admin.admin_network_policy,
         meaning_admin.admin_network_policy,
     ),
     "BaselineAdminNetworkPolicy": _Kind(
-        _OLDER,
         wire_admin.BaselineAdminNetworkPolicy,
         decoding.custom_nulls,
         validation_admin.baseline_admin_network_policy,
         meaning_admin.baseline_admin_network_policy,
     ),
     "ClusterNetworkPolicy": _Kind(
-        _NEWER,
         wire_admin.ClusterNetworkPolicy,
         decoding.custom_nulls,
         validation_admin.cluster_network_policy,
@@ -100,6 +87,7 @@ class Reading(NamedTuple):
     ingresses: tuple[DeclaredIngress, ...] = ()
     others: tuple[Document, ...] = ()  # of kinds that are not read here
     problems: tuple[Problem, ...] = ()
+    lost: tuple[Problem, ...] = ()  # those of texts, or parts of them, that hold no object
 
 
 class _One(NamedTuple):
@@ -113,14 +101,11 @@ def read_text(text: str | bytes, source: str, candidate: bool = False) -> Readin
     """``source`` names the text in problems; ``candidate`` marks policies not applied yet."""
     found = documents.read_text(text, source)
     reading = read_documents(found.documents, candidate)
-    lost = tuple(
-        stand_in
-        for problem in found.problems
-        if problem.severity == ERROR
-        for stand_in in all_unreadable(problem, candidate)
-    )
+    policies = tuple(policy for text in found.lost for policy in lost(text, candidate))
     return reading._replace(
-        policies=reading.policies + lost, problems=found.problems + reading.problems
+        policies=reading.policies + policies,
+        problems=found.problems + reading.problems,
+        lost=tuple(text.problem for text in found.lost),
     )
 
 
@@ -176,9 +161,11 @@ def merged(readings: Iterable[Reading]) -> Reading:
     unreadable_ones: list[Policy] = []
     others: list[Document] = []
     problems: list[Problem] = []
+    texts: list[Problem] = []
     for reading in readings:
         problems += reading.problems
         others += reading.others
+        texts += reading.lost
         for policy in reading.policies:
             key = (policy.kind, policy.namespace, policy.name, policy.candidate)
             if policy.unreadable:
@@ -192,7 +179,8 @@ def merged(readings: Iterable[Reading]) -> Reading:
                 problems.append(_twice("Ingress", declared.namespace, declared.name))
             ingresses[declared.namespace, declared.name] = declared
     found = (*policies.values(), *unreadable_ones)
-    return Reading(found, tuple(ingresses.values()), tuple(others), tuple(problems))
+    all_ingresses = tuple(ingresses.values())
+    return Reading(found, all_ingresses, tuple(others), tuple(problems), tuple(texts))
 
 
 def problem_of(document: Document, fault: Fault) -> Problem:
@@ -209,19 +197,15 @@ def _document(content: dict[str, Any], where: str) -> Document:
 
 
 def _is_read(document: Document) -> bool:
-    """Other groups have kinds of these names too (projectcalico.org has a NetworkPolicy)."""
-    group = document.api_version.rpartition("/")[0]
-    if group in _GROUPS:
-        return document.kind not in _NO_POLICIES  # a name with a slip in it is an error
-    return group in _ONCE_GROUPS and document.kind in _KINDS
+    return kinds.is_policy(document.api_version, document.kind)
 
 
 def _read(document: Document, candidate: bool) -> _One:
     kind = _KINDS.get(document.kind)
     if kind is None:
-        faults = [Fault(("kind",), f"is none that is read; there are {', '.join(_KINDS)}")]
-    elif document.api_version != kind.api_version:
-        faults = [Fault(("apiVersion",), f"is not read for this kind; use {kind.api_version}")]
+        faults = [Fault(("kind",), _unknown_kind(document.kind))]
+    elif document.api_version not in kinds.API_VERSIONS[document.kind]:
+        faults = [Fault(("apiVersion",), _unknown_version(document))]
     else:
         decoded, faults = _decode(document, kind)
         if not any(fault.lost for fault in faults):
@@ -232,15 +216,33 @@ def _read(document: Document, candidate: bool) -> _One:
     return _One(unreadable(document, problem_of(document, worst), candidate), faults)
 
 
+def _unknown_kind(given: str) -> str:
+    if not given:
+        return f"is missing or no text; give one of {', '.join(_KINDS)}"
+    close = similar(given, _KINDS)
+    known = f'did you mean "{close}"?' if close else f"known: {', '.join(_KINDS)}"
+    return f"unknown kind {brief(given)} ({known})"
+
+
+def _unknown_version(document: Document) -> str:
+    right = " or ".join(kinds.API_VERSIONS[document.kind])
+    if not document.api_version:
+        return f"is missing or no text; give {right}"
+    return f"{brief(document.api_version)} is not read for this kind; use {right}"
+
+
 def _decode(document: Document, kind: _Kind) -> tuple[Any, list[Fault]]:
     try:
         content = kind.nulls(document.content)
     except RecursionError:
         return None, [Fault((), "nested too deep; flatten it")]
-    decoded = decoding.convert(content, kind.shape)
-    if isinstance(decoded, Fault):
-        return None, [decoded]
-    return decoded, list(kind.check(decoded))
+    decoded, faults = decoding.convert_all(content, kind.shape)
+    if decoded is None:
+        return None, faults
+    # What a field that cannot be read has left behind is no fault of its own.
+    left = [fault.path for fault in faults]
+    checked = [f for f in kind.check(decoded) if not any(p[: len(f.path)] == f.path for p in left)]
+    return decoded, [*faults, *checked]
 
 
 def _twice(kind: str, namespace: str, name: str) -> Problem:

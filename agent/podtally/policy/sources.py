@@ -1,9 +1,10 @@
 """Policies in files and folders, read again when they change; alone in this room it does I/O.
 
-What was readable is not lost: while a file cannot be read, or has no document that can, its
-last good version stays in force and the file is told as stale. What never was readable is in
-force as unreadable policies, so that nothing is allowed by accident. A file that is gone from
-a folder has been taken back; a path that was named and is not there is a problem.
+What was readable is not lost: while an object of a file cannot be read, its last good version
+stays in force and the file is reported as stale. What never was readable is in force as
+stand-ins, which put in doubt what the readable part selects and nothing else: a stray file
+is no policy. A file that is gone from a folder has been taken back; of a path that was named
+and is not there nothing is known, so everything is in doubt.
 """
 
 import hashlib
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from podtally.policy.documents import MAX_BYTES
+from podtally.policy.last_good import with_last_good
+from podtally.policy.model import Policy
 from podtally.policy.problems import ERROR, Problem
 from podtally.policy.reading import Reading, merged, read_text
-from podtally.policy.unreadable import all_unreadable
+from podtally.policy.unreadable import all_unreadable, nothing
 
 SUFFIXES = (".json", ".yaml", ".yml")  # of files in folders, as kubectl's
 _SETTLED_NS = 2_000_000_000  # a file that old cannot change again under the same time stamp
@@ -113,18 +116,22 @@ class PolicyFiles:
         if before is not None and before.digest == digest:
             return before._replace(stamp=stamp)
         reading = read_text(text or b"", name, self._candidate)
-        broken = any(policy.unreadable for policy in reading.policies)
-        if broken and before is not None and not _never_readable(before):
-            return File(stamp, digest, before.reading, reading.problems, True)
-        return File(stamp, digest, reading, reading.problems, False)
+        good, stale = reading, False
+        if before is not None:
+            good, stale = with_last_good(before.reading, reading)
+        return File(stamp, digest, good, reading.problems, stale)
 
     def _lost(self, name: str, why: str) -> File:
         before = self._files.get(name)
         problem = Problem(name, 0, "", "", why, ERROR)
-        if before is not None and not _never_readable(before):
+        if before is not None and _has_objects(before.reading):
             return File(None, b"", before.reading, (problem,), True)
-        reading = Reading(all_unreadable(problem, self._candidate), problems=(problem,))
-        return File(None, b"", reading, (problem,), False)
+        named = any(name == str(path) for path in self._paths)
+        policies: tuple[Policy, ...] = (nothing(problem, self._candidate),)
+        if named:
+            policies = all_unreadable(problem, self._candidate)
+        return File(None, b"", Reading(policies, problems=(problem,), lost=(problem,)), (problem,),
+                    False)  # fmt: skip
 
 
 def _content(name: str, known: Stamp | None) -> tuple[Stamp | None, bytes | None]:
@@ -142,8 +149,8 @@ def _content(name: str, known: Stamp | None) -> tuple[Stamp | None, bytes | None
     return stamp if settled else None, text
 
 
-def _never_readable(file: File) -> bool:
-    return any(policy.unreadable for policy in file.reading.policies)
+def _has_objects(reading: Reading) -> bool:
+    return bool(reading.ingresses) or any(not policy.unreadable for policy in reading.policies)
 
 
 def _contents(files: dict[str, File]) -> dict[str, tuple[bytes, tuple[Problem, ...], bool]]:

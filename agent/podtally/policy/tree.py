@@ -63,11 +63,11 @@ class Budget:
 
     def __init__(self) -> None:
         self.spent = 0
-        self.doubts: list[tuple[int, str]] = []  # the first ones: lines and texts
+        self.doubts: list[tuple[int, str]] = []  # the first ones: lines and messages
 
-    def doubt(self, line: int, text: str) -> None:
+    def doubt(self, line: int, message: str) -> None:
         if len(self.doubts) < _MOST_DOUBTS:
-            self.doubts.append((line, text))
+            self.doubts.append((line, message))
 
     def spend(self, nodes: int, line: int) -> None:
         self.spent += nodes
@@ -112,7 +112,8 @@ class _Composer:
     def _scalar(self, event: yaml.ScalarEvent, line: int) -> None:
         self._budget.spend(1, line)
         if event.value in DOUBTFUL and event.implicit[0] and event.tag is None:
-            self._budget.doubt(line, event.value)
+            message = f"{event.value} is text here, and a truth value to kubectl: put it in quotes"
+            self._budget.doubt(line, message)
         if self._wants_key():
             self._open[-1].keys.append((_key(event, line), line))
             return

@@ -1,13 +1,15 @@
-"""Stand-ins for policies that cannot be read: for whom they are, as far as that can be told."""
+"""Stand-ins for policies that cannot be read: they select what the readable part says."""
 
 from typing import Any
 
 from podtally.policy import decoding, meaning, meaning_admin, validation, wire, wire_admin
-from podtally.policy.documents import Document
+from podtally.policy.documents import Document, Lost
+from podtally.policy.kinds import ADMIN_GROUP, group_of
 from podtally.policy.model import (
     ADMIN_TIER,
     BASELINE_TIER,
     EVERYTHING,
+    LAST_PRIORITY,
     NETWORK_TIER,
     HostSubject,
     PodSubject,
@@ -24,13 +26,12 @@ BEFORE_ALL = -1  # a priority that no policy can have
 _ALL_PODS = PodSubject(EVERYTHING, EVERYTHING)
 _ALL_OF_THE_HOST = HostSubject(EVERYTHING, host=True)
 _ALL_KINDS = (_ALL_PODS, _ALL_OF_THE_HOST)
-_ADMIN_KINDS = ("AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy")
 _TYPES = {"Egress": EGRESS, "Ingress": INGRESS}
 _TIERS = {"BaselineAdminNetworkPolicy": BASELINE_TIER}
 
 
 def all_unreadable(problem: Problem, candidate: bool) -> tuple[Policy, ...]:
-    """For a document of which not even the kind is known: it may be for everybody."""
+    """Return stand-ins for a source of which nothing can be read: it may be about everybody."""
     reason = str(problem)
     return tuple(
         Policy("unreadable", "", problem.source, subject, None, None, ADMIN_TIER, BEFORE_ALL,
@@ -39,24 +40,46 @@ def all_unreadable(problem: Problem, candidate: bool) -> tuple[Policy, ...]:
     )  # fmt: skip
 
 
+def lost(text: Lost, candidate: bool) -> tuple[Policy, ...]:
+    """Return stand-ins for a text that holds no object: of the policies that it speaks of.
+
+    If it speaks of none it puts nothing in doubt: one that selects nothing reports it.
+    """
+    policies = [document for document in text.policies if document.kind != "Ingress"]
+    if not policies:
+        return (nothing(text.problem, candidate),)
+    return tuple(unreadable(document, text.problem, candidate) for document in policies)
+
+
+def nothing(problem: Problem, candidate: bool) -> Policy:
+    """Return a stand-in that selects nothing."""
+    return Policy("unreadable", "", problem.source, HostSubject(), candidate=candidate,
+                  unreadable=str(problem))  # fmt: skip
+
+
 def unreadable(document: Document, problem: Problem, candidate: bool) -> Policy:
-    """In the place of the object, as long as it says where that is."""
-    reason, kind = str(problem), document.kind
+    """Return a stand-in for the object: it selects what its readable part says, and no more.
+
+    A slip in the name of a kind leaves its API group, whose kinds are alike.
+    """
+    reason, kind, group = str(problem), document.kind, group_of(document.api_version)
     metadata, spec = _part(document.content, "metadata"), _part(document.content, "spec")
     name = _text(metadata.get("name"))
-    if kind == "NetworkPolicy" and _tells_namespace(document, metadata):
-        namespace = metadata.get("namespace") or meaning.DEFAULT_NAMESPACE
+    if kind == "HostPolicy" or group == "podtally.io":
+        subject: Subject = _host_subject(spec)
+        return Policy(kind, "", name, subject, candidate=candidate, unreadable=reason)
+    if group != ADMIN_GROUP:
         selector = _selector(spec.get("podSelector"))
+        namespace = _namespace(document, metadata)
+        if namespace is None:  # of one of all: after the admin tier, whose word is certain
+            subject = PodSubject(EVERYTHING, selector)
+            return Policy(kind, "", name, subject, None, None, ADMIN_TIER, LAST_PRIORITY,
+                          candidate, reason)  # fmt: skip
         return Policy(kind, namespace, name, PodSubject(None, selector), tier=NETWORK_TIER,
                       candidate=candidate, unreadable=reason,
                       untouched=_untouched(spec))  # fmt: skip
-    if kind == "HostPolicy" or document.api_version.startswith("podtally.io/"):
-        return Policy(kind, "", name, _ALL_OF_THE_HOST, candidate=candidate, unreadable=reason)
-    if kind not in _ADMIN_KINDS:
-        return Policy(kind, "", name, _ALL_PODS, None, None, ADMIN_TIER, BEFORE_ALL, candidate,
-                      reason)  # fmt: skip
     tier = _TIERS.get(kind, ADMIN_TIER)
-    if kind == "ClusterNetworkPolicy" and spec.get("tier") == "Baseline":
+    if spec.get("tier") == "Baseline":
         tier = BASELINE_TIER
     priority = spec.get("priority")
     if not isinstance(priority, int) or isinstance(priority, bool) or not 0 <= priority <= 1000:
@@ -86,10 +109,25 @@ def _part(content: dict[str, Any], name: str) -> dict[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
-def _tells_namespace(document: Document, metadata: dict[str, Any]) -> bool:
-    """None is the default one; metadata that is no object tells nothing."""
+def _namespace(document: Document, metadata: dict[str, Any]) -> str | None:
+    """Return the namespace, "default" where none is given; None if it cannot be told."""
     given = metadata.get("namespace")
-    return isinstance(document.content.get("metadata"), dict) and isinstance(given, str | None)
+    if not isinstance(document.content.get("metadata"), dict):
+        return None
+    if isinstance(given, int) and not isinstance(given, bool):
+        return str(given)  # the quotes are missing
+    if not isinstance(given, str | None):
+        return None
+    return given or meaning.DEFAULT_NAMESPACE
+
+
+def _host_subject(spec: dict[str, Any]) -> HostSubject:
+    names = ("endpointSelector", "units", "containers", "host")
+    decoded = _decoded({name: spec[name] for name in names if name in spec},
+                       wire.HostSpec, decoding.built_in_nulls)  # fmt: skip
+    if not isinstance(decoded, wire.HostSpec) or any(validation.selects_endpoints(decoded)):
+        return _ALL_OF_THE_HOST
+    return meaning.endpoints(decoded)
 
 
 def _text(value: Any) -> str:

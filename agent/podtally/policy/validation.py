@@ -7,7 +7,7 @@ should not stand so. HostPolicy is held to the same rules.
 from collections.abc import Callable, Iterator
 
 from podtally.policy.cidr import parse_sloppy
-from podtally.policy.problems import Fault, Path, warning
+from podtally.policy.problems import Fault, Path, similar, warning
 from podtally.policy.scalars import brief
 from podtally.policy.validation_names import (
     dns_label,
@@ -62,11 +62,7 @@ def network_policy(policy: NetworkPolicy) -> Faults:
 def host_policy(policy: HostPolicy) -> Faults:
     yield from metadata(policy.metadata, namespaced=False)
     spec = policy.spec
-    if not _names_endpoints(spec):
-        yield Fault(
-            ("spec",), "says not whom it is for: endpointSelector, units, containers or host"
-        )
-    yield from _endpoints(spec, ("spec",))
+    yield from selects_endpoints(spec)
     for index, ingress in enumerate(spec.ingress):
         path = ("spec", "ingress", index)
         yield from _host_ports(ingress.ports, path)
@@ -78,6 +74,14 @@ def host_policy(policy: HostPolicy) -> Faults:
         for number, peer in enumerate(egress.to):
             yield from _host_peer(peer, (*path, "to", number))
     yield from _policy_types(spec.policy_types)
+
+
+def selects_endpoints(spec: HostSpec) -> Faults:
+    """Yield what is wrong with the subject."""
+    if not _names_endpoints(spec):
+        message = "selects no endpoints: give endpointSelector, units, containers or host"
+        yield Fault(("spec",), message)
+    yield from _endpoints(spec, ("spec",))
 
 
 def metadata(meta: Metadata, namespaced: bool) -> Faults:
@@ -156,7 +160,9 @@ def block(given: IPBlock, path: Path) -> Faults:
 
 
 def not_one_of(path: Path, value: str, allowed: tuple[str, ...]) -> Fault:
-    return Fault(path, f"{brief(value)} is none of {', '.join(allowed)} (case matters)")
+    close = similar(value, allowed)
+    hint = f' (did you mean "{close}"?)' if close else ""
+    return Fault(path, f"{brief(value)} is none of {', '.join(allowed)}{hint}")
 
 
 def _named(path: Path, value: str, check: Callable[[str], str]) -> Faults:

@@ -1,0 +1,36 @@
+"""Keeps the last good version of objects that cannot be read in a new version of their file."""
+
+from podtally.policy.model import Policy
+from podtally.policy.problems import ERROR
+from podtally.policy.reading import Reading
+
+_Key = tuple[str, str, str]
+
+
+def with_last_good(before: Reading, now: Reading) -> tuple[Reading, bool]:
+    """Return the new version with what had to be kept of the one in force, and whether any was.
+
+    An unreadable object is replaced by its namesake. Where a piece of the text is lost, whatever
+    is missing may have been in it.
+    """
+    good = {_key(policy): policy for policy in before.policies if not policy.unreadable}
+    policies = [good.get(_key(p), p) if p.unreadable else p for p in now.policies]
+    stale = any(new is not old for new, old in zip(policies, now.policies, strict=True))
+    if now.lost:
+        named = {_key(policy) for policy in policies}
+        missing = [policy for key, policy in good.items() if key not in named]
+        if missing:
+            reasons = {str(problem) for problem in now.lost}
+            policies = [p for p in policies if p.unreadable not in reasons] + missing
+            now, stale = now._replace(lost=()), True
+    ingresses = now.ingresses
+    if now.lost or any(p.severity == ERROR and "Ingress" in p.subject for p in now.problems):
+        present = {(ingress.namespace, ingress.name) for ingress in ingresses}
+        kept = [i for i in before.ingresses if (i.namespace, i.name) not in present]
+        if kept:
+            ingresses, now, stale = (*ingresses, *kept), now._replace(lost=()), True
+    return now._replace(policies=tuple(policies), ingresses=ingresses), stale
+
+
+def _key(policy: Policy) -> _Key:
+    return policy.kind, policy.namespace, policy.name
