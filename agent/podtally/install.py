@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from podtally.config import Config
 from podtally.kernel.job import flow_job, run_loader
+from podtally.kernel.load_error import LOG_NAME
 from podtally.kernel.pins import Generation, Options, Pins, digest, slots_for
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def install(pins: Pins, config: Config, booked_generation: str | None) -> Instal
         started = time.monotonic()
         log.info("compiling the kernel programs (%d slots)", options.slots)
         known_secrets = current.about.secrets if current else None
-        run_loader(flow_job(options, pins.next, known_secrets))
+        run_loader(flow_job(options, pins.next, known_secrets), config.state_dir / LOG_NAME)
         log.info("compiled and loaded in %.1f s", time.monotonic() - started)
         successor, compiled = pins.successor(), True
     if successor is None:

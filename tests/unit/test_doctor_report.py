@@ -10,7 +10,6 @@ from podtally.doctor import features, host
 from podtally.doctor.command import report_json, report_text
 from podtally.doctor.finding import Finding
 from podtally.doctor.hooks import findings
-from podtally.doctor.programs import gist
 from podtally.identity.cgroup_ids import find_mount
 
 FINE = Finding("jit", True, "on")
@@ -109,15 +108,3 @@ def test_cgroup_v2(tmp_path: Path, kind: str, ok: bool | None) -> None:
 def test_this_hosts_cgroup_v2() -> None:
     found = host.cgroup_v2()
     assert (found.ok is False) == (find_mount() is None)
-
-
-def test_the_gist_of_a_verifiers_log_is_its_verdict() -> None:
-    log = (
-        "cannot load podtally.c: bpf: Permission denied\n0: R1=ctx() R10=fp0\n"
-        "R3 has pointer with unsupported alu operation\nprocessed 48 insns (limit 1000000)\n"
-    )
-    assert gist(log) == (
-        "cannot load podtally.c: bpf: Permission denied: "
-        "R3 has pointer with unsupported alu operation"
-    )
-    assert gist("one line") == "one line"

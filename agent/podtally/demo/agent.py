@@ -2,6 +2,7 @@
 
 import http.client
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from podtally.commands.samples import parse
 from podtally.demo import scrape
 from podtally.demo.address import Address, listen
 from podtally.demo.events import EventTail
-from podtally.demo.processes import Children, Process, exit_reason, last_words
+from podtally.demo.processes import Children, Process, exit_reason, last_error, last_words
 from podtally.demo.say import say
 from podtally.demo.snapshot import Snapshot, faults, take
 from podtally.demo.stage import CONFIG
@@ -28,6 +29,7 @@ from podtally.demo.topology import (
     WATCHED,
 )
 from podtally.errors import PodtallyError
+from podtally.kernel.load_error import LOG_NAME
 
 _READY_SECONDS = 120.0  # a cold compile takes seconds, on a small busy machine many
 _PATIENCE_SECONDS = 2.0  # after which the person is told what is being waited for
@@ -47,10 +49,8 @@ class Agent(NamedTuple):
     def check(self) -> None:
         """Raise PodtallyError with its last words where it has died."""
         if self.process.poll() is not None:
-            raise PodtallyError(
-                f"the agent ended ({exit_reason(self.process)}): {last_words(self.log)}",
-                "podtally doctor says what this host lacks",
-            )
+            error = _with_load_log_kept(last_error(self.log))
+            raise PodtallyError(f"the agent ended ({exit_reason(self.process)}): {error}")
 
     def get(self, path: str) -> tuple[int, str]:
         """Ask it over HTTP; raises PodtallyError where it died, or does not answer."""
@@ -85,6 +85,16 @@ class Agent(NamedTuple):
             if time.monotonic() > deadline + _SETTLE_SECONDS:
                 return now
             before = now
+
+
+def _with_load_log_kept(error: str) -> str:
+    """Copy the log that ``error`` names, if any: the state directory goes with the demo."""
+    log = STATE_DIR / LOG_NAME
+    if str(log) not in error:
+        return error
+    with tempfile.NamedTemporaryFile(prefix="podtally-load-", suffix=".log", delete=False) as copy:
+        copy.write(log.read_bytes())
+    return error.replace(str(log), copy.name)
 
 
 def start(children: Children, wanted: Address, log: Path) -> Agent:

@@ -69,7 +69,8 @@ def report_text(findings: Iterable[Finding], out: TextIO, *, colour: bool) -> in
         shown = f"\x1b[{paint}m{mark}\x1b[0m" if colour and paint else mark
         out.write(f"{shown}  {finding.name:{_NAME_WIDTH}}  {finding.detail}\n")
         if finding.mend and not finding.ok:
-            out.write(f"{'':{len(mark)}}  {'':{_NAME_WIDTH}}  -> {finding.mend}\n")
+            margin = " " * (len(mark) + _NAME_WIDTH + 4)
+            out.write(f"{margin}-> {finding.mend}\n".replace("\n    ", f"\n{margin}   "))
         out.flush()
         fatal += is_fatal(finding)
     missing = "1 thing is" if fatal == 1 else f"{fatal} things are"

@@ -11,7 +11,6 @@ from podtally.kernel import abi, job, pins
 
 _NAME = "own programs"
 _BOOKS = 64
-_MEND = "see what else is lacking above; `podtally run` prints the verifier's whole answer"
 
 
 def own_programs(pin_dir: Path) -> Finding:
@@ -22,21 +21,12 @@ def own_programs(pin_dir: Path) -> Finding:
     try:
         job.run_loader(job.flow_job(options, trial))
     except PodtallyError as error:
-        return Finding(_NAME, False, gist(error.what), _MEND, True)
+        return Finding(_NAME, False, error.what, error.mend, True)
     finally:
         if trial.is_dir():
             shutil.rmtree(trial)
     seconds = time.monotonic() - started
     return Finding(_NAME, True, f"compiled, loaded and pinned in {seconds:.1f} s", fatal=True)
-
-
-def gist(text: str) -> str:
-    """Shorten a verifier's log to its first line and its verdict, the line before the sums."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    sums = next((at for at, line in enumerate(lines) if line.startswith("processed ")), None)
-    if sums is None or sums < 2:
-        return " / ".join(lines[:2])
-    return f"{lines[0]}: {lines[sums - 1]}"
 
 
 def not_tried() -> Finding:

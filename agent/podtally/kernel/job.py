@@ -10,6 +10,7 @@ import msgspec
 
 from podtally.errors import PodtallyError
 from podtally.kernel import abi, pins
+from podtally.kernel.load_error import load_error
 
 TIMEOUT_SECONDS = 120.0  # compiling takes 1 to 5 s; a starved host may need far longer
 
@@ -57,8 +58,11 @@ def flow_job(
     )
 
 
-def run_loader(job: Job) -> None:
-    """Run ``job`` in a loader process; on failure nothing of it stays pinned."""
+def run_loader(job: Job, keep: Path | None = None) -> None:
+    """Run ``job`` in a loader process; on failure nothing of it stays pinned.
+
+    Raises PodtallyError. A long log of the compiler or the verifier goes to the file ``keep``.
+    """
     into = Path(job.into)
     if into.is_dir():
         shutil.rmtree(into)
@@ -78,10 +82,8 @@ def run_loader(job: Job) -> None:
         ) from None
     if result.returncode:
         _discard(into)
-        words = result.stderr.decode(errors="replace").strip() or f"exit {result.returncode}"
-        raise PodtallyError(
-            f"cannot load {job.source}: {words}", "`podtally doctor` names what this host lacks"
-        )
+        said = result.stderr.decode(errors="replace").strip() or f"exit {result.returncode}"
+        raise load_error(job.source, said, keep)
 
 
 def _discard(directory: Path) -> None:
