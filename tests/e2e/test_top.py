@@ -298,6 +298,17 @@ def test_no_colours_where_nobody_wants_them(shop: Shop) -> None:
         assert screen.process.wait(PATIENCE_SECONDS) == 130
 
 
+def test_ctrl_c_ends_it_where_sigint_is_inherited_as_ignored(shop: Shop) -> None:
+    inherited = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with terminal(*where(shop.agent), "--interval", "0.1") as screen:
+            screen.wait(lambda text: "conversations" in text)
+            os.write(screen.master, b"\x03")
+            assert screen.process.wait(PATIENCE_SECONDS) == 130
+    finally:
+        signal.signal(signal.SIGINT, inherited)
+
+
 def test_a_terminal_that_is_none_worth_the_name_gets_the_totals_once(shop: Shop) -> None:
     shop.leak()
     eventually(shop.agent, lambda samples: len(told(samples, CONNECTIONS)), 1)

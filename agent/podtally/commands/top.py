@@ -1,6 +1,7 @@
 """``podtally top``: who talks to whom right now, how much, and whether policy lets them."""
 
 import argparse
+import signal
 import sys
 import time
 from collections import deque
@@ -57,6 +58,8 @@ def main(args: argparse.Namespace) -> int:
     wanted = Wanted(args.egress, args.outside, args.denied, args.namespace)
     screen = Screen(sys.stdout)
     if screen.live and not args.once and args.output == "text":
+        # its only end, also where a script's background job inherited it as ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             _watch(agent, wanted, args, screen)
         finally:
