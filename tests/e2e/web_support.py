@@ -27,7 +27,7 @@ CLIENT_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"  # its beginning
 NAMES = "IP:127.0.0.1,DNS:localhost"
 NOTHING = np.zeros((0, 3), np.int64)
 PODS = SeriesView([PodLabels("shop", "web-0", "egress")], np.array([[1541, 23]]))
-VIEW = View(PODS, *(SeriesView([], NOTHING),) * 8, [], *(0,) * 6)
+VIEW = View(PODS, *(SeriesView([], NOTHING),) * 9, [], *(0,) * 6)
 
 
 def users(password: str = PASSWORD, cost: int = COST) -> str:

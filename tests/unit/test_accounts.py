@@ -14,6 +14,7 @@ from podtally.ledger.account import (
     exposed_labels,
     flow_labels,
     server_port,
+    with_any_peer,
 )
 from podtally.ledger.accounts import Accounts, make_tables
 from podtally.ledger.connections import BEGAN_HERE, BEGAN_THERE, BEGAN_UNKNOWN
@@ -87,17 +88,92 @@ def test_two_interfaces_share_series_and_not_accounts() -> None:
     assert len(flows) == 2
 
 
-def test_what_does_not_fit_the_limit_is_other_and_counted() -> None:
-    accounts, flows = make(limit=9)
-    indexes = [accounts.index_of(account(port), 1) for port in range(23)]
-    assert len(flows) == 8 + 2  # four accounts, and `other`
-    assert accounts.limited == 19
-    assert len(set(indexes[4:])) == 1
-    assert accounts.index_of(account(3), 1) == indexes[3]  # those that are there stay
-    other = accounts.index_of(account(99, slot=1), 1)
-    assert other != indexes[4]
-    assert accounts.slot[other] == 1
-    assert len(flows) == 10
+def of(endpoint: str, slot: int, port: int = 443, peer: str = "office") -> Account:
+    made = account(port, slot)._replace(workload=endpoint, peer_workload=peer)
+    return made._replace(endpoint=f"{endpoint}-0", endpoint_namespace="shop")
+
+
+def test_more_ports_of_a_peer_than_are_shown_are_one() -> None:
+    accounts, flows = make(limit=10_000)
+    indexes = [accounts.index_of(account(port), 1) for port in range(1, 12_033)]
+    assert len(flows) == 2 * (accounts.shares.by_peer + 1)
+    assert len(set(indexes[accounts.shares.by_peer :])) == 1
+    assert accounts.index_of(account(3), 1) == indexes[2]  # those that are there stay
+    labels = flows.labels_at(int(accounts.series[indexes[-1], 0]))
+    expected = flow_labels(account(), "egress")._replace(port="other")
+    assert labels == expected  # but for the port all is exact
+    assert accounts.limited == 12_032 - accounts.shares.by_peer
+
+
+def test_more_peers_than_an_endpoint_may_have_are_one_and_its_name_stays() -> None:
+    accounts, flows = make(limit=80)
+    judged = Judgement("denied", "egress", "shop/strict")
+    made = [of("web", 0, peer=f"w{n}")._replace(judgement=judged) for n in range(23)]
+    indexes = [accounts.index_of(each, 1) for each in made]
+    assert accounts.shares.most == 10
+    assert len(set(indexes[10:])) == 1
+    labels = flows.labels_at(int(accounts.series[indexes[-1], 0]))
+    assert labels is not None
+    assert (labels.namespace, labels.workload, labels.workload_kind) == (
+        "shop",
+        "web",
+        "Deployment",
+    )
+    assert (labels.verdict, labels.scope, labels.protocol) == ("denied", "internet", "tcp")
+    assert set(labels[4:7]) == {labels.port} == {"other"}
+    denied = denied_labels(with_any_peer(made[0]))
+    assert (denied.workload, denied.policy, denied.peer_workload) == ("web", "shop/strict", "other")
+
+
+def test_what_one_endpoint_takes_costs_no_other_its_series() -> None:
+    """Eight endpoints together take more than the limit; a ninth still has series of its own."""
+    accounts, flows = make(limit=160)
+    for slot in range(8):
+        for number in range(100):
+            accounts.index_of(of(f"greedy{slot}", slot, peer=f"w{number}"), 1)
+    victim = [of("victim", 8, port) for port in range(1, 6)]
+    indexes = [accounts.index_of(each, 1) for each in victim]
+    assert [accounts.at(np.array([i]))[i] for i in indexes] == victim
+    assert len(flows) <= 2 * 160  # whatever is guaranteed
+
+
+def test_protocols_that_few_use_are_one_where_peers_are() -> None:
+    accounts, flows = make(limit=80)
+    for protocol in range(256):
+        for peer in range(11):
+            made = of("web", 0, port=0, peer=f"w{peer}")._replace(protocol=protocol)
+            accounts.index_of(made, 1)
+    labels = [labels for _, labels in flows.pairs() if labels.peer_kind == "other"]
+    assert {each.protocol for each in labels} <= {"other", "icmp", "tcp", "udp", "icmpv6", "sctp"}
+
+
+def test_series_that_are_there_are_shared_beyond_any_limit() -> None:
+    accounts, flows = make(limit=80)
+    for number in range(20):
+        accounts.index_of(of("web", 0, peer=f"w{number}"), 1)
+    size = len(flows)
+    index = accounts.index_of(of("web", 1, peer="w3"), 1)  # another pod of the workload
+    assert flows.labels_at(int(accounts.series[index, 0])).peer_workload == "w3"  # type: ignore[union-attr]
+    assert len(flows) == size
+
+
+def test_beyond_all_guarantees_even_the_workload_is_other() -> None:
+    accounts, flows = make(limit=40)
+    for slot in range(100):
+        accounts.index_of(of(f"w{slot}", slot), 1)
+    assert len(flows) <= 2 * 40 + 2
+    assert any(labels.namespace == "other" for _, labels in flows.pairs())
+
+
+def test_a_closed_account_gives_its_share_back() -> None:
+    accounts, _ = make(limit=80)
+    for _ in range(3):
+        made = [of("web", 0, peer=f"w{number}") for number in range(10)]
+        indexes = [accounts.index_of(each, 1) for each in made]
+        assert len(set(indexes)) == 10
+        assert accounts.shares.full()
+        accounts.close(0)
+        assert not accounts.shares.full()
 
 
 def test_a_closed_account_is_free_and_its_series_stay() -> None:

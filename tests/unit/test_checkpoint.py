@@ -176,7 +176,7 @@ def test_more_than_was_written_is_found(whole: bytes, state_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("what", "change", "why"),
     [
-        ("a later schema", (b"podtally\x05", b"podtally\x17"), "schema 23"),
+        ("a later schema", (b"podtally\x06", b"podtally\x17"), "schema 23"),
         ("no JSON", (b'{"position"', b'["position"'), "head"),
         ("a wrong type", (b'"epoch":23', b'"epoch":"a'), "head"),
         ("no dtype", (b"'<u8'", b"'<zz'"), "arrays"),

@@ -100,7 +100,7 @@ def test_end(seen: int, over: bool) -> None:
         ("two FINs", Flow(seen=from_here(FIN) | to_here(FIN)), Timeouts().ended),
         ("a RST", Flow(seen=to_here(RST)), Timeouts().ended),
         ("UDP", Flow(protocol=UDP), Timeouts().other),
-        ("TCP", Flow(seen=from_here(SYN)), Timeouts().tcp),
+        ("TCP", Flow(seen=from_here(ACK)), Timeouts().tcp),
     ],
 )
 def test_over_after_its_patience_and_not_before(what: str, row: Flow, idle_ns: int) -> None:
@@ -163,6 +163,52 @@ def test_beyond_the_limit_the_longest_idle_go() -> None:
     ended = connections.settle(SECOND + 23, NOBODY)
     assert sorted(ended.last_ns.tolist()) == [SECOND + i for i in range(18)]
     assert sorted(connections.columns.last_ns.tolist()) == [SECOND + i for i in range(18, 23)]
+
+
+def test_beyond_the_limit_the_interface_with_most_gives_and_the_others_keep_theirs() -> None:
+    """A flood of one pod is younger than the idle connections of the others."""
+    connections = Connections(FLAGS, 50)
+    quiet = [Flow(ifindex=9, local_port=1 + i, seen=from_here(ACK)) for i in range(20)]
+    fill(connections, quiet)
+    for epoch in range(2, 6):
+        flood = [Flow(ifindex=7, remote_port=1000 * epoch + i) for i in range(100)]
+        fill(connections, flood, now_ns=epoch * SECOND)
+    connections.settle(6 * SECOND, NOBODY)
+    ifindex = connections.columns.key["ifindex"].tolist()
+    assert (ifindex.count(9), ifindex.count(7)) == (20, 30)
+    assert set(connections.columns.last_ns[np.array(ifindex) == 7].tolist()) == {5 * SECOND}
+
+
+def test_half_open_connections_make_room_before_established_ones() -> None:
+    connections = Connections(FLAGS, 10)
+    fill(connections, [Flow(local_port=1 + i, seen=from_here(SYN) | to_here(SYN_ACK) | from_here(ACK))
+                       for i in range(6)])  # fmt: skip
+    fill(connections, [Flow(remote_port=1 + i, seen=from_here(SYN)) for i in range(23)], 2 * SECOND)
+    connections.settle(3 * SECOND, NOBODY)
+    assert sum(has_ack(seen) for seen in connections.columns.seen.tolist()) == 6
+
+
+def has_ack(seen: int) -> bool:
+    return bool(seen & ACK)
+
+
+@pytest.mark.parametrize(
+    ("seen", "kept"),
+    [
+        (from_here(SYN), False),  # a scan
+        (to_here(SYN), False),
+        (to_here(SYN) | from_here(SYN_ACK), False),  # a SYN flood, which the endpoint answers
+        (from_here(SYN) | to_here(SYN_ACK) | from_here(ACK), True),
+        (from_here(ACK), True),  # its beginning was missed
+    ],
+)
+def test_half_open_connections_do_not_last(seen: int, kept: bool) -> None:
+    connections = Connections(FLAGS, 100, Timeouts())
+    fill(connections, [Flow(seen=seen)])
+    connections.settle(SECOND + 119 * SECOND, NOBODY)
+    assert len(connections) == 1
+    connections.settle(SECOND + 121 * SECOND, NOBODY)
+    assert len(connections) == int(kept)
 
 
 def test_the_connections_of_interfaces_that_went_are_over_also_those_just_begun() -> None:

@@ -119,7 +119,7 @@ def test_costs_beyond_the_series_limit_are_exact() -> None:
     for labels, parts in found.items():
         by_scope[labels.scope] += parts
     assert by_scope == {"internet": 23 * 9 * PARTS // 100, "cross_zone": PARTS // 100}
-    assert {k.workload for k in found} == {"web", "other"}
+    assert {k.workload for k in found} == {"web"}
 
 
 def test_kubecosts_labels() -> None:

@@ -21,6 +21,7 @@ from podtally.ledger.labels import (
     FlowLabels,
     KubecostLabels,
     PodLabels,
+    ScanLabels,
     UnjudgedLabels,
 )
 from podtally.ledger.series import SeriesView
@@ -60,6 +61,7 @@ VIEW = View(
         ],
         np.array([[23, PARTS // 4], [0, 1], [0, 0]]),
     ),
+    SeriesView([ScanLabels("shop", "web", "egress", "denied")], np.array([[41]])),
     [(BookLabels("veth7", "egress"), -29)],
     connections=3,
     began_unknown=5,
@@ -102,6 +104,9 @@ podtally_verdict_unknown_connections_total{{cause="beginning"}} 23
 # HELP podtally_undeclared_exposure_connections_total Connections from outside to pods that no Ingress, LoadBalancer or NodePort declares.
 # TYPE podtally_undeclared_exposure_connections_total counter
 podtally_undeclared_exposure_connections_total{{namespace="shop",workload="web",scope="internet",protocol="tcp",port="80"}} 29
+# HELP podtally_scan_connections_total Connections in scans: to, or from, more ports or addresses than are reported one by one.
+# TYPE podtally_scan_connections_total counter
+podtally_scan_connections_total{{namespace="shop",workload="web",direction="egress",verdict="denied"}} 41
 # HELP podtally_candidate_connections_total Connections that candidate policies would judge otherwise.
 # TYPE podtally_candidate_connections_total counter
 podtally_candidate_connections_total{{{OF_WEB},verdict="undeclared",candidate="denied",policy="shop/next"}} 37
@@ -149,7 +154,7 @@ def test_label_texts_are_kept_and_not_confused() -> None:
 
 def test_nothing_booked_yet_still_describes_every_family() -> None:
     nothing = np.zeros((0, 3), np.int64)
-    empty = View(*(SeriesView([], nothing),) * 9, [], *(0,) * 6)
+    empty = View(*(SeriesView([], nothing),) * 10, [], *(0,) * 6)
     described = [line for line in TEXT.splitlines() if line.startswith("#")]
     assert Exposition().render(empty, openmetrics=False).splitlines() == described
 

@@ -395,15 +395,6 @@ def test_events_wait_for_their_turn_and_none_is_lost() -> None:
     assert sorted(map(int, seen)) == list(range(1, 8))
 
 
-def test_beyond_their_limit_events_are_told_together_and_sums_stay_exact() -> None:
-    ledger, at = make(events=3), present(declare(ONLY_MYSQL))
-    epoch(ledger, at, [out("198.18.7.7", port) for port in range(1, 8)])
-    due = told(ledger)
-    assert sum(event.connections for event in due) == 7
-    assert sum(event.egress_bytes for event in due) == 7 * 23
-    assert [event.connections for event in due if event.labels.namespace == "other"] == [4]
-
-
 def test_what_is_undeclared_is_no_event_unless_asked_for() -> None:
     ledger = make(undeclared=False)
     epoch(ledger, present(declare()), [out("198.18.7.7", 80)])

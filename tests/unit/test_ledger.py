@@ -158,22 +158,49 @@ def test_an_end_without_a_new_beginning_is_the_same_connection() -> None:
 
 
 def test_beyond_the_limit_flows_are_other_and_sums_stay_exact() -> None:
-    ledger = make_ledger(series=10)
+    ledger = make_ledger(series=40)
     flows = [Flow(remote_port=1000 + i, bytes=(i, 2 * i), seen=from_here(SYN)) for i in range(23)]
     for _ in range(3):
         turn(ledger, flows)
     view = ledger.view()
-    assert len(view.flows.labels) == 12
-    other = FlowLabels._make(["other"] * 3 + ["egress"] + ["other"] * 7)
+    assert len(view.flows.labels) == 2 * (5 + 1)
+    web = ["shop", "web", "Deployment", "egress", *["other"] * 3, "internet", "tcp", "other"]
+    other = FlowLabels._make([*web, "undeclared"])
     assert contents(view.flows)[other] == [3 * sum(range(5, 23)), 3 * 18, 18]
     assert view.flows.values[:, 0].sum() == 9 * sum(range(23))
     assert view.books.values[:, 0].sum() == 9 * sum(range(23))
     assert view.limited > 0
 
 
+def test_a_scan_costs_a_bounded_number_of_series_and_no_neighbour_its_own() -> None:
+    """12,000 ports on 200 addresses in one epoch; the neighbour's connection comes after it."""
+    ledger = make_ledger()
+    scan = [
+        Flow(f"198.18.{i % 200}.1", UDP, remote_port=1 + i, bytes=(29, 0)) for i in range(12_000)
+    ]
+    turn(ledger, scan)
+    turn(ledger, [Flow("198.18.7.2", ifindex=9, remote_port=4442, seen=from_here(SYN))])
+    flows = contents(ledger.view().flows)
+    assert len(flows) < 300
+    scanned = [sums for labels, sums in flows.items() if labels.workload == "web"]
+    assert sum(sums[0] for sums in scanned) == 12_000 * 29
+    assert sum(sums[2] for sums in scanned) == 12_000
+    (mine,) = (k for k in flows if k.workload == "db" and k.direction == "egress")
+    assert (mine.port, mine.scope) == ("4442", "internet")
+
+
+def test_a_scan_that_goes_on_while_names_change_takes_no_more_each_time() -> None:
+    ledger = make_ledger(series=400)
+    for round_ in range(20):
+        ports = range(1 + 500 * round_, 501 + 500 * round_)
+        scan = [Flow(protocol=UDP, remote_port=port) for port in ports]
+        turn(ledger, scan, names(dict(SHOP)), now_ns=SECOND * (1 + round_))
+    assert len(ledger.flows) <= 2 * (50 + 8)
+
+
 def test_long_silent_series_of_the_living_make_room_only_where_it_is_needed() -> None:
     """A scan must not push everything that comes later into `other` for ever."""
-    for limit, kept in ((10_000, 2 * 23), (2 * 23, 2)):
+    for limit, kept in ((10_000, 2 * 23), (2 * 23, 2), (8 * 23, 2)):  # 184: its own share is used
         ledger = make_ledger(series=limit, grace_ns=5 * SECOND)
         scan = [Flow(remote_port=1000 + i, protocol=UDP, seen=0) for i in range(23)]
         turn(ledger, scan, now_ns=SECOND)

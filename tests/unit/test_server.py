@@ -17,7 +17,7 @@ from podtally.ledger.view import View
 
 NOTHING = np.zeros((0, 3), np.int64)
 PODS = SeriesView([PodLabels("shop", "web-0", "egress")], np.array([[1541, 23]]))
-VIEW = View(PODS, *(SeriesView([], NOTHING),) * 8, [], *(0,) * 6)
+VIEW = View(PODS, *(SeriesView([], NOTHING),) * 9, [], *(0,) * 6)
 
 
 class Served:

@@ -11,6 +11,7 @@ import msgspec
 
 from podtally.export.appending import RollingFile, Stream, json_line, standard_output
 from podtally.ledger.events import Due, EventLabels
+from podtally.ledger.labels import DIRECTIONS
 
 STANDARD_OUTPUT = "-"
 
@@ -36,6 +37,14 @@ class Sums(msgspec.Struct, frozen=True):
     ingress: int
 
 
+class Scan(msgspec.Struct, frozen=True):
+    """How many different ports and addresses an event stands for."""
+
+    ports: int
+    addresses: int
+    exact: bool  # else there are about so many addresses
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line; times are RFC 3339, in UTC, to the millisecond."""
 
@@ -45,10 +54,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     local: Local
     peer: Peer
     protocol: str
-    port: int | None  # None: nobody knows, or it is one of many
+    port: int | None  # None: unknown, or one of many
     policy: str
     reason: str
     exposure: str = ""
+    scan: Scan | None = None
     connections: int
     new_connections: int
     bytes: Sums
@@ -109,14 +119,27 @@ def event(due: Due, now_ns: int, now: datetime.datetime) -> Event:
         protocol=labels.protocol,
         port=int(labels.port) if labels.port.isdecimal() else None,
         policy=labels.policy,
-        reason=labels.reason,
+        reason=reason(due),
         exposure=labels.exposure,
+        scan=Scan(*due.scan) if due.scan is not None else None,
         connections=due.connections,
         new_connections=due.new_connections,
         bytes=Sums(due.egress_bytes, due.ingress_bytes),
         first=at(due.first_ns),
         last=at(due.last_ns),
     )
+
+
+def reason(due: Due) -> str:
+    """Why, in words; of a scan, what it was of."""
+    scan = due.scan
+    if scan is None:
+        return due.labels.reason
+    preposition = "on" if due.labels.direction == DIRECTIONS[0] else "from"
+    ports = f"{scan.ports:,} port{'' if scan.ports == 1 else 's'}"
+    about = "" if scan.exact else "about "
+    addresses = f"{about}{scan.addresses:,} address{'' if scan.addresses == 1 else 'es'}"
+    return f"{due.labels.reason}: {ports} {preposition} {addresses}"
 
 
 def _peer(labels: EventLabels) -> Peer:

@@ -52,6 +52,11 @@ EXPOSED = Family(
     "counter",
     "Connections from outside to pods that no Ingress, LoadBalancer or NodePort declares.",
 )
+SCANNING = Family(
+    "podtally_scan_connections",
+    "counter",
+    "Connections in scans: to, or from, more ports or addresses than are reported one by one.",
+)
 CANDIDATE_CONNECTIONS = Family(
     "podtally_candidate_connections",
     "counter",
@@ -114,6 +119,7 @@ class Exposition:
             (DENIED, "denied", 0),
             (UNJUDGED, "unjudged", 0),
             (EXPOSED, "exposed", 0),
+            (SCANNING, "scanning", 0),
             (CANDIDATE_CONNECTIONS, "candidate", CONNECTIONS),
             (CANDIDATE_BYTES, "candidate", BYTES),
         )

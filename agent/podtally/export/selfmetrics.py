@@ -270,7 +270,7 @@ class LedgerCollector(Collector):
             ),
             CounterMetricFamily(
                 "podtally_flow_series_limited",
-                "Times that flows went to `other` because the series limit was reached.",
+                "Times that connections went to `other`: their endpoint has its share of series.",
                 value=view.limited,
             ),
         ]

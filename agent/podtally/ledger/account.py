@@ -24,6 +24,9 @@ UNKNOWN_PORT = -1  # who began the connection is not known, so neither is whose 
 LIMITED_PORT = -2
 WAITING_PORT = -3
 FORWARDED_PORT = -4
+MANY_PORT = -5  # one of more ports or peers than are shown one by one
+MANY_PROTOCOLS = 255  # (reserved, RFC 5237) with MANY_PORT: one of those that few use
+SHOWN_PROTOCOLS = (1, 6, 17, 58, 132)  # the rest is "other" where peers are
 
 
 class Backend(NamedTuple):
@@ -77,6 +80,26 @@ class Account(NamedTuple):
     @property
     def verdict(self) -> str:
         return self.judgement.verdict
+
+
+def with_any_port(account: Account) -> Account:
+    """The account of connections to more ports of a peer than are shown one by one."""
+    backend = account.backend and account.backend._replace(port=NO_PORT)
+    return account._replace(port=MANY_PORT, backend=backend)
+
+
+def with_any_peer(account: Account) -> Account:
+    """The account of connections to more peers than are shown one by one: who has them, how
+    far they go and what policy says stays exact.
+    """
+    return account._replace(
+        peer_kind=OTHER,
+        peer_namespace=OTHER,
+        peer_workload=OTHER,
+        protocol=account.protocol if account.protocol in SHOWN_PROTOCOLS else MANY_PROTOCOLS,
+        port=MANY_PORT,
+        backend=None,
+    )
 
 
 def beyond_the_limit(account: Account) -> Account:
@@ -151,11 +174,12 @@ def candidate_labels(account: Account) -> CandidateLabels:
 
 
 def protocol_of(account: Account) -> str:
-    return OTHER if account.port == LIMITED_PORT else protocol_name(account.protocol)
+    many = account.port == MANY_PORT and account.protocol == MANY_PROTOCOLS
+    return OTHER if many or account.port == LIMITED_PORT else protocol_name(account.protocol)
 
 
 def port_name(port: int) -> str:
-    return {UNKNOWN_PORT: UNKNOWN, LIMITED_PORT: OTHER}.get(port, str(port))
+    return {UNKNOWN_PORT: UNKNOWN, LIMITED_PORT: OTHER, MANY_PORT: OTHER}.get(port, str(port))
 
 
 def server_port(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from podtally.ledger.account import (
     FORWARDED_PORT,
+    MANY_PORT,
     UNKNOWN_PORT,
     WAITING_PORT,
     Account,
@@ -20,11 +21,14 @@ from podtally.ledger.account import (
     exposed_labels,
     flow_labels,
     waiting,
+    with_any_peer,
+    with_any_port,
 )
 from podtally.ledger.connections import BEGAN_HERE, BEGAN_THERE
 from podtally.ledger.costs import CONTRACT, Shown, add_cost, cost_labels, kubecost_labels
 from podtally.ledger.labels import (
     DIRECTIONS,
+    OTHER,
     UNKNOWN,
     CandidateLabels,
     CostLabels,
@@ -36,6 +40,7 @@ from podtally.ledger.labels import (
     UnjudgedLabels,
 )
 from podtally.ledger.series import Labels, SeriesTable
+from podtally.ledger.shares import Shares, Taken
 
 BYTES, PACKETS, CONNECTIONS = 0, 1, 2  # the sums of a flow series
 NOBODYS = -1  # the slot of an account that is free
@@ -74,7 +79,7 @@ class Accounts:
     def __init__(self, tables: Tables, limit: int, shown: Shown = CONTRACT) -> None:
         self._tables = tables
         self._flows, self._pods = tables.flows, tables.pods
-        self._limit = limit
+        self.shares = Shares(limit // len(DIRECTIONS))  # an account has a series each way
         self._shown = shown
         self.version = 0  # changes with the accounts
         self.closed = 0  # how many were, since the start: their indexes may be others'
@@ -104,16 +109,31 @@ class Accounts:
         index = self._index.get(account)
         if index is not None:
             return index
-        # The series of an account come and go in pairs, so one of them tells of both.
-        full = len(self._flows) + len(DIRECTIONS) > self._limit
-        egress = flow_labels(account, DIRECTIONS[0])
-        if full and account.port >= UNKNOWN_PORT and self._flows.find(egress) is None:
-            self.limited += 1
-            return self.index_of(beyond_the_limit(account), now_ns)
+        if account.port >= UNKNOWN_PORT or account.port == MANY_PORT:
+            fitting = self._fitting(account)
+            if fitting != account:
+                self.limited += 1
+                return self.index_of(fitting, now_ns)
         index = self._place()
         self.version += 1
         self._enter(account, index, now_ns)
         return index
+
+    def _fitting(self, account: Account) -> Account:
+        """The same account, or the one that it shares with others where its endpoint has taken
+        its share of the series. What has its series already costs none.
+        """
+        # The series of an account come and go in pairs, so one of them tells of both.
+        if self._flows.find(flow_labels(account, DIRECTIONS[0])) is not None:
+            return account
+        taken, used = _taken(account), len(self._flows) // len(DIRECTIONS)
+        if self.shares.exhausted(used):
+            return beyond_the_limit(account)
+        if account.port != MANY_PORT and not self.shares.peer_has_room(taken):
+            return with_any_port(account)
+        if account.peer_kind != OTHER and not self.shares.has_room(taken, used):
+            return with_any_peer(account)
+        return account
 
     def add(
         self, account: NDArray[np.int64], direction: int, amounts: NDArray[np.int64], now_ns: int
@@ -181,10 +201,16 @@ class Accounts:
         if account in self._index:
             self._close(account)
 
-    def close_idle(self, idle_series: NDArray[np.bool_], in_use: NDArray[np.int32]) -> None:
-        """Forget the accounts both series of which are idle and no connection is booked under."""
-        used = set(np.unique(in_use).tolist())
+    def close_idle(
+        self, idle_series: NDArray[np.bool_], in_use: NDArray[np.int32], everyones: bool
+    ) -> None:
+        """Forget accounts both series of which are idle and no connection is booked under:
+        ``everyones``, or those of endpoints that have taken all they may.
+        """
+        used, full = set(np.unique(in_use).tolist()), self.shares.full()
         for account, index in list(self._index.items()):
+            if not everyones and _taken(account).endpoint not in full:
+                continue
             shown = self.series[index, 0] != NO_SERIES
             if shown and index not in used and idle_series[self.series[index]].all():
                 self._close(account)
@@ -214,6 +240,8 @@ class Accounts:
 
     def _enter(self, account: Account, index: int, now_ns: int) -> None:
         self._index[account] = index
+        if account.peer_kind != OTHER:
+            self.shares.take(_taken(account), account.port == MANY_PORT)
         self.slot[index] = account.slot
         self.waiting[index] = account.port == WAITING_PORT
         self.unknown[index] = account.peer_kind == UNKNOWN
@@ -252,6 +280,8 @@ class Accounts:
 
     def _close(self, account: Account) -> None:
         index = self._index.pop(account)
+        if account.peer_kind != OTHER:
+            self.shares.give_back(_taken(account), account.port == MANY_PORT)
         self.slot[index] = NOBODYS
         self.waiting[index] = self.unknown[index] = False
         self._free.append(index)
@@ -276,6 +306,11 @@ class Accounts:
                 old = getattr(self, name)
                 wider = ((0, more), (0, 0))[: old.ndim]
                 setattr(self, name, np.pad(old, wider, constant_values=NO_SERIES))
+
+
+def _taken(account: Account) -> Taken:
+    endpoint = (account.slot, account.endpoint_namespace, account.endpoint)
+    return Taken(endpoint, (account.peer_kind, account.peer_namespace, account.peer_workload))
 
 
 def _used(series: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -36,14 +36,15 @@ from podtally.ledger.labels import (
     FlowLabels,
     KubecostLabels,
     PodLabels,
+    ScanLabels,
     UnjudgedLabels,
 )
 from podtally.ledger.ledger import Ledger
 from podtally.ledger.series import SeriesTable
 
 MAGIC = b"podtally"
-SCHEMA = 5
-_READABLE = (4, 5)  # 4 has no costs
+SCHEMA = 6
+_READABLE = (4, 5, 6)  # 4 has no costs, 5 no scans
 _PREFIX = struct.Struct("<8sII")  # magic, schema, length of the head
 _SUM = struct.Struct("<I")
 _ALIGN = 64
@@ -52,8 +53,8 @@ Array = NDArray[Any]
 
 _PARTS = ("sums", "moved_ns")
 _TABLES = ("pods", "flows", "books", "denied", "unjudged", "exposed", "candidate", "events")
-_NEW_TABLES = ("kubecost", "costs")
-_NEW = frozenset(f"{table}.{part}" for table in _NEW_TABLES for part in _PARTS)
+_NEW_TABLES = ("kubecost", "costs", "scanning")
+_SCANS = ("scans.events", "scans.ports", "scans.hashes")
 _ARRAYS = frozenset(
     {"interfaces", "kernel.key", "kernel.read"}
     | {"events.first_ns", "events.told", "events.told_ns"}
@@ -105,6 +106,7 @@ class _Labels(msgspec.Struct, frozen=True):
     accounts: list[tuple[int, Account]]
     kubecost: list[tuple[int, KubecostLabels]] = []
     costs: list[tuple[int, CostLabels]] = []
+    scanning: list[tuple[int, ScanLabels]] = []
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -177,8 +179,12 @@ class Checkpoint:
         except (ValueError, TypeError, SyntaxError) as error:
             raise CheckpointError(f"its arrays cannot be read: {error}") from None
         missing = _ARRAYS - arrays.keys()
-        if head.labels.costs or head.labels.kubecost:
-            missing |= _NEW - arrays.keys()
+        missing |= {
+            f"{table}.{part}"
+            for table in _NEW_TABLES
+            for part in _PARTS
+            if getattr(head.labels, table)
+        } - arrays.keys()
         if missing:
             raise CheckpointError(f"arrays are missing: {', '.join(sorted(missing))}")
         return head.position, Contents(head, arrays)
@@ -227,6 +233,8 @@ class Contents:
                 table.restore(pairs, arrays[f"{name}.sums"], arrays[f"{name}.moved_ns"])
         told = (arrays[f"events.{name}"].copy() for name in ("first_ns", "told", "told_ns"))
         ledger.events.restore(*told)
+        if all(name in arrays for name in _SCANS):
+            ledger.events.scans.restore(*(arrays[name] for name in _SCANS))
         ledger.accounts.restore(head.labels.accounts, now_ns)
         ledger.interfaces.restore(head.interfaces, arrays["interfaces"])
         ledger.connections.columns = self._columns("connections")
@@ -259,6 +267,7 @@ def _tables(ledger: Ledger) -> dict[str, SeriesTable[Any]]:
         "kubecost": tables.kubecost,
         "costs": tables.costs,
         "events": ledger.events.table,
+        "scanning": ledger.events.scanning,
     }
 
 
@@ -273,6 +282,7 @@ def _arrays(ledger: Ledger, interface_pairs: Array) -> dict[str, Array]:
     events = ledger.events
     arrays["events.first_ns"], arrays["events.told"] = events.first_ns, events.told
     arrays["events.told_ns"] = events.told_ns
+    arrays |= dict(zip(_SCANS, events.scans.dump(), strict=True))
     kept = (("connections", ledger.connections.columns), ("held", ledger.waiting.held))
     for where, columns in kept:
         arrays |= {f"{where}.{name}": column for name, column in columns._asdict().items()}

@@ -9,8 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.ledger.shares import level
+
 TCP = 6
-TCP_FIN, TCP_RST = 1, 4
+TCP_FIN, TCP_RST, TCP_ACK = 1, 4, 16
 
 BEGAN_UNKNOWN, BEGAN_HERE, BEGAN_THERE = 0, 1, 2
 UNNAMED = -1  # the account of a connection that is to be named again
@@ -99,6 +101,15 @@ def has_ended(seen: NDArray[np.uint64], flags: Flags) -> NDArray[np.bool_]:
     return ended
 
 
+def half_open(seen: NDArray[np.uint64], flags: Flags) -> NDArray[np.bool_]:
+    """TCP whose handshake is not complete: a SYN, and no ACK from the same side. (n,)"""
+    found = np.zeros(len(seen), np.bool_)
+    for shift in (0, flags.shift):
+        syn, ack = np.uint64(flags.syn_only << shift), np.uint64(TCP_ACK << shift)
+        found |= (seen & (syn | ack)) == syn
+    return found
+
+
 def begins_anew(seen: NDArray[np.uint64], flags: Flags) -> NDArray[np.bool_]:
     """A SYN without ACK, from either side. (n,)"""
     anew: NDArray[np.bool_] = (
@@ -112,7 +123,7 @@ class Timeouts(NamedTuple):
 
     # A TCP keep-alive comes after two hours (tcp_keepalive_time): later, it is gone.
     tcp: int = 7_200_000_000_000 + 75_000_000_000
-    other: int = 120_000_000_000  # nf_conntrack_udp_timeout_stream
+    other: int = 120_000_000_000  # nf_conntrack_udp_timeout_stream, tcp_timeout_syn_sent
     ended: int = 2_000_000_000  # the last ACKs and retransmissions are still its own
 
 
@@ -199,15 +210,29 @@ class Connections:
 
     def _over(self, columns: Columns, now_ns: int) -> NDArray[np.bool_]:
         idle = now_ns - columns.last_ns
-        patience = np.where(
-            columns.key["protocol"] == TCP, self._timeouts.tcp, self._timeouts.other
-        )
+        unanswered = half_open(columns.seen, self.flags)
+        lasts = (columns.key["protocol"] == TCP) & ~unanswered
+        patience = np.where(lasts, self._timeouts.tcp, self._timeouts.other)
         patience = np.where(has_ended(columns.seen, self.flags), self._timeouts.ended, patience)
         over: NDArray[np.bool_] = idle > patience
-        excess = len(columns.fingerprint) - self._limit
-        if excess > 0:  # the longest idle go first
-            over[np.argpartition(columns.last_ns, excess)[:excess]] = True
+        if len(over) > self._limit:
+            over |= self._beyond_limit(columns, unanswered)
         return over
+
+    def _beyond_limit(self, columns: Columns, half_opened: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """What has to go: connections of the interfaces that have most, until all others keep
+        theirs; half-open ones first, then the longest idle. (n,)
+        """
+        _, interface, counts = np.unique(
+            columns.key["ifindex"], return_inverse=True, return_counts=True
+        )
+        kept = level(counts, self._limit)
+        order = np.lexsort((-columns.last_ns, half_opened, interface))
+        first = np.cumsum(counts) - counts
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order)) - first[interface[order]]
+        beyond: NDArray[np.bool_] = place >= kept
+        return beyond
 
 
 def join(parts: list[Columns]) -> Columns:

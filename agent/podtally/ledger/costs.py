@@ -72,5 +72,6 @@ def cost_labels(account: Account, direction: str) -> CostLabels:
 
 def kubecost_labels(account: Account) -> KubecostLabels:
     far = _KUBECOST.get(account.distance, _NOT_CHARGED)
-    service = account.peer_workload if far[0] == _TRUE and account.port != LIMITED_PORT else ""
+    named = far[0] == _TRUE and account.peer_kind != OTHER
+    service = account.peer_workload if named else ""
     return KubecostLabels(account.endpoint, account.endpoint_namespace, *far, service)

@@ -66,6 +66,15 @@ class UnjudgedLabels(NamedTuple):
     cause: str
 
 
+class ScanLabels(NamedTuple):
+    """Who has connections of one verdict to, or from, more peers or ports than are reported."""
+
+    namespace: str
+    workload: str
+    direction: str
+    verdict: str
+
+
 class ExposedLabels(NamedTuple):
     """Who gets traffic from outside that nothing declares."""
 

@@ -298,9 +298,11 @@ class Ledger:
         places = self._places(names, now_ns)
         self.pods.expire(before, np.union1d(places.pods, self.accounts.pods_in_use()))
         self.books.expire(before, places.books)
-        if len(self.flows) > self.limits.series * NEARLY_FULL:
-            # The living keep their series, silent or not, unless there is a need for room.
-            self.accounts.close_idle(self.flows.idle(before), self.connections.columns.account)
+        # The living keep their series, silent or not, unless there is a need for room.
+        full = len(self.flows) > self.limits.series * NEARLY_FULL
+        if full or self.accounts.shares.full():
+            booked = self.connections.columns.account
+            self.accounts.close_idle(self.flows.idle(before), booked, full)
         self.flows.expire(before, self.accounts.series_in_use())
         for table, in_use in self.accounts.others_in_use():
             table.expire(before, in_use)
@@ -326,6 +328,7 @@ class Ledger:
             self.tables.candidate.view(),
             self.tables.kubecost.view(),
             self.tables.costs.view(),
+            self.events.scanning.view(),
             list(gaps.items()),
             len(self.connections),
             self.intake.began_unknown,

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from podtally.identity.model import NOBODY, Endpoint
 from podtally.identity.table import Names
 from podtally.ledger import sockets
-from podtally.ledger.account import Account, forwarded, server_port, waiting
+from podtally.ledger.account import Account, forwarded, waiting
 from podtally.ledger.accounts import Accounts
 from podtally.ledger.connections import BEGAN_THERE, Flags
 from podtally.ledger.ends import Ends, ends_of, exposures, undeclared
 from podtally.ledger.events import NO_EVENT, Events
-from podtally.ledger.grouping import Numbered, distinct
+from podtally.ledger.grouping import distinct
+from podtally.ledger.groups import Groups, Parts
 from podtally.ledger.interfaces import Interfaces
 from podtally.ledger.judging import Judging
 from podtally.ledger.noting import Judged, Noting
@@ -31,18 +32,10 @@ from podtally.ledger.remotes import (
     Remote,
     Remotes,
 )
+from podtally.ledger.shares import rank
 
-# Connections that differ in no label, as one number: who is here (his place among those
-# of the batch), who is there, whether their names came too late, port and protocol.
-_PROTOCOL_BITS, _PORT_BITS, _THERE_BITS = 8, 17, 22
-_LATE_SHIFT = _PROTOCOL_BITS + _PORT_BITS
-_THERE_SHIFT = _LATE_SHIFT + 1
-_HERE_SHIFT = _THERE_SHIFT + _THERE_BITS
-_LOWEST_PORT = -1  # UNKNOWN_PORT, so that what is packed is never negative
 _CGROUP_BITS = 48
-_JUDGEMENT_BITS = 22
-
-Numbers = NDArray[np.int64]
+MOST_WAITING = 4096  # connections of one interface that wait for names; the rest go without
 
 
 class Named(NamedTuple):
@@ -88,15 +81,7 @@ class _Learnt:
         self.party = np.zeros(0, np.int32)  # of each, for the judge
         self.is_pod = np.zeros(0, np.bool_)  # whether each has an interface of its own
         self.places: dict[int, int] = {}  # in ``whos``, by slot and cgroup
-        self.theres = Numbered()  # kinds of remotes, with judgements
-        self.groups = np.zeros(0, np.int64)  # ascending
-        self.accounts = np.zeros(0, np.int64)  # of each
-
-    def add(self, groups: NDArray[np.int64], accounts: list[int]) -> None:
-        every = np.concatenate([self.groups, groups])
-        order = np.argsort(every)
-        self.groups = every[order]
-        self.accounts = np.concatenate([self.accounts, np.array(accounts, np.int64)])[order]
+        self.groups = Groups()
 
 
 class Naming:
@@ -116,6 +101,7 @@ class Naming:
         self._learnt = _Learnt()
         self._learnt_of: tuple[Names | None, int, int] = (None, 0, 0)
         self._unknown_cgroups: set[int] = set()
+        self._waiting = np.zeros(0, np.int64)  # how many wait, by slot
         self.came_too_late = 0  # connections booked under `unknown` after their wait
 
     def take_unknown_cgroups(self) -> set[int]:
@@ -142,7 +128,7 @@ class Naming:
         named = Named(np.empty(len(slot), np.int64), np.full(len(slot), NO_EVENT, np.int32))
         apart = here.passing
         if wait:
-            waits = self._waits(here, there, flows, present.now_ns)
+            waits = self._waits(here, there, flows, slot, present.now_ns)
             if waits.any():
                 named.account[waits] = self._one_a_slot(slot[waits], waiting, present.now_ns)
                 apart = apart | waits
@@ -176,14 +162,9 @@ class Naming:
             outside = self._from_outside(ends, here)
             ends = ends._replace(exposed=undeclared(ends, outside, present.exposure))
         verdicts = self.judging.judge(ends)
-        judged_there = there.kind << _JUDGEMENT_BITS | verdicts.judgement
-        packed = (
-            here.who << _HERE_SHIFT
-            | self._learnt.theres.of(judged_there) << _THERE_SHIFT
-            | (~there.final).astype(np.int64) << _LATE_SHIFT
-            | _port_protocol(flows.began, flows.key)
-        )
-        groups, place = distinct(packed)
+        kinds = (there.kind, verdicts.judgement)
+        known = self._learnt.groups
+        groups, place = distinct(known.pack(here.who, kinds, ~there.final, flows.key, flows.began))
         account = self._accounts_of_groups(groups, there.kinds, present.now_ns)[place]
         whos = [endpoint for _, endpoint in self._learnt.whos]
         judged = Judged(ends, verdicts, here.who, flows.at_ns, whos)
@@ -198,19 +179,24 @@ class Naming:
     def _accounts_of_groups(
         self, groups: NDArray[np.int64], kinds: list[Remote], now_ns: int
     ) -> NDArray[np.int64]:
-        learnt = self._learnt
-        place = np.searchsorted(learnt.groups, groups)
-        new = np.ones(len(groups), np.bool_)
-        inside = place < len(learnt.groups)
-        new[inside] = learnt.groups[place[inside]] != groups[inside]
+        known = self._learnt.groups
+        new = ~known.knows(groups)
         if new.any():
-            fresh = np.sort(groups[new])
+            groups[new], many = known.shared(groups[new], kinds, self._accounts.shares)
+            self._accounts.limited += many
+            fresh = np.unique(groups[new])
+            fresh = fresh[~known.knows(fresh)]
             made = (self._account(each, kinds) for each in fresh.tolist())
-            learnt.add(fresh, [self._accounts.index_of(each, now_ns) for each in made])
-            place = np.searchsorted(learnt.groups, groups)
-        return learnt.accounts[place]
+            known.add(fresh, [self._accounts.index_of(each, now_ns) for each in made])
+        return known.accounts(groups)
 
-    def _waits(self, here: Here, there: Found, flows: Flows, now_ns: int) -> NDArray[np.bool_]:
+    def begin_waiting(self) -> None:
+        """Count those that wait from zero; call before all of them are named again."""
+        self._waiting = np.zeros(0, np.int64)
+
+    def _waits(
+        self, here: Here, there: Found, flows: Flows, slot: NDArray[np.int64], now_ns: int
+    ) -> NDArray[np.bool_]:
         """Whose names may still come. (n,)
 
         How long an endpoint may go without one is the directory's to say, which then calls
@@ -221,8 +207,18 @@ class Naming:
             return unnamed
         patience = np.where(here.final, self.patience_ns, 2 * self.patience_ns)
         waits: NDArray[np.bool_] = unnamed & (now_ns - flows.at_ns < patience)
+        self._bound(waits, slot)
         self.came_too_late += int(np.count_nonzero(unnamed & ~waits))
         return waits
+
+    def _bound(self, waits: NDArray[np.bool_], slot: NDArray[np.int64]) -> None:
+        """Let no more than MOST_WAITING of each interface wait. (n,) each"""
+        rows = np.flatnonzero(waits)
+        short = max(0, len(self._interfaces) - len(self._waiting))
+        self._waiting = np.pad(self._waiting, (0, short))
+        late = self._waiting[slot[rows]] + rank(slot[rows]) >= MOST_WAITING
+        waits[rows[late]] = False
+        np.add.at(self._waiting, slot[rows[~late]], 1)
 
     def _here(self, slot: NDArray[np.int64], flows: Flows, present: Present) -> Here:
         """Pods by their interface; on the host's own interfaces, sockets by their cgroup."""
@@ -268,30 +264,25 @@ class Naming:
         found = [self._accounts.index_of(make(s), now_ns) for s in different.tolist()]
         return np.array(found, np.int64)[place]
 
-    def _account(self, packed: int, kinds: list[Remote]) -> Account:
-        slot, endpoint = self._learnt.whos[packed >> _HERE_SHIFT]
+    def _account(self, group: int, kinds: list[Remote]) -> Account:
+        parts = Parts(group)
+        slot, endpoint = self._learnt.whos[parts.here]
         if not endpoint.final:
             endpoint = NOBODY
-        judged = self._learnt.theres.values[packed >> _THERE_SHIFT & (1 << _THERE_BITS) - 1]
-        remote, judgement = kinds[judged >> _JUDGEMENT_BITS], judged & (1 << _JUDGEMENT_BITS) - 1
-        late = packed >> _LATE_SHIFT & 1
-        return Account(
+        kind, judgement = self._learnt.groups.there(parts.there)
+        remote = kinds[kind]
+        account = Account(
             slot,
             endpoint.namespace,
             endpoint.name if self._by_pod else endpoint.workload,
             "Pod" if self._by_pod and endpoint.uid else endpoint.workload_kind,
-            *(UNKNOWN_PEER if late else remote.peer),
-            packed & (1 << _PROTOCOL_BITS) - 1,
-            (packed >> _PROTOCOL_BITS & (1 << _PORT_BITS) - 1) + _LOWEST_PORT,
+            *(UNKNOWN_PEER if parts.late else remote.peer),
+            parts.protocol,
+            parts.port,
             endpoint.name if self._interfaces.host[slot] else "",
             remote.backend,
             self.judging.judgements[judgement],
             endpoint.name,
             endpoint.namespace,
         )
-
-
-def _port_protocol(began: NDArray[np.uint8], key: NDArray[np.void]) -> NDArray[np.int64]:
-    port = server_port(began, key["local_port"], key["remote_port"])
-    packed: NDArray[np.int64] = (port - _LOWEST_PORT) << _PROTOCOL_BITS | key["protocol"]
-    return packed
+        return parts.account(account)

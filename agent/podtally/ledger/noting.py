@@ -13,28 +13,15 @@ from podtally.identity.model import Endpoint, Owner
 from podtally.ledger.account import Judgement, port_name
 from podtally.ledger.ends import UNDECLARED as UNDECLARED_EXPOSURE
 from podtally.ledger.ends import Ends
-from podtally.ledger.events import NO_EVENT, EventLabels, Events
+from podtally.ledger.event_keys import ANY_PEER, ANY_PORT, KEY, KnownKeys, hashed
+from podtally.ledger.events import NO_EVENT, EventLabels, Events, with_any_peer, with_any_port
 from podtally.ledger.judging import Judging, Verdicts
-from podtally.ledger.labels import DIRECTIONS, OTHER, protocol_name
+from podtally.ledger.labels import DIRECTIONS, protocol_name
 from podtally.ledger.remotes import NO_OWNER, Present
 from podtally.policy.model import DENIED, UNDECLARED, VERDICTS
 
 _MOST_REMEMBERED = 1 << 16
 _DENIED, _UNDECLARED = VERDICTS.index(DENIED), VERDICTS.index(UNDECLARED)
-
-_KEY = np.dtype(
-    [
-        ("address", "u8", (2,)),
-        ("who", "i4"),
-        ("owner", "i4"),
-        ("judgement", "i4"),
-        ("side", "i4"),
-        ("port", "u2"),
-        ("protocol", "u1"),
-        ("began", "u1"),
-        ("spare", "u4"),
-    ]
-)
 
 
 class Judged(NamedTuple):
@@ -56,7 +43,7 @@ class Noting:
         self._events = events
         self._judging = judging
         self._undeclared = undeclared
-        self._known: dict[bytes, int] = {}
+        self._known = KnownKeys()
         self._known_of: tuple[object, ...] = ()
 
     def note(self, judged: Judged, present: Present) -> NDArray[np.int32]:
@@ -67,13 +54,30 @@ class Noting:
             return found
         self._keep_known(present)
         keys = _keys(judged, rows)
-        text = keys.view((np.void, _KEY.itemsize))
-        _, first, place = np.unique(text, return_index=True, return_inverse=True)
-        numbers = [
-            self._number(bytes(text[i]), int(rows[i]), judged, present) for i in first.tolist()
-        ]
-        found[rows] = np.array(numbers, np.int32)[place]
+        found[rows] = self._numbers(keys, rows, judged, present)
+        ends = judged.ends
+        self._events.observe(found[rows], ends.port[rows], ends.address[rows])
         return found
+
+    def _numbers(
+        self, keys: NDArray[np.void], rows: NDArray[np.int64], judged: Judged, present: Present
+    ) -> NDArray[np.int64]:
+        """The events of keys; the loop is over the new ones within their endpoint's share."""
+        number, known = self._known.find(hashed(keys))
+        new = np.flatnonzero(~known)
+        if len(new):
+            _, first, place = np.unique(hashed(keys[new]), return_index=True, return_inverse=True)
+            shared = self._known.shared(keys[new[first]], self._events.shares)
+            hashes, chosen = np.unique(hashed(shared), return_index=True)
+            made = ~self._known.find(hashes)[1]
+            hashes, chosen = hashes[made], chosen[made]
+            numbers = [
+                self._number(int(shared["many"][i]), int(rows[new[first[i]]]), judged, present)
+                for i in chosen.tolist()
+            ]
+            self._known.add(hashes, shared[chosen], np.array(numbers, np.int64))
+            number[new] = self._known.find(hashed(shared))[0][place.ravel()]
+        return number
 
     def _notable(self, judged: Judged) -> NDArray[np.bool_]:
         own, whole = judged.verdicts.own, judged.verdicts.verdict
@@ -86,22 +90,21 @@ class Noting:
     def _keep_known(self, present: Present) -> None:
         of = (present.names, self._judging.version, self._events.table.forgotten)
         if self._known_of != of or len(self._known) > _MOST_REMEMBERED:
-            self._known, self._known_of = {}, of
+            self._known, self._known_of = KnownKeys(), of
 
-    def _number(self, key: bytes, row: int, judged: Judged, present: Present) -> int:
-        number = self._known.get(key)
-        if number is None:
-            labels = self._labels(row, judged, present)
-            number = self._events.index_of(labels, int(judged.first_ns[row]), present.now_ns)
-            self._known[key] = number
-        return number
+    def _number(self, many: int, row: int, judged: Judged, present: Present) -> int:
+        labels = self._labels(row, judged, present, many)
+        if many == ANY_PORT:
+            labels = with_any_port(labels)
+        elif many == ANY_PEER:
+            labels = with_any_peer(labels)
+        return self._events.index_of(labels, int(judged.first_ns[row]), present.now_ns)
 
-    def _labels(self, row: int, judged: Judged, present: Present) -> EventLabels:
+    def _labels(self, row: int, judged: Judged, present: Present, many: int) -> EventLabels:
         ends, verdicts = judged.ends, judged.verdicts
         endpoint, judgement = judged.whos[int(judged.who[row])], self._judgement(row, judged)
         number = int(ends.owner[row])
         owner = present.names.owners[number] if number != NO_OWNER else None
-        full = self._events.full
         return EventLabels(
             judgement.verdict,
             DIRECTIONS[int(ends.began[row]) - 1],
@@ -115,8 +118,7 @@ class Noting:
             protocol_name(int(ends.protocol[row])),
             port_name(int(ends.port[row])),
             judgement.policy,
-            # What is one of many more is not told of by itself.
-            OTHER if full else self._judging.reason(ends, row, verdicts, whole=False),
+            "" if many else self._judging.reason(ends, row, verdicts, whole=False),
             UNDECLARED_EXPOSURE if judgement.exposed else "",
         )
 
@@ -132,7 +134,7 @@ def _peer(owner: Owner | None) -> tuple[str, str, str, str]:
 
 def _keys(judged: Judged, rows: NDArray[np.int64]) -> NDArray[np.void]:
     ends, verdicts = judged.ends.take(rows), judged.verdicts
-    keys = np.zeros(len(rows), _KEY)
+    keys = np.zeros(len(rows), KEY)
     keys["address"], keys["owner"] = ends.address, ends.owner
     keys["who"], keys["judgement"] = judged.who[rows], verdicts.judgement[rows]
     keys["side"] = verdicts.here[rows]

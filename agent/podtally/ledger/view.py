@@ -11,6 +11,7 @@ from podtally.ledger.labels import (
     FlowLabels,
     KubecostLabels,
     PodLabels,
+    ScanLabels,
     UnjudgedLabels,
 )
 from podtally.ledger.series import SeriesView
@@ -28,6 +29,7 @@ class View(NamedTuple):
     candidate: SeriesView[CandidateLabels]  # (n, 3): as flows
     kubecost: SeriesView[KubecostLabels]  # (n, 1): bytes
     costs: SeriesView[CostLabels]  # (n, 2): dollars, and parts of one
+    scanning: SeriesView[ScanLabels]  # (n, 1): connections
     gaps: list[tuple[BookLabels, int]]
     connections: int
     began_unknown: int

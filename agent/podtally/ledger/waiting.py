@@ -58,6 +58,7 @@ class Waiting:
         """Name those whose names have come, or are not waited for any longer, and book all
         that they have moved. Returns those among them that are over.
         """
+        self._naming.begin_waiting()
         if not self._accounts.waiting.any():
             return no_connections()
         columns = self._connections.columns

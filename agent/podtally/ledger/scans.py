@@ -1,0 +1,92 @@
+"""Counts the different ports and addresses of events that stand for many, in bounded memory.
+
+Ports exactly, by one bit each. Addresses by the smallest of their hashes (Bar-Yossef et
+al. 2002): exactly up to ``KEPT`` of them, beyond that within 3 % or so.
+"""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+PORTS = 1 << 16
+KEPT = 1024  # hashes of each event, 8 KiB
+_NONE = np.uint64(2**64 - 1)
+
+
+class Scan(NamedTuple):
+    """How many there were since the event's first connection."""
+
+    ports: int
+    addresses: int
+    exact: bool  # else there are about so many addresses
+
+
+class Scans:
+    """By number of the event; 16 KiB for each."""
+
+    def __init__(self) -> None:
+        self._ports: dict[int, NDArray[np.uint8]] = {}
+        self._hashes: dict[int, NDArray[np.uint64]] = {}
+
+    def __len__(self) -> int:
+        return len(self._ports)
+
+    def observe(
+        self, event: NDArray[np.int32], port: NDArray[np.int64], address: NDArray[np.uint64]
+    ) -> None:
+        """Take note of connections to ports (n,) of addresses (n, 2), by their events (n,)."""
+        hashes = _mixed(_mixed(address[:, 0]) ^ address[:, 1])
+        for number in np.unique(event).tolist():
+            own = event == number
+            seen = np.zeros(PORTS, np.bool_)
+            seen[port[own]] = True
+            bits = self._ports.setdefault(number, np.zeros(PORTS // 8, np.uint8))
+            bits |= np.packbits(seen)
+            before = self._hashes.get(number, np.zeros(0, np.uint64))
+            self._hashes[number] = np.union1d(before, hashes[own])[:KEPT]
+
+    def of(self, event: int) -> Scan | None:
+        """None of an event that stands for one peer and port."""
+        bits = self._ports.get(event)
+        if bits is None:
+            return None
+        ports, hashes = int(np.bitwise_count(bits).sum()), self._hashes[event]
+        if len(hashes) < KEPT:
+            return Scan(ports, len(hashes), True)
+        return Scan(ports, round((KEPT - 1) * 2.0**64 / float(hashes[-1])), False)
+
+    def keep(self, events: Collection[int]) -> None:
+        """Forget all but these."""
+        for number in self._ports.keys() - set(events):
+            del self._ports[number], self._hashes[number]
+
+    def dump(self) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint64]]:
+        """For the checkpoint: events (n,), their ports (n, PORTS / 8), hashes (n, KEPT)."""
+        hashes = np.full((len(self._hashes), KEPT), _NONE)
+        for row, own in zip(hashes, self._hashes.values(), strict=True):
+            row[: len(own)] = own
+        ports = list(self._ports.values())
+        return (
+            np.array(list(self._ports), np.int64),
+            np.array(ports, np.uint8).reshape(len(ports), PORTS // 8),
+            hashes,
+        )
+
+    def restore(
+        self, events: NDArray[np.int64], ports: NDArray[np.uint8], hashes: NDArray[np.uint64]
+    ) -> None:
+        """Take back what ``dump`` gave."""
+        for row, number in enumerate(events.tolist()):
+            self._ports[number] = ports[row].copy()
+            self._hashes[number] = hashes[row][hashes[row] != _NONE]
+
+
+def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finalizer of splitmix64 (Steele et al. 2014); the same after a restart."""
+    words = words + np.uint64(0x9E3779B97F4A7C15)
+    words = (words ^ words >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ words >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    mixed: NDArray[np.uint64] = words ^ words >> np.uint64(31)
+    return mixed
