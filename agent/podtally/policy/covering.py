@@ -77,7 +77,7 @@ def _covers_peer(
 ) -> bool:
     if isinstance(outer, PodPeer | PodSubject) and isinstance(inner, PodPeer | PodSubject):
         return covers_selector(outer.pods, inner.pods) and covers_selector(
-            _namespaces(outer, outer_namespace), _namespaces(inner, inner_namespace)
+            namespaces_of(outer, outer_namespace), namespaces_of(inner, inner_namespace)
         )
     if isinstance(outer, Block) and isinstance(inner, Block):
         return _covers_block(outer, inner)
@@ -88,7 +88,7 @@ def _covers_peer(
     return outer == inner
 
 
-def _namespaces(meant: PodPeer | PodSubject, own: str) -> Selector:
+def namespaces_of(meant: PodPeer | PodSubject, own: str) -> Selector:
     """The policy's own namespace is the one that has its name for a label (KEP-2161)."""
     if meant.namespaces is not None:
         return meant.namespaces

@@ -20,8 +20,9 @@ from podtally.policy.findings import (
 )
 from podtally.policy.lint_cluster import Cluster, selectors, unisolated
 from podtally.policy.model import NETWORK_TIER
+from podtally.policy.problems import WARNING, Problem
 from podtally.policy.rules import EGRESS, INGRESS, rules_of
-from podtally.policy.shadows import Shadow, shadows
+from podtally.policy.shadows import Budget, Shadow, shadows
 from podtally.policy.words import rule_words
 from podtally.policy.world import World
 
@@ -29,7 +30,9 @@ from podtally.policy.world import World
 _WITHOUT_PORTS = frozenset({"ICMP", "ICMPV6", "IGMP", "ESP", "AH", "GRE", "IPIP", "ARP"})
 
 
-def lint(declared: Sequence[Declared], world: World | None) -> list[Finding]:
+def lint(
+    declared: Sequence[Declared], world: World | None, budget: Budget | None = None
+) -> list[Finding]:
     """Without a world only what the policies tell by themselves; in the order of the policies."""
     findings: list[Finding] = []
     readable = [each for each in declared if not each.policy.unreadable]
@@ -40,7 +43,7 @@ def lint(declared: Sequence[Declared], world: World | None) -> list[Finding]:
         findings += _not_asked(each)
         findings += selectors(each, cluster)
     findings += _twice(readable)
-    findings += _shadowed(readable)
+    findings += _shadowed(readable, budget or Budget())
     if world is not None:
         findings += unisolated([each.policy for each in declared], world)
     return findings
@@ -85,13 +88,16 @@ def _twice(declared: Sequence[Declared]) -> Iterator[Finding]:
         first.setdefault(key, document)
 
 
-def _shadowed(declared: Sequence[Declared]) -> Iterator[Finding]:
+def _shadowed(declared: Sequence[Declared], budget: Budget) -> Iterator[Finding]:
     # Of two objects of one name the later is in force.
     latest = {(p.kind, p.namespace, p.name): (p, d) for p, d in declared}
     documents = {id(policy): document for policy, document in latest.values()}
-    for shadow in shadows(policy for policy, _ in latest.values()):
+    for shadow in shadows((policy for policy, _ in latest.values()), budget):
         path = ("spec", shadow.direction, shadow.rule.index)
         yield finding(SHADOWED, documents[id(shadow.policy)], path, _shadow_words(shadow))
+    if budget.skipped:
+        message = f"too many rules are alike: the search ended, {budget.skipped} were not compared"
+        yield Finding(SHADOWED, Problem("", 0, "policies", "", message, WARNING))
 
 
 def _shadow_words(shadow: Shadow) -> str:
