@@ -25,7 +25,7 @@ from podtally.identity.model import Endpoint
 from podtally.identity.table import Names, build, build_networks
 from podtally.kernel import abi
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
-from podtally.ledger.connections import Flags
+from podtally.ledger.connections import flags_of
 from podtally.ledger.ledger import Ledger, Limits
 from podtally.ledger.remotes import Present
 
@@ -72,7 +72,7 @@ def main(arguments: argparse.Namespace) -> int:
 def _measure(rig: Rig, case: Case, rounds: int, report: Report) -> None:
     layout = abi.current()
     ledger = Ledger(
-        Flags(layout.seen_shift, layout.seen_syn_only, layout.seen_syn_ack),
+        flags_of(layout),
         Limits(series=10_000, connections=2 * FLOWS, grace_ns=10**12),
     )
     ledger.interfaces.appeared(LOOPBACK, "bench0", (0, 0))

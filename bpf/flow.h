@@ -44,10 +44,12 @@
 #define SEEN_SYN_ONLY 256 /* a SYN without ACK: this side began the connection */
 #define SEEN_SYN_ACK 512 /* a SYN with ACK: this side was asked */
 #define SEEN_SOCKET 1024 /* uplinks only: the packet is of, or for, a socket of the host */
+#define SEEN_GROUP 2048 /* sent to a group: by the frame's destination, or the packet's */
+#define SEEN_UNPARSED 4096 /* the ports, or the TCP flags, are not all in the packet */
 #define SEEN_CARRIED_BIT 63 /* the cold row has carries */
 
 /* In which account of `books` a packet without a flow is booked. */
-#define ACCOUNT_OTHER 0 /* not IP, or cut short */
+#define ACCOUNT_OTHER 0 /* not IP, no whole IP header, or link housekeeping (link.h) */
 #define ACCOUNT_OVERFLOW 1 /* a flow, and no slot for it */
 #define ACCOUNTS 2
 

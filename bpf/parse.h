@@ -4,9 +4,14 @@
  *
  * Nearly every packet is an Ethernet frame with a bare IPv4 or IPv6 header and the
  * ports behind it, all in the linear area: parse_plain() reads it in place. The
- * rest (VLAN tags in the data, IPv4 options, extension headers, fragments, headers
- * outside the linear area, frames cut short) goes to parse_any(), which copies
- * header by header and takes as long as it takes.
+ * rest (VLAN tags in the data, IPv4 options, extension headers, fragments, frames
+ * to a group, headers outside the linear area, packets cut short) goes to
+ * parse_any(), which copies header by header and takes as long as it takes.
+ *
+ * A packet with a whole IP header is routed, whatever is behind that: it is a flow.
+ * Ports are read only within the length that the IP header says (Ethernet pads
+ * short frames); where they are not to be had, the flow is that of port 0, and
+ * SEEN_UNPARSED says so.
  *
  * Ethernet types are __be16 as in the packet and are compared with htons() only,
  * protocols are __u8: the one cannot be taken for the other.
@@ -16,15 +21,24 @@
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
+#include <linux/udp.h>
 #include "flow.h"
+#include "link.h"
 
+#define ETHERNET_GROUP 1 /* in the first byte of a MAC address */
 #define IP_BARE_HEADER 0x45 /* version 4, five words: no options */
+#define MULTICAST 14 /* upper four bits of 224.0.0.0/4, and of what is above: broadcast */
+#define MULTICAST6 0xff /* upper eight of ff00::/8 */
 #define IP6_VERSION 0x60 /* in the upper half of the first byte */
 #define IP_FRAGMENT 0x3fff /* more fragments, or an offset: RFC 791 3.1 */
 #define IP_LATER_FRAGMENT 0x1fff
 #define IP6_LATER_FRAGMENT 0xfff8 /* RFC 8200 4.5 */
 #define MAX_VLAN_TAGS 2
-#define MAX_EXTENSION_HEADERS 8 /* RFC 8200 4.1 has six kinds; a ninth is a flow of its own */
+#define MAX_EXTENSION_HEADERS 8 /* RFC 8200 4.1 has six kinds; what is behind a ninth is not read */
+#define EXTENSION_SIZE 8 /* at least */
+#define IP_SIZE_LIMIT 0x80000 /* of BIG TCP, whose length does not fit the header */
+#define IPPROTO_HIP 139 /* RFC 7401 5.1 */
+#define IPPROTO_SHIM6 140 /* RFC 5533 5.1 */
 
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
@@ -40,6 +54,7 @@ struct packet {
 	u8 protocol;
 	u8 tcp_flags;
 	bool ipv4;
+	u16 facts; /* SEEN_*, of this packet */
 };
 
 struct vlan_tag {
@@ -88,6 +103,7 @@ static __always_inline int parse_plain(struct __sk_buff *skb, struct packet *pac
 {
 	void *data = (void *)SKB_FIELD(skb, data), *end = (void *)SKB_FIELD(skb, data_end);
 	__be16 *ports, type = SKB_FIELD(skb, protocol);
+	int length; /* of what is behind the IP header */
 
 	if (type == htons(ETH_P_IP)) {
 		struct iphdr *ip = data + ETH_HLEN;
@@ -95,6 +111,7 @@ static __always_inline int parse_plain(struct __sk_buff *skb, struct packet *pac
 		ports = (void *)(ip + 1);
 		if ((void *)(ports + 2) > end)
 			return -1;
+		length = ntohs(ip->tot_len) - (int)sizeof(*ip);
 		if (*(u8 *)ip != IP_BARE_HEADER || ip->frag_off & htons(IP_FRAGMENT))
 			return -1;
 		packet->source[0] = 0;
@@ -110,6 +127,7 @@ static __always_inline int parse_plain(struct __sk_buff *skb, struct packet *pac
 		ports = (void *)(ip + 1);
 		if ((void *)(ports + 2) > end)
 			return -1;
+		length = ntohs(ip->payload_len);
 		if ((*(u8 *)ip & 0xf0) != IP6_VERSION)
 			return -1;
 		packet->source[0] = words[0];
@@ -117,81 +135,155 @@ static __always_inline int parse_plain(struct __sk_buff *skb, struct packet *pac
 		packet->destination[0] = words[2];
 		packet->destination[1] = words[3];
 		packet->protocol = ip->nexthdr;
+		packet->ipv4 = false;
 	} else {
 		return -1;
 	}
 	if (packet->protocol == IPPROTO_TCP) {
 		u8 *flags = (u8 *)ports + TCP_FLAGS_OFFSET;
 
-		if ((void *)(flags + 1) > end)
+		if ((void *)(flags + 1) > end || length <= TCP_FLAGS_OFFSET)
 			return -1;
 		packet->tcp_flags = *flags;
-	} else if (packet->protocol != IPPROTO_UDP) {
+	} else if (packet->protocol == IPPROTO_UDP && length >= (int)sizeof(struct udphdr)) {
+		packet->tcp_flags = 0;
+	} else {
 		return -1;
 	}
+	packet->facts = 0;
+	if (*(u8 *)data & ETHERNET_GROUP)
+		return -1;
 	packet->source_port = ports[0];
 	packet->destination_port = ports[1];
 	return 0;
 }
 
-/* The ports at `offset`, and for TCP the flags. Other protocols have neither. */
-static __always_inline int parse_ports(struct __sk_buff *skb, u32 offset, struct packet *packet)
+/* The ports at `offset`, and for TCP the flags, as far as they lie before `end`. */
+static __always_inline void parse_ports(struct __sk_buff *skb, u32 offset, u32 end,
+					struct packet *packet)
 {
 	__be16 ports[2];
 	u8 flags;
 
 	if (!has_ports(packet->protocol))
-		return 0;
-	if (bpf_skb_load_bytes(skb, offset, ports, sizeof(ports)))
-		return -1;
+		return;
+	if (offset + sizeof(ports) > end || bpf_skb_load_bytes(skb, offset, ports, sizeof(ports))) {
+		packet->facts |= SEEN_UNPARSED;
+		return;
+	}
 	packet->source_port = ports[0];
 	packet->destination_port = ports[1];
-	/* without flags it is a tiny first fragment, RFC 1858: still a flow */
-	if (packet->protocol == IPPROTO_TCP &&
-	    !bpf_skb_load_bytes(skb, offset + TCP_FLAGS_OFFSET, &flags, sizeof(flags)))
+	if (packet->protocol != IPPROTO_TCP)
+		return;
+	/* without flags it is a tiny first fragment, RFC 1858 */
+	if (offset + TCP_FLAGS_OFFSET >= end ||
+	    bpf_skb_load_bytes(skb, offset + TCP_FLAGS_OFFSET, &flags, sizeof(flags)))
+		packet->facts |= SEEN_UNPARSED;
+	else
 		packet->tcp_flags = flags;
-	return 0;
 }
 
-static __always_inline int parse_ipv4(struct __sk_buff *skb, u32 offset, struct packet *packet)
+/* Whether a frame ends where its packet does: Ethernet pads the packet to 46 bytes. */
+static __always_inline bool ends_with_packet(struct __sk_buff *skb, u32 offset, u32 size)
 {
+	u32 padded = ETH_ZLEN - ETH_HLEN;
+
+	return SKB_FIELD(skb, len) <= offset + (size > padded ? size : padded);
+}
+
+/*
+ * `routers`: whether what routers and DHCP servers send may come this way; from a pod
+ * it is no housekeeping.
+ */
+static __always_inline int parse_ipv4(struct __sk_buff *skb, u32 offset, struct packet *packet,
+				      const bool routers)
+{
+	bool group_frame = packet->facts & SEEN_GROUP;
 	struct iphdr ip;
+	u32 size, end;
 
 	if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
 		return -1;
+	size = ntohs(ip.tot_len);
+	if (!size && SKB_FIELD(skb, gso_segs))
+		size = IP_SIZE_LIMIT;
+	if (size < ip.ihl * 4) /* no host or router takes it */
+		return -1;
+	end = offset + size;
 	packet->source[1] = mapped_ipv4(ip.saddr);
 	packet->destination[1] = mapped_ipv4(ip.daddr);
 	packet->protocol = ip.protocol;
 	packet->ipv4 = true;
-	if (ip.frag_off & htons(IP_LATER_FRAGMENT))
-		return 0; /* only the first fragment carries the ports */
-	return parse_ports(skb, offset + ip.ihl * 4, packet);
+	if (ntohl(ip.daddr) >> 28 >= MULTICAST)
+		packet->facts |= SEEN_GROUP;
+	offset += ip.ihl * 4;
+	if (ip.frag_off & htons(IP_LATER_FRAGMENT)) { /* only the first carries the ports */
+		if (has_ports(ip.protocol))
+			packet->facts |= SEEN_UNPARSED;
+		return 0;
+	}
+	if (packet->facts & SEEN_GROUP && !(ip.frag_off & htons(IP_FRAGMENT)) &&
+	    ends_with_packet(skb, end - size, size)) {
+		if (ip.protocol == IPPROTO_IGMP && is_igmp(skb, &ip, offset, end - offset))
+			return -1;
+		if (ip.protocol == IPPROTO_UDP && group_frame &&
+		    is_dhcp(skb, &ip, offset, end - offset, routers))
+			return -1;
+	}
+	parse_ports(skb, offset, end, packet);
+	return 0;
 }
 
-static __always_inline int parse_ipv6(struct __sk_buff *skb, u32 offset, struct packet *packet)
+static __always_inline bool is_extension(u8 protocol)
+{
+	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_ROUTING ||
+	       protocol == IPPROTO_DSTOPTS || protocol == IPPROTO_FRAGMENT ||
+	       protocol == IPPROTO_AH || protocol == IPPROTO_MH || protocol == IPPROTO_HIP ||
+	       protocol == IPPROTO_SHIM6;
+}
+
+static __always_inline int parse_ipv6(struct __sk_buff *skb, u32 offset, struct packet *packet,
+				      const __be16 *mac, const bool routers)
 {
 	struct ipv6hdr ip;
+	u32 size, end;
 
 	if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)) || ip.version != 6)
 		return -1;
 	__builtin_memcpy(packet->source, &ip.saddr, sizeof(packet->source));
 	__builtin_memcpy(packet->destination, &ip.daddr, sizeof(packet->destination));
 	packet->protocol = ip.nexthdr;
+	if (ip.daddr.s6_addr[0] == MULTICAST6)
+		packet->facts |= SEEN_GROUP;
 	offset += sizeof(ip);
+	size = ntohs(ip.payload_len);
+	if (!size && SKB_FIELD(skb, gso_segs))
+		size = IP_SIZE_LIMIT;
+	end = offset + size;
+	if (ends_with_packet(skb, offset, size)) {
+		if (ip.nexthdr == IPPROTO_ICMPV6 &&
+		    is_neighbor_discovery(skb, &ip, offset, size, mac, routers))
+			return -1;
+		if (ip.nexthdr == IPPROTO_HOPOPTS && is_mld(skb, &ip, offset, size))
+			return -1;
+	}
 #pragma unroll
 	for (int i = 0; i < MAX_EXTENSION_HEADERS; i++) {
 		struct extension_header extension;
 		u8 kind = packet->protocol;
 
-		if (kind != IPPROTO_HOPOPTS && kind != IPPROTO_ROUTING && kind != IPPROTO_DSTOPTS &&
-		    kind != IPPROTO_FRAGMENT && kind != IPPROTO_AH)
+		if (!is_extension(kind))
 			break;
-		if (bpf_skb_load_bytes(skb, offset, &extension, sizeof(extension)))
-			return -1;
+		if (offset + EXTENSION_SIZE > end ||
+		    bpf_skb_load_bytes(skb, offset, &extension, sizeof(extension)))
+			break; /* that header is the protocol, then */
 		packet->protocol = extension.next;
 		if (kind == IPPROTO_FRAGMENT) {
-			if (extension.fragment & htons(IP6_LATER_FRAGMENT))
+			if (extension.fragment & htons(IP6_LATER_FRAGMENT)) {
+				if (has_ports(packet->protocol) || is_extension(packet->protocol))
+					packet->facts |= SEEN_UNPARSED;
 				return 0;
+			}
 			offset += 8; /* fixed size, RFC 8200 4.5 */
 		} else if (kind == IPPROTO_AH) {
 			offset += (extension.length + 2) * 4; /* RFC 4302 2.2 */
@@ -199,15 +291,24 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, u32 offset, struct 
 			offset += (extension.length + 1) * 8; /* RFC 8200 4.3, 4.4, 4.6 */
 		}
 	}
-	return parse_ports(skb, offset, packet);
+	if (is_extension(packet->protocol))
+		packet->facts |= SEEN_UNPARSED;
+	parse_ports(skb, offset, end, packet);
+	return 0;
 }
 
-/* Any frame, at leisure. -1: not IP, or cut short. */
-static __always_inline int parse_any(struct __sk_buff *skb, struct packet *packet)
+/* Any frame, at leisure. -1: no IP header, or link housekeeping. */
+static __always_inline int parse_any(struct __sk_buff *skb, struct packet *packet,
+				     const bool routers)
 {
 	__be16 type = SKB_FIELD(skb, protocol);
 	u32 offset = ETH_HLEN;
+	__be16 macs[ETH_ALEN]; /* destination, source */
 
+	if (bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)))
+		return -1;
+	if (*(u8 *)macs & ETHERNET_GROUP)
+		packet->facts |= SEEN_GROUP;
 #pragma unroll
 	for (int i = 0; i < MAX_VLAN_TAGS; i++) {
 		struct vlan_tag tag;
@@ -220,8 +321,8 @@ static __always_inline int parse_any(struct __sk_buff *skb, struct packet *packe
 		offset += sizeof(tag);
 	}
 	if (type == htons(ETH_P_IP))
-		return parse_ipv4(skb, offset, packet);
+		return parse_ipv4(skb, offset, packet, routers);
 	if (type == htons(ETH_P_IPV6))
-		return parse_ipv6(skb, offset, packet);
+		return parse_ipv6(skb, offset, packet, macs + ETH_ALEN / 2, routers);
 	return -1;
 }

@@ -24,8 +24,6 @@
 
 #define AF_INET 2
 #define AF_INET6 10
-#define MULTICAST 14 /* upper four bits of 224.0.0.0/4, and of what is above: broadcast */
-#define MULTICAST6 0xff /* upper eight of ff00::/8 */
 
 struct block {
 	struct hot slots[BLOCK_SLOTS];
@@ -267,7 +265,7 @@ static __always_inline void note_sender(struct __sk_buff *skb, u32 index)
 
 static __always_inline int count(struct __sk_buff *skb, const u32 direction, const bool uplink)
 {
-	struct packet packet = {};
+	struct packet packet;
 	struct flow flow;
 	u64 packets = SKB_FIELD(skb, gso_segs), bytes = SKB_FIELD(skb, len);
 	u64 fingerprint, traffic, flags;
@@ -279,9 +277,12 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 		packets = 1;
 	if (SKB_FIELD(skb, vlan_present))
 		note_tag(ifindex, direction);
-	if (parse_plain(skb, &packet) && parse_any(skb, &packet)) {
-		book(ifindex, direction, ACCOUNT_OTHER, bytes, packets);
-		return TC_ACT_UNSPEC;
+	if (parse_plain(skb, &packet)) {
+		packet = (struct packet){}; /* else the common path stores zeroes for this one */
+		if (parse_any(skb, &packet, uplink || direction == TO_ENDPOINT)) {
+			book(ifindex, direction, ACCOUNT_OTHER, bytes, packets);
+			return TC_ACT_UNSPEC;
+		}
 	}
 	flow.ifindex = ifindex;
 	flow.protocol = packet.protocol;
@@ -291,7 +292,7 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 	flow.remote_port =
 		direction == FROM_ENDPOINT ? packet.destination_port : packet.source_port;
 	fingerprint = fingerprint_of(&flow, packet.ipv4);
-	flags = packet.tcp_flags;
+	flags = packet.tcp_flags | packet.facts;
 	if (uplink && direction == FROM_ENDPOINT && skb->sk)
 		flags |= SEEN_SOCKET;
 

@@ -20,7 +20,7 @@ from podtally.kernel.books import STRANGERS, KernelBooks
 from podtally.kernel.pins import Generation, Pins, digest
 from podtally.kernel.table import Table, open_table
 from podtally.ledger.checkpoint import Checkpoint, CheckpointError, Contents, Extras, Position
-from podtally.ledger.connections import Flags
+from podtally.ledger.connections import flags_of
 from podtally.ledger.costs import Shown, parts_a_byte
 from podtally.ledger.ended import Ended
 from podtally.ledger.ledger import Ledger, Limits
@@ -87,7 +87,7 @@ def make_ledger(config: Config, generation: Generation) -> Ledger:
         patience_ns=int(config.name_wait * 1e9),
         undeclared_events=config.events is not None and UNDECLARED in config.events_verdicts,
     )
-    flags = Flags(layout.seen_shift, layout.seen_syn_only, layout.seen_syn_ack, layout.seen_socket)
+    flags = flags_of(layout)
     shown = Shown(
         config.flow_labels == "pod",
         parts_a_byte(config.prices.egress.items()),

@@ -11,6 +11,8 @@ ETHERNET, TAG, IPV4, IPV6 = 14, 4, 20, 40  # bytes of each header
 TCP, UDP, SCTP, UDPLITE = 6, 17, 132, 136
 ICMP, ICMPV6, GRE, ESP = 1, 58, 47, 50
 HOP_BY_HOP, ROUTING, FRAGMENT, AH, NO_NEXT, DESTINATION = 0, 43, 44, 51, 59, 60
+MOBILITY, HIP, SHIM6 = 135, 139, 140
+IGMP = 2
 
 TYPE_IPV4, TYPE_IPV6, TYPE_ARP, TYPE_LLDP = 0x0800, 0x86DD, 0x0806, 0x88CC
 TYPE_8021Q, TYPE_8021AD = 0x8100, 0x88A8
@@ -21,8 +23,17 @@ MORE_FRAGMENTS = 0x2000
 LATER_FRAGMENT = MORE_FRAGMENTS | 185
 
 
+MAC = bytes([2, 0, 0, 0, 0, 1])
+GROUP_MAC = bytes([0x33, 0x33, 0, 0, 0, 1])
+BROADCAST_MAC = bytes([0xFF] * 6)
+
+
 def ether(ethertype: int, payload: bytes) -> bytes:
     return bytes(12) + struct.pack("!H", ethertype) + payload
+
+
+def to_mac(frame: bytes, destination: bytes, source: bytes = MAC) -> bytes:
+    return destination + source + frame[12:]
 
 
 def vlan(frame: bytes, tag_type: int = TYPE_8021Q) -> bytes:
@@ -31,20 +42,41 @@ def vlan(frame: bytes, tag_type: int = TYPE_8021Q) -> bytes:
 
 
 def ipv4(
-    protocol: int, payload: bytes, fragment: int = 0, options: bytes = b"", first: int = 0x45
+    protocol: int,
+    payload: bytes,
+    fragment: int = 0,
+    options: bytes = b"",
+    first: int = 0x45,
+    *,
+    ends: tuple[str, str] = (A4, B4),
+    ttl: int = 64,
+    length: int | None = None,
+    number: int = 0,
 ) -> bytes:
-    """From A4 to B4; ``first`` is the byte of version and length, before options count."""
-    length = IPV4 + len(options) + len(payload)
-    fields = (first + len(options) // 4, 0, length, 0, fragment, 64, protocol, 0)
-    header = struct.pack("!BBHHHBBH", *fields) + socket.inet_aton(A4) + socket.inet_aton(B4)
+    """``first`` is the byte of version and length, before options count; ``length`` what the
+    header says; ``number`` the identification.
+    """
+    said = IPV4 + len(options) + len(payload) if length is None else length
+    fields = (first + len(options) // 4, 0, said, number, fragment, ttl, protocol, 0)
+    addresses = b"".join(map(socket.inet_aton, ends))
+    header = struct.pack("!BBHHHBBH", *fields) + addresses
     return ether(TYPE_IPV4, header + options + payload)
 
 
-def ipv6(next_header: int, payload: bytes, version: int = 6) -> bytes:
-    """From A6 to B6."""
-    header = struct.pack("!IHBB", version << 28, len(payload), next_header, 64)
-    ends = socket.inet_pton(socket.AF_INET6, A6) + socket.inet_pton(socket.AF_INET6, B6)
-    return ether(TYPE_IPV6, header + ends + payload)
+def ipv6(
+    next_header: int,
+    payload: bytes,
+    version: int = 6,
+    *,
+    ends: tuple[str, str] = (A6, B6),
+    hops: int = 64,
+    length: int | None = None,
+) -> bytes:
+    """``length`` is what the header says."""
+    said = len(payload) if length is None else length
+    header = struct.pack("!IHBB", version << 28, said, next_header, hops)
+    addresses = b"".join(socket.inet_pton(socket.AF_INET6, end) for end in ends)
+    return ether(TYPE_IPV6, header + addresses + payload)
 
 
 def ipv6_with(kinds: list[int], protocol: int, payload: bytes, fragment: int = 0) -> bytes:

@@ -9,7 +9,17 @@ import pytest
 
 from podtally.kernel.books import STRANGERS
 from podtally.kernel.pins import PROGRAMS
-from tests.kernel.driver import FROM, LOOPBACK, NOTHING, OTHER, OVERFLOW, TO, Account, Kernel
+from tests.kernel.driver import (
+    FROM,
+    LOOPBACK,
+    NOTHING,
+    OTHER,
+    OVERFLOW,
+    TO,
+    Account,
+    Kernel,
+    shared,
+)
 from tests.kernel.packets import (
     A4,
     A6,
@@ -165,6 +175,19 @@ def test_the_cgroup_of_the_last_epoch_is_forgotten(kernel: Kernel) -> None:
         (row,) = kernel.table.cold(np.array([place]))
         assert bool(row["cgroup_low"]) == (program == "from_host")
         kernel.reset()
+
+
+@pytest.mark.parametrize("field", ["cgroup_high", "cgroup_low", "carries"])
+def test_whoever_claims_a_slot_writes_all_of_its_row(kernel: Kernel, field: str) -> None:
+    cold = shared(kernel.generation, "cold").view(kernel.layout.cold)
+    kernel.send("from_pod", UDP4)
+    (place,) = np.flatnonzero(kernel.hot["fingerprint"])
+    cold[field][place] = 0xFFFF
+    kernel.reset()
+
+    kernel.send("from_pod", UDP4)
+
+    assert cold[field][place] == 0
 
 
 @pytest.mark.parametrize("options", [b"", bytes(8)], ids=["bare", "options"])

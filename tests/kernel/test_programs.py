@@ -17,25 +17,30 @@ from tests.kernel.packets import (
     ETHERNET,
     FRAGMENT,
     GRE,
+    HIP,
     HOP_BY_HOP,
     ICMP,
     ICMPV6,
     IPV4,
     IPV6,
     LATER_FRAGMENT,
+    MOBILITY,
     MORE_FRAGMENTS,
     NO_NEXT,
     ROUTING,
     SCTP,
+    SHIM6,
     TAG,
     TCP,
     TYPE_8021AD,
+    TYPE_8021Q,
     TYPE_ARP,
     TYPE_IPV4,
     TYPE_IPV6,
     TYPE_LLDP,
     UDP,
     UDPLITE,
+    context,
     ether,
     extension_bytes,
     ipv4,
@@ -65,6 +70,14 @@ class Row(NamedTuple):
         ends = [(source, self.ports[0]), (destination, self.ports[1])]
         local, remote = ends if direction == FROM else reversed(ends)
         return Flow(self.protocol, *local, *remote)
+
+    def needed_for_ip(self) -> int:
+        """Bytes up to the end of the bare IP header."""
+        bare = ETHERNET + (IPV6 if _carries_ipv6(self.frame) else IPV4)
+        return bare + TAG * sum(self.frame[at : at + 2] in _TAGS for at in (12, 16))
+
+
+_TAGS = [value.to_bytes(2, "big") for value in (TYPE_8021Q, TYPE_8021AD)]
 
 
 def _carries_ipv6(frame: bytes) -> bool:
@@ -140,6 +153,10 @@ FLOWS = {
     "v6 ah":                    chained([AH]),
     "v6 all kinds":             EXTENSIONS,
     "v6 eight headers":         chained([DESTINATION] * 8),
+    "v6 mobility":              chained([MOBILITY]),
+    "v6 hip":                   chained([HIP]),
+    "v6 shim6":                 chained([SHIM6]),
+    "v6 hip behind mobility":   chained([MOBILITY, HIP]),
     "v6 nine headers":          v6(ipv6_with(NINE, TCP, tcp()), DESTINATION, more=7 * 16 + 4),
     "v6 first fragment":        v6(ipv6_with([FRAGMENT], UDP, ports(7, 9), 1), UDP, (7, 9), 8 + PORTS),
     "v6 later fragment":        v6(ipv6_with([FRAGMENT], UDP, ports(7, 9), 185 << 3 | 1), UDP, more=4),
@@ -176,8 +193,9 @@ OTHERS = {
     "v4 behind a v6 type":      TCP4.frame[:12] + TCP6.frame[12:14] + TCP4.frame[14:] + bytes(40),
     "v4 header of 16 bytes":    ipv4(TCP, tcp(), first=0x44),
     "v4 header of 0 bytes":     ipv4(UDP, ports(), first=0x40),
+    "v4 shorter than its header": ipv4(TCP, tcp(), length=19),
+    "v4 says length 0":         ipv4(TCP, tcp(), length=0),
     "v4 options cut off":       ipv4(TCP, b"", first=0x4F),
-    "v6 header too long":       ipv6(DESTINATION, bytes([TCP, 255]) + bytes(14)),
 }  # fmt: skip
 
 
@@ -219,12 +237,111 @@ def shortest(frame: bytes) -> int:
 
 @pytest.mark.parametrize("row", FLOWS.values(), ids=FLOWS)
 def test_cut_short_at_every_byte(kernel: Kernel, row: Row) -> None:
-    lengths = range(shortest(row.frame), row.needed)
+    """With a whole IP header it would be routed, so it is a flow; whose ports nobody reads."""
+    header = row.needed_for_ip()
+    without = range(shortest(row.frame), header)
+    within = range(header, row.needed)
 
-    verdicts = {kernel.send("from_pod", row.frame[:length]) for length in lengths}
+    verdicts = {kernel.send("from_pod", row.frame[:length]) for length in (*without, *within)}
 
+    entries = kernel.entries()
+    ends = row.flow(FROM)
     assert verdicts <= {TC_ACT_UNSPEC}
-    assert kernel.entries() == []
-    assert kernel.account(FROM, OTHER) == Account(sum(lengths), len(lengths))
+    assert kernel.account(FROM, OTHER) == Account(sum(without), len(without))
+    assert sum(entry.bytes[FROM] for entry in entries) == sum(within)
+    for entry in entries:
+        assert entry.flow[1:] == (ends.local, 0, ends.remote, 0)
+        assert entry.seen == kernel.layout.seen_unparsed or not row.ports[0]
+    kernel.reset()
     assert kernel.send("from_pod", row.frame[: row.needed]) == TC_ACT_UNSPEC
     assert [entry.flow for entry in kernel.entries()] == [row.flow(FROM)]
+
+
+# what the IP header says is shorter than the frame: padding, or made to look like a flow
+SHORT = {
+    "v4 tcp, no ports":         (ipv4(TCP, tcp(), length=20 + 3), 0, True),
+    "v4 tcp, no flags":         (ipv4(TCP, tcp(flags=0x12), length=20 + 13), 40000, True),
+    "v4 tcp, just the flags":   (ipv4(TCP, tcp(), length=20 + 14), 40000, False),
+    "v4 udp, no ports":         (ipv4(UDP, ports(), length=20), 0, True),
+    "v4 udp, just the ports":   (ipv4(UDP, ports(), length=20 + 4), 40000, False),
+    "v4 options, no ports":     (ipv4(UDP, ports(), options=bytes(8), length=28 + 3), 0, True),
+    "v6 tcp, no ports":         (ipv6(TCP, tcp(), length=3), 0, True),
+    "v6 tcp, no flags":         (ipv6(TCP, tcp(flags=0x12), length=13), 40000, True),
+    "v6 tcp, just the flags":   (ipv6(TCP, tcp(), length=14), 40000, False),
+    "v6 udp, length 0":         (ipv6(UDP, ports(), length=0), 0, True),
+    "v6 udp, just the ports":   (ipv6(UDP, ports(), length=4), 40000, False),
+    "802.1Q v4, no ports":      (vlan(ipv4(UDP, ports(), length=20)), 0, True),
+    "802.1Q v6, no ports":      (vlan(ipv6(UDP, ports(), length=3)), 0, True),
+    "v6 header too long":       (ipv6(DESTINATION, bytes([TCP, 255]) + bytes(14)), 0, True),
+    "v6 header beyond the end": (ipv6_with([DESTINATION, DESTINATION], TCP, tcp())[:-1], 40000, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize(("frame", "port", "unparsed"), SHORT.values(), ids=SHORT)
+def test_ports_are_read_within_the_length_of_the_packet(
+    kernel: Kernel, program: str, frame: bytes, port: int, unparsed: bool
+) -> None:
+    kernel.send(program, frame)
+
+    direction = DIRECTION[program]
+    (entry,) = kernel.entries()
+    flow = entry.flow
+    seen = entry.seen >> kernel.layout.seen_shift * direction
+    assert (flow.local_port, flow.remote_port)[direction] == port
+    assert bool(seen & kernel.layout.seen_unparsed) == unparsed
+    assert not unparsed or not seen & 0xFF  # no flags are made up
+
+
+def test_padding_is_no_port(kernel: Kernel) -> None:
+    """A short packet's frame is padded to 60 bytes, with whatever there was in the buffer."""
+    header = ipv4(UDP, b"\0\1", length=22)
+    kernel.send("from_pod", header + bytes([0xAA] * (60 - len(header))))
+
+    (entry,) = kernel.entries()
+    assert (entry.flow.local_port, entry.flow.remote_port) == (0, 0)
+
+
+@pytest.mark.parametrize("frame", [ipv4(TCP, tcp(), length=0), ipv6(TCP, tcp(), length=0)])
+def test_big_tcp_has_no_length(kernel: Kernel, frame: bytes) -> None:
+    """A GSO packet of more than 64 KiB says 0 (skb_set_network_header_len(), iph_set_totlen())."""
+    kernel.send("from_pod", frame, context=context(gso_segs=50))
+
+    (entry,) = kernel.entries()
+    assert (entry.flow.local_port, entry.flow.remote_port) == (40000, 443)
+
+
+UNPARSED = {
+    "v4 later fragment":        ipv4(UDP, ports(7, 9), LATER_FRAGMENT),
+    "v4 later tcp fragment":    ipv4(TCP, tcp(), 185),
+    "v6 later fragment":        ipv6_with([FRAGMENT], UDP, ports(7, 9), 185 << 3 | 1),
+    "v6 later, options behind": ipv6_with([FRAGMENT], DESTINATION, ports(7, 9), 185 << 3 | 1),
+    "v4 tiny first fragment":   ipv4(TCP, tcp(flags=2)[:8], MORE_FRAGMENTS),
+    "v6 tiny first fragment":   ipv6_with([FRAGMENT], TCP, tcp(flags=2)[:8], 1),
+    "v6 nine headers":          ipv6_with(NINE, TCP, tcp(flags=2)),
+}  # fmt: skip
+PARSED = {
+    "v4 later icmp fragment":   ipv4(ICMP, bytes(8), LATER_FRAGMENT),
+    "v6 later icmp fragment":   ipv6_with([FRAGMENT], ICMPV6, bytes(8), 8),
+    "v4 first fragment":        ipv4(TCP, tcp(flags=2), MORE_FRAGMENTS),
+    "v6 first fragment":        ipv6_with([FRAGMENT], TCP, tcp(flags=2), 1),
+    "v6 eight headers":         ipv6_with(NINE[1:], TCP, tcp(flags=2)),
+    "v6 no next header":        ipv6(NO_NEXT, b""),
+    "v4 gre":                   ipv4(GRE, bytes(8)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [*((frame, True) for frame in UNPARSED.values()), *((each, False) for each in PARSED.values())],
+    ids=[*UNPARSED, *PARSED],
+)
+def test_a_row_says_that_not_all_could_be_read(
+    kernel: Kernel, program: str, frame: bytes, said: bool
+) -> None:
+    kernel.send(program, frame)
+
+    (entry,) = kernel.entries()
+    seen = entry.seen >> kernel.layout.seen_shift * DIRECTION[program]
+    assert bool(seen & kernel.layout.seen_unparsed) == said

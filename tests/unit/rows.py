@@ -14,13 +14,13 @@ from podtally.identity.table import Names
 from podtally.kernel import abi
 from podtally.kernel.books import Accounts as KernelAccounts
 from podtally.kernel.table import Rows
-from podtally.ledger.connections import KEY, Columns, Flags
+from podtally.ledger.connections import KEY, Columns, flags_of
 from podtally.ledger.events import NO_EVENT
 from podtally.ledger.ledger import Ledger, Limits
 from podtally.ledger.remotes import Present
 
 LAYOUT = abi.current()
-FLAGS = Flags(LAYOUT.seen_shift, LAYOUT.seen_syn_only, LAYOUT.seen_syn_ack, LAYOUT.seen_socket)
+FLAGS = flags_of(LAYOUT)
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 TCP, UDP, ICMP = 6, 17, 1
 SECOND = 1_000_000_000

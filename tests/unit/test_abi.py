@@ -35,7 +35,10 @@ def test_limits_fit_the_words_they_cut_up() -> None:
     layout = abi.current()
     assert layout.byte_carry_bit == layout.packet_shift - 1
     assert layout.packet_carry_bit == 63
-    assert layout.seen_syn_only < layout.seen_syn_ack < layout.seen_socket < 1 << layout.seen_shift
+    facts = [layout.seen_syn_only, layout.seen_syn_ack, layout.seen_socket]
+    facts += [layout.seen_group, layout.seen_unparsed]
+    assert facts == [256 << bit for bit in range(len(facts))]
+    assert facts[-1] < 1 << layout.seen_shift
     assert layout.text == TEXT
 
 
@@ -76,6 +79,13 @@ OLDER = (  # what stood in the header before sockets were looked for
     .replace("\t__u16 cgroup_high;", "\t__u8 pad[6];")
     .replace("\t__u32 cgroup_low;", "")
 )
+
+
+def test_an_older_layout_has_no_facts_that_it_did_not_know() -> None:
+    older = abi.parse(
+        TEXT.replace("#define SEEN_GROUP", "#define A").replace("#define SEEN_UN", "#define B")
+    )
+    assert (older.seen_group, older.seen_unparsed) == (0, 0)
 
 
 def test_rows_of_an_older_layout_have_nothing_where_it_had_nothing() -> None:

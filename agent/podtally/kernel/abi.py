@@ -47,6 +47,8 @@ class Layout:
     seen_syn_only: int
     seen_syn_ack: int
     seen_socket: int  # 0 in layouts that did not know of sockets: no row says so
+    seen_group: int  # 0, as the next: layouts that did not tell
+    seen_unparsed: int
     seen_carried_bit: int
 
 
@@ -92,6 +94,8 @@ def parse(text: str) -> Layout:
             seen_syn_only=constants["SEEN_SYN_ONLY"],
             seen_syn_ack=constants["SEEN_SYN_ACK"],
             seen_socket=constants.get("SEEN_SOCKET", 0),
+            seen_group=constants.get("SEEN_GROUP", 0),
+            seen_unparsed=constants.get("SEEN_UNPARSED", 0),
             seen_carried_bit=constants["SEEN_CARRIED_BIT"],
         )
     except KeyError as missing:

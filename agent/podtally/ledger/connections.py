@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.kernel import abi
 from podtally.ledger.shares import level
 
 TCP = 6
@@ -73,6 +74,20 @@ class Flags(NamedTuple):
     syn_only: int
     syn_ack: int
     socket: int = 0  # 0: programs that did not look for sockets
+    group: int = 0  # sent to a group, by the frame's destination or the packet's
+    unparsed: int = 0  # ports or TCP flags could not all be read
+
+
+def flags_of(layout: abi.Layout) -> Flags:
+    """Return where a layout's rows keep their facts; 0 for what it does not know."""
+    return Flags(
+        layout.seen_shift,
+        layout.seen_syn_only,
+        layout.seen_syn_ack,
+        layout.seen_socket,
+        layout.seen_group,
+        layout.seen_unparsed,
+    )
 
 
 def who_began(seen: NDArray[np.uint64], key: NDArray[np.void], flags: Flags) -> NDArray[np.uint8]:
