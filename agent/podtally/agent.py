@@ -17,13 +17,14 @@ from podtally.export.publisher import Health, Publisher
 from podtally.export.selfmetrics import SelfMetrics
 from podtally.export.server import Server
 from podtally.export.unix_socket import API_SOCKET
+from podtally.interface_counters import Last
 from podtally.kernel.books import STRANGERS
 from podtally.kernel.pins import Pins
 from podtally.kernel.table import Table
 from podtally.kube.reach import api_access
 from podtally.ledger.checkpoint import Checkpoint, Extras
 from podtally.ledger.ended import Ended
-from podtally.links.model import Counters, Mode
+from podtally.links.model import Mode
 from podtally.service import Service
 from podtally.startup import Parts, state_dir
 
@@ -77,7 +78,7 @@ class Agent:
         self._epochs = self._flows = 0
         self._trouble = ""
         self._told = (0, 0, 0, 0)  # what others count, as far as it is in the metrics
-        self._gone: dict[int, Counters | None] = {}
+        self._gone: dict[int, Last | None] = {}
         self._left_over = set(parts.left_over)
         self._events_interval_ns = int(config.events_interval * 1e9)
         self._events_trouble = False
@@ -160,6 +161,7 @@ class Agent:
         self._metrics.swap.observe(time.monotonic() - self._swap_started)
         watch = self._parts.watch
         watch.take_events()
+        self._gone = watch.still_gone(self._gone)
         present = self._parts.sources.present(table)
         return World(present, watch.counters(self._gone), tuple(self._gone), self._extras())
 

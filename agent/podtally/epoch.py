@@ -23,6 +23,7 @@ from podtally.kernel.books import Accounts as KernelAccounts
 from podtally.kernel.table import Table
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.ended import Ended
+from podtally.ledger.interfaces import Losses
 from podtally.ledger.ledger import Ledger
 from podtally.ledger.remotes import Present
 
@@ -38,6 +39,7 @@ class Counters(NamedTuple):
 
     ifindex: NDArray[np.int64]
     bytes: NDArray[np.int64]
+    losses: Losses | None = None  # of the same interfaces
 
 
 NO_COUNTERS = Counters(np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
@@ -134,7 +136,8 @@ class Journal:
             ledger.book_rows(rows, self.table.cold, world.present)
         ledger.book_kernel_accounts(accounts)
         ended = ledger.settle(world.present, world.gone)
-        ledger.close_books(*world.counters, world.present.now_ns)
+        counters = world.counters
+        ledger.close_books(counters.ifindex, counters.bytes, world.present.now_ns, counters.losses)
         for ifindex in world.gone:
             ledger.let_go(ifindex)
         return Turned(flows, ended, 0), world.extras

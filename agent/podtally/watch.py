@@ -6,26 +6,16 @@ Lives in the main thread; the events come from the links thread through a queue.
 import logging
 import queue
 import time
-from collections.abc import Iterable
-from typing import NamedTuple
-
-import numpy as np
+from collections.abc import Iterable, Mapping
 
 from podtally.epoch import Counters
 from podtally.identity.directory import Directory
 from podtally.identity.finder import Finder
-from podtally.ledger.interfaces import UNBOUNDED
+from podtally.interface_counters import Gaps, InterfaceReader, Last, Watched
 from podtally.ledger.ledger import Ledger
 from podtally.links import model
-from podtally.links.counters import CounterReader
 
 log = logging.getLogger(__name__)
-
-
-class Watched(NamedTuple):
-    name: str
-    role: model.Role
-    mode: str  # "" until attached
 
 
 class Inbox:
@@ -63,8 +53,9 @@ class Watch:
         self.known_ns = 0  # up to when all that was announced is taken note of
         self._ledger = ledger
         self._directory = directory
-        self._gone: dict[int, model.Counters | None] = {}
-        self._reader = CounterReader()
+        self._gone: dict[int, Last | None] = {}
+        self._going: frozenset[int] = frozenset()
+        self._reader = InterfaceReader()
 
     def close(self) -> None:
         self._reader.close()
@@ -84,31 +75,25 @@ class Watch:
                 self._gone[ifindex] = None
         self._directory.looked(self.interfaces, time.monotonic_ns())
 
-    def take_gone(self) -> dict[int, model.Counters | None]:
+    def take_gone(self) -> dict[int, Last | None]:
         """Interfaces that went since this was last asked, with their last counters."""
         gone, self._gone = self._gone, {}
+        self._going = frozenset(gone)
         return gone
 
-    def counters(self, gone: dict[int, model.Counters | None]) -> Counters:
+    def still_gone(self, gone: Mapping[int, Last | None]) -> dict[int, Last | None]:
+        """Those of ``gone`` whose number is no other interface's by now."""
+        return {i: last for i, last in gone.items() if i not in self.interfaces}
+
+    def counters(self, gone: Mapping[int, Last | None]) -> Counters:
         """Readings of all watched interfaces now, and the last ones of those that went."""
-        ifindex, rx, tx = self._reader.read()
-        host = {i for i, w in self.interfaces.items() if w.role is model.Role.HOST}
-        own = np.isin(ifindex, np.fromiter(self.interfaces, np.int64, len(self.interfaces)))
-        ifindex, bytes_ = ifindex[own], np.stack([rx[own], tx[own]], axis=1)
-        if host:
-            turned = np.isin(ifindex, np.fromiter(host, np.int64, len(host)))
-            bytes_[turned] = bytes_[turned][:, ::-1]
-        last = [
-            (i, [UNBOUNDED if c == model.UNKNOWN else c for c in final])
-            for i, final in gone.items()
-            if final is not None
-        ]
-        if not last:
-            return Counters(ifindex, bytes_)
-        return Counters(
-            np.concatenate([ifindex, [i for i, _ in last]]).astype(np.int64),
-            np.concatenate([bytes_, [pair for _, pair in last]]).astype(np.int64),
-        )
+        told = {i: last for i, last in gone.items() if last is not None}
+        return self._reader.read(self.interfaces, told, self._gaps())
+
+    def _gaps(self) -> Gaps:
+        interfaces = self._ledger.interfaces
+        missing = interfaces.ifindex[(interfaces.gap > 0).any(axis=1)]
+        return Gaps(missing.tolist(), bool((interfaces.gap < 0).any()))
 
     def modes(self) -> Iterable[str]:
         return (watched.mode for watched in self.interfaces.values() if watched.mode)
@@ -132,15 +117,21 @@ class Watch:
                     self.interfaces[ifindex] = self.interfaces[ifindex]._replace(name=name)
             case model.NetnsNamed(ifindex, netns):
                 self._directory.netns_named(ifindex, netns)
-            case model.Gone(ifindex, final, at_ns):
-                self._gone[ifindex] = final
-                self.interfaces.pop(ifindex, None)
+            case model.Gone(ifindex, final, at_ns, frames):
+                watched, waiting = self.interfaces.pop(ifindex, None), self._reader.forget(ifindex)
+                self._gone[ifindex] = None
+                if watched is not None and final is not None and frames is not None:
+                    self._gone[ifindex] = Last(watched, final, frames, waiting)
                 self._directory.gone(ifindex, at_ns)
 
     def _appeared(self, event: model.Appeared) -> None:
         link = event.link
-        self._gone.pop(link.ifindex, None)
         host = event.role is model.Role.HOST
-        self.interfaces[link.ifindex] = Watched(link.name, event.role, "")
+        pair = link.kind == "veth"
+        self.interfaces[link.ifindex] = Watched(link.name, event.role, "", link.largest, pair)
         self._ledger.interfaces.appeared(link.ifindex, link.name, event.low, host)
+        if link.ifindex in self._gone.keys() | self._going:
+            # One went, and another has its number before the books of the first are closed.
+            self._gone.pop(link.ifindex, None)
+            self._ledger.interfaces.restarted(link.ifindex)
         self._directory.appeared(link.ifindex, link.name, event.netns, host, event.at_ns)

@@ -39,8 +39,9 @@ def test_they_are_the_links_own(reader: CounterReader) -> None:
             time.sleep(0.05)
         requests.close()
     read = list(zip(*(column.tolist() for column in rows), strict=True))
-    assert read == [(link.ifindex, link.rx_bytes, link.tx_bytes) for link in after]
-    assert max(rx for _, rx, _ in read) > PINGS * 98
+    assert read == [(x.ifindex, x.rx_bytes, x.tx_bytes, *x.frames) for x in after]
+    assert rows.rx_bytes.max() > PINGS * 98
+    assert rows.rx_frames.max() > PINGS
 
 
 def test_a_read_of_200_links_is_cheap(reader: CounterReader) -> None:

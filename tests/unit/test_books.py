@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from podtally.ledger.books import Balance, Closing, Pair, close
+from podtally.ledger.books import Balance, Closing, Margin, Pair, Readings, close, settle
 
 AMOUNT = st.integers(0, 2**40)
 
@@ -129,3 +129,39 @@ def test_directions_are_closed_apart() -> None:
 def test_no_interfaces() -> None:
     nothing = np.zeros((0, 2), np.int64)
     assert close(Balance(nothing, nothing), nothing, nothing, nothing).gap.shape == (0, 2)
+
+
+class Drop(NamedTuple):
+    """Frames dropped behind the hook in an epoch, some of them between flip and reading."""
+
+    frames: int
+    bytes: int  # of all, at most LARGEST each
+    late: bool  # dropped after the flip: booked in the next epoch
+
+
+LARGEST = 1514
+drops = st.integers(0, 5).flatmap(
+    lambda n: st.builds(Drop, st.just(n), st.integers(14 * n, LARGEST * n), st.booleans())
+)
+
+
+@given(st.lists(st.tuples(AMOUNT, AMOUNT, drops), max_size=20))
+def test_what_the_kernel_dropped_is_found_to_the_byte_and_is_never_a_gap(
+    epochs: list[tuple[int, int, Drop]],
+) -> None:
+    balance, margin = Balance(_pair(0), _pair(0)), Margin(*(_pair(0),) * 4)
+    booked = counter = late = found = dropped = 0
+    for before, after, drop in [*epochs, *[(0, 0, Drop(0, 0, False))] * 3]:
+        earlier, counter = counter, counter + before + after
+        booked += before + late + (0 if drop.late else drop.bytes)
+        fresh = Margin(_pair(0), _pair(0), _pair(drop.frames * LARGEST), _pair(0))
+        margin = Margin(*(old + new for old, new in zip(margin, fresh, strict=True)))
+        readings = Readings(_pair(booked - found), _pair(earlier), _pair(counter))
+        settled = settle(balance, margin, fresh, readings)
+        assert settled.gap.tolist() == [[0, 0]]
+        balance, margin = settled.balance, settled.margin
+        found += int(settled.found.after_hook[0, 0])
+        late = after + (drop.bytes if drop.late else 0)
+        dropped += drop.bytes
+    assert found == dropped
+    assert booked - found == counter

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from podtally.identity.cgroups import Found
 from podtally.identity.residents import Held, Resident
-from podtally.ledger.checkpoint import MAGIC, Checkpoint, CheckpointError, Extras, Position
+from podtally.ledger.checkpoint import (
+    MAGIC,
+    SCHEMA,
+    Checkpoint,
+    CheckpointError,
+    Extras,
+    Position,
+)
 from podtally.ledger.ledger import Ledger
 from podtally.ledger.remotes import Present
 from podtally.ledger.series import SeriesView
@@ -176,7 +183,7 @@ def test_more_than_was_written_is_found(whole: bytes, state_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("what", "change", "why"),
     [
-        ("a later schema", (b"podtally\x06", b"podtally\x17"), "schema 23"),
+        ("a later schema", (MAGIC + bytes([SCHEMA]), b"podtally\x63"), "schema 99"),
         ("no JSON", (b'{"position"', b'["position"'), "head"),
         ("a wrong type", (b'"epoch":23', b'"epoch":"a'), "head"),
         ("no dtype", (b"'<u8'", b"'<zz'"), "arrays"),

@@ -69,6 +69,7 @@ VIEW = View(
     overflow_packets=11,
     waiting=13,
     came_too_late=17,
+    drops=SeriesView([BookLabels("veth7", "egress")], np.array([[0, 89, 14]])),
 )
 FLOW = (
     'namespace="shop",workload="web",workload_kind="Deployment",direction="egress",'
@@ -125,6 +126,11 @@ podtally_ingress_cost_dollars_total{{namespace="shop",workload="web",scope="inte
 podtally_books_bytes_total{{interface="veth7",direction="egress",account="flows"}} 1541
 podtally_books_bytes_total{{interface="veth7",direction="egress",account="other"}} 61
 podtally_books_bytes_total{{interface="veth7",direction="egress",account="overflow"}} 9007199254740993
+# HELP podtally_books_drops_bytes_total Bytes that only one side counted: dropped before or after our programs, headers left out.
+# TYPE podtally_books_drops_bytes_total counter
+podtally_books_drops_bytes_total{{interface="veth7",direction="egress",kind="before_hook"}} 0
+podtally_books_drops_bytes_total{{interface="veth7",direction="egress",kind="after_hook"}} 89
+podtally_books_drops_bytes_total{{interface="veth7",direction="egress",kind="header"}} 14
 # HELP podtally_books_gap_bytes What the interface counted less what is booked; 0 when the books close.
 # TYPE podtally_books_gap_bytes gauge
 podtally_books_gap_bytes{{interface="veth7",direction="egress"}} -29

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from podtally.ledger.interfaces import Interfaces
+from podtally.ledger.interfaces import Interfaces, Losses
 
 
 def watch(interfaces: Interfaces, ifindex: int, counter: tuple[int, int]) -> int:
@@ -134,3 +134,139 @@ def test_no_interfaces_can_be_dumped_and_restored() -> None:
     again = Interfaces()
     again.restore(*Interfaces().dump())
     assert len(again) == 0
+
+
+LARGEST = 65558
+
+
+def losses(before: int = 0, after: int = 0, frames: int = 0, queued: int = 0) -> Losses:
+    """What was lost of the bytes to the endpoint."""
+    dropped, gone, counted, waiting = (
+        np.array([[0, each]]) for each in (before, after, frames, queued)
+    )
+    return Losses(dropped, gone, counted, waiting, np.array([LARGEST]))
+
+
+class Book:
+    """One interface whose bytes to the endpoint are followed over epochs."""
+
+    def __init__(self) -> None:
+        self.interfaces = Interfaces()
+        self.slot = watch(self.interfaces, 7, (0, 0))
+        self.found = [0, 0, 0]  # in front of the hook, behind it, headers
+
+    def epoch(self, booked: int, counter: int, lost: Losses) -> int:
+        """Returns the gap."""
+        self.interfaces.booked[self.slot] += (0, booked)
+        found = self.interfaces.close(np.array([self.slot]), np.array([[0, counter]]), lost)
+        for i, each in enumerate(found[1:]):
+            self.found[i] += int(each[0, 1])
+        return int(self.interfaces.gap[self.slot, 1])
+
+
+def test_frames_dropped_behind_the_hook_are_no_gap() -> None:
+    book = Book()
+    assert book.epoch(1000, 1000, losses()) == 0
+    assert book.epoch(126, 1000, losses(after=3)) == 0
+    assert book.epoch(0, 1000, losses(after=3)) == 0
+    assert book.found == [0, 126, 0]
+
+
+def test_a_drop_that_is_booked_an_epoch_later_is_no_gap() -> None:
+    """The drop counter is read after the flip: what passed in between is booked next."""
+    book = Book()
+    assert book.epoch(0, 0, losses(after=1)) == 0
+    assert book.epoch(1500, 0, losses(after=1)) == 0
+    assert book.found == [0, 1500, 0]
+
+
+def test_drops_explain_no_more_than_their_frames_can_hold() -> None:
+    book = Book()
+    gap = book.epoch(3 * LARGEST + 23, 0, losses(after=3))
+    assert gap == -23
+    assert book.epoch(0, 0, losses(after=3)) == -23  # and it stays
+
+
+def test_drops_of_the_past_explain_nothing_once_traffic_has_rested() -> None:
+    book = Book()
+    for _ in range(3):
+        assert book.epoch(0, 0, losses(after=1000)) == 0
+    assert book.epoch(42, 0, losses(after=1000)) == -42
+
+
+def test_drops_behind_the_hook_hide_no_loss() -> None:
+    book = Book()
+    assert book.epoch(0, 1000, losses(after=100)) == 0  # under way
+    assert book.epoch(0, 1000, losses(after=100)) == 1000
+
+
+def test_drops_in_front_of_the_hook_explain_what_nobody_booked() -> None:
+    book = Book()
+    assert book.epoch(0, 0, losses()) == 0
+    assert book.epoch(0, 3000, losses(before=2)) == 0
+    assert book.epoch(0, 3000, losses(before=2)) == 0
+    assert book.found == [3000, 0, 0]
+    assert book.epoch(0, 3042, losses(before=2)) == 0  # under way
+    assert book.epoch(0, 3042, losses(before=2)) == 42
+
+
+def test_headers_that_a_veth_leaves_out() -> None:
+    book = Book()
+    assert book.epoch(98 * 5, 84 * 5, losses(frames=5)) == 0
+    assert book.epoch(0, 84 * 5, losses(frames=5)) == 0
+    assert book.found == [0, 0, 14 * 5]
+    assert book.epoch(23, 84 * 5, losses(frames=5)) == -23
+
+
+def test_what_waits_in_a_queue_is_no_gap_and_narrows_nothing() -> None:
+    book = Book()
+    book.interfaces.high[book.slot] = 10_000  # the opening balance is not known yet
+    assert book.epoch(5000, 2000, losses(queued=3000)) == 0
+    assert book.epoch(0, 2000, losses(queued=3000)) == 0
+    assert book.epoch(0, 5000, losses()) == 0
+    assert book.epoch(0, 5000, losses()) == 0
+    assert book.found == [0, 0, 0]
+
+
+def test_a_counter_that_starts_again_is_new_in_full() -> None:
+    book = Book()
+    assert book.epoch(0, 0, losses(after=1000)) == 0
+    book.epoch(0, 0, losses(after=1000))
+    assert book.epoch(42, 0, losses(after=1)) == 0
+
+
+def test_margins_survive_a_restart() -> None:
+    book = Book()
+    book.epoch(0, 0, losses(after=1))
+    again = Interfaces()
+    again.restore(*book.interfaces.dump())
+    book.interfaces = again
+    assert book.epoch(1500, 0, losses(after=1)) == 0
+
+
+def test_a_checkpoint_without_drops_can_be_restored() -> None:
+    interfaces = Interfaces()
+    slot = watch(interfaces, 7, (100, 0))
+    interfaces.booked[slot] += (23, 29)
+    records, pairs = interfaces.dump()
+    again = Interfaces()
+    again.restore(records, pairs[:, :7])
+    assert again.booked[slot].tolist() == [23, 29]
+    assert again.dropped_after[slot].tolist() == [0, 0]
+
+
+def test_another_interface_under_the_same_number_has_new_books() -> None:
+    """It went while nobody looked, and its successor has counted less."""
+    interfaces = Interfaces()
+    slot = watch(interfaces, 7, (0, 0))
+    interfaces.booked[slot] += (5000, 7000)
+    assert close(interfaces, 7, (5000, 7000)) == [0, 0]
+    interfaces.appeared(7, "veth8", (42, 0))
+    interfaces.attached(7, True, (42, 70))
+    interfaces.booked[slot] += (130, 290)  # 30 and 90 of them its predecessor's last
+    assert close(interfaces, 7, (142, 270)) == [0, 0]
+    assert close(interfaces, 7, (142, 270)) == [0, 0]
+    interfaces.booked[slot] += (23, 0)
+    assert close(interfaces, 7, (165, 270)) == [0, 0]
+    interfaces.booked[slot] += (23, 0)  # from the first rest on every byte counts
+    assert close(interfaces, 7, (165, 270)) == [-23, 0]

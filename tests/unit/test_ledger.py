@@ -10,6 +10,7 @@ from podtally.identity.model import Claim, Owner
 from podtally.identity.residents import number
 from podtally.identity.table import Names
 from podtally.ledger.ended import Ended
+from podtally.ledger.interfaces import Losses
 from podtally.ledger.labels import BookLabels, FlowLabels, PodLabels
 from podtally.ledger.ledger import Ledger
 from podtally.ledger.remotes import Present
@@ -296,7 +297,10 @@ def test_a_gap_is_shown_as_long_as_the_books_series() -> None:
         ledger.close_books(np.array([7, 99]), np.array([[30, 0], [1, 1]]), SECOND)
     assert dict(ledger.view().gaps)[BookLabels("veth7", "egress")] == 7
     turn(ledger, gone=[7])
-    assert ledger.view().gaps == [(BookLabels("veth7", "egress"), 7)]
+    assert dict(ledger.view().gaps) == {
+        BookLabels("veth7", "egress"): 7,
+        BookLabels("veth7", "ingress"): 0,
+    }
     ledger.interfaces.appeared(11, "veth7", (0, 0))
     assert dict(ledger.view().gaps) == {
         BookLabels("veth7", "egress"): 7,
@@ -306,6 +310,39 @@ def test_a_gap_is_shown_as_long_as_the_books_series() -> None:
     ledger.expire(names(), SECOND + GRACE + 1)
     assert ledger.view().gaps == []
     assert not ledger.interfaces.known(99)
+
+
+def test_an_interface_that_is_gone_or_renamed_reports_no_gap_of_its_own() -> None:
+    """Its series stays for the grace; a reader that finds no gap beside it must not worry."""
+    ledger = watched(7, 9)
+    turn(ledger, [Flow(bytes=(23, 29)), Flow(ifindex=9)])
+    ledger.interfaces.renamed(9, "web")
+    turn(ledger, gone=[7])
+    view = ledger.view()
+    assert {each.interface for each in view.books.labels} == {"veth7", "veth9", "web"}
+    assert dict(view.gaps) == dict.fromkeys(view.books.labels, 0)
+
+
+def test_what_was_dropped_on_its_way_to_a_pod_is_not_received() -> None:
+    ledger = watched(7)
+    label = PodLabels("shop", "web-0", "ingress")
+    counted = np.array([[0, 0]])
+    turn(ledger, [Flow(bytes=(0, 126), packets=(0, 3))])
+    for _ in range(2):
+        ledger.close_books(np.array([7]), counted, SECOND, losses(after=(0, 3)))
+    assert [gap for _, gap in ledger.view().gaps] == [0, 0]
+    assert contents(ledger.view().drops)[BookLabels("veth7", "ingress")] == [0, 126, 0]
+    assert booked(ledger, "veth7", "ingress") == [126, 0, 0]
+    turn(ledger, [Flow(bytes=(0, 1000), packets=(0, 10))], now_ns=2 * SECOND)
+    ledger.close_books(np.array([7]), np.array([[0, 1000]]), 2 * SECOND, losses(after=(0, 3)))
+    assert contents(ledger.view().pods)[label] == [1000, 13]
+    turn(ledger, gone=[7])
+    assert not ledger.interfaces.known(7)  # nothing is owed on it
+
+
+def losses(after: tuple[int, int]) -> Losses:
+    nothing = np.zeros((1, 2), np.int64)
+    return Losses(nothing, np.array([after]), nothing, nothing, np.array([65558]))
 
 
 def booked(ledger: Ledger, interface: str, direction: str = "egress") -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from podtally.ledger.accounts import BYTES, CONNECTIONS, PACKETS
 from podtally.ledger.costs import DOLLARS, PARTS, REST
-from podtally.ledger.labels import ACCOUNTS, DIRECTIONS, CostLabels
+from podtally.ledger.labels import ACCOUNTS, DIRECTIONS, DROPS, CostLabels
 from podtally.ledger.series import SeriesView
 from podtally.ledger.view import View
 
@@ -85,6 +85,11 @@ BOOKS_BYTES = Family(
     "counter",
     "Bytes booked on an interface: in flows, in none (other), for want of a slot (overflow).",
 )
+BOOKS_DROPS = Family(
+    "podtally_books_drops_bytes",
+    "counter",
+    "Bytes that only one side counted: dropped before or after our programs, headers left out.",
+)
 BOOKS_GAP = Family(
     "podtally_books_gap_bytes",
     "gauge",
@@ -131,6 +136,9 @@ class Exposition:
         books = self._of("books", view.books.labels)
         texts = [f'{text},account="{account}"' for account in ACCOUNTS for text in books]
         yield _Shown(BOOKS_BYTES, texts, view.books.values.T.ravel().tolist())
+        drops = self._of("drops", view.drops.labels)
+        texts = [f'{text},kind="{kind}"' for kind in DROPS for text in drops]
+        yield _Shown(BOOKS_DROPS, texts, view.drops.values.T.ravel().tolist())
         gaps = [label_text(each._fields, each) for each, _ in view.gaps]
         yield _Shown(BOOKS_GAP, gaps, [gap for _, gap in view.gaps])
 

@@ -43,8 +43,8 @@ from podtally.ledger.ledger import Ledger
 from podtally.ledger.series import SeriesTable
 
 MAGIC = b"podtally"
-SCHEMA = 6
-_READABLE = (4, 5, 6)  # 4 has no costs, 5 no scans
+SCHEMA = 7
+_READABLE = (4, 5, 6, 7)  # 4 has no costs, 5 no scans, 6 no drops
 _PREFIX = struct.Struct("<8sII")  # magic, schema, length of the head
 _SUM = struct.Struct("<I")
 _ALIGN = 64
@@ -53,7 +53,7 @@ Array = NDArray[Any]
 
 _PARTS = ("sums", "moved_ns")
 _TABLES = ("pods", "flows", "books", "denied", "unjudged", "exposed", "candidate", "events")
-_NEW_TABLES = ("kubecost", "costs", "scanning")
+_NEW_TABLES = ("kubecost", "costs", "scanning", "drops")
 _SCANS = ("scans.events", "scans.ports", "scans.hashes")
 _ARRAYS = frozenset(
     {"interfaces", "kernel.key", "kernel.read"}
@@ -107,6 +107,7 @@ class _Labels(msgspec.Struct, frozen=True):
     kubecost: list[tuple[int, KubecostLabels]] = []
     costs: list[tuple[int, CostLabels]] = []
     scanning: list[tuple[int, ScanLabels]] = []
+    drops: list[tuple[int, BookLabels]] = []
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -260,6 +261,7 @@ def _tables(ledger: Ledger) -> dict[str, SeriesTable[Any]]:
         "pods": tables.pods,
         "flows": tables.flows,
         "books": ledger.books,
+        "drops": ledger.drops,
         "denied": tables.denied,
         "unjudged": tables.unjudged,
         "exposed": tables.exposed,

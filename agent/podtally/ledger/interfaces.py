@@ -5,13 +5,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.ledger.books import Balance, close
+from podtally.ledger.books import Balance, Margin, Pair, Readings, settle
 from podtally.ledger.grouping import distinct
 
 NO_PAIRS = np.zeros((0, 2), np.int64)
 UNBOUNDED = np.iinfo(np.int64).max >> 2  # an upper bound nobody reaches, and sums of it fit
 _FLAGS = ("watched", "host", "leaving")
-_KEPT = ("booked", "low", "high", "counter", "tags", "owed_bytes", "owed_packets")
+_MARGIN = ("tags", "before_hook", "after_hook", "headers")  # as in Margin
+_READ = ("dropped_before", "dropped_after", "frames")  # as they were last read
+_OLDER = ("booked", "low", "high", "counter", "tags", "owed_bytes", "owed_packets")
+_KEPT = (*_OLDER, *_MARGIN[1:], *_READ)  # those of older checkpoints come first
+_ETHERNET_HEADER = 14  # bytes
+_MAX_FRAMES = 1 << 40  # of one reading: more than can pass, and its bytes fit
 
 
 class Record(NamedTuple):
@@ -23,6 +28,20 @@ class Record(NamedTuple):
     watched: bool  # somebody said that it is there; else only its flows did
     host: bool = False
     leaving: bool = False
+
+
+class Losses(NamedTuple):
+    """What the kernel says of frames that only one side counts; (n, 2) as the counters.
+
+    All but ``queued`` and ``largest`` are cumulative. A sum below the last one is that of a
+    counter that started again from zero.
+    """
+
+    before: Pair  # frames that were counted, and dropped in front of the hook
+    after: Pair  # frames that were dropped behind the hook, and not counted
+    frames: Pair  # frames that were counted, perhaps without their Ethernet header
+    queued: Pair  # bytes behind the hook that are still to be counted
+    largest: NDArray[np.int64]  # bytes of the largest frame, (n,)
 
 
 class Interfaces:
@@ -46,7 +65,13 @@ class Interfaces:
         self.low = NO_PAIRS
         self.high = NO_PAIRS
         self.counter = NO_PAIRS
-        self.tags = NO_PAIRS  # bytes of VLAN tags that the interface may have counted
+        self.tags = NO_PAIRS  # bytes that one side alone may have counted, see ``books.Margin``
+        self.before_hook = NO_PAIRS
+        self.after_hook = NO_PAIRS
+        self.headers = NO_PAIRS
+        self.dropped_before = NO_PAIRS  # frames, up to the last reading; see ``Losses``
+        self.dropped_after = NO_PAIRS
+        self.frames = NO_PAIRS
         self.gap = NO_PAIRS
         self.owed_bytes = NO_PAIRS
         self.owed_packets = NO_PAIRS
@@ -113,6 +138,8 @@ class Interfaces:
             return
         slot = self._slots[ifindex]
         now = np.array(counter, np.int64)
+        if fresh and (now < self.counter[slot]).any():
+            self.restarted(ifindex)
         unbounded = self.high[slot] >= UNBOUNDED
         if unbounded.all() and not fresh:
             # Counted by an agent whose checkpoint we do not have: what the kernel still holds
@@ -121,31 +148,58 @@ class Interfaces:
         # Attached again after a time without: what passed meanwhile is at most what the
         # counter moved since it was last read.
         missed = now - self.counter[slot] if fresh else 0
-        self.high[slot] = np.where(unbounded, now, self.high[slot] + missed)
+        at_most = now - self.booked[slot]
+        self.high[slot] = np.where(unbounded, at_most, self.high[slot] + missed)
 
     def renamed(self, ifindex: int, name: str) -> None:
         if ifindex in self._slots:
             self.names[self._slots[ifindex]] = name
             self.version += 1
 
-    def close(self, slots: NDArray[np.int64], later: NDArray[np.int64]) -> NDArray[np.int64]:
+    def restarted(self, ifindex: int) -> None:
+        """Its number is another interface's now: nothing is known of what passed before."""
+        slot = self._slots[ifindex]
+        self.low[slot], self.high[slot] = -UNBOUNDED, UNBOUNDED
+        self.counter[slot] = self.gap[slot] = 0
+        for name in (*_MARGIN, *_READ):
+            getattr(self, name)[slot] = 0
+
+    def close(
+        self, slots: NDArray[np.int64], later: NDArray[np.int64], losses: Losses | None = None
+    ) -> Margin:
         """Hold the books of ``slots`` (n,) against new readings ``later`` (n, 2).
 
-        Returns the bytes of VLAN tags that the interfaces are now known to have counted,
-        and that are booked from now on (n, 2).
+        Returns what is now known to be on one side alone, and is booked from now on.
         """
-        low, high, tags = self.low[slots], self.high[slots], self.tags[slots]
-        closing = close(Balance(low, high + tags), self.booked[slots], self.counter[slots], later)
-        counted: NDArray[np.int64] = np.clip(closing.balance.low - high, 0, tags)
-        self.low[slots] = closing.balance.low - counted
-        self.high[slots] = np.minimum(high, closing.balance.high - counted)
-        # Where one number is left for the balance, no tag is in doubt any more.
-        settled = closing.balance.low == closing.balance.high
-        self.tags[slots] = np.where(settled, 0, tags - counted)
-        self.booked[slots] += counted
-        self.gap[slots] = closing.gap
+        fresh = self._margin_of(slots, losses)
+        for name, more in zip(_MARGIN, fresh, strict=True):
+            getattr(self, name)[slots] += more
+        margin = Margin(*(getattr(self, name)[slots] for name in _MARGIN))
+        queued = 0 if losses is None else losses.queued
+        balance = Balance(self.low[slots], self.high[slots])
+        readings = Readings(self.booked[slots], self.counter[slots], later + queued)
+        settled = settle(balance, margin, fresh, readings)
+        self.low[slots], self.high[slots] = settled.balance
+        for name, left in zip(_MARGIN, settled.margin, strict=True):
+            getattr(self, name)[slots] = left
+        found = settled.found
+        self.booked[slots] += found.tags + found.before_hook - found.after_hook - found.headers
+        self.gap[slots] = settled.gap
         self.counter[slots] = later
-        return counted
+        return found
+
+    def _margin_of(self, slots: NDArray[np.int64], losses: Losses | None) -> Margin:
+        """What was lost since the last reading, in bytes at most; tags are added as they come."""
+        nothing = np.zeros((len(slots), 2), np.int64)
+        if losses is None:
+            return Margin(nothing, nothing, nothing, nothing)
+        grown = []
+        for name, now in zip(_READ, (losses.before, losses.after, losses.frames), strict=True):
+            before = getattr(self, name)[slots]
+            grown.append(np.minimum(np.where(now < before, now, now - before), _MAX_FRAMES))
+            getattr(self, name)[slots] = now
+        largest = losses.largest[:, None]
+        return Margin(nothing, grown[0] * largest, grown[1] * largest, grown[2] * _ETHERNET_HEADER)
 
     def leave(self, ifindex: int) -> None:
         """It has gone; its slot stays until all that is owed on it is paid."""
@@ -155,7 +209,7 @@ class Interfaces:
 
     def owes(self, ifindex: int) -> bool:
         slot = self._slots[ifindex]
-        return bool(self.owed_bytes[slot].any() or self.owed_packets[slot].any())
+        return bool((self.owed_bytes[slot] > 0).any() or self.owed_packets[slot].any())
 
     def remove(self, ifindex: int) -> None:
         slot = self._slots.pop(ifindex)
@@ -164,7 +218,7 @@ class Interfaces:
         self._free.append(slot)
 
     def dump(self) -> tuple[list[Record], NDArray[np.int64]]:
-        """For the checkpoint: records, and the pairs of each in the order of _KEPT. (n, 7, 2)"""
+        """For the checkpoint: records, and the pairs of each in the order of _KEPT. (n, 13, 2)"""
         slots = list(self._slots.values())
         records = [
             Record(
@@ -188,7 +242,7 @@ class Interfaces:
             self.ifindex[slot], self.names[slot] = record.ifindex, record.name
             self.watched[slot], self.host[slot] = record.watched, record.host
             self.leaving[slot] = record.leaving
-            for name, pair in zip(_KEPT, kept, strict=True):
+            for name, pair in zip(_KEPT, kept, strict=False):  # an older checkpoint has fewer
                 getattr(self, name)[slot] = pair
         taken = set(self._slots.values())
         self._free = [slot for slot in range(len(self.names)) if slot not in taken]

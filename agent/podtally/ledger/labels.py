@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 DIRECTIONS = ("egress", "ingress")  # as the endpoint sees it; index 0 is from the endpoint
 ACCOUNTS = ("flows", "other", "overflow")
+DROPS = ("before_hook", "after_hook", "header")  # bytes that one side alone counted
 OTHER = "other"  # every label but the direction of a flow beyond the series limit
 UNKNOWN = "unknown"
 

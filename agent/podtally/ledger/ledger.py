@@ -23,10 +23,12 @@ from podtally.ledger.costs import CONTRACT, Shown
 from podtally.ledger.ended import Books, Ended, describe
 from podtally.ledger.events import NO_EVENT, Events
 from podtally.ledger.intake import ColdRows, Intake
-from podtally.ledger.interfaces import Interfaces
+from podtally.ledger.interfaces import Interfaces, Losses
 from podtally.ledger.kernel_readings import NOTHING_GROWN, KernelReadings
 from podtally.ledger.labels import (
+    ACCOUNTS,
     DIRECTIONS,
+    DROPS,
     BookLabels,
     PodLabels,
 )
@@ -77,7 +79,8 @@ class Ledger:
         self.limits = limits
         self.tables = make_tables()
         self.flows, self.pods = self.tables.flows, self.tables.pods
-        self.books: SeriesTable[BookLabels] = SeriesTable(3)
+        self.books: SeriesTable[BookLabels] = SeriesTable(len(ACCOUNTS))
+        self.drops: SeriesTable[BookLabels] = SeriesTable(len(DROPS))
         self.accounts = Accounts(self.tables, limits.series, shown)
         self.events = Events(limits.events)
         self.connections = Connections(flags, limits.connections)
@@ -216,15 +219,21 @@ class Ledger:
         interfaces.owed_packets += np.where(own, 0, tally.packets)[:, :, 0]
         interfaces.owed_packets += tally.packets[:, :, 1]
         places = self._places(present.names, present.now_ns)
-        self.books.add(places.books, tally.bytes[places.live].reshape(-1, 3), present.now_ns)
+        booked = tally.bytes[places.live].reshape(-1, len(ACCOUNTS))
+        self.books.add(places.books, booked, present.now_ns)
         self._pay_pods(places, present.now_ns)
 
     def _pay_pods(self, places: Places, now_ns: int) -> None:
-        """Put what is owed into the totals of the pods that have a name."""
+        """Put what is owed into the totals of the pods that have a name.
+
+        Less than nothing is owed where what was paid turns out not to have arrived.
+        """
         interfaces, named = self.interfaces, places.named
-        owed = np.stack([interfaces.owed_bytes[named], interfaces.owed_packets[named]], axis=2)
+        owed_bytes = np.maximum(interfaces.owed_bytes[named], 0)
+        owed = np.stack([owed_bytes, interfaces.owed_packets[named]], axis=2)
         self.pods.add(places.pods, owed.reshape(-1, 2), now_ns)
-        interfaces.owed_bytes[named] = interfaces.owed_packets[named] = 0
+        interfaces.owed_bytes[named] -= owed_bytes
+        interfaces.owed_packets[named] = 0
 
     def _places(self, names: Names, now_ns: int) -> Places:
         """Where the sums of each live interface go; the same until a name changes."""
@@ -246,22 +255,39 @@ class Ledger:
         return self._placed
 
     def close_books(
-        self, ifindex: NDArray[np.int64], counters: NDArray[np.int64], now_ns: int
+        self,
+        ifindex: NDArray[np.int64],
+        counters: NDArray[np.int64],
+        now_ns: int,
+        losses: Losses | None = None,
     ) -> None:
         """Hold the books of interfaces (n,) against readings of their counters (n, 2), from
-        and to the endpoint, taken after the epoch was settled.
+        and to the endpoint, taken after the epoch was settled; then pay the pods.
         """
         known = np.array([self.interfaces.known(i) for i in ifindex.tolist()], np.bool_)
         slots = self.interfaces.slots(ifindex[known])
-        tags = np.zeros((len(self.interfaces), 2), np.int64)
-        tags[slots] = self.interfaces.close(slots, counters[known])
-        if tags.any():
-            places = self._placed
-            amounts = np.zeros((len(places.books), 3), np.int64)
-            amounts[:, OTHER] = tags[places.live].ravel()
-            self.books.add(places.books, amounts, now_ns)
-            self.interfaces.owed_bytes += tags
-            self._pay_pods(places, now_ns)
+        if losses is not None:
+            losses = Losses(*(each[known] for each in losses))
+        found = self.interfaces.close(slots, counters[known], losses)
+        places = self._placed
+        if any(each.any() for each in found):
+            tags = np.zeros((len(self.interfaces), 2, len(ACCOUNTS)), np.int64)
+            tags[slots, :, OTHER] = found.tags
+            self.books.add(places.books, tags[places.live].reshape(-1, len(ACCOUNTS)), now_ns)
+            self._book_drops(slots, np.stack(found[1:], axis=2), now_ns)
+            # What was dropped on its way to a pod has not arrived; what a host's uplink
+            # dropped is in no total to begin with.
+            never = np.where(self.interfaces.host[slots, None], 0, found.after_hook)
+            self.interfaces.owed_bytes[slots] += found.tags - never
+        self._pay_pods(places, now_ns)
+
+    def _book_drops(self, slots: NDArray[np.int64], drops: NDArray[np.int64], now_ns: int) -> None:
+        """Book bytes that one side alone counted, (n, 2, kinds); few interfaces have any."""
+        which, direction = np.nonzero(drops.any(axis=2))
+        names = (self.interfaces.names[slot] for slot in slots[which].tolist())
+        labels = (BookLabels(n, DIRECTIONS[d]) for n, d in zip(names, direction, strict=True))
+        index = np.array([self.drops.index_of(each, now_ns) for each in labels], np.int64)
+        self.drops.add(index, drops[which, direction], now_ns)
 
     def let_go(self, ifindex: int) -> None:
         """Forget an interface; its series stay for the grace, its gap with them."""
@@ -298,6 +324,8 @@ class Ledger:
         places = self._places(names, now_ns)
         self.pods.expire(before, np.union1d(places.pods, self.accounts.pods_in_use()))
         self.books.expire(before, places.books)
+        dropped = (self.drops.find(labels) for labels in self._live_labels(places))
+        self.drops.expire(before, np.array([i for i in dropped if i is not None], np.int64))
         # The living keep their series, silent or not, unless there is a need for room.
         full = len(self.flows) > self.limits.series * NEARLY_FULL
         if full or self.accounts.shares.full():
@@ -312,8 +340,14 @@ class Ledger:
         for labels in [each for each in self.retired_gaps if self.books.find(each) is None]:
             del self.retired_gaps[labels]
 
+    def _live_labels(self, places: Places) -> Iterable[BookLabels]:
+        names = (self.interfaces.names[slot] for slot in places.live.tolist())
+        return (BookLabels(name, each) for name in names for each in DIRECTIONS)
+
     def view(self) -> View:
-        gaps = dict(self.retired_gaps)
+        books = self.books.view()
+        # An interface that is gone, or has another name, has nothing left to differ.
+        gaps = dict.fromkeys(books.labels, 0) | self.retired_gaps
         for slot in self.interfaces.live().tolist():
             for direction, gap in zip(DIRECTIONS, self.interfaces.gap[slot].tolist(), strict=True):
                 labels = BookLabels(self.interfaces.names[slot], direction)
@@ -321,7 +355,7 @@ class Ledger:
         return View(
             self.pods.view(),
             self.flows.view(),
-            self.books.view(),
+            books,
             self.tables.denied.view(),
             self.tables.unjudged.view(),
             self.tables.exposed.view(),
@@ -336,4 +370,5 @@ class Ledger:
             self.overflow_packets,
             len(self.waiting),
             self.naming.came_too_late,
+            self.drops.view(),
         )

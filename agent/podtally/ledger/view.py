@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 from podtally.ledger.labels import (
     BookLabels,
     CandidateLabels,
@@ -37,3 +39,4 @@ class View(NamedTuple):
     overflow_packets: int
     waiting: int  # connections that may still be named
     came_too_late: int  # that could not be, in time
+    drops: SeriesView[BookLabels] = SeriesView((), np.zeros((0, 3), np.int64))  # bytes by DROPS

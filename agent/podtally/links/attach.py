@@ -11,7 +11,8 @@ from podtally.errors import PodtallyError
 from podtally.kernel import bpf, pins
 from podtally.links import tcx
 from podtally.links.clsact import Clsact
-from podtally.links.model import PROGRAMS, Attachment, ForeignProgram, Hook, Link, Mode, Role
+from podtally.links.messages import get_link
+from podtally.links.model import PROGRAMS, XDP, Attachment, ForeignProgram, Hook, Link, Mode, Role
 from podtally.links.netlink import Requests
 from podtally.links.tcx import Program, Tcx
 
@@ -99,9 +100,11 @@ class Attacher:
         return self._tcx.own() + self._clsact.own()
 
     def foreign(self, ifindex: int) -> list[ForeignProgram]:
-        """List the others on both hooks; TCX runs before clsact (``sch_handle_ingress()``)."""
+        """List the others on both hooks; XDP comes before TCX, and TCX before clsact
+        (``sch_handle_ingress()``).
+        """
         ours_in_clsact = self.mode is Mode.CLSACT
-        found: list[ForeignProgram] = []
+        found = self._at_xdp(ifindex)
         for hook in Hook:
             if self._has_tcx:
                 found += [
@@ -113,6 +116,13 @@ class Attacher:
                 for f in self._clsact.foreign(ifindex, hook)
             ]
         return found
+
+    def _at_xdp(self, ifindex: int) -> list[ForeignProgram]:
+        link = get_link(self._requests, ifindex)
+        if link is None or not link.xdp:
+            return []
+        name = tcx.program_name(link.xdp) if link.xdp > 0 else ""
+        return [ForeignProgram(ifindex, Hook.INGRESS, XDP, name, max(link.xdp, 0), True)]
 
     def _choose(self, mode: str) -> Mode:
         if mode == "auto":

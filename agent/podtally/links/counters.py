@@ -1,6 +1,7 @@
 """The byte counters of all interfaces at once; whose they are is left to others."""
 
 import struct
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,22 @@ _LINK_64 = 1  # IFLA_STATS_LINK_64, and its bit in the mask
 _ROOM = 1 << 16
 _TRIES = 5
 
+# Words of struct rtnl_link_stats64: packets, bytes, errors, dropped; each received and sent
+_WORDS = 8
+
 Counts = NDArray[np.int64]
+
+
+class LinkCounters(NamedTuple):
+    """Counters of all interfaces, each of shape (links,)."""
+
+    ifindex: Counts
+    rx_bytes: Counts
+    tx_bytes: Counts
+    rx_frames: Counts
+    tx_frames: Counts
+    rx_dropped: Counts  # frames, as in ``model.Frames``
+    tx_dropped: Counts
 
 
 class CounterReader:
@@ -31,20 +47,20 @@ class CounterReader:
     def close(self) -> None:
         self._socket.close()
 
-    def read(self) -> tuple[Counts, Counts, Counts]:
-        """Ifindexes, rx bytes and tx bytes, each of shape (links,)."""
+    def read(self) -> LinkCounters:
         for _ in range(_TRIES):
             rows, whole = self._dump()
             if whole:  # else links came or went meanwhile, and one may be missing
                 break
-        return rows[0], rows[1], rows[2]
+        ifindex, rx, tx, rx_bytes, tx_bytes, _, tx_errors, rx_dropped, tx_dropped = rows
+        return LinkCounters(ifindex, rx_bytes, tx_bytes, rx, tx, rx_dropped, tx_dropped + tx_errors)
 
     def _dump(self) -> tuple[Counts, bool]:
         self._sequence += 1
         body = _BODY.pack(0, 0, 0, 0, _LINK_64)
         header = (HEADER.size + len(body), _GETSTATS, F_REQUEST | F_DUMP, self._sequence, 0)
         self._socket.send(HEADER.pack(*header) + body)
-        parts = [np.empty((3, 0), np.int64)]
+        parts = [np.empty((1 + _WORDS, 0), np.int64)]
         whole, done = True, False
         while not done:
             length = self._socket.recv_into(self._buffer)
@@ -55,12 +71,12 @@ class CounterReader:
 
 
 def _parse(data: memoryview, sequence: int) -> tuple[Counts, bool, bool]:
-    """One datagram: rows (3, n), whether no change cut in, whether the dump ends here.
+    """One datagram: rows (9, n), whether no change cut in, whether the dump ends here.
 
     All messages of a datagram have one size, but for the one that ends it.
     """
     size, kind, flags, number, _ = HEADER.unpack_from(data)
-    nothing = np.empty((3, 0), np.int64)
+    nothing = np.empty((1 + _WORDS, 0), np.int64)
     if number != sequence:
         return nothing, True, False
     if kind == _ERROR:
@@ -73,10 +89,9 @@ def _parse(data: memoryview, sequence: int) -> tuple[Counts, bool, bool]:
         count += 1
     table = np.frombuffer(data, np.uint8, count * size).reshape(count, size)
     stats = _stats_offset(data)
-    # struct rtnl_link_stats64: rx_packets, tx_packets, rx_bytes, tx_bytes
-    rows = np.empty((3, count), np.int64)
+    rows = np.empty((1 + _WORDS, count), np.int64)
     rows[0] = table[:, HEADER.size + 4 : HEADER.size + 8].copy().view(np.uint32)[:, 0]
-    rows[1:] = table[:, stats + 16 : stats + 32].copy().view(np.int64).T
+    rows[1:] = table[:, stats : stats + 8 * _WORDS].copy().view(np.int64).T
     all_flags = table[:, 6:8].copy().view(np.uint16)
     done = len(data) > count * size and _kind(data, count * size) == _DONE
     return rows, not (all_flags & F_DUMP_INTR).any(), done

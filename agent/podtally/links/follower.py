@@ -17,6 +17,7 @@ from podtally.links.model import (
     Attached,
     AttachFailed,
     Counters,
+    Frames,
     Gone,
     Link,
     NetnsNamed,
@@ -108,7 +109,7 @@ class Follower:
         """Let a link go; ``last`` is the kernel's farewell message about it."""
         known = self._known.get(last.ifindex)
         final = _final_counters(known, last) if known is not None else None
-        self._let_go(last.ifindex, final)
+        self._let_go(last.ifindex, final, last.frames)
         # When one end of a pair moves to another namespace, only its leaving is announced
         # here; ask the other end where it went.
         for other in list(self._known.values()):
@@ -193,12 +194,12 @@ class Follower:
         words = error.strerror if isinstance(error, OSError) else None
         self._events.put(AttachFailed(link.ifindex, link.name, words or str(error)))
 
-    def _let_go(self, ifindex: int, final: Counters | None) -> None:
+    def _let_go(self, ifindex: int, final: Counters | None, frames: Frames | None = None) -> None:
         known = self._known.pop(ifindex, None)
         if known is None or known.role is None:
             return
         self._attacher.forget(ifindex)
-        self._events.put(Gone(ifindex, final, time.monotonic_ns()))
+        self._events.put(Gone(ifindex, final, time.monotonic_ns(), frames))
 
 
 def _final_counters(known: _Known, last: Link) -> Counters | None:

@@ -5,7 +5,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-from podtally.links.model import Link
+from podtally.links.model import Frames, Link
 from podtally.links.netlink import Requests, attributes, text
 
 # linux/rtnetlink.h
@@ -22,16 +22,27 @@ GROUP_IPV6_ADDRESS = 9
 _IFINFO = struct.Struct("=BxHiII")  # family, ARPHRD type, ifindex, flags, change
 _IFADDR = struct.Struct("=BBBBi")  # family, prefix length, flags, scope, ifindex
 _IFLA_IFNAME = 3
+_IFLA_MTU = 4
 _IFLA_LINK = 5
+_IFLA_QDISC = 6
 _IFLA_LINKINFO = 18
 _IFLA_STATS64 = 23
 _IFLA_LINK_NETNSID = 37
+_IFLA_GSO_MAX_SIZE = 41
+_IFLA_XDP = 43
+_IFLA_GSO_IPV4_MAX_SIZE = 63
+_IFLA_XDP_ATTACHED = 2
+_IFLA_XDP_PROG_ID = 4
 _IFLA_INFO_KIND = 1
 _IFA_ADDRESS = 1
 _IFA_LOCAL = 2
 _IFA_TARGET_NETNSID = 10
 _ARPHRD_ETHER = 1
 _IFF_UP = 1
+_GSO_MAX_SIZE = 65536  # of kernels that do not say
+_BESIDE_MTU = 14 + 2 * 4  # bytes of Ethernet header and VLAN tags
+_STATS = struct.Struct("=8Q")  # struct rtnl_link_stats64: packets, bytes, errors, dropped; rx, tx
+SEVERAL = -1
 LOOPBACK_IFINDEX = 1  # in every namespace: loopback_net_init() insists on it
 
 
@@ -45,8 +56,8 @@ def parse_link(body: bytes) -> Link | None:
     found = attributes(body, _IFINFO.size)
     if family != socket.AF_UNSPEC or _IFLA_STATS64 not in found:
         return None
-    # struct rtnl_link_stats64: rx_packets, tx_packets, rx_bytes, tx_bytes
-    rx_bytes, tx_bytes = struct.unpack_from("=QQ", found[_IFLA_STATS64], 16)
+    stats = _STATS.unpack_from(found[_IFLA_STATS64])
+    rx, tx, rx_bytes, tx_bytes, _, tx_errors, rx_dropped, tx_dropped = stats
     info = attributes(found.get(_IFLA_LINKINFO, b""))
     return Link(
         ifindex,
@@ -58,7 +69,25 @@ def parse_link(body: bytes) -> Link | None:
         rx_bytes,
         tx_bytes,
         bool(flags & _IFF_UP),
+        Frames(rx, tx, rx_dropped, tx_errors + tx_dropped),
+        text(found.get(_IFLA_QDISC, b"")),
+        _largest(found),
+        _xdp_program(attributes(found.get(_IFLA_XDP, b""))),
     )
+
+
+def _xdp_program(about: dict[int, bytes]) -> int:
+    """Return the id of the program, 0 for none; where there are several, of none in particular."""
+    if not any(about.get(_IFLA_XDP_ATTACHED, b"")):
+        return 0
+    return _number(about.get(_IFLA_XDP_PROG_ID), SEVERAL)
+
+
+def _largest(found: dict[int, bytes]) -> int:
+    """Return the size of the largest frame: one that is still to be cut up, or the MTU."""
+    sizes = [_number(found.get(_IFLA_MTU), 0), _number(found.get(_IFLA_GSO_MAX_SIZE), 0)]
+    sizes.append(_number(found.get(_IFLA_GSO_IPV4_MAX_SIZE), 0))
+    return max(*sizes, _GSO_MAX_SIZE) + _BESIDE_MTU
 
 
 def _number(payload: bytes | None, missing: int) -> int:

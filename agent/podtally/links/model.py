@@ -28,6 +28,8 @@ class Mode(enum.StrEnum):
     CLSACT = "clsact"
 
 
+XDP = "xdp"  # where others' programs may be, and never ours
+
 # What arrives on the host's end of a pair is what the pod sent; what arrives on an
 # uplink is for the host.
 PROGRAMS = {
@@ -45,6 +47,15 @@ class Counters(NamedTuple):
     to_endpoint: int
 
 
+class Frames(NamedTuple):
+    """Cumulative counts of frames, as the interface sees them (struct rtnl_link_stats64)."""
+
+    rx: int = 0
+    tx: int = 0
+    rx_dropped: int = 0  # counted as received, and dropped before a program saw them, at most
+    tx_dropped: int = 0  # not counted as sent
+
+
 class Link(NamedTuple):
     """One interface, as one netlink message tells it."""
 
@@ -57,6 +68,10 @@ class Link(NamedTuple):
     rx_bytes: int
     tx_bytes: int
     up: bool
+    frames: Frames = Frames()
+    qdisc: str = ""  # the kind at its root; "noqueue" where nothing can wait
+    largest: int = 0  # bytes of the largest frame that a tc program can see on it
+    xdp: int = 0  # the program at XDP, which sees its frames first
 
     def counters(self, role: Role) -> Counters:
         """Turn the interface's own counters to the endpoint's view."""
@@ -79,7 +94,7 @@ class ForeignProgram(NamedTuple):
 
     ifindex: int
     hook: Hook
-    mode: Mode
+    mode: str  # a Mode, or XDP
     name: str
     prog_id: int
     before_ours: bool
@@ -157,6 +172,7 @@ class Gone(NamedTuple):
     ifindex: int
     final: Counters | None
     at_ns: int
+    frames: Frames | None = None  # of the same message
 
 
 Event = Appeared | Attached | AttachFailed | AddressesChanged | Renamed | NetnsNamed | Gone

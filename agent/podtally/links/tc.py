@@ -7,6 +7,7 @@ import errno
 import socket
 import struct
 import sys
+from collections.abc import Container
 from typing import NamedTuple
 
 from podtally.links.netlink import Requests, attributes, text
@@ -21,7 +22,12 @@ _TCA_KIND = 1
 _TCA_OPTIONS = 2
 _TCA_BPF_NAME = 7
 _TCA_BPF_ID = 11
+_TCA_STATS2 = 7
+_TCA_STATS_QUEUE = 3
 _TC_H_CLSACT = 0xFFFFFFF1
+_TC_H_ROOT = 0xFFFFFFFF
+_QUEUE = struct.Struct("=III")  # struct gnet_stats_queue begins with qlen, backlog, drops
+NO_QUEUE = ("", "noqueue", "noop")  # kinds in which nothing waits
 
 
 class Place(NamedTuple):
@@ -58,6 +64,37 @@ def clsact_interfaces(requests: Requests) -> list[int]:
         kind = attributes(answer.body, _TCMSG.size).get(_TCA_KIND, b"")
         if text(kind) == "clsact":
             found.append(int(_TCMSG.unpack_from(answer.body)[1]))
+    return found
+
+
+class Queue(NamedTuple):
+    """What the root qdisc of an interface says of itself and all below it.
+
+    A classful one counts what its children drop as its own, at once or from
+    qdisc_tree_reduce_backlog(); mq sums its children up when it is asked.
+    """
+
+    kind: str
+    handle: int
+    waiting: int  # frames
+    backlog: int  # bytes of those; of what is still to be cut up, with all headers
+    drops: int  # frames, modulo 2^32
+
+
+def root_queues(requests: Requests, ifindexes: Container[int]) -> dict[int, Queue]:
+    """Return the qdiscs of these interfaces in which frames can wait, by one request."""
+    found = {}
+    for answer in requests.dump(_GETQDISC, _TCMSG.pack(0, 0, 0, 0, 0)):
+        _, ifindex, handle, parent, _ = _TCMSG.unpack_from(answer.body)
+        if parent != _TC_H_ROOT or ifindex not in ifindexes:
+            continue
+        about = attributes(answer.body, _TCMSG.size)
+        kind = text(about.get(_TCA_KIND, b""))
+        stats = attributes(about.get(_TCA_STATS2, b"")).get(_TCA_STATS_QUEUE)
+        if kind in NO_QUEUE or stats is None:
+            continue
+        waiting, backlog, drops = _QUEUE.unpack_from(stats)
+        found[ifindex] = Queue(kind, handle, waiting, backlog, drops)
     return found
 
 
