@@ -1,8 +1,13 @@
 """A failure is told at once, not at the end of a long run."""
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 LINES = 40
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+settings.register_profile("podtally", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("podtally")
 
 
 def pytest_configure(config: pytest.Config) -> None:

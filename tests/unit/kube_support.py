@@ -28,8 +28,9 @@ QUICK = Patience(
     relist_seconds=0.02,
     page_objects=3,
 )
+BOUND_SECONDS = 60.0  # for what comes about at once, on the busiest machine
 # Not disturbed by a machine that is busy: what is silent is waited for.
-PATIENT = replace(QUICK, quiet_seconds=20.0, answer_seconds=20.0)
+PATIENT = replace(QUICK, quiet_seconds=60.0, answer_seconds=60.0, connect_seconds=60.0)
 
 
 def decode_list(body: bytes) -> ListPage:
@@ -133,7 +134,7 @@ class Watching:
     def __exit__(self, *_: Any) -> None:
         self.source.stop()
 
-    def agrees(self, name: str = "pods", seconds: float = 5.0) -> None:
+    def agrees(self, name: str = "pods", seconds: float = BOUND_SECONDS) -> None:
         """Wait until the consumer has what the server has."""
 
         def same() -> bool:
@@ -144,7 +145,7 @@ class Watching:
         wait_for(same, seconds)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = BOUND_SECONDS) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come about"

@@ -94,7 +94,7 @@ class Served(NamedTuple):
     port: int
 
     def get(self, target: str) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request("GET", target)
             answer = connection.getresponse()
@@ -123,7 +123,7 @@ def podtally(*arguments: str) -> tuple[int, str, str]:
         [sys.executable, "-m", "podtally", *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr

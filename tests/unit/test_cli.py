@@ -16,7 +16,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
         [sys.executable, "-m", "podtally", *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
@@ -144,7 +144,7 @@ def test_help_needs_none_of_the_agent(module: str) -> None:
     heavy = "numpy bcc pyroute2 psutil prometheus_client podtally.agent podtally.kernel.bpf"
     code = f"import sys, {module}; print(*[m for m in '{heavy}'.split() if m in sys.modules])"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True
     )
     assert done.stdout.strip() == ""
 
@@ -158,6 +158,6 @@ def test_who_reads_no_more_is_no_error(tmp_path: Path) -> None:
     with open(writer, "wb") as nobody:
         done = subprocess.run(
             [sys.executable, "-m", "podtally", "config", "check", str(tmp_path / "fine.yaml")],
-            stdout=nobody, stderr=subprocess.PIPE, check=False, env=variables, timeout=30,
+            stdout=nobody, stderr=subprocess.PIPE, check=False, env=variables, timeout=300,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b"")

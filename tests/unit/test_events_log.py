@@ -360,7 +360,7 @@ def program(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
         [sys.executable, *arguments],
         text=True,
         env=environment,
-        timeout=30,
+        timeout=300,
         check=False,
         **options,
     )

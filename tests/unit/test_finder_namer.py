@@ -2,7 +2,7 @@
 
 import json
 import queue
-import time
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +16,7 @@ from podtally.identity.cri_messages import Sandbox, bytes_field
 from podtally.identity.namer import ContainerNamed, Named, Namer, PodNamed
 from podtally.identity.pod_logs import PodLogs
 from tests.unit.cri_server import Answer, Respond, serving
+from tests.unit.kube_support import BOUND_SECONDS
 from tests.unit.test_cri import LIST, listed
 
 UID = "1f6c9b1e-5d2a-4e1b-9c3d-{:012d}"
@@ -43,7 +44,7 @@ class Desk:
         self.heard: queue.SimpleQueue[Named] = queue.SimpleQueue()
         self.namer = Namer(
             self.heard.put,
-            Cri([self.socket], 1.0) if cri else None,
+            Cri([self.socket], BOUND_SECONDS) if cri else None,
             PodLogs(place / "pods"),
             Containers(place / "docker", place / "podman"),
         )
@@ -51,7 +52,7 @@ class Desk:
     def log_directory(self, number: int) -> None:
         (self.place / "pods" / f"shop_web-{number}_{UID.format(number)}").mkdir(parents=True)
 
-    def hear(self, seconds: float = 3.0) -> Named:
+    def hear(self, seconds: float = BOUND_SECONDS) -> Named:
         return self.heard.get(timeout=seconds)
 
     def silent(self, seconds: float = 0.3) -> bool:
@@ -118,17 +119,20 @@ def test_many_pods_are_one_question(start: Start) -> None:
     """Asked while an answer is under way, so that they wait together."""
     desk = start()
     everybody = listed(*(sandbox(number) for number in range(24)))
+    asked, waiting = threading.Event(), threading.Event()
 
     def respond(_: str, request: bytes) -> Answer:
         if request:  # by one's UID
-            time.sleep(0.2)
+            asked.set()
+            waiting.wait(BOUND_SECONDS)
         return Answer((everybody,))
 
     with serving(desk.socket, respond) as server:
         desk.namer.name(pod(0))
-        time.sleep(0.1)
+        assert asked.wait(BOUND_SECONDS)
         for number in range(1, 24):
             desk.namer.name(pod(number))
+        waiting.set()
         named = {event.name for event in (desk.hear() for _ in range(24))}
     assert named == {f"web-{number}" for number in range(24)}
     assert [bool(request) for _, request in server.asked] == [True, False]

@@ -201,7 +201,7 @@ def names(example: Example) -> set[str]:
 
 def promtool(*words: str, text: str = "") -> str:
     done = subprocess.run(
-        ["promtool", *words], input=text, capture_output=True, text=True, check=False, timeout=30
+        ["promtool", *words], input=text, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stderr

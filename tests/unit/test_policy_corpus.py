@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +37,7 @@ def _expanded(path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("file", FILES)
 def test_every_case_is_wholly_right(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = _path(file)
-    began = time.monotonic()
     status = cli.main(["check", "--probes", str(path), "--output", "json"])
-    took = time.monotonic() - began
     told = json.loads(capsys.readouterr().out)
     cases = _expanded(path)
     assert len(cases) == FILES[file]
@@ -58,7 +55,6 @@ def test_every_case_is_wholly_right(file: str, capsys: pytest.CaptureFixture[str
     assert not wrong, f"{len(wrong)} cases wrong: {next(iter(wrong.values()))}"
     assert all(row["reason"] for row in told)
     assert status == 0
-    assert took < 20  # some 2 s; a bound for a machine that is busy
 
 
 def test_every_object_is_accepted_or_refused_as_by_the_api_server() -> None:

@@ -21,7 +21,7 @@ from podtally.policy.model import ALLOWED, DENIED, UNKNOWN, Policy
 from podtally.policy.resources import POLICY_RESOURCE_NAMES, POLICY_RESOURCES
 from podtally.policy.sources import Loaded, PolicyFiles
 from tests.apiserver import ApiServer
-from tests.unit.kube_support import PATIENT, access_to, wait_for
+from tests.unit.kube_support import BOUND_SECONDS, PATIENT, access_to, wait_for
 from tests.unit.policy_api import Json, changed, ingress, network_policy, page
 from tests.unit.policy_support import ask, pod
 
@@ -94,7 +94,7 @@ def test_a_file_that_changes_is_read_by_itself(tmp_path: Path) -> None:
         before = sources.declared()
         assert verdict(sources) == DENIED
         written(path, network_policy("shop/a", ingress=[{}]))
-        wait_for(lambda: sources.declared() is not before, 2.5)
+        wait_for(lambda: sources.declared() is not before)
         assert verdict(sources) == ALLOWED
 
 
@@ -232,8 +232,10 @@ class Slow(PolicyFiles):
         super().__init__([path])
         self.seconds = 0.3
         self.quick = threading.Event()
+        self.begun = threading.Event()
 
     def load(self) -> Loaded:
+        self.begun.set()
         self.quick.wait(self.seconds)
         return super().load()
 
@@ -250,12 +252,13 @@ def test_start_waits_for_what_takes_long_and_says_so(
     assert names(sources.declared()) == ["shop/a"]
     assert "reading policy files" in caplog.messages[0]
     assert "policy files were read in" in caplog.messages[1]
-    files.seconds = 30.0
+    files.seconds = 3000.0
+    files.begun.clear()
     sources.reload()
-    time.sleep(0.05)
+    assert files.begun.wait(BOUND_SECONDS)
     began = time.monotonic()
     sources.stop()
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < BOUND_SECONDS
     files.quick.set()
     wait_for(lambda: not sources.alive)
 

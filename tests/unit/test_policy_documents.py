@@ -13,6 +13,7 @@ from podtally.policy import documents, tree
 from podtally.policy.documents import read_text
 from podtally.policy.model import Policy
 from podtally.policy.reading import read_text as read_policies
+from tests.unit.kube_support import BOUND_SECONDS
 
 POLICY = """\
 apiVersion: networking.k8s.io/v1
@@ -173,7 +174,7 @@ def test_what_cannot_be_read_is_told_with_its_line(
 ) -> None:
     before = time.monotonic()
     at, message = complaint(text)
-    assert time.monotonic() - before < 2
+    assert time.monotonic() - before < BOUND_SECONDS
     assert (at, words in message) == (line, True), message
     assert len(message) < 300
 
@@ -191,7 +192,7 @@ def test_aliases_that_explode_cost_nothing() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (line, "more than 1000000 values" in message) == (6, True)
-    assert time.monotonic() - before < 1
+    assert time.monotonic() - before < BOUND_SECONDS
     assert peak < 4 << 20
 
 
@@ -307,7 +308,7 @@ def test_hostile_documents_neither_crash_nor_hang_nor_vanish() -> None:
         seen["good"] += len(reading.policies) - len(unreadable)
         seen["unreadable"] += bool(unreadable)
         seen["problems"] += bool(reading.problems)
-    assert slowest < 1
+    assert slowest < BOUND_SECONDS
     assert seen["good"] > count / 20
     assert seen["unreadable"] > count / 4
 
@@ -328,7 +329,7 @@ def test_megabyte_names(kind: str) -> None:
     }[kind]
     before = time.monotonic()
     reading = read_policies(text, "t.yaml")
-    assert time.monotonic() - before < 1
+    assert time.monotonic() - before < BOUND_SECONDS
     (policy,) = (p for p in reading.policies if p.kind == "NetworkPolicy")
     assert policy.unreadable
     assert len(policy.unreadable) < 1000

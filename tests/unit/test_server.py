@@ -28,7 +28,7 @@ class Served:
         self.port = int(self.server.url.rpartition(":")[2].removesuffix("/metrics"))
 
     def get(self, path: str, **headers: str) -> tuple[int, str, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request("GET", path, headers=headers)
             answer = connection.getresponse()
@@ -88,7 +88,7 @@ def test_other_paths(served: Served, path: str, status: int) -> None:
 
 
 def test_a_connection_can_be_used_again(served: Served) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
     for _ in range(3):
         connection.request("GET", "/livez")
         assert connection.getresponse().read() == b"ok\n"
@@ -96,7 +96,7 @@ def test_a_connection_can_be_used_again(served: Served) -> None:
 
 
 def test_a_client_that_says_nothing_holds_up_nobody(served: Served) -> None:
-    with socket.create_connection(("127.0.0.1", served.port), timeout=5):
+    with socket.create_connection(("127.0.0.1", served.port), timeout=60):
         assert served.get("/livez")[0] == 200
 
 

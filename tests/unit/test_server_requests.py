@@ -58,7 +58,7 @@ def port() -> Iterator[int]:
 
 def everything(port: int, request: bytes) -> bytes:
     """All that the server sends until it closes the connection."""
-    with closing(socket.create_connection(("127.0.0.1", port), timeout=10)) as client:
+    with closing(socket.create_connection(("127.0.0.1", port), timeout=60)) as client:
         client.sendall(request)
         return b"".join(iter(lambda: client.recv(1 << 16), b""))
 
@@ -102,7 +102,7 @@ def test_other_methods_are_not_allowed(port: int, method: str) -> None:
 
 @pytest.mark.parametrize("path", ["/metrics", "/livez", "/", ENDPOINTS, "/elsewhere"])
 def test_head_has_the_status_and_headers_of_get(port: int, path: str) -> None:
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         connection.request("GET", path)
         told = connection.getresponse()
         body = told.read()
@@ -133,7 +133,7 @@ def test_the_api_is_not_for_other_hosts() -> None:
     server = serve("0.0.0.0")
     try:
         for host, status in [("127.0.0.1", 200), (other_address(), 403)]:
-            with closing(http.client.HTTPConnection(host, port_of(server), timeout=10)) as asked:
+            with closing(http.client.HTTPConnection(host, port_of(server), timeout=60)) as asked:
                 for path, expected in [(ENDPOINTS, status), ("/metrics", 200), ("/livez", 200)]:
                     asked.request("GET", path)
                     answer = asked.getresponse()
@@ -150,7 +150,7 @@ def test_the_api_is_for_other_hosts_that_show_a_password(tmp_path: Path) -> None
     server = serve("0.0.0.0", web_config_file=web)
     try:
         with closing(
-            http.client.HTTPConnection(other_address(), port_of(server), timeout=10)
+            http.client.HTTPConnection(other_address(), port_of(server), timeout=60)
         ) as asked:
             for password, status in [("wrong", 401), ("secret", 200)]:
                 told = {"Authorization": header("laptop", password)}
@@ -206,7 +206,7 @@ def test_where_no_socket_can_be_the_agent_serves_by_tcp(tmp_path: Path, there: s
         path.mkdir()
     server = serve("127.0.0.1", api_socket=path)
     try:
-        with closing(http.client.HTTPConnection("127.0.0.1", port_of(server), timeout=10)) as asked:
+        with closing(http.client.HTTPConnection("127.0.0.1", port_of(server), timeout=60)) as asked:
             asked.request("GET", ENDPOINTS)
             assert asked.getresponse().status == 200
     finally:

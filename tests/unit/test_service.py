@@ -143,7 +143,7 @@ def test_a_manager_that_does_not_read_holds_nobody_up(
     assert not caplog.records
     started = time.monotonic()
     service.status("one too many")
-    assert 0.5 < time.monotonic() - started < 5
+    assert 0.5 < time.monotonic() - started < 60
     assert len(caplog.records) == 1
     for number in range(room):
         assert manager.heard() == {"STATUS": f"{number}"}
