@@ -1,4 +1,4 @@
-"""The command line: reads it, and hands over to the command; imports a command only to run it."""
+"""The command line: parses it and runs the command; a command is imported only to run it."""
 
 import argparse
 import importlib
@@ -6,68 +6,107 @@ import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NamedTuple
 
 from podtally import __version__
 from podtally.errors import PodtallyError
 
-# Command: the module that has add_arguments() and main(), and its line in --help.
-COMMANDS = {
-    "run": ("podtally.commands.run", "count, name and export until stopped"),
-    "demo": ("podtally.demo.command", "show it at work on traffic of its own"),
-    "doctor": ("podtally.doctor.command", "say what this host offers and lacks"),
-    "top": ("podtally.commands.top", "show what leaves the workloads here, and whether it may"),
-    "endpoints": ("podtally.commands.endpoints", "show who is behind each interface"),
-    "resolve": ("podtally.commands.resolve", "tell who has an address, or had it"),
-    "check": ("podtally.commands.check", "read policies, and ask them what tests expect"),
-    "explain": ("podtally.commands.explain", "say why policies let a connection pass, or not"),
-    "candidates": ("podtally.commands.candidates", "show what candidate policies would change"),
-    "config": ("podtally.commands.config_check", "check a configuration before an agent reads it"),
-    "health": ("podtally.commands.health", "tell whether the agent here is well"),
-    "detach": ("podtally.commands.detach", "take the kernel programs off, and end the counting"),
+
+class Command(NamedTuple):
+    """``module`` has add_arguments() and main(); ``text`` is the command's line in --help."""
+
+    module: str
+    text: str
+
+
+# The groups of `podtally --help`, the most wanted first.
+GROUPS: dict[str, dict[str, Command]] = {
+    "start here": {
+        "top": Command("commands.top", "show who talks to whom, how much, and whether it may"),
+        "explain": Command("commands.explain", "explain why policies allow or deny a connection"),
+        "doctor": Command("doctor.command", "check what this host needs, and how to fix it"),
+    },
+    "the agent": {
+        "run": Command("commands.run", "count, name, judge and export until stopped"),
+        "demo": Command("demo.command", "show podtally at work on traffic of its own"),
+        "health": Command("commands.health", "check whether the running agent is healthy"),
+        "config": Command("commands.config_check", "check a configuration before an agent uses it"),
+        "detach": Command("commands.detach", "remove the kernel programs and stop counting"),
+    },
+    "endpoints and addresses": {
+        "endpoints": Command("commands.endpoints", "list the endpoint behind each interface"),
+        "resolve": Command("commands.resolve", "show who has an address, or had it"),
+    },
+    "policies": {
+        "check": Command("commands.check", "lint policies and run their test cases"),
+        "candidates": Command("commands.candidates", "show what candidate policies would change"),
+    },
+    "podtally itself": {
+        "version": Command("commands.version", "print the version"),
+        "completion": Command("commands.completion", "print shell completion or the man page"),
+    },
 }
-FINE, FINDING, WRONG_USE = 0, 1, 2
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
+OK, FINDINGS, USAGE_ERROR = 0, 1, 2
 INTERRUPTED = 130
+DESCRIPTION = "Exact byte accounting of every pod's traffic, without touching a packet."
+EPILOG = "`podtally COMMAND --help` explains a command, with an example."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser(arguments)
-    args = parser.parse_args(arguments)
-    module = _module(args.command)
+    if not arguments:
+        print(build_parser(()).format_help(), end="")
+        return OK
+    named = next((word for word in arguments if word in COMMANDS), None)
+    args = build_parser(() if named is None else (named,)).parse_args(arguments)
     try:
-        code = int(module.main(args))
+        code = int(_module(args.command).main(args))
         sys.stdout.flush()  # what nobody reads is found out now, not when the interpreter ends
         return code
     except PodtallyError as error:
         print(f"podtally: {error}", file=sys.stderr)
-        return WRONG_USE
+        return USAGE_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # `podtally ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left of it
-        return FINE
+        return OK
 
 
-def _parser(arguments: list[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="podtally",
-        description="Exact books of every pod's traffic, kept without touching a packet.",
-        epilog="example: podtally run --interfaces 'veth*' --listen 127.0.0.1:9775",
-    )
+class _Parser(argparse.ArgumentParser):
+    """Lists the commands in their groups."""
+
+    def format_help(self) -> str:
+        width = max(map(len, COMMANDS))
+        lines = [f"usage: {self.prog} COMMAND [OPTION ...]", "", DESCRIPTION]
+        for group, commands in GROUPS.items():
+            lines += ["", f"{group}:"]
+            lines += [f"  {name:{width}}  {command.text}" for name, command in commands.items()]
+        return "\n".join([*lines, "", EPILOG, ""])
+
+
+def build_parser(complete: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser; only the commands in ``complete`` have their arguments."""
+    parser = _Parser(prog="podtally", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"podtally {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    asked = next((word for word in arguments if word in COMMANDS), None)
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser
+    )
     for name, (_, text) in COMMANDS.items():
         command = commands.add_parser(
-            name, help=text, formatter_class=argparse.RawDescriptionHelpFormatter
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if name == asked:
+        if name in complete:
             _module(name).add_arguments(command)
     return parser
 
 
 def _module(command: str) -> ModuleType:
-    return importlib.import_module(COMMANDS[command][0])
+    return importlib.import_module(f"podtally.{COMMANDS[command].module}")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def test_who_is_no_podtally(
     status: int, body: bytes, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(body, status) as where:
-        assert top("--listen", where) == cli.WRONG_USE
+        assert top("--listen", where) == cli.USAGE_ERROR
     told = capsys.readouterr()
     assert (told.out, told.err.count("\n")) == ("", 1)
     assert words in told.err
@@ -79,7 +79,7 @@ def test_who_is_no_podtally(
 
 
 def test_nobody_answers(capsys: pytest.CaptureFixture[str]) -> None:
-    assert top("--listen", "127.0.0.1:1") == cli.WRONG_USE
+    assert top("--listen", "127.0.0.1:1") == cli.USAGE_ERROR
     assert "no podtally answers on 127.0.0.1:1: Connection refused" in capsys.readouterr().err
 
 
@@ -96,5 +96,5 @@ def test_nobody_answers(capsys: pytest.CaptureFixture[str]) -> None:
 def test_wrong_use(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         top(*arguments)
-    assert ended.value.code == cli.WRONG_USE
+    assert ended.value.code == cli.USAGE_ERROR
     assert f"argument {arguments[0]}" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+GENERATED = ROOT / "agent/podtally/generated"  # by scripts/generate-cli
 MODULES = ROOT / "agent" / "podtally"
 
 
@@ -24,10 +25,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ROOT / "agent", copy / "agent", symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
     )
     shutil.copytree(ROOT / "bpf", copy / "bpf")
-    for name in ("pyproject.toml", "README.md", ".gitignore"):
+    for name in ("pyproject.toml", "README.md", ".gitignore", "LICENSE"):
         shutil.copy(ROOT / name, copy / name)
+    shutil.copytree(ROOT / "LICENSES", copy / "LICENSES")
     for left in ("build/lib/podtally/gone.py", "agent/podtally.egg-info/SOURCES.txt"):
-        (copy / left).parent.mkdir(parents=True)
+        (copy / left).parent.mkdir(parents=True, exist_ok=True)
         (copy / left).write_text("podtally/gone.py\n")
     return copy
 
@@ -43,4 +45,5 @@ def test_a_wheel_is_of_the_sources_alone_and_leaves_nothing(checkout: Path, tmp_
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     modules = {str(path.relative_to(MODULES.parent)) for path in MODULES.rglob("*.py")}
     programs = {f"podtally/bpf/{path.name}" for path in (ROOT / "bpf").glob("*.[ch]")}
-    assert packed == modules | programs | {"podtally/py.typed"}
+    generated = {f"podtally/generated/{path.name}" for path in GENERATED.iterdir()}
+    assert packed == modules | programs | generated | {"podtally/py.typed"}

@@ -6,6 +6,12 @@ from pathlib import Path
 from podtally.config import DEFAULT_PIN_DIR, DEFAULT_POD_LOGS, DEFAULT_STATE_DIR
 
 
+def add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o", "--output", choices=("text", "json"), default="text", help="text (default) or json"
+    )
+
+
 def add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="default: /etc/podtally/podtally.yaml if there"

@@ -2,6 +2,7 @@
 
 import argparse
 import http.client
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from podtally.commands.arguments import add_output
 from podtally.config import DEFAULT_LISTEN, Config, from_arguments
 from podtally.errors import PodtallyError
 from podtally.export import web_client
@@ -18,6 +20,7 @@ from podtally.export.unix_socket import API_SOCKET
 
 T = TypeVar("T")
 
+LISTEN_VARIABLE = "PODTALLY_LISTEN"
 _METRICS = "/metrics"
 
 
@@ -26,9 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, metavar="FILE", help="the agent's own: it says where it listens"
     )
     parser.add_argument(
-        "--listen", metavar="ADDR:PORT", help=f"where the agent listens ({DEFAULT_LISTEN})"
+        "--listen",
+        default=os.environ.get(LISTEN_VARIABLE),
+        metavar="ADDR:PORT",
+        help=f"where the agent listens (${LISTEN_VARIABLE}, or {DEFAULT_LISTEN})",
     )
-    parser.add_argument("--output", choices=("text", "json"), default="text")
+    add_output(parser)
 
 
 class AgentAddress(NamedTuple):

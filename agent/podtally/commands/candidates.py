@@ -4,6 +4,8 @@ import argparse
 import sys
 from typing import TextIO
 
+import msgspec
+
 from podtally.commands import asking
 from podtally.commands.columns import print_columns
 from podtally.errors import PodtallyError
@@ -35,11 +37,17 @@ _NAMES_TOLD = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     asking.add_arguments(parser)
+    parser.add_argument(
+        "-n", "--namespace", metavar="NAMESPACE", help="only workloads of this namespace"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
     """Return 0 if the candidates would change nothing that was seen, 1 if they would."""
     told = asking.ask(asking.agent_address(args), api.CANDIDATES, api.Candidates)
+    if args.namespace is not None:
+        chosen = [row for row in told.changes if row.namespace == args.namespace]
+        told = msgspec.structs.replace(told, changes=chosen)
     if args.output == "json":
         asking.print_json(told, sys.stdout)
     if not told.policies:

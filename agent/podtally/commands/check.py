@@ -8,6 +8,7 @@ from typing import TextIO
 import msgspec
 
 from podtally.commands import live_cluster, policy_paths, probing
+from podtally.commands.arguments import add_output
 from podtally.commands.columns import BOLD, YELLOW, printable, wants_colour
 from podtally.commands.policy_paths import Written
 from podtally.errors import PodtallyError
@@ -70,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECK",
         help=f"one of: {', '.join(CHECKS)}; may be repeated",
     )
-    parser.add_argument("--output", choices=("text", "json"), default="text")
+    add_output(parser)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ import argparse
 import json
 
 from podtally import config
-from podtally.commands.arguments import add_places
+from podtally.commands.arguments import add_output, add_places
 
 _EPILOG = """\
 example:
@@ -19,7 +19,7 @@ Exit codes: 0 done, or there was nothing to take off; 2 could not be done.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     add_places(parser)
-    parser.add_argument("--output", choices=("text", "json"), default="text")
+    add_output(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -27,7 +27,7 @@ def main(args: argparse.Namespace) -> int:
 
     removed = detach(config.from_arguments(args))
     if args.output == "json":
-        print(json.dumps([each._asdict() for each in removed]))
+        print(json.dumps({"detached": [each._asdict() for each in removed]}, indent=2))
         return 0
     for each in removed:
         print(f"ifindex {each.ifindex}\t{each.hook}\t{each.mode}\tdetached")

@@ -24,17 +24,24 @@ _UNKNOWN = "unknown"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     asking.add_arguments(parser)
+    parser.add_argument(
+        "-n", "--namespace", metavar="NAMESPACE", help="only endpoints of this namespace"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
     """Return 0 if there are endpoints, 1 if there are none."""
     told = asking.ask(asking.agent_address(args), api.ENDPOINTS, api.Endpoints)
+    if args.namespace is not None:
+        chosen = [row for row in told.endpoints if row.namespace == args.namespace]
+        told = api.Endpoints(chosen)
     if args.output == "json":
         asking.print_json(told, sys.stdout)
     elif told.endpoints:
         show(told.endpoints, sys.stdout)
     else:
-        print("no interface is watched", file=sys.stderr)
+        where = "" if args.namespace is None else f" with an endpoint of {args.namespace!r}"
+        print(f"no interface{where} is watched", file=sys.stderr)
     return 0 if told.endpoints else 1
 
 

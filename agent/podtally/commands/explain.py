@@ -1,6 +1,7 @@
 """``podtally explain``: why policies let a connection pass, or not, step by step."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import TextIO
@@ -75,7 +76,7 @@ def _of_agent(args: argparse.Namespace) -> Explained:
 
 def _of_files(args: argparse.Namespace) -> Explained:
     for flag, given in (("--listen", args.listen), ("--config", args.config)):
-        if given is not None:
+        if given is not None and given != os.environ.get(asking.LISTEN_VARIABLE):
             raise PodtallyError(
                 f"{flag} is only used to ask the running agent",
                 "drop it, or --policies, --cluster and --live",

@@ -2,10 +2,12 @@
 
 import argparse
 import http.client
+import os
 from contextlib import closing
 from pathlib import Path
 
 from podtally import config
+from podtally.commands.asking import LISTEN_VARIABLE
 from podtally.errors import PodtallyError
 from podtally.export import web_client
 from podtally.export.web_tls import SPEAKS_TLS
@@ -27,8 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--listen",
+        default=os.environ.get(LISTEN_VARIABLE),
         metavar="ADDR:PORT",
-        help=f"where the agent listens ({config.DEFAULT_LISTEN})",
+        help=f"where the agent listens (${LISTEN_VARIABLE}, or {config.DEFAULT_LISTEN})",
     )
     parser.add_argument("--ready", action="store_true", help="ask for /readyz, not /livez")
 

@@ -48,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--outside", action="store_true", help="only with peers outside of cluster and host"
     )
     parser.add_argument("--denied", action="store_true", help="only what is denied or undeclared")
-    parser.add_argument("--namespace", metavar="NS", help="only workloads of this namespace")
+    parser.add_argument(
+        "-n", "--namespace", metavar="NAMESPACE", help="only workloads of this namespace"
+    )
     parser.add_argument("--limit", type=_positive, metavar="N", help="at most so many lines")
 
 

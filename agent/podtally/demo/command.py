@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"where /metrics is to be had (default 127.0.0.1:{AGENT_PORT}); where the port"
         " is in use, a free one is taken",
     )
-    parser.add_argument("--output", choices=("table", "json"), default="table")
+    parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     parser.add_argument(
         "--keep-agent-log", type=Path, metavar="FILE", help="where the agent's log is to stay"
     )

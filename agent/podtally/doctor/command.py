@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from podtally import __version__
-from podtally.commands.arguments import add_names, add_places
+from podtally.commands.arguments import add_names, add_output, add_places
 from podtally.config import from_arguments
 from podtally.doctor.finding import Finding
 from podtally.doctor.probes import examine, is_fatal
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         policy.add_argument(
             flag, action="append", dest=setting, metavar="PATH", help="as for `podtally run`"
         )
-    parser.add_argument("--output", choices=("text", "json"), default="text")
+    add_output(parser)
 
 
 def main(args: argparse.Namespace) -> int:

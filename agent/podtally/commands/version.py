@@ -1,0 +1,34 @@
+"""``podtally version``: this podtally's version, and what it runs on."""
+
+import argparse
+import json
+import platform
+
+from podtally import __version__
+from podtally.commands.arguments import add_output
+
+_EPILOG = """\
+example:
+  podtally version -o json
+
+Exit codes: 0 printed, 2 usage error.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = _EPILOG
+    add_output(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    found = {
+        "version": __version__,
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+    }
+    if args.output == "json":
+        print(json.dumps(found, indent=2))
+    else:
+        print("podtally {version} (Python {python}, kernel {kernel}, {machine})".format(**found))
+    return 0
