@@ -126,30 +126,25 @@ def counts(entries: Sequence[tuple[Policy, Rule]], at: int, number: int, directi
         return number < at
     if policy.tier == other.tier:
         return other.priority < policy.priority
-    if other.tier != ADMIN_TIER:
-        return False
-    before = [
-        (each, one.index)
-        for each, one in entries
-        if each.tier == ADMIN_TIER and one.action == PASS
-        and (each.priority, each is not other) <= (other.priority, True)
-        and not (each is other and one.index > other_rule.index)
-    ]  # fmt: skip
-    alone = (
-        sum(
-            bool(rules_of(each, direction))
-            for each in {id(p): p for p, _ in entries}.values()
-            if each.tier == ADMIN_TIER and each.priority == other.priority
-        )
-        == 1
-    )
-    if not alone:
-        passing = (
-            one for each, one in entries
-            if each.tier == ADMIN_TIER and each.priority <= other.priority and one.action == PASS
-        )  # fmt: skip
-        return next(passing, None) is None
-    return not before
+    return other.tier == ADMIN_TIER and decides(entries, number, direction)
+
+
+def decides(entries: Sequence[tuple[Policy, Rule]], number: int, direction: str) -> bool:
+    """Whether no Pass is, or may be, asked before the rule of the Admin tier."""
+    other, other_rule = entries[number]
+    passing = [
+        (policy, rule)
+        for policy, rule in entries
+        if policy.tier == ADMIN_TIER and policy.priority <= other.priority and rule.action == PASS
+    ]
+    equals = {
+        id(policy)
+        for policy, _ in entries
+        if policy.tier == ADMIN_TIER and policy.priority == other.priority
+    }
+    if len(equals) > 1:
+        return not passing
+    return all(policy is other and rule.index > other_rule.index for policy, rule in passing)
 
 
 def many(count: int) -> list[Policy]:
