@@ -293,8 +293,8 @@ REFUSED = {
     "cluster, destination null": (
         cluster_policy({"protocols": [{"sctp": {"destinationPort": None}}]}),
         "spec.egress[0].protocols[0].sctp", "destinationPort"),
-    "cluster, named port to networks": (
-        cluster_policy({"to": [{"networks": ["10.0.0.0/8"]}], "protocols": [{"destinationNamedPort": "w"}]}),
+    "cluster, named port to nodes": (
+        cluster_policy({"to": [{"nodes": {}}], "protocols": [{"destinationNamedPort": "w"}]}),
         "spec.egress[0]", "no named ports"),
     "cluster, v1alpha1": (
         {**cluster_policy(), "apiVersion": "policy.networking.k8s.io/v1alpha1"}, "apiVersion", "v1alpha2"),
@@ -359,6 +359,14 @@ def test_everything_wrong_is_told_each_at_its_line() -> None:
         (admin_policy({"ports": [{"portRange": {"start": 9, "end": 8}}]}), "before it starts"),
         (admin_policy(subject={"namespaces": {"matchLabels": {"a": "b c"}}}), "letters"),
         ({**network_policy(), "status": {"conditions": []}}, "not in the API"),
+        (
+            cluster_policy(
+                {"to": [{"networks": ["10.0.0.0/8"]}], "protocols": [{"destinationNamedPort": "w"}]}
+            ),
+            "matches no networks",
+        ),
+        (cluster_policy({"to": [{"networks": ["10.0.0.1/8"]}]}), "host bits"),
+        (cluster_policy({"to": [{"domainNames": ["_dmarc.example.com"]}]}), "before a label"),
     ],
 )
 def test_warnings_are_of_what_the_server_takes(policy: dict[str, Any], words: str) -> None:

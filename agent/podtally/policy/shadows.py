@@ -30,7 +30,7 @@ class Shadow(NamedTuple):
 
 
 class Budget:
-    """How many pairs of rules may be compared; ``skipped`` counts rules that were not, or partly."""
+    """How many pairs of rules may be compared; ``skipped`` counts rules that were not."""
 
     def __init__(self, comparisons: int = MOST_COMPARISONS) -> None:
         self.left = comparisons

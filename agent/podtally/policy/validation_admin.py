@@ -1,8 +1,9 @@
 """What the API server would refuse of the admin tiers: the CRDs' OpenAPI and CEL rules.
 
-Those of network-policy-api v0.2.0 (ClusterNetworkPolicy) and v0.1.7 (the older two),
-experimental channel. A CRD leaves label selectors and protocols unchecked, so the server takes
-what nothing can act on: ``reading`` makes such a policy unreadable.
+What any released CRD of network-policy-api takes is taken, of v0.1.7 and later, in the standard
+or the experimental channel; what another refuses is a warning. A CRD leaves label selectors and
+protocols unchecked, so the server takes what nothing can act on: ``reading`` makes such a
+policy unreadable.
 """
 
 import re
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 from podtally.policy import validation
 from podtally.policy.cidr import parse_cel
-from podtally.policy.problems import WARNING, Fault, Path
+from podtally.policy.problems import ERROR, WARNING, Fault, Path, warning
 from podtally.policy.scalars import brief
 from podtally.policy.validation import Faults, not_one_of
 from podtally.policy.validation_ports import (
@@ -37,12 +38,12 @@ _LAST_PRIORITY = 1000
 _LONGEST_RULE_NAME = 100
 _MOST_NETWORKS = 25
 _LONGEST_NETWORK = 43
-# The older API's pattern says A-z, which lets some signs begin a label.
-_DOMAIN = re.compile(
+# All but the newest API's pattern say A-z, which lets some signs begin a label, as in _dmarc.
+_STRICT_DOMAIN = re.compile(
     r"(\*\.)?([a-zA-Z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.)+"
     r"[a-zA-Z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.?"
 )
-_OLDER_DOMAIN = re.compile(
+_DOMAIN = re.compile(
     r"(\*\.)?([a-zA-z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.)+"
     r"[a-zA-z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.?"
 )
@@ -55,12 +56,11 @@ class _Grammar(NamedTuple):
     actions: tuple[str, ...]
     most: int  # of rules, peers and ports in a list
     needs_namespaces: bool  # a pods' namespaceSelector must be given
-    domain: re.Pattern[str]
 
 
-_ADMIN = _Grammar(("Allow", "Deny", "Pass"), 100, True, _OLDER_DOMAIN)
-_BASELINE = _Grammar(("Allow", "Deny"), 100, True, _OLDER_DOMAIN)
-_CLUSTER = _Grammar(("Accept", "Deny", "Pass"), 25, False, _DOMAIN)
+_ADMIN = _Grammar(("Allow", "Deny", "Pass"), 100, True)
+_BASELINE = _Grammar(("Allow", "Deny"), 100, True)
+_CLUSTER = _Grammar(("Accept", "Deny", "Pass"), 25, False)
 
 
 class _RuleParts(NamedTuple):
@@ -166,9 +166,24 @@ def _rule(rule: _RuleParts, path: Path, grammar: _Grammar) -> Faults:
         for index, peer in enumerate(rule.peers):
             yield from _peer(peer, (*at, index), grammar)
     yield from _ports(rule, path, grammar)
-    # "networks/nodes/domainNames peer cannot be set with namedPorts"
-    if any(_has_no_port_names(peer) for peer in rule.peers or ()) and _names_a_port(rule):
-        yield Fault(path, "networks, nodes and domainNames have no named ports; give numbers")
+    if _names_a_port(rule):
+        yield from _without_port_names(rule, path, grammar)
+
+
+def _without_port_names(rule: _RuleParts, path: Path, grammar: _Grammar) -> Faults:
+    """Yield what "networks/nodes/domainNames peer cannot be set with namedPorts" is about.
+
+    So say the experimental CRDs. The standard ones have networks only, and do not say it.
+    """
+    peers = [peer for peer in rule.peers or () if not isinstance(peer, IngressPeer)]
+    domains = any(isinstance(p, EgressPeer) and p.domain_names is not None for p in peers)
+    if domains or any(peer.nodes is not None for peer in peers):
+        yield Fault(path, "nodes and domainNames have no named ports; give numbers")
+    elif any(peer.networks is not None for peer in peers):
+        message = "a named port is a pod's and matches no networks; the experimental CRDs refuse it"
+        fault = warning(path, f"{message}: give a number")
+        # The older kinds are mostly there in the experimental channel: an error, but judged too.
+        yield fault if grammar is _CLUSTER else fault._replace(severity=ERROR)
 
 
 def _ports(rule: _RuleParts, path: Path, grammar: _Grammar) -> Faults:
@@ -196,15 +211,26 @@ def _peer(peer: Peer, path: Path, grammar: _Grammar) -> Faults:
     if peer.networks is not None:
         yield from _set(peer.networks, (*path, "networks"))
         for index, text in enumerate(peer.networks):
-            if len(text) > _LONGEST_NETWORK or parse_cel(text) is None:
-                message = f"{brief(text)} is no CIDR; write it as in 203.0.113.0/24"
-                yield Fault((*path, "networks", index), message)
+            yield from _network(text, (*path, "networks", index))
     if isinstance(peer, EgressPeer) and peer.domain_names is not None:
         yield from _set(peer.domain_names, (*path, "domainNames"))
         for index, text in enumerate(peer.domain_names):
-            if not grammar.domain.fullmatch(text):
-                message = f"{brief(text)} is no domain name; write it as in *.example.com"
-                yield Fault((*path, "domainNames", index), message)
+            yield from _domain(text, (*path, "domainNames", index))
+
+
+def _network(text: str, path: Path) -> Faults:
+    cidr = parse_cel(text)
+    if len(text) > _LONGEST_NETWORK or cidr is None:
+        yield Fault(path, f"{brief(text)} is no CIDR; write it as in 203.0.113.0/24")
+    elif cidr.network().first != cidr.address:
+        yield warning(path, f"{brief(text)} has host bits, which v1beta1 refuses")
+
+
+def _domain(text: str, path: Path) -> Faults:
+    if not _DOMAIN.fullmatch(text):
+        yield Fault(path, f"{brief(text)} is no domain name; write it as in *.example.com")
+    elif not _STRICT_DOMAIN.fullmatch(text):
+        yield warning(path, f"{brief(text)} has a sign before a label, which v1beta1 refuses")
 
 
 def _set(given: tuple[str, ...], path: Path) -> Faults:
@@ -232,13 +258,6 @@ def _selector(given: LabelSelector | None, path: Path) -> Faults:
     for fault in validation.selector(given, path):
         senseless = fault.path[-1] in ("operator", "values") and isinstance(fault.path[-2], int)
         yield fault._replace(severity=WARNING, lost=senseless)
-
-
-def _has_no_port_names(peer: Peer) -> bool:
-    if isinstance(peer, IngressPeer):
-        return False
-    domains = peer.domain_names if isinstance(peer, EgressPeer) else None
-    return any(field is not None for field in (peer.networks, peer.nodes, domains))
 
 
 def _names_a_port(rule: _RuleParts) -> bool:
