@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from podtally.answers import Answering
+from podtally.conditions import Condition
 from podtally.config import Config
 from podtally.epoch import Turned, UnwritableError, World
 from podtally.export.events import EventLog
@@ -81,7 +82,8 @@ class Agent:
         self._gone: dict[int, Last | None] = {}
         self._left_over = set(parts.left_over)
         self._events_interval_ns = int(config.events_interval * 1e9)
-        self._events_trouble = False
+        self._unwritten, self._flow_log_trouble = Condition(log), Condition(log)
+        self._events_trouble = Condition(log)
         self._metrics.table_slots.set(parts.table.slots)
         self._publisher = Publisher(parts.ledger.view(), self._metrics, self.health)
         desk.server.start(
@@ -175,19 +177,17 @@ class Agent:
             turned = step()
         except UnwritableError as error:
             self._metrics.checkpoint_errors.inc()
-            if not self._trouble:
-                log.error(
-                    "cannot write the checkpoint %s: %s; nothing is lost: the kernel goes on "
-                    "counting, and is booked when there is room",
-                    self._desk.checkpoint.path,
-                    error,
-                )
+            self._unwritten.met(
+                "cannot write the checkpoint %s: %s; nothing is lost: the kernel goes on "
+                "counting, and is booked when there is room",
+                self._desk.checkpoint.path,
+                error,
+            )
             self._trouble = f"the checkpoint cannot be written: {error}"
             self._turned_at = time.monotonic()
             return
-        if self._trouble:
-            log.info("the checkpoint is written again")
-            self._trouble = ""
+        self._unwritten.over("the checkpoint is written again")
+        self._trouble = ""
         self._after(turned)
 
     def _after(self, turned: Turned) -> None:
@@ -215,13 +215,17 @@ class Agent:
 
     def _write_flow_log(self, ended: list[Ended]) -> None:
         flow_log = self._desk.flow_log
-        if flow_log is None or not ended:
+        if flow_log is None:
             return
         try:
-            flow_log.write(ended, time.monotonic_ns(), datetime.datetime.now(datetime.UTC))
+            now = datetime.datetime.now(datetime.UTC)
+            written = flow_log.write(ended, time.monotonic_ns(), now)
         except OSError as error:
             self._metrics.flow_log_errors.inc()
-            log.error("cannot write the flow log: %s", error)
+            self._flow_log_trouble.met("cannot write the flow log: %s", error)
+            return
+        if written:
+            self._flow_log_trouble.over("the flow log is written again")
 
     def _write_events(self) -> None:
         """After the checkpoint: told of again after a kill, an event has the same sums."""
@@ -234,11 +238,12 @@ class Agent:
             event_log.write(due, now_ns, datetime.datetime.now(datetime.UTC))
         except OSError as error:
             self._metrics.event_log_errors.inc()
-            if not self._events_trouble:
-                log.error("cannot write events: %s; they are kept, and tried again", error)
-            self._events_trouble = True
+            self._events_trouble.met(
+                "cannot write events: %s; they are kept, and tried again", error
+            )
             return
-        self._events_trouble = False
+        if due:
+            self._events_trouble.over("events are written again")
         events.tell(index, now_ns)
         self._metrics.events_untold.set(events.untold)
         self._metrics.events_told.inc(len(due))

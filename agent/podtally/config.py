@@ -1,7 +1,9 @@
 """The one frozen Config, from defaults, a YAML file and the command line, in that order."""
 
 import argparse
+import contextlib
 import ipaddress
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,7 @@ from podtally.shapes import explain, refusal
 DEFAULT_FILE = Path("/etc/podtally/podtally.yaml")
 DEFAULT_PIN_DIR = Path("/sys/fs/bpf/podtally")
 DEFAULT_STATE_DIR = Path("/run/podtally")
+STANDARD_OUTPUT = "-"  # in the place of the path of a log
 DEFAULT_LISTEN = "127.0.0.1:9775"
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
@@ -117,7 +120,7 @@ class Config:
     epoch: float = 1.0  # seconds: short enough for alerts, long enough to cost little
     max_flows: int = 65536  # active within one epoch; 27 MB of kernel memory
     attach: Attach = "auto"
-    flow_log: Path | None = None
+    flow_log: Path | None = None  # or - for standard output
     flow_log_max_bytes: int = 64 << 20  # then the file is rolled to FILE.1
     policies: tuple[Path, ...] = ()
     candidates: tuple[Path, ...] = ()
@@ -169,10 +172,32 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Config:
         values["events_verdicts"] = _verdicts(values["events_verdicts"])
     config = Config(**values)
     config.listen_address()
-    flow_log, events = config.flow_log, config.events
-    if flow_log and events and flow_log.absolute() == Path(events).absolute():
-        raise PodtallyError(f"flow log and events are both to go to {events}", "name two files")
+    _check_logs(config.flow_log, config.events)
     return config
+
+
+def _check_logs(flow_log: Path | None, events: str | None) -> None:
+    """Refuse one file for both logs, however it is spelled, and one log that the other rolls to."""
+    if flow_log is None or events is None:
+        return
+    if _same_file(flow_log, Path(events)):
+        raise PodtallyError(f"flow log and events are both to go to {events}", "name two files")
+    if STANDARD_OUTPUT in (str(flow_log), events):
+        return
+    for one, other in ((flow_log, Path(events)), (Path(events), flow_log)):
+        rolled = Path(f"{one}.1")
+        if _same_file(rolled, other):
+            raise PodtallyError(f"{other} is where {one} is rolled to", "name two files")
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    """Whether both are one file, or would be: by links, by another way to it, as hard links."""
+    if STANDARD_OUTPUT in (str(one), str(other)):
+        return one == other
+    with contextlib.suppress(OSError):
+        if one.samefile(other):
+            return True
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def from_arguments(args: argparse.Namespace) -> Config:

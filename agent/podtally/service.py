@@ -6,6 +6,8 @@ import socket
 import time
 from collections.abc import MutableMapping
 
+from podtally.conditions import Condition
+
 log = logging.getLogger(__name__)
 
 _SEND_SECONDS = 1.0  # a manager that does not read must not hold up an epoch for longer
@@ -22,7 +24,7 @@ class Service:
         self._address = environ.pop("NOTIFY_SOCKET", "")
         self.watchdog_seconds = _watchdog_seconds(environ)
         self._told = ""
-        self._is_heard = True
+        self._silence = Condition(log, logging.WARNING)
         self._socket: socket.socket | None = None
         if self._address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -65,11 +67,9 @@ class Service:
         try:
             self._socket.sendto("\n".join(lines).encode(), address)
         except OSError as error:
-            if self._is_heard:
-                log.warning("cannot tell the service manager at %s: %s", self._address, error)
-            self._is_heard = False
+            self._silence.met("cannot tell the service manager at %s: %s", self._address, error)
         else:
-            self._is_heard = True
+            self._silence.over("the service manager at %s is told again", self._address)
 
 
 def _watchdog_seconds(environ: MutableMapping[str, str]) -> float | None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from podtally.conditions import Condition
 from podtally.config import Config
 from podtally.identity import cgroups
 from podtally.identity.cgroup_ids import CgroupIds, find_mount
@@ -94,6 +95,7 @@ class Sources:
         self._diag = SocketDiag()
         self._namespaces: Namespaces | None = None
         self._host_errors = 0
+        self._host_trouble = Condition(log, logging.WARNING)
         self._next_host_ns = 0
         self._exposures = Exposures()
         self._exposure: Exposure | None = None
@@ -203,8 +205,9 @@ class Sources:
             addresses = self._namespaces.own_addresses()
         except OSError as error:
             self._host_errors += 1
-            log.warning("cannot read this host's addresses: %s", error)
+            self._host_trouble.met("cannot read this host's addresses: %s", error)
             return
+        self._host_trouble.over("this host's addresses are read again")
         self.directory.host_addresses(map(text, addresses))
 
     def _take_answers(self) -> None:

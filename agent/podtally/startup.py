@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from podtally.config import Config
+from podtally.config import STANDARD_OUTPUT, Config
 from podtally.epoch import NO_COUNTERS, Journal, UnwritableError, World
 from podtally.errors import PodtallyError
 from podtally.export.selfmetrics import SelfMetrics
@@ -161,8 +161,9 @@ def bring_up(config: Config, pins: Pins, checkpoint: Checkpoint, metrics: SelfMe
 
 def _give_up_rights(config: Config) -> None:
     """All but what the running agent needs; before there is a second thread."""
-    logs = [config.flow_log, Path(config.events) if config.events not in (None, "-") else None]
-    written = [config.state_dir, config.pin_dir, *(each.parent for each in logs if each)]
+    logs = [str(each) for each in (config.flow_log, config.events) if each]
+    folders = [Path(each).parent for each in logs if each != STANDARD_OUTPUT]
+    written = [config.state_dir, config.pin_dir, *folders]
     needed = capabilities.running(each for each in written if each.exists())
     if capabilities.in_effect() <= needed:
         return

@@ -8,6 +8,7 @@ import queue
 import time
 from collections.abc import Iterable, Mapping
 
+from podtally.conditions import Condition
 from podtally.epoch import Counters
 from podtally.identity.directory import Directory
 from podtally.identity.finder import Finder
@@ -53,6 +54,7 @@ class Watch:
         self.known_ns = 0  # up to when all that was announced is taken note of
         self._ledger = ledger
         self._directory = directory
+        self._unwatched = Condition(log)
         self._gone: dict[int, Last | None] = {}
         self._going: frozenset[int] = frozenset()
         self._reader = InterfaceReader()
@@ -104,10 +106,11 @@ class Watch:
                 self._appeared(event)
             case model.Attached(ifindex, mode, fresh, high):
                 self._ledger.interfaces.attached(ifindex, fresh, high)
+                self._unwatched.over("interfaces that appear are watched again")
                 if ifindex in self.interfaces:
                     self.interfaces[ifindex] = self.interfaces[ifindex]._replace(mode=mode.value)
             case model.AttachFailed(_, name, reason):
-                log.error("cannot watch %s: %s", name, reason)
+                self._unwatched.met("cannot watch %s: %s", name, reason)
             case model.AddressesChanged(ifindex, addresses, at_ns):
                 self._directory.addresses_changed(ifindex, addresses, at_ns)
             case model.Renamed(ifindex, name):

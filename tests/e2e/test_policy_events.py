@@ -174,6 +174,30 @@ def test_what_cannot_be_written_is_told_later(
         assert "Traceback" not in agent.said()
 
 
+def test_a_flow_log_that_cannot_be_written_is_logged_when_it_starts_and_when_it_ends(
+    stage: Stage, tmp_path: Path
+) -> None:
+    folder, aside = tmp_path / "logs", tmp_path / "aside"
+    folder.mkdir()
+    agent = stage.running("--flow-log", str(folder / "flows"), "--epoch", "0.2")
+    folder.rename(aside)
+
+    def failures(samples: Samples) -> bool:
+        stage.deny(OUTSIDE[0], 81)
+        return value(samples, "podtally_flow_log_errors_total") >= 5
+
+    eventually(agent, failures, True, 60.0)
+    assert agent.said().count("cannot write the flow log") == 1
+    aside.rename(folder)
+
+    def written_again(samples: Samples) -> bool:
+        stage.deny(OUTSIDE[0], 81)
+        return "the flow log is written again" in agent.said()
+
+    eventually(agent, written_again, True, 60.0)
+    assert agent.said().count("cannot write the flow log") == 1
+
+
 def test_a_flood_is_told_whole_and_no_faster_than_it_may_be(stage: Stage, tmp_path: Path) -> None:
     log, opening = tmp_path / "events", counters()
     agent = stage.running("--events", str(log), "--events-rate", str(RATE))

@@ -148,6 +148,56 @@ def test_two_logs_do_not_share_a_file() -> None:
     assert load(None, {"flow_log": "a/b", "events": "b"}).events == "b"
 
 
+@pytest.mark.parametrize("spelling", ["symlink", "folder", "hard link", "relative", "dots"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_one_file_for_both_logs_is_refused_however_it_is_spelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelling: str, turned: bool
+) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    one, other = logs / "flows", tmp_path / "other"
+    match spelling:
+        case "symlink":
+            other.symlink_to(one)  # which does not exist yet
+        case "folder":
+            other.symlink_to(logs)
+            other = other / "flows"
+        case "hard link":
+            one.write_text("")
+            other.hardlink_to(one)
+        case "relative":
+            monkeypatch.chdir(logs)
+            other = Path("flows")
+        case "dots":
+            other = logs / ".." / "logs" / "flows"
+    named = [str(one), str(other)]
+    flow_log, events = reversed(named) if turned else named
+    with pytest.raises(PodtallyError, match="both to go to"):
+        load(None, {"flow_log": flow_log, "events": events})
+
+
+def test_two_files_are_two(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for make in (lambda: None, lambda: (one.write_text(""), other.write_text(""))):
+        make()
+        assert load(None, {"flow_log": str(one), "events": str(other)}).events == str(other)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_no_log_is_where_the_other_is_rolled_to(tmp_path: Path, turned: bool) -> None:
+    named = [str(tmp_path / "log"), str(tmp_path / "log.1")]
+    flow_log, events = reversed(named) if turned else named
+    with pytest.raises(PodtallyError, match=r"log\.1 is where .*/log is rolled to"):
+        load(None, {"flow_log": flow_log, "events": events})
+
+
+def test_standard_output_is_for_one_log() -> None:
+    with pytest.raises(PodtallyError, match="both to go to -"):
+        load(None, {"flow_log": "-", "events": "-"})
+    assert load(None, {"flow_log": "-", "events": "b"}).flow_log == Path("-")
+    assert load(None, {"flow_log": "b", "events": "-"}).events == "-"
+
+
 def test_the_default_file_is_read_if_it_is_there(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +169,22 @@ def test_what_cannot_be_rolled_is_an_error_until_it_can(tmp_path: Path) -> None:
 def test_a_path_that_cannot_be_written_is_said_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(PodtallyError, match=r"cannot write the flow log .*/none/.*--flow-log"):
         FlowLog(tmp_path / "none" / "flows.jsonl", 100)
+
+
+def test_a_hyphen_is_standard_output(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    kept = os.dup(1)
+    os.dup2(writer, 1)
+    try:
+        log = FlowLog(Path("-"), 1 << 20)
+        assert log.write(ended(HERE), SECOND, NOW) == 1
+        assert log.write([], SECOND, NOW) == 0  # what a slow reader was still owed
+        log.close()
+    finally:
+        os.dup2(kept, 1)
+        for fd in (kept, writer):
+            os.close(fd)
+    with os.fdopen(reader) as pipe:
+        (line,) = (json.loads(each) for each in pipe)
+    assert line["local"]["pod"] == "web-0"
+    assert not Path("-").exists()

@@ -103,7 +103,9 @@ def _add_policy(parser: argparse.ArgumentParser) -> None:
 
 def _add_logs(parser: argparse.ArgumentParser) -> None:
     logs = parser.add_argument_group("logs, a JSON line each")
-    logs.add_argument("--flow-log", metavar="PATH", help="every connection that is over")
+    logs.add_argument(
+        "--flow-log", metavar="PATH", help="every connection that is over; - is standard output"
+    )
     logs.add_argument(
         "--flow-log-max-bytes", type=int, metavar="N", help="then it is rolled to PATH.1 (64 MiB)"
     )

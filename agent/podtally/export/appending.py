@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from podtally.config import STANDARD_OUTPUT
 from podtally.errors import PodtallyError
 
 # An epoch waits no longer than this for whoever reads standard output.
@@ -135,6 +136,13 @@ class Stream:
             except BlockingIOError:  # another made it non-blocking, and has filled it since
                 return
             self._rest = self._rest[written:]
+
+
+def sink(path: str, max_bytes: int, flag: str) -> "RollingFile | Stream":
+    """What appends to a file, or to standard output if ``path`` is ``-``."""
+    if path == STANDARD_OUTPUT:
+        return standard_output()
+    return RollingFile(Path(path), max_bytes, flag)
 
 
 def standard_output() -> Stream:

@@ -5,15 +5,12 @@ Which events are due, and how often, is the ledger's to say.
 
 import datetime
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
-from podtally.export.appending import RollingFile, Stream, json_line, standard_output
+from podtally.export.appending import json_line, sink
 from podtally.ledger.events import Due, EventLabels
 from podtally.ledger.labels import DIRECTIONS
-
-STANDARD_OUTPUT = "-"
 
 
 class Local(msgspec.Struct, frozen=True):
@@ -77,11 +74,7 @@ class EventLog:
         self._rate = rate
         self._room = float(rate)
         self._asked_ns = 0
-        self._out: RollingFile | Stream = (
-            standard_output()
-            if path == STANDARD_OUTPUT
-            else RollingFile(Path(path), max_bytes, "--events")
-        )
+        self._out = sink(path, max_bytes, "--events")
 
     def room(self, now_ns: int) -> int:
         """How many lines may be written now."""

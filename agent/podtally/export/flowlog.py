@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.export.appending import RollingFile, json_line
+from podtally.export.appending import json_line, sink
 from podtally.ledger.account import Account
 from podtally.ledger.connections import BEGAN_HERE, BEGAN_THERE
 from podtally.ledger.ended import Ended
@@ -71,13 +71,17 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class FlowLog:
-    """Appends to ``path``; beyond ``max_bytes`` the file becomes ``path``.1."""
+    """Appends to ``path``, which beyond ``max_bytes`` becomes ``path``.1, or to standard
+    output (``-``).
+    """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
-        self._file = RollingFile(path, max_bytes)
+        self._file = sink(str(path), max_bytes, "--flow-log")
 
     def write(self, ended: list[Ended], now_ns: int, now: datetime.datetime) -> int:
         """Append the connections of an epoch; returns how many. OSError if the disk is full.
+
+        Without connections, what a slow reader of standard output was still owed is sent.
 
         ``now_ns`` (CLOCK_MONOTONIC) and ``now`` are one instant on two clocks.
         """

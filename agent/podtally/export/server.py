@@ -14,6 +14,7 @@ import threading
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
+from podtally.conditions import Condition
 from podtally.errors import PodtallyError
 from podtally.export.api import Answers, Api
 from podtally.export.clients import Clients
@@ -99,6 +100,7 @@ class _Listener(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128  # who comes in a burst waits, and is not sent away
     local = False
+    _trouble = Condition(log)  # of all listeners
     publisher: Publisher
     api: Api | None
     web: Web
@@ -136,7 +138,8 @@ class _Listener(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that hangs up before it is answered is no news either."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError | ssl.SSLError):
-            log.exception("cannot answer %s", client_address)
+            log.debug("cannot answer %s", client_address, exc_info=True)
+            self._trouble.met("cannot answer a client: %r", sys.exception())
 
 
 class _UnixListener(_Listener):

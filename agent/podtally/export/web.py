@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from podtally.conditions import Condition
 from podtally.errors import PodtallyError
 from podtally.export.web_auth import Users, credentials
 from podtally.export.web_config import (
@@ -82,7 +83,7 @@ class Web:
         self._path = path
         self._in_force = load(path) if path else _PLAIN
         self._seen = self._in_force.written
-        self._trouble = ""
+        self._trouble = Condition(log)
         self._look_at = time.monotonic() + LOOK_EVERY_SECONDS
         self._looking = threading.Lock()
 
@@ -103,18 +104,19 @@ class Web:
     def _take(self, path: Path) -> None:
         try:
             written = _read(path)
-            if written == self._seen and not self._trouble:
+            if written == self._seen and not self._trouble.is_met:
                 return
             if written != self._in_force.written:
                 _refuse_weaker(path, self._in_force.written.config, written.config)
                 self._in_force = _made(written, self._in_force)
         except PodtallyError as error:
-            if str(error) != self._trouble:
-                log.error("the web configuration stays as it was: %s", error)
-            self._trouble = str(error)
+            self._trouble.met("the web configuration stays as it was: %s", error)
             return
-        self._seen, self._trouble = written, ""
-        log.info("the web configuration %s is read again", path)
+        self._seen = written
+        if self._trouble.is_met:
+            self._trouble.over("the web configuration %s is read again", path)
+        else:
+            log.info("the web configuration %s is read again", path)
 
 
 def _read(path: Path) -> Written:

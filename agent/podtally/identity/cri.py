@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from podtally.conditions import Condition
 from podtally.identity import cri_messages as messages
 from podtally.identity import grpc
 from podtally.identity.cri_messages import Container, MalformedError, Sandbox
@@ -41,7 +42,7 @@ class Cri:
         self._timeout_seconds = timeout_seconds
         # A containerd that is there for Docker has no CRI, until it is started anew.
         self._without_cri: dict[Path, _FileId] = {}
-        self._fault = ""
+        self._fault = Condition(log, logging.WARNING)
         self.errors = 0
 
     @classmethod
@@ -89,14 +90,10 @@ class Cri:
 
     def _failed(self, fault: str) -> None:
         self.errors += 1
-        if fault != self._fault:
-            log.warning("%s; pods are named by the other sources", fault)
-        self._fault = fault
+        self._fault.met("%s; pods are named by the other sources", fault)
 
     def _mended(self, path: Path) -> None:
-        if self._fault:
-            log.info("%s answers again", path)
-        self._fault = ""
+        self._fault.over("%s answers again", path)
 
 
 def _file_id(path: Path) -> _FileId | None:

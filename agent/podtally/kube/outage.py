@@ -1,8 +1,9 @@
-"""What is logged of the API server: once that it is away, once that it is back."""
+"""What is logged of the API server: that it is away, while it is, and that it is back."""
 
 import logging
 import threading
-import time
+
+from podtally.conditions import Condition
 
 _log = logging.getLogger(__name__)
 
@@ -14,18 +15,14 @@ class Outage:
         self._url = url
         self._lock = threading.Lock()
         self._lost: set[str] = set()
-        self._since_ns = 0
-        self._told = False
+        self._away = Condition(_log, logging.WARNING, news=1)
 
     def lost(self, resource: str, why: str, tell: bool) -> None:
         """Note a failure; ``tell`` if it is not the first in a row: one cut is nothing."""
         with self._lock:
-            if not self._lost:
-                self._since_ns = time.monotonic_ns()
             self._lost.add(resource)
-            if tell and not self._told:
-                self._told = True
-                _log.warning(
+            if tell:
+                self._away.met(
                     "the Kubernetes API at %s is lost (%s: %s); what it said before stays in use",
                     self._url,
                     resource,
@@ -36,9 +33,5 @@ class Outage:
         """Note that something was heard of a resource again."""
         with self._lock:
             self._lost.discard(resource)
-            if self._lost:
-                return
-            if self._told:
-                seconds = (time.monotonic_ns() - self._since_ns) / 1e9
-                _log.info("the Kubernetes API at %s is back after %.0f s", self._url, seconds)
-            self._told = False
+            if not self._lost:
+                self._away.over("the Kubernetes API at %s is back", self._url)
