@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from bench import differential
 from bench import policy_cluster as cluster
+from bench import policy_denials as denials
 from bench.report import Report, progress, show
 from podtally.errors import PodtallyError
 from podtally.policy.compiled import Connections, Judge
@@ -35,6 +36,7 @@ SECONDS_COLD_TARGET, SECONDS_WARM_TARGET = 5.0, 0.5
 SECONDS_COMPILE_TARGET, SECONDS_AGAIN_TARGET = 2.0, 0.1
 NEW, NEW_PAIRS, NODE_PODS, MILLISECONDS_NEW_TARGET = 10, 1_000, 100, 10.0
 MEMORY_MIB_TARGET = 40.0
+SECONDS_FIRST_EPOCH_TARGET, SECONDS_EPOCH_TARGET = 2.0, 1.0
 
 T = TypeVar("T")
 
@@ -99,6 +101,7 @@ def _measure(rounds: int, report: Report) -> None:
     _row(report, "and with all pairs remembered; MiB", filled_mib, MEMORY_MIB_TARGET)
     _row(report, "and with what the allocator has free then; MiB", loose_mib, None)
     _check(report, judge, World(policies, parties), pairs)
+    _denials(report, denials.few(policies))
 
 
 def _changes(report: Report, judge: Judge, world: World, pairs: Connections) -> None:
@@ -156,6 +159,20 @@ def _additions(report: Report, judge: Judge, parties: list[Party], pairs: Connec
 def _add(judge: Judge, fresh: list[Party], asked: Connections) -> None:
     first = judge.add_parties(fresh)
     judge.judge(asked._replace(peer=first + np.arange(NEW_PAIRS, dtype=np.int32) % NEW))
+
+
+def _denials(report: Report, policies: list[Policy]) -> None:
+    """A pod that is denied thousands of connections a second under thousands of rules."""
+    progress(f"{denials.DENIALS:,} denials an epoch, {denials.RULES:,} rules")
+    for shape in denials.SHAPES:
+        epochs = denials.run(shape, policies)
+        first, *others = epochs.seconds
+        _row(report, f"denied {shape}, first epoch, s", first, SECONDS_FIRST_EPOCH_TARGET)
+        _row(
+            report, f"denied {shape}, slowest epoch after it, s", max(others), SECONDS_EPOCH_TARGET
+        )
+        missing = denials.DENIALS * denials.EPOCHS - epochs.denied
+        report.rows.append((f"denied {shape}, without a reason", missing, 0, not missing))
 
 
 def _check(report: Report, judge: Judge, world: World, pairs: Connections) -> None:

@@ -20,6 +20,7 @@ from podtally.ledger.grouping import distinct
 from podtally.ledger.labels import DIRECTIONS
 from podtally.ledger.remotes import NO_OWNER, Present
 from podtally.policy.compiled import ADDRESS_PARTY, UNKNOWN_PARTY, Connections, Judge, combine
+from podtally.policy.compiled_reasons import Budget
 from podtally.policy.declared import Declared
 from podtally.policy.model import (
     ADDRESS,
@@ -34,10 +35,12 @@ from podtally.policy.parties import of_endpoint, of_owner
 from podtally.policy.reasons import deciding
 
 NO_SIDE = -1  # nobody was asked
+UNSEEN = "who began it is not known"
 NO_LONGER = "by policies or labels that have changed since"
 BEGINNING = "beginning"  # a cause: nobody saw who began it
 _UNKNOWN, _DENIED = VERDICTS.index(UNKNOWN), VERDICTS.index(DENIED)
 _NO_PARTY = {ADDRESS: ADDRESS_PARTY, NOBODY_KNOWS: UNKNOWN_PARTY}
+_WORK = 3000  # units for reasons in an epoch, twice: some 0.1 s each
 _SPARE_PARTIES = 4096  # of the past, before the judges begin anew
 
 # What makes a judgement, as one number: the verdict, the side that tells more of it, who
@@ -58,6 +61,9 @@ class Verdicts(NamedTuple):
     own: NDArray[np.uint8]  # of our end alone
     here: NDArray[np.int32]  # our end's side; NO_SIDE
     there: NDArray[np.int32]  # the other end's; NO_SIDE
+
+    def take(self, index: NDArray[np.int64]) -> "Verdicts":
+        return Verdicts._make(column[index] for column in self)
 
 
 class _Sides(NamedTuple):
@@ -90,11 +96,17 @@ class Judging:
         self._known: dict[tuple[str, ...], int] = {}  # parties by who they are
         self._places_of: dict[Judgement, int] = {}
         self._found: dict[int, int] = {}  # judgements by what makes them
+        self._of_events, self._of_ended = (Budget(_WORK, _WORK // 2) for _ in range(2))
+        self._at_ns = 0  # of the epoch that these are for
 
     # -- what is known ----------------------------------------------------------------
 
     def learn(self, present: Present) -> None:
         """Take in what has changed since the last time; without a change it costs nothing."""
+        if present.now_ns != self._at_ns:
+            self._at_ns = present.now_ns
+            self._of_events.begin()
+            self._of_ended.begin()
         if present.declared is not self._declared:
             self._declare(present.declared)
         names = present.names
@@ -235,7 +247,7 @@ class Judging:
             axis=1,
         )
         _, first, place = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-        words = [self.reason(ends, i, verdicts) for i in first.tolist()]
+        words = self._words(ends.take(first), verdicts.take(first), self._of_ended)
         return [
             words[at] if VERDICTS[code] == verdict else NO_LONGER
             for at, code, verdict in zip(
@@ -243,23 +255,28 @@ class Judging:
             )
         ]
 
-    def reason(self, ends: Ends, index: int, verdicts: Verdicts, whole: bool = True) -> str:
-        """In words, of one connection: of our end, and with ``whole`` of the end that decides."""
-        row = ends.take(np.array([index]))
-        if row.began[0] == BEGAN_UNKNOWN:
-            return "who began it is not known"
-        peer, is_egress = self._peers(row.owner), row.began == BEGAN_HERE
-        asked = [
-            (int(verdicts.here[index]), _asked(row.here, peer, row.address, row, is_egress)),
-            (int(verdicts.there[index]), _asked(peer, row.here, row.here_address, row, ~is_egress)),
-        ]
-        decided = VERDICTS[int(verdicts.verdict[index])]
-        words = [
-            self._judge.reason(connections, 0, side)
-            for side, connections in asked[: 2 if whole else 1]
-            if side != NO_SIDE and self._judge.side(side).verdict == decided
-        ]
-        return "; ".join(dict.fromkeys(words))
+    def reason(self, ends: Ends, index: int, verdicts: Verdicts) -> str:
+        """In words, of one connection and of our end: for what is reported of it."""
+        row = np.array([index])
+        ours = verdicts.take(row)._replace(there=np.full(1, NO_SIDE, np.int32))
+        return self._words(ends.take(row), ours, self._of_events)[0]
+
+    def _words(self, ends: Ends, verdicts: Verdicts, budget: Budget) -> list[str]:
+        """Of our end, and of the other end where that decides too. (n,)"""
+        peer, is_egress = self._peers(ends.owner), ends.began == BEGAN_HERE
+        ours = _asked(ends.here, peer, ends.address, ends, is_egress)
+        theirs = _asked(peer, ends.here, ends.here_address, ends, ~is_egress)
+        words: list[list[str]] = [[] for _ in range(len(ends.here))]
+        for side, asked in ((verdicts.here, ours), (verdicts.there, theirs)):
+            decides = self._judge.verdicts(side) == verdicts.verdict
+            rows = np.flatnonzero((side != NO_SIDE) & (ends.began != BEGAN_UNKNOWN) & decides)
+            some = Connections._make(column[rows] for column in asked)
+            found = self._judge.reasons(some, side[rows], budget)
+            for row, text in zip(rows.tolist(), found, strict=True):
+                words[row].append(text)
+        for row in np.flatnonzero(ends.began == BEGAN_UNKNOWN).tolist():
+            words[row] = [UNSEEN]
+        return ["; ".join(dict.fromkeys(each)) for each in words]
 
     # -- judgements --------------------------------------------------------------------
 

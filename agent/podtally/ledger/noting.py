@@ -118,7 +118,7 @@ class Noting:
             protocol_name(int(ends.protocol[row])),
             port_name(int(ends.port[row])),
             judgement.policy,
-            "" if many else self._judging.reason(ends, row, verdicts, whole=False),
+            "" if many else self._judging.reason(ends, row, verdicts),
             UNDECLARED_EXPOSURE if judgement.exposed else "",
         )
 

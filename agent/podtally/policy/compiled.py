@@ -19,6 +19,7 @@ from podtally.policy.compiled_cache import MISSING, Cache
 from podtally.policy.compiled_classes import Classes
 from podtally.policy.compiled_parties import ADDRESS_PARTY, ENDS, UNKNOWN_PARTY, Parties
 from podtally.policy.compiled_prepared import Prepared
+from podtally.policy.compiled_reasons import NO_LIMIT, Budget, Connection, Reasons
 from podtally.policy.compiled_rules import CompiledPolicy, Numbers, compiled
 from podtally.policy.compiled_sides import Sides
 from podtally.policy.compiled_tiers import OPEN, Asked
@@ -31,8 +32,8 @@ from podtally.policy.compiled_words import (
     packed,
     unpacked,
 )
-from podtally.policy.model import ALLOWED, VERDICTS, Party, Policy, Side
-from podtally.policy.reasons import side_reason
+from podtally.policy.model import ALLOWED, VERDICTS, Party, Policy, Rule, Side
+from podtally.policy.reasons import short_reason
 from podtally.policy.rules import EGRESS, INGRESS
 from podtally.policy.rules import Asked as AskedOne
 
@@ -66,6 +67,7 @@ class Judge:
         self._parties = Parties(parties, self._classes)
         self._policies: list[CompiledPolicy] = []
         self._prepared: Prepared | None = None
+        self._reasons = Reasons(self._nearest)
         self._most = sys.maxsize  # of what the classes keep, before they are made anew
         self.set_policies(policies)
         self._most = max(2 * self._classes.size, _SIZE_AT_LEAST)
@@ -90,14 +92,46 @@ class Judge:
     def side(self, number: int) -> Side:
         return self._sides[number]
 
+    def verdicts(self, numbers: NDArray[np.int32]) -> NDArray[np.uint8]:
+        """Of sides by number, and of none: places in model.VERDICTS; (n,)"""
+        return self._sides.codes(np.maximum(numbers, 0))
+
     def asked(self, connections: Connections, index: int) -> AskedOne:
         """One of the connections, for the plain engine and for ``reasons``."""
         row = Connections._make(column[index : index + 1] for column in connections)
-        return self._asked(packed(row))
+        return self._asked(unpacked(packed(row)), 0)
 
     def reason(self, connections: Connections, index: int, number: int) -> str:
         """In words, of one of the connections and the number of its side."""
-        return side_reason(self._sides[number], self.asked(connections, index))
+        row = Connections._make(column[index : index + 1] for column in connections)
+        return self.reasons(row, np.array([number], np.int32))[0]
+
+    def reasons(
+        self, connections: Connections, numbers: NDArray[np.int32], budget: Budget = NO_LIMIT
+    ) -> list[str]:
+        """In words, of each connection and the number of its side; short beyond the budget."""
+        words = packed(connections)
+        each = unpacked(words)
+        found = []
+        for row, number in enumerate(numbers.tolist()):
+            word = words[row : row + 1]
+            text = self._reasons.known(number, word.tobytes())
+            if text is None and budget.is_spent(int(each.local[row])):
+                direction = EGRESS if each.is_egress[row] else INGRESS
+                text = short_reason(self._sides[number], direction)
+            if text is None:
+                kinds = (int(self._parties.class_of[end[row]]) for end in (each.local, each.peer))
+                given = Connection(word, self._asked(each, row), int(each.local[row]), *kinds)
+                text = self._reasons.text(number, self._sides[number], given, budget)
+            found.append(text)
+        return found
+
+    def _nearest(
+        self, policies: tuple[Policy, ...], given: Connection
+    ) -> tuple[list[tuple[Policy, Rule]], int]:
+        is_egress = given.ask.direction == EGRESS
+        batch = batch_of(given.word, is_egress, self._parties)
+        return self._now().tiers(is_egress).nearest(policies, batch)
 
     def put_party(self, number: int, party: Party) -> None:
         """A new party, or one that has changed; what it is an end of is judged again.
@@ -119,6 +153,7 @@ class Judge:
         changed = [number for number, party in known if party != self._parties[number]]
         if changed:
             self._forget_parties(changed)
+            self._reasons.forget_texts()
         for number, party in parties.items():
             self._parties.put(number, party)
         self._without_past()
@@ -154,7 +189,7 @@ class Judge:
         self._without_past()
 
     def _forget_concerned(self, policies: Sequence[CompiledPolicy]) -> None:
-        self._prepared = None
+        self._prepared, self._reasons = None, Reasons(self._nearest)
         if len(self._sides) > _SIDES_KEPT:
             self._sides = Sides()
             self._cache.clear()
@@ -176,7 +211,7 @@ class Judge:
         self._policies = [compiled(one.policy, self._classes) for one in self._policies]
         self._classes.forget_columns()
         self._most = max(2 * self._classes.size, _SIZE_AT_LEAST)
-        self._prepared = None
+        self._prepared, self._reasons = None, Reasons(self._nearest)
 
     def _look_up(self, words: Words) -> Numbers:
         found = self._cache.find(words)
@@ -188,13 +223,17 @@ class Judge:
             found[missing] = judged[inverse]
         return found
 
-    def _judge(self, words: Words) -> Numbers:
+    def _now(self) -> Prepared:
         if self._prepared is None:
             self._prepared = Prepared(self._policies, self._classes, self._sides)
+        return self._prepared
+
+    def _judge(self, words: Words) -> Numbers:
+        prepared = self._now()
         each, identity = unpacked(words), self._parties.identity
         if max(each.local.max(), each.peer.max()) >= len(self._parties) + ENDS:
             raise IndexError(f"a connection of a party beyond the {len(self._parties)} there are")
-        found = self._prepared.exempt()[self._parties.class_of[each.local]]
+        found = prepared.exempt()[self._parties.class_of[each.local]]
         itself = (found == OPEN) & (identity[each.local] == identity[each.peer])
         spared = np.full(len(found), OPEN, np.int32)
         at_home = own_node(words, self._parties)
@@ -207,23 +246,22 @@ class Judge:
             if len(rows):
                 batch = batch_of(words[rows], is_egress, self._parties)
                 asked = Asked(batch, spared[rows], not self._by_service)
-                found[rows] = self._prepared.tiers(is_egress).judge(asked)
+                found[rows] = prepared.tiers(is_egress).judge(asked)
         return found
 
-    def _asked(self, word: Words) -> AskedOne:
-        each: Unpacked = unpacked(word)
-        local = self._parties[int(each.local[0]) - ENDS]
-        peer = self._parties[int(each.peer[0]) - ENDS]
-        is_egress = bool(each.is_egress[0])
+    def _asked(self, each: Unpacked, row: int) -> AskedOne:
+        local = self._parties[int(each.local[row]) - ENDS]
+        peer = self._parties[int(each.peer[row]) - ENDS]
+        is_egress = bool(each.is_egress[row])
         return AskedOne(
             EGRESS if is_egress else INGRESS,
             local,
             local.ips[0] if local.ips else 0,
             peer,
-            int(each.high[0]) << 64 | int(each.low[0]),
+            int(each.high[row]) << 64 | int(each.low[row]),
             peer if is_egress else local,
-            int(each.protocol[0]),
-            int(each.port[0]),
+            int(each.protocol[row]),
+            int(each.port[row]),
             self._by_service,
         )
 

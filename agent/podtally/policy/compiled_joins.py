@@ -47,3 +47,11 @@ def greatest(owner: Indices, grades: Grades, count: int) -> Grades:
     for grade in (PERHAPS, YES):
         found[owner[grades == grade]] = grade
     return found
+
+
+def sum_before(amounts: Indices, starts: NDArray[np.bool_]) -> Indices:
+    """(n,); the sum of the amounts before each place within its run."""
+    total = np.cumsum(amounts) - amounts
+    first = np.flatnonzero(starts)
+    found: Indices = total - total[first][np.cumsum(starts) - 1]
+    return found

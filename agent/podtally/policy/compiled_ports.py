@@ -45,6 +45,13 @@ class Ports:
         self._name = np.array([numbers.get(port.name, _NUMBER) for port in self._ports], np.int32)
         self._is_plain = (self._name == _NUMBER) & (self._protocol != ANY_PROTOCOL)
 
+    def bounds(self) -> NDArray[np.int64]:
+        """The ports at which some list, or a name that it has, begins or ends."""
+        keys = [self._classes.named(name) for name in self._names]
+        named = np.concatenate([np.zeros(0, np.int64), *keys]) & _PORT
+        plain = np.concatenate([self._first, self._last + 1]).astype(np.int64) & _PORT
+        return np.unique(np.concatenate([plain, named, named + 1, [1]]))
+
     def grades(self, numbers: Indices, batch: Batch, rows: Indices) -> Grades:
         """(n,); of each list on the connection in that row of the batch."""
         owner, place = self._lists.of(numbers).members()

@@ -11,6 +11,7 @@ from podtally.policy.compiled_joins import Indices, greatest, lists
 from podtally.policy.compiled_labels import NO, PERHAPS, YES, Grades
 from podtally.policy.compiled_ports import Ports
 from podtally.policy.compiled_rules import Batch, CompiledPolicy, CompiledRule
+from podtally.policy.compiled_sparse import Sparse
 from podtally.policy.model import DENY
 
 _NONE = -1  # instead of the number of ports, or of ranges
@@ -30,6 +31,7 @@ class RuleTable:
         self.entries = [entry for each in rules for entry in each]
         self.policy = np.repeat(np.arange(len(policies)), self.of_policy.counts)
         self._classes = classes
+        self._sparse: dict[bytes, Sparse] = {}
         ranges: list[Ranges] = []
         numbers, slots = [], []
         self._ports = Ports(classes)
@@ -50,6 +52,18 @@ class RuleTable:
         # What is said of all peers, whoever they are.
         self._least = np.array([_least(entry) for entry in self.entries], np.uint8)
 
+    def sparse(self, codes: Indices) -> Sparse:
+        """What finds the few of a long list that may match; ``codes`` are entries, twice or so."""
+        key = codes.tobytes()
+        if key not in self._sparse:
+            rules = [self.entries[entry] for entry in (codes >> 1).tolist()]
+            self._sparse[key] = Sparse(rules, self._classes)
+        return self._sparse[key]
+
+    def bounds(self) -> NDArray[np.int64]:
+        """The ports at which rules begin to tell connections apart, ascending."""
+        return self._ports.bounds()
+
     def grades(self, entries: Indices, batch: Batch, rows: Indices) -> Grades:
         """(n,); of each entry on the connection in that row of the batch."""
         found = np.full(len(entries), YES, np.uint8)
@@ -59,6 +73,15 @@ class RuleTable:
         some = np.flatnonzero(found != NO)
         entries, rows = entries[some], rows[some]
         found[some] = np.minimum(found[some], self._peers(entries, batch, rows))
+        return found
+
+    def failing(self, entries: Indices, batch: Batch) -> NDArray[np.int64]:
+        """(n,); of each entry how many halves, peers and ports, do not match the one connection."""
+        rows = np.zeros(len(entries), np.int64)
+        found: Indices = (self._peers(entries, batch, rows) == NO).astype(np.int64)
+        numbers = self._ports_of[entries]
+        some = np.flatnonzero(numbers != _NONE)
+        found[some] += self._ports.grades(numbers[some], batch, rows[some]) == NO
         return found
 
     def _peers(self, entries: Indices, batch: Batch, rows: Indices) -> Grades:

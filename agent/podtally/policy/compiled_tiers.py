@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from podtally.policy import engine
 from podtally.policy.compiled_classes import UNKNOWN_CLASS, Classes
-from podtally.policy.compiled_joins import Indices, first_of_runs
+from podtally.policy.compiled_joins import Indices, first_of_runs, sum_before
 from podtally.policy.compiled_outcome import OPEN, Doubts, Stage, answers, joined, mask_of
 from podtally.policy.compiled_pairs import (
     DECIDES,
@@ -36,6 +36,8 @@ from podtally.policy.model import (
     POD,
     UNDECLARED,
     UNKNOWN,
+    Policy,
+    Rule,
 )
 
 __all__ = ["OPEN", "Asked", "Tiers"]
@@ -45,6 +47,7 @@ _CAUSE_OF = {SELECTION: engine.SELECTION, UNKNOWN_END: engine.UNKNOWN_END}
 _ALLOWED, _DENIED = mask_of([ALLOWED]), mask_of([DENIED])
 _EITHER, _ANYTHING = _ALLOWED | _DENIED, mask_of([ALLOWED, DENIED, PASS])
 _NOBODY = -1  # instead of an entry
+_COMPARED = 256  # rules
 
 
 class Asked(NamedTuple):
@@ -71,6 +74,7 @@ class Tiers:
     ) -> None:
         self._classes, self._sides = classes, sides
         self._policies = [one.policy for one in policies]
+        self._place = {id(policy): place for place, policy in enumerate(self._policies)}
         self._table = RuleTable(policies, is_egress, classes)
         self._plans = Plans(policies, self._table, is_egress, classes)
         levels = [(policy.tier, policy.priority) for policy in self._policies]
@@ -97,6 +101,25 @@ class Tiers:
         last = asked.spared.copy()
         last[last == OPEN] = self._sides.number(UNDECLARED, engine.OPEN)
         return answers(stages, last, self._sides)
+
+    def nearest(
+        self, policies: Sequence[Policy], batch: Batch
+    ) -> tuple[list[tuple[Policy, Rule]], int]:
+        """Rules of policies of which the fewest halves do not match the one connection, and how
+        many halves that are; at most so many rules that to compare them takes no time.
+        """
+        places = np.array([self._place[id(policy)] for policy in policies], np.int64)
+        entries = self._table.of_policy.of(places).members()[1]
+        if not len(entries):
+            return [], 0
+        failing = self._table.failing(entries, batch)
+        least = int(failing.min())
+        found = []
+        for entry in entries[failing == least][:_COMPARED].tolist():
+            rule = self._table.entries[entry]
+            assert rule is not None
+            found.append((self._policies[self._table.policy[entry]], rule.rule))
+        return found, least
 
     def _planned(self, local: NDArray[np.int32]) -> _Planned:
         classes, of_row = np.unique(local, return_inverse=True)
@@ -134,7 +157,7 @@ class Tiers:
         """
         row, policy = matches.row, self._table.policy[matches.entry]
         takes = (matches.way != DOUBT).astype(np.int64)
-        pairs = matches.take(_before(takes, first_of_runs(row, policy)) == 0)
+        pairs = matches.take(sum_before(takes, first_of_runs(row, policy)) == 0)
         level = self._level[self._table.policy[pairs.entry]]
         certain = (pairs.way == DECIDES) | (pairs.way == UNKNOWN_END)
         starts = first_of_runs(pairs.row, level)
@@ -142,7 +165,7 @@ class Tiers:
         run = np.cumsum(starts) - 1
         has = np.bincount(run[certain], minlength=int(starts.sum())) > 0
         of_run = first_of_runs(pairs.row[starts])
-        kept = _before(has.astype(np.int64), of_run) == 0
+        kept = sum_before(has.astype(np.int64), of_run) == 0
         return pairs.take(kept[run] if len(run) else np.zeros(0, np.bool_))
 
     def _that_differ(self, rules: Pairs) -> Doubts:
@@ -224,8 +247,9 @@ class Tiers:
         self, tier: int, planned: _Planned, rows: Indices, asked: Asked
     ) -> Iterator[Pairs]:
         codes = [plan.tiers[tier] for plan in planned.plans]
-        pairing = Pairing(codes, planned.of_row, rows)
-        return matching(pairing, self._table, asked.batch, asked.strangers)
+        first_only = tier == NETWORK_TIER
+        pairing = Pairing(codes, planned.of_row, rows, asked.strangers, first_only)
+        return matching(pairing, self._table, asked.batch)
 
     def _isolated(self, cause: str, planned: _Planned, rows: Indices) -> Numbers:
         """Sides that name the policies that isolate, or the first of those that may."""
@@ -260,11 +284,3 @@ class Tiers:
     def _says(self, entry: int) -> str:
         rule = self._table.entries[entry]
         return UNKNOWN if rule is None else _VERDICT_OF[rule.rule.action]
-
-
-def _before(takes: NDArray[np.int64], starts: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(n,); the sum of ``takes`` before each place within its run."""
-    total = np.cumsum(takes) - takes
-    first = np.flatnonzero(starts)
-    found: NDArray[np.int64] = total - total[first][np.cumsum(starts) - 1]
-    return found

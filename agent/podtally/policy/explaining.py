@@ -63,5 +63,5 @@ def _of_rule(rule: Rule, policy: Policy, tier: str, ask: Asked) -> Step:
     elif met is None:
         says = f"may match: {doubt(rule, policy, ask)}"
     else:
-        says = f"does not match: {mismatch(rule, policy, ask).words}"
+        says = f"does not match: {mismatch(rule, policy, ask)}"
     return Step(ask.direction, tier, rule_words(policy, rule, ask.direction), says)

@@ -3,6 +3,7 @@
 Only asked for what is shown, so that it may look at everything again.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from podtally.identity.model import Labels
@@ -45,22 +46,60 @@ from podtally.policy.words import (
 )
 
 _BOTH_FAIL = 10  # further away than any rule of which one half matches
+_NEAREST = 1  # no half that fails is nearer
+BOTH_FAIL_LEAST = _BOTH_FAIL + 2 * _NEAREST
+_TOLD = 4  # ports, of those that a rule has
 
 
-class Mismatch(NamedTuple):
-    distance: int  # 0: none
-    words: str
+class Near(NamedTuple):
+    """What of a rule does not match, for certain; the nearest where there are several."""
+
+    distance: int  # 0: it matches, or may
+    policy: Policy
+    rule: Rule
+    at_peer: bool  # the peers do not match
+    peer: Peer | None  # the one that came nearest; None: there are none
+    at_port: bool  # the ports do not match
 
 
-def mismatch(rule: Rule, policy: Policy, ask: Asked) -> Mismatch:
-    """What of the rule does not match, for certain; the nearest where there are several."""
+def near(rule: Rule, policy: Policy, ask: Asked) -> Near:
+    """How near the rule came; without words, which ``words_of`` makes."""
     at_port = meets_ports(rule, ask) is False
     at_peer = meets_peers(rule, policy, ask) is False
-    port = _ports(rule.ports or (), ask) if at_port else Mismatch(0, "")
-    peer = _peers(rule.peers or (), policy, ask) if at_peer else Mismatch(0, "")
+    port = _port_distance(rule.ports or (), ask) if at_port else 0
+    distance, peer = _nearest_peer(rule.peers or (), policy, ask) if at_peer else (0, None)
     further = _BOTH_FAIL if at_port and at_peer else 0
-    words = " and ".join(filter(None, (peer.words, port.words)))
-    return Mismatch(peer.distance + port.distance + further, words)
+    return Near(distance + port + further, policy, rule, at_peer, peer, at_port)
+
+
+def nearest(
+    rules: Iterable[tuple[Policy, Rule]], ask: Asked, least: int | None = None
+) -> Near | None:
+    """The rule that came nearest, the first of equals; ``least``: no distance is less."""
+    found: Near | None = None
+    enough = _NEAREST if least is None else least
+    for policy, rule in rules:
+        other = near(rule, policy, ask)
+        if found is None or other.distance < found.distance:
+            found = other
+            if found.distance <= enough:
+                break
+    return found
+
+
+def words_of(found: Near, ask: Asked) -> str:
+    """What does not match, in words."""
+    peer = port = ""
+    if found.at_peer:
+        peer = _peer_words(found.peer, found.policy, ask) if found.peer else "it names nobody"
+    if found.at_port:
+        port = _ports(found.rule.ports or (), ask)
+    return " and ".join(filter(None, (peer, port)))
+
+
+def mismatch(rule: Rule, policy: Policy, ask: Asked) -> str:
+    """What of the rule does not match, in words; the nearest where there are several."""
+    return words_of(near(rule, policy, ask), ask)
 
 
 def doubt(rule: Rule, policy: Policy, ask: Asked) -> str:
@@ -82,15 +121,23 @@ def doubt(rule: Rule, policy: Policy, ask: Asked) -> str:
     return f"the labels of {who} are not known"
 
 
-def _ports(ports: tuple[Port, ...], ask: Asked) -> Mismatch:
+def _port_distance(ports: tuple[Port, ...], ask: Asked) -> int:
     if not ports:
-        return Mismatch(4, "it has no ports")
+        return 4
+    return _NEAREST if any(p.protocol in (ask.protocol, ANY_PROTOCOL) for p in ports) else 2
+
+
+def _ports(ports: tuple[Port, ...], ask: Asked) -> str:
+    if not ports:
+        return "it has no ports"
     same = [p for p in ports if p.protocol in (ask.protocol, ANY_PROTOCOL)]
     if not same:
         others = sorted({protocol_words(p.protocol) for p in ports})
-        return Mismatch(2, f"{protocol_words(ask.protocol)} is not {listed(others, 'or')}")
+        return f"{protocol_words(ask.protocol)} is not {listed(others, 'or')}"
     asked = f"port {ask.port}" if is_port_known(ask) else "the port"
-    return Mismatch(1, f"{asked} is not {listed([_port(p, ask) for p in same], 'or')}")
+    words = [_port(port, ask) for port in same[:_TOLD]]
+    more = [""] * (len(same) - len(words))  # that are only counted
+    return f"{asked} is not {listed([*words, *more], 'or', _TOLD)}"
 
 
 def _port(port: Port, ask: Asked) -> str:
@@ -106,49 +153,71 @@ def _port(port: Port, ask: Asked) -> str:
     return f"{port.name} ({listed(numbers, 'or') if numbers else f'{who} has none'})"
 
 
-def _peers(peers: tuple[Peer, ...], policy: Policy, ask: Asked) -> Mismatch:
+def _nearest_peer(peers: tuple[Peer, ...], policy: Policy, ask: Asked) -> tuple[int, Peer | None]:
     if not peers:
-        return Mismatch(4, "it names nobody")
-    # min() keeps the first of equals.
-    return min((_peer(peer, policy, ask) for peer in peers), key=lambda m: m.distance)
+        return 4, None
+    least, found = 0, None
+    for peer in peers:
+        distance = _distance(peer, policy, ask)
+        if found is None or distance < least:
+            least, found = distance, peer
+            if least <= _NEAREST:
+                break
+    return least, found
 
 
-def _peer(peer: Peer, policy: Policy, ask: Asked) -> Mismatch:
+def _distance(peer: Peer, policy: Policy, ask: Asked) -> int:
+    party = ask.peer
+    if isinstance(peer, Block):
+        return 1 if any(in_network(n, ask.peer_ip) for n in peer.excepted) else 3
+    if isinstance(peer, NodePeer):
+        return 1 if party.kind == NODE or party.host_network else 4
+    if not isinstance(peer, PodPeer):
+        return 2
+    if party.kind != POD or party.host_network:
+        return 4
+    return 1 if _in_namespace(peer, policy, party) else 2
+
+
+def _in_namespace(peer: PodPeer, policy: Policy, party: Party) -> bool:
+    if peer.namespaces is None:
+        return party.namespace == policy.namespace
+    known = selects_namespace(peer.namespaces, party.namespace, party.namespace_labels)
+    return known is not False
+
+
+def _peer_words(peer: Peer, policy: Policy, ask: Asked) -> str:
     party, who = ask.peer, party_words(ask.peer, ask.peer_ip)
     if isinstance(peer, Block):
         return _block(peer, ask.peer_ip)
     if isinstance(peer, NodePeer):
         if party.kind != NODE and not party.host_network:
-            return Mismatch(4, f"{who} is no node")
-        return Mismatch(1, f"node {party.node} {_lacks(peer.nodes, party.node_labels)}")
+            return f"{who} is no node"
+        return f"node {party.node} {_lacks(peer.nodes, party.node_labels)}"
     if isinstance(peer, PodPeer):
         return _pod(peer, policy, party, who)
-    words = f"{who} is not selected" if party.kind == HOST else f"{who} is no endpoint of a host"
-    return Mismatch(2, words)
+    return f"{who} is not selected" if party.kind == HOST else f"{who} is no endpoint of a host"
 
 
-def _block(block: Block, ip: int) -> Mismatch:
+def _block(block: Block, ip: int) -> str:
     for excepted in block.excepted:
         if in_network(excepted, ip):
             inside = f"{network_words(excepted)}, excepted from {network_words(block.network)}"
-            return Mismatch(1, f"{address_words(ip)} is in {inside}")
-    return Mismatch(3, f"{address_words(ip)} is not in {network_words(block.network)}")
+            return f"{address_words(ip)} is in {inside}"
+    return f"{address_words(ip)} is not in {network_words(block.network)}"
 
 
-def _pod(peer: PodPeer, policy: Policy, party: Party, who: str) -> Mismatch:
+def _pod(peer: PodPeer, policy: Policy, party: Party, who: str) -> str:
     if party.kind != POD:
-        return Mismatch(4, f"{who} is no pod")
+        return f"{who} is no pod"
     if party.host_network:
-        return Mismatch(4, f"{who} uses its node's network, so no pod selector means it")
-    if peer.namespaces is None and party.namespace != policy.namespace:
-        return Mismatch(2, f"{who} is not in namespace {policy.namespace}")
-    if (
-        peer.namespaces is not None
-        and selects_namespace(peer.namespaces, party.namespace, party.namespace_labels) is False
-    ):
-        labels = (*(party.namespace_labels or ()), (NAMESPACE_NAME_LABEL, party.namespace))
-        return Mismatch(2, f"namespace {party.namespace} {_lacks(peer.namespaces, labels)}")
-    return Mismatch(1, f"{who} {_lacks(peer.pods, party.labels)}")
+        return f"{who} uses its node's network, so no pod selector means it"
+    if _in_namespace(peer, policy, party):
+        return f"{who} {_lacks(peer.pods, party.labels)}"
+    if peer.namespaces is None:
+        return f"{who} is not in namespace {policy.namespace}"
+    labels = (*(party.namespace_labels or ()), (NAMESPACE_NAME_LABEL, party.namespace))
+    return f"namespace {party.namespace} {_lacks(peer.namespaces, labels)}"
 
 
 def _lacks(selector: Selector, labels: Labels | None) -> str:

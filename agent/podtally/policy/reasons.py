@@ -3,11 +3,15 @@
 Made when it is asked for; see ``explaining`` for every step.
 """
 
+from collections.abc import Callable
+
 from podtally.policy import engine
-from podtally.policy.mismatch import doubt, mismatch
-from podtally.policy.model import NOBODY_KNOWS, Policy, Question, Rule, Side, Verdict
+from podtally.policy.mismatch import Near, doubt, nearest, words_of
+from podtally.policy.model import NOBODY_KNOWS, Policy, Question, Side, Verdict
 from podtally.policy.rules import EGRESS, INGRESS, Asked, rules_of
 from podtally.policy.words import listed, party_words, policy_words, protocol_words, rule_words
+
+Search = Callable[[tuple[Policy, ...], Asked], Near | None]
 
 _POLICIES_TOLD = 5
 _BY_SERVICE = ", through a Service where no admin rule denies it"
@@ -24,13 +28,15 @@ def reason(question: Question, verdict: Verdict) -> str:
     return "; ".join(dict.fromkeys(sentences))
 
 
-def side_reason(side: Side, ask: Asked) -> str:
+def side_reason(side: Side, ask: Asked, search: Search | None = None) -> str:
+    """``search`` finds the rule that came nearest, of policies that isolate."""
     words = _by_cause(side, ask)
     if words is not None:
         return words
-    policies = listed([policy_words(policy) for policy in side.policies], "and")
+    policies = _named(side)
     if side.cause == engine.ISOLATED:
-        return f"isolated in {ask.direction} by {policies}; {_nearest_words(side.policies, ask)}"
+        nearest_ = _nearest_words(side.policies, ask, search or _of_all)
+        return f"isolated in {ask.direction} by {policies}; {nearest_}"
     if side.cause == engine.SAME_PRIORITY:
         return f"{policies} have the same priority and do not agree"
     if side.cause == engine.PROTOCOL:
@@ -40,6 +46,21 @@ def side_reason(side: Side, ask: Asked) -> str:
         return f"{policies} cannot be read: {side.policies[0].unreadable}"
     local = party_words(ask.local, 0)
     return f"whether {policies} selects {local} in {ask.direction} is not known: its labels are not"
+
+
+def short_reason(side: Side, direction: str) -> str:
+    """What decided, without why: it costs nothing, whatever the policies are."""
+    if side.rule is not None and side.policies:
+        return rule_words(side.policies[0], side.rule, direction)
+    if side.policies:
+        words = {engine.ISOLATED: "isolated", engine.UNREADABLE: "unreadable"}
+        return f"{words.get(side.cause, side.cause)} in {direction} by {_named(side)}"
+    return side.cause
+
+
+def _named(side: Side) -> str:
+    told = [policy_words(policy) for policy in side.policies[:_POLICIES_TOLD]]
+    return listed([*told, *[""] * (len(side.policies) - len(told))], "and")
 
 
 def deciding(side: Side) -> str:
@@ -57,24 +78,20 @@ def deciding(side: Side) -> str:
     return ",".join(words)
 
 
-def nearest(policies: tuple[Policy, ...], ask: Asked) -> tuple[Policy, Rule, str] | None:
-    """Of the rules that do not match the one that came nearest, the first of equals; and why."""
-    found: tuple[Policy, Rule, str] | None = None
-    least = 0
-    for policy in policies:
-        for rule in rules_of(policy, ask.direction) or ():
-            distance, words = mismatch(rule, policy, ask)
-            if found is None or distance < least:
-                found, least = (policy, rule, words), distance
-    return found
-
-
-def _nearest_words(policies: tuple[Policy, ...], ask: Asked) -> str:
-    found = nearest(policies, ask)
+def _nearest_words(policies: tuple[Policy, ...], ask: Asked, search: Search) -> str:
+    found = search(policies, ask)
     if found is None:
         return f"nothing is allowed in {ask.direction}"
-    policy, rule, words = found
-    return f"nearest {rule_words(policy, rule, ask.direction)}: {words}"
+    rule = rule_words(found.policy, found.rule, ask.direction)
+    return f"nearest {rule}: {words_of(found, ask)}"
+
+
+def _of_all(policies: tuple[Policy, ...], ask: Asked) -> Near | None:
+    """The nearest of all rules, one after the other."""
+    return nearest(
+        ((policy, rule) for policy in policies for rule in rules_of(policy, ask.direction) or ()),
+        ask,
+    )
 
 
 def _by_cause(side: Side, ask: Asked) -> str | None:

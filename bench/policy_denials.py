@@ -1,0 +1,119 @@
+"""Denials by the thousands a second, under a policy of thousands of rules, for ``judge``.
+
+What an epoch does with them: names, verdicts, events, and reasons for the flow log. A pod
+scans the ports of an address, addresses that no rule has, and addresses that rules have with
+another port; each connection is a new one. The CPU time of the slowest epoch is what counts.
+"""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench import policy_cluster as cluster
+from podtally.identity.addresses import AddressBook
+from podtally.identity.model import Endpoint
+from podtally.identity.places import Places
+from podtally.identity.table import Names, build, build_networks
+from podtally.ledger.connections import BEGAN_HERE, KEY, Flags
+from podtally.ledger.ledger import Ledger, Limits
+from podtally.ledger.remotes import Flows, Present
+from podtally.policy.declared import Declared
+from podtally.policy.model import (
+    ALLOW,
+    DENIED,
+    EVERYTHING,
+    TCP,
+    Block,
+    Network,
+    PodSubject,
+    Policy,
+    Port,
+    Rule,
+)
+
+RULES, DENIALS, EPOCHS = 10_000, 10_000, 4
+SHAPES = ("ports of an address", "addresses outside all rules", "addresses of the rules")
+SEEN = Flags(shift=16, syn_only=256, syn_ack=512)
+
+_SECOND = 1_000_000_000
+_MAPPED = 0xFFFF << 32
+_LOCAL = _MAPPED | 10 << 24 | 99 << 16 | 2
+_BLOCKS = _MAPPED | 10 << 24  # 10.0.0.0/24, 10.0.1.0/24, ...
+_OUTSIDE = _MAPPED | 203 << 24
+
+
+class Epochs(NamedTuple):
+    seconds: list[float]  # CPU time of each
+    denied: int
+    reasons: int  # different ones
+
+
+def policy(rules: int = RULES) -> Policy:
+    """So many blocks, each with a port of its own; it isolates all pods of its namespace."""
+    written = tuple(
+        Rule(
+            index,
+            ALLOW,
+            (Block(Network(_BLOCKS | index << 8, 120)),),
+            (Port(TCP, 1000 + index, 1000 + index),),
+        )
+        for index in range(rules)
+    )
+    return Policy("NetworkPolicy", "shop", "many", PodSubject(None, EVERYTHING), None, written)
+
+
+def run(shape: str, policies: list[Policy], epochs: int = EPOCHS) -> Epochs:
+    """The first epoch also compiles the policies, as after a restart."""
+    web = Endpoint("shop", "web-0", "web", "Deployment", "kubernetes", (("app", "web"),), "u-web")
+    networks = build_networks({})
+    names: Names = build({7: web}, {}, AddressBook(networks.owners).table(), networks)
+    declared = Declared((*policies, policy()), (), ())
+    places = Places("n1", {"shop": ()}, {"n1": ()}, known=True)
+    limits = Limits(series=10_000, connections=100_000, grace_ns=300 * _SECOND)
+    ledger = Ledger(SEEN, limits, keep_ended=True)
+    seconds, denied, reasons = [], 0, set[str]()
+    for epoch in range(epochs):
+        now_ns = (1000 + epoch) * _SECOND
+        flows = _flows(shape, epoch, now_ns)
+        present = Present(names, now_ns, places=places, declared=declared)
+        start = time.process_time()
+        ledger.naming.name(flows, present, wait=False)
+        words = ledger.naming.explain(flows, [DENIED] * DENIALS, present)
+        seconds.append(time.process_time() - start)
+        denied += sum("isolated in egress by shop/many" in text for text in words.reasons)
+        reasons.update(words.reasons)
+    return Epochs(seconds, denied, len(reasons))
+
+
+def _flows(shape: str, epoch: int, now_ns: int) -> Flows:
+    number = np.arange(DENIALS) + epoch * DENIALS
+    port = np.full(DENIALS, 7, np.int64)
+    if shape == SHAPES[0]:
+        low = np.full(DENIALS, _OUTSIDE + epoch, np.uint64)
+        port = 1 + number % 65_535
+    elif shape == SHAPES[1]:
+        low = (_OUTSIDE + number).astype(np.uint64)
+    else:
+        low = (_BLOCKS + (number % RULES << 8) + 1 + epoch).astype(np.uint64)
+    key = np.zeros(DENIALS, KEY)
+    key["local_address"] = _words(np.full(DENIALS, _LOCAL, np.uint64))
+    key["remote_address"] = _words(low)
+    key["ifindex"], key["protocol"] = 7, TCP
+    key["local_port"], key["remote_port"] = 40_000 + number % 20_000, port
+    nothing = np.zeros(DENIALS, np.uint64)
+    began = np.full(DENIALS, BEGAN_HERE, np.uint8)
+    at_ns = np.full(DENIALS, now_ns, np.int64)
+    return Flows(key, began, at_ns, nothing, nothing.astype(np.int64))
+
+
+def _words(low: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    both = np.zeros((len(low), 2), np.uint64)
+    both[:, 1] = low
+    return both.byteswap()
+
+
+def few(policies: list[Policy]) -> list[Policy]:
+    """Of the cluster's policies those of namespaces, since others would be for this pod too."""
+    return policies[cluster.CLUSTER_POLICIES :]
