@@ -91,7 +91,7 @@ frontend-7d    1.2 MB  34.6 kB    1,234  :80 <- user       unknown   5.5 kB  550
                                          -> backend :3000  allowed    700 B   70 B/s
 stray-x2        230 B    460 B       23  -> private :4444  ! denied   460 B   46 B/s
 
-EVENTS (what no policy allows; podtally blocks nothing, it tells)
+EVENTS (what no policy allows; podtally blocks nothing)
 12:00:00Z  stray-x2 -> private 198.18.7.7:4444  denied  23 connections
     isolated in egress by shop/default-deny; nothing is allowed in egress
 
@@ -126,8 +126,23 @@ def test_a_narrow_terminal_sees_the_conversations_and_no_line_too_long() -> None
     assert row == "frontend-7d :80 <- user unknown 5.5 kB 550 B/s"
     assert max(map(len, lines)) <= 80
     lines = drawn(after_ten_seconds(), Style(40, colour=False))
-    assert max(map(len, lines[3:])) <= 40
+    assert max(map(len, lines)) <= 40
     assert "nothing is allowed in egress" in " ".join(map(str.strip, lines))
+
+
+@pytest.mark.parametrize("columns", [60, 70, 79])
+def test_a_narrow_terminal_loses_no_word_and_no_figure(columns: int) -> None:
+    def words(lines: list[str]) -> list[str]:
+        return " ".join(lines).split()
+
+    lines = drawn(after_ten_seconds(), Style(columns, colour=False))
+    assert max(map(len, lines)) <= columns
+    wide = drawn(after_ten_seconds(), PLAIN._replace(columns=99))
+    if columns < 68:
+        wide = [re.sub(r"RATE$|[\d.]+ k?B/s$", "", line) for line in wide]
+    assert [word for word in words(wide) if word not in words(lines)] == []
+    assert "RATE" in words(lines) or columns < 68
+    assert " ".join(words(lines)).endswith(" interfaces, each one accounted for")
 
 
 def test_a_low_terminal_does_without_the_pages_of_the_books() -> None:

@@ -34,10 +34,12 @@ def table(rows: Sequence[Sequence[Cell]], style: Style) -> list[str]:
 
 
 def _line(row: Sequence[Cell], widths: Sequence[int], style: Style) -> str:
-    """One line, cut at the last column; colours take no room."""
+    """One line, cut at the last column, but never a figure; colours take no room."""
     room, parts = style.columns, []
     for cell, width in zip(row, widths, strict=False):
         text = (cell.text.rjust(width) if cell.right else cell.text.ljust(width))[: max(room, 0)]
+        if cell.right and len(text) < len(cell.text.rjust(width)):
+            text = ""  # 1,234 would read as 1,23
         parts.append(paint(text, cell.colour, style))
         room -= width + 2
     return "  ".join(parts).rstrip()

@@ -11,7 +11,6 @@ from podtally.commands.tables import (
     RED,
     Cell,
     Style,
-    cut,
     human,
     paint,
     table,
@@ -26,6 +25,7 @@ from podtally.policy.model import DENIED
 _MOST_USES = 4  # lines of a pod, so that the table stays on one screen
 _MOST_EVENTS = 3
 _WIDE_COLUMNS = 100
+_RATE_COLUMNS = 68  # what a table with the demo's longest names and rates takes
 
 _TITLE = "user -> frontend :80 -> backend :3000 -> database :3306; payments; and a stray"
 _REASON_INDENT = 4
@@ -36,8 +36,8 @@ _UseKey = tuple[str, bool, str, str, str]  # pod, whether it asks, peer, protoco
 def render(now: Snapshot, before: Snapshot, url: str, style: Style) -> list[str]:
     """Draw ``now``; rates are those since ``before``. The page-long books go first if rows lack."""
     above = [
-        paint(_TITLE, BOLD, style),
-        f"{now.at_seconds:.0f} s of traffic; all that podtally counts: {url}",
+        *_painted(_TITLE, BOLD, style),
+        *wrapped(f"{now.at_seconds:.0f} s of traffic; all that podtally counts: {url}", 0, style),
         "",
         *table(_pods(now, before, style), style),
         "",
@@ -68,15 +68,18 @@ def to_json(final: Snapshot) -> str:
 
 
 def _pods(now: Snapshot, before: Snapshot, style: Style) -> list[list[Cell]]:
-    """A line a conversation; a wide table has the pods' own totals too."""
+    """A line a conversation; a wide table has the pods' own totals too, a narrow one no rates."""
     totals = ["received", "sent", "packets"] if style.columns >= _WIDE_COLUMNS else []
-    heads = ["pod", *totals, "conversation", "verdict", "bytes", "rate"]
+    rates = ["rate"] if style.columns >= _RATE_COLUMNS else []
+    heads = ["pod", *totals, "conversation", "verdict", "bytes", *rates]
     rows = [[Cell(head.upper(), BOLD, head in (*totals, "bytes", "rate")) for head in heads]]
     span = now.at_seconds - before.at_seconds
     earlier = {key: use.bytes for row in before.pods for key, use in _keyed(row)}
     for row in now.pods:
         lines = [
-            _use(key, use, (use.bytes - earlier.get(key, 0)) / span if span > 0 else 0.0)
+            _use(key, use, (use.bytes - earlier.get(key, 0)) / span if span > 0 else 0.0)[
+                : 3 + len(rates)
+            ]
             for key, use in _keyed(row)
         ] or [[Cell("-")]]
         if len(lines) > _MOST_USES:
@@ -119,14 +122,12 @@ def _conversation(use: Use, asks: bool) -> str:
 
 def _events(events: Sequence[Event], style: Style) -> list[str]:
     """The last that were told of, denials first, each with its reason on lines below it."""
-    head = paint(
-        cut("EVENTS (what no policy allows; podtally blocks nothing, it tells)", style), BOLD, style
-    )
+    head = _painted("EVENTS (what no policy allows; podtally blocks nothing)", BOLD, style)
     shown = sorted(events, key=lambda event: (event.event == DENIED, event.time))[-_MOST_EVENTS:]
-    lines = [head] if events else [head, "none"]
+    lines = head if events else [*head, "none"]
     for event in events:
         if event in shown:
-            lines.append(paint(cut(_event(event), style), verdict_colour(event.event), style))
+            lines += _painted(_event(event), verdict_colour(event.event), style)
             lines += wrapped(event.reason, _REASON_INDENT, style)
     if len(events) > len(shown):
         lines.append(f"and {len(events) - len(shown)} more")
@@ -164,7 +165,11 @@ def _books(books: Sequence[BookRow]) -> list[list[Cell]]:
 def _judgement(now: Snapshot, style: Style) -> list[str]:
     wrong = faults(now)
     if wrong:
-        return [paint(cut(line, style), RED, style) for line in wrong[:3]]
+        return [line for fault in wrong[:3] for line in _painted(fault, RED, style)]
     counted = sum(book.flows + book.other + book.overflow for book in now.books)
     text = f"the books close: {counted:,} bytes on the interfaces, each one accounted for"
-    return [paint(cut(text, style), GREEN, style)]
+    return _painted(text, GREEN, style)
+
+
+def _painted(text: str, colour: str, style: Style) -> list[str]:
+    return [paint(line, colour, style) for line in wrapped(text, 0, style)]
