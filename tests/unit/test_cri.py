@@ -158,7 +158,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "cri.sock"
 
 
-def call(path: Path, seconds: float = 5) -> bytes:
+def call(path: Path, seconds: float = BOUND_SECONDS) -> bytes:
     return grpc.call(path, LIST, b"question", seconds)
 
 
