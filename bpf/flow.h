@@ -46,7 +46,16 @@
 #define SEEN_SOCKET 1024 /* uplinks only: the packet is of, or for, a socket of the host */
 #define SEEN_GROUP 2048 /* sent to a group: by the frame's destination, or the packet's */
 #define SEEN_UNPARSED 4096 /* the ports, or the TCP flags, are not all in the packet */
+#define SEEN_ICMP_ERROR 8192 /* the row is of errors about another flow: see below */
+#define SEEN_ICMP_RELAYED 16384 /* and they came from another than that flow's end */
 #define SEEN_CARRIED_BIT 63 /* the cold row has carries */
+
+/*
+ * ICMP errors have rows of their own, with the keys of ICMP. The fingerprint is that of the
+ * flow they are about, XOR this constant shifted by the direction, and by two more if they
+ * were relayed: so the flow can be found, and rows of different origin stay apart.
+ */
+#define ERROR_FINGERPRINT 7046029254386353131
 
 /* In which account of `books` a packet without a flow is booked. */
 #define ACCOUNT_OTHER 0 /* not IP, no whole IP header, or link housekeeping (link.h) */

@@ -33,6 +33,7 @@
 #define IP_FRAGMENT 0x3fff /* more fragments, or an offset: RFC 791 3.1 */
 #define IP_LATER_FRAGMENT 0x1fff
 #define IP6_LATER_FRAGMENT 0xfff8 /* RFC 8200 4.5 */
+#define IP6_MORE_FRAGMENTS 1
 #define MAX_VLAN_TAGS 2
 #define MAX_EXTENSION_HEADERS 8 /* RFC 8200 4.1 has six kinds; what is behind a ninth is not read */
 #define EXTENSION_SIZE 8 /* at least */
@@ -55,6 +56,12 @@ struct packet {
 	u8 tcp_flags;
 	bool ipv4;
 	u16 facts; /* SEEN_*, of this packet */
+};
+
+/* What lies behind the IP headers of a packet that parse_any() took, as far as it says. */
+struct rest {
+	u32 offset;
+	u32 size; /* 0: a fragment */
 };
 
 struct vlan_tag {
@@ -196,7 +203,7 @@ static __always_inline bool ends_with_packet(struct __sk_buff *skb, u32 offset, 
  * it is no housekeeping.
  */
 static __always_inline int parse_ipv4(struct __sk_buff *skb, u32 offset, struct packet *packet,
-				      const bool routers)
+				      struct rest *rest, const bool routers)
 {
 	bool group_frame = packet->facts & SEEN_GROUP;
 	struct iphdr ip;
@@ -230,6 +237,8 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, u32 offset, struct 
 		    is_dhcp(skb, &ip, offset, end - offset, routers))
 			return -1;
 	}
+	rest->offset = offset;
+	rest->size = ip.frag_off & htons(IP_FRAGMENT) ? 0 : end - offset;
 	parse_ports(skb, offset, end, packet);
 	return 0;
 }
@@ -243,8 +252,9 @@ static __always_inline bool is_extension(u8 protocol)
 }
 
 static __always_inline int parse_ipv6(struct __sk_buff *skb, u32 offset, struct packet *packet,
-				      const __be16 *mac, const bool routers)
+				      struct rest *rest, const __be16 *mac, const bool routers)
 {
+	bool fragment = false;
 	struct ipv6hdr ip;
 	u32 size, end;
 
@@ -284,6 +294,7 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, u32 offset, struct 
 					packet->facts |= SEEN_UNPARSED;
 				return 0;
 			}
+			fragment = extension.fragment & htons(IP6_MORE_FRAGMENTS);
 			offset += 8; /* fixed size, RFC 8200 4.5 */
 		} else if (kind == IPPROTO_AH) {
 			offset += (extension.length + 2) * 4; /* RFC 4302 2.2 */
@@ -293,13 +304,15 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, u32 offset, struct 
 	}
 	if (is_extension(packet->protocol))
 		packet->facts |= SEEN_UNPARSED;
+	rest->offset = offset;
+	rest->size = fragment || offset > end ? 0 : end - offset;
 	parse_ports(skb, offset, end, packet);
 	return 0;
 }
 
 /* Any frame, at leisure. -1: no IP header, or link housekeeping. */
 static __always_inline int parse_any(struct __sk_buff *skb, struct packet *packet,
-				     const bool routers)
+				     struct rest *rest, const bool routers)
 {
 	__be16 type = SKB_FIELD(skb, protocol);
 	u32 offset = ETH_HLEN;
@@ -321,8 +334,8 @@ static __always_inline int parse_any(struct __sk_buff *skb, struct packet *packe
 		offset += sizeof(tag);
 	}
 	if (type == htons(ETH_P_IP))
-		return parse_ipv4(skb, offset, packet, routers);
+		return parse_ipv4(skb, offset, packet, rest, routers);
 	if (type == htons(ETH_P_IPV6))
-		return parse_ipv6(skb, offset, packet, macs + ETH_ALEN / 2, routers);
+		return parse_ipv6(skb, offset, packet, rest, macs + ETH_ALEN / 2, routers);
 	return -1;
 }

@@ -17,6 +17,7 @@
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 #include "parse.h"
+#include "quote.h"
 
 #define BLOCKS (SLOTS / BLOCK_SLOTS) /* in each half */
 #define MMAPABLE 1024 /* BPF_F_MMAPABLE, as a literal: bcc wants one */
@@ -115,6 +116,38 @@ static __always_inline u64 fingerprint_of(const struct flow *flow, bool ipv4)
 	sum *= SECRET_1;
 	sum ^= sum >> 29;
 	return sum ? sum : 1; /* 0 is a free slot */
+}
+
+/* Turned to the endpoint's side. */
+static __always_inline void turn(struct flow *flow, const struct packet *packet, u32 direction)
+{
+	bool from = direction == FROM_ENDPOINT;
+
+	flow->protocol = packet->protocol;
+	flow->local = from ? packet->source : packet->destination;
+	flow->remote = from ? packet->destination : packet->source;
+	flow->local_port = from ? packet->source_port : packet->destination_port;
+	flow->remote_port = from ? packet->destination_port : packet->source_port;
+}
+
+/* The fingerprint of a row of ICMP errors; 0: the packet is none. */
+static __always_inline u64 fingerprint_of_error(struct __sk_buff *skb, struct packet *packet,
+						const struct rest *rest, u32 ifindex,
+						const u32 direction, const bool uplink)
+{
+	struct flow flow = { .ifindex = ifindex };
+	struct packet quoted = {};
+	u32 shift = direction;
+	u64 fingerprint;
+
+	if (packet->protocol != (packet->ipv4 ? IPPROTO_ICMP : IPPROTO_ICMPV6) || !rest->size ||
+	    !parse_quote(skb, packet, rest, &quoted, uplink || direction == TO_ENDPOINT))
+		return 0;
+	turn(&flow, &quoted, direction == FROM_ENDPOINT ? TO_ENDPOINT : FROM_ENDPOINT);
+	if (packet->facts & SEEN_ICMP_RELAYED)
+		shift += 2;
+	fingerprint = fingerprint_of(&flow, packet->ipv4) ^ (u64)ERROR_FINGERPRINT << shift;
+	return fingerprint ? fingerprint : 1;
 }
 
 /* The socket that a TCP or UDP packet is for, connected or listening; to be released. */
@@ -266,9 +299,10 @@ static __always_inline void note_sender(struct __sk_buff *skb, u32 index)
 static __always_inline int count(struct __sk_buff *skb, const u32 direction, const bool uplink)
 {
 	struct packet packet;
+	struct rest rest = {};
 	struct flow flow;
 	u64 packets = SKB_FIELD(skb, gso_segs), bytes = SKB_FIELD(skb, len);
-	u64 fingerprint, traffic, flags;
+	u64 fingerprint, traffic, flags, error = 0;
 	u32 zero = 0, ifindex = SKB_FIELD(skb, ifindex), half, block_index, start;
 	struct control *ctl;
 	struct block *block;
@@ -279,19 +313,15 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 		note_tag(ifindex, direction);
 	if (parse_plain(skb, &packet)) {
 		packet = (struct packet){}; /* else the common path stores zeroes for this one */
-		if (parse_any(skb, &packet, uplink || direction == TO_ENDPOINT)) {
+		if (parse_any(skb, &packet, &rest, uplink || direction == TO_ENDPOINT)) {
 			book(ifindex, direction, ACCOUNT_OTHER, bytes, packets);
 			return TC_ACT_UNSPEC;
 		}
+		error = fingerprint_of_error(skb, &packet, &rest, ifindex, direction, uplink);
 	}
 	flow.ifindex = ifindex;
-	flow.protocol = packet.protocol;
-	flow.local = direction == FROM_ENDPOINT ? packet.source : packet.destination;
-	flow.remote = direction == FROM_ENDPOINT ? packet.destination : packet.source;
-	flow.local_port = direction == FROM_ENDPOINT ? packet.source_port : packet.destination_port;
-	flow.remote_port =
-		direction == FROM_ENDPOINT ? packet.destination_port : packet.source_port;
-	fingerprint = fingerprint_of(&flow, packet.ipv4);
+	turn(&flow, &packet, direction);
+	fingerprint = error ? error : fingerprint_of(&flow, packet.ipv4);
 	flags = packet.tcp_flags | packet.facts;
 	if (uplink && direction == FROM_ENDPOINT && skb->sk)
 		flags |= SEEN_SOCKET;

@@ -37,6 +37,7 @@ def test_limits_fit_the_words_they_cut_up() -> None:
     assert layout.packet_carry_bit == 63
     facts = [layout.seen_syn_only, layout.seen_syn_ack, layout.seen_socket]
     facts += [layout.seen_group, layout.seen_unparsed]
+    facts += [layout.seen_icmp_error, layout.seen_icmp_relayed]
     assert facts == [256 << bit for bit in range(len(facts))]
     assert facts[-1] < 1 << layout.seen_shift
     assert layout.text == TEXT

@@ -49,6 +49,9 @@ class Layout:
     seen_socket: int  # 0 in layouts that did not know of sockets: no row says so
     seen_group: int  # 0, as the next: layouts that did not tell
     seen_unparsed: int
+    seen_icmp_error: int
+    seen_icmp_relayed: int
+    error_fingerprint: int
     seen_carried_bit: int
 
 
@@ -96,6 +99,9 @@ def parse(text: str) -> Layout:
             seen_socket=constants.get("SEEN_SOCKET", 0),
             seen_group=constants.get("SEEN_GROUP", 0),
             seen_unparsed=constants.get("SEEN_UNPARSED", 0),
+            seen_icmp_error=constants.get("SEEN_ICMP_ERROR", 0),
+            seen_icmp_relayed=constants.get("SEEN_ICMP_RELAYED", 0),
+            error_fingerprint=constants.get("ERROR_FINGERPRINT", 0),
             seen_carried_bit=constants["SEEN_CARRIED_BIT"],
         )
     except KeyError as missing:

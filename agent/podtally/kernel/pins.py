@@ -26,7 +26,7 @@ from podtally.kernel import abi, bpf
 PROGRAMS = ("from_pod", "to_pod", "from_host", "to_host")
 MAPS = ("control", "hot", "cold", "used", "books", "fence", "fence_inner")
 SECRETS = 8
-SOURCES = ("podtally.c", "parse.h", "link.h", "flow.h")
+SOURCES = ("podtally.c", "parse.h", "link.h", "quote.h", "flow.h")
 BPF_FS_MAGIC = "bpf"
 
 

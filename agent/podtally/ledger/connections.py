@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.kernel import abi
+from podtally.kernel.table import Rows
 from podtally.ledger.shares import level
 
 TCP = 6
@@ -17,6 +18,7 @@ TCP_FIN, TCP_RST, TCP_ACK = 1, 4, 16
 
 BEGAN_UNKNOWN, BEGAN_HERE, BEGAN_THERE = 0, 1, 2
 UNNAMED = -1  # the account of a connection that is to be named again
+NO_CONNECTION = -2  # instead of an account: there is no such connection
 
 # The key of a flow as the kernel keeps it; addresses are words in network order.
 KEY = np.dtype(
@@ -76,6 +78,9 @@ class Flags(NamedTuple):
     socket: int = 0  # 0: programs that did not look for sockets
     group: int = 0  # sent to a group, by the frame's destination or the packet's
     unparsed: int = 0  # ports or TCP flags could not all be read
+    icmp_error: int = 0  # a row of errors about another flow
+    icmp_relayed: int = 0
+    error_fingerprint: int = 0
 
 
 def flags_of(layout: abi.Layout) -> Flags:
@@ -87,6 +92,9 @@ def flags_of(layout: abi.Layout) -> Flags:
         layout.seen_socket,
         layout.seen_group,
         layout.seen_unparsed,
+        layout.seen_icmp_error,
+        layout.seen_icmp_relayed,
+        layout.error_fingerprint,
     )
 
 
@@ -180,6 +188,28 @@ class Connections:
         columns.packets[place] += amounts[1]
         columns.seen[place] |= seen
         columns.last_ns[place] = now_ns
+
+    def add_errors(
+        self, quoted: NDArray[np.uint64], rows: Rows, now_ns: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Add rows of ICMP errors to the connections they quote, which ``settle`` has not
+        sorted in yet either. Returns their accounts and events, NO_CONNECTION where there
+        is none. (n,) each
+        """
+        account = np.full(len(quoted), NO_CONNECTION, np.int32)
+        event = np.full(len(quoted), NO_CONNECTION, np.int32)
+        for columns in (self.columns, *self._new):
+            place = np.searchsorted(columns.fingerprint, quoted)
+            place[place == len(columns.fingerprint)] = 0
+            found = np.zeros(len(quoted), np.bool_)
+            if len(columns.fingerprint):
+                found = columns.fingerprint[place] == quoted
+            at = place[found]
+            np.add.at(columns.bytes, at, rows.bytes[found])
+            np.add.at(columns.packets, at, rows.packets[found])
+            columns.last_ns[at] = now_ns
+            account[found], event[found] = columns.account[at], columns.event[at]
+        return account, event
 
     def reborn(self, place: NDArray[np.int64], seen: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Which rows begin anew what had ended: the ports are used again. (n,)"""

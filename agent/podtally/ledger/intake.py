@@ -10,6 +10,7 @@ from podtally.ledger.accounts import Accounts
 from podtally.ledger.connections import (
     BEGAN_UNKNOWN,
     KEY,
+    NO_CONNECTION,
     UNNAMED,
     Columns,
     Connections,
@@ -17,6 +18,7 @@ from podtally.ledger.connections import (
 )
 from podtally.ledger.events import NO_EVENT, Events
 from podtally.ledger.naming import Named, Naming
+from podtally.ledger.quoted import errors_among, quoted_fingerprints
 from podtally.ledger.remotes import Flows, Present, flows_of
 
 ColdRows = Callable[[NDArray[np.int64]], NDArray[np.void]]
@@ -34,6 +36,7 @@ class Intake:
         self.naming = naming
         self.began_unknown = 0
         self.replaced: list[Columns] = []  # connections in whose ports others have begun
+        self._errors: list[tuple[Rows, ColdRows]] = []  # of this epoch
         self._flags = connections.flags
         self.begin()
 
@@ -43,7 +46,40 @@ class Intake:
         self.replaced = []
 
     def book_rows(self, rows: Rows, cold: ColdRows, present: Present) -> None:
-        """Book a batch of rows, each connection at most once in an epoch."""
+        """Book a batch of rows, each connection at most once in an epoch.
+
+        Rows of ICMP errors wait for the epoch's last batch: what they quote may be in it.
+        """
+        errors = errors_among(rows.seen, self._flags)
+        if errors.any():
+            self._errors.append((Rows._make(column[errors] for column in rows), cold))
+            rows = Rows._make(column[~errors] for column in rows)
+        self._book(rows, cold, present)
+
+    def book_errors(self, present: Present) -> None:
+        """Book the epoch's ICMP errors: each with the connection it quotes.
+
+        One that quotes no connection is ICMP of its sender, to be judged as such.
+        """
+        held, self._errors = self._errors, []
+        for rows, cold in held:
+            quoted = quoted_fingerprints(rows, self._flags)
+            account, event = self.connections.add_errors(quoted, rows, present.now_ns)
+            unnamed = account == UNNAMED
+            if unnamed.any():
+                place, _ = self.connections.find(np.unique(quoted[unnamed]))
+                self.rename(place, present)
+                place = np.searchsorted(self.connections.columns.fingerprint, quoted[unnamed])
+                account[unnamed] = self.connections.columns.account[place]
+                event[unnamed] = self.connections.columns.event[place]
+            found = account != NO_CONNECTION
+            some = Rows._make(column[found] for column in rows)
+            self._add(Named(account[found].astype(np.int64), event[found]), some, present.now_ns)
+            self._book(Rows._make(column[~found] for column in rows), cold, present)
+
+    def _book(self, rows: Rows, cold: ColdRows, present: Present) -> None:
+        if not len(rows.fingerprint):
+            return
         place, known = self.connections.find(rows.fingerprint)
         if known.all():
             booked = self._book_known(rows, place, cold, present)

@@ -121,6 +121,7 @@ class Ledger:
         after this. Returns the connections that ended, if they are to be kept.
         """
         now_ns = present.now_ns
+        self.intake.book_errors(present)
         self._settle_interfaces(self._tally(), present)
         self._settle_flows(now_ns)
         replaced = self.intake.replaced
