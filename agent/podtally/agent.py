@@ -275,6 +275,9 @@ class Agent:
         for resource, count in sources.objects.items():
             metrics.kubernetes_objects.labels(resource).set(count)
         metrics.conntrack.set(sources.conntrack)
+        metrics.contradicted.clear()
+        for (namespace, workload), count in sources.contradicted.items():
+            metrics.contradicted.labels(namespace, workload).set(count)
         self._tell_of_policies()
         watcher = parts.watcher
         now = (watcher.attach_errors, watcher.resyncs, sources.errors, sources.lists)

@@ -20,6 +20,7 @@ from podtally.identity.cgroup_ids import CgroupIds, find_mount
 from podtally.identity.cgroup_rights import hierarchies
 from podtally.identity.cluster import Clocks, Cluster
 from podtally.identity.containers import Containers
+from podtally.identity.contradictions import Contradictions, Counts
 from podtally.identity.cri import Cri
 from podtally.identity.directory import Directory
 from podtally.identity.finder import Finder, ProcessFound
@@ -50,6 +51,7 @@ log = logging.getLogger(__name__)
 HOST_EVERY_NS = 30_000_000_000  # the host's own addresses seldom change
 EXPOSURE_EVERY_NS = 2_000_000_000  # Services of a big cluster change all the time
 _DECLARING = ("services", "endpointslices", "nodes")
+CONTRADICTED_EVERY_NS = 5_000_000_000
 HANDED_OVER_NS = 10_000_000_000  # a connection that goes on under a new owner shows by then
 # Who it was under a cgroup that is no more, nobody can tell.
 _GONE = cgroups.Found("host", UNKNOWN)
@@ -74,6 +76,7 @@ class State(NamedTuple):
     errors: int  # since the start, as the next
     lists: int
     conntrack: bool
+    contradicted: Counts  # addresses that endpoints configure and that are another's
 
 
 class Sources:
@@ -97,6 +100,9 @@ class Sources:
         self._host_errors = 0
         self._host_trouble = Condition(log, logging.WARNING)
         self._next_host_ns = 0
+        self._contradictions = Contradictions()
+        self._contradicted: Counts = {}
+        self._next_contradicted_ns = 0
         self._exposures = Exposures()
         self._exposure: Exposure | None = None
         self._exposure_of: tuple[object, ...] = ()
@@ -134,16 +140,21 @@ class Sources:
         """How the sources are, for the agent's own metrics."""
         kube, cluster = self.kube, self.directory.cluster
         asked = self._translator.errors + self._diag.errors + self._host_errors
-        errors = self.finder.errors + asked
-        if kube is None or cluster is None:
-            return State({}, {}, errors, 0, self._translator.available)
+        state = State(
+            {}, {}, self.finder.errors + asked, 0, self._translator.available, self._contradicted
+        )
         now_ns = time.monotonic_ns()
-        return State(
-            {name: (now_ns - kube.contact_ns(name)) / 1e9 for name in kube.resources},
-            cluster.counts()._asdict(),
-            errors + sum(map(kube.errors, kube.resources)),
-            sum(map(kube.lists, kube.resources)),
-            self._translator.available,
+        if now_ns >= self._next_contradicted_ns:
+            self._next_contradicted_ns = now_ns + CONTRADICTED_EVERY_NS
+            here, names = self.directory.residents(), self.directory.names
+            self._contradicted = self._contradictions.count(here, names, cluster, now_ns)
+        if kube is None or cluster is None:
+            return state
+        return state._replace(
+            ages_seconds={name: (now_ns - kube.contact_ns(name)) / 1e9 for name in kube.resources},
+            objects=cluster.counts()._asdict(),
+            errors=state.errors + sum(map(kube.errors, kube.resources)),
+            lists=sum(map(kube.lists, kube.resources)),
         )
 
     def present(self, table: Table) -> Present:

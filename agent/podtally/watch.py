@@ -111,8 +111,8 @@ class Watch:
                     self.interfaces[ifindex] = self.interfaces[ifindex]._replace(mode=mode.value)
             case model.AttachFailed(_, name, reason):
                 self._unwatched.met("cannot watch %s: %s", name, reason)
-            case model.AddressesChanged(ifindex, addresses, at_ns):
-                self._directory.addresses_changed(ifindex, addresses, at_ns)
+            case model.AddressesChanged():
+                self._directory.addresses_told(event)
             case model.Renamed(ifindex, name):
                 self._ledger.interfaces.renamed(ifindex, name)
                 self._directory.renamed(ifindex, name)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from podtally.identity import addresses
 from podtally.identity.addresses import AddressBook, AddressTable
-from podtally.identity.intervals import FACT, FIRST_GAP_NS, GAP_NS, Interval, resolve
+from podtally.identity.intervals import CONFIRMED, FACT, FIRST_GAP_NS, GAP_NS, Interval, resolve
 from podtally.identity.model import DISPUTED, FOREVER, Claim, Owner
 
 SECOND = 1_000_000_000
@@ -55,7 +55,13 @@ def holder(claims: Sequence[Claim], at_ns: int) -> Owner | None:
     active = [each for each in active if each.strength == strength]
     if strength < FACT and len({c.owner.uid or c.owner[:3] for c in active}) > 1:
         return UNSETTLED if sum(c.until_ns == FOREVER for c in active) > 1 else DISPUTED
-    return max(active, key=lambda c: (c.from_ns, c.owner[:-1], c.owner.ports or ())).owner
+    last = max(active, key=lambda c: (c.from_ns, c.owner[:-1], c.owner.ports or ()))
+    others = [
+        c for c in active if (c.owner.uid or c.owner[:3]) != (last.owner.uid or last.owner[:3])
+    ]
+    if strength >= FACT and any(c.until_ns >= last.until_ns for c in others):
+        return DISPUTED
+    return last.owner
 
 
 def instants(claims: Sequence[Claim]) -> list[int]:
@@ -148,9 +154,24 @@ def test_every_instant_is_as_the_rules_have_it(claims: list[Claim]) -> None:
             [(0, 4, WEB), (4, 6, API_POD), (6, float("inf"), WEB)],
         ),
         (
-            "of two interfaces the one that got it last, while it has it",
+            "of two interfaces the one that got it last, if the other has to let it go",
+            [claim(WEB, 0, 6, FACT), claim(API_POD, 4, strength=FACT)],
+            [(-10, 4, WEB), (4, float("inf"), API_POD)],
+        ),
+        (
+            "an interface that takes what another has",
             [claim(WEB, 0, strength=FACT), claim(API_POD, 4, 6, FACT)],
-            [(-10, 4, WEB), (4, 6, API_POD), (6, float("inf"), WEB)],
+            [(-10, 4, WEB), (4, 6, DISPUTED), (6, float("inf"), WEB)],
+        ),
+        (
+            "two have it now",
+            [claim(WEB, 0, strength=FACT), claim(API_POD, 4, strength=FACT)],
+            [(-10, 4, WEB), (4, float("inf"), DISPUTED)],
+        ),
+        (
+            "what the API confirms is beyond dispute",
+            [claim(WEB, 0, strength=CONFIRMED), claim(API_POD, 4, strength=FACT)],
+            [(-10, float("inf"), WEB)],
         ),
         (
             "what always was gives way, and leaves no gap to reach into",

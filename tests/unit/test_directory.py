@@ -5,21 +5,23 @@ import numpy as np
 import pytest
 
 from podtally.config import StaticEndpoint
+from podtally.identity.address_claims import API_LATE_NS, CONTESTED_NS, HEARD_NS
 from podtally.identity.cgroups import Found
 from podtally.identity.cluster import Clocks, Cluster
 from podtally.identity.directory import (
-    CONTESTED_NS,
     HISTORY_NS,
     REMEMBER_NS,
     SETTLE_NS,
     TICK_NS,
     Directory,
 )
-from podtally.identity.model import NOBODY, UNKNOWN, Endpoint, Owner, host_owner
+from podtally.identity.intervals import UNSETTLED
+from podtally.identity.model import DISPUTED, NOBODY, UNKNOWN, Endpoint, Owner, host_owner
 from podtally.identity.places import NO_PLACES
 from podtally.identity.residents import Resident, number
 from podtally.kube.model import Changed
 from podtally.kube.objects import RESOURCES
+from podtally.links.model import AddressesChanged
 from tests.unit.kube_json import Json, event, pod
 from tests.unit.rows import NETWORKS, SECOND
 
@@ -312,15 +314,26 @@ def handed_over() -> Directory:
     return made
 
 
-def test_an_address_that_somebody_else_takes_is_his_from_then_on() -> None:
+def test_an_address_that_two_have_is_nobodys() -> None:
+    """Not finally for a moment, in which the first may be heard to have let it go."""
     made = handed_over()
     assert owner(made, "10.99.0.7", START + SECOND - 1).workload == "blue"
-    assert owner(made, "10.99.0.7", START + SECOND).workload == "green"
+    assert owner(made, "10.99.0.7", START + SECOND) == UNSETTLED
     assert owner(made, "2001:db8::7", START + SECOND).workload == "blue"
-    made.gone(9, START + 2 * SECOND)
-    made.refresh(START + 2 * SECOND)
-    assert owner(made, "10.99.0.7", START + 2 * SECOND - 1).workload == "green"
-    assert owner(made, "10.99.0.7", START + 2 * SECOND).workload == "blue"
+    made.refresh(START + SECOND + HEARD_NS)
+    assert owner(made, "10.99.0.7", START + SECOND) == DISPUTED
+    made.gone(9, START + 4 * SECOND)
+    made.refresh(START + 4 * SECOND)
+    assert owner(made, "10.99.0.7", START + 4 * SECOND - 1) == DISPUTED
+    assert owner(made, "10.99.0.7", START + 4 * SECOND).workload == "blue"
+
+
+def test_an_address_that_is_let_go_is_the_next_ones() -> None:
+    made = handed_over()
+    made.gone(7, START + SECOND + HEARD_NS // 2)
+    made.refresh(START + SECOND + HEARD_NS // 2)
+    assert owner(made, "10.99.0.7", START + SECOND - 1).workload == "blue"
+    assert owner(made, "10.99.0.7", START + SECOND).workload == "green"
 
 
 def test_a_packet_of_its_own_tells_since_when_an_address_is_anothers() -> None:
@@ -330,11 +343,88 @@ def test_a_packet_of_its_own_tells_since_when_an_address_is_anothers() -> None:
     made.observed(9, packed("10.99.0.7"), sent)
     made.observed(9, packed("2001:db8::9"), sent)  # never said to be his: proves nothing
     made.observed(9, packed("10.99.0.7"), sent + 23)  # nor does what came later
-    made.refresh(START + SECOND)
+    made.gone(7, START + SECOND + HEARD_NS // 2)
+    made.refresh(START + SECOND + HEARD_NS // 2)
     assert owner(made, "10.99.0.7", sent - TICK_NS - 1).workload == "blue"
     assert owner(made, "10.99.0.7", sent - TICK_NS).workload == "green"
     made.refresh(START + SECOND + CONTESTED_NS + 1)
     assert made.contested() == []
+
+
+def changed(made: Directory, ifindex: int, address: str, at_ns: int, routed: bool = False) -> None:
+    """An address is added to those of an interface, on its own other end."""
+    mine = {packed(each) for r in made.residents() if r.ifindex == ifindex for each in r.current()}
+    here = frozenset(mine | {packed(address)}) if routed else frozenset(mine)
+    on_link = frozenset({packed(address)})
+    made.addresses_told(AddressesChanged(ifindex, (*mine, *on_link), at_ns, here, on_link))
+    made.refresh(at_ns)
+
+
+@pytest.mark.parametrize("address", ["198.18.7.7", "203.0.113.9", "8.8.8.8"])
+def test_an_address_that_is_not_routed_to_an_interface_is_no_claim(address: str) -> None:
+    made = handed_over()
+    before = owner(made, address)
+    changed(made, 9, address, START)
+    assert owner(made, address, START + SECOND) == before
+    changed(made, 9, address, START + SECOND, routed=True)
+    assert owner(made, address, START + SECOND).workload == "green"
+
+
+def test_a_route_that_goes_takes_the_address_with_it() -> None:
+    made = handed_over()
+    nine = packed("10.99.0.9")
+    made.addresses_changed(9, [nine], START)
+    made.addresses_told(AddressesChanged(9, (nine,), START + 4 * SECOND, frozenset()))
+    made.refresh(START + 4 * SECOND)
+    assert owner(made, "10.99.0.9", START + 4 * SECOND - 1).workload == "green"
+    assert owner(made, "10.99.0.9", START + 4 * SECOND).kind == "external"
+
+
+def test_a_static_address_is_not_for_whoever_configures_it() -> None:
+    made = directory(StaticEndpoint("victim", address="10.99.0.99"))
+    changed(made, 7, "10.99.0.99", START)
+    assert endpoint(made).name != "victim"
+
+
+def cluster_of(*pods: Json) -> Cluster:
+    cluster = Cluster("here")
+    decode = next(each for each in RESOURCES if each.name == "pods").decode_event
+    for each in pods:
+        item = decode(event("ADDED", each)).object
+        cluster.apply(Changed("pods", "ADDED", item, START), Clocks(START, START))
+    return cluster
+
+
+def addressed(name: str, uid: str, address: str) -> Json:
+    made = pod(name, metadata__uid=uid, spec__nodeName="here")
+    made["status"] |= {"podIP": address, "podIPs": [{"ip": address}], "phase": "Running"}
+    return made
+
+
+def test_what_the_api_confirms_needs_no_route_and_is_beyond_dispute() -> None:
+    """As with Cilium, whose pods are reached by no route; another takes the address."""
+    made = directory(cluster=cluster_of(addressed("web-0", UID, "10.99.0.7")))
+    made.addresses_told(AddressesChanged(7, (packed("10.99.0.7"),), START, frozenset()))
+    made.process_found(7, POD)
+    made.refresh(START + SECOND)
+    assert owner(made, "10.99.0.7", START + SECOND).uid == UID
+    made.appeared(9, "veth9", "green", host=False, at_ns=START)
+    changed(made, 9, "10.99.0.7", START + SECOND, routed=True)
+    made.refresh(START + SECOND + HEARD_NS)
+    assert owner(made, "10.99.0.7", START + SECOND).uid == UID
+
+
+def test_what_the_api_says_to_be_anothers_is_disputed_once_it_must_have_told() -> None:
+    """A remote pod's address on a bridge that many nodes share."""
+    there = addressed("there", "uid-there", "10.99.0.50")
+    there["spec"]["nodeName"] = "there"
+    made = directory(cluster=cluster_of(there))
+    made.process_found(7, POD)
+    changed(made, 7, "10.99.0.50", START, routed=True)
+    made.refresh(START + 1)
+    assert owner(made, "10.99.0.50", START).uid == UID
+    made.refresh(START + API_LATE_NS)
+    assert owner(made, "10.99.0.50", START + API_LATE_NS).kind == UNKNOWN
 
 
 def test_a_table_is_made_only_when_something_changed() -> None:

@@ -206,6 +206,9 @@ class Soak:
         self.agent.looked(self.there)
         seen = {each[2]["metadata"]["uid"]: each for each in self.events if each[0] <= self.looked}
         self.agent.hear_list([item for _, kind, item in seen.values() if kind != "DELETED"])
+        for at, comes, truth in self.changes:  # what went just now is heard of as well
+            if not comes and truth in self.there and at <= self.looked:
+                self.agent.gone(truth, at)
         before, end = self.looked, self.truths[-1].span[1] + PATIENCE_SECONDS + 1
         while before < end:
             self._epoch(before, before + EPOCH_SECONDS)

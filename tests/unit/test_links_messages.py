@@ -37,10 +37,12 @@ def test_addresses() -> None:
     here, there = bytes([203, 0, 113, 1]), bytes([203, 0, 113, 2])
     mapped = bytes(10) + b"\xff\xff" + here
     both = body(socket.AF_INET, attribute(1, there), attribute(2, here))
-    assert parse_address(both) == Address(5, mapped), "IFA_ADDRESS is the other side's"
+    assert parse_address(both) == Address(5, mapped, 120), "IFA_ADDRESS is the other side's"
     six = socket.inet_pton(socket.AF_INET6, "2001:db8::1")
-    assert parse_address(body(socket.AF_INET6, attribute(1, six))) == Address(5, six)
+    assert parse_address(body(socket.AF_INET6, attribute(1, six))) == Address(5, six, 24)
     assert parse_address(body(socket.AF_INET)) is None
+    assert Address(5, mapped, 120).network == (0xFFFFCB0071, 120)
+    assert Address(5, mapped, 128).network == (0xFFFFCB007101, 128)
 
 
 def test_attributes_end_where_they_are_cut() -> None:

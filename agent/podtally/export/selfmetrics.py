@@ -185,6 +185,12 @@ class SelfMetrics(Collector):
         self.unnamed = self._gauge(
             "unnamed_interfaces", "Watched interfaces of which nobody knows whose they are."
         )
+        self.contradicted = self._gauge(
+            "contradicted_addresses",
+            "Addresses configured in an endpoint that belong to others; they are not believed.",
+            "namespace",
+            "workload",
+        )
         self.kubernetes_age = self._gauge(
             "kubernetes_age_seconds",
             "Since the Kubernetes API was last heard of a resource; names are as old.",

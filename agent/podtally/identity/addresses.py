@@ -191,6 +191,10 @@ class AddressBook:
         """Who has or had an address, oldest first, as look-ups are answered."""
         return [Claim(address, i.owner, i.from_ns, i.until_ns) for i in self._resolved(address)]
 
+    def claimed(self, address: int) -> list[Claim]:
+        """All claims to an address as they were made."""
+        return [claim for _, claim in self._claims.get(address, ())]
+
     def table(self) -> AddressTable:
         """What is claimed now; the same object until that changes."""
         if self._changed:

@@ -85,6 +85,10 @@ class Cluster:
             return None
         return self._endpoint(known)
 
+    def addresses_of_pod(self, uid: str) -> frozenset[int]:
+        """Those that a pod has now (a static pod: by the kubelet's UID as well)."""
+        return self._pods.addresses(uid)
+
     def host_network_pods(self) -> Iterator[Endpoint]:
         """Pods of all nodes that share their node's addresses; any thread may ask."""
         for uid in self._pods.on_host_networks():

@@ -62,6 +62,13 @@ class PodTable:
         """By the API's UID; for a static pod of this node by the kubelet's as well."""
         return self._known.get(self._static.get(uid, uid))
 
+    def addresses(self, uid: str) -> frozenset[int]:
+        """Those that the API says a pod has now."""
+        known = self.find(uid)
+        if known is None:
+            return frozenset()
+        return frozenset(h.address for h in known.holds if h.until_ns == FOREVER and h.reported)
+
     def put(self, pod: Pod, at_ns: int, offset_ns: int, dark_ns: int) -> None:
         """A status received at ``at_ns``; who had its addresses before ``dark_ns`` is not known."""
         known = self._known.get(pod.uid)

@@ -8,12 +8,13 @@ Until a name is there, and for as long as one may still come, the endpoint is no
 
 import re
 import time
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Set
 from dataclasses import replace
 from typing import NamedTuple
 
 from podtally.config import StaticEndpoint
-from podtally.identity import table
+from podtally.identity import address_claims, table
+from podtally.identity.address_claims import AddressClaims, Told
 from podtally.identity.addresses import AddressBook
 from podtally.identity.cgroups import Found
 from podtally.identity.cluster import NODE_STRENGTH, Clocks, Cluster
@@ -30,16 +31,16 @@ from podtally.identity.model import (
     owner_of,
 )
 from podtally.identity.places import NO_PLACES, Places
-from podtally.identity.residents import Held, Resident, number, text
+from podtally.identity.residents import Resident, number, text
 from podtally.identity.services import NO_SERVICES, Services
 from podtally.kube.model import Event
+from podtally.links.model import AddressesChanged
 
 REMEMBER_NS = 60_000_000_000  # residents that have gone, for flows that are read late
 HISTORY_NS = 900_000_000_000  # how long one can ask who had an address
 SETTLE_NS = 2_000_000_000  # the first process may be a runtime's own, and a name follows soon
 WAIT_STEP_NS = 250_000_000  # how often names that may still come are asked for
 MOST_SOCKETS = 4096  # cgroups of the host whose sockets are remembered
-CONTESTED_NS = 30_000_000_000
 TICK_NS = 10_000_000  # how much earlier the coarse clock may be (CONFIG_HZ=100)
 _STATIC = FACT + 10
 # What runtimes call the namespaces that they make: cni-UUID (containerd), UUID (CRI-O),
@@ -77,7 +78,7 @@ class Directory:
         self._residents: dict[int, Resident] = {}
         self._sockets: dict[int, _Socket] = {}
         self._named: dict[str, Endpoint] = {}  # by the UID of a pod, or a container's id
-        self._contested: dict[str, int] = {}  # addresses, and when they last changed hands
+        self._addresses = AddressClaims()
         self._restored: frozenset[int] | None = None  # None: nothing is remembered
         self._dark = Dark()
         self._waits_until = FOREVER
@@ -126,33 +127,31 @@ class Directory:
         self._stale = True
 
     def addresses_changed(self, ifindex: int, addresses: Iterable[bytes], at_ns: int) -> None:
+        """Take in what an endpoint has, all of which is routed to it."""
+        self.addresses_told(AddressesChanged(ifindex, tuple(addresses), at_ns))
+
+    def addresses_told(self, event: AddressesChanged) -> None:
+        """Take in which addresses are configured behind an interface."""
+        ifindex, at_ns = event.ifindex, event.at_ns
         resident = self._residents.get(ifindex)
         if resident is None:
             return
-        now = {text(address) for address in addresses}
-        held = [
-            each
-            if each.until_ns != FOREVER or each.address in now
-            else each._replace(until_ns=at_ns)
-            for each in resident.addresses
-        ]
-        had = {each.address for each in held if each.until_ns == FOREVER}
-        held += [Held(address, at_ns) for address in sorted(now - had)]
+        now = address_claims.have(resident, event)
+        new = now.current() - resident.current()
         after_dark = self._dark.reaches(at_ns)
-        for address in now - had:
-            others = (r for r in self._residents.values() if r.ifindex != ifindex)
-            if after_dark or any(r.has(address) for r in others):
-                self._contested[address] = at_ns
+        others = (each for each in self._residents.values() if each.ifindex != ifindex)
+        self._addresses.began(new, others, at_ns, after_dark)
         if after_dark and not resident.host:
-            self._doubt(self._dark.doubt(map(number, now - had)))
-        self._put(replace(resident, addresses=tuple(held)))
+            self._doubt(self._dark.doubt(map(number, new)))
+        self._put(now)
 
     def observed(self, ifindex: int, address: bytes, at_ns: int) -> None:
         """A packet of its own proves that an endpoint had an address by then."""
         resident, written = self._residents.get(ifindex), text(address)
         if resident is None or not resident.has(written):
             return
-        *before, last = (each for each in resident.addresses if each.address == written)
+        mine = (each for each in resident.addresses if each.address == written and each.routed)
+        *before, last = mine
         from_ns = at_ns - TICK_NS
         if from_ns >= last.from_ns or (before and from_ns < before[-1].until_ns):
             return
@@ -161,7 +160,7 @@ class Directory:
 
     def contested(self) -> list[str]:
         """Addresses that had another owner a moment ago: the time of hearing is not enough."""
-        return list(self._contested)
+        return list(self._addresses.contested)
 
     def gone(self, ifindex: int, at_ns: int) -> None:
         resident = self._residents.get(ifindex)
@@ -173,7 +172,8 @@ class Directory:
 
     def host_addresses(self, addresses: Iterable[str]) -> None:
         owner = host_owner(self._node)
-        claims = [Claim(number(a), owner, 0, strength=NODE_STRENGTH) for a in addresses]
+        self._addresses.host = frozenset(map(number, addresses))
+        claims = [Claim(a, owner, 0, strength=NODE_STRENGTH) for a in self._addresses.host]
         self.book.put("host", claims)
         self._stale = True
 
@@ -205,7 +205,7 @@ class Directory:
                 self.gone(ifindex, self._dark.from_ns)
             if not resident.host:
                 dark |= {held.address for held in resident.addresses}
-        self._contested |= dict.fromkeys(dark, now_ns)
+        self._addresses.contested |= dict.fromkeys(dark, now_ns)
         self._dark.until_ns = now_ns
         self._doubt(self._dark.doubt(map(number, dark)))
 
@@ -226,11 +226,14 @@ class Directory:
         self._stale = False
         self._waits_until = FOREVER
         endpoints = {}
-        for resident in self._residents.values():
+        here = {each.found.name for each in self._residents.values() if each.found}
+        for resident in list(self._residents.values()):
             endpoint = endpoints[resident.ifindex] = self._endpoint(resident, now_ns)
             if not resident.host:
-                owner = owner_of(endpoint)
-                self.book.put(("link", resident.ifindex), _claims(resident, owner))
+                self._claim_addresses(resident, owner_of(endpoint), here, now_ns)
+        unsettled, until_ns = self._addresses.unsettled(self._residents.values(), now_ns)
+        self.book.put("unsettled", unsettled)
+        self._waits_until = min(self._waits_until, until_ns)
         sockets = {
             cgroup: self._of_socket(socket, now_ns) for cgroup, socket in self._sockets.items()
         }
@@ -238,6 +241,19 @@ class Directory:
             self._waits_until = min(self._waits_until, now_ns + WAIT_STEP_NS)
         self.names = table.build(endpoints, sockets, self.book.table(), self._networks)
         return True
+
+    def _claim_addresses(
+        self, resident: Resident, owner: Owner, here: Set[str], now_ns: int
+    ) -> None:
+        """Put what the addresses behind an interface make of its endpoint into the book."""
+        confirmed: Set[int] = frozenset()
+        if self.cluster is not None:
+            if resident.found is not None and resident.found.kind == "pod":
+                confirmed = self.cluster.addresses_of_pod(resident.found.name)
+            self._waits_until = min(self._waits_until, address_claims.next_due(resident, now_ns))
+        told = Told(confirmed, here, self.book.claimed if self.cluster else None)
+        claims = self._addresses.claims(resident, owner, told, now_ns)
+        self.book.put(("link", resident.ifindex), claims)
 
     def services(self) -> Services:
         return NO_SERVICES if self.cluster is None else self.cluster.services()
@@ -341,9 +357,7 @@ class Directory:
                 if resident.found is not None:
                     self._named.pop(resident.found.name, None)
                     self._named.pop(resident.found.container, None)
-        for address, at_ns in list(self._contested.items()):
-            if at_ns < now_ns - CONTESTED_NS:
-                del self._contested[address]
+        self._addresses.forget(now_ns)
         self.book.forget(now_ns - HISTORY_NS)
 
     def _claim_static(self) -> None:
@@ -368,13 +382,6 @@ class Directory:
         resident = self._residents.get(ifindex)
         if resident is not None:
             self._put(replace(resident, **facts))  # type: ignore[arg-type]
-
-
-def _claims(resident: Resident, owner: Owner) -> list[Claim]:
-    return [
-        Claim(number(held.address), owner, held.from_ns, held.until_ns, FACT)
-        for held in resident.addresses
-    ]
 
 
 def _static_endpoint(entry: StaticEndpoint, node: str) -> Endpoint:

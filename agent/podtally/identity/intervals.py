@@ -9,8 +9,9 @@ by these rules:
    tell which, and the owner is DISPUTED, not finally while the end of one may still be
    told: while more than one has not ended.
    One pod told twice (by the same UID) is one owner, in the words of the later claim.
-3. Of equally strong claims from FACT on, which this host's own interfaces prove, the one
-   that began last holds; of those that began together, the last by name.
+3. Of equally strong claims from FACT on, which this host's own interfaces make, the one
+   that began last holds if the others end before it does: an address was handed over. If not,
+   somebody has taken what another has, and the owner is DISPUTED.
 4. What an interface proves is heard a little late: who gets an address that nobody has,
    has it from GAP_NS before such a claim on, and from FIRST_GAP_NS before it if no earlier
    owner is known, but never while anybody else has a claim.
@@ -23,10 +24,11 @@ from typing import NamedTuple
 from podtally.identity.model import DISPUTED, FOREVER, Claim, Owner
 
 FACT = 20  # from this strength on a claim is no bound, but what an interface of this host has
+CONFIRMED = FACT + 1  # and the API says the same
 GAP_NS = 1_000_000_000
 FIRST_GAP_NS = 10_000_000_000
 
-_UNSETTLED = DISPUTED._replace(final=False)
+UNSETTLED = DISPUTED._replace(final=False)
 
 
 class Interval(NamedTuple):
@@ -67,8 +69,14 @@ def _holder(active: list[Claim]) -> tuple[Owner, bool]:
     strongest = [claim for claim in active if claim.strength == strength]
     if strength < FACT and len({_identity(claim.owner) for claim in strongest}) > 1:
         open_ended = sum(claim.until_ns == FOREVER for claim in strongest)
-        return (_UNSETTLED if open_ended > 1 else DISPUTED), False
-    return strongest[-1].owner, strength >= FACT
+        return (UNSETTLED if open_ended > 1 else DISPUTED), False
+    last = strongest[-1]
+    if strength >= FACT and any(
+        claim.until_ns >= last.until_ns and _identity(claim.owner) != _identity(last.owner)
+        for claim in strongest
+    ):
+        return DISPUTED, True
+    return last.owner, strength >= FACT
 
 
 def _identity(owner: Owner) -> tuple[str, ...]:

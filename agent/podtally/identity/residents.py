@@ -11,11 +11,17 @@ MAPPED = 0xFFFF << 32  # ::ffff:0:0/96, RFC 4291 2.5.5.2
 
 
 class Held(NamedTuple):
-    """An address, and when it was had: CLOCK_MONOTONIC, in ns."""
+    """An address, and when it was had: CLOCK_MONOTONIC, in ns.
+
+    ``routed``: this host sends what is for it to the interface. ``on_link``: it is configured
+    on the interface's own other end.
+    """
 
     address: str
     from_ns: int
     until_ns: int = FOREVER
+    routed: bool = True
+    on_link: bool = False
 
 
 @dataclass(frozen=True)
@@ -31,9 +37,20 @@ class Resident:
     addresses: tuple[Held, ...] = ()
     appeared_ns: int = 0
     gone_ns: int = 0
+    excess: int = 0  # addresses beyond those that are looked at
 
     def has(self, address: str) -> bool:
-        return any(held.address == address for held in self.addresses)
+        """Return whether it has or had an address that is routed to it."""
+        return any(held.address == address and held.routed for held in self.addresses)
+
+    def has_since(self, address: str) -> int:
+        """Return since when it has an address that is routed to it; 0 if it has it not now."""
+        mine = (h for h in self.addresses if h.address == address and h.routed)
+        return max((h.from_ns for h in mine if h.until_ns == FOREVER), default=0)
+
+    def current(self) -> set[str]:
+        """Return the addresses that it has now and that are routed to it."""
+        return {h.address for h in self.addresses if h.until_ns == FOREVER and h.routed}
 
 
 def number(address: str) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from podtally.errors import PodtallyError
+from podtally.links.addresses import AddressReader, Had, Networks
 from podtally.links.attach import Attacher, is_gone
 from podtally.links.messages import get_link
 from podtally.links.model import (
@@ -30,6 +31,8 @@ from podtally.links.netlink import Requests
 from podtally.links.routes import uplinks
 from podtally.links.wanted import Wanted
 
+_ADDRESS_BITS = 128
+
 
 @dataclass(slots=True)
 class _Known:
@@ -40,7 +43,7 @@ class _Known:
     role: Role | None = None
     attached: bool = False
     netns: str = ""
-    addresses: tuple[bytes, ...] | None = None
+    had: Had | None = None
     sent_by_peer: int = UNKNOWN  # what a veth's other end had sent when it closed
 
     @property
@@ -68,6 +71,8 @@ class Follower:
         self._events = events
         self._requests = Requests()
         self.namespaces = Namespaces(self._requests)
+        self._reader = AddressReader(self._requests, self.namespaces)
+        self._put_off: set[int] = set()  # namespaces whose addresses wait for being listed
         self._known: dict[int, _Known] = {}
         self.attach_errors = 0
 
@@ -84,7 +89,9 @@ class Follower:
             if known is not None and known.attached and not self._attacher.attached(ifindex):
                 self._let_go(ifindex, None)  # another interface under the same number
             self.seen(link)
+        self._reader.look_at_host()
         self.addresses_changed({known.nsid for known in self._known.values() if known.attached})
+        self.check_routes(every=False)  # of ports that came before others of their bridge
 
     def detach_unwanted(self) -> None:
         """Take our programs off interfaces that an earlier run watched and this one does not."""
@@ -126,16 +133,62 @@ class Follower:
             if known.link.peer_ifindex == peer.ifindex and known.link.peer_nsid == nsid:
                 known.sent_by_peer = peer.tx_bytes
 
+    @property
+    def waits(self) -> bool:
+        """Whether a namespace has changed its addresses so often that it has to wait."""
+        return bool(self._put_off)
+
     def addresses_changed(self, nsids: Iterable[int]) -> None:
         """Addresses came or went in these namespaces."""
+        nsids = set(nsids)
+        if NOT_ASSIGNED in nsids:
+            self._reader.look_at_host()
         for nsid in nsids:
             behind = [k for k in self._known.values() if k.attached and k.nsid == nsid]
-            addresses = self.namespaces.addresses(nsid) if behind else None
+            if not behind:
+                continue
+            if not self._reader.may_list(nsid):
+                self._put_off.add(nsid)
+                continue
+            found = self._reader.read(nsid)
             for known in behind:
-                if addresses is not None and addresses != known.addresses:
-                    known.addresses = addresses
-                    now_ns = time.monotonic_ns()
-                    self._events.put(AddressesChanged(known.link.ifindex, addresses, now_ns))
+                if found is not None:
+                    before = known.had.addresses if known.had else ()
+                    self._have(known, self._reader.had(found, known.link, before))
+
+    def check_routes(self, every: bool) -> None:
+        """See whether routes have come, or with ``every`` also whether some have gone."""
+        due, self._put_off = self._put_off, set()
+        if every:
+            self._reader.look_at_host()
+        self.addresses_changed(due)
+        for known in list(self._known.values()):
+            had = known.had
+            if had is not None and (every or len(had.routed) < len(had.addresses)):
+                self._have(known, had)
+
+    def _have(self, known: _Known, had: Had) -> None:
+        """Report what an endpoint has, if that is new."""
+        routed: frozenset[bytes] | None = None
+        if known.role is Role.POD:
+            beside = self._networks_beside(known)
+            try:
+                routed = self._reader.routed(had, known.link, self._link_of, beside)
+            except OSError:  # it is asked again
+                routed = known.had.routed & set(had.addresses) if known.had else frozenset()
+        had = had._replace(routed=routed or frozenset())
+        if had != known.had:
+            known.had = had
+            self._events.put(
+                AddressesChanged(
+                    known.link.ifindex,
+                    had.addresses,
+                    time.monotonic_ns(),
+                    routed,
+                    had.on_link,
+                    had.excess,
+                )
+            )
 
     def look_for_names(self) -> None:
         """See whether a namespace that had no name has one now."""
@@ -144,6 +197,21 @@ class Follower:
                 known.netns = self.namespaces.name_of(known.nsid)
                 if known.netns:
                     self._events.put(NetnsNamed(known.link.ifindex, known.netns))
+
+    def _networks_beside(self, known: _Known) -> Networks:
+        """Return the networks that other ports of the same bridge have addresses of."""
+        master = known.link.master
+        return frozenset(
+            network
+            for other in self._known.values()
+            if master and other.link.master == master and other.nsid != known.nsid and other.had
+            for network in other.had.networks
+            if network[1] < _ADDRESS_BITS
+        )
+
+    def _link_of(self, ifindex: int) -> Link | None:
+        known = self._known.get(ifindex)
+        return known.link if known is not None else None
 
     def _uplinks(self) -> frozenset[int]:
         return uplinks(self._requests)

@@ -25,6 +25,7 @@ _IFLA_IFNAME = 3
 _IFLA_MTU = 4
 _IFLA_LINK = 5
 _IFLA_QDISC = 6
+_IFLA_MASTER = 10
 _IFLA_LINKINFO = 18
 _IFLA_STATS64 = 23
 _IFLA_LINK_NETNSID = 37
@@ -73,6 +74,7 @@ def parse_link(body: bytes) -> Link | None:
         text(found.get(_IFLA_QDISC, b"")),
         _largest(found),
         _xdp_program(attributes(found.get(_IFLA_XDP, b""))),
+        _number(found.get(_IFLA_MASTER), 0),
     )
 
 
@@ -97,17 +99,25 @@ def _number(payload: bytes | None, missing: int) -> int:
 class Address(NamedTuple):
     ifindex: int
     address: bytes  # 16 bytes; IPv4 as ::ffff:a.b.c.d
+    bits: int  # of 128, that all in its network have; 128 where it is alone
+
+    @property
+    def network(self) -> tuple[int, int]:
+        """What all in its network have, and how many bits of it there are."""
+        return int.from_bytes(self.address) >> 128 - self.bits, self.bits
 
 
 def parse_address(body: bytes) -> Address | None:
     """One address of an interface; None for a family that is not IP."""
-    family, _, _, _, ifindex = _IFADDR.unpack_from(body)
+    family, bits, _, _, ifindex = _IFADDR.unpack_from(body)
     found = attributes(body, _IFADDR.size)
     # on a point-to-point link IFA_ADDRESS is the other side's (linux/if_addr.h)
     raw = found.get(_IFA_LOCAL, found.get(_IFA_ADDRESS))
     if raw is None or family not in (socket.AF_INET, socket.AF_INET6):
         return None
-    return Address(ifindex, raw if len(raw) == 16 else bytes(10) + b"\xff\xff" + raw)
+    if len(raw) == 16:
+        return Address(ifindex, raw, bits)
+    return Address(ifindex, bytes(10) + b"\xff\xff" + raw, 96 + bits)
 
 
 def get_link(requests: Requests, ifindex: int) -> Link | None:

@@ -72,6 +72,7 @@ class Link(NamedTuple):
     qdisc: str = ""  # the kind at its root; "noqueue" where nothing can wait
     largest: int = 0  # bytes of the largest frame that a tc program can see on it
     xdp: int = 0  # the program at XDP, which sees its frames first
+    master: int = 0  # the bridge that it is a port of, or what else holds it; 0 for none
 
     def counters(self, role: Role) -> Counters:
         """Turn the interface's own counters to the endpoint's view."""
@@ -139,12 +140,18 @@ class AddressesChanged(NamedTuple):
     """All addresses of the endpoint's namespace but those of loopback, 16 bytes each.
 
     IPv4 is written ::ffff:a.b.c.d. For Role.HOST the namespace is the host's own.
-    ``at_ns`` is CLOCK_MONOTONIC, when it was heard.
+    ``at_ns`` is CLOCK_MONOTONIC, when it was heard. ``routed`` are those that this host routes
+    to the interface (None: it is not asked): whoever is in a namespace may give it any address,
+    and more of them than are reported here (``excess``). ``on_link`` are those of the
+    interface's own other end, which must be routed here or are wrong.
     """
 
     ifindex: int
     addresses: tuple[bytes, ...]
     at_ns: int
+    routed: frozenset[bytes] | None = None
+    on_link: frozenset[bytes] = frozenset()
+    excess: int = 0
 
 
 class Renamed(NamedTuple):

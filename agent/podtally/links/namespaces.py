@@ -12,6 +12,7 @@ from pathlib import Path
 from podtally.links.messages import (
     GETADDR,
     LOOPBACK_IFINDEX,
+    Address,
     address_request,
     parse_address,
 )
@@ -71,7 +72,7 @@ class Namespaces:
                 return printable(path.name)
         return ""
 
-    def addresses(self, nsid: int) -> tuple[bytes, ...] | None:
+    def addresses(self, nsid: int) -> list[Address] | None:
         """Addresses of a namespace (-1: this one) except loopback's; None when it is gone."""
         target = struct.pack("=i", nsid) if nsid >= 0 else b""
         try:
@@ -81,8 +82,7 @@ class Namespaces:
                 return None
             raise
         parsed = [parse_address(answer.body) for answer in answers]
-        found = {a.address for a in parsed if a is not None and a.ifindex != LOOPBACK_IFINDEX}
-        return tuple(sorted(found))
+        return [a for a in parsed if a is not None and a.ifindex != LOOPBACK_IFINDEX]
 
     def own_addresses(self) -> set[bytes]:
         """Addresses of this namespace, 16 bytes each, also those that were given to loopback."""

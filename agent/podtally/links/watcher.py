@@ -33,6 +33,13 @@ _RECEIVE_BUFFER = 4 << 20  # about 1,000 link announcements, each charged as 4 K
 # A name is made as an empty file and the namespace mounted on it a moment later, which
 # nobody announces: look again after these times.
 _NAME_DELAYS_S = (0.005, 0.05, 0.5)
+# Nor are routes followed, of which a host may have a million: after an address has come, they
+# are looked up after these times, and all of them now and then.
+_ROUTE_DELAYS_S = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_ROUTES_EVERY_S = 30.0
+_SHARE = 0.05
+_PUT_OFF_S = 0.5
+_COLLECT_S = 0.002
 
 
 class LinkWatcher:
@@ -56,6 +63,9 @@ class LinkWatcher:
         self._names = NewFiles(NAME_DIRS)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC)
         self._look_at: list[float] = []  # times, by time.monotonic()
+        now = time.monotonic()
+        self._check_at = [now + delay for delay in _ROUTE_DELAYS_S]
+        self._check_all_at = now + _ROUTES_EVERY_S
         self._thread = threading.Thread(target=self._run, name="links", daemon=True)
         self.resyncs = 0
 
@@ -91,6 +101,8 @@ class LinkWatcher:
             ready = {fd for fd, _ in poll.poll(self._patience_ms())}
             if self._wake in ready:
                 return
+            if self._follower.waits:
+                time.sleep(_COLLECT_S)  # whoever announces so much is not heard one by one
             if self._announced.fileno() in ready:
                 self._take_announcements()
             if self._names.fileno() in ready:
@@ -98,11 +110,24 @@ class LinkWatcher:
                 now = time.monotonic()
                 self._look_at = [now, *(now + delay for delay in _NAME_DELAYS_S)]
             self._look_for_names()
+            self._check_routes()
 
-    def _patience_ms(self) -> int | None:
-        if not self._look_at:
-            return None
-        return max(0, int((self._look_at[0] - time.monotonic()) * 1000) + 1)
+    def _patience_ms(self) -> int:
+        due = min([*self._look_at[:1], *self._check_at[:1], self._check_all_at])
+        return max(0, int((due - time.monotonic()) * 1000) + 1)
+
+    def _check_routes(self) -> None:
+        now = time.monotonic()
+        every = self._check_all_at <= now
+        if every:
+            self._check_all_at = now + _ROUTES_EVERY_S
+        if every or (self._check_at and self._check_at[0] <= now):
+            self._follower.check_routes(every)
+            # Many addresses that are routed nowhere cost a share of a core, no more.
+            after = now + (time.monotonic() - now) / _SHARE
+            self._check_at = [max(due, after) for due in self._check_at if due > now]
+        if self._follower.waits and not self._check_at:
+            self._check_at = [now + _PUT_OFF_S]
 
     def _look_for_names(self) -> None:
         now = time.monotonic()
@@ -118,6 +143,7 @@ class LinkWatcher:
         """
         overrun = False
         readdressed: set[int] = set()
+        own: dict[int, bool] = {}
         while True:
             try:
                 received = self._announced.receive()
@@ -127,7 +153,9 @@ class LinkWatcher:
             if received is None:
                 break
             nsid, messages = received
-            if self._follower.namespaces.is_own(nsid):
+            if nsid not in own:
+                own[nsid] = self._follower.namespaces.is_own(nsid)
+            if own[nsid]:
                 nsid = NOT_ASSIGNED
             for message in messages:
                 if message.kind in (NEWADDR, DELADDR):
@@ -138,6 +166,8 @@ class LinkWatcher:
             self.resyncs += 1
             self._follower.all_there(all_links(self._requests))
         self._follower.addresses_changed(readdressed)
+        now = time.monotonic()
+        self._check_at = self._check_at[:1] + [now + delay for delay in _ROUTE_DELAYS_S]
 
     def _take_link(self, nsid: int, message: Message) -> None:
         link = parse_link(message.body) if message.kind in (NEWLINK, DELLINK) else None
