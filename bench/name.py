@@ -249,7 +249,9 @@ def _to_accounts(names: Names, flows: Flows, rounds: int) -> float:
     naming = Ledger(SEEN, limits).naming
     nothing = np.zeros(FLOWS, np.uint64)
     began = np.full(FLOWS, BEGAN_HERE, np.uint8)
-    everything = NewFlows(key, began, chosen.at_ns, nothing, nothing.astype(np.int64))
+    everything = NewFlows(
+        key, began, chosen.at_ns, nothing, nothing.astype(np.int64), nothing.astype(np.bool_)
+    )
     taken = []
     for _ in range(rounds + 1):
         start = time.process_time()

@@ -105,7 +105,7 @@ def _flows(shape: str, epoch: int, now_ns: int) -> Flows:
     nothing = np.zeros(DENIALS, np.uint64)
     began = np.full(DENIALS, BEGAN_HERE, np.uint8)
     at_ns = np.full(DENIALS, now_ns, np.int64)
-    return Flows(key, began, at_ns, nothing, nothing.astype(np.int64))
+    return Flows(key, began, at_ns, nothing, nothing.astype(np.int64), nothing.astype(np.bool_))
 
 
 def _words(low: NDArray[np.uint64]) -> NDArray[np.uint64]:

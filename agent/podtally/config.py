@@ -106,6 +106,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name_wait: Seconds | None = None
     endpoints: list[StaticEndpoint] | None = None
     networks: dict[str, str | list[str]] | None = None
+    forwarders: Text | list[Text] | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ class Config:
     name_wait: float = 10.0  # seconds that flows wait for a name: an API may be slow, not dead
     endpoints: tuple[StaticEndpoint, ...] = ()
     networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    forwarders: tuple[str, ...] = ()  # NAMESPACE/WORKLOAD, globs: they send in the name of others
 
     def listen_address(self) -> tuple[str, int]:
         host, separator, port = self.listen.rpartition(":")
@@ -241,7 +243,20 @@ def _read(path: Path) -> dict[str, Any]:
         _verdicts(values["events_verdicts"], f"{path}: events_verdicts")
     if "networks" in values:
         values["networks"] = _networks(path, values["networks"])
+    if "forwarders" in values:
+        values["forwarders"] = _forwarders(path, values["forwarders"])
     return values
+
+
+def _forwarders(path: Path, given: str | list[str]) -> tuple[str, ...]:
+    for pattern in _listed(given):
+        namespace, _, workload = pattern.partition("/")
+        if not namespace or not workload:
+            raise PodtallyError(
+                f"{path}: forwarders: {pattern!r} is not NAMESPACE/WORKLOAD",
+                "write it as in kube-system/egress-gateway; * stands for any characters",
+            )
+    return _listed(given)
 
 
 def _check_listen(path: Path, listen: str) -> None:

@@ -86,6 +86,7 @@ def make_ledger(config: Config, generation: Generation) -> Ledger:
         grace_ns=int(config.series_grace * 1e9),
         patience_ns=int(config.name_wait * 1e9),
         undeclared_events=config.events is not None and UNDECLARED in config.events_verdicts,
+        forwarders=config.forwarders,
     )
     flags = flags_of(layout)
     shown = Shown(

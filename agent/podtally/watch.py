@@ -132,7 +132,8 @@ class Watch:
         host = event.role is model.Role.HOST
         pair = link.kind == "veth"
         self.interfaces[link.ifindex] = Watched(link.name, event.role, "", link.largest, pair)
-        self._ledger.interfaces.appeared(link.ifindex, link.name, event.low, host)
+        opening = (link.name, event.low, host, event.at_ns)
+        self._ledger.interfaces.appeared(link.ifindex, *opening)
         if link.ifindex in self._gone.keys() | self._going:
             # One went, and another has its number before the books of the first are closed.
             self._gone.pop(link.ifindex, None)

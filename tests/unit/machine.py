@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from podtally.epoch import NO_COUNTERS, Counters, Journal, Turned, World
 from podtally.kernel.table import Table
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
-from podtally.ledger.connections import BEGAN_UNKNOWN
+from podtally.ledger.connections import BEGAN_SIDE, BEGAN_UNKNOWN
 from podtally.ledger.labels import DIRECTIONS, BookLabels, PodLabels
 from podtally.ledger.remotes import Present
 from podtally.ledger.series import SeriesView
@@ -287,7 +287,9 @@ class Machine:
         }
         assert [gap for _, gap in view.gaps] == [0] * 2 * len(INTERFACES)
         assert view.connections == len(model.began)
-        assert view.began_unknown == list(model.began.values()).count(BEGAN_UNKNOWN)
+        assert view.began_unknown == len(
+            [began for began in model.first_began.values() if began & BEGAN_SIDE == BEGAN_UNKNOWN]
+        )
 
 
 def shown(view: SeriesView[Any]) -> dict[Any, tuple[int, ...]]:

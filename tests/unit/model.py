@@ -8,7 +8,13 @@ import numpy as np
 from podtally.kernel import abi
 from podtally.kernel.books import Accounts as KernelAccounts
 from podtally.kernel.table import Arrays
-from podtally.ledger.connections import BEGAN_HERE, BEGAN_THERE, BEGAN_UNKNOWN
+from podtally.ledger.connections import (
+    BEGAN_HERE,
+    BEGAN_SIDE,
+    BEGAN_THERE,
+    BEGAN_UNKNOWN,
+    CONTESTED,
+)
 from podtally.ledger.labels import DIRECTIONS, FlowLabels, protocol_name
 from tests.unit.rows import (
     ACK,
@@ -134,12 +140,14 @@ def seen_of(packet: Packet) -> int:
 
 
 class Model:
-    """What was sent; who began what follows from the first epoch that had a row of it."""
+    """What was sent; who began what follows from all rows of it up to an epoch's."""
 
     def __init__(self) -> None:
-        self.rows: dict[int, dict[int, tuple[int, int]]] = {}  # epoch: flow: seen, first direction
+        self.rows: dict[int, dict[int, _Row]] = {}  # by epoch and flow
+        self.seen: dict[int, int] = {}
         self.began: dict[int, int] = {}
-        self.flow: Counter[tuple[int, int, str]] = Counter()  # flow, direction, unit
+        self.first_began: dict[int, int] = {}
+        self._flows: Counter[tuple[FlowLabels, int]] = Counter()  # and place among the sums
         self.account: Counter[tuple[int, int, str]] = Counter()  # ifindex, direction, account
         self.packets: Counter[tuple[int, int]] = Counter()
 
@@ -149,27 +157,35 @@ class Model:
         self.account[flow.ifindex, direction, account] += packet.bytes
         self.packets[flow.ifindex, direction] += packet.packets
         if in_row:
-            row = self.rows.setdefault(epoch, {})
-            seen, first = row.get(packet.flow, (0, direction))
-            row[packet.flow] = (seen | seen_of(packet), first)
-            self.flow[packet.flow, direction, "bytes"] += packet.bytes
-            self.flow[packet.flow, direction, "packets"] += packet.packets
+            row = self.rows.setdefault(epoch, {}).setdefault(packet.flow, _Row(direction))
+            row.seen |= seen_of(packet)
+            row.sums[direction, 0] += packet.bytes
+            row.sums[direction, 1] += packet.packets
 
     def seal(self, before_epoch: int) -> None:
         """The rows of earlier epochs can change no more."""
         for epoch in sorted(epoch for epoch in self.rows if epoch < before_epoch):
-            for flow, (seen, first) in self.rows.pop(epoch).items():
-                self.began.setdefault(flow, _began(FLOWS[flow], seen, first))
+            for flow, row in self.rows.pop(epoch).items():
+                self._seal(flow, row)
+
+    def _seal(self, flow: int, row: "_Row") -> None:
+        before = self.began.get(flow, BEGAN_UNKNOWN)
+        seen = self.seen[flow] = self.seen.get(flow, 0) | row.seen
+        began = _began(FLOWS[flow], seen, row.first_direction)
+        if FLOWS[flow].protocol != TCP and flow in self.began:
+            began = before
+        self.began[flow] = began
+        self.first_began.setdefault(flow, began)
+        for direction in (0, 1):
+            labels = labels_of(FLOWS[flow], direction, began)
+            for unit in (0, 1):
+                self._flows[labels, unit] += row.sums[direction, unit]
+            opened = began & BEGAN_SIDE == (BEGAN_HERE, BEGAN_THERE)[direction]
+            self._flows[labels, 2] += opened and before & BEGAN_SIDE == BEGAN_UNKNOWN
 
     def flows(self) -> dict[FlowLabels, tuple[int, int, int]]:
         """Bytes, packets and connections, as /metrics has to show them."""
-        sums: Counter[tuple[FlowLabels, int]] = Counter()
-        for flow, began in self.began.items():
-            for direction in (0, 1):
-                labels = labels_of(FLOWS[flow], direction, began)
-                sums[labels, 0] += self.flow[flow, direction, "bytes"]
-                sums[labels, 1] += self.flow[flow, direction, "packets"]
-                sums[labels, 2] += began == (BEGAN_HERE, BEGAN_THERE)[direction]
+        sums = self._flows
         return {labels: (sums[labels, 0], sums[labels, 1], sums[labels, 2]) for labels, _ in sums}
 
     def counter(self, ifindex: int) -> tuple[int, int]:
@@ -181,16 +197,25 @@ class Model:
         return OPENING[ifindex][0] + passed[0], OPENING[ifindex][1] + passed[1]
 
 
+class _Row:
+    def __init__(self, first_direction: int) -> None:
+        self.first_direction = first_direction
+        self.seen = 0
+        self.sums: Counter[tuple[int, int]] = Counter()  # by direction and unit
+
+
 def _began(flow: Flow, seen: int, first_direction: int) -> int:
     if flow.protocol != TCP:
         return (BEGAN_HERE, BEGAN_THERE)[first_direction]
     here = bool(seen & FLAGS.syn_only)
     there = bool(seen & FLAGS.syn_only << FLAGS.shift)
-    return {(True, False): BEGAN_HERE, (False, True): BEGAN_THERE}.get((here, there), BEGAN_UNKNOWN)
+    if here and there:
+        return CONTESTED
+    return BEGAN_HERE if here else BEGAN_THERE if there else BEGAN_UNKNOWN
 
 
 def labels_of(flow: Flow, direction: int, began: int) -> FlowLabels:
-    if began == BEGAN_UNKNOWN:
+    if began in (BEGAN_UNKNOWN, CONTESTED):
         port = "unknown"
     else:
         port = str(flow.remote_port if began == BEGAN_HERE else flow.local_port)
@@ -211,5 +236,5 @@ def labels_of(flow: Flow, direction: int, began: int) -> FlowLabels:
         scope,
         protocol_name(flow.protocol),
         port,
-        "unknown" if began == BEGAN_UNKNOWN else "undeclared",
+        "undeclared",  # whoever began it
     )

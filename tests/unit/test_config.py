@@ -36,6 +36,7 @@ endpoints:
 networks:
   office: 203.0.113.0/24
   lab: [198.18.0.0/16, "2001:db8::/48", 198.19.0.1]
+forwarders: [kube-system/egress-*, shop/vpn]
 """
 
 
@@ -95,6 +96,7 @@ def test_every_setting_can_stand_in_the_file(file: Path) -> None:
             "office": ("203.0.113.0/24",),
             "lab": ("198.18.0.0/16", "2001:db8::/48", "198.19.0.1"),
         },
+        forwarders=("kube-system/egress-*", "shop/vpn"),
     )
     assert load(file, {}).listen_address() == ("::1", 9000)
 
@@ -236,6 +238,7 @@ def test_a_file_that_says_nothing(file: Path, text: str) -> None:
         ("no network", "networks: {office: 10.99.0.0/33}\n", ["networks", "office", "10.99.0.0/33"]),
         ("bits behind the network", "networks: {lab: [10.99.0.1/16]}\n", ["networks", "lab", "host bits"]),
         ("a network that is no text", "networks: {lab: 5}\n", ["networks", "not a whole number"]),
+        ("a forwarder without a namespace", "forwarders: vpn\n", ["forwarders", "'vpn'", "NAMESPACE/WORKLOAD"]),
         ("a policy that is no path", "policies: [a, 5]\n", ["policies[1]", "not a whole number"]),
         ("a policy without a path", "policies: ['']\n", ["policies", "length >= 1"]),
         ("a candidate without a path", "candidates: ''\n", ["candidates", "length >= 1"]),

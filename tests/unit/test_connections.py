@@ -7,11 +7,12 @@ from podtally.ledger.connections import (
     BEGAN_HERE,
     BEGAN_THERE,
     BEGAN_UNKNOWN,
+    CONTESTED,
     Connections,
     Timeouts,
     has_ended,
-    who_began,
 )
+from podtally.ledger.initiator import opened
 from tests.unit.rows import (
     ACK,
     FIN,
@@ -49,34 +50,41 @@ def fill(connections: Connections, rows: list[Flow], now_ns: int = SECOND) -> No
         (from_here(ACK) | to_here(ACK), BEGAN_UNKNOWN),
         (from_here(SYN), BEGAN_HERE),
         (to_here(SYN), BEGAN_THERE),
-        (to_here(SYN_ACK), BEGAN_HERE),
-        (from_here(SYN_ACK), BEGAN_THERE),
+        # an answer that nobody was seen to ask for, and that the asked side refused or ignored
+        (to_here(SYN_ACK), BEGAN_UNKNOWN),
+        (to_here(SYN_ACK) | from_here(RST), BEGAN_UNKNOWN),
+        (from_here(SYN_ACK), BEGAN_UNKNOWN),
+        # the SYN was missed, and what followed was not
+        (to_here(SYN_ACK) | from_here(ACK), BEGAN_HERE),
+        (from_here(SYN_ACK) | to_here(ACK), BEGAN_THERE),
         (from_here(SYN) | to_here(SYN_ACK), BEGAN_HERE),
-        (to_here(SYN) | from_here(SYN_ACK), BEGAN_THERE),
-        # the ports were used again within an epoch: the SYN is a fact, the other end's is older
+        (from_here(SYN) | to_here(SYN_ACK) | from_here(ACK), BEGAN_HERE),
+        (to_here(SYN) | from_here(SYN_ACK) | to_here(ACK), BEGAN_THERE),
+        # a simultaneous open (RFC 9293 3.5), or a forged frame; the answer tells which is likelier
+        (from_here(SYN) | to_here(SYN), CONTESTED),
+        (from_here(SYN) | to_here(SYN) | from_here(SYN_ACK) | to_here(SYN_ACK), CONTESTED),
+        (from_here(SYN | ACK) | to_here(SYN_ACK), CONTESTED),
+        (from_here(SYN) | to_here(SYN) | to_here(SYN_ACK) | from_here(ACK), CONTESTED | BEGAN_HERE),
+        (
+            from_here(SYN) | to_here(SYN) | from_here(SYN_ACK) | to_here(ACK),
+            CONTESTED | BEGAN_THERE,
+        ),
         (from_here(SYN) | from_here(SYN_ACK), BEGAN_HERE),
-        (to_here(SYN) | to_here(SYN_ACK), BEGAN_THERE),
-        # a simultaneous open (RFC 9293 3.5): both began it, so nobody did
-        (from_here(SYN) | to_here(SYN), BEGAN_UNKNOWN),
-        (from_here(SYN) | to_here(SYN) | from_here(SYN_ACK) | to_here(SYN_ACK), BEGAN_UNKNOWN),
-        (from_here(SYN_ACK) | to_here(SYN_ACK), BEGAN_UNKNOWN),
-        (from_here(SYN) | from_here(SYN_ACK) | to_here(SYN_ACK), BEGAN_HERE),
-        (to_here(SYN) | from_here(SYN_ACK) | to_here(SYN_ACK), BEGAN_THERE),
-        (from_here(SYN) | to_here(SYN) | to_here(SYN_ACK), BEGAN_UNKNOWN),
-        (from_here(SYN) | to_here(SYN) | from_here(SYN_ACK), BEGAN_UNKNOWN),
+        (from_here(SYN) | from_here(SYN_ACK) | to_here(SYN_ACK), CONTESTED),
+        (to_here(SYN) | from_here(SYN_ACK) | to_here(SYN_ACK), CONTESTED),
     ],
 )
 def test_who_began_tcp(seen: int, began: int) -> None:
     for first_direction in (0, 1):  # tells nothing of TCP
         row = Flow(first_direction=first_direction)
-        assert who_began(np.array([seen], np.uint64), key_of([row]), FLAGS).tolist() == [began]
+        assert opened(np.array([seen], np.uint64), key_of([row]), FLAGS).tolist() == [began]
 
 
 @pytest.mark.parametrize(("first_direction", "began"), [(0, BEGAN_HERE), (1, BEGAN_THERE)])
 @pytest.mark.parametrize("protocol", [1, UDP, 58, 132])
 def test_who_began_what_has_no_syn(protocol: int, first_direction: int, began: int) -> None:
     row = Flow(protocol=protocol, first_direction=first_direction)
-    assert who_began(np.zeros(1, np.uint64), key_of([row]), FLAGS).tolist() == [began]
+    assert opened(np.zeros(1, np.uint64), key_of([row]), FLAGS).tolist() == [began]
 
 
 @pytest.mark.parametrize(

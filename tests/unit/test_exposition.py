@@ -20,8 +20,10 @@ from podtally.ledger.labels import (
     ExposedLabels,
     FlowLabels,
     KubecostLabels,
+    MissedLabels,
     PodLabels,
     ScanLabels,
+    SpoofedLabels,
     UnjudgedLabels,
 )
 from podtally.ledger.series import SeriesView
@@ -70,6 +72,10 @@ VIEW = View(
     waiting=13,
     came_too_late=17,
     drops=SeriesView([BookLabels("veth7", "egress")], np.array([[0, 89, 14]])),
+    missed=SeriesView(
+        [MissedLabels("shop", "web", "egress", "external", "gre", "protocol")], np.array([[41]])
+    ),
+    spoofed=SeriesView([SpoofedLabels("shop", "web")], np.array([[43]])),
 )
 FLOW = (
     'namespace="shop",workload="web",workload_kind="Deployment",direction="egress",'
@@ -102,6 +108,12 @@ podtally_policy_denied_total{{{OF_WEB},policy="shop/strict"}} 19
 # HELP podtally_verdict_unknown_connections_total Connections that could not be judged, by what would have to be known.
 # TYPE podtally_verdict_unknown_connections_total counter
 podtally_verdict_unknown_connections_total{{cause="beginning"}} 23
+# HELP podtally_policy_undecided_total Connections of endpoints that policies isolate on which policy could not be decided.
+# TYPE podtally_policy_undecided_total counter
+podtally_policy_undecided_total{{namespace="shop",workload="web",direction="egress",peer_kind="external",protocol="gre",cause="protocol"}} 41
+# HELP podtally_spoofed_packets_total Packets that endpoints sent from addresses that are not theirs.
+# TYPE podtally_spoofed_packets_total counter
+podtally_spoofed_packets_total{{namespace="shop",workload="web"}} 43
 # HELP podtally_undeclared_exposure_connections_total Connections from outside to pods that no Ingress, LoadBalancer or NodePort declares.
 # TYPE podtally_undeclared_exposure_connections_total counter
 podtally_undeclared_exposure_connections_total{{namespace="shop",workload="web",scope="internet",protocol="tcp",port="80"}} 29

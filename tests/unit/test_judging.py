@@ -177,7 +177,8 @@ def test_a_denied_connection() -> None:
         ((WEB_FROM_FAR,), into("203.0.113.5", 80), "denied"),
         ((UNREADABLE,), out("203.0.113.5", 443), "unknown"),
         ((ONLY_MYSQL,), Flow("203.0.113.5", remote_port=3306, seen=ACK), "unknown"),
-        ((), Flow("203.0.113.5", remote_port=3306, seen=ACK), "unknown"),
+        ((), Flow("203.0.113.5", remote_port=3306, seen=ACK), "undeclared"),  # whoever began it
+        ((ONLY_MYSQL, WEB_FROM_FAR), Flow("203.0.113.5", remote_port=3307, seen=ACK), "denied"),
         ((ONLY_MYSQL,), Flow("203.0.113.5", ICMP, 0, 0), "unknown"),
         ((), Flow("203.0.113.5", ICMP, 0, 0), "undeclared"),
         ((ONLY_MYSQL,), Flow("203.0.113.5", UDP, 0, 0), "denied"),
@@ -213,12 +214,12 @@ def test_why_nothing_is_known_is_counted() -> None:
     flows = [
         Flow("203.0.113.5", local_port=1, seen=ACK),
         Flow("203.0.113.5", local_port=2, seen=ACK),
-        out("203.0.113.5", 443),
+        Flow("203.0.113.5", ICMP, 0, 0),
     ]
-    epoch(ledger, present(declare(UNREADABLE)), flows)
+    epoch(ledger, present(declare(ONLY_MYSQL)), flows)
     view = ledger.view().unjudged
     counts = {x.cause: c for x, (c,) in zip(view.labels, view.values.tolist(), strict=True)}
-    assert counts == {"beginning": 2, "unreadable": 1}
+    assert counts == {"beginning": 2, "protocol": 1}
 
 
 def test_both_ends_are_judged_where_both_are_here_and_denials_counted_at_the_end_that_denies() -> (

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from podtally.export.publisher import Health, Publisher
 from podtally.export.selfmetrics import SelfMetrics
 from podtally.identity.table import WELL_KNOWN
-from podtally.ledger.judging import BEGINNING
+from podtally.ledger.judging import BEGINNING, SOURCE
 from podtally.ledger.labels import ACCOUNTS, KubecostLabels
 from podtally.ledger.series import SeriesView
 from podtally.links.model import Hook, Mode
@@ -27,7 +27,7 @@ from tests.unit.test_exposition import VIEW
 
 METRICS = metrics_page.metrics()
 EXAMPLES = metrics_page.examples()
-CAUSES = {BEGINNING} | {
+CAUSES = {BEGINNING, SOURCE} | {
     engine.UNKNOWN_END,
     engine.UNREADABLE,
     engine.DOUBT,

@@ -13,6 +13,7 @@ from podtally.ledger.scans import KEPT, Scan, Scans
 from podtally.ledger.shares import level, rank
 from tests.unit.rows import SECOND
 from tests.unit.test_judging import (
+    DB_ADDRESS,
     NOTHING_INTO_DB,
     ONLY_MYSQL,
     WEB_FROM_FAR,
@@ -82,7 +83,9 @@ def test_a_scan_takes_no_neighbours_events_and_puts_off_none_of_their_lines() ->
     ledger, at = make(events=150), present(declare(ONLY_MYSQL, NOTHING_INTO_DB, DB_OUT))
     scan = [out(f"198.18.{n % 250}.{n // 250}", 80) for n in range(2000)]
     epoch(ledger, at, scan)
-    neighbours = [out(f"203.0.113.{n}", 22)._replace(ifindex=9) for n in range(1, 6)]
+    neighbours = [
+        out(f"203.0.113.{n}", 22)._replace(ifindex=9, local=DB_ADDRESS) for n in range(1, 6)
+    ]
     epoch(ledger, at, neighbours)
     due = told(ledger, most=10)
     assert sorted(event.labels.workload for event in due) == ["db"] * 5 + ["web"] * 5

@@ -47,6 +47,16 @@ UNJUDGED = Family(
     "counter",
     "Connections that could not be judged, by what would have to be known.",
 )
+MISSED = Family(
+    "podtally_policy_undecided",
+    "counter",
+    "Connections of endpoints that policies isolate on which policy could not be decided.",
+)
+SPOOFED = Family(
+    "podtally_spoofed_packets",
+    "counter",
+    "Packets that endpoints sent from addresses that are not theirs.",
+)
 EXPOSED = Family(
     "podtally_undeclared_exposure_connections",
     "counter",
@@ -123,6 +133,8 @@ class Exposition:
             (CONNECTIONS_BEGUN, "flows", CONNECTIONS),
             (DENIED, "denied", 0),
             (UNJUDGED, "unjudged", 0),
+            (MISSED, "missed", 0),
+            (SPOOFED, "spoofed", 0),
             (EXPOSED, "exposed", 0),
             (SCANNING, "scanning", 0),
             (CANDIDATE_CONNECTIONS, "candidate", CONNECTIONS),

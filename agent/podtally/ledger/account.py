@@ -16,6 +16,7 @@ from podtally.ledger.labels import (
     DeniedLabels,
     ExposedLabels,
     FlowLabels,
+    MissedLabels,
     protocol_name,
 )
 
@@ -27,6 +28,9 @@ FORWARDED_PORT = -4
 MANY_PORT = -5  # one of more ports or peers than are shown one by one
 MANY_PROTOCOLS = 255  # (reserved, RFC 5237) with MANY_PORT: one of those that few use
 SHOWN_PROTOCOLS = (1, 6, 17, 58, 132)  # the rest is "other" where peers are
+FLOODED_PORT = -6
+GROUP_PORT = -7
+APART = (WAITING_PORT, FORWARDED_PORT, FLOODED_PORT)  # ports of accounts that are in no series
 
 
 class Backend(NamedTuple):
@@ -47,6 +51,8 @@ class Judgement(NamedTuple):
     exposed: bool = False  # it comes from outside, and nothing declares that it may
     candidate: str = ""  # the verdict if the candidates were applied, where that is another
     candidate_policy: str = ""
+    missed: bool = False  # policies isolate our end, and yet its verdict is unknown
+    foreign: bool = False  # it is sent from an address that is not the endpoint's
 
 
 UNJUDGED = Judgement()
@@ -132,6 +138,11 @@ def forwarded(slot: int) -> Account:
     return Account(slot, *("",) * 7, 0, FORWARDED_PORT)
 
 
+def flooded(slot: int) -> Account:
+    """What a bridge sends to every port, for addresses that are not the endpoint's."""
+    return Account(slot, *("",) * 7, 0, FLOODED_PORT)
+
+
 def flow_labels(account: Account, direction: str) -> FlowLabels:
     return FlowLabels(
         OTHER if account.port == LIMITED_PORT else account.namespace,
@@ -167,6 +178,18 @@ def exposed_labels(account: Account) -> ExposedLabels:
     return ExposedLabels(account.namespace, account.workload, account.scope, protocol, port)
 
 
+def missed_labels(account: Account) -> MissedLabels:
+    judgement = account.judgement
+    return MissedLabels(
+        account.namespace,
+        account.workload,
+        judgement.direction,
+        account.peer_kind,
+        protocol_of(account),
+        judgement.cause,
+    )
+
+
 def candidate_labels(account: Account) -> CandidateLabels:
     judgement = account.judgement
     labels = denied_labels(account)._replace(policy=judgement.verdict)
@@ -179,7 +202,13 @@ def protocol_of(account: Account) -> str:
 
 
 def port_name(port: int) -> str:
-    return {UNKNOWN_PORT: UNKNOWN, LIMITED_PORT: OTHER, MANY_PORT: OTHER}.get(port, str(port))
+    names = {
+        UNKNOWN_PORT: UNKNOWN,
+        LIMITED_PORT: OTHER,
+        MANY_PORT: OTHER,
+        GROUP_PORT: str(NO_PORT),
+    }
+    return names.get(port, str(port))
 
 
 def server_port(

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.ledger.account import (
-    FORWARDED_PORT,
+    APART,
+    FLOODED_PORT,
+    GROUP_PORT,
     MANY_PORT,
     UNKNOWN_PORT,
     WAITING_PORT,
@@ -20,11 +22,12 @@ from podtally.ledger.account import (
     denied_labels,
     exposed_labels,
     flow_labels,
+    missed_labels,
     waiting,
     with_any_peer,
     with_any_port,
 )
-from podtally.ledger.connections import BEGAN_HERE, BEGAN_THERE
+from podtally.ledger.connections import BEGAN_HERE, BEGAN_SIDE, BEGAN_THERE, BEGAN_UNKNOWN
 from podtally.ledger.costs import CONTRACT, Shown, add_cost, cost_labels, kubecost_labels
 from podtally.ledger.labels import (
     DIRECTIONS,
@@ -36,7 +39,9 @@ from podtally.ledger.labels import (
     ExposedLabels,
     FlowLabels,
     KubecostLabels,
+    MissedLabels,
     PodLabels,
+    SpoofedLabels,
     UnjudgedLabels,
 )
 from podtally.ledger.series import Labels, SeriesTable
@@ -46,7 +51,7 @@ BYTES, PACKETS, CONNECTIONS = 0, 1, 2  # the sums of a flow series
 NOBODYS = -1  # the slot of an account that is free
 NO_SERIES = -1
 # Tables that few accounts have a series in: one, or one for each direction.
-_FEW = ("denied", "unjudged", "exposed", "candidate", "kubecost", "costs")
+_FEW = ("denied", "unjudged", "exposed", "candidate", "kubecost", "costs", "missed", "spoofed")
 
 
 class Tables(NamedTuple):
@@ -60,12 +65,14 @@ class Tables(NamedTuple):
     candidate: SeriesTable[CandidateLabels]  # bytes, packets, connections
     kubecost: SeriesTable[KubecostLabels]  # bytes
     costs: SeriesTable[CostLabels]  # dollars, and parts of one
+    missed: SeriesTable[MissedLabels]  # connections
+    spoofed: SeriesTable[SpoofedLabels]  # packets
 
 
 def make_tables() -> Tables:
     return Tables(
         SeriesTable(3), SeriesTable(2), SeriesTable(1), SeriesTable(1), SeriesTable(1),
-        SeriesTable(3), SeriesTable(1), SeriesTable(2),
+        SeriesTable(3), SeriesTable(1), SeriesTable(2), SeriesTable(1), SeriesTable(1),
     )  # fmt: skip
 
 
@@ -95,8 +102,12 @@ class Accounts:
         self.candidate = np.full(16, NO_SERIES, np.int64)
         self.kubecost = np.full(16, NO_SERIES, np.int64)
         self.costs = np.full((16, 2), NO_SERIES, np.int64)
+        self.missed = np.full(16, NO_SERIES, np.int64)
+        self.spoofed = np.full(16, NO_SERIES, np.int64)
         self._prices = np.zeros((16, 2), np.int64)
         self.waiting = np.zeros(16, np.bool_)
+        self.flooded = np.zeros(16, np.bool_)  # of frames for others
+        self.silent = np.zeros(16, np.bool_)  # those, and of groups: the endpoint sends nothing
         self.unknown = np.zeros(16, np.bool_)  # whose other end has no name yet
         self.limited = 0  # how often no series could be made, since the start
 
@@ -109,7 +120,7 @@ class Accounts:
         index = self._index.get(account)
         if index is not None:
             return index
-        if account.port >= UNKNOWN_PORT or account.port == MANY_PORT:
+        if account.port >= UNKNOWN_PORT or account.port in (MANY_PORT, GROUP_PORT):
             fitting = self._fitting(account)
             if fitting != account:
                 self.limited += 1
@@ -150,6 +161,10 @@ class Accounts:
         differing = candidate != NO_SERIES
         if differing.any():
             self._tables.candidate.add(candidate[differing], amounts[differing], now_ns)
+        spoofed = self.spoofed[account]
+        forged = spoofed != NO_SERIES
+        if direction == 0 and forged.any():
+            self._tables.spoofed.add(spoofed[forged], amounts[forged][:, [PACKETS]], now_ns)
         self._add_costs(account, direction, amounts[:, BYTES], now_ns)
 
     def _add_costs(
@@ -168,18 +183,30 @@ class Accounts:
     def count_beginnings(
         self, account: NDArray[np.int64], began: NDArray[np.uint8], now_ns: int
     ) -> None:
+        self.count_openings(account, began, now_ns)
+        self._count(self._tables.unjudged, self.unjudged[account], now_ns)
+        self._count(self._tables.exposed, self.exposed[account], now_ns)
+        self.count_missed(account, now_ns)
+        self.count_denied(account, now_ns)
+
+    def count_openings(
+        self, account: NDArray[np.int64], began: NDArray[np.uint8], now_ns: int
+    ) -> None:
+        """Connections (n,) of which it is known from now on who opened them."""
+        began = np.where(self.silent[account], BEGAN_UNKNOWN, began)
         for direction, side in enumerate((BEGAN_HERE, BEGAN_THERE)):
-            begun = account[began == side]
+            begun = account[began & BEGAN_SIDE == side]
             one = np.zeros((len(begun), 3), np.int64)
             one[:, CONNECTIONS] = 1
             self.add(begun, direction, one, now_ns)
-        self._count(self._tables.unjudged, self.unjudged[account], now_ns)
-        self._count(self._tables.exposed, self.exposed[account], now_ns)
-        self.count_denied(account, now_ns)
 
     def count_denied(self, account: NDArray[np.int64], now_ns: int) -> None:
         """Connections that policy denies from now on."""
         self._count(self._tables.denied, self.denied[account], now_ns)
+
+    def count_missed(self, account: NDArray[np.int64], now_ns: int) -> None:
+        """Connections of isolated endpoints whose verdict is unknown from now on."""
+        self._count(self._tables.missed, self.missed[account], now_ns)
 
     def _count(self, table: SeriesTable[Labels], series: NDArray[np.int64], now_ns: int) -> None:
         some = series[series != NO_SERIES]
@@ -244,11 +271,14 @@ class Accounts:
             self.shares.take(_taken(account), account.port == MANY_PORT)
         self.slot[index] = account.slot
         self.waiting[index] = account.port == WAITING_PORT
-        self.unknown[index] = account.peer_kind == UNKNOWN
+        self.flooded[index] = account.port == FLOODED_PORT
+        self.silent[index] = account.port in (FLOODED_PORT, GROUP_PORT)
+        # An address that is not the endpoint's may turn out to be.
+        self.unknown[index] = account.peer_kind == UNKNOWN or self.flooded[index]
         self.series[index] = self.pods[index] = NO_SERIES
         for name in _FEW:
             getattr(self, name)[index] = NO_SERIES
-        if account.port in (WAITING_PORT, FORWARDED_PORT):
+        if account.port in APART:
             return
         for place, direction in enumerate(DIRECTIONS):
             labels = flow_labels(account, direction)
@@ -272,6 +302,11 @@ class Accounts:
         if judgement.cause:
             cause = UnjudgedLabels(judgement.cause)
             self.unjudged[index] = tables.unjudged.index_of(cause, now_ns)
+        if judgement.missed:
+            self.missed[index] = tables.missed.index_of(missed_labels(account), now_ns)
+        if judgement.foreign:
+            spoofed = SpoofedLabels(account.namespace, account.workload)
+            self.spoofed[index] = tables.spoofed.index_of(spoofed, now_ns)
         if judgement.exposed:
             self.exposed[index] = tables.exposed.index_of(exposed_labels(account), now_ns)
         if judgement.candidate:
@@ -284,6 +319,7 @@ class Accounts:
             self.shares.give_back(_taken(account), account.port == MANY_PORT)
         self.slot[index] = NOBODYS
         self.waiting[index] = self.unknown[index] = False
+        self.flooded[index] = self.silent[index] = False
         self._free.append(index)
         self.version += 1
         self.closed += 1
@@ -301,6 +337,8 @@ class Accounts:
             self.slot = np.pad(self.slot, (0, more), constant_values=NOBODYS)
             self.waiting = np.pad(self.waiting, (0, more))
             self.unknown = np.pad(self.unknown, (0, more))
+            self.flooded = np.pad(self.flooded, (0, more))
+            self.silent = np.pad(self.silent, (0, more))
             self._prices = np.pad(self._prices, ((0, more), (0, 0)))
             for name in ("series", "pods", *_FEW):
                 old = getattr(self, name)

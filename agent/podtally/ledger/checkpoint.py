@@ -35,16 +35,18 @@ from podtally.ledger.labels import (
     ExposedLabels,
     FlowLabels,
     KubecostLabels,
+    MissedLabels,
     PodLabels,
     ScanLabels,
+    SpoofedLabels,
     UnjudgedLabels,
 )
 from podtally.ledger.ledger import Ledger
 from podtally.ledger.series import SeriesTable
 
 MAGIC = b"podtally"
-SCHEMA = 7
-_READABLE = (4, 5, 6, 7)  # 4 has no costs, 5 no scans, 6 no drops
+SCHEMA = 8
+_READABLE = (4, 5, 6, 7, 8)  # 4 has no costs, 5 no scans, 6 no drops, 7 nothing missed or spoofed
 _PREFIX = struct.Struct("<8sII")  # magic, schema, length of the head
 _SUM = struct.Struct("<I")
 _ALIGN = 64
@@ -53,7 +55,7 @@ Array = NDArray[Any]
 
 _PARTS = ("sums", "moved_ns")
 _TABLES = ("pods", "flows", "books", "denied", "unjudged", "exposed", "candidate", "events")
-_NEW_TABLES = ("kubecost", "costs", "scanning", "drops")
+_NEW_TABLES = ("kubecost", "costs", "scanning", "drops", "missed", "spoofed")
 _SCANS = ("scans.events", "scans.ports", "scans.hashes")
 _ARRAYS = frozenset(
     {"interfaces", "kernel.key", "kernel.read"}
@@ -108,6 +110,8 @@ class _Labels(msgspec.Struct, frozen=True):
     costs: list[tuple[int, CostLabels]] = []
     scanning: list[tuple[int, ScanLabels]] = []
     drops: list[tuple[int, BookLabels]] = []
+    missed: list[tuple[int, MissedLabels]] = []
+    spoofed: list[tuple[int, SpoofedLabels]] = []
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -268,6 +272,8 @@ def _tables(ledger: Ledger) -> dict[str, SeriesTable[Any]]:
         "candidate": tables.candidate,
         "kubecost": tables.kubecost,
         "costs": tables.costs,
+        "missed": tables.missed,
+        "spoofed": tables.spoofed,
         "events": ledger.events.table,
         "scanning": ledger.events.scanning,
     }

@@ -16,7 +16,11 @@ from podtally.ledger.shares import level
 TCP = 6
 TCP_FIN, TCP_RST, TCP_ACK = 1, 4, 16
 
+# Who opened a connection. CONTESTED is added where evidence contradicts itself; the rest is then
+# the likelier side, if any (``initiator``).
 BEGAN_UNKNOWN, BEGAN_HERE, BEGAN_THERE = 0, 1, 2
+CONTESTED = 4
+BEGAN_SIDE = 3  # the bits beside it
 UNNAMED = -1  # the account of a connection that is to be named again
 NO_CONNECTION = -2  # instead of an account: there is no such connection
 
@@ -96,24 +100,6 @@ def flags_of(layout: abi.Layout) -> Flags:
         layout.seen_icmp_relayed,
         layout.error_fingerprint,
     )
-
-
-def who_began(seen: NDArray[np.uint64], key: NDArray[np.void], flags: Flags) -> NDArray[np.uint8]:
-    """BEGAN_* of new rows: for TCP by SYN and SYN/ACK, else by the first packet. (n,)"""
-    here = seen & np.uint64(flags.syn_only | flags.syn_ack << flags.shift)
-    there = seen & np.uint64(flags.syn_only << flags.shift | flags.syn_ack)
-    # A SYN without ACK decides; a SYN/ACK tells where the SYN was missed.
-    syn = np.uint64(flags.syn_only | flags.syn_only << flags.shift)
-    both = (here != 0) & (there != 0)
-    here = np.where(both, here & syn, here)
-    there = np.where(both, there & syn, there)
-    tcp = np.select(
-        [(here != 0) & (there == 0), (there != 0) & (here == 0)],
-        [BEGAN_HERE, BEGAN_THERE],
-        BEGAN_UNKNOWN,
-    )
-    others = np.where(key["first_direction"] == 0, BEGAN_HERE, BEGAN_THERE)
-    return np.where(key["protocol"] == TCP, tcp, others).astype(np.uint8)
 
 
 def has_ended(seen: NDArray[np.uint64], flags: Flags) -> NDArray[np.bool_]:

@@ -5,7 +5,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.ledger.connections import BEGAN_HERE, BEGAN_THERE
+from podtally.ledger.connections import (
+    BEGAN_HERE,
+    BEGAN_SIDE,
+    BEGAN_THERE,
+    BEGAN_UNKNOWN,
+    CONTESTED,
+)
 from podtally.ledger.remotes import NO_OWNER, Flows, Found
 from podtally.policy.compiled_blocks import Addresses
 from podtally.policy.exposure import Exposure
@@ -28,23 +34,51 @@ class Ends(NamedTuple):
     port: NDArray[np.int64]  # the one that was asked, of who answers; 0: none, or nobody knows
     began: NDArray[np.uint8]
     exposed: NDArray[np.bool_]  # from outside, and nothing declares that it may
+    here_port: NDArray[np.int64]
+    peer_port: NDArray[np.int64]  # of who answers
+    likelier: NDArray[np.uint8]  # which side opened it, if one has to be named
+    quiet: NDArray[np.bool_]  # if nothing is known of it, that is no news
+    foreign: NDArray[np.bool_]  # sent from an address that is not our end's
 
     def take(self, index: NDArray[np.int64]) -> "Ends":
         return Ends._make(column[index] for column in self)
+
+    def opened_by(self, side: int) -> "Ends":
+        """The same connections, if all of them were opened by one side."""
+        return self.opened_as(np.full_like(self.began, side))
+
+    def opened_as(self, side: NDArray[np.uint8]) -> "Ends":
+        """The same connections, each opened by the side given. (n,)"""
+        port = np.where(side == BEGAN_HERE, self.peer_port, self.here_port)
+        return self._replace(port=port, began=side)
+
+
+def may_come_in(began: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return where the other end opened the connection, or seems to have. (n,)"""
+    found: NDArray[np.bool_] = (began == BEGAN_THERE) | (began & CONTESTED != 0)
+    return found
 
 
 def ends_of(flows: Flows, here: NDArray[np.int32], there: Found) -> Ends:
     """``here`` (n,) are the parties at our end."""
     key, began = flows.key, flows.began
-    port = np.where(began == BEGAN_HERE, there.port, key["local_port"]).astype(np.int64)
+    here_port, peer_port = key["local_port"].astype(np.int64), there.port.astype(np.int64)
+    side = began & BEGAN_SIDE
+    first = np.where(key["first_direction"] == 0, BEGAN_HERE, BEGAN_THERE)
+    likelier = np.where(side == BEGAN_UNKNOWN, first, side).astype(np.uint8)
     return Ends(
         here,
         key["local_address"].byteswap(),
         np.where(there.final, there.owner, NO_OWNER),  # not whose name came too late
         there.address,
         key["protocol"],
-        port,
+        np.where(side == BEGAN_HERE, peer_port, here_port),
         began,
+        np.zeros(len(key), np.bool_),
+        here_port,
+        peer_port,
+        likelier,
+        np.zeros(len(key), np.bool_),
         np.zeros(len(key), np.bool_),
     )
 
@@ -53,6 +87,7 @@ def undeclared(
     ends: Ends, from_outside: NDArray[np.bool_], exposure: Exposure
 ) -> NDArray[np.bool_]:
     """Of what comes from outside, what nothing declares to be exposed. (n,)"""
+    ends = ends._replace(port=ends.here_port)
     found = from_outside & _served(ends)
     rows = np.flatnonzero(found)
     if len(rows):
@@ -63,7 +98,8 @@ def undeclared(
 def exposures(ends: Ends, from_outside: NDArray[np.bool_], exposure: Exposure) -> list[str]:
     """How what came in is declared to be exposed: by which Ingress, Service; "" for the rest."""
     told = [""] * len(from_outside)
-    rows = np.flatnonzero(_served(ends) & (ends.began == BEGAN_THERE))
+    ends = ends._replace(port=ends.here_port)
+    rows = np.flatnonzero(_served(ends) & may_come_in(ends.began))
     some = ends.take(rows)
     peers, addresses = (Addresses(*a.T) for a in (some.address, some.here_address))
     via = exposure.via(peers, addresses, some.protocol, some.port)

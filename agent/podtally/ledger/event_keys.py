@@ -20,10 +20,11 @@ KEY = np.dtype(
         ("owner", "i4"),
         ("judgement", "i4"),
         ("side", "i4"),
-        ("port", "u2"),
+        ("port", "i4"),
         ("protocol", "u1"),
         ("began", "u1"),
-        ("many", "u4"),
+        ("foreign", "u1"),  # sent from an address that is not the endpoint's
+        ("many", "u1"),
     ]
 )
 _WORDS = KEY.itemsize // 8

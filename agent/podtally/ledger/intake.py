@@ -8,18 +8,20 @@ from numpy.typing import NDArray
 from podtally.kernel.table import Rows
 from podtally.ledger.accounts import Accounts
 from podtally.ledger.connections import (
+    BEGAN_SIDE,
     BEGAN_UNKNOWN,
     KEY,
     NO_CONNECTION,
     UNNAMED,
     Columns,
     Connections,
-    who_began,
 )
 from podtally.ledger.events import NO_EVENT, Events
+from podtally.ledger.initiator import opened, opening_flags
 from podtally.ledger.naming import Named, Naming
+from podtally.ledger.openings import Openings
 from podtally.ledger.quoted import errors_among, quoted_fingerprints
-from podtally.ledger.remotes import Flows, Present, flows_of
+from podtally.ledger.remotes import Flows, Present, carries_data, flows_of
 
 ColdRows = Callable[[NDArray[np.int64]], NDArray[np.void]]
 
@@ -38,6 +40,8 @@ class Intake:
         self.replaced: list[Columns] = []  # connections in whose ports others have begun
         self._errors: list[tuple[Rows, ColdRows]] = []  # of this epoch
         self._flags = connections.flags
+        self._opening = opening_flags(connections.flags)
+        self.openings = Openings(connections.flags, naming.interfaces)
         self.begin()
 
     def begin(self) -> None:
@@ -106,10 +110,12 @@ class Intake:
         if handed is not None:
             reborn = reborn | handed
         if not reborn.any():
+            uncounted = self._reopen(place, rows)
             connections.add_to(place, (rows.bytes, rows.packets), rows.seen, present.now_ns)
         else:
             old = Rows._make(column[~reborn] for column in rows)
             amounts = (old.bytes, old.packets)
+            uncounted = self._reopen(place[~reborn], old)
             connections.add_to(place[~reborn], amounts, old.seen, present.now_ns)
             again = Rows._make(column[reborn] for column in rows)
             fresh = self._begin(again, cold, present, connections.columns.began[place[reborn]])
@@ -118,7 +124,43 @@ class Intake:
         if len(unnamed):
             self.rename(unnamed, present)
         columns = connections.columns
+        if len(uncounted):
+            account = columns.account[uncounted].astype(np.int64)
+            self.accounts.count_openings(account, columns.began[uncounted], present.now_ns)
         return Named(columns.account[place].astype(np.int64), columns.event[place])
+
+    def _reopen(self, place: NDArray[np.int64], rows: Rows) -> NDArray[np.int64]:
+        """Have connections named again about which these rows, not added yet, tell more: who
+        opened them, or that the endpoint answers where it only seemed to be passed by.
+
+        Returns the places of those whose opening was not counted yet.
+        """
+        columns = self.connections.columns
+        before = columns.seen[place]
+        account = columns.account[place]
+        news = rows.seen & ~before & self._opening != 0
+        answers = (columns.packets[place, 0] == 0) & (rows.packets[:, 0] > 0)
+        answers &= self.accounts.silent[np.maximum(account, 0)]
+        # Without an opening, headers alone are no news, and data are.
+        unopened = np.flatnonzero(columns.began[place] == BEGAN_UNKNOWN)
+        if len(unopened):
+            at = place[unopened]
+            bytes_, packets = columns.bytes[at], columns.packets[at]
+            after = (bytes_ + rows.bytes[unopened], packets + rows.packets[unopened])
+            answers[unopened] |= ~carries_data(bytes_, packets) & carries_data(*after)
+        some, uncounted = np.flatnonzero(news), place[:0]
+        if len(some):
+            at, seen = place[some], before[some] | rows.seen[some]
+            began = opened(seen, columns.key[at], self._flags)
+            kept = began == BEGAN_UNKNOWN  # what was known otherwise stays known
+            began = np.where(kept, columns.began[at], began)
+            news[some] = began != columns.began[at]
+            uncounted = at[(columns.began[at] & BEGAN_SIDE == 0) & (began & BEGAN_SIDE != 0)]
+            columns.began[at] = began
+        again = place[(news | answers) & (account >= 0) & ~self.accounts.waiting[account]]
+        columns.account[again] = UNNAMED
+        to_count: NDArray[np.int64] = uncounted[columns.account[uncounted] == UNNAMED]
+        return to_count
 
     def rename(self, place: NDArray[np.int64], present: Present) -> None:
         """Name connections again that were named before: others are there, or policy has changed.
@@ -133,6 +175,7 @@ class Intake:
         if changed.any():
             others = self.events.policies_differ(before[changed], named.event[changed])
             self.accounts.count_denied(named.account[changed][others], present.now_ns)
+            self.accounts.count_missed(named.account[changed], present.now_ns)
             self.events.count(named.event[changed], present.now_ns)
 
     def _handed_over(
@@ -167,15 +210,16 @@ class Intake:
         key = np.empty(len(cold_rows), KEY)
         for field in KEY.names or ():
             key[field] = cold_rows[field]
-        began = who_began(rows.seen, key, self._flags)
+        first_ns = cold_rows["first_seen_ns"].astype(np.int64)
+        began = self.openings.of(rows.seen, rows.fingerprint, key, first_ns, present)
         if began_before is not None:  # what goes on in the same ports shows no SYN
             began = np.where(began == BEGAN_UNKNOWN, began_before, began).astype(np.uint8)
-        first_ns = cold_rows["first_seen_ns"].astype(np.int64)
-        flows = Flows(key, began, first_ns, rows.seen, rows.packets[:, 0])
+        has_data = carries_data(rows.bytes, rows.packets)
+        flows = Flows(key, began, first_ns, rows.seen, rows.packets[:, 0], has_data)
         named = self.naming.name(flows, present)
         self.accounts.count_beginnings(named.account, began, present.now_ns)
         self.events.count(named.event, present.now_ns)
-        self.began_unknown += int(np.count_nonzero(began == BEGAN_UNKNOWN))
+        self.began_unknown += int(np.count_nonzero(began & BEGAN_SIDE == BEGAN_UNKNOWN))
         return Columns(
             rows.fingerprint,
             named.account.astype(np.int32),

@@ -10,6 +10,7 @@ from podtally.ledger.grouping import distinct
 
 NO_PAIRS = np.zeros((0, 2), np.int64)
 UNBOUNDED = np.iinfo(np.int64).max >> 2  # an upper bound nobody reaches, and sums of it fit
+_LINK_CHATTER = 4096  # bytes: no more than this, and only the link's own frames have passed
 _FLAGS = ("watched", "host", "leaving")
 _MARGIN = ("tags", "before_hook", "after_hook", "headers")  # as in Margin
 _READ = ("dropped_before", "dropped_after", "frames")  # as they were last read
@@ -28,6 +29,7 @@ class Record(NamedTuple):
     watched: bool  # somebody said that it is there; else only its flows did
     host: bool = False
     leaving: bool = False
+    in_use_since_ns: int = 0  # see Interfaces
 
 
 class Losses(NamedTuple):
@@ -61,6 +63,8 @@ class Interfaces:
         self.watched = np.zeros(0, np.bool_)
         self.host = np.zeros(0, np.bool_)  # the host's own: several endpoints share it
         self.leaving = np.zeros(0, np.bool_)  # it has gone, and what it owes waits for a name
+        # When it came under watch, if there had been traffic before; else 0. CLOCK_MONOTONIC
+        self.in_use_ns = np.zeros(0, np.int64)
         self.booked = NO_PAIRS
         self.low = NO_PAIRS
         self.high = NO_PAIRS
@@ -118,8 +122,19 @@ class Interfaces:
     def known(self, ifindex: int) -> bool:
         return ifindex in self._slots
 
+    def in_use_since(self, ifindex: NDArray[np.int64]) -> NDArray[np.int64]:
+        """When interfaces came under watch on which there had been traffic before; else 0. (n,)"""
+        slots = self.slots(ifindex)
+        since_ns: NDArray[np.int64] = self.in_use_ns[slots]
+        return since_ns
+
     def appeared(
-        self, ifindex: int, name: str, counter: tuple[int, int], host: bool = False
+        self,
+        ifindex: int,
+        name: str,
+        counter: tuple[int, int],
+        host: bool = False,
+        at_ns: int = 0,
     ) -> None:
         """An interface is there, and is about to be watched. The opening balance is at
         least the oldest reading of its counter. ``host``: it is the host's own.
@@ -131,6 +146,7 @@ class Interfaces:
         self.leaving[slot] = False
         if fresh:
             self.low[slot] = self.counter[slot] = counter
+            self.in_use_ns[slot] = at_ns if sum(counter) > _LINK_CHATTER else 0
 
     def attached(self, ifindex: int, fresh: bool, counter: tuple[int, int]) -> None:
         """Its packets are counted from now on at the latest; ``fresh``: and were not before."""
@@ -160,7 +176,7 @@ class Interfaces:
         """Its number is another interface's now: nothing is known of what passed before."""
         slot = self._slots[ifindex]
         self.low[slot], self.high[slot] = -UNBOUNDED, UNBOUNDED
-        self.counter[slot] = self.gap[slot] = 0
+        self.counter[slot] = self.gap[slot] = self.in_use_ns[slot] = 0
         for name in (*_MARGIN, *_READ):
             getattr(self, name)[slot] = 0
 
@@ -228,6 +244,7 @@ class Interfaces:
                 bool(self.watched[slot]),
                 bool(self.host[slot]),
                 bool(self.leaving[slot]),
+                int(self.in_use_ns[slot]),
             )
             for ifindex, slot in self._slots.items()
         ]
@@ -242,6 +259,7 @@ class Interfaces:
             self.ifindex[slot], self.names[slot] = record.ifindex, record.name
             self.watched[slot], self.host[slot] = record.watched, record.host
             self.leaving[slot] = record.leaving
+            self.in_use_ns[slot] = record.in_use_since_ns
             for name, pair in zip(_KEPT, kept, strict=False):  # an older checkpoint has fewer
                 getattr(self, name)[slot] = pair
         taken = set(self._slots.values())
@@ -250,6 +268,7 @@ class Interfaces:
     def _grow(self) -> int:
         self.names.append("")
         self.ifindex = np.append(self.ifindex, 0)
+        self.in_use_ns = np.append(self.in_use_ns, 0)
         for name in _FLAGS:
             setattr(self, name, np.append(getattr(self, name), False))
         for name in (*_KEPT, "gap"):
@@ -258,7 +277,7 @@ class Interfaces:
 
     def _clear(self, slot: int) -> None:
         self.names[slot] = ""
-        self.ifindex[slot] = 0
+        self.ifindex[slot] = self.in_use_ns[slot] = 0
         for name in (*_FLAGS, *_KEPT, "gap"):
             getattr(self, name)[slot] = 0
 

@@ -14,9 +14,15 @@ from podtally.identity.model import Endpoint, Owner
 from podtally.identity.places import Places
 from podtally.identity.table import WELL_KNOWN
 from podtally.ledger.account import Judgement
-from podtally.ledger.connections import BEGAN_HERE, BEGAN_UNKNOWN
+from podtally.ledger.connections import (
+    BEGAN_HERE,
+    BEGAN_THERE,
+    BEGAN_UNKNOWN,
+)
 from podtally.ledger.ends import Ends
 from podtally.ledger.grouping import distinct
+from podtally.ledger.hypotheses import NO_SIDE, Sides, is_missed, no_sides, of_either
+from podtally.ledger.initiator import is_certain
 from podtally.ledger.labels import DIRECTIONS
 from podtally.ledger.remotes import NO_OWNER, Present
 from podtally.policy.compiled import ADDRESS_PARTY, UNKNOWN_PARTY, Connections, Judge, combine
@@ -34,22 +40,26 @@ from podtally.policy.model import (
 from podtally.policy.parties import of_endpoint, of_owner
 from podtally.policy.reasons import deciding
 
-NO_SIDE = -1  # nobody was asked
-UNSEEN = "who began it is not known"
 NO_LONGER = "by policies or labels that have changed since"
 BEGINNING = "beginning"  # a cause: nobody saw who began it
+SOURCE = "source"  # a cause: it was sent from an address that is not the endpoint's
+UNSEEN = "who began it was not seen, and policies decide differently for the two ends"
+FOREIGN_SOURCE = "sent from an address that is not this endpoint's"
 _UNKNOWN, _DENIED = VERDICTS.index(UNKNOWN), VERDICTS.index(DENIED)
 _NO_PARTY = {ADDRESS: ADDRESS_PARTY, NOBODY_KNOWS: UNKNOWN_PARTY}
 _WORK = 3000  # units for reasons in an epoch, twice: some 0.1 s each
 _SPARE_PARTIES = 4096  # of the past, before the judges begin anew
 
 # What makes a judgement, as one number: the verdict, the side that tells more of it, who
-# began it, whether it is exposed; and the same of the candidates, where that is another.
+# began it, whether it is exposed, whether the verdict of our end is missed; and the same of the
+# candidates, where that is another.
 _VERDICT_BITS, _SIDE_BITS = 3, 24
 _VERDICT, _SIDE = (1 << _VERDICT_BITS) - 1, (1 << _SIDE_BITS) - 1
 _BEGAN_SHIFT = _VERDICT_BITS + _SIDE_BITS
 _EXPOSED_SHIFT = _BEGAN_SHIFT + 2
-_CANDIDATE_SHIFT = _EXPOSED_SHIFT + 1
+_MISSED_SHIFT = _EXPOSED_SHIFT + 1
+_FOREIGN_SHIFT = _MISSED_SHIFT + 1
+_CANDIDATE_SHIFT = _FOREIGN_SHIFT + 1
 _CANDIDATE_SIDE_SHIFT = _CANDIDATE_SHIFT + _VERDICT_BITS
 
 
@@ -61,20 +71,11 @@ class Verdicts(NamedTuple):
     own: NDArray[np.uint8]  # of our end alone
     here: NDArray[np.int32]  # our end's side; NO_SIDE
     there: NDArray[np.int32]  # the other end's; NO_SIDE
+    opened: NDArray[np.uint8]  # BEGAN_*: the opening that was judged
+    port_known: NDArray[np.bool_]  # whether the port of that opening is the server's
 
     def take(self, index: NDArray[np.int64]) -> "Verdicts":
         return Verdicts._make(column[index] for column in self)
-
-
-class _Sides(NamedTuple):
-    verdict: NDArray[np.uint8]
-    here: NDArray[np.int32]
-    there: NDArray[np.int32]
-    own: NDArray[np.uint8]  # the verdict of our end alone
-
-    def decisive(self) -> NDArray[np.int64]:
-        """The side that makes the verdict what it is; ours, if it is both."""
-        return np.where(self.own == self.verdict, self.here, self.there).astype(np.int64)
 
 
 class Judging:
@@ -184,50 +185,91 @@ class Judging:
     def judge(self, ends: Ends) -> Verdicts:
         sides = self._sides(self._judge, ends)
         denied = (sides.verdict == _DENIED) & (sides.own == _DENIED)
-        tells = denied | (sides.verdict == _UNKNOWN)
-        shows = denied
+        unknown = sides.verdict == _UNKNOWN
+        missed = unknown & (sides.own == _UNKNOWN) & ~ends.quiet & ~ends.foreign
+        missed &= sides.in_doubt | (sides.here != NO_SIDE)
+        tells = denied | unknown
+        shows, opened = denied | missed, sides.opened
         key = sides.verdict | np.where(tells, sides.decisive() + 1, 0) << _VERDICT_BITS
         if self._would is not None:
             others = self._sides(self._would, ends)
             differs = (others.verdict != sides.verdict) & (others.own != sides.own)
-            shows = denied | differs
+            shows = shows | differs
+            opened = np.where(opened == BEGAN_UNKNOWN, others.opened, opened)
             verdict = np.where(differs, others.verdict + 1, 0).astype(np.int64)
             side = np.where(differs & (others.own == _DENIED), others.here + 1, 0).astype(np.int64)
             key |= verdict << _CANDIDATE_SHIFT | side << _CANDIDATE_SIDE_SHIFT
-        key |= np.where(shows, ends.began, 0).astype(np.int64) << _BEGAN_SHIFT
+        key |= np.where(shows, opened, 0).astype(np.int64) << _BEGAN_SHIFT
         key |= ends.exposed.astype(np.int64) << _EXPOSED_SHIFT
+        key |= missed.astype(np.int64) << _MISSED_SHIFT
+        key |= ends.foreign.astype(np.int64) << _FOREIGN_SHIFT
         different, place = distinct(key)
         numbers = [self._judgement(each) for each in different.tolist()]
         judgement = np.array(numbers, np.int64)[place]
-        return Verdicts(judgement, sides.verdict, sides.own, sides.here, sides.there)
-
-    def _sides(self, judge: Judge, ends: Ends) -> _Sides:
-        n = len(ends.here)
-        found = _Sides(
-            np.full(n, _UNKNOWN, np.uint8),
-            np.full(n, NO_SIDE, np.int32),
-            np.full(n, NO_SIDE, np.int32),
-            np.full(n, _UNKNOWN, np.uint8),
+        return Verdicts(
+            judgement,
+            sides.verdict,
+            sides.own,
+            sides.here,
+            sides.there,
+            sides.opened,
+            sides.port_known,
         )
-        rows = np.flatnonzero(ends.began != BEGAN_UNKNOWN)
-        if not len(rows):
-            return found
-        some, peer = ends.take(rows), self._peers(ends.owner[rows])
-        is_egress = some.began == BEGAN_HERE
-        ours = judge.judge(_asked(some.here, peer, some.address, some, is_egress))
-        found.verdict[rows] = found.own[rows] = ours.verdict
-        found.here[rows] = ours.side
-        both = np.flatnonzero(self._is_here[some.owner] & (some.owner != NO_OWNER) & (peer >= 0))
+
+    def missed(self, verdicts: Verdicts) -> NDArray[np.bool_]:
+        """Whether policies isolate our end, and yet its verdict is unknown. (n,)"""
+        numbers, place = distinct(verdicts.judgement)
+        missed = [self.judgements[number].missed for number in numbers.tolist()]
+        return np.array(missed, np.bool_)[place]
+
+    def _sides(self, judge: Judge, ends: Ends) -> Sides:
+        sides = self._sides_of_own(judge, ends)
+        # What came from an address of others is denied for certain, or nothing is certain.
+        doubted = ends.foreign & (sides.verdict != _DENIED)
+        if doubted.any():
+            sides.put(np.flatnonzero(doubted), no_sides(int(doubted.sum())))
+        return sides
+
+    def _sides_of_own(self, judge: Judge, ends: Ends) -> Sides:
+        certain = is_certain(ends.began)
+        if certain.all():
+            return self._of_openings(judge, ends)
+        found = no_sides(len(ends.here))
+        known, others = np.flatnonzero(certain), np.flatnonzero(~certain)
+        found.put(known, self._of_openings(judge, ends.take(known)))
+        found.put(others, self._of_either(judge, ends.take(others)))
+        return found
+
+    def _of_openings(self, judge: Judge, ends: Ends) -> Sides:
+        """Judge connections of which it is known who opened them."""
+        n = len(ends.here)
+        peer, is_egress = self._peers(ends.owner), ends.began == BEGAN_HERE
+        ours = judge.judge(_asked(ends.here, peer, ends.address, ends, is_egress))
+        verdict, there = ours.verdict.copy(), np.full(n, NO_SIDE, np.int32)
+        both = np.flatnonzero(self._is_here[ends.owner] & (ends.owner != NO_OWNER) & (peer >= 0))
         if len(both):
-            part = some.take(both)
+            part = ends.take(both)
             asked = _asked(peer[both], part.here, part.here_address, part, ~is_egress[both])
             theirs = judge.judge(asked)
-            found.there[rows[both]] = theirs.side
-            found.verdict[rows[both]] = combine(ours.verdict[both], theirs.verdict)
-        return found
+            there[both] = theirs.side
+            verdict[both] = combine(ours.verdict[both], theirs.verdict)
+        doubts = np.zeros(n, np.bool_)
+        began = ends.began.copy()
+        return Sides(verdict, ours.side, there, ours.verdict, began, ~doubts, doubts)
+
+    def _of_either(self, judge: Judge, ends: Ends) -> Sides:
+        """Judge connections that either side may have opened."""
+        here = self._of_openings(judge, ends.opened_by(BEGAN_HERE))
+        there = self._of_openings(judge, ends.opened_by(BEGAN_THERE))
+        return of_either(here, there, ends)
 
     def _peers(self, owner: NDArray[np.int64]) -> NDArray[np.int32]:
         return np.where(owner == NO_OWNER, UNKNOWN_PARTY, self._of_owner[owner]).astype(np.int32)
+
+    def is_party(self, owner: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether owners, NO_OWNER among them, are more than an address. (n,)"""
+        is_party: NDArray[np.bool_] = self._peers(owner) >= 0
+        return is_party
 
     def outside(self, owner: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether owners, NO_OWNER among them, are outside the cluster. (n,)"""
@@ -263,19 +305,20 @@ class Judging:
 
     def _words(self, ends: Ends, verdicts: Verdicts, budget: Budget) -> list[str]:
         """Of our end, and of the other end where that decides too. (n,)"""
+        ends = ends.opened_as(verdicts.opened)
         peer, is_egress = self._peers(ends.owner), ends.began == BEGAN_HERE
         ours = _asked(ends.here, peer, ends.address, ends, is_egress)
         theirs = _asked(peer, ends.here, ends.here_address, ends, ~is_egress)
         words: list[list[str]] = [[] for _ in range(len(ends.here))]
         for side, asked in ((verdicts.here, ours), (verdicts.there, theirs)):
             decides = self._judge.verdicts(side) == verdicts.verdict
-            rows = np.flatnonzero((side != NO_SIDE) & (ends.began != BEGAN_UNKNOWN) & decides)
+            rows = np.flatnonzero((side != NO_SIDE) & decides)
             some = Connections._make(column[rows] for column in asked)
             found = self._judge.reasons(some, side[rows], budget)
             for row, text in zip(rows.tolist(), found, strict=True):
                 words[row].append(text)
-        for row in np.flatnonzero(ends.began == BEGAN_UNKNOWN).tolist():
-            words[row] = [UNSEEN]
+        for row in np.flatnonzero(verdicts.here == NO_SIDE).tolist():
+            words[row] = [FOREIGN_SOURCE if ends.foreign[row] else UNSEEN]
         return ["; ".join(dict.fromkeys(each)) for each in words]
 
     # -- judgements --------------------------------------------------------------------
@@ -297,8 +340,11 @@ class Judging:
         candidate = (key >> _CANDIDATE_SHIFT & _VERDICT) - 1
         candidate_side = (key >> _CANDIDATE_SIDE_SHIFT) - 1
         policy = cause = candidate_policy = ""
+        missed, foreign = bool(key >> _MISSED_SHIFT & 1), bool(key >> _FOREIGN_SHIFT & 1)
         if verdict == UNKNOWN:
-            cause = self._judge.side(side).cause if side != NO_SIDE else BEGINNING
+            unseen = SOURCE if foreign else BEGINNING
+            cause = self._judge.side(side).cause if side != NO_SIDE else unseen
+            missed = missed and (side == NO_SIDE or is_missed(self._judge.side(side)))
         elif side != NO_SIDE:
             policy = deciding(self._judge.side(side))
         if candidate_side != NO_SIDE and self._would is not None:
@@ -311,6 +357,8 @@ class Judging:
             bool(key >> _EXPOSED_SHIFT & 1),
             VERDICTS[candidate] if candidate >= 0 else "",
             candidate_policy,
+            missed,
+            foreign,
         )
 
 

@@ -76,6 +76,24 @@ class ScanLabels(NamedTuple):
     verdict: str
 
 
+class MissedLabels(NamedTuple):
+    """Of what has the verdict `unknown` although policies isolate the endpoint."""
+
+    namespace: str
+    workload: str
+    direction: str
+    peer_kind: str
+    protocol: str
+    cause: str
+
+
+class SpoofedLabels(NamedTuple):
+    """Who sends packets from addresses that are not his."""
+
+    namespace: str
+    workload: str
+
+
 class ExposedLabels(NamedTuple):
     """Who gets traffic from outside that nothing declares."""
 

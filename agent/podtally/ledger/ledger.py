@@ -51,6 +51,7 @@ class Limits(NamedTuple):
     patience_ns: int = 10_000_000_000  # how long a flow waits for its name
     events: int = 10_000  # more are told of together
     undeclared_events: bool = False  # whether what is undeclared is told of, too
+    forwarders: tuple[str, ...] = ()  # globs of workloads that send and receive for others
 
 
 class Tally(NamedTuple):
@@ -85,7 +86,13 @@ class Ledger:
         self.events = Events(limits.events)
         self.connections = Connections(flags, limits.connections)
         self.interfaces = Interfaces()
-        settings = Settings(limits.patience_ns, self.events, limits.undeclared_events, shown.by_pod)
+        settings = Settings(
+            limits.patience_ns,
+            self.events,
+            limits.undeclared_events,
+            shown.by_pod,
+            limits.forwarders,
+        )
         self.naming = Naming(self.interfaces, self.accounts, flags, settings)
         self.waiting = Waiting(self.connections, self.accounts, self.events, self.naming)
         self.intake = Intake(self.connections, self.accounts, self.events, self.naming)
@@ -128,6 +135,8 @@ class Ledger:
         self.begin()
         leaving = np.array([i for i in gone if self.interfaces.known(i)], np.int64)
         ended = [*replaced, self.connections.settle(now_ns, leaving)]
+        for each in ended:
+            self.intake.openings.remember(each, now_ns)
         ended = [*self.waiting.hold(ended), self.waiting.name(present)]
         books = Books(self.interfaces, self.accounts, self.naming)
         described = [
@@ -200,12 +209,12 @@ class Ledger:
         np.add.at(tally.bytes[:, :, OTHER:], (slots, direction), delta.bytes[moved])
         np.add.at(rest, (slots, direction), delta.packets[moved].sum(axis=1))
         flowed = np.flatnonzero(self.intake.sums.any(axis=0))
-        np.add.at(
-            tally.bytes[:, :, FLOWS], self.accounts.slot[flowed], self.intake.sums[:2, flowed].T
-        )
-        np.add.at(
-            tally.packets[:, :, 0], self.accounts.slot[flowed], self.intake.sums[2:, flowed].T
-        )
+        slot, sums = self.accounts.slot[flowed], self.intake.sums[:, flowed].T
+        # What was flooded to an endpoint is no flow of its own.
+        flooded = self.accounts.flooded[flowed]
+        for account, part, chosen in ((FLOWS, 0, ~flooded), (OTHER, 1, flooded)):
+            np.add.at(tally.bytes[:, :, account], slot[chosen], sums[chosen, :2])
+            np.add.at(tally.packets[:, :, part], slot[chosen], sums[chosen, 2:])
         np.add.at(self.interfaces.tags, (slots, direction), VLAN_TAG * delta.tagged[moved])
         self._kernel_delta = NOTHING_GROWN
         return tally
@@ -372,4 +381,6 @@ class Ledger:
             len(self.waiting),
             self.naming.came_too_late,
             self.drops.view(),
+            self.tables.missed.view(),
+            self.tables.spoofed.view(),
         )

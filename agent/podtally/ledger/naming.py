@@ -6,6 +6,7 @@ once patience has run out, it is booked under `unknown`.
 """
 
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import numpy as np
@@ -13,17 +14,32 @@ from numpy.typing import NDArray
 
 from podtally.identity.model import NOBODY, Endpoint
 from podtally.identity.table import Names
-from podtally.ledger import sockets
-from podtally.ledger.account import Account, forwarded, waiting
+from podtally.ledger import openings, sockets
+from podtally.ledger.account import (
+    GROUP_PORT,
+    UNKNOWN_PORT,
+    Account,
+    flooded,
+    forwarded,
+    waiting,
+)
 from podtally.ledger.accounts import Accounts
-from podtally.ledger.connections import BEGAN_THERE, Flags
-from podtally.ledger.ends import Ends, ends_of, exposures, undeclared
+from podtally.ledger.connections import (
+    BEGAN_HERE,
+    BEGAN_SIDE,
+    BEGAN_THERE,
+    BEGAN_UNKNOWN,
+    TCP,
+    Flags,
+)
+from podtally.ledger.ends import Ends, ends_of, exposures, may_come_in, undeclared
 from podtally.ledger.events import NO_EVENT, Events
 from podtally.ledger.grouping import distinct
 from podtally.ledger.groups import Groups, Parts
 from podtally.ledger.interfaces import Interfaces
 from podtally.ledger.judging import Judging
 from podtally.ledger.noting import Judged, Noting
+from podtally.ledger.ownership import FLOODED, FOREIGN, GROUP, OWN, Ownership, Packets
 from podtally.ledger.remotes import (
     UNKNOWN_PEER,
     Flows,
@@ -36,6 +52,9 @@ from podtally.ledger.shares import rank
 
 _CGROUP_BITS = 48
 MOST_WAITING = 4096  # connections of one interface that wait for names; the rest go without
+_PROTOCOL_BITS = 8
+_SETTLE_NS = 3_000_000_000  # an address that a pod has just got is heard of within
+_TO_A_GROUP = ("external", "", "multicast", "private")  # as a peer in the labels
 
 
 class Named(NamedTuple):
@@ -58,6 +77,7 @@ class Here(NamedTuple):
     who: NDArray[np.int64]  # (n,) places in _Learnt.whos
     final: NDArray[np.bool_]
     passing: NDArray[np.bool_]  # through an uplink, from and to others
+    kind: NDArray[np.int8]  # whether they are the endpoint's own: ``ownership``
 
     def take(self, index: NDArray[np.int64]) -> "Here":
         return Here._make(column[index] for column in self)
@@ -70,6 +90,7 @@ class Settings(NamedTuple):
     events: Events
     undeclared_events: bool = False
     by_pod: bool = False  # pods stand in the place of workloads
+    forwarders: Sequence[str] = ()  # globs of workloads that send and receive for others
 
 
 class _Learnt:
@@ -80,6 +101,8 @@ class _Learnt:
         self.final = np.zeros(0, np.bool_)  # of each
         self.party = np.zeros(0, np.int32)  # of each, for the judge
         self.is_pod = np.zeros(0, np.bool_)  # whether each has an interface of its own
+        self.owning = np.zeros(0, np.int64)  # of each, for ``Ownership``
+        self.forwards = np.zeros(0, np.bool_)  # whether each may send for others
         self.places: dict[int, int] = {}  # in ``whos``, by slot and cgroup
         self.groups = Groups()
 
@@ -90,14 +113,16 @@ class Naming:
     def __init__(
         self, interfaces: Interfaces, accounts: Accounts, flags: Flags, settings: Settings
     ) -> None:
-        self._interfaces = interfaces
+        self.interfaces = interfaces
         self._accounts = accounts
         self._flags = flags
         self.patience_ns = settings.patience_ns
         self.judging = Judging()
         self._noting = Noting(settings.events, self.judging, settings.undeclared_events)
         self._by_pod = settings.by_pod
+        self._forwarders = settings.forwarders
         self._remotes = Remotes(settings.by_pod)
+        self._ownership = Ownership()
         self._learnt = _Learnt()
         self._learnt_of: tuple[Names | None, int, int] = (None, 0, 0)
         self._unknown_cgroups: set[int] = set()
@@ -112,6 +137,7 @@ class Naming:
     def learn(self, present: Present) -> None:
         """Take in who there is and what is declared, without naming anybody."""
         self.judging.learn(present)
+        self._ownership.learn(present.names)
         of = (present.names, self._accounts.closed, self.judging.version)
         if self._learnt_of != of:
             self._learnt, self._learnt_of = _Learnt(), of
@@ -122,19 +148,24 @@ class Naming:
         ``wait`` is False for those that are booked already, and cannot wait any more.
         """
         self.learn(present)
-        slot = self._interfaces.slots(flows.key["ifindex"].astype(np.int64))
+        slot = self.interfaces.slots(flows.key["ifindex"].astype(np.int64))
         here = self._here(slot, flows, present)
+        openings.contest_mirrored(flows, here.kind == FOREIGN)
         there = self._remotes.find(flows, present)
         named = Named(np.empty(len(slot), np.int64), np.full(len(slot), NO_EVENT, np.int32))
-        apart = here.passing
+        apart = here.passing | (here.kind == FLOODED)
         if wait:
             waits = self._waits(here, there, flows, slot, present.now_ns)
             if waits.any():
                 named.account[waits] = self._one_a_slot(slot[waits], waiting, present.now_ns)
                 apart = apart | waits
-        if here.passing.any():
-            passing = slot[here.passing]
-            named.account[here.passing] = self._one_a_slot(passing, forwarded, present.now_ns)
+        for rows, make in ((here.passing, forwarded), (here.kind == FLOODED, flooded)):
+            if rows.any():
+                named.account[rows] = self._one_a_slot(slot[rows], make, present.now_ns)
+        groups = np.flatnonzero(~apart & (here.kind == GROUP))
+        if len(groups):
+            named.account[groups] = self._of_groups(here.who[groups], flows.key[groups], present)
+            apart = apart | (here.kind == GROUP)
         if not apart.any():
             return self._booked(flows, here, there, present)
         rest = np.flatnonzero(~apart)
@@ -146,9 +177,9 @@ class Naming:
     def explain(self, flows: Flows, verdicts: Sequence[str], present: Present) -> Explained:
         """Why connections were given their verdicts, as far as that is still so."""
         self.learn(present)
-        slot = self._interfaces.slots(flows.key["ifindex"].astype(np.int64))
+        slot = self.interfaces.slots(flows.key["ifindex"].astype(np.int64))
         here, there = self._here(slot, flows, present), self._remotes.find(flows, present)
-        ends = ends_of(flows, self._learnt.party[here.who], there)
+        ends = self._ends(flows, here, there)
         reasons = self.judging.reasons(ends, self.judging.judge(ends), verdicts)
         if present.exposure is None:
             return Explained(reasons, [""] * len(reasons))
@@ -157,23 +188,60 @@ class Naming:
 
     def _booked(self, flows: Flows, here: Here, there: Found, present: Present) -> Named:
         """Accounts and events of those that neither wait nor only pass."""
-        ends = ends_of(flows, self._learnt.party[here.who], there)
+        ends = self._ends(flows, here, there)
         if present.exposure is not None:
             outside = self._from_outside(ends, here)
             ends = ends._replace(exposed=undeclared(ends, outside, present.exposure))
         verdicts = self.judging.judge(ends)
+        opened = np.where(verdicts.port_known, verdicts.opened, BEGAN_UNKNOWN)
         kinds = (there.kind, verdicts.judgement)
         known = self._learnt.groups
-        groups, place = distinct(known.pack(here.who, kinds, ~there.final, flows.key, flows.began))
+        groups, place = distinct(known.pack(here.who, kinds, ~there.final, flows.key, opened))
         account = self._accounts_of_groups(groups, there.kinds, present.now_ns)[place]
         whos = [endpoint for _, endpoint in self._learnt.whos]
-        judged = Judged(ends, verdicts, here.who, flows.at_ns, whos)
+        port = np.select(
+            [opened == BEGAN_HERE, opened == BEGAN_THERE],
+            [ends.peer_port, ends.here_port],
+            UNKNOWN_PORT,
+        )
+        is_missed = self.judging.missed(verdicts)
+        judged = Judged(ends, verdicts, is_missed, here.who, flows.at_ns, port, whos)
         return Named(account, self._noting.note(judged, present))
+
+    def _ends(self, flows: Flows, here: Here, there: Found) -> Ends:
+        ends = ends_of(flows, self._learnt.party[here.who], there)
+        unopened = (flows.key["protocol"] == TCP) & (flows.began & BEGAN_SIDE == BEGAN_UNKNOWN)
+        under_way = openings.under_way(flows.key, flows.at_ns, self.interfaces)
+        quiet = under_way & (flows.began == BEGAN_UNKNOWN) | unopened & ~flows.has_data
+        return ends._replace(foreign=here.kind == FOREIGN, quiet=quiet)
+
+    def _of_groups(
+        self, who: NDArray[np.int64], key: NDArray[np.void], present: Present
+    ) -> NDArray[np.int64]:
+        """Accounts of what came to multicast and broadcast addresses: a workload's in one series
+        for each protocol, since it is not known who among those that it reaches has joined.
+        """
+        different, place = distinct(who << _PROTOCOL_BITS | key["protocol"])
+        found = []
+        for packed in different.tolist():
+            slot, endpoint = self._learnt.whos[packed >> _PROTOCOL_BITS]
+            account = Account(
+                slot,
+                endpoint.namespace,
+                endpoint.name if self._by_pod else endpoint.workload,
+                "Pod" if self._by_pod and endpoint.uid else endpoint.workload_kind,
+                *_TO_A_GROUP,
+                packed & (1 << _PROTOCOL_BITS) - 1,
+                GROUP_PORT,
+                endpoint=endpoint.name,
+                endpoint_namespace=endpoint.namespace,
+            )
+            found.append(self._accounts.index_of(account, present.now_ns))
+        return np.array(found, np.int64)[place]
 
     def _from_outside(self, ends: Ends, here: Here) -> NDArray[np.bool_]:
         """What somebody outside the cluster began to a pod. (n,)"""
-        began = ends.began == BEGAN_THERE
-        found: NDArray[np.bool_] = began & self._learnt.is_pod[here.who]
+        found: NDArray[np.bool_] = may_come_in(ends.began) & self._learnt.is_pod[here.who]
         return found & self.judging.outside(ends.owner)
 
     def _accounts_of_groups(
@@ -202,11 +270,13 @@ class Naming:
         How long an endpoint may go without one is the directory's to say, which then calls
         it final; twice our patience is only the bound of that.
         """
-        unnamed = ~(here.final & there.final | here.passing)
-        if not unnamed.any():
+        unsettled: NDArray[np.bool_] = (here.kind == FOREIGN) & (now_ns - flows.at_ns < _SETTLE_NS)
+        unnamed: NDArray[np.bool_] = ~(here.final & there.final | here.passing)
+        unnamed &= here.kind != FLOODED
+        if not (unnamed.any() or unsettled.any()):
             return unnamed
         patience = np.where(here.final, self.patience_ns, 2 * self.patience_ns)
-        waits: NDArray[np.bool_] = unnamed & (now_ns - flows.at_ns < patience)
+        waits: NDArray[np.bool_] = unnamed & (now_ns - flows.at_ns < patience) | unsettled
         self._bound(waits, slot)
         self.came_too_late += int(np.count_nonzero(unnamed & ~waits))
         return waits
@@ -214,7 +284,7 @@ class Naming:
     def _bound(self, waits: NDArray[np.bool_], slot: NDArray[np.int64]) -> None:
         """Let no more than MOST_WAITING of each interface wait. (n,) each"""
         rows = np.flatnonzero(waits)
-        short = max(0, len(self._interfaces) - len(self._waiting))
+        short = max(0, len(self.interfaces) - len(self._waiting))
         self._waiting = np.pad(self._waiting, (0, short))
         late = self._waiting[slot[rows]] + rank(slot[rows]) >= MOST_WAITING
         waits[rows[late]] = False
@@ -224,7 +294,7 @@ class Naming:
         """Pods by their interface; on the host's own interfaces, sockets by their cgroup."""
         mixed = slot << _CGROUP_BITS
         passing = np.zeros(len(slot), np.bool_)
-        shared = np.flatnonzero(self._interfaces.host[slot])
+        shared = np.flatnonzero(self.interfaces.host[slot])
         if len(shared):
             found = sockets.of(flows.take(shared), present, self._remotes, self._flags)
             # Whoever asks again later finds it in the key.
@@ -235,7 +305,14 @@ class Naming:
         different, place = distinct(mixed)
         places = [self._place(each, present.names) for each in different.tolist()]
         who = np.array(places, np.int64)[place]
-        return Here(who, self._learnt.final[who], passing)
+        final, kind = self._learnt.final[who], np.full(len(slot), OWN, np.int8)
+        rows = np.flatnonzero(self._learnt.is_pod[who] & final)
+        packets = Packets(
+            self._learnt.owning[who], flows.key["local_address"], flows.at_ns, flows.sent
+        )
+        kind[rows] = self._ownership.kinds(packets.take(rows), present.names, present.now_ns)
+        kind[(kind != GROUP) & self._learnt.forwards[who]] = OWN
+        return Here(who, final, passing, kind)
 
     def _place(self, mixed: int, names: Names) -> int:
         """In ``whos``: of an interface's endpoint, or of a socket's."""
@@ -244,7 +321,7 @@ class Naming:
         if place is None:
             place = learnt.places[mixed] = len(learnt.whos)
             slot, cgroup = mixed >> _CGROUP_BITS, mixed & (1 << _CGROUP_BITS) - 1
-            endpoint: Endpoint | None = names.endpoint(int(self._interfaces.ifindex[slot]))
+            endpoint: Endpoint | None = names.endpoint(int(self.interfaces.ifindex[slot]))
             if cgroup:
                 endpoint = names.sockets.get(cgroup)
             if endpoint is None:
@@ -252,10 +329,16 @@ class Naming:
                 endpoint = NOBODY._replace(final=False)
             learnt.whos.append((slot, endpoint))
             learnt.final = np.append(learnt.final, endpoint.final)
-            shares = bool(self._interfaces.host[slot])
+            shares = bool(self.interfaces.host[slot])
             learnt.party = np.append(learnt.party, np.int32(self.judging.number(endpoint)))
             learnt.is_pod = np.append(learnt.is_pod, not shares)
+            learnt.owning = np.append(learnt.owning, self._ownership.number(endpoint))
+            forwards = self._forwards(f"{endpoint.namespace}/{endpoint.workload}")
+            learnt.forwards = np.append(learnt.forwards, forwards)
         return place
+
+    def _forwards(self, workload: str) -> bool:
+        return any(fnmatchcase(workload, pattern) for pattern in self._forwarders)
 
     def _one_a_slot(
         self, slot: NDArray[np.int64], make: Callable[[int], Account], now_ns: int
@@ -279,7 +362,7 @@ class Naming:
             *(UNKNOWN_PEER if parts.late else remote.peer),
             parts.protocol,
             parts.port,
-            endpoint.name if self._interfaces.host[slot] else "",
+            endpoint.name if self.interfaces.host[slot] else "",
             remote.backend,
             self.judging.judgements[judgement],
             endpoint.name,

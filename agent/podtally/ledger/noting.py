@@ -1,4 +1,5 @@
-"""Finds the event of each connection that is to be told of: denied, undeclared, exposed.
+"""Finds the event of each connection that is reported: denied, undeclared, exposed, unknown
+though policies isolate the endpoint, spoofed.
 
 The loop is over what differs in an event, of connections that have just been judged.
 """
@@ -11,15 +12,19 @@ from numpy.typing import NDArray
 
 from podtally.identity.model import Endpoint, Owner
 from podtally.ledger.account import Judgement, port_name
+from podtally.ledger.connections import BEGAN_HERE
 from podtally.ledger.ends import UNDECLARED as UNDECLARED_EXPOSURE
 from podtally.ledger.ends import Ends
 from podtally.ledger.event_keys import ANY_PEER, ANY_PORT, KEY, KnownKeys, hashed
 from podtally.ledger.events import NO_EVENT, EventLabels, Events, with_any_peer, with_any_port
-from podtally.ledger.judging import Judging, Verdicts
-from podtally.ledger.labels import DIRECTIONS, protocol_name
+from podtally.ledger.judging import FOREIGN_SOURCE, Judging, Verdicts
+from podtally.ledger.labels import DIRECTIONS, OTHER, protocol_name
 from podtally.ledger.remotes import NO_OWNER, Present
 from podtally.policy.model import DENIED, UNDECLARED, VERDICTS
 
+SPOOFED = "spoofed"  # an event's verdict
+_ANYBODY = ("unknown", "", "", "", "", "unknown", OTHER, OTHER)  # peer, scope, protocol, port
+_SPOOFED_KEY = 2
 _MOST_REMEMBERED = 1 << 16
 _DENIED, _UNDECLARED = VERDICTS.index(DENIED), VERDICTS.index(UNDECLARED)
 
@@ -29,8 +34,10 @@ class Judged(NamedTuple):
 
     ends: Ends
     verdicts: Verdicts
+    is_missed: NDArray[np.bool_]  # see Judgement
     who: NDArray[np.int64]  # places in ``whos``
     first_ns: NDArray[np.int64]
+    port: NDArray[np.int64]  # of who was asked; UNKNOWN_PORT
     whos: list[Endpoint]
 
 
@@ -53,10 +60,9 @@ class Noting:
         if not len(rows):
             return found
         self._keep_known(present)
-        keys = _keys(judged, rows)
+        keys = self._keys(judged, rows)
         found[rows] = self._numbers(keys, rows, judged, present)
-        ends = judged.ends
-        self._events.observe(found[rows], ends.port[rows], ends.address[rows])
+        self._events.observe(found[rows], judged.port[rows], judged.ends.address[rows])
         return found
 
     def _numbers(
@@ -84,6 +90,7 @@ class Noting:
         told = (own == whole) & (own == _DENIED)
         if self._undeclared:
             told |= (own == whole) & (own == _UNDECLARED)
+        told |= judged.is_missed | judged.ends.foreign
         notable: NDArray[np.bool_] = told | judged.ends.exposed
         return notable
 
@@ -103,24 +110,49 @@ class Noting:
     def _labels(self, row: int, judged: Judged, present: Present, many: int) -> EventLabels:
         ends, verdicts = judged.ends, judged.verdicts
         endpoint, judgement = judged.whos[int(judged.who[row])], self._judgement(row, judged)
+        local = (endpoint.namespace, endpoint.name, endpoint.workload, endpoint.workload_kind)
+        if _is_spoofed(judged)[row]:
+            return EventLabels(SPOOFED, DIRECTIONS[0], *local, *_ANYBODY, "", FOREIGN_SOURCE, "")
         number = int(ends.owner[row])
         owner = present.names.owners[number] if number != NO_OWNER else None
+        opened_here = verdicts.opened[row] == BEGAN_HERE
         return EventLabels(
             judgement.verdict,
-            DIRECTIONS[int(ends.began[row]) - 1],
-            endpoint.namespace,
-            endpoint.name,
-            endpoint.workload,
-            endpoint.workload_kind,
+            DIRECTIONS[0 if opened_here else 1],
+            *local,
             *(_peer(owner)),
-            _text(ends.address[row]),
+            "" if self._is_folded(judged)[row] else _text(ends.address[row]),
             owner.scope if owner is not None else "unknown",
             protocol_name(int(ends.protocol[row])),
-            port_name(int(ends.port[row])),
+            port_name(int(judged.port[row])),
             judgement.policy,
-            "" if many else self._judging.reason(ends, row, verdicts),
+            "" if many else self._reason(judged, row),
             UNDECLARED_EXPOSURE if judgement.exposed else "",
         )
+
+    def _reason(self, judged: Judged, row: int) -> str:
+        reason = self._judging.reason(judged.ends, row, judged.verdicts)
+        is_foreign = judged.ends.foreign[row] and reason != FOREIGN_SOURCE
+        return f"{reason}; {FOREIGN_SOURCE}" if is_foreign else reason
+
+    def _is_folded(self, judged: Judged) -> NDArray[np.bool_]:
+        """Which share their event with others whatever the peer's address. (n,)"""
+        return judged.is_missed & ~self._judging.is_party(judged.ends.owner)
+
+    def _keys(self, judged: Judged, rows: NDArray[np.int64]) -> NDArray[np.void]:
+        ends, verdicts = judged.ends.take(rows), judged.verdicts
+        keys = np.zeros(len(rows), KEY)
+        keys["address"], keys["owner"] = ends.address, ends.owner
+        keys["who"], keys["judgement"] = judged.who[rows], verdicts.judgement[rows]
+        keys["side"] = verdicts.here[rows]
+        keys["port"], keys["protocol"] = judged.port[rows], ends.protocol
+        keys["began"], keys["foreign"] = verdicts.opened[rows], ends.foreign
+        keys["address"][self._is_folded(judged)[rows]] = 0
+        spoofed = np.flatnonzero(_is_spoofed(judged)[rows])
+        who = keys["who"][spoofed]
+        keys[spoofed] = np.zeros(1, KEY)
+        keys["who"][spoofed], keys["foreign"][spoofed] = who, _SPOOFED_KEY
+        return keys
 
     def _judgement(self, row: int, judged: Judged) -> Judgement:
         return self._judging.judgements[int(judged.verdicts.judgement[row])]
@@ -132,14 +164,10 @@ def _peer(owner: Owner | None) -> tuple[str, str, str, str]:
     return owner.kind, owner.namespace, owner.workload, owner.name
 
 
-def _keys(judged: Judged, rows: NDArray[np.int64]) -> NDArray[np.void]:
-    ends, verdicts = judged.ends.take(rows), judged.verdicts
-    keys = np.zeros(len(rows), KEY)
-    keys["address"], keys["owner"] = ends.address, ends.owner
-    keys["who"], keys["judgement"] = judged.who[rows], verdicts.judgement[rows]
-    keys["side"] = verdicts.here[rows]
-    keys["port"], keys["protocol"], keys["began"] = ends.port, ends.protocol, ends.began
-    return keys
+def _is_spoofed(judged: Judged) -> NDArray[np.bool_]:
+    """Which are reported for their source's address, whatever else they are. (n,)"""
+    is_spoofed: NDArray[np.bool_] = judged.ends.foreign & (judged.verdicts.own != _DENIED)
+    return is_spoofed
 
 
 def _text(address: NDArray[np.uint64]) -> str:

@@ -22,6 +22,7 @@ UNKNOWN_PEER = Peer(UNKNOWN, "", "", UNKNOWN)
 NO_OWNER = -1
 _SERVED = np.zeros(256, np.bool_)  # by protocol: what a Service's port can be of
 _SERVED[[6, 17, 132]] = True  # TCP, UDP, SCTP
+_BARE_SEGMENT = 120  # bytes: Ethernet, IPv6, TCP and its options
 _WORD = (1 << 64) - 1
 _OWNER_BITS = 24
 _OWNERS = (1 << _OWNER_BITS) - 1
@@ -60,6 +61,7 @@ class Flows(NamedTuple):
     at_ns: NDArray[np.int64]  # their first packet
     seen: NDArray[np.uint64]  # as in Columns
     sent: NDArray[np.int64]  # packets from the endpoint
+    has_data: NDArray[np.bool_]  # more than headers
 
     def take(self, index: NDArray[np.bool_] | NDArray[np.int64] | slice) -> "Flows":
         return Flows._make(column[index] for column in self)
@@ -67,7 +69,14 @@ class Flows(NamedTuple):
 
 def flows_of(columns: Columns) -> Flows:
     sent = columns.packets[:, 0]
-    return Flows(columns.key, columns.began, columns.first_ns, columns.seen, sent)
+    has_data = carries_data(columns.bytes, columns.packets)
+    return Flows(columns.key, columns.began, columns.first_ns, columns.seen, sent, has_data)
+
+
+def carries_data(bytes_: NDArray[np.int64], packets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether packets (n, 2) are larger, on average, than TCP's headers. (n,)"""
+    larger: NDArray[np.bool_] = bytes_.sum(axis=1) > _BARE_SEGMENT * packets.sum(axis=1)
+    return larger
 
 
 class Remote(NamedTuple):

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from podtally.ledger.labels import (
     BookLabels,
@@ -12,11 +13,15 @@ from podtally.ledger.labels import (
     ExposedLabels,
     FlowLabels,
     KubecostLabels,
+    MissedLabels,
     PodLabels,
     ScanLabels,
+    SpoofedLabels,
     UnjudgedLabels,
 )
 from podtally.ledger.series import SeriesView
+
+_NONE: NDArray[np.int64] = np.zeros((0, 1), np.int64)
 
 
 class View(NamedTuple):
@@ -40,3 +45,5 @@ class View(NamedTuple):
     waiting: int  # connections that may still be named
     came_too_late: int  # that could not be, in time
     drops: SeriesView[BookLabels] = SeriesView((), np.zeros((0, 3), np.int64))  # bytes by DROPS
+    missed: SeriesView[MissedLabels] = SeriesView((), _NONE)  # (n, 1): connections
+    spoofed: SeriesView[SpoofedLabels] = SeriesView((), _NONE)  # (n, 1): packets
