@@ -142,7 +142,8 @@ class Agent:
         elif not self._parts.watcher.alive:
             alive = "the thread that follows the links has died"
         alive = alive or self._parts.sources.dead()
-        return Health(alive, self._trouble or ("" if self._epochs else "no epoch is booked yet"))
+        trouble = self._trouble or self._parts.watcher.trouble or self._parts.sources.trouble()
+        return Health(alive, trouble or ("" if self._epochs else "no epoch is booked yet"))
 
     # -- one epoch --------------------------------------------------------------------
 

@@ -98,6 +98,7 @@ class Sources:
         self._diag = SocketDiag()
         self._namespaces: Namespaces | None = None
         self._host_errors = 0
+        self._cgroup_trouble = Condition(log, logging.WARNING)
         self._host_trouble = Condition(log, logging.WARNING)
         self._next_host_ns = 0
         self._contradictions = Contradictions()
@@ -135,6 +136,13 @@ class Sources:
             if self.kube is not None and not self.kube.alive(resource):
                 return f"the thread that watches {resource} has died"
         return ""
+
+    def trouble(self) -> str:
+        """What is wrong with one of the threads that go on nevertheless; "" if nothing is."""
+        kube = self.kube
+        threads = [self.finder.trouble, self.policies.trouble]
+        threads += map(kube.trouble, kube.resources) if kube is not None else ()
+        return next(filter(None, threads), "")
 
     def state(self) -> State:
         """How the sources are, for the agent's own metrics."""
@@ -246,8 +254,14 @@ class Sources:
     def _look_at_sockets(self, now_ns: int) -> None:
         """Whose are the cgroups under which the ledger met sockets of the host?"""
         for cgroup in self._ledger.naming.take_unknown_cgroups():
-            path = self._cgroups.path_of(cgroup)
-            found = hierarchies().read(path) if path is not None else _GONE
+            try:
+                path = self._cgroups.path_of(cgroup)
+                found = hierarchies().read(path) if path is not None else _GONE
+            except OSError as error:  # asked again when it is met again
+                self._host_errors += 1
+                self._cgroup_trouble.met("cannot look up cgroups: %s", error)
+                continue
+            self._cgroup_trouble.over("cgroups are looked up again")
             if self._cgroups.mount is None:  # without cgroup v2 all of it is the host
                 found = None
             self.directory.socket_found(cgroup, found, now_ns)

@@ -11,6 +11,8 @@ ROOT_ID = 1  # of the hierarchy's root, the first node of its kernfs
 _FILEID_KERNFS = 0xFE  # enum fid_type in include/linux/exportfs.h: the handle is the node's id
 _FILE_HANDLE = struct.Struct("=IiQ")  # struct file_handle: bytes, type, and here the id
 
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -71,6 +73,7 @@ class CgroupIds:
     def path_of(self, cgroup: int) -> str | None:
         """Its path from the root, as in /proc/PID/cgroup; None if it is gone, or not to be seen.
 
+        OSError while the system is short of what is needed to look.
         Ids are not used again: who was None once stays so.
         """
         if self.mount is None or not cgroup:
@@ -95,6 +98,8 @@ class CgroupIds:
         fd = _libc.open_by_handle_at(self._fd, handle, os.O_PATH | os.O_CLOEXEC)
         if fd < 0:
             failed = ctypes.get_errno()
+            if failed in _SHORT:
+                raise OSError(failed, os.strerror(failed))
             # ESTALE: no such node. Anything else, EPERM first of all: this way is barred.
             self._by_handle = failed == errno.ESTALE
             return None

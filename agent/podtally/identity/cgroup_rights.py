@@ -77,5 +77,5 @@ def _controllers(options: str) -> str:
 def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(errors="surrogateescape").splitlines()
-    except OSError:
+    except (FileNotFoundError, PermissionError, ProcessLookupError):
         return []

@@ -8,7 +8,6 @@ many tries, and most look at few processes.
 import logging
 import os
 import queue
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from podtally.identity.namer import Named, Namer
 from podtally.links.messages import get_link
 from podtally.links.namespaces import NOT_ASSIGNED, Namespaces
 from podtally.links.netlink import Requests
+from podtally.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -90,25 +90,28 @@ class Finder:
         self._budget = _Budget()
         self.walks = 0
         self._errors = 0  # of questions to the kernel
-        self._thread = threading.Thread(target=self._run, name="finder", daemon=True)
+        self._worker = Worker("finder", self._run, log)
 
     @property
     def errors(self) -> int:
         """Questions that the kernel or the runtime did not answer."""
-        return self._errors + self._namer.errors
+        return self._errors + self._worker.failures + self._namer.errors
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive() and self._namer.alive
+        return self._worker.alive and self._namer.alive
+
+    @property
+    def trouble(self) -> str:
+        return self._worker.trouble or self._namer.trouble
 
     def start(self) -> None:
         self._namer.start()
-        self._thread.start()
+        self._worker.start()
 
     def stop(self) -> None:
         self._asked.put(None)
-        if self._thread.is_alive():
-            self._thread.join()
+        self._worker.join()
         self._namer.stop()
         self._requests.close()
 

@@ -6,7 +6,6 @@ this thread and nobody else.
 
 import logging
 import queue
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from podtally.identity.cri import Cri
 from podtally.identity.cri_messages import Sandbox
 from podtally.identity.model import Labels
 from podtally.identity.pod_logs import PodLogs
+from podtally.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -79,24 +79,28 @@ class Namer:
         self._containers = containers
         self._asked: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
         self._pending: dict[str, _Pending] = {}
-        self._thread = threading.Thread(target=self._run, name="namer", daemon=True)
+        self._worker = Worker("namer", self._run, log)
 
     @property
     def errors(self) -> int:
         """Questions that the runtime did not answer."""
-        return self._cri.errors if self._cri is not None else 0
+        asked = self._cri.errors if self._cri is not None else 0
+        return asked + self._worker.failures
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return self._worker.alive
+
+    @property
+    def trouble(self) -> str:
+        return self._worker.trouble
 
     def start(self) -> None:
-        self._thread.start()
+        self._worker.start()
 
     def stop(self) -> None:
         self._asked.put(None)
-        if self._thread.is_alive():
-            self._thread.join()
+        self._worker.join()
 
     def name(self, found: Found) -> None:
         """Ask for the name of a pod or a container; others have all the name there is."""

@@ -1,6 +1,6 @@
 """The Kubernetes API as a source of events: one thread for each resource."""
 
-import threading
+import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -9,6 +9,9 @@ from podtally.kube.model import Event, Resource
 from podtally.kube.outage import Outage
 from podtally.kube.reflector import Reflector
 from podtally.kube.retry import Patience
+from podtally.worker import Worker
+
+_log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 1.0  # threads that are still in a name look-up then are left behind
 
@@ -33,13 +36,14 @@ class KubeSource:
             resource.name: Reflector(access, resource, put, outage, patience)
             for resource in resources
         }
-        self._threads: list[threading.Thread] = []
+        self._workers = {
+            name: Worker(f"kube-{name}", reflector.run, _log)
+            for name, reflector in self._reflectors.items()
+        }
 
     def start(self) -> None:
-        for name, reflector in self._reflectors.items():
-            thread = threading.Thread(target=reflector.run, name=f"kube-{name}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        for worker in self._workers.values():
+            worker.start()
 
     def stop(self) -> None:
         """End all threads, also those that wait for the server; takes at most a second."""
@@ -47,8 +51,8 @@ class KubeSource:
             reflector.stop()
         self._access.close()
         deadline = time.monotonic() + _STOP_SECONDS
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        for worker in self._workers.values():
+            worker.join(max(0.0, deadline - time.monotonic()))
 
     @property
     def resources(self) -> tuple[str, ...]:
@@ -74,7 +78,7 @@ class KubeSource:
 
     def errors(self, resource: str) -> int:
         """Return how many requests and watches have failed."""
-        return self._reflectors[resource].errors
+        return self._reflectors[resource].errors + self._workers[resource].failures
 
     def lists(self, resource: str) -> int:
         """Return how many lists were answered: more than one tells of lost watches."""
@@ -82,4 +86,8 @@ class KubeSource:
 
     def alive(self, resource: str) -> bool:
         """Return whether its thread runs."""
-        return any(t.is_alive() and t.name == f"kube-{resource}" for t in self._threads)
+        return self._workers[resource].alive
+
+    def trouble(self, resource: str) -> str:
+        """Return what is wrong with its thread; "" if nothing is."""
+        return self._workers[resource].trouble

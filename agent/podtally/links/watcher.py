@@ -3,9 +3,9 @@
 It only listens and sleeps; what a change means is decided in ``follower``.
 """
 
+import logging
 import os
 import select
-import threading
 import time
 from collections.abc import Callable
 
@@ -27,6 +27,9 @@ from podtally.links.model import Sink
 from podtally.links.namespaces import NAME_DIRS, NOT_ASSIGNED
 from podtally.links.netlink import Message, OverrunError, Requests, Subscription
 from podtally.links.wanted import Wanted
+from podtally.worker import Worker
+
+log = logging.getLogger(__name__)
 
 _GROUPS = (GROUP_LINK, GROUP_IPV4_ADDRESS, GROUP_IPV6_ADDRESS)
 _RECEIVE_BUFFER = 4 << 20  # about 1,000 link announcements, each charged as 4 KiB
@@ -66,7 +69,8 @@ class LinkWatcher:
         now = time.monotonic()
         self._check_at = [now + delay for delay in _ROUTE_DELAYS_S]
         self._check_all_at = now + _ROUTES_EVERY_S
-        self._thread = threading.Thread(target=self._run, name="links", daemon=True)
+        self._worker = Worker("links", self._run, log)
+        self._lost = False  # announcements, by an error
         self.resyncs = 0
 
     @property
@@ -76,24 +80,31 @@ class LinkWatcher:
     @property
     def alive(self) -> bool:
         """False when the thread has died; then new interfaces go unwatched."""
-        return self._thread.is_alive()
+        return self._worker.alive
 
     def start(self) -> None:
         """Watch what is there, in the calling thread; then follow changes in one of our own."""
         self._follower.all_there(all_links(self._requests))
         self._follower.detach_unwanted()
-        self._thread.start()
+        self._worker.start()
 
     def stop(self) -> None:
         """End the thread. Attachments stay: counting goes on without us."""
         os.eventfd_write(self._wake, 1)
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._worker.join()
         for resource in (self._announced, self._names, self._requests, self._follower):
             resource.close()
         os.close(self._wake)
 
+    @property
+    def trouble(self) -> str:
+        return self._worker.trouble
+
     def _run(self) -> None:
+        if self._lost:
+            self.resyncs += 1
+            self._follower.all_there(all_links(self._requests))
+        self._lost = True
         poll = select.poll()
         for source in (self._wake, self._announced, self._names):
             poll.register(source, select.POLLIN)

@@ -72,6 +72,11 @@ class PolicySources:
         """Whether files are read again as they change; True where there are none."""
         return self._reader.alive
 
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the thread that reads files; "" if nothing is."""
+        return self._reader.trouble
+
     def reload(self) -> None:
         """Look at the files now, not within a second. May be called by any thread."""
         self._reader.reload()

@@ -9,6 +9,7 @@ from podtally.policy.problems import Problem
 from podtally.policy.reading import Reading
 from podtally.policy.sources import Loaded, PolicyFiles
 from podtally.policy.unreadable import all_unreadable
+from podtally.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class PolicyReader:
     def __init__(self, files: PolicyFiles | None, candidates: PolicyFiles | None) -> None:
         self._files = files
         self._candidates = candidates
-        self._thread: threading.Thread | None = None
+        self._worker = Worker("policy-files", self._run, log)
         self._loaded = threading.Event()  # once
         self._wake = threading.Event()
         self._stopped = False
@@ -40,10 +41,9 @@ class PolicyReader:
         if not self._is_needed:
             return
         began = time.monotonic()
-        self._thread = threading.Thread(target=self._run, name="policy-files", daemon=True)
-        self._thread.start()
+        self._worker.start()
         told = False
-        while not self._loaded.wait(0.1) and self._thread.is_alive():
+        while not (self._loaded.wait(0.1) or self._worker.trouble) and self._worker.alive:
             if not told and time.monotonic() - began > _TOLD_AFTER_SECONDS:
                 told = True
                 log.info("reading policy files; counts are booked when they are read")
@@ -53,15 +53,18 @@ class PolicyReader:
     def stop(self) -> None:
         self._stopped = True
         self._wake.set()
-        if self._thread is not None:
-            self._thread.join(_STOP_SECONDS)
+        self._worker.join(_STOP_SECONDS)
 
     def reload(self) -> None:
         self._wake.set()
 
     @property
     def alive(self) -> bool:
-        return not self._is_needed or (self._thread is not None and self._thread.is_alive())
+        return not self._is_needed or self._worker.alive
+
+    @property
+    def trouble(self) -> str:
+        return self._worker.trouble
 
     @property
     def _is_needed(self) -> bool:

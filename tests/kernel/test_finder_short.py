@@ -1,0 +1,28 @@
+"""The finder, when the process has no descriptors left for a while."""
+
+import os
+import resource
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.test_finder import POD, Host, host
+
+__all__ = ["host"]
+
+
+def test_no_descriptors_for_a_while(host: Host, tmp_path: Path) -> None:
+    """Its thread goes on, and finds who came meanwhile."""
+    link = host.plug("ptl0", str(host.process(POD)))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, most))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            os.listdir("/proc")
+        host.finder.look(link.ifindex, link.peer_nsid)
+        assert host.silent(0.5)
+        assert host.finder.alive
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert host.process_found(20).found.kind == "pod"
