@@ -94,9 +94,11 @@ def test_schema_errors_have_file_line_and_field(
     lines = out.splitlines()
     assert status == 1
     assert lines[0].startswith(
-        f"{bad}:8: NetworkPolicy shop/out: spec.egress[0].to[0].ipBlock.except[0]: "
+        f"error: {bad}:8: NetworkPolicy shop/out: spec.egress[0].to[0].ipBlock.except[0]: "
     )
-    assert lines[1].startswith(f"{bad}:9: NetworkPolicy shop/out: spec.egress[0].ports[0].protocol")
+    assert lines[1].startswith(
+        f"error: {bad}:9: NetworkPolicy shop/out: spec.egress[0].ports[0].protocol"
+    )
     assert lines[1].endswith("[no-ports]")
     assert lines[2:] == ["files: 1, policies: 1, errors: 2, warnings: 0"]
 
@@ -154,6 +156,20 @@ def test_wrong_use(
     status, out, err = run(capsys, *arguments)
     assert (status, out) == (2, "")
     assert words in err
+
+
+@pytest.mark.parametrize("text", ["", "\n# nothing yet\n", "---\n---\n", "{}", "null"])
+def test_empty_input_is_an_error(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    for path in ("-", tmp_path / "a.yaml", tmp_path):
+        status, out, err = run(capsys, "check", path)
+        assert (status, out) == (2, "")
+        assert "empty, no objects to check" in err
+    (tmp_path / "b.yaml").write_text("apiVersion: v1\nkind: List\nitems: []\n")
+    assert run(capsys, "check", tmp_path)[0] == 0  # a cluster without policies
 
 
 def test_text_that_is_no_yaml_ends_with_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,6 +94,7 @@ def test_the_policies_have_no_faults_and_say_what_the_demo_shows(
     world.write_text(json.dumps(cluster))
     assert main(["check", "--probes", str(case), str(policies)]) == 0, capsys.readouterr().out
     lint = ["check", str(policies), "--cluster", str(world), "--ignore", "unisolated"]
+    lint += ["--ignore", "no-dns"]  # the demo's pods know each other's addresses
     assert main(lint) == 0, capsys.readouterr().out
 
 

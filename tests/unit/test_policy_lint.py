@@ -108,7 +108,8 @@ def test_a_namespace_that_is_not_there_and_one_that_is_empty() -> None:
 def test_a_selector_that_contradicts_itself_needs_no_cluster() -> None:
     both = "{matchLabels: {app: web}, matchExpressions: [{key: app, operator: DoesNotExist}]}"
     text = net(f"podSelector: {both}")
-    assert found(text, NOTHING) == [(5, "spec.podSelector", "selects nothing: no labels can be so")]
+    why = "selects nothing: its requirements contradict each other"
+    assert found(text, NOTHING) == [(5, "spec.podSelector", why)]
 
 
 def test_nodes_and_networks_of_an_admin_policy_have_their_places() -> None:
@@ -146,14 +147,18 @@ def test_in_egress_the_name_of_a_port_is_anybodys() -> None:
 def test_a_port_of_a_protocol_that_has_none() -> None:
     text = net("podSelector: {}\ningress:\n- ports:\n  - protocol: ICMP\n    port: 8")
     assert found(text, PORTLESS) == [
-        (8, "spec.ingress[0].ports[0].protocol", "ICMP has no ports, and no rule can speak of it")
+        (
+            8,
+            "spec.ingress[0].ports[0].protocol",
+            "unsupported protocol 'ICMP': use TCP, UDP or SCTP",
+        )
     ]
 
 
 def test_rules_that_policy_types_leave_out() -> None:
     text = net("podSelector: {}\npolicyTypes: [Egress]\ningress: [{}]\negress: [{}]")
     assert found(text, NOT_ASKED) == [
-        (7, "spec.ingress", "is not asked, since policyTypes lacks Ingress")
+        (7, "spec.ingress", "ignored: policyTypes does not include Ingress")
     ]
 
 

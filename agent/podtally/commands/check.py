@@ -114,10 +114,10 @@ def _read(args: argparse.Namespace) -> tuple[Written, World | None]:
 
 
 def show(findings: Sequence[Finding], written: Written, out: TextIO) -> None:
-    """Write a line for each, as compilers do, and one that sums them up."""
+    """Write a line for each, its severity first, and one that sums them up."""
     colours = wants_colour(out)
     for check, problem in findings:
-        words = printable(f"{problem} [{check}]")
+        words = printable(f"{problem.severity}: {problem} [{check}]")
         paint = BOLD if problem.severity == ERROR else YELLOW
         out.write(f"\x1b[{paint}m{words}\x1b[0m\n" if colours else f"{words}\n")
     errors = sum(each.problem.severity == ERROR for each in findings)

@@ -37,10 +37,15 @@ def read_policies(paths: Iterable[str]) -> Written:
     """PodtallyError if there is no such file, or none in a folder."""
     found = _Found()
     names = tuple(dict.fromkeys(name for path in paths for name in _files(path)))
+    blank = bool(names)
     for name in names:
         text = documents.read_text(read_file(name), _shown(name))
         found.miss(text)
         found.take(text.documents)
+        blank = blank and text.blank
+    if blank:
+        shown = ", ".join(map(_shown, names[:3])) + (", ..." if len(names) > 3 else "")
+        raise PodtallyError(f"{shown}: empty, no objects to check", "give policies in YAML or JSON")
     return found.written(f"files: {len(names)}")
 
 

@@ -87,6 +87,16 @@ class _Namespace(Wire, frozen=True):
     metadata: Metadata
 
 
+class _ServiceSpec(Wire, frozen=True):
+    cluster_ip: str = msgspec.field(name="clusterIP", default="")
+    cluster_ips: tuple[str, ...] = msgspec.field(name="clusterIPs", default=())
+
+
+class _Service(Wire, frozen=True):
+    metadata: Metadata
+    spec: _ServiceSpec = _ServiceSpec()
+
+
 class _CasePort(msgspec.Struct, frozen=True):
     port: int
     protocol: str = "TCP"
@@ -122,13 +132,14 @@ class _Found:
         self.members: list[Member] = []
         self.nodes: list[Party] = []
         self.namespaces: list[Namespace] = []
+        self.services: dict[str, tuple[int, ...]] = {}
 
     def world(self) -> World:
-        return World(self.members, self.nodes, self.namespaces)
+        return World(self.members, self.nodes, self.namespaces, self.services)
 
 
 def from_documents(documents: Iterable[Document]) -> Cluster:
-    """Of kinds other than Namespace, Node and Pod nothing is needed."""
+    """Of kinds other than Namespace, Node, Pod and Service nothing is needed."""
     found, problems = _Found(), []
     for document in documents:
         fault = _take(document, found) if document.api_version == "v1" else None
@@ -177,6 +188,13 @@ def _take(document: Document, found: _Found) -> Fault | None:
         if isinstance(member, Fault):
             return member
         found.members.append(member)
+    elif document.kind == "Service":
+        service = _converted(document.content, _Service)
+        if isinstance(service, Fault):
+            return service
+        meta, given = service.metadata, service.spec.cluster_ips or (service.spec.cluster_ip,)
+        name = f"{meta.namespace or DEFAULT_NAMESPACE}/{meta.name}"
+        found.services[name] = tuple(ip for ip in map(parse_address, given) if ip is not None)
     return None
 
 

@@ -11,8 +11,10 @@ from typing import NamedTuple, TypeVar
 
 from podtally.kube.model import Event
 from podtally.policy.ingress import DeclaredIngress
+from podtally.policy.lint_cluster import no_pods_in
 from podtally.policy.live import Live, LivePolicies
 from podtally.policy.model import Policy
+from podtally.policy.parties import NO_POD_NAMESPACES
 from podtally.policy.problem_log import ProblemLog
 from podtally.policy.problems import ERROR, WARNING, Problem
 from podtally.policy.reader import PolicyReader, Read
@@ -125,6 +127,7 @@ def _put_together(read: Read, live: Live) -> tuple[Declared, tuple[Problem, ...]
         *live.problems,
         *map(_also_in_a_file, twice),
         *map(_no_candidate, candidates.ingresses),
+        *map(_selects_nothing, filter(_is_without_pods, (*files.policies, *candidates.policies))),
     )
     declared = Declared(
         (*files.policies, *_without(live.policies, in_files), *live.stand_ins),
@@ -158,6 +161,15 @@ def _key_of(meaning: Meaning) -> _Key:
 def _also_in_a_file(meaning: Meaning) -> Problem:
     message = "is in a file too, which counts; remove one"
     return Problem(SOURCE, 0, _subject(meaning), "", message, WARNING)
+
+
+def _is_without_pods(policy: Policy) -> bool:
+    """Whether it is in a namespace that podtally gives to endpoints that are no pods."""
+    return policy.kind == "NetworkPolicy" and policy.namespace in NO_POD_NAMESPACES
+
+
+def _selects_nothing(policy: Policy) -> Problem:
+    return Problem("", 0, _subject(policy), "", no_pods_in(policy.namespace), WARNING)
 
 
 def _no_candidate(declared: DeclaredIngress) -> Problem:

@@ -82,6 +82,7 @@ class Text(NamedTuple):
     documents: tuple[Document, ...]
     problems: tuple[Problem, ...]
     lost: tuple[Lost, ...] = ()
+    blank: bool = False  # it holds nothing at all, but for comments
 
 
 def read_text(text: str | bytes, source: str) -> Text:
@@ -118,9 +119,11 @@ class _Found:
         self._documents: list[Document] = []
         self._problems: list[Problem] = []
         self._lost: list[Lost] = []
+        self._is_blank = True
 
     def text(self) -> Text:
-        return Text(tuple(self._documents), tuple(self._problems), tuple(self._lost))
+        blank = self._is_blank and not self._lost
+        return Text(tuple(self._documents), tuple(self._problems), tuple(self._lost), blank)
 
     def warn(self, line: int, message: str) -> None:
         self._problems.append(Problem(self._source, line, "", "", message, WARNING))
@@ -132,6 +135,7 @@ class _Found:
         """Take the object, or the objects of a list; ``kind`` is what a list of one leaves out."""
         if value is None or value == {}:
             return
+        self._is_blank = False
         if not isinstance(value, dict):
             self.warn(lines.at(()), "skipped, not an object: it needs apiVersion, kind, metadata")
             return

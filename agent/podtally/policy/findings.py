@@ -14,6 +14,12 @@ NOT_ASKED = "not-asked"
 TWICE = "twice"
 NOT_READ = "not-read"
 UNISOLATED = "unisolated"
+POLICY_TYPES = "policy-types"
+NO_SELECTOR = "no-selector"
+OR_SELECTORS = "or-selectors"
+ALLOW_ALL = "allow-all"
+NO_DNS = "no-dns"
+SERVICE_ADDRESS = "service-address"
 CHECKS = {
     SCHEMA: "the API server would refuse it, or should",
     NOTHING: "a selector or a named port that means nobody",
@@ -22,6 +28,12 @@ CHECKS = {
     NOT_ASKED: "rules of a direction that policyTypes leaves out",
     TWICE: "an object that is declared more than once",
     NOT_READ: "a policy of a kind that podtally does not read",
+    POLICY_TYPES: "egress without policyTypes: ingress is denied too, or nothing is isolated",
+    NO_SELECTOR: "a NetworkPolicy without podSelector, which selects every pod",
+    OR_SELECTORS: "a namespaceSelector and a podSelector in two peers: one of them is enough",
+    ALLOW_ALL: "a rule that allows everything",
+    NO_DNS: "egress is isolated, and no rule allows DNS",
+    SERVICE_ADDRESS: "an ipBlock of Services' addresses (with --cluster and Services in it)",
     UNISOLATED: "a namespace with pods that no policy isolates (with --cluster)",
 }
 

@@ -19,9 +19,11 @@ from podtally.policy.findings import (
     part,
 )
 from podtally.policy.lint_cluster import Cluster, selectors, unisolated
+from podtally.policy.lint_intent import intent, service_addresses
 from podtally.policy.model import NETWORK_TIER
 from podtally.policy.problems import WARNING, Problem
 from podtally.policy.rules import EGRESS, INGRESS, rules_of
+from podtally.policy.scalars import brief
 from podtally.policy.shadows import Budget, Shadow, shadows
 from podtally.policy.words import rule_words
 from podtally.policy.world import World
@@ -42,9 +44,11 @@ def lint(
     for each in readable:
         findings += _not_asked(each)
         findings += selectors(each, cluster)
+    findings += intent(readable)
     findings += _twice(readable)
     findings += _shadowed(readable, budget or Budget())
     if world is not None:
+        findings += service_addresses(readable, world)
         findings += unisolated([each.policy for each in declared], world)
     return findings
 
@@ -65,7 +69,7 @@ def _portless(document: Document) -> Iterator[Finding]:
                     name = part(port, *path, "protocol")
                     if isinstance(name, str) and name.upper() in _WITHOUT_PORTS:
                         at = ("spec", direction, number, "ports", index, *path, "protocol")
-                        message = f"{name} has no ports, and no rule can speak of it"
+                        message = f"unsupported protocol {brief(name)}: use TCP, UDP or SCTP"
                         yield finding(PORTLESS, document, at, message)
 
 
@@ -73,7 +77,7 @@ def _not_asked(each: Declared) -> Iterator[Finding]:
     for direction in (INGRESS, EGRESS):
         written = items(each.document.content, "spec", direction)
         if written and rules_of(each.policy, direction) is None:
-            message = f"is not asked, since policyTypes lacks {direction.capitalize()}"
+            message = f"ignored: policyTypes does not include {direction.capitalize()}"
             yield finding(NOT_ASKED, each.document, ("spec", direction), message)
 
 

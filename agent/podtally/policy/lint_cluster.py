@@ -7,9 +7,13 @@ from podtally.policy.covering import is_contradictory
 from podtally.policy.engine import Engine
 from podtally.policy.findings import NOTHING, UNISOLATED, Declared, Finding, finding, items
 from podtally.policy.model import (
+    ANY_PROTOCOL,
     DENY,
     EVERYTHING,
     NETWORK_TIER,
+    SCTP,
+    TCP,
+    UDP,
     NodePeer,
     Party,
     Peer,
@@ -20,6 +24,7 @@ from podtally.policy.model import (
     Rule,
     Selector,
 )
+from podtally.policy.parties import NO_POD_NAMESPACES
 from podtally.policy.problems import WARNING, Path, Problem
 from podtally.policy.rules import EGRESS, INGRESS, is_subject, rules_of
 from podtally.policy.selectors import selects, selects_namespace
@@ -27,7 +32,8 @@ from podtally.policy.words import listed
 from podtally.policy.world import World, selectable
 
 _PEERS = {INGRESS: "from", EGRESS: "to"}
-_NEVER = "selects nothing: no labels can be so"
+_PROTOCOLS = {TCP: "TCP", UDP: "UDP", SCTP: "SCTP"}
+_NEVER = "selects nothing: its requirements contradict each other"
 
 
 _Asked = tuple[str, PodSubject | PodPeer]
@@ -45,7 +51,7 @@ class Cluster:
         pods = (pod for space in self._pods.values() for pod in space.values())
         self._labels = frozenset(label for pod in pods for label in pod.labels or ())
         self._answers: dict[_Asked, bool] = {}
-        self._ports: dict[_Asked, frozenset[str]] = {}
+        self._ports: dict[_Asked, frozenset[tuple[str, int]]] = {}
 
     def any_pod(self, policy: Policy, meant: PodSubject | PodPeer) -> bool:
         asked = _asked(policy, meant)
@@ -53,11 +59,12 @@ class Cluster:
             self._answers[asked] = any(True for _ in self.selected(policy, meant))
         return self._answers[asked]
 
-    def port_names(self, policy: Policy, meant: PodSubject | PodPeer) -> frozenset[str]:
+    def port_names(self, policy: Policy, meant: PodSubject | PodPeer) -> frozenset[tuple[str, int]]:
+        """Return names and protocols."""
         asked = _asked(policy, meant)
         if asked not in self._ports:
             pods = self.selected(policy, meant)
-            self._ports[asked] = frozenset(n.name for pod in pods for n in pod.ports or ())
+            self._ports[asked] = frozenset(n[:2] for pod in pods for n in pod.ports or ())
         return self._ports[asked]
 
     def selected(self, policy: Policy, meant: PodSubject | PodPeer) -> Iterator[Party]:
@@ -99,7 +106,12 @@ def selectors(each: Declared, cluster: Cluster | None) -> Iterator[Finding]:
     if isinstance(subject, PodSubject):
         path: Path = ("spec", "podSelector" if policy.tier == NETWORK_TIER else "subject")
         why = _nobody(policy, subject, cluster)
-        if why:
+        own = policy.namespace in NO_POD_NAMESPACES
+        if own and (cluster is None or policy.namespace not in cluster.namespaces):
+            yield finding(
+                NOTHING, document, ("metadata", "namespace"), no_pods_in(policy.namespace)
+            )
+        elif why:
             yield finding(NOTHING, document, path, why)
     for direction in (INGRESS, EGRESS):
         for rule in rules_of(policy, direction) or ():
@@ -145,11 +157,23 @@ def _port_names(each: Declared, direction: str, rule: Rule, cluster: Cluster) ->
     subject = policy.subject if direction == INGRESS else PodSubject(EVERYTHING)
     known = cluster.port_names(policy, subject)
     for port in named:
-        if port.name not in known:
-            whose = "that the policy selects" if direction == INGRESS else "of the cluster"
-            message = f"no pod {whose} calls a port {port.name}"
-            path = ("spec", direction, rule.index)
-            yield finding(NOTHING, document, path, message)
+        others = sorted(protocol for name, protocol in known if name == port.name)
+        if port.protocol in others or (others and port.protocol == ANY_PROTOCOL):
+            continue
+        whose = "that the policy selects" if direction == INGRESS else "of the cluster"
+        message = f"no pod {whose} calls a port {port.name}"
+        if others:
+            there = listed([_PROTOCOLS[each] for each in others], "and")
+            written = _PROTOCOLS[port.protocol]
+            message = f"port {port.name} is {there} there, and this rule is for {written}"
+        yield finding(NOTHING, document, ("spec", direction, rule.index), message)
+
+
+def no_pods_in(namespace: str) -> str:
+    return (
+        f"selects nothing: {namespace} is podtally's word for endpoints that are no pods, and a "
+        "NetworkPolicy selects pods; use a HostPolicy"
+    )
 
 
 def unisolated(policies: Sequence[Policy], world: World) -> Iterator[Finding]:

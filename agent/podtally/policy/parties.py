@@ -23,7 +23,7 @@ _THIS_NODE = "this node"  # where nothing tells its name
 _HOST_NAME = "host"
 _UNIT = "systemd"
 _STATIC = "static"  # the namespace of endpoints of the configuration that name none
-_NO_PODS = frozenset(
+NO_POD_NAMESPACES = frozenset(
     (
         *(_HOST_NAME, _UNIT, _STATIC, "netns", "lxc", "machine"),
         *("docker", "containerd", "cri-o", "podman"),
@@ -35,7 +35,7 @@ def of_endpoint(endpoint: Endpoint, places: Places) -> Party:
     if not endpoint.final or endpoint.namespace == UNKNOWN:
         return NOBODY
     node = endpoint.node or _here(places)
-    if not endpoint.uid and endpoint.namespace in _NO_PODS:
+    if not endpoint.uid and endpoint.namespace in NO_POD_NAMESPACES:
         return _of_host(endpoint, endpoint.namespace, node, endpoint.host_network)
     return _pod(endpoint, node, places)._replace(host_network=endpoint.host_network)
 
@@ -55,7 +55,7 @@ def of_owner(owner: Owner, places: Places) -> Party:
         host = _of_host(owner, _HOST_NAME, node, shares=True)
         return host._replace(node_labels=places.node_labels(node))
     node = owner.node or (_here(places) if owner.scope == "node" else "")
-    if not owner.uid and owner.namespace in _NO_PODS:
+    if not owner.uid and owner.namespace in NO_POD_NAMESPACES:
         return _of_host(owner, owner.namespace, node, shares=False)
     return _pod(owner, node, places)
 

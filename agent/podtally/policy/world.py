@@ -36,8 +36,13 @@ class World:
     """A cluster at one moment. What it does not tell of somebody is not known, never guessed."""
 
     def __init__(
-        self, members: Iterable[Member], nodes: Iterable[Party], namespaces: Iterable[Namespace]
+        self,
+        members: Iterable[Member],
+        nodes: Iterable[Party],
+        namespaces: Iterable[Namespace],
+        services: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
+        self.services = services or {}  # cluster addresses, by "namespace/name"
         self._namespaces: dict[str, Labels | None] = {n.name: n.labels for n in namespaces}
         self._nodes = {node.name: node for node in nodes}
         self._members: dict[tuple[str, str], Member] = {}
