@@ -1,9 +1,15 @@
 """A failure is told at once, not at the end of a long run."""
 
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.isolation import isolate
+
 LINES = 40
+TESTS = Path(__file__).parent
 
 # How long an example takes says how busy the machine is, and nothing about the code.
 settings.register_profile("podtally", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -11,7 +17,15 @@ settings.load_profile("podtally")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") and os.geteuid() == 0:
+        isolate()
     config.pluginmanager.register(_Teller(config))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its lane, which is its folder under tests/."""
+    for item in items:
+        item.add_marker(item.path.relative_to(TESTS).parts[0])
 
 
 class _Teller:
