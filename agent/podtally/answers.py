@@ -12,13 +12,13 @@ from collections.abc import Callable
 import numpy as np
 
 from podtally.asked import Known
-from podtally.export.api import CandidatePolicy, EndpointRow, Explained, Held
+from podtally.export.api import CandidateDeletion, CandidatePolicy, EndpointRow, Explained, Held
 from podtally.export.explained import explained, parse_port
 from podtally.identity.directory import Directory
 from podtally.identity.model import FOREVER, Claim, Endpoint
 from podtally.identity.residents import Resident, number
-from podtally.ledger.judging import with_candidates
 from podtally.policy.declared import Declared
+from podtally.policy.trial import is_tried, not_in_force, with_candidates
 from podtally.policy.world import ends
 
 _WORD = (1 << 64) - 1
@@ -57,7 +57,7 @@ class Answering:
         declared = self._declared()
         known = Known(self._directory, self._node_name, time.monotonic_ns())
         asked = ends(known.party(source), known.party(destination)).question(protocol, port_number)
-        would = with_candidates(declared) if declared.candidates else ()
+        would = with_candidates(declared) if is_tried(declared) else ()
         return explained(asked, declared.policies, would)
 
     def candidates(self) -> list[CandidatePolicy]:
@@ -67,6 +67,14 @@ class Answering:
             for each in self._declared().candidates
         ]
         return list(dict.fromkeys(told))
+
+    def deletions(self) -> list[CandidateDeletion]:
+        declared = self._declared()
+        missing = set(not_in_force(declared))
+        return [CandidateDeletion(*name, name not in missing) for name in declared.deleted]
+
+    def stale_candidates(self) -> list[str]:
+        return list(self._declared().stale_candidates)
 
     def _of_network(self, address: str) -> list[Held]:
         networks = self._directory.names.networks

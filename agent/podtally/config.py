@@ -13,6 +13,7 @@ import msgspec
 import yaml
 
 from podtally.errors import PodtallyError
+from podtally.policy.policy_names import Name, parse_name
 from podtally.shapes import explain, refusal
 
 DEFAULT_FILE = Path("/etc/podtally/podtally.yaml")
@@ -87,6 +88,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     flow_log_max_bytes: Count | None = None
     policies: Text | list[Text] | None = None
     candidates: Text | list[Text] | None = None
+    candidate_delete: Text | list[Text] | None = None
     events: Text | None = None
     events_max_bytes: Count | None = None
     events_rate: Count | None = None
@@ -125,6 +127,7 @@ class Config:
     flow_log_max_bytes: int = 64 << 20  # then the file is rolled to FILE.1
     policies: tuple[Path, ...] = ()
     candidates: tuple[Path, ...] = ()
+    candidate_delete: tuple[Name, ...] = ()  # policies in force, tried as if they were deleted
     events: str | None = None  # a path, or - for standard output
     events_max_bytes: int = 64 << 20  # then the file is rolled to FILE.1
     events_rate: int = 50  # lines a second: what a log collector takes from every node
@@ -172,6 +175,8 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Config:
             values[name] = tuple(map(Path, _listed(values[name])))
     if "events_verdicts" in values:
         values["events_verdicts"] = _verdicts(values["events_verdicts"])
+    if "candidate_delete" in values:
+        values["candidate_delete"] = _policy_names(values["candidate_delete"])
     config = Config(**values)
     config.listen_address()
     _check_logs(config.flow_log, config.events)
@@ -241,6 +246,8 @@ def _read(path: Path) -> dict[str, Any]:
         values["endpoints"] = tuple(values["endpoints"])
     if "events_verdicts" in values:
         _verdicts(values["events_verdicts"], f"{path}: events_verdicts")
+    if "candidate_delete" in values:
+        _policy_names(values["candidate_delete"], f"{path}: candidate_delete")
     if "networks" in values:
         values["networks"] = _networks(path, values["networks"])
     if "forwarders" in values:
@@ -294,6 +301,19 @@ def _verdicts(given: str | list[str], where: str = "--events-verdicts") -> tuple
     return tuple(word for word in EVENT_VERDICTS if word in words)
 
 
+def _policy_names(given: str | list[str], where: str = "--candidate-delete") -> tuple[Name, ...]:
+    names = []
+    for text in _listed(given):
+        name = parse_name(text)
+        if name is None:
+            raise PodtallyError(
+                f"{where}: {text[:200]!r} names no policy",
+                "write NetworkPolicy/NAMESPACE/NAME, or ClusterNetworkPolicy/NAME",
+            )
+        names.append(name)
+    return tuple(dict.fromkeys(names))
+
+
 def _listed(given: str | list[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
@@ -305,6 +325,8 @@ def check_flags(flags: Mapping[str, Any]) -> None:
         msgspec.convert(given, type=_File)
         if "events_verdicts" in given:
             _verdicts(given["events_verdicts"])
+        if "candidate_delete" in given:
+            _policy_names(given["candidate_delete"])
     except msgspec.ValidationError as error:
         steps, words = explain(error)
         name = str(steps[0])

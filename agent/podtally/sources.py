@@ -305,6 +305,7 @@ def make_sources(config: Config, ledger: Ledger) -> Sources:
         PolicyFiles(config.policies) if config.policies else None,
         PolicyFiles(config.candidates, candidate=True) if config.candidates else None,
         LivePolicies() if access is not None else None,
+        config.candidate_delete,
     )
     return Sources(ledger, directory, answers, Threads(finder, policies, kube))
 

@@ -107,3 +107,12 @@ def test_without_a_name_it_is_the_default_file(
     assert check(capsys) == (0, f"{path}: 0 problems in policies\n", "")
     written(tmp_path, "epoch: 0\n")
     assert check(capsys)[0] == 2
+
+
+def test_a_deletion_of_what_is_not_there_is_a_finding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "podtally.yaml"
+    file.write_text("candidate_delete: NetworkPolicy/shop/old\nkubernetes: 'off'\n")
+    assert cli.main(["config", "check", str(file)]) == 1
+    assert "NetworkPolicy/shop/old: is not among the policies" in capsys.readouterr().out

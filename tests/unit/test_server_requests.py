@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from podtally.export import web_client
-from podtally.export.api import CandidatePolicy, EndpointRow, Explained, Held
+from podtally.export.api import CandidateDeletion, CandidatePolicy, EndpointRow, Explained, Held
 from podtally.export.handler import _is_loopback
 from podtally.export.publisher import Health, Publisher
 from podtally.export.selfmetrics import SelfMetrics
@@ -36,6 +36,12 @@ class Nothing:
         raise NotImplementedError
 
     def candidates(self) -> list[CandidatePolicy]:
+        return []
+
+    def deletions(self) -> list[CandidateDeletion]:
+        return []
+
+    def stale_candidates(self) -> list[str]:
         return []
 
 

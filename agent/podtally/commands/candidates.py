@@ -7,7 +7,7 @@ from typing import TextIO
 import msgspec
 
 from podtally.commands import asking
-from podtally.commands.columns import print_columns
+from podtally.commands.columns import print_columns, printable
 from podtally.errors import PodtallyError
 from podtally.export import api
 from podtally.policy.model import ALLOWED, DENIED, UNDECLARED
@@ -15,15 +15,16 @@ from podtally.policy.model import ALLOWED, DENIED, UNDECLARED
 _EPILOG = """\
 example:
   podtally run --policies policies/ --candidate next.yaml
+  podtally run --policies policies/ --candidate-delete NetworkPolicy/shop/old
   podtally candidates --listen 127.0.0.1:9775
 
 Asks the running agent. NOW is the verdict as things are, THEN the one with the candidates
 applied, each in the place of its namesake or beside the rest; POLICY is what would deny. The
-direction is that of the connection as the endpoint sees it. Connections and bytes are sums, as
-on /metrics (podtally_candidate_...): until they expire there, what earlier candidates made
-is among them.
+direction is that of the connection as the endpoint sees it. Connections and bytes are sums since
+the candidates are what they are; on /metrics (podtally_candidate_...) the series of earlier ones
+stay until they expire.
 Exit codes: 0 the candidates would change nothing that was seen, 1 they would, 2 wrong use, no
-agent answers, or it has no candidates.
+agent answers, it has no candidates, or a file of theirs cannot be read any more.
 """
 _HEADS = (
     *("NOW", "THEN", "ENDPOINT", "DIRECTION", "PEER", "PROTOCOL", "PORT", "POLICY"),
@@ -50,20 +51,36 @@ def main(args: argparse.Namespace) -> int:
         told = msgspec.structs.replace(told, changes=chosen)
     if args.output == "json":
         asking.print_json(told, sys.stdout)
-    if not told.policies:
+    if not told.policies and not told.deleted:
         raise PodtallyError("the agent has no candidates", "start it with --candidate PATH")
+    _warn(told)
     if args.output != "json":
-        for each in told.policies:
-            if each.unreadable:
-                print(f"podtally: {_name(each)} cannot be read: {each.unreadable}", file=sys.stderr)
         show(told, sys.stdout)
+    if told.stale:
+        return 2
     return 1 if told.changes else 0
+
+
+def _warn(told: api.Candidates) -> None:
+    for policy in told.policies:
+        if policy.unreadable:
+            name = _name(policy)
+            print(f"podtally: {name} cannot be read: {policy.unreadable}", file=sys.stderr)
+    for each in told.deleted:
+        if not each.in_force:
+            print(f"podtally: {_full(each)}: nothing to delete; check the name", file=sys.stderr)
+    for file in told.stale:
+        print(
+            f"podtally: {printable(file)} cannot be read; an earlier version of it is tried",
+            file=sys.stderr,
+        )
 
 
 def show(told: api.Candidates, out: TextIO) -> None:
     """Write the table: what would newly be denied first, then what would newly pass."""
     if not told.changes:
         names = [_name(each) for each in told.policies]
+        names += [f"without {_full(each)}" for each in told.deleted]
         more = f" and {len(names) - _NAMES_TOLD} more" if len(names) > _NAMES_TOLD else ""
         listed = ", ".join(names[:_NAMES_TOLD]) + more
         out.write(f"nothing that was seen would change; candidates: {listed}\n")
@@ -101,3 +118,7 @@ def _words(row: api.CandidateRow) -> tuple[str, ...]:
 
 def _name(each: api.CandidatePolicy) -> str:
     return f"{each.namespace}/{each.name}" if each.namespace else f"{each.kind}/{each.name}"
+
+
+def _full(each: api.CandidateDeletion) -> str:
+    return "/".join(filter(None, (each.kind, each.namespace, each.name)))

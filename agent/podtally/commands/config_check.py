@@ -9,7 +9,8 @@ from podtally.commands.columns import printable
 from podtally.config import Config
 from podtally.export import web
 from podtally.kube.reach import api_access
-from podtally.policy.problems import Problem
+from podtally.policy.policy_names import name_of
+from podtally.policy.problems import WARNING, Problem
 from podtally.policy.sources import PolicyFiles
 
 _EPILOG = """\
@@ -59,7 +60,13 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _problems(read: Config) -> Iterator[Problem]:
-    if read.policies:
-        yield from PolicyFiles(read.policies).load().reading.problems
+    reading = PolicyFiles(read.policies).load().reading
+    yield from reading.problems
+    if api_access(read) is None:  # else the policy may be there
+        known = {name_of(policy) for policy in reading.policies}
+        for name in read.candidate_delete:
+            if name not in known:
+                message = "is not among the policies, so there is nothing to delete"
+                yield Problem("candidate_delete", 0, str(name), "", message, WARNING)
     if read.candidates:
         yield from PolicyFiles(read.candidates, candidate=True).load().reading.problems

@@ -99,6 +99,12 @@ def _add_policy(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="policies that are not applied yet, judged beside the others; may be repeated",
     )
+    policy.add_argument(
+        "--candidate-delete",
+        action="append",
+        metavar="KIND/NAMESPACE/NAME",
+        help="a policy in force, judged beside the others as if it were deleted; may be repeated",
+    )
 
 
 def _add_logs(parser: argparse.ArgumentParser) -> None:

@@ -105,6 +105,15 @@ class CandidatePolicy(msgspec.Struct, frozen=True):
     unreadable: str = ""  # why; then it makes `unknown` whatever it may be for
 
 
+class CandidateDeletion(msgspec.Struct, frozen=True):
+    """A policy that is tried as if it were deleted."""
+
+    kind: str
+    namespace: str
+    name: str
+    in_force: bool  # False: it is not there
+
+
 class CandidateRow(msgspec.Struct, frozen=True):
     """Traffic that was seen, and that the candidates would judge otherwise."""
 
@@ -124,10 +133,12 @@ class CandidateRow(msgspec.Struct, frozen=True):
 
 
 class Candidates(msgspec.Struct, frozen=True):
-    """``changes`` are sums since the first of them: candidates of before may have made some."""
+    """``changes`` are sums since the candidates are what they are."""
 
     policies: list[CandidatePolicy]
     changes: list[CandidateRow]
+    deleted: list[CandidateDeletion] = []
+    stale: list[str] = []  # files that cannot be read any more: an earlier version is tried
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -151,6 +162,12 @@ class Answers(Protocol):
         ...
 
     def candidates(self) -> list[CandidatePolicy]: ...
+
+    def deletions(self) -> list[CandidateDeletion]: ...
+
+    def stale_candidates(self) -> list[str]:
+        """Files that cannot be read any more: an earlier version of them is tried."""
+        ...
 
 
 class Published(Protocol):
@@ -179,7 +196,9 @@ class Api:
         if path == EXPLAIN:
             return self._explain(query)
         if path == CANDIDATES:
-            told = Candidates(self._answers.candidates(), self._published.candidates())
+            policies, changes = self._answers.candidates(), self._published.candidates()
+            deleted, stale = self._answers.deletions(), self._answers.stale_candidates()
+            told = Candidates(policies, changes, deleted, stale)
             return reply_json(HTTPStatus.OK, told)
         return reply_json(HTTPStatus.NOT_FOUND, Refused(f"there is no {path}", f"try {ENDPOINTS}"))
 

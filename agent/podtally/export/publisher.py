@@ -43,8 +43,8 @@ class Publisher:
         self._ledger.view = view
 
     def candidates(self) -> list[CandidateRow]:
-        """What candidates would change, as far as it was counted."""
-        labels, values = self._ledger.view.candidate
+        """What candidates would change, as far as it was counted since they are what they are."""
+        labels, values = self._ledger.view.tried
         counted = zip(values[:, CONNECTIONS].tolist(), values[:, BYTES].tolist(), strict=True)
         return [CandidateRow(*each, *sums) for each, sums in zip(labels, counted, strict=True)]
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from podtally.identity.residents import Resident
 from podtally.ledger.account import Account
 from podtally.ledger.accounts import Accounts
+from podtally.ledger.candidate_rows import Before
 from podtally.ledger.connections import Columns
 from podtally.ledger.events import EventLabels
 from podtally.ledger.interfaces import Record
@@ -125,6 +126,7 @@ class _Head(msgspec.Struct, frozen=True):
     limited: int
     came_too_late: int
     extras: Extras
+    tried: Before = Before()
 
 
 class _RawHead(msgspec.Struct, frozen=True):
@@ -140,6 +142,7 @@ class _RawHead(msgspec.Struct, frozen=True):
     limited: int
     came_too_late: int
     extras: Extras
+    tried: Before
 
 
 class Checkpoint:
@@ -168,6 +171,7 @@ class Checkpoint:
                 ledger.accounts.limited,
                 ledger.naming.came_too_late,
                 extras,
+                ledger.tried.dump(),
             )
         )
         return self._replace(head, arrays)
@@ -246,6 +250,7 @@ class Contents:
         ledger.waiting.held = self._columns("held")
         ledger.readings.key = arrays["kernel.key"].copy()
         ledger.readings.sums = arrays["kernel.read"].copy()
+        ledger.tried.restore(head.tried)
         ledger.retired_gaps = dict(head.retired_gaps)
         ledger.intake.began_unknown = head.began_unknown
         ledger.overflow_packets = head.overflow_packets

@@ -35,10 +35,10 @@ from podtally.policy.model import (
     UNKNOWN,
     VERDICTS,
     Party,
-    Policy,
 )
 from podtally.policy.parties import of_endpoint, of_owner
 from podtally.policy.reasons import deciding
+from podtally.policy.trial import is_tried, with_candidates
 
 NO_LONGER = "by policies or labels that have changed since"
 BEGINNING = "beginning"  # a cause: nobody saw who began it
@@ -129,7 +129,7 @@ class Judging:
     def _declare(self, declared: Declared) -> None:
         self._declared = declared
         self._judge.set_policies(declared.policies)
-        if declared.candidates:
+        if is_tried(declared):
             if self._would is None:
                 self._would = _judge(self._numbers)
             self._would.set_policies(with_candidates(declared))
@@ -365,17 +365,6 @@ class Judging:
 def _judge(parties: Iterable[Party] = ()) -> Judge:
     # What a pod sends to its own address stays within it: what is seen came through a Service.
     return Judge((), parties, by_service=True)
-
-
-def with_candidates(declared: Declared) -> list[Policy]:
-    """As if the candidates were applied: each in the place of its namesake, or beside the rest."""
-    replaced = {_name(policy) for policy in declared.candidates}
-    kept = [policy for policy in declared.policies if _name(policy) not in replaced]
-    return [*kept, *declared.candidates]
-
-
-def _name(policy: Policy) -> tuple[str, str, str]:
-    return policy.kind, policy.namespace, policy.name
 
 
 def _who(owner: Owner) -> tuple[str, ...]:

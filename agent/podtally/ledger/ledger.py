@@ -14,6 +14,7 @@ from podtally.identity.table import Names
 from podtally.kernel.books import Accounts as KernelAccounts
 from podtally.kernel.table import Rows
 from podtally.ledger.accounts import BYTES, PACKETS, Accounts, make_tables
+from podtally.ledger.candidate_rows import CandidateRows
 from podtally.ledger.connections import (
     UNNAMED,
     Connections,
@@ -96,6 +97,7 @@ class Ledger:
         self.naming = Naming(self.interfaces, self.accounts, flags, settings)
         self.waiting = Waiting(self.connections, self.accounts, self.events, self.naming)
         self.intake = Intake(self.connections, self.accounts, self.events, self.naming)
+        self.tried = CandidateRows()
         self.retired_gaps: dict[BookLabels, int] = {}
         self.readings = KernelReadings()
         self.overflow_packets = 0
@@ -112,6 +114,7 @@ class Ledger:
 
     def book_rows(self, rows: Rows, cold: ColdRows, present: Present) -> None:
         """Book a batch of rows, each connection at most once in an epoch."""
+        self.tried.learn(present.declared, self.tables.candidate)
         self.intake.book_rows(rows, cold, present)
 
     # -- what the kernel counts outside of rows -------------------------------------
@@ -128,6 +131,7 @@ class Ledger:
         after this. Returns the connections that ended, if they are to be kept.
         """
         now_ns = present.now_ns
+        self.tried.learn(present.declared, self.tables.candidate)
         self.intake.book_errors(present)
         self._settle_interfaces(self._tally(), present)
         self._settle_flows(now_ns)
@@ -383,4 +387,5 @@ class Ledger:
             self.drops.view(),
             self.tables.missed.view(),
             self.tables.spoofed.view(),
+            self.tried.view(self.tables.candidate),
         )

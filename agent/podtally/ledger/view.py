@@ -47,3 +47,4 @@ class View(NamedTuple):
     drops: SeriesView[BookLabels] = SeriesView((), np.zeros((0, 3), np.int64))  # bytes by DROPS
     missed: SeriesView[MissedLabels] = SeriesView((), _NONE)  # (n, 1): connections
     spoofed: SeriesView[SpoofedLabels] = SeriesView((), _NONE)  # (n, 1): packets
+    tried: SeriesView[CandidateLabels] = SeriesView((), np.zeros((0, 3), np.int64))  # as candidate

@@ -5,7 +5,7 @@ files are read in a thread of ``reader``'s.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
@@ -35,6 +35,8 @@ class Declared(NamedTuple):
     ingresses: tuple[DeclaredIngress, ...]
     ingresses_known: bool = True  # False: the API has not told of all yet
     unheard: bool = False  # the API has not told of all policies yet: stand-ins are among them
+    deleted: tuple[_Key, ...] = ()  # candidates too: as if these were not there
+    stale_candidates: tuple[str, ...] = ()  # files that are tried in an earlier version
 
 
 class PolicyState(NamedTuple):
@@ -54,12 +56,14 @@ class PolicySources:
         files: PolicyFiles | None = None,
         candidates: PolicyFiles | None = None,
         live: LivePolicies | None = None,
+        deleted: Sequence[_Key] = (),
     ) -> None:
+        self._deleted = tuple(deleted)
         self._reader = PolicyReader(files, candidates)
         self._live = live
         self._log = ProblemLog()
         self._read, self._said = self._reader.read, _NO_API  # of which the next are made
-        self._declared, self._problems = _put_together(self._read, self._said)
+        self._declared, self._problems = self._put_together(self._read, self._said)
         self.latest = self._declared  # as the last epoch asked for it: for any thread
 
     def start(self) -> None:
@@ -93,7 +97,7 @@ class PolicySources:
         read, live = self._reader.read, self._live.now() if self._live else _NO_API
         if read is not self._read or live is not self._said:
             self._read, self._said = read, live
-            declared, self._problems = _put_together(read, live)
+            declared, self._problems = self._put_together(read, live)
             if declared != self._declared:
                 self._declared = self.latest = declared
             self._log.tell(self._problems)
@@ -109,34 +113,37 @@ class PolicySources:
             MappingProxyType(Counter(_kind_of(m) for m in in_force if not m.unreadable)),
             len(unreadable) + self._said.stale,
             len(self._read.files.stale) + len(self._read.candidates.stale),
-            sum(not policy.unreadable for policy in candidates),
+            sum(not policy.unreadable for policy in candidates) + len(self._deleted),
             sum(problem.severity == ERROR for problem in self._problems),
             self._live.unheard() if self._live else (),
         )
 
-
-def _put_together(read: Read, live: Live) -> tuple[Declared, tuple[Problem, ...]]:
-    files, candidates = read.files.reading, read.candidates.reading
-    of_files: list[Meaning] = [*files.policies, *files.ingresses]
-    of_api: list[Meaning] = [*live.policies, *live.ingresses]
-    in_files = {_key_of(meaning) for meaning in of_files}
-    twice = [meaning for meaning in of_api if _key_of(meaning) in in_files]
-    problems = (
-        *files.problems,
-        *candidates.problems,
-        *live.problems,
-        *map(_also_in_a_file, twice),
-        *map(_no_candidate, candidates.ingresses),
-        *map(_selects_nothing, filter(_is_without_pods, (*files.policies, *candidates.policies))),
-    )
-    declared = Declared(
-        (*files.policies, *_without(live.policies, in_files), *live.stand_ins),
-        candidates.policies,
-        (*_published(files.ingresses, live), *_without(live.ingresses, in_files)),
-        live.ingresses_known,
-        bool(live.stand_ins),
-    )
-    return declared, problems
+    def _put_together(self, read: Read, live: Live) -> tuple[Declared, tuple[Problem, ...]]:
+        files, candidates = read.files.reading, read.candidates.reading
+        of_files: list[Meaning] = [*files.policies, *files.ingresses]
+        of_api: list[Meaning] = [*live.policies, *live.ingresses]
+        in_files = {_key_of(meaning) for meaning in of_files}
+        twice = [meaning for meaning in of_api if _key_of(meaning) in in_files]
+        problems = (
+            *files.problems,
+            *candidates.problems,
+            *live.problems,
+            *map(_also_in_a_file, twice),
+            *map(_no_candidate, candidates.ingresses),
+            *map(
+                _selects_nothing, filter(_is_without_pods, (*files.policies, *candidates.policies))
+            ),
+        )
+        declared = Declared(
+            (*files.policies, *_without(live.policies, in_files), *live.stand_ins),
+            candidates.policies,
+            (*_published(files.ingresses, live), *_without(live.ingresses, in_files)),
+            live.ingresses_known,
+            bool(live.stand_ins),
+            self._deleted,
+            read.candidates.stale,
+        )
+        return declared, problems
 
 
 def _published(ingresses: Iterable[DeclaredIngress], live: Live) -> Iterator[DeclaredIngress]:

@@ -1,0 +1,38 @@
+"""Names of policies, as settings and flags give them."""
+
+from typing import NamedTuple
+
+from podtally.policy.model import Policy
+
+NAMESPACED = ("NetworkPolicy",)
+CLUSTER_WIDE = (
+    "ClusterNetworkPolicy",
+    "AdminNetworkPolicy",
+    "BaselineAdminNetworkPolicy",
+    "HostPolicy",
+)
+
+
+class Name(NamedTuple):
+    """Of a policy; it goes as KIND/NAMESPACE/NAME, or KIND/NAME where the kind has no namespace."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return "/".join(filter(None, self))
+
+
+def parse_name(text: str) -> Name | None:
+    """None: it names no policy."""
+    kind, *rest = text.split("/")
+    if kind in NAMESPACED and len(rest) == 2 and all(rest):
+        return Name(kind, *rest)
+    if kind in CLUSTER_WIDE and len(rest) == 1 and rest[0]:
+        return Name(kind, "", rest[0])
+    return None
+
+
+def name_of(policy: Policy) -> Name:
+    return Name(policy.kind, policy.namespace, policy.name)
