@@ -212,7 +212,9 @@ class Naming:
         ends = ends_of(flows, self._learnt.party[here.who], there)
         unopened = (flows.key["protocol"] == TCP) & (flows.began & BEGAN_SIDE == BEGAN_UNKNOWN)
         under_way = openings.under_way(flows.key, flows.at_ns, self.interfaces)
-        quiet = under_way & (flows.began == BEGAN_UNKNOWN) | unopened & ~flows.has_data
+        unparsed = np.uint64(self._flags.unparsed | self._flags.unparsed << self._flags.shift)
+        bare = unopened & ~flows.has_data & (flows.seen & unparsed == 0)
+        quiet = under_way & (flows.began == BEGAN_UNKNOWN) | bare
         return ends._replace(foreign=here.kind == FOREIGN, quiet=quiet)
 
     def _of_groups(
