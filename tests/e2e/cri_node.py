@@ -31,8 +31,8 @@ PLUGINS = ("bridge", "host-local", "loopback")
 SOCKET = Path("/run/containerd/containerd.sock")
 IMAGE = "podtally.test/box:1"
 PRIVATE_DIRECTORIES = ("/run", "/var/lib", "/var/log")
-READY_SECONDS = 20.0
-CALL_SECONDS = 20.0
+READY_SECONDS = 120.0
+CALL_SECONDS = 60.0
 
 _CLONE_FS = 0x00000200
 _CLONE_NEWNS = 0x00020000
@@ -225,7 +225,7 @@ def cri_node(place: Path) -> Iterator[CriNode]:
                 yield node
         finally:
             for process in started:
-                process.wait(timeout=20)
+                process.wait(timeout=120)
 
 
 def _start_containerd(node: CriNode) -> None:

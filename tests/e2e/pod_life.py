@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 ECHO_PORT, SERVICE_PORT = 7, 7000  # of sinks; of all others
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 60.0
 PING_SECONDS = 0.1
 SETTLE_SECONDS = 0.005  # until what was sent has left the queues between the two ends
 DATAGRAMS = 23

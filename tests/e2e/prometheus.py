@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-READY_SECONDS = 30.0
+READY_SECONDS = 120.0
 SCRAPE_SECONDS = 1
 
 Configuration = Mapping[str, Any]
@@ -58,7 +58,7 @@ class Prometheus:
     def _get(self, what: str, **parameters: str) -> Any:
         query = urllib.parse.urlencode(parameters)
         try:
-            with urllib.request.urlopen(f"{self.url}/api/v1/{what}?{query}", timeout=30) as answer:
+            with urllib.request.urlopen(f"{self.url}/api/v1/{what}?{query}", timeout=60) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
             with error:
@@ -114,7 +114,7 @@ def running(program: str, config: Path, port: int, *flags: str) -> Iterator[str]
 
 def _ready(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/-/ready", timeout=5):
+        with urllib.request.urlopen(f"{url}/-/ready", timeout=60):
             return True
     except OSError:
         return False

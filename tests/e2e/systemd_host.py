@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "systemd" / "podtally.service"
 _SCRIPT = Path(__file__).with_suffix(".sh")
 _NAMESPACES = ("--mount", "--pid", "--fork", "--cgroup", "--ipc", "--uts", "--net", "--kill-child")
-_UP_SECONDS = 20.0
+_UP_SECONDS = 120.0
 
 
 @dataclass

@@ -24,7 +24,7 @@ from tests.unit.test_dashboards_queries import parts
 RANGE_SECONDS, STEP_SECONDS, TALK_SECONDS = 20, 5, 8
 CLUSTER = "c1"
 RULES = FOLDER / "rules"
-HEARD_SECONDS = 15.0
+HEARD_SECONDS = 60.0
 METADATA = OUTSIDE[2]  # stands for the metadata address by its name: that one is not ours
 LATE_PORT, LATE_TIMES = 4445, 3  # denied once everything has been watched for long
 CONFIG = {

@@ -23,11 +23,12 @@ import podtally
 from podtally.commands.samples import parse
 from podtally.demo import network, scrape
 from podtally.demo.topology import EVENT_LOG, OUTSIDE_PORT, PIN_DIR, STATE_DIR, STRAY
+from tests.pressure import stalled_seconds
 
 SOURCES = Path(podtally.__file__).parents[1]
 
 # The agent compiles its kernel programs anew, on a machine that does other things too.
-TIMEOUT_SECONDS = 180.0
+TIMEOUT_SECONDS = 600.0
 
 TOLD_SECONDS = 2.0  # from the stray's first packet until it is told that it is denied
 
@@ -191,13 +192,15 @@ def test_the_stray_is_told_of_in_time_in_the_metrics_the_event_log_and_the_table
         undo.callback(_drain_and_end, process, ours)
         witness = _witness(process)
         undo.callback(_end_witness, witness)
+        stalled = stalled_seconds()
         told = _when_told(process, ours, words)
+        stalled = stalled_seconds() - stalled
         assert witness.stdout is not None
         first = float(witness.stdout.readline())
         after = {who: round(at - first, 2) for who, at in told.items()}
         print(f"seconds after the stray's first packet: {after}")
         assert set(after) == {"metrics", "event log", "table"}, words.read_text()
-        assert all(0 < seconds <= TOLD_SECONDS for seconds in after.values()), after
+        assert all(0 < seconds <= TOLD_SECONDS + stalled for seconds in after.values()), after
         process.send_signal(signal.SIGINT)
     assert process.returncode == 0
     assert_nothing_is_left()

@@ -19,7 +19,7 @@ from tests.e2e.pods import Node, Pod
 ROOT = Path(__file__).parents[2]
 NOBODY = "65534"
 PINGS = 23
-NAMED_SECONDS = 10.0
+NAMED_SECONDS = 60.0
 
 
 @dataclass

@@ -32,8 +32,8 @@ metadata: {name: alone, namespace: shop}
 spec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress]}
 """
 TIMES = 7
-HEARD_SECONDS = 15.0
-SCRAPED_SECONDS = 30.0
+HEARD_SECONDS = 60.0
+SCRAPED_SECONDS = 120.0
 # Families without a series here, and why.
 NO_SERIES = {
     "podtally_foreign_programs": "nobody else's program runs before ours",

@@ -33,7 +33,7 @@ from tests.e2e.policy_world import (
 
 UNHEARD = "podtally_policy_resources_unheard"
 UNJUDGED = "podtally_verdict_unknown_connections_total"
-HEARD_SECONDS = 15.0  # until a CRD that is not there is believed not to be
+HEARD_SECONDS = 60.0  # until a CRD that is not there is believed not to be
 CHANGED_SECONDS = 2.0
 USERS = {"from": [{"podSelector": {"matchLabels": {"role": "user"}}}]}
 TEAM = {"from": [{"namespaceSelector": {"matchLabels": {"team": "a"}}}]}

@@ -32,7 +32,7 @@ from tests.e2e.policy_world import (
 EXPOSED = "podtally_undeclared_exposure_connections_total"
 BALANCER = "203.0.113.200"
 STATUS = {"loadBalancer": {"ingress": [{"ip": BALANCER}]}}
-HEARD_SECONDS = 15.0
+HEARD_SECONDS = 60.0
 CHANGED_SECONDS = 2.5  # what is declared is looked at every two
 
 

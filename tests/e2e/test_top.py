@@ -56,7 +56,7 @@ metadata: {name: open, namespace: shop}
 spec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Egress], egress: [{}]}
 """
 DB_PORT, LEAK_PORT, API_PORT = 3306, 4444, 443
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 COLUMNS, LINES = 110, 24
 
 
@@ -98,7 +98,7 @@ def command(*arguments: str) -> list[str]:
 
 def run(*arguments: str, **variables: str) -> tuple[int, str, str]:
     done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=30, check=False,
+        command(*arguments), capture_output=True, text=True, timeout=120, check=False,
         env=environment() | variables,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
@@ -349,7 +349,7 @@ def test_who_reads_no_more_is_no_error(shop: Shop) -> None:
     os.close(reader)
     with open(writer, "wb") as nobody:
         done = subprocess.run(
-            command(*where(shop.agent)), stdout=nobody, stderr=subprocess.PIPE, timeout=30,
+            command(*where(shop.agent)), stdout=nobody, stderr=subprocess.PIPE, timeout=120,
             check=False, env=environment(),
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b"")

@@ -26,8 +26,9 @@ from tests.e2e.web_support import (
     tls,
     users,
 )
+from tests.pressure import Stopwatch
 
-SOON_SECONDS = 2.0  # on a busy machine; a client that is waited for takes ten
+SOON_SECONDS = 2.0  # a client that is waited for takes ten
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +91,9 @@ def test_an_answer_does_not_wait_for_the_clients_ack(protected: Client) -> None:
     """A delayed ACK comes after 40 ms (TCP_DELACK_MIN)."""
     took = []
     for _ in range(10):
-        started = time.monotonic()
+        watch = Stopwatch()
         protected.get("/livez")
-        took.append(time.monotonic() - started)
+        took.append(watch.unhindered())
     assert min(took) < 0.03
 
 
@@ -119,7 +120,7 @@ def test_the_end_of_a_connection_is_told(protected: Client) -> None:
     assert protected.context is not None
     protected.context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # Python sets it
     with (
-        socket.create_connection(("127.0.0.1", protected.port), timeout=8) as plain,
+        socket.create_connection(("127.0.0.1", protected.port), timeout=60) as plain,
         protected.context.wrap_socket(
             plain, server_hostname="localhost", suppress_ragged_eofs=False
         ) as secured,
@@ -181,9 +182,9 @@ def test_two_hundred_who_sit_there_stop_nobody(
     with served(config) as port, idlers(port, 200, words):
         client = Client(port, authority if secured else None)
         for _ in range(3):
-            started = time.monotonic()
+            watch = Stopwatch()
             assert client.get("/metrics").status == 200
-            assert time.monotonic() - started < SOON_SECONDS
+            assert watch.unhindered() < SOON_SECONDS
         names = [thread.name for thread in threading.enumerate()]
         assert sum("process_request_thread" in name for name in names) <= 110
 
@@ -197,7 +198,7 @@ def test_who_hangs_up_rudely_is_no_news(
     reset = struct.pack("ii", 1, 0)  # SO_LINGER for no time: RST instead of FIN
     with served(written(tls(pair) + users() if secured else users())) as port:
         for words in (b"", CLIENT_HELLO, b"GET /livez HTTP/1.1\r\n\r\n") * 30:
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as rude:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as rude:
                 rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
                 rude.sendall(words)
         assert Client(port, authority if secured else None).get("/metrics").status == 200
@@ -209,12 +210,12 @@ def test_who_shook_hands_and_drips_stops_nobody(protected: Client) -> None:
     dripping: list[ssl.SSLSocket] = []
     try:
         for _ in range(120):
-            plain = socket.create_connection(("127.0.0.1", protected.port), timeout=8)
+            plain = socket.create_connection(("127.0.0.1", protected.port), timeout=60)
             dripping.append(protected.context.wrap_socket(plain, server_hostname="127.0.0.1"))
             dripping[-1].sendall(b"G")
-        started = time.monotonic()
+        watch = Stopwatch()
         assert protected.get("/metrics").status == 200
-        assert time.monotonic() - started < SOON_SECONDS
+        assert watch.unhindered() < SOON_SECONDS
         assert dripping[0].recv(1) == b""  # hung up on, to make room
     finally:
         for each in dripping:
@@ -242,9 +243,9 @@ def test_a_flood_of_guesses_keeps_no_scraper_out(
             thread.start()
         try:
             for _ in range(3):
-                started = time.monotonic()
+                watch = Stopwatch()
                 assert client.get("/metrics").status == 200
-                assert time.monotonic() - started < SOON_SECONDS
+                assert watch.unhindered() < SOON_SECONDS
         finally:
             over.set()
             for thread in threads:
@@ -284,8 +285,8 @@ def test_a_server_that_closes_frees_its_port_and_hangs_up(
             client = Client(port, authority)
             kept = client.connection()
             assert ask(kept, "/metrics", PASSWORD).status == 200
-            closing = time.monotonic()
-        assert time.monotonic() - closing < 1.5  # nobody who idles is waited for
+            closing = Stopwatch()
+        assert closing.unhindered() < 1.5  # nobody who idles is waited for
         with pytest.raises(OSError):  # noqa: PT011 - it depends on who is quicker
             socket.create_connection(("127.0.0.1", port), timeout=1)
         assert kept.sock.recv(1) == b""

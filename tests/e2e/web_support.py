@@ -64,8 +64,8 @@ class Client:
 
     def connection(self) -> http.client.HTTPConnection:
         if self.context is None:
-            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=8)
-        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=8, context=self.context)
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=60, context=self.context)
 
     def get(self, path: str, password: str | None = PASSWORD) -> Answer:
         """Raises OSError where no connection comes about."""
@@ -79,7 +79,7 @@ class Client:
         """The server's certificate, in DER."""
         assert self.context is not None
         with (
-            socket.create_connection(("127.0.0.1", self.port), timeout=8) as plain,
+            socket.create_connection(("127.0.0.1", self.port), timeout=60) as plain,
             self.context.wrap_socket(plain, server_hostname="127.0.0.1") as secured,
         ):
             return secured.getpeercert(binary_form=True) or b""
@@ -112,7 +112,7 @@ def idlers(port: int, count: int, words: bytes = b"") -> Iterator[list[socket.so
     made: list[socket.socket] = []
     try:
         for _ in range(count):
-            made.append(socket.create_connection(("127.0.0.1", port), timeout=5))
+            made.append(socket.create_connection(("127.0.0.1", port), timeout=60))
             made[-1].sendall(words)
         yield made
     finally:

@@ -43,7 +43,7 @@ def _shallow(hierarchy: Path) -> list[Path]:
 
 
 def _remove(hierarchy: Path, path: Path, before: set[Path]) -> None:
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while path.exists() and time.monotonic() < end:  # its last processes are still ending
         for directory, _, _ in os.walk(path, topdown=False):
             with suppress(OSError):

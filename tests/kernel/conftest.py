@@ -42,8 +42,12 @@ def load(pin_root: Path) -> Load:
     @cache
     def loaded(options: Options) -> Kernel:
         pins = Pins(pin_root / f"loaded-{options.slots}-{options.books}")
-        run_loader(flow_job(options, pins.next))
-        return Kernel(pins.promote())
+        try:
+            run_loader(flow_job(options, pins.next))
+            return Kernel(pins.promote())
+        except Exception:
+            pins.close()  # or the next test fails of the lock
+            raise
 
     return loaded
 

@@ -135,7 +135,7 @@ class Inbox:
         self.seen: list[Event] = []
 
     def wait(
-        self, kind: type[E], where: Callable[[E], bool] = lambda _: True, seconds: float = 3
+        self, kind: type[E], where: Callable[[E], bool] = lambda _: True, seconds: float = 60
     ) -> E:
         """The first event of a kind since the last ``clear()``; fails after a while."""
         end = time.monotonic() + seconds

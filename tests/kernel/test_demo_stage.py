@@ -18,7 +18,7 @@ from podtally.demo.servers import ROLES
 from podtally.demo.topology import HOSTS, NODE, PODS, STATE_DIR, USER
 from podtally.errors import PodtallyError
 
-PAGE_SECONDS = 15.0
+PAGE_SECONDS = 60.0
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

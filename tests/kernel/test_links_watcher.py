@@ -42,6 +42,7 @@ from tests.kernel.links_support import (
     programs,
     sh,
 )
+from tests.pressure import Stopwatch
 
 PINGS = 23
 
@@ -116,9 +117,9 @@ def test_a_pod_is_attached_within_100_ms(either_mode: Host, pod: str) -> None:
     host = either_mode
     with host.watching():
         make_pod("v0", pod)
-        made_ns = time.monotonic_ns()
+        watch = Stopwatch()
         attached = host.inbox.wait(Attached)
-        waited_ms = (time.monotonic_ns() - made_ns) / 1e6
+        waited_ms = 1e3 * watch.unhindered()
         appeared = host.inbox.seen[0]
         assert isinstance(appeared, Appeared), "before anything else"
         assert (appeared.link.name, appeared.role, appeared.netns) == ("v0", Role.POD, pod)
@@ -260,7 +261,7 @@ def test_a_namespace_named_later(host: Host) -> None:
 
 
 def _wait_for_other_netns(pid: int) -> None:
-    end = time.monotonic() + 3
+    end = time.monotonic() + 60
     while os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/thread-self/ns/net"):
         assert time.monotonic() < end
         time.sleep(0.005)
@@ -341,7 +342,7 @@ def test_churn_leaves_nothing_and_grows_nothing(either_mode: Host) -> None:
                 sh(f"ip link add {name} type veth peer name {name} netns ptl-lc")
                 sh(f"ip link set {name} up")
         wanted = len(_gone(host)) // 5 * 5 + 5
-        end = time.monotonic() + 5
+        end = time.monotonic() + 60
         while len(_gone(host)) < wanted:  # the kernel takes a dead namespace apart at leisure
             assert time.monotonic() < end
             host.inbox.drain(0.01)

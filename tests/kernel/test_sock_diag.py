@@ -59,7 +59,7 @@ def who_gets(
     for receiver in receivers.values():
         receiver.settimeout(0)
     sender.sendto(b"23", to)
-    end = time.monotonic() + 3
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         for number, receiver in receivers.items():
             try:
@@ -135,7 +135,7 @@ def test_a_closed_connection_has_no_owner(diag: SocketDiag, sockets: Sockets, en
     accepted.close()
     assert client.recv(1) == b""
     client.close()
-    end = time.monotonic() + 3
+    end = time.monotonic() + 60
     while not sh("ss -Htn state time-wait sport = :8080"):
         assert time.monotonic() < end, "the connection is not in TIME_WAIT"
     listener.close()
@@ -211,7 +211,7 @@ def test_of_several_on_one_port_the_one_that_gets_it(
 
 
 def who_accepts(listeners: dict[int, socket.socket]) -> int:
-    end = time.monotonic() + 3
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         for number, listener in listeners.items():
             listener.settimeout(0)

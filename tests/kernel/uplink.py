@@ -57,7 +57,7 @@ class Uplink:
 
     def row(self, protocol: int, local_port: int = 0, remote_port: int = 0) -> Noted:
         """The one row of a protocol, and if they are given of these ports."""
-        end = time.monotonic() + 3
+        end = time.monotonic() + 60
         while True:
             found = [
                 row
@@ -73,7 +73,7 @@ class Uplink:
 
     def row_of_sender(self, protocol: int, local_port: int = 0, remote_port: int = 0) -> Noted:
         """The same, once a packet of a socket has left; ACKs come late, as they like."""
-        end = time.monotonic() + 3
+        end = time.monotonic() + 60
         while True:
             row = self.row(protocol, local_port, remote_port)
             if row.sent or time.monotonic() > end:
