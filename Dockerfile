@@ -76,6 +76,6 @@ LABEL org.opencontainers.image.title="podtally" \
 	org.opencontainers.image.base.name="docker.io/library/debian:bookworm-slim"
 EXPOSE 9775
 # Compiling on a busy machine takes its time; until then nobody answers.
-HEALTHCHECK --interval=30s --timeout=10s --start-period=3m CMD ["podtally", "health"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=11m CMD ["podtally", "health"]
 ENTRYPOINT ["podtally"]
 CMD ["run"]

@@ -31,7 +31,7 @@ from podtally.demo.topology import (
 from podtally.errors import PodtallyError
 from podtally.kernel.load_error import LOG_NAME
 
-_READY_SECONDS = 120.0  # a cold compile takes seconds, on a small busy machine many
+_READY_SECONDS = 660.0  # a first compile takes seconds, on a starved machine minutes
 _PATIENCE_SECONDS = 2.0  # after which the person is told what is being waited for
 _SETTLE_SECONDS = 15.0
 _POLL_SECONDS = 0.2

@@ -2,6 +2,7 @@
 
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from podtally.errors import PodtallyError
 from podtally.kernel import abi, pins
 from podtally.kernel.load_error import load_error
 
-TIMEOUT_SECONDS = 120.0  # compiling takes 1 to 5 s; a starved host may need far longer
+TIMEOUT_SECONDS = 600.0  # compiling takes some 5 s of CPU: on a starved host that may be minutes
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -82,6 +83,8 @@ def run_loader(job: Job, keep: Path | None = None) -> None:
         ) from None
     if result.returncode:
         _discard(into)
+        if result.returncode == -signal.SIGXCPU:
+            raise PodtallyError(f"compiling {job.source} took more CPU than it ever needs")
         said = result.stderr.decode(errors="replace").strip() or f"exit {result.returncode}"
         raise load_error(job.source, said, keep)
 

@@ -8,7 +8,9 @@ the compiler's or the verifier's own words.
 
 import ctypes
 import os
+import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from podtally.kernel import abi, bpf, headers
 from podtally.kernel.job import Job
 from podtally.kernel.pins import write_about
 
+_MAX_CPU_SECONDS = 120
 DISTRIBUTION_PACKAGES = "/usr/lib/python3/dist-packages"  # where Debian and Ubuntu put bcc
 
 
@@ -83,8 +86,15 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, sigkill)
 
 
+def limit_cpu() -> None:
+    """The time that a loader may take on a starved host is no time for one that never ends."""
+    with suppress(OSError, ValueError):  # a lower limit holds already, or limits are forbidden
+        resource.setrlimit(resource.RLIMIT_CPU, (_MAX_CPU_SECONDS, _MAX_CPU_SECONDS + 1))
+
+
 def main() -> int:
     die_with_parent()
+    limit_cpu()
     try:
         load(msgspec.json.decode(sys.stdin.buffer.read(), type=Job))
     except Exception as error:  # the last word of a process whose only output is its error
