@@ -100,8 +100,11 @@ def test_what_nobody_declares_is_counted_and_told(
             line = wait_for(partial(events, tmp_path / "events"), partial(is_exposed, pod))
             assert (line.event, line.direction) == ("undeclared", "ingress")
             assert (line.peer.address, line.port) == (OUTSIDE[1], port)
-        told_of = {(e.local.pod, e.port) for e in events(tmp_path / "events") if e.exposure}
+        lines = events(tmp_path / "events")
+        told_of = {(e.local.pod, e.port) for e in lines if e.exposure == "undeclared"}
         assert told_of == {("stray", 8080), ("web", 9090)}
+        balanced = "LoadBalancer ingress/controller:443"
+        assert balanced in {e.exposure for e in lines if e.local.pod == "controller"}
     assert scraper.faults == []
     assert exposure(tmp_path, "web", 8080, front.controller.ipv4) == (
         "Ingress shop/front (web.example/)"

@@ -101,6 +101,20 @@ def test_exposure_is_told_where_there_is_some(path: Path) -> None:
     assert [line["event"] for line in lines(path)] == ["undeclared", "denied"]
 
 
+def test_undeclared_exposure_that_policy_allows_says_what_it_is(path: Path) -> None:
+    log = EventLog(str(path), 1 << 20, 50)
+    exposed = LABELS._replace(verdict="allowed", direction="ingress", exposure="undeclared")
+    declared = LABELS._replace(direction="ingress", exposure="LoadBalancer shop/web:443")
+    due = [DUE._replace(labels=labels) for labels in (exposed, declared)]
+    assert log.write(due, NOW_NS, NOW) == 2
+    log.close()
+    told = [(line["event"], line.get("verdict"), line["exposure"]) for line in lines(path)]
+    assert told == [
+        ("exposed", "allowed", "undeclared"),
+        ("denied", None, "LoadBalancer shop/web:443"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("port", "told"),
     [("0", 0), ("65535", 65535), ("unknown", None), ("other", None), ("", None)],

@@ -496,3 +496,19 @@ def test_exposed_to_the_outside() -> None:
         events = told(ledger)
         assert [event.labels.exposure for event in events] == ["undeclared"] * exposed
         assert [event.labels.verdict for event in events] == ["undeclared"] * exposed
+
+
+def test_events_of_declared_exposure_say_how_it_is_declared() -> None:
+    service = Service("shop", "web", "u", ("10.99.200.1",), (ServicePort("", "TCP", 80, 30080),), 0)
+    nodeport = msgspec.structs.replace(service, type="NodePort")
+    behind = {("shop", "web"): {(TCP, 80): (Address(number(WEB_ADDRESS), 8080),)}}
+    known = exposure((), Services({}, behind, {("shop", "web"): nodeport}), ())
+    ledger = make()
+    at = present(declare(WEB_FROM_FAR))._replace(exposure=known)
+    epoch(ledger, at, [into("198.18.7.7", 8080), out("203.0.113.5", 443)])
+    found = {(e.labels.verdict, e.labels.exposure) for e in told(ledger)}
+    assert found == {("denied", "NodePort shop/web:30080"), ("undeclared", "")}
+    # Once it is declared no more, that is another event.
+    at = at._replace(exposure=exposure((), Services({}, {}, {}), ()), now_ns=2 * SECOND)
+    epoch(ledger, at, [into("198.18.7.7", 8080)._replace(local_port=8080, remote_port=9)])
+    assert [e.labels.exposure for e in told(ledger, 2 * SECOND)] == ["undeclared"]

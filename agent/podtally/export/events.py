@@ -9,8 +9,12 @@ from collections.abc import Sequence
 import msgspec
 
 from podtally.export.appending import json_line, sink
+from podtally.ledger.ends import UNDECLARED as UNDECLARED_EXPOSURE
 from podtally.ledger.events import Due, EventLabels
 from podtally.ledger.labels import DIRECTIONS
+from podtally.policy.model import ALLOWED
+
+EXPOSED = "exposed"  # policy allows it, but nothing declares that it may come from outside
 
 
 class Local(msgspec.Struct, frozen=True):
@@ -46,7 +50,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line; times are RFC 3339, in UTC, to the millisecond."""
 
     time: str
-    event: str  # denied, undeclared
+    event: str  # denied, undeclared, exposed, ...: what the line is about
     direction: str  # egress: the connection began here
     local: Local
     peer: Peer
@@ -54,6 +58,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     port: int | None  # None: unknown, or one of many
     policy: str
     reason: str
+    verdict: str = ""  # of policy; left out where it is the event
     exposure: str = ""
     scan: Scan | None = None
     connections: int
@@ -105,7 +110,7 @@ def event(due: Due, now_ns: int, now: datetime.datetime) -> Event:
 
     return Event(
         time=_rfc3339(now),
-        event=labels.verdict,
+        event=kind(labels),
         direction=labels.direction,
         local=Local(labels.namespace, labels.pod, labels.workload, labels.workload_kind),
         peer=_peer(labels),
@@ -113,6 +118,7 @@ def event(due: Due, now_ns: int, now: datetime.datetime) -> Event:
         port=int(labels.port) if labels.port.isdecimal() else None,
         policy=labels.policy,
         reason=reason(due),
+        verdict=labels.verdict if kind(labels) != labels.verdict else "",
         exposure=labels.exposure,
         scan=Scan(*due.scan) if due.scan is not None else None,
         connections=due.connections,
@@ -133,6 +139,12 @@ def reason(due: Due) -> str:
     about = "" if scan.exact else "about "
     addresses = f"{about}{scan.addresses:,} address{'' if scan.addresses == 1 else 'es'}"
     return f"{due.labels.reason}: {ports} {preposition} {addresses}"
+
+
+def kind(labels: EventLabels) -> str:
+    """What the event is about: the verdict, unless that is no reason for one."""
+    is_exposed = labels.exposure == UNDECLARED_EXPOSURE and labels.verdict == ALLOWED
+    return EXPOSED if is_exposed else labels.verdict
 
 
 def _peer(labels: EventLabels) -> Peer:

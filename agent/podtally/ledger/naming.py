@@ -189,8 +189,8 @@ class Naming:
     def _booked(self, flows: Flows, here: Here, there: Found, present: Present) -> Named:
         """Accounts and events of those that neither wait nor only pass."""
         ends = self._ends(flows, here, there)
+        outside = self._from_outside(ends, here)
         if present.exposure is not None:
-            outside = self._from_outside(ends, here)
             ends = ends._replace(exposed=undeclared(ends, outside, present.exposure))
         verdicts = self.judging.judge(ends)
         opened = np.where(verdicts.port_known, verdicts.opened, BEGAN_UNKNOWN)
@@ -205,7 +205,7 @@ class Naming:
             UNKNOWN_PORT,
         )
         is_missed = self.judging.missed(verdicts)
-        judged = Judged(ends, verdicts, is_missed, here.who, flows.at_ns, port, whos)
+        judged = Judged(ends, verdicts, is_missed, outside, here.who, flows.at_ns, port, whos)
         return Named(account, self._noting.note(judged, present))
 
     def _ends(self, flows: Flows, here: Here, there: Found) -> Ends:

@@ -14,7 +14,7 @@ from podtally.identity.model import Endpoint, Owner
 from podtally.ledger.account import Judgement, port_name
 from podtally.ledger.connections import BEGAN_HERE
 from podtally.ledger.ends import UNDECLARED as UNDECLARED_EXPOSURE
-from podtally.ledger.ends import Ends
+from podtally.ledger.ends import Ends, exposures
 from podtally.ledger.event_keys import ANY_PEER, ANY_PORT, KEY, KnownKeys, hashed
 from podtally.ledger.events import NO_EVENT, EventLabels, Events, with_any_peer, with_any_port
 from podtally.ledger.judging import FOREIGN_SOURCE, Judging, Verdicts
@@ -35,6 +35,7 @@ class Judged(NamedTuple):
     ends: Ends
     verdicts: Verdicts
     is_missed: NDArray[np.bool_]  # see Judgement
+    outside: NDArray[np.bool_]  # opened from outside the cluster, to a pod
     who: NDArray[np.int64]  # places in ``whos``
     first_ns: NDArray[np.int64]
     port: NDArray[np.int64]  # of who was asked; UNKNOWN_PORT
@@ -95,7 +96,8 @@ class Noting:
         return notable
 
     def _keep_known(self, present: Present) -> None:
-        of = (present.names, self._judging.version, self._events.table.forgotten)
+        version, forgotten = self._judging.version, self._events.table.forgotten
+        of = (present.names, version, forgotten, present.exposure)
         if self._known_of != of or len(self._known) > _MOST_REMEMBERED:
             self._known, self._known_of = KnownKeys(), of
 
@@ -127,8 +129,15 @@ class Noting:
             port_name(int(judged.port[row])),
             judgement.policy,
             "" if many else self._reason(judged, row),
-            UNDECLARED_EXPOSURE if judgement.exposed else "",
+            "" if many else self._exposure(judged, row, present),
         )
+
+    def _exposure(self, judged: Judged, row: int, present: Present) -> str:
+        """How it is declared that the connection may come in; "" where that is no question."""
+        if judged.ends.exposed[row] or present.exposure is None:
+            return UNDECLARED_EXPOSURE if judged.ends.exposed[row] else ""
+        index = np.array([row])
+        return exposures(judged.ends.take(index), judged.outside[index], present.exposure)[0]
 
     def _reason(self, judged: Judged, row: int) -> str:
         reason = self._judging.reason(judged.ends, row, judged.verdicts)
