@@ -78,7 +78,7 @@ class Agent:
         self._turned_at = time.monotonic()
         self._epochs = self._flows = 0
         self._trouble = ""
-        self._told = (0, 0, 0, 0)  # what others count, as far as it is in the metrics
+        self._told = (0, 0, 0, 0, 0, 0)  # what others count, as far as it is in the metrics
         self._gone: dict[int, Last | None] = {}
         self._left_over = set(parts.left_over)
         self._events_interval_ns = int(config.events_interval * 1e9)
@@ -281,8 +281,14 @@ class Agent:
             metrics.contradicted.labels(namespace, workload).set(count)
         self._tell_of_policies()
         watcher = parts.watcher
-        now = (watcher.attach_errors, watcher.resyncs, sources.errors, sources.lists)
-        totals = (metrics.attach_errors, metrics.resyncs, metrics.source_errors, metrics.relists)
+        now = (
+            *(watcher.attach_errors, watcher.resyncs, sources.errors, sources.lists),
+            *(sources.lookups, sources.lookups_missed),
+        )
+        totals = (
+            *(metrics.attach_errors, metrics.resyncs, metrics.source_errors, metrics.relists),
+            *(metrics.conntrack_lookups, metrics.conntrack_missed),
+        )
         for total, count, told in zip(totals, now, self._told, strict=True):
             total.inc(count - told)
         self._told = now

@@ -76,6 +76,8 @@ class State(NamedTuple):
     errors: int  # since the start, as the next
     lists: int
     conntrack: bool
+    lookups: int  # of the connection tracker, since the start, as the next
+    lookups_missed: int
     contradicted: Counts  # addresses that endpoints configure and that are another's
 
 
@@ -149,7 +151,14 @@ class Sources:
         kube, cluster = self.kube, self.directory.cluster
         asked = self._translator.errors + self._diag.errors + self._host_errors
         state = State(
-            {}, {}, self.finder.errors + asked, 0, self._translator.available, self._contradicted
+            {},
+            {},
+            self.finder.errors + asked,
+            0,
+            self._translator.available,
+            self._translator.lookups,
+            self._translator.not_found,
+            self._contradicted,
         )
         now_ns = time.monotonic_ns()
         if now_ns >= self._next_contradicted_ns:

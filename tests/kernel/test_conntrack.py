@@ -298,16 +298,52 @@ def test_a_closed_connection_is_known_a_while(shop: Shop, translator: Translator
     assert told(translator.translate(tuples([asked]))) == [None]
 
 
-def test_another_zone_is_not_looked_into(
-    shop: Shop, translator: Translator, connections: Connections
-) -> None:
+@pytest.mark.parametrize("zone", ["zone", "original zone", "reply zone"])
+@pytest.mark.parametrize("family", [AF_INET, AF_INET6])
+def test_zones(shop: Shop, connections: Connections, zone: str, family: int) -> None:
+    """As Open vSwitch and ``CT --zone`` use them, in both directions or one."""
+    version, service = ("ip", SERVICE) if family == AF_INET else ("ip6", SERVICE6)
     load_rules(
-        "table ip zones {\n chain c {\n type filter hook prerouting priority raw\n"
-        "ip daddr 10.99.2.2 tcp dport 8081 ct zone set 7\n }\n}"
+        f"table {version} zones {{\n chain c {{\n type filter hook prerouting priority raw\n"
+        f"{version} daddr {service} ct {zone} set 7\n"
+        f"{version} saddr {shop.back.ipv4 if family == AF_INET else shop.back.ipv6}"
+        f" ct {zone} set 7\n }}\n}}"
     )
-    connections.listen(shop.back, AF_INET, 8081)
-    asked = connections.call(shop.front, (shop.back.ipv4, 8081))
-    assert told(translator.translate(tuples([asked]))) == [None]
+    connections.listen(shop.back, family, 5353, SOCK_DGRAM)
+    asked = [connections.call(shop.front, (service, 53), SOCK_DGRAM) for _ in range(3)]
+    strange = (*asked[0][:2], asked[0][2], 54, UDP)
+    translator = Translator()
+    try:
+        back = ("2001:db8:2::2" if family == AF_INET6 else "10.99.2.2", 5353)
+        assert told(translator.translate(tuples(asked))) == [back] * 3
+        assert translator.zones == ([0] if zone.startswith("reply") else [0, 7])
+        assert told(translator.translate(tuples([*asked, strange]))) == [*[back] * 3, None]
+        assert (translator.lookups, translator.not_found, translator.errors) == (7, 1, 0)
+    finally:
+        translator.close()
+
+
+def test_a_translation_in_a_zone_counts_more_than_none(
+    shop: Shop, connections: Connections
+) -> None:
+    """The default zone may have the same connection as well, untranslated."""
+    made = (
+        f"-p udp -s 10.99.1.2 -d {SERVICE} --sport 7000 --dport 53 -t 60",
+        "-q 10.99.1.2 --reply-port-dst 7000",
+    )
+    for rest in (
+        f"-r {SERVICE} --reply-port-src 53",
+        "-r 10.99.2.2 --reply-port-src 5353 --zone 7",
+    ):
+        words = f"conntrack -I {made[0]} {rest} {made[1]}".split()
+        subprocess.run(words, check=True, capture_output=True)
+    translator = Translator()
+    try:
+        asked = ("10.99.1.2", 7000, SERVICE, 53, UDP)
+        translator.zones.append(7)
+        assert told(translator.translate(tuples([asked]))) == [("10.99.2.2", 5353)]
+    finally:
+        translator.close()
 
 
 def tracked() -> list[str]:

@@ -136,11 +136,13 @@ def test_the_share_of_a_namespace(inbox: Inbox) -> None:
     try:
         (link,) = [each for each in all_links(requests) if each.name == "v0"]
         reader = AddressReader(requests, Namespaces(requests))
-        assert reader.may_list(link.peer_nsid)
+        assert reader.free_at(link.peer_nsid) == 0.0
+        before = time.monotonic()
         assert reader.read(link.peer_nsid) is not None
-        assert not reader.may_list(link.peer_nsid)
-        assert reader.may_list(link.peer_nsid + 1)
+        assert reader.free_at(link.peer_nsid) > before
+        assert reader.free_at(link.peer_nsid + 1) == 0.0
+        reader.forget(link.peer_nsid)
+        assert reader.free_at(link.peer_nsid) == 0.0
         assert reader.read(12345) is None
-        assert reader.may_list(12345)
     finally:
         requests.close()

@@ -17,6 +17,7 @@ from podtally.kube.objects import RESOURCES
 from podtally.kube.reach import api_access
 from podtally.kube.retry import Patience
 from podtally.links.conntrack import Translator
+from podtally.links.conntrack_zones import zones_in_use
 from podtally.policy.resources import POLICY_RESOURCES
 
 _API = "kubernetes API"
@@ -88,8 +89,19 @@ def _tracker() -> Finding:
     tracker = Translator()
     try:
         if tracker.available:
-            return Finding(_TRACKER, True, "tells which pod answers for a Service")
+            return Finding(_TRACKER, True, f"tells which pod answers for a Service; {_zones()}")
         detail = f"{tracker.reason}: Services are resolved only where their endpoints agree"
         return Finding(_TRACKER, None, detail)
     finally:
         tracker.close()
+
+
+def _zones() -> str:
+    """In which zones the tracker keeps connections, as far as can be seen of a big table."""
+    try:
+        zones = sorted(zones_in_use())
+    except OSError as error:
+        return f"its zones cannot be listed: {error.strerror}"
+    if not zones:
+        return "it has no connections now"
+    return f"zones in use: {', '.join(map(str, zones))}, all of which are looked into"

@@ -160,6 +160,13 @@ class SelfMetrics(Collector):
             "name_source_errors",
             "Questions for names that the Kubernetes API or the container runtime did not answer.",
         )
+        self.conntrack_lookups = self._total(
+            "conntrack_lookups",
+            "Connections to Services that the connection tracker was asked for.",
+        )
+        self.conntrack_missed = self._total(
+            "conntrack_lookups_missed", "Of these, the ones that it does not know, in no zone."
+        )
         self.relists = self._total(
             "kubernetes_lists", "Times that a resource of the Kubernetes API was listed anew."
         )

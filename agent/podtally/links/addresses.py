@@ -20,7 +20,7 @@ from podtally.links.netlink import Requests
 from podtally.links.routes import Route, route_to
 
 MAX_ADDRESSES = 64  # of one endpoint
-_SHARE = 0.02  # of a core, for listing the addresses of one namespace
+_SHARE = 0.02  # of a core, for listing the addresses of one namespace and their routes
 _LINK_LOCAL_IPV6 = b"\xfe\x80"
 _MAPPED = bytes(10) + b"\xff\xff"
 
@@ -47,20 +47,25 @@ class AddressReader:
         self._not_before: dict[int, float] = {}  # by nsid, CLOCK_MONOTONIC in seconds
         self._addressed: set[tuple[int, bool]] = set()  # links of this host, and if by IPv4
 
-    def may_list(self, nsid: int) -> bool:
-        """Return whether the namespace's share allows to list its addresses now."""
-        return time.monotonic() >= self._not_before.get(nsid, 0.0)
+    def free_at(self, nsid: int) -> float:
+        """Return when a namespace's share allows to look again: CLOCK_MONOTONIC, seconds."""
+        return self._not_before.get(nsid, 0.0)
+
+    def forget(self, nsid: int) -> None:
+        """A namespace has gone, or its id may be another's."""
+        self._not_before.pop(nsid, None)
 
     def read(self, nsid: int) -> list[Address] | None:
         """Return a namespace's addresses; None when it is gone."""
         began = time.thread_time()
         found = self._namespaces.addresses(nsid)
-        cost = time.thread_time() - began
-        if found is None:
-            self._not_before.pop(nsid, None)
-        else:
-            self._not_before[nsid] = time.monotonic() + cost / _SHARE
+        self._spend(nsid, began)
         return found
+
+    def _spend(self, nsid: int, began: float) -> None:
+        now = time.monotonic()
+        cost = time.thread_time() - began
+        self._not_before[nsid] = max(now, self.free_at(nsid)) + cost / _SHARE
 
     def look_at_host(self) -> None:
         """Take in which links of this host have addresses of their own."""
@@ -88,13 +93,17 @@ class AddressReader:
         ``beside`` are the networks of other ports of the same bridge. Addresses of one link
         (fe80::/10) have no route. OSError where the kernel cannot be asked.
         """
-        return frozenset(
-            address
-            for address, network in zip(had.addresses, had.networks, strict=True)
-            if address.startswith(_LINK_LOCAL_IPV6)
-            or _leads_to(route_to(self._requests, address), link, link_of)
-            or (network in beside and not self._is_addressed(link, address, link_of))
-        )
+        began = time.thread_time()
+        try:
+            return frozenset(
+                address
+                for address, network in zip(had.addresses, had.networks, strict=True)
+                if address.startswith(_LINK_LOCAL_IPV6)
+                or _leads_to(route_to(self._requests, address), link, link_of)
+                or (network in beside and not self._is_addressed(link, address, link_of))
+            )
+        finally:
+            self._spend(link.peer_nsid, began)
 
     def _is_addressed(self, port: Link, address: bytes, link_of: LinkOf) -> bool:
         """Whether this host has addresses in a port's bridge of the same IP version."""

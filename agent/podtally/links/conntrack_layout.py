@@ -38,6 +38,9 @@ _MESSAGE = [  # with struct nfgenmsg
 _HEAD = ("u2", (2,))  # struct nlattr: length, type
 _NESTED = 0x8000
 _IP, _PROTO = 1 | _NESTED, 2 | _NESTED  # CTA_TUPLE_*
+_CTA_ZONE = 18
+_ZONE = [("zone_head", "u2", (2,)), ("zone", ">u2"), ("zone_pad", "u2")]
+_ZONE_BYTES = 8
 _ORIGINAL, _REPLY = 1 | _NESTED, 2 | _NESTED  # CTA_TUPLE_ORIG, CTA_TUPLE_REPLY
 
 
@@ -91,6 +94,8 @@ class Version:
         self._request["flags"] = F_REQUEST
         self._request["family"] = family
         _fill_heads(self._request["original"], _ORIGINAL, first_address)
+        self._in_zone = np.zeros(1, [*self._request.dtype.descr, *_ZONE])
+        self._original_end = self._request.dtype.itemsize  # where its zone stands, if it has one
         pattern = np.zeros(1, self.answer)
         pattern["family"] = family
         _fill_heads(pattern["original"], _ORIGINAL, first_address)
@@ -99,8 +104,11 @@ class Version:
         self._heads_at = np.flatnonzero(_heads(self.answer))
         self._heads = as_bytes[self._heads_at]
 
-    def requests(self, tuples: Rows, sequence: int) -> Rows:
-        """One request for each tuple, numbered from ``sequence`` on."""
+    def requests(self, tuples: Rows, sequence: int, zone: int = 0) -> Rows:
+        """One request for each tuple in a zone, numbered from ``sequence`` on.
+
+        Not every kernel takes a zone (CONFIG_NF_CONNTRACK_ZONES), so the default one is not named.
+        """
         requests = np.repeat(self._request, len(tuples))
         requests["sequence"] = sequence + np.arange(len(tuples), dtype=np.int64)
         original = requests["original"]
@@ -109,14 +117,40 @@ class Version:
         original["number"] = tuples["protocol"]
         original["source_port"] = tuples["local_port"]
         original["target_port"] = tuples["remote_port"]
-        return requests
+        return self._zoned(requests, zone) if zone else requests
+
+    def _zoned(self, requests: Rows, zone: int) -> Rows:
+        zoned = np.zeros(len(requests), self._in_zone.dtype)
+        for name in requests.dtype.names or ():
+            zoned[name] = requests[name]
+        zoned["length"] = zoned.dtype.itemsize
+        zoned["zone_head"] = 6, _CTA_ZONE
+        zoned["zone"] = zone
+        return zoned
 
     def read(self, data: Bytes) -> tuple[Rows, NDArray[np.bool_]]:
         """Answers, one a row of bytes (n, room), and which of them can be read."""
+        data = self._without_zones(data)
         answers = data[:, : self.answer.itemsize].copy().view(self.answer)[:, 0]
         readable = (answers["kind"] == CT_NEW) & (answers["length"] >= self.answer.itemsize)
         readable &= (data[:, self._heads_at] == self._heads).all(axis=1)
         return answers, readable
+
+    def _without_zones(self, data: Bytes) -> Bytes:
+        """The same answers without what tells of zones of one direction (CTA_TUPLE_ZONE).
+
+        It stands behind the parts of a tuple, whose length is greater by it.
+        """
+        part, first = self.answer["original"].itemsize, self._original_end
+        at = first - part
+        for start, end in ((at, first), (first, first + part)):
+            lengths = data[:, start : start + 2].copy().view(np.uint16)[:, 0]
+            longer = np.flatnonzero(lengths == part + _ZONE_BYTES)
+            if len(longer):
+                data = data.copy()
+                data[longer, start : start + 2] = np.frombuffer(np.uint16(part).tobytes(), np.uint8)
+                data[longer, end:-_ZONE_BYTES] = data[longer, end + _ZONE_BYTES :]
+        return data
 
     def same(self, answers: Rows, requests: Rows) -> NDArray[np.bool_]:
         """Which answers have the tuple that was asked for as their original one. (n,)"""
@@ -146,4 +180,5 @@ def _heads(dtype: np.dtype[np.void]) -> Bytes:
 
 IPV4 = Version(socket.AF_INET, 4, 1)
 IPV6 = Version(socket.AF_INET6, 16, 3)
-ROOM = IPV6.answer.itemsize  # what follows the tuples is not wanted
+# What follows the tuples is not wanted; each may have a zone of its own.
+ROOM = IPV6.answer.itemsize + 2 * _ZONE_BYTES

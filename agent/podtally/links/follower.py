@@ -133,10 +133,16 @@ class Follower:
             if known.link.peer_ifindex == peer.ifindex and known.link.peer_nsid == nsid:
                 known.sent_by_peer = peer.tx_bytes
 
-    @property
-    def waits(self) -> bool:
-        """Whether a namespace has changed its addresses so often that it has to wait."""
-        return bool(self._put_off)
+    def due(self) -> float | None:
+        """Return when ``look_again`` is to be called: CLOCK_MONOTONIC, seconds; None: not."""
+        return min(map(self._reader.free_at, self._put_off), default=None)
+
+    def look_again(self) -> None:
+        """List the addresses of namespaces that have changed them too often for a while."""
+        now = time.monotonic()
+        due = {nsid for nsid in self._put_off if self._reader.free_at(nsid) <= now}
+        self._put_off -= due
+        self.addresses_changed(due)
 
     def addresses_changed(self, nsids: Iterable[int]) -> None:
         """Addresses came or went in these namespaces."""
@@ -147,7 +153,7 @@ class Follower:
             behind = [k for k in self._known.values() if k.attached and k.nsid == nsid]
             if not behind:
                 continue
-            if not self._reader.may_list(nsid):
+            if nsid != NOT_ASSIGNED and self._reader.free_at(nsid) > time.monotonic():
                 self._put_off.add(nsid)
                 continue
             found = self._reader.read(nsid)
@@ -158,13 +164,14 @@ class Follower:
 
     def check_routes(self, every: bool) -> None:
         """See whether routes have come, or with ``every`` also whether some have gone."""
-        due, self._put_off = self._put_off, set()
         if every:
             self._reader.look_at_host()
-        self.addresses_changed(due)
+        now = time.monotonic()
         for known in list(self._known.values()):
             had = known.had
-            if had is not None and (every or len(had.routed) < len(had.addresses)):
+            if had is None or not (every or len(had.routed) < len(had.addresses)):
+                continue
+            if every or self._reader.free_at(known.nsid) <= now:
                 self._have(known, had)
 
     def _have(self, known: _Known, had: Had) -> None:
@@ -267,6 +274,8 @@ class Follower:
         if known is None or known.role is None:
             return
         self._attacher.forget(ifindex)
+        self._reader.forget(known.nsid)
+        self._put_off.discard(known.nsid)
         self._events.put(Gone(ifindex, final, time.monotonic_ns(), frames))
 
 

@@ -40,8 +40,6 @@ _NAME_DELAYS_S = (0.005, 0.05, 0.5)
 # are looked up after these times, and all of them now and then.
 _ROUTE_DELAYS_S = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _ROUTES_EVERY_S = 30.0
-_SHARE = 0.05
-_PUT_OFF_S = 0.5
 _COLLECT_S = 0.002
 
 
@@ -112,7 +110,7 @@ class LinkWatcher:
             ready = {fd for fd, _ in poll.poll(self._patience_ms())}
             if self._wake in ready:
                 return
-            if self._follower.waits:
+            if self._follower.due() is not None:
                 time.sleep(_COLLECT_S)  # whoever announces so much is not heard one by one
             if self._announced.fileno() in ready:
                 self._take_announcements()
@@ -124,7 +122,9 @@ class LinkWatcher:
             self._check_routes()
 
     def _patience_ms(self) -> int:
+        waits = self._follower.due()
         due = min([*self._look_at[:1], *self._check_at[:1], self._check_all_at])
+        due = due if waits is None else min(due, waits)
         return max(0, int((due - time.monotonic()) * 1000) + 1)
 
     def _check_routes(self) -> None:
@@ -133,12 +133,9 @@ class LinkWatcher:
         if every:
             self._check_all_at = now + _ROUTES_EVERY_S
         if every or (self._check_at and self._check_at[0] <= now):
+            self._check_at = [due for due in self._check_at if due > now]
             self._follower.check_routes(every)
-            # Many addresses that are routed nowhere cost a share of a core, no more.
-            after = now + (time.monotonic() - now) / _SHARE
-            self._check_at = [max(due, after) for due in self._check_at if due > now]
-        if self._follower.waits and not self._check_at:
-            self._check_at = [now + _PUT_OFF_S]
+        self._follower.look_again()
 
     def _look_for_names(self) -> None:
         now = time.monotonic()
