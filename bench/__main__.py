@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Protocol
 
-from bench import agent, drain, identity, judge, name, packet, reuse, scrape, soak
+from bench import agent, attack, drain, identity, judge, name, packet, reuse, scrape, soak
 from podtally.errors import PodtallyError
 
 
@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "agent": agent,
     "scrape": scrape,
     "soak": soak,
+    "attack": attack,
     "identity": identity,
     "name": name,
     "reuse": reuse,

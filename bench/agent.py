@@ -57,20 +57,20 @@ def main(arguments: argparse.Namespace) -> int:
             progress(f"at rest for {arguments.seconds:.0f} s")
             time.sleep(3.0)
             cpu = _cpu_per_cent(process.pid, arguments.seconds)
-            memory = _memory(process.pid)
+            rested = memory(process.pid)
         progress("with a cluster's names from the API")
         with _api(Path(state)) as kubeconfig:
             cluster = ("--kubeconfig", str(kubeconfig), "--node-name", "node-0")
             with node.agent(state, *flags, *cluster) as (process, _):
                 node.until(node.ready, process)
                 time.sleep(CLUSTER_SETTLE_SECONDS)
-                in_cluster = _memory(process.pid)
+                in_cluster = memory(process.pid)
                 cluster_cpu = _cpu_per_cent(process.pid, arguments.seconds)
-    beside = memory.rss - memory.tables
+    beside = rested.rss - rested.tables
     report.rows.extend(
         [
-            ("RSS, MiB", memory.rss, "", True),
-            ("of it mapped tables, MiB", memory.tables, "", True),
+            ("RSS, MiB", rested.rss, "", True),
+            ("of it mapped tables, MiB", rested.tables, "", True),
             ("RSS beside the tables, MiB", beside, RSS_TARGET_MIB, beside <= RSS_TARGET_MIB),
             ("CPU, % of a core", cpu, CPU_TARGET, cpu <= CPU_TARGET),
             (
@@ -115,18 +115,18 @@ def _attached() -> bool:
 
 
 def _cpu_per_cent(pid: int, seconds: float) -> float:
-    before, start = _cpu_seconds(pid), time.monotonic()
+    before, start = cpu_seconds(pid), time.monotonic()
     time.sleep(seconds)
-    return 100 * (_cpu_seconds(pid) - before) / (time.monotonic() - start)
+    return 100 * (cpu_seconds(pid) - before) / (time.monotonic() - start)
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """The scheduler's own sum, in ns: the ticks of /proc/PID/stat are too coarse for this."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
-def _memory(pid: int) -> Memory:
+def memory(pid: int) -> Memory:
     rss, tables, is_table = 0, 0, False
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         name, _, value = line.partition(":")

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import steady
 from bench.report import Cell, Report, progress, show
 from tests.e2e.agents import SOURCES, Agent, Places, Scraper, assert_books_close, gaps, value
 from tests.e2e.churn import churn, footprint
@@ -76,11 +77,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dead", type=float, default=30.0, help="seconds left dead, once")
     parser.add_argument("--pods", type=int, default=200, help="that come and go")
     parser.add_argument("--attach", choices=("tcx", "clsact", "both"), default="both")
+    parser.add_argument(
+        "--churn", action="store_true", help="only this: a pod a second, and what the agent holds"
+    )
     parser.add_argument("--only", choices=tuple(SCENARIOS), help="one scenario")
     parser.add_argument("--seed", type=int, default=23)
 
 
 def main(arguments: argparse.Namespace) -> int:
+    if arguments.churn:
+        return steady.main(arguments)
     report = Report(COLUMNS, [])
     chosen = [arguments.only] if arguments.only else list(SCENARIOS)
     modes = ("tcx", "clsact") if arguments.attach == "both" else (arguments.attach,)

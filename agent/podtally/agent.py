@@ -111,7 +111,7 @@ class Agent:
                 self._service.status(self.status())
                 next_status = now_ns + STATUS_EVERY_NS
             self._metrics.epoch_duration.observe(time.monotonic() - started)
-            due = max(due + self._config.epoch, time.monotonic())
+            due = next_due(due, started, self._config.epoch)
 
     def status(self) -> str:
         """One line for the service manager."""
@@ -303,3 +303,11 @@ class Agent:
             for program in found:
                 if program.before_ours:
                     self._metrics.foreign.labels(watched.name, program.hook.value).inc()
+
+
+def next_due(due: float, started: float, epoch: float) -> float:
+    """When the epoch after one that was ``due`` and ``started`` is due, however long that takes.
+
+    One that starts a whole epoch late moves all that follow: what was missed is not made up for.
+    """
+    return (due if started - due < epoch else started) + epoch

@@ -167,7 +167,6 @@ def test_beyond_the_limit_the_longest_idle_go() -> None:
     rows = flows(23)
     for i, row in enumerate(rows):
         connections.begin(columns([row], now_ns=SECOND + i))
-    connections.settle(SECOND, NOBODY)
     ended = connections.settle(SECOND + 23, NOBODY)
     assert sorted(ended.last_ns.tolist()) == [SECOND + i for i in range(18)]
     assert sorted(connections.columns.last_ns.tolist()) == [SECOND + i for i in range(18, 23)]

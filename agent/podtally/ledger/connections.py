@@ -4,7 +4,8 @@ Kept in arrays sorted by fingerprint, so that an epoch's rows are joined to them
 one binary search each. What a connection is called is the accounts' business.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ CONTESTED = 4
 BEGAN_SIDE = 3  # the bits beside it
 UNNAMED = -1  # the account of a connection that is to be named again
 NO_CONNECTION = -2  # instead of an account: there is no such connection
+
+Array = NDArray[Any]
 
 # The key of a flow as the kernel keeps it; addresses are words in network order.
 KEY = np.dtype(
@@ -222,48 +225,53 @@ class Connections:
         ``gone`` are interfaces that went: their connections are over. Returns the
         connections that are, with their last totals.
         """
-        columns = self.columns
-        over = self._over(columns, now_ns)
-        if len(gone):
-            over |= np.isin(columns.key["ifindex"], gone)
-        ended = columns.take(over) if over.any() else no_connections()
-        begun, self._new = self._new, []
-        if not begun and not len(ended.fingerprint):
+        parts, self._new = [self.columns, *self._new], []
+        leaving = [np.isin(part.key["ifindex"], gone) for part in parts]
+        leaving[0] |= self._over(self.columns, now_ns)
+        self._make_room(parts, leaving)
+        ended = join([part.take(over) for part, over in zip(parts, leaving, strict=True)])
+        if len(parts) == 1 and not len(ended.fingerprint):
             return ended
-        if len(gone):  # what began in an interface's last epoch ends with it, too
-            leaving = [np.isin(each.key["ifindex"], gone) for each in begun]
-            pairs = list(zip(begun, leaving, strict=True))
-            ended = join([ended, *(each.take(last) for each, last in pairs)])
-            begun = [each.take(~last) for each, last in pairs]
-        joined = join([columns.take(~over) if over.any() else columns, *begun])
-        self.columns = joined.take(np.argsort(joined.fingerprint, kind="stable"))
+        kept = [np.flatnonzero(~over) for over in leaving]
+        order = np.argsort(_joined([part.fingerprint for part in parts], kept), kind="stable")
+        # Column by column, so that no second copy of all is held.
+        self.columns = Columns._make(
+            _joined(column, kept)[order] for column in zip(*parts, strict=True)
+        )
         return ended
 
     def _over(self, columns: Columns, now_ns: int) -> NDArray[np.bool_]:
-        idle = now_ns - columns.last_ns
-        unanswered = half_open(columns.seen, self.flags)
-        lasts = (columns.key["protocol"] == TCP) & ~unanswered
+        lasts = (columns.key["protocol"] == TCP) & ~half_open(columns.seen, self.flags)
         patience = np.where(lasts, self._timeouts.tcp, self._timeouts.other)
         patience = np.where(has_ended(columns.seen, self.flags), self._timeouts.ended, patience)
-        over: NDArray[np.bool_] = idle > patience
-        if len(over) > self._limit:
-            over |= self._beyond_limit(columns, unanswered)
+        over: NDArray[np.bool_] = now_ns - columns.last_ns > patience
         return over
 
-    def _beyond_limit(self, columns: Columns, half_opened: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """What has to go: connections of the interfaces that have most, until all others keep
-        theirs; half-open ones first, then the longest idle. (n,)
+    def _make_room(self, parts: list[Columns], leaving: list[NDArray[np.bool_]]) -> None:
+        """Have no more stay than the limit: connections of the interfaces with most leave, until
+        all others keep theirs; half-open ones first, then the longest idle.
         """
+        kept = [np.flatnonzero(~over) for over in leaving]
+        if sum(map(len, kept)) <= self._limit:
+            return
         _, interface, counts = np.unique(
-            columns.key["ifindex"], return_inverse=True, return_counts=True
+            _joined([part.key["ifindex"] for part in parts], kept),
+            return_inverse=True,
+            return_counts=True,
         )
-        kept = level(counts, self._limit)
-        order = np.lexsort((-columns.last_ns, half_opened, interface))
-        first = np.cumsum(counts) - counts
+        half_opened = half_open(_joined([part.seen for part in parts], kept), self.flags)
+        last_ns = _joined([part.last_ns for part in parts], kept)
+        order = np.lexsort((-last_ns, half_opened, interface))
         place = np.empty(len(order), np.int64)
-        place[order] = np.arange(len(order)) - first[interface[order]]
-        beyond: NDArray[np.bool_] = place >= kept
-        return beyond
+        place[order] = np.arange(len(order)) - (np.cumsum(counts) - counts)[interface[order]]
+        beyond = place >= level(counts, self._limit)
+        bounds = np.cumsum([len(each) for each in kept])[:-1]
+        for over, rows, goes in zip(leaving, kept, np.split(beyond, bounds), strict=True):
+            over[rows[goes]] = True
+
+
+def _joined(column: Sequence[Array], kept: list[NDArray[np.int64]]) -> Array:
+    return np.concatenate([part[rows] for part, rows in zip(column, kept, strict=True)])
 
 
 def join(parts: list[Columns]) -> Columns:
