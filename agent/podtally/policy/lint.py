@@ -47,9 +47,9 @@ def lint(
     findings += intent(readable)
     findings += _twice(readable)
     findings += _shadowed(readable, budget or Budget())
-    if world is not None:
+    if world is not None and cluster is not None:
         findings += service_addresses(readable, world)
-        findings += unisolated([each.policy for each in declared], world)
+        findings += unisolated([each.policy for each in declared], world, cluster)
     return findings
 
 

@@ -1,10 +1,10 @@
 """Selectors that mean nobody, and namespaces that nothing isolates: policies against a cluster."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from podtally.policy.covering import is_contradictory
-from podtally.policy.engine import Engine
 from podtally.policy.findings import NOTHING, UNISOLATED, Declared, Finding, finding, items
 from podtally.policy.model import (
     ANY_PROTOCOL,
@@ -20,7 +20,6 @@ from podtally.policy.model import (
     PodPeer,
     PodSubject,
     Policy,
-    Requirement,
     Rule,
     Selector,
 )
@@ -37,6 +36,7 @@ _NEVER = "selects nothing: its requirements contradict each other"
 
 
 _Asked = tuple[str, PodSubject | PodPeer]
+_Class = tuple[object, object]
 
 
 class Cluster:
@@ -45,11 +45,17 @@ class Cluster:
     def __init__(self, world: World) -> None:
         self.namespaces = world.namespaces
         self.nodes = world.nodes
-        self._pods: dict[str, dict[tuple[object, ...], Party]] = {}
+        self._pods: dict[str, dict[_Class, Party]] = {}
         for pod in selectable(world):
-            self._pods.setdefault(pod.namespace, {})[pod.labels, pod.ports] = pod
-        pods = (pod for space in self._pods.values() for pod in space.values())
-        self._labels = frozenset(label for pod in pods for label in pod.labels or ())
+            self._pods.setdefault(pod.namespace, {})[_class_of(pod)] = pod
+        self._bearers: dict[tuple[str, str, str], list[Party]] = {}  # by namespace and label
+        self._vague: dict[str, list[Party]] = {}  # of whom no labels are known
+        for name, pods in self._pods.items():
+            for pod in pods.values():
+                if pod.labels is None:
+                    self._vague.setdefault(name, []).append(pod)
+                for label in pod.labels or ():
+                    self._bearers.setdefault((name, *label), []).append(pod)
         self._answers: dict[_Asked, bool] = {}
         self._ports: dict[_Asked, frozenset[tuple[str, int]]] = {}
 
@@ -69,13 +75,24 @@ class Cluster:
 
     def selected(self, policy: Policy, meant: PodSubject | PodPeer) -> Iterator[Party]:
         """Also those of whom it is not known."""
-        if not all(self._is_borne(requirement) for requirement in meant.pods.requirements):
-            return
         asked = policy._replace(subject=PodSubject(*meant))
         for name in self._spaces(policy, meant.namespaces):
-            for pod in self._pods.get(name, {}).values():
+            for pod in self._candidates(name, meant.pods):
                 if is_subject(asked, pod) is not False:
                     yield pod
+
+    def _candidates(self, namespace: str, meant: Selector) -> Iterable[Party]:
+        """Return the pods of a namespace that may be selected: those with one of the labels."""
+        fewest: Iterable[Party] | None = None
+        count = 0
+        for wanted in meant.requirements:
+            if wanted.operator != "In":
+                continue
+            lists = [self._bearers.get((namespace, wanted.key, v), []) for v in wanted.values]
+            lists.append(self._vague.get(namespace, []))
+            if fewest is None or sum(map(len, lists)) < count:
+                fewest, count = chain(*lists), sum(map(len, lists))
+        return self._pods.get(namespace, {}).values() if fewest is None else fewest
 
     def any_node(self, meant: Selector) -> bool:
         return any(selects(meant, node.node_labels) for node in self.nodes)
@@ -88,11 +105,10 @@ class Cluster:
             name for name, labels in named if selects_namespace(meant, name, labels) is not False
         )
 
-    def _is_borne(self, wanted: Requirement) -> bool:
-        """Whether anybody has such a label, so that it is worth a look at all of them."""
-        if wanted.operator != "In":
-            return True
-        return any((wanted.key, value) in self._labels for value in wanted.values)
+
+def _class_of(pod: Party) -> _Class:
+    """Return what selectors and named ports see of a pod of a namespace."""
+    return pod.labels, pod.ports
 
 
 def _asked(policy: Policy, meant: PodSubject | PodPeer) -> _Asked:
@@ -176,14 +192,14 @@ def no_pods_in(namespace: str) -> str:
     )
 
 
-def unisolated(policies: Sequence[Policy], world: World) -> Iterator[Finding]:
-    engine = Engine(policies)
+def unisolated(policies: Sequence[Policy], world: World, cluster: Cluster) -> Iterator[Finding]:
     spaces: dict[str, list[Party]] = {}
     for pod in selectable(world):
         spaces.setdefault(pod.namespace, []).append(pod)
+    isolated = {each: _isolated(policies, each, cluster) for each in (INGRESS, EGRESS)}
     for name, pods in sorted(spaces.items()):
-        for direction in (INGRESS, EGRESS):
-            free = [pod.name for pod in pods if not _is_isolated(pod, direction, engine)]
+        for direction, classes in isolated.items():
+            free = [pod.name for pod in pods if (name, _class_of(pod)) not in classes]
             if free:
                 count = f"{len(free)} of {len(pods)} pods"
                 message = f"{count} not isolated in {direction}: {listed(sorted(free), 'and')}"
@@ -191,14 +207,29 @@ def unisolated(policies: Sequence[Policy], world: World) -> Iterator[Finding]:
                 yield Finding(UNISOLATED, problem)
 
 
-def _is_isolated(pod: Party, direction: str, engine: Engine) -> bool:
-    """By a NetworkPolicy, or by a rule of the admin tiers that denies it all other pods."""
-    selecting = engine.selecting(pod)
-    network = (p for p, certain in selecting.network if certain)
-    if any(rules_of(policy, direction) is not None for policy in network):
-        return True
-    admin = (p for group in (*selecting.admin, *selecting.baseline) for p, sure in group if sure)
-    return any(_denies_all(rule) for p in admin for rule in rules_of(p, direction) or ())
+def _isolated(
+    policies: Sequence[Policy], direction: str, cluster: Cluster
+) -> set[tuple[str, _Class]]:
+    """Return the pods that a NetworkPolicy isolates, or a rule that denies them all other pods."""
+    found: set[tuple[str, _Class]] = set()
+    asked: set[_Asked] = set()  # policies of the same subject are asked once
+    for policy in policies:
+        subject = policy.subject
+        if not isinstance(subject, PodSubject) or not _isolates(policy, direction):
+            continue
+        if _asked(policy, subject) not in asked:
+            asked.add(_asked(policy, subject))
+            for pod in cluster.selected(policy, subject):
+                if is_subject(policy, pod):
+                    found.add((pod.namespace, _class_of(pod)))
+    return found
+
+
+def _isolates(policy: Policy, direction: str) -> bool:
+    rules = rules_of(policy, direction)
+    if policy.tier == NETWORK_TIER:
+        return rules is not None
+    return any(map(_denies_all, rules or ()))
 
 
 def _denies_all(rule: Rule) -> bool:

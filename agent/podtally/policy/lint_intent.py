@@ -1,5 +1,6 @@
 """NetworkPolicies that are valid and probably do not do what was meant."""
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from podtally.policy.findings import (
 )
 from podtally.policy.model import ALLOW, ANY_PROTOCOL, UDP, Block, Policy, Rule
 from podtally.policy.problems import Path
-from podtally.policy.rules import EGRESS, INGRESS, in_network, rules_of
+from podtally.policy.rules import EGRESS, INGRESS, rules_of
 from podtally.policy.words import listed
 from podtally.policy.world import World
 
@@ -126,8 +127,10 @@ def _allows_dns(rule: Rule) -> bool:
 
 def service_addresses(declared: Sequence[Declared], world: World) -> Iterator[Finding]:
     """Yield blocks of Services' addresses: policy sees the pod behind a Service, never these."""
-    others = [ip for pod in world.members for ip in pod.party.ips]
-    others += [ip for node in world.nodes for ip in node.ips]
+    others = sorted(
+        ip for party in (*(m.party for m in world.members), *world.nodes) for ip in party.ips
+    )
+    services = sorted((ip, name) for name, ips in world.services.items() for ip in ips)
     known: dict[Block, list[str]] = {}
     for policy, document in declared:
         for direction in (INGRESS, EGRESS):
@@ -136,21 +139,21 @@ def service_addresses(declared: Sequence[Declared], world: World) -> Iterator[Fi
                     if not isinstance(peer, Block) or policy.kind != "NetworkPolicy":
                         continue
                     if peer not in known:
-                        known[peer] = _services_in(peer, world, others)
+                        known[peer] = _services_in(peer, services, others)
                     if known[peer]:
                         path = ("spec", direction, rule.index, PEERS[direction], number, "ipBlock")
-                        names = listed(sorted(known[peer]), "and")
+                        names = listed(sorted(set(known[peer])), "and")
                         message = f"holds addresses of Services ({names}), which policy never sees"
                         yield finding(SERVICE_ADDRESS, document, path, message)
 
 
-def _services_in(block: Block, world: World, others: Sequence[int]) -> list[str]:
-    """Return the Services in a block that holds no known address besides."""
-    found = [
-        name
-        for name, addresses in world.services.items()
-        if any(in_network(block.network, address) for address in addresses)
-    ]
-    if found and any(in_network(block.network, address) for address in others):
+def _services_in(
+    block: Block, services: Sequence[tuple[int, str]], others: Sequence[int]
+) -> list[str]:
+    """Return the Services in a block that holds no known address besides; both are sorted."""
+    first = block.network.first
+    end = first + (1 << (128 - block.network.bits))
+    if bisect_left(others, first) < bisect_left(others, end):
         return []
-    return found
+    found = services[bisect_left(services, (first, "")) : bisect_left(services, (end, ""))]
+    return [name for _, name in found]
