@@ -1,15 +1,27 @@
 """Forged and flooded frames: they hide no denial, and they make no connection of an endpoint's."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from podtally.identity.model import DISPUTED, FOREVER, Claim, Endpoint, Owner, owner_of
+from podtally.identity.model import (
+    DISPUTED,
+    FOREVER,
+    Claim,
+    Endpoint,
+    Owner,
+    host_owner,
+    owner_of,
+)
 from podtally.identity.residents import number
 from podtally.identity.table import Names
 from podtally.ledger.ledger import Ledger, Limits
+from podtally.ledger.remotes import Present
 from podtally.ledger.series import SeriesView
+from podtally.links.conntrack import Translations, Tuples
 from tests.unit.rows import (
     ACK,
     FLAGS,
@@ -42,6 +54,7 @@ from tests.unit.test_judging import (
     who,
 )
 
+HOST = Endpoint("host", "host", "host", "Host", "host", ports=(), host_network=True)
 SYN_ACK = SYN | ACK
 T = "198.18.7.7"  # the server, outside
 REAL_OUT = from_here(SYN) | to_here(SYN_ACK) | from_here(ACK) | to_here(ACK)
@@ -306,3 +319,112 @@ def test_an_owner_by_name_is_the_endpoint_of_that_name() -> None:
     assert spoofed(settled((), [out(T, 443)], at)) == []
     assert spoofed(settled((), [out(T, 443)._replace(local=DB_ADDRESS)], at)) == [("web", 1)]
     assert who().endpoint(7).name == "web-0"
+
+
+@pytest.mark.parametrize(
+    ("local", "verdict"),
+    [("198.18.0.9", "denied"), ("198.18.0.2", "undeclared")],
+    ids=["of a macvlan pod", "of the host"],
+)
+def test_a_pod_on_an_uplink_with_an_address_of_its_own_is_not_on_the_hosts_network(
+    local: str, verdict: str
+) -> None:
+    pod = WEB._replace(source="pod logs", host_network=True)  # as a socket's cgroup tells
+    host = Claim(number("198.18.0.2"), host_owner("n1"), 0)
+    named = names({2: HOST}, [host])
+    at = present(declare(ONLY_MYSQL), replace(named, sockets={4357: pod}), 5 * SECOND)
+    ledger = make(undeclared=False)
+    ledger.interfaces.appeared(2, "eth0", (0, 0), host=True)
+    flow = Flow("198.18.0.1", UDP, 40123, 7777, 2, local, seen=FLAGS.socket, cgroup=4357)
+    epoch(ledger, at, [flow])
+    assert verdicts(ledger) == {verdict: 23}
+    assert {labels.workload for labels in ledger.view().flows.labels} == {"web"}
+
+
+def test_what_is_said_again_of_the_same_ports_counts_for_a_reply_that_is_seen_first() -> None:
+    """A server answers after UDP's silence: that it was asked is remembered."""
+    ledger = make(undeclared=False)
+    asked = Flow(FAR_ADDRESS, UDP, 53, 40123, first_direction=1, packets=(7, 7), bytes=(70, 70))
+    epoch(ledger, present(declare(ONLY_MYSQL)), [asked])
+    epoch(ledger, present(declare(ONLY_MYSQL), now_ns=20 * SECOND), [asked])
+    epoch(ledger, present(declare(ONLY_MYSQL), now_ns=200 * SECOND), [])
+    assert len(ledger.connections) == 0
+    reply = asked._replace(first_direction=0, first_seen_ns=300 * SECOND)
+    epoch(ledger, present(declare(ONLY_MYSQL), now_ns=300 * SECOND), [reply])
+    assert {labels.port for labels in ledger.view().flows.labels} == {"53"}
+    assert not denied(ledger)
+
+
+def reply_first(ledger: Ledger, at: Present) -> None:
+    epoch(ledger, at, [Flow(FAR_ADDRESS, UDP, 53, 40123, first_seen_ns=at.now_ns)])
+
+
+def test_a_reply_that_is_seen_first_is_what_the_tracker_says() -> None:
+    def tracked(tuples: Tuples) -> Translations:
+        found = tuples.remote_port == 53  # the client's own tuple
+        n = len(found)
+        return Translations(found, tuples.remote, np.zeros(n, np.uint16))
+
+    ledger = make(undeclared=False)
+    reply_first(ledger, present(declare(ONLY_MYSQL))._replace(translate=tracked))
+    assert {labels.port for labels in ledger.view().flows.labels} == {"53"}
+    assert not denied(ledger)
+
+
+def test_a_reply_that_is_seen_first_while_the_watch_is_young_is_unknown_and_no_event() -> None:
+    ledger = make(undeclared=False)
+    ledger.interfaces.appeared(7, "veth7", (1_000_000, 1_000_000), at_ns=SECOND)
+    reply_first(ledger, present(declare(ONLY_MYSQL), now_ns=2 * SECOND))
+    assert {labels.port for labels in ledger.view().flows.labels} == {"unknown"}
+    assert verdicts(ledger) == {"unknown": 23}
+    assert not told(ledger, 2 * SECOND)
+
+
+def test_who_sends_from_a_servers_port_hides_no_denial() -> None:
+    """On an interface that is watched since it is there, the first packet is the first."""
+    ledger = make(undeclared=False)
+    ledger.interfaces.appeared(7, "veth7", (100, 0), at_ns=SECOND)
+    reply_first(ledger, present(declare(ONLY_MYSQL), now_ns=2 * SECOND))
+    assert [labels.port for labels in denied(ledger)] == ["40123"]
+
+
+def test_data_without_an_opening_are_news_and_headers_are_not() -> None:
+    ledger = make(undeclared=False)
+    bare = Flow(T, TCP, 41003, 4445, seen=from_here(ACK), bytes=(66, 0))
+    epoch(ledger, present(declare(ONLY_MYSQL)), [bare])
+    assert verdicts(ledger) == {"unknown": 66}
+    assert not told(ledger)
+    data = bare._replace(bytes=(1500, 0))
+    epoch(ledger, present(declare(ONLY_MYSQL), now_ns=2 * SECOND), [data])
+    (event,) = told(ledger, 2 * SECOND)
+    assert (event.labels.verdict, event.labels.direction) == ("unknown", "egress")
+    view = ledger.view().missed
+    (labels,) = view.labels
+    assert (labels.workload, labels.cause, values(view)) == ("web", "beginning", [1])
+
+
+def test_mid_stream_while_the_watch_is_young_is_no_news() -> None:
+    ledger = make(undeclared=False)
+    ledger.interfaces.appeared(7, "veth7", (1_000_000, 1_000_000), at_ns=SECOND)
+    flow = Flow(T, TCP, 8080, 41003, seen=from_here(ACK) | to_here(ACK), bytes=(9000, 9000))
+    epoch(ledger, present(declare(ONLY_MYSQL), now_ns=2 * SECOND), [flow])
+    assert verdicts(ledger) == {"unknown": 18000}
+    assert not told(ledger, 2 * SECOND)
+
+
+def test_unknown_peers_share_an_event_whatever_their_address() -> None:
+    ledger = make(undeclared=False)
+    flows = [Flow(f"198.18.7.{n}", 47, 0, 0) for n in range(1, 24)]
+    epoch(ledger, present(declare(ONLY_MYSQL)), flows)
+    (event,) = told(ledger)
+    assert (event.labels.verdict, event.labels.peer_address) == ("unknown", "")
+    assert (event.labels.protocol, event.connections) == ("gre", 23)
+
+
+def test_a_frame_in_the_peers_name_contests_what_has_no_handshake() -> None:
+    """UDP: the pod sends the first packet itself, as if its peer had."""
+    ledger = make(undeclared=False)
+    forged = Flow(WEB_ADDRESS, UDP, 4501, 42001, local=T)
+    real = Flow(T, UDP, 42001, 4501, first_direction=1, bytes=(500, 30), packets=(1, 1))
+    epoch(ledger, present(declare(ONLY_MYSQL), now_ns=5 * SECOND), [forged, real])
+    assert [(labels.direction, labels.port) for labels in denied(ledger)] == [("egress", "4501")]

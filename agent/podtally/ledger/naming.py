@@ -51,6 +51,8 @@ from podtally.ledger.remotes import (
 from podtally.ledger.shares import rank
 
 _CGROUP_BITS = 48
+_ELSEWHERE = 1 << _CGROUP_BITS  # beside a cgroup: its socket has an address that is not the host's
+_SLOT_SHIFT = _CGROUP_BITS + 1
 MOST_WAITING = 4096  # connections of one interface that wait for names; the rest go without
 _PROTOCOL_BITS = 8
 _SETTLE_NS = 3_000_000_000  # an address that a pod has just got is heard of within
@@ -294,7 +296,7 @@ class Naming:
 
     def _here(self, slot: NDArray[np.int64], flows: Flows, present: Present) -> Here:
         """Pods by their interface; on the host's own interfaces, sockets by their cgroup."""
-        mixed = slot << _CGROUP_BITS
+        mixed = slot << _SLOT_SHIFT
         passing = np.zeros(len(slot), np.bool_)
         shared = np.flatnonzero(self.interfaces.host[slot])
         if len(shared):
@@ -304,6 +306,8 @@ class Naming:
             flows.key["cgroup_low"][shared] = found.cgroup & 0xFFFFFFFF
             passing[shared] = found.passing
             mixed[shared] |= found.cgroup
+            elsewhere = sockets.elsewhere(flows.take(shared), found, present, self._remotes)
+            mixed[shared[elsewhere]] |= _ELSEWHERE
         different, place = distinct(mixed)
         places = [self._place(each, present.names) for each in different.tolist()]
         who = np.array(places, np.int64)[place]
@@ -322,10 +326,12 @@ class Naming:
         place = learnt.places.get(mixed)
         if place is None:
             place = learnt.places[mixed] = len(learnt.whos)
-            slot, cgroup = mixed >> _CGROUP_BITS, mixed & (1 << _CGROUP_BITS) - 1
+            slot, cgroup = mixed >> _SLOT_SHIFT, mixed & (1 << _CGROUP_BITS) - 1
             endpoint: Endpoint | None = names.endpoint(int(self.interfaces.ifindex[slot]))
             if cgroup:
                 endpoint = names.sockets.get(cgroup)
+            if endpoint is not None and endpoint.uid and mixed & _ELSEWHERE:
+                endpoint = endpoint._replace(host_network=False)  # macvlan, ipvlan: a pod's own
             if endpoint is None:
                 self._unknown_cgroups.add(cgroup)
                 endpoint = NOBODY._replace(final=False)

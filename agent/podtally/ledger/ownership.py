@@ -102,6 +102,12 @@ class Ownership:
         return _NOT_TELLING if disputed else _ANOTHER
 
 
+def is_one_hosts(address: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Return which addresses (n, 2), in network order, are one host's, wherever it is. (n,)"""
+    high, low = address.byteswap().T
+    return ~(_is_group(high, low) | _is_nobodys(high, low))
+
+
 def _is_ipv4(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.bool_]:
     is_ipv4: NDArray[np.bool_] = (high == 0) & (low >> np.uint64(32) == _MAPPED)
     return is_ipv4

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.ledger.connections import Flags
+from podtally.ledger.ownership import is_one_hosts
 from podtally.ledger.remotes import Flows, Present, Remotes, tuples_of, turned
 
 _IGMP = 2  # what the kernel reports of its own groups has no socket, and is never forwarded
@@ -41,6 +42,22 @@ def of(flows: Flows, present: Present, remotes: Remotes, flags: Flags) -> Socket
         asked = some.key[taken]
         cgroup[came[taken]] = present.sockets(tuples_of(asked), asked["ifindex"])
     return Sockets(cgroup, passing)
+
+
+def elsewhere(
+    flows: Flows, found: Sockets, present: Present, remotes: Remotes
+) -> NDArray[np.bool_]:
+    """Return which sockets are of another network namespace on the same link (macvlan, ipvlan):
+    their addresses are none of the host's. (n,)
+    """
+    chosen = (found.cgroup > 0) & is_one_hosts(flows.key["local_address"])
+    rows = np.flatnonzero(chosen)
+    for at_ns in (flows.at_ns, np.full(len(chosen), present.now_ns)):
+        own = remotes.own(present.names, flows.key["local_address"][rows], at_ns[rows])
+        rows = rows[~own]
+    chosen[:] = False
+    chosen[rows] = True
+    return chosen
 
 
 def _sent_on(flows: Flows, present: Present, remotes: Remotes) -> NDArray[np.bool_]:
