@@ -310,6 +310,28 @@ def test_what_never_was_readable_is_unknown_until_it_is_mended(
     assert scraper.faults == []
 
 
+def test_stray_files_neither_hide_a_denial_nor_put_others_in_doubt(
+    shop: Node, flags: tuple[str, ...], policies: Path, make_agent: MakeAgent
+) -> None:
+    agent = running(make_agent, *flags)
+    stray, frontend = shop.pods["stray"], shop.pods["frontend"]
+    look = begun(workload="frontend", peer_workload="stray", port="81")
+    wait_for_policy(agent, shop, "denied")
+    write(policies / "values.yaml", "replicaCount: 2\nimage: {tag: one}\n")
+    write(policies / "template.yaml", "{{- if .Values.np }}\nkind: NetworkPolicy\n{{- end }}\n")
+    write(
+        policies / "broken.yaml", FRONTEND.format(role="stray").replace("shop", "pay") + "  - [\n"
+    )
+    eventually(agent, stale_and_unreadable, (0, 2))
+    before = look(agent.samples())
+    for _ in range(3):
+        converse(stray, frontend, 81)
+    eventually(agent, look, {"denied": before["denied"] + 3})
+    said = agent.said()
+    assert "values.yaml:1: skipped: apiVersion is missing" in said
+    assert "a template, not an object" in said
+
+
 def stale_and_unreadable(samples: Samples) -> tuple[int, int]:
     names = ("podtally_policy_files_stale", "podtally_policies_unreadable")
     stale, unreadable = (int(value(samples, name)) for name in names)

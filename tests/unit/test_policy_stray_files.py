@@ -223,6 +223,14 @@ def test_an_ingress_that_cannot_be_read_any_more_stays_declared(tmp_path: Path) 
         assert (loaded.reading.ingresses, loaded.stale) == (before, (str(path),))
 
 
+def test_an_ingress_that_never_was_readable_may_declare_what_is_in_its_namespace() -> None:
+    text = HEAD.replace("NetworkPolicy", "Ingress") + "spec: {rulez: []}\n"
+    (found,) = read_text(text, "t.yaml").ingresses
+    assert (found.namespace, found.name, found.routes) == ("shop", "p", ())
+    assert 'unknown field "rulez" (did you mean "rules"?)' in found.unreadable
+    assert read_text(text.replace("shop", "[]"), "t.yaml").ingresses == ()
+
+
 def test_an_object_of_the_api_that_cannot_be_read_any_more_stays_in_force() -> None:
     live = LivePolicies()
     for name in POLICY_RESOURCE_NAMES:

@@ -25,7 +25,7 @@ from podtally.policy.ingress import DeclaredIngress
 from podtally.policy.model import Policy
 from podtally.policy.problems import ERROR, WARNING, Fault, Problem, field_of, similar
 from podtally.policy.scalars import brief
-from podtally.policy.unreadable import lost, unreadable
+from podtally.policy.unreadable import lost, unreadable, unreadable_ingress
 from podtally.policy.validation_ingress import ingress as check_ingress
 
 Meaning = Policy | DeclaredIngress
@@ -210,9 +210,9 @@ def _read(document: Document, candidate: bool) -> _One:
         decoded, faults = _decode(document, kind)
         if not any(fault.lost for fault in faults):
             return _One(kind.mean(decoded, candidate), faults)
-    if document.kind == "Ingress":
-        return _One(None, faults)
     worst = next(fault for fault in faults if fault.lost)
+    if document.kind == "Ingress":
+        return _One(unreadable_ingress(document, problem_of(document, worst)), faults)
     return _One(unreadable(document, problem_of(document, worst), candidate), faults)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from podtally.policy import decoding, meaning, meaning_admin, validation, wire, wire_admin
 from podtally.policy.documents import Document, Lost
+from podtally.policy.ingress import DeclaredIngress, addresses_of
 from podtally.policy.kinds import ADMIN_GROUP, group_of
 from podtally.policy.model import (
     ADMIN_TIER,
@@ -86,6 +87,16 @@ def unreadable(document: Document, problem: Problem, candidate: bool) -> Policy:
         priority = BEFORE_ALL
     subject = _subject(spec.get("subject"))
     return Policy(kind, "", name, subject, None, None, tier, priority, candidate, reason)
+
+
+def unreadable_ingress(document: Document, problem: Problem) -> DeclaredIngress | None:
+    """Return a stand-in for an Ingress, which may declare any Service of its namespace."""
+    metadata = _part(document.content, "metadata")
+    namespace = _namespace(document, metadata)
+    if namespace is None:
+        return None
+    name, addresses = _text(metadata.get("name")), addresses_of(document.content.get("status"))
+    return DeclaredIngress(namespace, name, "", (), addresses, str(problem))
 
 
 def _untouched(spec: dict[str, Any]) -> str:
