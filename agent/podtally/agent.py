@@ -275,6 +275,9 @@ class Agent:
             metrics.kubernetes_age.labels(resource).set(age)
         for resource, count in sources.objects.items():
             metrics.kubernetes_objects.labels(resource).set(count)
+        metrics.kubernetes_unsynced.clear()
+        for resource, why in sources.unsynced.items():
+            metrics.kubernetes_unsynced.labels(resource, why).set(1)
         metrics.conntrack.set(sources.conntrack)
         metrics.contradicted.clear()
         for (namespace, workload), count in sources.contradicted.items():

@@ -33,7 +33,7 @@ from podtally.kube.model import Changed, Page
 from podtally.kube.model import Event as ApiEvent
 from podtally.kube.objects import RESOURCES
 from podtally.kube.reach import api_access
-from podtally.kube.source import KubeSource
+from podtally.kube.source import FORBIDDEN, KubeSource
 from podtally.kube.workloads import Workload, from_labels
 from podtally.ledger.ledger import Ledger
 from podtally.ledger.remotes import Present
@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 HOST_EVERY_NS = 30_000_000_000  # the host's own addresses seldom change
 EXPOSURE_EVERY_NS = 2_000_000_000  # Services of a big cluster change all the time
 _DECLARING = ("services", "endpointslices", "nodes")
+SYNC_NS = 10_000_000_000  # so long the first lists may take
 CONTRADICTED_EVERY_NS = 5_000_000_000
 HANDED_OVER_NS = 10_000_000_000  # a connection that goes on under a new owner shows by then
 # Who it was under a cgroup that is no more, nobody can tell.
@@ -78,6 +79,7 @@ class State(NamedTuple):
     conntrack: bool
     lookups: int  # of the connection tracker, since the start, as the next
     lookups_missed: int
+    unsynced: dict[str, str]  # resources of the API that are not known, and why
     contradicted: Counts  # addresses that endpoints configure and that are another's
 
 
@@ -102,6 +104,7 @@ class Sources:
         self._host_errors = 0
         self._cgroup_trouble = Condition(log, logging.WARNING)
         self._host_trouble = Condition(log, logging.WARNING)
+        self._sync_by_ns = time.monotonic_ns() + SYNC_NS
         self._next_host_ns = 0
         self._contradictions = Contradictions()
         self._contradicted: Counts = {}
@@ -139,11 +142,20 @@ class Sources:
                 return f"the thread that watches {resource} has died"
         return ""
 
+    def unsynced(self) -> dict[str, str]:
+        """Resources of the API that are not known as they are, and why."""
+        kube = self.kube
+        return {n: why for n in kube.resources if (why := kube.unsynced(n))} if kube else {}
+
     def trouble(self) -> str:
         """What is wrong with one of the threads that go on nevertheless; "" if nothing is."""
         kube = self.kube
         threads = [self.finder.trouble, self.policies.trouble]
         threads += map(kube.trouble, kube.resources) if kube is not None else ()
+        unsynced = self.unsynced()
+        if FORBIDDEN in unsynced.values() or time.monotonic_ns() > self._sync_by_ns:
+            words = (f"{name} {why}" for name, why in unsynced.items())
+            threads += ["the Kubernetes API: " + ", ".join(words)] if unsynced else []
         return next(filter(None, threads), "")
 
     def state(self) -> State:
@@ -158,6 +170,7 @@ class Sources:
             self._translator.available,
             self._translator.lookups,
             self._translator.not_found,
+            self.unsynced(),
             self._contradicted,
         )
         now_ns = time.monotonic_ns()

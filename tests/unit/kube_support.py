@@ -24,6 +24,7 @@ QUICK = Patience(
     away_seconds=0.1,
     error_seconds=0.1,
     refused_seconds=0.2,
+    believed_seconds=0.3,
     stable_seconds=0.5,
     relist_seconds=0.02,
     page_objects=3,

@@ -1,5 +1,7 @@
 """The directory: what the sources say of an interface, and which names come of it."""
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ from podtally.identity.intervals import UNSETTLED
 from podtally.identity.model import DISPUTED, NOBODY, UNKNOWN, Endpoint, Owner, host_owner
 from podtally.identity.places import NO_PLACES
 from podtally.identity.residents import Resident, number
-from podtally.kube.model import Changed
+from podtally.identity.table import SOMEBODY
+from podtally.kube.model import Changed, Page
 from podtally.kube.objects import RESOURCES
 from podtally.links.model import AddressesChanged
 from tests.unit.kube_json import Json, event, pod
@@ -156,13 +159,53 @@ def test_of_the_pods_networks_an_address_is_some_pods_that_the_api_will_name() -
         "metadata": {"name": "node2", "uid": "n2"},
         "spec": {"podCIDRs": ["10.99.64.0/24", "2001:db8:99::/64"]},
     }
-    assert owner(made, "10.99.64.9").scope == "private"
+    assert owner(made, "10.99.64.9") == SOMEBODY
     told = nodes.decode_event(event("ADDED", node))
     made.api_said(Changed("nodes", told.type, told.object, START), Clocks(START, START))
     made.refresh(START)
     for address in ("10.99.64.9", "2001:db8:99::9"):
         assert owner(made, address) == Owner("unknown", "", "", "", "cluster", final=False)
-    assert owner(made, "10.99.65.9").scope == "private"
+    assert owner(made, "10.99.65.9") == SOMEBODY
+
+
+def synced(made: Directory) -> None:
+    for resource in ("pods", "services", "nodes"):
+        made.api_said(Page(resource, (), True, True, START), Clocks(START, START))
+    made.refresh(START + 1)
+
+
+def test_until_the_api_was_heard_a_private_address_may_be_a_pods_or_a_services() -> None:
+    """And an agent without a cluster, or one that knows it, takes it for what it is."""
+    made = directory(cluster=Cluster("node1"))
+    made.refresh(START)
+    for address in ("10.99.64.9", "172.16.0.1", "192.168.7.7", "fd00::1"):
+        assert owner(made, address) == SOMEBODY
+        assert owner(directory(), address).scope == "private"
+    for address, scope in (("8.8.8.8", "internet"), ("203.0.113.9", "private")):
+        assert owner(made, address).kind == "external", scope
+    synced(made)
+    for address in ("10.99.64.9", "fd00::1"):
+        assert owner(made, address).scope == "private"
+
+
+def test_until_the_api_was_heard_a_pods_workload_is_not_known() -> None:
+    """From the logs: a name, which a ReplicaSet may have made. The checkpoint may know."""
+    logs = Endpoint("shop", "web-5d9c-x7", "web-5d9c-x7", "Pod", "pod logs", uid=UID)
+    made = directory(cluster=Cluster("node1"))
+    made.process_found(7, POD)
+    made.named(UID, logs)
+    told = endpoint(made, at_ns=START + PATIENCE)
+    assert (told.name, told.workload, told.workload_kind) == ("web-5d9c-x7", UNKNOWN, UNKNOWN)
+    alone = directory()
+    alone.process_found(7, POD)
+    alone.named(UID, logs)
+    assert endpoint(alone, at_ns=START + PATIENCE).workload == "web-5d9c-x7"
+    api = NAMED._replace(source="kubernetes", workload="web", workload_kind="Deployment")
+    again = Directory((), NETWORKS, PATIENCE, Cluster("node1"))
+    (resident,) = made.residents()
+    again.restore([replace(resident, named=api)], START + PATIENCE)
+    again.named(UID, logs)
+    assert endpoint(again, at_ns=START + 3 * PATIENCE).workload_kind == "Deployment"
 
 
 def test_a_container_has_the_name_that_its_engine_gives_it() -> None:

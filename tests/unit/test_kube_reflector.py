@@ -12,6 +12,7 @@ import pytest
 
 from podtally.kube.access import Access, Server
 from podtally.kube.credentials import Files, Kept
+from podtally.kube.retry import Patience
 from tests.apiserver import ApiServer, Fault
 from tests.apiserver_store import Object
 from tests.unit.kube_support import (
@@ -173,7 +174,7 @@ def test_a_server_that_takes_requests_and_never_answers() -> None:
         api.faults.hang = True
         with Watching(api, patience=QUICK) as watching:
             wait_for(lambda: watching.source.errors("pods") >= 2)
-            assert watching.source.contact_ns("pods") == 0
+            assert watching.source.unsynced("pods") == "never synced"
             api.release()
             watching.agrees()
             age_ns = time.monotonic_ns() - watching.source.contact_ns("pods")
@@ -307,7 +308,9 @@ def test_a_missing_right_is_named_and_the_rest_goes_on(caplog: pytest.LogCapture
         api.faults.errors.append(fault)
         with Watching(api, [resource("endpointslices"), resource("pods")]) as watching:
             watching.agrees("pods")
-            wait_for(lambda: watching.source.errors("endpointslices") >= 3)
+            wait_for(lambda: watching.source.unsynced("endpointslices") == "forbidden")
+            wait_for(lambda: bool(caplog.records))
+            assert watching.source.unsynced("pods") == ""
             (record,) = caplog.records
             assert record.levelname == "ERROR"
             assert "refuses endpointslices: the right to list is missing" in record.message
@@ -315,6 +318,34 @@ def test_a_missing_right_is_named_and_the_rest_goes_on(caplog: pytest.LogCapture
             fault.times = 0
             watching.agrees("endpointslices")
             assert caplog.records[-1].message == "the Kubernetes API gives endpointslices now"
+            assert watching.source.unsynced("endpointslices") == ""
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_server_that_starts_refuses_for_a_moment(
+    caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    """Before it knows the cluster's roles."""
+    caplog.set_level(logging.WARNING, logger="podtally")
+    slow = replace(PATIENT, believed_seconds=60.0)
+    with filled(ApiServer()) as api:
+        api.faults.errors.append(Fault(code, "Forbidden", times=2))
+        with Watching(api, patience=slow) as watching:
+            watching.agrees()
+    assert not [record for record in caplog.records if "right" in record.message]
+
+
+def test_what_was_never_heard_of_is_as_old_as_the_agent() -> None:
+    with ApiServer() as api:
+        api.away()
+        before = time.monotonic_ns()
+        with Watching(api) as watching:
+            assert watching.source.unsynced("pods") == "never synced"
+            assert watching.source.contact_ns("pods") >= before
+
+
+def test_a_granted_right_is_seen_within_ten_seconds() -> None:
+    assert Patience().refused_seconds + 1 < 10
 
 
 def test_what_cannot_be_decoded_is_counted_and_listed_anew() -> None:

@@ -203,6 +203,12 @@ class SelfMetrics(Collector):
             "Since the Kubernetes API was last heard of a resource; names are as old.",
             "resource",
         )
+        self.kubernetes_unsynced = self._gauge(
+            "kubernetes_unsynced",
+            "1 for a resource of the Kubernetes API that is forbidden, or was never synced.",
+            "resource",
+            "reason",
+        )
         self.kubernetes_objects = self._gauge(
             "kubernetes_objects", "Objects known from the Kubernetes API.", "resource"
         )

@@ -53,6 +53,7 @@ class Cluster:
         self._places: Places | None = None
         self._pod_networks: set[str] = set()  # a node that went leaves its pods' for a while
         self._listed: dict[str, set[Hashable]] = {}  # so far, by lists that are under way
+        self._synced: set[str] = set()  # resources that were listed to the end
         self._dark_ns = 0  # what was before is known only as far as it is still there
         self._offset_ns: int | None = None
         self._now_ns = 0
@@ -68,6 +69,11 @@ class Cluster:
                 self._put(event.object, event.at_ns)
         else:
             self._take_page(event)
+
+    @property
+    def synced(self) -> bool:
+        """Whether it is known who has addresses: pods, Services and nodes were listed."""
+        return self._synced >= {"pods", "services", "nodes"}
 
     def settle(self, clocks: Clocks) -> None:
         """Let time pass: forget what is long gone, wait no more for what did not come."""
@@ -184,6 +190,7 @@ class Cluster:
             for key in self._keys(page.resource) - listed:
                 self._drop(page.resource, key, page.at_ns)
             del self._listed[page.resource]
+            self._synced.add(page.resource)
 
     def _put(self, item: Any, at_ns: int) -> None:
         offset_ns = self._offset_ns or 0

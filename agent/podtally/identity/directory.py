@@ -31,7 +31,7 @@ from podtally.identity.model import (
     owner_of,
 )
 from podtally.identity.places import NO_PLACES, Places
-from podtally.identity.residents import Resident, number, text
+from podtally.identity.residents import Resident, number, static_endpoint, text
 from podtally.identity.services import NO_SERVICES, Services
 from podtally.kube.model import Event
 from podtally.links.model import AddressesChanged
@@ -69,7 +69,8 @@ class Directory:
         self._static = tuple(endpoints)
         self._declared = dict(networks)
         self._pod_networks: frozenset[str] = frozenset()
-        self._networks = table.build_networks(networks)
+        self._cluster_unknown = cluster is not None
+        self._networks = table.build_networks(networks, (), self._cluster_unknown)
         self._patience_ns = patience_ns
         self.cluster = cluster
         self._node = self.places().node_name
@@ -269,9 +270,10 @@ class Directory:
                 self.book.put(key, claims)
                 self._doubt(self._dark.doubt_pods(claims))
                 self._stale = True
-            if self.cluster.pod_networks() != self._pod_networks:
-                self._pod_networks = self.cluster.pod_networks()
-                self._networks = table.build_networks(self._declared, self._pod_networks)
+            networks, unknown = self.cluster.pod_networks(), not self.cluster.synced
+            if (networks, unknown) != (self._pod_networks, self._cluster_unknown):
+                self._pod_networks, self._cluster_unknown = networks, unknown
+                self._networks = table.build_networks(self._declared, networks, unknown)
                 self._stale = True
 
     # -- who it is ------------------------------------------------------------------------
@@ -283,7 +285,7 @@ class Directory:
                 or (entry.netns and entry.netns == resident.netns)
                 or (entry.address and resident.has(entry.address))
             ):
-                static = _static_endpoint(entry, self._node)
+                static = static_endpoint(entry, self._node)
                 return static._replace(host_network=resident.host)
         found, since_ns = resident.found, resident.appeared_ns
         if resident.host:
@@ -301,8 +303,12 @@ class Directory:
         """By UID; what was called by a name once keeps it, whatever the sources forget."""
         assert resident.found is not None
         endpoint = self._of_process(resident.found, resident.appeared_ns, now_ns) or NOBODY
-        if endpoint.namespace == UNKNOWN and resident.named is not None:
-            return resident.named._replace(node=self._node)
+        named = resident.named
+        if named is not None and (
+            endpoint.namespace == UNKNOWN
+            or (named.source == "kubernetes" and endpoint.source != "kubernetes")
+        ):
+            return named._replace(node=self._node)
         if endpoint.final and endpoint.namespace != UNKNOWN and endpoint != resident.named:
             self._residents[resident.ifindex] = replace(resident, named=endpoint)
         return endpoint
@@ -328,9 +334,15 @@ class Directory:
                 return endpoint
         over = self._over(since_ns + self._patience_ns, now_ns)
         known = self._named.get(found.name) or self._named.get(found.container)
-        if known is not None:  # the API knows more of it, if it is asked
-            return known._replace(final=self.cluster is None or over)
+        if known is not None:
+            return self._as_far_as_known(known)._replace(final=self.cluster is None or over)
         return NOBODY._replace(source="pod", uid=found.name, final=over, node=self._node)
+
+    def _as_far_as_known(self, pod: Endpoint) -> Endpoint:
+        """Without the API that is asked a pod's name does not tell whose pod it is."""
+        if self.cluster is None or self.cluster.synced or pod.workload_kind != "Pod":
+            return pod
+        return pod._replace(workload=UNKNOWN, workload_kind=UNKNOWN)
 
     def _without_ports(self, kind: str, name: str) -> Endpoint:
         """What is no pod has no ports by name."""
@@ -362,7 +374,7 @@ class Directory:
 
     def _claim_static(self) -> None:
         claims = [
-            Claim(number(s.address), owner_of(_static_endpoint(s, self._node)), 0, strength=_STATIC)
+            Claim(number(s.address), owner_of(static_endpoint(s, self._node)), 0, strength=_STATIC)
             for s in self._static
             if s.address
         ]
@@ -382,16 +394,3 @@ class Directory:
         resident = self._residents.get(ifindex)
         if resident is not None:
             self._put(replace(resident, **facts))  # type: ignore[arg-type]
-
-
-def _static_endpoint(entry: StaticEndpoint, node: str) -> Endpoint:
-    return Endpoint(
-        entry.namespace,
-        entry.name,
-        entry.workload or entry.name,
-        entry.workload_kind or "Static",
-        "static",
-        tuple(sorted(entry.labels.items())),
-        node=node,
-        ports=(),
-    )

@@ -4,6 +4,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from podtally.config import StaticEndpoint
 from podtally.identity.cgroups import Found
 from podtally.identity.model import FOREVER, Endpoint
 
@@ -68,3 +69,17 @@ def text(address: bytes) -> str:
 def lower_word(address: str) -> int:
     """The second half of an address, as the kernel's rows hold it: in network order."""
     return int.from_bytes(number(address).to_bytes(16, "big")[8:], "little")
+
+
+def static_endpoint(entry: StaticEndpoint, node: str) -> Endpoint:
+    """Return who an entry of the configuration names."""
+    return Endpoint(
+        entry.namespace,
+        entry.name,
+        entry.workload or entry.name,
+        entry.workload_kind or "Static",
+        "static",
+        tuple(sorted(entry.labels.items())),
+        node=node,
+        ports=(),
+    )

@@ -26,6 +26,7 @@ WELL_KNOWN = {
 
 
 SOME_POD = Owner(UNKNOWN, "", "", "", "cluster", final=False)
+SOMEBODY = Owner(UNKNOWN, "", "", "", UNKNOWN, final=False)  # perhaps a pod's or a Service's
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,14 @@ class Names:
 
 
 def build_networks(
-    networks: Mapping[str, tuple[str, ...]], pod_networks: Iterable[str] = ()
+    networks: Mapping[str, tuple[str, ...]],
+    pod_networks: Iterable[str] = (),
+    cluster_unknown: bool = False,
 ) -> Networks:
     """Networks by name win over those that are built in, narrower ones over wider ones.
 
-    Who has an address of ``pod_networks`` the API will tell. ``owners`` are the same with
+    Who has an address of ``pod_networks`` the API will tell. ``cluster_unknown``: until it has
+    told of pods and Services, any private address may be one's. ``owners`` are the same with
     and without them.
     """
     owners: dict[Owner, int] = {INTERNET: 0}
@@ -85,6 +89,9 @@ def build_networks(
             add(text, _external(name, "private"))
     plain = Networks(tuple(owners), RangeTable(prefixes.values()))
     owners.setdefault(SOME_POD, len(owners))
+    owners.setdefault(SOMEBODY, len(owners))
+    for text in PRIVATE_NETWORKS if cluster_unknown else ():
+        add(text, SOMEBODY)
     for text in pod_networks:
         add(text, SOME_POD)
     for name, texts in networks.items():

@@ -61,7 +61,14 @@ class Reflector:
         self._stands_since = 0.0  # the watch; 0.0: there is none
         self._failures = 0  # in a row
         self._refused_with = ""  # the last refusal that was logged
+        self._refused_since = 0.0  # CLOCK_MONOTONIC; 0.0: it is not
         self._not_found = 0  # in a row
+
+    @property
+    def forbidden(self) -> bool:
+        """Whether the server has refused it for longer than one that starts does."""
+        since = self._refused_since
+        return bool(since) and time.monotonic() - since >= self._patience.believed_seconds
 
     def run(self) -> None:
         while not self._stop.is_set():
@@ -116,7 +123,8 @@ class Reflector:
             return max(spread, self._backoff.next("gone", patience.error_seconds))
         if status.code == HTTPStatus.UNAUTHORIZED:
             self._access.renew(self._client.used)
-            wait = self._lost("access", "it refuses our credentials", patience.error_seconds)
+            self._refused_since = self._refused_since or time.monotonic()
+            wait = self._lost("access", "it refuses our credentials", patience.refused_seconds)
             return wait if self._failures > 1 else 0.0
         if status.code == HTTPStatus.NOT_FOUND and self.resource.optional:
             return self._missing()
@@ -138,7 +146,8 @@ class Reflector:
         self._failures += 1
         self._not_found = 0
         self._outage.found(self.resource.name)
-        if self._failures > 1 and self._refused_with != status.message:
+        self._refused_since = self._refused_since or time.monotonic()
+        if self.forbidden and self._refused_with != status.message:
             self._refused_with = status.message
             _log.error("the Kubernetes API refuses %s: %s", self.resource.name, self._mend(status))
         return self._backoff.next("refused", self._patience.refused_seconds)
@@ -178,6 +187,7 @@ class Reflector:
 
     def _heard(self) -> None:
         self.contact_ns = time.monotonic_ns()
+        self._refused_since = 0.0
         if self._failures:
             self._failures = 0
             self._outage.found(self.resource.name)

@@ -17,7 +17,8 @@ class Patience:
     first_seconds: float = 0.5  # the bound of the first wait, doubled with every further one
     away_seconds: float = 2.0  # the last bound while there is no server: seen soon when it is back
     error_seconds: float = 30.0  # while it answers with errors: it has enough to do
-    refused_seconds: float = 120.0  # while a right is missing: somebody has to give it
+    refused_seconds: float = 8.0  # while a right is missing: it is seen soon that it was given
+    believed_seconds: float = 10.0  # a server that starts refuses what it will grant
     # Between two looks for a CRD that is not there: the first bound, and the last.
     absent_seconds: tuple[float, float] = (60.0, 600.0)
     retry_after_seconds: float = 120.0  # the most that a Retry-After is believed

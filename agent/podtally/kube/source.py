@@ -13,6 +13,7 @@ from podtally.worker import Worker
 
 _log = logging.getLogger(__name__)
 
+FORBIDDEN, NEVER_SYNCED = "forbidden", "never synced"
 _STOP_SECONDS = 1.0  # threads that are still in a name look-up then are left behind
 
 
@@ -30,6 +31,7 @@ class KubeSource:
         patience: Patience | None = None,
     ) -> None:
         self._access = access
+        self._made_ns = time.monotonic_ns()
         outage = Outage(access.server.url)
         patience = patience or Patience()
         self._reflectors = {
@@ -59,18 +61,28 @@ class KubeSource:
         return tuple(self._reflectors)
 
     def contact_ns(self, resource: str) -> int:
-        """Return when something was last heard of a resource (CLOCK_MONOTONIC); 0: never.
+        """Return when something was last heard of a resource (CLOCK_MONOTONIC); of one that was
+        never heard of, when it was first wanted.
 
         One that the server has not is seldom asked for: it is as fresh as the server's others.
         """
         reflector = self._reflectors[resource]
         if reflector.absent:
-            return max(each.contact_ns for each in self._reflectors.values())
-        return reflector.contact_ns
+            return max(self._made_ns, *(each.contact_ns for each in self._reflectors.values()))
+        return reflector.contact_ns or self._made_ns
 
     def listed(self, resource: str) -> bool:
         """Return whether it was ever listed to the end, or told to be absent."""
         return self._reflectors[resource].listed
+
+    def unsynced(self, resource: str) -> str:
+        """Return why a resource is not known as it is now: ``forbidden``, or ``never synced``;
+        "" if it is, or if what was known is only old.
+        """
+        reflector = self._reflectors[resource]
+        if reflector.forbidden:
+            return FORBIDDEN
+        return "" if reflector.listed else NEVER_SYNCED
 
     def absent(self, resource: str) -> bool:
         """Return whether the server has no such resource (``Resource.optional``)."""
