@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from podtally.agent import Agent, Desk
 from podtally.config import Config
+from podtally.config.settings import RESTART_ONLY
 from podtally.errors import PodtallyError
 from podtally.kernel import rights
 from podtally.service import Service
@@ -21,7 +22,6 @@ log = logging.getLogger(__name__)
 
 # Where things lie, and how the kernel programs were compiled and attached: compiling takes a
 # right that a running agent has given up, and between two modes packets go uncounted.
-ONLY_BY_RESTART = ("pin_dir", "state_dir", "max_flows", "attach")
 
 
 class Signals:
@@ -121,7 +121,7 @@ class _Running:
 
 
 def _check(before: Config, now: Config) -> None:
-    changed = [name for name in ONLY_BY_RESTART if getattr(before, name) != getattr(now, name)]
+    changed = [name for name in RESTART_ONLY if getattr(before, name) != getattr(now, name)]
     if changed:
         raise PodtallyError(
             f"{', '.join(changed)} cannot change while the agent runs",

@@ -115,17 +115,17 @@ def test_the_port_is_in_use(agent: Agent, node: Node, places: Places) -> None:
     ("text", "expected"),
     [
         ("lisen: 127.0.0.1:9775", "lisen"),
-        ("epoch: fast", "epoch: must be a number, not text"),
+        ("epoch: fast", ":1: epoch: 'fast' is not a duration"),
         ("epoch: -1", "epoch: "),
         ("max_flows: 0", "max_flows: "),
         ("endpoints: [{name: web, netns: a, colour: red}]", "colour"),
         ("endpoints: [{name: web}]", "endpoint 'web' needs one of netns, interface and address"),
         (
             "networks: {office: 203.0.113.1/24}",
-            "networks: office: 203.0.113.1/24 has host bits set",
+            ":1: networks.office: 203.0.113.1/24 has host bits set",
         ),
-        ("listen: [", "podtally.yaml:1"),
-        ("attach: xdp", "$.attach"),
+        ("listen: [", "podtally.yaml:2: not YAML"),
+        ("attach: xdp", ":1: attach: 'xdp' is not understood"),
     ],
 )
 def test_the_configuration_is_wrong(agent: Agent, tmp_path: Path, text: str, expected: str) -> None:
@@ -296,7 +296,7 @@ def test_a_signal_while_it_compiles_ends_it(node: Node, agent: Agent) -> None:
     agent.wait_said("compiling")
     started = time.monotonic()
     code = agent.stop()
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
     assert code == 0
     assert "Traceback" not in agent.said()
 

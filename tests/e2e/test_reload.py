@@ -111,7 +111,7 @@ def test_a_new_configuration_loses_no_count(
 
 
 BAD = {
-    "epoch: soon\n": "epoch: must be a number",
+    "epoch: soon\n": "epoch: 'soon' is not a duration",
     "epochs: 1\n": "epochs",
     "max_flows: 1000\nattach: clsact\n": "max_flows, attach cannot change while the agent runs",
     "events: /dev/null/events.jsonl\n": "/dev/null/events.jsonl",

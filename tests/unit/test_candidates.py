@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from podtally.config import load
+from podtally.config.policy_name import PolicyName, parse_name
 from podtally.errors import PodtallyError
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.ledger import Ledger
 from podtally.ledger.remotes import Present
 from podtally.policy.declared import Declared, PolicySources
-from podtally.policy.policy_names import Name, parse_name
 from podtally.policy.sources import PolicyFiles
 from podtally.policy.trial import fingerprint, not_in_force, with_candidates
 from tests.unit.asked_host import INTO_WEB, Host
@@ -19,7 +19,7 @@ from tests.unit.test_api import ask, serve
 from tests.unit.test_judging import ONLY_MYSQL, declare, epoch, make, out, policies, present
 
 WIDER = ONLY_MYSQL.replace(", except: [203.0.113.10/32]", "")
-ONLY = Name("NetworkPolicy", "shop", "only-mysql")
+ONLY = PolicyName("NetworkPolicy", "shop", "only-mysql")
 
 
 def tried(ledger: Ledger) -> dict[tuple[str, str], int]:
@@ -103,9 +103,9 @@ def test_the_fingerprint_is_of_candidates_and_what_they_replace() -> None:
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        ("NetworkPolicy/shop/web", Name("NetworkPolicy", "shop", "web")),
-        ("ClusterNetworkPolicy/no-smtp", Name("ClusterNetworkPolicy", "", "no-smtp")),
-        ("HostPolicy/ssh", Name("HostPolicy", "", "ssh")),
+        ("NetworkPolicy/shop/web", PolicyName("NetworkPolicy", "shop", "web")),
+        ("ClusterNetworkPolicy/no-smtp", PolicyName("ClusterNetworkPolicy", "", "no-smtp")),
+        ("HostPolicy/ssh", PolicyName("HostPolicy", "", "ssh")),
         ("NetworkPolicy/web", None),
         ("NetworkPolicy//web", None),
         ("ClusterNetworkPolicy/shop/web", None),
@@ -113,7 +113,7 @@ def test_the_fingerprint_is_of_candidates_and_what_they_replace() -> None:
         ("", None),
     ],
 )
-def test_names_of_policies(text: str, name: Name | None) -> None:
+def test_names_of_policies(text: str, name: PolicyName | None) -> None:
     assert parse_name(text) == name
     if name is not None:
         assert str(name) == text

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import get_args
 
 import msgspec
 import pytest
@@ -15,8 +15,8 @@ import podtally
 from podtally import config
 from podtally.cli import main
 from podtally.commands import run
-from podtally.config import Config, Prices, StaticEndpoint
-from podtally.daemon import ONLY_BY_RESTART
+from podtally.config import Config, StaticEndpoint, documentation
+from podtally.config.settings import GROUPS, RESTART_ONLY, SETTINGS
 from tests.unit import metrics_page
 from tests.unit.metrics_page import rows, sections
 
@@ -29,118 +29,45 @@ EXAMPLES = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 OF_EVERY_PROGRAM = {"TERM", "HOME"}
 
 
-class Setting(NamedTuple):
-    """A row, as it is written; texts are without backticks."""
-
-    key: str
-    flag: str
-    default: str
-    kind: str
-    text: str
+def test_the_page_has_the_settings_as_they_are_declared() -> None:
+    """Keys, flags, defaults, types and bounds; scripts/generate-docs writes them."""
+    assert documentation.updated(PAGE) == PAGE
 
 
-def settings(page: str = PAGE) -> dict[str, Setting]:
-    found = [
-        Setting(*(cell.replace("`", "") for cell in cells))
-        for section, body in sections(page)
-        if section != ENDPOINTS
-        for cells in rows(body, "key")
-    ]
-    assert len({each.key for each in found}) == len(found)
-    return {each.key: each for each in found}
+def test_the_page_has_every_setting_once() -> None:
+    said = [cells[0].strip("`") for _, body in sections(PAGE) for cells in rows(body, "key")]
+    of_endpoints = [field.name for field in msgspec.structs.fields(StaticEndpoint)]
+    assert sorted(said) == sorted([*SETTINGS, *of_endpoints])
+    assert {group for group, _ in sections(PAGE)} >= set(GROUPS)
 
 
-def defaults() -> dict[str, str]:
-    given = Config()
-    return {field.name: written(getattr(given, field.name)) for field in dataclasses.fields(Config)}
+def test_the_file_and_the_flags_have_every_setting() -> None:
+    parser = argparse.ArgumentParser()
+    run.add_arguments(parser)
+    flags = {
+        action.dest: action.option_strings
+        for action in parser._actions
+        if action.dest not in NOT_SETTINGS
+    }
+    assert flags == {name: [each.flag] for name, each in SETTINGS.items() if each.flag}
+    assert {field.name for field in dataclasses.fields(Config)} == set(SETTINGS)
 
 
 def written(value: object) -> str:
     """A default, as the page has it."""
-    if value in (None, (), {}, Prices()):
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return ",".join(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def flags() -> dict[str, str]:
-    parser = argparse.ArgumentParser()
-    run.add_arguments(parser)
-    return {
-        action.dest: " ".join(action.option_strings)
-        for action in parser._actions
-        if action.dest not in NOT_SETTINGS
-    }
-
-
-def test_the_page_has_the_settings_and_their_defaults() -> None:
-    assert {each.key: each.default for each in settings().values()} == defaults()
-
-
-def test_the_page_has_the_flags() -> None:
-    assert {each.key: each.flag for each in settings().values() if each.flag} == flags()
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("| `epoch` | `--epoch` | `1` |", "| `epoch` | `--epoch` | `2` |"),
-        ("| `epoch` | `--epoch` |", "| `epochs` | `--epoch` |"),
-        ("`--candidate` |", "`--candidates` |"),
-        ("| `flow_log` | `--flow-log` |", "| `flow_log` | |"),
-    ],
-)
-def test_a_page_that_says_otherwise_is_found(old: str, new: str) -> None:
-    assert PAGE.count(old) == 1
-    said = settings(PAGE.replace(old, new))
-    assert ({each.key: each.default for each in said.values()}, flagged(said)) != (
-        defaults(),
-        flags(),
-    )
-
-
-def flagged(said: dict[str, Setting]) -> dict[str, str]:
-    return {each.key: each.flag for each in said.values() if each.flag}
-
-
-def bounds(kind: msgspec.inspect.Type) -> list[str]:
-    """What a type lets through, in the page's words."""
-    if isinstance(kind, msgspec.inspect.UnionType):
-        return [each for part in kind.types for each in bounds(part)]
-    if isinstance(kind, msgspec.inspect.LiteralType):
-        return [str(each) for each in kind.values]
-    if isinstance(kind, msgspec.inspect.BoolType):
-        return ["true", "false"]
-    if isinstance(kind, msgspec.inspect.IntType | msgspec.inspect.FloatType):
-        limits = (("above", kind.gt), ("at least", kind.ge), ("at most", kind.le))
-        return [f"{word} {limit}" for word, limit in limits if limit is not None]
-    return []
-
-
-def test_the_page_has_the_types_and_bounds() -> None:
-    file = msgspec.inspect.type_info(config._File)
-    assert isinstance(file, msgspec.inspect.StructType)
-    said, found = settings(), 0
-    for field in file.fields:
-        for words in bounds(field.type):
-            found += 1
-            kind = said[field.name].kind
-            assert re.search(rf"(^|, ){words}(,|$)", kind), f"{field.name}: {words}: {kind}"
-    assert found > 20  # the types are still such that they are read above
+    return "none" if value in (None, {}) else str(value)
 
 
 def test_the_page_has_what_a_reload_does_not_take_over() -> None:
     (sentence,) = re.findall(r"Only a\s+restart takes over ([^;]*);", PAGE)
-    assert set(re.findall(r"`(\w+)`", sentence)) == set(ONLY_BY_RESTART)
+    assert set(re.findall(r"`(\w+)`", sentence)) == set(RESTART_ONLY)
 
 
 def test_every_setting_is_explained() -> None:
-    for setting in settings().values():
-        assert setting.kind, setting.key
-        assert setting.text, setting.key
+    for setting in SETTINGS.values():
+        assert setting.kind.words, setting.name
+        assert setting.help, setting.name
+        assert setting.text, setting.name
 
 
 def test_an_endpoint_has_what_the_page_says() -> None:

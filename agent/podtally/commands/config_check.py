@@ -6,7 +6,7 @@ from pathlib import Path
 
 from podtally import config
 from podtally.commands.columns import printable
-from podtally.config import Config
+from podtally.config import Config, settings
 from podtally.export import web
 from podtally.kube.reach import api_access
 from podtally.policy.policy_names import name_of
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=Path,
         metavar="FILE",
-        help=f"default: {config.DEFAULT_FILE} if there",
+        help=f"default: {settings.DEFAULT_FILE} if there",
     )
 
 
@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
     problems = list(_problems(read))
     for problem in problems:
         print(printable(str(problem)))
-    named = args.file or (config.DEFAULT_FILE if config.DEFAULT_FILE.exists() else "defaults")
+    named = args.file or (settings.DEFAULT_FILE if settings.DEFAULT_FILE.exists() else "defaults")
     print(f"{named}: {len(problems)} problem{'' if len(problems) == 1 else 's'} in policies")
     return 1 if problems else 0
 

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from podtally import __version__
-from podtally.commands.arguments import add_names, add_output, add_places
-from podtally.config import from_arguments
+from podtally.commands.arguments import add_output, add_places
+from podtally.config import add_flags, from_arguments
+from podtally.config.settings import NAMES, SETTINGS
 from podtally.doctor.finding import Finding
 from podtally.doctor.probes import examine, is_fatal
 
@@ -30,13 +31,8 @@ _NAME_WIDTH = 19
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     add_places(parser)
-    parser.add_argument("--interfaces", metavar="PATTERN", help="which interfaces it would watch")
-    add_names(parser)
-    policy = parser.add_argument_group("what is declared")
-    for flag, setting in (("--policies", "policies"), ("--candidate", "candidates")):
-        policy.add_argument(
-            flag, action="append", dest=setting, metavar="PATH", help="as for `podtally run`"
-        )
+    names = (name for name, each in SETTINGS.items() if each.group == NAMES and each.flag)
+    add_flags(parser, ("interfaces", *names, "policies", "candidates"))
     add_output(parser)
 
 

@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 import msgspec
 import msgspec.inspect
 
-from podtally.policy.problems import Fault, Path, similar
+from podtally.policy.problems import Fault, Path
 from podtally.policy.scalars import brief
 from podtally.policy.tree import MAX_DEPTH
 from podtally.shapes import explain, unknown_field
+from podtally.yamltree.suggestion import similar
 
 T = TypeVar("T")
 

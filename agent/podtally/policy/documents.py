@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 from podtally.policy import salvage
 from podtally.policy.kinds import is_policy
-from podtally.policy.problems import WARNING, Path, Problem, similar
+from podtally.policy.problems import WARNING, Path, Problem
 from podtally.policy.scalars import brief
 from podtally.policy.tree import Budget, Node, TreeError, json_values, yaml_trees
+from podtally.yamltree.suggestion import similar
 
 MAX_BYTES = 64 << 20  # 10,000 pods as the API prints them
 MAX_PIECES = 50_000

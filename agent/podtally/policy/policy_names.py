@@ -1,38 +1,8 @@
-"""Names of policies, as settings and flags give them."""
+"""The name of a policy, as settings give it."""
 
-from typing import NamedTuple
-
+from podtally.config.policy_name import PolicyName
 from podtally.policy.model import Policy
 
-NAMESPACED = ("NetworkPolicy",)
-CLUSTER_WIDE = (
-    "ClusterNetworkPolicy",
-    "AdminNetworkPolicy",
-    "BaselineAdminNetworkPolicy",
-    "HostPolicy",
-)
 
-
-class Name(NamedTuple):
-    """Of a policy; it goes as KIND/NAMESPACE/NAME, or KIND/NAME where the kind has no namespace."""
-
-    kind: str
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return "/".join(filter(None, self))
-
-
-def parse_name(text: str) -> Name | None:
-    """None: it names no policy."""
-    kind, *rest = text.split("/")
-    if kind in NAMESPACED and len(rest) == 2 and all(rest):
-        return Name(kind, *rest)
-    if kind in CLUSTER_WIDE and len(rest) == 1 and rest[0]:
-        return Name(kind, "", rest[0])
-    return None
-
-
-def name_of(policy: Policy) -> Name:
-    return Name(policy.kind, policy.namespace, policy.name)
+def name_of(policy: Policy) -> PolicyName:
+    return PolicyName(policy.kind, policy.namespace, policy.name)

@@ -1,8 +1,6 @@
 """What is wrong with a document, with file, line and field; and what is wrong with an object."""
 
 import re
-from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import NamedTuple
 
 from podtally.policy.scalars import brief
@@ -51,15 +49,3 @@ def field_of(path: Path) -> str:
         else:
             text += f"[{brief(step)}]"
     return text
-
-
-def similar(given: str, known: Iterable[str]) -> str:
-    """Return the known word that was probably meant; "" if none is like it."""
-    words = list(known)
-    folded = given[:64].casefold()
-    for word in words:
-        if word.casefold() == folded:
-            return word
-    by_folded = {word.casefold(): word for word in words}
-    close = get_close_matches(folded, by_folded, 1, 0.75)
-    return by_folded[close[0]] if close else ""

@@ -23,10 +23,11 @@ from podtally.policy import validation as checks
 from podtally.policy.documents import Document, Lines
 from podtally.policy.ingress import DeclaredIngress
 from podtally.policy.model import Policy
-from podtally.policy.problems import ERROR, WARNING, Fault, Problem, field_of, similar
+from podtally.policy.problems import ERROR, WARNING, Fault, Problem, field_of
 from podtally.policy.scalars import brief
 from podtally.policy.unreadable import lost, unreadable, unreadable_ingress
 from podtally.policy.validation_ingress import ingress as check_ingress
+from podtally.yamltree.suggestion import similar
 
 Meaning = Policy | DeclaredIngress
 

@@ -277,7 +277,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(text: str) -> Any:
-    raise TreeError(0, f"{text} is no number in JSON")
+    raise TreeError(0, f"{text} is no number here; write digits")
 
 
 def _mappings(node: Node, line: int) -> list[Node]:

@@ -3,9 +3,10 @@
 import hashlib
 from typing import Any
 
+from podtally.config.policy_name import PolicyName
 from podtally.policy.declared import Declared
 from podtally.policy.model import Policy
-from podtally.policy.policy_names import Name, name_of
+from podtally.policy.policy_names import name_of
 
 
 def is_tried(declared: Declared) -> bool:
@@ -22,10 +23,10 @@ def with_candidates(declared: Declared) -> list[Policy]:
     return [*kept, *declared.candidates]
 
 
-def not_in_force(declared: Declared) -> list[Name]:
+def not_in_force(declared: Declared) -> list[PolicyName]:
     """What is to be deleted, but is not there."""
     known = {name_of(policy) for policy in declared.policies}
-    return [name for name in map(Name._make, declared.deleted) if name not in known]
+    return [name for name in map(PolicyName._make, declared.deleted) if name not in known]
 
 
 def fingerprint(declared: Declared) -> str:

@@ -7,7 +7,7 @@ should not stand so. HostPolicy is held to the same rules.
 from collections.abc import Callable, Iterator
 
 from podtally.policy.cidr import parse_sloppy
-from podtally.policy.problems import Fault, Path, similar, warning
+from podtally.policy.problems import Fault, Path, warning
 from podtally.policy.scalars import brief
 from podtally.policy.validation_names import (
     dns_label,
@@ -30,6 +30,7 @@ from podtally.policy.wire import (
     NetworkPolicy,
     NetworkPort,
 )
+from podtally.yamltree.suggestion import similar
 
 PROTOCOLS = ("TCP", "UDP", "SCTP")
 POLICY_TYPES = ("Ingress", "Egress")

@@ -1,0 +1,262 @@
+"""Kinds of settings: how a value of the file or of a flag is read.
+
+A value is what YAML makes of the file, or the text of a flag. Each kind takes text as people
+write it (``1m30s``, ``64MiB``, ``a,b``), so a flag and the file take the same.
+"""
+
+import ipaddress
+import math
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from podtally.config.policy_name import PolicyName, parse_name
+
+Steps = tuple[str | int, ...]
+
+STANDARD_OUTPUT = "-"  # in the place of the path of a log
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kKMGT]i?)?B?")
+_FACTORS = {"": 1, "k": 1000, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
+_FACTORS |= {f"{unit}i": 1024**power for power, unit in enumerate(("K", "M", "G", "T"), 1)}
+_NAMES = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list"}
+_NAMES |= {dict: "a mapping", type(None): "nothing"}
+
+
+class SettingError(Exception):
+    """A value that a setting cannot take; ``steps`` lead to the part of it that is wrong."""
+
+    def __init__(self, message: str, fix: str = "", steps: Steps = ()) -> None:
+        super().__init__(message)
+        self.message, self.fix, self.steps = message, fix, steps
+
+
+class Kind(NamedTuple):
+    """``words`` for documentation, ``metavar`` for --help; ``read`` raises SettingError."""
+
+    words: str
+    read: Callable[[Any], Any]
+    metavar: str
+    repeats: bool = False  # the flag may be repeated
+    switch: bool = False  # the flag has no value
+
+
+def refused(value: object, wanted: str) -> SettingError:
+    """Return the problem of a value of another type, or of text that cannot be read."""
+    if isinstance(value, str):
+        return SettingError(f"{value!r} is not {wanted}")
+    return SettingError(f"must be {wanted}, not {_NAMES.get(type(value), 'this')}")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise SettingError(
+            f"must be text, not {_NAMES.get(type(value), 'this')}", "put it in quotes"
+        )
+    if not value:
+        raise SettingError("is empty", "leave it out, or give it a value")
+    return value
+
+
+def _path(value: Any) -> Path:
+    return Path(_text(value))
+
+
+def _address(value: Any) -> str:
+    text = _text(value)
+    host, separator, port = text.rpartition(":")
+    if not separator or not port.isdigit() or not port.isascii() or int(port) > 65535:
+        raise SettingError(f"{text!r} is not ADDR:PORT", "for example 127.0.0.1:9775")
+    del host
+    return text
+
+
+def shown(seconds_: float) -> str:
+    """Return a duration as people write it: ``30s``, ``1h``, ``366d``."""
+    for unit in ("d", "h", "m"):
+        if seconds_ and seconds_ % _SECONDS[unit] == 0:
+            return f"{seconds_ / _SECONDS[unit]:g}{unit}"
+    return f"{seconds_:g}s"
+
+
+def seconds(least: float = 0.0, most: float = 3600.0, *, above: bool = True) -> Kind:
+    """A duration, read as seconds: above ``least``, or at least that."""
+
+    def read(value: Any) -> float:
+        wanted = "a duration like 0.5, 30s or 1m30s"
+        if isinstance(value, str) and _DURATION.fullmatch(value):
+            found = sum(
+                float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(value)
+            )
+        else:
+            found = _number(value, wanted)
+        within = found > least if above else found >= least
+        if not (within and found <= most):
+            raise SettingError(f"{value} is out of range", f"write {limits}")
+        return float(found)
+
+    limits = f"{'above' if above else 'at least'} {shown(least)} and at most {shown(most)}"
+    return Kind(f"duration, {limits}", read, "DURATION")
+
+
+def _number(value: Any, wanted: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise refused(value, wanted)
+    try:
+        number = float(value)
+    except ValueError:
+        raise refused(value, wanted) from None
+    if math.isnan(number):
+        raise refused(str(value), wanted)
+    return number
+
+
+def count(least: int = 1, most: int | None = None, unit: str = "number") -> Kind:
+    def read(value: Any) -> int:
+        if isinstance(value, str) and re.fullmatch(r"-?\d+", value, re.ASCII):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise refused(value, "a whole number")
+        if value < least or (most is not None and value > most):
+            raise SettingError(f"{value} is out of range", f"write {limits}")
+        return value
+
+    limits = f"at least {least}" + ("" if most is None else f" and at most {most}")
+    return Kind(f"{unit}, {limits}", read, "N")
+
+
+def _size(value: Any) -> int:
+    wanted = "a size in bytes like 1000, 64MiB or 1G"
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise refused(value, wanted)
+    matched = _SIZE.fullmatch(str(value))
+    if matched is None:
+        raise refused(str(value), wanted)
+    size = int(float(matched[1]) * _FACTORS[matched[2] or ""])
+    if size < 1:
+        raise SettingError(f"{value} is out of range", "write at least 1 byte")
+    return size
+
+
+def choice(*options: str) -> Kind:
+    def read(value: Any) -> str:
+        # YAML 1.1 reads on and off as truth values
+        plain = {True: "on", False: "off"}.get(value, value) if type(value) is bool else value
+        if plain not in options:
+            raise SettingError(f"{plain!r} is not understood", f"choose from {', '.join(options)}")
+        return str(plain)
+
+    return Kind(", ".join(f"`{each}`" for each in options), read, "|".join(options))
+
+
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise refused(value, "true or false")
+    return value
+
+
+def items(value: Any) -> Iterable[tuple[Steps, str]]:
+    """Yield the texts of one text, with commas between, or of a list, with the steps to each."""
+    if isinstance(value, list):
+        for number, each in enumerate(value):
+            try:
+                yield (number,), _text(each)
+            except SettingError as problem:
+                problem.steps = (number,)
+                raise
+        return
+    for each in _text(value).split(","):
+        yield (), _text(each.strip())
+
+
+def _paths(value: Any) -> tuple[Path, ...]:
+    return tuple(Path(text) for _, text in items(value))
+
+
+def words(*options: str) -> Kind:
+    """A set of words, in the order of ``options``."""
+
+    def read(value: Any) -> tuple[str, ...]:
+        found = [text for _, text in items(value)]
+        for text in found:
+            if text not in options:
+                raise SettingError(
+                    f"{text!r} is not understood", f"choose from {', '.join(options)}"
+                )
+        if not found:
+            raise SettingError("is empty", f"choose from {', '.join(options)}")
+        return tuple(option for option in options if option in found)
+
+    listed = ", ".join(f"`{each}`" for each in options)
+    return Kind(f"{listed}: a list, or with commas between", read, "WORDS")
+
+
+def networks(value: Any) -> dict[str, tuple[str, ...]]:
+    """Names, each with one prefix or several; SettingError."""
+    if not isinstance(value, dict):
+        raise refused(value, "a mapping of names to prefixes")
+    found = {}
+    for name, given in value.items():
+        try:
+            found[name] = tuple(_prefix(text) for _, text in items(given))
+        except SettingError as problem:
+            problem.steps = (name, *problem.steps)
+            raise
+    return found
+
+
+def _prefix(text: str) -> str:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError as error:
+        raise SettingError(str(error), "write it as in 203.0.113.0/24") from None
+    return text
+
+
+def _forwarders(value: Any) -> tuple[str, ...]:
+    found = tuple(text for _, text in items(value))
+    for pattern in found:
+        namespace, _, workload = pattern.partition("/")
+        if not namespace or not workload:
+            raise SettingError(
+                f"{pattern!r} is not NAMESPACE/WORKLOAD",
+                "write it as in kube-system/egress-gateway; * stands for any characters",
+            )
+    return found
+
+
+def _policy_names(value: Any) -> tuple[PolicyName, ...]:
+    names = []
+    for steps, text in items(value):
+        name = parse_name(text)
+        if name is None:
+            raise SettingError(
+                f"{text[:200]!r} names no policy",
+                "write NetworkPolicy/NAMESPACE/NAME, or ClusterNetworkPolicy/NAME",
+                steps,
+            )
+        names.append(name)
+    return tuple(dict.fromkeys(names))
+
+
+TEXT = Kind("text", _text, "TEXT")
+NAME = Kind("text", _text, "NAME")
+GLOBS = Kind("globs, with commas between; `!GLOB` excludes", _text, "PATTERN")
+PATH = Kind("path", _path, "PATH")
+LOG = Kind("path, or `-` for standard output", _path, "PATH")
+SOCKET = Kind("path, `auto` or `off`", _text, "PATH")
+PATHS = Kind("path, or a list of them", _paths, "PATH", repeats=True)
+ADDRESS = Kind("address and port", _address, "ADDR:PORT")
+SIZE = Kind("size, such as `64MiB`", _size, "SIZE")
+SWITCH = Kind("`true`, `false`", _switch, "", switch=True)
+POLICY_NAMES = Kind(
+    "`KIND/NAMESPACE/NAME`, `KIND/NAME` where the kind has no namespace, or a list",
+    _policy_names,
+    "KIND/NAMESPACE/NAME",
+    repeats=True,
+)
+FORWARDERS = Kind("`NAMESPACE/WORKLOAD` with `*`, or a list", _forwarders, "PATTERN")
+NETWORKS = Kind("see [below](#networks)", networks, "")

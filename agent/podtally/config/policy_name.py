@@ -1,0 +1,32 @@
+"""Names of policies, as settings and flags give them."""
+
+from typing import NamedTuple
+
+NAMESPACED = ("NetworkPolicy",)
+CLUSTER_WIDE = (
+    "ClusterNetworkPolicy",
+    "AdminNetworkPolicy",
+    "BaselineAdminNetworkPolicy",
+    "HostPolicy",
+)
+
+
+class PolicyName(NamedTuple):
+    """Of a policy; it goes as KIND/NAMESPACE/NAME, or KIND/NAME where the kind has no namespace."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return "/".join(filter(None, self))
+
+
+def parse_name(text: str) -> PolicyName | None:
+    """None: it names no policy."""
+    kind, *rest = text.split("/")
+    if kind in NAMESPACED and len(rest) == 2 and all(rest):
+        return PolicyName(kind, *rest)
+    if kind in CLUSTER_WIDE and len(rest) == 1 and rest[0]:
+        return PolicyName(kind, "", rest[0])
+    return None

@@ -1,0 +1,78 @@
+"""Settings that have fields of their own: static endpoints and prices."""
+
+import ipaddress
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from podtally.config.kinds import Kind, SettingError
+from podtally.shapes import explain, unknown_field
+from podtally.yamltree.suggestion import did_you_mean
+
+T = TypeVar("T")
+
+Scope = Literal["node", "zone", "cross_zone", "cluster", "private", "internet", "unknown"]
+# Dollars for 10^9 bytes. Above it, the price of a long epoch's bytes may not fit into 64 bits.
+Price = Annotated[float, msgspec.Meta(ge=0, le=10)]
+PRICE_STEP = 0.0001
+
+
+class StaticEndpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One entry of ``endpoints:``, found by exactly one of netns, interface and address."""
+
+    name: str
+    namespace: str = "static"
+    workload: str = ""  # the name, if not given
+    workload_kind: str = ""
+    labels: dict[str, str] = {}
+    netns: str = ""  # a name under /run/netns
+    interface: str = ""  # the interface that is watched
+    address: str = ""
+
+    def __post_init__(self) -> None:
+        if sum(map(bool, (self.netns, self.interface, self.address))) != 1:
+            raise ValueError(f"endpoint {self.name!r} needs one of netns, interface and address")
+        if self.address:  # as addresses are written everywhere else, to be compared with them
+            address = str(ipaddress.ip_address(self.address))
+            msgspec.structs.force_setattr(self, "address", address)
+
+
+class Prices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``prices:``, in dollars for 10^9 bytes, by how far away the peer is."""
+
+    egress: dict[Scope, Price] = {}
+    ingress: dict[Scope, Price] = {}
+
+    def __post_init__(self) -> None:
+        for direction in ("egress", "ingress"):
+            for scope, price in getattr(self, direction).items():
+                steps = price / PRICE_STEP
+                if abs(steps - round(steps)) > 1e-6:
+                    raise ValueError(
+                        f"{direction}: {scope}: {price:g} is finer than {PRICE_STEP:f} dollars"
+                    )
+
+
+def _converted(value: Any, type_: type[T], fields: type[msgspec.Struct]) -> T:
+    try:
+        return msgspec.convert(value, type=type_)
+    except msgspec.ValidationError as error:
+        unknown = unknown_field(error)
+        if unknown is None:
+            steps, message = explain(error)
+            raise SettingError(message, "see docs/configuration.md", steps) from None
+        steps, name = unknown
+        hint = did_you_mean(name, fields.__struct_fields__)
+        raise SettingError(f"unknown field {name!r}", hint, steps) from None
+
+
+def _endpoints(value: Any) -> tuple[StaticEndpoint, ...]:
+    return tuple(_converted(value, list[StaticEndpoint], StaticEndpoint))
+
+
+def _prices(value: Any) -> Prices:
+    return _converted(value, Prices, Prices)
+
+
+ENDPOINTS = Kind("see [below](#endpoints)", _endpoints, "")
+PRICES = Kind("see [below](#prices)", _prices, "")

@@ -1,0 +1,1 @@
+"""Strict YAML and JSON for people: values with their lines, and errors that say how to fix them."""
