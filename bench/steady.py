@@ -21,7 +21,8 @@ from tests.e2e.pods import node
 COLUMNS = ("figure", "measured", "asked", "ok")
 PIN_DIR = Path("/sys/fs/bpf/ptl-steady")
 PODS_A_SECOND = 1.0
-SETTLE_SECONDS = 300.0  # series of pods that are gone stay so long; then it is a steady state
+GRACE_SECONDS = 300.0  # series of pods that are gone stay so long; less in a short run
+GRACES = 6  # in a run that is shorter than so many of them
 SAMPLE_SECONDS = 2.0
 GROWTH_MIB_AN_HOUR = 5.0
 MISFITS_SHOWN = 5
@@ -70,12 +71,16 @@ class Sampler:
 
 def main(arguments: argparse.Namespace) -> int:
     report, seconds = Report(COLUMNS, []), arguments.seconds
-    settle = min(SETTLE_SECONDS, seconds / 2)
+    grace = min(GRACE_SECONDS, seconds / GRACES)
+    settle = min(GRACE_SECONDS, 2 * grace)
     attach = "auto" if arguments.attach == "both" else arguments.attach
     with node() as made, tempfile.TemporaryDirectory(prefix="podtally-steady-") as scratch:
         agent = Agent(
             Places(PIN_DIR, Path(scratch) / "state", free_port()),
-            ("--attach", attach, "--flow-log", str(Path(scratch) / "flows")),
+            (
+                *("--attach", attach, "--series-grace", str(grace)),
+                *("--flow-log", str(Path(scratch) / "flows")),
+            ),
             log=Path(scratch) / "agent.log",
         )
         coming = churn(made)

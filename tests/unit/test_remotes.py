@@ -14,7 +14,7 @@ from podtally.identity.services import Backend, Services
 from podtally.identity.table import Names
 from podtally.ledger.ended import Ended
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.remotes import Present
+from podtally.ledger.remotes import MOST_TRACKED, Present, Remotes, flows_of
 from podtally.links.conntrack import Translations, Tuples
 from tests.unit.rows import (
     FLAGS,
@@ -26,6 +26,7 @@ from tests.unit.rows import (
     UDP,
     Flow,
     book,
+    columns,
     from_here,
     make_ledger,
     to_here,
@@ -257,3 +258,39 @@ def test_programs_that_look_for_no_sockets_say_nothing_of_them() -> None:
     before.settle(Present(names(), SECOND), ())
     assert {labels.pod for labels in before.view().pods.labels} == {"host"}
     assert NOBODY.final
+
+
+class CountedAnswer:
+    """A tracker that counts what it is asked, by interface's address."""
+
+    def __init__(self) -> None:
+        self.asked: dict[int, int] = {}
+
+    def translate(self, tuples: Tuples) -> Translations:
+        for local in tuples.local[:, 1].tolist():
+            self.asked[local] = self.asked.get(local, 0) + 1
+        return Answer().translate(tuples)
+
+
+def test_a_flood_asks_the_tracker_no_more_than_its_share() -> None:
+    tracker = CountedAnswer()
+    present = Present(names(), SECOND, services("10.99.1.1"), tracker.translate)
+    flood = [ASKED._replace(local_port=port) for port in range(1, 3 * MOST_TRACKED)]
+    other = [ASKED._replace(ifindex=9, local="10.99.0.9", local_port=port) for port in range(99)]
+    ledger = watched(7, 9)
+    book(ledger, present, [*flood, *other])
+    assert sorted(tracker.asked.values()) == [99, MOST_TRACKED]
+
+
+def test_a_scan_of_a_services_ports_is_one_question() -> None:
+    """None of them is one of the Service's; each would look up its backends by itself."""
+    remotes = Remotes()
+    present = Present(names(), SECOND, services("10.99.1.1"))
+    for first in range(1, 60_001, 10_000):
+        scan = [ASKED._replace(remote_port=port) for port in range(first, first + 10_000)]
+        found = remotes.find(flows_of(columns(scan)), present)
+        kinds = {found.kinds[kind] for kind in found.kind.tolist()}
+        assert {kind.peer.workload for kind in kinds} == {"dns"}
+    assert len(remotes._services.asked) == 2  # port 53 among them
+    resolved = remotes.find(flows_of(columns([ASKED])), present)
+    assert resolved.port.tolist() == [5353]

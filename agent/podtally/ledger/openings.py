@@ -22,7 +22,7 @@ from podtally.ledger.connections import (
 )
 from podtally.ledger.initiator import opened
 from podtally.ledger.interfaces import Interfaces
-from podtally.ledger.remotes import Flows, Present, tuples_of, turned
+from podtally.ledger.remotes import Flows, Present, tracked, turned
 
 _UDP, _SCTP = 17, 132
 _FIRST_EPHEMERAL = 32768  # net.ipv4.ip_local_port_range
@@ -151,7 +151,6 @@ def _mixed(key: NDArray[np.void]) -> NDArray[np.uint64]:
 
 def _tracked(key: NDArray[np.void], present: Present) -> NDArray[np.uint8]:
     """Return the side whose packet the connection tracker saw first; BEGAN_UNKNOWN: neither."""
-    here = present.translate(tuples_of(key)).found
-    there = present.translate(tuples_of(turned(key))).found
+    here, there = tracked(key, present).found, tracked(turned(key), present).found
     sides = [here & ~there, there & ~here]
     return np.select(sides, [BEGAN_HERE, BEGAN_THERE], BEGAN_UNKNOWN).astype(np.uint8)

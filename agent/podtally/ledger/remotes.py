@@ -14,6 +14,7 @@ from podtally.identity.table import Names
 from podtally.ledger.account import NO_PORT, Backend
 from podtally.ledger.connections import BEGAN_THERE, Columns
 from podtally.ledger.grouping import distinct
+from podtally.ledger.shares import rank
 from podtally.links.conntrack import Translations, Tuples
 from podtally.policy.declared import Declared
 from podtally.policy.exposure import Exposure
@@ -24,6 +25,8 @@ _SERVED = np.zeros(256, np.bool_)  # by protocol: what a Service's port can be o
 _SERVED[[6, 17, 132]] = True  # TCP, UDP, SCTP
 _BARE_SEGMENT = 120  # bytes: Ethernet, IPv6, TCP and its options
 _WORD = (1 << 64) - 1
+_MOST_REMEMBERED = 1 << 16  # ports of Services and nodes
+MOST_TRACKED = 2048  # connections of one interface, of a batch, that the tracker is asked about
 _OWNER_BITS = 24
 _OWNERS = (1 << _OWNER_BITS) - 1
 
@@ -119,6 +122,7 @@ class _Services:
     def __init__(self, of: tuple[Names, Services] | None) -> None:
         self.of = of
         self.asked: list[tuple[Owner, int, int]] = []  # owner, protocol, the port that was asked
+        self.places: dict[tuple[Owner, int, int], int] = {}  # of each in ``asked``
         self.numbers: dict[int, int] = {}  # in ``asked``, by owner, port and protocol; or NO_OWNER
         self.answers: dict[int, Answer] = {}
 
@@ -204,7 +208,8 @@ class Remotes:
         """Numbers of the Services asked, by their address, or a node's and its node port;
         NO_OWNER where it is none. (n,)
         """
-        if self._services.of != (present.names, present.services):
+        full = len(self._services.numbers) > _MOST_REMEMBERED
+        if full or self._services.of != (present.names, present.services):
             self._services = _Services((present.names, present.services))
         port_protocol = key["remote_port"].astype(np.int64) << 8 | key["protocol"]
         different, place = distinct(owner << 24 | port_protocol)
@@ -219,14 +224,19 @@ class Remotes:
             protocol, port = packed & 0xFF, packed >> 8 & 0xFFFF
             if who is not None and who.kind != "service":
                 who = present.services.nodeport(protocol, port)
-            number = known.numbers[packed] = NO_OWNER if who is None else len(known.asked)
+            number = NO_OWNER
             if who is not None:
-                known.asked.append((who, protocol, port))
+                if not present.services.backends((who.namespace, who.name), (protocol, port)):
+                    protocol = port = 0  # all that nobody answers is one: ports may be scanned
+                number = known.places.setdefault((who, protocol, port), len(known.asked))
+                if number == len(known.asked):
+                    known.asked.append((who, protocol, port))
+            known.numbers[packed] = number
         return number
 
     def _behind(self, service: NDArray[np.int64], flows: Flows, present: Present) -> Found:
         """Who answers, as the connection tracker tells, else as far as all backends agree."""
-        names, translated = present.names, present.translate(tuples_of(flows.key))
+        names, translated = present.names, tracked(flows.key, present)
         changed = translated.found & (translated.address != flows.key["remote_address"]).any(axis=1)
         backend = np.where(changed, _owners(names, translated.address, flows.at_ns), NO_OWNER)
         port = np.where(changed, translated.port.astype(np.int64), NO_PORT)
@@ -268,6 +278,19 @@ class Remotes:
         kind = self._place(_served(service, agreed.owner, agreed.port))
         owner = owners.get(agreed.address, NO_OWNER)
         return Answer(kind, True, owner, agreed.address, agreed.port)
+
+
+def tracked(key: NDArray[np.void], present: Present) -> Translations:
+    """What the connection tracker says of connections (n,). An interface that has a flood of new
+    ones has no more than its share of questions; the rest is as not found.
+    """
+    rows = np.flatnonzero(rank(key["ifindex"].astype(np.int64)) < MOST_TRACKED)
+    if len(rows) == len(key):
+        return present.translate(tuples_of(key))
+    some, found = present.translate(tuples_of(key[rows])), no_translations(tuples_of(key))
+    for whole, part in zip(found, some, strict=True):
+        whole[rows] = part
+    return found
 
 
 def tuples_of(key: NDArray[np.void]) -> Tuples:
