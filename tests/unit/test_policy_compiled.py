@@ -328,3 +328,11 @@ def test_a_nameless_pod_is_itself_only_as_the_same_party() -> None:
     nameless: list[Party] = [WEB._replace(name=""), WEB._replace(name="", ips=(ip("10.99.0.7"),))]
     judge = Judge([CLOSED], nameless)
     assert verdicts(judge, TO_DB, TO_DB._replace(peer=1)) == ["denied", "allowed"]
+
+
+def test_rules_of_long_lists_are_looked_up_and_judged_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(compiled_pairs, "_LONG", 2)
+    outcome = differential.run(12_000, first_seed=10_000)
+    assert not outcome.differences

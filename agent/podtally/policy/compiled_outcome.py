@@ -46,6 +46,9 @@ def mask_of(verdicts: Iterable[str]) -> np.uint8:
 
 def joined(parts: Sequence[Doubts]) -> Doubts:
     """In the order of their rows; of one row in that of the parts."""
+    parts = [part for part in parts if len(part.row)]
+    if not parts:
+        return _NONE
     row, mask, side = (np.concatenate(columns) for columns in zip(_NONE, *parts, strict=True))
     order = np.argsort(row, kind="stable")
     return Doubts(row[order], mask[order], side[order])
@@ -61,6 +64,8 @@ def answers(stages: Sequence[Stage], last: Numbers, sides: Sides) -> Numbers:
         without[decided] = answer[decided] = stage.decided[decided]
         masks[decided] = _bits(sides, stage.decided[decided])
         row, mask, side = stage.doubts
+        if not len(row):
+            continue
         passes = (mask & PASSES) != 0
         possible = np.where(passes, mask & ~PASSES | behind[row], mask)
         matters = np.flatnonzero(possible != _bits(sides, without[row]))

@@ -77,6 +77,7 @@ class Tiers:
         self._place = {id(policy): place for place, policy in enumerate(self._policies)}
         self._table = RuleTable(policies, is_egress, classes)
         self._plans = Plans(policies, self._table, is_egress, classes)
+        self._tiers = {policy.tier for policy in self._policies}
         levels = [(policy.tier, policy.priority) for policy in self._policies]
         numbers = {level: number for number, level in enumerate(dict.fromkeys(levels))}
         self._level = np.array([numbers[level] for level in levels], np.int64)
@@ -91,6 +92,8 @@ class Tiers:
         rows = np.arange(len(asked.batch.local))
         stages = []
         for tier in (ADMIN_TIER, NETWORK_TIER, BASELINE_TIER):
+            if not len(rows) or tier not in self._tiers:
+                continue
             stage = (
                 self._united(planned, asked, rows)
                 if tier == NETWORK_TIER
