@@ -207,6 +207,36 @@ def test_problems_are_told_once_and_so_is_that_they_are_mended(
         assert len(caplog.records) == 24
 
 
+def test_what_cannot_be_read_is_counted_and_what_is_skipped_is_not(tmp_path: Path) -> None:
+    live = heard_of_all()
+    with running(tmp_path, live=live) as sources:
+        live.apply(changed("networkpolicies", "ADDED", network_policy("shop/a")))
+        before = sources.declared()
+        (tmp_path / "values.yaml").write_text("replicaCount: 1\n")
+        sources.reload()
+        wait_for(lambda: sources.declared() is before and sources.state().errors == 0)
+        (tmp_path / "broken.yaml").write_text("a: [")
+        sources.reload()
+        wait_for(lambda: sources.state().unreadable == 1)
+        (tmp_path / "template.yaml").write_text("kind: NetworkPolicy\nname: {{ .Name }}\n")
+        sources.reload()
+        wait_for(lambda: sources.state().unreadable == 2)
+        assert verdict(sources) == DENIED
+        live.apply(changed("networkpolicies", "MODIFIED", network_policy("shop/a", brandNew=1)))
+        assert sources.state().unreadable == 3  # and its last good version is in force
+        assert verdict(sources) == DENIED
+
+
+def test_a_network_policy_for_endpoints_that_are_no_pods_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    written(tmp_path / "a.json", network_policy("netns/a"), network_policy("shop/a"))
+    with running(tmp_path) as sources:
+        sources.declared()
+        (line,) = [record.message for record in caplog.records]
+        assert "NetworkPolicy netns/a: selects nothing: netns is podtally's word" in line
+
+
 def test_a_broken_file_that_was_good_is_stale_and_in_force(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     written(path, network_policy("shop/a"))
