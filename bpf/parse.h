@@ -23,6 +23,9 @@
 #include <linux/ipv6.h>
 #include <linux/udp.h>
 #include "flow.h"
+
+/* Warnings of what follows are errors, those of kernel headers, which no compiler has built for us, are not. */
+#pragma clang diagnostic error "-Wall"
 #include "link.h"
 
 #define ETHERNET_GROUP 1 /* in the first byte of a MAC address */

@@ -59,7 +59,8 @@ def load(job: Job) -> None:
 
 def _cflags(job: Job) -> list[str]:
     include = str(Path(job.source).resolve().parent)
-    return [f"-I{include}", "-Wall", "-Werror", *(f"-D{k}={v}" for k, v in job.defines.items())]
+    # not -Werror: kernel headers have warnings that depend on the compiler's version; see parse.h
+    return [f"-I{include}", "-Wall", *(f"-D{k}={v}" for k, v in job.defines.items())]
 
 
 def check_layout(module: Any, layout: abi.Layout) -> None:
