@@ -288,8 +288,7 @@ def tracked(key: NDArray[np.void], present: Present) -> Translations:
     if len(rows) == len(key):
         return present.translate(tuples_of(key))
     some, found = present.translate(tuples_of(key[rows])), no_translations(tuples_of(key))
-    for whole, part in zip(found, some, strict=True):
-        whole[rows] = part
+    found.found[rows], found.address[rows], found.port[rows] = some
     return found
 
 
