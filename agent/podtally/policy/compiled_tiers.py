@@ -263,7 +263,7 @@ class Tiers:
             named = plan.isolating or plan.told[:1]
             why = cause
             if not plan.isolating and cause != engine.PROTOCOL and named[0].unreadable:
-                why = engine.UNREADABLE
+                why = engine.cause_of(named[0])
             sides.append(self._sides.number(verdict, why, named))
         return np.array(sides, np.int32)[inverse.ravel()]
 
@@ -278,7 +278,7 @@ class Tiers:
     def _side(self, entry: int, way: int) -> int:
         policy, rule = self._policies[self._table.policy[entry]], self._table.entries[entry]
         if rule is None:
-            return self._sides.number(UNKNOWN, engine.UNREADABLE, (policy,))
+            return self._sides.number(UNKNOWN, engine.cause_of(policy), (policy,))
         if way == DECIDES:
             return self._sides.number(self._says(entry), engine.RULE, (policy,), rule.rule)
         cause = _CAUSE_OF.get(way, engine.DOUBT)

@@ -43,6 +43,7 @@ from podtally.policy.model import (
     POD,
     UNDECLARED,
     UNKNOWN,
+    UNSYNCED,
     Party,
     Policy,
     Question,
@@ -224,6 +225,11 @@ def _in_order(groups: tuple[tuple[Chosen, ...], ...], ask: Asked) -> Stage:
     return Stage(None, doubts)
 
 
+def cause_of(policy: Policy) -> str:
+    """Why nobody knows what a policy without a meaning says."""
+    return UNSYNCED if policy.kind == UNSYNCED else UNREADABLE
+
+
 def _of_one_priority(group: tuple[Chosen, ...], ask: Asked, doubts: list[Doubt]) -> Side | None:
     """What is decided, for all that is certain; what is not is added to ``doubts``."""
     sides = [side for chosen in group if (side := _first_match(*chosen, ask, doubts))]
@@ -240,7 +246,7 @@ def _first_match(policy: Policy, certain: bool, ask: Asked, doubts: list[Doubt])
     """The first in order: rules "at the top ... would take the highest precedence"."""
     if policy.unreadable:
         if has_say(policy, ask.direction):
-            doubts.append(Doubt(_ANYTHING, Side(UNKNOWN, UNREADABLE, (policy,))))
+            doubts.append(Doubt(_ANYTHING, Side(UNKNOWN, cause_of(policy), (policy,))))
         return None
     for rule in rules_of(policy, ask.direction) or ():
         met = meets(rule, policy, ask)
@@ -268,7 +274,7 @@ def _united(network: tuple[Chosen, ...], ask: Asked, spared: Side | None) -> Sta
     if spared is not None:
         if isolating:
             return Stage(spared)
-        cause = UNREADABLE if first.unreadable else SELECTION
+        cause = cause_of(first) if first.unreadable else SELECTION
         return Stage(None, [Doubt(_ALLOWED, Side(UNKNOWN, cause, (first,)))])
     if ask.local.kind == POD and ask.protocol not in HAVE_PORTS:
         # "For other protocols, such as ARP or ICMP, the behaviour is undefined."
@@ -285,7 +291,7 @@ def _any_rule(told: list[Chosen], isolating: tuple[Policy, ...], ask: Asked) -> 
     may_deny = False  # a policy of which it is not known whether it selects the end
     for policy, certain in told:
         if policy.unreadable:
-            doubts.append(Doubt(_EITHER, Side(UNKNOWN, UNREADABLE, (policy,))))
+            doubts.append(Doubt(_EITHER, Side(UNKNOWN, cause_of(policy), (policy,))))
             continue
         matches = False
         for rule in rules_of(policy, ask.direction) or ():

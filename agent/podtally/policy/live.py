@@ -12,7 +12,7 @@ import msgspec
 
 from podtally.kube.model import Event, Page
 from podtally.policy.ingress import DeclaredIngress
-from podtally.policy.model import ADMIN_TIER, EVERYTHING, PodSubject, Policy
+from podtally.policy.model import ADMIN_TIER, EVERYTHING, UNSYNCED, PodSubject, Policy
 from podtally.policy.problems import Problem
 from podtally.policy.resources import INGRESSES, POLICY_RESOURCE_NAMES, DeclaredObject
 from podtally.policy.unreadable import BEFORE_ALL
@@ -115,7 +115,7 @@ class LivePolicies:
             if name != INGRESSES:
                 why = f"{name} have not been heard from the API yet"
                 yield Policy(
-                    "unreadable",
+                    UNSYNCED,
                     "",
                     name,
                     PodSubject(EVERYTHING, EVERYTHING),

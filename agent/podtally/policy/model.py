@@ -21,6 +21,7 @@ ANY_PROTOCOL = 0
 LAST_PORT = 65535
 
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"  # the API server sets it, KEP-2161
+UNSYNCED = "unsynced"  # the kind of a stand-in for policies that the API has not told of yet
 
 
 class Requirement(NamedTuple):

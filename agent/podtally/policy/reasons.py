@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from podtally.policy import engine
 from podtally.policy.mismatch import Near, doubt, nearest, words_of
-from podtally.policy.model import NOBODY_KNOWS, Policy, Question, Side, Verdict
+from podtally.policy.model import NOBODY_KNOWS, UNSYNCED, Policy, Question, Side, Verdict
 from podtally.policy.rules import EGRESS, INGRESS, Asked, rules_of
 from podtally.policy.words import listed, party_words, policy_words, protocol_words, rule_words
 
@@ -42,8 +42,9 @@ def side_reason(side: Side, ask: Asked, search: Search | None = None) -> str:
     if side.cause == engine.PROTOCOL:
         protocol = protocol_words(ask.protocol)
         return f"what isolation by {policies} means for {protocol} is not defined"
-    if side.cause == engine.UNREADABLE:
-        return f"{policies} cannot be read: {side.policies[0].unreadable}"
+    if side.cause in (engine.UNREADABLE, UNSYNCED):
+        why = side.policies[0].unreadable
+        return why if side.cause == UNSYNCED else f"{policies} cannot be read: {why}"
     local = party_words(ask.local, 0)
     return f"whether {policies} selects {local} in {ask.direction} is not known: its labels are not"
 
