@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 BOLD, YELLOW = "1", "33"
+MAX_WIDTH = 63  # a name of Kubernetes; whatever is longer moves its own row only
 
 
 def print_columns(
@@ -14,7 +15,7 @@ def print_columns(
     ``doubtful`` row the cells stand in yellow, where there are colours.
     """
     table = [[word(text) for text in row] for row in (heads, *rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    widths = [min(max(map(len, column)), MAX_WIDTH) for column in zip(*table, strict=True)]
     paints = [BOLD, *(YELLOW if doubt else "" for doubt in doubtful)]
     coloured = wants_colour(out)
     for row, paint in zip(table, paints, strict=True):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from podtally.policy.model import DENIED, UNDECLARED, UNKNOWN
 
 BOLD, RED, YELLOW, GREEN = "\x1b[1m", "\x1b[31;1m", "\x1b[33m", "\x1b[32m"
+MAX_WIDTH = 100  # two names of Kubernetes may stand in one column
 _RESET = "\x1b[0m"
 _COLOURS = {DENIED: RED, UNDECLARED: YELLOW, UNKNOWN: YELLOW}
 
@@ -28,7 +29,8 @@ class Cell(NamedTuple):
 
 def table(rows: Sequence[Sequence[Cell]], style: Style) -> list[str]:
     widths = [
-        max(len(cell.text) for cell in column) for column in zip_longest(*rows, fillvalue=Cell(""))
+        min(max(len(cell.text) for cell in column), MAX_WIDTH)
+        for column in zip_longest(*rows, fillvalue=Cell(""))
     ]
     return [_line(row, widths, style) for row in rows]
 
@@ -37,8 +39,9 @@ def _line(row: Sequence[Cell], widths: Sequence[int], style: Style) -> str:
     """One line, cut at the last column, but never a figure; colours take no room."""
     room, parts = style.columns, []
     for cell, width in zip(row, widths, strict=False):
-        text = (cell.text.rjust(width) if cell.right else cell.text.ljust(width))[: max(room, 0)]
-        if cell.right and len(text) < len(cell.text.rjust(width)):
+        whole = cell.text if len(cell.text) <= width else f"{cell.text[: width - 3]}..."
+        text = (whole.rjust(width) if cell.right else whole.ljust(width))[: max(room, 0)]
+        if cell.right and len(text) < len(whole.rjust(width)):
             text = ""  # 1,234 would read as 1,23
         parts.append(paint(text, cell.colour, style))
         room -= width + 2
