@@ -23,7 +23,8 @@
  * stays in the block, so that it costs one map look-up and touches one page.
  */
 #define BLOCK_SLOTS 128
-#define PROBES 16 /* at half full, 0.03 % of new flows find no slot in 16 tries */
+#define NEAR_PROBES 8 /* without a loop: where most flows are */
+#define PROBES 64 /* at five eighths full, 1 new flow in 10,000 finds no slot in so many */
 
 /*
  * hot.traffic packs both counts into one word, so that a packet costs one atomic
@@ -103,6 +104,33 @@ struct cold {
 	__u32 cgroup_low;
 	__u64 first_seen_ns; /* CLOCK_MONOTONIC, as coarse as the timer tick */
 	__u64 carries; /* 16 bits each: bytes [FROM], bytes [TO], packets [FROM], packets [TO] */
+};
+
+/*
+ * What one way through an interface may take up of what all share: so nobody's traffic
+ * costs others their rows. From the endpoint, to it, and on an uplink what leaves
+ * without a socket of the host: it only passes.
+ *
+ * The first 3/8 of a half's slots are for whoever comes first: with so much room nobody is
+ * asked. From there on a lane may claim as many as are left of 5/8, the load up to which PROBES
+ * nearly always find a slot. So one lane alone gets to half of all slots, which is
+ * max_flows, and leaves 1/8 to others; each further greedy one halves what is left (a
+ * dynamic threshold, as switches share their buffers). Behind all of them, up to 6/8,
+ * each lane has 1/512 for itself.
+ */
+#define RESERVED_PART 512
+#define LANE_PASSING 2 /* FROM_ENDPOINT and TO_ENDPOINT are lanes, too */
+#define LANES 3
+#define FRAGMENTS 64 /* packets in fragments whose ports a lane remembers */
+
+/*
+ * A value of the map `lanes`, under (ifindex, lane). `claimed` counts the slots beyond 3/8
+ * in the epoch whose lower 32 bits are its upper half. A word of `fragments` (there are
+ * FRAGMENTS) is in the place that a digest says: 24 bits of that, the protocol, both ports.
+ */
+struct lane {
+	__u64 claimed;
+	__u64 fragments[64];
 };
 
 /* A value of the per-CPU map `books`: cumulative, under (ifindex, direction). */

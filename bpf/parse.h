@@ -36,7 +36,7 @@
 #define IP_FRAGMENT 0x3fff /* more fragments, or an offset: RFC 791 3.1 */
 #define IP_LATER_FRAGMENT 0x1fff
 #define IP6_LATER_FRAGMENT 0xfff8 /* RFC 8200 4.5 */
-#define IP6_MORE_FRAGMENTS 1
+#define IP6_FRAGMENT 0xfff9 /* more fragments, or an offset */
 #define MAX_VLAN_TAGS 2
 #define MAX_EXTENSION_HEADERS 8 /* RFC 8200 4.1 has six kinds; what is behind a ninth is not read */
 #define EXTENSION_SIZE 8 /* at least */
@@ -64,8 +64,12 @@ struct packet {
 /* What lies behind the IP headers of a packet that parse_any() took, as far as it says. */
 struct rest {
 	u32 offset;
-	u32 size; /* 0: a fragment */
+	u32 size;
+	u32 identification; /* as in the packet; of a fragment */
+	u16 place; /* of a fragment: NO_, FIRST_, SECOND_ or LATER_FRAGMENT */
 };
+
+enum { NO_FRAGMENT, FIRST_FRAGMENT, SECOND_FRAGMENT, LATER_FRAGMENT }; /* the second: 8 bytes on */
 
 struct vlan_tag {
 	__be16 tci;
@@ -201,6 +205,14 @@ static __always_inline bool ends_with_packet(struct __sk_buff *skb, u32 offset, 
 	return SKB_FIELD(skb, len) <= offset + (size > padded ? size : padded);
 }
 
+/* `units`: of eight bytes. */
+static __always_inline u16 place_of_fragment(u16 units)
+{
+	if (!units)
+		return FIRST_FRAGMENT;
+	return units == 1 ? SECOND_FRAGMENT : LATER_FRAGMENT;
+}
+
 /*
  * `routers`: whether what routers and DHCP servers send may come this way; from a pod
  * it is no housekeeping.
@@ -227,12 +239,18 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, u32 offset, struct 
 	if (ntohl(ip.daddr) >> 28 >= MULTICAST)
 		packet->facts |= SEEN_GROUP;
 	offset += ip.ihl * 4;
-	if (ip.frag_off & htons(IP_LATER_FRAGMENT)) { /* only the first carries the ports */
+	rest->offset = offset;
+	rest->size = end - offset;
+	if (ip.frag_off & htons(IP_FRAGMENT)) {
+		rest->identification = ip.id;
+		rest->place = place_of_fragment(ntohs(ip.frag_off) & IP_LATER_FRAGMENT);
+	}
+	if (rest->place > FIRST_FRAGMENT) { /* only the first carries the ports */
 		if (has_ports(ip.protocol))
 			packet->facts |= SEEN_UNPARSED;
 		return 0;
 	}
-	if (packet->facts & SEEN_GROUP && !(ip.frag_off & htons(IP_FRAGMENT)) &&
+	if (packet->facts & SEEN_GROUP && rest->place == NO_FRAGMENT &&
 	    ends_with_packet(skb, end - size, size)) {
 		if (ip.protocol == IPPROTO_IGMP && is_igmp(skb, &ip, offset, end - offset))
 			return -1;
@@ -240,8 +258,6 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, u32 offset, struct 
 		    is_dhcp(skb, &ip, offset, end - offset, routers))
 			return -1;
 	}
-	rest->offset = offset;
-	rest->size = ip.frag_off & htons(IP_FRAGMENT) ? 0 : end - offset;
 	parse_ports(skb, offset, end, packet);
 	return 0;
 }
@@ -257,7 +273,6 @@ static __always_inline bool is_extension(u8 protocol)
 static __always_inline int parse_ipv6(struct __sk_buff *skb, u32 offset, struct packet *packet,
 				      struct rest *rest, const __be16 *mac, const bool routers)
 {
-	bool fragment = false;
 	struct ipv6hdr ip;
 	u32 size, end;
 
@@ -292,12 +307,20 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, u32 offset, struct 
 			break; /* that header is the protocol, then */
 		packet->protocol = extension.next;
 		if (kind == IPPROTO_FRAGMENT) {
-			if (extension.fragment & htons(IP6_LATER_FRAGMENT)) {
+			if (extension.fragment & htons(IP6_FRAGMENT)) {
+				if (bpf_skb_load_bytes(skb, offset + 4, &rest->identification, 4)) {
+					packet->protocol = kind;
+					break;
+				}
+				rest->place = place_of_fragment(ntohs(extension.fragment) >> 3);
+			}
+			if (rest->place > FIRST_FRAGMENT) {
+				rest->offset = offset + EXTENSION_SIZE;
+				rest->size = end - rest->offset;
 				if (has_ports(packet->protocol) || is_extension(packet->protocol))
 					packet->facts |= SEEN_UNPARSED;
 				return 0;
 			}
-			fragment = extension.fragment & htons(IP6_MORE_FRAGMENTS);
 			offset += 8; /* fixed size, RFC 8200 4.5 */
 		} else if (kind == IPPROTO_AH) {
 			offset += (extension.length + 2) * 4; /* RFC 4302 2.2 */
@@ -308,7 +331,7 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, u32 offset, struct 
 	if (is_extension(packet->protocol))
 		packet->facts |= SEEN_UNPARSED;
 	rest->offset = offset;
-	rest->size = fragment || offset > end ? 0 : end - offset;
+	rest->size = offset > end ? 0 : end - offset;
 	parse_ports(skb, offset, end, packet);
 	return 0;
 }

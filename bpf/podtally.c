@@ -36,6 +36,8 @@ BPF_F_TABLE("array", u32, struct cold, cold, 2 * SLOTS, MMAPABLE);
 BPF_F_TABLE("array", u32, u64, used, 2 * SLOTS, MMAPABLE);
 BPF_F_TABLE("percpu_hash", struct book_key, struct book, books, BOOKS, NO_PREALLOC);
 
+BPF_F_TABLE("hash", struct book_key, struct lane, lanes, BOOKS / 2 * LANES, NO_PREALLOC);
+
 /* Updating `fence` from user space returns after an RCU grace period
  * (maybe_wait_bpf_programs() in kernel/bpf/syscall.c): no program that read the
  * old epoch is still running then. */
@@ -140,7 +142,7 @@ static __always_inline u64 fingerprint_of_error(struct __sk_buff *skb, struct pa
 	u32 shift = direction;
 	u64 fingerprint;
 
-	if (packet->protocol != (packet->ipv4 ? IPPROTO_ICMP : IPPROTO_ICMPV6) || !rest->size ||
+	if (packet->protocol != (packet->ipv4 ? IPPROTO_ICMP : IPPROTO_ICMPV6) || rest->place ||
 	    !parse_quote(skb, packet, rest, &quoted, uplink || direction == TO_ENDPOINT))
 		return 0;
 	turn(&flow, &quoted, direction == FROM_ENDPOINT ? TO_ENDPOINT : FROM_ENDPOINT);
@@ -148,6 +150,92 @@ static __always_inline u64 fingerprint_of_error(struct __sk_buff *skb, struct pa
 		shift += 2;
 	fingerprint = fingerprint_of(&flow, packet->ipv4) ^ (u64)ERROR_FINGERPRINT << shift;
 	return fingerprint ? fingerprint : 1;
+}
+
+/* Of a stranger's interface: the lane of no interface. */
+static __always_inline struct lane *lane_of(u32 ifindex, u32 number)
+{
+	struct book_key key = { .ifindex = ifindex, .direction = number };
+	struct lane *lane = lanes.lookup(&key);
+
+	if (!lane) {
+		key.ifindex = 0;
+		lane = lanes.lookup(&key);
+	}
+	return lane;
+}
+
+/*
+ * Later fragments belong to the first one's flow: it leaves its ports in its lane. Only
+ * fragments come here. Each place is one word, so nothing is half written; whose place is
+ * taken by another packet's stays without ports, as do fragments that overtake their first.
+ */
+static __always_inline void join_fragment(struct __sk_buff *skb, struct packet *packet,
+					  const struct rest *rest, u32 ifindex, u32 number)
+{
+	struct flow parts = {
+		.local = packet->source,
+		.remote = packet->destination,
+		.ifindex = ifindex,
+		.local_port = rest->identification,
+		.remote_port = rest->identification >> 16,
+		.protocol = packet->ipv4 ? packet->protocol : IPPROTO_FRAGMENT,
+	};
+	u64 digest = fingerprint_of(&parts, packet->ipv4), kept;
+	struct lane *lane = lane_of(ifindex, number);
+	u64 *place;
+	u8 flags;
+
+	if (!lane)
+		return;
+	place = &lane->fragments[digest & (FRAGMENTS - 1)];
+	if (rest->place == FIRST_FRAGMENT) {
+		kept = packet->source_port | (u64)packet->destination_port << 16;
+		if (packet->facts & SEEN_UNPARSED && !kept) {
+			*place = 0;
+			return;
+		}
+		*place = digest >> 40 << 40 | (u64)packet->protocol << 32 | kept;
+		return;
+	}
+	kept = *(volatile u64 *)place;
+	if (!kept || kept >> 40 != digest >> 40)
+		return;
+	packet->facts &= ~SEEN_UNPARSED;
+	/* a segment cut behind its ports has its flags here: RFC 1858's tiny fragments */
+	if (rest->place == SECOND_FRAGMENT && packet->protocol == IPPROTO_TCP &&
+	    rest->size > TCP_FLAGS_OFFSET - 8 &&
+	    !bpf_skb_load_bytes(skb, rest->offset + TCP_FLAGS_OFFSET - 8, &flags, sizeof(flags)))
+		packet->tcp_flags = flags;
+	packet->protocol = kept >> 32;
+	packet->source_port = kept;
+	packet->destination_port = kept >> 16;
+}
+
+/* Whether a lane may claim one more slot: see flow.h. It is a bound, no account. */
+static __always_inline bool may_claim(struct control *ctl, u64 epoch, u32 ifindex, u32 number)
+{
+	u64 taken = *(volatile u64 *)&ctl->used[epoch & 1], claimed, left;
+	struct lane *lane;
+
+	if (taken < SLOTS / 8 * 3)
+		return true;
+	lane = lane_of(ifindex, number);
+	if (!lane)
+		return true;
+	left = taken < SLOTS / 8 * 5 ? SLOTS / 8 * 5 - taken : 0;
+	claimed = *(volatile u64 *)&lane->claimed;
+	if (taken < SLOTS / 8 * 6 && left < SLOTS / RESERVED_PART)
+		left = SLOTS / RESERVED_PART;
+	if (claimed >> 32 != (u32)epoch) {
+		if (left)
+			lane->claimed = epoch << 32 | 1;
+		return left;
+	}
+	if ((u32)claimed >= left)
+		return false;
+	__sync_fetch_and_add(&lane->claimed, 1);
+	return true;
 }
 
 /* The socket that a TCP or UDP packet is for, connected or listening; to be released. */
@@ -296,28 +384,50 @@ static __always_inline void note_sender(struct __sk_buff *skb, u32 index)
 	}
 }
 
+/* Adds a packet to its slot, and what it tells that is new. */
+static __always_inline u64 add(struct hot *slot, u32 index, u64 traffic, u64 flags, u32 direction)
+{
+	u64 before = __sync_fetch_and_add(&slot->traffic[direction], traffic);
+	u64 news = flags & ~(slot->seen >> direction * SEEN_SHIFT);
+
+	if (news)
+		note_flags(slot, flags, direction);
+	if ((before + traffic) & (1ULL << BYTE_CARRY_BIT | 1ULL << PACKET_CARRY_BIT))
+		carry(slot, index, direction);
+	return news;
+}
+
 static __always_inline int count(struct __sk_buff *skb, const u32 direction, const bool uplink)
 {
 	struct packet packet;
 	struct rest rest = {};
 	struct flow flow;
 	u64 packets = SKB_FIELD(skb, gso_segs), bytes = SKB_FIELD(skb, len);
-	u64 fingerprint, traffic, flags, error = 0;
-	u32 zero = 0, ifindex = SKB_FIELD(skb, ifindex), half, block_index, start;
+	u64 epoch, fingerprint, traffic, flags, news, error = 0;
+	u32 zero = 0, ifindex = SKB_FIELD(skb, ifindex), half, block_index, start, place = 0;
+	u32 number = direction; /* of the lane */
+	bool allowed, claimed = false;
 	struct control *ctl;
 	struct block *block;
+	struct hot *slot = NULL;
 
 	if (!packets)
 		packets = 1;
 	if (SKB_FIELD(skb, vlan_present))
 		note_tag(ifindex, direction);
+	if (uplink && direction == FROM_ENDPOINT && !skb->sk)
+		number = LANE_PASSING;
 	if (parse_plain(skb, &packet)) {
 		packet = (struct packet){}; /* else the common path stores zeroes for this one */
 		if (parse_any(skb, &packet, &rest, uplink || direction == TO_ENDPOINT)) {
 			book(ifindex, direction, ACCOUNT_OTHER, bytes, packets);
 			return TC_ACT_UNSPEC;
 		}
-		error = fingerprint_of_error(skb, &packet, &rest, ifindex, direction, uplink);
+		if (rest.place != NO_FRAGMENT)
+			join_fragment(skb, &packet, &rest, ifindex, number);
+		else
+			error = fingerprint_of_error(skb, &packet, &rest, ifindex, direction,
+						     uplink);
 	}
 	flow.ifindex = ifindex;
 	turn(&flow, &packet, direction);
@@ -329,7 +439,8 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 	ctl = control.lookup(&zero);
 	if (!ctl)
 		return TC_ACT_UNSPEC;
-	half = *(volatile u64 *)&ctl->epoch & 1; /* read once: see the swap in table.py */
+	epoch = *(volatile u64 *)&ctl->epoch; /* read once: see the swap in table.py */
+	half = epoch & 1;
 	block_index = (fingerprint >> 32 & (BLOCKS - 1)) + half * BLOCKS;
 	block = hot.lookup(&block_index);
 	if (!block)
@@ -337,38 +448,51 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 	start = fingerprint;
 	traffic = packets << PACKET_SHIFT | bytes;
 #pragma unroll
-	for (int i = 0; i < PROBES; i++) {
-		u32 place = (start + i) & (BLOCK_SLOTS - 1);
-		struct hot *slot = &block->slots[place];
-		u64 found = *(volatile u64 *)&slot->fingerprint;
-		bool claimed = false;
+	for (int i = 0; i < NEAR_PROBES; i++) {
+		u64 found;
 
-		if (!found) {
-			found = __sync_val_compare_and_swap(&slot->fingerprint, 0, fingerprint);
-			claimed = !found;
-		}
-		if (claimed || found == fingerprint) {
-			u64 before = __sync_fetch_and_add(&slot->traffic[direction], traffic);
-			u64 news;
-
-			if (uplink && claimed && direction == TO_ENDPOINT &&
-			    is_for_socket(skb, &packet))
-				flags |= SEEN_SOCKET;
-			news = flags & ~(slot->seen >> direction * SEEN_SHIFT);
-			if (news)
-				note_flags(slot, flags, direction);
-			if ((before + traffic) &
-			    (1ULL << BYTE_CARRY_BIT | 1ULL << PACKET_CARRY_BIT))
-				carry(slot, block_index * BLOCK_SLOTS + place, direction);
-			if (claimed)
-				write_row(&flow, block_index * BLOCK_SLOTS + place, half,
-					  direction);
+		place = (start + i) & (BLOCK_SLOTS - 1);
+		found = *(volatile u64 *)&block->slots[place].fingerprint;
+		if (found == fingerprint) {
+			news = add(&block->slots[place], block_index * BLOCK_SLOTS + place, traffic,
+				   flags, direction);
 			if (uplink && direction == FROM_ENDPOINT && news & SEEN_SOCKET)
 				note_sender(skb, block_index * BLOCK_SLOTS + place);
 			return TC_ACT_UNSPEC;
 		}
+		if (!found)
+			break;
 	}
-	book(ifindex, direction, ACCOUNT_OVERFLOW, bytes, packets);
+	allowed = may_claim(ctl, epoch, ifindex, number);
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < PROBES; i++) { /* from the start: others claim slots, too */
+		u64 found;
+
+		place = (start + i) & (BLOCK_SLOTS - 1);
+		found = *(volatile u64 *)&block->slots[place].fingerprint;
+		if (!found) {
+			if (!allowed)
+				break;
+			found = __sync_val_compare_and_swap(&block->slots[place].fingerprint, 0,
+							    fingerprint);
+			claimed = !found;
+		}
+		if (claimed || found == fingerprint) {
+			slot = &block->slots[place];
+			break;
+		}
+	}
+	if (!slot) {
+		book(ifindex, direction, ACCOUNT_OVERFLOW, bytes, packets);
+		return TC_ACT_UNSPEC;
+	}
+	if (uplink && claimed && direction == TO_ENDPOINT && is_for_socket(skb, &packet))
+		flags |= SEEN_SOCKET;
+	news = add(slot, block_index * BLOCK_SLOTS + place, traffic, flags, direction);
+	if (claimed)
+		write_row(&flow, block_index * BLOCK_SLOTS + place, half, direction);
+	if (uplink && direction == FROM_ENDPOINT && news & SEEN_SOCKET)
+		note_sender(skb, block_index * BLOCK_SLOTS + place);
 	return TC_ACT_UNSPEC;
 }
 

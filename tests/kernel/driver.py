@@ -84,10 +84,14 @@ class Kernel:
             int(books.bytes[rows, account].sum()), int(books.packets[rows, account].sum())
         )
 
-    def reset(self) -> None:
-        """An empty table, and accounts for the loopback only."""
+    def reset_table(self) -> None:
+        """An empty table; lanes and accounts stay."""
         for half in (0, 1):
             self.table.clear(half)
+
+    def reset(self) -> None:
+        """An empty table, and accounts for the loopback only."""
+        self.reset_table()
         for ifindex in (STRANGERS, LOOPBACK):
             self.books.close_accounts(ifindex)
         self.books.open_accounts(LOOPBACK)

@@ -270,7 +270,7 @@ def test_a_full_table(small: Kernel) -> None:
             missed * times * size, missed * times * segments
         )
         assert small.account(direction, OTHER) == NOTHING
-    assert len(entries) == small.table.slots == 128
+    assert 128 // 2 <= len(entries) <= 128 * 5 // 8
 
 
 def test_an_interface_without_accounts_is_a_stranger(kernel: Kernel) -> None:

@@ -43,6 +43,15 @@ def test_limits_fit_the_words_they_cut_up() -> None:
     assert layout.text == TEXT
 
 
+def test_a_lane_remembers_as_many_fragments_as_the_programs_think() -> None:
+    layout = abi.current()
+    fragments = abi.parse_constants(TEXT)["FRAGMENTS"]
+    assert layout.lane is not None
+    assert layout.lane["fragments"].shape == (fragments,)
+    assert fragments & fragments - 1 == 0
+    assert layout.lanes == 3
+
+
 @pytest.mark.parametrize(
     ("field", "why"),
     [

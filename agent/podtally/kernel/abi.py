@@ -39,6 +39,8 @@ class Layout:
     cold: Struct
     book_key: Struct
     book: Struct
+    lane: Struct | None  # None: layouts without lanes
+    lanes: int  # of each interface
     block_slots: int
     packet_shift: int
     byte_carry_bit: int
@@ -89,6 +91,8 @@ def parse(text: str) -> Layout:
             cold=structs["cold"],
             book_key=structs["book_key"],
             book=structs["book"],
+            lane=structs.get("lane"),
+            lanes=constants.get("LANES", 0),
             block_slots=constants["BLOCK_SLOTS"],
             packet_shift=constants["PACKET_SHIFT"],
             byte_carry_bit=constants["BYTE_CARRY_BIT"],

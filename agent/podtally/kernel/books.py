@@ -1,7 +1,8 @@
-"""The kernel's own accounts: what crossed an interface and is in no flow row.
+"""The kernel's own accounts: what crossed an interface and is in no flow row; and its lanes.
 
 They are cumulative and per CPU. An account is opened before the programs are
-attached, so that a packet never has to make one.
+attached, so that a packet never has to make one; and so are the lanes, which bound
+what one way through an interface may take up (``bpf/flow.h``).
 """
 
 import errno
@@ -41,25 +42,36 @@ class KernelBooks:
         self._fd = generation.map_fd("books")
         self._room = generation.about.options.books
         self._cpus = bpf.possible_cpus()
+        self._lane: abi.Struct | None = layout.lane  # None: programs without lanes
+        self._lane_numbers = range(layout.lanes)
+        self._lanes_fd = -1 if layout.lane is None else generation.map_fd("lanes")
 
     def open_accounts(self, ifindex: int) -> None:
         """Make the accounts of an interface; those that are there keep their counts."""
-        nothing = np.zeros(self._cpus, self._value)
-        for key in self._keys(ifindex):
-            try:
-                bpf.update(self._fd, key, nothing, bpf.NOEXIST)
-            except OSError as error:
-                if error.errno == errno.E2BIG:
-                    raise PodtallyError(
-                        f"more than {self._room // 2} interfaces to watch",
-                        "narrow --interfaces",
-                    ) from None
-                if error.errno != errno.EEXIST:
-                    raise
+        for key in self._keys(ifindex, range(2)):
+            self._open(self._fd, key, np.zeros(self._cpus, self._value))
+        if self._lane is not None:
+            for key in self._keys(ifindex, self._lane_numbers):
+                self._open(self._lanes_fd, key, np.zeros(1, self._lane))
+
+    def _open(self, fd: int, key: NDArray[np.void], nothing: NDArray[np.void]) -> None:
+        try:
+            bpf.update(fd, key, nothing, bpf.NOEXIST)
+        except OSError as error:
+            if error.errno == errno.E2BIG:
+                raise PodtallyError(
+                    f"more than {self._room // 2} interfaces to watch",
+                    "narrow --interfaces",
+                ) from None
+            if error.errno != errno.EEXIST:
+                raise
 
     def close_accounts(self, ifindex: int) -> None:
-        for key in self._keys(ifindex):
+        for key in self._keys(ifindex, range(2)):
             bpf.delete(self._fd, key)
+        if self._lane is not None:
+            for key in self._keys(ifindex, self._lane_numbers):
+                bpf.delete(self._lanes_fd, key)
 
     def read(self) -> Accounts:
         keys, values = bpf.lookup_all(self._fd, self._key, self._value, self._cpus, self._room)
@@ -71,5 +83,5 @@ class KernelBooks:
             values["tagged"].sum(axis=1).astype(np.int64),
         )
 
-    def _keys(self, ifindex: int) -> list[NDArray[np.void]]:
-        return [np.array([(ifindex, direction)], self._key) for direction in (0, 1)]
+    def _keys(self, ifindex: int, numbers: range) -> list[NDArray[np.void]]:
+        return [np.array([(ifindex, number)], self._key) for number in numbers]

@@ -72,13 +72,16 @@ def check_layout(module: Any, layout: abi.Layout) -> None:
         "cold": layout.cold,
         "books": layout.book,
     }
+    if layout.lane is not None:
+        expected["lanes"] = layout.lane
     for name, dtype in expected.items():
         table = module[name.encode()]
         compiled = np.dtype(getattr(table, "sLeaf", table.Leaf))
         if compiled != dtype:
             raise abi.LayoutError(f"map {name}: the compiler has {compiled}, flow.h says {dtype}")
-    if np.dtype(module[b"books"].Key) != layout.book_key:
-        raise abi.LayoutError("map books: its key is not struct book_key of flow.h")
+    for name in ("books", "lanes"):
+        if name in expected and np.dtype(module[name.encode()].Key) != layout.book_key:
+            raise abi.LayoutError(f"map {name}: its key is not struct book_key of flow.h")
 
 
 def die_with_parent() -> None:

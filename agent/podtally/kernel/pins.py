@@ -3,7 +3,7 @@
 ::
 
     PIN_DIR/progs/{from_pod,to_pod,from_host,to_host}   the generation in use
-    PIN_DIR/maps/{control,hot,cold,used,books,fence,fence_inner,about}
+    PIN_DIR/maps/{control,hot,cold,used,books,lanes,fence,fence_inner,about}
     PIN_DIR/next/{progs,maps}                           its successor, while they change places
     PIN_DIR/links/                                      the links room's
 
@@ -24,7 +24,7 @@ from podtally.errors import PodtallyError
 from podtally.kernel import abi, bpf
 
 PROGRAMS = ("from_pod", "to_pod", "from_host", "to_host")
-MAPS = ("control", "hot", "cold", "used", "books", "fence", "fence_inner")
+MAPS = ("control", "hot", "cold", "used", "books", "lanes", "fence", "fence_inner")
 SECRETS = 8
 SOURCES = ("podtally.c", "parse.h", "link.h", "quote.h", "flow.h")
 BPF_FS_MAGIC = "bpf"
