@@ -48,7 +48,7 @@ FOREIGN_SOURCE = "sent from an address that is not this endpoint's"
 _UNKNOWN, _DENIED = VERDICTS.index(UNKNOWN), VERDICTS.index(DENIED)
 _NO_PARTY = {ADDRESS: ADDRESS_PARTY, NOBODY_KNOWS: UNKNOWN_PARTY}
 _WORK = 3000  # units for reasons in an epoch, twice: some 0.1 s each
-_SPARE_PARTIES = 4096  # of the past, before the judges begin anew
+_SPARE_PARTIES = 512  # of the past, before the judges begin anew
 
 # What makes a judgement, as one number: the verdict, the side that tells more of it, who
 # began it, whether it is exposed, whether the verdict of our end is missed; and the same of the
