@@ -98,7 +98,8 @@ def test_a_missing_right_to_it_is_an_error_as_with_others(caplog: pytest.LogCapt
             wait_for(lambda: watching.source.errors(NAME) >= 3)
             assert watching.table.pages(NAME) == []
             assert not watching.source.listed(NAME)
-            assert 'apiGroups: ["policy.networking.k8s.io"]' in caplog.text
+            wait_for(lambda: 'apiGroups: ["policy.networking.k8s.io"]' in caplog.text)
+            assert watching.source.unsynced(NAME) == "forbidden"
 
 
 def test_without_being_optional_a_404_is_an_error() -> None:
