@@ -406,7 +406,7 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 	u64 epoch, fingerprint, traffic, flags, news, error = 0;
 	u32 zero = 0, ifindex = SKB_FIELD(skb, ifindex), half, block_index, start, place = 0;
 	u32 number = direction; /* of the lane */
-	bool allowed, claimed = false;
+	bool allowed, claimed = false, of_socket = false;
 	struct control *ctl;
 	struct block *block;
 	struct hot *slot = NULL;
@@ -415,8 +415,10 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 		packets = 1;
 	if (SKB_FIELD(skb, vlan_present))
 		note_tag(ifindex, direction);
-	if (uplink && direction == FROM_ENDPOINT && !skb->sk)
-		number = LANE_PASSING;
+	if (uplink && direction == FROM_ENDPOINT) {
+		of_socket = skb->sk;
+		number = of_socket ? FROM_ENDPOINT : LANE_PASSING;
+	}
 	if (parse_plain(skb, &packet)) {
 		packet = (struct packet){}; /* else the common path stores zeroes for this one */
 		if (parse_any(skb, &packet, &rest, uplink || direction == TO_ENDPOINT)) {
@@ -433,7 +435,7 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 	turn(&flow, &packet, direction);
 	fingerprint = error ? error : fingerprint_of(&flow, packet.ipv4);
 	flags = packet.tcp_flags | packet.facts;
-	if (uplink && direction == FROM_ENDPOINT && skb->sk)
+	if (of_socket)
 		flags |= SEEN_SOCKET;
 
 	ctl = control.lookup(&zero);
