@@ -199,6 +199,8 @@ def test_each_object_of_a_file_keeps_its_last_good_version(tmp_path: Path) -> No
     path.write_text(listed("a", "b", "d", a="[", d="{x: 1}"))  # a is text, and x is not known
     loaded = files.load()
     assert (in_force(loaded), loaded.stale) == ({"a": "", "b": "", "d": ""}, (str(path),))
+    new = {policy.name: policy for policy in loaded.reading.policies}["b"]
+    assert not new.egress  # what can be read is in force as it is now
 
     path.write_text(listed("b", "e", e="{x: 1}"))  # a and d were taken back, e never was good
     loaded = files.load()
@@ -249,4 +251,8 @@ def test_an_object_of_the_api_that_cannot_be_read_any_more_stays_in_force() -> N
     assert (live.now().policies, live.now().stale, live.now().problems) == (before.policies, 0, ())
     live.apply(changed("networkpolicies", "MODIFIED", newer))
     live.apply(changed("networkpolicies", "DELETED", newer))
+    for reason in ("first", "second"):
+        live.apply(changed("networkpolicies", "ADDED", network_policy("shop/q", **{reason: 1})))
+        assert reason in live.now().policies[0].unreadable
+    live.apply(changed("networkpolicies", "DELETED", network_policy("shop/q")))
     assert (live.now().policies, live.now().stale) == ((), 0)

@@ -82,8 +82,6 @@ class LivePolicies:
         before = objects.get(key)
         if before is not None and item.meaning.unreadable and not before.meaning.unreadable:
             item = msgspec.structs.replace(item, meaning=before.meaning)
-            if before.problems == item.problems:
-                before = item
         if before is not None and (before.meaning, before.problems) == (
             item.meaning,
             item.problems,
