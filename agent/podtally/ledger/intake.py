@@ -10,6 +10,7 @@ from podtally.ledger.accounts import Accounts
 from podtally.ledger.connections import (
     BEGAN_SIDE,
     BEGAN_UNKNOWN,
+    CONTESTED,
     KEY,
     NO_CONNECTION,
     UNNAMED,
@@ -136,29 +137,31 @@ class Intake:
         Returns the places of those whose opening was not counted yet.
         """
         columns = self.connections.columns
-        before = columns.seen[place]
-        account = columns.account[place]
-        news = rows.seen & ~before & self._opening != 0
-        answers = (columns.packets[place, 0] == 0) & (rows.packets[:, 0] > 0)
-        answers &= self.accounts.silent[np.maximum(account, 0)]
+        news = np.flatnonzero(rows.seen & ~columns.seen[place] & self._opening)
+        uncounted, again = place[:0], [place[:0]]
+        if len(news):
+            at = place[news]
+            before, seen = columns.began[at], columns.seen[at] | rows.seen[news]
+            began = opened(seen, columns.key[at], self._flags) | before & CONTESTED
+            # What was known otherwise stays known.
+            began = np.where(began & BEGAN_SIDE == BEGAN_UNKNOWN, began | before, began)
+            uncounted = at[(before & BEGAN_SIDE == 0) & (began & BEGAN_SIDE != 0)]
+            again.append(at[began != before])
+            columns.began[at] = began
         # Without an opening, headers alone are no news, and data are.
         unopened = np.flatnonzero(columns.began[place] == BEGAN_UNKNOWN)
         if len(unopened):
             at = place[unopened]
             bytes_, packets = columns.bytes[at], columns.packets[at]
             after = (bytes_ + rows.bytes[unopened], packets + rows.packets[unopened])
-            answers[unopened] |= ~carries_data(bytes_, packets) & carries_data(*after)
-        some, uncounted = np.flatnonzero(news), place[:0]
-        if len(some):
-            at, seen = place[some], before[some] | rows.seen[some]
-            began = opened(seen, columns.key[at], self._flags)
-            kept = began == BEGAN_UNKNOWN  # what was known otherwise stays known
-            began = np.where(kept, columns.began[at], began)
-            news[some] = began != columns.began[at]
-            uncounted = at[(columns.began[at] & BEGAN_SIDE == 0) & (began & BEGAN_SIDE != 0)]
-            columns.began[at] = began
-        again = place[(news | answers) & (account >= 0) & ~self.accounts.waiting[account]]
-        columns.account[again] = UNNAMED
+            again.append(at[~carries_data(bytes_, packets) & carries_data(*after)])
+        if self.accounts.silent.any():
+            silent = self.accounts.silent[np.maximum(columns.account[place], 0)]
+            answers = (columns.packets[place, 0] == 0) & (rows.packets[:, 0] > 0)
+            again.append(place[silent & answers])
+        some = np.concatenate(again)
+        account = columns.account[some]
+        columns.account[some[(account >= 0) & ~self.accounts.waiting[account]]] = UNNAMED
         to_count: NDArray[np.int64] = uncounted[columns.account[uncounted] == UNNAMED]
         return to_count
 

@@ -94,7 +94,7 @@ class Openings:
         is_here = began == BEGAN_HERE
         asked = np.where(is_here, key["remote_port"], key["local_port"])
         asking = np.where(is_here, key["local_port"], key["remote_port"])
-        has_ports = np.isin(protocol, (_UDP, _SCTP))
+        has_ports = (protocol == _UDP) | (protocol == _SCTP)
         # A first packet from a server's port to a client's looks like an answer.
         answers = has_ports & (asked >= _FIRST_EPHEMERAL) & (asking < _FIRST_EPHEMERAL)
         tracked = np.full(len(key), BEGAN_UNKNOWN, np.uint8)
