@@ -12,6 +12,7 @@ from podtally.answers import Answering
 from podtally.conditions import Condition
 from podtally.config import Config
 from podtally.epoch import Turned, UnwritableError, World
+from podtally.errors import PodtallyError
 from podtally.export.events import EventLog
 from podtally.export.flowlog import FlowLog
 from podtally.export.publisher import Health, Publisher
@@ -26,8 +27,10 @@ from podtally.kube.reach import api_access
 from podtally.ledger.checkpoint import Checkpoint, Extras
 from podtally.ledger.ended import Ended
 from podtally.links.model import Mode
+from podtally.links.wanted import refusals
 from podtally.service import Service
-from podtally.startup import Parts, state_dir
+from podtally.startup import Parts
+from podtally.state import StateDirectory
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +48,9 @@ class Desk:
         self.flow_log: FlowLog | None = None
         self.events: EventLog | None = None
         with ExitStack() as opened:
-            self.checkpoint = Checkpoint(state_dir(config.state_dir))
+            self.state = StateDirectory(config.state_dir)
+            opened.callback(self.state.close)
+            self.checkpoint = Checkpoint(config.state_dir)
             self.server = Server(
                 config.listen_address(), config.web_config_file, config.state_dir / API_SOCKET
             )
@@ -77,9 +82,10 @@ class Agent:
         self._metrics = desk.metrics
         self._turned_at = time.monotonic()
         self._epochs = self._flows = 0
-        self._trouble = ""
+        self._trouble = self._pin_trouble = ""
         self._told = (0, 0, 0, 0, 0, 0)  # what others count, as far as it is in the metrics
         self._gone: dict[int, Last | None] = {}
+        self._refused: set[str] = set()
         self._left_over = set(parts.left_over)
         self._events_interval_ns = int(config.events_interval * 1e9)
         self._unwritten, self._flow_log_trouble = Condition(log), Condition(log)
@@ -106,8 +112,10 @@ class Agent:
                 next_expiry = now_ns + EXPIRE_EVERY_NS
             if now_ns >= next_foreign:
                 self._look_for_foreign_programs()
+                self._log_refusals()
                 next_foreign = now_ns + FOREIGN_EVERY_NS
             if now_ns >= next_status:
+                self._check_pins()
                 self._service.status(self.status())
                 next_status = now_ns + STATUS_EVERY_NS
             self._metrics.epoch_duration.observe(time.monotonic() - started)
@@ -142,7 +150,8 @@ class Agent:
         elif not self._parts.watcher.alive:
             alive = "the thread that follows the links has died"
         alive = alive or self._parts.sources.dead()
-        trouble = self._trouble or self._parts.watcher.trouble or self._parts.sources.trouble()
+        trouble = self._trouble or self._pin_trouble
+        trouble = trouble or self._parts.watcher.trouble or self._parts.sources.trouble()
         return Health(alive, trouble or ("" if self._epochs else "no epoch is booked yet"))
 
     # -- one epoch --------------------------------------------------------------------
@@ -185,11 +194,35 @@ class Agent:
                 error,
             )
             self._trouble = f"the checkpoint cannot be written: {error}"
+            self._make_state_directory_again()
             self._turned_at = time.monotonic()
             return
         self._unwritten.over("the checkpoint is written again")
         self._trouble = ""
         self._after(turned)
+
+    def _make_state_directory_again(self) -> None:
+        """If that is why: the next try then finds it."""
+        try:
+            if self._desk.state.restore():
+                log.warning("the state directory had been removed, and is made again")
+        except PodtallyError as error:
+            self._trouble = str(error)
+
+    def _check_pins(self) -> None:
+        """What is pinned must stay: the next start takes it over, and attachments hang on it."""
+        try:
+            gone = self._parts.keeper.restore()
+        except OSError as error:
+            if not self._pin_trouble:
+                log.error("pins have vanished and cannot be made again: %s", error)
+            self._pin_trouble = f"pins have vanished and cannot be made again: {error}"
+            return
+        self._pin_trouble = ""
+        if gone:
+            names = ", ".join(path.name for path in gone)
+            log.error("somebody has removed pins; they are made again: %s", names)
+        self._parts.watcher.check()
 
     def _after(self, turned: Turned) -> None:
         """What follows a turn that is written down."""
@@ -295,6 +328,16 @@ class Agent:
         for total, count, told in zip(totals, now, self._told, strict=True):
             total.inc(count - told)
         self._told = now
+
+    def _log_refusals(self) -> None:
+        """Once for each interface that is named and cannot be watched."""
+        if self._config.interfaces is None:
+            return
+        found = refusals(self._config.interfaces, self._parts.watcher.links())
+        for refusal in found:
+            if refusal not in self._refused:
+                log.warning("--interfaces: %s", refusal)
+        self._refused.update(found)
 
     def _look_for_foreign_programs(self) -> None:
         self._metrics.foreign.clear()

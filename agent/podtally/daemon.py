@@ -5,12 +5,14 @@ counting meanwhile, and the next epoch books what it counted. One that cannot be
 changes nothing.
 """
 
+import gc
 import logging
 import signal
 import threading
 from collections.abc import Callable
 
 from podtally.agent import Agent, Desk
+from podtally.conditions import Condition
 from podtally.config import Config
 from podtally.config.settings import RESTART_ONLY
 from podtally.errors import PodtallyError
@@ -22,6 +24,9 @@ log = logging.getLogger(__name__)
 
 # Where things lie, and how the kernel programs were compiled and attached: compiling takes a
 # right that a running agent has given up, and between two modes packets go uncounted.
+
+
+RETRY_SECONDS = 1.0
 
 
 class Signals:
@@ -48,7 +53,8 @@ def run(config: Config, read_again: Callable[[], Config]) -> int:
         running = _Running(config, service)
         while running.until(signals):
             service.reloading()
-            running = running.reloaded(read_again)
+            running = running.reloaded(read_again, signals)
+            gc.collect()  # the tables of the one before are mapped until then
     finally:
         service.close()
     log.info("stopped; the kernel programs stay attached and go on counting")
@@ -70,6 +76,9 @@ class _Running:
             except BaseException:
                 self._parts.close()
                 raise
+        except OSError as error:
+            self._desk.close()
+            raise PodtallyError(f"cannot start: {error}") from error
         except BaseException:
             self._desk.close()
             raise
@@ -89,7 +98,7 @@ class _Running:
         signals.woken.clear()
         return True
 
-    def reloaded(self, read_again: Callable[[], Config]) -> "_Running":
+    def reloaded(self, read_again: Callable[[], Config], signals: Signals) -> "_Running":
         """What goes on with the configuration that is there now."""
         try:
             config = read_again()
@@ -106,7 +115,20 @@ class _Running:
         try:
             return _Running(config, self._service)
         except PodtallyError as error:
-            return _Running(self._config, self._service)._kept(error)
+            return self._again(signals)._kept(error)
+
+    def _again(self, signals: Signals) -> "_Running":
+        """Start with the old configuration; what is in its way now may go. The kernel counts."""
+        trouble = Condition(log)
+        while True:
+            try:
+                return _Running(self._config, self._service)
+            except PodtallyError as error:
+                trouble.met("cannot go on with the old configuration, and try again: %s", error)
+                if signals.woken.wait(RETRY_SECONDS) and signals.is_over:
+                    raise
+                signals.woken.clear()
+                self._service.beat()
 
     def _kept(self, error: PodtallyError) -> "_Running":
         log.error("the configuration stays as it was: %s", error)

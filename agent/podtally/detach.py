@@ -1,6 +1,7 @@
 """Ends the counting: programs off, what they counted booked, nothing left pinned."""
 
 import time
+from contextlib import ExitStack
 
 from podtally.config import Config
 from podtally.epoch import NO_COUNTERS, Journal, World
@@ -15,23 +16,29 @@ from podtally.ledger.remotes import Present
 from podtally.links.attach import Attacher
 from podtally.links.model import Attachment
 from podtally.startup import boot_id, make_ledger
+from podtally.state import StateDirectory
 
 
 def detach(config: Config) -> list[Attachment]:
     """Take everything of ours off this host; returns what was attached."""
-    pins = Pins(config.pin_dir)
-    try:
+    with ExitStack() as opened:
+        pins = Pins(config.pin_dir)
+        opened.callback(pins.close)
+        if config.state_dir.is_dir():
+            opened.callback(StateDirectory(config.state_dir).close)
         checkpoint = Checkpoint(config.state_dir)
         before = _position(checkpoint)
         attacher = Attacher(config.pin_dir, {}, state_dir=config.state_dir)
         removed = attacher.detach_all()
         attacher.close()
-        for generation in settled(pins, before.generation if before else None):
-            if generation is not None:
+        found = settled(pins, before.generation if before else None)
+        generations = [each for each in found if each is not None]
+        abouts = [each.about for each in generations]
+        ours = [name for about in abouts for name in (about.generation, about.follows)]
+        for generation in generations:
+            if before is not None and before.generation in ours:
                 _book_the_rest(config, generation, checkpoint)
         pins.remove_all()
-    finally:
-        pins.close()
     return removed
 
 

@@ -6,6 +6,7 @@ Attach first, so that packets are counted; then book what the kernel holds from 
 import logging
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from podtally.identity.directory import Directory
 from podtally.install import install, options_of
 from podtally.kernel import capabilities
 from podtally.kernel.books import STRANGERS, KernelBooks
-from podtally.kernel.pins import Generation, Pins, digest
+from podtally.kernel.pins import Generation, PinKeeper, Pins, digest
 from podtally.kernel.table import Table, open_table
 from podtally.ledger.checkpoint import Checkpoint, CheckpointError, Contents, Extras, Position
 from podtally.ledger.connections import flags_of
@@ -52,30 +53,16 @@ class Parts:
     journal: Journal
     left_over: frozenset[int]  # interfaces with kernel accounts from before this start
     ended: list[Ended]  # connections that ended while nobody was there
+    keeper: PinKeeper
+    opened: ExitStack
 
     def close(self) -> None:
         """Let go of everything but what counts in the kernel."""
-        self.watcher.stop()
-        self.attacher.close()
-        self.watch.close()
-        self.sources.close()
+        self.opened.close()
 
 
 def boot_id(proc: Path = Path("/proc")) -> str:
     return (proc / "sys/kernel/random/boot_id").read_text().strip()
-
-
-def state_dir(path: Path) -> Path:
-    """Make the directory; PodtallyError if that cannot be, or it cannot be written to."""
-    try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o750)
-    except OSError as error:
-        raise PodtallyError(
-            f"cannot make the state directory {path}: {error.strerror}", "check --state-dir"
-        ) from None
-    if not os.access(path, os.W_OK):
-        raise PodtallyError(f"cannot write to the state directory {path}", "check --state-dir")
-    return path
 
 
 def make_ledger(config: Config, generation: Generation) -> Ledger:
@@ -99,64 +86,79 @@ def make_ledger(config: Config, generation: Generation) -> Ledger:
 
 
 def bring_up(config: Config, pins: Pins, checkpoint: Checkpoint, metrics: SelfMetrics) -> Parts:
-    """Take over or compile, attach, and book what was counted up to now."""
+    """Take over or compile, attach, and book what was counted up to now.
+
+    What fails leaves no thread and no open file behind.
+    """
     before, contents = _read(checkpoint)
     installed = install(pins, config, before.generation if before else None)
+    if before is not None and not installed.goes_on_from(before.generation):
+        before = contents = None
+        _put_aside(checkpoint, "it is of other kernel programs than those pinned here")
     generation = installed.current
-    ledger, now_ns = make_ledger(config, generation), time.monotonic_ns()
-    sources = make_sources(config, ledger)
-    directory = sources.directory
-    if contents is not None:
-        contents.restore(ledger, now_ns)
-        directory.restore(contents.extras.residents, contents.extras.known_ns)
-        metrics.restore(contents.extras.own_metrics)
-    metrics.loader_runs.inc(installed.compiled)
-    # What an earlier start had begun is finished first; then it is compiled once more.
-    is_todays = generation.about.digest == digest(options_of(config))
-    if is_todays:
-        _give_up_rights(config)
-    sources.start()
-    books, watch = KernelBooks(generation), Watch(ledger, directory, sources.finder)
-    books.open_accounts(STRANGERS)
-    left_over = frozenset(books.read().ifindex.tolist()) - {STRANGERS}
-    attacher, watcher = _attach(config, generation, books, watch)
-    sources.refresh(time.monotonic_ns())
-    here = _at(generation, 0)
-    table = open_table(generation)
-    journal = Journal(table, books, ledger, checkpoint)
-    past = _Past(ledger, sources, watch, metrics, checkpoint)
-    try:
-        if installed.before is not None:
-            ended = past.drain(installed.before, before, _at(generation, table.epoch))
-            pins.promote()
-        else:
-            turned = journal.recover(before, here, past.look)
-            ended = turned.ended
-            if turned.flows:
-                log.info("booked %d flows that the kernel held from before", turned.flows)
-    except (UnwritableError, OSError) as error:
-        raise PodtallyError(
-            f"cannot write the checkpoint {checkpoint.path}: {error}; "
-            "nothing is lost, the kernel goes on counting",
-            "make room there, or choose another --state-dir",
-        ) from None
-    parts = Parts(
-        here,
-        ledger,
-        directory,
-        sources,
-        watch,
-        attacher,
-        watcher,
-        books,
-        table,
-        journal,
-        left_over,
-        ended,
-    )
-    if is_todays:
-        return parts
-    parts.close()
+    with ExitStack() as opened:
+        ledger, now_ns = make_ledger(config, generation), time.monotonic_ns()
+        sources = make_sources(config, ledger)
+        opened.callback(sources.close)
+        directory = sources.directory
+        if contents is not None:
+            contents.restore(ledger, now_ns)
+            directory.restore(contents.extras.residents, contents.extras.known_ns)
+            metrics.restore(contents.extras.own_metrics)
+        metrics.loader_runs.inc(installed.compiled)
+        # What an earlier start had begun is finished first; then it is compiled once more.
+        is_todays = generation.about.digest == digest(options_of(config))
+        if is_todays:
+            _give_up_rights(config)
+        sources.start()
+        books, watch = KernelBooks(generation), Watch(ledger, directory, sources.finder)
+        opened.callback(books.close)
+        opened.callback(watch.close)
+        books.open_accounts(STRANGERS)
+        left_over = frozenset(books.read().ifindex.tolist()) - {STRANGERS}
+        attacher, watcher = _attach(config, generation, books, watch, opened)
+        sources.refresh(time.monotonic_ns())
+        here = _at(generation, 0)
+        table = open_table(generation)
+        opened.callback(table.close)
+        journal = Journal(table, books, ledger, checkpoint)
+        past = _Past(ledger, sources, watch, metrics, checkpoint)
+        try:
+            if installed.before is not None:
+                watcher.detach_unwanted()  # no program may write to what is drained
+                ended = past.drain(installed.before, before, _at(generation, table.epoch))
+                pins.promote()
+            else:
+                turned = journal.recover(before, here, past.look)
+                ended = turned.ended
+                if turned.flows:
+                    log.info("booked %d flows that the kernel held from before", turned.flows)
+        except (UnwritableError, OSError) as error:
+            raise PodtallyError(
+                f"cannot write the checkpoint {checkpoint.path}: {error}; "
+                "nothing is lost, the kernel goes on counting",
+                "make room there, or choose another --state-dir",
+            ) from None
+        if is_todays:
+            keeper = PinKeeper(Generation(pins.root))
+            opened.callback(keeper.close)
+            watcher.follow()
+            return Parts(
+                here,
+                ledger,
+                directory,
+                sources,
+                watch,
+                attacher,
+                watcher,
+                books,
+                table,
+                journal,
+                left_over,
+                ended,
+                keeper,
+                opened.pop_all(),
+            )
     return bring_up(config, pins, checkpoint, metrics)
 
 
@@ -180,13 +182,7 @@ def _read(checkpoint: Checkpoint) -> tuple[Position | None, Contents | None]:
     try:
         read = checkpoint.read()
     except CheckpointError as error:
-        aside = checkpoint.put_aside()
-        log.error(
-            "the checkpoint cannot be used: %s; it is now %s, and the sums begin anew from what "
-            "the kernel holds",
-            error,
-            aside,
-        )
+        _put_aside(checkpoint, str(error))
         return None, None
     if read is None:
         return None, None
@@ -196,13 +192,28 @@ def _read(checkpoint: Checkpoint) -> tuple[Position | None, Contents | None]:
     return read
 
 
+def _put_aside(checkpoint: Checkpoint, why: str) -> None:
+    log.error(
+        "the checkpoint cannot be used: %s; it is now %s, and the sums begin anew from what "
+        "the kernel holds",
+        why,
+        checkpoint.put_aside(),
+    )
+
+
 def _attach(
-    config: Config, generation: Generation, books: KernelBooks, watch: Watch
+    config: Config, generation: Generation, books: KernelBooks, watch: Watch, opened: ExitStack
 ) -> tuple[Attacher, LinkWatcher]:
-    attacher = Attacher(config.pin_dir, generation.program_fds(), config.attach, config.state_dir)
+    """Attach to all that is there; what only an earlier run watched stays for now."""
+    programs = generation.program_fds()
+    for fd in programs.values():
+        opened.callback(os.close, fd)
+    attacher = Attacher(config.pin_dir, programs, config.attach, config.state_dir)
+    opened.callback(attacher.close)
     wanted = pod_interfaces(config.interfaces)
     watcher = LinkWatcher(attacher, wanted, books.open_accounts, watch.inbox)
-    watcher.start()
+    opened.callback(watcher.stop)
+    watcher.watch_present()
     watch.take_events()
     watch.forget_absent()
     return attacher, watcher

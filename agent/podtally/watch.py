@@ -109,6 +109,12 @@ class Watch:
                 self._unwatched.over("interfaces that appear are watched again")
                 if ifindex in self.interfaces:
                     self.interfaces[ifindex] = self.interfaces[ifindex]._replace(mode=mode.value)
+            case model.Detached(_, name):
+                log.error(
+                    "somebody has taken podtally's programs off %s; they are attached again, and "
+                    "what passed meanwhile is in no book",
+                    name,
+                )
             case model.AttachFailed(_, name, reason):
                 self._unwatched.met("cannot watch %s: %s", name, reason)
             case model.AddressesChanged():

@@ -193,6 +193,21 @@ def test_only_a_qdisc_known_to_be_ours_is_removed(
     later.close()
 
 
+def test_a_qdisc_that_somebody_makes_after_ours_was_removed_is_left_alone(
+    pins: Path, fds: Mapping[str, int], link: Link, tmp_path: Path
+) -> None:
+    """The note that the qdisc is ours goes with it."""
+    attacher = Attacher(pins, fds, "clsact", tmp_path)
+    attacher.attach(link, Role.POD)
+    attacher.detach(link.ifindex)
+    assert "clsact" not in sh("tc qdisc show dev v0")
+    sh("tc qdisc add dev v0 clsact")
+    attacher.attach(link, Role.POD)
+    attacher.detach(link.ifindex)
+    attacher.close()
+    assert "clsact" in sh("tc qdisc show dev v0")
+
+
 def test_an_ingress_qdisc_is_an_error_with_a_mend(
     pins: Path, fds: Mapping[str, int], link: Link, tmp_path: Path
 ) -> None:

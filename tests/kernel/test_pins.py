@@ -2,18 +2,21 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 
 from podtally.errors import PodtallyError
+from podtally.install import settled
 from podtally.kernel import abi, bpf, pins
 from podtally.kernel.job import Job, flow_job, run_loader
-from podtally.kernel.pins import MAPS, PROGRAMS, About, Generation, Options, Pins
+from podtally.kernel.pins import MAPS, PROGRAMS, About, Generation, Options, PinKeeper, Pins
 from tests.kernel.driver import Kernel
 from tests.kernel.packets import TCP, ipv4, tcp
 
@@ -159,6 +162,105 @@ def test_promote_can_be_stopped_anywhere(
         for fd in promoted.program_fds().values():
             with bpf.owned(fd):
                 assert bpf.test_run(fd, frame).retval == -1
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_stopped_amid_a_change_programs_never_count_into_maps_that_nobody_reads(
+    two_generations: "TwoGenerations",
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+) -> None:
+    """Programs and maps that are taken over belong together, wherever promote() was stopped."""
+    with opened(directory) as stopped:
+        two_generations.pin(stopped)
+        with monkeypatch.context() as patch:
+            stop_before(patch, step)
+            with suppress(StoppedError):
+                stopped.promote()
+
+    with opened(directory) as again:
+        # The checkpoint names the successor before promote() begins.
+        current, successor = settled(again, two_generations.new.about.generation)
+        assert successor is None
+        assert current is not None
+        taken_over = Kernel(current)
+        taken_over.reset()
+        taken_over.send("from_pod", ipv4(TCP, tcp()))
+        assert len(taken_over.entries()) == 1
+
+
+class TwoGenerations(NamedTuple):
+    """Programs with maps of their own each."""
+
+    old: Generation
+    new: Generation
+
+    def pin(self, pins: Pins) -> None:
+        for generation, root in ((self.old, pins.root), (self.new, pins.next)):
+            pin_copy(generation, root, generation.about.generation)
+
+
+@pytest.fixture(scope="module")
+def two_generations(pin_root: Path) -> TwoGenerations:
+    for name in ("old", "new"):
+        (pin_root / name).mkdir(mode=0o700)
+        run_loader(flow_job(TINY, pin_root / name))
+    return TwoGenerations(Generation(pin_root / "old"), Generation(pin_root / "new"))
+
+
+def test_a_directory_of_another_user_is_refused(directory: Path) -> None:
+    directory.mkdir(mode=0o700)
+    os.chown(directory, 65534, 65534)
+    with pytest.raises(PodtallyError, match=r"another user \(uid 65534\).*--pin-dir"):
+        Pins(directory)
+    os.chown(directory, 0, 0)
+    directory.chmod(0o770)
+    with pytest.raises(PodtallyError, match="chmod go-w"):
+        Pins(directory)
+    directory.chmod(0o755)
+    Pins(directory).close()
+
+
+def test_pins_that_vanish_are_made_again(small: Kernel, directory: Path) -> None:
+    with opened(directory) as there:
+        about = pin_copy(small.generation, there.root, "kept")
+        keeper = PinKeeper(Generation(there.root))
+        assert keeper.restore() == []
+        (there.root / "maps" / "books").unlink()
+        shutil.rmtree(there.root / "progs")
+        gone = keeper.restore()
+        assert {path.name for path in gone} == {"books", *PROGRAMS}
+        keeper.close()
+        again = there.current()
+        assert again is not None
+        assert again.about == about
+        assert again.missing_maps() == again.missing_programs() == []
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_a_generation_without_all_of_its_maps_is_not_taken_over(
+    small: Kernel, directory: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    with opened(directory) as there:
+        pin_copy(small.generation, there.root, "broken")
+        (there.root / "maps" / name).unlink()
+        assert settled(there, None) == (None, None)
+    assert f"the pinned map {name} is missing" in caplog.text
+
+
+def test_a_loader_whose_agent_is_gone_before_it_has_begun_does_nothing(directory: Path) -> None:
+    """Python takes a while to start: it may be killed before the loader asks to die with it."""
+    job = msgspec.json.encode(flow_job(TINY, directory))
+    nobody = str(os.getppid())  # not the parent of what is started here
+    done = subprocess.run(
+        [sys.executable, "-m", "podtally.kernel.loader", nobody],
+        input=job,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode
+    assert not directory.exists()
 
 
 def stop_before(patch: pytest.MonkeyPatch, step: int) -> None:

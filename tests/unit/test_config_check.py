@@ -47,6 +47,10 @@ def test_a_file_that_serves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ("listen: here\n", "'here' is not ADDR:PORT"),
         ("kubeconfig: /not/there\n", "/not/there"),
         ("flow_log: /tmp/x\nevents: /tmp/x\n", "/tmp/x"),
+        ("flow_log: /not/there/flows.jsonl\n", "flow_log: there is no directory /not/there"),
+        ("events: /not/there/events.jsonl\n", "events: there is no directory /not/there"),
+        ("events: /dev/null\n", "events: /dev/null is not a regular file"),
+        ("events: /dev/stdout\n", "events: /dev/stdout is not a regular file"),
     ],
 )
 def test_what_no_agent_could_start_with(
@@ -56,6 +60,16 @@ def test_what_no_agent_could_start_with(
     assert (status, told) == (2, "")
     assert words in error
     assert error.count("\n") == 1
+
+
+def test_named_interfaces_that_are_not_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another host may have them, so the configuration serves."""
+    status, told, _ = check(capsys, written(tmp_path, "interfaces: 'nosuch0, veth*'\n"))
+    assert status == 0
+    assert "warning: interfaces: there is no interface 'nosuch0'\n" in told
+    assert "veth" not in told
 
 
 def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,7 +141,7 @@ def test_the_rights_are_the_least(overlay: Built) -> None:
     given = {f"CAP_{name}" for name in rights["capabilities"]["add"]}
     assert rights["capabilities"]["drop"] == ["ALL"]
     assert {each.name for each in CAPABILITIES if each.needed} <= given
-    assert given == {each.name for each in CAPABILITIES} - {"CAP_SYS_ADMIN"}
+    assert given == {each.name for each in CAPABILITIES}
     assert given - RUNNING == {"CAP_PERFMON"}
     assert (rights["allowPrivilegeEscalation"], rights["readOnlyRootFilesystem"]) == (False, True)
     assert "privileged" not in rights

@@ -3,7 +3,7 @@
 import pytest
 
 from podtally.links.model import Counters, Link, Role
-from podtally.links.wanted import pod_interfaces
+from podtally.links.wanted import pod_interfaces, refusals
 
 POD = Link(7, "veth1a", "veth", 2, 3, True, 10, 20, True)
 PAIR_HERE = POD._replace(peer_nsid=-1)
@@ -33,6 +33,10 @@ TUNNEL = UPLINK._replace(name="wg0", kind="wireguard", ethernet=False)
         ("eth*", VLAN, Role.HOST),
         ("*", PAIR_HERE, None),
         ("*", BRIDGE, None),
+        ("*", UPLINK._replace(name="vx0", kind="vxlan"), None),
+        ("*", UPLINK._replace(name="gre1", kind="gretap"), None),
+        ("*", UPLINK._replace(name="gen0", kind="geneve"), None),
+        ("*", UPLINK._replace(name="bond0", kind="bond"), Role.HOST),
         ("*", LOOPBACK, None),
         ("*", TUNNEL, None),
     ],
@@ -53,3 +57,28 @@ def test_a_pair_that_leads_to_the_world_is_no_pods(pattern: str | None, role: Ro
 def test_counters_are_the_endpoints() -> None:
     assert POD.counters(Role.POD) == Counters(from_endpoint=10, to_endpoint=20)
     assert UPLINK.counters(Role.HOST) == Counters(from_endpoint=20, to_endpoint=10)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "link", "words"),
+    [
+        ("eth0, vx0", UPLINK._replace(name="vx0", kind="vxlan"), "vx0 cannot be watched: it is a tunnel (vxlan)"),
+        ("gre*, eth0", UPLINK._replace(name="gre1", kind="gretap"), "gre1 cannot be watched: it is a tunnel (gretap)"),
+        ("*", BRIDGE, "br0 cannot be watched: it is a bridge"),
+        ("eth0,wg0", TUNNEL, "wg0 cannot be watched: its frames have no Ethernet header (kind wireguard)"),
+        ("eth0,ppp0", TUNNEL._replace(name="ppp0", kind=""), "ppp0 cannot be watched: its frames have no Ethernet header"),
+        ("eth0,nosuch0", VLAN, "there is no interface 'nosuch0'"),
+        ("eth0,!wg0,*", TUNNEL, ""),
+        ("eth0,nosuch*", VLAN, ""),
+        (None, BRIDGE, ""),
+        ("!veth*", TUNNEL, ""),
+        ("*", LOOPBACK, ""),
+        ("*", PAIR_HERE, ""),
+    ],
+)  # fmt: skip
+def test_what_is_named_and_cannot_be_watched_is_said(
+    pattern: str | None, link: Link, words: str
+) -> None:
+    said = refusals(pattern, [UPLINK, POD, link])
+    assert len(said) == bool(words)
+    assert all(each.startswith(words) for each in said)

@@ -60,7 +60,7 @@ def test_the_exposure_is_ok() -> None:
 
 def test_capabilities_are_those_that_something_needs() -> None:
     (line,) = settings()["CapabilityBoundingSet"]
-    named = {each.name for each in CAPABILITIES} - {"CAP_SYS_ADMIN"}
+    named = {each.name for each in CAPABILITIES}
     assert set(line.split()) == named | RUNNING
 
 

@@ -99,6 +99,27 @@ def test_client_certificates_are_not_dropped_by_an_edit(
 
 
 @pytest.mark.usefixtures("impatient")
+def test_the_names_that_clients_must_have_are_not_dropped_by_an_edit(
+    tmp_path: Path, pair: Pair, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    required = f", client_ca_file: {authority.own.certificate}"
+    required += ", client_auth_type: RequireAndVerifyClientCert"
+    path = written(tmp_path, secure(pair, f"{required}, client_allowed_sans: [a.example]"))
+    watched = Web(path)
+    path.write_text(secure(pair, required))
+    assert allowed_names(watched) == ("a.example",)
+    assert "client_allowed_sans is gone" in caplog.text
+    path.write_text(secure(pair, f"{required}, client_allowed_sans: [b.example]"))
+    assert allowed_names(watched) == ("b.example",)
+
+
+def allowed_names(watched: Web) -> object:
+    tls = watched.now().tls
+    assert tls is not None
+    return tls.client_allowed_sans
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_renewed_certificate_keeps_who_is_known(
     tmp_path: Path, authority: Authority, pair: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:

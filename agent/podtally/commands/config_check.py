@@ -1,14 +1,20 @@
 """``podtally config check``: whether an agent could start with a configuration, before it does."""
 
 import argparse
+import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from podtally import config
 from podtally.commands.columns import printable
 from podtally.config import Config, settings
+from podtally.errors import PodtallyError
 from podtally.export import web
 from podtally.kube.reach import api_access
+from podtally.links.messages import all_links
+from podtally.links.netlink import Requests
+from podtally.links.wanted import refusals
 from podtally.policy.policy_names import name_of
 from podtally.policy.problems import WARNING, Problem
 from podtally.policy.sources import PolicyFiles
@@ -19,7 +25,8 @@ examples:
   podtally config check && systemctl reload podtally   # the default file
 
 Reads the file as `podtally run --config FILE` would, and the kubeconfig, web configuration,
-policies and candidates that it names; asks neither the kernel nor the Kubernetes API. A policy
+policies and candidates that it names; does not ask the Kubernetes API. Named interfaces that
+this host has not, or that cannot be watched, are warned of: another host may have them. A policy
 that cannot be read stops no agent, which judges by it as `unknown`: it is a finding.
 Exit codes: 0 fine, 1 findings in policies, 2 the configuration cannot be used, or wrong use.
 """
@@ -51,12 +58,41 @@ def main(args: argparse.Namespace) -> int:
         api_access(read)
     if read.web_config_file is not None:
         web.load(read.web_config_file)
+    _check_logs(read)
+    for refusal in _refusals(read):
+        print(printable(f"warning: interfaces: {refusal}"))
     problems = list(_problems(read))
     for problem in problems:
         print(printable(str(problem)))
     named = args.file or (settings.DEFAULT_FILE if settings.DEFAULT_FILE.exists() else "defaults")
     print(f"{named}: {len(problems)} problem{'' if len(problems) == 1 else 's'} in policies")
     return 1 if problems else 0
+
+
+def _check_logs(read: Config) -> None:
+    """PodtallyError if a log could not be written where it is to be."""
+    for name, told in (("flow_log", read.flow_log), ("events", read.events)):
+        if told is None or str(told) == "-":
+            continue
+        path = Path(told)
+        if not path.parent.is_dir():
+            raise PodtallyError(f"{name}: there is no directory {path.parent}", "make it")
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise PodtallyError(f"{name}: {path} is not a regular file", "name another")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise PodtallyError(f"{name}: {path} cannot be written to", "check its rights")
+
+
+def _refusals(read: Config) -> list[str]:
+    """Which of the named interfaces this host could not watch; another host may well."""
+    if read.interfaces is None:
+        return []
+    try:
+        requests = Requests()
+    except OSError:
+        return []
+    with closing(requests):
+        return refusals(read.interfaces, all_links(requests))
 
 
 def _problems(read: Config) -> Iterator[Problem]:

@@ -10,7 +10,7 @@ from podtally.links.messages import all_links
 from podtally.links.model import Link
 from podtally.links.netlink import Requests
 from podtally.links.routes import uplinks
-from podtally.links.wanted import pod_interfaces
+from podtally.links.wanted import pod_interfaces, refusals
 
 _SHOWN = 8  # names on one line
 
@@ -20,13 +20,16 @@ def interfaces(config: Config) -> Iterator[Finding]:
     try:
         role = pod_interfaces(config.interfaces)
         leading_out = uplinks(requests)
-        watched = [link for link in all_links(requests) if role(link, lambda: leading_out)]
+        links = all_links(requests)
+        watched = [link for link in links if role(link, lambda: leading_out)]
     except OSError as error:
         yield Finding("interfaces", None, f"cannot be listed: {words(error)}", "run as root")
         return
     finally:
         requests.close()
     yield _watched(watched, config.interfaces)
+    for refusal in refusals(config.interfaces, links):
+        yield Finding("named interface", None, refusal, "correct --interfaces")
     if watched:
         yield from _programs(watched, config)
 

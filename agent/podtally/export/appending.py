@@ -62,7 +62,7 @@ class RollingFile:
 
     def _in_place(self) -> bool:
         try:
-            return os.path.samestat(os.stat(self._path), os.fstat(self._fd))
+            return os.path.samestat(os.lstat(self._path), os.fstat(self._fd))
         except FileNotFoundError:
             return False
 
@@ -73,7 +73,13 @@ class RollingFile:
 
     def _open(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
-        fd = os.open(self._path, flags, 0o640)
+        try:
+            fd = os.open(self._path, flags | os.O_NOFOLLOW, 0o640)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                words = "it is a symbolic link, which is not followed"
+                raise OSError(errno.ELOOP, words, str(self._path)) from None
+            raise
         if not stat.S_ISREG(os.fstat(fd).st_mode):  # it could neither roll nor be cut back
             os.close(fd)
             raise OSError(errno.EINVAL, "it is not a regular file", str(self._path))

@@ -6,6 +6,7 @@ what one way through an interface may take up (``bpf/flow.h``).
 """
 
 import errno
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,9 @@ class KernelBooks:
         self._lane: abi.Struct | None = layout.lane  # None: programs without lanes
         self._lane_numbers = range(layout.lanes)
         self._lanes_fd = -1 if layout.lane is None else generation.map_fd("lanes")
+
+    def close(self) -> None:
+        os.close(self._fd)
 
     def open_accounts(self, ifindex: int) -> None:
         """Make the accounts of an interface; those that are there keep their counts."""

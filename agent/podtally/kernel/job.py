@@ -1,5 +1,6 @@
 """What a loader process is asked to do, and running one."""
 
+import os
 import secrets
 import shutil
 import signal
@@ -28,9 +29,12 @@ class Job(msgspec.Struct, frozen=True):
 
 
 def flow_job(
-    options: pins.Options, into: Path, known_secrets: tuple[int, ...] | None = None
+    options: pins.Options,
+    into: Path,
+    known_secrets: tuple[int, ...] | None = None,
+    follows: str = "",
 ) -> Job:
-    """The job that makes podtally's own programs.
+    """The job that makes podtally's own programs; ``follows`` is the checkpoint's generation.
 
     Fingerprints are kept over an upgrade by passing the secrets of the generation
     before: connections are joined to their past by them.
@@ -44,6 +48,7 @@ def flow_job(
         options=options,
         secrets=words,
         header=abi.HEADER.read_text(),
+        follows=follows,
     )
     return Job(
         source=str(abi.BPF_DIR / "podtally.c"),
@@ -69,7 +74,7 @@ def run_loader(job: Job, keep: Path | None = None) -> None:
         shutil.rmtree(into)
     try:
         result = subprocess.run(
-            [sys.executable, "-m", "podtally.kernel.loader"],
+            [sys.executable, "-m", "podtally.kernel.loader", str(os.getpid())],
             input=msgspec.json.encode(job),
             capture_output=True,
             timeout=TIMEOUT_SECONDS,

@@ -84,10 +84,15 @@ def check_layout(module: Any, layout: abi.Layout) -> None:
             raise abi.LayoutError(f"map {name}: its key is not struct book_key of flow.h")
 
 
-def die_with_parent() -> None:
-    """A loader whose agent was killed must not go on to pin what nobody waits for."""
+def die_with_parent(parent: int) -> None:
+    """End with the agent ``parent``: a loader must not pin what nobody waits for.
+
+    It may have been killed before this was asked for, while Python was still starting.
+    """
     pr_set_pdeathsig, sigkill = 1, 9
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, sigkill)
+    if os.getppid() != parent:
+        sys.exit("the agent that asked is gone")
 
 
 def limit_cpu() -> None:
@@ -97,7 +102,7 @@ def limit_cpu() -> None:
 
 
 def main() -> int:
-    die_with_parent()
+    die_with_parent(int(sys.argv[1]))
     limit_cpu()
     try:
         load(msgspec.json.decode(sys.stdin.buffer.read(), type=Job))

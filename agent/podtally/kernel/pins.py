@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 from pathlib import Path
 
 import msgspec
@@ -45,6 +46,7 @@ class About(msgspec.Struct, frozen=True):
     options: Options
     secrets: tuple[int, ...]
     header: str  # the text of flow.h it was compiled with
+    follows: str = ""  # the generation of the checkpoint that it goes on from
 
     @property
     def layout(self) -> abi.Layout:
@@ -74,8 +76,36 @@ class Generation:
     def map_fd(self, name: str) -> int:
         return bpf.obj_get(self.root / "maps" / name)
 
+    def missing_maps(self) -> list[str]:
+        return [name for name in MAPS if not (self.root / "maps" / name).exists()]
+
+    def missing_programs(self) -> list[str]:
+        return [name for name in PROGRAMS if not (self.root / "progs" / name).exists()]
+
     def program_fds(self) -> dict[str, int]:
         return {name: bpf.obj_get(self.root / "progs" / name) for name in PROGRAMS}
+
+
+class PinKeeper:
+    """Holds what a generation has pinned, so that what somebody removes can be pinned again."""
+
+    def __init__(self, generation: Generation) -> None:
+        root = generation.root
+        paths = [root / "maps" / name for name in (*MAPS, "about")]
+        paths += [root / "progs" / name for name in PROGRAMS]
+        self._pinned = {path: bpf.obj_get(path) for path in paths}
+
+    def close(self) -> None:
+        for fd in self._pinned.values():
+            os.close(fd)
+
+    def restore(self) -> list[Path]:
+        """Pin what has vanished; returns the paths. OSError if it cannot be."""
+        gone = [path for path in self._pinned if not path.exists()]
+        for path in gone:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            bpf.obj_pin(self._pinned[path], path)
+        return gone
 
 
 def program_names(pin_dir: Path) -> dict[int, str]:
@@ -118,20 +148,18 @@ class Pins:
         _require_bpffs(pin_dir)
         try:
             self.links.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = os.open(pin_dir, os.O_RDONLY | os.O_DIRECTORY)
+            self._lock = os.open(pin_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError as error:
             raise PodtallyError(
                 f"cannot make the pin directory {pin_dir}: {error.strerror}",
                 "run as root, with the bpffs mounted read-write",
             ) from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            _require_own(pin_dir, self._lock)
+            lock_directory(self._lock, f"the pin directory {pin_dir}", "--pin-dir")
+        except PodtallyError:
             os.close(self._lock)
-            raise PodtallyError(
-                f"the pin directory {pin_dir} is in use by another podtally",
-                "stop that one, or choose another with --pin-dir",
-            ) from None
+            raise
 
     def close(self) -> None:
         os.close(self._lock)
@@ -170,6 +198,31 @@ class Pins:
             return Generation(root)
         except FileNotFoundError:
             return None
+
+
+def lock_directory(fd: int, what: str, flag: str) -> None:
+    """Lock an open directory for as long as it is open; PodtallyError if another has."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise PodtallyError(
+            f"{what} is in use by another podtally",
+            f"stop that one, or choose another with {flag}",
+        ) from None
+
+
+def _require_own(path: Path, fd: int) -> None:
+    """Who else can write there could put other maps and programs in the place of ours."""
+    found = os.fstat(fd)
+    if found.st_uid != os.geteuid():
+        raise PodtallyError(
+            f"the pin directory {path} belongs to another user (uid {found.st_uid})",
+            "remove it, or choose another with --pin-dir",
+        )
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PodtallyError(
+            f"other users can write to the pin directory {path}", f"chmod go-w {path}"
+        )
 
 
 def _remove(directory: Path) -> None:

@@ -25,7 +25,6 @@ CAPABILITIES = (
     Capability("CAP_BPF", "loading programs and maps", True),
     Capability("CAP_NET_ADMIN", "attaching to interfaces", True),
     Capability("CAP_PERFMON", "programs that compute with packet pointers", True),
-    Capability("CAP_SYS_ADMIN", "names of other programs on a hook, mounting the bpffs", False),
     Capability("CAP_NET_BROADCAST", "hearing of a pod's addresses as they change", False),
     Capability("CAP_SYS_PTRACE", "naming pods by the processes of other users", False),
 )

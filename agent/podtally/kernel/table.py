@@ -5,6 +5,7 @@ the rows mean to the books is the ledger's business.
 """
 
 import mmap
+import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -39,13 +40,26 @@ class Table:
     ``fence`` returns once no program that read the old epoch can still be running.
     """
 
-    def __init__(self, layout: abi.Layout, arrays: "Arrays", fence: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        layout: abi.Layout,
+        arrays: "Arrays",
+        fence: Callable[[], None],
+        held: tuple[int, ...] = (),
+    ) -> None:
+        """``held`` are descriptors that are closed with the table."""
         self.layout = layout
+        self._held = held
         self._control, self._hot, self._cold, self._used = arrays
         self._words = self._hot.view(np.uint64).reshape(len(self._hot), -1)
         self._today = abi.current().cold
         self._fence = fence
         self.slots = len(self._hot) // 2
+
+    def close(self) -> None:
+        for fd in self._held:
+            os.close(fd)
+        self._held = ()
 
     @property
     def epoch(self) -> int:
@@ -153,7 +167,7 @@ def open_table(generation: Generation) -> Table:
         # maybe_wait_bpf_programs() in kernel/bpf/syscall.c: synchronize_rcu()
         bpf.update(fence, key, value)
 
-    return Table(layout, arrays, wait_for_grace_period)
+    return Table(layout, arrays, wait_for_grace_period, (fence, inner))
 
 
 def _mapped(generation: Generation, name: str, dtype: np.dtype, length: int) -> NDArray:  # type: ignore[type-arg]

@@ -9,6 +9,7 @@ array, and where the arrays lie), the arrays, and a checksum over all of it.
 """
 
 import ast
+import errno
 import math
 import os
 import struct
@@ -179,9 +180,13 @@ class Checkpoint:
     def read(self) -> tuple[Position, "Contents"] | None:
         """What was last written; None if nothing was. CheckpointError if it is corrupt."""
         try:
-            data = self.path.read_bytes()
+            data = _read_whole(self.path)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise CheckpointError("it is a symbolic link") from None
+            raise
         head, body = _open(data)
         try:
             arrays = {place.name: _array(body, place) for place in head.arrays}
@@ -216,7 +221,8 @@ class Checkpoint:
     def _replace(self, head: bytes, arrays: dict[str, Array]) -> int:
         head += b" " * (-(len(head) + _PREFIX.size) % _ALIGN)
         checksum = 0
-        with self._temporary.open("wb", buffering=0) as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(self._temporary, flags, 0o640), "wb", buffering=0) as file:
             for part in (_PREFIX.pack(MAGIC, SCHEMA, len(head)), head, *_parts(arrays)):
                 checksum = zlib.crc32(part, checksum)
                 _write_all(file.fileno(), part)
@@ -322,6 +328,11 @@ def _parts(arrays: dict[str, Array]) -> Iterable[bytes | memoryview]:
     for array in arrays.values():
         yield array.reshape(-1).view(np.uint8).data if array.nbytes else b""
         yield bytes(-array.nbytes % _ALIGN)
+
+
+def _read_whole(path: Path) -> bytes:
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        return file.read()
 
 
 def _write_all(fd: int, data: bytes | memoryview) -> None:

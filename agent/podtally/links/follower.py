@@ -18,6 +18,7 @@ from podtally.links.model import (
     Attached,
     AttachFailed,
     Counters,
+    Detached,
     Frames,
     Gone,
     Link,
@@ -92,6 +93,21 @@ class Follower:
         self._reader.look_at_host()
         self.addresses_changed({known.nsid for known in self._known.values() if known.attached})
         self.check_routes(every=False)  # of ports that came before others of their bridge
+
+    def attach_lost(self) -> None:
+        """Attach again where somebody has taken our programs off, or removed their pins, and
+        where it failed before.
+        """
+        for known in list(self._known.values()):
+            ifindex, role = known.link.ifindex, known.role
+            if role is None or (known.attached and self._attacher.attached(ifindex)):
+                continue
+            if get_link(self._requests, ifindex) is None:  # Gone follows
+                continue
+            if known.attached:
+                known.attached = False
+                self._events.put(Detached(ifindex, known.link.name))
+            self._watch(known, role)
 
     def detach_unwanted(self) -> None:
         """Take our programs off interfaces that an earlier run watched and this one does not."""

@@ -128,6 +128,13 @@ class Attached(NamedTuple):
     high: Counters
 
 
+class Detached(NamedTuple):
+    """Somebody took our programs off an interface that is still there; Attached follows."""
+
+    ifindex: int
+    name: str
+
+
 class AttachFailed(NamedTuple):
     """An interface that exists could not be watched; tried again when it next changes."""
 
@@ -182,7 +189,9 @@ class Gone(NamedTuple):
     frames: Frames | None = None  # of the same message
 
 
-Event = Appeared | Attached | AttachFailed | AddressesChanged | Renamed | NetnsNamed | Gone
+Event = (
+    Appeared | Attached | Detached | AttachFailed | AddressesChanged | Renamed | NetnsNamed | Gone
+)
 
 
 class Sink(Protocol):

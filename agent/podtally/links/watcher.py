@@ -23,7 +23,7 @@ from podtally.links.messages import (
     all_links,
     parse_link,
 )
-from podtally.links.model import Sink
+from podtally.links.model import Link, Sink
 from podtally.links.namespaces import NAME_DIRS, NOT_ASSIGNED
 from podtally.links.netlink import Message, OverrunError, Requests, Subscription
 from podtally.links.wanted import Wanted
@@ -69,6 +69,7 @@ class LinkWatcher:
         self._check_all_at = now + _ROUTES_EVERY_S
         self._worker = Worker("links", self._run, log)
         self._lost = False  # announcements, by an error
+        self._stopping = False
         self.resyncs = 0
 
     @property
@@ -82,12 +83,32 @@ class LinkWatcher:
 
     def start(self) -> None:
         """Watch what is there, in the calling thread; then follow changes in one of our own."""
+        self.watch_present()
+        self.follow()
+
+    def watch_present(self) -> None:
+        """Attach to all that is there. What an earlier run watched is left as it is."""
         self._follower.all_there(all_links(self._requests))
+
+    def links(self) -> list[Link]:
+        """Return all links as they are now."""
+        return all_links(self._requests)
+
+    def detach_unwanted(self) -> None:
+        """Only before ``follow``: links are the thread's from then on."""
         self._follower.detach_unwanted()
+
+    def follow(self) -> None:
+        self.detach_unwanted()
         self._worker.start()
+
+    def check(self) -> None:
+        """Have the thread see whether all programs are still where they were put."""
+        os.eventfd_write(self._wake, 1)
 
     def stop(self) -> None:
         """End the thread. Attachments stay: counting goes on without us."""
+        self._stopping = True
         os.eventfd_write(self._wake, 1)
         self._worker.join()
         for resource in (self._announced, self._names, self._requests, self._follower):
@@ -109,7 +130,10 @@ class LinkWatcher:
         while True:
             ready = {fd for fd, _ in poll.poll(self._patience_ms())}
             if self._wake in ready:
-                return
+                os.eventfd_read(self._wake)
+                if self._stopping:
+                    return
+                self._follower.attach_lost()
             if self._follower.due() is not None:
                 time.sleep(_COLLECT_S)  # whoever announces so much is not heard one by one
             if self._announced.fileno() in ready:

@@ -1,0 +1,57 @@
+"""How many clients may be connected, and which one has to go for another."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from podtally.export.clients import Clients
+
+LIMIT = 3
+
+
+@pytest.fixture
+def pairs() -> Iterator[list[tuple[socket.socket, socket.socket]]]:
+    """The server's end of each connection, and the client's."""
+    made = [socket.socketpair() for _ in range(LIMIT + 1)]
+    yield made
+    for pair in made:
+        for end in pair:
+            end.close()
+
+
+def is_hung_up(client: socket.socket) -> bool:
+    client.setblocking(False)
+    try:
+        return client.recv(1) == b""
+    except BlockingIOError:
+        return False
+
+
+def test_exactly_so_many_may_stay(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
+    clients = Clients(LIMIT)
+    for server, _ in pairs[:LIMIT]:
+        clients.enter(server)
+    assert len(clients) == LIMIT
+    assert not any(is_hung_up(client) for _, client in pairs)
+    clients.enter(pairs[LIMIT][0])
+    assert len(clients) == LIMIT
+    assert [is_hung_up(client) for _, client in pairs] == [True, False, False, False]
+
+
+def test_who_asked_last_stays_longest(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
+    clients = Clients(LIMIT)
+    for server, _ in pairs[:LIMIT]:
+        clients.enter(server)
+    clients.heard(pairs[0][0])
+    clients.enter(pairs[LIMIT][0])
+    assert [is_hung_up(client) for _, client in pairs] == [False, True, False, False]
+
+
+def test_who_has_left_makes_room(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
+    clients = Clients(LIMIT)
+    for server, _ in pairs[:LIMIT]:
+        clients.enter(server)
+    clients.leave(pairs[1][0])
+    clients.enter(pairs[LIMIT][0])
+    assert not any(is_hung_up(client) for _, client in pairs)
