@@ -49,6 +49,8 @@ class KernelBooks:
 
     def close(self) -> None:
         os.close(self._fd)
+        if self._lanes_fd >= 0:
+            os.close(self._lanes_fd)
 
     def open_accounts(self, ifindex: int) -> None:
         """Make the accounts of an interface; those that are there keep their counts."""

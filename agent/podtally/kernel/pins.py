@@ -77,7 +77,9 @@ class Generation:
         return bpf.obj_get(self.root / "maps" / name)
 
     def missing_maps(self) -> list[str]:
-        return [name for name in MAPS if not (self.root / "maps" / name).exists()]
+        """Those that its own layout has: an older one knew of no lanes."""
+        known = [name for name in MAPS if name != "lanes" or self.about.layout.lane is not None]
+        return [name for name in known if not (self.root / "maps" / name).exists()]
 
     def missing_programs(self) -> list[str]:
         return [name for name in PROGRAMS if not (self.root / "progs" / name).exists()]
