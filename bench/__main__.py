@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures podtally against the figures it has to keep; each subcommand is a module here."""
 
 import argparse

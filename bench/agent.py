@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The agent at rest: memory and CPU with 100 endpoints, and how soon it counts.
 
 Makes network namespaces, each with a pair of interfaces into a namespace that stands

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One pod attacks the agent while another is denied: is the other reported, in time and by name?
 
 The attacker scans ports and addresses, floods, claims addresses and forges SYNs, all at

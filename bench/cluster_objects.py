@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lists of a big cluster as the API server sends them, in files of one page each."""
 
 import json

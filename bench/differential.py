@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The compiled form of policies held against the plain engine, on random probes."""
 
 from collections import Counter
@@ -7,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.policy_worlds import Maker, Probe, World
-from podtally.policy.compiled import ADDRESS_PARTY, Connections, Judge
-from podtally.policy.engine import Engine
-from podtally.policy.model import ADDRESS, NOBODY_KNOWS, Party, Side
-from podtally.policy.rules import EGRESS, INGRESS, Asked
+from podtally.policy.model import ADDRESS, NOBODY_KNOWS, DirectionVerdict, PolicyEndpoint
+from podtally.policy.reference.engine import Engine
+from podtally.policy.reference.rules import EGRESS, INGRESS, RuleInput
+from podtally.policy.vector.evaluator import ADDRESS_PARTY, Evaluator, PackedConnections
 
 PROBES_A_WORLD = 100
 _CHANGES = 2  # of a world, each followed by as many probes again
@@ -20,8 +21,8 @@ _WORD = (1 << 64) - 1
 class Difference(NamedTuple):
     seed: int
     probe: Probe
-    plain: Side
-    compiled: Side
+    plain: DirectionVerdict
+    compiled: DirectionVerdict
 
 
 class Outcome(NamedTuple):
@@ -46,7 +47,7 @@ def run(probes: int, first_seed: int = 0) -> Outcome:
 def _of_seed(seed: int) -> Iterator[Outcome]:
     maker = Maker(seed)
     world = maker.world()
-    judge = Judge(world.policies, world.parties, by_service=world.by_service)
+    judge = Evaluator(world.policies, world.parties, by_service=world.by_service)
     probes = [maker.probe(world.parties) for _ in range(PROBES_A_WORLD)]
     yield _compare(seed, probes, world, judge)
     for _ in range(_CHANGES):
@@ -65,7 +66,7 @@ def _of_seed(seed: int) -> Iterator[Outcome]:
         yield _compare(seed, probes, world, judge)
 
 
-def _compare(seed: int, probes: list[Probe], world: World, judge: Judge) -> Outcome:
+def _compare(seed: int, probes: list[Probe], world: World, judge: Evaluator) -> Outcome:
     judged = judge.judge(connections(probes))
     engine, causes = Engine(world.policies), Counter[str]()
     differences = []
@@ -77,9 +78,9 @@ def _compare(seed: int, probes: list[Probe], world: World, judge: Judge) -> Outc
     return Outcome(len(probes), causes, differences)
 
 
-def connections(probes: list[Probe]) -> Connections:
+def connections(probes: list[Probe]) -> PackedConnections:
     local, peer, ip, protocol, port, is_egress = zip(*probes, strict=True)
-    return Connections(
+    return PackedConnections(
         np.array(local, np.int32),
         np.array(peer, np.int32),
         np.array([address >> 64 for address in ip], np.uint64),
@@ -90,15 +91,15 @@ def connections(probes: list[Probe]) -> Connections:
     )
 
 
-def asked(probe: Probe, world: World) -> Asked:
+def asked(probe: Probe, world: World) -> RuleInput:
     """As the plain engine takes it."""
     local = world.parties[probe.local]
     if probe.peer >= 0:
         peer = world.parties[probe.peer]
     else:
-        peer = Party(ADDRESS if probe.peer == ADDRESS_PARTY else NOBODY_KNOWS)
+        peer = PolicyEndpoint(ADDRESS if probe.peer == ADDRESS_PARTY else NOBODY_KNOWS)
     direction, destination = (EGRESS, peer) if probe.is_egress else (INGRESS, local)
     local_ip = local.ips[0] if local.ips else 0
     how = (probe.protocol, probe.port)
     ends = (local, local_ip, peer, probe.ip, destination)
-    return Asked(direction, *ends, *how, world.by_service)
+    return RuleInput(direction, *ends, *how, world.by_service)

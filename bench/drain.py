@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cost per flow: taking flows out of the kernel, joined, named, booked and cleared.
 
 The flows are put into the table by packets. The first epoch makes them known
@@ -22,12 +23,12 @@ from bench.rig import LOOPBACK, Rig, loaded
 from podtally.errors import PodtallyError
 from podtally.identity.addresses import AddressBook
 from podtally.identity.model import Endpoint
-from podtally.identity.table import Names, build, build_networks
+from podtally.identity.name_table import Names, build, build_networks
 from podtally.kernel import abi
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.connections import flags_of
 from podtally.ledger.ledger import Ledger, Limits
-from podtally.ledger.remotes import Present
+from podtally.ledger.peers import EpochContext
 
 EXAMPLE = "scripts/bench drain --rounds 9"
 COLUMNS = ("step", "flows", "cpu_s", "ns_per_flow", "target_s", "ok")
@@ -115,7 +116,7 @@ def _epoch(rig: Rig, flows: int, ledger: Ledger, names: Names) -> Times:
     start = time.process_time()
     table.raw_rows(half)
     raw = time.process_time()
-    present = Present(names, time.monotonic_ns())
+    present = EpochContext(names, time.monotonic_ns())
     for rows in table.read(half):
         ledger.book_rows(rows, table.cold, present)
     ledger.book_kernel_accounts(rig.books.read())

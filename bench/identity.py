@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory and CPU time that the objects of a big cluster cost, and what is made of them.
 
 Each run is an interpreter of its own, which decodes the lists page by page, as they come
@@ -21,8 +22,8 @@ from bench import cluster_objects
 from bench.report import Report, progress, show
 from podtally.errors import PodtallyError
 from podtally.identity.addresses import AddressBook
-from podtally.identity.cluster import Clocks, Cluster
-from podtally.kube.model import Page, Resource
+from podtally.identity.cluster.cluster import Clocks, ClusterState
+from podtally.kube.model import ObjectPage, WatchedResource
 from podtally.kube.objects import RESOURCES
 
 EXAMPLE = "scripts/bench identity --rounds 5"
@@ -80,7 +81,7 @@ def _run_apart(folder: Path) -> Figures:
 
 
 def _measure(folder: Path) -> Figures:
-    cluster, book = Cluster("node-0"), AddressBook()
+    cluster, book = ClusterState("node-0"), AddressBook()
     gc.collect()
     before, list_seconds = _memory_mib("VmRSS"), 0.0
     start = time.process_time()
@@ -108,12 +109,12 @@ def _measure(folder: Path) -> Figures:
     return Figures(pods, grown, peak, list_seconds, whole - list_seconds, again)
 
 
-def _pages(resource: Resource, folder: Path) -> Iterator[Page]:
+def _pages(resource: WatchedResource, folder: Path) -> Iterator[ObjectPage]:
     paths = sorted(folder.glob(f"{resource.name}-*.json"))
     for path in paths:
         objects = resource.decode_list(path.read_bytes()).objects
         first, last = path is paths[0], path is paths[-1]
-        yield Page(resource.name, objects, first, last, time.monotonic_ns())
+        yield ObjectPage(resource.name, objects, first, last, time.monotonic_ns())
 
 
 def _clocks() -> Clocks:

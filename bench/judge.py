@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cost of judging connections by many policies, and of judging again what a change makes stale.
 
 A big cluster: pods of deployments with addresses of both families, policies of
@@ -25,9 +26,9 @@ from bench import policy_cluster as cluster
 from bench import policy_denials as denials
 from bench.report import Report, progress, show
 from podtally.errors import PodtallyError
-from podtally.policy.compiled import Connections, Judge
-from podtally.policy.engine import Engine
-from podtally.policy.model import ADDRESS, Party, Policy
+from podtally.policy.model import ADDRESS, Policy, PolicyEndpoint
+from podtally.policy.reference.engine import Engine
+from podtally.policy.vector.evaluator import Evaluator, PackedConnections
 
 EXAMPLE = "scripts/bench judge --rounds 5; scripts/bench judge --differential 1000000"
 COLUMNS = ("figure", "value", "target", "ok")
@@ -43,7 +44,7 @@ T = TypeVar("T")
 
 class World(NamedTuple):
     policies: list[Policy]
-    parties: list[Party]
+    parties: list[PolicyEndpoint]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +80,7 @@ def _measure(rounds: int, report: Report) -> None:
     parties = cluster.parties()
     before = _kept_bytes()
     policies = cluster.policies(chance)
-    seconds, judge = _timed(lambda: Judge(policies, parties))
+    seconds, judge = _timed(lambda: Evaluator(policies, parties))
     pairs = cluster.pairs(chance, parties)
     flows = _take(pairs, np.random.default_rng(4).integers(0, cluster.PAIRS, FLOWS))
     before += _bytes(pairs) + _bytes(flows)
@@ -89,8 +90,8 @@ def _measure(rounds: int, report: Report) -> None:
     filled_mib = (_kept_bytes() - before) / (1 << 20)
     _row(report, "compiling, s", seconds, SECONDS_COMPILE_TARGET)
     progress(f"{FLOWS:,} flows of {cluster.PAIRS:,} pairs")
-    cold = [_timed(lambda: Judge(policies, parties).judge(flows))[0] for _ in range(rounds)]
-    compiling = [_timed(lambda: Judge(policies, parties))[0] for _ in range(rounds)]
+    cold = [_timed(lambda: Evaluator(policies, parties).judge(flows))[0] for _ in range(rounds)]
+    compiling = [_timed(lambda: Evaluator(policies, parties))[0] for _ in range(rounds)]
     spent = statistics.median(cold) - statistics.median(compiling)
     _row(report, f"{FLOWS:,} flows, cold, s", spent, SECONDS_COLD_TARGET)
     warm = statistics.median(_timed(lambda: judge.judge(flows))[0] for _ in range(rounds))
@@ -104,7 +105,7 @@ def _measure(rounds: int, report: Report) -> None:
     _denials(report, denials.few(policies))
 
 
-def _changes(report: Report, judge: Judge, world: World, pairs: Connections) -> None:
+def _changes(report: Report, judge: Evaluator, world: World, pairs: PackedConnections) -> None:
     """The time from a change to all pairs judged, those that are not stale looked up."""
     policies, parties = world
 
@@ -140,11 +141,13 @@ def _changes(report: Report, judge: Judge, world: World, pairs: Connections) -> 
         _row(report, figure, statistics.median(seconds), SECONDS_AGAIN_TARGET)
 
 
-def _additions(report: Report, judge: Judge, parties: list[Party], pairs: Connections) -> None:
+def _additions(
+    report: Report, judge: Evaluator, parties: list[PolicyEndpoint], pairs: PackedConnections
+) -> None:
     """Ends that were not there before, and their first connections with the pods of a node."""
     chance = np.random.default_rng(5)
     local = chance.choice(cluster.PODS, NODE_PODS, replace=False).astype(np.int32)
-    for title, end in (("addresses", Party(ADDRESS)), ("pods of new kinds", parties[0])):
+    for title, end in (("addresses", PolicyEndpoint(ADDRESS)), ("pods of new kinds", parties[0])):
         seconds = []
         for turn in range(5):
             labels = [(("app", f"new-{turn}-{number}"),) for number in range(NEW)]
@@ -156,7 +159,7 @@ def _additions(report: Report, judge: Judge, parties: list[Party], pairs: Connec
         _row(report, figure, 1000 * statistics.median(seconds), MILLISECONDS_NEW_TARGET)
 
 
-def _add(judge: Judge, fresh: list[Party], asked: Connections) -> None:
+def _add(judge: Evaluator, fresh: list[PolicyEndpoint], asked: PackedConnections) -> None:
     first = judge.add_parties(fresh)
     judge.judge(asked._replace(peer=first + np.arange(NEW_PAIRS, dtype=np.int32) % NEW))
 
@@ -175,7 +178,7 @@ def _denials(report: Report, policies: list[Policy]) -> None:
         report.rows.append((f"denied {shape}, without a reason", missing, 0, not missing))
 
 
-def _check(report: Report, judge: Judge, world: World, pairs: Connections) -> None:
+def _check(report: Report, judge: Evaluator, world: World, pairs: PackedConnections) -> None:
     engine, judged = Engine(world.policies), judge.judge(pairs)
     wrong = sum(
         engine.side(judge.asked(pairs, index)) != judge.side(int(judged.side[index]))
@@ -200,11 +203,11 @@ def _timed(work: Callable[[], T]) -> tuple[float, T]:
     return time.process_time() - start, made
 
 
-def _take(pairs: Connections, index: NDArray[np.int64]) -> Connections:
-    return Connections._make(column[index] for column in pairs)
+def _take(pairs: PackedConnections, index: NDArray[np.int64]) -> PackedConnections:
+    return PackedConnections._make(column[index] for column in pairs)
 
 
-def _bytes(connections: Connections) -> int:
+def _bytes(connections: PackedConnections) -> int:
     return sum(column.nbytes for column in connections)
 
 

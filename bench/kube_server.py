@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An API server of a big cluster, for the agent under measurement to list and watch.
 
 ``python -m bench.kube_server KUBECONFIG`` writes how to reach it there, says so, and serves

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mutation testing: changes one token of a module, runs the tests that import it, and tells which
 changes no test noticed.
 """

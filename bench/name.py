@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cost per flow of naming who is at the other end, and of keeping the table of names.
 
 A big cluster: pods with an IPv4 and an IPv6 address, Services, declared networks; every
@@ -21,12 +22,12 @@ from bench.report import Report, progress, show
 from podtally.errors import PodtallyError
 from podtally.identity.addresses import AddressBook
 from podtally.identity.model import FOREVER, Claim, Endpoint, Owner
-from podtally.identity.table import Names, Networks, build, build_networks
+from podtally.identity.name_table import Names, Networks, build, build_networks
 from podtally.kernel.table import BATCH
 from podtally.ledger.connections import BEGAN_HERE, KEY, Flags
 from podtally.ledger.ledger import Ledger, Limits
-from podtally.ledger.remotes import Flows as NewFlows
-from podtally.ledger.remotes import Present
+from podtally.ledger.peers import EpochContext
+from podtally.ledger.peers import NewConnections as NewFlows
 
 EXAMPLE = "scripts/bench name --rounds 9"
 COLUMNS = ("figure", "value", "target", "ok")
@@ -244,7 +245,7 @@ def _to_accounts(names: Names, flows: Flows, rounds: int) -> float:
         i: Endpoint("shop", f"web-{i}", f"web-{i}", "Deployment", "bench")
         for i in range(1, INTERFACES + 1)
     }
-    present = Present(build(endpoints, {}, names.addresses, names.networks), _NOW_NS)
+    present = EpochContext(build(endpoints, {}, names.addresses, names.networks), _NOW_NS)
     limits = Limits(series=4 * PAIRS, connections=1, grace_ns=_SECOND)
     naming = Ledger(SEEN, limits).naming
     nothing = np.zeros(FLOWS, np.uint64)

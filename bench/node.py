@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A node for benchmarks of the real agent: namespaces with pairs into it, and the agent in it."""
 
 import signal
@@ -9,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.report import progress
+from podtally.attach.attacher import Attacher
 from podtally.errors import PodtallyError
 from podtally.kernel.pins import Pins
-from podtally.links.attach import Attacher
 
 NODE = "ptl-bench-node"
 PIN_DIR = Path("/sys/fs/bpf/ptl-bench-agent")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cost per packet: the flow programs against a plain counter of 5-tuples.
 
 Each case runs every program in random order, again and again; the medians count,

@@ -1,10 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """A big cluster for ``judge``: pods of deployments, policies of five rules, pairs of ends."""
 
 import random
 
 import numpy as np
 
-from podtally.policy.compiled import ADDRESS_PARTY, Connections
 from podtally.policy.model import (
     ADMIN_TIER,
     ALLOW,
@@ -17,16 +17,17 @@ from podtally.policy.model import (
     Block,
     NamedPort,
     Network,
-    Party,
     Peer,
     PodPeer,
     PodSubject,
     Policy,
-    Port,
+    PolicyEndpoint,
+    PolicyPort,
     Requirement,
     Rule,
     Selector,
 )
+from podtally.policy.vector.evaluator import ADDRESS_PARTY, PackedConnections
 
 PODS, PODS_A_WORKLOAD, NAMESPACES = 10_000, 10, 50
 POLICIES, CLUSTER_POLICIES, RULES = 1_000, 20, 5
@@ -38,11 +39,11 @@ _WORD = (1 << 64) - 1
 _PORTS = (53, 80, 443, 3000, 3306, 5432, 8080, 9090)
 
 
-def parties() -> list[Party]:
+def parties() -> list[PolicyEndpoint]:
     return [_pod(number) for number in range(PODS)]
 
 
-def _pod(number: int) -> Party:
+def _pod(number: int) -> PolicyEndpoint:
     workload = number // PODS_A_WORKLOAD
     namespace = f"team-{workload % NAMESPACES}"
     labels = (
@@ -50,7 +51,7 @@ def _pod(number: int) -> Party:
         ("pod-template-hash", f"{workload * 2654435761 % (1 << 32):08x}"),
         ("tier", ("web", "api", "db", "job")[workload % 4]),
     )
-    return Party(
+    return PolicyEndpoint(
         POD,
         namespace,
         f"app-{workload}-{number}",
@@ -110,17 +111,17 @@ def _labelled(key: str, value: str) -> Selector:
     return Selector((Requirement(key, "In", frozenset((value,))),))
 
 
-def _ports(chance: random.Random) -> tuple[Port, ...] | None:
+def _ports(chance: random.Random) -> tuple[PolicyPort, ...] | None:
     kind = chance.random()
     if kind < 0.2:
         return None
     if kind < 0.4:
-        return (Port(TCP, name=chance.choice(("http", "metrics"))),)
+        return (PolicyPort(TCP, name=chance.choice(("http", "metrics"))),)
     number = chance.choice(_PORTS)
-    return (Port(TCP, number, number + chance.choice((0, 0, 100))), Port(UDP, 53, 53))
+    return (PolicyPort(TCP, number, number + chance.choice((0, 0, 100))), PolicyPort(UDP, 53, 53))
 
 
-def pairs(chance: random.Random, parties: list[Party]) -> Connections:
+def pairs(chance: random.Random, parties: list[PolicyEndpoint]) -> PackedConnections:
     """Each a pair of ends of its own; half of them between pods, some in IPv6."""
     seen: dict[tuple[int, int, int, int, int, bool], None] = {}
     while len(seen) < PAIRS:
@@ -134,7 +135,7 @@ def pairs(chance: random.Random, parties: list[Party]) -> Connections:
         how = chance.choice(((TCP, chance.choice(_PORTS)), (UDP, 53)))
         seen[local, peer, ip, *how, chance.random() < 0.5] = None
     local_, peer_, ip_, protocol, port, is_egress = zip(*seen, strict=True)
-    return Connections(
+    return PackedConnections(
         np.array(local_, np.int32),
         np.array(peer_, np.int32),
         np.array([address >> 64 for address in ip_], np.uint64),

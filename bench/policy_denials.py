@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Denials by the thousands a second, under a policy of thousands of rules, for ``judge``.
 
 What an epoch does with them: names, verdicts, events, and reasons for the flow log. A pod
@@ -13,13 +14,13 @@ from numpy.typing import NDArray
 
 from bench import policy_cluster as cluster
 from podtally.identity.addresses import AddressBook
+from podtally.identity.cluster_labels import ClusterLabels
 from podtally.identity.model import Endpoint
-from podtally.identity.places import Places
-from podtally.identity.table import Names, build, build_networks
+from podtally.identity.name_table import Names, build, build_networks
 from podtally.ledger.connections import BEGAN_HERE, KEY, Flags
 from podtally.ledger.ledger import Ledger, Limits
-from podtally.ledger.remotes import Flows, Present
-from podtally.policy.declared import Declared
+from podtally.ledger.peers import EpochContext, NewConnections
+from podtally.policy.load.declared import DeclaredPolicies
 from podtally.policy.model import (
     ALLOW,
     DENIED,
@@ -29,7 +30,7 @@ from podtally.policy.model import (
     Network,
     PodSubject,
     Policy,
-    Port,
+    PolicyPort,
     Rule,
 )
 
@@ -57,7 +58,7 @@ def policy(rules: int = RULES) -> Policy:
             index,
             ALLOW,
             (Block(Network(_BLOCKS | index << 8, 120)),),
-            (Port(TCP, 1000 + index, 1000 + index),),
+            (PolicyPort(TCP, 1000 + index, 1000 + index),),
         )
         for index in range(rules)
     )
@@ -69,15 +70,15 @@ def run(shape: str, policies: list[Policy], epochs: int = EPOCHS) -> Epochs:
     web = Endpoint("shop", "web-0", "web", "Deployment", "kubernetes", (("app", "web"),), "u-web")
     networks = build_networks({})
     names: Names = build({7: web}, {}, AddressBook(networks.owners).table(), networks)
-    declared = Declared((*policies, policy()), (), ())
-    places = Places("n1", {"shop": ()}, {"n1": ()}, known=True)
+    declared = DeclaredPolicies((*policies, policy()), (), ())
+    places = ClusterLabels("n1", {"shop": ()}, {"n1": ()}, known=True)
     limits = Limits(series=10_000, connections=100_000, grace_ns=300 * _SECOND)
     ledger = Ledger(SEEN, limits, keep_ended=True)
     seconds, denied, reasons = [], 0, set[str]()
     for epoch in range(epochs):
         now_ns = (1000 + epoch) * _SECOND
         flows = _flows(shape, epoch, now_ns)
-        present = Present(names, now_ns, places=places, declared=declared)
+        present = EpochContext(names, now_ns, places=places, declared=declared)
         start = time.process_time()
         ledger.naming.name(flows, present, wait=False)
         words = ledger.naming.explain(flows, [DENIED] * DENIALS, present)
@@ -87,7 +88,7 @@ def run(shape: str, policies: list[Policy], epochs: int = EPOCHS) -> Epochs:
     return Epochs(seconds, denied, len(reasons))
 
 
-def _flows(shape: str, epoch: int, now_ns: int) -> Flows:
+def _flows(shape: str, epoch: int, now_ns: int) -> NewConnections:
     number = np.arange(DENIALS) + epoch * DENIALS
     port = np.full(DENIALS, 7, np.int64)
     if shape == SHAPES[0]:
@@ -105,7 +106,9 @@ def _flows(shape: str, epoch: int, now_ns: int) -> Flows:
     nothing = np.zeros(DENIALS, np.uint64)
     began = np.full(DENIALS, BEGAN_HERE, np.uint8)
     at_ns = np.full(DENIALS, now_ns, np.int64)
-    return Flows(key, began, at_ns, nothing, nothing.astype(np.int64), nothing.astype(np.bool_))
+    return NewConnections(
+        key, began, at_ns, nothing, nothing.astype(np.int64), nothing.astype(np.bool_)
+    )
 
 
 def _words(low: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -1,9 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small random clusters for the differential test: everything that policies can say or not know."""
 
 import random
 from typing import NamedTuple
 
-from podtally.identity.model import Labels
 from podtally.policy.model import (
     ADDRESS,
     ADMIN_TIER,
@@ -27,17 +27,18 @@ from podtally.policy.model import (
     NamedPort,
     Network,
     NodePeer,
-    Party,
     Peer,
     PodPeer,
     PodSubject,
     Policy,
-    Port,
+    PolicyEndpoint,
+    PolicyPort,
     Requirement,
     Rule,
     Selector,
     Subject,
 )
+from podtally.runtimes.model import Labels
 
 NAMESPACES, NODES = ("red", "green", "blue"), ("n1", "n2")
 KEYS, VALUES = ("a", "b", "kubernetes.io/metadata.name"), ("", "x", "y", *NAMESPACES[:2])
@@ -51,7 +52,7 @@ _SPREAD = 64  # addresses of each family
 
 class World(NamedTuple):
     policies: list[Policy]
-    parties: list[Party]
+    parties: list[PolicyEndpoint]
     by_service: bool = False  # what a pod sends to itself goes through a Service
 
 
@@ -78,15 +79,15 @@ class Maker:
         nodes = {name: self._labels() for name in NODES}
         parties = [self.pod(namespaces, nodes) for _ in range(chance.randint(4, 16))]
         parties += [
-            Party(NODE, name=name, ips=(self._ip(),), node=name, node_labels=labels)
+            PolicyEndpoint(NODE, name=name, ips=(self._ip(),), node=name, node_labels=labels)
             for name, labels in nodes.items()
         ]
         parties += [self._host() for _ in range(chance.randint(0, 4))]
-        parties += [Party(NOBODY_KNOWS), Party(ADDRESS, ips=(self._ip(),))]
+        parties += [PolicyEndpoint(NOBODY_KNOWS), PolicyEndpoint(ADDRESS, ips=(self._ip(),))]
         policies = [self.policy() for _ in range(chance.randint(0, 24))]
         return World(policies, parties, chance.random() < 0.5)
 
-    def probe(self, parties: list[Party]) -> Probe:
+    def probe(self, parties: list[PolicyEndpoint]) -> Probe:
         chance = self._random
         pods = sum(party.kind == POD for party in parties)  # they come first
         local = chance.randrange(pods if chance.random() < 0.8 else len(parties))
@@ -99,7 +100,9 @@ class Maker:
     def place(self, below: int) -> int:
         return self._random.randrange(below)
 
-    def pod(self, namespaces: dict[str, Labels | None], nodes: dict[str, Labels | None]) -> Party:
+    def pod(
+        self, namespaces: dict[str, Labels | None], nodes: dict[str, Labels | None]
+    ) -> PolicyEndpoint:
         """Its namespace and its node have no labels if they are not among those given."""
         chance = self._random
         namespace, node = chance.choice(NAMESPACES), chance.choice((*NODES, ""))
@@ -107,7 +110,7 @@ class Maker:
             NamedPort(chance.choice(NAMES[:2]), chance.choice(PROTOCOLS), chance.choice(NUMBERS))
             for _ in range(chance.randint(0, 3))
         )
-        return Party(
+        return PolicyEndpoint(
             POD,
             namespace,
             chance.choice("pqrstuvw") if chance.random() < 0.95 else "",
@@ -154,7 +157,7 @@ class Maker:
         peers: tuple[Peer, ...] | None = None
         if chance.random() < 0.85:
             peers = tuple(self._peer() for _ in range(chance.choice((0, 1, 1, 1, 2, 3))))
-        ports: tuple[Port, ...] | None = None
+        ports: tuple[PolicyPort, ...] | None = None
         if chance.random() < 0.6:
             ports = tuple(self._port() for _ in range(chance.choice((0, 1, 1, 2, 3))))
         return Rule(index, action, peers, ports)
@@ -188,16 +191,16 @@ class Maker:
         first = _V4 if self._random.random() < 0.6 else _V6
         return first + self._random.randrange(_SPREAD)
 
-    def _port(self) -> Port:
+    def _port(self) -> PolicyPort:
         chance = self._random
         kind, protocol = chance.random(), chance.choice(PROTOCOLS[:4])
         if kind < 0.3:
             named = chance.choice((protocol, ANY_PROTOCOL))
-            return Port(named, name=chance.choice(NAMES))
+            return PolicyPort(named, name=chance.choice(NAMES))
         if kind < 0.5:
-            return Port(protocol)
+            return PolicyPort(protocol)
         first, last = sorted(chance.choices(NUMBERS, k=2))
-        return Port(protocol, first, last if kind < 0.7 else first)
+        return PolicyPort(protocol, first, last if kind < 0.7 else first)
 
     def _selector(self) -> Selector:
         chance = self._random
@@ -224,9 +227,9 @@ class Maker:
         containers = ("c-?",) if chance.random() < 0.4 else ()
         return HostSubject(labels, units, containers, chance.random() < 0.3)
 
-    def _host(self) -> Party:
+    def _host(self) -> PolicyEndpoint:
         chance = self._random
-        return Party(
+        return PolicyEndpoint(
             HOST,
             labels=self._labels(),
             ips=(self._ip(),),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prints what a benchmark found, as a table or JSON; measuring is the benchmarks' own."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of pods that take each other's addresses, with late answers, kills, and no API for a while.
 
 Each pod counts for itself what it moves, with whom; the agent has only interfaces, cgroups

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loads the programs under test for one benchmark and runs packets through them."""
 
 import mmap
@@ -12,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.kernel import bpf
-from podtally.kernel.books import KernelBooks
-from podtally.kernel.job import Job, flow_job, run_loader
+from podtally.kernel.account_map import AccountMap
+from podtally.kernel.compile_job import CompileJob, flow_job, run_loader
 from podtally.kernel.pins import Generation, Options, Pins, slots_for
 from podtally.kernel.table import Table, open_table
 
@@ -36,7 +37,7 @@ class Rig:
         self._under_test = bpf.obj_get(plain / "maps" / "under_test")
         self._turns = bpf.obj_get(plain / "maps" / "turns")
         self._counts = bpf.obj_get(plain / "maps" / "counts")
-        self.books = KernelBooks(generation)
+        self.books = AccountMap(generation)
         self.table: Table = open_table(generation)
         self._memory = [_words(generation, name) for name in ("hot", "used", "control")]
 
@@ -80,8 +81,8 @@ def loaded(max_flows: int = MAX_FLOWS) -> Iterator[Rig]:
         pins.close()
 
 
-def _plain_job(into: Path) -> Job:
-    return Job(
+def _plain_job(into: Path) -> CompileJob:
+    return CompileJob(
         source=str(PLAIN),
         defines={"COUNTS": str(slots_for(MAX_FLOWS))},
         programs=("empty", "plain", "rotate"),

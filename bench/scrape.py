@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scraping a real agent that has 10,000 series, then 100,000, and what it does to the epochs.
 
 One pod sends to many ports of another, which makes a series for each, direction and

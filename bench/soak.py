@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exact books under everything at once: mixed load, kill -9, upgrades, a full table, churn.
 
 Every scenario runs the real agent over pods in network namespaces, and ends by holding

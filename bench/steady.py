@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory and descriptors of an agent while one pod a second comes and goes, for a long time."""
 
 import argparse

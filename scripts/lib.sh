@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # Sourced by the other scripts, in the checkout: who owns it, and how to run something as root
 # without leaving root's files in it.

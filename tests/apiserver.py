@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An API server for tests: real HTTP(S), list and watch over a store, and faults on demand.
 
 It answers as a kube-apiserver does (chunked watches, continue tokens, bookmarks, Status objects),

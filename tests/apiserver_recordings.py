@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plays what a real API server told of a two-node cluster (``../shared/k8s-recordings``)."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the test API server answers one request: lists in pages, watches in chunks."""
 
 import base64

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the test API server knows: objects under one global resourceVersion, and their history.
 
 Each write becomes visible after a delay (``lag_seconds``), in order, for lists and watches alike.

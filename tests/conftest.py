@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A failure is told at once, not at the end of a long run."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Namespaces of its own for a worker that runs tests beside others."""
 
 import ctypes

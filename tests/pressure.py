@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time as a test may judge it: without that in which the machine was short of CPU."""
 
 import time

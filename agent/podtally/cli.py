@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line: parses it and runs the command; a command is imported only to run it."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Log lines on standard error: time, level, words; plain where it is not a terminal."""
 
 import logging

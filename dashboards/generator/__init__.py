@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The dashboards as code: what they ask Prometheus, and how Grafana shows it.
 
 ``python -m dashboards.generator`` writes ``dashboards/*.json``; a test holds them against it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The agents themselves: do they answer, keep up, name, judge and write, and what do they cost."""
 
 from dashboards.generator.agent_work import COST, NAMES, WRITING

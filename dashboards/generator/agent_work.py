@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the agents do beside counting, and what they cost: rows of the Agent dashboard."""
 
 from dashboards.generator.by_node import (

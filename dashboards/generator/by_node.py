@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Panels with a line for each node: gauges as they are, counters by the second."""
 
 from dashboards.generator.model import Panel

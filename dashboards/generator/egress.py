@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What leaves pods: the unexpected first, then destinations, scopes and cost."""
 
 from dashboards.generator.model import Dashboard, Row

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a dashboard is made of, and its JSON as Grafana 10 reads it."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The overview: is everything in order, who talks most, to whom, and do the books close."""
 
 from dashboards.generator.model import Dashboard, Row

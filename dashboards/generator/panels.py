@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Panels of the kinds that the dashboards have: numbers, lines, tables and a map."""
 
 from collections.abc import Mapping

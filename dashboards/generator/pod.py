@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One workload: what it sends and receives, with whom, on which ports, and what policy says."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is declared and what happens: isolation, denied, undeclared, unknown, and candidates."""
 
 from dashboards.generator.model import Dashboard, Row

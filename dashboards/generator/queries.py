@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PromQL that several dashboards share: who is selected, rates, growth in the range, a map."""
 
 from dashboards.generator.model import Variable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pods that come and go and take each other's addresses, faster than the API tells of them."""
 
 import heapq

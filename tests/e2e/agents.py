@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Starts, kills and asks real agents, and remembers every value they ever showed."""
 
 import os

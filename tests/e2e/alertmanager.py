@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real Prometheus that evaluates rules, a real Alertmanager behind it, and a webhook that hears what comes out."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sends a bit of everything from inside a pod until it is ended; started by ``traffic``.
 
 Usage: python -m tests.e2e.chatter OWN4 PEER4 OWN6 PEER6 [--fast]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pods that are made, send at once, and are removed, one after the other."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixtures: a node with pods, and an agent over places of its own; all of it goes afterwards."""
 
 import os

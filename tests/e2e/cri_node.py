@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A node with a container runtime of its own: containerd, runc and CNI, in namespaces of the test's.
 
 Mounts, network and processes are private, so the paths are the real ones (/run/containerd,
@@ -18,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from podtally.identity import grpc
-from podtally.identity.cri_messages import bytes_field, fields, map_field, number_field
-from podtally.identity.model import Labels
+from podtally.runtimes import grpc_unary
+from podtally.runtimes.cri_proto import bytes_field, fields, map_field, number_field
+from podtally.runtimes.model import Labels
 from tests.e2e.images import write_bundle, write_image
 from tests.kernel.cgroups_support import hierarchies, make_cgroup, own_cgroups
 from tests.kernel.links_support import own_netns
@@ -99,7 +100,7 @@ class PodSpec:
         return f"/var/log/pods/{self.namespace}_{self.name}_{self.uid}"
 
     def config(self) -> bytes:
-        """PodSandboxConfig; numbers as in ``podtally.identity.cri_messages``' api.proto."""
+        """PodSandboxConfig; numbers as in ``podtally.runtimes.cri_proto``' api.proto."""
         metadata = (self.name, self.uid, self.namespace)
         added = (
             ("io.kubernetes.pod.name", self.name),
@@ -129,7 +130,7 @@ class CriNode:
     started: list[subprocess.Popen[bytes]]  # end with ``init``
 
     def call(self, method: str, request: bytes, service: str = "RuntimeService") -> bytes:
-        return grpc.call(SOCKET, f"/runtime.v1.{service}/{method}", request, CALL_SECONDS)
+        return grpc_unary.call(SOCKET, f"/runtime.v1.{service}/{method}", request, CALL_SECONDS)
 
     def run_pod(self, spec: PodSpec) -> str:
         """RunPodSandbox as the kubelet does it, the log directory first; returns the sandbox's id."""
@@ -237,8 +238,8 @@ def _start_containerd(node: CriNode) -> None:
     node._start("containerd", "--config", str(config), log=log)
 
     def serves() -> bool:
-        with suppress(grpc.CallError):
-            grpc.call(SOCKET, "/runtime.v1.RuntimeService/Version", b"", 1.0)
+        with suppress(grpc_unary.CallError):
+            grpc_unary.call(SOCKET, "/runtime.v1.RuntimeService/Version", b"", 1.0)
             return True
         return False
 

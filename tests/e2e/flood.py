@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sends to many UDP flows in turn from inside a pod, 1,000 for each source port, then ends.
 
 Usage: python -m tests.e2e.flood OWN PEER FIRST_SOURCE SOURCES PACKETS PACKETS_PER_SECOND

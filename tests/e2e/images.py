@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An image made on the spot from a static busybox, and containers of it without an engine."""
 
 import io

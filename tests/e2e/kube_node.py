@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A node of a cluster: pods with links, addresses, cgroups, processes and objects in an API.
 
 Neighbours are set by hand and bridge ports flood nothing, so that a pod gets only what is

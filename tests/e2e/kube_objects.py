@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an API server and a kubelet write of a bare pod through its life, as in ``k8s-recordings``."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the tests of ``--live`` share: calls, a shop's objects, and a server whose answers are given."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An agent over a node of pods that come and go: when it had their names, and when it was dead."""
 
 import re

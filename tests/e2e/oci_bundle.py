@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The DaemonSet's container as an OCI bundle, made as a kubelet and its runtime make one."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Starts the processes of pods by fork alone: a few milliseconds each, and no thread around.
 
 Run as ``python -m tests.e2e.pod_host``: errands come in as lines of JSON, reports go out.

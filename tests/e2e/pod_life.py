@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the processes of a pod do: a short-lived one talks at once, a sink answers.
 
 Each counts for itself what it moved, by peer and protocol, in bytes on the wire. How such a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Holds what an agent booked against what the pods themselves counted."""
 
 from collections import Counter

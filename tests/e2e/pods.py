@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A node with pods, in network namespaces of its own: veths, a bridge, and their counters."""
 
 import itertools

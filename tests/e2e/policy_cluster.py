@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A node of a cluster for tests of policy: pods with cgroups and processes, and an API that tells of all."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the tests of policy share: pods that talk, somewhere outside, and waiting for what the agent tells."""
 
 import os
@@ -11,8 +12,8 @@ from typing import NamedTuple, TypeVar
 import msgspec
 import yaml
 
-from podtally.export.events import Event
-from podtally.export.flowlog import Record
+from podtally.export.event_log import EventRecord
+from podtally.export.flow_log import FlowRecord
 from tests.e2e.agents import Agent, Labels, Samples
 from tests.e2e.pods import Node, Pod, ip, pod_socket
 from tests.pressure import Stopwatch
@@ -216,16 +217,16 @@ def _settled(agent: Agent, look: Look) -> Mapping[str, int]:
         found = now
 
 
-_event = msgspec.json.Decoder(Event)
-_record = msgspec.json.Decoder(Record)
+_event = msgspec.json.Decoder(EventRecord)
+_record = msgspec.json.Decoder(FlowRecord)
 
 
-def events(path: Path) -> list[Event]:
+def events(path: Path) -> list[EventRecord]:
     """The whole lines so far."""
     return [_event.decode(line) for line in _lines(path)]
 
 
-def records(path: Path) -> list[Record]:
+def records(path: Path) -> list[FlowRecord]:
     return [_record.decode(line) for line in _lines(path)]
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real Prometheus over a real agent, and its HTTP API."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host of its own for the unit: real systemd as process 1 of new namespaces, and nothing else."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Alerts on the way that a person gets them: a stray pod, the real agent, Prometheus, Alertmanager, a webhook.
 
 The rules, scrapes and routes are those of dashboards/rules and docs/operations.md. Only time is

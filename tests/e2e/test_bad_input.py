@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an operator can get wrong, and what a host can do to us: one clear line, no counts lost."""
 
 import shutil

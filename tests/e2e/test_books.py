@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Closed books under mixed load: every interface and direction, to the byte, by either hook."""
 
 import struct

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally check --live`` and ``explain --live`` as they are called, against a real HTTP server."""
 
 import json
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from podtally.commands import live_cluster
-from podtally.policy.resources import POLICY_RESOURCES
+from podtally.policy.load.resources import POLICY_RESOURCES
 from tests.apiserver import ApiServer, Fault
 from tests.apiserver_recordings import RECORDINGS, Player
 from tests.apiserver_store import KINDS, Object

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally check --live`` where a server answers what is seldom answered."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pods come and go: each one's bytes are booked under its own name, and nothing stays behind."""
 
 import time

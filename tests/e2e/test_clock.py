@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The wall clock jumps: nothing that is counted hangs on it, and the loop turns on."""
 
 import json

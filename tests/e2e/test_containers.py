@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real containers: pods made through CRI, one as Docker makes it, one as systemd does."""
 
 import json
@@ -11,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from podtally.identity.containers import Containers
-from podtally.identity.cri import Cri
-from podtally.identity.finder import Event, Finder, ProcessFound
-from podtally.identity.namer import ContainerNamed, Namer, PodNamed
-from podtally.identity.pod_logs import PodLogs
-from podtally.links.messages import all_links
-from podtally.links.netlink import Requests
+from podtally.netlink.links import all_links
+from podtally.netlink.netlink import Requests
+from podtally.runtimes.cri import Cri
+from podtally.runtimes.engines import Containers
+from podtally.runtimes.finder import Event, Finder, ProcessFound
+from podtally.runtimes.pod_logs import PodLogs
+from podtally.runtimes.resolver import ContainerNamed, PodNamed, Resolver
 from tests.e2e.agents import Agent, Samples, value
 from tests.e2e.conftest import MakeAgent
 from tests.e2e.cri_node import CriNode, PodSpec, cri_node, lacking
@@ -146,7 +147,7 @@ def test_a_stopped_pod_is_still_told(stage: Stage) -> None:
 
 def test_who_they_are_is_found_without_an_api_server(stage: Stage) -> None:
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    finder = Finder(events.put, Namer(events.put, Cri(), PodLogs(), Containers()))
+    finder = Finder(events.put, Resolver(events.put, Cri(), PodLogs(), Containers()))
     finder.start()
     requests = Requests()
     try:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every query of every panel and variable, asked of a real Prometheus over a real agent's traffic."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo as a person starts it: the real agent, real traffic, and books that close."""
 
 import contextlib
@@ -20,7 +21,7 @@ from typing import Any
 import pytest
 
 import podtally
-from podtally.commands.samples import parse
+from podtally.commands.text_format import parse
 from podtally.demo import network, scrape
 from podtally.demo.topology import EVENT_LOG, OUTSIDE_PORT, PIN_DIR, STATE_DIR, STRAY
 from tests.pressure import stalled_seconds

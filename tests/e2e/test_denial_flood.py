@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A flood of denied connections under a policy of thousands of rules: epochs go on, all is told."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernel drops beside our programs is accounted for as drops: no gap, and no loss hidden."""
 
 import ctypes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is removed, shared or replaced under an agent: one line says so, and it goes on."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames that are forged, flooded or odd, as the real agent books and reports them."""
 
 import json
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from podtally.export.events import Event
+from podtally.export.event_log import EventRecord
 from tests.e2e.agents import Samples, assert_books_close, value
 from tests.e2e.conftest import MakeAgent
 from tests.e2e.pods import Node, Pod, ip, pod_socket, sysctl
@@ -142,7 +143,7 @@ def test_what_policy_cannot_decide_is_reported(
         mute = packets.tcp(41003, 4445, packets.ACK | packets.PSH) + b"x" * 200
         sender.send(from_pod(stray, ipv4(ends, packets.TCP, mute)))
 
-    def reported(protocol: str, event: str) -> Event:
+    def reported(protocol: str, event: str) -> EventRecord:
         lines = lambda line: (line.protocol, line.event) == (protocol, event)  # noqa: E731
         return wait_for(lambda: events(log), lines)
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Far more flows than slots: what does not fit is booked as overflow, and the sums stay exact."""
 
 from tests.e2e.agents import assert_books_close, gaps, value

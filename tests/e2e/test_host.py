@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """On an uplink, host processes and host-network pods are booked by their sockets' cgroups, and
 what only passes through is not booked a second time.
 """
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from podtally.identity.cgroup_ids import find_mount
+from podtally.runtimes.cgroup_ids import find_mount
 from tests.e2e.agents import Samples, gaps, value
 from tests.e2e.conftest import MakeAgent
 from tests.e2e.pods import Node, Pod, ip, own_counters, pod_socket

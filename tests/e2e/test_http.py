@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What others may rely on over HTTP: health, /metrics in both formats, and what is not there."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pods that take each other's addresses at once: every byte under the pod that moved it, on both ends."""
 
 import time

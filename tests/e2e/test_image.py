@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The image, run by runc as the DaemonSet has it run: scripts/image-check makes it first."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kill -9 at any instant: the books close all the same, and nothing shown ever goes down."""
 
 import random

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The agent with the capabilities that the manifests and the unit grant it, and no other."""
 
 import shutil

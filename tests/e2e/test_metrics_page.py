@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a real agent exposes is on docs/metrics.md, passes promtool, and answers the page's example queries."""
 
 import re

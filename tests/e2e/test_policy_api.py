@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Policies of the Kubernetes API: what is applied, changed, taken back, refused, judges what comes after."""
 
 import shutil
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from podtally.export.flowlog import Record
+from podtally.export.flow_log import FlowRecord
 from tests.apiserver import Fault
 from tests.e2e.agents import Agent, Scraper, assert_books_close, value
 from tests.e2e.conftest import MakeAgent
@@ -275,5 +276,5 @@ def test_a_pod_and_its_own_node_are_allowed_and_it_is_said_why(
         assert "is the own node of shop/web, which is always allowed" in line.reason
 
 
-def is_with_the_node(port: int, line: Record) -> bool:
+def is_with_the_node(port: int, line: FlowRecord) -> bool:
     return line.remote.kind == "host" and port in (line.local.port, line.remote.port)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Events of policy come from the books: none is lost to a kill, a full disk, or a flood of them."""
 
 import random
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from podtally.export.events import Event
+from podtally.export.event_log import EventRecord
 from tests.e2e.agents import Agent, Samples, Scraper, assert_books_close, value
 from tests.e2e.conftest import MakeAgent
 from tests.e2e.pods import Node, Pod, counters, pod_socket
@@ -232,7 +233,7 @@ def flood(pod: Pod, places: list[tuple[str, int]]) -> None:
                 time.sleep(0.005)
 
 
-def busiest_second(lines: list[Event]) -> int:
+def busiest_second(lines: list[EventRecord]) -> int:
     """The most lines that any second has, wherever it begins."""
     times = [datetime.fromisoformat(line.time).timestamp() for line in lines]
     first, most = 0, 0

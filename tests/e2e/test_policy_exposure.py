@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What comes from outside: declared by an Ingress or a load balancer, or by nobody."""
 
 import time
@@ -8,8 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
-from podtally.export.events import Event
-from podtally.export.flowlog import Record
+from podtally.export.event_log import EventRecord
+from podtally.export.flow_log import FlowRecord
 from tests.apiserver_store import Object
 from tests.e2e.agents import Agent, Samples, Scraper, assert_books_close, value
 from tests.e2e.conftest import MakeAgent
@@ -154,12 +155,12 @@ def exposed_web(samples: Samples) -> dict[str, int]:
     return {"undeclared": exposed(samples).get(("web", "8080"), 0)}
 
 
-def is_exposed(pod: str, line: Event) -> bool:
+def is_exposed(pod: str, line: EventRecord) -> bool:
     return line.exposure == "undeclared" and line.local.pod == pod
 
 
 def exposure(folder: Path, pod: str, port: int, peer: str) -> str:
-    def wanted(line: Record) -> bool:
+    def wanted(line: FlowRecord) -> bool:
         here, there = line.local, line.remote
         return (here.pod, here.port, there.address) == (pod, port, peer)
 

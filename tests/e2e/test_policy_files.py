@@ -1,4 +1,5 @@
-"""Policies of files, judged by the real agent on real connections; edited, broken, mended, removed."""
+# SPDX-License-Identifier: Apache-2.0
+"""Policies of files, judged by the real agent on real connections; edited, broken, fixed, removed."""
 
 import random
 import time
@@ -7,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from podtally.export.events import Event
-from podtally.export.flowlog import Record
+from podtally.export.event_log import EventRecord
+from podtally.export.flow_log import FlowRecord
 from tests.e2e.agents import Agent, Samples, Scraper, assert_books_close, booked, value
 from tests.e2e.conftest import MakeAgent
 from tests.e2e.pods import Counters, Node, counters
@@ -191,7 +192,7 @@ def test_an_event_is_told_within_two_seconds(
     assert max(took) <= EVENT_SECONDS
 
 
-def is_denied(port: int, line: Event) -> bool:
+def is_denied(port: int, line: EventRecord) -> bool:
     return (line.event, line.port) == ("denied", port)
 
 
@@ -203,7 +204,7 @@ def denials(samples: Samples) -> dict[tuple[str, ...], int]:
     }
 
 
-def records_of(path: Path, count: int) -> list[Record]:
+def records_of(path: Path, count: int) -> list[FlowRecord]:
     """All that are there, once there are so many."""
     wait_for(lambda: [len(records(path))], lambda found: found >= count)
     return records(path)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HostPolicies on the host's own interface: a unit that serves, and what the host itself sends."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SIGHUP under load, and what the service manager hears: no count is lost, whatever the file says."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A Service is named as such and resolved to the pod that the kernel picked for each connection."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """systemd/podtally.service under real systemd: what it may not do does not keep it from its work."""
 
 from collections.abc import Iterator

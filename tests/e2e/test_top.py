@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally top`` beside a real agent and real traffic: it shows what /metrics says, and the denied as denied."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Another flow layout takes over from the one in use, and back, under load."""
 
 import random

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TLS and passwords on a real server, with clients of all kinds of will."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real agent behind TLS and a password: commands and a real Prometheus ask it."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Traffic of all kinds between pods, as processes inside their namespaces."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes a podtally whose flow layout differs from ours, as a later release's might."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real Server behind a web configuration, its certificates, and clients good and bad."""
 
 import base64
@@ -13,12 +14,12 @@ from typing import NamedTuple
 import bcrypt
 import numpy as np
 
+from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.publisher import Health, Publisher
-from podtally.export.selfmetrics import SelfMetrics
-from podtally.export.server import Server
-from podtally.ledger.labels import PodLabels
+from podtally.ledger.label_sets import PodLabels
 from podtally.ledger.series import SeriesView
 from podtally.ledger.view import View
+from podtally.web.server import WebServer
 from tests.apiserver_certificates import Authority, Pair
 
 USER, PASSWORD = "prometheus", "correct horse"
@@ -98,9 +99,9 @@ def ask(connection: http.client.HTTPConnection, path: str, password: str | None)
 @contextmanager
 def served(web_config: Path | None, port: int = 0) -> Iterator[int]:
     """A server that has one pod's bytes to tell; yields its port."""
-    server = Server(("127.0.0.1", port), web_config)
+    server = WebServer(("127.0.0.1", port), web_config)
     try:
-        server.start(Publisher(VIEW, SelfMetrics(), lambda: Health("", "")))
+        server.start(Publisher(VIEW, AgentMetrics(), lambda: Health("", "")))
         yield int(server.url.rpartition(":")[2].removesuffix("/metrics"))
     finally:
         server.close()

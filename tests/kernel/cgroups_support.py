@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cgroups in all hierarchies that the machine has, as a runtime makes them, and their removal."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests in this folder load programs into the running kernel: they need root."""
 
 import os
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from podtally.kernel.job import flow_job, run_loader
+from podtally.kernel.compile_job import flow_job, run_loader
 from podtally.kernel.pins import Options, Pins, filesystem_of
 from tests.kernel.driver import Kernel
 

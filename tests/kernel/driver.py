@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Drives one loaded generation in a test: sends a frame to a program, reads what was booked."""
 
 import ipaddress
@@ -8,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.kernel import bpf
-from podtally.kernel.books import STRANGERS, KernelBooks
+from podtally.kernel.account_map import UNATTRIBUTED, AccountMap
 from podtally.kernel.pins import Generation
-from podtally.kernel.table import Rows, Table, open_table
+from podtally.kernel.table import FlowRows, Table, open_table
 
 LOOPBACK = 1  # the interface that a test run's packets are on
 FROM, TO = 0, 1
@@ -52,7 +53,7 @@ class Kernel:
         self.generation = generation
         self.programs = generation.program_fds()
         self.table: Table = open_table(generation)
-        self.books = KernelBooks(generation)
+        self.books = AccountMap(generation)
         self.layout = generation.about.layout
         self.hot = shared(generation, "hot").view(self.layout.hot)
         self.control = shared(generation, "control")[: self.layout.control.itemsize // 8].view(
@@ -69,7 +70,7 @@ class Kernel:
     def entries_of(self, half: int) -> list[Entry]:
         return [entry for rows in self.table.read(half) for entry in self._entries(rows)]
 
-    def _entries(self, rows: Rows) -> list[Entry]:
+    def _entries(self, rows: FlowRows) -> list[Entry]:
         return [
             Entry(_flow(cold), _pair(size), _pair(count), int(seen), *_origin(cold))
             for size, count, seen, cold in zip(
@@ -92,7 +93,7 @@ class Kernel:
     def reset(self) -> None:
         """An empty table, and accounts for the loopback only."""
         self.reset_table()
-        for ifindex in (STRANGERS, LOOPBACK):
+        for ifindex in (UNATTRIBUTED, LOOPBACK):
             self.books.close_accounts(ifindex)
         self.books.open_accounts(LOOPBACK)
 

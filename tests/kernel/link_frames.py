@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames of neighbour discovery, MLD, IGMP and DHCP as hosts send them, and look-alikes with payload."""
 
 import socket

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network namespace of the test's own, pods in it, and programs that do nothing."""
 
 import ctypes
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from podtally.kernel import bpf
-from podtally.links.model import PROGRAMS, Event
+from podtally.netlink.model import PROGRAMS, Event
 
 CLONE_NEWNET = 0x40000000
 BPFFS = Path("/sys/fs/bpf")

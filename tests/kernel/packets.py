@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds the frames that the tests send, so that a row shows only what it is about."""
 
 import socket

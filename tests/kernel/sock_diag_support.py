@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host and its neighbour, sockets in cgroups on either, and the question whose they are."""
 
 import os
@@ -9,8 +10,8 @@ from typing import NamedTuple, Self
 import numpy as np
 import pytest
 
-from podtally.links.sock_diag import SocketDiag
-from podtally.links.sock_diag_layout import TCP, UDP
+from podtally.netlink.sock_diag import SocketDiag
+from podtally.netlink.sock_diag_layout import TCP, UDP
 from tests.kernel.links_support import inside, named_netns, own_netns, sh
 from tests.kernel.test_conntrack import Asked, tuples
 from tests.kernel.uplink import HOST4, HOST6, OUT4, OUT6, cgroup

@@ -1,4 +1,5 @@
-"""podtally/kernel/books.py on the running programs: opening, reading and closing accounts."""
+# SPDX-License-Identifier: Apache-2.0
+"""podtally/kernel/account_map.py on the running programs: opening, reading and closing accounts."""
 
 import os
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Capabilities that are given up, by real processes: what they cannot do any more, nor get back."""
 
 import os

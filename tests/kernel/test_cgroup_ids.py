@@ -1,4 +1,5 @@
-"""podtally/identity/cgroup_ids.py on the real hierarchy, with the right to open by handle and without."""
+# SPDX-License-Identifier: Apache-2.0
+"""podtally/runtimes/cgroup_ids.py on the real hierarchy, with the right to open by handle and without."""
 
 import json
 import os
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from podtally.identity.cgroup_ids import ROOT_ID, CgroupIds, Mount, find_mount
+from podtally.runtimes.cgroup_ids import ROOT_ID, CgroupIds, Mount, find_mount
 from tests.kernel.uplink import cgroup
 
 NOBODY = 65534

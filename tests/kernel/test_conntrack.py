@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tracker's translations, of real connections over real DNAT rules."""
 
 import contextlib
@@ -17,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from podtally.links import conntrack
-from podtally.links.conntrack import SCTP, TCP, UDP, Translations, Translator, Tuples
+from podtally.netlink import conntrack
+from podtally.netlink.conntrack import SCTP, TCP, UDP, Translations, Translator, Tuples
 from tests.e2e.pods import Pod, ip, pod_socket, sysctl
 from tests.kernel.links_support import inside, own_netns
 
@@ -421,7 +422,7 @@ def test_who_may_not_ask_is_told(shop: Shop) -> None:
     """Without CAP_NET_ADMIN the kernel refuses; nothing is found, and nothing breaks."""
     code = (
         "import os\n"
-        "from podtally.links.conntrack import Translator\n"
+        "from podtally.netlink.conntrack import Translator\n"
         "os.setuid(65534)\n"
         "t = Translator(); print(t.available, t.reason, sep='|')"
     )

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """bpf/podtally.c, what is counted: which packets make one flow, how much, and what does not fit."""
 
 import threading
@@ -7,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from podtally.kernel.books import STRANGERS
+from podtally.kernel.account_map import UNATTRIBUTED
 from podtally.kernel.pins import PROGRAMS
 from tests.kernel.driver import (
     FROM,
@@ -276,11 +277,11 @@ def test_a_full_table(small: Kernel) -> None:
 def test_an_interface_without_accounts_is_a_stranger(kernel: Kernel) -> None:
     kernel.books.close_accounts(LOOPBACK)
     kernel.send("from_pod", ARP, TIMES)  # booked nowhere: nobody opened any account
-    kernel.books.open_accounts(STRANGERS)
+    kernel.books.open_accounts(UNATTRIBUTED)
     kernel.send("to_pod", ARP, TIMES)
 
-    assert kernel.account(FROM, OTHER, STRANGERS) == NOTHING
-    assert kernel.account(TO, OTHER, STRANGERS) == Account(TIMES * len(ARP), TIMES)
+    assert kernel.account(FROM, OTHER, UNATTRIBUTED) == NOTHING
+    assert kernel.account(TO, OTHER, UNATTRIBUTED) == Account(TIMES * len(ARP), TIMES)
     assert kernel.account(TO, OTHER, LOOPBACK) == NOTHING
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo's network and traffic on the real kernel, without the agent."""
 
 import http.client
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from podtally.demo import network, scrape, stage
-from podtally.demo.address import Address, listen
+from podtally.demo.address import DemoAddress, listen
 from podtally.demo.processes import Children, Process
 from podtally.demo.servers import ROLES
 from podtally.demo.topology import HOSTS, NODE, PODS, STATE_DIR, USER
@@ -131,7 +132,7 @@ def test_a_second_demo_is_refused() -> None:
 @pytest.mark.usefixtures("built")
 def test_the_relay_leads_from_the_host_into_the_nodes_namespace(tmp_path: Path) -> None:
     (tmp_path / "metrics").write_text("up 1\n")
-    with Children() as children, listen(Address("127.0.0.1", 0)) as listener:
+    with Children() as children, listen(DemoAddress("127.0.0.1", 0)) as listener:
         fd, port = listener.fileno(), listener.getsockname()[1]
         children.python(NODE, ["podtally.demo.relay", str(fd), "9775"], sys.stderr.fileno(), [fd])
         with pytest.raises((http.client.HTTPException, OSError)):
@@ -150,12 +151,12 @@ def _answers(port: int) -> bool:
 
 
 def test_a_port_in_use_gives_way_to_a_free_one() -> None:
-    with listen(Address("127.0.0.1", 0)) as first:
+    with listen(DemoAddress("127.0.0.1", 0)) as first:
         port = first.getsockname()[1]
-        with listen(Address("127.0.0.1", port)) as second:
+        with listen(DemoAddress("127.0.0.1", port)) as second:
             assert second.getsockname()[1] not in (0, port)
 
 
 def test_an_address_the_host_has_not_is_named() -> None:
     with pytest.raises(PodtallyError, match=r"203\.0\.113\.23:9775"):
-        listen(Address("203.0.113.23", 9775))
+        listen(DemoAddress("203.0.113.23", 9775))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally doctor`` on the running kernel, in namespaces of its own."""
 
 import argparse
@@ -14,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from podtally.attach.tcx import Program, Tcx
 from podtally.config import Config
 from podtally.doctor import bytecode, command, features, host, interfaces
-from podtally.doctor.finding import Finding
+from podtally.doctor.finding import DoctorFinding
 from podtally.doctor.hooks import hooks
 from podtally.kernel import bpf
-from podtally.links.model import Hook
-from podtally.links.tcx import Program, Tcx
+from podtally.netlink.model import Hook
 
 BPFFS = Path("/sys/fs/bpf")
 NETNS = "ptl-doctor"
@@ -30,7 +31,7 @@ CLONE_NEWNET = 0x40000000
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
-def doctor(*arguments: str, wrapper: tuple[str, ...] = ()) -> tuple[int, dict[str, Finding]]:
+def doctor(*arguments: str, wrapper: tuple[str, ...] = ()) -> tuple[int, dict[str, DoctorFinding]]:
     """Run the real command, in a process of its own."""
     process = subprocess.run(
         [*wrapper, sys.executable, "-m", "podtally", "doctor", "--output", "json", *arguments],
@@ -41,7 +42,7 @@ def doctor(*arguments: str, wrapper: tuple[str, ...] = ()) -> tuple[int, dict[st
     )
     assert process.stderr == ""
     report = json.loads(process.stdout)
-    return process.returncode, {e["name"]: Finding(**e) for e in report["findings"]}
+    return process.returncode, {e["name"]: DoctorFinding(**e) for e in report["findings"]}
 
 
 @pytest.fixture
@@ -89,14 +90,14 @@ def test_without_rights_each_missing_one_is_named(tmp_path: Path) -> None:
     assert code == 1
     for name in ("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON", "kernel programs"):
         assert found[name].ok is False
-        assert found[name].mend
+        assert found[name].fix
     assert found["own programs"].ok is None
 
 
 def test_pins_need_a_bpffs(tmp_path: Path) -> None:
     finding = host.bpffs(tmp_path / "not/there")
     assert (finding.ok, finding.fatal) == (False, True)
-    assert "mount -t bpf" in finding.mend
+    assert "mount -t bpf" in finding.fix
     assert host.bpffs(BPFFS / "ptl-not-there").ok
 
 
@@ -123,7 +124,7 @@ def test_every_feature_probe_passes_here() -> None:
 
 def test_no_interface_is_a_note_not_a_fault(inside: Callable[..., object], pin_dir: Path) -> None:
     assert inside(list_findings, pin_dir, None) == [
-        Finding(
+        DoctorFinding(
             "interfaces",
             None,
             "no pod's interface is here yet",
@@ -150,7 +151,7 @@ def test_a_foreign_filter_behind_ours_is_a_note(
     assert "clsact ingress: stranger" in found[1].detail
 
 
-def list_findings(pin_dir: Path, pattern: str | None) -> list[Finding]:
+def list_findings(pin_dir: Path, pattern: str | None) -> list[DoctorFinding]:
     return list(interfaces.interfaces(Config(pin_dir=pin_dir, interfaces=pattern)))
 
 
@@ -161,7 +162,7 @@ def add_pair() -> int:
     return int(json.loads(shown.stdout)[0]["ifindex"])
 
 
-def with_a_stranger_in_front(pin_dir: Path) -> list[Finding]:
+def with_a_stranger_in_front(pin_dir: Path) -> list[DoctorFinding]:
     ifindex = add_pair()
     with (
         bpf.owned(bytecode.load(bytecode.END)) as ours,
@@ -173,7 +174,7 @@ def with_a_stranger_in_front(pin_dir: Path) -> list[Finding]:
             return list_findings(pin_dir, "ptl0")
 
 
-def with_a_filter(pin_dir: Path) -> list[Finding]:
+def with_a_filter(pin_dir: Path) -> list[DoctorFinding]:
     add_pair()
     pin = pin_dir / "stranger"
     with bpf.owned(bytecode.load(bytecode.END)) as program:

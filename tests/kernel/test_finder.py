@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who lives behind an interface, with real processes in real namespaces and cgroups."""
 
 import os
@@ -12,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from podtally.identity.cgroups import Found
-from podtally.identity.containers import Containers
-from podtally.identity.finder import Finder, ProcessFound
-from podtally.identity.namer import Namer, PodNamed
-from podtally.identity.pod_logs import PodLogs
-from podtally.identity.processes import Population, visit, who_is
-from podtally.links.messages import all_links
-from podtally.links.model import Link
-from podtally.links.netlink import Requests
+from podtally.netlink.links import all_links
+from podtally.netlink.model import Link
+from podtally.netlink.netlink import Requests
+from podtally.runtimes.cgroups import CgroupOwner
+from podtally.runtimes.engines import Containers
+from podtally.runtimes.finder import Finder, ProcessFound
+from podtally.runtimes.pod_logs import PodLogs
+from podtally.runtimes.processes import Population, visit, who_is
+from podtally.runtimes.resolver import PodNamed, Resolver
 from tests.kernel.cgroups_support import hierarchies, make_cgroup, own_cgroups
 from tests.kernel.links_support import ifindex, named_netns, own_netns, sh
 
@@ -44,7 +45,7 @@ class Host:
 
     def __post_init__(self) -> None:
         logs, none = PodLogs(self.place / "pods"), self.place / "none"
-        namer = Namer(self.heard.put, None, logs, Containers(none, none))
+        namer = Resolver(self.heard.put, None, logs, Containers(none, none))
         self.finder = Finder(self.heard.put, namer)
         self.requests = Requests()
         self.stack.callback(self.requests.close)
@@ -127,7 +128,7 @@ def test_a_process_that_was_there_before_its_interface(host: Host) -> None:
     before_ns = time.monotonic_ns()
     host.finder.look(link.ifindex, link.peer_nsid)
     event = host.process_found()
-    assert event[:3] == (link.ifindex, Found("pod", UID), pid)
+    assert event[:3] == (link.ifindex, CgroupOwner("pod", UID), pid)
     assert before_ns < event.at_ns < time.monotonic_ns()
     assert host.silent(0.2)  # found is found
 
@@ -139,7 +140,7 @@ def test_a_process_that_comes_later_and_goes_soon(host: Host, netns: str) -> Non
     time.sleep(0.05)
     pid = host.process(POD, "nsenter", f"--net=/run/netns/{netns}")
     event = host.process_found(0.2)
-    assert event[:3] == (link.ifindex, Found("pod", UID), pid)
+    assert event[:3] == (link.ifindex, CgroupOwner("pod", UID), pid)
 
 
 def test_a_process_that_enters_its_namespace_after_it_was_looked_at(host: Host) -> None:
@@ -155,7 +156,7 @@ def test_a_process_that_enters_its_namespace_after_it_was_looked_at(host: Host) 
         assert time.monotonic() < end
     second = host.plug("ptl1", str(pid))
     host.finder.look(second.ifindex, second.peer_nsid)
-    assert host.process_found(0.5)[:3] == (second.ifindex, Found("pod", OTHER_UID), pid)
+    assert host.process_found(0.5)[:3] == (second.ifindex, CgroupOwner("pod", OTHER_UID), pid)
 
 
 def test_a_unit_is_told_but_a_pod_is_waited_for(host: Host, netns: str) -> None:
@@ -163,10 +164,10 @@ def test_a_unit_is_told_but_a_pod_is_waited_for(host: Host, netns: str) -> None:
     unit = host.process(UNIT, *enter)
     link = host.plug("ptl0", netns)
     host.finder.look(link.ifindex, link.peer_nsid)
-    assert host.process_found()[:3] == (link.ifindex, Found("systemd", "demo.service"), unit)
+    assert host.process_found()[:3] == (link.ifindex, CgroupOwner("systemd", "demo.service"), unit)
     assert host.silent(0.1)
     pod = host.process(POD, *enter)
-    assert host.process_found()[:3] == (link.ifindex, Found("pod", UID), pod)
+    assert host.process_found()[:3] == (link.ifindex, CgroupOwner("pod", UID), pod)
 
 
 def test_the_more_telling_of_two_is_told_last(host: Host, netns: str) -> None:
@@ -189,7 +190,7 @@ def test_several_interfaces_of_one_pod_and_one_later(host: Host) -> None:
         host.finder.look(link.ifindex, link.peer_nsid)
     assert {host.process_found().ifindex for _ in range(2)} == {link.ifindex for link in links[:2]}
     host.finder.look(links[2].ifindex, links[2].peer_nsid)
-    assert host.process_found(0.1)[:3] == (links[2].ifindex, Found("pod", UID), pid)
+    assert host.process_found(0.1)[:3] == (links[2].ifindex, CgroupOwner("pod", UID), pid)
 
 
 def test_a_namespace_in_which_nobody_lives(host: Host, netns: str) -> None:
@@ -287,7 +288,7 @@ IMPERSONATIONS = (
 def test_what_a_user_makes_is_the_users(host: Host, name: str) -> None:
     """Below the user's manager whatever it is called; below another place by who owns it."""
     manager = f"{PARENT}/user.slice/user-1000.slice/user@1000.service"
-    assert who_is(host.process(f"{manager}/{name}")) == Found("systemd", "user@1000.service")
+    assert who_is(host.process(f"{manager}/{name}")) == CgroupOwner("systemd", "user@1000.service")
     delegated = f"{PARENT}/delegated"
     host.cgroups.append(delegated)
     for hierarchy in hierarchies():

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The finder, when the process has no descriptors left for a while."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """bpf/podtally.c, fragments: later ones belong to the flow of the first, and to no other."""
 
 import struct

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """bpf/quote.h: which flow an ICMP error is about, and what only looks like one."""
 
 import struct
@@ -5,7 +6,7 @@ import struct
 import pytest
 
 from podtally.ledger.connections import flags_of
-from podtally.ledger.quoted import errors_among, quoted_fingerprints
+from podtally.ledger.icmp_errors import errors_among, quoted_fingerprints
 from tests.kernel.driver import FROM, NOTHING, OTHER, TO, Kernel
 from tests.kernel.packets import (
     A4,

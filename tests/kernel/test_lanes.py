@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """bpf/podtally.c, lanes: what one flood takes of the flow table, and what it leaves to others."""
 
 from collections.abc import Iterator
@@ -6,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from podtally.kernel import bpf
-from podtally.kernel.books import STRANGERS
+from podtally.kernel.account_map import UNATTRIBUTED
 from podtally.kernel.pins import Options
 from tests.kernel.conftest import Load
 from tests.kernel.driver import FROM, LOOPBACK, NOTHING, OVERFLOW, TO, Kernel
@@ -137,7 +138,7 @@ def test_v6_has_the_same_lane(table: Kernel) -> None:
 
 def test_strangers_share_a_lane(table: Kernel) -> None:
     table.books.close_accounts(LOOPBACK)
-    table.books.open_accounts(STRANGERS)
+    table.books.open_accounts(UNATTRIBUTED)
     send(table, "from_pod", FLOOD)
 
     assert rows(table, FROM) == SLOTS // 2

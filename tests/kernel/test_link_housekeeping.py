@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """bpf/link.h: what hosts say to keep a link going is `other`, and nothing else passes for it."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which addresses count as an endpoint's: whoever is in a namespace may configure any."""
 
 import os
@@ -8,14 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from podtally.links.addresses import MAX_ADDRESSES, AddressReader
-from podtally.links.attach import Attacher
-from podtally.links.messages import all_links
-from podtally.links.model import AddressesChanged, Mode
-from podtally.links.namespaces import Namespaces
-from podtally.links.netlink import Requests
-from podtally.links.wanted import pod_interfaces
-from podtally.links.watcher import LinkWatcher
+from podtally.attach.attacher import Attacher
+from podtally.attach.selection import pod_interfaces
+from podtally.attach.watcher import LinkWatcher
+from podtally.netlink.links import all_links
+from podtally.netlink.model import AddressesChanged, Mode
+from podtally.netlink.namespace_addresses import MAX_ADDRESSES, AddressReader
+from podtally.netlink.namespaces import Namespaces
+from podtally.netlink.netlink import Requests
 from tests.kernel.links_support import (
     Inbox,
     give_addresses,

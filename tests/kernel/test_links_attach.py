@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Getting onto hooks and off again, beside others who are there already."""
 
 import os
@@ -6,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from podtally.attach.attacher import Attacher, is_gone
 from podtally.errors import PodtallyError
 from podtally.kernel import bpf
-from podtally.links.attach import Attacher, is_gone
-from podtally.links.messages import get_link
-from podtally.links.model import Hook, Link, Mode, Role
-from podtally.links.netlink import Requests
+from podtally.netlink.links import get_link
+from podtally.netlink.model import Hook, Link, Mode, Role
+from podtally.netlink.netlink import Requests
 from tests.kernel.links_support import (
     ifindex,
     load,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The counters of all links at once, and namespaces by their ids."""
 
 import os
@@ -7,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from podtally.links.counters import CounterReader
-from podtally.links.messages import all_links
-from podtally.links.namespaces import Namespaces
-from podtally.links.netlink import Requests
+from podtally.attach.counters import CounterReader
+from podtally.netlink.links import all_links
+from podtally.netlink.namespaces import Namespaces
+from podtally.netlink.netlink import Requests
 from tests.kernel.links_support import give_addresses, make_pod, named_netns, own_netns, sh
 
 LINKS = 200

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Taking over what an earlier agent attached, and seeing others there, without CAP_SYS_ADMIN."""
 
 import os
@@ -8,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from podtally.attach.attacher import Attacher
 from podtally.kernel import bpf
-from podtally.links.attach import Attacher
-from podtally.links.messages import get_link
-from podtally.links.model import Link, Mode, Role
-from podtally.links.netlink import Requests
+from podtally.netlink.links import get_link
+from podtally.netlink.model import Link, Mode, Role
+from podtally.netlink.netlink import Requests
 from tests.kernel.links_support import (
     ifindex,
     load,
@@ -31,10 +32,10 @@ import sys
 from pathlib import Path
 from podtally.kernel import bpf
 from podtally.kernel.pins import PROGRAMS
-from podtally.links.attach import Attacher
-from podtally.links.messages import get_link
-from podtally.links.model import Role
-from podtally.links.netlink import Requests
+from podtally.attach.attacher import Attacher
+from podtally.netlink.links import get_link
+from podtally.netlink.model import Role
+from podtally.netlink.netlink import Requests
 pins, number, role = Path(sys.argv[1]), int(sys.argv[2]), Role(sys.argv[3])
 attacher = Attacher(pins, {n: bpf.obj_get(pins / "next" / "progs" / n) for n in PROGRAMS})
 mode, anew = attacher.attach(get_link(Requests(), number), role)

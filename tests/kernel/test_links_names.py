@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of interfaces and of namespaces are bytes, whatever they are."""
 
 import os
@@ -7,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from podtally.identity.residents import text
-from podtally.links.messages import all_links
-from podtally.links.namespaces import Namespaces
-from podtally.links.netlink import Requests
+from podtally.identity.interface_endpoints import text
+from podtally.netlink.links import all_links
+from podtally.netlink.namespaces import Namespaces
+from podtally.netlink.netlink import Requests
 from tests.kernel.links_support import own_netns, sh
 
 ODD = b"caf\xe9"

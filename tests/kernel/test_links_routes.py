@@ -1,11 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
 """The uplinks are those of the default routes, and only those."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from podtally.links.netlink import Requests
-from podtally.links.routes import uplinks
+from podtally.netlink.netlink import Requests
+from podtally.netlink.routes import uplinks
 from tests.kernel.links_support import ifindex, own_netns, sh
 
 

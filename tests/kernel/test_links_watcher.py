@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pods that come, change and go while the thread follows."""
 
 import errno
@@ -15,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from podtally.links.attach import Attacher
-from podtally.links.model import (
+from podtally.attach.attacher import Attacher
+from podtally.attach.selection import pod_interfaces
+from podtally.attach.watcher import LinkWatcher
+from podtally.netlink.model import (
     UNKNOWN,
     AddressesChanged,
     Appeared,
@@ -29,8 +32,6 @@ from podtally.links.model import (
     Renamed,
     Role,
 )
-from podtally.links.wanted import pod_interfaces
-from podtally.links.watcher import LinkWatcher
 from tests.kernel.links_support import (
     Inbox,
     give_addresses,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """podtally/kernel/{pins,job,loader}.py: what is pinned, changing generations, and refusing to load."""
 
 import os
@@ -13,10 +14,10 @@ import msgspec
 import pytest
 
 from podtally.errors import PodtallyError
-from podtally.install import settled
 from podtally.kernel import abi, bpf, pins
-from podtally.kernel.job import Job, flow_job, run_loader
+from podtally.kernel.compile_job import CompileJob, flow_job, run_loader
 from podtally.kernel.pins import MAPS, PROGRAMS, About, Generation, Options, PinKeeper, Pins
+from podtally.runtime.generations import settled
 from tests.kernel.driver import Kernel
 from tests.kernel.packets import TCP, ipv4, tcp
 
@@ -67,7 +68,7 @@ def changed_sources(into: Path, file: str, old: str, new: str) -> Path:
     return into / "podtally.c"
 
 
-def job_for(source: Path, into: Path) -> Job:
+def job_for(source: Path, into: Path) -> CompileJob:
     return msgspec.structs.replace(flow_job(TINY, into), source=str(source))
 
 
@@ -324,7 +325,7 @@ def test_the_verifiers_words_come_through(directory: Path, tmp_path: Path) -> No
         "int unsafe(struct __sk_buff *skb)\n"
         "{\n\treturn *(char *)(long)skb->data;\n}\n"
     )
-    job = Job(str(source), {}, programs=("unsafe",), maps=(), into=str(directory))
+    job = CompileJob(str(source), {}, programs=("unsafe",), maps=(), into=str(directory))
     with pytest.raises(PodtallyError, match=r"invalid access to packet"):
         run_loader(job)
     assert not directory.exists()

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """bpf/podtally.c, frame by frame: which flow, or which account, and how much."""
 
 from typing import NamedTuple

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host that has the capabilities, and yet forbids what they are for."""
 
 import platform

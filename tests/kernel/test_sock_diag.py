@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whose socket takes a packet that comes in: real sockets in real cgroups, and real packets."""
 
 import socket
@@ -7,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from podtally.links.sock_diag import SocketDiag
-from podtally.links.sock_diag_layout import TCP, UDP
+from podtally.netlink.sock_diag import SocketDiag
+from podtally.netlink.sock_diag_layout import TCP, UDP
 from tests.kernel.links_support import ifindex, inside, sh
 from tests.kernel.sock_diag_support import (
     KINDS,

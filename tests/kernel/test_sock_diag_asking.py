@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Many questions at once about sockets, what they cost, and who cannot ask them."""
 
 import os
@@ -12,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from podtally.links import sock_diag
-from podtally.links.batches import BATCH
-from podtally.links.sock_diag import SocketDiag
-from podtally.links.sock_diag_layout import PACKET, TCP, UDP, requests
+from podtally.netlink import sock_diag
+from podtally.netlink.batches import BATCH
+from podtally.netlink.sock_diag import SocketDiag
+from podtally.netlink.sock_diag_layout import PACKET, TCP, UDP, requests
 from tests.kernel.sock_diag_support import Sockets, ask, host_with_neighbour
 from tests.kernel.test_conntrack import Asked, tuples
 from tests.kernel.uplink import HOST4, OUT4, cgroup
@@ -152,7 +153,7 @@ def test_a_protocol_that_the_kernel_does_not_tell_of(
 
 def run(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", f"from podtally.links.sock_diag import SocketDiag\n{code}"],
+        [sys.executable, "-c", f"from podtally.netlink.sock_diag import SocketDiag\n{code}"],
         capture_output=True,
         text=True,
         check=True,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """bpf/podtally.c on an uplink, with real sockets in real cgroups: whose packets they are."""
 
 import socket
@@ -7,8 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
-from podtally.identity import cgroup_ids
-from podtally.identity.cgroup_ids import ROOT_ID, CgroupIds
+from podtally.runtimes import cgroup_ids
+from podtally.runtimes.cgroup_ids import ROOT_ID, CgroupIds
 from tests.kernel.conftest import OPTIONS, Load
 from tests.kernel.driver import FROM, TO
 from tests.kernel.links_support import inside, sh

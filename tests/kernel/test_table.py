@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """podtally/kernel/table.py on the running programs: flip, fence, read, clear, and who writes meanwhile."""
 
 import shutil
@@ -11,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from podtally.kernel import bpf
-from podtally.kernel.job import Job, run_loader
+from podtally.kernel.compile_job import CompileJob, run_loader
 from podtally.kernel.table import BATCH
 from tests.kernel.driver import FROM, OVERFLOW, TO, Flow, Kernel
 from tests.kernel.packets import A4, B4, TCP, UDP, ipv4, ports, tcp
@@ -194,7 +195,9 @@ def rotate(pin_root: Path, kernel: Kernel) -> Iterator[int]:
     """A program that makes every packet the next flow, and goes on to from_pod."""
     into = pin_root / "rotate"
     maps = ("under_test", "turns")
-    run_loader(Job(str(ROTATE), {"COUNTS": "128"}, programs=("rotate",), maps=maps, into=str(into)))
+    run_loader(
+        CompileJob(str(ROTATE), {"COUNTS": "128"}, programs=("rotate",), maps=maps, into=str(into))
+    )
     set_first(into / "maps" / "under_test", np.array([kernel.programs["from_pod"]], np.uint32))
     set_first(into / "maps" / "turns", np.array([0, RACED_FLOWS], np.uint64))
     with bpf.owned(bpf.obj_get(into / "progs" / "rotate")) as program:

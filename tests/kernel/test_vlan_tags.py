@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """bpf/podtally.c on real frames with a VLAN tag beside the data, which no test run can make."""
 
 import socket
@@ -6,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from podtally.kernel.books import STRANGERS
+from podtally.kernel.account_map import UNATTRIBUTED
 from tests.kernel.conftest import OPTIONS, Load
 from tests.kernel.driver import TO
 from tests.kernel.links_support import inside
@@ -44,4 +45,4 @@ def test_frames_with_a_tag_are_counted(uplink: Uplink) -> None:
     while tagged(uplink, TO) < TAGGED and time.monotonic() < end:
         time.sleep(0.01)
     assert tagged(uplink, TO) == TAGGED
-    assert STRANGERS not in uplink.kernel.books.read().ifindex
+    assert UNATTRIBUTED not in uplink.kernel.books.read().ifindex

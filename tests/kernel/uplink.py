@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host in a namespace of its own: an uplink with the programs on it, a pod behind it, sockets in cgroups."""
 
 import ctypes
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from podtally.identity import cgroup_ids
+from podtally.runtimes import cgroup_ids
 from tests.kernel.driver import Kernel
 from tests.kernel.links_support import ifindex, named_netns, own_netns, sh
 

@@ -1,19 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host that the API tells of its pods, asked as the agent's HTTP threads ask it."""
 
 import time
 from collections.abc import Sequence
 
-from podtally.answers import Answering
+from podtally.api.query_service import QueryService
+from podtally.api.schema import Explanation
 from podtally.config import StaticEndpoint
-from podtally.export.api import Explained
-from podtally.identity.cgroups import Found
-from podtally.identity.cluster import Clocks, Cluster
+from podtally.identity.cluster.cluster import Clocks, ClusterState
 from podtally.identity.directory import Directory
-from podtally.identity.residents import number
-from podtally.kube.model import Changed, Page
+from podtally.identity.interface_endpoints import number
+from podtally.kube.model import Changed, ObjectPage
 from podtally.kube.objects import RESOURCES
-from podtally.policy.declared import Declared
-from podtally.policy.reading import read_text
+from podtally.policy.load.declared import DeclaredPolicies
+from podtally.policy.load.loader import read_text
+from podtally.runtimes.cgroups import CgroupOwner
 from tests.unit.kube_json import Json, Run, controlled, list_of, pod, stamp, status
 
 DECODERS = {resource.name: resource for resource in RESOURCES}
@@ -57,13 +58,13 @@ class Host:
     """A directory, and what the API tells it; asked as the HTTP threads ask."""
 
     def __init__(self, *static: StaticEndpoint, cluster: bool = True) -> None:
-        self.directory = Directory(static, {}, SECOND, Cluster("here") if cluster else None)
-        self.declared = Declared((), (), ())
+        self.directory = Directory(static, {}, SECOND, ClusterState("here") if cluster else None)
+        self.declared = DeclaredPolicies((), (), ())
         self._links = 6
 
     def tell(self, resource: str, *items: Json) -> None:
         objects = DECODERS[resource].decode_list(list_of(*items)).objects
-        page = Page(resource, objects, True, True, time.monotonic_ns())
+        page = ObjectPage(resource, objects, True, True, time.monotonic_ns())
         self.directory.api_said(page, clocks())
 
     def tell_more(self, resource: str, item: Json) -> None:
@@ -71,7 +72,7 @@ class Host:
         changed = Changed(resource, "ADDED", decoded, time.monotonic_ns())
         self.directory.api_said(changed, clocks())
 
-    def link(self, found: Found | None, *addresses: str, netns: str = "") -> int:
+    def link(self, found: CgroupOwner | None, *addresses: str, netns: str = "") -> int:
         self._links += 1
         since = time.monotonic_ns() - 60 * SECOND
         self.directory.appeared(self._links, f"veth{self._links}", netns, host=False, at_ns=since)
@@ -84,14 +85,14 @@ class Host:
     def declare(self, *texts: str, candidates: Sequence[str] = ()) -> None:
         policies = tuple(p for text in texts for p in read_text(text, "test").policies)
         would = tuple(p for text in candidates for p in read_text(text, "next", True).policies)
-        self.declared = Declared(policies, would, ())
+        self.declared = DeclaredPolicies(policies, would, ())
 
     @property
-    def answers(self) -> Answering:
+    def answers(self) -> QueryService:
         self.directory.refresh(time.monotonic_ns())
-        return Answering(self.directory, lambda: self.declared)
+        return QueryService(self.directory, lambda: self.declared)
 
-    def explain(self, source: str, destination: str, port: int = 80) -> Explained:
+    def explain(self, source: str, destination: str, port: int = 80) -> Explanation:
         return self.answers.explain(source, destination, str(port))
 
 
@@ -125,6 +126,6 @@ def shop() -> Host:
     made.tell(
         "services", {"metadata": meta, "spec": {"clusterIPs": ["198.18.0.3"], "ports": ports}}
     )
-    made.link(Found("pod", "uid-web-0", "c" * 64), "10.99.0.2", "2001:db8::2")
-    made.link(Found("pod", "uid-db-0", "d" * 64), "10.99.0.3")
+    made.link(CgroupOwner("pod", "uid-web-0", "c" * 64), "10.99.0.2", "2001:db8::2")
+    made.link(CgroupOwner("pod", "uid-db-0", "d" * 64), "10.99.0.3")
     return made

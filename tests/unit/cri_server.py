@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A gRPC server over a unix socket that answers as a test wants: late, in pieces, wrongly."""
 
 import socket

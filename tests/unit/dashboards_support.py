@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads the dashboards as Grafana would: their JSON, its panels, and queries with variables filled in."""
 
 import json

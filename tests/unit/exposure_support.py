@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A cluster's Services, Ingresses and who is exposed by them, for tests."""
 
 from collections.abc import Iterable
@@ -7,16 +8,16 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from podtally.identity.cluster import Clocks, Cluster
-from podtally.identity.residents import number
+from podtally.identity.cluster.cluster import Clocks, ClusterState
+from podtally.identity.interface_endpoints import number
 from podtally.identity.services import Services
-from podtally.kube.model import Page
+from podtally.kube.model import ObjectPage
 from podtally.kube.objects import RESOURCES
-from podtally.policy.compiled_blocks import Addresses
-from podtally.policy.exposure import Exposure
-from podtally.policy.exposure_table import NOTHING
+from podtally.policy.exposure.lookup import Exposure
+from podtally.policy.exposure.table import NOTHING
 from podtally.policy.ingress import DeclaredIngress
-from podtally.policy.reading import read_text
+from podtally.policy.load.loader import read_text
+from podtally.policy.vector.address_ranges import Addresses
 from tests.unit.kube_json import Json, list_of, stamp
 
 DECODERS = {resource.name: resource for resource in RESOURCES}
@@ -78,15 +79,15 @@ def endpoints(
 def services(
     objects: Iterable[Json],
     slices: Iterable[Json],
-    cluster: Cluster | None = None,
+    cluster: ClusterState | None = None,
     at_ns: int = SECOND,
 ) -> Services:
     """As the API tells of them."""
-    cluster = cluster or Cluster("here")
+    cluster = cluster or ClusterState("here")
     clocks = Clocks(at_ns, at_ns)
     for resource, items in (("services", objects), ("endpointslices", slices)):
         decoded = DECODERS[resource].decode_list(list_of(*items)).objects
-        cluster.apply(Page(resource, decoded, True, True, at_ns), clocks)
+        cluster.apply(ObjectPage(resource, decoded, True, True, at_ns), clocks)
     cluster.settle(clocks)
     return cluster.services()
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Objects as the API sends them, with what a test says of them."""
 
 import json

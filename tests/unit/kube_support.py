@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the tests of the Kubernetes client share: plain decoders, a consumer, short waits."""
 
 import json
@@ -7,10 +8,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from podtally.kube.access import Access, Server
+from podtally.kube.access import Access, ApiServerAddress
+from podtally.kube.backoff import Patience
 from podtally.kube.credentials import Files
-from podtally.kube.model import Changed, Event, ListPage, Page, Resource, Status, WatchEvent
-from podtally.kube.retry import Patience
+from podtally.kube.model import (
+    ApiStatus,
+    Changed,
+    Event,
+    ListPage,
+    ObjectPage,
+    WatchedResource,
+    WatchEvent,
+)
 from podtally.kube.source import KubeSource
 from tests.apiserver import ApiServer
 from tests.apiserver_store import KINDS, Key, Object, key_of
@@ -44,19 +53,19 @@ def decode_event(line: bytes) -> WatchEvent:
     event = json.loads(line)
     item = event["object"]
     if event["type"] == "ERROR":
-        status = Status(item.get("code", 0), item.get("reason", ""), item.get("message", ""))
+        status = ApiStatus(item.get("code", 0), item.get("reason", ""), item.get("message", ""))
         return WatchEvent("ERROR", None, "", status)
     version = item["metadata"]["resourceVersion"]
     return WatchEvent(event["type"], None if event["type"] == "BOOKMARK" else item, version)
 
 
-def resource(name: str, field_selector: str = "") -> Resource:
-    return Resource(name, KINDS[name].path, decode_list, decode_event, field_selector)
+def resource(name: str, field_selector: str = "") -> WatchedResource:
+    return WatchedResource(name, KINDS[name].path, decode_list, decode_event, field_selector)
 
 
 def access_to(api: ApiServer, token: str = "") -> Access:
     authorization = f"Bearer {token}" if token else ""
-    return Access(Server("127.0.0.1", api.port, tls=False), Files(authorization))
+    return Access(ApiServerAddress("127.0.0.1", api.port, tls=False), Files(authorization))
 
 
 def pod(name: str, **labels: str) -> Object:
@@ -80,14 +89,14 @@ class Table:
             event = self.queue.get()
             self.heard.append(event)
             there = self.there.setdefault(event.resource, {})
-            if isinstance(event, Page):
+            if isinstance(event, ObjectPage):
                 self._page(there, event)
             elif event.kind == "DELETED":
                 del there[key_of(event.object)]  # KeyError: it was told of twice, or never
             else:
                 there[key_of(event.object)] = event.object
 
-    def _page(self, there: dict[Key, Object], page: Page) -> None:
+    def _page(self, there: dict[Key, Object], page: ObjectPage) -> None:
         if page.first:
             self._listing[page.resource] = set()
         listing = self._listing[page.resource]
@@ -103,9 +112,9 @@ class Table:
         there = self.there.get(name, {})
         return {key: item["metadata"]["resourceVersion"] for key, item in there.items()}
 
-    def pages(self, name: str) -> list[Page]:
+    def pages(self, name: str) -> list[ObjectPage]:
         self.take()
-        return [e for e in self.heard if isinstance(e, Page) and e.resource == name]
+        return [e for e in self.heard if isinstance(e, ObjectPage) and e.resource == name]
 
     def changes(self, name: str) -> list[Changed]:
         self.take()
@@ -118,7 +127,7 @@ class Watching:
     def __init__(
         self,
         api: ApiServer,
-        resources: Iterable[Resource] = (),
+        resources: Iterable[WatchedResource] = (),
         patience: Patience = PATIENT,
         access: Access | None = None,
     ) -> None:

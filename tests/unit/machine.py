@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host in miniature: agents that die at any step, and are started again.
 
 The table, the ledger, the checkpoint and the protocol are the real ones, over plain
@@ -12,14 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.epoch import NO_COUNTERS, Counters, Journal, Turned, World
 from podtally.kernel.table import Table
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.connections import BEGAN_SIDE, BEGAN_UNKNOWN
-from podtally.ledger.labels import DIRECTIONS, BookLabels, PodLabels
-from podtally.ledger.remotes import Present
+from podtally.ledger.label_sets import DIRECTIONS, BookLabels, PodLabels
+from podtally.ledger.peers import EpochContext
 from podtally.ledger.series import SeriesView
 from podtally.ledger.view import View
+from podtally.runtime.journal import (
+    NO_COUNTERS,
+    EpochInputs,
+    EpochResult,
+    InterfaceCounters,
+    Journal,
+)
 from tests.unit.model import INTERFACES, OPENING, Kernel, Model, Packet
 from tests.unit.rows import SECOND, SHOP, make_ledger, names
 
@@ -112,7 +119,7 @@ class CrashingCheckpoint(Checkpoint):
 class CrashingJournal(Journal):
     steps: Steps
 
-    def _add(self, look: Callable[[Table], World]) -> tuple[Turned, Extras]:
+    def _add(self, look: Callable[[Table], EpochInputs]) -> tuple[EpochResult, Extras]:
         added = super()._add(look)
         self.steps.reach("after booking")
         return added
@@ -218,25 +225,25 @@ class Machine:
         self.steps.reach("before promote")
         self.replaced = None
 
-    def turn(self) -> Turned:
+    def turn(self) -> EpochResult:
         turned = self.journal.turn(self._here(self.kernel), self.look)
         self._publish()
         return turned
 
-    def retry(self) -> Turned:
+    def retry(self) -> EpochResult:
         turned = self.journal.retry(self._here(self.kernel), Extras())
         self._publish()
         return turned
 
-    def look(self, _: Table) -> World:
+    def look(self, _: Table) -> EpochInputs:
         self._now_ns += SECOND // 10
         listed = list(INTERFACES)
         counters = np.array([self.model.counter(i) for i in listed], np.int64)
         self.steps.meanwhile()
-        present = Present(self.names, self._now_ns)
-        return World(present, Counters(np.array(listed), counters), (), Extras())
+        present = EpochContext(self.names, self._now_ns)
+        return EpochInputs(present, InterfaceCounters(np.array(listed), counters), (), Extras())
 
-    def look_at_names(self, table: Table) -> World:
+    def look_at_names(self, table: Table) -> EpochInputs:
         return self.look(table)._replace(counters=NO_COUNTERS)
 
     def _journal_of(self, kernel: Kernel) -> CrashingJournal:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads docs/metrics.md: the rows of its tables of metrics, its labels, and its example queries."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernel would write into the maps, and beside it a model that only adds up what was sent."""
 
 from collections import Counter
@@ -6,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from podtally.kernel import abi
-from podtally.kernel.books import Accounts as KernelAccounts
+from podtally.kernel.account_map import AccountReading as KernelAccounts
 from podtally.kernel.table import Arrays
 from podtally.ledger.connections import (
     BEGAN_HERE,
@@ -15,7 +16,7 @@ from podtally.ledger.connections import (
     BEGAN_UNKNOWN,
     CONTESTED,
 )
-from podtally.ledger.labels import DIRECTIONS, FlowLabels, protocol_name
+from podtally.ledger.label_sets import DIRECTIONS, FlowLabels, protocol_name
 from tests.unit.rows import (
     ACK,
     FLAGS,

@@ -1,11 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
 """Policies as the Kubernetes API sends them, and the events that come of it."""
 
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from podtally.kube.model import Changed, Page
-from podtally.policy.resources import POLICY_RESOURCES, DeclaredObject
+from podtally.kube.model import Changed, ObjectPage
+from podtally.policy.load.resources import POLICY_RESOURCES, DeclaredObject
 
 Json = dict[str, Any]
 BY_NAME = {resource.name: resource for resource in POLICY_RESOURCES}
@@ -36,8 +37,8 @@ def decoded(resource: str, *items: Json) -> list[DeclaredObject]:
     return list(BY_NAME[resource].decode_list(json.dumps(body).encode()).objects)
 
 
-def page(resource: str, items: Sequence[Json], first: bool = True, last: bool = True) -> Page:
-    return Page(resource, decoded(resource, *items), first, last, 1)
+def page(resource: str, items: Sequence[Json], first: bool = True, last: bool = True) -> ObjectPage:
+    return ObjectPage(resource, decoded(resource, *items), first, last, 1)
 
 
 def changed(resource: str, kind: str, item: Json) -> Changed:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parties, policies and questions for tests; and those of a case in ../shared/netpol's format."""
 
 import ipaddress
@@ -13,9 +14,9 @@ from podtally.policy.model import (
     Block,
     NamedPort,
     Network,
-    Party,
     PodSubject,
     Policy,
+    PolicyEndpoint,
     Question,
     Requirement,
     Rule,
@@ -50,19 +51,19 @@ def labels(values: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((values or {}).items()))
 
 
-def pod(name: str, address: str = "10.99.0.1", **more: Any) -> Party:
+def pod(name: str, address: str = "10.99.0.1", **more: Any) -> PolicyEndpoint:
     """``namespace/name``; the label ``app`` is the name, unless told."""
     namespace, _, short = name.partition("/")
-    party = Party(POD, namespace, short, (("app", short),), ips=(ip(address),))
+    party = PolicyEndpoint(POD, namespace, short, (("app", short),), ips=(ip(address),))
     return party._replace(**more)
 
 
-def outside(address: str = "203.0.113.9") -> Party:
-    return Party(ADDRESS, ips=(ip(address),))
+def outside(address: str = "203.0.113.9") -> PolicyEndpoint:
+    return PolicyEndpoint(ADDRESS, ips=(ip(address),))
 
 
-def node(name: str, address: str, **more: str) -> Party:
-    return Party(NODE, name=name, ips=(ip(address),), node=name, node_labels=labels(more))
+def node(name: str, address: str, **more: str) -> PolicyEndpoint:
+    return PolicyEndpoint(NODE, name=name, ips=(ip(address),), node=name, node_labels=labels(more))
 
 
 def policy(name: str, **fields: Any) -> Policy:
@@ -81,7 +82,9 @@ def rules(*written: Rule) -> tuple[Rule, ...]:
     return tuple(rule._replace(index=index) for index, rule in enumerate(written))
 
 
-def ask(source: Party, destination: Party, port: int = 80, protocol: int = TCP) -> Question:
+def ask(
+    source: PolicyEndpoint, destination: PolicyEndpoint, port: int = 80, protocol: int = TCP
+) -> Question:
     """In the first family that both have."""
     return Question(source, destination, protocol, port, *addresses(source.ips, destination.ips))
 
@@ -116,7 +119,9 @@ class World:
         chosen = addresses(sources, destinations)
         return Question(source, destination, protocol, probe["port"], *chosen)
 
-    def _end(self, end: Mapping[str, str], family: str | None) -> tuple[Party, tuple[int, ...]]:
+    def _end(
+        self, end: Mapping[str, str], family: str | None
+    ) -> tuple[PolicyEndpoint, tuple[int, ...]]:
         if "pod" in end:
             party = self._pods[end["pod"]]
             wanted = [a for a in party.ips if family is None or (family == "IPv4") == _is_v4(a)]
@@ -129,19 +134,21 @@ def _is_v4(address: int) -> bool:
     return address >> 32 == 0xFFFF
 
 
-def _node(entry: Mapping[str, Any]) -> Party:
+def _node(entry: Mapping[str, Any]) -> PolicyEndpoint:
     addresses = tuple(map(ip, entry["ips"]))
     name = entry["name"]
-    return Party(NODE, name=name, ips=addresses, node=name, node_labels=labels(entry.get("labels")))
+    return PolicyEndpoint(
+        NODE, name=name, ips=addresses, node=name, node_labels=labels(entry.get("labels"))
+    )
 
 
-def _pod(entry: Mapping[str, Any]) -> Party:
+def _pod(entry: Mapping[str, Any]) -> PolicyEndpoint:
     ports = tuple(
         NamedPort(port["name"], PROTOCOLS[port.get("protocol", "TCP")], port["port"])
         for port in entry.get("ports") or ()
         if port.get("name")
     )
-    return Party(
+    return PolicyEndpoint(
         POD,
         entry["namespace"],
         entry["name"],

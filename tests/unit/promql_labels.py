@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which labels the result of a PromQL expression may have, and what in it names none that exist."""
 
 from collections.abc import Callable, Mapping

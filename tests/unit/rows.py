@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Flows as the kernel would hand them over, made of plain values."""
 
 import ipaddress
@@ -7,17 +8,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.identity import table
+from podtally.identity import name_table
 from podtally.identity.addresses import AddressBook
 from podtally.identity.model import Claim, Endpoint
-from podtally.identity.table import Names
+from podtally.identity.name_table import Names
 from podtally.kernel import abi
-from podtally.kernel.books import Accounts as KernelAccounts
-from podtally.kernel.table import Rows
-from podtally.ledger.connections import KEY, Columns, flags_of
+from podtally.kernel.account_map import AccountReading as KernelAccounts
+from podtally.kernel.table import FlowRows
+from podtally.ledger.connections import KEY, ConnectionColumns, flags_of
 from podtally.ledger.events import NO_EVENT
 from podtally.ledger.ledger import Ledger, Limits
-from podtally.ledger.remotes import Present
+from podtally.ledger.peers import EpochContext
 
 LAYOUT = abi.current()
 FLAGS = flags_of(LAYOUT)
@@ -33,10 +34,10 @@ NETWORKS = {"office": ("203.0.113.0/24",), "lab": ("2001:db8:23::/48",)}
 
 
 def names(endpoints: dict[int, Endpoint] | None = None, claims: Sequence[Claim] = ()) -> Names:
-    networks = table.build_networks(NETWORKS)
+    networks = name_table.build_networks(NETWORKS)
     book = AddressBook(networks.owners)
     book.put("test", claims)
-    return table.build(SHOP if endpoints is None else endpoints, {}, book.table(), networks)
+    return name_table.build(SHOP if endpoints is None else endpoints, {}, book.table(), networks)
 
 
 def from_here(flags: int) -> int:
@@ -106,10 +107,10 @@ def key_of(flows: Sequence[Flow]) -> NDArray[np.void]:
     return key
 
 
-def columns(flows: Sequence[Flow], account: int = 0, now_ns: int = SECOND) -> Columns:
+def columns(flows: Sequence[Flow], account: int = 0, now_ns: int = SECOND) -> ConnectionColumns:
     """Connections that began with these rows."""
     n = len(flows)
-    return Columns(
+    return ConnectionColumns(
         np.array([flow.fingerprint for flow in flows], np.uint64),
         np.full(n, account, np.int32),
         np.full(n, NO_EVENT, np.int32),
@@ -127,12 +128,14 @@ def make_ledger(series: int = 10_000, grace_ns: int = 300 * SECOND) -> Ledger:
     return Ledger(FLAGS, Limits(series, 10_000, grace_ns), keep_ended=True)
 
 
-def book(ledger: Ledger, who: Names | Present, flows: Sequence[Flow], now_ns: int = SECOND) -> None:
+def book(
+    ledger: Ledger, who: Names | EpochContext, flows: Sequence[Flow], now_ns: int = SECOND
+) -> None:
     """Book rows as an epoch would, without ending it."""
-    present = Present(who, now_ns) if isinstance(who, Names) else who
+    present = EpochContext(who, now_ns) if isinstance(who, Names) else who
     cold = np.concatenate([cold_row(flow) for flow in flows])
     order = np.argsort(np.array([flow.fingerprint for flow in flows], np.uint64))
-    rows = Rows(
+    rows = FlowRows(
         np.array([flow.fingerprint for flow in flows], np.uint64)[order],
         np.array([flow.bytes for flow in flows], np.int64)[order],
         np.array([flow.packets for flow in flows], np.int64)[order],

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rules of Prometheus as they stand in the tree, and what docs/operations.md says of them."""
 
 import re

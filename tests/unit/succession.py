@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pods that take one another's address with almost no gap, and what an API tells of them, late."""
 
 import random
 from typing import NamedTuple
 
-from podtally.identity.cluster import Clocks
+from podtally.identity.cluster.cluster import Clocks
 from tests.unit.kube_json import Json, Run, pod, stamp, status
 
 SECOND = 1_000_000_000

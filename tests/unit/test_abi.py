@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The layout that Python reads out of flow.h, and what it refuses to read."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Accounts: what connections that differ in no label share."""
 
 import numpy as np
@@ -8,17 +9,17 @@ from podtally.ledger.account import (
     UNKNOWN_PORT,
     Account,
     Judgement,
-    beyond_the_limit,
     candidate_labels,
     denied_labels,
     exposed_labels,
     flow_labels,
+    overflow_account,
     server_port,
     with_any_peer,
 )
-from podtally.ledger.accounts import Accounts, make_tables
+from podtally.ledger.accounts import AccountTable, make_tables
 from podtally.ledger.connections import BEGAN_HERE, BEGAN_THERE, BEGAN_UNKNOWN
-from podtally.ledger.labels import FlowLabels
+from podtally.ledger.label_sets import FlowLabels
 from podtally.ledger.series import SeriesTable
 
 
@@ -27,9 +28,9 @@ def account(port: int = 443, slot: int = 0, protocol: int = 6) -> Account:
     return Account(slot, *web, "external", "", "office", "internet", protocol, port)
 
 
-def make(limit: int = 1000) -> tuple[Accounts, SeriesTable[FlowLabels]]:
+def make(limit: int = 1000) -> tuple[AccountTable, SeriesTable[FlowLabels]]:
     flows: SeriesTable[FlowLabels] = SeriesTable(3)
-    return Accounts(make_tables()._replace(flows=flows), limit), flows
+    return AccountTable(make_tables()._replace(flows=flows), limit), flows
 
 
 @pytest.mark.parametrize(
@@ -57,14 +58,14 @@ def test_labels(port: int, protocol: int, text: str, name: str) -> None:
 
 
 def test_beyond_the_limit_every_label_but_the_direction_is_other() -> None:
-    labels = flow_labels(beyond_the_limit(account(slot=5)), "ingress")
+    labels = flow_labels(overflow_account(account(slot=5)), "ingress")
     assert set(labels._replace(direction="other")) == {"other"}
     assert labels.direction == "ingress"
 
 
 def test_beyond_the_limit_the_rarer_series_say_other_too() -> None:
     judged = account()._replace(judgement=Judgement("denied", "egress", "shop/strict"))
-    limited = beyond_the_limit(judged)
+    limited = overflow_account(judged)
     for labels in (denied_labels(limited), exposed_labels(limited), candidate_labels(limited)):
         assert (labels.namespace, labels.workload) == ("other", "other")
         assert (labels.protocol, labels.port) == ("other", "other")
@@ -197,7 +198,7 @@ def test_restored_accounts_keep_their_indexes() -> None:
     accounts.close(0)
     flows_again: SeriesTable[FlowLabels] = SeriesTable(3)
     flows_again.restore(flows.pairs(), *flows.sums())
-    again = Accounts(make_tables()._replace(flows=flows_again), 1000)
+    again = AccountTable(make_tables()._replace(flows=flows_again), 1000)
     again.restore(accounts.pairs(), 2)
     for port in range(1, 37, 2):
         index = accounts.index_of(account(port, slot=1), 2)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who had an address at a time: claims resolved, held against a plain reading of the rules."""
 
 import random
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from podtally.identity import addresses
 from podtally.identity.addresses import AddressBook, AddressTable
-from podtally.identity.intervals import CONFIRMED, FACT, FIRST_GAP_NS, GAP_NS, Interval, resolve
+from podtally.identity.claims import CONFIRMED, FACT, FIRST_GAP_NS, GAP_NS, Interval, resolve
 from podtally.identity.model import DISPUTED, FOREVER, Claim, Owner
 
 SECOND = 1_000_000_000

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Endpoints and addresses over HTTP: a real server, asked by itself and by the commands."""
 
 import datetime
@@ -15,14 +16,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from podtally.answers import Answering
-from podtally.export.api import Answers, EndpointRow, Held
+from podtally.api.query_service import QueryService
+from podtally.api.schema import AddressHolder, Answers, EndpointRow
+from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.publisher import Health, Publisher
-from podtally.export.selfmetrics import SelfMetrics
-from podtally.export.server import Server
 from podtally.identity.directory import Directory
 from podtally.ledger.view import View
-from podtally.policy.declared import Declared
+from podtally.policy.load.declared import DeclaredPolicies
+from podtally.web.server import WebServer
 from tests.unit.asked_host import INTO_WEB, NO_EGRESS, Host, shop
 from tests.unit.rows import make_ledger
 from tests.unit.test_judging import ONLY_MYSQL, declare, epoch, into, make, out, present
@@ -39,21 +40,21 @@ class Term(NamedTuple):
     until: int | None
 
 
-class Register(Answering):
+class Register(QueryService):
     """Who has had which address."""
 
     def __init__(self, rows: list[EndpointRow], terms: list[Term]) -> None:
-        super().__init__(Directory((), {}), lambda: Declared((), (), ()))
+        super().__init__(Directory((), {}), lambda: DeclaredPolicies((), (), ()))
         self._rows = rows
         self._terms = terms
 
     def endpoints(self) -> list[EndpointRow]:
         return self._rows
 
-    def resolve(self, address: str, at_wall: float | None) -> list[Held]:
+    def resolve(self, address: str, at_wall: float | None) -> list[AddressHolder]:
         hour = None if at_wall is None else (at_wall - NOON.timestamp()) / 3600
         return [
-            Held("pod", "shop", t.name, "web", "node", clock(t.from_), clock(t.until))
+            AddressHolder("pod", "shop", t.name, "web", "node", clock(t.from_), clock(t.until))
             for t in self._terms
             if t.address == address
             and (hour is None or t.from_ <= hour < (math.inf if t.until is None else t.until))
@@ -90,7 +91,7 @@ TERMS = [
 
 
 class Served(NamedTuple):
-    server: Server
+    server: WebServer
     port: int
 
     def get(self, target: str) -> tuple[int, Any]:
@@ -105,9 +106,9 @@ class Served(NamedTuple):
 
 
 def serve(answers: Answers | None, view: View | None = None) -> Served:
-    server = Server(("127.0.0.1", 0))
+    server = WebServer(("127.0.0.1", 0))
     shown = make_ledger().view() if view is None else view
-    server.start(Publisher(shown, SelfMetrics(), lambda: Health("", "")), answers)
+    server.start(Publisher(shown, AgentMetrics(), lambda: Health("", "")), answers)
     return Served(server, int(server.url.rpartition(":")[2].removesuffix("/metrics")))
 
 
@@ -195,7 +196,7 @@ def test_what_cannot_be_answered(served: Served, target: str, status: int, words
     got, body = served.get(f"/api/v1/{target}")
     assert got == status
     assert words in body["error"]
-    assert body["mend"]
+    assert body["fix"]
 
 
 def test_the_table_of_endpoints(served: Served) -> None:

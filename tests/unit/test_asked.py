@@ -1,15 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who is meant by a name, and what the agent explains of two: over a real directory."""
 
 import time
 
 import pytest
 
-from podtally.answers import Answering
+from podtally.api.query_service import QueryService
 from podtally.config import StaticEndpoint
 from podtally.errors import PodtallyError
-from podtally.identity.cgroups import Found
-from podtally.policy.declared import PolicySources
-from podtally.policy.live import LivePolicies
+from podtally.policy.load.declared import PolicySources
+from podtally.policy.load.live import LivePolicies
+from podtally.runtimes.cgroups import CgroupOwner
 from tests.unit.asked_host import INTO_WEB, NO_EGRESS, Host, labelled, shop
 
 ONLY_PORT_80 = """\
@@ -61,7 +62,7 @@ def test_the_address_is_of_the_family_that_both_have(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "what", "mend"),
+    ("asked", "what", "fix"),
     [
         ("shop/wep-0", "nobody is known here by the name 'shop/wep-0'", "there are shop/web-0"),
         ("shop/quux", "'shop/quux'", "there are shop/db, shop/db-0, shop/db-1, shop/web"),
@@ -77,12 +78,12 @@ def test_the_address_is_of_the_family_that_both_have(host: Host) -> None:
         ("x" * 1000, "'" + "x" * 100 + "'", "write"),
     ],
 )
-def test_nobody_is_meant(host: Host, asked: str, what: str, mend: str) -> None:
+def test_nobody_is_meant(host: Host, asked: str, what: str, fix: str) -> None:
     host.link(None, "10.99.0.77")  # nobody knows who that is
     with pytest.raises(PodtallyError) as refused:
         host.explain(asked, "203.0.113.10")
     assert refused.value.what.endswith(what) or refused.value.what.startswith(what)
-    assert mend in refused.value.mend
+    assert fix in refused.value.fix
 
 
 def test_labels_of_pods_and_namespaces_and_named_ports(host: Host) -> None:
@@ -117,7 +118,7 @@ def test_who_is_there_but_not_named_is_unknown(host: Host) -> None:
 
 def test_a_pod_that_has_gone_gives_its_name_to_the_next(host: Host) -> None:
     host.declare(INTO_WEB)
-    old = host.link(Found("pod", "uid-old", "e" * 64), "10.99.0.9")
+    old = host.link(CgroupOwner("pod", "uid-old", "e" * 64), "10.99.0.9")
     host.tell(
         "pods", labelled("web-0", "10.99.0.2"), labelled("cache-0", "10.99.0.9", uid="uid-old")
     )
@@ -126,7 +127,7 @@ def test_a_pod_that_has_gone_gives_its_name_to_the_next(host: Host) -> None:
         "pods", labelled("web-0", "10.99.0.2"), labelled("cache-0", "10.99.0.8", uid="uid-new")
     )
     host.directory.gone(old, time.monotonic_ns())
-    host.link(Found("pod", "uid-new", "f" * 64), "10.99.0.8")
+    host.link(CgroupOwner("pod", "uid-new", "f" * 64), "10.99.0.8")
     assert host.explain("shop/cache", "203.0.113.9").from_ == "shop/cache-0 (10.99.0.8)"
 
 
@@ -144,7 +145,7 @@ def test_of_a_workload_a_pod_of_this_host_is_taken_before_others(host: Host) -> 
     pods = labelled("cache-0", "10.99.1.9", on="there"), labelled("cache-1", "10.99.0.9")
     host.tell("pods", *pods)
     assert host.explain("shop/cache", "203.0.113.9").from_ == "shop/cache-0 (10.99.1.9)"
-    host.link(Found("pod", "uid-cache-1", "e" * 64), "10.99.0.9")
+    host.link(CgroupOwner("pod", "uid-cache-1", "e" * 64), "10.99.0.9")
     assert host.explain("shop/cache", "203.0.113.9").from_ == "shop/cache-1 (10.99.0.9)"
 
 
@@ -156,8 +157,8 @@ def test_endpoints_that_are_no_pods() -> None:
     )
     host.link(None, "10.99.0.5", netns="blue")
     host.link(None, "10.99.0.6", netns="red")
-    host.link(Found("docker", "box1", "a" * 64), "10.99.0.7")
-    host.directory.socket_found(23, Found("systemd", "ssh.service"), time.monotonic_ns())
+    host.link(CgroupOwner("docker", "box1", "a" * 64), "10.99.0.7")
+    host.directory.socket_found(23, CgroupOwner("systemd", "ssh.service"), time.monotonic_ns())
     host.directory.host_addresses(["198.18.0.1", "fe80::1"])
     host.declare(
         ONLY_PORT_80,
@@ -232,6 +233,6 @@ def test_a_candidate_takes_the_place_of_its_namesake(host: Host) -> None:
 def test_until_the_api_is_heard_nothing_is_undeclared(host: Host) -> None:
     sources = PolicySources(live=LivePolicies())
     sources.declared()
-    told = Answering(host.directory, lambda: sources.latest)
+    told = QueryService(host.directory, lambda: sources.latest)
     host.directory.refresh(time.monotonic_ns())
     assert told.explain("shop/web", "203.0.113.9", "80").verdict == "unknown"

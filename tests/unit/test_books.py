@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Closing the books: what is lost shows once traffic rests, and timing alone never shows."""
 
 from typing import NamedTuple
@@ -6,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from podtally.ledger.books import Balance, Closing, Margin, Pair, Readings, close, settle
+from podtally.ledger.balance import Balance, Closing, Margin, Pair, Readings, close, settle
 
 AMOUNT = st.integers(0, 2**40)
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How bpf/*.[ch] read the context: in a way that every LLVM compiles to what the verifier takes.
 
 That the programs load as another distribution's LLVM compiles them, `scripts/test-fresh` shows.

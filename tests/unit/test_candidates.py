@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Candidates of now, of before, and deletions that are tried; and how the command tells of them."""
 
 from pathlib import Path
@@ -9,10 +10,10 @@ from podtally.config.policy_name import PolicyName, parse_name
 from podtally.errors import PodtallyError
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.remotes import Present
-from podtally.policy.declared import Declared, PolicySources
-from podtally.policy.sources import PolicyFiles
-from podtally.policy.trial import fingerprint, not_in_force, with_candidates
+from podtally.ledger.peers import EpochContext
+from podtally.policy.load.candidates import fingerprint, not_in_force, with_candidates
+from podtally.policy.load.declared import DeclaredPolicies, PolicySources
+from podtally.policy.load.policy_files import PolicyFiles
 from tests.unit.asked_host import INTO_WEB, Host
 from tests.unit.rows import SECOND
 from tests.unit.test_api import ask, serve
@@ -30,11 +31,11 @@ def tried(ledger: Ledger) -> dict[tuple[str, str], int]:
     }
 
 
-def deleting(*texts: str) -> Declared:
+def deleting(*texts: str) -> DeclaredPolicies:
     return declare(*texts)._replace(deleted=(ONLY,))
 
 
-def at(declared: Declared, second: int) -> Present:
+def at(declared: DeclaredPolicies, second: int) -> EpochContext:
     return present(declared, now_ns=second * SECOND)
 
 

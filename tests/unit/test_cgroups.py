@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What cgroup paths say, as kubelets, container runtimes and systemd write them."""
 
 import json
@@ -8,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from podtally.identity.cgroups import Found, base_of, read, read_file
+from podtally.runtimes.cgroups import CgroupOwner, base_of, read, read_file
 
 UID = "1f6c9b1e-5d2a-4e1b-9c3d-0123456789ab"
 UNDERSCORED = UID.replace("-", "_")
@@ -19,17 +20,17 @@ OTHER = "fedcba9876543210" * 4
 USER = "/user.slice/user-1000.slice/user@1000.service"
 RECORDED = Path(__file__).parents[3] / "shared" / "k8s-recordings" / "node1" / "processes.json"
 
-POD = Found("pod", UID)
-POD_CONTAINER = Found("pod", UID, ID)
-STATIC = Found("pod", HASH, ID)
+POD = CgroupOwner("pod", UID)
+POD_CONTAINER = CgroupOwner("pod", UID, ID)
+STATIC = CgroupOwner("pod", HASH, ID)
 
 
-def container(runtime: str, number: str = ID) -> Found:
-    return Found(runtime, number[:12], number)
+def container(runtime: str, number: str = ID) -> CgroupOwner:
+    return CgroupOwner(runtime, number[:12], number)
 
 
-def systemd(unit: str) -> Found:
-    return Found("systemd", unit)
+def systemd(unit: str) -> CgroupOwner:
+    return CgroupOwner("systemd", unit)
 
 
 PODS = {
@@ -79,7 +80,7 @@ CONTAINERS = {
     f"/system.slice/cri-containerd-{ID}.scope": container("containerd"),
     f"/k8s.io/{ID}": container("containerd"),
     f"/default/{ID}": container("containerd"),
-    "/default/web": Found("containerd", "web"),  # ctr run
+    "/default/web": CgroupOwner("containerd", "web"),  # ctr run
     f"/system.slice/nerdctl-{ID}.scope": container("containerd"),
     f"/system.slice/containerd.service/system.slice:cri-containerd:{ID}": container("containerd"),
     f"/system.slice/crio-{ID}.scope": container("cri-o"),
@@ -95,23 +96,23 @@ CONTAINERS = {
 }
 
 MACHINES = {
-    "/lxc/web": Found("lxc", "web"),
-    "/lxc/100/ns/system.slice/nginx.service": Found("lxc", "100"),
-    "/lxc.payload/web": Found("lxc", "web"),
-    "/lxc.payload.web": Found("lxc", "web"),
-    "/lxc.payload.web/init.scope": Found("lxc", "web"),
-    "/lxc.payload.a.b/system.slice/nginx.service": Found("lxc", "a.b"),
-    f"/lxc/100/ns/docker/{ID}": Found("lxc", "100"),
-    "/lxc.monitor.web": Found("lxc", "web"),
-    "/lxc.monitor/web": Found("lxc", "web"),
-    "/machine.slice/machine-web.scope": Found("machine", "web"),
-    r"/machine.slice/machine-my\x2dweb.scope/payload/system.slice/nginx.service": Found("machine", "my-web"),
-    "/machine.slice/systemd-nspawn@web.service/payload/init.scope": Found("machine", "web"),
-    r"/machine.slice/machine-qemu\x2d1\x2dvm.scope/libvirt/emulator": Found("machine", "vm"),
-    r"/machine.slice/machine-qemu\x2d12\x2dmy\x2dvm\x2d2.scope": Found("machine", "my-vm-2"),
-    r"/machine.slice/machine-lxc\x2d3\x2dweb.scope": Found("lxc", "web"),
-    "/machine/qemu-1-vm.libvirt-qemu/emulator": Found("machine", "vm"),
-    "/machine/vm.libvirt-qemu": Found("machine", "vm"),
+    "/lxc/web": CgroupOwner("lxc", "web"),
+    "/lxc/100/ns/system.slice/nginx.service": CgroupOwner("lxc", "100"),
+    "/lxc.payload/web": CgroupOwner("lxc", "web"),
+    "/lxc.payload.web": CgroupOwner("lxc", "web"),
+    "/lxc.payload.web/init.scope": CgroupOwner("lxc", "web"),
+    "/lxc.payload.a.b/system.slice/nginx.service": CgroupOwner("lxc", "a.b"),
+    f"/lxc/100/ns/docker/{ID}": CgroupOwner("lxc", "100"),
+    "/lxc.monitor.web": CgroupOwner("lxc", "web"),
+    "/lxc.monitor/web": CgroupOwner("lxc", "web"),
+    "/machine.slice/machine-web.scope": CgroupOwner("machine", "web"),
+    r"/machine.slice/machine-my\x2dweb.scope/payload/system.slice/nginx.service": CgroupOwner("machine", "my-web"),
+    "/machine.slice/systemd-nspawn@web.service/payload/init.scope": CgroupOwner("machine", "web"),
+    r"/machine.slice/machine-qemu\x2d1\x2dvm.scope/libvirt/emulator": CgroupOwner("machine", "vm"),
+    r"/machine.slice/machine-qemu\x2d12\x2dmy\x2dvm\x2d2.scope": CgroupOwner("machine", "my-vm-2"),
+    r"/machine.slice/machine-lxc\x2d3\x2dweb.scope": CgroupOwner("lxc", "web"),
+    "/machine/qemu-1-vm.libvirt-qemu/emulator": CgroupOwner("machine", "vm"),
+    "/machine/vm.libvirt-qemu": CgroupOwner("machine", "vm"),
 }  # fmt: skip
 
 UNITS = {
@@ -189,7 +190,7 @@ SILENT = (
 @pytest.mark.parametrize(
     ("path", "found"), [*PODS.items(), *CONTAINERS.items(), *MACHINES.items(), *UNITS.items()]
 )
-def test_a_path(path: str, found: Found) -> None:
+def test_a_path(path: str, found: CgroupOwner) -> None:
     assert read(path) == found
 
 
@@ -203,14 +204,14 @@ MADE_BY_ROOT = {
     f"/actions_job/{ID}": container("container"),  # docker run --cgroup-parent
     f"/custom/kubepods/pod{UID}/{ID}": POD_CONTAINER,  # kubelet --cgroup-root
     f"/system.slice/web.service/libpod-payload-{ID}": container("podman"),  # Quadlet
-    "/user.slice/user-1000.slice/session-1.scope/lxc.payload.web": Found("lxc", "web"),
+    "/user.slice/user-1000.slice/session-1.scope/lxc.payload.web": CgroupOwner("lxc", "web"),
     f"{USER}/app.slice/pod{UID}/x": systemd("user@1000.service"),
     f"/docker/{ID}/system.slice/ssh.service": container("docker"),
 }
 
 
 @pytest.mark.parametrize(("path", "found"), MADE_BY_ROOT.items())
-def test_where_root_alone_makes_cgroups(path: str, found: Found) -> None:
+def test_where_root_alone_makes_cgroups(path: str, found: CgroupOwner) -> None:
     assert read(path, lambda _: True) == found
 
 
@@ -255,7 +256,7 @@ def test_a_name_that_cannot_be_shown() -> None:
         (f"4:memory:/docker/{ID}\n3:cpu,cpuacct:/kubepods/pod{UID}\n", POD),
         (f"4:memory:/kubepods/pod{UID}\n0::/kubepods/pod{UID}/{ID}\n", POD_CONTAINER),
         (f"4:memory:/lxc/web\n3:cpu:/docker/{ID}\n0::/\n", container("docker")),
-        ("2:cpu:/lxc/web\n1:name=systemd:/system.slice/lxc.service\n", Found("lxc", "web")),
+        ("2:cpu:/lxc/web\n1:name=systemd:/system.slice/lxc.service\n", CgroupOwner("lxc", "web")),
         ("2:cpu:/\n1:name=systemd:/system.slice/a:b.service\n", systemd("a:b.service")),
         (
             f"0::/system.slice/containerd.service/kubepods-pod{UNDERSCORED}.slice:cri-containerd:{ID}",
@@ -263,7 +264,7 @@ def test_a_name_that_cannot_be_shown() -> None:
         ),
     ],
 )
-def test_a_file_of_one_or_all_hierarchies(text: str, found: Found | None) -> None:
+def test_a_file_of_one_or_all_hierarchies(text: str, found: CgroupOwner | None) -> None:
     assert read_file(text) == found
 
 
@@ -287,11 +288,11 @@ def test_processes_of_a_real_node() -> None:
     processes = recorded()
     assert len(processes) > 5
     for process in processes:
-        expected = Found("pod", process.pod_uid, process.container)
+        expected = CgroupOwner("pod", process.pod_uid, process.container)
         assert read_file(process.cgroup) == expected
         assert {read_file(line) for line in process.cgroup.splitlines()} == {expected}
 
 
 def test_what_is_found_survives_the_checkpoint() -> None:
     for found in (POD, POD_CONTAINER):
-        assert msgspec.json.decode(msgspec.json.encode(found), type=Found) == found
+        assert msgspec.json.decode(msgspec.json.encode(found), type=CgroupOwner) == found

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally check`` and ``podtally explain`` as they are called: what they print, how they end."""
 
 import io
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from podtally import cli
-from podtally.policy.findings import CHECKS
+from podtally.policy.lint.findings import CHECKS
 
 FRONTEND = """\
 apiVersion: networking.k8s.io/v1

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The checkpoint: all of the ledger comes back, and what is corrupt is found to be."""
 
 import struct
@@ -10,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from podtally.identity.cgroups import Found
-from podtally.identity.residents import Held, Resident
+from podtally.identity.interface_endpoints import AddressSpan, InterfaceEndpoint
 from podtally.ledger.checkpoint import (
     MAGIC,
     SCHEMA,
@@ -21,15 +21,23 @@ from podtally.ledger.checkpoint import (
     Position,
 )
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.remotes import Present
+from podtally.ledger.peers import EpochContext
 from podtally.ledger.series import SeriesView
 from podtally.ledger.view import View
+from podtally.runtimes.cgroups import CgroupOwner
 from tests.unit.rows import SECOND, SYN, UDP, Flow, accounts_of, book, from_here, make_ledger, names
 
 HERE = Position("boot", "generation", 23)
 RESIDENTS = [
-    Resident(7, "veth7", netns="web", addresses=(Held("10.99.0.7", 3), Held("2001:db8::7", 3, 5))),
-    Resident(9, "veth9", found=Found("pod", "1f6c9b1e-0000-4000-8000-000000000023"), gone_ns=5),
+    InterfaceEndpoint(
+        7,
+        "veth7",
+        netns="web",
+        addresses=(AddressSpan("10.99.0.7", 3), AddressSpan("2001:db8::7", 3, 5)),
+    ),
+    InterfaceEndpoint(
+        9, "veth9", found=CgroupOwner("pod", "1f6c9b1e-0000-4000-8000-000000000023"), gone_ns=5
+    ),
 ]
 EXTRAS = Extras(RESIDENTS, {"loader_runs": [23.0], "swap_seconds": [1.0, 2.0, 0.5]})
 
@@ -45,7 +53,7 @@ def filled() -> Ledger:
     ]
     book(ledger, names(), [*flows, Flow(ifindex=11, protocol=UDP), Flow(remote_port=99)])
     ledger.book_kernel_accounts(accounts_of({(7, 0): (23, 101, 1, 2), (9, 1): (5, 0, 1, 0)}))
-    ledger.settle(Present(names(), SECOND), [])
+    ledger.settle(EpochContext(names(), SECOND), [])
     ledger.close_books(np.array([7, 11]), np.array([[100, 0], [5000, 0]]), SECOND)
     ledger.close_books(np.array([7, 11]), np.array([[100, 0], [5000, 0]]), SECOND)
     ledger.let_go(11)
@@ -104,7 +112,7 @@ def test_both_go_on_alike(tmp_path: Path) -> None:
         flows = [Flow(local_port=1000 + i, bytes=(29, 0)) for i in range(29)]
         book(ledger, names(), flows, 3 * SECOND)
         ledger.book_kernel_accounts(accounts_of({(7, 0): (64, 101, 2, 2), (9, 1): (6, 0, 2, 0)}))
-        ledger.settle(Present(names(), 3 * SECOND), [9])
+        ledger.settle(EpochContext(names(), 3 * SECOND), [9])
         ledger.close_books(np.array([7]), np.array([[5000, 2**60]]), SECOND)
         ledger.let_go(9)
     assert plain(after.view()) == plain(before.view())
@@ -116,7 +124,7 @@ def test_an_empty_ledger_comes_back(tmp_path: Path) -> None:
     assert extras == Extras()
     assert len(ledger.view().flows.labels) == 0
     book(ledger, names(), [Flow()])
-    ledger.settle(Present(names(), SECOND), [])
+    ledger.settle(EpochContext(names(), SECOND), [])
     assert ledger.view().flows.values[:, 0].tolist() == [23, 0]
 
 
@@ -128,7 +136,7 @@ def test_labels_that_change_are_written_anew(tmp_path: Path) -> None:
     checkpoint, ledger = Checkpoint(tmp_path), filled()
     for count in range(3):
         book(ledger, names(), [Flow(remote_port=2000 + count, seen=from_here(SYN))])
-        ledger.settle(Present(names(), SECOND), [])
+        ledger.settle(EpochContext(names(), SECOND), [])
         checkpoint.write(HERE, ledger, Extras())
         assert plain(restored(tmp_path)[1].view())[0] == plain(ledger.view())[0]
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line: what each command is told, and how it ends."""
 
 import argparse
@@ -173,9 +174,9 @@ class Command:
         (0, cli.OK, ""),
         (1, cli.FINDINGS, ""),
         (
-            PodtallyError("it is broken", "mend it"),
+            PodtallyError("it is broken", "fix it"),
             cli.USAGE_ERROR,
-            "podtally: it is broken; mend it\n",
+            "podtally: it is broken; fix it\n",
         ),
         (KeyboardInterrupt(), cli.INTERRUPTED, ""),
     ],
@@ -201,7 +202,7 @@ def test_any_other_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("module", ["podtally.cli", "podtally.commands.run"])
 def test_help_needs_none_of_the_agent(module: str) -> None:
     """LLVM alone, in bcc, is 65 MB, and a second of anybody's time who only asks for --help."""
-    heavy = "numpy bcc pyroute2 psutil prometheus_client podtally.agent podtally.kernel.bpf"
+    heavy = "numpy bcc pyroute2 psutil prometheus_client podtally.runtime.epoch_loop podtally.kernel.bpf"
     code = f"import sys, {module}; print(*[m for m in '{heavy}'.split() if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many clients may be connected, and which one has to go for another."""
 
 import socket
@@ -5,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from podtally.export.clients import Clients
+from podtally.web.clients import Clients
 
 LIMIT = 3
 

@@ -1,11 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names, scopes and backends as the API's objects tell them, in whatever order they come."""
 
 from typing import Any
 
-from podtally.identity.cluster import Clocks, Cluster
+from podtally.identity.cluster.cluster import Clocks, ClusterState
 from podtally.identity.model import FOREVER, Claim, Owner, host_owner, owner_of
-from podtally.identity.services import Agreed, Backend, address_of, unanimous
-from podtally.kube.model import Changed, Page
+from podtally.identity.services import Agreed, ServiceBackend, address_of, unanimous
+from podtally.kube.model import Changed, ObjectPage
 from podtally.kube.objects import RESOURCES
 from tests.unit.kube_json import Json, Run, controlled, list_of, pod, stamp, status
 
@@ -23,7 +24,7 @@ class Api:
     """Tells a Cluster of the node ``here`` of objects; times in seconds from ``WALL``."""
 
     def __init__(self) -> None:
-        self.cluster = Cluster("here")
+        self.cluster = ClusterState("here")
         self.claims: dict[tuple[str, str], list[Claim]] = {}
 
     def show(self, resource: str, *items: Json, at: float = 0.0) -> None:
@@ -33,7 +34,7 @@ class Api:
         for number, items in enumerate(pages):
             objects = DECODERS[resource].decode_list(list_of(*items)).objects
             last = number == len(pages) - 1
-            page = Page(resource, objects, number == 0, last, ns(at))
+            page = ObjectPage(resource, objects, number == 0, last, ns(at))
             self.cluster.apply(page, self.clocks(at))
         self.settle(at)
 
@@ -194,7 +195,7 @@ def test_what_a_list_of_several_pages_does_not_show_is_gone() -> None:
     assert api.cluster.counts().pods == 3
     objects = DECODERS["pods"].decode_list(list_of(b)).objects
     # A list that is broken off tells nothing of what it did not come to.
-    api.cluster.apply(Page("pods", objects, True, False, ns(5.0)), api.clocks(5.0))
+    api.cluster.apply(ObjectPage("pods", objects, True, False, ns(5.0)), api.clocks(5.0))
     api.pages("pods", [(a,), (c,)], 6.0)
     assert api.cluster.counts().pods == 2
     assert [claim.until_ns for claim in api.claims["pod", "uid-b"]][-1] == ns(6.0)
@@ -330,8 +331,8 @@ def test_backends_are_named_by_the_port_of_the_pod() -> None:
     api.show("services", service("dns", "10.99.1.2", dns))
     services = api.cluster.services()
     one = packed("198.18.0.1")
-    assert services.backends(("shop", "dns"), (17, 53)) == (Backend(one, 5353),)
-    assert services.backends(("shop", "dns"), (6, 53)) == (Backend(one, 5354),)
+    assert services.backends(("shop", "dns"), (17, 53)) == (ServiceBackend(one, 5353),)
+    assert services.backends(("shop", "dns"), (6, 53)) == (ServiceBackend(one, 5354),)
     assert services.backends(("shop", "dns"), (6, 5354)) == ()
     assert services.backends(("shop", "other"), (6, 53)) == ()
 
@@ -340,7 +341,7 @@ def test_a_headless_service_has_backends_too() -> None:
     api = Api()
     api.show("services", service("db", "None", MAIN))
     api.show("endpointslices", piece("db", ["198.18.0.1"], MAIN))
-    one = Backend(packed("198.18.0.1"), 8080)
+    one = ServiceBackend(packed("198.18.0.1"), 8080)
     assert api.cluster.services().backends(("shop", "db"), (6, 8080)) == (one,)
     assert api.claims["service", "uid-db"] == []
 
@@ -366,7 +367,10 @@ def test_a_backend_that_went_counts_for_another_minute() -> None:
     api.show("services", service("web", "10.99.1.1", HTTP))
     api.show("endpointslices", piece("web", ["198.18.0.1"], MAIN))
     before = api.cluster.services()
-    old, new = Backend(packed("198.18.0.1"), 8080), Backend(packed("198.18.0.2"), 8080)
+    old, new = (
+        ServiceBackend(packed("198.18.0.1"), 8080),
+        ServiceBackend(packed("198.18.0.2"), 8080),
+    )
     assert before.backends(("shop", "web"), (6, 80)) == (old,)
     api.tell("endpointslices", "MODIFIED", piece("web", ["198.18.0.2"], MAIN), 100.0)
     assert set(api.cluster.services().backends(("shop", "web"), (6, 80))) == {old, new}
@@ -411,14 +415,14 @@ def owner(name: str, workload: str, scope: str = "cluster") -> Owner:
 
 
 def test_what_backends_agree_on() -> None:
-    a, b, c = Backend(1, 80), Backend(2, 80), Backend(3, 81)
+    a, b, c = ServiceBackend(1, 80), ServiceBackend(2, 80), ServiceBackend(3, 81)
     known = {1: owner("web-1", "web"), 2: owner("web-2", "web"), 3: owner("db-1", "db")}
     assert unanimous((), known.get) is None
     assert unanimous((a,), known.get) == Agreed(1, 80, known[1])
     shared = Owner("pod", "shop", "", "web", "cluster", "Deployment")
     assert unanimous((a, b), known.get) == Agreed(0, 80, shared)
     assert unanimous((a, c), known.get) is None
-    assert unanimous((a, b, Backend(4, 80)), known.get) == Agreed(0, 80, None)
+    assert unanimous((a, b, ServiceBackend(4, 80)), known.get) == Agreed(0, 80, None)
     known[1] = known[1]._replace(ports=(("http", 6, 80),))
     assert unanimous((a, b), known.get) == Agreed(0, 80, shared)
     known[2] = owner("web-2", "web", "cross_zone")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pods that take one another's address: nothing wrong is ever said for sure, however late the API."""
 
 import itertools
@@ -6,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from podtally.identity.cluster import Clocks, Cluster
-from podtally.identity.cluster_holds import SECOND_NS, SKEW_NS, possible_from, sure_from
+from podtally.identity.cluster.address_leases import SECOND_NS, SKEW_NS, possible_from, sure_from
+from podtally.identity.cluster.cluster import Clocks, ClusterState
 from podtally.identity.model import DISPUTED, FOREVER, Claim
 from podtally.identity.services import address_of
-from podtally.kube.model import Changed, Page
+from podtally.kube.model import Changed, ObjectPage
 from podtally.kube.objects import RESOURCES
 from podtally.kube.pods import Life
 from tests.unit.kube_json import Json, Run, list_of, pod, status
@@ -23,13 +24,13 @@ class Observer:
     """A Cluster on another node, and what it claims now."""
 
     def __init__(self, at: float) -> None:
-        self.cluster = Cluster("there")
+        self.cluster = ClusterState("there")
         self.claims: dict[object, list[Claim]] = {}
         self.hear_list((), at)
 
     def hear_list(self, items: tuple[Json, ...], at: float) -> None:
         page = PODS.decode_list(list_of(*items))
-        self.cluster.apply(Page("pods", page.objects, True, True, monotonic(at)), clocks(at))
+        self.cluster.apply(ObjectPage("pods", page.objects, True, True, monotonic(at)), clocks(at))
         self.settle(at)
 
     def hear(self, kind: str, item: Json, at: float) -> None:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Claims made of a real cluster's watch, held against what each pod is known to have had."""
 
 import json
@@ -8,10 +9,10 @@ from typing import NamedTuple
 
 import pytest
 
-from podtally.identity.cluster import Clocks, Cluster
+from podtally.identity.cluster.cluster import Clocks, ClusterState
 from podtally.identity.model import DISPUTED, FOREVER, Claim
-from podtally.identity.services import Backend, address_of
-from podtally.kube.model import Changed, Page
+from podtally.identity.services import ServiceBackend, address_of
+from podtally.kube.model import Changed, ObjectPage
 from podtally.kube.objects import RESOURCES
 
 RECORDINGS = Path(__file__).parents[3] / "shared" / "k8s-recordings"
@@ -69,7 +70,7 @@ class Replay:
     """A Cluster that is fed with the recording, and the claims it made."""
 
     def __init__(self, node: str = "node2") -> None:
-        self.cluster = Cluster(node)
+        self.cluster = ClusterState(node)
         self.claims: dict[object, list[Claim]] = {}
         self.took_back = 0
         for name in ("nodes", "services", "endpointslices", "namespaces", "pods"):
@@ -77,7 +78,7 @@ class Replay:
 
     def page(self, name: str, file: str, at: float) -> None:
         page = DECODERS[name].decode_list((RECORDINGS / "api" / file).read_bytes())
-        self.cluster.apply(Page(name, page.objects, True, True, monotonic(at)), clocks(at))
+        self.cluster.apply(ObjectPage(name, page.objects, True, True, monotonic(at)), clocks(at))
         self.collect()
 
     def settle(self, at: float) -> None:
@@ -240,8 +241,8 @@ def test_services_and_their_backends(whole: Replay) -> None:
     assert whole.owner(address, monotonic(30.0)) == "ad835e45-c158-4350-9d79-1f1e5e5b2001"
     pod = address_of("10.244.0.3")
     assert pod is not None
-    assert services.backends(("shop", "db"), (6, 3306)) == (Backend(pod, 3306),)
-    assert services.backends(("shop", "db-headless"), (6, 3306)) == (Backend(pod, 3306),)
+    assert services.backends(("shop", "db"), (6, 3306)) == (ServiceBackend(pod, 3306),)
+    assert services.backends(("shop", "db-headless"), (6, 3306)) == (ServiceBackend(pod, 3306),)
     assert services.objects["shop", "frontend-node"].type == "NodePort"
     assert services is whole.cluster.services()
 

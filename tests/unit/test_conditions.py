@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conditions that last are logged when they start, at growing intervals, and when they end."""
 
 import itertools
@@ -5,7 +6,7 @@ import logging
 
 import pytest
 
-from podtally.conditions import LONGEST_SECONDS, MOST_NEWS, Condition
+from podtally.supervision.conditions import LONGEST_SECONDS, MOST_NEWS, Condition
 
 LOG = logging.getLogger("podtally.test")
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Configuration: what the file and the flags may say, and what is said of what they may not."""
 
 import argparse

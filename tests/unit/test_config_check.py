@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally config check``: what it finds before an agent does, and how it ends."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/configuration.md and the code have the same settings, flags, defaults and bounds, and its examples are right."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Connections under way: who began them, when they are over, and how they are found."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Requests and answers of ctnetlink, held against bytes that a kernel took and gave."""
 
 import errno
@@ -10,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podtally.links.batches import Bytes, Rows, failures, is_mapped, sequences
-from podtally.links.conntrack_layout import IPV4, IPV6, ROOM, TUPLE, Version
+from podtally.netlink.batches import Bytes, Rows, failures, is_mapped, sequences
+from podtally.netlink.conntrack_layout import IPV4, IPV6, ROOM, TUPLE, TupleLayout
 
 # 127.0.0.1:20000 -> 127.0.0.1:9999, UDP, not translated; kernel 6.18, sequence 7
 ANSWER = bytes.fromhex(
@@ -75,7 +76,7 @@ def test_cut_short_it_is_not_either() -> None:
     assert not IPV6.read(data_of(ANSWER))[1].any()
 
 
-def mirrored(version: Version, request: Rows) -> bytes:
+def mirrored(version: TupleLayout, request: Rows) -> bytes:
     """An answer without translation, as the kernel would give it."""
     original = request["original"][0]
     reply = original.copy()

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names from what Docker and podman write of their containers."""
 
 import json
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from podtally.identity.containers import ContainerName, Containers
+from podtally.runtimes.engines import ContainerName, Containers
 
 ID = "0123456789abcdef" * 4
 OTHER = "fedcba9876543210" * 4

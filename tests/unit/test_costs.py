@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What traffic costs, exactly; and egress as Kubecost names it, and pods in workloads' place."""
 
 from collections import Counter
@@ -6,20 +7,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from podtally.identity.interface_endpoints import number
 from podtally.identity.model import Claim, Endpoint, Owner
-from podtally.identity.residents import number
-from podtally.identity.table import Names
+from podtally.identity.name_table import Names
 from podtally.ledger.account import Account
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
-from podtally.ledger.costs import CONTRACT, PARTS, Shown, add_cost, kubecost_labels, parts_a_byte
-from podtally.ledger.labels import CostLabels, KubecostLabels
+from podtally.ledger.costs import (
+    CONTRACT,
+    PARTS,
+    SeriesOptions,
+    add_cost,
+    kubecost_labels,
+    parts_a_byte,
+)
+from podtally.ledger.label_sets import CostLabels, KubecostLabels
 from podtally.ledger.ledger import Ledger, Limits
-from podtally.ledger.remotes import Present
+from podtally.ledger.peers import EpochContext
 from podtally.ledger.series import SeriesTable
 from tests.unit.rows import FLAGS, SECOND, SHOP, SYN, Flow, book, from_here, names
 
-CENTS_9 = Shown(egress={"internet": 900}, ingress={})
-BOTH = Shown(egress={"internet": 900, "cross_zone": 100}, ingress={"cross_zone": 25})
+CENTS_9 = SeriesOptions(egress={"internet": 900}, ingress={})
+BOTH = SeriesOptions(egress={"internet": 900, "cross_zone": 100}, ingress={"cross_zone": 25})
 PEERS = {
     "10.99.1.1": Owner("pod", "shop", "db-1", "db", "cross_zone"),
     "10.99.1.2": Owner("pod", "shop", "cache-1", "cache", "zone"),
@@ -32,7 +40,7 @@ def world() -> Names:
     return names(SHOP | {7: WEB}, claims)
 
 
-def make(shown: Shown, series: int = 1000) -> Ledger:
+def make(shown: SeriesOptions, series: int = 1000) -> Ledger:
     ledger = Ledger(FLAGS, Limits(series, 10_000, 300 * SECOND), shown=shown)
     for ifindex in (7, 9):
         ledger.interfaces.appeared(ifindex, f"veth{ifindex}", (0, 0))
@@ -43,7 +51,7 @@ def make(shown: Shown, series: int = 1000) -> Ledger:
 def turn(ledger: Ledger, *flows: Flow, now_ns: int = SECOND) -> None:
     who = world()
     book(ledger, who, flows, now_ns)
-    ledger.settle(Present(who, now_ns), [])
+    ledger.settle(EpochContext(who, now_ns), [])
 
 
 def dollars(ledger: Ledger) -> dict[CostLabels, int]:
@@ -96,8 +104,8 @@ def test_nothing_is_lost_to_rounding_however_long_it_goes_on() -> None:
     assert 0 <= rest < PARTS
 
 
-@pytest.mark.parametrize("cheaper", [Shown(egress={"internet": 100}), CONTRACT])
-def test_a_lower_price_takes_nothing_back(tmp_path: Path, cheaper: Shown) -> None:
+@pytest.mark.parametrize("cheaper", [SeriesOptions(egress={"internet": 100}), CONTRACT])
+def test_a_lower_price_takes_nothing_back(tmp_path: Path, cheaper: SeriesOptions) -> None:
     first, checkpoint = make(CENTS_9), Checkpoint(tmp_path)
     turn(first, flow(sent=10**9))
     checkpoint.write(Position("boot", "generation", 1), first, Extras())
@@ -123,7 +131,7 @@ def test_costs_beyond_the_series_limit_are_exact() -> None:
 
 
 def test_kubecosts_labels() -> None:
-    ledger = make(Shown(kubecost=True), series=4)
+    ledger = make(SeriesOptions(kubecost=True), series=4)
     turn(
         ledger,
         flow(sent=100, received=50),
@@ -148,7 +156,7 @@ def test_kubecosts_labels() -> None:
 
 
 def test_kubecosts_service_is_the_declared_network() -> None:
-    ledger = make(Shown(kubecost=True))
+    ledger = make(SeriesOptions(kubecost=True))
     turn(ledger, flow("203.0.113.5", 800))
     (labels,) = ledger.view().kubecost.labels
     assert labels == KubecostLabels("web-0", "shop", "true", "false", "false", "office")
@@ -163,7 +171,7 @@ def test_kubecost_charges_nothing_where_nobody_knows(scope: str) -> None:
 
 
 def test_pods_in_the_place_of_workloads() -> None:
-    ledger = make(Shown(by_pod=True))
+    ledger = make(SeriesOptions(by_pod=True))
     turn(ledger, flow("10.99.1.1", 23), flow("203.0.113.5", 29))
     shown = {
         (each.workload, each.workload_kind, each.peer_workload)

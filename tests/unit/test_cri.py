@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The container runtime's interface: messages, calls, and what goes wrong with them."""
 
 import json
@@ -11,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podtally.identity import cri_messages as messages
-from podtally.identity import grpc
-from podtally.identity.cri import Cri
-from podtally.identity.cri_messages import (
-    Container,
+from podtally.runtimes import cri_proto as messages
+from podtally.runtimes import grpc_unary
+from podtally.runtimes.cri import Cri
+from podtally.runtimes.cri_proto import (
+    CriContainer,
     Field,
     MalformedError,
     Sandbox,
@@ -76,7 +77,7 @@ def test_the_requests_are_what_the_api_defines() -> None:
 
 def test_a_container() -> None:
     one = bytes_field(1, "c") + bytes_field(2, "s") + bytes_field(3, b"") + number_field(6, 1)
-    assert messages.read_containers(bytes_field(1, one)) == [Container("c", "s")]
+    assert messages.read_containers(bytes_field(1, one)) == [CriContainer("c", "s")]
 
 
 @given(
@@ -159,7 +160,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def call(path: Path, seconds: float = BOUND_SECONDS) -> bytes:
-    return grpc.call(path, LIST, b"question", seconds)
+    return grpc_unary.call(path, LIST, b"question", seconds)
 
 
 def test_a_call(path: Path) -> None:
@@ -182,7 +183,7 @@ def test_an_answer_longer_than_any_window_of_http2(path: Path) -> None:
 def test_an_answer_without_end_is_cut_off(path: Path) -> None:
     with (
         serving(path, lambda *_: Answer((bytes(17 << 20),))),
-        pytest.raises(grpc.CallError, match="more than"),
+        pytest.raises(grpc_unary.CallError, match="more than"),
     ):
         call(path)
 
@@ -203,7 +204,10 @@ def test_an_answer_without_end_is_cut_off(path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_answer(path: Path, answer: Answer, words: str, status: int) -> None:
-    with serving(path, lambda *_: answer), pytest.raises(grpc.CallError, match=words) as caught:
+    with (
+        serving(path, lambda *_: answer),
+        pytest.raises(grpc_unary.CallError, match=words) as caught,
+    ):
         call(path)
     assert caught.value.status == status
 
@@ -212,7 +216,7 @@ def test_an_answer_needs_its_status(path: Path) -> None:
     """A server that dies in between ends the stream too."""
     with (
         serving(path, lambda *_: Answer((b"half",), trailers=None)),
-        pytest.raises(grpc.CallError, match="without a status"),
+        pytest.raises(grpc_unary.CallError, match="without a status"),
     ):
         call(path)
 
@@ -220,16 +224,16 @@ def test_an_answer_needs_its_status(path: Path) -> None:
 def test_a_server_that_hangs_is_left_in_time(path: Path) -> None:
     began = time.monotonic()
     with serving(path, lambda *_: Answer(hang=True)):
-        with pytest.raises(grpc.CallError, match=re.escape("within 0.2 s")):
+        with pytest.raises(grpc_unary.CallError, match=re.escape("within 0.2 s")):
             call(path, 0.2)
         assert 0.15 < time.monotonic() - began < BOUND_SECONDS
 
 
 def test_nobody_there(path: Path) -> None:
-    with pytest.raises(grpc.CallError, match="No such file"):
+    with pytest.raises(grpc_unary.CallError, match="No such file"):
         call(path)
     path.write_text("")
-    with pytest.raises(grpc.CallError, match="refused"):
+    with pytest.raises(grpc_unary.CallError, match="refused"):
         call(path)
 
 

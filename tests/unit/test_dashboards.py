@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The dashboards are what the generator makes, in Grafana's schema, and well laid out."""
 
 import enum

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the dashboards' queries answer to series that are given: promtool evaluates them."""
 
 import shutil

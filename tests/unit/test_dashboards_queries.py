@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every query of the dashboards parses, and names metrics and labels that docs/metrics.md has."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo's configuration and policies: that they are sound, and tell the demo's story."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo's view: from the text of /metrics to the lines on the screen."""
 
 import json
@@ -7,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from podtally.commands.samples import Sample, parse
 from podtally.commands.tables import Style, human
+from podtally.commands.text_format import Sample, parse
 from podtally.demo.events import EventTail
 from podtally.demo.snapshot import PodRow, Snapshot, Use, faults, take
 from podtally.demo.topology import (
@@ -16,7 +17,7 @@ from podtally.demo.topology import (
     STRAY,
 )
 from podtally.demo.view import render, to_json
-from podtally.export.events import Event
+from podtally.export.event_log import EventRecord
 
 URL = "http://127.0.0.1:9775/metrics"
 PODS = (FRONTEND, STRAY)
@@ -80,7 +81,7 @@ EVENT = (
     b'"bytes":{"egress":4600,"ingress":0},"first":"2024-02-29T11:58:59.023Z",'
     b'"last":"2024-02-29T12:00:00.000Z"}\n'
 )  # as the agent writes it
-STRAYS = msgspec.json.decode(EVENT, type=Event)
+STRAYS = msgspec.json.decode(EVENT, type=EventRecord)
 
 GOLDEN = """\
 user -> frontend :80 -> backend :3000 -> database :3306; payments; and a stray
@@ -108,7 +109,9 @@ def nothing_yet() -> Snapshot:
     return take([], (), PODS, 0.0)
 
 
-def after_ten_seconds(metrics: str = METRICS, events: tuple[Event, ...] = (STRAYS,)) -> Snapshot:
+def after_ten_seconds(
+    metrics: str = METRICS, events: tuple[EventRecord, ...] = (STRAYS,)
+) -> Snapshot:
     return take(parse(metrics), events, PODS, 10.0)
 
 
@@ -189,7 +192,7 @@ def test_of_several_verdicts_the_worst_is_shown(verdicts: list[str], worst: str)
 
 
 def test_the_last_events_are_shown_in_the_order_in_which_they_began() -> None:
-    def one(pod: str, seconds: int, connections: int) -> Event:
+    def one(pod: str, seconds: int, connections: int) -> EventRecord:
         local = msgspec.structs.replace(STRAYS.local, pod=pod)
         time = f"2024-02-29T12:00:{seconds:02}.023Z"
         return msgspec.structs.replace(STRAYS, local=local, time=time, connections=connections)
@@ -287,7 +290,7 @@ def test_a_fault_is_named(old: str, new: str, fault: str) -> None:
         ),
     ],
 )
-def test_a_stray_that_no_event_tells_of_is_a_fault(events: tuple[Event, ...]) -> None:
+def test_a_stray_that_no_event_tells_of_is_a_fault(events: tuple[EventRecord, ...]) -> None:
     final = after_ten_seconds(events=events)
     assert faults(final) == ["pod stray-x2: not seen as denied by the event log"]
 

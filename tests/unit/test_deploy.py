@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The manifests: what kustomize makes of them is what Kubernetes takes, and fits together and the code."""
 
 import shutil
@@ -12,7 +13,7 @@ import yaml
 import podtally
 from podtally import config
 from podtally.kernel.capabilities import RUNNING
-from podtally.kernel.job import TIMEOUT_SECONDS
+from podtally.kernel.compile_job import TIMEOUT_SECONDS
 from podtally.kernel.rights import CAPABILITIES
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The directory: what the sources say of an interface, and which names come of it."""
 
 from dataclasses import replace
@@ -8,8 +9,9 @@ import pytest
 
 from podtally.config import StaticEndpoint
 from podtally.identity.address_claims import API_LATE_NS, CONTESTED_NS, HEARD_NS
-from podtally.identity.cgroups import Found
-from podtally.identity.cluster import Clocks, Cluster
+from podtally.identity.claims import UNSETTLED
+from podtally.identity.cluster.cluster import Clocks, ClusterState
+from podtally.identity.cluster_labels import NO_PLACES
 from podtally.identity.directory import (
     HISTORY_NS,
     REMEMBER_NS,
@@ -17,22 +19,21 @@ from podtally.identity.directory import (
     TICK_NS,
     Directory,
 )
-from podtally.identity.intervals import UNSETTLED
+from podtally.identity.interface_endpoints import InterfaceEndpoint, number
 from podtally.identity.model import DISPUTED, NOBODY, UNKNOWN, Endpoint, Owner, host_owner
-from podtally.identity.places import NO_PLACES
-from podtally.identity.residents import Resident, number
-from podtally.identity.table import SOMEBODY
-from podtally.kube.model import Changed, Page
+from podtally.identity.name_table import SOMEBODY
+from podtally.kube.model import Changed, ObjectPage
 from podtally.kube.objects import RESOURCES
-from podtally.links.model import AddressesChanged
+from podtally.netlink.model import AddressesChanged
+from podtally.runtimes.cgroups import CgroupOwner
 from tests.unit.kube_json import Json, event, pod
 from tests.unit.rows import NETWORKS, SECOND
 
 UID = "0b3f7a52-9a4e-4d51-8f63-1d2a9c1e7f05"
-POD = Found("pod", UID, "c" * 64)
+POD = CgroupOwner("pod", UID, "c" * 64)
 WEB = Endpoint("shop", "web-0", "web", "Deployment", "static", ports=())
 NAMED = Endpoint("shop", "web-0", "web", "StatefulSet", "cri", (("app", "web"),), UID)
-DOCKER = Found("docker", "0123456789ab", "0123456789ab" + "0" * 52)
+DOCKER = CgroupOwner("docker", "0123456789ab", "0123456789ab" + "0" * 52)
 START = 100 * SECOND
 PATIENCE = 10 * SECOND
 
@@ -41,7 +42,7 @@ def packed(address: str) -> bytes:
     return number(address).to_bytes(16, "big")
 
 
-def directory(*static: StaticEndpoint, cluster: Cluster | None = None) -> Directory:
+def directory(*static: StaticEndpoint, cluster: ClusterState | None = None) -> Directory:
     made = Directory(static, NETWORKS, PATIENCE, cluster)
     made.appeared(7, "veth7", "", host=False, at_ns=START)
     made.addresses_changed(7, [packed("10.99.0.7"), packed("2001:db8::7")], START)
@@ -125,7 +126,7 @@ def test_a_pod_waits_for_its_name_under_its_uid() -> None:
 
 
 def test_the_api_is_waited_for_and_what_the_node_says_serves_when_it_does_not_come() -> None:
-    made = directory(cluster=Cluster("node1"))
+    made = directory(cluster=ClusterState("node1"))
     made.process_found(7, POD)
     made.named(UID, NAMED)
     assert endpoint(made) == NAMED._replace(final=False, node="node1")
@@ -134,7 +135,7 @@ def test_the_api_is_waited_for_and_what_the_node_says_serves_when_it_does_not_co
 
 
 def test_what_the_api_said_once_outlives_it() -> None:
-    cluster = Cluster("node1")
+    cluster = ClusterState("node1")
     made = directory(cluster=cluster)
     made.process_found(7, POD)
     made.refresh(START)
@@ -146,13 +147,13 @@ def test_what_the_api_said_once_outlives_it() -> None:
     assert (found.namespace, found.name, found.source) == ("shop", "web-0", "kubernetes")
     assert (found.node, found.ports) == ("node1", ())
     assert owner(made, "10.99.0.7").ports == ()
-    again = Directory((), NETWORKS, PATIENCE, Cluster("node1"))
+    again = Directory((), NETWORKS, PATIENCE, ClusterState("node1"))
     again.restore(made.residents(), START + 60 * SECOND)
     assert endpoint(again, at_ns=START + 61 * SECOND) == found
 
 
 def test_of_the_pods_networks_an_address_is_some_pods_that_the_api_will_name() -> None:
-    cluster = Cluster("node1")
+    cluster = ClusterState("node1")
     made = directory(cluster=cluster)
     (nodes,) = (resource for resource in RESOURCES if resource.name == "nodes")
     node = {
@@ -170,13 +171,13 @@ def test_of_the_pods_networks_an_address_is_some_pods_that_the_api_will_name() -
 
 def synced(made: Directory) -> None:
     for resource in ("pods", "services", "nodes"):
-        made.api_said(Page(resource, (), True, True, START), Clocks(START, START))
+        made.api_said(ObjectPage(resource, (), True, True, START), Clocks(START, START))
     made.refresh(START + 1)
 
 
 def test_until_the_api_was_heard_a_private_address_may_be_a_pods_or_a_services() -> None:
     """And an agent without a cluster, or one that knows it, takes it for what it is."""
-    made = directory(cluster=Cluster("node1"))
+    made = directory(cluster=ClusterState("node1"))
     made.refresh(START)
     for address in ("10.99.64.9", "172.16.0.1", "192.168.7.7", "fd00::1"):
         assert owner(made, address) == SOMEBODY
@@ -191,7 +192,7 @@ def test_until_the_api_was_heard_a_private_address_may_be_a_pods_or_a_services()
 def test_until_the_api_was_heard_a_pods_workload_is_not_known() -> None:
     """From the logs: a name, which a ReplicaSet may have made. The checkpoint may know."""
     logs = Endpoint("shop", "web-5d9c-x7", "web-5d9c-x7", "Pod", "pod logs", uid=UID)
-    made = directory(cluster=Cluster("node1"))
+    made = directory(cluster=ClusterState("node1"))
     made.process_found(7, POD)
     made.named(UID, logs)
     told = endpoint(made, at_ns=START + PATIENCE)
@@ -201,7 +202,7 @@ def test_until_the_api_was_heard_a_pods_workload_is_not_known() -> None:
     alone.named(UID, logs)
     assert endpoint(alone, at_ns=START + PATIENCE).workload == "web-5d9c-x7"
     api = NAMED._replace(source="kubernetes", workload="web", workload_kind="Deployment")
-    again = Directory((), NETWORKS, PATIENCE, Cluster("node1"))
+    again = Directory((), NETWORKS, PATIENCE, ClusterState("node1"))
     (resident,) = made.residents()
     again.restore([replace(resident, named=api)], START + PATIENCE)
     again.named(UID, logs)
@@ -223,7 +224,7 @@ def test_the_host_is_an_endpoint_and_so_are_its_sockets() -> None:
     host = Endpoint("host", "host", "host", "Host", "host", ports=(), host_network=True)
     assert endpoint(made, 2) == host
     assert owner(made, "198.18.0.1") == Owner("host", "", "host", "host", "node", ports=())
-    made.socket_found(4357, Found("systemd", "ssh.service"), START)
+    made.socket_found(4357, CgroupOwner("systemd", "ssh.service"), START)
     made.socket_found(4358, POD, START)
     made.socket_found(1, None, START)
     made.refresh(START + 1)
@@ -246,7 +247,7 @@ def told(made: Directory, resource: str, item: Json) -> None:
 
 def test_the_host_bears_the_name_of_its_node_whoever_tells_of_it() -> None:
     static = StaticEndpoint("db", "shop", address="10.99.0.9")
-    made = directory(static, cluster=Cluster("node1"))
+    made = directory(static, cluster=ClusterState("node1"))
     made.appeared(2, "eth0", "", host=True, at_ns=START)
     made.host_addresses(["198.18.0.1"])
     assert endpoint(made, 2).node == "node1"
@@ -260,13 +261,13 @@ def test_the_host_bears_the_name_of_its_node_whoever_tells_of_it() -> None:
     )
     made.refresh(START + 1)
     assert owner(made, "198.18.0.1") == host_owner("node1")
-    made.socket_found(4357, Found("systemd", "ssh.service"), START)
+    made.socket_found(4357, CgroupOwner("systemd", "ssh.service"), START)
     made.refresh(START + 2)
     assert made.names.sockets[4357].node == "node1"
 
 
 def test_a_pod_of_the_api_is_in_the_network_that_the_api_says() -> None:
-    made = directory(cluster=Cluster("node1"))
+    made = directory(cluster=ClusterState("node1"))
     made.socket_found(4358, POD, START)
     told(made, "pods", pod("web-0", UID, spec__nodeName="node1"))
     made.refresh(START)
@@ -277,7 +278,7 @@ def test_a_pod_of_the_api_is_in_the_network_that_the_api_says() -> None:
 
 
 def test_a_pod_that_has_no_name_yet_is_on_this_node() -> None:
-    made = directory(cluster=Cluster("node1"))
+    made = directory(cluster=ClusterState("node1"))
     made.process_found(7, POD)
     found = endpoint(made, at_ns=START + PATIENCE)
     assert found == NOBODY._replace(source="pod", uid=UID, node="node1")
@@ -289,7 +290,7 @@ def test_places_are_the_clusters_and_not_known_without_one() -> None:
     assert not NO_PLACES.known
     assert NO_PLACES.namespace_labels("shop") is None
     assert NO_PLACES.node_labels("node1") is None
-    made = directory(cluster=Cluster("node1"))
+    made = directory(cluster=ClusterState("node1"))
     before = made.places()
     assert (before.node_name, before.known) == ("node1", True)
     made.refresh(START)
@@ -305,13 +306,13 @@ def test_a_name_of_an_older_checkpoint_is_of_this_node() -> None:
         b'"named":["shop","web-0","web","StatefulSet","kubernetes",[["app","web"]],"%(uid)s",true],'
         b'"addresses":[["10.99.0.7",3]]}]' % {b"uid": UID.encode()}
     )
-    residents = msgspec.json.decode(written, type=list[Resident])
-    made = Directory((), NETWORKS, PATIENCE, Cluster("node1"))
+    residents = msgspec.json.decode(written, type=list[InterfaceEndpoint])
+    made = Directory((), NETWORKS, PATIENCE, ClusterState("node1"))
     made.restore(residents, START)
     found = endpoint(made, at_ns=START + PATIENCE)
     assert found == NAMED._replace(source="kubernetes", node="node1")
     assert owner(made, "10.99.0.7").node == "node1"
-    kept = msgspec.json.decode(msgspec.json.encode(made.residents()), type=list[Resident])
+    kept = msgspec.json.decode(msgspec.json.encode(made.residents()), type=list[InterfaceEndpoint])
     assert kept == made.residents()
 
 
@@ -429,8 +430,8 @@ def test_a_static_address_is_not_for_whoever_configures_it() -> None:
     assert endpoint(made).name != "victim"
 
 
-def cluster_of(*pods: Json) -> Cluster:
-    cluster = Cluster("here")
+def cluster_of(*pods: Json) -> ClusterState:
+    cluster = ClusterState("here")
     decode = next(each for each in RESOURCES if each.name == "pods").decode_event
     for each in pods:
         item = decode(event("ADDED", each)).object

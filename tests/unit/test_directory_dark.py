@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An agent killed amid pods that take one another's address: unknown is right, a wrong name is not."""
 
 import random
@@ -6,13 +7,13 @@ import time
 import numpy as np
 import pytest
 
-from podtally.identity.cgroups import Found
-from podtally.identity.cluster import Cluster
+from podtally.identity.cluster.cluster import ClusterState
 from podtally.identity.directory import Directory
+from podtally.identity.interface_endpoints import number
 from podtally.identity.model import UNKNOWN, Owner
-from podtally.identity.residents import number
-from podtally.kube.model import Changed, Page
+from podtally.kube.model import Changed, ObjectPage
 from podtally.kube.objects import RESOURCES
+from podtally.runtimes.cgroups import CgroupOwner
 from tests.unit.kube_json import Json, Run, list_of
 from tests.unit.succession import (
     ADDRESS,
@@ -41,11 +42,11 @@ class Agent:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = float(WALL)
         monkeypatch.setattr(time, "time_ns", lambda: round(self.now * SECOND))
-        self.directory = Directory((), {}, PATIENCE_NS, Cluster("here"))
+        self.directory = Directory((), {}, PATIENCE_NS, ClusterState("here"))
 
     def restart(self, known: float, at: float) -> None:
         residents = self.directory.residents()
-        self.directory = Directory((), {}, PATIENCE_NS, Cluster("here"))
+        self.directory = Directory((), {}, PATIENCE_NS, ClusterState("here"))
         self.directory.restore(residents, monotonic(known))
         self.now = at
 
@@ -53,7 +54,7 @@ class Agent:
         ifindex, at_ns = ifindex_of(truth), monotonic(at)
         self.directory.appeared(ifindex, truth.uid, "", host=False, at_ns=at_ns)
         self.directory.addresses_changed(ifindex, [PACKED], at_ns)
-        self.directory.process_found(ifindex, Found("pod", truth.uid, ""))
+        self.directory.process_found(ifindex, CgroupOwner("pod", truth.uid, ""))
 
     def gone(self, truth: Truth, at: float) -> None:
         self.directory.gone(ifindex_of(truth), monotonic(at))
@@ -68,7 +69,7 @@ class Agent:
 
     def hear_list(self, items: list[Json]) -> None:
         now, pods = clocks(self.now), PODS.decode_list(list_of(*items)).objects
-        self.directory.api_said(Page("pods", pods, True, True, now.monotonic_ns), now)
+        self.directory.api_said(ObjectPage("pods", pods, True, True, now.monotonic_ns), now)
 
     def sent(self, truth: Truth, at: float) -> None:
         """The first packet that was counted on a pod's own interface."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The doctor asks each source of names once, and says what is wrong with it."""
 
 from collections.abc import Iterator
@@ -6,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from podtally.config import Config
-from podtally.doctor.finding import Finding
+from podtally.doctor.finding import DoctorFinding
 from podtally.doctor.names import names
 from podtally.kube.objects import RESOURCES
-from podtally.policy.resources import POLICY_RESOURCES
+from podtally.policy.load.resources import POLICY_RESOURCES
 from tests.apiserver import ApiServer, Fault
 from tests.unit.kube_config import write_config
 
@@ -21,7 +22,7 @@ def server() -> Iterator[ApiServer]:
     made.close()
 
 
-def findings(config: Config) -> dict[str, Finding]:
+def findings(config: Config) -> dict[str, DoctorFinding]:
     return {finding.name: finding for finding in names(config)}
 
 
@@ -42,14 +43,14 @@ def test_every_resource_that_is_watched_is_asked_for(server: ApiServer, tmp_path
 def test_an_optional_resource_need_not_be_there(server: ApiServer, tmp_path: Path) -> None:
     server.install("adminnetworkpolicies")
     found = findings(asking(server, tmp_path))
-    absent = Finding("API clusternetworkpolicies", None, "not installed")
+    absent = DoctorFinding("API clusternetworkpolicies", None, "not installed")
     assert found["API clusternetworkpolicies"] == absent
     assert found["API adminnetworkpolicies"].ok is True
     server.faults.errors.append(Fault(403, "Forbidden", resource="clusternetworkpolicies"))
     server.faults.errors.append(Fault(404, "NotFound", resource="networkpolicies"))
     found = findings(asking(server, tmp_path))
     assert found["API clusternetworkpolicies"].ok is False
-    assert "rbac.yaml" in found["API clusternetworkpolicies"].mend
+    assert "rbac.yaml" in found["API clusternetworkpolicies"].fix
     assert found["API networkpolicies"].ok is False
 
 
@@ -58,7 +59,7 @@ def test_a_right_that_lacks_is_named_with_the_mend(server: ApiServer, tmp_path: 
     found = findings(asking(server, tmp_path))
     assert found["API jobs"].ok is False
     assert found["API jobs"].detail.startswith("403")
-    assert "rbac.yaml" in found["API jobs"].mend
+    assert "rbac.yaml" in found["API jobs"].fix
     assert found["API pods"].ok is True
 
 
@@ -75,7 +76,7 @@ def test_a_kubeconfig_that_is_not_there(tmp_path: Path) -> None:
     found = findings(Config(kubeconfig=tmp_path / "none", cri_socket="off"))["kubernetes API"]
     assert found.ok is False
     assert str(tmp_path / "none") in found.detail
-    assert found.mend
+    assert found.fix
 
 
 def test_what_is_not_there_is_no_fault(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The doctor reads the policies in files as the agent would, and says what is wrong with them."""
 
 from pathlib import Path
@@ -5,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from podtally.config import Config
-from podtally.doctor.finding import Finding
+from podtally.doctor.finding import DoctorFinding
 from podtally.doctor.policies import policies
 from podtally.doctor.probes import is_fatal
 
@@ -32,7 +33,7 @@ spec: {defaultBackend: {service: {name: web, port: {number: 80}}}}
 """
 
 
-def findings(*files: Path, candidates: tuple[Path, ...] = ()) -> list[Finding]:
+def findings(*files: Path, candidates: tuple[Path, ...] = ()) -> list[DoctorFinding]:
     return list(policies(Config(kubernetes="off", policies=files, candidates=candidates)))
 
 
@@ -43,10 +44,10 @@ def file(tmp_path: Path) -> Path:
 
 def test_good_files(file: Path) -> None:
     file.write_text(GOOD + INGRESS)
-    assert findings(file) == [Finding("policies", True, f"2 in {file}")]
+    assert findings(file) == [DoctorFinding("policies", True, f"2 in {file}")]
     assert findings(file.parent, candidates=(file,)) == [
-        Finding("policies", True, f"2 in {file.parent}"),
-        Finding("candidates", True, f"1 in {file}"),
+        DoctorFinding("policies", True, f"2 in {file.parent}"),
+        DoctorFinding("candidates", True, f"1 in {file}"),
     ]
 
 
@@ -56,7 +57,7 @@ def test_what_is_unreadable_is_told_with_its_line_and_is_not_fatal(file: Path) -
     assert (good.ok, good.detail) == (True, f"1 in {file}")
     assert bad.ok is False
     assert bad.detail.startswith(f"{file}:10: NetworkPolicy shop/bad: spec.podSelector: ")
-    assert str(file) in bad.mend
+    assert str(file) in bad.fix
     assert not is_fatal(bad)
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The doctor's report, and the probes that only read a file."""
 
 import io
@@ -8,14 +9,14 @@ import pytest
 
 from podtally.doctor import features, host
 from podtally.doctor.command import report_json, report_text
-from podtally.doctor.finding import Finding
+from podtally.doctor.finding import DoctorFinding
 from podtally.doctor.hooks import findings
-from podtally.identity.cgroup_ids import find_mount
+from podtally.runtimes.cgroup_ids import find_mount
 
-FINE = Finding("jit", True, "on")
-SLIGHT = Finding("cgroup v2", False, "not mounted", "mount it")
-FATAL = Finding("bcc", False, "No module named 'bcc'", "install it", fatal=True)
-UNTOLD = Finding("clock source", None, "cannot be told", fatal=True)
+FINE = DoctorFinding("jit", True, "on")
+SLIGHT = DoctorFinding("cgroup v2", False, "not mounted", "mount it")
+FATAL = DoctorFinding("bcc", False, "No module named 'bcc'", "install it", fatal=True)
+UNTOLD = DoctorFinding("clock source", None, "cannot be told", fatal=True)
 
 
 def test_text_has_the_mend_under_what_is_lacking() -> None:
@@ -44,12 +45,12 @@ def test_colour_is_only_on_the_mark() -> None:
 
 
 @pytest.mark.parametrize(("listed", "able"), [([FINE, SLIGHT, UNTOLD], True), ([FATAL], False)])
-def test_json_carries_every_field(listed: list[Finding], able: bool) -> None:
+def test_json_carries_every_field(listed: list[DoctorFinding], able: bool) -> None:
     out = io.StringIO()
     assert report_json(listed, out) == (0 if able else 1)
     report = json.loads(out.getvalue())
     assert report["can_run"] is able
-    assert [Finding(**entry) for entry in report["findings"]] == listed
+    assert [DoctorFinding(**entry) for entry in report["findings"]] == listed
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exactly once: an agent that is killed at every step books everything, and nothing twice."""
 
 import tempfile
@@ -9,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from podtally.epoch import Journal, UnwritableError
 from podtally.ledger.checkpoint import CheckpointError, Position
+from podtally.runtime.journal import Journal, UnwritableError
 from tests.unit.machine import BOOT, STEPS, Crash, Machine
 from tests.unit.model import FLOWS, Kernel, Packet
 from tests.unit.rows import ACK, SYN

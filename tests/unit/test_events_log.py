@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The event log: what a line says, and that there are only whole lines, wherever they go."""
 
 import datetime
@@ -16,8 +17,8 @@ from typing import Any
 import pytest
 
 from podtally.errors import PodtallyError
-from podtally.export.appending import RollingFile, Stream
-from podtally.export.events import EventLog
+from podtally.export.event_log import EventLog
+from podtally.export.log_sink import RollingFile, Stream
 from podtally.ledger.events import Due, EventLabels
 
 SECOND = 1_000_000_000
@@ -360,7 +361,7 @@ def test_a_reader_that_leaves_in_the_middle_is_told_of() -> None:
 
 PROGRAM = """
 import datetime
-from podtally.export.events import EventLog
+from podtally.export.event_log import EventLog
 from tests.unit.test_events_log import DUE, NOW, NOW_NS
 log = EventLog("-", 1, 50)
 print(log.write([DUE] * 23, NOW_NS, NOW))

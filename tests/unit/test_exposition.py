@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """/metrics as text: exact numbers under the contract's names, as Prometheus reads them."""
 
 import shutil
@@ -8,11 +9,11 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.exposition import Exposition, label_text
 from podtally.export.publisher import Health, Publisher
-from podtally.export.selfmetrics import SelfMetrics
 from podtally.ledger.costs import PARTS
-from podtally.ledger.labels import (
+from podtally.ledger.label_sets import (
     BookLabels,
     CandidateLabels,
     CostLabels,
@@ -208,7 +209,7 @@ def test_escapes(value: str, text: str) -> None:
 
 
 def publisher() -> Publisher:
-    return Publisher(VIEW, SelfMetrics(), lambda: Health("", ""))
+    return Publisher(VIEW, AgentMetrics(), lambda: Health("", ""))
 
 
 def values(body: str, openmetrics: bool) -> dict[tuple[str, str], float]:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who is asked for a name, how often, and what is told when."""
 
 import json
@@ -9,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from podtally.identity.cgroups import Found
-from podtally.identity.containers import Containers
-from podtally.identity.cri import Cri
-from podtally.identity.cri_messages import Sandbox, bytes_field
-from podtally.identity.namer import ContainerNamed, Named, Namer, PodNamed
-from podtally.identity.pod_logs import PodLogs
+from podtally.runtimes.cgroups import CgroupOwner
+from podtally.runtimes.cri import Cri
+from podtally.runtimes.cri_proto import Sandbox, bytes_field
+from podtally.runtimes.engines import Containers
+from podtally.runtimes.pod_logs import PodLogs
+from podtally.runtimes.resolver import ContainerNamed, Named, PodNamed, Resolver
 from tests.unit.cri_server import Answer, Respond, serving
 from tests.unit.kube_support import BOUND_SECONDS
 from tests.unit.test_cri import LIST, listed
@@ -24,8 +25,8 @@ ID = "0123456789abcdef" * 4
 SANDBOX_ID = "fedcba9876543210" * 4
 
 
-def pod(number: int) -> Found:
-    return Found("pod", UID.format(number))
+def pod(number: int) -> CgroupOwner:
+    return CgroupOwner("pod", UID.format(number))
 
 
 def sandbox(number: int, **changes: object) -> Sandbox:
@@ -42,7 +43,7 @@ class Desk:
         self.place = place
         self.socket = place / "cri.sock"
         self.heard: queue.SimpleQueue[Named] = queue.SimpleQueue()
-        self.namer = Namer(
+        self.namer = Resolver(
             self.heard.put,
             Cri([self.socket], BOUND_SECONDS) if cri else None,
             PodLogs(place / "pods"),
@@ -162,7 +163,7 @@ def test_a_container_of_a_pod_whose_cgroup_tells_no_uid(start: Start, kind: str)
 
     with serving(desk.socket, respond):
         for each in (ID, SANDBOX_ID):  # a container in it, and the sandbox itself
-            desk.namer.name(Found(kind, each[:12], each))
+            desk.namer.name(CgroupOwner(kind, each[:12], each))
             assert desk.hear() == PodNamed(bare.uid, "shop", "web-1", bare.labels, "cri", each)
 
 
@@ -172,9 +173,9 @@ def test_docker_is_asked_for_its_own_and_the_runtime_is_not(start: Start) -> Non
     directory.mkdir(parents=True)
     (directory / "config.v2.json").write_text(json.dumps({"Name": "/web"}))
     with serving(desk.socket, lambda *_: Answer((b"",))) as server:
-        desk.namer.name(Found("docker", ID[:12], ID))
+        desk.namer.name(CgroupOwner("docker", ID[:12], ID))
         assert desk.hear() == ContainerNamed(ID, "web", (), "docker")
-        desk.namer.name(Found("docker", SANDBOX_ID[:12], SANDBOX_ID))
+        desk.namer.name(CgroupOwner("docker", SANDBOX_ID[:12], SANDBOX_ID))
         assert desk.silent()
     assert server.asked == []
 
@@ -182,8 +183,8 @@ def test_docker_is_asked_for_its_own_and_the_runtime_is_not(start: Start) -> Non
 def test_what_has_no_other_name_is_not_asked_for(start: Start) -> None:
     desk = start()
     with serving(desk.socket, lambda *_: Answer((b"",))) as server:
-        desk.namer.name(Found("systemd", "nginx.service"))
-        desk.namer.name(Found("lxc", "web"))
+        desk.namer.name(CgroupOwner("systemd", "nginx.service"))
+        desk.namer.name(CgroupOwner("lxc", "web"))
         assert desk.silent(0.1)
     assert server.asked == []
 

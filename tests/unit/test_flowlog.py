@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The flow log: one line for every connection that is over, in a file that rolls."""
 
 import datetime
@@ -9,10 +10,10 @@ from typing import Any
 import pytest
 
 from podtally.errors import PodtallyError
-from podtally.export.flowlog import FlowLog
+from podtally.export.flow_log import FlowLog
 from podtally.ledger.account import Judgement
-from podtally.ledger.ended import Ended
-from podtally.ledger.remotes import Present
+from podtally.ledger.closed import ClosedConnections
+from podtally.ledger.peers import EpochContext
 from tests.unit.rows import (
     RST,
     SECOND,
@@ -32,13 +33,13 @@ THERE = Flow("2001:db8:23::5", 6, 80, 51001, 9, "2001:db8::9", seen=to_here(SYN 
 DATAGRAM = Flow("198.18.0.53", UDP, 40999, 53, 23)
 
 
-def ended(*flows: Flow) -> list[Ended]:
+def ended(*flows: Flow) -> list[ClosedConnections]:
     ledger = make_ledger()
     for ifindex in (7, 9):
         ledger.interfaces.appeared(ifindex, f"veth{ifindex}", (0, 0))
     book(ledger, names(), flows, now_ns=5 * SECOND)
-    ledger.settle(Present(names(), 5 * SECOND), [])
-    return ledger.settle(Present(names(), 1000 * SECOND), [])
+    ledger.settle(EpochContext(names(), 5 * SECOND), [])
+    return ledger.settle(EpochContext(names(), 1000 * SECOND), [])
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Forged and flooded frames: they hide no denial, and they make no connection of an endpoint's."""
 
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from podtally.identity.interface_endpoints import number
 from podtally.identity.model import (
     DISPUTED,
     FOREVER,
@@ -16,12 +18,11 @@ from podtally.identity.model import (
     host_owner,
     owner_of,
 )
-from podtally.identity.residents import number
-from podtally.identity.table import Names
+from podtally.identity.name_table import Names
 from podtally.ledger.ledger import Ledger, Limits
-from podtally.ledger.remotes import Present
+from podtally.ledger.peers import EpochContext
 from podtally.ledger.series import SeriesView
-from podtally.links.conntrack import Translations, Tuples
+from podtally.netlink.conntrack import Translations, Tuples
 from tests.unit.rows import (
     ACK,
     FLAGS,
@@ -355,7 +356,7 @@ def test_what_is_said_again_of_the_same_ports_counts_for_a_reply_that_is_seen_fi
     assert not denied(ledger)
 
 
-def reply_first(ledger: Ledger, at: Present) -> None:
+def reply_first(ledger: Ledger, at: EpochContext) -> None:
     epoch(ledger, at, [Flow(FAR_ADDRESS, UDP, 53, 40123, first_seen_ns=at.now_ns)])
 
 

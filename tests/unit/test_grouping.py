@@ -1,10 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """Different values are told apart, whatever they are."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podtally.ledger.grouping import Numbered, distinct
+from podtally.ledger.distinct import Numbered, distinct
 
 numbers = st.one_of(st.integers(0, 7), st.integers(-(1 << 63), (1 << 63) - 1))
 

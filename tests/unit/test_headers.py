@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which headers are chosen, in trees laid out as distributions lay them out."""
 
 import platform
@@ -141,8 +142,8 @@ def test_the_mend_names_the_distributions_package(
 ) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/os-release").write_text(os_release)
-    assert package in headers.missing(tmp_path).mend
+    assert package in headers.missing(tmp_path).fix
 
 
 def test_the_mend_does_without_os_release(tmp_path: Path) -> None:
-    assert "kernel headers" in headers.missing(tmp_path).mend
+    assert "kernel headers" in headers.missing(tmp_path).fix

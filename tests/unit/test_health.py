@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally health`` against the agent's own server, and against what is none."""
 
 import socket

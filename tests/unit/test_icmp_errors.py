@@ -1,11 +1,12 @@
-"""ledger/quoted.py, intake.py: ICMP errors belong to the connection they quote, or are their sender's ICMP."""
+# SPDX-License-Identifier: Apache-2.0
+"""ledger/icmp_errors.py, intake.py: ICMP errors belong to the connection they quote, or are their sender's ICMP."""
 
 import numpy as np
 import pytest
 
-from podtally.kernel.table import Rows
+from podtally.kernel.table import FlowRows
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.remotes import Present
+from podtally.ledger.peers import EpochContext
 from tests.unit.rows import FLAGS, ICMP, SECOND, TCP, UDP, Flow, book, cold_row, make_ledger, names
 
 ASKED = Flow(protocol=UDP, remote="203.0.113.5", remote_port=53)
@@ -23,18 +24,18 @@ def errors(
     fingerprint = about.fingerprint ^ (FLAGS.error_fingerprint << shift) & (1 << 64) - 1
     row = Flow(sender, ICMP, 0, 0, about.ifindex, about.local, direction)
     amounts = np.array([[90, 0], [3, 0]])
-    rows = Rows(
+    rows = FlowRows(
         np.array([fingerprint], np.uint64),
         amounts[:1] if direction == FROM else amounts[:1, ::-1],
         amounts[1:] if direction == FROM else amounts[1:, ::-1],
         np.array([seen << FLAGS.shift * direction], np.uint64),
         np.zeros(1, np.int64),
     )
-    ledger.book_rows(rows, lambda place: cold_row(row)[place], Present(names(), now_ns))
+    ledger.book_rows(rows, lambda place: cold_row(row)[place], EpochContext(names(), now_ns))
 
 
 def settle(ledger: Ledger, now_ns: int = SECOND) -> None:
-    ledger.settle(Present(names(), now_ns), [])
+    ledger.settle(EpochContext(names(), now_ns), [])
 
 
 def connections(ledger: Ledger) -> dict[tuple[int, str], tuple[int, int]]:

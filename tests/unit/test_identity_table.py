@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who is behind an interface and an address: networks by name, and whoever claims an address."""
 
 import ipaddress
@@ -5,10 +6,10 @@ import ipaddress
 import numpy as np
 import pytest
 
-from podtally.identity import table
+from podtally.identity import name_table
 from podtally.identity.addresses import AddressBook
 from podtally.identity.model import FOREVER, INTERNET, NOBODY, PRIVATE, Claim, Endpoint, Owner
-from podtally.identity.table import Names
+from podtally.identity.name_table import Names
 
 WEB = Endpoint("shop", "web-0", "web", "Deployment", "static")
 POD = Owner("pod", "shop", "web-0", "web", "node", "Deployment")
@@ -30,10 +31,10 @@ def external(name: str, scope: str = "private") -> Owner:
 
 
 def names(networks: dict[str, tuple[str, ...]], *claims: Claim) -> Names:
-    built = table.build_networks(networks)
+    built = name_table.build_networks(networks)
     book = AddressBook(built.owners)
     book.put("it", claims)
-    return table.build({7: WEB}, {23: WEB}, book.table(), built)
+    return name_table.build({7: WEB}, {23: WEB}, book.table(), built)
 
 
 def owner(made: Names, text: str, at_ns: int = NOW_NS) -> Owner:
@@ -114,17 +115,17 @@ def test_endpoints_nobody_knows_are_unknown_and_never_guessed() -> None:
 
 
 def test_addresses_of_another_books_owners_are_refused() -> None:
-    networks = table.build_networks(NETWORKS)
+    networks = name_table.build_networks(NETWORKS)
     with pytest.raises(ValueError, match=r"networks\.owners"):
-        table.build({}, {}, AddressBook().table(), networks)
+        name_table.build({}, {}, AddressBook().table(), networks)
 
 
 def test_later_names_with_the_same_owners_agree_on_indexes() -> None:
-    networks = table.build_networks(NETWORKS)
+    networks = name_table.build_networks(NETWORKS)
     book = AddressBook(networks.owners)
-    first = table.build({}, {}, book.table(), networks)
+    first = name_table.build({}, {}, book.table(), networks)
     book.put("it", [Claim(number("10.99.0.7"), POD, NOW_NS)])
-    second = table.build({}, {}, book.table(), networks)
+    second = name_table.build({}, {}, book.table(), networks)
     assert first.owners is second.owners
     assert owner(first, "10.99.0.7") == external("lab")
     assert owner(second, "10.99.0.7") == POD

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The books of interfaces that come, go, and were there before us."""
 
 import numpy as np

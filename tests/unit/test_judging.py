@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What policy says of connections, as the ledger books it: verdicts, denials, events."""
 
 from collections.abc import Sequence
@@ -7,23 +8,23 @@ import msgspec
 import numpy as np
 import pytest
 
+from podtally.identity.cluster_labels import ClusterLabels
+from podtally.identity.interface_endpoints import number
 from podtally.identity.model import FOREVER, Claim, Endpoint, Owner
-from podtally.identity.places import Places
-from podtally.identity.residents import number
-from podtally.identity.services import Backend as Address
+from podtally.identity.name_table import Names
+from podtally.identity.services import ServiceBackend as Address
 from podtally.identity.services import Services
-from podtally.identity.table import Names
-from podtally.kube.objects import Service, ServicePort
+from podtally.kube.objects import KubeService, ServicePort
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.events import Due
-from podtally.ledger.labels import DeniedLabels
+from podtally.ledger.label_sets import DeniedLabels
 from podtally.ledger.ledger import Ledger, Limits
-from podtally.ledger.remotes import Present
-from podtally.links.conntrack import Translations, Tuples
-from podtally.policy.declared import Declared
-from podtally.policy.exposure import exposure
+from podtally.ledger.peers import EpochContext
+from podtally.netlink.conntrack import Translations, Tuples
+from podtally.policy.exposure.lookup import exposure
+from podtally.policy.load.declared import DeclaredPolicies
+from podtally.policy.load.loader import read_text
 from podtally.policy.model import Policy
-from podtally.policy.reading import read_text
 from tests.unit.rows import (
     ACK,
     FLAGS,
@@ -47,7 +48,7 @@ WEB_ADDRESS, DB_ADDRESS, FAR_ADDRESS = "10.99.0.7", "10.99.0.9", "10.99.3.3"
 FAR = Owner(
     "pod", "shop", "far-0", "far", "cluster", "Deployment", "n2", "u-far", (("app", "far"),)
 )
-PLACES = Places("n1", {"shop": ()}, {"n1": ()}, known=True)
+PLACES = ClusterLabels("n1", {"shop": ()}, {"n1": ()}, known=True)
 
 # The two policies that people start from, and the tier behind them.
 ONLY_MYSQL = """\
@@ -87,8 +88,8 @@ def policies(*texts: str, candidate: bool = False) -> tuple[Policy, ...]:
     return tuple(p for text in texts for p in read_text(text, "test", candidate).policies)
 
 
-def declare(*texts: str, candidates: Sequence[str] = ()) -> Declared:
-    return Declared(policies(*texts), policies(*candidates, candidate=True), ())
+def declare(*texts: str, candidates: Sequence[str] = ()) -> DeclaredPolicies:
+    return DeclaredPolicies(policies(*texts), policies(*candidates, candidate=True), ())
 
 
 def make(undeclared: bool = True, events: int = 1000) -> Ledger:
@@ -105,8 +106,10 @@ def who(far: Owner = FAR) -> Names:
     return names({7: WEB, 9: DB}, claims)
 
 
-def present(declared: Declared, at: Names | None = None, now_ns: int = SECOND) -> Present:
-    return Present(at or who(), now_ns, places=PLACES, declared=declared)
+def present(
+    declared: DeclaredPolicies, at: Names | None = None, now_ns: int = SECOND
+) -> EpochContext:
+    return EpochContext(at or who(), now_ns, places=PLACES, declared=declared)
 
 
 def out(remote: str, port: int, local_port: int = 40123) -> Flow:
@@ -120,7 +123,7 @@ def into(remote: str, port: int) -> Flow:
                 bytes=(0, 23), packets=(0, 1))  # fmt: skip
 
 
-def epoch(ledger: Ledger, at: Present, flows: Sequence[Flow]) -> None:
+def epoch(ledger: Ledger, at: EpochContext, flows: Sequence[Flow]) -> None:
     ledger.begin()
     if flows:
         book(ledger, at, flows)
@@ -343,10 +346,10 @@ def test_labels_of_namespaces_count() -> None:
         "podSelector: {matchLabels: {app: far}}", "namespaceSelector: {matchLabels: {team: a}}"
     )
     ledger, at = make(), present(declare(text))
-    epoch(ledger, at._replace(places=Places("n1", {"shop": (("team", "a"),)}, {}, True)),
+    epoch(ledger, at._replace(places=ClusterLabels("n1", {"shop": (("team", "a"),)}, {}, True)),
           [into(FAR_ADDRESS, 80)])  # fmt: skip
-    epoch(ledger, at._replace(places=Places("", {}, {}, False)), [])
-    epoch(ledger, at._replace(places=Places("", {}, {}, False)), [into(FAR_ADDRESS, 81)])
+    epoch(ledger, at._replace(places=ClusterLabels("", {}, {}, False)), [])
+    epoch(ledger, at._replace(places=ClusterLabels("", {}, {}, False)), [into(FAR_ADDRESS, 81)])
     assert verdicts(ledger) == {"allowed": 23, "unknown": 23}
 
 
@@ -484,7 +487,9 @@ def test_an_event_is_kept_while_its_connection_lasts_and_until_it_is_told() -> N
 
 
 def test_exposed_to_the_outside() -> None:
-    service = Service("shop", "web", "u", ("10.99.200.1",), (ServicePort("", "TCP", 80, 30080),), 0)
+    service = KubeService(
+        "shop", "web", "u", ("10.99.200.1",), (ServicePort("", "TCP", 80, 30080),), 0
+    )
     nodeport = msgspec.structs.replace(service, type="NodePort")
     behind = {("shop", "web"): {(TCP, 80): (Address(number(WEB_ADDRESS), 8080),)}}
     for exposing, exposed in ((service, 1), (nodeport, 0)):
@@ -499,7 +504,9 @@ def test_exposed_to_the_outside() -> None:
 
 
 def test_events_of_declared_exposure_say_how_it_is_declared() -> None:
-    service = Service("shop", "web", "u", ("10.99.200.1",), (ServicePort("", "TCP", 80, 30080),), 0)
+    service = KubeService(
+        "shop", "web", "u", ("10.99.200.1",), (ServicePort("", "TCP", 80, 30080),), 0
+    )
     nodeport = msgspec.structs.replace(service, type="NodePort")
     behind = {("shop", "web"): {(TCP, 80): (Address(number(WEB_ADDRESS), 8080),)}}
     known = exposure((), Services({}, behind, {("shop", "web"): nodeport}), ())

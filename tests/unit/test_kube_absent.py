@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Resources of CRDs that a cluster need not have: a 404 is an answer, and not for ever."""
 
 import logging
@@ -7,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from podtally.kube.retry import Backoff, Patience
+from podtally.kube.backoff import Backoff, Patience
 from tests.apiserver import ApiServer, Fault
 from tests.apiserver_store import Object
 from tests.unit.kube_support import BOUND_SECONDS, PATIENT, Watching, resource, wait_for

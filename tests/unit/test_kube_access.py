@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the agent gets to an API server: service account, kubeconfig, certificates, plugins."""
 
 import base64

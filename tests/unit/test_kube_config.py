@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is wrong in a kubeconfig is said with its place, and without its secrets."""
 
 from pathlib import Path
@@ -45,7 +46,7 @@ def test_a_bad_kubeconfig_is_said_with_file_and_field(
     with pytest.raises(PodtallyError, match=said) as caught:
         kubeconfig.load(path)
     assert str(path) in str(caught.value) or "cannot be loaded" in said
-    assert caught.value.mend
+    assert caught.value.fix
     assert SECRET not in str(caught.value)
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever happens to server and connection: once it is quiet, the consumer has the truth."""
 
 import random

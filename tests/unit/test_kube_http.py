@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The HTTP client, byte by byte: what comes over the wire, and what is made of it."""
 
 import socket
@@ -7,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from podtally.kube.access import Access, Server
+from podtally.kube.access import Access, ApiServerAddress
 from podtally.kube.credentials import Files
 from podtally.kube.http import (
     ApiError,
@@ -47,7 +48,7 @@ def answering(*pieces: bytes, stays: bool = False) -> Iterator[Client]:
     thread = threading.Thread(target=serve)
     thread.start()
     port = listener.getsockname()[1]
-    client = Client(Access(Server("127.0.0.1", port, tls=False), Files()), QUICK)
+    client = Client(Access(ApiServerAddress("127.0.0.1", port, tls=False), Files()), QUICK)
     try:
         yield client
     finally:
@@ -147,6 +148,6 @@ def test_an_interrupt_ends_what_waits_and_what_would_follow() -> None:
 def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    client = Client(Access(Server("127.0.0.1", port, tls=False), Files()), QUICK)
+    client = Client(Access(ApiServerAddress("127.0.0.1", port, tls=False), Files()), QUICK)
     with pytest.raises(ConnectError, match="Connection refused"):
         client.get("/", "application/json")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is kept of the API's objects, and how lists and watch events are decoded."""
 
 import json
@@ -6,10 +7,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from podtally.kube.model import Status
-from podtally.kube.objects import RESOURCES, EndpointSlice, Job, Namespace, Node, Pod, Service
+from podtally.kube.model import ApiStatus
+from podtally.kube.objects import (
+    RESOURCES,
+    EndpointSlice,
+    KubeJob,
+    KubeNamespace,
+    KubeNode,
+    KubePod,
+    KubeService,
+)
 from podtally.kube.pods import Life
-from podtally.kube.wire import Ports
+from podtally.kube.schema import Ports
 from tests.unit.kube_json import Json, Run, controlled, event, list_of, pod, status
 
 DECODERS = {resource.name: resource for resource in RESOURCES}
@@ -23,7 +32,7 @@ def one(resource: str, item: Json) -> Any:
 
 
 def life(run: Run, phase: str = "Running", **more: Any) -> Life:
-    found: Pod = one("pods", pod(status=status("10.99.0.1", run, phase), **more))
+    found: KubePod = one("pods", pod(status=status("10.99.0.1", run, phase), **more))
     return found.life
 
 
@@ -45,7 +54,7 @@ def test_watch_events() -> None:
         "ERROR",
         None,
         "",
-        Status(410, "Expired", "too old"),
+        ApiStatus(410, "Expired", "too old"),
     )
     busy = {"code": 429, "reason": "TooManyRequests", "details": {"retryAfterSeconds": 3}}
     found = decode(event("ERROR", busy)).status
@@ -60,7 +69,7 @@ def test_what_is_no_list_is_refused(body: bytes) -> None:
 
 
 def test_a_pod() -> None:
-    found: Pod = one(
+    found: KubePod = one(
         "pods",
         pod(
             metadata__labels={"b": "2", "a": "1"},
@@ -93,7 +102,7 @@ def container(*ports: Json, **more: Any) -> Json:
 
 
 def ports_of(**spec: Any) -> Ports:
-    found: Pod = one("pods", pod(**{f"spec__{key}": value for key, value in spec.items()}))
+    found: KubePod = one("pods", pod(**{f"spec__{key}": value for key, value in spec.items()}))
     return found.ports
 
 
@@ -168,7 +177,7 @@ def test_a_sidecar_that_still_runs_is_no_end() -> None:
     made["initContainerStatuses"] = [
         {"state": {"running": {"startedAt": "1970-01-01T00:01:43Z"}}}  # second 103
     ]
-    found: Pod = one("pods", pod(status=made, spec__restartPolicy="Never"))
+    found: KubePod = one("pods", pod(status=made, spec__restartPolicy="Never"))
     assert found.life == Life(100, 102, 103, 106, 0, 0, False)
 
 
@@ -198,14 +207,14 @@ def test_a_sandbox_that_was_not_there_yet_is_no_end() -> None:
 
 
 def test_an_evicted_pod_does_not_tell_its_end() -> None:
-    found: Pod = one("pods", pod(status={"phase": "Failed", "podIP": "10.99.0.1"}))
+    found: KubePod = one("pods", pod(status={"phase": "Failed", "podIP": "10.99.0.1"}))
     assert found.life == Life(0, 0, 0, 0, 0, 0, True)
 
 
 def test_nodes_and_their_zones() -> None:
     addresses = [{"type": "InternalIP", "address": "198.18.0.1"}]
     item = {"metadata": {"name": "n", "uid": "u"}, "status": {"addresses": addresses}}
-    found: Node = one("nodes", item)
+    found: KubeNode = one("nodes", item)
     assert (found.name, found.zone, found.addresses) == ("n", "", ("198.18.0.1",))
     old = {"failure-domain.beta.kubernetes.io/zone": "b"}
     assert one("nodes", {"metadata": {"labels": old}}).zone == "b"
@@ -214,7 +223,7 @@ def test_nodes_and_their_zones() -> None:
 
 
 def test_labels_of_nodes_are_sorted() -> None:
-    found: Node = one("nodes", {"metadata": {"labels": {"b": "2", "a": "1"}}})
+    found: KubeNode = one("nodes", {"metadata": {"labels": {"b": "2", "a": "1"}}})
     assert found.labels == (("a", "1"), ("b", "2"))
 
 
@@ -229,7 +238,7 @@ def test_services() -> None:
         },
         "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.10"}, {"hostname": "lb.x"}]}},
     }
-    found: Service = one("services", item)
+    found: KubeService = one("services", item)
     assert found.addresses == ("10.99.1.1", "2001:db8::9", "203.0.113.9", "203.0.113.10")
     assert [(p.name, p.protocol, p.port, p.node_port) for p in found.ports] == [
         ("", "TCP", 80, 30080)
@@ -266,7 +275,7 @@ def test_slices_keep_what_may_get_traffic() -> None:
 
 def test_objects_of_which_only_metadata_is_read() -> None:
     meta = {"name": "j", "namespace": "shop", "uid": "u", "labels": {"a": "1"}}
-    assert one("namespaces", {"metadata": meta}) == Namespace("j", (("a", "1"),))
+    assert one("namespaces", {"metadata": meta}) == KubeNamespace("j", (("a", "1"),))
     made = meta | {"ownerReferences": controlled("CronJob", "nightly", "c")}
-    job: Job = one("jobs", {"metadata": made, "spec": json.loads("{}")})
+    job: KubeJob = one("jobs", {"metadata": made, "spec": json.loads("{}")})
     assert job.controller == ("CronJob", "nightly", "c")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a real cluster told, played by the test server and heard through the client."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Kubernetes client against a server that does everything wrong that servers do."""
 
 import itertools
@@ -10,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from podtally.kube.access import Access, Server
-from podtally.kube.credentials import Files, Kept
-from podtally.kube.retry import Patience
+from podtally.kube.access import Access, ApiServerAddress
+from podtally.kube.backoff import Patience
+from podtally.kube.credentials import Files, FixedCredential
 from tests.apiserver import ApiServer, Fault
 from tests.apiserver_store import Object
 from tests.unit.kube_support import (
@@ -221,7 +222,10 @@ def test_a_rotated_token_is_read_again(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("first\n")
     with filled(ApiServer(authorizations={"Bearer first"})) as api:
-        access = Access(Server("127.0.0.1", api.port, tls=False), Files(token=Kept("token", token)))
+        access = Access(
+            ApiServerAddress("127.0.0.1", api.port, tls=False),
+            Files(token=FixedCredential("token", token)),
+        )
         with Watching(api, access=access) as watching:
             watching.agrees()
             api.authorizations = {"Bearer second"}

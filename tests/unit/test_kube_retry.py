@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Waits between attempts: growing, bounded, and no two agents alike."""
 
 import random
@@ -5,7 +6,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podtally.kube.retry import Backoff, Patience
+from podtally.kube.backoff import Backoff, Patience
 
 
 @given(st.integers(), st.integers(1, 60))

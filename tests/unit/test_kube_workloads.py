@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which workload a pod belongs to."""
 
 import pytest
 
-from podtally.kube.objects import RESOURCES, Pod
-from podtally.kube.wire import Controller
+from podtally.kube.objects import RESOURCES, KubePod
+from podtally.kube.schema import Controller
 from podtally.kube.workloads import Workload, from_labels, of_pod
 from tests.unit.kube_json import Json, controlled, list_of, pod
 
@@ -15,7 +16,7 @@ HASH = {"pod-template-hash": "849c6bb7"}
 def workload(name: str, owners: list[Json], labels: dict[str, str] | None = None) -> Workload:
     item = pod(name, metadata__ownerReferences=owners, metadata__labels=labels or {})
     (found,) = PODS.decode_list(list_of(item)).objects
-    assert isinstance(found, Pod)
+    assert isinstance(found, KubePod)
     return of_pod(found, JOBS)
 
 

@@ -1,8 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lateness of epochs: an epoch whose work takes too long makes the next one late, and shows it."""
 
 import pytest
 
-from podtally.agent import next_due
+from podtally.runtime.epoch_loop import next_due
 
 
 def lateness(work: list[float], epoch: float = 1.0) -> list[float]:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ledger: rows and accounts in, sums under the contract's labels out."""
 
 from collections.abc import Iterable, Sequence
@@ -6,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from podtally.identity.interface_endpoints import number
 from podtally.identity.model import Claim, Owner
-from podtally.identity.residents import number
-from podtally.identity.table import Names
-from podtally.ledger.ended import Ended
+from podtally.identity.name_table import Names
+from podtally.ledger.closed import ClosedConnections
 from podtally.ledger.interfaces import Losses
-from podtally.ledger.labels import BookLabels, FlowLabels, PodLabels
+from podtally.ledger.label_sets import BookLabels, FlowLabels, PodLabels
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.remotes import Present
+from podtally.ledger.peers import EpochContext
 from podtally.ledger.series import SeriesView
 from tests.unit.rows import (
     ACK,
@@ -44,12 +45,12 @@ def turn(
     who: Names | None = None,
     gone: Iterable[int] = (),
     now_ns: int = SECOND,
-) -> list[Ended]:
+) -> list[ClosedConnections]:
     """One epoch, as the journal books it."""
     who = who or names()
     if flows:
         book(ledger, who, flows, now_ns)
-    ended = ledger.settle(Present(who, now_ns), gone)
+    ended = ledger.settle(EpochContext(who, now_ns), gone)
     for ifindex in gone:
         ledger.let_go(ifindex)
     return ended

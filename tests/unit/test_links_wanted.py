@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which interfaces are watched, and as whose."""
 
 import pytest
 
-from podtally.links.model import Counters, Link, Role
-from podtally.links.wanted import pod_interfaces, refusals
+from podtally.attach.selection import pod_interfaces, refusals
+from podtally.netlink.model import Counters, Link, Role
 
 POD = Link(7, "veth1a", "veth", 2, 3, True, 10, 20, True)
 PAIR_HERE = POD._replace(peer_nsid=-1)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is said of programs that do not load: the cause, the log's end, and where all of it is."""
 
 import stat
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from podtally.doctor.command import report_text
-from podtally.doctor.finding import Finding
+from podtally.doctor.finding import DoctorFinding
 from podtally.kernel.load_error import LOG_NAME, load_error
 
 STEPS = "".join(f"{at}: (b7) r1 = {at}\n" for at in range(600))
@@ -40,7 +41,7 @@ def test_a_long_log_goes_to_a_file(tmp_path: Path, said: str, cause: str, shown:
     assert error.what == f"cannot load podtally.c: {cause}"
     assert keep.read_text() == said
     assert stat.S_IMODE(keep.lstat().st_mode) == 0o600
-    first, *tail = error.mend.split("\n    ")
+    first, *tail = error.fix.split("\n    ")
     assert first == f"the whole log is {keep}, which ends"
     assert any(shown in line for line in tail)
     assert len(tail) <= 6
@@ -67,7 +68,7 @@ def test_doctor_shows_the_end_of_the_log_under_its_finding(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = load_error("podtally.c", VERIFIER, tmp_path / LOG_NAME)
-    finding = Finding("own programs", False, error.what, error.mend, fatal=True)
+    finding = DoctorFinding("own programs", False, error.what, error.fix, fatal=True)
     assert report_text([finding], sys.stdout, colour=False) == 1
     lines = capsys.readouterr().out.splitlines()
     assert VERDICT in lines[0]

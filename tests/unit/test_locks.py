@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The locks hold what pyproject.toml asks for, and nothing unpinned."""
 
 import importlib.metadata

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One long name does not stretch the rows of the others."""
 
 import io

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/metrics.md and /metrics have the same metrics, types and labels, and its example queries are good ones."""
 
 import re
@@ -11,15 +12,15 @@ import yaml
 from prometheus_client import Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
+from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.publisher import Health, Publisher
-from podtally.export.selfmetrics import SelfMetrics
-from podtally.identity.table import WELL_KNOWN
-from podtally.ledger.judging import BEGINNING, SOURCE
-from podtally.ledger.labels import ACCOUNTS, KubecostLabels
+from podtally.identity.name_table import WELL_KNOWN
+from podtally.ledger.label_sets import ACCOUNTS, KubecostLabels
 from podtally.ledger.series import SeriesView
-from podtally.links.model import Hook, Mode
-from podtally.policy import engine
+from podtally.ledger.verdicts import BEGINNING, SOURCE
+from podtally.netlink.model import Hook, Mode
 from podtally.policy.model import VERDICTS
+from podtally.policy.reference import engine
 from tests.unit import metrics_page
 from tests.unit.metrics_page import CARDINALITIES, KINDS, Example, Metric, PageError
 from tests.unit.promql_labels import check
@@ -48,7 +49,7 @@ def exposed() -> str:
     kubecost = SeriesView(
         [KubecostLabels("web-0", "shop", "true", "false", "false", "office")], np.array([[23]])
     )
-    own = SelfMetrics()
+    own = AgentMetrics()
     labels = {metric.name: metric.labels for metric in METRICS}
     for gauge in vars(own).values():
         if isinstance(gauge, Gauge):

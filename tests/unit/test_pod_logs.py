@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names from the kubelet's log directories."""
 
 import os
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from podtally.identity.pod_logs import PodLog, PodLogs
+from podtally.runtimes.pod_logs import PodLog, PodLogs
 
 UID = "1f6c9b1e-5d2a-4e1b-9c3d-0123456789ab"
 HASH = "c0ffee00c0ffee00c0ffee00c0ffee00"  # a static pod's

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A folder a case: policies as users write them, and every verdict with its reason as text.
 
 ``case.json`` is in the format of ``podtally check --probes``; ``expect`` may be ``unknown``
@@ -10,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from podtally.policy.engine import Engine, asked
+from podtally.policy.explain.reasons import side_reason
+from podtally.policy.load.loader import read_text
 from podtally.policy.model import Question
-from podtally.policy.reading import read_text
-from podtally.policy.reasons import side_reason
-from podtally.policy.rules import EGRESS, INGRESS
+from podtally.policy.reference.engine import Engine, asked
+from podtally.policy.reference.rules import EGRESS, INGRESS
 from tests.unit.policy_support import World
 
 CASES = Path(__file__).parents[1] / "cases"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The compiled form: the same sides as the plain engine's, after any change too."""
 
 import os
@@ -12,12 +13,6 @@ from hypothesis import strategies as st
 
 from bench import differential
 from bench.policy_worlds import Probe
-from podtally.policy import compiled, compiled_batches, compiled_pairs, engine
-from podtally.policy.compiled import ADDRESS_PARTY, UNKNOWN_PARTY, Connections, Judge, combine
-from podtally.policy.compiled_blocks import Addresses, ManyRanges, Ranges
-from podtally.policy.compiled_cache import MISSING, Cache
-from podtally.policy.compiled_classes import Classes
-from podtally.policy.compiled_labels import NO, PERHAPS, YES
 from podtally.policy.model import (
     ADDRESS,
     ALLOW,
@@ -26,25 +21,38 @@ from podtally.policy.model import (
     VERDICTS,
     Block,
     Network,
-    Party,
     PodPeer,
     PodSubject,
     Policy,
-    Port,
+    PolicyEndpoint,
+    PolicyPort,
     Rule,
 )
-from podtally.policy.rules import in_block
+from podtally.policy.reference import engine
+from podtally.policy.reference.rules import in_block
+from podtally.policy.vector import batches, evaluator, pairs
+from podtally.policy.vector.address_ranges import Addresses, ManyRanges, Ranges
+from podtally.policy.vector.cache import MISSING, Cache
+from podtally.policy.vector.classes import EndpointClasses
+from podtally.policy.vector.evaluator import (
+    ADDRESS_PARTY,
+    UNKNOWN_PARTY,
+    Evaluator,
+    PackedConnections,
+    combine,
+)
+from podtally.policy.vector.label_sets import NO, PERHAPS, YES
 from tests.unit.policy_support import ip, labelled, pod, policy, rules
 
 PROBES = int(os.environ.get("PODTALLY_DIFFERENTIAL_PROBES", "40000"))
 WEB, DB = pod("shop/web", "10.99.0.1"), pod("shop/db", "10.99.0.2")
-FROM_WEB = rules(Rule(0, ALLOW, (PodPeer(None, labelled(app="web")),), (Port(TCP, 80, 80),)))
+FROM_WEB = rules(Rule(0, ALLOW, (PodPeer(None, labelled(app="web")),), (PolicyPort(TCP, 80, 80),)))
 CLOSED = policy("shop/closed", ingress=())
 OPEN_TO_WEB = policy("shop/web", ingress=FROM_WEB)
 TO_DB = Probe(1, 0, WEB.ips[0], TCP, 80, False)
 
 
-def verdicts(judge: Judge, *probes: Probe) -> list[str]:
+def verdicts(judge: Evaluator, *probes: Probe) -> list[str]:
     judged = judge.judge(differential.connections(list(probes)))
     return [VERDICTS[code] for code in judged.verdict]
 
@@ -62,14 +70,14 @@ def test_both_judge_alike_whatever_is_asked() -> None:
 
 
 def test_what_is_judged_in_parts_is_judged_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled_pairs, "_PAIRS", 7)
-    monkeypatch.setattr(compiled_batches, "_ROWS", 5)
+    monkeypatch.setattr(pairs, "_PAIRS", 7)
+    monkeypatch.setattr(batches, "_ROWS", 5)
     outcome = differential.run(3_000, 10_000)
     assert not outcome.differences, outcome.differences[0]
 
 
 def test_a_changed_party_is_judged_again_at_either_end() -> None:
-    judge = Judge([OPEN_TO_WEB], [WEB, DB])
+    judge = Evaluator([OPEN_TO_WEB], [WEB, DB])
     from_db = Probe(0, 1, DB.ips[0], TCP, 80, False)
     assert verdicts(judge, TO_DB, from_db) == ["allowed", "denied"]
     judge.put_party(0, WEB._replace(labels=(("app", "other"),)))
@@ -79,7 +87,7 @@ def test_a_changed_party_is_judged_again_at_either_end() -> None:
 
 
 def test_a_party_that_is_new_and_one_that_there_cannot_be() -> None:
-    judge = Judge([OPEN_TO_WEB], [WEB, DB])
+    judge = Evaluator([OPEN_TO_WEB], [WEB, DB])
     judge.put_party(2, pod("shop/new", "10.99.0.3", labels=WEB.labels))
     assert verdicts(judge, TO_DB._replace(peer=2)) == ["allowed"]
     with pytest.raises(IndexError):
@@ -87,7 +95,7 @@ def test_a_party_that_is_new_and_one_that_there_cannot_be() -> None:
 
 
 def test_many_parties_are_added_at_once_and_the_rest_stays_remembered() -> None:
-    judge = Judge([OPEN_TO_WEB], [WEB, DB])
+    judge = Evaluator([OPEN_TO_WEB], [WEB, DB])
     assert verdicts(judge, TO_DB) == ["allowed"]
     fresh = [pod(f"shop/p{i}", labels=(("app", app),)) for i, app in enumerate(("web", "x"))]
     assert judge.add_parties(iter(fresh)) == 2
@@ -102,7 +110,7 @@ def test_many_parties_are_added_at_once_and_the_rest_stays_remembered() -> None:
 
 
 def test_a_connection_of_nobody_there_is_no_answer() -> None:
-    judge = Judge([OPEN_TO_WEB], [WEB, DB])
+    judge = Evaluator([OPEN_TO_WEB], [WEB, DB])
     for nobody in (TO_DB._replace(peer=2), TO_DB._replace(local=2)):
         with pytest.raises(IndexError, match="beyond the 2"):
             verdicts(judge, nobody)
@@ -111,21 +119,21 @@ def test_a_connection_of_nobody_there_is_no_answer() -> None:
 
 def test_adding_parties_costs_nothing_of_what_is_there() -> None:
     """10,000, 50 at a time: as long as it takes for the new ones alone, with a full cache."""
-    judge = Judge([OPEN_TO_WEB], [WEB, DB])
+    judge = Evaluator([OPEN_TO_WEB], [WEB, DB])
     count, everywhere = 100_000, differential.connections([TO_DB._replace(peer=ADDRESS_PARTY)])
     columns = (np.repeat(column, count) for column in everywhere)
-    asked = Connections._make(columns)._replace(low=np.arange(1, count + 1, dtype=np.uint64))
+    asked = PackedConnections._make(columns)._replace(low=np.arange(1, count + 1, dtype=np.uint64))
     judge.judge(asked)
     assert judge.remembered == count
-    alone = adding_takes(Judge([OPEN_TO_WEB], [WEB, DB]))
+    alone = adding_takes(Evaluator([OPEN_TO_WEB], [WEB, DB]))
     assert adding_takes(judge) < 5 * alone  # were the cache gone through, more than 20 times
     assert judge.remembered == count + 200
 
 
-def adding_takes(judge: Judge) -> float:
+def adding_takes(judge: Evaluator) -> float:
     began = time.process_time()
     for first in range(0, 10_000, 50):
-        fresh = [Party(ADDRESS, ips=(ip("2001:db8::") + first + i,)) for i in range(49)]
+        fresh = [PolicyEndpoint(ADDRESS, ips=(ip("2001:db8::") + first + i,)) for i in range(49)]
         fresh.append(pod(f"shop/new-{first}", labels=(("n", str(first)),)))
         number = judge.add_parties(fresh)
         verdicts(judge, TO_DB._replace(peer=number + 49))
@@ -133,7 +141,7 @@ def adding_takes(judge: Judge) -> float:
 
 
 def test_who_is_itself_is_told_after_many_others_have_come_and_gone() -> None:
-    judge = Judge([CLOSED], [WEB, DB])
+    judge = Evaluator([CLOSED], [WEB, DB])
     for i in range(10_007):
         judge.put_party(2, pod(f"shop/churn-{i}", labels=()))
     again = [pod("shop/churn-10006", "10.99.0.9", labels=()), pod("shop/churn-1", labels=()), WEB]
@@ -152,7 +160,7 @@ def test_two_ends_come_to_what_the_engine_says() -> None:
 
 
 def test_policies_that_come_change_and_go() -> None:
-    judge = Judge([], [WEB, DB])
+    judge = Evaluator([], [WEB, DB])
     assert verdicts(judge, TO_DB) == ["undeclared"]
     judge.set_policies([CLOSED])
     assert verdicts(judge, TO_DB) == ["denied"]
@@ -170,7 +178,7 @@ def test_what_a_change_has_no_say_in_stays_remembered() -> None:
         ingress=rules(Rule(0, "deny", (PodPeer(EVERYTHING, labelled(app="other")),))),
         tier=0,
     )
-    judge = Judge([deny, OPEN_TO_WEB], [WEB, DB])
+    judge = Evaluator([deny, OPEN_TO_WEB], [WEB, DB])
     verdicts(judge, TO_DB)
     elsewhere = policy("bank/p", ingress=())
     judge.set_policies([deny, OPEN_TO_WEB, elsewhere])
@@ -183,8 +191,8 @@ def test_what_a_change_has_no_say_in_stays_remembered() -> None:
 
 
 def test_what_is_gone_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "_SIZE_AT_LEAST", 100)
-    judge = Judge([OPEN_TO_WEB], [WEB, DB])
+    monkeypatch.setattr(evaluator, "_SIZE_AT_LEAST", 100)
+    judge = Evaluator([OPEN_TO_WEB], [WEB, DB])
     for i in range(1009):
         judge.put_party(2, pod("shop/churn", labels=(("i", str(i)),)))
         assert verdicts(judge, TO_DB, TO_DB._replace(peer=2)) == ["allowed", "denied"]
@@ -197,7 +205,7 @@ def test_what_is_gone_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_reason_names_the_policy_and_what_did_not_match() -> None:
-    judge = Judge([OPEN_TO_WEB], [WEB, DB])
+    judge = Evaluator([OPEN_TO_WEB], [WEB, DB])
     asked = differential.connections([TO_DB, TO_DB._replace(port=5432)])
     allowed, denied = judge.judge(asked).side
     assert judge.reason(asked, 0, int(allowed)) == "shop/web ingress[0]"
@@ -207,7 +215,7 @@ def test_a_reason_names_the_policy_and_what_did_not_match() -> None:
 
 
 def test_ends_that_are_no_parties() -> None:
-    judge = Judge([OPEN_TO_WEB], [WEB, DB])
+    judge = Evaluator([OPEN_TO_WEB], [WEB, DB])
     outside = TO_DB._replace(peer=ADDRESS_PARTY, ip=ip("203.0.113.9"))
     unknown = TO_DB._replace(peer=UNKNOWN_PARTY, ip=0)
     assert verdicts(judge, outside, unknown) == ["denied", "unknown"]
@@ -215,12 +223,12 @@ def test_ends_that_are_no_parties() -> None:
 
 def test_no_connections_are_judged_to_nothing() -> None:
     empty = differential.connections([TO_DB])
-    judged = Judge([CLOSED], [WEB, DB]).judge(type(empty)._make(column[:0] for column in empty))
+    judged = Evaluator([CLOSED], [WEB, DB]).judge(type(empty)._make(column[:0] for column in empty))
     assert (len(judged.verdict), len(judged.side)) == (0, 0)
 
 
 def test_classes_that_come_after_compiling_are_graded_too() -> None:
-    classes = Classes()
+    classes = EndpointClasses()
     slot = classes.slot(PodPeer(None, labelled(app="web")), "shop")
     parties = [pod(f"shop/p{i}", labels=(("app", "web"), ("i", str(i)))) for i in range(700)]
     numbers = [classes.number(party) for party in parties]
@@ -235,7 +243,7 @@ def test_classes_that_come_after_compiling_are_graded_too() -> None:
 
 
 def test_parties_are_one_class_if_no_policy_can_tell_them_apart() -> None:
-    classes = Classes()
+    classes = EndpointClasses()
     assert classes.number(pod("shop/a", labels=())) == classes.number(pod("shop/b", labels=()))
     assert classes.number(pod("shop/a", labels=())) != classes.number(pod("bank/a", labels=()))
 
@@ -318,21 +326,24 @@ def test_unreadable_policies_may_bear_one_name() -> None:
         policy("x", kind="unreadable", subject=PodSubject(each), tier=0, unreadable="broken")
         for each in (labelled(a="b"), EVERYTHING)
     ]
-    judge = Judge(broken, [WEB, DB])
+    judge = Evaluator(broken, [WEB, DB])
     assert verdicts(judge, TO_DB) == ["unknown"]
     judge.set_policies(broken[:1])
     assert verdicts(judge, TO_DB) == ["undeclared"]
 
 
 def test_a_nameless_pod_is_itself_only_as_the_same_party() -> None:
-    nameless: list[Party] = [WEB._replace(name=""), WEB._replace(name="", ips=(ip("10.99.0.7"),))]
-    judge = Judge([CLOSED], nameless)
+    nameless: list[PolicyEndpoint] = [
+        WEB._replace(name=""),
+        WEB._replace(name="", ips=(ip("10.99.0.7"),)),
+    ]
+    judge = Evaluator([CLOSED], nameless)
     assert verdicts(judge, TO_DB, TO_DB._replace(peer=1)) == ["denied", "allowed"]
 
 
 def test_rules_of_long_lists_are_looked_up_and_judged_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(compiled_pairs, "_LONG", 2)
+    monkeypatch.setattr(pairs, "_LONG", 2)
     outcome = differential.run(12_000, first_seed=10_000)
     assert not outcome.differences

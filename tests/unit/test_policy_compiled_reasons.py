@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reasons of many connections: those of the plain form, searched for once, and within a budget."""
 
 import random
@@ -8,15 +9,15 @@ import pytest
 
 from bench.differential import asked, connections
 from bench.policy_worlds import Maker
-from podtally.policy import compiled_reasons
-from podtally.policy.address_classes import AddressClasses, PortClasses
-from podtally.policy.compiled import ADDRESS_PARTY, Connections, Judge
-from podtally.policy.compiled_reasons import Budget
-from podtally.policy.engine import Engine
-from podtally.policy.mismatch import Near
-from podtally.policy.model import ALLOW, TCP, Network, Policy, Port, Rule
-from podtally.policy.reasons import side_reason
-from podtally.policy.rules import in_network
+from podtally.policy.explain.mismatch import Near
+from podtally.policy.explain.reasons import side_reason
+from podtally.policy.model import ALLOW, TCP, Network, Policy, PolicyPort, Rule
+from podtally.policy.reference.engine import Engine
+from podtally.policy.reference.rules import in_network
+from podtally.policy.vector import reasons
+from podtally.policy.vector.address_classes import AddressClasses, PortClasses
+from podtally.policy.vector.evaluator import ADDRESS_PARTY, Evaluator, PackedConnections
+from podtally.policy.vector.reasons import Budget
 from tests.unit.policy_support import block, ip, network, pod, policy, rules
 
 WORLDS, PROBES = 150, 40
@@ -26,12 +27,12 @@ WEB = pod("shop/web", "10.99.0.1")
 def test_reasons_are_those_of_the_plain_form(monkeypatch: pytest.MonkeyPatch) -> None:
     told: Counter[str] = Counter()
     for plain in (0, 1 << 20):  # by arrays, and without
-        monkeypatch.setattr(compiled_reasons, "_PLAIN", plain)
+        monkeypatch.setattr(reasons, "_PLAIN", plain)
         for seed in range(WORLDS):
             maker = Maker(seed)
             world = maker.world()
             probes = [maker.probe(world.parties) for _ in range(PROBES)]
-            judge = Judge(world.policies, world.parties, world.by_service)
+            judge = Evaluator(world.policies, world.parties, world.by_service)
             given = connections(probes)
             words = judge.reasons(given, judge.judge(given).side)
             engine = Engine(world.policies)
@@ -49,16 +50,18 @@ def many(count: int) -> Policy:
         "shop/many",
         egress=rules(
             *(
-                Rule(0, ALLOW, (block(f"10.{i >> 8}.{i & 255}.0/24"),), (Port(TCP, 443, 443),))
+                Rule(
+                    0, ALLOW, (block(f"10.{i >> 8}.{i & 255}.0/24"),), (PolicyPort(TCP, 443, 443),)
+                )
                 for i in range(count)
             )
         ),
     )
 
 
-def denied(addresses: list[str], port: int = 443) -> Connections:
+def denied(addresses: list[str], port: int = 443) -> PackedConnections:
     count, ips = len(addresses), [ip(text) for text in addresses]
-    return Connections(
+    return PackedConnections(
         np.zeros(count, np.int32),
         np.full(count, ADDRESS_PARTY, np.int32),
         np.array([address >> 64 for address in ips], np.uint64),
@@ -73,14 +76,14 @@ def test_connections_that_no_rule_tells_apart_are_searched_for_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     searches: list[object] = []
-    search = compiled_reasons.Reasons._search
+    search = reasons.Reasons._search
 
     def counted(*given: object) -> Near | None:
         searches.append(given)
         return search(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(compiled_reasons.Reasons, "_search", counted)
-    judge = Judge([many(500)], [WEB])
+    monkeypatch.setattr(reasons.Reasons, "_search", counted)
+    judge = Evaluator([many(500)], [WEB])
     for port in (443, 444, 80):
         given = denied([f"203.0.113.{last}" for last in range(200)], port)
         words = judge.reasons(given, judge.judge(given).side)
@@ -101,7 +104,7 @@ def test_connections_that_no_rule_tells_apart_are_searched_for_once(
 
 
 def test_beyond_the_budget_a_reason_names_the_policies_only() -> None:
-    judge = Judge([many(500)], [WEB, pod("shop/db", "10.99.0.2")])
+    judge = Evaluator([many(500)], [WEB, pod("shop/db", "10.99.0.2")])
     given = denied([f"203.0.113.{last}" for last in range(100)])
     sides = judge.judge(given).side
     budget = Budget(200, 100)
@@ -129,7 +132,7 @@ def test_a_first_search_may_cost_more_than_an_endpoints_share() -> None:
 
 def test_reasons_follow_labels_and_policies() -> None:
     by_label = policy("shop/p", ingress=rules(Rule(0, ALLOW, ())))
-    judge = Judge([by_label], [WEB])
+    judge = Evaluator([by_label], [WEB])
     given = denied(["203.0.113.1"])._replace(is_egress=np.zeros(1, np.bool_))
     assert "it names nobody" in judge.reasons(given, judge.judge(given).side)[0]
     judge.put_party(0, WEB._replace(name="other"))
@@ -167,7 +170,7 @@ def _network(chance: random.Random) -> Network:
 
 
 def test_port_classes_are_the_stretches_between_bounds() -> None:
-    classes = PortClasses([Port(TCP, 80, 90), Port(TCP, 85, 85)])
+    classes = PortClasses([PolicyPort(TCP, 80, 90), PolicyPort(TCP, 85, 85)])
     numbers = [classes.of(port) for port in (0, 1, 79, 80, 84, 85, 86, 90, 91, 65535)]
     assert numbers[1] == numbers[2]
     assert numbers[3] == numbers[4]

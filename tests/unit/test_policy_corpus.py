@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shared corpora through ``podtally check --probes`` and the reader, counted by case."""
 
 import importlib.util
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from podtally import cli
-from podtally.policy.reading import accepts
+from podtally.policy.load.loader import accepts
 
 SHARED = Path(__file__).parents[3] / "shared" / "netpol"
 FILES = {"shared.json": 326, "admin_shared.json": 197}

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever a CRD of network-policy-api takes is read and judged, of either channel.
 
 The table has what the CRDs say, as kubebuilder's markers on the API's types have it: v1alpha1
@@ -13,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from podtally.policy.documents import Document, Lines
-from podtally.policy.engine import Engine
+from podtally.policy.load.documents import Document, LineMap
+from podtally.policy.load.loader import read_documents
 from podtally.policy.model import DENIED
 from podtally.policy.problems import ERROR
-from podtally.policy.reading import read_documents
+from podtally.policy.reference.engine import Engine
 from tests.unit.policy_support import ask, outside, pod
 
 
@@ -50,7 +51,7 @@ PORTS = st.integers(1, 65535)
 
 
 def as_document(content: dict[str, Any]) -> Document:
-    return Document("t", content["apiVersion"], content["kind"], content, Lines(None))
+    return Document("t", content["apiVersion"], content["kind"], content, LineMap(None))
 
 
 @st.composite

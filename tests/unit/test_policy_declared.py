@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Policies of files and of the API as one: which count, when they change, what is told of them."""
 
 import json
@@ -13,13 +14,13 @@ import pytest
 
 from podtally.kube.model import Event
 from podtally.kube.source import KubeSource
-from podtally.policy import reader
-from podtally.policy.declared import Declared, PolicySources
-from podtally.policy.engine import Engine
-from podtally.policy.live import LivePolicies
+from podtally.policy.load import file_reader
+from podtally.policy.load.declared import DeclaredPolicies, PolicySources
+from podtally.policy.load.live import LivePolicies
+from podtally.policy.load.policy_files import Loaded, PolicyFiles
+from podtally.policy.load.resources import POLICY_RESOURCE_NAMES, POLICY_RESOURCES
 from podtally.policy.model import ALLOWED, DENIED, UNKNOWN, Policy
-from podtally.policy.resources import POLICY_RESOURCE_NAMES, POLICY_RESOURCES
-from podtally.policy.sources import Loaded, PolicyFiles
+from podtally.policy.reference.engine import Engine
 from tests.apiserver import ApiServer
 from tests.unit.kube_support import BOUND_SECONDS, PATIENT, access_to, wait_for
 from tests.unit.policy_api import Json, changed, ingress, network_policy, page
@@ -60,7 +61,7 @@ def heard_of_all() -> LivePolicies:
     return live
 
 
-def names(declared: Declared) -> list[str]:
+def names(declared: DeclaredPolicies) -> list[str]:
     return sorted(f"{policy.namespace}/{policy.name}" for policy in declared.policies)
 
 
@@ -68,7 +69,7 @@ def verdict(sources: PolicySources) -> str:
     return Engine(sources.declared().policies).judge(QUESTION).verdict
 
 
-def reloaded(sources: PolicySources, before: Declared) -> Declared:
+def reloaded(sources: PolicySources, before: DeclaredPolicies) -> DeclaredPolicies:
     """Wait until there is something else than before."""
     sources.reload()
     wait_for(lambda: sources.declared() is not before)
@@ -99,7 +100,7 @@ def test_a_file_that_changes_is_read_by_itself(tmp_path: Path) -> None:
 
 
 def test_reload_reads_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "EVERY_SECONDS", 600.0)
+    monkeypatch.setattr(file_reader, "EVERY_SECONDS", 600.0)
     path = tmp_path / "a.json"
     written(path, network_policy("shop/a"))
     with running(tmp_path) as sources:
@@ -274,7 +275,7 @@ def test_start_waits_for_what_takes_long_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="podtally")
-    monkeypatch.setattr(reader, "_TOLD_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr(file_reader, "_TOLD_AFTER_SECONDS", 0.1)
     written(tmp_path / "a.json", network_policy("shop/a"))
     files = Slow(tmp_path)
     sources = PolicySources(files)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Texts into documents: lines, lists, YAML as Go reads it, and texts that mean harm."""
 
 import json
@@ -9,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from podtally.policy import documents, tree
-from podtally.policy.documents import read_text
+from podtally.policy.load import documents
+from podtally.policy.load.documents import read_text
+from podtally.policy.load.loader import read_text as read_policies
 from podtally.policy.model import Policy
-from podtally.policy.reading import read_text as read_policies
+from podtally.yamltree import tree
 from tests.unit.kube_support import BOUND_SECONDS
 
 POLICY = """\

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is in doubt counts only where it matters, and what is decided stands however it turns out."""
 
 import random
@@ -8,8 +9,6 @@ import pytest
 
 from bench.differential import asked
 from bench.policy_worlds import Maker, World
-from podtally.policy import engine
-from podtally.policy.engine import Engine
 from podtally.policy.model import (
     ALLOW,
     DENY,
@@ -17,13 +16,15 @@ from podtally.policy.model import (
     NETWORK_TIER,
     PASS,
     Block,
+    DirectionVerdict,
     DomainPeer,
     Network,
     PodSubject,
     Policy,
     Rule,
-    Side,
 )
+from podtally.policy.reference import engine
+from podtally.policy.reference.engine import Engine
 from tests.unit.policy_support import ask, block, labelled, outside, pod, policy, rules
 
 WEB, DB = pod("shop/web", "10.99.0.1"), pod("shop/db", "10.99.0.2")
@@ -39,7 +40,7 @@ def admin(*written: Rule, tier: int = 0, name: str = "p", priority: int = 0) -> 
     return Policy(kind, "", name, whole, None, rules(*written), tier, priority)
 
 
-def egress(*policies: Policy) -> Side:
+def egress(*policies: Policy) -> DirectionVerdict:
     return Engine(policies).judge(ask(WEB, outside(), 443)).egress
 
 

@@ -1,12 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """The plain engine: each branch of the API's text, and what it says of it."""
 
 from typing import Any
 
 import pytest
 
-from podtally.policy import engine
-from podtally.policy.engine import Engine
-from podtally.policy.explaining import explain
+from podtally.policy.explain.steps import explain
 from podtally.policy.model import (
     ALLOW,
     ANY_PROTOCOL,
@@ -22,22 +21,24 @@ from podtally.policy.model import (
     HostSubject,
     NamedPort,
     NodePeer,
-    Party,
     PodPeer,
     PodSubject,
     Policy,
-    Port,
+    PolicyEndpoint,
+    PolicyPort,
     Question,
     Requirement,
     Rule,
     Selector,
     Verdict,
 )
-from podtally.policy.selectors import selects, selects_namespace
+from podtally.policy.reference import engine
+from podtally.policy.reference.engine import Engine
+from podtally.policy.reference.selectors import selects, selects_namespace
 from tests.unit.policy_support import ask, block, ip, labelled, node, outside, pod, policy, rules
 
 WEB, DB = pod("shop/web", "10.99.0.1"), pod("shop/db", "10.99.0.2")
-NOBODY = Party(NOBODY_KNOWS)
+NOBODY = PolicyEndpoint(NOBODY_KNOWS)
 ALL = (Rule(0, ALLOW),)
 FROM_WEB = rules(Rule(0, ALLOW, (PodPeer(None, labelled(app="web")),)))
 
@@ -194,11 +195,11 @@ def test_families_are_apart_and_exceptions_are_only_of_their_block() -> None:
 def test_ports() -> None:
     named = DB._replace(ports=(NamedPort("sql", TCP, 3306), NamedPort("sql", UDP, 3307)))
     written = {
-        "number": Port(TCP, 80, 80),
-        "range": Port(TCP, 80, 90),
-        "name": Port(TCP, name="sql"),
-        "any protocol": Port(ANY_PROTOCOL, name="sql"),
-        "protocol": Port(SCTP),
+        "number": PolicyPort(TCP, 80, 80),
+        "range": PolicyPort(TCP, 80, 90),
+        "name": PolicyPort(TCP, name="sql"),
+        "any protocol": PolicyPort(ANY_PROTOCOL, name="sql"),
+        "protocol": PolicyPort(SCTP),
     }
     allows = {
         title: {
@@ -249,7 +250,9 @@ def test_equal_priorities_that_do_not_agree_leave_it_open() -> None:
 
 
 def test_a_domain_name_is_unknown_where_it_could_decide_and_only_there() -> None:
-    named = admin("p", Rule(0, ALLOW, (DomainPeer(("example.com",)),), (Port(TCP, 443, 443),)))
+    named = admin(
+        "p", Rule(0, ALLOW, (DomainPeer(("example.com",)),), (PolicyPort(TCP, 443, 443),))
+    )
     closed = policy("shop/closed", egress=())
     assert judge(ask(WEB, outside(), 443), named, closed).verdict == "unknown"
     assert judge(ask(WEB, outside(), 80), named, closed).verdict == "denied"
@@ -297,8 +300,10 @@ def test_isolation_of_other_protocols_is_left_to_plugins() -> None:
 
 
 def test_a_host_policy_selects_units_containers_and_the_hosts_network() -> None:
-    sshd = Party(HOST, unit="ssh.service", host_network=True, ips=(ip("198.18.0.1"),))
-    box = Party(HOST, container="cache-1", labels=(("app", "cache"),), ips=(ip("198.18.0.2"),))
+    sshd = PolicyEndpoint(HOST, unit="ssh.service", host_network=True, ips=(ip("198.18.0.1"),))
+    box = PolicyEndpoint(
+        HOST, container="cache-1", labels=(("app", "cache"),), ips=(ip("198.18.0.2"),)
+    )
 
     def host_policy(**subject: Any) -> Policy:
         return policy("p", kind="HostPolicy", subject=HostSubject(**subject), ingress=())
@@ -321,7 +326,7 @@ def test_explaining_tells_who_isolates_what_each_rule_says_and_what_decides() ->
     steps = explain(
         question,
         [
-            policy("shop/db", ingress=rules(Rule(0, ALLOW, None, (Port(TCP, 3306, 3306),)))),
+            policy("shop/db", ingress=rules(Rule(0, ALLOW, None, (PolicyPort(TCP, 3306, 3306),)))),
             admin("p", Rule(0, ALLOW, (PodPeer(EVERYTHING),))),
         ],
     )

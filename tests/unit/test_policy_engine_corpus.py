@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every case of the shared corpora, by both forms: verdicts, and each end's where it is stated."""
 
 import json
@@ -9,10 +10,10 @@ import pytest
 
 from bench.differential import connections
 from bench.policy_worlds import Probe
-from podtally.policy.compiled import Judge
-from podtally.policy.engine import Engine
-from podtally.policy.model import VERDICTS, Party, Policy, Question
-from podtally.policy.reading import read_object
+from podtally.policy.load.loader import read_object
+from podtally.policy.model import VERDICTS, Policy, PolicyEndpoint, Question
+from podtally.policy.reference.engine import Engine
+from podtally.policy.vector.evaluator import Evaluator
 from tests.unit.policy_support import World
 
 SHARED = Path(__file__).parents[3] / "shared" / "netpol"
@@ -53,7 +54,7 @@ def _policies(case: dict[str, Any]) -> list[Policy]:
 
 def _compiled(policies: list[Policy], questions: list[Question]) -> list[tuple[str, str]]:
     """Ingress and egress, as the compiled form has them."""
-    parties: dict[Party, int] = {}
+    parties: dict[PolicyEndpoint, int] = {}
     probes = []
     for question in questions:
         source, destination = (
@@ -67,7 +68,7 @@ def _compiled(policies: list[Policy], questions: list[Question]) -> list[tuple[s
         ]
     if not probes:
         return []
-    judged = Judge(policies, parties).judge(connections(probes))
+    judged = Evaluator(policies, parties).judge(connections(probes))
     words = [VERDICTS[code] for code in judged.verdict]
     return list(zip(words[::2], words[1::2], strict=True))
 

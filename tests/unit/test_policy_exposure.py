@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which pods are declared to be exposed, and by what."""
 
 import random
@@ -7,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from podtally.identity.cluster import Cluster
-from podtally.identity.residents import number
-from podtally.identity.services import LINGER_NS, Backend, Services
-from podtally.kube.objects import Service, ServicePort
-from podtally.policy.compiled_blocks import Addresses
-from podtally.policy.exposure import Exposures, exposure
-from podtally.policy.exposure_table import NOTHING, FirstOf, Rows
+from podtally.identity.cluster.cluster import ClusterState
+from podtally.identity.interface_endpoints import number
+from podtally.identity.services import LINGER_NS, ServiceBackend, Services
+from podtally.kube.objects import KubeService, ServicePort
+from podtally.policy.exposure.lookup import Exposures, exposure
+from podtally.policy.exposure.table import NOTHING, FirstOf, TableRows
 from podtally.policy.ingress import DeclaredIngress, Route
-from podtally.policy.ingress import ServicePort as Front
+from podtally.policy.ingress import IngressServicePort as Front
+from podtally.policy.vector.address_ranges import Addresses
 from tests.unit.exposure_support import (
     CONTROLLER,
     SECOND,
@@ -106,7 +107,7 @@ def test_what_is_not_known_is_not_found() -> None:
 
 
 def test_a_backend_that_went_counts_while_its_connections_may_be_read() -> None:
-    cluster, front = Cluster("here"), [service("web", type="LoadBalancer")]
+    cluster, front = ClusterState("here"), [service("web", type="LoadBalancer")]
     services(front, [endpoints("web", "10.99.0.1")], cluster)
     soon = services(front, [endpoints("web", "10.99.0.2")], cluster, 2 * SECOND)
     assert declared(exposure((), soon, ()), "10.99.0.1", 8080) == "LoadBalancer shop/web:80"
@@ -266,7 +267,7 @@ def test_the_table_agrees_with_a_dict(
     rows: list[tuple[int, int, int]], asked: list[tuple[int, int, int]]
 ) -> None:
     columns = (np.array([row[i] for row in rows], np.uint64) for i in range(3))
-    table = FirstOf(Rows._make((*columns, np.arange(len(rows)))))
+    table = FirstOf(TableRows._make((*columns, np.arange(len(rows)))))
     expected: dict[tuple[int, int, int], int] = {}
     for value, row in enumerate(rows):
         expected.setdefault(row, value)
@@ -279,8 +280,8 @@ def test_the_table_agrees_with_a_dict(
 def test_what_has_not_changed_is_kept_and_changes_nothing() -> None:
     """A series of changes: one that remembers says what one that does not would."""
     chance, maker = random.Random(23), Exposures()
-    objects: dict[tuple[str, str], Service] = {}
-    backends: dict[tuple[str, str], dict[tuple[int, int], tuple[Backend, ...]]] = {}
+    objects: dict[tuple[str, str], KubeService] = {}
+    backends: dict[tuple[str, str], dict[tuple[int, int], tuple[ServiceBackend, ...]]] = {}
     pods = [f"10.99.0.{i}" for i in range(1, 24)]
     asked = halves(*pods, *pods)
     port = np.repeat(np.array([8080, 8443], np.int64), len(pods))
@@ -291,11 +292,11 @@ def test_what_has_not_changed_is_kept_and_changes_nothing() -> None:
         kind = chance.choice(("ClusterIP", "NodePort", "LoadBalancer"))
         outside = ("203.0.113.1",) if kind == "LoadBalancer" else ()
         fronts = (ServicePort("http", "TCP", 80, 30080), ServicePort("https", "TCP", 443, 30443))
-        objects[name] = Service(*name, "", ("10.99.200.1", *outside), fronts, 0, kind, outside)
+        objects[name] = KubeService(*name, "", ("10.99.200.1", *outside), fronts, 0, kind, outside)
         chosen = tuple(map(number, chance.sample(pods, chance.randrange(5))))
         backends[name] = {
-            (6, 80): tuple(Backend(a, 8080) for a in chosen),
-            (6, 443): tuple(Backend(a, 8443) for a in chosen),
+            (6, 80): tuple(ServiceBackend(a, 8080) for a in chosen),
+            (6, 443): tuple(ServiceBackend(a, 8443) for a in chosen),
         }
         nodes = chance.choices([*pods, "203.0.113.1"], k=2)
         routes = (Route("h.example", "/", "Prefix", Front(f"s{chance.randrange(5)}", 80, "")),)

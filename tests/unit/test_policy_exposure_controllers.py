@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """By whom an Ingress is served: told from the addresses that are published for it alone."""
 
 from typing import Any
@@ -5,7 +6,7 @@ from typing import Any
 import pytest
 
 from podtally.identity.services import Services
-from podtally.policy.exposure import exposure
+from podtally.policy.exposure.lookup import exposure
 from tests.unit.exposure_support import (
     CONTROLLER,
     WEB_INGRESS,

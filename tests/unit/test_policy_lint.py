@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What lint finds in policies, by themselves and against a cluster; and that shadows are true."""
 
 import json
@@ -6,12 +7,9 @@ from typing import Any
 
 import pytest
 
-from podtally.policy import cluster
-from podtally.policy.cases import read_cases
-from podtally.policy.covering import covers_rule, covers_selector, is_contradictory
-from podtally.policy.documents import read_text
-from podtally.policy.engine import Engine
-from podtally.policy.findings import (
+from podtally.policy.cases import cluster
+from podtally.policy.cases.cases import read_cases
+from podtally.policy.lint.findings import (
     NOT_ASKED,
     NOT_READ,
     NOTHING,
@@ -19,14 +17,17 @@ from podtally.policy.findings import (
     SHADOWED,
     TWICE,
     UNISOLATED,
-    Declared,
-    Finding,
+    DeclaredDocuments,
+    LintFinding,
 )
-from podtally.policy.lint import lint, unread
-from podtally.policy.model import Policy, Port, Requirement, Rule, Selector
-from podtally.policy.reading import read_documents
-from podtally.policy.rules import INGRESS
-from podtally.policy.shadows import Shadow, shadows
+from podtally.policy.lint.lint import lint, unread
+from podtally.policy.lint.shadowed_rules import Shadow, shadows
+from podtally.policy.lint.subsumption import covers_rule, covers_selector, is_contradictory
+from podtally.policy.load.documents import read_text
+from podtally.policy.load.loader import read_documents
+from podtally.policy.model import Policy, PolicyPort, Requirement, Rule, Selector
+from podtally.policy.reference.engine import Engine
+from podtally.policy.reference.rules import INGRESS
 from tests.unit.policy_support import block, labelled, network, policy
 
 SHARED = Path(__file__).parents[3] / "shared" / "netpol"
@@ -48,9 +49,9 @@ CASE = {
 }
 
 
-def declared(text: str) -> list[Declared]:
+def declared(text: str) -> list[DeclaredDocuments]:
     return [
-        Declared(found, document)
+        DeclaredDocuments(found, document)
         for document in read_text(text, "p.yaml").documents
         for found in read_documents([document]).policies
     ]
@@ -286,14 +287,14 @@ def test_covering_of_blocks(outer: Any, inner: Any, covered: bool) -> None:
 @pytest.mark.parametrize(
     ("outer", "inner", "covered"),
     [
-        (None, (Port(6, 80, 80),), True),
-        ((Port(6, 80, 80),), None, False),
-        ((Port(6, 80, 90),), (Port(6, 80, 80), Port(6, 85, 90)), True),
-        ((Port(6, 80, 90),), (Port(6, 85, 91),), False),
-        ((Port(17, 80, 90),), (Port(6, 85, 85),), False),
-        ((Port(6),), (Port(6, name="http"),), True),
-        ((Port(6, 1, 65535),), (Port(6, name="http"),), False),
-        ((Port(0, name="http"),), (Port(6, name="http"),), True),
+        (None, (PolicyPort(6, 80, 80),), True),
+        ((PolicyPort(6, 80, 80),), None, False),
+        ((PolicyPort(6, 80, 90),), (PolicyPort(6, 80, 80), PolicyPort(6, 85, 90)), True),
+        ((PolicyPort(6, 80, 90),), (PolicyPort(6, 85, 91),), False),
+        ((PolicyPort(17, 80, 90),), (PolicyPort(6, 85, 85),), False),
+        ((PolicyPort(6),), (PolicyPort(6, name="http"),), True),
+        ((PolicyPort(6, 1, 65535),), (PolicyPort(6, name="http"),), False),
+        ((PolicyPort(0, name="http"),), (PolicyPort(6, name="http"),), True),
     ],
 )
 def test_covering_of_ports(outer: Any, inner: Any, covered: bool) -> None:
@@ -336,7 +337,7 @@ def test_findings_of_the_corpora_can_be_written() -> None:
     path = SHARED / "admin_shared.json"
     if not path.exists():
         pytest.skip("needs ../shared/netpol/admin_shared.json")
-    told: list[Finding] = []
+    told: list[LintFinding] = []
     for case in json.loads(path.read_text())["cases"]:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": case["policies"]})
         told += lint(declared(text), cluster.from_case(case, "", "").world)

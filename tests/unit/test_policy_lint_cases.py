@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Policies with one oddity each, and what `podtally check` reports of them.
 
 What kubectl and the API server refuse is an error; what they take, and is probably not meant, is
@@ -9,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from podtally import cli
-from podtally.policy.cluster import from_documents
-from podtally.policy.documents import read_text
-from podtally.policy.lint import lint
-from podtally.policy.reading import read_documents
+from podtally.policy.cases.cluster import from_documents
+from podtally.policy.lint.lint import lint
+from podtally.policy.load.documents import read_text
+from podtally.policy.load.loader import read_documents
 from tests.unit.policy_text import declared
 
 HEAD = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: t, namespace: a}\n"

@@ -1,27 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
 """Selections and isolation in a cluster: as every pod by itself is judged, without asking each."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from podtally.identity.model import Labels
-from podtally.policy import lint_cluster
-from podtally.policy.engine import Engine
-from podtally.policy.lint_cluster import Cluster, unisolated
+from podtally.policy.cases.world import ClusterModel, Member, NamespaceModel
+from podtally.policy.lint import cluster as lint_cluster
+from podtally.policy.lint.cluster import LintCluster, unisolated
 from podtally.policy.model import (
     ALLOW,
     DENY,
     EVERYTHING,
-    Party,
     PodPeer,
     PodSubject,
     Policy,
+    PolicyEndpoint,
     Requirement,
     Rule,
     Selector,
 )
-from podtally.policy.rules import EGRESS, INGRESS, is_subject, rules_of
-from podtally.policy.world import Member, Namespace, World
+from podtally.policy.reference.engine import Engine
+from podtally.policy.reference.rules import EGRESS, INGRESS, is_subject, rules_of
+from podtally.runtimes.model import Labels
 from tests.unit.policy_support import labelled, pod, rules
 
 LABELS = st.none() | st.dictionaries(st.sampled_from(["app", "x"]), st.sampled_from("ab")).map(
@@ -52,12 +53,12 @@ ADMIN = st.tuples(SELECTORS, SELECTORS, RULES, RULES, st.sampled_from([0, 2])).m
 )
 
 
-def world_of(labels: list[tuple[str, Labels | None]]) -> World:
+def world_of(labels: list[tuple[str, Labels | None]]) -> ClusterModel:
     members = [
         Member(pod(f"{space}/p{n}")._replace(labels=each)) for n, (space, each) in enumerate(labels)
     ]
-    spaces = [Namespace("shop", (("app", "a"),)), Namespace("pay", ())]
-    return World(members, (), spaces)
+    spaces = [NamespaceModel("shop", (("app", "a"),)), NamespaceModel("pay", ())]
+    return ClusterModel(members, (), spaces)
 
 
 @settings(deadline=None, max_examples=300)
@@ -69,7 +70,7 @@ def test_it_is_as_if_every_pod_were_asked(
     labels: list[tuple[str, Labels | None]], policies: list[Policy]
 ) -> None:
     world = world_of(labels)
-    cluster = Cluster(world)
+    cluster = LintCluster(world)
     pods = [member.party for member in world.members]
     for policy in policies:
         assert isinstance(policy.subject, PodSubject)
@@ -89,11 +90,11 @@ def test_it_is_as_if_every_pod_were_asked(
             assert any(each.startswith(words) for each in found) is bool(free)
 
 
-def in_reach(policy: Policy, each: Party) -> bool:
+def in_reach(policy: Policy, each: PolicyEndpoint) -> bool:
     return policy.namespace in ("", each.namespace)
 
 
-def isolated(each: Party, direction: str, engine: Engine) -> bool:
+def isolated(each: PolicyEndpoint, direction: str, engine: Engine) -> bool:
     selecting = engine.selecting(each)
     if any(sure and rules_of(policy, direction) is not None for policy, sure in selecting.network):
         return True
@@ -107,15 +108,15 @@ def isolated(each: Party, direction: str, engine: Engine) -> bool:
 
 def test_a_selector_by_a_label_looks_at_its_bearers_only(monkeypatch: pytest.MonkeyPatch) -> None:
     count = 500
-    world = World(
+    world = ClusterModel(
         [Member(pod(f"shop/p{n}")._replace(labels=(("app", f"a{n}"),))) for n in range(count)],
         (),
-        [Namespace("shop", ())],
+        [NamespaceModel("shop", ())],
     )
-    cluster = Cluster(world)
-    looked: list[Party] = []
+    cluster = LintCluster(world)
+    looked: list[PolicyEndpoint] = []
 
-    def counting(policy: Policy, party: Party) -> bool | None:
+    def counting(policy: Policy, party: PolicyEndpoint) -> bool | None:
         looked.append(party)
         return is_subject(policy, party)
 

@@ -1,15 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
 """The API's policies as events make them; compared with a plain table, and judged by."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from podtally.kube.model import Page
-from podtally.policy.engine import Engine
+from podtally.kube.model import ObjectPage
+from podtally.policy.explain.reasons import reason
 from podtally.policy.ingress import DeclaredIngress
-from podtally.policy.live import LivePolicies
+from podtally.policy.load.live import LivePolicies
+from podtally.policy.load.resources import POLICY_RESOURCE_NAMES
 from podtally.policy.model import ALLOWED, UNDECLARED, UNKNOWN, Policy
-from podtally.policy.reasons import reason
-from podtally.policy.resources import POLICY_RESOURCE_NAMES
+from podtally.policy.reference.engine import Engine
 from tests.unit.policy_api import changed, cluster_policy, ingress, network_policy, page
 from tests.unit.policy_support import ask, pod
 
@@ -71,7 +72,9 @@ def test_an_admin_policy_that_passes_on_does_not_pass_by_what_is_not_heard() -> 
 
 def test_a_resource_that_the_server_has_not_is_heard() -> None:
     live = heard_of_all(but="clusternetworkpolicies")
-    live.apply(Page("clusternetworkpolicies", (), True, True, 5))  # of kube/reflector, at a 404
+    live.apply(
+        ObjectPage("clusternetworkpolicies", (), True, True, 5)
+    )  # of kube/reflector, at a 404
     assert live.unheard() == ()
 
 
@@ -105,7 +108,7 @@ def test_the_same_object_until_a_meaning_changes() -> None:
     relabelled["metadata"] |= {"labels": {"a": "b"}, "uid": "another"}
     live.apply(changed("networkpolicies", "MODIFIED", relabelled))
     live.apply(changed("networkpolicies", "DELETED", network_policy("shop/never")))
-    live.apply(Page("pods", (), True, True, 5))
+    live.apply(ObjectPage("pods", (), True, True, 5))
     assert live.now() is before
     live.apply(changed("networkpolicies", "MODIFIED", network_policy("shop/a", egress=[{}])))
     assert live.now() is not before

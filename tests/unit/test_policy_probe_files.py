@@ -1,11 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of probes: every verdict is the one that stands there."""
 
 from pathlib import Path
 
 import pytest
 
-from podtally.policy.cases import read_cases
-from podtally.policy.probes import Outcome, judge
+from podtally.policy.cases.cases import read_cases
+from podtally.policy.cases.probes import Outcome, judge
 
 PROBES = Path(__file__).parents[1] / "probes"
 SHARED = Path(__file__).parents[3] / "shared" / "cases" / "policy"

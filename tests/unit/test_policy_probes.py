@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cases of tests: what odd ones come to, who an address is, and what counts as expected."""
 
 import json
@@ -8,9 +9,9 @@ from typing import Any
 import pytest
 
 from podtally.errors import PodtallyError
-from podtally.policy.cases import read_cases
+from podtally.policy.cases.cases import read_cases
+from podtally.policy.cases.probes import Outcome, judge
 from podtally.policy.model import ADDRESS, NOBODY_KNOWS
-from podtally.policy.probes import Outcome, judge
 
 DENY_ALL: dict[str, Any] = {
     "apiVersion": "networking.k8s.io/v1",

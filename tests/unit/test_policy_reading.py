@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What objects mean: defaults, what is missing and what is empty, what cannot be read; and files."""
 
 import json
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 
 from podtally.errors import PodtallyError
-from podtally.policy import sources
-from podtally.policy.ingress import DeclaredIngress, Route, ServicePort
+from podtally.policy.ingress import DeclaredIngress, IngressServicePort, Route
+from podtally.policy.load import policy_files
+from podtally.policy.load.loader import merged, read_object, read_text
+from podtally.policy.load.policy_files import PolicyFiles
 from podtally.policy.model import (
     ADMIN_TIER,
     ALLOW,
@@ -33,13 +36,11 @@ from podtally.policy.model import (
     PodPeer,
     PodSubject,
     Policy,
-    Port,
+    PolicyPort,
     Requirement,
     Rule,
     Selector,
 )
-from podtally.policy.reading import merged, read_object, read_text
-from podtally.policy.sources import PolicyFiles
 
 MAPPED = 0xFFFF << 32
 WEB = Selector((Requirement("app", "In", frozenset({"web"})),))
@@ -113,11 +114,11 @@ def test_policy_types_and_rule_lists(spec: str, ingress: Any, egress: Any) -> No
             None,
         ),
         ("{from: [{ipBlock: {cidr: '::/0'}}]}", (Block(Network(0, 0)),), None),
-        ("{ports: [{}]}", None, (Port(TCP, 0, LAST_PORT),)),
-        ("{ports: [{protocol: SCTP}]}", None, (Port(SCTP, 0, LAST_PORT),)),
-        ("{ports: [{port: 80}]}", None, (Port(TCP, 80, 80),)),
-        ("{ports: [{port: 80, endPort: 90, protocol: UDP}]}", None, (Port(UDP, 80, 90),)),
-        ("{ports: [{port: web}]}", None, (Port(TCP, name="web"),)),
+        ("{ports: [{}]}", None, (PolicyPort(TCP, 0, LAST_PORT),)),
+        ("{ports: [{protocol: SCTP}]}", None, (PolicyPort(SCTP, 0, LAST_PORT),)),
+        ("{ports: [{port: 80}]}", None, (PolicyPort(TCP, 80, 80),)),
+        ("{ports: [{port: 80, endPort: 90, protocol: UDP}]}", None, (PolicyPort(UDP, 80, 90),)),
+        ("{ports: [{port: web}]}", None, (PolicyPort(TCP, name="web"),)),
     ],
 )
 def test_peers_and_ports(written: str, peers: Any, ports: Any) -> None:
@@ -193,7 +194,11 @@ def test_admin_network_policy() -> None:
                 1,
                 DENY,
                 (PodPeer(EVERYTHING, EVERYTHING), PodPeer(EVERYTHING, WEB)),
-                (Port(TCP, 80, 80), Port(UDP, 1, 9), Port(ANY_PROTOCOL, name="web")),
+                (
+                    PolicyPort(TCP, 80, 80),
+                    PolicyPort(UDP, 1, 9),
+                    PolicyPort(ANY_PROTOCOL, name="web"),
+                ),
             ),
         ),
         ADMIN_TIER,
@@ -221,7 +226,7 @@ def test_cluster_network_policy() -> None:
     )
     assert (found.tier, found.priority) == (BASELINE_TIER, 3)
     assert found.subject == PodSubject(EVERYTHING, EVERYTHING)
-    ports = (Port(TCP, 80, 80), Port(SCTP, 1, 2), Port(ANY_PROTOCOL, name="web"))
+    ports = (PolicyPort(TCP, 80, 80), PolicyPort(SCTP, 1, 2), PolicyPort(ANY_PROTOCOL, name="web"))
     assert found.ingress == (Rule(0, ALLOW, (PodPeer(EVERYTHING, EVERYTHING),), ports),)
 
 
@@ -235,8 +240,8 @@ def test_host_policy() -> None:
     assert found.subject == HostSubject(None, ("ssh.service",), (), True)
     office = Block(Network(MAPPED | 0xCB007100, 120))
     web = HostSubject(EVERYTHING, (), ("web-*",), False)
-    assert found.ingress == (Rule(0, ALLOW, (office, web), (Port(TCP, 22, 22),)),)
-    assert found.egress == (Rule(0, ALLOW, None, (Port(UDP, 0, LAST_PORT),)),)
+    assert found.ingress == (Rule(0, ALLOW, (office, web), (PolicyPort(TCP, 22, 22),)),)
+    assert found.egress == (Rule(0, ALLOW, None, (PolicyPort(UDP, 0, LAST_PORT),)),)
 
 
 def test_ingress() -> None:
@@ -248,7 +253,7 @@ def test_ingress() -> None:
         "{service: {name: web, port: {name: http}}}}]}\n  - {}\n"
     )
     routes = (
-        Route("a.example.com", "/x", "Exact", ServicePort("web", 0, "http")),
+        Route("a.example.com", "/x", "Exact", IngressServicePort("web", 0, "http")),
         Route("", "", "", None),
     )
     reading = read_text(text, "t")
@@ -393,9 +398,9 @@ def test_a_change_under_the_same_stamp_is_seen_while_the_file_is_young(tmp_path:
 def test_an_old_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(HEAD)
-    monkeypatch.setattr(sources, "_SETTLED_NS", -1)  # it is old enough at once
+    monkeypatch.setattr(policy_files, "_SETTLED_NS", -1)  # it is old enough at once
     read = []
-    monkeypatch.setattr(sources, "read_text", lambda *a: read.append(a) or read_text(*a))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(policy_files, "read_text", lambda *a: read.append(a) or read_text(*a))  # type: ignore[func-returns-value]
     files = PolicyFiles([path])
     assert files.load().changed
     assert not files.load().changed

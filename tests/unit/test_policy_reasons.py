@@ -1,8 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reasons in words, and the policies that decided as a label."""
 
 import pytest
 
-from podtally.policy.engine import Engine
+from podtally.policy.explain.reasons import deciding, reason
 from podtally.policy.model import (
     ALLOW,
     DENY,
@@ -15,11 +16,11 @@ from podtally.policy.model import (
     PodPeer,
     PodSubject,
     Policy,
-    Port,
+    PolicyPort,
     Question,
     Rule,
 )
-from podtally.policy.reasons import deciding, reason
+from podtally.policy.reference.engine import Engine
 from tests.unit.policy_support import ask, block, labelled, node, outside, pod, policy, rules
 
 WEB, DB = pod("shop/web", "10.99.0.1"), pod("shop/db", "10.99.0.2")
@@ -38,12 +39,12 @@ REASONS = [
     (
         ask(WEB, DB, 5432),
         [
-            policy("shop/dns", egress=rules(Rule(0, ALLOW, None, (Port(UDP, 53, 53),)))),
+            policy("shop/dns", egress=rules(Rule(0, ALLOW, None, (PolicyPort(UDP, 53, 53),)))),
             policy(
                 "shop/db",
                 egress=rules(
                     Rule(0, ALLOW, (PodPeer(None, labelled(app="web")),)),
-                    Rule(0, ALLOW, (PodPeer(None),), (Port(TCP, 3306, 3306),)),
+                    Rule(0, ALLOW, (PodPeer(None),), (PolicyPort(TCP, 3306, 3306),)),
                 ),
             ),
         ],
@@ -51,7 +52,7 @@ REASONS = [
     ),
     (
         ask(WEB, DB, 5432),
-        [policy("shop/db", egress=rules(Rule(0, ALLOW, (PodPeer(None),), (Port(TCP, 3306, 3306),))))],
+        [policy("shop/db", egress=rules(Rule(0, ALLOW, (PodPeer(None),), (PolicyPort(TCP, 3306, 3306),))))],
         "isolated in egress by shop/db; nearest shop/db egress[0]: port 5432 is not 3306",
     ),
     (
@@ -61,12 +62,12 @@ REASONS = [
     ),
     (
         ask(WEB, DB, 80, UDP),
-        [policy("shop/p", egress=rules(Rule(0, ALLOW, None, (Port(TCP, 80, 80), Port(TCP, 90, 99)))))],
+        [policy("shop/p", egress=rules(Rule(0, ALLOW, None, (PolicyPort(TCP, 80, 80), PolicyPort(TCP, 90, 99)))))],
         "isolated in egress by shop/p; nearest shop/p egress[0]: UDP is not TCP",
     ),
     (
         ask(WEB, DB, 80),
-        [policy("shop/p", egress=rules(Rule(0, ALLOW, None, (Port(TCP, name="sql"), Port(TCP, 90, 99)))))],
+        [policy("shop/p", egress=rules(Rule(0, ALLOW, None, (PolicyPort(TCP, name="sql"), PolicyPort(TCP, 90, 99)))))],
         "isolated in egress by shop/p; nearest shop/p egress[0]: port 80 is not sql (shop/db has none) or 90-99",
     ),
     (
@@ -109,8 +110,8 @@ def test_reasons(question: Question, policies: list[Policy], expected: str) -> N
 
 
 def test_a_port_that_is_not_known_is_said_so() -> None:
-    by_number = rules(Rule(0, ALLOW, (PodPeer(None),), (Port(TCP, 80, 80),)))
-    by_name = rules(Rule(0, ALLOW, None, (Port(TCP, name="sql"),)))
+    by_number = rules(Rule(0, ALLOW, (PodPeer(None),), (PolicyPort(TCP, 80, 80),)))
+    by_name = rules(Rule(0, ALLOW, None, (PolicyPort(TCP, name="sql"),)))
     policies = [policy("shop/p", ingress=by_number)]
     question = ask(WEB, DB, 0)
     assert reason(question, Engine(policies).judge(question)) == (

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is kept of the API's policies and Ingresses, and what becomes of those not understood."""
 
 import json
@@ -7,14 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from podtally.policy.documents import read_text
-from podtally.policy.ingress import DeclaredIngress, Route, ServicePort, addresses_of
+from podtally.policy.ingress import DeclaredIngress, IngressServicePort, Route, addresses_of
+from podtally.policy.load.documents import read_text
+from podtally.policy.load.resources import POLICY_RESOURCES, DeclaredObject
 from podtally.policy.model import ADMIN_TIER, ALLOW, EVERYTHING, PodSubject, Policy, Rule
-from podtally.policy.resources import POLICY_RESOURCES, DeclaredObject
 from tests.unit.policy_api import BY_NAME, cluster_policy, decoded, ingress, network_policy
 from tests.unit.test_policy_documents import hostile
 
-WEB = Route("", "", "", ServicePort("web", 80, ""))
+WEB = Route("", "", "", IngressServicePort("web", 80, ""))
 
 
 def test_what_is_watched() -> None:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shadowed rules: those that a comparison of all pairs finds, at a cost that grows with the rules."""
 
 from collections.abc import Iterator, Sequence
@@ -5,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from podtally.policy.covering import covers_rule, covers_subject
-from podtally.policy.engine import order
-from podtally.policy.findings import NO_DNS, SHADOWED
-from podtally.policy.lint import lint
+from podtally.policy.lint.findings import NO_DNS, SHADOWED
+from podtally.policy.lint.lint import lint
+from podtally.policy.lint.shadowed_rules import Budget, shadows
+from podtally.policy.lint.subsumption import covers_rule, covers_subject
 from podtally.policy.model import (
     ADMIN_TIER,
     ALLOW,
@@ -28,13 +29,13 @@ from podtally.policy.model import (
     PodPeer,
     PodSubject,
     Policy,
-    Port,
+    PolicyPort,
     Requirement,
     Rule,
     Selector,
 )
-from podtally.policy.rules import EGRESS, INGRESS, rules_of
-from podtally.policy.shadows import Budget, shadows
+from podtally.policy.reference.engine import order
+from podtally.policy.reference.rules import EGRESS, INGRESS, rules_of
 from tests.unit.policy_support import block, labelled, rules
 from tests.unit.policy_text import declared_of
 
@@ -55,8 +56,8 @@ PEERS: st.SearchStrategy[Peer] = (
     | st.sampled_from([HostSubject(host=True), HostSubject(units=("ssh.service",))])
 )
 PORTS = st.sampled_from(
-    [Port(TCP, 80, 80), Port(TCP, 80, 90), Port(TCP, 0, LAST_PORT), Port(UDP, 80, 80),
-     Port(TCP, name="http"), Port(ANY_PROTOCOL, name="http"), Port(TCP, 85, 86)]
+    [PolicyPort(TCP, 80, 80), PolicyPort(TCP, 80, 90), PolicyPort(TCP, 0, LAST_PORT), PolicyPort(UDP, 80, 80),
+     PolicyPort(TCP, name="http"), PolicyPort(ANY_PROTOCOL, name="http"), PolicyPort(TCP, 85, 86)]
 )  # fmt: skip
 
 
@@ -151,15 +152,16 @@ def many(count: int) -> list[Policy]:
     """Rules of all usual kinds, none of which covers another."""
     networks = [f"10.{n >> 8}.{n & 255}.0/24" for n in range(count)]
     by_network = [
-        Rule(n, ALLOW, (block(text),), (Port(TCP, 443, 443),)) for n, text in enumerate(networks)
-    ]
-    by_range = [
-        Rule(n, ALLOW, (block(text),), (Port(TCP, n + 1, LAST_PORT),))
+        Rule(n, ALLOW, (block(text),), (PolicyPort(TCP, 443, 443),))
         for n, text in enumerate(networks)
     ]
-    by_port = [Rule(n, ALLOW, None, (Port(TCP, n + 1, n + 1),)) for n in range(count)]
+    by_range = [
+        Rule(n, ALLOW, (block(text),), (PolicyPort(TCP, n + 1, LAST_PORT),))
+        for n, text in enumerate(networks)
+    ]
+    by_port = [Rule(n, ALLOW, None, (PolicyPort(TCP, n + 1, n + 1),)) for n in range(count)]
     by_label = [
-        Rule(n, ALLOW, (PodPeer(EVERYTHING, labelled(app=f"a{n}")),), (Port(TCP, 80, 80),))
+        Rule(n, ALLOW, (PodPeer(EVERYTHING, labelled(app=f"a{n}")),), (PolicyPort(TCP, 80, 80),))
         for n in range(count)
     ]
     whole = [
@@ -168,7 +170,7 @@ def many(count: int) -> list[Policy]:
     ]
     single = [
         Policy("NetworkPolicy", "one", f"p{n}", PodSubject(None, labelled(app=f"a{n}")), None,
-               rules(Rule(0, ALLOW, None, (Port(TCP, 80, 80),))))
+               rules(Rule(0, ALLOW, None, (PolicyPort(TCP, 80, 80),))))
         for n in range(count)
     ]  # fmt: skip
     return [*whole, *single]

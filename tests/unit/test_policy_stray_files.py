@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stray and broken files among the policies: what they put in doubt, and what stays in force."""
 
 import json
@@ -6,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from podtally.policy.engine import Engine
-from podtally.policy.live import LivePolicies
+from podtally.policy.load.live import LivePolicies
+from podtally.policy.load.loader import read_text
+from podtally.policy.load.policy_files import Loaded, PolicyFiles
+from podtally.policy.load.resources import POLICY_RESOURCE_NAMES
 from podtally.policy.model import (
     DENIED,
     EVERYTHING,
@@ -15,12 +18,10 @@ from podtally.policy.model import (
     UNDECLARED,
     UNKNOWN,
     HostSubject,
-    Party,
     PodSubject,
+    PolicyEndpoint,
 )
-from podtally.policy.reading import read_text
-from podtally.policy.resources import POLICY_RESOURCE_NAMES
-from podtally.policy.sources import Loaded, PolicyFiles
+from podtally.policy.reference.engine import Engine
 from tests.unit.policy_api import changed, network_policy, page
 from tests.unit.policy_support import ask, ip, outside, pod
 
@@ -61,7 +62,7 @@ def test_a_text_that_speaks_of_no_policy_puts_nothing_in_doubt(text: str) -> Non
     assert problem.severity == "error"
     verdicts = [
         Engine([stand_in._replace(candidate=False)]).judge(ask(one, other)).verdict
-        for one in (pod("shop/a"), Party(HOST, ips=(ip("10.99.0.9"),)))
+        for one in (pod("shop/a"), PolicyEndpoint(HOST, ips=(ip("10.99.0.9"),)))
         for other in (pod("shop/b", "10.99.0.2"), outside())
     ]
     assert set(verdicts) == {UNDECLARED}

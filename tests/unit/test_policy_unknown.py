@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is not known: a verdict that stands without it stands whatever it turns out to be."""
 
 from collections import Counter
@@ -6,9 +7,6 @@ import pytest
 
 from bench.differential import asked
 from bench.policy_worlds import Maker, Probe, World
-from podtally.policy import engine
-from podtally.policy.compiled import ADDRESS_PARTY, UNKNOWN_PARTY
-from podtally.policy.engine import Engine
 from podtally.policy.model import (
     ALLOW,
     ANY_PROTOCOL,
@@ -20,14 +18,17 @@ from podtally.policy.model import (
     TCP,
     UDP,
     NamedPort,
-    Party,
     PodSubject,
     Policy,
-    Port,
+    PolicyEndpoint,
+    PolicyPort,
     Question,
     Rule,
 )
-from podtally.policy.rules import HAVE_PORTS
+from podtally.policy.reference import engine
+from podtally.policy.reference.engine import Engine
+from podtally.policy.reference.rules import HAVE_PORTS
+from podtally.policy.vector.evaluator import ADDRESS_PARTY, UNKNOWN_PARTY
 from tests.unit.policy_support import ask, pod, policy, rules
 
 WEB, DB = pod("shop/web", "10.99.0.1"), pod("shop/db", "10.99.0.2")
@@ -36,37 +37,37 @@ PORTS = (1, 2, 52, 53, 54, 79, 80, 81, 82, 8079, 8080, 8081, LAST_PORT - 1, LAST
 WORLDS, PROBES = 400, 20
 
 
-def allows(*ports: Port) -> Policy:
+def allows(*ports: PolicyPort) -> Policy:
     return policy("shop/p", ingress=rules(Rule(0, ALLOW, None, ports)))
 
 
 @pytest.mark.parametrize(
     ("port", "expected"),
     [
-        (Port(TCP), "allowed"),
-        (Port(TCP, 1, LAST_PORT), "allowed"),
-        (Port(TCP, 2, LAST_PORT), "unknown"),
-        (Port(TCP, 1, LAST_PORT - 1), "unknown"),
-        (Port(TCP, 80, 80), "unknown"),
-        (Port(UDP), "denied"),
-        (Port(SCTP, 1, 9), "denied"),
-        (Port(TCP, name="sql"), "unknown"),
-        (Port(ANY_PROTOCOL, name="sql"), "unknown"),
-        (Port(UDP, name="sql"), "denied"),
-        (Port(TCP, name="dns"), "denied"),
-        (Port(ANY_PROTOCOL, name="none"), "denied"),
+        (PolicyPort(TCP), "allowed"),
+        (PolicyPort(TCP, 1, LAST_PORT), "allowed"),
+        (PolicyPort(TCP, 2, LAST_PORT), "unknown"),
+        (PolicyPort(TCP, 1, LAST_PORT - 1), "unknown"),
+        (PolicyPort(TCP, 80, 80), "unknown"),
+        (PolicyPort(UDP), "denied"),
+        (PolicyPort(SCTP, 1, 9), "denied"),
+        (PolicyPort(TCP, name="sql"), "unknown"),
+        (PolicyPort(ANY_PROTOCOL, name="sql"), "unknown"),
+        (PolicyPort(UDP, name="sql"), "denied"),
+        (PolicyPort(TCP, name="dns"), "denied"),
+        (PolicyPort(ANY_PROTOCOL, name="none"), "denied"),
     ],
 )
-def test_a_port_that_is_not_known_is_one_of_all(port: Port, expected: str) -> None:
+def test_a_port_that_is_not_known_is_one_of_all(port: PolicyPort, expected: str) -> None:
     db = DB._replace(ports=(NamedPort("sql", TCP, 3306), NamedPort("dns", UDP, 53)))
     assert Engine([allows(port)]).judge(ask(WEB, db, 0)).ingress.verdict == expected
 
 
 def test_names_of_ports_that_are_not_known_leave_it_open() -> None:
-    named = Engine([allows(Port(TCP, name="sql"))])
+    named = Engine([allows(PolicyPort(TCP, name="sql"))])
     assert named.judge(ask(WEB, DB._replace(ports=None), 0)).verdict == "unknown"
-    nobody = Question(WEB, Party(NOBODY_KNOWS), TCP, 0, WEB.ips[0], 0)
-    egress = policy("shop/q", egress=rules(Rule(0, ALLOW, None, (Port(TCP, name="sql"),))))
+    nobody = Question(WEB, PolicyEndpoint(NOBODY_KNOWS), TCP, 0, WEB.ips[0], 0)
+    egress = policy("shop/q", egress=rules(Rule(0, ALLOW, None, (PolicyPort(TCP, name="sql"),))))
     assert Engine([egress]).judge(nobody).egress.cause == engine.DOUBT
 
 
@@ -79,7 +80,7 @@ def test_nothing_denies_for_certain_who_is_not_known() -> None:
         ingress=rules(Rule(0, DENY)),
         tier=0,
     )
-    question = Question(Party(NOBODY_KNOWS), DB, TCP, 80, 0, DB.ips[0])
+    question = Question(PolicyEndpoint(NOBODY_KNOWS), DB, TCP, 80, 0, DB.ips[0])
     side = Engine([deny]).judge(question).ingress
     assert (side.verdict, side.cause) == ("unknown", engine.UNKNOWN_END)
     assert Engine([deny]).judge(ask(WEB, DB)).verdict == "denied"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the API server would take and refuse, and where a refusal points."""
 
 import copy
@@ -8,9 +9,9 @@ from typing import Any
 import pytest
 
 from podtally.policy.cidr import parse_address, parse_cel, parse_sloppy
+from podtally.policy.load.loader import accepts, read_text
 from podtally.policy.problems import ERROR, WARNING, Problem
-from podtally.policy.reading import accepts, read_text
-from podtally.policy.validation_names import (
+from podtally.policy.validate.names import (
     dns_label,
     dns_subdomain,
     generated_name,

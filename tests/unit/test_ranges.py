@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Longest-prefix match, held against a search that tries them all."""
 
 import ipaddress
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from podtally.identity.ranges import RangeTable, prefix
+from podtally.identity.networks import RangeTable, prefix
 
 Network = IPv4Network | IPv6Network
 WORD = (1 << 64) - 1

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """deploy/base/rbac.yaml gives the rights that the agent's watches need, and no other."""
 
 from pathlib import Path
@@ -5,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from podtally.kube.objects import RESOURCES
-from podtally.policy.resources import POLICY_RESOURCES
+from podtally.policy.load.resources import POLICY_RESOURCES
 
 RBAC = Path(__file__).parents[2] / "deploy" / "base" / "rbac.yaml"
 

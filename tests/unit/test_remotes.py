@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Services are named as such, and resolved to who answered; uplinks are shared by sockets."""
 
 from typing import NamedTuple
@@ -6,16 +7,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from podtally.identity import table
+from podtally.identity import name_table
 from podtally.identity.addresses import AddressBook
+from podtally.identity.interface_endpoints import number
 from podtally.identity.model import NOBODY, Claim, Endpoint, Owner
-from podtally.identity.residents import number
-from podtally.identity.services import Backend, Services
-from podtally.identity.table import Names
-from podtally.ledger.ended import Ended
+from podtally.identity.name_table import Names
+from podtally.identity.services import ServiceBackend, Services
+from podtally.ledger.closed import ClosedConnections
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.remotes import MOST_TRACKED, Present, Remotes, flows_of
-from podtally.links.conntrack import Translations, Tuples
+from podtally.ledger.peers import MOST_TRACKED, EpochContext, PeerFinder, flows_of
+from podtally.netlink.conntrack import Translations, Tuples
 from tests.unit.rows import (
     FLAGS,
     ICMP,
@@ -68,19 +69,21 @@ class Answer(NamedTuple):
 
 
 def names(sockets: dict[int, Endpoint] | None = None) -> Names:
-    networks = table.build_networks(NETWORKS)
+    networks = name_table.build_networks(NETWORKS)
     claimed = AddressBook(networks.owners)
     for address, owner in OWNERS.items():
         claimed.put(address, [Claim(number(address), owner, 0)])
-    return table.build({**SHOP, 2: HOST_SIDE}, sockets or {}, claimed.table(), networks)
+    return name_table.build({**SHOP, 2: HOST_SIDE}, sockets or {}, claimed.table(), networks)
 
 
 def services(*addresses: str, ports: tuple[int, ...] = (5353,)) -> Services:
-    backends = tuple(Backend(number(address), port) for address in addresses for port in ports)
+    backends = tuple(
+        ServiceBackend(number(address), port) for address in addresses for port in ports
+    )
     return Services({UDP << 16 | 30053: DNS}, {("kube-system", "dns"): {(UDP, 53): backends}})
 
 
-def ended(flow: Flow, present: Present) -> Ended:
+def ended(flow: Flow, present: EpochContext) -> ClosedConnections:
     ledger = watched(7)
     book(ledger, present, [flow])
     ledger.settle(present, ())
@@ -121,7 +124,7 @@ def ended(flow: Flow, present: Present) -> Ended:
 def test_a_service_is_resolved(
     why: str, tracked: Answer, known: tuple[str, ...], scope: str, backend: tuple[str, str, int]
 ) -> None:
-    present = Present(names(), SECOND, services(*known), tracked.translate)
+    present = EpochContext(names(), SECOND, services(*known), tracked.translate)
     (account,) = ended(ASKED, present).accounts.values()
     peer = (account.peer_kind, account.peer_namespace, account.peer_workload, account.scope)
     assert peer == ("service", "kube-system", "dns", scope), why
@@ -131,7 +134,7 @@ def test_a_service_is_resolved(
 
 @pytest.mark.parametrize("address", ["198.18.0.2", "198.18.0.1"])
 def test_a_node_port_is_a_service_and_the_nodes_other_ports_are_not(address: str) -> None:
-    present = Present(names(), SECOND, services(), Answer("10.99.1.1", 5353).translate)
+    present = EpochContext(names(), SECOND, services(), Answer("10.99.1.1", 5353).translate)
     (asked,) = ended(ASKED._replace(remote=address, remote_port=30053), present).accounts.values()
     assert (asked.peer_kind, asked.peer_workload, asked.port) == ("service", "dns", 30053)
     assert asked.backend == ("kube-system", "coredns", 5353)
@@ -143,7 +146,7 @@ def test_a_node_port_is_a_service_and_the_nodes_other_ports_are_not(address: str
 def test_who_is_asked_by_a_services_address_asks_no_service() -> None:
     """A pod that another pod asks through a hairpin: the port is the pod's own."""
     flow = Flow("10.99.200.10", 6, 8080, 40123, seen=to_here(SYN))
-    (account,) = ended(flow, Present(names(), SECOND, services("10.99.1.1"))).accounts.values()
+    (account,) = ended(flow, EpochContext(names(), SECOND, services("10.99.1.1"))).accounts.values()
     assert (account.port, account.backend) == (8080, None)
 
 
@@ -164,7 +167,7 @@ class Sockets(NamedTuple):
         return np.full(len(tuples.protocol), self.cgroup)
 
 
-def on_uplink(flow: Flow, present: Present) -> Ledger:
+def on_uplink(flow: Flow, present: EpochContext) -> Ledger:
     ledger = make_ledger()
     ledger.interfaces.appeared(2, "eth0", (0, 0), host=True)
     ledger.interfaces.attached(2, True, (0, 0))
@@ -228,7 +231,7 @@ def test_an_uplink_is_shared_by_sockets(
     what: str, flow: Flow, tracked: Answer, taken: int, pod: str | None
 ) -> None:
     sockets = {4357: SSH, 1: HOST_SIDE}
-    present = Present(names(sockets), SECOND, services(), tracked.translate, asking(taken).of)
+    present = EpochContext(names(sockets), SECOND, services(), tracked.translate, asking(taken).of)
     ledger = on_uplink(flow, present)
     view = ledger.view()
     pods = {labels.pod: values[0] for labels, values in contents(view.pods).items() if values[0]}
@@ -239,11 +242,11 @@ def test_an_uplink_is_shared_by_sockets(
 
 def test_a_socket_of_an_unknown_cgroup_waits_until_it_is_known() -> None:
     flow = UP._replace(cgroup=4357, seen=SOCKET_HERE | from_here(SYN))
-    ledger = on_uplink(flow, Present(names(), SECOND))
+    ledger = on_uplink(flow, EpochContext(names(), SECOND))
     assert ledger.naming.take_unknown_cgroups() == {4357}
     assert ledger.naming.take_unknown_cgroups() == set()
     assert ledger.view().waiting == 1
-    ledger.settle(Present(names({4357: SSH}), 2 * SECOND), ())
+    ledger.settle(EpochContext(names({4357: SSH}), 2 * SECOND), ())
     view = ledger.view()
     pods = {labels.pod: values[0] for labels, values in contents(view.pods).items() if values[0]}
     assert pods == {"ssh.service": 23}
@@ -254,8 +257,8 @@ def test_programs_that_look_for_no_sockets_say_nothing_of_them() -> None:
     """Rows of an older release: the host's, as it was then."""
     before = Ledger(FLAGS._replace(socket=0), make_ledger().limits)
     before.interfaces.appeared(2, "eth0", (0, 0), host=True)
-    book(before, Present(names(), SECOND), [UP])
-    before.settle(Present(names(), SECOND), ())
+    book(before, EpochContext(names(), SECOND), [UP])
+    before.settle(EpochContext(names(), SECOND), ())
     assert {labels.pod for labels in before.view().pods.labels} == {"host"}
     assert NOBODY.final
 
@@ -274,7 +277,7 @@ class CountedAnswer:
 
 def test_a_flood_asks_the_tracker_no_more_than_its_share() -> None:
     tracker = CountedAnswer()
-    present = Present(names(), SECOND, services("10.99.1.1"), tracker.translate)
+    present = EpochContext(names(), SECOND, services("10.99.1.1"), tracker.translate)
     flood = [ASKED._replace(local_port=port) for port in range(1, 3 * MOST_TRACKED)]
     other = [ASKED._replace(ifindex=9, local="10.99.0.9", local_port=port) for port in range(99)]
     ledger = watched(7, 9)
@@ -284,8 +287,8 @@ def test_a_flood_asks_the_tracker_no_more_than_its_share() -> None:
 
 def test_a_scan_of_a_services_ports_is_one_question() -> None:
     """None of them is one of the Service's; each would look up its backends by itself."""
-    remotes = Remotes()
-    present = Present(names(), SECOND, services("10.99.1.1"))
+    remotes = PeerFinder()
+    present = EpochContext(names(), SECOND, services("10.99.1.1"))
     for first in range(1, 60_001, 10_000):
         scan = [ASKED._replace(remote_port=port) for port in range(first, first + 10_000)]
         found = remotes.find(flows_of(columns(scan)), present)

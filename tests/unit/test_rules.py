@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rules of Prometheus hold what docs/operations.md and docs/metrics.md say; promtool fires and silences each."""
 
 import re

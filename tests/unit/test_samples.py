@@ -1,8 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pages of the Prometheus text format, read again and again."""
 
 import pytest
 
-from podtally.commands.samples import Reader, Sample, parse
+from podtally.commands.text_format import Sample, SampleReader, parse
 
 
 @pytest.mark.parametrize(
@@ -17,7 +18,7 @@ from podtally.commands.samples import Reader, Sample, parse
     ],
 )
 def test_the_reader_reads_as_the_parser_does(line: str) -> None:
-    read = Reader(["a"], lambda sample: sample.labels)
+    read = SampleReader(["a"], lambda sample: sample.labels)
     (sample,) = parse(line)
     for _ in range(2):  # the second time from memory
         assert read.read(f'# HELP a x\nab{{b="x"}} 1\n{line}\na 1\n') == [
@@ -32,7 +33,7 @@ def test_what_a_series_is_is_found_out_once_as_long_as_it_stays() -> None:
         asked.append(sample)
         return sample.label("b")
 
-    read = Reader(["a"], understand)
+    read = SampleReader(["a"], understand)
     for _ in range(3):
         assert read.read('a{b="x"} 1\na{b="y"} 2\n') == [("x", 1), ("y", 2)]
     assert len(asked) == 2
@@ -44,4 +45,4 @@ def test_what_a_series_is_is_found_out_once_as_long_as_it_stays() -> None:
 @pytest.mark.parametrize("line", ['a{b="x" 1', 'a{b="x"} one', 'a{b="x"}', 'a{b="x"} '])
 def test_a_bad_line_is_named(line: str) -> None:
     with pytest.raises(ValueError, match=r"not a line|could not convert"):
-        Reader(["a"], lambda sample: sample).read(f"{line}\n")
+        SampleReader(["a"], lambda sample: sample).read(f"{line}\n")

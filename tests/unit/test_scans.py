@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scans: what is more than an endpoint's share of events is one, and costs nobody else his."""
 
 from collections.abc import Iterator
@@ -6,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from podtally.export.events import reason
+from podtally.export.event_log import reason
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.events import PEERS_AND_PORTS, PORTS, Due, EventLabels, Events
 from podtally.ledger.scans import KEPT, Scan, Scans

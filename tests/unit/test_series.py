@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """Series: sums that only grow, under indexes that stay."""
 
 import numpy as np
 import pytest
 
-from podtally.ledger.labels import BookLabels
+from podtally.ledger.label_sets import BookLabels
 from podtally.ledger.series import SeriesTable
 
 NOTHING = np.zeros(0, np.int64)

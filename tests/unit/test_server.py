@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The HTTP side: what is answered where, and a port that is taken."""
 
 import http.client
@@ -8,12 +9,12 @@ import numpy as np
 import pytest
 
 from podtally.errors import PodtallyError
+from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.publisher import Health, Publisher
-from podtally.export.selfmetrics import SelfMetrics
-from podtally.export.server import Server
-from podtally.ledger.labels import PodLabels
+from podtally.ledger.label_sets import PodLabels
 from podtally.ledger.series import SeriesView
 from podtally.ledger.view import View
+from podtally.web.server import WebServer
 
 NOTHING = np.zeros((0, 3), np.int64)
 PODS = SeriesView([PodLabels("shop", "web-0", "egress")], np.array([[1541, 23]]))
@@ -23,8 +24,8 @@ VIEW = View(PODS, *(SeriesView([], NOTHING),) * 9, [], *(0,) * 6)
 class Served:
     def __init__(self) -> None:
         self.health = Health("", "")
-        self.server = Server(("127.0.0.1", 0))
-        self.server.start(Publisher(VIEW, SelfMetrics(), lambda: self.health))
+        self.server = WebServer(("127.0.0.1", 0))
+        self.server.start(Publisher(VIEW, AgentMetrics(), lambda: self.health))
         self.port = int(self.server.url.rpartition(":")[2].removesuffix("/metrics"))
 
     def get(self, path: str, **headers: str) -> tuple[int, str, str]:
@@ -104,12 +105,12 @@ def test_a_port_in_use_is_said(served: Served) -> None:
     with pytest.raises(
         PodtallyError, match=rf"cannot listen on 127.0.0.1:{served.port}: .*--listen"
     ):
-        Server(("127.0.0.1", served.port))
+        WebServer(("127.0.0.1", served.port))
 
 
 def test_ipv6() -> None:
     try:
-        server = Server(("::1", 0))
+        server = WebServer(("::1", 0))
     except PodtallyError as error:
         pytest.skip(f"no IPv6 here (CONFIG_IPV6): {error}")
     assert server.url.startswith("http://[::1]:")

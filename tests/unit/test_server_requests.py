@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the HTTP server refuses: bodies, other methods, and the API for those who are unknown."""
 
 import http.client
@@ -11,12 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from podtally.export import web_client
-from podtally.export.api import CandidateDeletion, CandidatePolicy, EndpointRow, Explained, Held
-from podtally.export.handler import _is_loopback
+from podtally.api.schema import (
+    AddressHolder,
+    CandidateDeletion,
+    CandidatePolicy,
+    EndpointRow,
+    Explanation,
+)
+from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.publisher import Health, Publisher
-from podtally.export.selfmetrics import SelfMetrics
-from podtally.export.server import Server
+from podtally.web import client
+from podtally.web.handler import _is_loopback
+from podtally.web.server import WebServer
 from tests.unit.test_server import VIEW
 from tests.unit.web_support import hashed, header, written
 
@@ -29,10 +36,10 @@ class Nothing:
     def endpoints(self) -> list[EndpointRow]:
         return []
 
-    def resolve(self, address: str, at_wall: float | None) -> list[Held]:
+    def resolve(self, address: str, at_wall: float | None) -> list[AddressHolder]:
         return []
 
-    def explain(self, source: str, destination: str, port: str) -> Explained:
+    def explain(self, source: str, destination: str, port: str) -> Explanation:
         raise NotImplementedError
 
     def candidates(self) -> list[CandidatePolicy]:
@@ -45,13 +52,13 @@ class Nothing:
         return []
 
 
-def serve(address: str, **settings: Path) -> Server:
-    server = Server((address, 0), **settings)
-    server.start(Publisher(VIEW, SelfMetrics(), lambda: Health("", "")), Nothing())
+def serve(address: str, **settings: Path) -> WebServer:
+    server = WebServer((address, 0), **settings)
+    server.start(Publisher(VIEW, AgentMetrics(), lambda: Health("", "")), Nothing())
     return server
 
 
-def port_of(server: Server) -> int:
+def port_of(server: WebServer) -> int:
     return int(server.url.rpartition(":")[2].removesuffix("/metrics"))
 
 
@@ -146,7 +153,7 @@ def test_the_api_is_not_for_other_hosts() -> None:
                     assert (path, answer.status) == (path, expected)
                     body = answer.read()
                     if expected == 403:
-                        assert "web_config_file" in json.loads(body)["mend"]
+                        assert "web_config_file" in json.loads(body)["fix"]
     finally:
         server.close()
 
@@ -185,21 +192,21 @@ def test_a_unix_socket_for_root_alone(tmp_path: Path) -> None:
         server = serve("127.0.0.1", api_socket=path)
         try:
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
-            told = web_client.get_local(path, ENDPOINTS)
+            told = client.get_local(path, ENDPOINTS)
             assert told == (200, b'{"endpoints":[]}\n')
         finally:
             server.close()
         assert not path.exists()
-    assert web_client.get_local(path, ENDPOINTS) is None
+    assert client.get_local(path, ENDPOINTS) is None
 
 
 def test_a_socket_that_an_agent_left_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "api.sock"
     with closing(socket.socket(socket.AF_UNIX)) as left:
         left.bind(os.fspath(path))
-    assert web_client.get_local(path, ENDPOINTS) is None
+    assert client.get_local(path, ENDPOINTS) is None
     server = serve("127.0.0.1", api_socket=path)
-    assert web_client.get_local(path, "/livez") == (200, b"ok\n")
+    assert client.get_local(path, "/livez") == (200, b"ok\n")
     server.close()
 
 

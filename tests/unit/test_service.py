@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the service manager hears, at a real datagram socket."""
 
 import os
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from podtally.service import Service
+from podtally.runtime.sd_notify import ServiceManager
 
 
 class Manager:
@@ -39,18 +40,18 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
 
 
 @pytest.fixture
-def service(manager: Manager) -> Iterator[Service]:
-    made = Service(manager.environ)
+def service(manager: Manager) -> Iterator[ServiceManager]:
+    made = ServiceManager(manager.environ)
     yield made
     made.close()
 
 
-def test_ready_with_a_status(manager: Manager, service: Service) -> None:
+def test_ready_with_a_status(manager: Manager, service: ServiceManager) -> None:
     service.ready("watching 3 interfaces")
     assert manager.heard() == {"READY": "1", "STATUS": "watching 3 interfaces"}
 
 
-def test_a_status_is_told_once(manager: Manager, service: Service) -> None:
+def test_a_status_is_told_once(manager: Manager, service: ServiceManager) -> None:
     service.status("compiling")
     service.status("compiling")
     service.status("attaching")
@@ -59,12 +60,14 @@ def test_a_status_is_told_once(manager: Manager, service: Service) -> None:
     assert manager.heard_nothing()
 
 
-def test_a_status_cannot_smuggle_in_an_assignment(manager: Manager, service: Service) -> None:
+def test_a_status_cannot_smuggle_in_an_assignment(
+    manager: Manager, service: ServiceManager
+) -> None:
     service.status("cannot write:\nSTOPPING=1\rMAINPID=1")
     assert manager.heard() == {"STATUS": "cannot write: STOPPING=1 MAINPID=1"}
 
 
-def test_reload(manager: Manager, service: Service) -> None:
+def test_reload(manager: Manager, service: ServiceManager) -> None:
     before = time.monotonic_ns() // 1000
     service.reloading()
     told = manager.heard()
@@ -74,16 +77,16 @@ def test_reload(manager: Manager, service: Service) -> None:
     assert manager.heard()["READY"] == "1"
 
 
-def test_stopping(manager: Manager, service: Service) -> None:
+def test_stopping(manager: Manager, service: ServiceManager) -> None:
     service.stopping("the programs go on counting")
     assert manager.heard() == {"STOPPING": "1", "STATUS": "the programs go on counting"}
 
 
-def test_the_watchdog_is_fed_only_if_it_waits(manager: Manager, service: Service) -> None:
+def test_the_watchdog_is_fed_only_if_it_waits(manager: Manager, service: ServiceManager) -> None:
     assert service.watchdog_seconds is None
     service.beat()
     assert manager.heard_nothing()
-    fed = Service({**manager_environ(manager), "WATCHDOG_USEC": "23000000"})
+    fed = ServiceManager({**manager_environ(manager), "WATCHDOG_USEC": "23000000"})
     assert fed.watchdog_seconds == 23.0
     fed.beat()
     assert manager.heard() == {"WATCHDOG": "1"}
@@ -101,17 +104,17 @@ def test_the_watchdog_is_fed_only_if_it_waits(manager: Manager, service: Service
     ],
 )
 def test_whose_watchdog_it_is(variables: dict[str, str], seconds: float | None) -> None:
-    assert Service(variables).watchdog_seconds == seconds
+    assert ServiceManager(variables).watchdog_seconds == seconds
 
 
 def test_nothing_is_left_for_child_processes(manager: Manager) -> None:
     environ = {**manager_environ(manager), "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1", "HOME": "/"}
-    Service(environ).close()
+    ServiceManager(environ).close()
     assert environ == {"HOME": "/"}
 
 
 def test_without_a_manager_nothing_is_said() -> None:
-    service = Service({})
+    service = ServiceManager({})
     service.ready("watching")
     service.beat()
     service.stopping("")
@@ -121,7 +124,7 @@ def test_without_a_manager_nothing_is_said() -> None:
 def test_a_manager_that_went_is_told_of_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    service = Service({"NOTIFY_SOCKET": str(tmp_path / "gone")})
+    service = ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "gone")})
     service.ready("watching")
     service.status("still watching")
     assert len(caplog.records) == 1
@@ -134,7 +137,7 @@ def test_a_manager_that_went_is_told_of_once(
 
 
 def test_a_manager_that_does_not_read_holds_nobody_up(
-    manager: Manager, service: Service, caplog: pytest.LogCaptureFixture
+    manager: Manager, service: ServiceManager, caplog: pytest.LogCaptureFixture
 ) -> None:
     waits = Path("/proc/sys/net/unix/max_dgram_qlen")
     room = int(waits.read_text()) + 1

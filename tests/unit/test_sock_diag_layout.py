@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Requests and answers of inet_diag, held against bytes that a kernel took and gave."""
 
 import errno
@@ -9,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podtally.links.batches import Bytes, Rows, failures, sequences
-from podtally.links.sock_diag_layout import (
+from podtally.netlink.batches import Bytes, Rows, failures, sequences
+from podtally.netlink.sock_diag_layout import (
     PACKET,
     ROOM,
     TCP,

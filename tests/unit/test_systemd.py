@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The unit: systemd understands all of it, its exposure, and that it fits the code."""
 
 import re
@@ -8,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from podtally import config
-from podtally.agent import STUCK_AFTER_SECONDS
 from podtally.kernel.capabilities import RUNNING
-from podtally.kernel.job import TIMEOUT_SECONDS
+from podtally.kernel.compile_job import TIMEOUT_SECONDS
 from podtally.kernel.rights import CAPABILITIES
+from podtally.runtime.epoch_loop import STUCK_AFTER_SECONDS
 
 UNIT = Path(__file__).parents[2] / "systemd" / "podtally.service"
 MOST_EXPOSURE = 3.5  # systemd says "OK" up to 4.9, MEDIUM above

@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally top``: what it makes of a page of /metrics, and of the page before."""
 
 import pytest
 
-from podtally.commands.top_traffic import Total, Wanted, look, reader, rows, totals
-from podtally.ledger.labels import FlowLabels
+from podtally.commands.top_traffic import TrafficTotal, Wanted, look, reader, rows, totals
+from podtally.ledger.label_sets import FlowLabels
 from tests.unit.top_support import (
     BUILD,
     EVERYTHING,
@@ -47,7 +48,7 @@ def test_sums_are_exact_beyond_the_integers_that_a_float_has() -> None:
     big = 2**53 + 1
     (row,) = found(talked(WEB, 23, big, 2))
     assert (row.counts.sent, row.counts.received, row.counts.bytes) == (big, 2, big + 2)
-    assert totals(seen(BUILD + talked(WEB, 1, big, 2)).conversations)["allowed"] == Total(
+    assert totals(seen(BUILD + talked(WEB, 1, big, 2)).conversations)["allowed"] == TrafficTotal(
         1, big + 2
     )
 
@@ -202,10 +203,10 @@ def test_where_all_is_allowed_nobody_is_sent_to_look_for_reasons() -> None:
 def test_a_verdict_that_cannot_be_told_apart_is_unknown_in_the_total() -> None:
     sums = totals(seen(BUILD + talked(OTHER, 3, 2, 2) + talked(UNSEEN, 0, 5, 5)).conversations)
     assert sums == {
-        "allowed": Total(),
-        "denied": Total(),
-        "undeclared": Total(),
-        "unknown": Total(3, 14),
+        "allowed": TrafficTotal(),
+        "denied": TrafficTotal(),
+        "undeclared": TrafficTotal(),
+        "unknown": TrafficTotal(3, 14),
     }
 
 

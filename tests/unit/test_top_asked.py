@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally top``: who is asked for the page, and what is said if it is nobody, or no podtally."""
 
 import http.server

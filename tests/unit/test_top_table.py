@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally top``: lines for a terminal, and JSON for machines."""
 
 import io
@@ -7,8 +8,8 @@ import msgspec
 import pytest
 
 from podtally.commands.tables import Style
-from podtally.commands.top_table import Page, Top, as_json, live
-from podtally.commands.top_traffic import Total, rows
+from podtally.commands.top_table import Top, TopPage, as_json, live
+from podtally.commands.top_traffic import TrafficTotal, rows
 from podtally.export.exposition import label_text
 from tests.unit.top_support import (
     BUILD,
@@ -28,7 +29,7 @@ PLAIN = Style(120, colour=False)
 
 def drawn(metrics: str, style: Style = PLAIN, trouble: str = "") -> list[str]:
     now = seen(metrics, 2.0)
-    page = Page(now, rows(now, seen(BUILD), EVERYTHING), None, "podtally top", trouble)
+    page = TopPage(now, rows(now, seen(BUILD), EVERYTHING), None, "podtally top", trouble)
     return live(page, style)
 
 
@@ -109,7 +110,7 @@ def test_names_cannot_command_the_terminal_nor_break_a_line() -> None:
 
 def test_json_has_every_counter_as_it_is() -> None:
     now, out = seen(METRICS + LONG + books("23")), io.StringIO()
-    as_json(Page(now, rows(now, None, EVERYTHING), 2), out)
+    as_json(TopPage(now, rows(now, None, EVERYTHING), 2), out)
     told = msgspec.json.decode(out.getvalue(), type=Top)
     assert [each.workload for each in told.conversations] == ["web", "web"]
     first = msgspec.to_builtins(told.conversations[0])
@@ -118,7 +119,7 @@ def test_json_has_every_counter_as_it_is() -> None:
     }  # fmt: skip
     assert told.conversations[1].direction == "ingress"
     assert told.conversations[1].ingress_connections == 3
-    assert told.totals["denied"] == Total(14, 920)
+    assert told.totals["denied"] == TrafficTotal(14, 920)
     assert msgspec.to_builtins(told.books) == {
         "bytes": 6246,
         "gaps": [{"interface": "veth1", "direction": "egress", "bytes": 23}],

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Connections wait for a name a bounded time; what they move meanwhile is booked once, whole."""
 
 from pathlib import Path
@@ -5,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from podtally.identity.interface_endpoints import number
 from podtally.identity.model import NOBODY, Claim, Endpoint, Owner
-from podtally.identity.residents import number
-from podtally.identity.table import Names
+from podtally.identity.name_table import Names
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
-from podtally.ledger.labels import BookLabels
+from podtally.ledger.label_sets import BookLabels
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.remotes import Present
+from podtally.ledger.peers import EpochContext
 from tests.unit.rows import (
     ACK,
     RST,
@@ -196,7 +197,7 @@ def test_an_address_that_became_anothers_ends_what_went_to_it() -> None:
     turn(ledger, [BEGUN], before, now_ns=2 * SECOND)
     for seconds in (4, 5):
         again = MORE._replace(first_seen_ns=seconds * SECOND - 1)
-        book(ledger, Present(after, seconds * SECOND, handed_over=low), [again])
-        ledger.settle(Present(after, seconds * SECOND), ())
+        book(ledger, EpochContext(after, seconds * SECOND, handed_over=low), [again])
+        ledger.settle(EpochContext(after, seconds * SECOND), ())
     assert flows(ledger) == {("web", "db"): [23, 1, 1], ("web", "cart"): [120, 4, 1]}
     assert {labels.port for labels in ledger.view().flows.labels} == {"443"}

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Basic authentication: who enters, and what it costs to find out."""
 
 import base64
@@ -8,7 +9,7 @@ from http import HTTPStatus
 import pytest
 
 from podtally.errors import PodtallyError
-from podtally.export.web_auth import Credentials, Users, credentials
+from podtally.web.auth import Credentials, Users, credentials
 from tests.unit.web_support import hashed, header
 
 DEAR = 10  # a hash's cost that can be felt

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The web configuration: what it may say, and what is said of what it may not."""
 
 import os
@@ -8,9 +9,8 @@ import msgspec
 import pytest
 
 from podtally.errors import PodtallyError
-from podtally.export import clients, web_client
-from podtally.export.web import Web
-from podtally.export.web_config import (
+from podtally.web import client, clients
+from podtally.web.config import (
     CIPHERS,
     CURVES,
     HEADERS,
@@ -19,11 +19,12 @@ from podtally.export.web_config import (
     NO_CERTIFICATE,
     REQUIRED,
     VERSIONS,
-    HttpServer,
-    TlsServer,
+    HttpServerConfig,
+    TlsServerConfig,
     WebConfig,
     read_web_config,
 )
+from podtally.web.reload import Web
 from tests.apiserver_certificates import Authority, Pair
 from tests.unit.web_support import hashed, secure, written
 
@@ -72,7 +73,7 @@ BCRYPT = hashed("x")
 
 
 @pytest.mark.parametrize(
-    ("text", "field", "what", "mend"),
+    ("text", "field", "what", "fix"),
     [
         ("", "", "neither protects nor sets anything", "leave web_config_file out"),
         ("{}", "", "neither protects", "basic_auth_users"),
@@ -116,7 +117,7 @@ BCRYPT = hashed("x")
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_an_error(
-    tmp_path: Path, text: str, field: str, what: str, mend: str
+    tmp_path: Path, text: str, field: str, what: str, fix: str
 ) -> None:
     path = written(tmp_path, text)
     with pytest.raises(PodtallyError) as refused:
@@ -125,7 +126,7 @@ def test_what_is_not_understood_is_an_error(
     assert said.startswith(str(path))
     assert f": {field}: " in said or not field
     assert what in said
-    assert mend in refused.value.mend
+    assert fix in refused.value.fix
     assert "secret" not in str(refused.value)
 
 
@@ -183,9 +184,9 @@ def test_versions_suites_and_curves_reach_openssl(tmp_path: Path, pair: Pair) ->
 
 def test_the_page_tells_of_every_field() -> None:
     page = (Path(__file__).parents[2] / "docs/web.md").read_text()
-    structs = (WebConfig, TlsServer, HttpServer)
+    structs = (WebConfig, TlsServerConfig, HttpServerConfig)
     names = {field.name for struct in structs for field in msgspec.structs.fields(struct)}
-    variables = {value for name, value in vars(web_client).items() if name.endswith("_VARIABLE")}
+    variables = {value for name, value in vars(client).items() if name.endswith("_VARIABLE")}
     assert len(variables) == 4
     told = {*names, *variables, *HEADERS, *CURVES, *VERSIONS, NO_CERTIFICATE, IF_GIVEN, REQUIRED}
     assert {each for each in told if f"`{each}`" not in page} == set()

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The web configuration's files change: what is taken, and what is not."""
 
 import logging
@@ -8,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from podtally.export import web
-from podtally.export.web import Web
+from podtally.web import reload
+from podtally.web.reload import Web
 from tests.apiserver_certificates import Authority, Pair
 from tests.unit.web_support import hashed, header, secure, written
 
@@ -28,7 +29,7 @@ def pair(authority: Authority) -> Pair:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "LOOK_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(reload, "LOOK_EVERY_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -141,9 +142,9 @@ def test_a_renewed_certificate_keeps_who_is_known(
 
 def test_files_are_looked_at_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, f"basic_auth_users: {{a: {BCRYPT}}}\n")
-    monkeypatch.setattr(web, "LOOK_EVERY_SECONDS", 3600.0)
+    monkeypatch.setattr(reload, "LOOK_EVERY_SECONDS", 3600.0)
     seldom = Web(path)
-    monkeypatch.setattr(web, "LOOK_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(reload, "LOOK_EVERY_SECONDS", 0.05)
     watched = Web(path)
     path.write_text(f"basic_auth_users: {{b: {BCRYPT}}}\n")
     assert seldom.now().judge(header("b", "x")) == HTTPStatus.UNAUTHORIZED

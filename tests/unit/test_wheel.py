@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `pip install .` installs, and what it leaves behind."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Threads that others depend on go on after an error."""
 
 import errno
@@ -8,7 +9,7 @@ import time
 
 import pytest
 
-from podtally.worker import Worker
+from podtally.supervision.worker import Worker
 
 LOG = logging.getLogger("test")
 SECONDS = 20.0

@@ -1,11 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pages of /metrics with conversations and books, and what ``podtally top`` makes of them."""
 
 import io
 
-from podtally.commands.top_table import Page, once
-from podtally.commands.top_traffic import Look, Row, Wanted, look, reader, rows
+from podtally.commands.top_table import TopPage, once
+from podtally.commands.top_traffic import (
+    ConversationRate,
+    TrafficSnapshot,
+    Wanted,
+    look,
+    reader,
+    rows,
+)
 from podtally.export.exposition import label_text
-from podtally.ledger.labels import FlowLabels
+from podtally.ledger.label_sets import FlowLabels
 
 BUILD = 'podtally_build_info{version="1"} 1.0\n'
 EVERYTHING = Wanted()
@@ -52,15 +60,15 @@ LONG = talked(
 )  # fmt: skip
 
 
-def seen(metrics: str, at_seconds: float = 0.0) -> Look:
+def seen(metrics: str, at_seconds: float = 0.0) -> TrafficSnapshot:
     return look(reader().read(metrics), at_seconds)
 
 
-def found(metrics: str, wanted: Wanted = EVERYTHING) -> list[Row]:
+def found(metrics: str, wanted: Wanted = EVERYTHING) -> list[ConversationRate]:
     return rows(seen(BUILD + metrics), None, wanted)
 
 
 def printed(metrics: str, wanted: Wanted = EVERYTHING, limit: int | None = None) -> str:
     now, out = seen(metrics), io.StringIO()
-    once(Page(now, rows(now, None, wanted), limit), out)
+    once(TopPage(now, rows(now, None, wanted), limit), out)
     return out.getvalue()

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Web configurations for tests, with passwords that cost little."""
 
 import base64

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally candidates``: what candidate policies would newly deny or allow of what was seen."""
 
 import argparse
@@ -6,10 +7,10 @@ from typing import TextIO
 
 import msgspec
 
-from podtally.commands import asking
+from podtally.api import schema
+from podtally.commands import agent_query
 from podtally.commands.columns import print_columns, printable
 from podtally.errors import PodtallyError
-from podtally.export import api
 from podtally.policy.model import ALLOWED, DENIED, UNDECLARED
 
 _EPILOG = """\
@@ -37,7 +38,7 @@ _NAMES_TOLD = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
-    asking.add_arguments(parser)
+    agent_query.add_arguments(parser)
     parser.add_argument(
         "-n", "--namespace", metavar="NAMESPACE", help="only workloads of this namespace"
     )
@@ -45,12 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Return 0 if the candidates would change nothing that was seen, 1 if they would."""
-    told = asking.ask(asking.agent_address(args), api.CANDIDATES, api.Candidates)
+    told = agent_query.ask(agent_query.agent_address(args), schema.CANDIDATES, schema.Candidates)
     if args.namespace is not None:
         chosen = [row for row in told.changes if row.namespace == args.namespace]
         told = msgspec.structs.replace(told, changes=chosen)
     if args.output == "json":
-        asking.print_json(told, sys.stdout)
+        agent_query.print_json(told, sys.stdout)
     if not told.policies and not told.deleted:
         raise PodtallyError("the agent has no candidates", "start it with --candidate PATH")
     _warn(told)
@@ -61,7 +62,7 @@ def main(args: argparse.Namespace) -> int:
     return 1 if told.changes else 0
 
 
-def _warn(told: api.Candidates) -> None:
+def _warn(told: schema.Candidates) -> None:
     for policy in told.policies:
         if policy.unreadable:
             name = _name(policy)
@@ -76,7 +77,7 @@ def _warn(told: api.Candidates) -> None:
         )
 
 
-def show(told: api.Candidates, out: TextIO) -> None:
+def show(told: schema.Candidates, out: TextIO) -> None:
     """Write the table: what would newly be denied first, then what would newly pass."""
     if not told.changes:
         names = [_name(each) for each in told.policies]
@@ -90,7 +91,7 @@ def show(told: api.Candidates, out: TextIO) -> None:
     print_columns(_HEADS, [_words(row) for row in ordered], denied, out)
 
 
-def _rank(row: api.CandidateRow) -> int:
+def _rank(row: schema.CandidateRow) -> int:
     """What somebody has to look at first."""
     if row.candidate == DENIED:
         return 0
@@ -98,7 +99,7 @@ def _rank(row: api.CandidateRow) -> int:
     return 1 if passes else 2
 
 
-def _words(row: api.CandidateRow) -> tuple[str, ...]:
+def _words(row: schema.CandidateRow) -> tuple[str, ...]:
     peer = "/".join(filter(None, (row.peer_namespace, row.peer_workload)))
     if row.peer_kind != _POD or not peer:
         peer = ":".join(filter(None, (row.peer_kind, peer)))
@@ -116,9 +117,9 @@ def _words(row: api.CandidateRow) -> tuple[str, ...]:
     )
 
 
-def _name(each: api.CandidatePolicy) -> str:
+def _name(each: schema.CandidatePolicy) -> str:
     return f"{each.namespace}/{each.name}" if each.namespace else f"{each.kind}/{each.name}"
 
 
-def _full(each: api.CandidateDeletion) -> str:
+def _full(each: schema.CandidateDeletion) -> str:
     return "/".join(filter(None, (each.kind, each.namespace, each.name)))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally check``: what is wrong with policies, and whether they do what tests expect."""
 
 import argparse
@@ -10,12 +11,12 @@ import msgspec
 from podtally.commands import live_cluster, policy_paths, probing
 from podtally.commands.arguments import add_output
 from podtally.commands.columns import BOLD, YELLOW, printable, wants_colour
-from podtally.commands.policy_paths import Written
+from podtally.commands.policy_paths import PolicyText
 from podtally.errors import PodtallyError
-from podtally.policy.findings import CHECKS, PORTLESS, SCHEMA, Finding
-from podtally.policy.lint import lint, unread
+from podtally.policy.cases.world import ClusterModel
+from podtally.policy.lint.findings import CHECKS, PORTLESS, SCHEMA, LintFinding
+from podtally.policy.lint.lint import lint, unread
 from podtally.policy.problems import ERROR
-from podtally.policy.world import World
 
 _EPILOG = """\
 examples:
@@ -37,7 +38,7 @@ file or an API that cannot be read.
 """
 
 
-class Row(msgspec.Struct, frozen=True):
+class CheckRow(msgspec.Struct, frozen=True):
     """A finding in JSON."""
 
     file: str
@@ -84,7 +85,7 @@ def main(args: argparse.Namespace) -> int:
             )
         return probing.run(args.probes, args.paths, args.output, sys.stdout)
     written, world = _read(args)
-    found = [Finding(SCHEMA, problem) for problem in written.problems]
+    found = [LintFinding(SCHEMA, problem) for problem in written.problems]
     found += [*unread(written.others), *lint(written.declared, world)]
     told = _ordered([each for each in found if each.check not in args.ignore])
     if args.output == "json":
@@ -97,7 +98,7 @@ def main(args: argparse.Namespace) -> int:
     return 1 if told else 0
 
 
-def _read(args: argparse.Namespace) -> tuple[Written, World | None]:
+def _read(args: argparse.Namespace) -> tuple[PolicyText, ClusterModel | None]:
     if args.live and args.cluster:
         raise PodtallyError("--live and --cluster are two clusters", "drop one")
     if not args.live and not args.paths:
@@ -113,7 +114,7 @@ def _read(args: argparse.Namespace) -> tuple[Written, World | None]:
     return live.written, live.world
 
 
-def show(findings: Sequence[Finding], written: Written, out: TextIO) -> None:
+def show(findings: Sequence[LintFinding], written: PolicyText, out: TextIO) -> None:
     """Write a line for each, its severity first, and one that sums them up."""
     colours = wants_colour(out)
     for check, problem in findings:
@@ -126,30 +127,30 @@ def show(findings: Sequence[Finding], written: Written, out: TextIO) -> None:
     out.write(f"{read}, errors: {errors}, warnings: {warnings}\n")
 
 
-def _ordered(findings: Sequence[Finding]) -> list[Finding]:
+def _ordered(findings: Sequence[LintFinding]) -> list[LintFinding]:
     """By place: the files in their order, and what has no place last."""
     portless = {_place(each) for each in findings if each.check == PORTLESS}
     errors = {_place(each) for each in findings if each.problem.severity == ERROR}
     told = []
     for check, problem in findings:
-        place = _place(Finding(check, problem))
+        place = _place(LintFinding(check, problem))
         if place in portless and check == SCHEMA:
             continue  # has been told in better words
         worst = ERROR if check == PORTLESS and place in errors else problem.severity
-        told.append(Finding(check, problem._replace(severity=worst)))
+        told.append(LintFinding(check, problem._replace(severity=worst)))
     sources = tuple(dict.fromkeys(each.problem.source for each in findings))
     rank = {source: number for number, source in enumerate(filter(None, sources))}
     return sorted(told, key=lambda e: (rank.get(e.problem.source, len(rank)), e.problem.line))
 
 
-def _place(finding: Finding) -> tuple[str, int, str, str]:
+def _place(finding: LintFinding) -> tuple[str, int, str, str]:
     problem = finding.problem
     return problem.source, problem.line, problem.subject, problem.field
 
 
-def _row(finding: Finding) -> Row:
+def _row(finding: LintFinding) -> CheckRow:
     check, problem = finding
-    return Row(
+    return CheckRow(
         problem.source,
         problem.line,
         problem.subject,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prints rows of words in columns, and colours only where they are wanted."""
 
 import os

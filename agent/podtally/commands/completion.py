@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally completion``: completion for a shell, or the man page; both are generated files."""
 
 import argparse

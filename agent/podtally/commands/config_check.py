@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally config check``: whether an agent could start with a configuration, before it does."""
 
 import argparse
@@ -7,17 +8,17 @@ from contextlib import closing
 from pathlib import Path
 
 from podtally import config
+from podtally.attach.selection import refusals
 from podtally.commands.columns import printable
 from podtally.config import Config, settings
 from podtally.errors import PodtallyError
-from podtally.export import web
-from podtally.kube.reach import api_access
-from podtally.links.messages import all_links
-from podtally.links.netlink import Requests
-from podtally.links.wanted import refusals
-from podtally.policy.policy_names import name_of
+from podtally.kube.configured import api_access
+from podtally.netlink.links import all_links
+from podtally.netlink.netlink import Requests
+from podtally.policy.load.policy_files import PolicyFiles
+from podtally.policy.names import name_of
 from podtally.policy.problems import WARNING, Problem
-from podtally.policy.sources import PolicyFiles
+from podtally.web import reload
 
 _EPILOG = """\
 examples:
@@ -57,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
     if read.kubeconfig is not None:
         api_access(read)
     if read.web_config_file is not None:
-        web.load(read.web_config_file)
+        reload.load(read.web_config_file)
     _check_logs(read)
     for refusal in _refusals(read):
         print(printable(f"warning: interfaces: {refusal}"))

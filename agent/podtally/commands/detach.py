@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally detach``: takes the programs off every interface, and unpins everything."""
 
 import argparse
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from podtally.detach import detach
+    from podtally.runtime.detach import detach
 
     removed = detach(config.from_arguments(args))
     if args.output == "json":

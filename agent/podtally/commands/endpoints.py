@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally endpoints``: the table of who is behind each watched interface."""
 
 import argparse
@@ -5,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from podtally.commands import asking
+from podtally.api import schema
+from podtally.commands import agent_query
 from podtally.commands.columns import print_columns
-from podtally.export import api
 
 _EPILOG = """\
 example:
@@ -23,7 +24,7 @@ _UNKNOWN = "unknown"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
-    asking.add_arguments(parser)
+    agent_query.add_arguments(parser)
     parser.add_argument(
         "-n", "--namespace", metavar="NAMESPACE", help="only endpoints of this namespace"
     )
@@ -31,12 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Return 0 if there are endpoints, 1 if there are none."""
-    told = asking.ask(asking.agent_address(args), api.ENDPOINTS, api.Endpoints)
+    told = agent_query.ask(agent_query.agent_address(args), schema.ENDPOINTS, schema.Endpoints)
     if args.namespace is not None:
         chosen = [row for row in told.endpoints if row.namespace == args.namespace]
-        told = api.Endpoints(chosen)
+        told = schema.Endpoints(chosen)
     if args.output == "json":
-        asking.print_json(told, sys.stdout)
+        agent_query.print_json(told, sys.stdout)
     elif told.endpoints:
         show(told.endpoints, sys.stdout)
     else:
@@ -45,14 +46,14 @@ def main(args: argparse.Namespace) -> int:
     return 0 if told.endpoints else 1
 
 
-def show(rows: Sequence[api.EndpointRow], out: TextIO) -> None:
+def show(rows: Sequence[schema.EndpointRow], out: TextIO) -> None:
     """Write the table, by interface; who has no name yet, or none at all, stands out."""
     ordered = sorted(rows, key=lambda row: (row.interface, row.namespace, row.pod))
     doubtful = [row.waiting or row.pod in ("", _UNKNOWN) for row in ordered]
     print_columns(_HEADS, [_words(row) for row in ordered], doubtful, out)
 
 
-def _words(row: api.EndpointRow) -> tuple[str, ...]:
+def _words(row: schema.EndpointRow) -> tuple[str, ...]:
     return (
         row.interface or f"ifindex:{row.ifindex}",
         row.namespace,

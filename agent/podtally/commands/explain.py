@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally explain``: why policies let a connection pass, or not, step by step."""
 
 import argparse
@@ -6,17 +7,17 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from podtally.commands import asking, live_cluster, policy_paths
+from podtally.api import schema
+from podtally.api.explained import explained, near_names, parse_port
+from podtally.api.schema import Explanation, StepRow
+from podtally.commands import agent_query, live_cluster, policy_paths
 from podtally.commands.columns import BOLD, printable, wants_colour
-from podtally.commands.policy_paths import Written
+from podtally.commands.policy_paths import PolicyText
 from podtally.errors import PodtallyError
-from podtally.export import api
-from podtally.export.api import Explained, StepRow
-from podtally.export.explained import explained, near_names, parse_port
+from podtally.policy.cases.world import ClusterModel, ends
 from podtally.policy.cidr import parse_address
-from podtally.policy.model import ALLOWED, UNDECLARED, Party
-from podtally.policy.rules import EGRESS, INGRESS
-from podtally.policy.world import World, ends
+from podtally.policy.model import ALLOWED, UNDECLARED, PolicyEndpoint
+from podtally.policy.reference.rules import EGRESS, INGRESS
 
 _EPILOG = """\
 examples:
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="namespaces, nodes and pods, as kubectl get -o yaml tells them; may be repeated",
     )
     live_cluster.add_arguments(parser, "the cluster, and without --policies for what is applied")
-    asking.add_arguments(parser)
+    agent_query.add_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -62,21 +63,21 @@ def main(args: argparse.Namespace) -> int:
     live_cluster.check_arguments(args)
     told = _of_files(args) if args.policies or args.cluster or args.live else _of_agent(args)
     if args.output == "json":
-        asking.print_json(told, sys.stdout)
+        agent_query.print_json(told, sys.stdout)
     else:
         show(told, sys.stdout)
     return 0 if told.verdict in (ALLOWED, UNDECLARED) else 1
 
 
-def _of_agent(args: argparse.Namespace) -> Explained:
+def _of_agent(args: argparse.Namespace) -> Explanation:
     parse_port(args.port)
     query = {"from": args.source, "to": args.destination, "port": args.port}
-    return asking.ask(asking.agent_address(args), api.EXPLAIN, Explained, **query)
+    return agent_query.ask(agent_query.agent_address(args), schema.EXPLAIN, Explanation, **query)
 
 
-def _of_files(args: argparse.Namespace) -> Explained:
+def _of_files(args: argparse.Namespace) -> Explanation:
     for flag, given in (("--listen", args.listen), ("--config", args.config)):
-        if given is not None and given != os.environ.get(asking.LISTEN_VARIABLE):
+        if given is not None and given != os.environ.get(agent_query.LISTEN_VARIABLE):
             raise PodtallyError(
                 f"{flag} is only used to ask the running agent",
                 "drop it, or --policies, --cluster and --live",
@@ -88,7 +89,7 @@ def _of_files(args: argparse.Namespace) -> Explained:
     return explained(ends(source, destination).question(protocol, port), written.policies)
 
 
-def _read(args: argparse.Namespace) -> tuple[Written, World]:
+def _read(args: argparse.Namespace) -> tuple[PolicyText, ClusterModel]:
     if args.live and args.cluster:
         raise PodtallyError("--live and --cluster are two clusters", "drop one")
     if args.live and not args.policies:
@@ -102,7 +103,7 @@ def _read(args: argparse.Namespace) -> tuple[Written, World]:
     return policy_paths.read_policies(args.policies), read
 
 
-def show(told: Explained, out: TextIO) -> None:
+def show(told: Explanation, out: TextIO) -> None:
     """Write the directions one after the other, and the verdict at the end; then the same with
     the candidates, where they change it.
     """
@@ -122,7 +123,7 @@ def show(told: Explained, out: TextIO) -> None:
     out.write(f"\nwith the candidates {verdict}: {why}\n")
 
 
-def _show_steps(told: Explained, steps: Sequence[StepRow], out: TextIO) -> None:
+def _show_steps(told: Explanation, steps: Sequence[StepRow], out: TextIO) -> None:
     width = max((len(step.about) for step in steps), default=0)
     for direction, who in ((EGRESS, told.from_), (INGRESS, told.to)):
         out.write(f"\n{_bold(f'{direction} of {who}', out)}\n")
@@ -135,7 +136,7 @@ def _show_steps(told: Explained, steps: Sequence[StepRow], out: TextIO) -> None:
             out.write(f"{printable(line)}\n")
 
 
-def _party(text: str, world: World) -> Party:
+def _party(text: str, world: ClusterModel) -> PolicyEndpoint:
     namespace, slash, name = text.partition("/")
     if not slash:
         address = parse_address(text)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally health``: whether the agent here is well, for health checks of containers."""
 
 import argparse
@@ -7,10 +8,10 @@ from contextlib import closing
 from pathlib import Path
 
 from podtally import config
-from podtally.commands.asking import LISTEN_VARIABLE
+from podtally.commands.agent_query import LISTEN_VARIABLE
 from podtally.errors import PodtallyError
-from podtally.export import web_client
-from podtally.export.web_tls import SPEAKS_TLS
+from podtally.web import client
+from podtally.web.tls import SPEAKS_TLS
 
 _EPILOG = """\
 examples:
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Return 0 if the agent says it is well, 1 if it says why not."""
-    host, port = web_client.where(config.from_arguments(args))
+    host, port = client.where(config.from_arguments(args))
     path = "/readyz" if args.ready else "/livez"
     status, words = _get(host, port, path)
     if status == http.client.OK:
@@ -50,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _get(host: str, port: int, path: str) -> tuple[int, str]:
     try:
-        plain = http.client.HTTPConnection(host, port, timeout=web_client.TIMEOUT_SECONDS)
+        plain = http.client.HTTPConnection(host, port, timeout=client.TIMEOUT_SECONDS)
         try:
             told = _ask(plain, path)
         except (http.client.HTTPException, ConnectionResetError):
@@ -58,7 +59,7 @@ def _get(host: str, port: int, path: str) -> tuple[int, str]:
         if told != _MAY_EXPECT_TLS:
             return told
         # Unverified: the certificate is for the node's name, and nothing secret is said or told.
-        return _ask(web_client.unverified(host, port), path)
+        return _ask(client.unverified(host, port), path)
     except (OSError, http.client.HTTPException) as error:
         words = (isinstance(error, OSError) and error.strerror) or str(error)
         raise PodtallyError(
@@ -69,5 +70,5 @@ def _get(host: str, port: int, path: str) -> tuple[int, str]:
 
 def _ask(connection: http.client.HTTPConnection, path: str) -> tuple[int, str]:
     with closing(connection):
-        status, body = web_client.exchange(connection, path)
+        status, body = client.exchange(connection, path)
         return status, body.decode(errors="replace")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Policies and cluster as a live API server has them, listed once for a command (``--live``)."""
 
 import argparse
@@ -12,41 +13,41 @@ from typing import NamedTuple, TextIO
 
 import msgspec
 
-from podtally.commands.policy_paths import Written, declared_by, world_of
+from podtally.commands.policy_paths import PolicyText, declared_by, world_of
 from podtally.errors import PodtallyError
 from podtally.kube import kubeconfig
 from podtally.kube.access import SERVICE_ACCOUNT, Access, in_cluster
-from podtally.kube.once import Kind, Lister, Listing
-from podtally.policy.documents import Document, Lines
-from podtally.policy.resources import SOURCE
-from podtally.policy.world import World
+from podtally.kube.lister import ListedKind, Lister, Listing
+from podtally.policy.cases.world import ClusterModel
+from podtally.policy.load.documents import Document, LineMap
+from podtally.policy.load.resources import SOURCE
 
 _ADMIN = "policy.networking.k8s.io"
 _CLUSTER = (
-    Kind("", "v1", "namespaces", "Namespace"),
-    Kind("", "v1", "nodes", "Node"),
-    Kind("", "v1", "pods", "Pod"),
+    ListedKind("", "v1", "namespaces", "Namespace"),
+    ListedKind("", "v1", "nodes", "Node"),
+    ListedKind("", "v1", "pods", "Pod"),
 )
 POLICIES = (
-    Kind("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy"),
-    Kind(_ADMIN, "v1alpha2", "clusternetworkpolicies", "ClusterNetworkPolicy", custom=True),
-    Kind(_ADMIN, "v1alpha1", "adminnetworkpolicies", "AdminNetworkPolicy", custom=True),
-    Kind(
+    ListedKind("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy"),
+    ListedKind(_ADMIN, "v1alpha2", "clusternetworkpolicies", "ClusterNetworkPolicy", custom=True),
+    ListedKind(_ADMIN, "v1alpha1", "adminnetworkpolicies", "AdminNetworkPolicy", custom=True),
+    ListedKind(
         _ADMIN,
         "v1alpha1",
         "baselineadminnetworkpolicies",
         "BaselineAdminNetworkPolicy",
         custom=True,
     ),
-    Kind("networking.k8s.io", "v1", "ingresses", "Ingress"),
+    ListedKind("networking.k8s.io", "v1", "ingresses", "Ingress"),
 )
 _PATIENCE_SECONDS = 2.0  # of people, before they are told what goes on
 _PAINT_SECONDS = 0.2
 
 
-class Live(NamedTuple):
-    world: World
-    written: Written
+class LiveCluster(NamedTuple):
+    world: ClusterModel
+    written: PolicyText
 
 
 def add_arguments(parser: argparse.ArgumentParser, what: str) -> None:
@@ -69,18 +70,18 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise PodtallyError(f"{flag} is only used with --live", "give that as well")
 
 
-def read_world(args: argparse.Namespace) -> World:
+def read_world(args: argparse.Namespace) -> ClusterModel:
     """PodtallyError if something of it cannot be had: nothing is judged by the rest."""
     with _lister(args) as lister:
         return world_of(_documents(lister, _CLUSTER))
 
 
-def read(args: argparse.Namespace) -> Live:
+def read(args: argparse.Namespace) -> LiveCluster:
     """The cluster, and the policies that are applied in it; PodtallyError as ``read_world``."""
     with _lister(args) as lister:
         world = world_of(_documents(lister, _CLUSTER))
         written = declared_by(_documents(lister, POLICIES), f"{SOURCE}: {lister.url}")
-        return Live(world, written)
+        return LiveCluster(world, written)
 
 
 @contextlib.contextmanager
@@ -123,7 +124,7 @@ def _default_kubeconfig(environment: Mapping[str, str]) -> Path | None:
     return Path((there or listed)[0])
 
 
-def _documents(lister: Lister, kinds: tuple[Kind, ...]) -> Iterator[Document]:
+def _documents(lister: Lister, kinds: tuple[ListedKind, ...]) -> Iterator[Document]:
     for kind in kinds:
         listing = lister.all_of(kind)
         for item in listing.items:
@@ -141,7 +142,7 @@ def _document(listing: Listing, item: msgspec.Raw) -> Document:
             "is it an API server? check its address",
         ) from None
     content = {"apiVersion": kind.api_version, "kind": kind.kind, **content}
-    return Document(SOURCE, kind.api_version, kind.kind, content, Lines(None))
+    return Document(SOURCE, kind.api_version, kind.kind, content, LineMap(None))
 
 
 class _Progress:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads the policies and the cluster that a command is told of: files, folders, standard input.
 
 What comes from a live API is listed by ``live_cluster``, and becomes the same here.
@@ -9,33 +10,34 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from podtally.errors import PodtallyError
-from podtally.policy import cases, cluster, documents
-from podtally.policy.documents import MAX_BYTES, Document, Text
-from podtally.policy.findings import Declared
+from podtally.policy.cases import cases, cluster
+from podtally.policy.cases.world import ClusterModel
+from podtally.policy.lint.findings import DeclaredDocuments
+from podtally.policy.load import documents
+from podtally.policy.load.documents import MAX_BYTES, Document, Text
+from podtally.policy.load.loader import Reading, merged, read_documents
+from podtally.policy.load.policy_files import SUFFIXES
+from podtally.policy.load.unreadable import lost
 from podtally.policy.model import Policy
 from podtally.policy.problems import ERROR, Problem
-from podtally.policy.reading import Reading, merged, read_documents
-from podtally.policy.sources import SUFFIXES
-from podtally.policy.unreadable import lost
-from podtally.policy.world import World
 
 STDIN = "-"
 
 
-class Written(NamedTuple):
+class PolicyText(NamedTuple):
     """What is declared."""
 
     place: str  # where that was read, for a summary: "files: 2"
-    declared: tuple[Declared, ...]  # each as often as it is there
+    declared: tuple[DeclaredDocuments, ...]  # each as often as it is there
     policies: tuple[Policy, ...]  # in force, with those that stand for what cannot be read
     others: tuple[Document, ...]  # of kinds that are not read
     problems: tuple[Problem, ...]
     lost: bool  # there is text that holds no object, though it may have been meant to
 
 
-def read_policies(paths: Iterable[str]) -> Written:
+def read_policies(paths: Iterable[str]) -> PolicyText:
     """PodtallyError if there is no such file, or none in a folder."""
-    found = _Found()
+    found = _PathReader()
     names = tuple(dict.fromkeys(name for path in paths for name in _files(path)))
     blank = bool(names)
     for name in names:
@@ -49,18 +51,18 @@ def read_policies(paths: Iterable[str]) -> Written:
     return found.written(f"files: {len(names)}")
 
 
-def declared_by(given: Iterable[Document], place: str) -> Written:
+def declared_by(given: Iterable[Document], place: str) -> PolicyText:
     """What the documents declare, which were read in that place."""
-    found = _Found()
+    found = _PathReader()
     found.take(given)
     return found.written(place)
 
 
-class _Found:
+class _PathReader:
     """What was read so far."""
 
     def __init__(self) -> None:
-        self._declared: list[Declared] = []
+        self._declared: list[DeclaredDocuments] = []
         self._lost: list[Policy] = []
         self._others: list[Document] = []
         self._problems: list[Problem] = []
@@ -68,7 +70,7 @@ class _Found:
     def take(self, given: Iterable[Document]) -> None:
         for document in given:
             one = read_documents([document])
-            self._declared += [Declared(policy, document) for policy in one.policies]
+            self._declared += [DeclaredDocuments(policy, document) for policy in one.policies]
             self._others += one.others
             self._problems += one.problems
 
@@ -77,15 +79,15 @@ class _Found:
         self._problems += text.problems
         self._lost += [policy for each in text.lost for policy in lost(each, candidate=False)]
 
-    def written(self, place: str) -> Written:
+    def written(self, place: str) -> PolicyText:
         declared = tuple(self._declared)
         in_force = merged([Reading(tuple(each.policy for each in declared))]).policies
         policies = (*in_force, *self._lost)
         others, problems = tuple(self._others), tuple(self._problems)
-        return Written(place, declared, policies, others, problems, bool(self._lost))
+        return PolicyText(place, declared, policies, others, problems, bool(self._lost))
 
 
-def read_world(names: Iterable[str]) -> World:
+def read_world(names: Iterable[str]) -> ClusterModel:
     """Of manifests, or of an object like a case of tests; PodtallyError with all that is wrong."""
     written: list[Document] = []
     problems: list[Problem] = []
@@ -106,7 +108,7 @@ def read_world(names: Iterable[str]) -> World:
     return world
 
 
-def world_of(given: Iterable[Document], problems: Sequence[Problem] = ()) -> World:
+def world_of(given: Iterable[Document], problems: Sequence[Problem] = ()) -> ClusterModel:
     """PodtallyError with the problems, and what else is wrong."""
     found = cluster.from_documents(given)
     _refuse((*problems, *found.problems))
@@ -149,7 +151,7 @@ def _files(path: str) -> Iterator[str]:
         raise PodtallyError(f"{path}: no {', '.join(SUFFIXES)} in the folder", "name another")
 
 
-def _world_of_case(content: bytes, name: str, errors: Sequence[Problem]) -> World:
+def _world_of_case(content: bytes, name: str, errors: Sequence[Problem]) -> ClusterModel:
     value = cases.parsed(content, name)
     if not isinstance(value, dict) or not isinstance(value.get("pods"), list):
         _refuse(errors)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally check --probes``: asks each probe of a file's cases, and tells what differs."""
 
 from collections.abc import Iterator, Sequence
@@ -8,16 +9,16 @@ import msgspec
 from podtally.commands import policy_paths
 from podtally.commands.columns import BOLD, YELLOW, printable, wants_colour
 from podtally.errors import PodtallyError
-from podtally.policy.cases import Case, Probe, read_cases
+from podtally.policy.cases.cases import Case, Probe, read_cases
+from podtally.policy.cases.probes import Outcome, judge
+from podtally.policy.explain.formatting import party_words, protocol_words
 from podtally.policy.model import Policy
-from podtally.policy.probes import Outcome, judge
-from podtally.policy.words import party_words, protocol_words
 
 _HEADS = ("RESULT", "CASE", "PROBE", "FROM", "TO", "PORT", "EXPECT", "VERDICT", "INGRESS",
           "EGRESS", "REASON")  # fmt: skip
 
 
-class Row(msgspec.Struct, frozen=True):
+class ProbeRow(msgspec.Struct, frozen=True):
     """A probe in JSON."""
 
     case: str
@@ -67,9 +68,9 @@ def _write_json(outcomes: Iterator[Outcome], out: TextIO) -> bool:
     return differs
 
 
-def _row(outcome: Outcome) -> Row:
+def _row(outcome: Outcome) -> ProbeRow:
     case, number, probe, verdict, ingress, egress, reason, ok = outcome
-    return Row(case, number, verdict, ingress, egress, reason, probe.expect, ok)
+    return ProbeRow(case, number, verdict, ingress, egress, reason, probe.expect, ok)
 
 
 def _write_text(outcomes: Sequence[Outcome], cases: int, out: TextIO) -> bool:

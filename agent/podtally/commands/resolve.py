@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally resolve``: who has an address, or had it at a time."""
 
 import argparse
@@ -6,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from podtally.commands import asking, times
+from podtally.api import schema
+from podtally.commands import agent_query, times
 from podtally.commands.columns import print_columns
 from podtally.errors import PodtallyError
-from podtally.export import api
 
 _EPILOG = """\
 examples:
@@ -32,22 +33,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="who had it then: RFC 3339, HH:MM[:SS] of today, 90s or '5m ago' (also --at=-90s)",
     )
-    asking.add_arguments(parser)
+    agent_query.add_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Return 0 if somebody has or had the address, 1 if not."""
-    agent = asking.agent_address(args)
+    agent = agent_query.agent_address(args)
     try:
-        query = {"address": api.plain_address(args.address)}
+        query = {"address": schema.plain_address(args.address)}
     except ValueError as error:
         raise PodtallyError(str(error), "for example: podtally resolve 10.0.0.7") from None
     if args.at is not None:
         at = times.parse(args.at, datetime.datetime.now().astimezone())
         query["at"] = at.isoformat()
-    told = asking.ask(agent, api.RESOLVE, api.Resolved, **query)
+    told = agent_query.ask(agent, schema.RESOLVE, schema.Resolved, **query)
     if args.output == "json":
-        asking.print_json(told, sys.stdout)
+        agent_query.print_json(told, sys.stdout)
     elif told.held:
         show(told.held, sys.stdout)
     else:
@@ -56,13 +57,13 @@ def main(args: argparse.Namespace) -> int:
     return 0 if told.held else 1
 
 
-def show(held: Sequence[api.Held], out: TextIO) -> None:
+def show(held: Sequence[schema.AddressHolder], out: TextIO) -> None:
     """Write the table: who has it now, then who had it last."""
     past_last = sorted(held, key=lambda each: (not each.until, each.until, each.from_))[::-1]
     doubtful = [each.kind == "unknown" for each in past_last]
     print_columns(_HEADS, [_words(each) for each in past_last], doubtful, out)
 
 
-def _words(each: api.Held) -> tuple[str, ...]:
+def _words(each: schema.AddressHolder) -> tuple[str, ...]:
     who = (each.kind, each.namespace, each.name, each.workload, each.scope)
     return (*who, each.from_, each.until)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally run``: the agent."""
 
 import argparse
@@ -41,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from podtally import daemon, log  # what is only told --help needs none of it
+    from podtally import log  # what is only told --help needs none of it
+    from podtally.runtime import daemon
 
     log.set_up(args.verbose)
     return daemon.run(config.from_arguments(args), lambda: config.from_arguments(args))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where live tables go: redrawn in place on a terminal, one after another elsewhere."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lays cells out as lines of text, in colour where there is any, and no wider than the place."""
 
 import textwrap

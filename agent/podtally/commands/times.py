@@ -1,10 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads a point in time as people write it: a date, a time of today, or how long ago."""
 
 import datetime
 import re
 
+from podtally.api.schema import parse_time
 from podtally.errors import PodtallyError
-from podtally.export.api import parse_time
 
 _MEND = "write 2026-01-31T23:59:59Z, 14:05, 14:05:30, 90s, or '5m ago'"
 _CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?", re.ASCII)

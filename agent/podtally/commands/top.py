@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally top``: who talks to whom right now, how much, and whether policy lets them."""
 
 import argparse
@@ -7,10 +8,10 @@ import time
 from collections import deque
 from typing import NoReturn
 
-from podtally.commands import asking, top_table
+from podtally.commands import agent_query, top_table
 from podtally.commands.screen import Screen
-from podtally.commands.top_table import Page
-from podtally.commands.top_traffic import Look, Wanted, look, reader, rows
+from podtally.commands.top_table import TopPage
+from podtally.commands.top_traffic import TrafficSnapshot, Wanted, look, reader, rows
 from podtally.errors import PodtallyError
 
 _EPILOG = """\
@@ -35,7 +36,7 @@ _RATE_INTERVALS = 3  # that a rate is over: an epoch more or less shows less
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
-    asking.add_arguments(parser)
+    agent_query.add_arguments(parser)
     parser.add_argument(
         "--interval", type=_seconds, default=_INTERVAL_SECONDS, metavar="SECONDS",
         help=f"between two looks ({_INTERVAL_SECONDS:.0f})",
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Return 0, or 1 if the books of the one look do not close."""
-    agent = _Agent(asking.agent_address(args))
+    agent = _AgentReader(agent_query.agent_address(args))
     wanted = Wanted(args.egress, args.outside, args.denied, args.namespace)
     screen = Screen(sys.stdout)
     if screen.live and not args.once and args.output == "text":
@@ -67,22 +68,22 @@ def main(args: argparse.Namespace) -> int:
         finally:
             screen.leave()
     now = agent.look()
-    page = Page(now, rows(now, None, wanted), args.limit)
+    page = TopPage(now, rows(now, None, wanted), args.limit)
     show = top_table.as_json if args.output == "json" else top_table.once
     show(page, sys.stdout)
     return 1 if now.books.gaps else 0
 
 
-class _Agent:
+class _AgentReader:
     """Who is asked, and what of its pages is understood already."""
 
-    def __init__(self, where: asking.AgentAddress) -> None:
+    def __init__(self, where: agent_query.AgentAddress) -> None:
         self.where = where
         self._reader = reader()
 
-    def look(self) -> Look:
+    def look(self) -> TrafficSnapshot:
         """Return what it says now; raises PodtallyError where it does not."""
-        text, at = asking.metrics(self.where), time.monotonic()
+        text, at = agent_query.metrics(self.where), time.monotonic()
         try:
             return look(self._reader.read(text), at)
         except ValueError as error:
@@ -92,9 +93,11 @@ class _Agent:
             ) from None
 
 
-def _watch(agent: _Agent, wanted: Wanted, args: argparse.Namespace, screen: Screen) -> NoReturn:
+def _watch(
+    agent: _AgentReader, wanted: Wanted, args: argparse.Namespace, screen: Screen
+) -> NoReturn:
     """Show look after look until Ctrl-C; an agent that is away for a while is waited for."""
-    looks: deque[Look] = deque(maxlen=_RATE_INTERVALS + 1)
+    looks: deque[TrafficSnapshot] = deque(maxlen=_RATE_INTERVALS + 1)
     while True:
         trouble = ""
         try:
@@ -106,7 +109,7 @@ def _watch(agent: _Agent, wanted: Wanted, args: argparse.Namespace, screen: Scre
         now, before = looks[-1], looks[0] if len(looks) > 1 else None
         found = rows(now, before, wanted)
         counted = f"{len(found)} of {len(now.conversations)} conversations"
-        page = Page(now, found, args.limit, f"podtally top  {agent.where}  {counted}", trouble)
+        page = TopPage(now, found, args.limit, f"podtally top  {agent.where}  {counted}", trouble)
         screen.show(top_table.live(page, screen.style()))
         time.sleep(args.interval)
 

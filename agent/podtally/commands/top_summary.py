@@ -1,14 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
 """Says in a line what of all traffic is not allowed, and whether the books close."""
 
 from podtally.commands.columns import word
 from podtally.commands.tables import GREEN, RED, YELLOW, human
-from podtally.commands.top_traffic import Books, Look, Total
+from podtally.commands.top_traffic import BookSummary, TrafficSnapshot, TrafficTotal
 from podtally.policy.model import ALLOWED, DENIED, UNDECLARED, UNKNOWN
 
-_NOTHING = Total()
+_NOTHING = TrafficTotal()
 
 
-def summary(look: Look) -> str:
+def summary(look: TrafficSnapshot) -> str:
     """Return in one line what is not allowed, whether it is all, and where to ask why."""
     sums = look.totals
     bad = ", ".join(_counted(verdict, sums[verdict]) for verdict in (DENIED, UNDECLARED, UNKNOWN))
@@ -19,25 +20,25 @@ def summary(look: Look) -> str:
     return "; ".join(parts)
 
 
-def colour(look: Look) -> str:
+def colour(look: TrafficSnapshot) -> str:
     sums = look.totals
     if look.books.gaps or sums[DENIED] != _NOTHING:
         return RED
     return YELLOW if sums[UNDECLARED] != _NOTHING or sums[UNKNOWN] != _NOTHING else GREEN
 
 
-def nothing(look: Look) -> str:
+def nothing(look: TrafficSnapshot) -> str:
     seen = len(look.conversations)
     return f"none of {seen} conversations is of this kind" if seen else "no traffic was seen yet"
 
 
-def _counted(verdict: str, total: Total) -> str:
+def _counted(verdict: str, total: TrafficTotal) -> str:
     """Bytes may be there without a connection: of one that was judged anew."""
     size = "" if total == _NOTHING else f" ({human(total.bytes)})"
     return f"{verdict} {total.connections:,}{size}"
 
 
-def _books(books: Books) -> str:
+def _books(books: BookSummary) -> str:
     if not books.gaps:
         return f"the books close: {books.bytes:,} bytes" if books.bytes else "the books are empty"
     first = books.gaps[0]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draws conversations: lines that fit a terminal, or columns of exact numbers, or JSON."""
 
 from collections.abc import Mapping, Sequence
@@ -6,7 +7,7 @@ from typing import NamedTuple, TextIO
 
 import msgspec
 
-from podtally.commands import asking
+from podtally.commands import agent_query
 from podtally.commands.columns import print_columns, printable, word
 from podtally.commands.tables import (
     BOLD,
@@ -22,7 +23,13 @@ from podtally.commands.tables import (
     wrapped,
 )
 from podtally.commands.top_summary import colour, nothing, summary
-from podtally.commands.top_traffic import Books, Conversation, Look, Row, Total
+from podtally.commands.top_traffic import (
+    BookSummary,
+    Conversation,
+    ConversationRate,
+    TrafficSnapshot,
+    TrafficTotal,
+)
 from podtally.policy.model import UNKNOWN
 
 ARROWS = {"egress": "->", "ingress": "<-", "both": "<>", "unknown": "--"}
@@ -39,11 +46,11 @@ _GAP = 2  # between columns
 _NO_NAME = ("", "0")
 
 
-class Page(NamedTuple):
+class TopPage(NamedTuple):
     """What is to be shown of a look."""
 
-    look: Look
-    rows: Sequence[Row]  # that are wanted
+    look: TrafficSnapshot
+    rows: Sequence[ConversationRate]  # that are wanted
     limit: int | None = None  # of rows
     head: str = ""
     trouble: str = ""  # why it is an old one
@@ -78,11 +85,11 @@ class Top(msgspec.Struct, frozen=True):
     """``totals`` (by verdict) and ``books`` are of everything, whatever is asked for."""
 
     conversations: list[ConversationRow]
-    totals: Mapping[str, Total]
-    books: Books
+    totals: Mapping[str, TrafficTotal]
+    books: BookSummary
 
 
-def live(page: Page, style: Style) -> list[str]:
+def live(page: TopPage, style: Style) -> list[str]:
     """Draw as many rows as there is room for, with a line of what is wrong below them."""
     below = _footer(page, style)
     room = len(page.rows) if style.rows is None else style.rows - len(below) - 4
@@ -95,7 +102,7 @@ def live(page: Page, style: Style) -> list[str]:
     return [paint(cut(page.head, style), BOLD, style), *lines, *more, "", *below]
 
 
-def once(page: Page, out: TextIO) -> None:
+def once(page: TopPage, out: TextIO) -> None:
     """Write columns that ``awk`` finds, with the counters as they are."""
     shown = page.rows[: page.limit]
     if shown:
@@ -106,7 +113,7 @@ def once(page: Page, out: TextIO) -> None:
     out.write(f"\n{summary(page.look)}\n")
 
 
-def as_json(page: Page, out: TextIO) -> None:
+def as_json(page: TopPage, out: TextIO) -> None:
     conversations = [
         ConversationRow(
             *row.conversation[:3], row.direction, *row.conversation[3:],
@@ -115,10 +122,10 @@ def as_json(page: Page, out: TextIO) -> None:
         )
         for row in page.rows[: page.limit]
     ]  # fmt: skip
-    asking.print_json(Top(conversations, page.look.totals, page.look.books), out)
+    agent_query.print_json(Top(conversations, page.look.totals, page.look.books), out)
 
 
-def _words(row: Row) -> tuple[str, ...]:
+def _words(row: ConversationRate) -> tuple[str, ...]:
     each, counts = row.conversation, row.counts
     connections = str(counts.begun + counts.accepted)
     return (
@@ -143,7 +150,7 @@ def _port(each: Conversation) -> str:
     return each.protocol if each.port in _NO_NAME else f"{each.port}/{each.protocol}"
 
 
-def _columns(rows: Sequence[Row]) -> list[_Column]:
+def _columns(rows: Sequence[ConversationRate]) -> list[_Column]:
     columns = {
         "WORKLOAD": [Cell(word(_workload(row.conversation))) for row in rows],
         "": [Cell(ARROWS[row.direction], _shade(row)) for row in rows],
@@ -162,7 +169,7 @@ def _columns(rows: Sequence[Row]) -> list[_Column]:
     ]
 
 
-def _shade(row: Row) -> str:
+def _shade(row: ConversationRate) -> str:
     return verdict_colour(row.conversation.verdict)
 
 
@@ -204,7 +211,7 @@ def _shortened(cell: Cell, most: int) -> Cell:
     return cell if len(cell.text) <= most else cell._replace(text=f"..{cell.text[2 - most :]}")
 
 
-def _footer(page: Page, style: Style) -> list[str]:
+def _footer(page: TopPage, style: Style) -> list[str]:
     if page.trouble:
         text, shade = printable(page.trouble), RED
     else:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally version``: this podtally's version, and what it runs on."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one frozen Config, from declared settings, a YAML file and the command line."""
 
 from podtally.config.kinds import STANDARD_OUTPUT

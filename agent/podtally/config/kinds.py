@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kinds of settings: how a value of the file or of a flag is read.
 
 A value is what YAML makes of the file, or the text of a flag. Each kind takes text as people

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads the configuration: defaults, then the file, then the command line."""
 
 import argparse
@@ -11,9 +12,9 @@ from podtally.config import settings
 from podtally.config.kinds import STANDARD_OUTPUT, SettingError, Steps
 from podtally.config.settings import SETTINGS, Config, Setting, default_text
 from podtally.errors import PodtallyError
-from podtally.policy.tree import Node, TreeError, yaml_document
-from podtally.shapes import field_of
+from podtally.yamltree.shapes import field_of
 from podtally.yamltree.suggestion import did_you_mean
+from podtally.yamltree.tree import TreeError, TreeNode, yaml_document
 
 _SEE = "see docs/configuration.md"
 
@@ -107,11 +108,11 @@ def _from_file(path: Path) -> dict[str, Any]:
     return values
 
 
-def _wrong(path: Path, root: Node, steps: Steps, message: str, fix: str) -> PodtallyError:
+def _wrong(path: Path, root: TreeNode, steps: Steps, message: str, fix: str) -> PodtallyError:
     return PodtallyError(f"{path}:{root.line_at(steps)}: {message}", fix)
 
 
-def _tree(path: Path) -> Node | None:
+def _tree(path: Path) -> TreeNode | None:
     try:
         text = path.read_text()
     except OSError as error:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of policies, as settings and flags give them."""
 
 from typing import NamedTuple

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The settings, each declared once: file keys, flags, defaults and documentation."""
 
 import dataclasses

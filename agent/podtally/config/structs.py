@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings that have fields of their own: static endpoints and prices."""
 
 import ipaddress
@@ -6,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from podtally.config.kinds import Kind, SettingError
-from podtally.shapes import explain, unknown_field
+from podtally.yamltree.shapes import explain, unknown_field
 from podtally.yamltree.suggestion import did_you_mean
 
 T = TypeVar("T")

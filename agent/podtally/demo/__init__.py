@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``podtally demo``: a small shop in network namespaces, its traffic, and podtally's books of it.
 
 Everything stands in a network namespace of the demo's own, so that no interface, firewall

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the demo's ``/metrics`` are to be had: an address of the host, and the socket on it."""
 
 import errno
@@ -9,7 +10,7 @@ from podtally.errors import PodtallyError
 _HERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-class Address(NamedTuple):
+class DemoAddress(NamedTuple):
     """Host and TCP port; the host is an IP address."""
 
     host: str
@@ -26,15 +27,15 @@ class Address(NamedTuple):
         return f"http://{host}:{self.port}/metrics"
 
 
-def address(text: str) -> Address:
+def address(text: str) -> DemoAddress:
     """Parse ``ADDR:PORT`` or ``[ADDR]:PORT``; raises ValueError where it is neither."""
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdigit() or int(port) > 65535:
         raise ValueError(text)
-    return Address(host.strip("[]"), int(port))
+    return DemoAddress(host.strip("[]"), int(port))
 
 
-def listen(wanted: Address) -> socket.socket:
+def listen(wanted: DemoAddress) -> socket.socket:
     """Listen at ``wanted``, or on a free port of its host where that one is taken.
 
     Raises PodtallyError where this host has no such address.
@@ -50,6 +51,6 @@ def listen(wanted: Address) -> socket.socket:
         ) from None
 
 
-def _listening(where: Address) -> socket.socket:
+def _listening(where: DemoAddress) -> socket.socket:
     family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
     return socket.create_server((where.host, where.port), family=family)

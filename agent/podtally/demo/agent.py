@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The agent as the demo runs it: started as an operator would, asked over HTTP, its events read."""
 
 import http.client
@@ -8,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from podtally.commands.samples import parse
+from podtally.commands.text_format import parse
 from podtally.demo import scrape
-from podtally.demo.address import Address, listen
+from podtally.demo.address import DemoAddress, listen
 from podtally.demo.events import EventTail
 from podtally.demo.processes import Children, Process, exit_reason, last_error, last_words
 from podtally.demo.say import say
@@ -38,12 +39,12 @@ _POLL_SECONDS = 0.2
 _EVENTS_SECONDS = 5.0  # the default is a minute, for which nobody looks at a demo
 
 
-class Agent(NamedTuple):
+class DemoAgent(NamedTuple):
     """The running agent, its log and events, and the host's address that leads to it."""
 
     process: Process
     log: Path
-    where: Address
+    where: DemoAddress
     events: EventTail
 
     def check(self) -> None:
@@ -97,7 +98,7 @@ def _with_load_log_kept(error: str) -> str:
     return error.replace(str(log), copy.name)
 
 
-def start(children: Children, wanted: Address, log: Path) -> Agent:
+def start(children: Children, wanted: DemoAddress, log: Path) -> DemoAgent:
     """Start the agent in the node's namespace, and the relay that makes it heard outside.
 
     Raises PodtallyError where ``log`` cannot be written or ``wanted`` is no address here.
@@ -112,7 +113,7 @@ def start(children: Children, wanted: Address, log: Path) -> Agent:
     with stream:
         where = _start_relay(children, wanted)
         process = children.python(NODE, _command(), stream)
-        return Agent(process, log, where, EventTail(EVENT_LOG))
+        return DemoAgent(process, log, where, EventTail(EVENT_LOG))
 
 
 def _command() -> Sequence[str]:
@@ -131,7 +132,7 @@ def _command() -> Sequence[str]:
     return ["podtally", "run", *flags]
 
 
-def _start_relay(children: Children, wanted: Address) -> Address:
+def _start_relay(children: Children, wanted: DemoAddress) -> DemoAddress:
     with listen(wanted) as listener:
         where = wanted._replace(port=listener.getsockname()[1])
         if where.port != wanted.port and wanted.port:
@@ -142,7 +143,7 @@ def _start_relay(children: Children, wanted: Address) -> Address:
     return where
 
 
-def await_ready(agent: Agent, stop: Stop) -> None:
+def await_ready(agent: DemoAgent, stop: Stop) -> None:
     """Wait for /readyz, or for ``stop``; raises PodtallyError where it takes too long."""
     begin, told = time.monotonic(), False
     while not stop.asked and not _ready(agent):
@@ -158,7 +159,7 @@ def await_ready(agent: Agent, stop: Stop) -> None:
         stop.pause(_POLL_SECONDS)
 
 
-def _ready(agent: Agent) -> bool:
+def _ready(agent: DemoAgent) -> bool:
     """Whether it is; before it listens the relay hangs up at once."""
     agent.check()
     try:

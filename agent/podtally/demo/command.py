@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command ``podtally demo``: sets the stage, lets agent and traffic run, shows the books."""
 
 import argparse
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 from podtally.commands.screen import Screen
 from podtally.demo import agent, stage
-from podtally.demo.address import Address, address
+from podtally.demo.address import DemoAddress, address
 from podtally.demo.processes import Children, Process, exit_reason, last_words
 from podtally.demo.say import say
 from podtally.demo.servers import ROLES
@@ -49,7 +50,7 @@ _TRAFFIC_LOG = STATE_DIR / "traffic.log"
 class _Show(NamedTuple):
     """One performance: the agent, who makes its traffic, and since when."""
 
-    agent: agent.Agent
+    agent: agent.DemoAgent
     traffic: list[Process]
     first: Snapshot
     began: float
@@ -68,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--listen",
         type=address,
-        default=Address("127.0.0.1", AGENT_PORT),
+        default=DemoAddress("127.0.0.1", AGENT_PORT),
         metavar="ADDR:PORT",
         help=f"where /metrics is to be had (default 127.0.0.1:{AGENT_PORT}); where the port"
         " is in use, a free one is taken",

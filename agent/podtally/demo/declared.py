@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is declared in the demo: the policies that podtally judges its traffic by.
 
 They are the three tiers', and two that people start from: frontends that hear users alone,

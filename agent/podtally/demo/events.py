@@ -1,10 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """Follows the agent's event log: the last line of each event."""
 
 from pathlib import Path
 
 import msgspec
 
-from podtally.export.events import Event
+from podtally.export.event_log import EventRecord
 
 _Key = tuple[object, ...]
 
@@ -15,10 +16,10 @@ class EventTail:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
-        self._latest: dict[_Key, Event] = {}
-        self._decoder = msgspec.json.Decoder(Event)
+        self._latest: dict[_Key, EventRecord] = {}
+        self._decoder = msgspec.json.Decoder(EventRecord)
 
-    def latest(self) -> tuple[Event, ...]:
+    def latest(self) -> tuple[EventRecord, ...]:
         """What was told last of each event, in the order in which they were first told.
 
         Raises msgspec.DecodeError where a line is none of the event log's.
@@ -43,7 +44,7 @@ class EventTail:
         return whole.splitlines()
 
 
-def _key(event: Event) -> _Key:
+def _key(event: EventRecord) -> _Key:
     """What an event is summed by."""
     who = (event.local.namespace, event.local.pod, *msgspec.structs.astuple(event.peer))
     return (event.event, event.direction, *who, event.protocol, event.port, event.reason)

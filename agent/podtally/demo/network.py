@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo's network: namespaces on a bridge, made and removed with iproute2.
 
 Addresses are on-link for every host (a default route without a gateway), so the bridge

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo's processes, each in a network namespace, and none outliving the demo."""
 
 import signal

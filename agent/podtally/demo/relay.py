@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Passes connections on from the host's namespace to the agent's, which stands in another.
 
 A socket stays in the namespace in which it was made: the listening one is inherited from

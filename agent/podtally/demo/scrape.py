@@ -1,14 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
 """Asks the demo's agent over HTTP."""
 
 import http.client
 from contextlib import closing
 
-from podtally.export import web_client
+from podtally.web import client
 
 
 def get(host: str, port: int, path: str) -> tuple[int, str]:
     """Return status and body; raises OSError or HTTPException where nobody answers."""
-    timeout = web_client.TIMEOUT_SECONDS
+    timeout = client.TIMEOUT_SECONDS
     with closing(http.client.HTTPConnection(host, port, timeout=timeout)) as connection:
-        status, body = web_client.exchange(connection, path)
+        status, body = client.exchange(connection, path)
         return status, body.decode()

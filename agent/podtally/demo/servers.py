@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo's traffic: a shop of three real servers, its user, payments, and a pod that leaks.
 
 ``python -m podtally.demo.servers ROLE`` runs one of them until it is killed; who is who
@@ -75,14 +76,14 @@ class _TcpServer(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
 
-class _HttpServer(ThreadingHTTPServer):
+class _ShopServer(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """Bind without HTTPServer's look-up of its own name: no name server is in reach."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "", int(self.server_address[1])
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _ShopHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     answer: Callable[[str], bytes]
 
@@ -141,8 +142,8 @@ def _ask_backend(path: str) -> bytes:
 
 
 def _serve_http(port: int, answer: Callable[[str], bytes]) -> None:
-    handler = type("Handler", (_Handler,), {"answer": staticmethod(answer)})
-    _HttpServer(("", port), handler).serve_forever()
+    handler = type("Handler", (_ShopHandler,), {"answer": staticmethod(answer)})
+    _ShopServer(("", port), handler).serve_forever()
 
 
 def frontend() -> None:
@@ -197,7 +198,7 @@ def payments() -> None:
         time.sleep(_PAY_SECONDS)
 
 
-class _Reader(socketserver.BaseRequestHandler):
+class _PaymentReader(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         while self.request.recv(65536):
             pass
@@ -211,7 +212,7 @@ class _Bank(socketserver.BaseRequestHandler):
 def outside() -> None:
     bank = _TcpServer(("", BANK_PORT), _Bank)
     threading.Thread(target=bank.serve_forever, daemon=True).start()
-    _TcpServer(("", OUTSIDE_PORT), _Reader).serve_forever()
+    _TcpServer(("", OUTSIDE_PORT), _PaymentReader).serve_forever()
 
 
 # Servers before those who ask them: the first request then finds an answer.

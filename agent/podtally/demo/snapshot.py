@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the agent says of the demo's pods: who uses them, whom they ask, what of it policy denies,
 and the books.
 """
@@ -6,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from podtally.commands.samples import Sample
+from podtally.commands.text_format import Sample
 from podtally.demo.topology import STRAY, Host
-from podtally.export.events import Event
+from podtally.export.event_log import EventRecord
 from podtally.policy.model import ALLOWED, DENIED, UNDECLARED, UNKNOWN
 
 _BEST_FIRST = (ALLOWED, UNDECLARED, UNKNOWN, DENIED)
@@ -61,11 +62,14 @@ class Snapshot(NamedTuple):
     at_seconds: float
     pods: tuple[PodRow, ...]
     books: tuple[BookRow, ...]
-    events: tuple[Event, ...]  # each as it was last told
+    events: tuple[EventRecord, ...]  # each as it was last told
 
 
 def take(
-    samples: Sequence[Sample], events: tuple[Event, ...], pods: Sequence[Host], at_seconds: float
+    samples: Sequence[Sample],
+    events: tuple[EventRecord, ...],
+    pods: Sequence[Host],
+    at_seconds: float,
 ) -> Snapshot:
     """Return a row for each of ``pods``, seen or not, and the books of their interfaces."""
     began = _began(samples)
@@ -93,7 +97,7 @@ def faults(final: Snapshot) -> list[str]:
     return found
 
 
-def _not_denied(row: PodRow, events: Iterable[Event]) -> list[str]:
+def _not_denied(row: PodRow, events: Iterable[EventRecord]) -> list[str]:
     """Return which of those that should tell that what a pod asks is denied do not."""
     tells = {
         "the flows' verdict": any(use.verdict == DENIED for use in row.asked),

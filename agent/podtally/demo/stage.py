@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sets the demo's stage and clears it: its network, and what the agent keeps on the host.
 
 Clearing also does for what an earlier demo left that was killed.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether somebody has asked the demo to end."""
 
 import signal

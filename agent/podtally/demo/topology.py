@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the demo is made of: its hosts, their addresses and ports, and the agent's configuration."""
 
 from pathlib import Path

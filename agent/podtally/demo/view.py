@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draws a snapshot as lines of text, or as JSON: values in, text out."""
 
 import json
@@ -19,7 +20,7 @@ from podtally.commands.tables import (
     wrapped,
 )
 from podtally.demo.snapshot import BookRow, PodRow, Snapshot, Use, faults
-from podtally.export.events import Event
+from podtally.export.event_log import EventRecord
 from podtally.policy.model import DENIED
 
 _MOST_USES = 4  # lines of a pod, so that the table stays on one screen
@@ -120,7 +121,7 @@ def _conversation(use: Use, asks: bool) -> str:
     return (f":{use.port}" if has_port else use.protocol) + f" <- {use.peer}"
 
 
-def _events(events: Sequence[Event], style: Style) -> list[str]:
+def _events(events: Sequence[EventRecord], style: Style) -> list[str]:
     """The last that were told of, denials first, each with its reason on lines below it."""
     head = _painted("EVENTS (what no policy allows; podtally blocks nothing)", BOLD, style)
     shown = sorted(events, key=lambda event: (event.event == DENIED, event.time))[-_MOST_EVENTS:]
@@ -134,7 +135,7 @@ def _events(events: Sequence[Event], style: Style) -> list[str]:
     return lines
 
 
-def _event(event: Event) -> str:
+def _event(event: EventRecord) -> str:
     peer = event.peer
     who = f"{peer.name or peer.workload or peer.scope} {peer.address}".strip()
     port = f":{event.port}" if event.port else f" ({event.protocol})"

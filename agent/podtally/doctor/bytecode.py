@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small kernel programs, written as instructions, that each need one feature; nothing is attached.
 
 Encoded as ``struct bpf_insn`` in ``include/uapi/linux/bpf.h``.

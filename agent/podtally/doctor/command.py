@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command ``podtally doctor``: shows the findings as lines or JSON, and sums them up."""
 
 import argparse
@@ -11,7 +12,7 @@ from podtally import __version__
 from podtally.commands.arguments import add_output, add_places
 from podtally.config import add_flags, from_arguments
 from podtally.config.settings import NAMES, SETTINGS
-from podtally.doctor.finding import Finding
+from podtally.doctor.finding import DoctorFinding
 from podtally.doctor.probes import examine, is_fatal
 
 _EPILOG = """\
@@ -44,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
     return report_text(findings, sys.stdout, colour=_wants_colour(sys.stdout))
 
 
-def report_json(findings: Iterable[Finding], out: TextIO) -> int:
+def report_json(findings: Iterable[DoctorFinding], out: TextIO) -> int:
     listed = list(findings)
     able = not any(map(is_fatal, listed))
     report = {
@@ -57,16 +58,16 @@ def report_json(findings: Iterable[Finding], out: TextIO) -> int:
     return 0 if able else 1
 
 
-def report_text(findings: Iterable[Finding], out: TextIO, *, colour: bool) -> int:
-    """Write each finding as it comes, its mend under it."""
+def report_text(findings: Iterable[DoctorFinding], out: TextIO, *, colour: bool) -> int:
+    """Write each finding as it comes, its fix under it."""
     fatal = 0
     for finding in findings:
         mark, paint = _mark(finding)
         shown = f"\x1b[{paint}m{mark}\x1b[0m" if colour and paint else mark
         out.write(f"{shown}  {finding.name:{_NAME_WIDTH}}  {finding.detail}\n")
-        if finding.mend and not finding.ok:
+        if finding.fix and not finding.ok:
             margin = " " * (len(mark) + _NAME_WIDTH + 4)
-            out.write(f"{margin}-> {finding.mend}\n".replace("\n    ", f"\n{margin}   "))
+            out.write(f"{margin}-> {finding.fix}\n".replace("\n    ", f"\n{margin}   "))
         out.flush()
         fatal += is_fatal(finding)
     missing = "1 thing is" if fatal == 1 else f"{fatal} things are"
@@ -76,7 +77,7 @@ def report_text(findings: Iterable[Finding], out: TextIO, *, colour: bool) -> in
     return 1 if fatal else 0
 
 
-def _mark(finding: Finding) -> tuple[str, str]:
+def _mark(finding: DoctorFinding) -> tuple[str, str]:
     if finding.ok:
         return "ok     ", _GREEN
     if finding.ok is None:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Probes of the running kernel: each tries the feature itself, on nothing that is in use."""
 
 import errno
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from podtally.doctor import bytecode
-from podtally.doctor.finding import Finding, words
+from podtally.doctor.finding import DoctorFinding, words
 from podtally.kernel import bpf
 
 _NEWER = "a newer kernel is needed"
@@ -18,13 +19,15 @@ _CLOCK = Path("sys/devices/system/clocksource/clocksource0/current_clocksource")
 _SLOW_CLOCKS = ("hpet", "acpi_pm", "jiffies")
 
 
-def system_call() -> Finding:
+def system_call() -> DoctorFinding:
     name = "kernel programs"
     try:
         os.close(bytecode.load(bytecode.END))
     except OSError as error:
-        return Finding(name, False, f"bpf(2) refuses one: {words(error)}", _allow(error), True)
-    return Finding(name, True, "a tc classifier can be loaded", fatal=True)
+        return DoctorFinding(
+            name, False, f"bpf(2) refuses one: {words(error)}", _allow(error), True
+        )
+    return DoctorFinding(name, True, "a tc classifier can be loaded", fatal=True)
 
 
 def _allow(error: OSError) -> str:
@@ -36,15 +39,15 @@ def _allow(error: OSError) -> str:
     return f"{_NEWER}, with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_BPF"
 
 
-def features() -> Iterator[Finding]:
+def features() -> Iterator[DoctorFinding]:
     """Try what the kernel programs and their tables are made of."""
     for name, attempt, why in _FEATURES:
         try:
             attempt()
         except OSError as error:
-            yield Finding(name, False, f"{why}: {words(error)}", _NEWER, True)
+            yield DoctorFinding(name, False, f"{why}: {words(error)}", _NEWER, True)
         else:
-            yield Finding(name, True, why, fatal=True)
+            yield DoctorFinding(name, True, why, fatal=True)
 
 
 def _mmapable() -> None:
@@ -86,23 +89,23 @@ _FEATURES: tuple[tuple[str, Callable[[], None], str], ...] = (
 )
 
 
-def jit(root: Path = Path("/")) -> Finding:
+def jit(root: Path = Path("/")) -> DoctorFinding:
     try:
         on = (root / _JIT).read_text().strip() != "0"
     except OSError:
-        return Finding("jit", None, "cannot be told from here")
+        return DoctorFinding("jit", None, "cannot be told from here")
     if on:
-        return Finding("jit", True, "programs are compiled to machine code")
-    mend = "sysctl -w net.core.bpf_jit_enable=1"
-    return Finding("jit", False, "off: every packet costs several times as much", mend)
+        return DoctorFinding("jit", True, "programs are compiled to machine code")
+    fix = "sysctl -w net.core.bpf_jit_enable=1"
+    return DoctorFinding("jit", False, "off: every packet costs several times as much", fix)
 
 
-def clock(root: Path = Path("/")) -> Finding:
+def clock(root: Path = Path("/")) -> DoctorFinding:
     try:
         name = (root / _CLOCK).read_text().strip()
     except OSError:
-        return Finding("clock source", None, "cannot be told from here")
+        return DoctorFinding("clock source", None, "cannot be told from here")
     if name in _SLOW_CLOCKS:
-        mend = "see the kernel's log for why it gave the processor's own clock up"
-        return Finding("clock source", False, f"{name} is slow to read", mend)
-    return Finding("clock source", True, name)
+        fix = "see the kernel's log for why it gave the processor's own clock up"
+        return DoctorFinding("clock source", False, f"{name} is slow to read", fix)
+    return DoctorFinding("clock source", True, name)

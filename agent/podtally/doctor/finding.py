@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a probe says of the host; how it is shown is the command's."""
 
 from typing import NamedTuple
 
 
-class Finding(NamedTuple):
+class DoctorFinding(NamedTuple):
     """One line of the report.
 
     ``ok`` is None where it could not be told, or is neither good nor bad. ``fatal``: without
@@ -13,7 +14,7 @@ class Finding(NamedTuple):
     name: str
     ok: bool | None
     detail: str
-    mend: str = ""
+    fix: str = ""
     fatal: bool = False
 
 

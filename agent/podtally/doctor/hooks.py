@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Probes of the tc hooks, on the loopback of a network namespace that lives for a moment.
 
 Run as a module it is the child that makes that namespace and tries; the host's own
@@ -13,25 +14,25 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from podtally.attach.attacher import Attacher
 from podtally.doctor import bytecode
-from podtally.doctor.finding import Finding, words
+from podtally.doctor.finding import DoctorFinding, words
 from podtally.kernel import bpf
-from podtally.links.attach import Attacher
-from podtally.links.messages import LOOPBACK_IFINDEX, get_link
-from podtally.links.model import PROGRAMS, Mode, Role
-from podtally.links.netlink import Requests
+from podtally.netlink.links import LOOPBACK_IFINDEX, get_link
+from podtally.netlink.model import PROGRAMS, Mode, Role
+from podtally.netlink.netlink import Requests
 
 _CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 _SECONDS = 30
 _NO_PINS = Path("/nonexistent")  # filters are not pinned
 
 _MENDS = {
-    "tcx": "nothing to mend: clsact serves; TCX came with kernel 6.6 (CONFIG_NET_XGRESS)",
+    "tcx": "nothing to fix: clsact serves; TCX came with kernel 6.6 (CONFIG_NET_XGRESS)",
     "clsact": "modprobe sch_ingress cls_bpf (CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_BPF)",
 }
 
 
-def hooks() -> list[Finding]:
+def hooks() -> list[DoctorFinding]:
     """TCX and clsact; podtally needs one of them."""
     try:
         child = subprocess.run(
@@ -42,18 +43,18 @@ def hooks() -> list[Finding]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return [Finding("hooks", None, f"trying them took longer than {_SECONDS} s")]
+        return [DoctorFinding("hooks", None, f"trying them took longer than {_SECONDS} s")]
     if child.returncode:
         said = (child.stderr.strip().splitlines() or ["no word why"])[-1]
-        return [Finding("hooks", None, f"not tried: {said}", "run as root")]
+        return [DoctorFinding("hooks", None, f"not tried: {said}", "run as root")]
     return findings(json.loads(child.stdout))
 
 
-def findings(refusals: dict[str, str]) -> list[Finding]:
+def findings(refusals: dict[str, str]) -> list[DoctorFinding]:
     """Judge what the child reported: for each kind of hook why it failed, "" if it did not."""
     none_serves = all(refusals.values())
     return [
-        Finding(
+        DoctorFinding(
             name,
             not why,
             why or "a program can be attached",

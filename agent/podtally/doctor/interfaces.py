@@ -1,21 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
 """Probes of the interfaces: which would be watched, and whose programs stand before ours."""
 
 from collections.abc import Iterator
 
+from podtally.attach.attacher import Attacher
+from podtally.attach.selection import pod_interfaces, refusals
 from podtally.config import Config
-from podtally.doctor.finding import Finding, words
+from podtally.doctor.finding import DoctorFinding, words
 from podtally.errors import PodtallyError
-from podtally.links.attach import Attacher
-from podtally.links.messages import all_links
-from podtally.links.model import Link
-from podtally.links.netlink import Requests
-from podtally.links.routes import uplinks
-from podtally.links.wanted import pod_interfaces, refusals
+from podtally.netlink.links import all_links
+from podtally.netlink.model import Link
+from podtally.netlink.netlink import Requests
+from podtally.netlink.routes import uplinks
 
 _SHOWN = 8  # names on one line
 
 
-def interfaces(config: Config) -> Iterator[Finding]:
+def interfaces(config: Config) -> Iterator[DoctorFinding]:
     requests = Requests()
     try:
         role = pod_interfaces(config.interfaces)
@@ -23,22 +24,22 @@ def interfaces(config: Config) -> Iterator[Finding]:
         links = all_links(requests)
         watched = [link for link in links if role(link, lambda: leading_out)]
     except OSError as error:
-        yield Finding("interfaces", None, f"cannot be listed: {words(error)}", "run as root")
+        yield DoctorFinding("interfaces", None, f"cannot be listed: {words(error)}", "run as root")
         return
     finally:
         requests.close()
     yield _watched(watched, config.interfaces)
     for refusal in refusals(config.interfaces, links):
-        yield Finding("named interface", None, refusal, "correct --interfaces")
+        yield DoctorFinding("named interface", None, refusal, "correct --interfaces")
     if watched:
         yield from _programs(watched, config)
 
 
-def _programs(watched: list[Link], config: Config) -> Iterator[Finding]:
+def _programs(watched: list[Link], config: Config) -> Iterator[DoctorFinding]:
     try:
         attacher = Attacher(config.pin_dir, {}, config.attach)
     except (OSError, PodtallyError) as error:
-        yield Finding("programs on them", None, f"cannot be listed: {error}", "run as root")
+        yield DoctorFinding("programs on them", None, f"cannot be listed: {error}", "run as root")
         return
     try:
         for link in watched:
@@ -47,28 +48,28 @@ def _programs(watched: list[Link], config: Config) -> Iterator[Finding]:
         attacher.close()
 
 
-def _watched(links: list[Link], pattern: str | None) -> Finding:
+def _watched(links: list[Link], pattern: str | None) -> DoctorFinding:
     if not links:
         chosen = f"none matches {pattern!r}" if pattern else "no pod's interface is here yet"
-        mend = "new ones are watched as they appear; --interfaces chooses others"
-        return Finding("interfaces", None, chosen, mend)
+        fix = "new ones are watched as they appear; --interfaces chooses others"
+        return DoctorFinding("interfaces", None, chosen, fix)
     names = ", ".join(link.name for link in links[:_SHOWN])
     more = f" and {len(links) - _SHOWN} more" if len(links) > _SHOWN else ""
-    return Finding("interfaces", True, f"{len(links)} would be watched: {names}{more}")
+    return DoctorFinding("interfaces", True, f"{len(links)} would be watched: {names}{more}")
 
 
-def _foreign(link: Link, attacher: Attacher) -> Iterator[Finding]:
+def _foreign(link: Link, attacher: Attacher) -> Iterator[DoctorFinding]:
     name = f"programs on {link.name}"
     try:
         others = attacher.foreign(link.ifindex)
     except OSError as error:
-        yield Finding(name, None, f"cannot be listed: {words(error)}", "run as root")
+        yield DoctorFinding(name, None, f"cannot be listed: {words(error)}", "run as root")
         return
     for other in others:
         what = f"{other.mode} {other.hook}: {other.name or 'unnamed'} (id {other.prog_id})"
         if other.before_ours:
-            mend = "attach podtally first, or have it return TC_ACT_UNSPEC (TCX_NEXT)"
+            fix = "attach podtally first, or have it return TC_ACT_UNSPEC (TCX_NEXT)"
             detail = f"{what} runs before ours; packets it ends the chain for are not counted"
-            yield Finding(name, False, detail, mend)
+            yield DoctorFinding(name, False, detail, fix)
         else:
-            yield Finding(name, None, f"{what} runs after ours")
+            yield DoctorFinding(name, None, f"{what} runs after ours")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Probes of where names and policies come from: each source is asked once, as the agent would.
 
 Policies in files are ``policies``' to read.
@@ -7,91 +8,99 @@ from collections.abc import Iterator
 from http import HTTPStatus
 
 from podtally.config import Config
-from podtally.doctor.finding import Finding
+from podtally.doctor.finding import DoctorFinding
 from podtally.errors import PodtallyError
-from podtally.identity.cri import Cri
 from podtally.kube.access import Access
+from podtally.kube.backoff import Patience
+from podtally.kube.configured import api_access
 from podtally.kube.http import ApiError, Client, ContactError
-from podtally.kube.model import Resource
+from podtally.kube.model import WatchedResource
 from podtally.kube.objects import RESOURCES
-from podtally.kube.reach import api_access
-from podtally.kube.retry import Patience
-from podtally.links.conntrack import Translator
-from podtally.links.conntrack_zones import zones_in_use
-from podtally.policy.resources import POLICY_RESOURCES
+from podtally.netlink.conntrack import Translator
+from podtally.netlink.conntrack_zones import zones_in_use
+from podtally.policy.load.resources import POLICY_RESOURCES
+from podtally.runtimes.cri import Cri
 
 _API = "kubernetes API"
 _RUNTIME = "container runtime"
 _TRACKER = "conntrack"
 
 
-def names(config: Config) -> Iterator[Finding]:
+def names(config: Config) -> Iterator[DoctorFinding]:
     yield from _kubernetes(config)
     yield _runtime(config)
     yield _pod_logs(config)
     yield _tracker()
 
 
-def _kubernetes(config: Config) -> Iterator[Finding]:
+def _kubernetes(config: Config) -> Iterator[DoctorFinding]:
     try:
         access = api_access(config)
     except PodtallyError as error:
-        yield Finding(_API, False, error.what, error.mend)
+        yield DoctorFinding(_API, False, error.what, error.fix)
         return
     if access is None:
-        yield Finding(_API, None, "is not asked: no service account here, and no --kubeconfig")
+        yield DoctorFinding(
+            _API, None, "is not asked: no service account here, and no --kubeconfig"
+        )
         return
     client = Client(access, Patience())
     try:
         for resource in (*RESOURCES, *POLICY_RESOURCES):
             yield _list(client, access, resource)
     except ContactError as error:
-        mend = "check the server's address, and the way to it"
-        yield Finding(_API, False, f"{access.server.url}: {error}", mend)
+        fix = "check the server's address, and the way to it"
+        yield DoctorFinding(_API, False, f"{access.server.url}: {error}", fix)
     finally:
         client.drop()
         access.close()
 
 
-def _list(client: Client, access: Access, resource: Resource) -> Finding:
+def _list(client: Client, access: Access, resource: WatchedResource) -> DoctorFinding:
     name = f"API {resource.name}"
     try:
         client.get(f"{resource.path}?limit=1", resource.accept)
     except ApiError as error:
         if resource.optional and error.code == HTTPStatus.NOT_FOUND:
-            return Finding(name, None, "not installed")
+            return DoctorFinding(name, None, "not installed")
         refused = error.code == HTTPStatus.FORBIDDEN
-        mend = "kubectl apply -f deploy/base/rbac.yaml" if refused else ""
-        return Finding(name, False, str(error), mend)
-    return Finding(name, True, f"{access.server.url} lists them")
+        fix = "kubectl apply -f deploy/base/rbac.yaml" if refused else ""
+        return DoctorFinding(name, False, str(error), fix)
+    return DoctorFinding(name, True, f"{access.server.url} lists them")
 
 
-def _runtime(config: Config) -> Finding:
+def _runtime(config: Config) -> DoctorFinding:
     if config.cri_socket == "off":
-        return Finding(_RUNTIME, None, "is not asked")
+        return DoctorFinding(_RUNTIME, None, "is not asked")
     cri = Cri.of(config.cri_socket)
     path = cri.socket()
     if path is None:
-        return Finding(_RUNTIME, None, "no CRI socket here: pods are named by logs or the API")
+        return DoctorFinding(
+            _RUNTIME, None, "no CRI socket here: pods are named by logs or the API"
+        )
     pods = cri.sandboxes()
     if pods is None:
-        return Finding(_RUNTIME, False, f"{path} does not answer", "see the runtime's own log")
-    return Finding(_RUNTIME, True, f"{path} knows {len(pods)} pods")
+        return DoctorFinding(
+            _RUNTIME, False, f"{path} does not answer", "see the runtime's own log"
+        )
+    return DoctorFinding(_RUNTIME, True, f"{path} knows {len(pods)} pods")
 
 
-def _pod_logs(config: Config) -> Finding:
+def _pod_logs(config: Config) -> DoctorFinding:
     there = config.pod_logs.is_dir()
     detail = str(config.pod_logs) if there else f"no {config.pod_logs}: no kubelet here"
-    return Finding("pod logs", there or None, detail)
+    return DoctorFinding("pod logs", there or None, detail)
 
 
-def _tracker() -> Finding:
+def _tracker() -> DoctorFinding:
     tracker = Translator()
     try:
         if tracker.available:
-            return Finding(_TRACKER, True, f"tells which pod answers for a Service; {_zones()}")
+            return DoctorFinding(
+                _TRACKER, True, f"tells which pod answers for a Service; {_zones()}"
+            )
         detail = f"{tracker.reason}: Services are resolved only where their endpoints agree"
-        return Finding(_TRACKER, None, detail)
+        return DoctorFinding(_TRACKER, None, detail)
     finally:
         tracker.close()
 

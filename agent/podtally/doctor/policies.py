@@ -1,26 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
 """Probes of the policies in files: read once, as the agent would; nothing of it is fatal."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from podtally.config import Config
-from podtally.doctor.finding import Finding
+from podtally.doctor.finding import DoctorFinding
 from podtally.errors import PodtallyError
-from podtally.kube.reach import api_access
+from podtally.kube.configured import api_access
+from podtally.policy.load.loader import Meaning
+from podtally.policy.load.policy_files import PolicyFiles
 from podtally.policy.problems import ERROR
-from podtally.policy.reading import Meaning
-from podtally.policy.sources import PolicyFiles
 
 _FILES = "policies"
 _CANDIDATES = "candidates"
 _PROBLEMS_TOLD = 5
 
 
-def policies(config: Config) -> Iterator[Finding]:
+def policies(config: Config) -> Iterator[DoctorFinding]:
     if config.policies:
         yield from _files(_FILES, config.policies)
     elif not _asks_api(config):
-        yield Finding(_FILES, None, "none: no --policies, no API; all is undeclared")
+        yield DoctorFinding(_FILES, None, "none: no --policies, no API; all is undeclared")
     if config.candidates:
         yield from _files(_CANDIDATES, config.candidates)
 
@@ -32,7 +33,7 @@ def _asks_api(config: Config) -> bool:
         return True
 
 
-def _files(name: str, paths: Sequence[Path]) -> Iterator[Finding]:
+def _files(name: str, paths: Sequence[Path]) -> Iterator[DoctorFinding]:
     is_candidate = name == _CANDIDATES
     reading = PolicyFiles(paths, is_candidate).load().reading
     where = ", ".join(map(str, paths))
@@ -40,13 +41,13 @@ def _files(name: str, paths: Sequence[Path]) -> Iterator[Finding]:
     told: list[Meaning] = [*reading.policies, *(() if is_candidate else reading.ingresses)]
     count = sum(not each.unreadable for each in told)
     if count:
-        yield Finding(name, True, f"{count} in {where}")
+        yield DoctorFinding(name, True, f"{count} in {where}")
     elif not told:
-        yield Finding(name, None, f"none in {where}")
+        yield DoctorFinding(name, None, f"none in {where}")
     errors = [str(problem) for problem in reading.problems if problem.severity == ERROR]
-    mend = f"mend it; podtally check {paths[0]}" if len(paths) == 1 else "mend it"
+    fix = f"fix it; podtally check {paths[0]}" if len(paths) == 1 else "fix it"
     for error in errors[:_PROBLEMS_TOLD]:
-        yield Finding(name, False, error, mend)
+        yield DoctorFinding(name, False, error, fix)
     if len(errors) > _PROBLEMS_TOLD:
         more = len(errors) - _PROBLEMS_TOLD
-        yield Finding(name, False, f"and {more} more", "podtally check tells them all")
+        yield DoctorFinding(name, False, f"and {more} more", "podtally check tells them all")

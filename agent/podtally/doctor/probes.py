@@ -1,15 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which probes there are, and the order in which a reader wants them."""
 
 from collections.abc import Iterator
 
 from podtally.config import Config
 from podtally.doctor import features, host, interfaces, names, policies
-from podtally.doctor.finding import Finding
+from podtally.doctor.finding import DoctorFinding
 from podtally.doctor.hooks import hooks
 from podtally.doctor.programs import not_tried, own_programs
 
 
-def examine(config: Config) -> Iterator[Finding]:
+def examine(config: Config) -> Iterator[DoctorFinding]:
     """Run every probe, the slow ones last, the slowest only if nothing stands against it."""
     hopeless = False
     for finding in _separate(config):
@@ -18,11 +19,11 @@ def examine(config: Config) -> Iterator[Finding]:
     yield not_tried() if hopeless else own_programs(config.pin_dir)
 
 
-def is_fatal(finding: Finding) -> bool:
+def is_fatal(finding: DoctorFinding) -> bool:
     return finding.fatal and finding.ok is False
 
 
-def _separate(config: Config) -> Iterator[Finding]:
+def _separate(config: Config) -> Iterator[DoctorFinding]:
     yield from host.capabilities()
     programs = features.system_call()
     yield programs

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ledger's view as Prometheus text, in the contract's names.
 
 Written by hand because there are thousands of series: a label set is turned into
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 from podtally.ledger.accounts import BYTES, CONNECTIONS, PACKETS
 from podtally.ledger.costs import DOLLARS, PARTS, REST
-from podtally.ledger.labels import ACCOUNTS, DIRECTIONS, DROPS, CostLabels
+from podtally.ledger.label_sets import ACCOUNTS, DIRECTIONS, DROPS, CostLabels
 from podtally.ledger.series import SeriesView
 from podtally.ledger.view import View
 
@@ -124,7 +125,7 @@ class Exposition:
             ]
         return "".join(lines)
 
-    def _shown(self, view: View) -> Iterator["_Shown"]:
+    def _shown(self, view: View) -> Iterator["_SeriesText"]:
         columns: tuple[tuple[Family, str, int], ...] = (
             (POD_BYTES, "pods", BYTES),
             (POD_PACKETS, "pods", PACKETS),
@@ -143,27 +144,27 @@ class Exposition:
         for family, table, column in columns:
             series: SeriesView[Any] = getattr(view, table)
             texts = self._of(table, series.labels)
-            yield _Shown(family, texts, series.values[:, column].tolist())
+            yield _SeriesText(family, texts, series.values[:, column].tolist())
         yield from self._costs(view)
         books = self._of("books", view.books.labels)
         texts = [f'{text},account="{account}"' for account in ACCOUNTS for text in books]
-        yield _Shown(BOOKS_BYTES, texts, view.books.values.T.ravel().tolist())
+        yield _SeriesText(BOOKS_BYTES, texts, view.books.values.T.ravel().tolist())
         drops = self._of("drops", view.drops.labels)
         texts = [f'{text},kind="{kind}"' for kind in DROPS for text in drops]
-        yield _Shown(BOOKS_DROPS, texts, view.drops.values.T.ravel().tolist())
+        yield _SeriesText(BOOKS_DROPS, texts, view.drops.values.T.ravel().tolist())
         gaps = [label_text(each._fields, each) for each, _ in view.gaps]
-        yield _Shown(BOOKS_GAP, gaps, [gap for _, gap in view.gaps])
+        yield _SeriesText(BOOKS_GAP, gaps, [gap for _, gap in view.gaps])
 
-    def _costs(self, view: View) -> Iterator["_Shown"]:
+    def _costs(self, view: View) -> Iterator["_SeriesText"]:
         texts = self._of("costs", view.costs.labels)
         dollars = view.costs.values[:, DOLLARS] + view.costs.values[:, REST] / PARTS
         priced = list(zip(view.costs.labels, texts, dollars.tolist(), strict=True))
         for family, direction in zip((EGRESS_COST, INGRESS_COST), DIRECTIONS, strict=True):
             its = [(text, value) for labels, text, value in priced if labels.direction == direction]
-            yield _Shown(family, [text for text, _ in its], [value for _, value in its])
+            yield _SeriesText(family, [text for text, _ in its], [value for _, value in its])
         if view.kubecost.labels:
             texts = self._of("kubecost", view.kubecost.labels)
-            yield _Shown(KUBECOST, texts, view.kubecost.values[:, BYTES].tolist())
+            yield _SeriesText(KUBECOST, texts, view.kubecost.values[:, BYTES].tolist())
 
     def _of(self, table: str, labels: Sequence[Any]) -> list[str]:
         known = self._texts.get(table)
@@ -180,7 +181,7 @@ class _Texts(NamedTuple):
     by_labels: dict[Any, str]
 
 
-class _Shown(NamedTuple):
+class _SeriesText(NamedTuple):
     """A family with the text of its label sets."""
 
     family: Family

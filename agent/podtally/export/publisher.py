@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Holds the view that was published last, and renders it as /metrics."""
 
 import threading
@@ -7,9 +8,9 @@ from typing import NamedTuple
 from prometheus_client import exposition
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from podtally.export.api import CandidateRow
+from podtally.api.schema import CandidateRow
+from podtally.export.agent_metrics import AgentMetrics, LedgerCollector
 from podtally.export.exposition import Exposition
-from podtally.export.selfmetrics import LedgerCollector, SelfMetrics
 from podtally.ledger.accounts import BYTES, CONNECTIONS
 from podtally.ledger.view import View
 
@@ -26,7 +27,7 @@ class Health(NamedTuple):
 class Publisher:
     """The latest view, swapped by reference; the one place where both threads meet."""
 
-    def __init__(self, view: View, metrics: SelfMetrics, health: Callable[[], Health]) -> None:
+    def __init__(self, view: View, metrics: AgentMetrics, health: Callable[[], Health]) -> None:
         self.health = health
         self._metrics = metrics
         self._ledger = LedgerCollector(view)

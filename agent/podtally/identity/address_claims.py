@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which of the addresses that are configured behind an interface count as its endpoint's.
 
 Whoever is in a namespace may configure any address. It counts if this host routes it to the
@@ -9,11 +10,11 @@ from collections.abc import Callable, Collection, Iterable, Set
 from dataclasses import replace
 from typing import NamedTuple
 
-from podtally.identity.cluster_holds import POD_STRENGTH
-from podtally.identity.intervals import CONFIRMED, FACT, UNSETTLED
+from podtally.identity.claims import CONFIRMED, FACT, UNSETTLED
+from podtally.identity.cluster.address_leases import POD_STRENGTH
+from podtally.identity.interface_endpoints import AddressSpan, InterfaceEndpoint, number, text
 from podtally.identity.model import FOREVER, UNKNOWN, Claim, Owner
-from podtally.identity.residents import Held, Resident, number, text
-from podtally.links.model import AddressesChanged
+from podtally.netlink.model import AddressesChanged
 
 # The API tells late of a new pod, and that an old one has its address no more.
 API_LATE_NS = 10_000_000_000
@@ -24,10 +25,10 @@ _FIRST = CONFIRMED + 1
 _MAX_ENDED = 128  # addresses that an endpoint had, as far as they are remembered
 
 
-def have(resident: Resident, event: AddressesChanged) -> Resident:
+def have(resident: InterfaceEndpoint, event: AddressesChanged) -> InterfaceEndpoint:
     """Return the resident with the addresses that it has now."""
     now = {text(address): address for address in event.addresses}
-    held: list[Held] = []
+    held: list[AddressSpan] = []
     for each in resident.addresses:
         if each.until_ns != FOREVER:
             held.append(each)
@@ -43,12 +44,12 @@ def have(resident: Resident, event: AddressesChanged) -> Resident:
     return replace(resident, addresses=tuple(held), excess=event.excess)
 
 
-def _held(written: str, address: bytes, event: AddressesChanged) -> Held:
+def _held(written: str, address: bytes, event: AddressesChanged) -> AddressSpan:
     routed = event.routed is None or address in event.routed
-    return Held(written, event.at_ns, FOREVER, routed, address in event.on_link)
+    return AddressSpan(written, event.at_ns, FOREVER, routed, address in event.on_link)
 
 
-def _again(before: Held, address: bytes, event: AddressesChanged) -> list[Held]:
+def _again(before: AddressSpan, address: bytes, event: AddressesChanged) -> list[AddressSpan]:
     """An address that is still there, but its route may have come or gone."""
     now = _held(before.address, address, event)
     if now.routed == before.routed:
@@ -74,7 +75,7 @@ class AddressClaims:
         self.host: frozenset[int] = frozenset()  # the host's own addresses
 
     def began(
-        self, new: Set[str], others: Iterable[Resident], at_ns: int, after_dark: bool
+        self, new: Set[str], others: Iterable[InterfaceEndpoint], at_ns: int, after_dark: bool
     ) -> None:
         """Note that an endpoint has new addresses, which others may have had."""
         if new and not after_dark:
@@ -87,7 +88,9 @@ class AddressClaims:
             if at_ns < now_ns - CONTESTED_NS:
                 del self.contested[address]
 
-    def claims(self, resident: Resident, owner: Owner, told: Told, now_ns: int) -> list[Claim]:
+    def claims(
+        self, resident: InterfaceEndpoint, owner: Owner, told: Told, now_ns: int
+    ) -> list[Claim]:
         """Return what the addresses behind an interface make of its endpoint."""
         made = []
         for held in resident.addresses:
@@ -104,7 +107,9 @@ class AddressClaims:
             made.append(Claim(address, owner, held.from_ns, held.until_ns, strength))
         return made
 
-    def unsettled(self, residents: Collection[Resident], now_ns: int) -> tuple[list[Claim], int]:
+    def unsettled(
+        self, residents: Collection[InterfaceEndpoint], now_ns: int
+    ) -> tuple[list[Claim], int]:
         """Return claims for what two have since a moment ago, and until when to make them:
         that one of them has let it go is heard soon.
         """
@@ -118,7 +123,7 @@ class AddressClaims:
         return made, until_ns
 
 
-def suspicious(resident: Resident, told: Set[int], now_ns: int) -> list[int]:
+def suspicious(resident: InterfaceEndpoint, told: Set[int], now_ns: int) -> list[int]:
     """Return addresses of an interface's own other end that are not routed to it, though
     they have been there for a while; ``told`` are those that the API confirms.
     """
@@ -138,7 +143,7 @@ def is_somebodys(owner: Owner) -> bool:
     return owner.kind != UNKNOWN
 
 
-def next_due(resident: Resident, now_ns: int) -> int:
+def next_due(resident: InterfaceEndpoint, now_ns: int) -> int:
     """Return when the API must have told of an address; FOREVER if it must have of all."""
     due = (h.from_ns + API_LATE_NS for h in resident.addresses if h.until_ns == FOREVER)
     return min((each for each in due if each > now_ns), default=FOREVER)

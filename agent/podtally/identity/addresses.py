@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who has which address, and since when: claims in, one immutable table to look up in out.
 
 How contradicting claims are resolved is ``intervals``' to say.
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.identity.intervals import Interval, resolve
+from podtally.identity.claims import Interval, resolve
 from podtally.identity.model import FOREVER, Claim, Owner
 
 _WORD = (1 << 64) - 1
@@ -23,7 +24,7 @@ _ROWS_A_BUCKET = 0.25
 _MULTIPLIERS = np.frombuffer(os.urandom(16), np.uint64) | np.uint64(1)
 
 
-class Rows(NamedTuple):
+class AddressRows(NamedTuple):
     """Intervals; index i of every array is the same one."""
 
     high: NDArray[np.uint64]  # the upper half of the address
@@ -32,12 +33,12 @@ class Rows(NamedTuple):
     until_ns: NDArray[np.int64]
     owner: NDArray[np.int64]
 
-    def take(self, index: NDArray[np.bool_] | NDArray[np.int64] | slice) -> "Rows":
-        return Rows._make(column[index] for column in self)
+    def take(self, index: NDArray[np.bool_] | NDArray[np.int64] | slice) -> "AddressRows":
+        return AddressRows._make(column[index] for column in self)
 
 
 # Behind the last row, for buckets that begin there: never begun, so never found.
-_SENTINEL = Rows._make(
+_SENTINEL = AddressRows._make(
     np.array([value], dtype)
     for value, dtype in zip((0, 0, FOREVER, 0, -1), (np.uint64,) * 2 + (np.int64,) * 3, strict=True)
 )
@@ -53,7 +54,7 @@ class AddressTable:
     """
 
     owners: Sequence[Owner]
-    rows: Rows  # and the sentinel
+    rows: AddressRows  # and the sentinel
     starts: NDArray[np.int32]  # (buckets + 1,)
 
     def look_up(
@@ -92,7 +93,7 @@ class AddressTable:
         first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
         return high[first], low[first]
 
-    def without(self, high: NDArray[np.uint64], low: NDArray[np.uint64]) -> Rows:
+    def without(self, high: NDArray[np.uint64], low: NDArray[np.uint64]) -> AddressRows:
         """The rows of all other addresses than these, each (n,); no sentinel."""
         rows = self.rows
         bucket = _buckets(high, low, len(self.starts) - 1)
@@ -123,7 +124,7 @@ class AddressTable:
         return begun
 
 
-def _table(owners: Sequence[Owner], rows: Rows) -> AddressTable:
+def _table(owners: Sequence[Owner], rows: AddressRows) -> AddressTable:
     """A table of rows in any order but that of each address, whose latest comes first."""
     buckets = 1 << max(8, int(len(rows.high) / _ROWS_A_BUCKET).bit_length())
     bucket = _buckets(rows.high, rows.low, buckets)
@@ -133,8 +134,8 @@ def _table(owners: Sequence[Owner], rows: Rows) -> AddressTable:
     return AddressTable(owners, _joined(sorted_rows, _SENTINEL), starts)
 
 
-def _joined(*parts: Rows) -> Rows:
-    return Rows._make(np.concatenate(columns) for columns in zip(*parts, strict=True))
+def _joined(*parts: AddressRows) -> AddressRows:
+    return AddressRows._make(np.concatenate(columns) for columns in zip(*parts, strict=True))
 
 
 def _buckets(high: NDArray[np.uint64], low: NDArray[np.uint64], buckets: int) -> NDArray[np.int64]:
@@ -214,8 +215,8 @@ class AddressBook:
     def _resolved(self, address: int) -> list[Interval]:
         return resolve(claim for _, claim in self._claims.get(address, ()))
 
-    def _rows(self, intervals: list[tuple[int, Interval]]) -> Rows:
-        return Rows(
+    def _rows(self, intervals: list[tuple[int, Interval]]) -> AddressRows:
+        return AddressRows(
             *_halves([address for address, _ in intervals]),
             np.array([interval.from_ns for _, interval in intervals], np.int64),
             np.array([interval.until_ns for _, interval in intervals], np.int64),
@@ -235,7 +236,7 @@ class AddressBook:
         for owner in (*self._first, *owners):
             self._index_of(owner)
 
-    def _renumbered(self, rows: Rows) -> Rows:
+    def _renumbered(self, rows: AddressRows) -> AddressRows:
         used, place = np.unique(rows.owner, return_inverse=True)
         owners = [self._owners[i] for i in used.tolist()]
         self._number(owners)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gathers what the sources say of each interface, socket and address, and makes the table of names.
 
 Of an interface, the stronger first: the configuration's ``endpoints``; the pod that a
@@ -13,13 +14,14 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from podtally.config import StaticEndpoint
-from podtally.identity import address_claims, table
+from podtally.identity import address_claims, name_table
 from podtally.identity.address_claims import AddressClaims, Told
 from podtally.identity.addresses import AddressBook
-from podtally.identity.cgroups import Found
-from podtally.identity.cluster import NODE_STRENGTH, Clocks, Cluster
-from podtally.identity.dark import Dark
-from podtally.identity.intervals import FACT
+from podtally.identity.claims import FACT
+from podtally.identity.cluster.cluster import NODE_STRENGTH, Clocks, ClusterState
+from podtally.identity.cluster_labels import NO_PLACES, ClusterLabels
+from podtally.identity.downtime import Downtime
+from podtally.identity.interface_endpoints import InterfaceEndpoint, number, static_endpoint, text
 from podtally.identity.model import (
     FOREVER,
     NOBODY,
@@ -30,11 +32,10 @@ from podtally.identity.model import (
     host_owner,
     owner_of,
 )
-from podtally.identity.places import NO_PLACES, Places
-from podtally.identity.residents import Resident, number, static_endpoint, text
 from podtally.identity.services import NO_SERVICES, Services
 from podtally.kube.model import Event
-from podtally.links.model import AddressesChanged
+from podtally.netlink.model import AddressesChanged
+from podtally.runtimes.cgroups import CgroupOwner
 
 REMEMBER_NS = 60_000_000_000  # residents that have gone, for flows that are read late
 HISTORY_NS = 900_000_000_000  # how long one can ask who had an address
@@ -52,7 +53,7 @@ _HOST = Endpoint("host", "host", "host", "Host", "host", ports=(), host_network=
 class _Socket(NamedTuple):
     """Who has sockets under one cgroup; and since when a name is waited for, 0 if none is."""
 
-    found: Found | None
+    found: CgroupOwner | None
     since_ns: int
 
 
@@ -64,28 +65,28 @@ class Directory:
         endpoints: Iterable[StaticEndpoint],
         networks: Mapping[str, tuple[str, ...]],
         patience_ns: int = 10_000_000_000,
-        cluster: Cluster | None = None,
+        cluster: ClusterState | None = None,
     ) -> None:
         self._static = tuple(endpoints)
         self._declared = dict(networks)
         self._pod_networks: frozenset[str] = frozenset()
         self._cluster_unknown = cluster is not None
-        self._networks = table.build_networks(networks, (), self._cluster_unknown)
+        self._networks = name_table.build_networks(networks, (), self._cluster_unknown)
         self._patience_ns = patience_ns
         self.cluster = cluster
         self._node = self.places().node_name
         self._host = _HOST._replace(node=self._node)
         self.book = AddressBook(self._networks.owners)
-        self._residents: dict[int, Resident] = {}
+        self._residents: dict[int, InterfaceEndpoint] = {}
         self._sockets: dict[int, _Socket] = {}
         self._named: dict[str, Endpoint] = {}  # by the UID of a pod, or a container's id
         self._addresses = AddressClaims()
         self._restored: frozenset[int] | None = None  # None: nothing is remembered
-        self._dark = Dark()
+        self._dark = Downtime()
         self._waits_until = FOREVER
         self._stale = True
         self._claim_static()
-        self.names = table.build({}, {}, self.book.table(), self._networks)
+        self.names = name_table.build({}, {}, self.book.table(), self._networks)
 
     # -- what the sources say -----------------------------------------------------------
 
@@ -94,7 +95,7 @@ class Directory:
         if known is not None and (known.interface, known.netns) == (interface, netns):
             self._put(replace(known, gone_ns=0))  # as the checkpoint remembers it
         else:
-            self._put(Resident(ifindex, interface, host, netns, appeared_ns=at_ns))
+            self._put(InterfaceEndpoint(ifindex, interface, host, netns, appeared_ns=at_ns))
 
     def renamed(self, ifindex: int, interface: str) -> None:
         self._change(ifindex, interface=interface)
@@ -102,7 +103,7 @@ class Directory:
     def netns_named(self, ifindex: int, netns: str) -> None:
         self._change(ifindex, netns=netns)
 
-    def process_found(self, ifindex: int, found: Found) -> None:
+    def process_found(self, ifindex: int, found: CgroupOwner) -> None:
         self._change(ifindex, found=found)
 
     def named(self, key: str, endpoint: Endpoint) -> None:
@@ -119,7 +120,7 @@ class Directory:
         self.cluster.apply(event, clocks)
         self._stale |= event.resource in ("pods", "jobs")
 
-    def socket_found(self, cgroup: int, found: Found | None, now_ns: int) -> None:
+    def socket_found(self, cgroup: int, found: CgroupOwner | None, now_ns: int) -> None:
         """What the path of a cgroup says; None: that it is the host's own."""
         may_be_named = found is not None and (found.kind == "pod" or found.container)
         self._sockets[cgroup] = _Socket(found, now_ns if may_be_named else 0)
@@ -180,11 +181,11 @@ class Directory:
 
     # -- what the agent asks --------------------------------------------------------------
 
-    def residents(self) -> list[Resident]:
+    def residents(self) -> list[InterfaceEndpoint]:
         """For the checkpoint: names must outlive the agent, as flows do."""
         return list(self._residents.values())
 
-    def restore(self, residents: Iterable[Resident], known_ns: int) -> None:
+    def restore(self, residents: Iterable[InterfaceEndpoint], known_ns: int) -> None:
         """Take back what ``residents`` gave, which was true at ``known_ns``."""
         for resident in residents:
             self._put(resident)
@@ -240,11 +241,11 @@ class Directory:
         }
         if not all(each.final for each in (*endpoints.values(), *sockets.values())):
             self._waits_until = min(self._waits_until, now_ns + WAIT_STEP_NS)
-        self.names = table.build(endpoints, sockets, self.book.table(), self._networks)
+        self.names = name_table.build(endpoints, sockets, self.book.table(), self._networks)
         return True
 
     def _claim_addresses(
-        self, resident: Resident, owner: Owner, here: Set[str], now_ns: int
+        self, resident: InterfaceEndpoint, owner: Owner, here: Set[str], now_ns: int
     ) -> None:
         """Put what the addresses behind an interface make of its endpoint into the book."""
         confirmed: Set[int] = frozenset()
@@ -259,7 +260,7 @@ class Directory:
     def services(self) -> Services:
         return NO_SERVICES if self.cluster is None else self.cluster.services()
 
-    def places(self) -> Places:
+    def places(self) -> ClusterLabels:
         """The same object until something of it changes."""
         return NO_PLACES if self.cluster is None else self.cluster.places()
 
@@ -273,12 +274,12 @@ class Directory:
             networks, unknown = self.cluster.pod_networks(), not self.cluster.synced
             if (networks, unknown) != (self._pod_networks, self._cluster_unknown):
                 self._pod_networks, self._cluster_unknown = networks, unknown
-                self._networks = table.build_networks(self._declared, networks, unknown)
+                self._networks = name_table.build_networks(self._declared, networks, unknown)
                 self._stale = True
 
     # -- who it is ------------------------------------------------------------------------
 
-    def _endpoint(self, resident: Resident, now_ns: int) -> Endpoint:
+    def _endpoint(self, resident: InterfaceEndpoint, now_ns: int) -> Endpoint:
         for entry in self._static:
             if (
                 entry.interface == resident.interface
@@ -299,7 +300,7 @@ class Directory:
             return endpoint
         return NOBODY._replace(final=self._over(since_ns + self._patience_ns, now_ns))
 
-    def _pod(self, resident: Resident, now_ns: int) -> Endpoint:
+    def _pod(self, resident: InterfaceEndpoint, now_ns: int) -> Endpoint:
         """By UID; what was called by a name once keeps it, whatever the sources forget."""
         assert resident.found is not None
         endpoint = self._of_process(resident.found, resident.appeared_ns, now_ns) or NOBODY
@@ -319,7 +320,7 @@ class Directory:
             return endpoint
         return endpoint._replace(host_network=True)
 
-    def _of_process(self, found: Found | None, since_ns: int, now_ns: int) -> Endpoint | None:
+    def _of_process(self, found: CgroupOwner | None, since_ns: int, now_ns: int) -> Endpoint | None:
         if found is None:
             return None
         if found.kind != "pod":
@@ -386,7 +387,7 @@ class Directory:
             self.book.put("dark", self._dark.claims())
             self._stale = True
 
-    def _put(self, resident: Resident) -> None:
+    def _put(self, resident: InterfaceEndpoint) -> None:
         self._residents[resident.ifindex] = resident
         self._stale = True
 

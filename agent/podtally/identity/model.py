@@ -1,11 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a name consists of: an Endpoint is watched here, an Owner has an address somewhere."""
 
 from typing import NamedTuple
 
+from podtally.runtimes.model import Labels
+
 UNKNOWN = "unknown"
 FOREVER = (1 << 63) - 1  # the end of what has not ended, in ns
 
-Labels = tuple[tuple[str, str], ...]
+
 Ports = tuple[tuple[str, int, int], ...]  # of containers: name, IANA protocol, number
 
 
@@ -56,7 +59,7 @@ class Claim(NamedTuple):
     strength: int = 0
 
 
-class Peer(NamedTuple):
+class PeerLabels(NamedTuple):
     """An owner in the words of the metrics' labels."""
 
     kind: str
@@ -71,8 +74,8 @@ INTERNET = Owner("external", "", "", "", "internet")
 DISPUTED = Owner(UNKNOWN, "", "", "", UNKNOWN)  # two have a claim, and nobody can tell
 
 
-def peer_of(owner: Owner) -> Peer:
-    return Peer(owner.kind, owner.namespace, owner.workload, owner.scope)
+def peer_of(owner: Owner) -> PeerLabels:
+    return PeerLabels(owner.kind, owner.namespace, owner.workload, owner.scope)
 
 
 def owner_of(endpoint: Endpoint, kind: str = "pod") -> Owner:

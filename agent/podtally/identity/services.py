@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Services: the ports that lead to them on every node, and the backends behind their ports.
 
 kube-proxy picks a backend for each connection; which one is not told here, only which ones it
@@ -10,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.identity.interface_endpoints import number
 from podtally.identity.model import FOREVER, Owner
-from podtally.identity.residents import number
-from podtally.kube.objects import EndpointSlice, Service
+from podtally.kube.objects import EndpointSlice, KubeService
 from podtally.kube.ports import PROTOCOLS
 
 LINGER_NS = 60 * 1_000_000_000  # so long a connection to a backend that went may still be read
@@ -21,7 +22,7 @@ Name = tuple[str, str]  # namespace and name
 Port = tuple[int, int]  # protocol and port
 
 
-class Backend(NamedTuple):
+class ServiceBackend(NamedTuple):
     address: int  # 128 bits; IPv4 as ::ffff:a.b.c.d
     port: int  # the pod's, not the Service's
 
@@ -40,10 +41,10 @@ class Services:
     def __init__(
         self,
         nodeports: Mapping[int, Owner],
-        backends: Mapping[Name, Mapping[Port, tuple[Backend, ...]]],
-        objects: Mapping[Name, Service] | None = None,
+        backends: Mapping[Name, Mapping[Port, tuple[ServiceBackend, ...]]],
+        objects: Mapping[Name, KubeService] | None = None,
     ) -> None:
-        self.objects: Mapping[Name, Service] = objects or {}
+        self.objects: Mapping[Name, KubeService] = objects or {}
         self.nodeport_keys: NDArray[np.int64] = np.array(sorted(nodeports), np.int64)
         self.nodeport_owners = tuple(nodeports[key] for key in sorted(nodeports))
         self._nodeports = nodeports
@@ -57,7 +58,7 @@ class Services:
         """
         return self._nodeports.get(protocol << 16 | port)
 
-    def backends(self, service: Name, port: Port) -> tuple[Backend, ...]:
+    def backends(self, service: Name, port: Port) -> tuple[ServiceBackend, ...]:
         """Where a connection to a Service's port may have gone within the last minute."""
         return self._backends.get(service, {}).get(port, ())
 
@@ -69,11 +70,11 @@ class ServiceTable:
     """Services and EndpointSlices as they change; ``view`` is what others get."""
 
     def __init__(self) -> None:
-        self._services: dict[Name, Service] = {}
+        self._services: dict[Name, KubeService] = {}
         self._slices: dict[Name, EndpointSlice] = {}
         self._slices_of: dict[Name, set[Name]] = {}
-        self._serving: dict[Name, dict[Port, dict[Backend, int]]] = {}  # and until when
-        self._backends: dict[Name, dict[Port, tuple[Backend, ...]]] = {}
+        self._serving: dict[Name, dict[Port, dict[ServiceBackend, int]]] = {}  # and until when
+        self._backends: dict[Name, dict[Port, tuple[ServiceBackend, ...]]] = {}
         self._stale: set[Name] = set()
         self._lingering: dict[Name, int] = {}
         self._view: Services | None = None
@@ -81,13 +82,13 @@ class ServiceTable:
     def __len__(self) -> int:
         return len(self._services)
 
-    def put_service(self, service: Service) -> None:
+    def put_service(self, service: KubeService) -> None:
         name = (service.namespace, service.name)
         if self._services.get(name) != service:
             self._services[name] = service
             self._stale.add(name)
 
-    def drop_service(self, service: Service) -> None:
+    def drop_service(self, service: KubeService) -> None:
         name = (service.namespace, service.name)
         known = self._services.get(name)
         if known and known.uid == service.uid:  # not one that was made anew under its name
@@ -145,10 +146,10 @@ class ServiceTable:
             serving[port] = seen
         self._backends[name] = {port: tuple(seen) for port, seen in serving.items() if seen}
 
-    def _now_there(self, service: Service) -> dict[Port, list[Backend]]:
+    def _now_there(self, service: KubeService) -> dict[Port, list[ServiceBackend]]:
         """Backends by the Service's ports; a slice's port has the name of the Service's port."""
         ports = {(p.name, p.protocol): p.port for p in service.ports}
-        found: dict[Port, list[Backend]] = {}
+        found: dict[Port, list[ServiceBackend]] = {}
         for piece_name in self._slices_of.get((service.namespace, service.name), ()):
             piece = self._slices[piece_name]
             addresses = [a for a in map(address_of, piece.addresses) if a is not None]
@@ -156,7 +157,7 @@ class ServiceTable:
                 front = ports.get((port.name, port.protocol))
                 if front and port.protocol in PROTOCOLS:
                     there = found.setdefault((PROTOCOLS[port.protocol], front), [])
-                    there += [Backend(address, port.port) for address in addresses]
+                    there += [ServiceBackend(address, port.port) for address in addresses]
         return found
 
     def _nodeports(self) -> dict[int, Owner]:
@@ -168,7 +169,9 @@ class ServiceTable:
         }
 
 
-def _seen(before: Mapping[Backend, int], there: list[Backend], now_ns: int) -> dict[Backend, int]:
+def _seen(
+    before: Mapping[ServiceBackend, int], there: list[ServiceBackend], now_ns: int
+) -> dict[ServiceBackend, int]:
     """Backends and until when they count: for ever while they are there, else a while more."""
     seen = dict.fromkeys(there, FOREVER)
     for backend, known_until_ns in before.items():
@@ -177,7 +180,7 @@ def _seen(before: Mapping[Backend, int], there: list[Backend], now_ns: int) -> d
     return seen
 
 
-def service_owner(service: Service) -> Owner:
+def service_owner(service: KubeService) -> Owner:
     name = service.name
     return Owner("service", service.namespace, name, name, "cluster", "Service", uid=service.uid)
 
@@ -191,7 +194,7 @@ def address_of(text: str) -> int | None:
 
 
 def unanimous(
-    backends: Sequence[Backend], owner_at: Callable[[int], Owner | None]
+    backends: Sequence[ServiceBackend], owner_at: Callable[[int], Owner | None]
 ) -> Agreed | None:
     """What holds of a connection whichever backend it went to; None: nothing does.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The layout of the maps, read from the text of ``bpf/flow.h``.
 
 The header is the only place where the layout is written. The text the running

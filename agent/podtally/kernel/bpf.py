@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The system call ``bpf(2)``: what podtally needs of it, and no policy.
 
 File descriptors are plain integers here; who opens one closes it (``Fd`` helps).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gives up the capabilities that the running agent needs no more; what needs which is told here.
 
 Since a process of root gets back on exec whatever its bounding set has, that is cut as well.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds kernel headers for bcc; compiling is the loader's.
 
 The programs include UAPI headers only, so the headers of any kernel serve. bcc finds
@@ -76,10 +77,10 @@ def prepared(headers: Headers) -> Iterator[dict[str, str]]:
 
 def missing(root: Path = Path("/")) -> PodtallyError:
     """Make the error for a host where ``find`` found nothing; it names the package."""
-    return PodtallyError("no kernel headers found", f"{mend(root)} (any kernel's headers serve)")
+    return PodtallyError("no kernel headers found", f"{fix(root)} (any kernel's headers serve)")
 
 
-def mend(root: Path = Path("/")) -> str:
+def fix(root: Path = Path("/")) -> str:
     """How headers are installed on this distribution, by ``etc/os-release``."""
     machine = platform.machine()
     family = _distribution(root)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The error of programs that do not compile or load: its cause, and where the whole log is."""
 
 import os

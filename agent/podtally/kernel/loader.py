@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compiles, checks, loads and pins kernel programs with bcc, in a process of its own, and exits.
 
 The only importer of bcc: LLVM costs a process well over 100 MB, so the agent runs
@@ -18,7 +19,7 @@ import msgspec
 import numpy as np
 
 from podtally.kernel import abi, bpf, headers
-from podtally.kernel.job import Job
+from podtally.kernel.compile_job import CompileJob
 from podtally.kernel.pins import write_about
 
 _MAX_CPU_SECONDS = 120
@@ -34,7 +35,7 @@ def import_bcc() -> Any:
     return bcc
 
 
-def load(job: Job) -> None:
+def load(job: CompileJob) -> None:
     """Carry out one job; raises what bcc or the kernel said."""
     bcc = import_bcc()
     found = headers.find()
@@ -57,7 +58,7 @@ def load(job: Job) -> None:
         write_about(into / "maps" / "about", job.about)
 
 
-def _cflags(job: Job) -> list[str]:
+def _cflags(job: CompileJob) -> list[str]:
     include = str(Path(job.source).resolve().parent)
     # not -Werror: kernel headers have warnings that depend on the compiler's version; see parse.h
     return [f"-I{include}", "-Wall", *(f"-D{k}={v}" for k, v in job.defines.items())]
@@ -105,7 +106,7 @@ def main() -> int:
     die_with_parent(int(sys.argv[1]))
     limit_cpu()
     try:
-        load(msgspec.json.decode(sys.stdin.buffer.read(), type=Job))
+        load(msgspec.json.decode(sys.stdin.buffer.read(), type=CompileJob))
     except Exception as error:  # the last word of a process whose only output is its error
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

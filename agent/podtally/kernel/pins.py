@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What lies under the pin directory: which programs and maps are in use, and who holds the lock.
 
 ::

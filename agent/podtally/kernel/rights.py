@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The capabilities that podtally works with, and which of them this process has."""
 
 import os

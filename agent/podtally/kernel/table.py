@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The flow table as the agent sees it: flip the halves, wait, read the one at rest, clear it.
 
 All of it is memory shared with the kernel; there is no system call per flow. What
@@ -20,7 +21,7 @@ from podtally.kernel.pins import Generation
 BATCH = 16384
 
 
-class Rows(NamedTuple):
+class FlowRows(NamedTuple):
     """A batch of flows of one half; index i of every array is the same flow.
 
     Sorted by fingerprint. ``bytes`` and ``packets`` are (n, 2): from and to the
@@ -76,13 +77,13 @@ class Table:
         """How many slots of a half hold flows."""
         return min(int(self._control["used"][0, half]), self.slots)
 
-    def read(self, half: int) -> Iterator[Rows]:
+    def read(self, half: int) -> Iterator[FlowRows]:
         """The rows of a half at rest, in batches of at most BATCH."""
         listed = self._used[half * self.slots :][: self.used(half)]
         for start in range(0, len(listed), BATCH):
             yield self._batch(listed[start : start + BATCH].astype(np.int64))
 
-    def _batch(self, place: NDArray[np.int64]) -> Rows:
+    def _batch(self, place: NDArray[np.int64]) -> FlowRows:
         place = place[np.argsort(self._hot["fingerprint"][place])]
         hot = self._hot[place]
         if not hot["fingerprint"][0]:  # zeroed by a clear that was stopped
@@ -94,7 +95,7 @@ class Table:
         carried = np.flatnonzero(hot["seen"] >> np.uint64(self.layout.seen_carried_bit))
         if len(carried):
             self._add_carries(place[carried], carried, count_bytes, packets)
-        return Rows(hot["fingerprint"].copy(), count_bytes, packets, hot["seen"].copy(), place)
+        return FlowRows(hot["fingerprint"].copy(), count_bytes, packets, hot["seen"].copy(), place)
 
     def _add_carries(
         self,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the API server is, and the TLS context and credential to speak to it."""
 
 import os
@@ -8,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from podtally.errors import PodtallyError
-from podtally.kube.credentials import Credential, Files, Kept, Source
+from podtally.kube.credentials import Credential, Files, FixedCredential, Source
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 @dataclass(frozen=True)
-class Server:
+class ApiServerAddress:
     """An API server, as a client has to know it."""
 
     host: str  # without the brackets of an IPv6 address
@@ -23,7 +24,7 @@ class Server:
     tls: bool = True
     name: str = ""  # in its certificate; "": the host
     verify: bool = True
-    ca: Kept | None = None  # PEM; None: the system's certificates
+    ca: FixedCredential | None = None  # PEM; None: the system's certificates
 
     @property
     def authority(self) -> str:
@@ -38,7 +39,7 @@ class Server:
 class Access:
     """A server and who we are to it; used by several threads."""
 
-    def __init__(self, server: Server, source: Source) -> None:
+    def __init__(self, server: ApiServerAddress, source: Source) -> None:
         self.server = server
         self._source = source
         self._lock = threading.Lock()
@@ -81,15 +82,15 @@ def in_cluster(
         )
     if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise PodtallyError(f"KUBERNETES_SERVICE_PORT={port!r} is no port", "give a kubeconfig")
-    token = Kept("the service account's token", folder / "token")
-    ca = Kept("the service account's CA", folder / "ca.crt")
+    token = FixedCredential("the service account's token", folder / "token")
+    ca = FixedCredential("the service account's CA", folder / "ca.crt")
     source = Files(token=token)
     source.get()
     ca.read()
-    return Access(Server(host.strip("[]"), int(port), ca=ca), source)
+    return Access(ApiServerAddress(host.strip("[]"), int(port), ca=ca), source)
 
 
-def _context(server: Server, ca: bytes, credential: Credential) -> ssl.SSLContext:
+def _context(server: ApiServerAddress, ca: bytes, credential: Credential) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # Go trusts whatever stands in the CA file, also an intermediate; clusters are made by Go.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What proves to the API server who we are: from files, or as given; never shown in a repr."""
 
 import base64
@@ -66,7 +67,7 @@ def read(path: Path, where: str) -> bytes:
 
 
 @dataclass(frozen=True)
-class Kept:
+class FixedCredential:
     """Bytes in a file, which may be replaced by newer ones, or bytes as they are."""
 
     where: str  # for errors
@@ -88,9 +89,9 @@ class Files:
     def __init__(
         self,
         authorization: str = "",
-        token: Kept | None = None,
-        certificate: Kept | None = None,
-        key: Kept | None = None,
+        token: FixedCredential | None = None,
+        certificate: FixedCredential | None = None,
+        key: FixedCredential | None = None,
     ) -> None:
         self._authorization = authorization
         self._token = token

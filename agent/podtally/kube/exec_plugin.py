@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A client-go credential plugin: run, read, and run again when what it gave has expired.
 
 Written by the ExecCredential reference of client.authentication.k8s.io, v1 and v1beta1.
@@ -35,28 +36,28 @@ class ClusterInfo(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=Tru
     config: Any = None  # the extension client.authentication.k8s.io/exec, as it stands
 
 
-class _Spec(msgspec.Struct, frozen=True, omit_defaults=True):
+class _ExecSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     interactive: bool
     cluster: ClusterInfo | None = None
 
 
 class _Request(msgspec.Struct, frozen=True, rename="camel"):
     api_version: str
-    spec: _Spec
+    spec: _ExecSpec
     kind: str = "ExecCredential"
 
 
-class _Status(msgspec.Struct, frozen=True, rename="camel"):
+class _ExecStatus(msgspec.Struct, frozen=True, rename="camel"):
     token: str = ""
     client_certificate_data: str = ""
     client_key_data: str = ""
     expiration_timestamp: datetime.datetime | None = None
 
 
-class _Answer(msgspec.Struct, frozen=True, rename="camel"):
+class _PluginRun(msgspec.Struct, frozen=True, rename="camel"):
     kind: str = ""
     api_version: str = ""
-    status: _Status | None = None
+    status: _ExecStatus | None = None
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,11 @@ class ExecPlugin:
         if process is not None:
             _kill(process)
 
-    def _answer(self) -> _Status:
+    def _answer(self) -> _ExecStatus:
         plugin = self._plugin
         output = self._run()
         try:
-            answer = msgspec.json.decode(output, type=_Answer)
+            answer = msgspec.json.decode(output, type=_PluginRun)
         except msgspec.DecodeError:  # its words might quote a secret
             raise PodtallyError(
                 f"{plugin.where}: {plugin.command} did not print an ExecCredential",
@@ -115,7 +116,7 @@ class ExecPlugin:
             raise PodtallyError(
                 f"{plugin.where}: {plugin.command} printed "
                 f"{answer.api_version or 'no apiVersion'} {answer.kind}",
-                f"{plugin.api_version} ExecCredential is asked of it: mend apiVersion",
+                f"{plugin.api_version} ExecCredential is asked of it: fix apiVersion",
             )
         if answer.status is None:
             raise PodtallyError(
@@ -123,7 +124,7 @@ class ExecPlugin:
             )
         return answer.status
 
-    def _credential_of(self, status: _Status) -> Credential:
+    def _credential_of(self, status: _ExecStatus) -> Credential:
         where = f"{self._plugin.where}: what {self._plugin.command} printed"
         if bool(status.client_certificate_data) != bool(status.client_key_data):
             raise PodtallyError(f"{where}: a certificate or a key alone", "it must print both")
@@ -139,7 +140,7 @@ class ExecPlugin:
 
     def _run(self) -> bytes:
         plugin = self._plugin
-        request = _Request(plugin.api_version, _Spec(False, plugin.cluster))
+        request = _Request(plugin.api_version, _ExecSpec(False, plugin.cluster))
         environment = os.environ | dict(plugin.environment)
         environment["KUBERNETES_EXEC_INFO"] = msgspec.json.encode(request).decode()
         try:
@@ -154,7 +155,7 @@ class ExecPlugin:
         except OSError as error:
             raise PodtallyError(
                 f"{plugin.where}: cannot run {plugin.command}: {error.strerror}",
-                plugin.install_hint or "install it, or mend command",
+                plugin.install_hint or "install it, or fix command",
             ) from None
         self._process = process
         if self._closed:  # between the two lines before

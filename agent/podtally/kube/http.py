@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One HTTP/1.1 connection to the API server: a GET's body, or its lines as they come.
 
 Requests are made one after another by one thread; ``interrupt`` may be called by any.
@@ -14,9 +15,9 @@ import msgspec
 
 from podtally import __version__
 from podtally.kube.access import Access
+from podtally.kube.backoff import Patience
 from podtally.kube.credentials import Credential
-from podtally.kube.model import Status
-from podtally.kube.retry import Patience
+from podtally.kube.model import ApiStatus
 
 _PIECE_BYTES = 1 << 16
 _LINE_BYTES = 16 << 20  # etcd takes no object of more than 1.5 MiB (--max-request-bytes)
@@ -28,7 +29,7 @@ _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP
 class ApiError(Exception):
     """The server answered, with an error."""
 
-    def __init__(self, status: Status) -> None:
+    def __init__(self, status: ApiStatus) -> None:
         super().__init__(f"{status.code} {status.reason}: {status.message}")
         self.status = status
 
@@ -53,14 +54,14 @@ class SilentError(ContactError):
     """The server did not say anything for too long."""
 
 
-class _Details(msgspec.Struct, frozen=True, rename="camel"):
+class _ErrorDetails(msgspec.Struct, frozen=True, rename="camel"):
     retry_after_seconds: float = 0.0
 
 
-class _Status(msgspec.Struct, frozen=True):
+class _ErrorStatus(msgspec.Struct, frozen=True):
     message: str = ""
     reason: str = ""
-    details: _Details | None = None
+    details: _ErrorDetails | None = None
 
 
 class Client:
@@ -80,12 +81,12 @@ class Client:
         with self._failures():
             return self._answer(target, accept).read()
 
-    def lines(self, target: str, accept: str) -> "Lines":
+    def lines(self, target: str, accept: str) -> "ResponseLines":
         """Begin an answer that is read line by line; ApiError, ContactError."""
         with self._failures():
             response = self._answer(target, accept)
             self._set_timeout(self._patience.quiet_seconds)
-            return Lines(self, response)
+            return ResponseLines(self, response)
 
     def drop(self) -> None:
         """Forget the connection; the next request makes one anew."""
@@ -191,7 +192,7 @@ class Client:
                 self.drop()
 
 
-class Lines:
+class ResponseLines:
     """The lines of an answer, without their ends; one that is cut short is an error."""
 
     def __init__(self, client: Client, response: http.client.HTTPResponse) -> None:
@@ -222,18 +223,18 @@ class Lines:
         return [line for line in lines if line.strip()]
 
 
-def _status(response: http.client.HTTPResponse) -> Status:
+def _status(response: http.client.HTTPResponse) -> ApiStatus:
     body = response.read(_PIECE_BYTES)
     try:
-        said = msgspec.json.decode(body, type=_Status)
+        said = msgspec.json.decode(body, type=_ErrorStatus)
     except msgspec.DecodeError:  # a proxy's page, perhaps
-        said = _Status(body[:_MESSAGE_CHARACTERS].decode(errors="replace").strip())
+        said = _ErrorStatus(body[:_MESSAGE_CHARACTERS].decode(errors="replace").strip())
     asked = said.details.retry_after_seconds if said.details else 0.0
     header = response.getheader("Retry-After", "").strip()
     if header.isascii() and header.isdigit():  # RFC 9110, 10.2.3: seconds, or a date
         asked = max(asked, float(header))
     message = said.message[:_MESSAGE_CHARACTERS]
-    return Status(response.status, said.reason or response.reason, message, asked)
+    return ApiStatus(response.status, said.reason or response.reason, message, asked)
 
 
 def _words(error: Exception) -> str:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A kubeconfig's context as an Access: the same fields, and the same reading, as kubectl's.
 
 What is not supported (proxies, impersonation, auth-provider) is an error, not left out: the
@@ -12,10 +13,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from podtally.errors import PodtallyError
-from podtally.kube.access import Access, Server
-from podtally.kube.credentials import Files, Kept, Source, basic, bearer, from_base64
+from podtally.kube.access import Access, ApiServerAddress
+from podtally.kube.credentials import Files, FixedCredential, Source, basic, bearer, from_base64
 from podtally.kube.exec_plugin import VERSIONS, ClusterInfo, ExecPlugin, Plugin, find_command
-from podtally.shapes import refusal
+from podtally.yamltree.shapes import refusal
 
 _EXEC_EXTENSION = "client.authentication.k8s.io/exec"
 _Part = TypeVar("_Part")
@@ -26,7 +27,7 @@ class _Extension(msgspec.Struct, frozen=True):
     extension: Any = None
 
 
-class _Cluster(msgspec.Struct, frozen=True, rename="kebab"):
+class _ClusterEntry(msgspec.Struct, frozen=True, rename="kebab"):
     server: str = ""
     tls_server_name: str = ""
     insecure_skip_tls_verify: bool = False
@@ -72,7 +73,7 @@ class _Context(msgspec.Struct, frozen=True):
 
 class _NamedCluster(msgspec.Struct, frozen=True):
     name: str
-    cluster: _Cluster | None = None
+    cluster: _ClusterEntry | None = None
 
 
 class _NamedUser(msgspec.Struct, frozen=True):
@@ -85,7 +86,7 @@ class _NamedContext(msgspec.Struct, frozen=True):
     context: _Context | None = None
 
 
-class _File(msgspec.Struct, frozen=True, rename="kebab"):
+class _KubeconfigFile(msgspec.Struct, frozen=True, rename="kebab"):
     current_context: str | None = None
     clusters: list[_NamedCluster] | None = None
     users: list[_NamedUser] | None = None
@@ -102,20 +103,20 @@ def load(path: Path, context: str = "") -> Access:
     chosen = _one(contexts, wanted, f"{path}: contexts", _Context())
     clusters = {named.name: named.cluster for named in file.clusters or ()}
     users = {named.name: named.user for named in file.users or ()}
-    cluster = _one(clusters, chosen.cluster, f"{path}: clusters", _Cluster())
+    cluster = _one(clusters, chosen.cluster, f"{path}: clusters", _ClusterEntry())
     user = _one(users, chosen.user, f"{path}: users", _User()) if chosen.user else _User()
     folder = path.absolute().parent
     server = _server(cluster, folder, f"{path}: cluster {chosen.cluster}")
-    source = _Reader(folder, f"{path}: user {chosen.user}").source(user, cluster, server)
+    source = _KubeconfigReader(folder, f"{path}: user {chosen.user}").source(user, cluster, server)
     access = Access(server, source)
     if server.tls and user.exec is None:  # a plugin may ask a network: not before it is needed
         access.context(access.credential())
     return access
 
 
-def _read(path: Path) -> _File:
+def _read(path: Path) -> _KubeconfigFile:
     try:
-        return msgspec.yaml.decode(path.read_bytes(), type=_File)
+        return msgspec.yaml.decode(path.read_bytes(), type=_KubeconfigFile)
     except OSError as error:
         raise PodtallyError(
             f"cannot read the kubeconfig {path}: {error.strerror}", "check its path and rights"
@@ -137,21 +138,23 @@ def _one(named: dict[str, _Part | None], name: str, where: str, empty: _Part) ->
     return named[name] or empty
 
 
-def _server(cluster: _Cluster, folder: Path, where: str) -> Server:
+def _server(cluster: _ClusterEntry, folder: Path, where: str) -> ApiServerAddress:
     url, port = _split(cluster.server, where)
     if cluster.proxy_url:
         raise PodtallyError(f"{where}: proxy-url is not supported", "use the server's own address")
-    ca: Kept | None = None
+    ca: FixedCredential | None = None
     if cluster.certificate_authority_data:
         field = f"{where}: certificate-authority-data"
-        ca = Kept(field, data=from_base64(cluster.certificate_authority_data, field))
+        ca = FixedCredential(field, data=from_base64(cluster.certificate_authority_data, field))
     elif cluster.certificate_authority:
-        ca = Kept(f"{where}: certificate-authority", folder / cluster.certificate_authority)
+        ca = FixedCredential(
+            f"{where}: certificate-authority", folder / cluster.certificate_authority
+        )
     if ca and cluster.insecure_skip_tls_verify:
         raise PodtallyError(
             f"{where}: a certificate-authority and insecure-skip-tls-verify", "leave one out"
         )
-    return Server(
+    return ApiServerAddress(
         host=url.hostname or "",
         port=port,
         prefix=url.path.rstrip("/"),
@@ -178,13 +181,13 @@ def _split(server: str, where: str) -> tuple[urllib.parse.SplitResult, int]:
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _KubeconfigReader:
     """Makes a user's credentials, with paths seen from the kubeconfig's folder."""
 
     folder: Path
     where: str
 
-    def source(self, user: _User, cluster: _Cluster, server: Server) -> Source:
+    def source(self, user: _User, cluster: _ClusterEntry, server: ApiServerAddress) -> Source:
         self._check(user)
         if user.exec is not None:
             return ExecPlugin(self._plugin(user.exec, cluster, server))
@@ -196,10 +199,10 @@ class _Reader:
             raise PodtallyError(
                 f"{self.where}: a client certificate or a client key alone", "give both"
             )
-        token: Kept | None = None
+        token: FixedCredential | None = None
         authorization = ""
         if user.token_file:  # with both, the file's content takes precedence (kubeconfig.v1)
-            token = Kept(f"{self.where}: tokenFile", self.folder / user.token_file)
+            token = FixedCredential(f"{self.where}: tokenFile", self.folder / user.token_file)
         elif user.token:
             authorization = bearer(user.token, f"{self.where}: token")
         elif user.username:
@@ -224,13 +227,13 @@ class _Reader:
         if len(given) > 1:
             raise PodtallyError(f"{self.where}: both {' and '.join(given)}", "leave one")
 
-    def _kept(self, name: str, path: str, data: str) -> Kept | None:
+    def _kept(self, name: str, path: str, data: str) -> FixedCredential | None:
         if data:
             field = f"{self.where}: {name}-data"
-            return Kept(field, data=from_base64(data, field))
-        return Kept(f"{self.where}: {name}", self.folder / path) if path else None
+            return FixedCredential(field, data=from_base64(data, field))
+        return FixedCredential(f"{self.where}: {name}", self.folder / path) if path else None
 
-    def _plugin(self, plugin: _Exec, cluster: _Cluster, server: Server) -> Plugin:
+    def _plugin(self, plugin: _Exec, cluster: _ClusterEntry, server: ApiServerAddress) -> Plugin:
         where = f"{self.where}: exec"
         if not plugin.command:
             raise PodtallyError(f"{where}: no command", "name the plugin")
@@ -256,7 +259,7 @@ class _Reader:
         )
 
 
-def _cluster_info(cluster: _Cluster, server: Server) -> ClusterInfo:
+def _cluster_info(cluster: _ClusterEntry, server: ApiServerAddress) -> ClusterInfo:
     extensions = {one.name: one.extension for one in cluster.extensions or ()}
     return ClusterInfo(
         server=cluster.server,

@@ -1,10 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """What passes between the client of the Kubernetes API and those who use it: values only."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 
-class Status(NamedTuple):
+class ApiStatus(NamedTuple):
     """An error as the API words it: ``metav1.Status``."""
 
     code: int  # as in HTTP; 0 where the server gave none
@@ -31,10 +32,10 @@ class WatchEvent(NamedTuple):
     type: str  # ADDED, MODIFIED, DELETED, BOOKMARK, ERROR
     object: Any | None
     resource_version: str
-    status: Status | None = None
+    status: ApiStatus | None = None
 
 
-class Resource(NamedTuple):
+class WatchedResource(NamedTuple):
     """What to list and watch, and how its bytes are decoded (``kube/objects.py``)."""
 
     name: str  # "pods": for metrics, log lines and the right that RBAC must give
@@ -46,7 +47,7 @@ class Resource(NamedTuple):
     optional: bool = False  # of a CRD that a cluster need not have: a 404 says there is none
 
 
-class Page(NamedTuple):
+class ObjectPage(NamedTuple):
     """Part of a full list: from ``first`` to ``last``; what was not listed then is gone.
 
     A list that fails before its ``last`` page begins again with ``first``.
@@ -68,4 +69,4 @@ class Changed(NamedTuple):
     at_ns: int
 
 
-Event = Page | Changed
+Event = ObjectPage | Changed

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is listed and watched, and what is kept of each object; pods have a module of their own.
 
 ReplicaSets are not watched: a big cluster keeps ten old ones for each Deployment, and a pod's
@@ -11,14 +12,14 @@ from sys import intern
 
 import msgspec
 
-from podtally.kube.model import Resource
-from podtally.kube.pods import Pod, WirePod, pod_of
-from podtally.kube.wire import (
+from podtally.kube.model import WatchedResource
+from podtally.kube.pods import KubePod, WirePod, pod_of
+from podtally.kube.schema import (
     Controller,
+    KubeStruct,
     Labels,
     Metadata,
     W,
-    Wire,
     controller_of,
     event_decoder,
     labels_of,
@@ -26,29 +27,37 @@ from podtally.kube.wire import (
     seconds,
 )
 
-__all__ = ["RESOURCES", "EndpointSlice", "Job", "Namespace", "Node", "Pod", "Service"]
+__all__ = [
+    "RESOURCES",
+    "EndpointSlice",
+    "KubeJob",
+    "KubeNamespace",
+    "KubeNode",
+    "KubePod",
+    "KubeService",
+]
 
 ZONE_LABELS = ("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone")
 SERVICE_LABEL = "kubernetes.io/service-name"
 
 
-class Kept(msgspec.Struct, frozen=True, gc=False):
+class KeptObject(msgspec.Struct, frozen=True, gc=False):
     """What is kept of an object."""
 
 
-class Namespace(Kept, frozen=True):
+class KubeNamespace(KeptObject, frozen=True):
     name: str
     labels: Labels
 
 
-class Job(Kept, frozen=True):
+class KubeJob(KeptObject, frozen=True):
     namespace: str
     name: str
     uid: str
     controller: Controller | None
 
 
-class Node(Kept, frozen=True):
+class KubeNode(KeptObject, frozen=True):
     name: str
     uid: str
     zone: str  # "" where no label tells
@@ -58,14 +67,14 @@ class Node(Kept, frozen=True):
     labels: Labels = ()
 
 
-class ServicePort(Kept, frozen=True):
+class ServicePort(KeptObject, frozen=True):
     name: str
     protocol: str
     port: int
     node_port: int  # 0: none
 
 
-class Service(Kept, frozen=True):
+class KubeService(KeptObject, frozen=True):
     namespace: str
     name: str
     uid: str
@@ -77,13 +86,13 @@ class Service(Kept, frozen=True):
     outside_addresses: tuple[str, ...] = ()
 
 
-class SlicePort(Kept, frozen=True):
+class SlicePort(KeptObject, frozen=True):
     name: str
     protocol: str
     port: int
 
 
-class EndpointSlice(Kept, frozen=True):
+class EndpointSlice(KeptObject, frozen=True):
     """Addresses that a Service's traffic may go to: ready ones, and those that end but serve.
 
     kube-proxy falls back to the latter when no endpoint is ready (KEP-1669).
@@ -96,45 +105,45 @@ class EndpointSlice(Kept, frozen=True):
     ports: tuple[SlicePort, ...]
 
 
-class _WireMetadataOnly(Wire, frozen=True):
+class _WireMetadataOnly(KubeStruct, frozen=True):
     metadata: Metadata
 
 
-class _NodeAddress(Wire, frozen=True):
+class _NodeAddress(KubeStruct, frozen=True):
     address: str = ""
 
 
-class _NodeStatus(Wire, frozen=True):
+class _NodeStatus(KubeStruct, frozen=True):
     addresses: list[_NodeAddress] | None = None
 
 
-class _NodeSpec(Wire, frozen=True):
+class _NodeSpec(KubeStruct, frozen=True):
     pod_cidrs: list[str] | None = msgspec.field(name="podCIDRs", default=None)
 
 
-class _WireNode(Wire, frozen=True):
+class _WireNode(KubeStruct, frozen=True):
     metadata: Metadata
     spec: _NodeSpec = _NodeSpec()
     status: _NodeStatus = _NodeStatus()
 
 
-class _Ingress(Wire, frozen=True):
+class _LoadBalancerIngress(KubeStruct, frozen=True):
     ip: str = ""
     hostname: str = ""
 
 
-class _LoadBalancer(Wire, frozen=True):
-    ingress: list[_Ingress] | None = None
+class _LoadBalancer(KubeStruct, frozen=True):
+    ingress: list[_LoadBalancerIngress] | None = None
 
 
-class _WireServicePort(Wire, frozen=True):
+class _WireServicePort(KubeStruct, frozen=True):
     port: int
     name: str = ""
     protocol: str = "TCP"
     node_port: int = 0
 
 
-class _ServiceSpec(Wire, frozen=True):
+class _ServiceSpec(KubeStruct, frozen=True):
     type: str = "ClusterIP"
     cluster_ip: str = msgspec.field(name="clusterIP", default="")
     cluster_ips: list[str] | None = msgspec.field(name="clusterIPs", default=None)
@@ -142,56 +151,56 @@ class _ServiceSpec(Wire, frozen=True):
     ports: list[_WireServicePort] | None = None
 
 
-class _ServiceStatus(Wire, frozen=True):
+class _ServiceStatus(KubeStruct, frozen=True):
     load_balancer: _LoadBalancer | None = None
 
 
-class _WireService(Wire, frozen=True):
+class _WireService(KubeStruct, frozen=True):
     metadata: Metadata
     spec: _ServiceSpec
     status: _ServiceStatus = _ServiceStatus()
 
 
-class _SliceConditions(Wire, frozen=True):
+class _SliceConditions(KubeStruct, frozen=True):
     ready: bool | None = None
     serving: bool | None = None
 
 
-class _SliceEndpoint(Wire, frozen=True):
+class _SliceEndpoint(KubeStruct, frozen=True):
     addresses: list[str]
     conditions: _SliceConditions = _SliceConditions()
 
 
-class _WireSlicePort(Wire, frozen=True):
+class _WireSlicePort(KubeStruct, frozen=True):
     name: str | None = None
     protocol: str | None = None
     port: int | None = None
 
 
-class _WireSlice(Wire, frozen=True):
+class _WireSlice(KubeStruct, frozen=True):
     metadata: Metadata
     address_type: str = ""
     endpoints: list[_SliceEndpoint] | None = None
     ports: list[_WireSlicePort] | None = None
 
 
-def _namespace(item: _WireMetadataOnly) -> Namespace:
-    return Namespace(intern(item.metadata.name), labels_of(item.metadata))
+def _namespace(item: _WireMetadataOnly) -> KubeNamespace:
+    return KubeNamespace(intern(item.metadata.name), labels_of(item.metadata))
 
 
-def _job(item: _WireMetadataOnly) -> Job:
+def _job(item: _WireMetadataOnly) -> KubeJob:
     meta = item.metadata
-    return Job(intern(meta.namespace), meta.name, meta.uid, controller_of(meta))
+    return KubeJob(intern(meta.namespace), meta.name, meta.uid, controller_of(meta))
 
 
-def _node(item: _WireNode) -> Node:
+def _node(item: _WireNode) -> KubeNode:
     meta = item.metadata
     labels = meta.labels or {}
     zone = next((labels[key] for key in ZONE_LABELS if labels.get(key)), "")
     addresses = tuple(entry.address for entry in item.status.addresses or ())
     created = seconds(meta.creation_timestamp)
     networks = tuple(filter(_is_network, item.spec.pod_cidrs or ()))
-    return Node(
+    return KubeNode(
         intern(meta.name), meta.uid, intern(zone), addresses, created, networks, labels_of(meta)
     )
 
@@ -204,14 +213,14 @@ def _is_network(text: str) -> bool:
     return True
 
 
-def _service(item: _WireService) -> Service:
+def _service(item: _WireService) -> KubeService:
     meta, spec, balancer = item.metadata, item.spec, item.status.load_balancer
     balanced = (balancer.ingress if balancer else None) or ()
     external = spec.external_ips or ()
     addresses = [*(spec.cluster_ips or [spec.cluster_ip]), *external]
     addresses += [entry.ip for entry in balanced]
     outside = [*external, *(text for entry in balanced for text in (entry.ip, entry.hostname))]
-    return Service(
+    return KubeService(
         namespace=intern(meta.namespace),
         name=meta.name,
         uid=meta.uid,
@@ -248,12 +257,12 @@ def _serves(conditions: _SliceConditions) -> bool:
     return conditions.ready is not False or conditions.serving is True
 
 
-def _resource(path: str, wire: type[W], compact: Callable[[W], object]) -> Resource:
+def _resource(path: str, wire: type[W], compact: Callable[[W], object]) -> WatchedResource:
     name = path.rpartition("/")[2]
-    return Resource(name, path, list_decoder(wire, compact), event_decoder(wire, compact))
+    return WatchedResource(name, path, list_decoder(wire, compact), event_decoder(wire, compact))
 
 
-RESOURCES: tuple[Resource, ...] = (
+RESOURCES: tuple[WatchedResource, ...] = (
     _resource("/api/v1/nodes", _WireNode, _node),
     _resource("/api/v1/namespaces", _WireMetadataOnly, _namespace),
     _resource("/apis/batch/v1/jobs", _WireMetadataOnly, _job),

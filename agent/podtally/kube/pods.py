@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A pod: what is read of it over the wire, and what is kept of it; 10,000 of them are held.
 
 What a pod's status says of its hold on its addresses is boiled down to a few moments
@@ -11,13 +12,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from podtally.kube.ports import Container, named_ports
-from podtally.kube.wire import (
+from podtally.kube.ports import ContainerPorts, named_ports
+from podtally.kube.schema import (
     Controller,
+    KubeStruct,
     Labels,
     Metadata,
     Ports,
-    Wire,
     controller_of,
     labels_of,
     seconds,
@@ -36,7 +37,7 @@ class Life(NamedTuple):
     over: bool  # no container of it will run again
 
 
-class Pod(msgspec.Struct, frozen=True, gc=False):
+class KubePod(msgspec.Struct, frozen=True, gc=False):
     """What is kept of a pod."""
 
     namespace: str
@@ -53,7 +54,7 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     ports: Ports = ()  # that have names; pods of one template share them
 
 
-class _Annotations(Wire, frozen=True):
+class _Annotations(KubeStruct, frozen=True):
     mirror: str | None = msgspec.field(name="kubernetes.io/config.mirror", default=None)
     hash: str = msgspec.field(name="kubernetes.io/config.hash", default="")
 
@@ -64,66 +65,66 @@ class _PodMetadata(Metadata, frozen=True):
     deletion_grace_period_seconds: int | None = None
 
 
-class _Spec(Wire, frozen=True):
+class _PodSpecJson(KubeStruct, frozen=True):
     node_name: str = ""
     host_network: bool = False
     restart_policy: str = "Always"
-    containers: list[Container] | None = None
-    init_containers: list[Container] | None = None
+    containers: list[ContainerPorts] | None = None
+    init_containers: list[ContainerPorts] | None = None
 
 
-class _Running(Wire, frozen=True):
+class _RunningState(KubeStruct, frozen=True):
     started_at: datetime | None = None
 
 
-class _Terminated(Wire, frozen=True):
+class _Terminated(KubeStruct, frozen=True):
     exit_code: int = 0
     started_at: datetime | None = None
     finished_at: datetime | None = None
 
 
-class _State(Wire, frozen=True):
-    running: _Running | None = None
+class _ContainerState(KubeStruct, frozen=True):
+    running: _RunningState | None = None
     terminated: _Terminated | None = None
 
 
-class _ContainerStatus(Wire, frozen=True):
-    state: _State | None = None
-    last_state: _State | None = None
+class _ContainerStatus(KubeStruct, frozen=True):
+    state: _ContainerState | None = None
+    last_state: _ContainerState | None = None
 
 
-class _Condition(Wire, frozen=True):
+class _Condition(KubeStruct, frozen=True):
     type: str
     status: str
     last_transition_time: datetime | None = None
 
 
-class _Address(Wire, frozen=True):
+class _PodIp(KubeStruct, frozen=True):
     ip: str = ""
 
 
-class _Status(Wire, frozen=True):
+class _PodStatusJson(KubeStruct, frozen=True):
     phase: str = ""
     start_time: datetime | None = None
     pod_ip: str = msgspec.field(name="podIP", default="")
-    pod_ips: list[_Address] | None = msgspec.field(name="podIPs", default=None)
+    pod_ips: list[_PodIp] | None = msgspec.field(name="podIPs", default=None)
     conditions: list[_Condition] | None = None
     init_container_statuses: list[_ContainerStatus] | None = None
     container_statuses: list[_ContainerStatus] | None = None
     ephemeral_container_statuses: list[_ContainerStatus] | None = None
 
 
-class WirePod(Wire, frozen=True):
+class WirePod(KubeStruct, frozen=True):
     metadata: _PodMetadata
-    spec: _Spec
-    status: _Status
+    spec: _PodSpecJson
+    status: _PodStatusJson
 
 
-def pod_of(pod: WirePod) -> Pod:
+def pod_of(pod: WirePod) -> KubePod:
     meta, spec, status = pod.metadata, pod.spec, pod.status
     annotations = meta.annotations or _Annotations()
     listed = tuple(address.ip for address in status.pod_ips or () if address.ip)
-    return Pod(
+    return KubePod(
         namespace=intern(meta.namespace),
         name=meta.name,
         uid=meta.uid,
@@ -139,7 +140,7 @@ def pod_of(pod: WirePod) -> Pod:
     )
 
 
-def _life(meta: _PodMetadata, spec: _Spec, status: _Status) -> Life:
+def _life(meta: _PodMetadata, spec: _PodSpecJson, status: _PodStatusJson) -> Life:
     statuses = [
         *(status.init_container_statuses or ()),
         *(status.container_statuses or ()),
@@ -178,7 +179,7 @@ def _starts(container: _ContainerStatus) -> list[int]:
 
 
 def _over(
-    meta: _PodMetadata, spec: _Spec, status: _Status, statuses: list[_ContainerStatus]
+    meta: _PodMetadata, spec: _PodSpecJson, status: _PodStatusJson, statuses: list[_ContainerStatus]
 ) -> bool:
     if status.phase in ("Succeeded", "Failed"):
         return True
@@ -193,7 +194,7 @@ def _over(
     return spec.restart_policy == "Never" or (spec.restart_policy == "OnFailure" and not failed)
 
 
-def _sandbox(status: _Status) -> tuple[int, int]:
+def _sandbox(status: _PodStatusJson) -> tuple[int, int]:
     """When the sandbox was ready, and when it was so no more: one of them is 0 (KEP-3085)."""
     for condition in status.conditions or ():
         if condition.type == "PodReadyToStartContainers":
@@ -202,7 +203,7 @@ def _sandbox(status: _Status) -> tuple[int, int]:
     return 0, 0
 
 
-def _ended(meta: _PodMetadata, spec: _Spec, finished: int, gone: int) -> int:
+def _ended(meta: _PodMetadata, spec: _PodSpecJson, finished: int, gone: int) -> int:
     """The second in which a pod ended that is over; 0 if its status does not tell.
 
     A container that would have been started again ended for good when its pod was deleted:

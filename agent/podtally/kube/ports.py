@@ -1,28 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
 """Container ports that have names, by which policies may call them."""
 
 from collections.abc import Iterable
 from functools import lru_cache
 from sys import intern
 
-from podtally.kube.wire import Ports, Wire
+from podtally.kube.schema import KubeStruct, Ports
 
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}  # IANA; the API knows no others
 _TEMPLATES = 4096  # whose ports are kept once for all pods that were made of them
 
 
-class ContainerPort(Wire, frozen=True):
+class ContainerPort(KubeStruct, frozen=True):
     container_port: int
     name: str = ""
     protocol: str = "TCP"
 
 
-class Container(Wire, frozen=True):
+class ContainerPorts(KubeStruct, frozen=True):
     ports: list[ContainerPort] | None = None
     restart_policy: str | None = None
 
 
 def named_ports(
-    containers: Iterable[Container] | None, init_containers: Iterable[Container] | None
+    containers: Iterable[ContainerPorts] | None, init_containers: Iterable[ContainerPorts] | None
 ) -> Ports:
     """Of the containers, and of init containers that run on as sidecars (KEP-753).
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lists a resource, watches it, and lists it anew where the watch cannot go on.
 
 Nothing is missed: a watch goes on from the version of the last line heard, and where the
@@ -20,10 +21,18 @@ import msgspec
 
 from podtally.errors import PodtallyError
 from podtally.kube.access import Access
+from podtally.kube.backoff import Backoff, Patience
 from podtally.kube.http import ApiError, Client, ContactError, SilentError
-from podtally.kube.model import Changed, Event, ListPage, Page, Resource, Status, WatchEvent
-from podtally.kube.outage import Outage
-from podtally.kube.retry import Backoff, Patience
+from podtally.kube.model import (
+    ApiStatus,
+    Changed,
+    Event,
+    ListPage,
+    ObjectPage,
+    WatchedResource,
+    WatchEvent,
+)
+from podtally.kube.outage_log import Outage
 
 _log = logging.getLogger(__name__)
 _TOO_LARGE = "Too large resource version"  # apiserver, storage/errors.go; code 504
@@ -38,7 +47,7 @@ class Reflector:
     def __init__(
         self,
         access: Access,
-        resource: Resource,
+        resource: WatchedResource,
         put: Callable[[Event], None],
         outage: Outage,
         patience: Patience,
@@ -114,7 +123,7 @@ class Reflector:
         self._version = ""
         return self._lost("decoding", f"cannot be decoded: {error}", patience.error_seconds)
 
-    def _on_status(self, status: Status) -> float:
+    def _on_status(self, status: ApiStatus) -> float:
         """Take in an error that the server has answered; return the seconds to wait."""
         patience = self._patience
         if status.code == HTTPStatus.GONE or _TOO_LARGE in status.message:
@@ -140,7 +149,7 @@ class Reflector:
         self._outage.lost(self.resource.name, why, tell=self._failures > 1)
         return self._backoff.next(kind, last_bound_seconds)
 
-    def _refused(self, status: Status) -> float:
+    def _refused(self, status: ApiStatus) -> float:
         """Say which right is missing; not at once: a server that starts may not know them yet."""
         self.errors += 1
         self._failures += 1
@@ -164,7 +173,7 @@ class Reflector:
             self.absent = True
             group, plural = _group_and_plural(self.resource.path)
             _log.info("the Kubernetes API has no %s.%s; it is looked for again", plural, group)
-            self._put(Page(self.resource.name, (), True, True, self.contact_ns))
+            self._put(ObjectPage(self.resource.name, (), True, True, self.contact_ns))
             self.listed = True
         first, last = self._patience.absent_seconds
         return self._backoff.next("absent", last, first)
@@ -175,7 +184,7 @@ class Reflector:
             self.absent = False
             _log.info("the Kubernetes API has %s now", self.resource.name)
 
-    def _mend(self, status: Status) -> str:
+    def _mend(self, status: ApiStatus) -> str:
         group, plural = _group_and_plural(self.resource.path)
         verb = "watch" if self._version else "list"
         if status.code == HTTPStatus.NOT_FOUND:
@@ -207,7 +216,9 @@ class Reflector:
             self.lists += first
             self._heard()
             self._found()
-            self._put(Page(self.resource.name, page.objects, first, not token, self.contact_ns))
+            self._put(
+                ObjectPage(self.resource.name, page.objects, first, not token, self.contact_ns)
+            )
             first = False
         self._version = page.resource_version
         self._page_objects = self._patience.page_objects
@@ -250,7 +261,7 @@ class Reflector:
     def _take(self, event: WatchEvent) -> None:
         self._heard()
         if event.type == "ERROR":
-            raise ApiError(event.status or Status(0, "", "an ERROR event without a status"))
+            raise ApiError(event.status or ApiStatus(0, "", "an ERROR event without a status"))
         if event.type != "BOOKMARK":
             self._put(Changed(self.resource.name, event.type, event.object, self.contact_ns))
         if event.resource_version:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Kubernetes API as a source of events: one thread for each resource."""
 
 import logging
@@ -5,11 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 
 from podtally.kube.access import Access
-from podtally.kube.model import Event, Resource
-from podtally.kube.outage import Outage
+from podtally.kube.backoff import Patience
+from podtally.kube.model import Event, WatchedResource
+from podtally.kube.outage_log import Outage
 from podtally.kube.reflector import Reflector
-from podtally.kube.retry import Patience
-from podtally.worker import Worker
+from podtally.supervision.worker import Worker
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class KubeSource:
     def __init__(
         self,
         access: Access,
-        resources: Sequence[Resource],
+        resources: Sequence[WatchedResource],
         put: Callable[[Event], None],
         patience: Patience | None = None,
     ) -> None:

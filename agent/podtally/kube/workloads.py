@@ -1,10 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which workload a pod belongs to, and of what kind: as the API tells, or by its labels alone."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from podtally.kube.pods import Pod
-from podtally.kube.wire import Controller, Labels
+from podtally.kube.pods import KubePod
+from podtally.kube.schema import Controller, Labels
 
 GENERATED = 5  # characters that the API appends to a generateName (names.SimpleNameGenerator)
 
@@ -14,7 +15,7 @@ class Workload(NamedTuple):
     kind: str
 
 
-def of_pod(pod: Pod, jobs: Mapping[str, Controller | None]) -> Workload:
+def of_pod(pod: KubePod, jobs: Mapping[str, Controller | None]) -> Workload:
     """The workload of a pod; ``jobs``: who made the Job of a UID.
 
     A Job that is not in ``jobs`` stands for itself.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a connection is booked under: an interface, and what its labels show.
 
 Connections share an account if they differ in nothing that a label shows.
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.ledger.connections import BEGAN_HERE, BEGAN_THERE
-from podtally.ledger.labels import (
+from podtally.ledger.label_sets import (
     OTHER,
     UNKNOWN,
     CandidateLabels,
@@ -33,7 +34,7 @@ GROUP_PORT = -7
 APART = (WAITING_PORT, FORWARDED_PORT, FLOODED_PORT)  # ports of accounts that are in no series
 
 
-class Backend(NamedTuple):
+class PeerBackend(NamedTuple):
     """Who answers behind a Service's address, as far as that is known."""
 
     namespace: str
@@ -72,7 +73,7 @@ class Account(NamedTuple):
     protocol: int
     port: int  # the server's; NO_PORT, UNKNOWN_PORT
     pod: str = ""  # on an interface that several share (the host's): whose total this adds to
-    backend: Backend | None = None
+    backend: PeerBackend | None = None
     judgement: Judgement = UNJUDGED
     endpoint: str = ""  # whose it is by name and namespace, whatever the labels say
     endpoint_namespace: str = ""
@@ -108,7 +109,7 @@ def with_any_peer(account: Account) -> Account:
     )
 
 
-def beyond_the_limit(account: Account) -> Account:
+def overflow_account(account: Account) -> Account:
     """Where an account goes for which there is no series; its pod's total stays its own."""
     others = (OTHER,) * 6
     namespace = account.namespace if account.pod else OTHER

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Accounts by number, and the series that their sums are shown under.
 
 An epoch's rows are added up by account first, so that series are touched once each.
@@ -17,19 +18,19 @@ from podtally.ledger.account import (
     UNKNOWN_PORT,
     WAITING_PORT,
     Account,
-    beyond_the_limit,
     candidate_labels,
     denied_labels,
     exposed_labels,
     flow_labels,
     missed_labels,
+    overflow_account,
     waiting,
     with_any_peer,
     with_any_port,
 )
 from podtally.ledger.connections import BEGAN_HERE, BEGAN_SIDE, BEGAN_THERE, BEGAN_UNKNOWN
-from podtally.ledger.costs import CONTRACT, Shown, add_cost, cost_labels, kubecost_labels
-from podtally.ledger.labels import (
+from podtally.ledger.costs import CONTRACT, SeriesOptions, add_cost, cost_labels, kubecost_labels
+from podtally.ledger.label_sets import (
     DIRECTIONS,
     OTHER,
     UNKNOWN,
@@ -76,14 +77,14 @@ def make_tables() -> Tables:
     )  # fmt: skip
 
 
-class Accounts:
+class AccountTable:
     """Accounts by index; the arrays are looked up by whole arrays of indexes.
 
     ``series`` and ``pods`` (n, 2) are NO_SERIES where an account's sums are shown under
     none: those that wait for a name, and those that only pass through this host.
     """
 
-    def __init__(self, tables: Tables, limit: int, shown: Shown = CONTRACT) -> None:
+    def __init__(self, tables: Tables, limit: int, shown: SeriesOptions = CONTRACT) -> None:
         self._tables = tables
         self._flows, self._pods = tables.flows, tables.pods
         self.shares = Shares(limit // len(DIRECTIONS))  # an account has a series each way
@@ -139,7 +140,7 @@ class Accounts:
             return account
         taken, used = _taken(account), len(self._flows) // len(DIRECTIONS)
         if self.shares.exhausted(used):
-            return beyond_the_limit(account)
+            return overflow_account(account)
         if account.port != MANY_PORT and not self.shares.peer_has_room(taken):
             return with_any_port(account)
         if account.peer_kind != OTHER and not self.shares.has_room(taken, used):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What candidates would change since they are what they are: counters less those of before.
 
 The series of /metrics go on, whatever the candidates were; who asks for the candidates of now
@@ -8,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from podtally.ledger.labels import CandidateLabels
+from podtally.ledger.label_sets import CandidateLabels
 from podtally.ledger.series import SeriesTable, SeriesView
-from podtally.policy.declared import Declared
-from podtally.policy.trial import fingerprint
+from podtally.policy.load.candidates import fingerprint
+from podtally.policy.load.declared import DeclaredPolicies
 
 
 class Before(NamedTuple):
@@ -24,10 +25,10 @@ class Before(NamedTuple):
 class CandidateRows:
     def __init__(self) -> None:
         self._of = ""
-        self._declared: Declared | None = None
+        self._declared: DeclaredPolicies | None = None
         self._before: dict[CandidateLabels, tuple[int, int, int]] = {}
 
-    def learn(self, declared: Declared, table: SeriesTable[CandidateLabels]) -> None:
+    def learn(self, declared: DeclaredPolicies, table: SeriesTable[CandidateLabels]) -> None:
         """Begin again if the candidates are others; before an epoch's sums are added."""
         if declared is self._declared or declared.unheard:
             return

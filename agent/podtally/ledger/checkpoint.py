@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the ledger down, and reads it back after a restart, a crash or an upgrade.
 
 One file, replaced by rename: at any instant it is the old one or the new one,
@@ -22,14 +23,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.identity.residents import Resident
+from podtally.identity.interface_endpoints import InterfaceEndpoint
 from podtally.ledger.account import Account
-from podtally.ledger.accounts import Accounts
+from podtally.ledger.accounts import AccountTable
 from podtally.ledger.candidate_rows import Before
-from podtally.ledger.connections import Columns
+from podtally.ledger.connections import ConnectionColumns
 from podtally.ledger.events import EventLabels
-from podtally.ledger.interfaces import Record
-from podtally.ledger.labels import (
+from podtally.ledger.interfaces import InterfaceRecord
+from podtally.ledger.label_sets import (
     BookLabels,
     CandidateLabels,
     CostLabels,
@@ -63,7 +64,7 @@ _ARRAYS = frozenset(
     {"interfaces", "kernel.key", "kernel.read"}
     | {"events.first_ns", "events.told", "events.told_ns"}
     | {f"{table}.{part}" for table in _TABLES for part in _PARTS}
-    | {f"{table}.{name}" for table in ("connections", "held") for name in Columns._fields}
+    | {f"{table}.{name}" for table in ("connections", "held") for name in ConnectionColumns._fields}
 )
 
 
@@ -82,12 +83,12 @@ class Position(msgspec.Struct, frozen=True):
 class Extras(msgspec.Struct, frozen=True):
     """What else must outlive the agent: who is behind the interfaces, and its own counters."""
 
-    residents: list[Resident] = []
+    residents: list[InterfaceEndpoint] = []
     own_metrics: dict[str, list[float]] = {}
     known_ns: int = 0  # up to when the residents are known, CLOCK_MONOTONIC
 
 
-class _Place(msgspec.Struct, frozen=True):
+class _ArrayPlace(msgspec.Struct, frozen=True):
     """Where an array lies, counted from the end of the head."""
 
     name: str
@@ -118,9 +119,9 @@ class _Labels(msgspec.Struct, frozen=True):
 
 class _Head(msgspec.Struct, frozen=True):
     position: Position
-    arrays: list[_Place]
+    arrays: list[_ArrayPlace]
     labels: _Labels
-    interfaces: list[Record]
+    interfaces: list[InterfaceRecord]
     retired_gaps: list[tuple[BookLabels, int]]
     began_unknown: int
     overflow_packets: int
@@ -134,9 +135,9 @@ class _RawHead(msgspec.Struct, frozen=True):
     """The same with label sets as the bytes they were last written as."""
 
     position: Position
-    arrays: list[_Place]
+    arrays: list[_ArrayPlace]
     labels: dict[str, msgspec.Raw]  # by the fields of _Labels
-    interfaces: list[Record]
+    interfaces: list[InterfaceRecord]
     retired_gaps: list[tuple[BookLabels, int]]
     began_unknown: int
     overflow_packets: int
@@ -211,7 +212,7 @@ class Checkpoint:
         self.path.rename(aside)
         return aside
 
-    def _labels(self, name: str, table: SeriesTable[Any] | Accounts) -> msgspec.Raw:
+    def _labels(self, name: str, table: SeriesTable[Any] | AccountTable) -> msgspec.Raw:
         known = self._encoded.get(name)
         if known is None or known[0] != table.version:
             known = (table.version, msgspec.Raw(self._encoder.encode(table.pairs())))
@@ -265,8 +266,10 @@ class Contents:
         ledger.settled_ns = now_ns
         ledger.begin()
 
-    def _columns(self, table: str) -> Columns:
-        return Columns(*(self._arrays[f"{table}.{name}"].copy() for name in Columns._fields))
+    def _columns(self, table: str) -> ConnectionColumns:
+        return ConnectionColumns(
+            *(self._arrays[f"{table}.{name}"].copy() for name in ConnectionColumns._fields)
+        )
 
 
 def _tables(ledger: Ledger) -> dict[str, SeriesTable[Any]]:
@@ -290,7 +293,7 @@ def _tables(ledger: Ledger) -> dict[str, SeriesTable[Any]]:
     }
 
 
-def _labelled(ledger: Ledger) -> dict[str, SeriesTable[Any] | Accounts]:
+def _labelled(ledger: Ledger) -> dict[str, SeriesTable[Any] | AccountTable]:
     return {**_tables(ledger), "accounts": ledger.accounts}
 
 
@@ -309,15 +312,15 @@ def _arrays(ledger: Ledger, interface_pairs: Array) -> dict[str, Array]:
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
-def _places(arrays: dict[str, Array]) -> Iterable[_Place]:
+def _places(arrays: dict[str, Array]) -> Iterable[_ArrayPlace]:
     offset = 0
     for name, array in arrays.items():
         described = array.dtype.descr if array.dtype.names else array.dtype.str
-        yield _Place(name, repr(described), array.shape, offset)
+        yield _ArrayPlace(name, repr(described), array.shape, offset)
         offset += -(-array.nbytes // _ALIGN) * _ALIGN
 
 
-def _array(body: memoryview, place: _Place) -> Array:
+def _array(body: memoryview, place: _ArrayPlace) -> Array:
     # The repr of a dtype's description is a literal; nothing is run.
     dtype = np.dtype(ast.literal_eval(place.dtype))
     flat = np.frombuffer(body, dtype, math.prod(place.shape), place.offset)

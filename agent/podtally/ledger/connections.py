@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every connection that is under way: who began it, since when, how much so far.
 
 Kept in arrays sorted by fingerprint, so that an epoch's rows are joined to them by
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.kernel import abi
-from podtally.kernel.table import Rows
+from podtally.kernel.table import FlowRows
 from podtally.ledger.shares import level
 
 TCP = 6
@@ -43,7 +44,7 @@ KEY = np.dtype(
 )
 
 
-class Columns(NamedTuple):
+class ConnectionColumns(NamedTuple):
     """Connections; index i of every array is the same one."""
 
     fingerprint: NDArray[np.uint64]
@@ -57,12 +58,12 @@ class Columns(NamedTuple):
     packets: NDArray[np.int64]
     key: NDArray[np.void]
 
-    def take(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> "Columns":
-        return Columns._make(column[index] for column in self)
+    def take(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> "ConnectionColumns":
+        return ConnectionColumns._make(column[index] for column in self)
 
 
-def no_connections() -> Columns:
-    return Columns(
+def no_connections() -> ConnectionColumns:
+    return ConnectionColumns(
         np.zeros(0, np.uint64),
         np.zeros(0, np.int32),
         np.zeros(0, np.int32),
@@ -147,7 +148,7 @@ class Connections:
         self.flags = flags
         self._limit = limit
         self._timeouts = timeouts or Timeouts()
-        self._new: list[Columns] = []
+        self._new: list[ConnectionColumns] = []
 
     def __len__(self) -> int:
         return len(self.columns.fingerprint)
@@ -179,7 +180,7 @@ class Connections:
         columns.last_ns[place] = now_ns
 
     def add_errors(
-        self, quoted: NDArray[np.uint64], rows: Rows, now_ns: int
+        self, quoted: NDArray[np.uint64], rows: FlowRows, now_ns: int
     ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Add rows of ICMP errors to the connections they quote, which ``settle`` has not
         sorted in yet either. Returns their accounts and events, NO_CONNECTION where there
@@ -208,18 +209,18 @@ class Connections:
             return ended
         return candidates
 
-    def replace(self, place: NDArray[np.int64], fresh: Columns) -> Columns:
+    def replace(self, place: NDArray[np.int64], fresh: ConnectionColumns) -> ConnectionColumns:
         """Put new connections in the place of ended ones, which are returned."""
         ended = self.columns.take(place)
-        for name in Columns._fields:
+        for name in ConnectionColumns._fields:
             getattr(self.columns, name)[place] = getattr(fresh, name)
         return ended
 
-    def begin(self, fresh: Columns) -> None:
+    def begin(self, fresh: ConnectionColumns) -> None:
         """Take up new connections; they are found after ``settle``."""
         self._new.append(fresh)
 
-    def settle(self, now_ns: int, gone: NDArray[np.int64]) -> Columns:
+    def settle(self, now_ns: int, gone: NDArray[np.int64]) -> ConnectionColumns:
         """Put what began among the rest, and let go what is over.
 
         ``gone`` are interfaces that went: their connections are over. Returns the
@@ -235,19 +236,19 @@ class Connections:
         kept = [np.flatnonzero(~over) for over in leaving]
         order = np.argsort(_joined([part.fingerprint for part in parts], kept), kind="stable")
         # Column by column, so that no second copy of all is held.
-        self.columns = Columns._make(
+        self.columns = ConnectionColumns._make(
             _joined(column, kept)[order] for column in zip(*parts, strict=True)
         )
         return ended
 
-    def _over(self, columns: Columns, now_ns: int) -> NDArray[np.bool_]:
+    def _over(self, columns: ConnectionColumns, now_ns: int) -> NDArray[np.bool_]:
         lasts = (columns.key["protocol"] == TCP) & ~half_open(columns.seen, self.flags)
         patience = np.where(lasts, self._timeouts.tcp, self._timeouts.other)
         patience = np.where(has_ended(columns.seen, self.flags), self._timeouts.ended, patience)
         over: NDArray[np.bool_] = now_ns - columns.last_ns > patience
         return over
 
-    def _make_room(self, parts: list[Columns], leaving: list[NDArray[np.bool_]]) -> None:
+    def _make_room(self, parts: list[ConnectionColumns], leaving: list[NDArray[np.bool_]]) -> None:
         """Have no more stay than the limit: connections of the interfaces with most leave, until
         all others keep theirs; half-open ones first, then the longest idle.
         """
@@ -274,5 +275,5 @@ def _joined(column: Sequence[Array], kept: list[NDArray[np.int64]]) -> Array:
     return np.concatenate([part[rows] for part, rows in zip(column, kept, strict=True)])
 
 
-def join(parts: list[Columns]) -> Columns:
-    return Columns(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+def join(parts: list[ConnectionColumns]) -> ConnectionColumns:
+    return ConnectionColumns(*(np.concatenate(column) for column in zip(*parts, strict=True)))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What traffic is estimated to cost, and egress by pod in the words of Kubecost's network costs.
 
 Sums of dollars are whole numbers of PARTS of a dollar: they never lose anything to
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from podtally.config import PRICE_STEP
 from podtally.ledger.account import LIMITED_PORT, Account
-from podtally.ledger.labels import DIRECTIONS, OTHER, CostLabels, KubecostLabels
+from podtally.ledger.label_sets import DIRECTIONS, OTHER, CostLabels, KubecostLabels
 from podtally.ledger.series import SeriesTable
 
 PARTS = 10**13  # of a dollar: a byte at PRICE_STEP dollars for 10^9 of them is one
@@ -31,7 +32,7 @@ _NOT_CHARGED = (_FALSE, _TRUE, _TRUE)
 Prices = Mapping[str, int]  # by scope: parts of a dollar for a byte
 
 
-class Shown(NamedTuple):
+class SeriesOptions(NamedTuple):
     """What else is shown than the contract's series by workload."""
 
     by_pod: bool = False  # pods stand in the place of workloads
@@ -44,7 +45,7 @@ class Shown(NamedTuple):
         return prices.get(account.distance, 0)
 
 
-CONTRACT = Shown()
+CONTRACT = SeriesOptions()
 
 
 def parts_a_byte(dollars: Iterable[tuple[str, float]]) -> Prices:

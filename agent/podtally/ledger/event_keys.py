@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an event is found by, as fixed-size keys, and the events of those that are known.
 
 Keys are compared by a secret 64-bit hash, so that a flood of new ones is sorted out by

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Denied and undeclared connections, summed by what an event tells of them.
 
 How they are written down is the event log's (``export/events``).
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.ledger.labels import OTHER, ScanLabels
+from podtally.ledger.label_sets import OTHER, ScanLabels
 from podtally.ledger.scans import Scan, Scans
 from podtally.ledger.series import SeriesTable
 from podtally.ledger.shares import Shares, Taken, rank

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Put together what policy says of a connection that either side may have opened."""
 
 from typing import NamedTuple
@@ -12,9 +13,9 @@ from podtally.ledger.connections import (
     BEGAN_UNKNOWN,
     CONTESTED,
 )
-from podtally.ledger.ends import Ends
-from podtally.policy import engine
-from podtally.policy.model import DENIED, UNKNOWN, VERDICTS, Side
+from podtally.ledger.judge_input import JudgeInput
+from podtally.policy.model import DENIED, UNKNOWN, VERDICTS, DirectionVerdict
+from podtally.policy.reference import engine
 
 NO_SIDE = -1  # nobody was asked
 # Causes of an `unknown` that is missed where a policy isolates. Of objects that cannot be read, and
@@ -51,12 +52,12 @@ def no_sides(count: int) -> Sides:
     return Sides(unknown, nobody, nobody.copy(), unknown.copy(), opened, no, no.copy())
 
 
-def is_missed(side: Side) -> bool:
+def is_missed(side: DirectionVerdict) -> bool:
     """Whether policies that select our end for certain leave its verdict open."""
     return bool(side.policies) and side.cause in _MISSED
 
 
-def of_either(here: Sides, there: Sides, ends: Ends) -> Sides:
+def of_either(here: Sides, there: Sides, ends: JudgeInput) -> Sides:
     """Return what holds, given the answers if our end opened them and if the other end did.
 
     What holds of both openings holds. Where evidence contradicts itself, both are taken to

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decide who opened a connection, from what its packets show; the evidence can be forged.
 
 An endpoint that may send raw frames can forge whatever leaves its own interface, and, where

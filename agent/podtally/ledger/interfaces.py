@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The books of the interfaces that are watched: what was booked on each, and whether it closes."""
 
 from typing import NamedTuple
@@ -5,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.ledger.books import Balance, Margin, Pair, Readings, settle
-from podtally.ledger.grouping import distinct
+from podtally.ledger.balance import Balance, Margin, Pair, Readings, settle
+from podtally.ledger.distinct import distinct
 
 NO_PAIRS = np.zeros((0, 2), np.int64)
 UNBOUNDED = np.iinfo(np.int64).max >> 2  # an upper bound nobody reaches, and sums of it fit
@@ -20,7 +21,7 @@ _ETHERNET_HEADER = 14  # bytes
 _MAX_FRAMES = 1 << 40  # of one reading: more than can pass, and its bytes fit
 
 
-class Record(NamedTuple):
+class InterfaceRecord(NamedTuple):
     """One interface, as the checkpoint keeps it."""
 
     slot: int
@@ -233,11 +234,11 @@ class Interfaces:
         self.version += 1
         self._free.append(slot)
 
-    def dump(self) -> tuple[list[Record], NDArray[np.int64]]:
+    def dump(self) -> tuple[list[InterfaceRecord], NDArray[np.int64]]:
         """For the checkpoint: records, and the pairs of each in the order of _KEPT. (n, 13, 2)"""
         slots = list(self._slots.values())
         records = [
-            Record(
+            InterfaceRecord(
                 slot,
                 ifindex,
                 self.names[slot],
@@ -250,7 +251,7 @@ class Interfaces:
         ]
         return records, np.stack([getattr(self, name)[slots] for name in _KEPT], axis=1)
 
-    def restore(self, records: list[Record], pairs: NDArray[np.int64]) -> None:
+    def restore(self, records: list[InterfaceRecord], pairs: NDArray[np.int64]) -> None:
         for _ in range(max((record.slot for record in records), default=-1) + 1):
             self._grow()
         for record, kept in zip(records, pairs, strict=True):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Books an epoch: rows and accounts in, sums under labels out; nothing is lost or counted twice.
 
 Pure: it is given what the kernel counted, who is who and what time it is. When the
@@ -10,39 +11,33 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.identity.table import Names
-from podtally.kernel.books import Accounts as KernelAccounts
-from podtally.kernel.table import Rows
-from podtally.ledger.accounts import BYTES, PACKETS, Accounts, make_tables
+from podtally.identity.name_table import Names
+from podtally.kernel.account_map import AccountReading as KernelAccounts
+from podtally.kernel.table import FlowRows
+from podtally.ledger.accounts import BYTES, PACKETS, AccountTable, make_tables
+from podtally.ledger.attribution import Attribution, Settings
 from podtally.ledger.candidate_rows import CandidateRows
+from podtally.ledger.closed import ClosedConnections, LedgerTables, describe
 from podtally.ledger.connections import (
     UNNAMED,
     Connections,
     Flags,
 )
-from podtally.ledger.costs import CONTRACT, Shown
-from podtally.ledger.ended import Books, Ended, describe
+from podtally.ledger.costs import CONTRACT, SeriesOptions
+from podtally.ledger.counter_deltas import NOTHING_GROWN, CounterDeltas
 from podtally.ledger.events import NO_EVENT, Events
-from podtally.ledger.intake import ColdRows, Intake
 from podtally.ledger.interfaces import Interfaces, Losses
-from podtally.ledger.kernel_readings import NOTHING_GROWN, KernelReadings
-from podtally.ledger.labels import (
-    ACCOUNTS,
-    DIRECTIONS,
-    DROPS,
-    BookLabels,
-    PodLabels,
-)
-from podtally.ledger.naming import Naming, Settings
-from podtally.ledger.remotes import Present
+from podtally.ledger.label_sets import ACCOUNTS, DIRECTIONS, DROPS, BookLabels, PodLabels
+from podtally.ledger.peers import EpochContext
+from podtally.ledger.pending import PendingConnections
+from podtally.ledger.row_booking import ColdRows, RowBooking
 from podtally.ledger.series import SeriesTable
 from podtally.ledger.view import View
-from podtally.ledger.waiting import Waiting
 
 FLOWS, OTHER, OVERFLOW = 0, 1, 2  # accounts, as in labels.ACCOUNTS
 VLAN_TAG = 4  # bytes, IEEE 802.1Q
 NEARLY_FULL = 0.9  # of the series limit: then those of long silent peers are let go
-STRANGERS_NAME = "unknown"  # of interfaces that somebody else put our programs on
+UNATTRIBUTED_NAME = "unknown"  # of interfaces that somebody else put our programs on
 
 
 class Limits(NamedTuple):
@@ -55,14 +50,14 @@ class Limits(NamedTuple):
     forwarders: tuple[str, ...] = ()  # globs of workloads that send and receive for others
 
 
-class Tally(NamedTuple):
+class EpochTotals(NamedTuple):
     """What one epoch adds, by interface slot and direction."""
 
     bytes: NDArray[np.int64]  # (slots, 2, 3): the accounts
     packets: NDArray[np.int64]  # (slots, 2, 2): of flows, of the rest
 
 
-class Places(NamedTuple):
+class InterfaceSeries(NamedTuple):
     """Indexes of the series of live interfaces, egress before ingress."""
 
     live: NDArray[np.int64]  # their slots
@@ -75,7 +70,11 @@ class Ledger:
     """All that podtally has counted since its first start on this boot."""
 
     def __init__(
-        self, flags: Flags, limits: Limits, keep_ended: bool = False, shown: Shown = CONTRACT
+        self,
+        flags: Flags,
+        limits: Limits,
+        keep_ended: bool = False,
+        shown: SeriesOptions = CONTRACT,
     ) -> None:
         self._keep_ended = keep_ended
         self.limits = limits
@@ -83,7 +82,7 @@ class Ledger:
         self.flows, self.pods = self.tables.flows, self.tables.pods
         self.books: SeriesTable[BookLabels] = SeriesTable(len(ACCOUNTS))
         self.drops: SeriesTable[BookLabels] = SeriesTable(len(DROPS))
-        self.accounts = Accounts(self.tables, limits.series, shown)
+        self.accounts = AccountTable(self.tables, limits.series, shown)
         self.events = Events(limits.events)
         self.connections = Connections(flags, limits.connections)
         self.interfaces = Interfaces()
@@ -94,14 +93,14 @@ class Ledger:
             shown.by_pod,
             limits.forwarders,
         )
-        self.naming = Naming(self.interfaces, self.accounts, flags, settings)
-        self.waiting = Waiting(self.connections, self.accounts, self.events, self.naming)
-        self.intake = Intake(self.connections, self.accounts, self.events, self.naming)
+        self.naming = Attribution(self.interfaces, self.accounts, flags, settings)
+        self.waiting = PendingConnections(self.connections, self.accounts, self.events, self.naming)
+        self.intake = RowBooking(self.connections, self.accounts, self.events, self.naming)
         self.tried = CandidateRows()
         self.retired_gaps: dict[BookLabels, int] = {}
-        self.readings = KernelReadings()
+        self.readings = CounterDeltas()
         self.overflow_packets = 0
-        self._placed = Places(*(np.zeros(0, np.int64),) * 4)
+        self._placed = InterfaceSeries(*(np.zeros(0, np.int64),) * 4)
         self._placed_for: tuple[Names | None, int] = (None, -1)
         self._reopened_for: Names | None = None
         self._judged_for = 0  # changes that the judge knew of
@@ -112,7 +111,7 @@ class Ledger:
         """Start an epoch's sums."""
         self.intake.begin()
 
-    def book_rows(self, rows: Rows, cold: ColdRows, present: Present) -> None:
+    def book_rows(self, rows: FlowRows, cold: ColdRows, present: EpochContext) -> None:
         """Book a batch of rows, each connection at most once in an epoch."""
         self.tried.learn(present.declared, self.tables.candidate)
         self.intake.book_rows(rows, cold, present)
@@ -126,7 +125,7 @@ class Ledger:
 
     # -- the end of an epoch --------------------------------------------------------
 
-    def settle(self, present: Present, gone: Iterable[int]) -> list[Ended]:
+    def settle(self, present: EpochContext, gone: Iterable[int]) -> list[ClosedConnections]:
         """Put the epoch's sums where they belong; ``gone`` are interfaces to be let go
         after this. Returns the connections that ended, if they are to be kept.
         """
@@ -142,7 +141,7 @@ class Ledger:
         for each in ended:
             self.intake.openings.remember(each, now_ns)
         ended = [*self.waiting.hold(ended), self.waiting.name(present)]
-        books = Books(self.interfaces, self.accounts, self.naming)
+        books = LedgerTables(self.interfaces, self.accounts, self.naming)
         described = [
             describe(each, books, present)
             for each in ended
@@ -160,7 +159,7 @@ class Ledger:
             account[(account >= 0) & self.accounts.unknown[np.maximum(account, 0)]] = UNNAMED
         self._reopened_for = names
 
-    def _reopen_judged(self, present: Present) -> None:
+    def _reopen_judged(self, present: EpochContext) -> None:
         """When policies or labels have changed, whatever comes after is judged by the new ones.
 
         After a start nothing has changed until all policies have been heard of.
@@ -199,13 +198,13 @@ class Ledger:
             amounts[:, PACKETS] = self.intake.sums[2 + direction, moved]
             self.accounts.add(moved, direction, amounts, now_ns)
 
-    def _tally(self) -> Tally:
+    def _tally(self) -> EpochTotals:
         delta = self._kernel_delta
         moved = delta.bytes.any(axis=1) | delta.packets.any(axis=1) | (delta.tagged > 0)
         slots = self.interfaces.slots(delta.ifindex[moved])
         if moved.any() and self.interfaces.known(0):
-            self.interfaces.renamed(0, STRANGERS_NAME)
-        tally = Tally(
+            self.interfaces.renamed(0, UNATTRIBUTED_NAME)
+        tally = EpochTotals(
             np.zeros((len(self.interfaces), 2, 3), np.int64),
             np.zeros((len(self.interfaces), 2, 2), np.int64),
         )
@@ -223,7 +222,7 @@ class Ledger:
         self._kernel_delta = NOTHING_GROWN
         return tally
 
-    def _settle_interfaces(self, tally: Tally, present: Present) -> None:
+    def _settle_interfaces(self, tally: EpochTotals, present: EpochContext) -> None:
         interfaces = self.interfaces
         interfaces.booked += tally.bytes.sum(axis=2)
         # What several share is added up by account; only what is no flow is the host's own.
@@ -237,7 +236,7 @@ class Ledger:
         self.books.add(places.books, booked, present.now_ns)
         self._pay_pods(places, present.now_ns)
 
-    def _pay_pods(self, places: Places, now_ns: int) -> None:
+    def _pay_pods(self, places: InterfaceSeries, now_ns: int) -> None:
         """Put what is owed into the totals of the pods that have a name.
 
         Less than nothing is owed where what was paid turns out not to have arrived.
@@ -249,7 +248,7 @@ class Ledger:
         interfaces.owed_bytes[named] -= owed_bytes
         interfaces.owed_packets[named] = 0
 
-    def _places(self, names: Names, now_ns: int) -> Places:
+    def _places(self, names: Names, now_ns: int) -> InterfaceSeries:
         """Where the sums of each live interface go; the same until a name changes."""
         if self._placed_for[0] is not names or self._placed_for[1] != self.interfaces.version:
             live = self.interfaces.live()
@@ -264,7 +263,7 @@ class Ledger:
                     labels = [PodLabels(endpoint.namespace, endpoint.name, d) for d in DIRECTIONS]
                     pods += [self.pods.index_of(each, now_ns) for each in labels]
             lists = (books, named, pods)
-            self._placed = Places(live, *(np.array(each, np.int64) for each in lists))
+            self._placed = InterfaceSeries(live, *(np.array(each, np.int64) for each in lists))
             self._placed_for = (names, self.interfaces.version)
         return self._placed
 
@@ -354,7 +353,7 @@ class Ledger:
         for labels in [each for each in self.retired_gaps if self.books.find(each) is None]:
             del self.retired_gaps[labels]
 
-    def _live_labels(self, places: Places) -> Iterable[BookLabels]:
+    def _live_labels(self, places: InterfaceSeries) -> Iterable[BookLabels]:
         names = (self.interfaces.names[slot] for slot in places.live.tolist())
         return (BookLabels(name, each) for name in names for each in DIRECTIONS)
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tell which packets concern the endpoint behind their interface: by the addresses it has.
 
 A packet to another address was flooded by a bridge: it is no traffic of this endpoint. A packet
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.identity.model import UNKNOWN, Endpoint, Owner
-from podtally.identity.table import Names
+from podtally.identity.name_table import Names
 
 OWN, FLOODED, GROUP, FOREIGN = 0, 1, 2, 3  # kinds of connections, by the endpoint's address
 

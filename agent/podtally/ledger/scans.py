@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counts the different ports and addresses of events that stand for many, in bounded memory.
 
 Ports exactly, by one bit each. Addresses by the smallest of their hashes (Bar-Yossef et

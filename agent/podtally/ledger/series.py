@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counters under label sets: what /metrics shows, as 64-bit sums."""
 
 from collections.abc import Hashable, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Limits what one endpoint may take of a shared limit, so that its neighbours keep theirs.
 
 An endpoint may use up to a quarter of the whole, first come, first served; below its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What readers of the ledger see."""
 
 from typing import NamedTuple
@@ -5,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.ledger.labels import (
+from podtally.ledger.label_sets import (
     BookLabels,
     CandidateLabels,
     CostLabels,

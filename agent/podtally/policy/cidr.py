@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CIDRs as the API server reads them: as in Go, once with its old laxity and once without."""
 
 import re

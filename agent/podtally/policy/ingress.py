@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What Ingress resources declare to be exposed; who is behind a Service is not known here."""
 
 from typing import Any, NamedTuple
@@ -7,7 +8,7 @@ import msgspec
 CLASS_ANNOTATION = "kubernetes.io/ingress.class"  # before there was spec.ingressClassName
 
 
-class ServicePort(NamedTuple):
+class IngressServicePort(NamedTuple):
     """A Service of the Ingress's own namespace, and its port by number or, if that is 0, name."""
 
     service: str
@@ -19,7 +20,9 @@ class Route(NamedTuple):
     host: str  # "" is any; may begin with "*."
     path: str  # "" is any
     path_type: str  # Exact, Prefix, ImplementationSpecific; "" of a default backend
-    backend: ServicePort | None  # None: not a Service, but a resource of the controller's own
+    backend: (
+        IngressServicePort | None
+    )  # None: not a Service, but a resource of the controller's own
 
 
 class DeclaredIngress(NamedTuple):
@@ -31,23 +34,25 @@ class DeclaredIngress(NamedTuple):
     unreadable: str = ""  # what could not be read: it may declare more than its routes
 
 
-class _Ingress(msgspec.Struct, frozen=True):
+class _IngressPoint(msgspec.Struct, frozen=True):
     ip: str = ""
     hostname: str = ""
 
 
-class _LoadBalancer(msgspec.Struct, frozen=True):
-    ingress: tuple[_Ingress, ...] = ()
+class _IngressLoadBalancer(msgspec.Struct, frozen=True):
+    ingress: tuple[_IngressPoint, ...] = ()
 
 
-class _Status(msgspec.Struct, frozen=True):
-    load_balancer: _LoadBalancer = msgspec.field(name="loadBalancer", default=_LoadBalancer())
+class _IngressStatus(msgspec.Struct, frozen=True):
+    load_balancer: _IngressLoadBalancer = msgspec.field(
+        name="loadBalancer", default=_IngressLoadBalancer()
+    )
 
 
 def addresses_of(status: Any) -> tuple[str, ...]:
     """Of ``status.loadBalancer.ingress``; none where a status is not in its form."""
     try:
-        told = msgspec.convert(status, _Status).load_balancer.ingress
+        told = msgspec.convert(status, _IngressStatus).load_balancer.ingress
     except msgspec.ValidationError:
         return ()
     return tuple(dict.fromkeys(text for each in told for text in (each.ip, each.hostname) if text))

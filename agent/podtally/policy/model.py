@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What policies say, and of whom they are asked; ``reading`` makes it, ``engine`` judges by it.
 
 Everything is immutable and can be hashed. Addresses are 128 bits, IPv4 as ::ffff:a.b.c.d.
@@ -6,7 +7,7 @@ A value that is None is not known, where it says so, and nothing is guessed from
 
 from typing import NamedTuple
 
-from podtally.identity.model import Labels
+from podtally.runtimes.model import Labels
 
 ALLOWED, DENIED, UNDECLARED, UNKNOWN = "allowed", "denied", "undeclared", "unknown"
 VERDICTS = (ALLOWED, DENIED, UNDECLARED, UNKNOWN)
@@ -91,7 +92,7 @@ Subject = PodSubject | HostSubject
 Peer = PodPeer | Block | NodePeer | DomainPeer | HostSubject
 
 
-class Port(NamedTuple):
+class PolicyPort(NamedTuple):
     """Ports of the destination: a range with both ends, or what it calls ``name``."""
 
     protocol: int  # ANY_PROTOCOL: whichever the destination declares under the name
@@ -104,7 +105,7 @@ class Rule(NamedTuple):
     index: int  # type: ignore[assignment]  # its place in the list, as written
     action: str  # allow, deny, pass; always allow in the network tier
     peers: tuple[Peer, ...] | None = None  # None: everyone. (): nobody
-    ports: tuple[Port, ...] | None = None  # None: every port of every protocol. (): none
+    ports: tuple[PolicyPort, ...] | None = None  # None: every port of every protocol. (): none
     name: str = ""
 
 
@@ -133,7 +134,7 @@ class NamedPort(NamedTuple):
 POD, NODE, HOST, ADDRESS, NOBODY_KNOWS = "pod", "node", "host", "address", "unknown"
 
 
-class Party(NamedTuple):
+class PolicyEndpoint(NamedTuple):
     """One end of a connection.
 
     ``pod``: a pod, one of the host's network too. ``node``: a node's own traffic. ``host``: an
@@ -159,8 +160,8 @@ class Party(NamedTuple):
 class Question(NamedTuple):
     """May ``source`` open a connection to ``destination``? The port is the destination's own."""
 
-    source: Party
-    destination: Party
+    source: PolicyEndpoint
+    destination: PolicyEndpoint
     protocol: int  # of IANA
     port: int  # 0 where the protocol has none, or which it is, is not known
     source_ip: int  # 0: not known
@@ -169,7 +170,7 @@ class Question(NamedTuple):
     by_service: bool = False
 
 
-class Side(NamedTuple):
+class DirectionVerdict(NamedTuple):
     """What one end's policies say. ``reasons`` puts it into words, since few are ever read."""
 
     verdict: str
@@ -180,5 +181,5 @@ class Side(NamedTuple):
 
 class Verdict(NamedTuple):
     verdict: str
-    ingress: Side  # of the destination
-    egress: Side  # of the source
+    ingress: DirectionVerdict  # of the destination
+    egress: DirectionVerdict  # of the source

@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is wrong with a document, with file, line and field; and what is wrong with an object."""
 
 import re
 from typing import NamedTuple
 
-from podtally.policy.scalars import brief
+from podtally.yamltree.scalars import brief
 
 # An error: the API server would refuse it. A warning: it takes it, though it should not stand so.
 ERROR, WARNING = "error", "warning"
@@ -26,7 +27,7 @@ class Problem(NamedTuple):
     line: int  # 0: cannot be told
     subject: str  # "NetworkPolicy shop/allow"; "" where it is not known what it is
     field: str  # "spec.ingress[0].from[1]"; "" where it is about the whole
-    message: str  # what is wrong, and the mend
+    message: str  # what is wrong, and the fix
     severity: str = ERROR
 
     def __str__(self) -> str:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds the known word that was probably meant."""
 
 from collections.abc import Iterable

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs on interfaces: which interfaces, by TCX or clsact, as links come and go."""

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which interfaces are to be watched, and in which role; pure."""
+
+from collections.abc import Callable, Collection, Iterable
+from fnmatch import fnmatchcase
+
+from podtally.netlink.model import Link, Role
+
+_PAIRS = ("veth", "netkit")
+# Devices that stand on others: what crosses them crosses those as well, and would be counted
+# twice. They count what they take in, or send, without the Ethernet header that the hook sees
+# (br_pass_frame_up() in net/bridge/br_input.c, vxlan_rcv(), ip_tunnel_rcv()), so their books
+# could not close.
+_TUNNELS = ("vxlan", "geneve", "gretap", "ip6gretap", "erspan", "ip6erspan", "l2tpeth", "batadv")
+_NEVER = ("bridge", "ifb", "nlmon", *_TUNNELS)
+_LOOPBACK = "lo"
+_GLOB = frozenset("*?[")
+
+Uplinks = Callable[[], Collection[int]]  # ifindexes through which the host reaches the world
+Wanted = Callable[[Link, Uplinks], Role | None]
+
+
+def pod_interfaces(pattern: str | None) -> Wanted:
+    """Choose by ``--interfaces``: comma-separated shell globs on the name, ``!glob`` excludes.
+
+    Without a glob to include: every pair whose other end is in another namespace, as a
+    pod's. With one: every Ethernet interface it matches; what is no pair is the host's
+    own. Loopback, bridges, tunnels and whatever has no Ethernet headers are never watched
+    (``refusals`` says so). A pair that is an uplink is the host's own as well: a node may
+    be a container itself.
+    """
+    included, excluded = _globs(pattern)
+
+    def role(link: Link, uplinks: Uplinks) -> Role | None:
+        if not link.ethernet or link.kind in _NEVER or _matches(link.name, excluded):
+            return None
+        if included and not _matches(link.name, included):
+            return None
+        if link.kind in _PAIRS:
+            if link.peer_nsid < 0:  # a pair with both ends here is about to be parted
+                return None
+            if link.ifindex not in uplinks():
+                return Role.POD
+        return Role.HOST if included else None
+
+    return role
+
+
+def refusals(pattern: str | None, links: Iterable[Link]) -> list[str]:
+    """Say for each interface that ``--interfaces`` names why it cannot be watched, if so.
+
+    A name that matches nothing is among them; a glob may have to wait for its interfaces.
+    """
+    included, excluded = _globs(pattern)
+    links = [link for link in links if not _matches(link.name, excluded)]
+    named = [link for link in links if _matches(link.name, included) and link.name != _LOOPBACK]
+    found = [f"{link.name} cannot be watched: {why}" for link in named if (why := _why_not(link))]
+    there = {link.name for link in links}
+    absent = [glob for glob in included if not _GLOB & set(glob) and glob not in there]
+    return found + [f"there is no interface {name!r}" for name in absent]
+
+
+def _why_not(link: Link) -> str:
+    """Return why an interface is never watched; "" for one that is, or may be."""
+    if link.kind == "bridge":
+        return "it is a bridge; name its ports, or the interface below"
+    if link.kind in _TUNNELS:
+        return f"it is a tunnel ({link.kind}); name the interface that it goes out by"
+    if link.kind in _NEVER:
+        return f"it is of kind {link.kind}, which carries copies"
+    if not link.ethernet:
+        return f"its frames have no Ethernet header{f' (kind {link.kind})' if link.kind else ''}"
+    return ""
+
+
+def _globs(pattern: str | None) -> tuple[list[str], list[str]]:
+    """Return what to include, and what to exclude."""
+    globs = [glob for part in (pattern or "").split(",") if (glob := part.strip())]
+    excluded = [glob[1:] for glob in globs if glob.startswith("!")]
+    return [glob for glob in globs if not glob.startswith("!")], excluded
+
+
+def _matches(name: str, globs: list[str]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)

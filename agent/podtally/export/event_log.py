@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The event log: one JSON line for each denied or undeclared event that is due.
+
+Which events are due, and how often, is the ledger's to say.
+"""
+
+import datetime
+from collections.abc import Sequence
+
+import msgspec
+
+from podtally.export.log_sink import json_line, sink
+from podtally.ledger.events import Due, EventLabels
+from podtally.ledger.judge_input import UNDECLARED as UNDECLARED_EXPOSURE
+from podtally.ledger.label_sets import DIRECTIONS
+from podtally.policy.model import ALLOWED
+
+EXPOSED = "exposed"  # policy allows it, but nothing declares that it may come from outside
+
+
+class EventEndpoint(msgspec.Struct, frozen=True):
+    namespace: str
+    pod: str
+    workload: str
+    workload_kind: str
+
+
+class EventPeer(msgspec.Struct, frozen=True):
+    kind: str
+    namespace: str
+    workload: str
+    name: str
+    address: str
+    scope: str
+
+
+class EventSums(msgspec.Struct, frozen=True):
+    egress: int
+    ingress: int
+
+
+class Scan(msgspec.Struct, frozen=True):
+    """How many different ports and addresses an event stands for."""
+
+    ports: int
+    addresses: int
+    exact: bool  # else there are about so many addresses
+
+
+class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line; times are RFC 3339, in UTC, to the millisecond."""
+
+    time: str
+    event: str  # denied, undeclared, exposed, ...: what the line is about
+    direction: str  # egress: the connection began here
+    local: EventEndpoint
+    peer: EventPeer
+    protocol: str
+    port: int | None  # None: unknown, or one of many
+    policy: str
+    reason: str
+    verdict: str = ""  # of policy; left out where it is the event
+    exposure: str = ""
+    scan: Scan | None = None
+    connections: int
+    new_connections: int
+    bytes: EventSums
+    first: str
+    last: str
+
+
+class EventLog:
+    """Appends to a file that rolls beyond ``max_bytes``, or to standard output (``-``).
+
+    ``rate`` is how many lines a second it takes; for one that had been silent, a second's
+    worth at once.
+    """
+
+    def __init__(self, path: str, max_bytes: int, rate: int) -> None:
+        self._rate = rate
+        self._room = float(rate)
+        self._asked_ns = 0
+        self._out = sink(path, max_bytes, "--events")
+
+    def room(self, now_ns: int) -> int:
+        """How many lines may be written now."""
+        since_seconds = (now_ns - self._asked_ns) / 1e9
+        self._asked_ns = now_ns
+        self._room = min(self._rate, self._room + since_seconds * self._rate)
+        return int(self._room)
+
+    def write(self, due: Sequence[Due], now_ns: int, now: datetime.datetime) -> int:
+        """Append a line for each; returns how many. OSError: there is none of them in the log.
+
+        ``now_ns`` (CLOCK_MONOTONIC) and ``now`` are one instant on two clocks. Without
+        events, what a slow reader of standard output was still owed is sent.
+        """
+        self._out.append(b"".join(json_line(event(each, now_ns, now)) for each in due))
+        self._room -= len(due)
+        return len(due)
+
+    def close(self) -> None:
+        self._out.close()
+
+
+def event(due: Due, now_ns: int, now: datetime.datetime) -> EventRecord:
+    labels = due.labels
+
+    def at(instant_ns: int) -> str:
+        return _rfc3339(now - datetime.timedelta(microseconds=(now_ns - instant_ns) // 1000))
+
+    return EventRecord(
+        time=_rfc3339(now),
+        event=kind(labels),
+        direction=labels.direction,
+        local=EventEndpoint(labels.namespace, labels.pod, labels.workload, labels.workload_kind),
+        peer=_peer(labels),
+        protocol=labels.protocol,
+        port=int(labels.port) if labels.port.isdecimal() else None,
+        policy=labels.policy,
+        reason=reason(due),
+        verdict=labels.verdict if kind(labels) != labels.verdict else "",
+        exposure=labels.exposure,
+        scan=Scan(*due.scan) if due.scan is not None else None,
+        connections=due.connections,
+        new_connections=due.new_connections,
+        bytes=EventSums(due.egress_bytes, due.ingress_bytes),
+        first=at(due.first_ns),
+        last=at(due.last_ns),
+    )
+
+
+def reason(due: Due) -> str:
+    """Why, in words; of a scan, what it was of."""
+    scan = due.scan
+    if scan is None:
+        return due.labels.reason
+    preposition = "on" if due.labels.direction == DIRECTIONS[0] else "from"
+    ports = f"{scan.ports:,} port{'' if scan.ports == 1 else 's'}"
+    about = "" if scan.exact else "about "
+    addresses = f"{about}{scan.addresses:,} address{'' if scan.addresses == 1 else 'es'}"
+    return f"{due.labels.reason}: {ports} {preposition} {addresses}"
+
+
+def kind(labels: EventLabels) -> str:
+    """What the event is about: the verdict, unless that is no reason for one."""
+    is_exposed = labels.exposure == UNDECLARED_EXPOSURE and labels.verdict == ALLOWED
+    return EXPOSED if is_exposed else labels.verdict
+
+
+def _peer(labels: EventLabels) -> EventPeer:
+    return EventPeer(
+        labels.peer_kind,
+        labels.peer_namespace,
+        labels.peer_workload,
+        labels.peer_name,
+        labels.peer_address,
+        labels.scope,
+    )
+
+
+def _rfc3339(time: datetime.datetime) -> str:
+    plain = time.astimezone(datetime.UTC).replace(tzinfo=None)
+    return plain.isoformat(timespec="milliseconds") + "Z"

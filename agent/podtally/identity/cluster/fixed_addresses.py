@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Addresses that stay with what they are given to: those of nodes and of Services.
+
+They are claimed from the object's creation on (an address that came later, from when it was
+last heard of without it), and until it is heard of without them.
+"""
+
+from collections.abc import Iterator, Set
+
+import msgspec
+
+from podtally.identity.cluster.address_leases import HISTORY_NS, LATE_NS, SECOND_NS, SKEW_NS
+from podtally.identity.model import FOREVER
+from podtally.identity.services import address_of
+from podtally.kube.objects import KubeNode, KubeService
+
+
+class Span(msgspec.Struct, gc=False):
+    address: int
+    from_ns: int
+    until_ns: int = FOREVER
+
+
+class FixedAddress(msgspec.Struct, gc=False):
+    """An object, and what it has had."""
+
+    object: KubeNode | KubeService
+    heard_ns: int  # last
+    spans: list[Span]
+    gone_ns: int = FOREVER
+
+
+class FixedAddressTable:
+    """Nodes and Services by UID. ``changed`` are those whose claims are to be made anew."""
+
+    def __init__(self) -> None:
+        self.changed: set[str] = set()
+        self._known: dict[str, FixedAddress] = {}
+        self._gone: list[str] = []  # in the order they went
+
+    def uids(self, kind: type[KubeNode] | type[KubeService]) -> Set[str]:
+        return {
+            uid
+            for uid, known in self._known.items()
+            if known.gone_ns == FOREVER and isinstance(known.object, kind)
+        }
+
+    def find(self, uid: str) -> FixedAddress | None:
+        return self._known.get(uid)
+
+    def nodes(self) -> Iterator[str]:
+        return (uid for uid, known in self._known.items() if isinstance(known.object, KubeNode))
+
+    def put(self, item: KubeNode | KubeService, at_ns: int, offset_ns: int) -> None:
+        from_ns = max(0, item.created_seconds * SECOND_NS + offset_ns - SKEW_NS)
+        known = self._known.get(item.uid)
+        if known is None:
+            known = self._known[item.uid] = FixedAddress(item, at_ns, [])
+        else:
+            from_ns = max(from_ns, known.heard_ns - LATE_NS)
+            known.heard_ns, known.gone_ns = at_ns, FOREVER
+            if known.object == item and known.spans:
+                return
+            known.object = item
+        addresses = {a for a in map(address_of, item.addresses) if a is not None}
+        _end(known, at_ns, addresses)
+        known.spans = [s for s in known.spans if s.until_ns > at_ns - HISTORY_NS]
+        had = {span.address for span in known.spans if span.until_ns == FOREVER}
+        known.spans += [Span(address, from_ns) for address in addresses - had]
+        self.changed.add(item.uid)
+
+    def drop(self, uid: str, at_ns: int) -> None:
+        known = self._known.get(uid)
+        if known and known.gone_ns == FOREVER:
+            _end(known, at_ns, frozenset())
+            known.gone_ns = at_ns
+            self._gone.append(uid)
+            self.changed.add(uid)
+
+    def settle(self, now_ns: int) -> None:
+        """Forget what is gone for long."""
+        while self._gone:
+            known = self._known.get(self._gone[0])
+            if known and known.gone_ns < FOREVER:
+                if now_ns < known.gone_ns + HISTORY_NS:
+                    return
+                del self._known[self._gone[0]]
+            del self._gone[0]
+
+
+def _end(known: FixedAddress, at_ns: int, but: Set[int]) -> None:
+    for span in known.spans:
+        if span.until_ns == FOREVER and span.address not in but:
+            span.until_ns = at_ns

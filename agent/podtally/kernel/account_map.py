@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's own accounts: what crossed an interface and is in no flow row; and its lanes.
+
+They are cumulative and per CPU. An account is opened before the programs are
+attached, so that a packet never has to make one; and so are the lanes, which bound
+what one way through an interface may take up (``bpf/flow.h``).
+"""
+
+import errno
+import os
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.errors import PodtallyError
+from podtally.kernel import abi, bpf
+from podtally.kernel.pins import Generation
+
+UNATTRIBUTED = 0  # the ifindex of the account of interfaces nobody opened accounts for
+
+
+class AccountReading(NamedTuple):
+    """Cumulative sums over all CPUs; index i of every array is one interface and direction.
+
+    ``bytes`` and ``packets`` are (n, 2): other and overflow. ``tagged`` are frames, of
+    whatever account, with a VLAN tag that is in no sum of bytes.
+    """
+
+    ifindex: NDArray[np.int64]
+    direction: NDArray[np.int64]
+    bytes: NDArray[np.int64]
+    packets: NDArray[np.int64]
+    tagged: NDArray[np.int64]
+
+
+class AccountMap:
+    """The map ``books`` of one generation."""
+
+    def __init__(self, generation: Generation) -> None:
+        layout = generation.about.layout
+        self._key: abi.Struct = layout.book_key
+        self._value: abi.Struct = layout.book
+        self._fd = generation.map_fd("books")
+        self._room = generation.about.options.books
+        self._cpus = bpf.possible_cpus()
+        self._lane: abi.Struct | None = layout.lane  # None: programs without lanes
+        self._lane_numbers = range(layout.lanes)
+        self._lanes_fd = -1 if layout.lane is None else generation.map_fd("lanes")
+
+    def close(self) -> None:
+        os.close(self._fd)
+        if self._lanes_fd >= 0:
+            os.close(self._lanes_fd)
+
+    def open_accounts(self, ifindex: int) -> None:
+        """Make the accounts of an interface; those that are there keep their counts."""
+        for key in self._keys(ifindex, range(2)):
+            self._open(self._fd, key, np.zeros(self._cpus, self._value))
+        if self._lane is not None:
+            for key in self._keys(ifindex, self._lane_numbers):
+                self._open(self._lanes_fd, key, np.zeros(1, self._lane))
+
+    def _open(self, fd: int, key: NDArray[np.void], nothing: NDArray[np.void]) -> None:
+        try:
+            bpf.update(fd, key, nothing, bpf.NOEXIST)
+        except OSError as error:
+            if error.errno == errno.E2BIG:
+                raise PodtallyError(
+                    f"more than {self._room // 2} interfaces to watch",
+                    "narrow --interfaces",
+                ) from None
+            if error.errno != errno.EEXIST:
+                raise
+
+    def close_accounts(self, ifindex: int) -> None:
+        for key in self._keys(ifindex, range(2)):
+            bpf.delete(self._fd, key)
+        if self._lane is not None:
+            for key in self._keys(ifindex, self._lane_numbers):
+                bpf.delete(self._lanes_fd, key)
+
+    def read(self) -> AccountReading:
+        keys, values = bpf.lookup_all(self._fd, self._key, self._value, self._cpus, self._room)
+        return AccountReading(
+            keys["ifindex"].astype(np.int64),
+            keys["direction"].astype(np.int64),
+            values["bytes"].sum(axis=1).astype(np.int64),
+            values["packets"].sum(axis=1).astype(np.int64),
+            values["tagged"].sum(axis=1).astype(np.int64),
+        )
+
+    def _keys(self, ifindex: int, numbers: range) -> list[NDArray[np.void]]:
+        return [np.array([(ifindex, number)], self._key) for number in numbers]

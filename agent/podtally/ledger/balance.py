@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One book for every interface and direction: what was booked against what the interface counts.
+
+While traffic runs, no reading of an interface's counter belongs to the instant at
+which the halves were flipped. But the reading of the epoch before is from an
+earlier instant and the present one from a later, so what was booked, plus what
+passed before the attachment (the opening balance), must lie between the two. The
+opening balance is kept as the interval that these facts leave it; a moment without
+traffic leaves one number. A gap is what no balance within the interval explains,
+so it is never a matter of timing, and nothing that is lost stays hidden once
+traffic rests.
+
+Some frames are seen on one side only: VLAN tags, frames that the kernel dropped. The
+kernel says how many, not how large, so each widens the interval by what it can be at
+most (its margin); what the counter then proves is booked as such, and the rest of the
+margin goes with the next moment without traffic.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pair = NDArray[np.int64]  # (n, 2): from and to the endpoint
+
+
+class Balance(NamedTuple):
+    """Opening balances as intervals, each (n, 2)."""
+
+    low: Pair
+    high: Pair
+
+
+class Closing(NamedTuple):
+    balance: Balance
+    gap: Pair  # bytes the interface counted and nobody booked; negative: booked and not counted
+
+
+class Margin(NamedTuple):
+    """Bytes that one side alone may have counted, at most; each (n, 2)."""
+
+    tags: Pair  # VLAN tags that the interface counts and the programs do not
+    before_hook: Pair  # counted by the interface, then dropped in front of our programs
+    after_hook: Pair  # booked, then dropped before the interface counted them
+    headers: Pair  # Ethernet headers that the interface leaves out of its counter
+
+
+class Readings(NamedTuple):
+    """Bytes (n, 2): what was booked up to now, and two readings of the counters around now."""
+
+    booked: Pair
+    earlier: Pair
+    later: Pair
+
+
+class Settled(NamedTuple):
+    balance: Balance
+    margin: Margin  # what is still in doubt
+    gap: Pair
+    found: Margin  # what is certain now
+
+
+def close(balance: Balance, booked: Pair, earlier: Pair, later: Pair) -> Closing:
+    """Hold the sums booked up to now against two readings of the counters around now.
+
+    All arguments are (n, 2) in bytes. A balance is narrowed only by readings that
+    leave no gap.
+    """
+    at_least = np.maximum(balance.low, earlier - booked)
+    at_most = np.minimum(balance.high, later - booked)
+    missing = np.maximum(0, earlier - booked - balance.high)
+    surplus = np.minimum(0, later - booked - balance.low)
+    gap = missing + surplus
+    closes = gap == 0
+    return Closing(
+        Balance(
+            np.where(closes, at_least, balance.low),
+            np.where(closes, at_most, balance.high),
+        ),
+        gap,
+    )
+
+
+def settle(balance: Balance, margin: Margin, fresh: Margin, readings: Readings) -> Settled:
+    """Close with a margin, to which ``fresh`` was added by this reading.
+
+    What ``fresh`` is for may have passed after the flip, and is booked in the next epoch.
+    """
+    low, high = balance
+    widened = Balance(
+        low - margin.after_hook - margin.headers, high + margin.tags + margin.before_hook
+    )
+    closing = close(widened, *readings)
+    # Beyond the balance itself, the cheapest explanation is the one that is booked.
+    above, below = closing.balance.low - high, low - closing.balance.high
+    tags = np.clip(above, 0, margin.tags)
+    before = np.clip(above - tags, 0, margin.before_hook)
+    after = np.clip(below, 0, margin.after_hook)
+    headers = np.clip(below - after, 0, margin.headers)
+    shift = tags + before - after - headers
+    found = Margin(tags, before, after, headers)
+    # Where one number is left for the balance, nothing older than this reading is in doubt.
+    at_rest = closing.balance.low == closing.balance.high
+    left = [all_ - sure for all_, sure in zip(margin, found, strict=True)]
+    rest = [np.where(at_rest, np.minimum(*both), both[0]) for both in zip(left, fresh, strict=True)]
+    return Settled(
+        Balance(
+            np.maximum(low, closing.balance.low - shift),
+            np.minimum(high, closing.balance.high - shift),
+        ),
+        Margin(*rest),
+        closing.gap,
+        found,
+    )

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is told of connections that are over."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from podtally.identity.model import Endpoint
+from podtally.ledger.account import Account
+from podtally.ledger.accounts import AccountTable
+from podtally.ledger.attribution import Attribution
+from podtally.ledger.connections import UNNAMED, ConnectionColumns
+from podtally.ledger.interfaces import Interfaces
+from podtally.ledger.peers import EpochContext, flows_of
+
+
+class ClosedConnections(NamedTuple):
+    """Connections that are over, with their last totals, and what they were called."""
+
+    columns: ConnectionColumns
+    accounts: dict[int, Account]  # by columns.account
+    endpoints: dict[int, Endpoint]  # by ifindex
+    interfaces: dict[int, str]  # names, by ifindex
+    reasons: Sequence[str] = ()  # of their verdicts
+    exposures: Sequence[str] = ()  # how they are declared to be exposed, if they are
+
+
+class LedgerTables(NamedTuple):
+    """What connections are called by."""
+
+    interfaces: Interfaces
+    accounts: AccountTable
+    naming: Attribution
+
+
+def describe(
+    columns: ConnectionColumns, books: LedgerTables, present: EpochContext
+) -> ClosedConnections:
+    """Changes ``account`` of those that were to be named again."""
+    ifindex = columns.key["ifindex"]
+    interfaces = np.unique(ifindex).tolist()
+    # An interface that was let go must not come back by being named.
+    there = np.isin(ifindex, [i for i in interfaces if books.interfaces.known(i)])
+    unnamed = np.flatnonzero(there & (columns.account == UNNAMED))
+    if len(unnamed):  # they have moved nothing since
+        flows = flows_of(columns.take(unnamed))
+        columns.account[unnamed] = books.naming.name(flows, present, wait=False).account
+    accounts = books.accounts.at(np.unique(columns.account))
+    reasons, exposures = [""] * len(ifindex), [""] * len(ifindex)
+    rows = np.flatnonzero(there)
+    if len(rows):
+        some = columns.take(rows)
+        verdicts = [accounts[i].verdict for i in some.account.tolist()]
+        words = books.naming.explain(flows_of(some), verdicts, present)
+        for row, reason, exposure in zip(rows.tolist(), *words, strict=True):
+            reasons[row], exposures[row] = reason, exposure
+    return ClosedConnections(
+        columns,
+        accounts,
+        {i: present.names.endpoint(i) for i in interfaces},
+        {i: books.interfaces.name(i) for i in interfaces},
+        reasons,
+        exposures,
+    )

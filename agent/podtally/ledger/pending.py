@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections whose names may still come: what they move is kept apart until they are named.
+
+A waiting connection's own totals are all that is owed for it, so nothing else has to be
+remembered, and the wait survives the agent with the connections.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.ledger.accounts import BYTES, PACKETS, AccountTable
+from podtally.ledger.attribution import AttributedConnections, Attribution
+from podtally.ledger.connections import ConnectionColumns, Connections, join, no_connections
+from podtally.ledger.events import Events
+from podtally.ledger.peers import EpochContext, flows_of
+
+
+class PendingConnections:
+    """Those among the connections that wait, and in ``held`` those that are over and wait."""
+
+    def __init__(
+        self, connections: Connections, accounts: AccountTable, events: Events, naming: Attribution
+    ) -> None:
+        self._connections = connections
+        self._accounts = accounts
+        self._events = events
+        self._naming = naming
+        self.held = no_connections()
+
+    def __len__(self) -> int:
+        if not self._accounts.waiting.any():
+            return 0
+        return len(self.held.account) + int(self.among(self._connections.columns).sum())
+
+    def among(self, columns: ConnectionColumns) -> NDArray[np.bool_]:
+        account = columns.account
+        waiting: NDArray[np.bool_] = (account >= 0) & self._accounts.waiting[np.maximum(account, 0)]
+        return waiting
+
+    def on(self, ifindex: int) -> bool:
+        """Whether any connection of this interface waits."""
+        columns = self._connections.columns
+        own = columns.take(columns.key["ifindex"] == ifindex)
+        return bool((self.held.key["ifindex"] == ifindex).any() or self.among(own).any())
+
+    def hold(self, ended: list[ConnectionColumns]) -> list[ConnectionColumns]:
+        """Keep those that are over and still wait; returns the others."""
+        if not self._accounts.waiting.any():
+            return ended
+        over = []
+        for columns in ended:
+            waiting = self.among(columns)
+            if waiting.any():
+                self.held = join([self.held, columns.take(waiting)])
+            over.append(columns.take(~waiting))
+        return over
+
+    def name(self, present: EpochContext) -> ConnectionColumns:
+        """Name those whose names have come, or are not waited for any longer, and book all
+        that they have moved. Returns those among them that are over.
+        """
+        self._naming.begin_waiting()
+        if not self._accounts.waiting.any():
+            return no_connections()
+        columns = self._connections.columns
+        waiting = np.flatnonzero(self.among(columns))
+        columns.account[waiting], columns.event[waiting] = self._pay(columns.take(waiting), present)
+        account, event = self._pay(self.held, present)
+        named = ~self._accounts.waiting[account]
+        over = self.held._replace(account=account.astype(np.int32), event=event).take(named)
+        self.held = self.held.take(~named)
+        return over
+
+    def _pay(self, columns: ConnectionColumns, present: EpochContext) -> AttributedConnections:
+        """What waiting connections are by now; what is owed for those with a name is booked."""
+        accounts = self._accounts
+        flows = flows_of(columns)
+        account, event = self._naming.name(flows, present)
+        named = np.flatnonzero(~accounts.waiting[account])
+        for direction in (0, 1):
+            amounts = np.zeros((len(named), 3), np.int64)
+            amounts[:, BYTES] = columns.bytes[named, direction]
+            amounts[:, PACKETS] = columns.packets[named, direction]
+            accounts.add(account[named], direction, amounts, present.now_ns)
+        accounts.count_beginnings(account[named], columns.began[named], present.now_ns)
+        self._events.count(event, present.now_ns)
+        self._events.add_bytes(event, columns.bytes, present.now_ns)
+        return AttributedConnections(account, event)

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes an epoch's rows in: each to its connection, named when it begins, summed by account."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.kernel.table import FlowRows
+from podtally.ledger.accounts import AccountTable
+from podtally.ledger.attribution import AttributedConnections, Attribution
+from podtally.ledger.connections import (
+    BEGAN_SIDE,
+    BEGAN_UNKNOWN,
+    CONTESTED,
+    KEY,
+    NO_CONNECTION,
+    UNNAMED,
+    ConnectionColumns,
+    Connections,
+)
+from podtally.ledger.events import NO_EVENT, Events
+from podtally.ledger.icmp_errors import errors_among, quoted_fingerprints
+from podtally.ledger.initiator import opened, opening_flags
+from podtally.ledger.openers import Openings
+from podtally.ledger.peers import EpochContext, NewConnections, carries_data, flows_of
+
+ColdRows = Callable[[NDArray[np.int64]], NDArray[np.void]]
+
+
+class RowBooking:
+    """``sums`` (4, accounts): bytes, then packets, from and to the endpoint; of this epoch."""
+
+    def __init__(
+        self, connections: Connections, accounts: AccountTable, events: Events, naming: Attribution
+    ) -> None:
+        self.connections = connections
+        self.accounts = accounts
+        self.events = events
+        self.naming = naming
+        self.began_unknown = 0
+        self.replaced: list[ConnectionColumns] = []  # connections in whose ports others have begun
+        self._errors: list[tuple[FlowRows, ColdRows]] = []  # of this epoch
+        self._flags = connections.flags
+        self._opening = opening_flags(connections.flags)
+        self.openings = Openings(connections.flags, naming.interfaces)
+        self.begin()
+
+    def begin(self) -> None:
+        """Start an epoch's sums."""
+        self.sums = np.zeros((4, len(self.accounts)), np.int64)
+        self.replaced = []
+
+    def book_rows(self, rows: FlowRows, cold: ColdRows, present: EpochContext) -> None:
+        """Book a batch of rows, each connection at most once in an epoch.
+
+        Rows of ICMP errors wait for the epoch's last batch: what they quote may be in it.
+        """
+        errors = errors_among(rows.seen, self._flags)
+        if errors.any():
+            self._errors.append((FlowRows._make(column[errors] for column in rows), cold))
+            rows = FlowRows._make(column[~errors] for column in rows)
+        self._book(rows, cold, present)
+
+    def book_errors(self, present: EpochContext) -> None:
+        """Book the epoch's ICMP errors: each with the connection it quotes.
+
+        One that quotes no connection is ICMP of its sender, to be judged as such.
+        """
+        held, self._errors = self._errors, []
+        for rows, cold in held:
+            quoted = quoted_fingerprints(rows, self._flags)
+            account, event = self.connections.add_errors(quoted, rows, present.now_ns)
+            unnamed = account == UNNAMED
+            if unnamed.any():
+                place, _ = self.connections.find(np.unique(quoted[unnamed]))
+                self.rename(place, present)
+                place = np.searchsorted(self.connections.columns.fingerprint, quoted[unnamed])
+                account[unnamed] = self.connections.columns.account[place]
+                event[unnamed] = self.connections.columns.event[place]
+            found = account != NO_CONNECTION
+            some = FlowRows._make(column[found] for column in rows)
+            self._add(
+                AttributedConnections(account[found].astype(np.int64), event[found]),
+                some,
+                present.now_ns,
+            )
+            self._book(FlowRows._make(column[~found] for column in rows), cold, present)
+
+    def _book(self, rows: FlowRows, cold: ColdRows, present: EpochContext) -> None:
+        if not len(rows.fingerprint):
+            return
+        place, known = self.connections.find(rows.fingerprint)
+        if known.all():
+            booked = self._book_known(rows, place, cold, present)
+        else:
+            booked = AttributedConnections(
+                np.empty(len(place), np.int64), np.empty(len(place), np.int32)
+            )
+            old = np.flatnonzero(known)
+            some = FlowRows._make(column[old] for column in rows)
+            booked.account[old], booked.event[old] = self._book_known(
+                some, place[old], cold, present
+            )
+            new = np.flatnonzero(~known)
+            fresh = self._begin(FlowRows._make(column[new] for column in rows), cold, present)
+            booked.account[new], booked.event[new] = fresh.account, fresh.event
+            self.connections.begin(fresh)
+        self._add(booked, rows, present.now_ns)
+
+    def _book_known(
+        self, rows: FlowRows, place: NDArray[np.int64], cold: ColdRows, present: EpochContext
+    ) -> AttributedConnections:
+        """Add rows to their connections; returns what they are booked under."""
+        connections = self.connections
+        reborn = connections.reborn(place, rows.seen)
+        handed = self._handed_over(rows, place, cold, present)
+        if handed is not None:
+            reborn = reborn | handed
+        if not reborn.any():
+            uncounted = self._reopen(place, rows)
+            connections.add_to(place, (rows.bytes, rows.packets), rows.seen, present.now_ns)
+        else:
+            old = FlowRows._make(column[~reborn] for column in rows)
+            amounts = (old.bytes, old.packets)
+            uncounted = self._reopen(place[~reborn], old)
+            connections.add_to(place[~reborn], amounts, old.seen, present.now_ns)
+            again = FlowRows._make(column[reborn] for column in rows)
+            fresh = self._begin(again, cold, present, connections.columns.began[place[reborn]])
+            self.replaced.append(connections.replace(place[reborn], fresh))
+        unnamed = place[connections.columns.account[place] == UNNAMED]
+        if len(unnamed):
+            self.rename(unnamed, present)
+        columns = connections.columns
+        if len(uncounted):
+            account = columns.account[uncounted].astype(np.int64)
+            self.accounts.count_openings(account, columns.began[uncounted], present.now_ns)
+        return AttributedConnections(columns.account[place].astype(np.int64), columns.event[place])
+
+    def _reopen(self, place: NDArray[np.int64], rows: FlowRows) -> NDArray[np.int64]:
+        """Have connections named again about which these rows, not added yet, tell more: who
+        opened them, or that the endpoint answers where it only seemed to be passed by.
+
+        Returns the places of those whose opening was not counted yet.
+        """
+        columns = self.connections.columns
+        news = np.flatnonzero(rows.seen & ~columns.seen[place] & self._opening)
+        uncounted, again = place[:0], [place[:0]]
+        if len(news):
+            at = place[news]
+            before, seen = columns.began[at], columns.seen[at] | rows.seen[news]
+            began = opened(seen, columns.key[at], self._flags) | before & CONTESTED
+            # What was known otherwise stays known.
+            began = np.where(began & BEGAN_SIDE == BEGAN_UNKNOWN, began | before, began)
+            uncounted = at[(before & BEGAN_SIDE == 0) & (began & BEGAN_SIDE != 0)]
+            again.append(at[began != before])
+            columns.began[at] = began
+        # Without an opening, headers alone are no news, and data are.
+        unopened = np.flatnonzero(columns.began[place] == BEGAN_UNKNOWN)
+        if len(unopened):
+            at = place[unopened]
+            bytes_, packets = columns.bytes[at], columns.packets[at]
+            after = (bytes_ + rows.bytes[unopened], packets + rows.packets[unopened])
+            again.append(at[~carries_data(bytes_, packets) & carries_data(*after)])
+        if self.accounts.silent.any():
+            silent = self.accounts.silent[np.maximum(columns.account[place], 0)]
+            answers = (columns.packets[place, 0] == 0) & (rows.packets[:, 0] > 0)
+            again.append(place[silent & answers])
+        some = np.concatenate(again)
+        account = columns.account[some]
+        columns.account[some[(account >= 0) & ~self.accounts.waiting[account]]] = UNNAMED
+        to_count: NDArray[np.int64] = uncounted[columns.account[uncounted] == UNNAMED]
+        return to_count
+
+    def rename(self, place: NDArray[np.int64], present: EpochContext) -> None:
+        """Name connections again that were named before: others are there, or policy has changed.
+
+        One that is denied from now on, or denied by others, is counted again.
+        """
+        columns = self.connections.columns
+        named = self.naming.name(flows_of(columns.take(place)), present, wait=False)
+        before = columns.event[place]
+        changed = (named.event != before) & (named.event != NO_EVENT)
+        columns.account[place], columns.event[place] = named
+        if changed.any():
+            others = self.events.policies_differ(before[changed], named.event[changed])
+            self.accounts.count_denied(named.account[changed][others], present.now_ns)
+            self.accounts.count_missed(named.account[changed], present.now_ns)
+            self.events.count(named.event[changed], present.now_ns)
+
+    def _handed_over(
+        self, rows: FlowRows, place: NDArray[np.int64], cold: ColdRows, present: EpochContext
+    ) -> NDArray[np.bool_] | None:
+        """Which rows go on under the addresses of a connection whose other end is somebody
+        else by now. (n,); None: none of them
+        """
+        if not len(present.handed_over):
+            return None
+        remote = self.connections.columns.key["remote_address"][place]
+        some = np.flatnonzero(np.isin(remote[:, 1], present.handed_over))
+        if not len(some):
+            return None
+        high, low = remote[some].byteswap().T
+        now_ns = cold(rows.place[some])["first_seen_ns"].astype(np.int64)
+        then_ns = self.connections.columns.first_ns[place[some]]
+        look_up = present.names.look_up
+        handed = np.zeros(len(place), np.bool_)
+        handed[some] = look_up(high, low, now_ns) != look_up(high, low, then_ns)
+        return handed
+
+    def _begin(
+        self,
+        rows: FlowRows,
+        cold: ColdRows,
+        present: EpochContext,
+        began_before: NDArray[np.uint8] | None = None,
+    ) -> ConnectionColumns:
+        """New connections from rows, named as of their first packet."""
+        cold_rows = cold(rows.place)
+        key = np.empty(len(cold_rows), KEY)
+        for field in KEY.names or ():
+            key[field] = cold_rows[field]
+        first_ns = cold_rows["first_seen_ns"].astype(np.int64)
+        began = self.openings.of(rows.seen, rows.fingerprint, key, first_ns, present)
+        if began_before is not None:  # what goes on in the same ports shows no SYN
+            began = np.where(began == BEGAN_UNKNOWN, began_before, began).astype(np.uint8)
+        has_data = carries_data(rows.bytes, rows.packets)
+        flows = NewConnections(key, began, first_ns, rows.seen, rows.packets[:, 0], has_data)
+        named = self.naming.name(flows, present)
+        self.accounts.count_beginnings(named.account, began, present.now_ns)
+        self.events.count(named.event, present.now_ns)
+        self.began_unknown += int(np.count_nonzero(began & BEGAN_SIDE == BEGAN_UNKNOWN))
+        return ConnectionColumns(
+            rows.fingerprint,
+            named.account.astype(np.int32),
+            named.event,
+            began,
+            rows.seen,
+            first_ns,
+            np.full(len(key), present.now_ns, np.int64),
+            rows.bytes,
+            rows.packets,
+            key,
+        )
+
+    def _add(self, booked: AttributedConnections, rows: FlowRows, now_ns: int) -> None:
+        account = booked.account
+        short = len(self.accounts) - self.sums.shape[1]
+        if short > 0:  # accounts were opened for these rows
+            self.sums = np.pad(self.sums, ((0, 0), (0, short)))
+        for direction in (0, 1):
+            np.add.at(self.sums[direction], account, rows.bytes[:, direction])
+            np.add.at(self.sums[2 + direction], account, rows.packets[:, direction])
+        self.events.add_bytes(booked.event, rows.bytes, now_ns)

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names that the kernel gives as bytes, as text that can be shown and written down."""
+
+
+def printable(text: str) -> str:
+    r"""Escape what cannot be shown, such as bytes that are not UTF-8 (surrogates): ``\xff``."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else _escaped(each) for each in text)
+
+
+def decoded(raw: bytes) -> str:
+    r"""Return the name that bytes are; those that are not UTF-8 stand in it as ``\xff``."""
+    return printable(raw.decode(errors="surrogateescape"))
+
+
+def _escaped(character: str) -> str:
+    raw = character.encode(errors="surrogateescape")
+    return "".join(f"\\x{byte:02x}" for byte in raw)

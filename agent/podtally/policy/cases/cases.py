@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cases of policy tests as they are written: a cluster, its policies, questions, expectations.
+
+The format is told in docs/policy.md. What is odd in a case costs its own part only: a probe
+that cannot be asked tells why, and an unreadable policy stands for whom it may select.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from podtally.errors import PodtallyError
+from podtally.policy.cases import cluster
+from podtally.policy.cases.world import FAMILIES, ClusterModel, ends
+from podtally.policy.cidr import parse_address
+from podtally.policy.load.conversion import PROTOCOLS
+from podtally.policy.load.documents import MAX_BYTES, Document, LineMap
+from podtally.policy.load.loader import Reading, read_documents
+from podtally.policy.load.unreadable import all_unreadable
+from podtally.policy.model import (
+    ALLOWED,
+    DENIED,
+    LAST_PORT,
+    UNDECLARED,
+    VERDICTS,
+    Policy,
+    PolicyEndpoint,
+    Question,
+)
+from podtally.policy.problems import Fault, Problem, field_of
+from podtally.policy.schema.decoding import convert
+from podtally.yamltree.scalars import brief
+from podtally.yamltree.tree import TreeBudget, TreeError, json_values, yaml_trees
+
+# What a word expects; no word expects nothing.
+MEANT: dict[str, tuple[str, ...]] = {
+    "allow": (ALLOWED, UNDECLARED),
+    "deny": (DENIED,),
+    "": VERDICTS,
+    **{verdict: (verdict,) for verdict in VERDICTS},
+}
+# The cells of a matrix: what is expected of the whole, of ingress and of egress.
+_CELLS = {
+    ".": ("allow", "allow", "allow"),
+    "i": ("deny", "deny", "allow"),
+    "e": ("deny", "allow", "deny"),
+    "b": ("deny", "deny", "deny"),
+    "X": ("deny", "", ""),
+    "o": ("allow", "", ""),
+}
+_NOT_ASKED = "-"
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class Probe(NamedTuple):
+    """A question, and what is expected; ``wrong`` tells what is wrong with either."""
+
+    question: Question | None  # None: it cannot be asked
+    wrong: str
+    expect: str
+    expect_ingress: str
+    expect_egress: str
+
+
+class Case(NamedTuple):
+    name: str
+    policies: tuple[Policy, ...]
+    probes: tuple[Probe, ...]
+
+
+class Cases(NamedTuple):
+    cases: tuple[Case, ...]
+    problems: tuple[Problem, ...]  # of all that is no policy
+    policy_problems: tuple[Problem, ...]
+
+
+class _WireEnd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pod: str | None = None
+    ip: str | None = None
+
+
+class _WireProbe(msgspec.Struct, frozen=True, rename={"from_": "from"}):
+    from_: _WireEnd
+    to: _WireEnd
+    port: int
+    protocol: str = "TCP"
+    family: str | None = None
+    service: bool = False
+    expect: str | None = None
+    expect_ingress: str | None = None
+    expect_egress: str | None = None
+
+
+class _WireMatrix(msgspec.Struct, frozen=True):
+    endpoints: tuple[str, ...]
+    rows: tuple[str, ...]
+    port: int
+    protocol: str = "TCP"
+    family: str | None = None
+
+
+def read_cases(text: bytes, source: str) -> Cases:
+    """From JSON or YAML: an object with ``cases``, a list of cases, or one; PodtallyError."""
+    written = _cases(parsed(text, source), source)
+    cases: list[Case] = []
+    problems: list[Problem] = []
+    policy_problems: list[Problem] = []
+    for index, content in enumerate(written):
+        if isinstance(content, dict):
+            reader = _CaseReader(content, source, index)
+            cases.append(reader.case())
+            problems += reader.problems
+            policy_problems += reader.policy_problems
+        else:
+            problems.append(Problem(source, 0, f"case {index}", "", "is no object; drop it"))
+    return Cases(tuple(cases), tuple(problems), tuple(policy_problems))
+
+
+def parsed(text: bytes, source: str) -> Any:
+    """The value of a text that is JSON or YAML; PodtallyError."""
+    if len(text) > MAX_BYTES:
+        raise PodtallyError(f"{source}: more than {MAX_BYTES >> 20} MiB", "split it")
+    try:
+        plain = text.decode("utf-8-sig")
+        if plain.lstrip()[:1] in ("{", "["):
+            values = list(json_values(plain))
+            if _SURROGATE.search(plain):
+                json.dumps(values, ensure_ascii=False).encode()
+        else:
+            values = [node.value for node in yaml_trees(plain, TreeBudget())]
+    except UnicodeDecodeError:
+        raise PodtallyError(f"{source}: not UTF-8", "save it as that") from None
+    except UnicodeEncodeError:
+        raise PodtallyError(f"{source}: half a surrogate pair", "write the character") from None
+    except TreeError as error:
+        where = f"{source}:{error.line}" if error.line else source
+        raise PodtallyError(f"{where}: {error.message}") from None
+    if not values:
+        raise PodtallyError(f"{source}: is empty", "name another file")
+    return values[0] if len(values) == 1 else values
+
+
+def _cases(value: Any, source: str) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    if isinstance(value, dict) and value.get("format", 1) == 1:
+        cases = value.get("cases")
+        if isinstance(cases, list) and value.get("kind") is None:
+            return cases
+        if "probes" in value or "matrices" in value:
+            return [value]
+    raise PodtallyError(
+        f"{source}: no tests of policies", "give an object with cases, or one case with probes"
+    )
+
+
+class _CaseReader:
+    """Reads one case; once."""
+
+    def __init__(self, content: Mapping[str, Any], source: str, index: int) -> None:
+        self.problems: list[Problem] = []
+        self.policy_problems: list[Problem] = []
+        given = content.get("id")
+        self._name = given if isinstance(given, str) and given else f"case {index}"
+        self._content = content
+        self._source = source
+        self._world = ClusterModel((), (), ())
+
+    def case(self) -> Case:
+        found = cluster.from_case(self._content, self._source, self._name)
+        self.problems += found.problems
+        self._world = found.world
+        policies = tuple(self._policies())
+        probes = [self._probe(item, index) for index, item in self._items("probes")]
+        for index, item in self._items("matrices"):
+            probes += self._matrix(item, index)
+        return Case(self._name, policies, tuple(probes))
+
+    def _policies(self) -> Iterator[Policy]:
+        for index, content in self._items("policies"):
+            reading = _policy(content, f"{self._source}: {self._name}: policies[{index}]")
+            self.policy_problems += reading.problems
+            yield from reading.policies
+
+    def _probe(self, item: Any, index: int) -> Probe:
+        wire = convert(item, _WireProbe)
+        if isinstance(wire, Fault):
+            return self._wrong(("probes", index, *wire.path), wire.message)
+        question = self._question(wire)
+        wanted = (wire.expect or "", wire.expect_ingress or "", wire.expect_egress or "")
+        if isinstance(question, str):
+            return self._wrong(("probes", index), question, wanted)
+        odd = [word for word in wanted if word not in MEANT]
+        if odd:
+            message = f"expects {brief(odd[0])}; write allow or deny"
+            return self._wrong(("probes", index), message, wanted)._replace(question=question)
+        return Probe(question, "", *wanted)
+
+    def _matrix(self, item: Any, index: int) -> Iterator[Probe]:
+        wire = convert(item, _WireMatrix)
+        path = ("matrices", index)
+        if isinstance(wire, Fault):
+            yield self._wrong((*path, *wire.path), wire.message)
+            return
+        count = len(wire.endpoints)
+        if len(wire.rows) != count or any(len(row) != count for row in wire.rows):
+            yield self._wrong(path, f"must be {count} rows of {count} cells, one an endpoint")
+            return
+        parties = [self._party(_end(text)) for text in wire.endpoints]
+        for source, row in zip(parties, wire.rows, strict=True):
+            for destination, cell in zip(parties, row, strict=True):
+                if cell != _NOT_ASKED:
+                    yield self._cell(wire, source, destination, cell)
+
+    def _cell(
+        self,
+        wire: _WireMatrix,
+        source: PolicyEndpoint | str,
+        destination: PolicyEndpoint | str,
+        cell: str,
+    ) -> Probe:
+        wanted = _CELLS.get(cell)
+        if wanted is None:
+            return self._wrong(("matrices",), f"{brief(cell)} is no cell of a matrix")
+        question = _asked(source, destination, wire)
+        if isinstance(question, str):
+            return self._wrong(("matrices",), question, wanted)
+        return Probe(question, "", *wanted)
+
+    def _question(self, wire: _WireProbe) -> Question | str:
+        return _asked(self._party(wire.from_), self._party(wire.to), wire)
+
+    def _party(self, end: _WireEnd) -> PolicyEndpoint | str:
+        """Who the end is, or why that cannot be told."""
+        if (end.pod is None) == (end.ip is None):
+            return "an end must have a pod or an ip"
+        if end.pod is not None:
+            namespace, _, name = end.pod.partition("/")
+            return self._world.pod(namespace, name) or f"the case has no pod {brief(end.pod)}"
+        address = parse_address(end.ip or "")
+        if address is None:
+            return f"{brief(end.ip or '')} is no address"
+        return self._world.at(address)._replace(ips=(address,))
+
+    def _items(self, name: str) -> Iterable[tuple[int, Any]]:
+        given = self._content.get(name)
+        if given is None or isinstance(given, list):
+            return enumerate(given or ())
+        self.problems.append(Problem(self._source, 0, self._name, name, "must be a list"))
+        return ()
+
+    def _wrong(
+        self, path: tuple[str | int, ...], why: str, wanted: tuple[str, str, str] = ("", "", "")
+    ) -> Probe:
+        problem = Problem(self._source, 0, self._name, field_of(path), why)
+        if not self.problems or self.problems[-1] != problem:
+            self.problems.append(problem)
+        return Probe(None, why, *wanted)
+
+
+def _end(text: str) -> _WireEnd:
+    """Of a matrix: ``ns/pod`` or ``ip:address``."""
+    if text.startswith("ip:"):
+        return _WireEnd(ip=text.removeprefix("ip:"))
+    return _WireEnd(pod=text)
+
+
+def _asked(
+    source: PolicyEndpoint | str, destination: PolicyEndpoint | str, wire: _WireProbe | _WireMatrix
+) -> Question | str:
+    for end in (source, destination):
+        if isinstance(end, str):
+            return end
+    if wire.protocol not in PROTOCOLS:
+        return f"{brief(wire.protocol)} is none of {', '.join(PROTOCOLS)}"
+    if not 0 <= wire.port <= LAST_PORT:
+        return f"a port must be between 0 and {LAST_PORT}"
+    if wire.family is not None and wire.family not in FAMILIES:
+        return f"{brief(wire.family)} is none of {', '.join(FAMILIES)}"
+    assert isinstance(source, PolicyEndpoint)
+    assert isinstance(destination, PolicyEndpoint)
+    chosen = ends(source, destination, wire.family or "")
+    question = chosen.question(PROTOCOLS[wire.protocol], wire.port)
+    return question._replace(by_service=isinstance(wire, _WireProbe) and wire.service)
+
+
+def _policy(content: Any, where: str) -> Reading:
+    """What is no policy that is read here may be one, for anybody."""
+    if isinstance(content, dict):
+        api_version, kind = content.get("apiVersion"), content.get("kind")
+        words = [word if isinstance(word, str) else "" for word in (api_version, kind)]
+        reading = read_documents([Document(where, words[0], words[1], content, LineMap(None))])
+        if not reading.others:
+            return reading
+        message = f"the kind {brief(words[1])} is not read; give a policy"
+    else:
+        message = "is no object; give a policy"
+    problem = Problem(where, 0, "", "", message)
+    return Reading(policies=all_unreadable(problem, False), problems=(problem,))

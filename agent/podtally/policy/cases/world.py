@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who there is to be judged in a cluster that is written down: parties by name and by address."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from podtally.policy.model import ADDRESS, NOBODY_KNOWS, NODE, POD, PolicyEndpoint, Question
+from podtally.runtimes.model import Labels
+
+_MAPPED = 0xFFFF  # ::ffff:0:0/96, RFC 4291 2.5.5.2
+
+IPV4, IPV6 = "IPv4", "IPv6"
+FAMILIES = (IPV4, IPV6)
+
+
+class Member(NamedTuple):
+    """A pod, with what policies do not ask for."""
+
+    party: PolicyEndpoint
+    workload: str = ""  # "" where nothing tells
+    over: bool = False  # Succeeded or Failed: its addresses may be another's
+
+
+class NamespaceModel(NamedTuple):
+    name: str
+    labels: Labels
+
+
+class ClusterModel:
+    """A cluster at one moment. What it does not tell of somebody is not known, never guessed."""
+
+    def __init__(
+        self,
+        members: Iterable[Member],
+        nodes: Iterable[PolicyEndpoint],
+        namespaces: Iterable[NamespaceModel],
+        services: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> None:
+        self.services = services or {}  # cluster addresses, by "namespace/name"
+        self._namespaces: dict[str, Labels | None] = {n.name: n.labels for n in namespaces}
+        self._nodes = {node.name: node for node in nodes}
+        self._members: dict[tuple[str, str], Member] = {}
+        for member in members:
+            party = self._placed(member.party)
+            self._members[party.namespace, party.name] = member._replace(party=party)
+        self._holders = self._by_address()
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        return tuple(self._members.values())
+
+    @property
+    def nodes(self) -> tuple[PolicyEndpoint, ...]:
+        return tuple(self._nodes.values())
+
+    @property
+    def namespaces(self) -> Mapping[str, Labels | None]:
+        """By name; also those of which only a pod tells, whose labels are not known (None)."""
+        return self._namespaces
+
+    def pod(self, namespace: str, name: str) -> PolicyEndpoint | None:
+        member = self._members.get((namespace, name))
+        return member.party if member else None
+
+    def workload(self, namespace: str, name: str) -> PolicyEndpoint | None:
+        """A pod of the workload: the first by name that is not over."""
+        pods = [
+            member
+            for member in self._members.values()
+            if member.party.namespace == namespace and member.workload == name
+        ]
+        first = min(pods, key=lambda m: (m.over, m.party.name), default=None)
+        return first.party if first else None
+
+    def at(self, address: int) -> PolicyEndpoint:
+        """Who has the address; a node goes before the pods that use its network."""
+        return self._holders.get(address) or PolicyEndpoint(ADDRESS, ips=(address,))
+
+    def _placed(self, pod: PolicyEndpoint) -> PolicyEndpoint:
+        labels = self._namespaces.setdefault(pod.namespace, None)
+        node = self._nodes.get(pod.node) if pod.node else None
+        return pod._replace(namespace_labels=labels, node_labels=node.node_labels if node else None)
+
+    def _by_address(self) -> dict[int, PolicyEndpoint]:
+        holders: dict[int, PolicyEndpoint] = {}
+        for pod in (member.party for member in self._members.values() if not member.over):
+            for address in pod.ips:
+                if pod.host_network:
+                    holders[address] = _node_of(pod)
+                elif address in holders:  # two that live have it: nobody can tell whom it means
+                    holders[address] = PolicyEndpoint(NOBODY_KNOWS, ips=(address,))
+                else:
+                    holders[address] = pod
+        for node in self._nodes.values():
+            holders.update(dict.fromkeys(node.ips, node))
+        return holders
+
+
+class ConnectionEnds(NamedTuple):
+    """The two ends of a connection, and the addresses that they use; 0: not known which."""
+
+    source: PolicyEndpoint
+    destination: PolicyEndpoint
+    source_ip: int
+    destination_ip: int
+
+    def question(self, protocol: int, port: int) -> Question:
+        source, destination, source_ip, destination_ip = self
+        return Question(source, destination, protocol, port, source_ip, destination_ip)
+
+
+def ends(source: PolicyEndpoint, destination: PolicyEndpoint, family: str = "") -> ConnectionEnds:
+    """In the family, or without one in the first that both ends have.
+
+    Without a family in common the only address that an end has is still known.
+    """
+    families = (family,) if family else tuple(dict.fromkeys(map(family_of, source.ips)))
+    for one in families:
+        ours = next((ip for ip in source.ips if family_of(ip) == one), 0)
+        theirs = next((ip for ip in destination.ips if family_of(ip) == one), 0)
+        if (ours and theirs) or family:
+            return ConnectionEnds(source, destination, ours, theirs)
+    return ConnectionEnds(source, destination, _only(source), _only(destination))
+
+
+def family_of(address: int) -> str:
+    return IPV4 if address >> 32 == _MAPPED else IPV6
+
+
+def selectable(world: ClusterModel) -> tuple[PolicyEndpoint, ...]:
+    """The pods that policies may select: not those of the host's network, none that is over."""
+    return tuple(
+        member.party
+        for member in world.members
+        if not member.over and member.party.kind == POD and not member.party.host_network
+    )
+
+
+def _node_of(pod: PolicyEndpoint) -> PolicyEndpoint:
+    """The node whose network the pod uses, as far as the pod tells."""
+    return PolicyEndpoint(
+        NODE, name=pod.node, ips=pod.ips, node=pod.node, node_labels=pod.node_labels
+    )
+
+
+def _only(party: PolicyEndpoint) -> int:
+    return party.ips[0] if len(party.ips) == 1 else 0

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whoever has an interface, a socket or an address, as policies ask for them: to Parties.
+
+Endpoints and owners that are pods, of a cluster or by the configuration, are judged by the
+policies of their namespace; other endpoints of this host by HostPolicies.
+"""
+
+from podtally.identity.cluster_labels import ClusterLabels
+from podtally.identity.model import UNKNOWN, Endpoint, Owner
+from podtally.policy.model import ADDRESS, HOST, NOBODY_KNOWS, NODE, POD, NamedPort, PolicyEndpoint
+
+SOMEBODY = PolicyEndpoint(ADDRESS)  # who is no more than an address
+NOBODY = PolicyEndpoint(NOBODY_KNOWS)
+
+_THIS_NODE = "this node"  # where nothing tells its name
+_HOST_NAME = "host"
+_UNIT = "systemd"
+_STATIC = "static"  # the namespace of endpoints of the configuration that name none
+NO_POD_NAMESPACES = frozenset(
+    (
+        *(_HOST_NAME, _UNIT, _STATIC, "netns", "lxc", "machine"),
+        *("docker", "containerd", "cri-o", "podman"),
+    )
+)
+
+
+def of_endpoint(endpoint: Endpoint, places: ClusterLabels) -> PolicyEndpoint:
+    if not endpoint.final or endpoint.namespace == UNKNOWN:
+        return NOBODY
+    node = endpoint.node or _here(places)
+    if not endpoint.uid and endpoint.namespace in NO_POD_NAMESPACES:
+        return _of_host(endpoint, endpoint.namespace, node, endpoint.host_network)
+    return _pod(endpoint, node, places)._replace(host_network=endpoint.host_network)
+
+
+def of_owner(owner: Owner, places: ClusterLabels) -> PolicyEndpoint:
+    """Who is at the other end; a Service is not: who answers for it is."""
+    if owner.kind == "external":
+        return SOMEBODY
+    if not owner.final or owner.kind in (UNKNOWN, "service") or owner.namespace == UNKNOWN:
+        return NOBODY
+    if owner.kind == "node":
+        return PolicyEndpoint(
+            NODE, name=owner.name, node=owner.name, node_labels=places.node_labels(owner.name)
+        )
+    if owner.kind == _HOST_NAME:
+        node = owner.node or _here(places)
+        host = _of_host(owner, _HOST_NAME, node, shares=True)
+        return host._replace(node_labels=places.node_labels(node))
+    node = owner.node or (_here(places) if owner.scope == "node" else "")
+    if not owner.uid and owner.namespace in NO_POD_NAMESPACES:
+        return _of_host(owner, owner.namespace, node, shares=False)
+    return _pod(owner, node, places)
+
+
+def _here(places: ClusterLabels) -> str:
+    return places.node_name or _THIS_NODE
+
+
+def _pod(who: Endpoint | Owner, node: str, places: ClusterLabels) -> PolicyEndpoint:
+    # Only the API tells ports, and always labels; who has neither was named by a pod's logs.
+    labels = None if who.ports is None and not who.labels else who.labels
+    ports = None if who.ports is None else tuple(NamedPort(*port) for port in who.ports)
+    return PolicyEndpoint(
+        POD,
+        who.namespace,
+        who.name,
+        labels,
+        places.namespace_labels(who.namespace),
+        ports=ports,
+        node=node,
+        node_labels=places.node_labels(node),
+    )
+
+
+def _of_host(who: Endpoint | Owner, namespace: str, node: str, shares: bool) -> PolicyEndpoint:
+    is_container = namespace not in (_HOST_NAME, _UNIT, _STATIC, "netns")
+    return PolicyEndpoint(
+        HOST,
+        name=node if namespace == _HOST_NAME else who.name,
+        labels=who.labels,
+        node=node,
+        host_network=shares,
+        unit=who.name if namespace == _UNIT else "",
+        container=who.name if is_container else "",
+    )

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How policies, rules, parties, networks and ports are written for people to read."""
+
+from ipaddress import IPv6Address, ip_network
+from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP
+
+from podtally.policy.model import (
+    HOST,
+    LAST_PORT,
+    NODE,
+    POD,
+    Network,
+    Policy,
+    PolicyEndpoint,
+    PolicyPort,
+    Requirement,
+    Rule,
+)
+
+_MAPPED, _MAPPED_BITS = 0xFFFF, 96
+_PROTOCOLS = {
+    IPPROTO_TCP: "TCP",
+    IPPROTO_UDP: "UDP",
+    IPPROTO_SCTP: "SCTP",
+    IPPROTO_ICMP: "ICMP",
+    IPPROTO_ICMPV6: "ICMPv6",
+}
+
+
+def policy_words(policy: Policy) -> str:
+    if policy.namespace:
+        return f"{policy.namespace}/{policy.name}"
+    return f"{policy.kind}/{policy.name}"
+
+
+def rule_words(policy: Policy, rule: Rule, direction: str) -> str:
+    # The API takes any characters here, and this goes to terminals and logs.
+    shown = rule.name if rule.name.isprintable() else ascii(rule.name)
+    name = f" ({shown})" if shown else ""
+    return f"{policy_words(policy)} {direction}[{rule.index}]{name}"
+
+
+def address_words(ip: int) -> str:
+    address = IPv6Address(ip)
+    return str(address.ipv4_mapped or address) if ip else "an address that is not known"
+
+
+def party_words(party: PolicyEndpoint, ip: int) -> str:
+    if party.kind == POD:
+        return f"{party.namespace}/{party.name}"
+    if party.kind == NODE:
+        return f"node {party.name}"
+    if party.kind == HOST:
+        return party.unit or party.container or f"host {party.name}".strip()
+    return address_words(ip)
+
+
+def protocol_words(protocol: int) -> str:
+    return _PROTOCOLS.get(protocol, f"protocol {protocol}")
+
+
+def network_words(network: Network) -> str:
+    first, bits = network
+    if bits >= _MAPPED_BITS and first >> 32 == _MAPPED:
+        return str(ip_network((first & 0xFFFFFFFF, bits - _MAPPED_BITS)))
+    return str(ip_network((first.to_bytes(16), bits)))
+
+
+def port_words(port: PolicyPort) -> str:
+    """Without its protocol."""
+    if port.name:
+        return port.name
+    if (port.first, port.last) == (0, LAST_PORT):
+        return "any"
+    return str(port.first) if port.first == port.last else f"{port.first}-{port.last}"
+
+
+def requirement_words(requirement: Requirement) -> str:
+    key, operator, values = requirement
+    among = ", ".join(sorted(values))
+    if operator == "In":
+        return f"{key}={among}" if len(values) == 1 else f"{key} in ({among})"
+    if operator == "NotIn":
+        return f"{key} not in ({among})"
+    return key if operator == "Exists" else f"no {key}"
+
+
+def listed(words: list[str], join: str, most: int = 4) -> str:
+    """As in: a, b or c; what is beyond the first is only counted."""
+    if len(words) > most:
+        words = [*words[:most], f"{len(words) - most} more"]
+    return f" {join} ".join(filter(None, (", ".join(words[:-1]), words[-1])))

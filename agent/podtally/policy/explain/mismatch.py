@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a rule does not match, or may, in words; and how near it came, to find the nearest.
+
+Only asked for what is shown, so that it may look at everything again.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from podtally.policy.explain.formatting import (
+    address_words,
+    listed,
+    network_words,
+    party_words,
+    port_words,
+    protocol_words,
+    requirement_words,
+)
+from podtally.policy.model import (
+    ANY_PROTOCOL,
+    HOST,
+    NAMESPACE_NAME_LABEL,
+    NOBODY_KNOWS,
+    NODE,
+    POD,
+    Block,
+    DomainPeer,
+    NodePeer,
+    Peer,
+    PodPeer,
+    Policy,
+    PolicyEndpoint,
+    PolicyPort,
+    Rule,
+    Selector,
+)
+from podtally.policy.reference.rules import (
+    RuleInput,
+    in_network,
+    is_peer,
+    is_port,
+    is_port_known,
+    meets_peers,
+    meets_ports,
+)
+from podtally.policy.reference.selectors import selects, selects_namespace
+from podtally.runtimes.model import Labels
+
+_BOTH_FAIL = 10  # further away than any rule of which one half matches
+_NEAREST = 1  # no half that fails is nearer
+BOTH_FAIL_LEAST = _BOTH_FAIL + 2 * _NEAREST
+_TOLD = 4  # ports, of those that a rule has
+
+
+class Near(NamedTuple):
+    """What of a rule does not match, for certain; the nearest where there are several."""
+
+    distance: int  # 0: it matches, or may
+    policy: Policy
+    rule: Rule
+    at_peer: bool  # the peers do not match
+    peer: Peer | None  # the one that came nearest; None: there are none
+    at_port: bool  # the ports do not match
+
+
+def near(rule: Rule, policy: Policy, ask: RuleInput) -> Near:
+    """How near the rule came; without words, which ``words_of`` makes."""
+    at_port = meets_ports(rule, ask) is False
+    at_peer = meets_peers(rule, policy, ask) is False
+    port = _port_distance(rule.ports or (), ask) if at_port else 0
+    distance, peer = _nearest_peer(rule.peers or (), policy, ask) if at_peer else (0, None)
+    further = _BOTH_FAIL if at_port and at_peer else 0
+    return Near(distance + port + further, policy, rule, at_peer, peer, at_port)
+
+
+def nearest(
+    rules: Iterable[tuple[Policy, Rule]], ask: RuleInput, least: int | None = None
+) -> Near | None:
+    """The rule that came nearest, the first of equals; ``least``: no distance is less."""
+    found: Near | None = None
+    enough = _NEAREST if least is None else least
+    for policy, rule in rules:
+        other = near(rule, policy, ask)
+        if found is None or other.distance < found.distance:
+            found = other
+            if found.distance <= enough:
+                break
+    return found
+
+
+def words_of(found: Near, ask: RuleInput) -> str:
+    """What does not match, in words."""
+    peer = port = ""
+    if found.at_peer:
+        peer = _peer_words(found.peer, found.policy, ask) if found.peer else "it names nobody"
+    if found.at_port:
+        port = _ports(found.rule.ports or (), ask)
+    return " and ".join(filter(None, (peer, port)))
+
+
+def mismatch(rule: Rule, policy: Policy, ask: RuleInput) -> str:
+    """What of the rule does not match, in words; the nearest where there are several."""
+    return words_of(near(rule, policy, ask), ask)
+
+
+def doubt(rule: Rule, policy: Policy, ask: RuleInput) -> str:
+    """What would have to be known to say whether the rule matches."""
+    if meets_ports(rule, ask) is None:
+        if not is_port_known(ask):
+            return "which port it is, is not known"
+        named = next(p for p in rule.ports or () if is_port(p, ask) is None)
+        return f"which port {named.name} is, is not known"
+    peers = (p for p in rule.peers or () if is_peer(p, policy, ask) is None)
+    peer = next(peers, None)
+    who = party_words(ask.peer, ask.peer_ip)
+    if isinstance(peer, DomainPeer):
+        return f"whether {listed(list(peer.names), 'or')} is {who} is not known without DNS"
+    if isinstance(peer, Block):
+        return "the address is not known"
+    if ask.peer.kind == NOBODY_KNOWS:
+        return f"who {who} is, is not known"
+    return f"the labels of {who} are not known"
+
+
+def _port_distance(ports: tuple[PolicyPort, ...], ask: RuleInput) -> int:
+    if not ports:
+        return 4
+    return _NEAREST if any(p.protocol in (ask.protocol, ANY_PROTOCOL) for p in ports) else 2
+
+
+def _ports(ports: tuple[PolicyPort, ...], ask: RuleInput) -> str:
+    if not ports:
+        return "it has no ports"
+    same = [p for p in ports if p.protocol in (ask.protocol, ANY_PROTOCOL)]
+    if not same:
+        others = sorted({protocol_words(p.protocol) for p in ports})
+        return f"{protocol_words(ask.protocol)} is not {listed(others, 'or')}"
+    asked = f"port {ask.port}" if is_port_known(ask) else "the port"
+    words = [_port(port, ask) for port in same[:_TOLD]]
+    more = [""] * (len(same) - len(words))  # that are only counted
+    return f"{asked} is not {listed([*words, *more], 'or', _TOLD)}"
+
+
+def _port(port: PolicyPort, ask: RuleInput) -> str:
+    if not port.name:
+        return port_words(port)
+    protocols = (ask.protocol,) if port.protocol == ANY_PROTOCOL else (port.protocol,)
+    numbers = [
+        str(number)
+        for name, protocol, number in ask.destination.ports or ()
+        if name == port.name and protocol in protocols
+    ]
+    who = party_words(ask.destination, ask.peer_ip)
+    return f"{port.name} ({listed(numbers, 'or') if numbers else f'{who} has none'})"
+
+
+def _nearest_peer(
+    peers: tuple[Peer, ...], policy: Policy, ask: RuleInput
+) -> tuple[int, Peer | None]:
+    if not peers:
+        return 4, None
+    least, found = 0, None
+    for peer in peers:
+        distance = _distance(peer, policy, ask)
+        if found is None or distance < least:
+            least, found = distance, peer
+            if least <= _NEAREST:
+                break
+    return least, found
+
+
+def _distance(peer: Peer, policy: Policy, ask: RuleInput) -> int:
+    party = ask.peer
+    if isinstance(peer, Block):
+        return 1 if any(in_network(n, ask.peer_ip) for n in peer.excepted) else 3
+    if isinstance(peer, NodePeer):
+        return 1 if party.kind == NODE or party.host_network else 4
+    if not isinstance(peer, PodPeer):
+        return 2
+    if party.kind != POD or party.host_network:
+        return 4
+    return 1 if _in_namespace(peer, policy, party) else 2
+
+
+def _in_namespace(peer: PodPeer, policy: Policy, party: PolicyEndpoint) -> bool:
+    if peer.namespaces is None:
+        return party.namespace == policy.namespace
+    known = selects_namespace(peer.namespaces, party.namespace, party.namespace_labels)
+    return known is not False
+
+
+def _peer_words(peer: Peer, policy: Policy, ask: RuleInput) -> str:
+    party, who = ask.peer, party_words(ask.peer, ask.peer_ip)
+    if isinstance(peer, Block):
+        return _block(peer, ask.peer_ip)
+    if isinstance(peer, NodePeer):
+        if party.kind != NODE and not party.host_network:
+            return f"{who} is no node"
+        return f"node {party.node} {_lacks(peer.nodes, party.node_labels)}"
+    if isinstance(peer, PodPeer):
+        return _pod(peer, policy, party, who)
+    return f"{who} is not selected" if party.kind == HOST else f"{who} is no endpoint of a host"
+
+
+def _block(block: Block, ip: int) -> str:
+    for excepted in block.excepted:
+        if in_network(excepted, ip):
+            inside = f"{network_words(excepted)}, excepted from {network_words(block.network)}"
+            return f"{address_words(ip)} is in {inside}"
+    return f"{address_words(ip)} is not in {network_words(block.network)}"
+
+
+def _pod(peer: PodPeer, policy: Policy, party: PolicyEndpoint, who: str) -> str:
+    if party.kind != POD:
+        return f"{who} is no pod"
+    if party.host_network:
+        return f"{who} uses its node's network, so no pod selector means it"
+    if _in_namespace(peer, policy, party):
+        return f"{who} {_lacks(peer.pods, party.labels)}"
+    if peer.namespaces is None:
+        return f"{who} is not in namespace {policy.namespace}"
+    labels = (*(party.namespace_labels or ()), (NAMESPACE_NAME_LABEL, party.namespace))
+    return f"namespace {party.namespace} {_lacks(peer.namespaces, labels)}"
+
+
+def _lacks(selector: Selector, labels: Labels | None) -> str:
+    """The first requirement that does not hold, and what is there instead."""
+    known = dict(labels or ())
+    for requirement in selector.requirements:
+        if selects(Selector((requirement,)), labels) is False:
+            key, wanted = requirement.key, requirement_words(requirement)
+            return f"has {key}={known[key]}, not {wanted}" if key in known else f"lacks {wanted}"
+    return "is not selected"

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a verdict comes about, step by step: who isolates, what each rule says, what decides."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from podtally.policy.explain.formatting import policy_words, rule_words
+from podtally.policy.explain.mismatch import doubt, mismatch
+from podtally.policy.explain.reasons import side_reason
+from podtally.policy.model import Policy, Question, Rule
+from podtally.policy.reference.engine import Engine, asked
+from podtally.policy.reference.rules import EGRESS, INGRESS, RuleInput, meets, rules_of
+
+_TIERS = ("admin tier", "network policies", "baseline tier")
+
+
+class Step(NamedTuple):
+    """``about`` is a policy, a rule, or empty where the step is the end's verdict."""
+
+    direction: str
+    tier: str
+    about: str
+    says: str
+
+
+def explain(question: Question, policies: Iterable[Policy]) -> list[Step]:
+    """The source's egress, then the destination's ingress; each ends with its verdict.
+
+    All tiers are told, also those behind the one that decides: the verdict names that.
+    """
+    engine = Engine(policies)
+    steps: list[Step] = []
+    for direction in (EGRESS, INGRESS):
+        ask = asked(question, direction)
+        side = engine.side(ask)
+        selecting = engine.selecting(ask.local)
+        tiers = (sum(selecting.admin, ()), selecting.network, sum(selecting.baseline, ()))
+        for tier, chosen in zip(_TIERS, tiers, strict=True):
+            for policy, certain in chosen:
+                steps += _of_policy(policy, certain, tier, ask)
+        verdict = f"{side.verdict}: {side_reason(side, ask)}"
+        steps.append(Step(direction, "", "", verdict))
+    return steps
+
+
+def _of_policy(policy: Policy, certain: bool, tier: str, ask: RuleInput) -> list[Step]:
+    about = policy_words(policy)
+    if policy.unreadable:
+        return [Step(ask.direction, tier, about, f"cannot be read: {policy.unreadable}")]
+    rules = rules_of(policy, ask.direction)
+    if rules is None:
+        return []
+    selects = "selects" if certain else "may select"
+    isolates = " and isolates it" if tier == _TIERS[1] else ""
+    head = f"{selects} the {'source' if ask.direction == EGRESS else 'destination'}{isolates}"
+    steps = [Step(ask.direction, tier, about, head)]
+    return steps + [_of_rule(rule, policy, tier, ask) for rule in rules]
+
+
+def _of_rule(rule: Rule, policy: Policy, tier: str, ask: RuleInput) -> Step:
+    met = meets(rule, policy, ask)
+    if met:
+        says = f"matches: {rule.action}"
+    elif met is None:
+        says = f"may match: {doubt(rule, policy, ask)}"
+    else:
+        says = f"does not match: {mismatch(rule, policy, ask)}"
+    return Step(ask.direction, tier, rule_words(policy, rule, ask.direction), says)

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Ingresses and Services declare to be exposed, each with the backends that it means.
+
+As Kubernetes does: an Ingress names Services of its own namespace and a port of theirs by its
+number or name, and speaks HTTP, so TCP, to their endpoints; a Service is proxied from outside
+if its type or its external IPs say so.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from podtally.identity.services import ServiceBackend, Services
+from podtally.kube.objects import KubeService
+from podtally.kube.ports import PROTOCOLS
+from podtally.policy.exposure.controllers import is_proxied
+from podtally.policy.ingress import DeclaredIngress, Route
+from podtally.yamltree.scalars import brief
+
+INGRESS = "Ingress"
+LOAD_BALANCER = "LoadBalancer"
+NODE_PORT = "NodePort"
+EXTERNAL_IPS = "externalIPs"
+
+_SERVICE_KINDS = (LOAD_BALANCER, NODE_PORT, EXTERNAL_IPS)
+_ROUTES_TOLD, _LONGEST_ROUTE = 3, 200  # the API limits neither
+
+
+class Declaration(NamedTuple):
+    """One port of a Service, and what exposes it."""
+
+    kind: str
+    namespace: str
+    name: str  # of the Ingress, else of the Service
+    service: str
+    port: int  # the Service's; of a NodePort the nodes'
+    protocol: str = "TCP"
+    routes: tuple[Route, ...] = ()  # of the Ingress, to this port
+    unreadable: bool = False  # the Ingress cannot be read: nobody knows whether it declares this
+
+    @property
+    def text(self) -> str:
+        protocol = "" if self.protocol == "TCP" else f"/{self.protocol}"
+        front = f"{self.namespace}/{self.service}:{self.port}{protocol}"
+        if self.unreadable:
+            return f"{self.via} cannot be read and may mean Service {front}"
+        return f"{self.via} by Service {front}" if self.kind == INGRESS else f"{self.kind} {front}"
+
+    @property
+    def via(self) -> str:
+        """What an ingress controller's traffic is by."""
+        told, more = map(_route_text, self.routes[:_ROUTES_TOLD]), len(self.routes) - _ROUTES_TOLD
+        routes = ", ".join((*told, f"+{more}") if more > 0 else told)
+        return f"{self.kind} {self.namespace}/{self.name}" + (f" ({routes})" if routes else "")
+
+
+class DeclaredExposure(NamedTuple):
+    declaration: Declaration
+    backends: tuple[ServiceBackend, ...]  # of the last minute, as ``Services`` has it
+    addresses: tuple[str, ...] = ()  # that lead to the Ingress: its controller's
+
+
+def declared(ingresses: Iterable[DeclaredIngress], services: Services) -> list[DeclaredExposure]:
+    """The ones that say most about an exposure first; those that nobody can read last."""
+    in_order = sorted(ingresses, key=lambda each: (each.namespace, each.name))
+    found = [each for ingress in in_order for each in _of_ingress(ingress, services)]
+    by_kind: dict[str, list[DeclaredExposure]] = {kind: [] for kind in _SERVICE_KINDS}
+    for _, service in sorted(services.objects.items()):
+        for each in _of_service(service, services):
+            by_kind[each.declaration.kind].append(each)
+    for of_kind in by_kind.values():
+        found += of_kind
+    unreadable = [ingress for ingress in in_order if ingress.unreadable]
+    found += _of_unreadable(unreadable, services) if unreadable else ()
+    return found
+
+
+def _of_ingress(ingress: DeclaredIngress, services: Services) -> Iterator[DeclaredExposure]:
+    routes: dict[tuple[str, int], list[Route]] = {}
+    for route in ingress.routes:
+        front = _front(ingress.namespace, route, services)
+        if front is not None:
+            routes.setdefault(front, []).append(route)
+    for (service, port), told in routes.items():
+        namespace, name = ingress.namespace, ingress.name
+        declaration = Declaration(INGRESS, namespace, name, service, port, "TCP", tuple(told))
+        backends = services.backends((namespace, service), (PROTOCOLS["TCP"], port))
+        yield DeclaredExposure(declaration, backends, ingress.addresses)
+
+
+def _front(namespace: str, route: Route, services: Services) -> tuple[str, int] | None:
+    """The Service and the number of its port, headless or not; controllers ask its endpoints.
+
+    A resource is the controller's own affair, and an ExternalName leads to no pods.
+    """
+    wanted = route.backend
+    service = services.objects.get((namespace, wanted.service)) if wanted else None
+    if wanted is None or service is None or service.type == "ExternalName":
+        return None
+    for port in service.ports:
+        is_it = port.port == wanted.number if wanted.number else port.name == wanted.name
+        if is_it and port.protocol == "TCP":
+            return service.name, port.port
+    return None
+
+
+def _route_text(route: Route) -> str:
+    if not route.path_type:
+        return "default backend"
+    return brief(f"{route.host or '*'}{route.path}", _LONGEST_ROUTE)[1:-1]
+
+
+def _of_service(service: KubeService, services: Services) -> Iterator[DeclaredExposure]:
+    """One for each port, by what exposes it most widely."""
+    kind = _kind(service)
+    if not kind or not is_proxied(service):
+        return
+    for port in service.ports:
+        if port.protocol in PROTOCOLS:
+            shown = port.node_port if kind == NODE_PORT else port.port
+            namespace, name = service.namespace, service.name
+            declaration = Declaration(kind, namespace, name, name, shown, port.protocol)
+            backends = services.backends((namespace, name), (PROTOCOLS[port.protocol], port.port))
+            yield DeclaredExposure(declaration, backends)
+
+
+def _kind(service: KubeService) -> str:
+    """A load balancer is declared from when it is asked for, not only once it has an address."""
+    if service.type in (LOAD_BALANCER, NODE_PORT):
+        return service.type
+    return EXTERNAL_IPS if service.outside_addresses else ""
+
+
+def _of_unreadable(
+    ingresses: list[DeclaredIngress], services: Services
+) -> Iterator[DeclaredExposure]:
+    """Whatever they could mean: any port of TCP of any Service of their namespaces."""
+    first = {ingress.namespace: ingress for ingress in reversed(ingresses)}
+    for (namespace, name), service in sorted(services.objects.items()):
+        ingress = first.get(namespace)
+        if ingress is None or service.type == "ExternalName":
+            continue
+        for port in service.ports:
+            if port.protocol == "TCP":
+                declaration = Declaration(
+                    INGRESS, namespace, ingress.name, name, port.port, unreadable=True
+                )
+                backends = services.backends((namespace, name), (PROTOCOLS["TCP"], port.port))
+                yield DeclaredExposure(declaration, backends)

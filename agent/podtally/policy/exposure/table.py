@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An address and a word, to the first of the values that were given for both: many at once.
+
+Exact, without hashing: each part is numbered by binary search among the few it can be.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.policy.vector.address_ranges import Addresses
+
+NOTHING = -1
+_NUMBER_BITS = np.uint64(32)  # more rows than that are in no memory
+
+
+class TableRows(NamedTuple):
+    """Index i of every array is the same row."""
+
+    high: NDArray[np.uint64]  # the address; in host order
+    low: NDArray[np.uint64]
+    word: NDArray[np.uint64]
+    value: NDArray[np.int64]
+
+    def take(self, index: NDArray[np.bool_]) -> "TableRows":
+        return TableRows._make(column[index] for column in self)
+
+
+def joined(parts: Iterable[TableRows]) -> TableRows:
+    """One below the other."""
+    columns = list(zip(*parts, strict=True))
+    if not columns:
+        nothing = np.zeros(0, np.uint64)
+        return TableRows(nothing, nothing, nothing, np.zeros(0, np.int64))
+    return TableRows._make(np.concatenate(column) for column in columns)
+
+
+class FirstOf:
+    """Immutable. Where rows have the same address and word, the first one counts."""
+
+    def __init__(self, rows: TableRows) -> None:
+        # Words and upper halves are few, so that only two searches are in long arrays.
+        self._highs, high = _numbered(rows.high)
+        self._words, word = _numbered(rows.word)
+        self._lows, low = _numbered(rows.low)
+        self._pairs, pair = _numbered(_both(high, word))
+        self._keys, first = np.unique(_both(pair, low), return_index=True)
+        self._values = rows.value[first]
+
+    def look_up(self, addresses: Addresses, word: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Values, or NOTHING; all are (n,)."""
+        if not len(self._keys):
+            return np.full(len(word), NOTHING, np.int64)
+        # What is not there gets a number, too, another's; therefore all must have been found.
+        high, has_high = _searched(self._highs, addresses.high)
+        word, has_word = _searched(self._words, word)
+        low, has_low = _searched(self._lows, addresses.low)
+        pair, has_pair = _searched(self._pairs, _both(high, word))
+        key, has_key = _searched(self._keys, _both(pair, low))
+        found = has_high & has_word & has_low & has_pair & has_key
+        return np.where(found, self._values[key], NOTHING)
+
+
+def _numbered(values: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """The different ones in order, and the place of each."""
+    different, place = np.unique(values, return_inverse=True)
+    return different, place.astype(np.uint64)
+
+
+def _searched(
+    known: NDArray[np.uint64], wanted: NDArray[np.uint64]
+) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+    """A place in ``known``, and whether it is there; both are (n,)."""
+    place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    return place.astype(np.uint64), known[place] == wanted
+
+
+def _both(upper: NDArray[np.uint64], lower: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    packed: NDArray[np.uint64] = upper << _NUMBER_BITS | lower
+    return packed

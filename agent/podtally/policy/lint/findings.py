@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is found in policies that should not stand so, each under the name of its check."""
+
+from typing import Any, NamedTuple
+
+from podtally.policy.load.documents import Document
+from podtally.policy.model import Policy
+from podtally.policy.problems import WARNING, Path, Problem, field_of
+
+SCHEMA = "schema"
+NOTHING = "selects-nothing"
+SHADOWED = "shadowed"
+PORTLESS = "no-ports"
+NOT_ASKED = "not-asked"
+TWICE = "twice"
+NOT_READ = "not-read"
+UNISOLATED = "unisolated"
+POLICY_TYPES = "policy-types"
+NO_SELECTOR = "no-selector"
+OR_SELECTORS = "or-selectors"
+ALLOW_ALL = "allow-all"
+NO_DNS = "no-dns"
+SERVICE_ADDRESS = "service-address"
+CHECKS = {
+    SCHEMA: "the API server would refuse it, or should",
+    NOTHING: "a selector or a named port that means nobody",
+    SHADOWED: "a rule that never makes a difference",
+    PORTLESS: "a port of a protocol that has none",
+    NOT_ASKED: "rules of a direction that policyTypes leaves out",
+    TWICE: "an object that is declared more than once",
+    NOT_READ: "a policy of a kind that podtally does not read",
+    POLICY_TYPES: "egress without policyTypes: ingress is denied too, or nothing is isolated",
+    NO_SELECTOR: "a NetworkPolicy without podSelector, which selects every pod",
+    OR_SELECTORS: "a namespaceSelector and a podSelector in two peers: one of them is enough",
+    ALLOW_ALL: "a rule that allows everything",
+    NO_DNS: "egress is isolated, and no rule allows DNS",
+    SERVICE_ADDRESS: "an ipBlock of Services' addresses (with --cluster and Services in it)",
+    UNISOLATED: "a namespace with pods that no policy isolates (with --cluster)",
+}
+
+
+class LintFinding(NamedTuple):
+    check: str
+    problem: Problem
+
+
+class DeclaredDocuments(NamedTuple):
+    """A policy, and as what it was written."""
+
+    policy: Policy
+    document: Document
+
+
+def finding(check: str, document: Document, path: Path, message: str) -> LintFinding:
+    line, subject = document.lines.at(path), document.subject()
+    return LintFinding(
+        check, Problem(document.source, line, subject, field_of(path), message, WARNING)
+    )
+
+
+def part(content: Any, *path: str | int) -> Any:
+    """What stands there; None if nothing does."""
+    for step in path:
+        if isinstance(step, int):
+            there = isinstance(content, list) and step < len(content)
+        else:
+            there = isinstance(content, dict) and step in content
+        if not there:
+            return None
+        content = content[step]
+    return content
+
+
+def items(content: Any, *path: str | int) -> list[Any]:
+    found = part(content, *path)
+    return found if isinstance(found, list) else []

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What should not stand so in policies that can be read: by themselves, and against a cluster.
+
+What the API server would refuse is ``reading``'s to tell.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from podtally.policy.cases.world import ClusterModel
+from podtally.policy.explain.formatting import rule_words
+from podtally.policy.lint.cluster import LintCluster, selectors, unisolated
+from podtally.policy.lint.findings import (
+    NOT_ASKED,
+    NOT_READ,
+    PORTLESS,
+    SHADOWED,
+    TWICE,
+    DeclaredDocuments,
+    LintFinding,
+    finding,
+    items,
+    part,
+)
+from podtally.policy.lint.intent import intent, service_addresses
+from podtally.policy.lint.shadowed_rules import Budget, Shadow, shadows
+from podtally.policy.load.documents import Document
+from podtally.policy.model import NETWORK_TIER
+from podtally.policy.problems import WARNING, Problem
+from podtally.policy.reference.rules import EGRESS, INGRESS, rules_of
+from podtally.yamltree.scalars import brief
+
+# Of IANA's protocol numbers those that people write into policies.
+_WITHOUT_PORTS = frozenset({"ICMP", "ICMPV6", "IGMP", "ESP", "AH", "GRE", "IPIP", "ARP"})
+
+
+def lint(
+    declared: Sequence[DeclaredDocuments], world: ClusterModel | None, budget: Budget | None = None
+) -> list[LintFinding]:
+    """Without a world only what the policies tell by themselves; in the order of the policies."""
+    findings: list[LintFinding] = []
+    readable = [each for each in declared if not each.policy.unreadable]
+    cluster = LintCluster(world) if world else None
+    for each in declared:
+        findings += _portless(each.document)
+    for each in readable:
+        findings += _not_asked(each)
+        findings += selectors(each, cluster)
+    findings += intent(readable)
+    findings += _twice(readable)
+    findings += _shadowed(readable, budget or Budget())
+    if world is not None and cluster is not None:
+        findings += service_addresses(readable, world)
+        findings += unisolated([each.policy for each in declared], world, cluster)
+    return findings
+
+
+def unread(others: Iterable[Document]) -> Iterator[LintFinding]:
+    """Of documents that are no policies to podtally, those that are to others."""
+    for document in others:
+        if document.kind.endswith("NetworkPolicy"):
+            message = f"is a policy of {document.api_version}, which is not judged"
+            yield finding(NOT_READ, document, ("kind",), message)
+
+
+def _portless(document: Document) -> Iterator[LintFinding]:
+    for direction in (INGRESS, EGRESS):
+        for number, rule in enumerate(items(document.content, "spec", direction)):
+            for index, port in enumerate(items(rule, "ports")):
+                for path in ((), ("portNumber",), ("portRange",)):
+                    name = part(port, *path, "protocol")
+                    if isinstance(name, str) and name.upper() in _WITHOUT_PORTS:
+                        at = ("spec", direction, number, "ports", index, *path, "protocol")
+                        message = f"unsupported protocol {brief(name)}: use TCP, UDP or SCTP"
+                        yield finding(PORTLESS, document, at, message)
+
+
+def _not_asked(each: DeclaredDocuments) -> Iterator[LintFinding]:
+    for direction in (INGRESS, EGRESS):
+        written = items(each.document.content, "spec", direction)
+        if written and rules_of(each.policy, direction) is None:
+            message = f"ignored: policyTypes does not include {direction.capitalize()}"
+            yield finding(NOT_ASKED, each.document, ("spec", direction), message)
+
+
+def _twice(declared: Sequence[DeclaredDocuments]) -> Iterator[LintFinding]:
+    first: dict[tuple[str, str, str], Document] = {}
+    for policy, document in declared:
+        key = (policy.kind, policy.namespace, policy.name)
+        if key in first:
+            where = f"{first[key].source}:{first[key].lines.at(())}"
+            message = f"is declared in {where} too; the later one counts"
+            yield finding(TWICE, document, (), message)
+        first.setdefault(key, document)
+
+
+def _shadowed(declared: Sequence[DeclaredDocuments], budget: Budget) -> Iterator[LintFinding]:
+    # Of two objects of one name the later is in force.
+    latest = {(p.kind, p.namespace, p.name): (p, d) for p, d in declared}
+    documents = {id(policy): document for policy, document in latest.values()}
+    for shadow in shadows((policy for policy, _ in latest.values()), budget):
+        path = ("spec", shadow.direction, shadow.rule.index)
+        yield finding(SHADOWED, documents[id(shadow.policy)], path, _shadow_words(shadow))
+    if budget.skipped:
+        message = f"too many rules are alike: the search ended, {budget.skipped} were not compared"
+        yield LintFinding(SHADOWED, Problem("", 0, "policies", "", message, WARNING))
+
+
+def _shadow_words(shadow: Shadow) -> str:
+    other = rule_words(shadow.other, shadow.other_rule, shadow.direction)
+    if shadow.policy.tier == shadow.other.tier == NETWORK_TIER:
+        return f"makes no difference: {other} allows all that it does"
+    return f"is never reached: {other} ({shadow.other_rule.action}) takes all that it matches"

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules that never make a difference, since others match all that they match.
+
+Only the rules are compared that an index finds (``cover_index``), so that the cost is that of
+the rules, not of their pairs. Where the index finds too many a budget ends the search.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import merge
+from itertools import groupby
+from typing import NamedTuple
+
+from podtally.policy.lint.cover_index import PeerIndex, PortIndex
+from podtally.policy.lint.subsumption import covers_rule, covers_subject
+from podtally.policy.model import ADMIN_TIER, NETWORK_TIER, PASS, Policy, Rule
+from podtally.policy.reference.engine import order
+from podtally.policy.reference.rules import EGRESS, INGRESS, rules_of
+
+_FEW = 32  # rules: it is quicker to compare them than to look for fewer
+MOST_COMPARISONS = 2_000_000  # of two rules; some ten seconds
+
+
+class Shadow(NamedTuple):
+    """``rule`` of ``policy`` is covered by ``other_rule`` of ``other``."""
+
+    direction: str
+    policy: Policy
+    rule: Rule
+    other: Policy
+    other_rule: Rule
+
+
+class Budget:
+    """How many pairs of rules may be compared; ``skipped`` counts rules that were not."""
+
+    def __init__(self, comparisons: int = MOST_COMPARISONS) -> None:
+        self.left = comparisons
+        self.skipped = 0
+
+
+def shadows(policies: Iterable[Policy], budget: Budget | None = None) -> Iterator[Shadow]:
+    """For each rule that is shadowed the first that shadows it."""
+    budget = budget or Budget()
+    ordered = sorted((p for p in policies if not p.unreadable), key=order)
+    cluster = [policy for policy in ordered if policy.tier != NETWORK_TIER]
+    spaces: dict[str, list[Policy]] = {}
+    for policy in ordered:
+        if policy.tier == NETWORK_TIER:
+            spaces.setdefault(policy.namespace, []).append(policy)
+    for direction in (INGRESS, EGRESS):
+        tiers = _Rules(cluster, direction, budget)
+        deciding = _deciding(cluster, direction)
+        decides = {(id(policy), rule.index) for policy, rule in deciding}
+        for policy in cluster:
+            yield from _in_order(policy, tiers, decides)
+        admin = _Rules(dict.fromkeys(p for p, _ in deciding), direction, budget, deciding)
+        for space in spaces.values():
+            yield from _in_union(space, _Rules(space, direction, budget), admin)
+
+
+Entry = tuple[Policy, Rule]
+
+
+class _Rules:
+    """The rules of some policies in one direction, in order, and where to look for covers."""
+
+    def __init__(
+        self,
+        policies: Iterable[Policy],
+        direction: str,
+        budget: Budget,
+        entries: Iterable[Entry] | None = None,
+    ) -> None:
+        self.direction = direction
+        self.budget = budget
+        if entries is None:
+            entries = ((p, rule) for p in policies for rule in rules_of(p, direction) or ())
+        self.entries = list(entries)
+        self._peers, self._ports, self._subjects = PeerIndex(), PortIndex(), PeerIndex()
+        self._same: dict[tuple[object, str], list[int]] = {}  # numbers of entries, by subject
+        self._kinds: list[tuple[Policy, list[int]]] = []  # one policy for each subject
+        self._wider: dict[tuple[object, str], list[list[int]]] = {}
+        for number, (policy, rule) in enumerate(self.entries):
+            self._peers.add(number, rule.peers, policy.namespace)
+            self._ports.add(number, rule.ports)
+            key = (policy.subject, policy.namespace)
+            if key not in self._same:
+                self._same[key] = []
+                self._subjects.add(len(self._kinds), (policy.subject,), policy.namespace)
+                self._kinds.append((policy, self._same[key]))
+            self._same[key].append(number)
+
+    def covering(self, policy: Policy, rule: Rule) -> Iterator[Entry]:
+        """Yield rules that cover it, whoever's, of policies that are for all whom it is for.
+
+        In order; itself too.
+        """
+        if rule.peers == () or rule.ports == ():
+            return  # matches nothing at all, which is another check's to report
+        wider = self._of_wider(policy)
+        fewest = self._peers.find(rule.peers, policy.namespace)
+        if fewest.count > _FEW:
+            fewest = min(fewest, self._ports.find(rule.ports), key=lambda found: found.count)
+        of_wider = sum(map(len, wider)) <= fewest.count
+        for number in merge(*wider) if of_wider else fewest:
+            if self.budget.left <= 0:
+                self.budget.skipped += 1
+                return
+            self.budget.left -= 1
+            other, other_rule = self.entries[number]
+            if covers_rule(other_rule, other, rule, policy) and (
+                of_wider or covers_subject(other, policy)
+            ):
+                yield other, other_rule
+
+    def _of_wider(self, policy: Policy) -> list[list[int]]:
+        """Numbers of the rules of policies that are for all whom it is for, a list a subject."""
+        key = (policy.subject, policy.namespace)
+        found = self._wider.get(key)
+        if found is None:
+            maybe = self._subjects.find((policy.subject,), policy.namespace)
+            kinds = (self._kinds[number] for number in maybe)
+            found = [numbers for other, numbers in kinds if covers_subject(other, policy)]
+            self._wider[key] = found
+        return found
+
+
+def _deciding(cluster: Sequence[Policy], direction: str) -> list[Entry]:
+    """Rules of the Admin tier that decide for all tiers: no Pass is, or may be, asked before."""
+    found: list[Entry] = []
+    admin = (policy for policy in cluster if policy.tier == ADMIN_TIER)
+    for _, group in groupby(admin, key=lambda policy: policy.priority):
+        entries = [(p, rule) for p in group for rule in rules_of(p, direction) or ()]
+        passing = [number for number, (_, rule) in enumerate(entries) if rule.action == PASS]
+        if not passing:
+            found += entries
+            continue
+        alone = all(policy is entries[0][0] for policy, _ in entries)
+        return found + (entries[: passing[0]] if alone else [])
+    return found
+
+
+def _is_asked_before(other: Policy, policy: Policy) -> bool:
+    """Of two of one priority nobody knows which is."""
+    return other.tier == policy.tier and other.priority < policy.priority
+
+
+def _in_order(policy: Policy, rules: _Rules, decides: set[tuple[int, int]]) -> Iterator[Shadow]:
+    for rule in rules_of(policy, rules.direction) or ():
+        for other, other_rule in rules.covering(policy, rule):
+            if other is policy:
+                before = other_rule.index < rule.index
+            else:
+                before = _is_asked_before(other, policy) or (
+                    policy.tier != ADMIN_TIER and (id(other), other_rule.index) in decides
+                )
+            if before:
+                yield Shadow(rules.direction, policy, rule, other, other_rule)
+                break
+
+
+def _in_union(space: Sequence[Policy], rules: _Rules, admin: _Rules) -> Iterator[Shadow]:
+    """NetworkPolicies of a namespace: of two rules that mean the same the later is told."""
+    numbers = {
+        (id(policy), rule.index): number for number, (policy, rule) in enumerate(rules.entries)
+    }
+    for policy in space:
+        for rule in rules_of(policy, rules.direction) or ():
+            here = numbers[id(policy), rule.index]
+            found = next(admin.covering(policy, rule), None)
+            if found is None:
+                found = next(
+                    (
+                        entry
+                        for entry in rules.covering(policy, rule)
+                        if not _is_same_or_later(entry, numbers, (policy, rule), here)
+                    ),
+                    None,
+                )
+            if found is not None:
+                yield Shadow(rules.direction, policy, rule, *found)
+
+
+def _is_same_or_later(
+    entry: Entry, numbers: dict[tuple[int, int], int], own: Entry, here: int
+) -> bool:
+    """Whether it is the rule itself, or a later one that means the same."""
+    (other, other_rule), (policy, rule) = entry, own
+    number = numbers[id(other), other_rule.index]
+    if number <= here:
+        return number == here
+    return covers_subject(policy, other) and covers_rule(rule, policy, other_rule, other)

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the admin tiers' kinds as written to what they mean; the objects have been found valid."""
+
+from collections.abc import Iterator
+
+from podtally.policy.cidr import parse_cel
+from podtally.policy.load.conversion import PROTOCOLS, name_of, selector
+from podtally.policy.model import (
+    ADMIN_TIER,
+    ALLOW,
+    ANY_PROTOCOL,
+    BASELINE_TIER,
+    DENY,
+    EVERYTHING,
+    LAST_PRIORITY,
+    PASS,
+    Block,
+    DomainPeer,
+    NodePeer,
+    Peer,
+    PodPeer,
+    PodSubject,
+    Policy,
+    PolicyPort,
+    Rule,
+)
+from podtally.policy.schema import admin as wire
+from podtally.policy.schema.network import LabelSelector
+
+_ACTIONS = {"Allow": ALLOW, "Accept": ALLOW, "Deny": DENY, "Pass": PASS}
+_TIERS = {"Admin": ADMIN_TIER, "Baseline": BASELINE_TIER}
+
+_Peers = tuple[wire.IngressPeer, ...] | tuple[wire.EgressPeer, ...] | tuple[wire.BaselinePeer, ...]
+
+
+def admin_network_policy(policy: wire.AdminNetworkPolicy, candidate: bool) -> Policy:
+    spec = policy.spec or wire.AdminSpec()
+    return Policy(
+        policy.kind,
+        "",
+        name_of(policy.metadata),
+        subject(spec.subject),
+        tuple(
+            _rule(n, r.name, r.action, _peers(r.from_ or ()), _ports(r.ports))
+            for n, r in enumerate(spec.ingress)
+        )
+        or None,
+        tuple(
+            _rule(n, r.name, r.action, _peers(r.to or ()), _ports(r.ports))
+            for n, r in enumerate(spec.egress)
+        )
+        or None,
+        ADMIN_TIER,
+        spec.priority or 0,
+        candidate,
+    )
+
+
+def baseline_admin_network_policy(
+    policy: wire.BaselineAdminNetworkPolicy, candidate: bool
+) -> Policy:
+    spec = policy.spec or wire.BaselineSpec()
+    return Policy(
+        policy.kind,
+        "",
+        name_of(policy.metadata),
+        subject(spec.subject),
+        tuple(
+            _rule(n, r.name, r.action, _peers(r.from_ or ()), _ports(r.ports))
+            for n, r in enumerate(spec.ingress)
+        )
+        or None,
+        tuple(
+            _rule(n, r.name, r.action, _peers(r.to or ()), _ports(r.ports))
+            for n, r in enumerate(spec.egress)
+        )
+        or None,
+        BASELINE_TIER,
+        LAST_PRIORITY,
+        candidate,
+    )
+
+
+def cluster_network_policy(policy: wire.ClusterNetworkPolicy, candidate: bool) -> Policy:
+    spec = policy.spec or wire.ClusterSpec()
+    return Policy(
+        policy.kind,
+        "",
+        name_of(policy.metadata),
+        subject(spec.subject),
+        tuple(
+            _rule(n, r.name, r.action, _peers(r.from_ or ()), _protocols(r.protocols))
+            for n, r in enumerate(spec.ingress)
+        )
+        or None,
+        tuple(
+            _rule(n, r.name, r.action, _peers(r.to or ()), _protocols(r.protocols))
+            for n, r in enumerate(spec.egress)
+        )
+        or None,
+        _TIERS[spec.tier or "Admin"],
+        spec.priority or 0,
+        candidate,
+    )
+
+
+def subject(given: wire.IngressPeer | None) -> PodSubject:
+    if given is None or (given.namespaces is None and given.pods is None):
+        return PodSubject(EVERYTHING, EVERYTHING)
+    return PodSubject(*_pods(given.namespaces, given.pods))
+
+
+def _rule(
+    index: int,
+    name: str,
+    action: str | None,
+    peers: tuple[Peer, ...],
+    ports: tuple[PolicyPort, ...] | None,
+) -> Rule:
+    return Rule(index, _ACTIONS[action or ""], peers, ports, name)
+
+
+def _pods(namespaces: LabelSelector | None, pods: wire.NamespacedPods | None) -> PodPeer:
+    if pods is None:
+        return PodPeer(selector(namespaces or LabelSelector()))
+    return PodPeer(
+        selector(pods.namespace_selector or LabelSelector()),
+        selector(pods.pod_selector or LabelSelector()),
+    )
+
+
+def _peers(given: _Peers) -> tuple[Peer, ...]:
+    return tuple(peer for one in given for peer in _peer(one))
+
+
+def _peer(given: wire.IngressPeer | wire.EgressPeer | wire.BaselinePeer) -> Iterator[Peer]:
+    """One for each network, else one."""
+    if given.namespaces is not None or given.pods is not None:
+        yield _pods(given.namespaces, given.pods)
+    if isinstance(given, wire.IngressPeer):
+        return
+    if given.nodes is not None:
+        yield NodePeer(selector(given.nodes))
+    for text in given.networks or ():
+        cidr = parse_cel(text)
+        if cidr is None:
+            raise ValueError(f"{text!r} is no CIDR, and was found valid")
+        yield Block(cidr.network())
+    if isinstance(given, wire.EgressPeer) and given.domain_names:
+        yield DomainPeer(given.domain_names)
+
+
+def _ports(given: tuple[wire.AdminPort, ...] | None) -> tuple[PolicyPort, ...] | None:
+    """None: "If Ports is not set then the rule does not filter traffic via port"."""
+    return None if given is None else tuple(_port(port) for port in given)
+
+
+def _port(given: wire.AdminPort) -> PolicyPort:
+    number, span = given.port_number, given.port_range
+    if number is not None:
+        return PolicyPort(PROTOCOLS[number.protocol], number.port or 0, number.port or 0)
+    if span is not None:
+        return PolicyPort(PROTOCOLS[span.protocol], span.start or 0, span.end or 0)
+    return PolicyPort(ANY_PROTOCOL, name=given.named_port or "")
+
+
+def _protocols(given: tuple[wire.Protocol, ...] | None) -> tuple[PolicyPort, ...] | None:
+    """None: "If unspecified, protocol-specific attributes will not be used to match traffic"."""
+    return None if given is None else tuple(_protocol(protocol) for protocol in given)
+
+
+def _protocol(given: wire.Protocol) -> PolicyPort:
+    for name, match in (("TCP", given.tcp), ("UDP", given.udp), ("SCTP", given.sctp)):
+        port = match.destination_port if match else None
+        if port is not None and port.range is not None:
+            return PolicyPort(PROTOCOLS[name], port.range.start or 0, port.range.end or 0)
+        if port is not None:
+            return PolicyPort(PROTOCOLS[name], port.number or 0, port.number or 0)
+    return PolicyPort(ANY_PROTOCOL, name=given.destination_named_port or "")

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Texts into documents: one object each, with its kind and its lines; what it says is not read.
+
+A text may hold many YAML documents, JSON values, and lists of objects. One that cannot be
+read is a problem of its own and hides no other: pieces are split where kubectl splits them.
+What has neither apiVersion nor kind is no object (a Helm chart's values): it is skipped, with
+a warning.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from podtally.policy.load import salvage
+from podtally.policy.problems import WARNING, Path, Problem
+from podtally.policy.schema.kinds import is_policy
+from podtally.yamltree.scalars import brief
+from podtally.yamltree.suggestion import similar
+from podtally.yamltree.tree import TreeBudget, TreeError, TreeNode, json_values, yaml_trees
+
+MAX_BYTES = 64 << 20  # 10,000 pods as the API prints them
+MAX_PIECES = 50_000
+_MAX_LOCATED = 8 << 20  # characters of JSON that are read again, to tell a line
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class LineMap:
+    """Where the fields of a document stand."""
+
+    def __init__(
+        self, node: TreeNode | None, first: int = 0, text: str = "", index: int = 0
+    ) -> None:
+        self._node = node
+        self._first = first
+        self._json = text  # the JSON text that it is in, whose lines are told when asked for
+        self._index = index  # which of the values in it
+        self._whole = self  # of a part: what it is a part of, which is located once for all
+        self._below: Path = ()
+
+    def below(self, path: Path) -> "LineMap":
+        """Those of a part."""
+        part = LineMap(None)
+        part._whole, part._below = self._whole, self._below + path
+        return part
+
+    def at(self, path: Path) -> int:
+        """The line of the field, or of what is nearest around it; 0 if it cannot be told."""
+        whole = self._whole
+        if whole._node is None and whole._json:
+            whole._node, whole._json = _locate(whole._json, whole._index), ""
+        return whole._node.line_at(self._below + path) if whole._node else whole._first
+
+
+class Document(NamedTuple):
+    """An object as it was written."""
+
+    source: str
+    api_version: str  # "" where it is missing
+    kind: str
+    content: dict[str, Any]
+    lines: LineMap
+
+    def problem(self, path: Path, message: str) -> Problem:
+        return Problem(self.source, self.lines.at(path), self.subject(), "", message)
+
+    def subject(self) -> str:
+        """What it is, as far as it says so: "NetworkPolicy shop/allow"."""
+        metadata = self.content.get("metadata")
+        given = metadata if isinstance(metadata, dict) else {}
+        words = [given.get(key) for key in ("namespace", "name")]
+        name = "/".join(brief(word)[1:-1] for word in words if isinstance(word, str) and word)
+        return " ".join(filter(None, (brief(self.kind)[1:-1], name)))
+
+
+class Lost(NamedTuple):
+    """A piece of text that is no document, though it may have been meant for one."""
+
+    problem: Problem  # one of the text's
+    policies: tuple[Document, ...]  # that it speaks of: kind and namespace, see ``salvage``
+
+
+class Text(NamedTuple):
+    """All that a text holds."""
+
+    documents: tuple[Document, ...]
+    problems: tuple[Problem, ...]
+    lost: tuple[Lost, ...] = ()
+    blank: bool = False  # it holds nothing at all, but for comments
+
+
+def read_text(text: str | bytes, source: str) -> Text:
+    """``source`` is the name for problems: a file, mostly."""
+    found = _Found(source)
+    try:
+        plain = _decode(text)
+    except TreeError as error:
+        found.lose(error.line, error.message, _readable(text))
+        return found.text()
+    pieces, budget = _pieces(plain), TreeBudget()
+    for count, (piece, first_line) in enumerate(pieces):
+        if count >= MAX_PIECES:
+            message = f"more than {MAX_PIECES} documents; the rest is not read: split the file"
+            found.lose(first_line, message, "")
+            break
+        try:
+            for value, lines in _values(piece, first_line, budget):
+                found.take(value, lines)
+        except TreeError as error:
+            line = (error.line or first_line) - first_line + 1
+            line, message = salvage.explained(piece, line, error.message)
+            found.lose(line + first_line - 1, message, piece)
+    for line, doubtful in budget.doubts:
+        found.warn(line, doubtful)
+    return found.text()
+
+
+class _Found:
+    """What was found in a text so far."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._documents: list[Document] = []
+        self._problems: list[Problem] = []
+        self._lost: list[Lost] = []
+        self._is_blank = True
+
+    def text(self) -> Text:
+        blank = self._is_blank and not self._lost
+        return Text(tuple(self._documents), tuple(self._problems), tuple(self._lost), blank)
+
+    def warn(self, line: int, message: str) -> None:
+        self._problems.append(Problem(self._source, line, "", "", message, WARNING))
+
+    def lose(self, line: int, message: str, piece: str) -> None:
+        self._miss(Problem(self._source, line, "", "", message), salvage.salvaged(piece))
+
+    def take(self, value: Any, lines: LineMap, kind: str = "") -> None:
+        """Take the object, or the objects of a list; ``kind`` is what a list of one leaves out."""
+        if value is None or value == {}:
+            return
+        self._is_blank = False
+        if not isinstance(value, dict):
+            self.warn(lines.at(()), "skipped, not an object: it needs apiVersion, kind, metadata")
+            return
+        api_version, own_kind = value.get("apiVersion"), value.get("kind")
+        document = Document(
+            self._source,
+            api_version if isinstance(api_version, str) else "",
+            own_kind if isinstance(own_kind, str) else kind,
+            value,
+            lines,
+        )
+        if document.kind.endswith("List") and not kind:
+            self._take_list(document)
+        elif isinstance(own_kind, str) and own_kind and document.api_version:
+            self._documents.append(document)
+        elif is_policy(document.api_version, document.kind):
+            self._documents.append(document)  # what is missing is found when it is read
+        else:
+            lacks = "apiVersion" if not document.api_version else "kind"
+            message = f"skipped: {lacks} is missing or no text, so it is no Kubernetes object"
+            problem = document.problem((lacks,), message)
+            self._problems.append(problem._replace(severity=WARNING))
+
+    def _take_list(self, document: Document) -> None:
+        items = document.content.get("items")
+        of = document.kind.removesuffix("List")
+        if items is not None and not isinstance(items, list):
+            self._miss(document.problem(("items",), "must be a list"), [])
+            return
+        if "items" not in document.content:
+            like = similar("items", document.content)
+            if like:
+                message = f'unknown field {brief(like)} (did you mean "items"?)'
+                self._miss(document.problem((like,), message), [])
+            else:
+                message = "has no items; drop it, or give it some"
+                problem = document.problem((), message)
+                self._problems.append(problem._replace(severity=WARNING))
+            return
+        for index, item in enumerate(items or ()):
+            within = _inherit(item, document.api_version, of)
+            self.take(within, document.lines.below(("items", index)), of or "?")
+
+    def _miss(self, problem: Problem, policies: list[dict[str, Any]]) -> None:
+        self._problems.append(problem)
+        found = tuple(
+            Document(self._source, content["apiVersion"], content["kind"], content, LineMap(None))
+            for content in policies
+        )
+        self._lost.append(Lost(problem, found))
+
+
+def _readable(text: str | bytes) -> str:
+    """What can be read of a text that is too long, or no UTF-8."""
+    cut = text[:MAX_BYTES]
+    return cut if isinstance(cut, str) else cut.decode("utf-8", "replace")
+
+
+def _decode(text: str | bytes) -> str:
+    if len(text) > MAX_BYTES:
+        raise TreeError(0, f"more than {MAX_BYTES >> 20} MiB; split it")
+    if isinstance(text, str):
+        return text.removeprefix("\ufeff")
+    try:
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = text.count(b"\n", 0, error.start) + 1
+        raise TreeError(line, "not UTF-8; save it as that") from None
+
+
+def _pieces(text: str) -> Iterator[tuple[str, int]]:
+    """Split at lines of three hyphens, as apimachinery's ``YAMLReader`` does; with first lines."""
+    start, line, first_line = 0, 1, 1
+    for found in re.finditer(r"^---[ \t\r]*(?:#.*)?$", text, re.MULTILINE):
+        line = first_line + text.count("\n", start, found.end()) + 1
+        if text[start : found.start()].strip():
+            yield text[start : found.start()], first_line
+        start, first_line = min(found.end() + 1, len(text)), line
+    if text[start:].strip():
+        yield text[start:], first_line
+
+
+def _values(piece: str, first_line: int, budget: TreeBudget) -> Iterator[tuple[Any, LineMap]]:
+    """As JSON where it begins like it (which is much faster), else or if that fails as YAML."""
+    if piece.lstrip()[:1] == "{":
+        try:
+            values = list(json_values(piece))
+            if _SURROGATE.search(piece):
+                json.dumps(values, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise TreeError(first_line, "half a surrogate pair; write the character") from None
+        except TreeError:
+            commented = salvage.comment_in_json(piece)
+            if commented:
+                line = first_line + commented - 1
+                raise TreeError(line, "JSON has no comments; remove them") from None
+            comma = salvage.trailing_comma(piece)
+            if comma:
+                message = "a comma before a closing bracket is no JSON: read as YAML; remove it"
+                budget.doubt(first_line + comma - 1, message)
+        else:
+            padded = "\n" * (first_line - 1) + piece
+            for index, value in enumerate(values):
+                yield value, LineMap(None, first_line, padded, index)
+            return
+    for node in yaml_trees(piece, budget, first_line):
+        yield node.value, LineMap(node)
+
+
+def _locate(text: str, index: int) -> TreeNode | None:
+    """JSON is YAML, nearly; where it is not, the line of the field is not told."""
+    if len(text) > _MAX_LOCATED or index:
+        return None
+    try:
+        return next(yaml_trees(text, TreeBudget()), None)
+    except TreeError:
+        return None
+
+
+def _inherit(item: Any, api_version: str, kind: str) -> Any:
+    """Items of an answer of the API have no kind of their own: the list's says it."""
+    if not isinstance(item, dict) or not kind or "kind" in item:
+        return item
+    return {"apiVersion": api_version, "kind": kind, **item}

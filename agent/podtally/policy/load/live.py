@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policies that the Kubernetes API tells of, as they are now; its events in, meanings out.
+
+Belongs to the main thread. A resource that was never listed to its end is stood in for by an
+unreadable policy for every pod: until then nobody can say that nothing is declared. Of an
+object that cannot be read the last version that could be stays in force.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from podtally.kube.model import Event, ObjectPage
+from podtally.policy.ingress import DeclaredIngress
+from podtally.policy.load.resources import INGRESSES, POLICY_RESOURCE_NAMES, DeclaredObject
+from podtally.policy.load.unreadable import BEFORE_ALL
+from podtally.policy.model import ADMIN_TIER, EVERYTHING, UNSYNCED, PodSubject, Policy
+from podtally.policy.problems import Problem
+
+Key = tuple[str, str]
+
+
+class LiveSnapshot(NamedTuple):
+    """What the API says."""
+
+    policies: tuple[Policy, ...]
+    stand_ins: tuple[Policy, ...]  # for resources that were not heard of yet
+    ingresses: tuple[DeclaredIngress, ...]
+    problems: tuple[Problem, ...]
+    ingresses_known: bool
+    stale: int = 0  # objects in force in an earlier version, since theirs cannot be read
+
+
+class LivePolicies:
+    def __init__(self) -> None:
+        self._objects: dict[str, dict[Key, DeclaredObject]] = {
+            name: {} for name in sorted(POLICY_RESOURCE_NAMES)
+        }
+        self._listed: dict[str, set[Key]] = {}  # so far, by lists that are under way
+        self._heard: set[str] = set()  # resources that were listed to the end
+        self._now: LiveSnapshot | None = None
+
+    def apply(self, event: Event) -> None:
+        """Take in what the API told; events of other resources are let pass."""
+        objects = self._objects.get(event.resource)
+        if objects is None:
+            return
+        if isinstance(event, ObjectPage):
+            self._take_page(objects, event)
+        elif event.kind == "DELETED":
+            self._drop(objects, _key_of(event.object))
+        else:
+            self._put(objects, event.object)
+
+    def now(self) -> LiveSnapshot:
+        """The same object until something of it changes."""
+        if self._now is None:
+            self._now = self._gathered()
+        return self._now
+
+    def unheard(self) -> tuple[str, ...]:
+        """Names of the resources that were never listed to the end."""
+        return tuple(name for name in self._objects if name not in self._heard)
+
+    def _take_page(self, objects: dict[Key, DeclaredObject], page: ObjectPage) -> None:
+        if page.first:
+            self._listed[page.resource] = set()
+        listed = self._listed.setdefault(page.resource, set())
+        for item in page.objects:
+            self._put(objects, item)
+            listed.add(_key_of(item))
+        if page.last:
+            for key in objects.keys() - listed:
+                self._drop(objects, key)
+            del self._listed[page.resource]
+            if page.resource not in self._heard:
+                self._heard.add(page.resource)
+                self._now = None
+
+    def _put(self, objects: dict[Key, DeclaredObject], item: DeclaredObject) -> None:
+        key = _key_of(item)
+        before = objects.get(key)
+        if before is not None and item.meaning.unreadable and not before.meaning.unreadable:
+            item = msgspec.structs.replace(item, meaning=before.meaning)
+        if before is not None and (before.meaning, before.problems) == (
+            item.meaning,
+            item.problems,
+        ):
+            # Listed anew, or only its labels or status are others: the meaning is kept once.
+            item = msgspec.structs.replace(before, uid=item.uid)
+        else:
+            self._now = None
+        objects[key] = item
+
+    def _drop(self, objects: dict[Key, DeclaredObject], key: Key) -> None:
+        if objects.pop(key, None) is not None:
+            self._now = None
+
+    def _gathered(self) -> LiveSnapshot:
+        found = [item for objects in self._objects.values() for item in objects.values()]
+        meanings = [item.meaning for item in found]
+        return LiveSnapshot(
+            tuple(meaning for meaning in meanings if isinstance(meaning, Policy)),
+            tuple(self._stand_ins()),
+            tuple(meaning for meaning in meanings if isinstance(meaning, DeclaredIngress)),
+            tuple(problem for item in found for problem in item.problems),
+            INGRESSES in self._heard,
+            sum(bool(item.problems) and not item.meaning.unreadable for item in found),
+        )
+
+    def _stand_ins(self) -> Iterator[Policy]:
+        for name in self.unheard():
+            if name != INGRESSES:
+                why = f"{name} have not been heard from the API yet"
+                yield Policy(
+                    UNSYNCED,
+                    "",
+                    name,
+                    PodSubject(EVERYTHING, EVERYTHING),
+                    tier=ADMIN_TIER,
+                    priority=BEFORE_ALL,
+                    unreadable=why,
+                )
+
+
+def _key_of(item: DeclaredObject) -> Key:
+    return item.namespace, item.name

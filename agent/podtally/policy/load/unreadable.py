@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stand-ins for policies that cannot be read: they select what the readable part says."""
+
+from typing import Any
+
+from podtally.policy.ingress import DeclaredIngress, addresses_of
+from podtally.policy.load import admin_conversion, conversion
+from podtally.policy.load.documents import Document, Lost
+from podtally.policy.model import (
+    ADMIN_TIER,
+    BASELINE_TIER,
+    EVERYTHING,
+    LAST_PRIORITY,
+    NETWORK_TIER,
+    HostSubject,
+    PodSubject,
+    Policy,
+    Selector,
+    Subject,
+)
+from podtally.policy.problems import Fault, Problem
+from podtally.policy.reference.rules import EGRESS, INGRESS
+from podtally.policy.schema import admin, decoding, network
+from podtally.policy.schema.kinds import ADMIN_GROUP, group_of
+from podtally.policy.validate import network_checks
+from podtally.yamltree.scalars import brief
+
+BEFORE_ALL = -1  # a priority that no policy can have
+
+_ALL_PODS = PodSubject(EVERYTHING, EVERYTHING)
+_ALL_OF_THE_HOST = HostSubject(EVERYTHING, host=True)
+_ALL_KINDS = (_ALL_PODS, _ALL_OF_THE_HOST)
+_TYPES = {"Egress": EGRESS, "Ingress": INGRESS}
+_TIERS = {"BaselineAdminNetworkPolicy": BASELINE_TIER}
+
+
+def all_unreadable(problem: Problem, candidate: bool) -> tuple[Policy, ...]:
+    """Return stand-ins for a source of which nothing can be read: it may be about everybody."""
+    reason = str(problem)
+    return tuple(
+        Policy("unreadable", "", problem.source, subject, None, None, ADMIN_TIER, BEFORE_ALL,
+               candidate, reason)
+        for subject in _ALL_KINDS
+    )  # fmt: skip
+
+
+def lost(text: Lost, candidate: bool) -> tuple[Policy, ...]:
+    """Return stand-ins for a text that holds no object: of the policies that it speaks of.
+
+    If it speaks of none it puts nothing in doubt: one that selects nothing reports it.
+    """
+    policies = [document for document in text.policies if document.kind != "Ingress"]
+    if not policies:
+        return (nothing(text.problem, candidate),)
+    return tuple(unreadable(document, text.problem, candidate) for document in policies)
+
+
+def nothing(problem: Problem, candidate: bool) -> Policy:
+    """Return a stand-in that selects nothing."""
+    return Policy("unreadable", "", problem.source, HostSubject(), candidate=candidate,
+                  unreadable=str(problem))  # fmt: skip
+
+
+def unreadable(document: Document, problem: Problem, candidate: bool) -> Policy:
+    """Return a stand-in for the object: it selects what its readable part says, and no more.
+
+    A slip in the name of a kind leaves its API group, whose kinds are alike.
+    """
+    reason, kind, group = str(problem), document.kind, group_of(document.api_version)
+    metadata, spec = _part(document.content, "metadata"), _part(document.content, "spec")
+    name = _text(metadata.get("name"))
+    if kind == "HostPolicy" or group == "podtally.io":
+        subject: Subject = _host_subject(spec)
+        return Policy(kind, "", name, subject, candidate=candidate, unreadable=reason)
+    if group != ADMIN_GROUP:
+        selector = _selector(spec.get("podSelector"))
+        namespace = _namespace(document, metadata)
+        if namespace is None:  # of one of all: after the admin tier, whose word is certain
+            subject = PodSubject(EVERYTHING, selector)
+            return Policy(kind, "", name, subject, None, None, ADMIN_TIER, LAST_PRIORITY,
+                          candidate, reason)  # fmt: skip
+        return Policy(kind, namespace, name, PodSubject(None, selector), tier=NETWORK_TIER,
+                      candidate=candidate, unreadable=reason,
+                      untouched=_untouched(spec))  # fmt: skip
+    tier = _TIERS.get(kind, ADMIN_TIER)
+    if spec.get("tier") == "Baseline":
+        tier = BASELINE_TIER
+    priority = spec.get("priority")
+    if not isinstance(priority, int) or isinstance(priority, bool) or not 0 <= priority <= 1000:
+        priority = BEFORE_ALL
+    subject = _subject(spec.get("subject"))
+    return Policy(kind, "", name, subject, None, None, tier, priority, candidate, reason)
+
+
+def unreadable_ingress(document: Document, problem: Problem) -> DeclaredIngress | None:
+    """Return a stand-in for an Ingress, which may declare any Service of its namespace."""
+    metadata = _part(document.content, "metadata")
+    namespace = _namespace(document, metadata)
+    if namespace is None:
+        return None
+    name, addresses = _text(metadata.get("name")), addresses_of(document.content.get("status"))
+    return DeclaredIngress(namespace, name, "", (), addresses, str(problem))
+
+
+def _untouched(spec: dict[str, Any]) -> str:
+    """The direction that a NetworkPolicy with a good selector does not isolate, whatever is wrong
+    with its rules: a server refuses the object, or drops the fields that it does not know, and
+    without ``egress`` and ``policyTypes`` nothing isolates that direction.
+    """
+    selector = _decoded(spec.get("podSelector"), network.LabelSelector, decoding.built_in_nulls)
+    types = spec.get("policyTypes")
+    if not isinstance(selector, network.LabelSelector) or spec.get("egress") is not None:
+        return ""
+    if types is None:
+        return EGRESS
+    known = isinstance(types, list) and types and all(each in _TYPES for each in types)
+    missing = [direction for name, direction in _TYPES.items() if known and name not in types]
+    return missing[0] if missing else ""
+
+
+def _part(content: dict[str, Any], name: str) -> dict[str, Any]:
+    part = content.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _namespace(document: Document, metadata: dict[str, Any]) -> str | None:
+    """Return the namespace, "default" where none is given; None if it cannot be told."""
+    given = metadata.get("namespace")
+    if not isinstance(document.content.get("metadata"), dict):
+        return None
+    if isinstance(given, int) and not isinstance(given, bool):
+        return str(given)  # the quotes are missing
+    if not isinstance(given, str | None):
+        return None
+    return given or conversion.DEFAULT_NAMESPACE
+
+
+def _host_subject(spec: dict[str, Any]) -> HostSubject:
+    names = ("endpointSelector", "units", "containers", "host")
+    decoded = _decoded({name: spec[name] for name in names if name in spec},
+                       network.HostSpec, decoding.built_in_nulls)  # fmt: skip
+    if not isinstance(decoded, network.HostSpec) or any(network_checks.selects_endpoints(decoded)):
+        return _ALL_OF_THE_HOST
+    return conversion.endpoints(decoded)
+
+
+def _text(value: Any) -> str:
+    return brief(value, 253)[1:-1] if isinstance(value, str) else ""
+
+
+def _selector(given: Any) -> Selector:
+    """The selector if it is a good one, else all."""
+    decoded = _decoded(given, network.LabelSelector, decoding.built_in_nulls)
+    if not isinstance(decoded, network.LabelSelector) or any(network_checks.selector(decoded, ())):
+        return EVERYTHING
+    return conversion.selector(decoded)
+
+
+def _subject(given: Any) -> Subject:
+    decoded = _decoded(given, admin.IngressPeer, decoding.custom_nulls)
+    if not isinstance(decoded, admin.IngressPeer):
+        return _ALL_PODS
+    pods = decoded.pods
+    selectors = [
+        decoded.namespaces,
+        *((pods.namespace_selector, pods.pod_selector) if pods else ()),
+    ]
+    if any(fault for selector in selectors for fault in network_checks.selector(selector, ())):
+        return _ALL_PODS
+    if decoded.namespaces is not None and pods is not None:
+        return _ALL_PODS
+    return admin_conversion.subject(decoded)
+
+
+def _decoded(given: Any, shape: Any, nulls: Any) -> Any:
+    try:
+        return decoding.convert(nulls(given), shape)
+    except RecursionError:
+        return Fault((), "")

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judges one connection by the declared policies, in the words of the API's documentation.
+
+Each end is judged by itself: the source by its egress, the destination by its ingress; "for a
+connection to be allowed, both must allow it". Within a side the tiers have their say in
+order: Admin, NetworkPolicy, Baseline. Where the documentation is silent:
+
+- "Traffic to and from the node where a Pod is running is always allowed" (the Kubernetes page on
+  network policies) is said of NetworkPolicy: that tier cannot forbid it, the admin tiers and
+  the baseline are asked about it like about any other traffic.
+- A pod reaches itself by its own address whatever any tier says: that never leaves the pod.
+  Through a Service it does: the tiers of ClusterNetworkPolicy see it ("is subject to
+  ClusterNetworkPolicy", network-policy-api on hairpin traffic), NetworkPolicy cannot forbid it.
+- A pod of the host's network is its node: it is selected by nothing, and a peer only by address
+  or as a node.
+- Two policies of one tier and one priority that do not agree leave it open ("there is
+  no way for the user to reliably determine which"): unknown.
+- What isolation means for protocols other than TCP, UDP and SCTP is left to plugins: unknown,
+  for pods that NetworkPolicy selects. Admin rules without ports match them.
+- What is not known (an end, labels, a name of DNS, an unreadable policy) makes the verdict
+  unknown only where it matters: if the verdict is the same whether or not the rule or
+  policy in doubt applies, it stands (``outcome``). A peer of whom nothing is known may be the
+  own node or the pod itself, so NetworkPolicy denies it nothing for certain. A port
+  that is not known (0) is all of them at once.
+- HostPolicy is judged as NetworkPolicy is; nothing is exempt there but the party itself.
+"""
+
+from collections.abc import Iterable
+from functools import lru_cache, partial
+from itertools import groupby
+from typing import NamedTuple
+
+from podtally.policy.model import (
+    ADMIN_TIER,
+    ALLOW,
+    ALLOWED,
+    BASELINE_TIER,
+    DENIED,
+    DENY,
+    HOST,
+    NETWORK_TIER,
+    NOBODY_KNOWS,
+    PASS,
+    POD,
+    UNDECLARED,
+    UNKNOWN,
+    UNSYNCED,
+    DirectionVerdict,
+    Policy,
+    PolicyEndpoint,
+    Question,
+    Verdict,
+)
+from podtally.policy.reference.outcome import Doubt, Stage, outcome
+from podtally.policy.reference.rules import (
+    EGRESS,
+    HAVE_PORTS,
+    INGRESS,
+    RuleInput,
+    has_say,
+    is_subject,
+    meets,
+    rules_of,
+    uses_node,
+)
+
+# Causes of a side's verdict.
+RULE = "rule"  # allowed or denied by a rule
+ISOLATED = "isolated"  # denied: policies isolate, and no rule of theirs allows
+OPEN = "open"  # undeclared: nothing isolates
+LOOPBACK = "loopback"  # allowed: to itself; where tiers see it, as none of them denies it
+OWN_NODE = "own node"  # allowed: from or to the node that the pod runs on, as no tier denies it
+HOST_NETWORK = "host network"  # undeclared: policies do not select such pods
+OUTSIDE = "outside"  # undeclared: no pod, so no policy's subject
+UNKNOWN_END = "unknown end"
+UNREADABLE = "unreadable"  # a policy that might decide
+DOUBT = "doubt"  # a rule might decide
+SELECTION = "selection"  # whether the policy is for this end is not known
+SAME_PRIORITY = "same priority"
+PROTOCOL = "protocol"
+
+_PARTIES_KEPT = 1 << 16
+_VERDICT_OF = {ALLOW: ALLOWED, DENY: DENIED, PASS: PASS}
+_ALLOWED, _DENIED = frozenset((ALLOWED,)), frozenset((DENIED,))
+_EITHER = _ALLOWED | _DENIED
+_ANYTHING = _EITHER | {PASS}
+
+Chosen = tuple[Policy, bool]  # and whether it is certain that the policy is for the party
+
+
+class Selecting(NamedTuple):
+    """The policies for a party; the admin tiers' in groups of one priority, in order."""
+
+    admin: tuple[tuple[Chosen, ...], ...]
+    network: tuple[Chosen, ...]
+    baseline: tuple[tuple[Chosen, ...], ...]
+
+
+class Engine:
+    """Judges by a set of policies, which does not change. Order of policies does not matter."""
+
+    def __init__(self, policies: Iterable[Policy]) -> None:
+        ordered = sorted(policies, key=order)
+        self._cluster = [p for p in ordered if p.tier != NETWORK_TIER]
+        self._network: dict[str, list[Policy]] = {}
+        for policy in ordered:
+            if policy.tier == NETWORK_TIER:
+                self._network.setdefault(policy.namespace, []).append(policy)
+        self.selecting = lru_cache(_PARTIES_KEPT)(self._selecting)
+
+    def judge(self, question: Question) -> Verdict:
+        egress = self.side(asked(question, EGRESS))
+        ingress = self.side(asked(question, INGRESS))
+        return Verdict(whole(ingress.verdict, egress.verdict), ingress, egress)
+
+    def side(self, ask: RuleInput) -> DirectionVerdict:
+        """What the policies of one end say."""
+        exempt = _exempt(ask)
+        if exempt is not None:
+            return exempt
+        selecting, spared = self.selecting(ask.local), _spared(ask)
+        # "If Admin tier has made a final decision (Accept or Deny) on a connection, then no
+        # further evaluation is done." "v1.NetworkPolicy always makes a final decision for
+        # selected pods. Further evaluation only happens for Pods not selected by a
+        # v1.NetworkPolicy."
+        stages = (
+            partial(_in_order, selecting.admin, ask),
+            partial(_united, selecting.network, ask, spared),
+            partial(_in_order, selecting.baseline, ask),
+        )
+        # "If a given connection wasn't allowed or denied by any of the tiers, the default
+        # kubernetes policy is applied, which says that all pods can communicate."
+        return outcome(stages, spared or DirectionVerdict(UNDECLARED, OPEN)).side
+
+    def _selecting(self, party: PolicyEndpoint) -> Selecting:
+        own = self._network.get(party.namespace if party.kind == POD else "", ())
+        cluster = _chosen(self._cluster, party)
+        return Selecting(
+            _grouped(chosen for chosen in cluster if chosen[0].tier == ADMIN_TIER),
+            tuple(_chosen(own, party)),
+            _grouped(chosen for chosen in cluster if chosen[0].tier == BASELINE_TIER),
+        )
+
+
+def order(policy: Policy) -> tuple[int, int, str, str, str]:
+    """By tier, then by priority; among equals by name, so that the same is told each time."""
+    return (policy.tier, policy.priority, policy.kind, policy.namespace, policy.name)
+
+
+def asked(question: Question, direction: str) -> RuleInput:
+    source, destination, protocol, port, source_ip, destination_ip, by_service = question
+    if direction == INGRESS:
+        ends = (destination, destination_ip, source, source_ip)
+    else:
+        ends = (source, source_ip, destination, destination_ip)
+    return RuleInput(direction, *ends, destination, protocol, port, by_service)
+
+
+def whole(ingress: str, egress: str) -> str:
+    """Both ends have to let it pass; declared is what at least one end declares."""
+    verdicts = (ingress, egress)
+    for verdict in (DENIED, UNKNOWN, ALLOWED):
+        if verdict in verdicts:
+            return verdict
+    return UNDECLARED
+
+
+def is_itself(local: PolicyEndpoint, peer: PolicyEndpoint) -> bool:
+    """Whether both are one pod, or one endpoint of a host, whichever addresses they use."""
+    if local.kind != peer.kind or (local.kind == POD and not local.name):
+        return local is peer
+    return (local.namespace, local.name, local.unit, local.container) == (
+        peer.namespace,
+        peer.name,
+        peer.unit,
+        peer.container,
+    )
+
+
+def is_own_node(ask: RuleInput) -> bool:
+    """Whether it is "traffic to and from the node where a Pod is running"."""
+    local, peer = ask.local, ask.peer
+    if local.kind != POD or not local.node or local.node != peer.node:
+        return False
+    return uses_node(peer)
+
+
+def _exempt(ask: RuleInput) -> DirectionVerdict | None:
+    """What no policy is asked about."""
+    local = ask.local
+    if local.kind == NOBODY_KNOWS:
+        return DirectionVerdict(UNKNOWN, UNKNOWN_END)
+    if local.kind not in (POD, HOST):
+        return DirectionVerdict(UNDECLARED, OUTSIDE)
+    if local.kind == POD and local.host_network:
+        return DirectionVerdict(UNDECLARED, HOST_NETWORK)
+    # "A Pod cannot block access to itself."
+    is_seen = ask.by_service and local.kind == POD
+    return (
+        DirectionVerdict(ALLOWED, LOOPBACK) if is_itself(local, ask.peer) and not is_seen else None
+    )
+
+
+def _spared(ask: RuleInput) -> DirectionVerdict | None:
+    """What NetworkPolicy cannot forbid, though the tiers around it can."""
+    if is_itself(ask.local, ask.peer):
+        return DirectionVerdict(ALLOWED, LOOPBACK)
+    return DirectionVerdict(ALLOWED, OWN_NODE) if is_own_node(ask) else None
+
+
+def _chosen(policies: Iterable[Policy], party: PolicyEndpoint) -> list[Chosen]:
+    answers = ((policy, is_subject(policy, party)) for policy in policies)
+    return [(policy, bool(answer)) for policy, answer in answers if answer is not False]
+
+
+def _grouped(chosen: Iterable[Chosen]) -> tuple[tuple[Chosen, ...], ...]:
+    return tuple(tuple(group) for _, group in groupby(chosen, key=lambda c: c[0].priority))
+
+
+def _in_order(groups: tuple[tuple[Chosen, ...], ...], ask: RuleInput) -> Stage:
+    """An admin tier: "policies with lower priority values ... are checked before"."""
+    doubts: list[Doubt] = []
+    for group in groups:
+        decided = _of_one_priority(group, ask, doubts)
+        if decided is not None:
+            # Pass "skips all further ClusterNetworkPolicy rules in the current tier".
+            return Stage(None if decided.verdict == PASS else decided, doubts)
+    return Stage(None, doubts)
+
+
+def cause_of(policy: Policy) -> str:
+    """Why nobody knows what a policy without a meaning says."""
+    return UNSYNCED if policy.kind == UNSYNCED else UNREADABLE
+
+
+def _of_one_priority(
+    group: tuple[Chosen, ...], ask: RuleInput, doubts: list[Doubt]
+) -> DirectionVerdict | None:
+    """What is decided, for all that is certain; what is not is added to ``doubts``."""
+    sides = [side for chosen in group if (side := _first_match(*chosen, ask, doubts))]
+    if not sides:
+        return None
+    verdicts = frozenset(side.verdict for side in sides)
+    if len(verdicts) > 1:
+        named = tuple(side.policies[0] for side in sides)
+        doubts.append(
+            Doubt(verdicts, DirectionVerdict(UNKNOWN, SAME_PRIORITY, named, sides[0].rule))
+        )
+    return sides[0]
+
+
+def _first_match(
+    policy: Policy, certain: bool, ask: RuleInput, doubts: list[Doubt]
+) -> DirectionVerdict | None:
+    """The first in order: rules "at the top ... would take the highest precedence"."""
+    if policy.unreadable:
+        if has_say(policy, ask.direction):
+            doubts.append(Doubt(_ANYTHING, DirectionVerdict(UNKNOWN, cause_of(policy), (policy,))))
+        return None
+    for rule in rules_of(policy, ask.direction) or ():
+        met = meets(rule, policy, ask)
+        if met is False:
+            continue
+        verdict = _VERDICT_OF[rule.action]
+        if not (met and certain):
+            side = DirectionVerdict(UNKNOWN, SELECTION if met else DOUBT, (policy,), rule)
+            doubts.append(Doubt(frozenset((verdict,)), side))
+        elif verdict == DENIED and ask.peer.kind == NOBODY_KNOWS and not ask.by_service:
+            side = DirectionVerdict(
+                UNKNOWN, UNKNOWN_END, (policy,), rule
+            )  # it may be the pod itself
+            doubts.append(Doubt(_ALLOWED, side))
+        if met:
+            return DirectionVerdict(verdict, RULE, (policy,), rule) if certain else None
+    return None
+
+
+def _united(network: tuple[Chosen, ...], ask: RuleInput, spared: DirectionVerdict | None) -> Stage:
+    """NetworkPolicies are united: "the order of evaluation does not affect the policy result"."""
+    told = [chosen for chosen in network if has_say(chosen[0], ask.direction)]
+    if not told:
+        return Stage(None)
+    first = told[0][0]
+    isolating = tuple(p for p, certain in told if certain and not p.unreadable)
+    if spared is not None:
+        if isolating:
+            return Stage(spared)
+        cause = cause_of(first) if first.unreadable else SELECTION
+        return Stage(None, [Doubt(_ALLOWED, DirectionVerdict(UNKNOWN, cause, (first,)))])
+    if ask.local.kind == POD and ask.protocol not in HAVE_PORTS:
+        # "For other protocols, such as ARP or ICMP, the behaviour is undefined."
+        named = isolating or (first,)
+        return Stage(None, [Doubt(_EITHER, DirectionVerdict(UNKNOWN, PROTOCOL, named))])
+    return _any_rule(told, isolating, ask)
+
+
+def _any_rule(told: list[Chosen], isolating: tuple[Policy, ...], ask: RuleInput) -> Stage:
+    """What "matches at least one rule across all of the NetworkPolicy objects" is allowed; "any
+    connections not explicitly allowed are rejected", if some policy certainly isolates.
+    """
+    doubts: list[Doubt] = []
+    may_deny = False  # a policy of which it is not known whether it selects the end
+    for policy, certain in told:
+        if policy.unreadable:
+            doubts.append(Doubt(_EITHER, DirectionVerdict(UNKNOWN, cause_of(policy), (policy,))))
+            continue
+        matches = False
+        for rule in rules_of(policy, ask.direction) or ():
+            met = meets(rule, policy, ask)
+            if met and certain:
+                return Stage(DirectionVerdict(ALLOWED, RULE, (policy,), rule))
+            if met is not False:
+                matches = matches or bool(met)
+                side = DirectionVerdict(UNKNOWN, SELECTION if met else DOUBT, (policy,), rule)
+                doubts.append(Doubt(_ALLOWED, side))
+        may_deny = may_deny or not matches
+    is_stranger = ask.peer.kind == NOBODY_KNOWS  # it may be the pod's own node, or itself
+    if not isolating:
+        if may_deny:
+            verdicts = _EITHER if is_stranger else _DENIED
+            doubts.append(Doubt(verdicts, DirectionVerdict(UNKNOWN, SELECTION, (told[0][0],))))
+        return Stage(None, doubts)
+    if is_stranger:
+        doubts.append(Doubt(_ALLOWED, DirectionVerdict(UNKNOWN, UNKNOWN_END, isolating)))
+    return Stage(DirectionVerdict(DENIED, ISOLATED, isolating), doubts)

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whom labels select; answers True, False, or None where what is known does not tell."""
+
+from functools import lru_cache
+
+from podtally.policy.model import NAMESPACE_NAME_LABEL, Requirement, Selector
+from podtally.runtimes.model import Labels
+
+_KEPT = 1 << 16  # answers; clusters have few different sets of labels
+
+
+def both(one: bool | None, other: bool | None) -> bool | None:
+    """And, of three values."""
+    if one is False or other is False:
+        return False
+    return None if one is None or other is None else True
+
+
+@lru_cache(_KEPT)
+def selects(selector: Selector, labels: Labels | None) -> bool | None:
+    """Labels that are None are not known: only the empty selector is sure of them."""
+    if labels is None:
+        return None if selector.requirements else True
+    known = dict(labels)
+    return all(_holds(requirement, known) for requirement in selector.requirements)
+
+
+@lru_cache(_KEPT)
+def selects_namespace(selector: Selector, name: str, labels: Labels | None) -> bool | None:
+    """As ``selects``; the label with the namespace's name is the API server's, and always known.
+
+    So it is where the labels come from a manifest, which may leave it out, or are not known.
+    """
+    known = dict(labels or ())
+    known[NAMESPACE_NAME_LABEL] = name
+    doubt = False
+    for requirement in selector.requirements:
+        if labels is None and requirement.key != NAMESPACE_NAME_LABEL:
+            doubt = True
+        elif not _holds(requirement, known):
+            return False
+    return None if doubt else True
+
+
+def _holds(requirement: Requirement, labels: dict[str, str]) -> bool:
+    """LabelSelectorRequirement, apimachinery ``labels.Requirement.Matches``."""
+    key, operator, values = requirement
+    if operator == "In":
+        return key in labels and labels[key] in values
+    if operator == "NotIn":  # "... or there are no labels with the specified key"
+        return key not in labels or labels[key] not in values
+    if operator == "Exists":
+        return key in labels
+    if operator == "DoesNotExist":
+        return key not in labels
+    raise ValueError(f"{operator!r} is no operator of a label selector")

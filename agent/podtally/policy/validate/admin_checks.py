@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the API server would refuse of the admin tiers: the CRDs' OpenAPI and CEL rules.
+
+What any released CRD of network-policy-api takes is taken, of v0.1.7 and later, in the standard
+or the experimental channel; what another refuses is a warning. A CRD leaves label selectors and
+protocols unchecked, so the server takes what nothing can act on: ``reading`` makes such a
+policy unreadable.
+"""
+
+import re
+from typing import NamedTuple
+
+from podtally.policy.cidr import parse_cel
+from podtally.policy.problems import ERROR, WARNING, Fault, Path, warning
+from podtally.policy.schema.admin import (
+    AdminNetworkPolicy,
+    AdminPort,
+    BaselineAdminNetworkPolicy,
+    BaselinePeer,
+    ClusterNetworkPolicy,
+    EgressPeer,
+    IngressPeer,
+    NamespacedPods,
+    Protocol,
+)
+from podtally.policy.schema.network import LabelSelector, PolicyObjectMetadata
+from podtally.policy.validate import network_checks
+from podtally.policy.validate.network_checks import Faults, not_one_of
+from podtally.policy.validate.port_checks import (
+    admin_port,
+    cluster_protocol,
+    exactly_one,
+    length,
+    required,
+)
+from podtally.yamltree.scalars import brief
+
+_LAST_PRIORITY = 1000
+_LONGEST_RULE_NAME = 100
+_MOST_NETWORKS = 25
+_LONGEST_NETWORK = 43
+# All but the newest API's pattern say A-z, which lets some signs begin a label, as in _dmarc.
+_STRICT_DOMAIN = re.compile(
+    r"(\*\.)?([a-zA-Z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.)+"
+    r"[a-zA-Z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.?"
+)
+_DOMAIN = re.compile(
+    r"(\*\.)?([a-zA-z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.)+"
+    r"[a-zA-z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.?"
+)
+Peer = IngressPeer | BaselinePeer | EgressPeer
+
+
+class _Grammar(NamedTuple):
+    """In what the kinds differ."""
+
+    actions: tuple[str, ...]
+    most: int  # of rules, peers and ports in a list
+    needs_namespaces: bool  # a pods' namespaceSelector must be given
+
+
+_ADMIN = _Grammar(("Allow", "Deny", "Pass"), 100, True)
+_BASELINE = _Grammar(("Allow", "Deny"), 100, True)
+_CLUSTER = _Grammar(("Accept", "Deny", "Pass"), 25, False)
+
+
+class _RuleParts(NamedTuple):
+    """A rule, whichever kind it is of."""
+
+    name: str
+    action: str | None
+    peers_field: str
+    peers: tuple[Peer, ...] | None
+    ports: tuple[AdminPort, ...] | None = None
+    protocols: tuple[Protocol, ...] | None = None
+
+
+def admin_network_policy(policy: AdminNetworkPolicy) -> Faults:
+    yield from network_checks.metadata(policy.metadata, namespaced=False)
+    if policy.spec is None:
+        yield required(("spec",))
+        return
+    spec = policy.spec
+    yield from _priority(spec.priority)
+    yield from _subject(spec.subject, _ADMIN)
+    ingress = [_RuleParts(r.name, r.action, "from", r.from_, r.ports) for r in spec.ingress]
+    egress = [_RuleParts(r.name, r.action, "to", r.to, r.ports) for r in spec.egress]
+    yield from _rules(ingress, "ingress", _ADMIN)
+    yield from _rules(egress, "egress", _ADMIN)
+
+
+def baseline_admin_network_policy(policy: BaselineAdminNetworkPolicy) -> Faults:
+    yield from network_checks.metadata(policy.metadata, namespaced=False)
+    yield from _singleton(policy.metadata)
+    if policy.spec is None:
+        yield required(("spec",))
+        return
+    spec = policy.spec
+    yield from _subject(spec.subject, _BASELINE)
+    ingress = [_RuleParts(r.name, r.action, "from", r.from_, r.ports) for r in spec.ingress]
+    egress = [_RuleParts(r.name, r.action, "to", r.to, r.ports) for r in spec.egress]
+    yield from _rules(ingress, "ingress", _BASELINE)
+    yield from _rules(egress, "egress", _BASELINE)
+
+
+def cluster_network_policy(policy: ClusterNetworkPolicy) -> Faults:
+    yield from network_checks.metadata(policy.metadata, namespaced=False)
+    if policy.spec is None:
+        yield required(("spec",))
+        return
+    spec = policy.spec
+    if spec.tier is None:
+        yield required(("spec", "tier"))
+    elif spec.tier not in ("Admin", "Baseline"):
+        yield not_one_of(("spec", "tier"), spec.tier, ("Admin", "Baseline"))
+    yield from _priority(spec.priority)
+    yield from _subject(spec.subject, _CLUSTER)
+    ingress = [
+        _RuleParts(r.name, r.action, "from", r.from_, protocols=r.protocols) for r in spec.ingress
+    ]
+    egress = [_RuleParts(r.name, r.action, "to", r.to, protocols=r.protocols) for r in spec.egress]
+    yield from _rules(ingress, "ingress", _CLUSTER)
+    yield from _rules(egress, "egress", _CLUSTER)
+
+
+def _priority(given: int | None) -> Faults:
+    path = ("spec", "priority")
+    if given is None:
+        yield required(path)
+    elif not 0 <= given <= _LAST_PRIORITY:
+        yield Fault(path, f"must be between 0 and {_LAST_PRIORITY}")
+
+
+def _singleton(meta: PolicyObjectMetadata) -> Faults:
+    if meta.name != "default":
+        yield Fault(("metadata", "name"), "there is only one of this kind, and it is 'default'")
+
+
+def _subject(given: IngressPeer | None, grammar: _Grammar) -> Faults:
+    path = ("spec", "subject")
+    if given is None:
+        yield required(path)
+    else:
+        yield from _peer(given, path, grammar)
+
+
+def _rules(rules: list[_RuleParts], direction: str, grammar: _Grammar) -> Faults:
+    path = ("spec", direction)
+    if len(rules) > grammar.most:
+        yield Fault(path, f"must not be more than {grammar.most} rules")
+    for index, rule in enumerate(rules):
+        yield from _rule(rule, (*path, index), grammar)
+
+
+def _rule(rule: _RuleParts, path: Path, grammar: _Grammar) -> Faults:
+    if len(rule.name) > _LONGEST_RULE_NAME:
+        yield Fault((*path, "name"), f"must be at most {_LONGEST_RULE_NAME} characters long")
+    if rule.action is None:
+        yield required((*path, "action"))
+    elif rule.action not in grammar.actions:
+        yield not_one_of((*path, "action"), rule.action, grammar.actions)
+    at = (*path, rule.peers_field)
+    if rule.peers is None:
+        yield required(at)
+    else:
+        yield from length(len(rule.peers), at, grammar.most)
+        for index, peer in enumerate(rule.peers):
+            yield from _peer(peer, (*at, index), grammar)
+    yield from _ports(rule, path, grammar)
+    if _names_a_port(rule):
+        yield from _without_port_names(rule, path, grammar)
+
+
+def _without_port_names(rule: _RuleParts, path: Path, grammar: _Grammar) -> Faults:
+    """Yield what "networks/nodes/domainNames peer cannot be set with namedPorts" is about.
+
+    So say the experimental CRDs. The standard ones have networks only, and do not say it.
+    """
+    peers = [peer for peer in rule.peers or () if not isinstance(peer, IngressPeer)]
+    domains = any(isinstance(p, EgressPeer) and p.domain_names is not None for p in peers)
+    if domains or any(peer.nodes is not None for peer in peers):
+        yield Fault(path, "nodes and domainNames have no named ports; give numbers")
+    elif any(peer.networks is not None for peer in peers):
+        message = "a named port is a pod's and matches no networks; the experimental CRDs refuse it"
+        fault = warning(path, f"{message}: give a number")
+        # The older kinds are mostly there in the experimental channel: an error, but judged too.
+        yield fault if grammar is _CLUSTER else fault._replace(severity=ERROR)
+
+
+def _ports(rule: _RuleParts, path: Path, grammar: _Grammar) -> Faults:
+    if rule.ports is not None:
+        yield from length(len(rule.ports), (*path, "ports"), grammar.most)
+        for index, port in enumerate(rule.ports):
+            yield from admin_port(port, (*path, "ports", index))
+    if rule.protocols is not None:
+        yield from length(len(rule.protocols), (*path, "protocols"), grammar.most)
+        for index, protocol in enumerate(rule.protocols):
+            yield from cluster_protocol(protocol, (*path, "protocols", index))
+
+
+def _peer(peer: Peer, path: Path, grammar: _Grammar) -> Faults:
+    names = {"namespaces": "namespaces", "pods": "pods", "nodes": "nodes"}
+    names |= {"networks": "networks", "domainNames": "domain_names"}
+    known = {name: field for name, field in names.items() if field in peer.__struct_fields__}
+    yield from exactly_one({name: getattr(peer, field) for name, field in known.items()}, path)
+    yield from _selector(peer.namespaces, (*path, "namespaces"))
+    if peer.pods is not None:
+        yield from _pods(peer.pods, (*path, "pods"), grammar)
+    if isinstance(peer, IngressPeer):
+        return
+    yield from _selector(peer.nodes, (*path, "nodes"))
+    if peer.networks is not None:
+        yield from _set(peer.networks, (*path, "networks"))
+        for index, text in enumerate(peer.networks):
+            yield from _network(text, (*path, "networks", index))
+    if isinstance(peer, EgressPeer) and peer.domain_names is not None:
+        yield from _set(peer.domain_names, (*path, "domainNames"))
+        for index, text in enumerate(peer.domain_names):
+            yield from _domain(text, (*path, "domainNames", index))
+
+
+def _network(text: str, path: Path) -> Faults:
+    cidr = parse_cel(text)
+    if len(text) > _LONGEST_NETWORK or cidr is None:
+        yield Fault(path, f"{brief(text)} is no CIDR; write it as in 203.0.113.0/24")
+    elif cidr.network().first != cidr.address:
+        yield warning(path, f"{brief(text)} has host bits, which v1beta1 refuses")
+
+
+def _domain(text: str, path: Path) -> Faults:
+    if not _DOMAIN.fullmatch(text):
+        yield Fault(path, f"{brief(text)} is no domain name; write it as in *.example.com")
+    elif not _STRICT_DOMAIN.fullmatch(text):
+        yield warning(path, f"{brief(text)} has a sign before a label, which v1beta1 refuses")
+
+
+def _set(given: tuple[str, ...], path: Path) -> Faults:
+    yield from length(len(given), path, _MOST_NETWORKS)
+    if len(set(given)) < len(given):
+        yield Fault(path, "must not have an item twice")
+
+
+def _pods(pods: NamespacedPods, path: Path, grammar: _Grammar) -> Faults:
+    """A missing selector is one that selects all to whoever decodes the object into Go's types."""
+    if pods.pod_selector is None:
+        yield required((*path, "podSelector"))._replace(lost=False)
+    if pods.namespace_selector is None and grammar.needs_namespaces:
+        yield required((*path, "namespaceSelector"))._replace(lost=False)
+    yield from _selector(pods.pod_selector, (*path, "podSelector"))
+    yield from _selector(pods.namespace_selector, (*path, "namespaceSelector"))
+
+
+def _selector(given: LabelSelector | None, path: Path) -> Faults:
+    """The schema asks for keys and operators only: a label that none can have selects nobody."""
+    for index, expression in enumerate(given.match_expressions if given else ()):
+        for name, value in (("key", expression.key), ("operator", expression.operator)):
+            if value is None:
+                yield required((*path, "matchExpressions", index, name))
+    for fault in network_checks.selector(given, path):
+        senseless = fault.path[-1] in ("operator", "values") and isinstance(fault.path[-2], int)
+        yield fault._replace(severity=WARNING, lost=senseless)
+
+
+def _names_a_port(rule: _RuleParts) -> bool:
+    return any(port.named_port is not None for port in rule.ports or ()) or any(
+        protocol.destination_named_port is not None for protocol in rule.protocols or ()
+    )

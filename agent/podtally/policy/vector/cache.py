@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was judged before: from the words of a connection to the number of its side.
+
+Open addressing in flat arrays, so that a million look-ups are a few gathers.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.policy.vector.packed_keys import WORDS, Words, hashes
+
+Numbers = NDArray[np.int32]
+
+
+MISSING = -1
+
+_AT_MOST_SLOTS = 1 << 19  # 19 MiB; a table that would grow beyond is emptied first
+_FIRST_SLOTS = 1 << 12
+_CHUNK = 1 << 15  # rows, so that what is done with them stays in the second-level cache
+
+
+class Cache:
+    def __init__(self) -> None:
+        self._empty(_FIRST_SLOTS)
+
+    def __len__(self) -> int:
+        return self._used
+
+    def find(self, words: Words) -> Numbers:
+        """(n,); MISSING where it is not known."""
+        found = np.empty(len(words), np.int32)
+        for start in range(0, len(words), _CHUNK):
+            part = words[start : start + _CHUNK]
+            slots = self._slots(part, _places(part))
+            found[start : start + _CHUNK] = np.where(slots < 0, MISSING, self._numbers[slots])
+        return found
+
+    def put(self, words: Words, numbers: Numbers) -> None:
+        """Connections that are all different; what is known of them is replaced."""
+        self._make_room(len(words))
+        places = _places(words)
+        slots = self._slots(words, places)
+        known = slots >= 0
+        self._numbers[slots[known]] = numbers[known]
+        self._insert(words[~known], places[~known], numbers[~known])
+
+    def known(self) -> NDArray[np.int64]:
+        """The slots of all that is known, for ``words`` and ``forget``."""
+        return np.flatnonzero(self._numbers != MISSING)
+
+    def words(self, slots: NDArray[np.int64]) -> Words:
+        return self._words[slots]
+
+    def forget(self, slots: NDArray[np.int64]) -> None:
+        """To be judged again; their places stay taken for the same words."""
+        self._numbers[slots] = MISSING
+
+    def clear(self) -> None:
+        self._empty(_FIRST_SLOTS)
+
+    def _empty(self, slots: int) -> None:
+        self._used = 0
+        self._mask = slots - 1
+        self._taken = np.zeros(slots, np.bool_)
+        self._words = np.zeros((slots, WORDS), np.uint64)
+        self._numbers = np.full(slots, MISSING, np.int32)
+
+    def _slots(self, words: Words, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where they are; -1 where they are not."""
+        places = wanted & self._mask
+        found = np.where(self._taken[places], places, -1)
+        open_ = np.flatnonzero((self._words[places] != words).any(axis=1) & (found >= 0))
+        while len(open_):
+            places[open_] = (places[open_] + 1) & self._mask
+            at = places[open_]
+            taken, equal = self._taken[at], (self._words[at] == words[open_]).all(axis=1)
+            found[open_] = np.where(taken & equal, at, -1)
+            open_ = open_[taken & ~equal]
+        return found
+
+    def _insert(self, words: Words, wanted: NDArray[np.int64], numbers: Numbers) -> None:
+        places, left = wanted & self._mask, np.arange(len(words))
+        self._used += len(words)
+        while len(left):
+            at = places[left]
+            free = ~self._taken[at]
+            # Of those that want the same free slot the first gets it.
+            _, first = np.unique(at[free], return_index=True)
+            winners = np.flatnonzero(free)[first]
+            slots, rows = at[winners], left[winners]
+            self._taken[slots] = True
+            self._words[slots], self._numbers[slots] = words[rows], numbers[rows]
+            left = np.delete(left, winners)
+            places[left] = np.where(
+                self._taken[places[left]], (places[left] + 1) & self._mask, places[left]
+            )
+
+    def _make_room(self, more: int) -> None:
+        """At most half of the slots are taken."""
+        if 2 * (self._used + more) <= self._mask + 1:
+            return
+        kept = self._taken & (self._numbers != MISSING)
+        count = int(np.count_nonzero(kept)) + more
+        if 2 * count > _AT_MOST_SLOTS:
+            kept[:] = False
+            count = more
+        words, numbers = self._words[kept], self._numbers[kept]
+        self._empty(max(_FIRST_SLOTS, 1 << (2 * count - 1).bit_length()))
+        self._insert(words, _places(words), numbers)
+
+
+def _places(words: Words) -> NDArray[np.int64]:
+    """The upper bits of the hashes, which every bit of the words has reached."""
+    return (hashes(words) >> np.uint64(20)).view(np.int64)

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parties that no policy can tell apart are one class; selectors become sets of classes."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.policy.model import (
+    ADDRESS,
+    EVERYTHING,
+    NOBODY_KNOWS,
+    POD,
+    HostSubject,
+    NodePeer,
+    PodPeer,
+    PodSubject,
+    PolicyEndpoint,
+)
+from podtally.policy.reference.rules import Labelled, means
+from podtally.policy.vector.label_sets import NO, PERHAPS, Grades, LabelSets
+from podtally.policy.vector.match_table import MatchTable
+from podtally.policy.vector.selectors import SelectorIndex, grade
+
+UNKNOWN_CLASS, ADDRESS_CLASS = 0, 1  # of ends that are no party
+
+_ABSENT = -1
+
+
+class _ClassColumns(NamedTuple):
+    """Of all classes, for a selector to be tried on; index i is the class i."""
+
+    pod_set: NDArray[np.int32]
+    namespace_set: NDArray[np.int32]
+    namespace: NDArray[np.int32]
+    selectable: NDArray[np.bool_]
+
+
+class _PodSlots(NamedTuple):
+    """The slots of selectors over pods, for a class to be tried on; index i is the same one."""
+
+    slots: NDArray[np.int64]
+    namespaces: NDArray[np.int64]  # number of a selector, or _ABSENT - number of a namespace
+    pods: NDArray[np.int64]
+
+
+class EndpointClasses:
+    """The classes, and what has been asked of all of them; both only grow."""
+
+    def __init__(self) -> None:
+        self.parties: list[
+            PolicyEndpoint
+        ] = []  # one of each class, without name, addresses and node
+        self.table = MatchTable()  # slots, classes
+        self._numbers: dict[PolicyEndpoint, int] = {}
+        self._pods, self._namespaces = LabelSets(), LabelSets()
+        self._names: dict[str, int] = {}  # namespaces
+        self._rows: list[tuple[int, int, int, bool]] = []  # of _Columns
+        self._columns: _ClassColumns | None = None
+        self._slots: dict[tuple[Labelled, str], int] = {}
+        self._pod_selectors, self._namespace_selectors = SelectorIndex(), SelectorIndex()
+        self._pod_rows: list[tuple[int, int, int]] = []  # of _PodSlots
+        self._pod_slots: _PodSlots | None = None
+        self._others: list[tuple[int, Labelled, str]] = []  # slots of other selectors
+        self._named: dict[str, list[int]] = {}  # name of a port: keys, see port_key; sorted
+        self._named_keys: dict[str, NDArray[np.int64]] = {}  # the same, as they were asked for
+        self._without_ports: list[int] = [UNKNOWN_CLASS]  # the names of theirs are not known
+        for kind in (NOBODY_KNOWS, ADDRESS):
+            self.number(PolicyEndpoint(kind))
+
+    @property
+    def size(self) -> int:
+        """Grades that are kept."""
+        return self.table.rows * self.table.columns
+
+    def number(self, party: PolicyEndpoint) -> int:
+        """Its class, by all that policies can see of it but for its addresses."""
+        if party.kind in (NOBODY_KNOWS, ADDRESS):
+            alike = PolicyEndpoint(party.kind)
+        else:
+            alike = party._replace(name="", ips=(), node="")
+        number = self._numbers.setdefault(alike, len(self.parties))
+        if number == len(self.parties):
+            self._add(alike, number)
+        return number
+
+    def slot(self, meant: Labelled, namespace: str) -> int:
+        """Where the grades of this are kept; ``namespace`` is the policy's own."""
+        number = self._slots.setdefault((meant, namespace), self.table.rows)
+        if number == self.table.rows:
+            self.table.add_row(self._of_all(meant, namespace))
+            if isinstance(meant, PodPeer | PodSubject):
+                if meant.namespaces is None:
+                    within = _ABSENT - self._name(namespace)
+                else:
+                    within = self._namespace_selectors.number(meant.namespaces)
+                self._pod_rows.append((number, within, self._pod_selectors.number(meant.pods)))
+                self._pod_slots = None
+            else:
+                self._others.append((number, meant, namespace))
+        return number
+
+    def named(self, name: str) -> NDArray[np.int64]:
+        """The keys of all ports of that name, sorted."""
+        if name not in self._named_keys:
+            self._named_keys[name] = np.array(self._named.get(name, ()), np.int64)
+        return self._named_keys[name]
+
+    def without_ports(self) -> NDArray[np.bool_]:
+        """(classes,); whether it is not known what they call their ports."""
+        found = np.zeros(len(self.parties), np.bool_)
+        found[self._without_ports] = True
+        return found
+
+    def forget_columns(self) -> None:
+        """After compiling; they are made again when there is more to compile."""
+        self._columns = None
+        self._pods.forget_columns()
+        self._namespaces.forget_columns()
+
+    def _add(self, party: PolicyEndpoint, number: int) -> None:
+        self.parties.append(party)
+        self._columns = None
+        selectable = is_selectable(party)
+        self._rows.append(
+            (
+                self._pods.add(party.labels),
+                self._namespaces.add(party.namespace_labels, party.namespace),
+                self._name(party.namespace),
+                selectable,
+            )
+        )
+        if selectable:
+            self._add_ports(party, number)
+        self.table.add_column(self._of_one(party))
+
+    def _add_ports(self, party: PolicyEndpoint, number: int) -> None:
+        if party.ports is None:
+            self._without_ports.append(number)
+        for port in sorted(party.ports or ()):
+            key = port_key(number, port.protocol, port.number)
+            self._named.setdefault(port.name, []).append(key)
+            self._named_keys.pop(port.name, None)
+
+    def _of_one(self, party: PolicyEndpoint) -> Grades:
+        """(slots,); of a class that is new."""
+        if party.kind == NOBODY_KNOWS:
+            return np.full(self.table.rows, PERHAPS, np.uint8)
+        found = np.zeros(self.table.rows, np.uint8)
+        for slot, meant, namespace in self._others:
+            found[slot] = grade(means(meant, namespace, party))
+        if is_selectable(party) and self._pod_rows:
+            slots, namespaces, pods = self._all_slots()
+            spaces = self._namespace_selectors.grades(party.namespace_labels, party.namespace)
+            by_name = (namespaces == _ABSENT - self._name(party.namespace)) * np.uint8(2)
+            by_labels = np.append(spaces, np.uint8(NO))[np.maximum(namespaces, 0)]
+            within = np.where(namespaces < 0, by_name, by_labels)
+            found[slots] = np.minimum(within, self._pod_selectors.grades(party.labels)[pods])
+        return found
+
+    def _of_all(self, meant: Labelled, namespace: str) -> Grades:
+        """(classes,); of a selector that is new."""
+        found: Grades
+        if isinstance(meant, NodePeer | HostSubject):
+            grades = (_grade_of(meant, namespace, party) for party in self.parties)
+            return np.fromiter(grades, np.uint8, len(self.parties))
+        columns = self._all()
+        if meant.namespaces is None:
+            within = columns.namespace == self._names.get(namespace, _ABSENT)
+            found = within.astype(np.uint8) << 1
+        else:
+            found = self._namespaces.grades(meant.namespaces)[columns.namespace_set]
+        if meant.pods != EVERYTHING:
+            found = np.minimum(found, self._pods.grades(meant.pods)[columns.pod_set])
+        found[~columns.selectable] = NO
+        found[UNKNOWN_CLASS] = PERHAPS
+        return found
+
+    def _name(self, namespace: str) -> int:
+        return self._names.setdefault(namespace, len(self._names))
+
+    def _all(self) -> _ClassColumns:
+        if self._columns is None:
+            pod_set, namespace_set, namespace, selectable = zip(*self._rows, strict=True)
+            self._columns = _ClassColumns(
+                np.array(pod_set, np.int32),
+                np.array(namespace_set, np.int32),
+                np.array(namespace, np.int32),
+                np.array(selectable, np.bool_),
+            )
+        return self._columns
+
+    def _all_slots(self) -> _PodSlots:
+        if self._pod_slots is None:
+            self._pod_slots = _PodSlots._make(np.array(self._pod_rows, np.int64).T)
+        return self._pod_slots
+
+
+def _grade_of(meant: Labelled, namespace: str, party: PolicyEndpoint) -> int:
+    """As the plain engine has it."""
+    return PERHAPS if party.kind == NOBODY_KNOWS else grade(means(meant, namespace, party))
+
+
+def is_selectable(party: PolicyEndpoint) -> bool:
+    return party.kind == POD and not party.host_network
+
+
+def port_key(number: int, protocol: int, port: int) -> int:
+    """A port of a class as one word; ports have 16 bits, protocols 8."""
+    return number << 24 | protocol << 16 | port

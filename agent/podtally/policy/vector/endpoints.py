@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parties by number, with what decides apart from their class: who they are, and where."""
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.policy.model import ADDRESS, NOBODY_KNOWS, POD, PolicyEndpoint
+from podtally.policy.reference.rules import uses_node
+from podtally.policy.vector.classes import ADDRESS_CLASS, UNKNOWN_CLASS, EndpointClasses
+
+ENDS = 2  # rows before the parties, of the two ends that are none
+ADDRESS_PARTY, UNKNOWN_PARTY = -1, -2  # their numbers
+
+_SPARE = 1 << 12
+
+_T = TypeVar("_T", bound=np.generic)
+
+
+class EndpointTable:
+    """Rows are numbers plus ENDS; every array has one row each, and some to spare."""
+
+    def __init__(self, parties: Iterable[PolicyEndpoint], classes: EndpointClasses) -> None:
+        self._classes = classes
+        self._parties: list[PolicyEndpoint] = []
+        self._identities: dict[tuple[object, ...], int] = {}
+        self._nodes: dict[str, int] = {"": 0}
+        self.class_of = np.zeros(0, np.int32)
+        self.identity = np.zeros(0, np.int64)  # equal: the same pod, or endpoint of a host
+        self.node = np.zeros(0, np.int32)  # 0: none
+        self.uses_node = np.zeros(0, np.bool_)
+        self.is_pod = np.zeros(0, np.bool_)
+        for row, party in enumerate(
+            (PolicyEndpoint(NOBODY_KNOWS), PolicyEndpoint(ADDRESS), *parties)
+        ):
+            self._set(row, party)
+        assert self.class_of[0] == UNKNOWN_CLASS
+        assert self.class_of[1] == ADDRESS_CLASS
+
+    def __len__(self) -> int:
+        return len(self._parties) - ENDS
+
+    def __getitem__(self, number: int) -> PolicyEndpoint:
+        return self._parties[number + ENDS]
+
+    def all(self) -> list[PolicyEndpoint]:
+        return self._parties[ENDS:]
+
+    def put(self, number: int, party: PolicyEndpoint) -> None:
+        """``number`` is a party's, or the next free one. IndexError if it is neither."""
+        if not 0 <= number <= len(self):
+            raise IndexError(f"party {number} of {len(self)}")
+        self._set(number + ENDS, party)
+
+    def _set(self, row: int, party: PolicyEndpoint) -> None:
+        if row == len(self._parties):
+            self._parties.append(party)
+        self._parties[row] = party
+        if row >= len(self.class_of):
+            self._grow(row + row // 4 + 64)
+        self.class_of[row] = self._classes.number(party)
+        self._identify(row, party)
+        self.node[row] = self._nodes.setdefault(party.node, len(self._nodes))
+        self.uses_node[row], self.is_pod[row] = uses_node(party), party.kind == POD
+
+    def _identify(self, row: int, party: PolicyEndpoint) -> None:
+        if len(self._identities) > 2 * len(self._parties) + _SPARE:
+            # Most are of parties that are gone.
+            self._identities.clear()
+            for other, known in enumerate(self._parties):
+                self._identify(other, known)
+        self.identity[row] = self._identities.setdefault(_who(party, row), len(self._identities))
+
+    def _grow(self, rows: int) -> None:
+        self.class_of, self.identity = _longer(self.class_of, rows), _longer(self.identity, rows)
+        self.node, self.uses_node = _longer(self.node, rows), _longer(self.uses_node, rows)
+        self.is_pod = _longer(self.is_pod, rows)
+
+
+def _who(party: PolicyEndpoint, row: int) -> tuple[object, ...]:
+    """What ``engine.is_itself`` compares."""
+    if party.kind == POD and not party.name:
+        return (row,)
+    return (party.kind, party.namespace, party.name, party.unit, party.container)
+
+
+def _longer(array: NDArray[_T], rows: int) -> NDArray[_T]:
+    return np.concatenate((array, np.zeros(rows - len(array), array.dtype)))

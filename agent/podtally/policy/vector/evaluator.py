@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judges an epoch's connections at once, and remembers; the same verdicts as ``engine``'s.
+
+One end's policies at a time: (endpoint, peer, protocol, port, direction). Connections that
+were judged before are looked up; the others are judged rule by rule in arrays, by classes of
+parties that no policy can tell apart. What a change of a policy or of a party makes
+stale is told by the ends of the connections, and judged again when it is next asked for.
+"""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.policy.explain.reasons import short_reason
+from podtally.policy.model import ALLOWED, VERDICTS, DirectionVerdict, Policy, PolicyEndpoint, Rule
+from podtally.policy.reference import engine
+from podtally.policy.reference.rules import EGRESS, INGRESS
+from podtally.policy.reference.rules import RuleInput as AskedOne
+from podtally.policy.vector.batches import batch_of, concerned, own_node
+from podtally.policy.vector.cache import MISSING, Cache
+from podtally.policy.vector.classes import EndpointClasses
+from podtally.policy.vector.endpoints import ADDRESS_PARTY, ENDS, UNKNOWN_PARTY, EndpointTable
+from podtally.policy.vector.outcomes import OutcomeTable
+from podtally.policy.vector.packed_keys import (
+    PackedConnections,
+    Unpacked,
+    Words,
+    different,
+    ends,
+    packed,
+    unpacked,
+)
+from podtally.policy.vector.prepared import Prepared
+from podtally.policy.vector.reasons import NO_LIMIT, Budget, Connection, Reasons
+from podtally.policy.vector.rules import CompiledPolicy, Numbers, compiled
+from podtally.policy.vector.tiers import OPEN, TierInput
+
+__all__ = [
+    "ADDRESS_PARTY",
+    "UNKNOWN_PARTY",
+    "Evaluated",
+    "Evaluator",
+    "PackedConnections",
+    "combine",
+]
+
+_ROWS = 1 << 17  # at a time, which bounds the memory that this takes meanwhile
+_SIZE_AT_LEAST = 1 << 20  # classes times selectors; 0.1 to 0.2 MiB
+_SIDES_KEPT = 1 << 16  # of policies that have changed since, too
+
+_WHOLE = np.array(
+    [[VERDICTS.index(engine.whole(one, other)) for other in VERDICTS] for one in VERDICTS], np.uint8
+)
+
+
+class Evaluated(NamedTuple):
+    verdict: NDArray[np.uint8]  # places in model.VERDICTS
+    side: NDArray[np.int32]  # for ``Judge.side``, until policies are set anew
+
+
+class Evaluator:
+    """Policies and parties, and what was judged by them.
+
+    ``by_service``: what a pod sends to itself goes through a Service, see ``model.Question``.
+    """
+
+    def __init__(
+        self,
+        policies: Iterable[Policy],
+        parties: Iterable[PolicyEndpoint],
+        by_service: bool = False,
+    ) -> None:
+        self._by_service = by_service
+        self._classes, self._sides, self._cache = EndpointClasses(), OutcomeTable(), Cache()
+        self._parties = EndpointTable(parties, self._classes)
+        self._policies: list[CompiledPolicy] = []
+        self._prepared: Prepared | None = None
+        self._reasons = Reasons(self._nearest)
+        self._most = sys.maxsize  # of what the classes keep, before they are made anew
+        self.set_policies(policies)
+        self._most = max(2 * self._classes.size, _SIZE_AT_LEAST)
+
+    def judge(self, connections: PackedConnections) -> Evaluated:
+        found = np.empty(len(connections.local), np.int32)
+        for start in range(0, len(found), _ROWS):
+            part = slice(start, start + _ROWS)
+            found[part] = self._look_up(
+                packed(PackedConnections._make(c[part] for c in connections))
+            )
+        return Evaluated(self._sides.codes(found), found)
+
+    @property
+    def remembered(self) -> int:
+        """How many connections would only be looked up."""
+        return len(self._cache.known())
+
+    @property
+    def classes(self) -> int:
+        """How many kinds of parties are told apart, those that are gone and still kept too."""
+        return len(self._classes.parties)
+
+    def side(self, number: int) -> DirectionVerdict:
+        return self._sides[number]
+
+    def verdicts(self, numbers: NDArray[np.int32]) -> NDArray[np.uint8]:
+        """Of sides by number, and of none: places in model.VERDICTS; (n,)"""
+        return self._sides.codes(np.maximum(numbers, 0))
+
+    def asked(self, connections: PackedConnections, index: int) -> AskedOne:
+        """One of the connections, for the plain engine and for ``reasons``."""
+        row = PackedConnections._make(column[index : index + 1] for column in connections)
+        return self._asked(unpacked(packed(row)), 0)
+
+    def reason(self, connections: PackedConnections, index: int, number: int) -> str:
+        """In words, of one of the connections and the number of its side."""
+        row = PackedConnections._make(column[index : index + 1] for column in connections)
+        return self.reasons(row, np.array([number], np.int32))[0]
+
+    def reasons(
+        self, connections: PackedConnections, numbers: NDArray[np.int32], budget: Budget = NO_LIMIT
+    ) -> list[str]:
+        """In words, of each connection and the number of its side; short beyond the budget."""
+        words = packed(connections)
+        each = unpacked(words)
+        found = []
+        for row, number in enumerate(numbers.tolist()):
+            word = words[row : row + 1]
+            text = self._reasons.known(number, word.tobytes())
+            if text is None and budget.is_spent(int(each.local[row])):
+                direction = EGRESS if each.is_egress[row] else INGRESS
+                text = short_reason(self._sides[number], direction)
+            if text is None:
+                kinds = (int(self._parties.class_of[end[row]]) for end in (each.local, each.peer))
+                given = Connection(word, self._asked(each, row), int(each.local[row]), *kinds)
+                text = self._reasons.text(number, self._sides[number], given, budget)
+            found.append(text)
+        return found
+
+    def _nearest(
+        self, policies: tuple[Policy, ...], given: Connection
+    ) -> tuple[list[tuple[Policy, Rule]], int]:
+        is_egress = given.ask.direction == EGRESS
+        batch = batch_of(given.word, is_egress, self._parties)
+        return self._now().tiers(is_egress).nearest(policies, batch)
+
+    def put_party(self, number: int, party: PolicyEndpoint) -> None:
+        """A new party, or one that has changed; what it is an end of is judged again.
+
+        ``number`` is that of a party or the next: IndexError if it is neither.
+        """
+        self.put_parties({number: party})
+
+    def add_parties(self, parties: Iterable[PolicyEndpoint]) -> int:
+        """New ones, in order; the number of the first."""
+        first = len(self._parties)
+        self.put_parties(dict(enumerate(parties, first)))
+        return first
+
+    def put_parties(self, parties: Mapping[int, PolicyEndpoint]) -> None:
+        """As ``put_party``, of many at once; new ones in the order of their numbers."""
+        before = len(self._parties)
+        known = ((number, party) for number, party in parties.items() if 0 <= number < before)
+        changed = [number for number, party in known if party != self._parties[number]]
+        if changed:
+            self._forget_parties(changed)
+            self._reasons.forget_texts()
+        for number, party in parties.items():
+            self._parties.put(number, party)
+        self._without_past()
+
+    def _forget_parties(self, numbers: Sequence[int]) -> None:
+        """A party that is new needs none of this: nothing can have been asked about it."""
+        is_changed = np.zeros(len(self._parties) + ENDS, np.bool_)
+        is_changed[np.array(numbers) + ENDS] = True
+        slots = self._cache.known()
+        local, peer = ends(self._cache.words(slots))
+        self._cache.forget(slots[is_changed[local] | is_changed[peer]])
+
+    def set_policies(self, policies: Iterable[Policy]) -> None:
+        """All there are; what those that differ have a say in, or had, is judged again."""
+        known = {id(one.policy): one for one in self._policies}
+        after = list(policies)
+        gone = [known[number] for number in known.keys() - set(map(id, after))]
+        equal = {one.policy: one for one in gone}
+        unused = {id(one): one for one in gone}
+        fresh: list[CompiledPolicy] = []
+        for policy in after:
+            if id(policy) in known:
+                continue
+            one = equal.pop(policy, None)
+            if one is None:
+                one = compiled(policy, self._classes)
+                fresh.append(one)
+            unused.pop(id(one), None)
+            known[id(policy)] = one
+        self._classes.forget_columns()
+        self._policies = [known[id(policy)] for policy in after]
+        self._forget_concerned([*unused.values(), *fresh])
+        self._without_past()
+
+    def _forget_concerned(self, policies: Sequence[CompiledPolicy]) -> None:
+        self._prepared, self._reasons = None, Reasons(self._nearest)
+        if len(self._sides) > _SIDES_KEPT:
+            self._sides = OutcomeTable()
+            self._cache.clear()
+        slots = self._cache.known()
+        words = self._cache.words(slots)
+        for one in policies:
+            if not len(slots):
+                break
+            stale = concerned(one, words, self._parties, self._classes)
+            self._cache.forget(slots[stale])
+            slots, words = slots[~stale], words[~stale]
+
+    def _without_past(self) -> None:
+        """Classes and selectors only grow: made anew once most may be of what is gone."""
+        if self._classes.size <= self._most:
+            return
+        self._classes = EndpointClasses()
+        self._parties = EndpointTable(self._parties.all(), self._classes)
+        self._policies = [compiled(one.policy, self._classes) for one in self._policies]
+        self._classes.forget_columns()
+        self._most = max(2 * self._classes.size, _SIZE_AT_LEAST)
+        self._prepared, self._reasons = None, Reasons(self._nearest)
+
+    def _look_up(self, words: Words) -> Numbers:
+        found = self._cache.find(words)
+        missing = np.flatnonzero(found == MISSING)
+        if len(missing):
+            unique, inverse = different(words[missing])
+            judged = self._judge(unique)
+            self._cache.put(unique, judged)
+            found[missing] = judged[inverse]
+        return found
+
+    def _now(self) -> Prepared:
+        if self._prepared is None:
+            self._prepared = Prepared(self._policies, self._classes, self._sides)
+        return self._prepared
+
+    def _judge(self, words: Words) -> Numbers:
+        prepared = self._now()
+        each, identity = unpacked(words), self._parties.identity
+        if max(each.local.max(), each.peer.max()) >= len(self._parties) + ENDS:
+            raise IndexError(f"a connection of a party beyond the {len(self._parties)} there are")
+        found = prepared.exempt()[self._parties.class_of[each.local]]
+        itself = (found == OPEN) & (identity[each.local] == identity[each.peer])
+        spared = np.full(len(found), OPEN, np.int32)
+        at_home = own_node(words, self._parties)
+        spared[at_home] = self._sides.number(ALLOWED, engine.OWN_NODE)
+        loopback = self._sides.number(ALLOWED, engine.LOOPBACK)
+        is_seen = self._parties.is_pod[each.local] & self._by_service
+        found[itself & ~is_seen] = spared[itself] = loopback
+        for is_egress in (False, True):
+            rows = np.flatnonzero((each.is_egress == is_egress) & (found == OPEN))
+            if len(rows):
+                batch = batch_of(words[rows], is_egress, self._parties)
+                asked = TierInput(batch, spared[rows], not self._by_service)
+                found[rows] = prepared.tiers(is_egress).judge(asked)
+        return found
+
+    def _asked(self, each: Unpacked, row: int) -> AskedOne:
+        local = self._parties[int(each.local[row]) - ENDS]
+        peer = self._parties[int(each.peer[row]) - ENDS]
+        is_egress = bool(each.is_egress[row])
+        return AskedOne(
+            EGRESS if is_egress else INGRESS,
+            local,
+            local.ips[0] if local.ips else 0,
+            peer,
+            int(each.high[row]) << 64 | int(each.low[row]),
+            peer if is_egress else local,
+            int(each.protocol[row]),
+            int(each.port[row]),
+            self._by_service,
+        )
+
+
+def combine(ingress: NDArray[np.uint8], egress: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What ``engine.whole`` says of two ends; places in ``model.VERDICTS``, as in ``Judged``."""
+    found: NDArray[np.uint8] = _WHOLE[ingress, egress]
+    return found

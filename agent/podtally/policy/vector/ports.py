@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ports of many rules, each tried on connections of its own; as ``rules.is_port`` for one."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.policy.model import ANY_PROTOCOL, PolicyPort
+from podtally.policy.reference.rules import has_every_port
+from podtally.policy.vector.classes import EndpointClasses
+from podtally.policy.vector.label_sets import NO, PERHAPS, YES, Grades
+from podtally.policy.vector.lists import Indices, RaggedLists, greatest
+from podtally.policy.vector.rules import Batch, has_ports
+
+_NUMBER = -1  # instead of a name's number
+_PORT = 0xFFFF  # of a word with the protocol before it
+
+
+class Ports:
+    """Numbers lists of ports; each list is there once."""
+
+    def __init__(self, classes: EndpointClasses) -> None:
+        self._classes = classes
+        self._numbers: dict[tuple[PolicyPort, ...], int] = {}
+        self._starts: list[int] = []
+        self._ports: list[PolicyPort] = []
+        self._names: list[str] = []
+
+    def number(self, ports: tuple[PolicyPort, ...]) -> int:
+        number = self._numbers.setdefault(ports, len(self._starts))
+        if number == len(self._starts):
+            self._starts.append(len(self._ports))
+            self._ports.extend(ports)
+        return number
+
+    def close(self) -> None:
+        """No more of them come."""
+        starts = np.array([*self._starts, len(self._ports)], np.int64)
+        self._lists = RaggedLists(starts[:-1], np.diff(starts))
+        self._protocol = np.array([port.protocol for port in self._ports], np.int32)
+        # With the protocol before them, so that one comparison is for both.
+        self._first = self._protocol << 16 | np.array([p.first for p in self._ports], np.int32)
+        self._last = self._protocol << 16 | np.array([p.last for p in self._ports], np.int32)
+        self._every = np.array([has_every_port(port) for port in self._ports], np.bool_)
+        self._names = sorted({port.name for port in self._ports if port.name})
+        numbers = {name: number for number, name in enumerate(self._names)}
+        self._name = np.array([numbers.get(port.name, _NUMBER) for port in self._ports], np.int32)
+        self._is_plain = (self._name == _NUMBER) & (self._protocol != ANY_PROTOCOL)
+
+    def bounds(self) -> NDArray[np.int64]:
+        """The ports at which some list, or a name that it has, begins or ends."""
+        keys = [self._classes.named(name) for name in self._names]
+        named = np.concatenate([np.zeros(0, np.int64), *keys]) & _PORT
+        plain = np.concatenate([self._first, self._last + 1]).astype(np.int64) & _PORT
+        return np.unique(np.concatenate([plain, named, named + 1, [1]]))
+
+    def grades(self, numbers: Indices, batch: Batch, rows: Indices) -> Grades:
+        """(n,); of each list on the connection in that row of the batch."""
+        owner, place = self._lists.of(numbers).members()
+        row = rows[owner]
+        asked = (batch.protocol << 16 | batch.port)[row]
+        within = (asked >= self._first[place]) & (asked <= self._last[place])
+        found: Grades = within * np.uint8(YES)
+        loose = is_port_open(batch)
+        others = ~self._is_plain[place]
+        if loose.any():
+            others |= loose[row]
+        some = np.flatnonzero(others)
+        if len(some):
+            found[some] = self._of_others(place[some], batch, row[some], loose[row[some]])
+        return greatest(owner, found, len(numbers))
+
+    def _of_others(
+        self, places: Indices, batch: Batch, rows: Indices, open_: NDArray[np.bool_]
+    ) -> Grades:
+        """Of ports with names, or of any protocol; of connections whose port is not known."""
+        port, wanted = batch.port[rows], self._protocol[places]
+        within = (port >= self._first[places] & _PORT) & (port <= self._last[places] & _PORT)
+        found: Grades = within * np.uint8(YES)
+        found[open_] = np.where(self._every[places[open_]], np.uint8(YES), np.uint8(PERHAPS))
+        named = np.flatnonzero(self._name[places] != _NUMBER)
+        if len(named):
+            found[named] = self._of_names(
+                self._name[places[named]], batch, rows[named], open_[named]
+            )
+        found[(wanted != batch.protocol[rows]) & (wanted != ANY_PROTOCOL)] = NO
+        return found
+
+    def _of_names(
+        self, names: NDArray[np.int32], batch: Batch, rows: Indices, open_: NDArray[np.bool_]
+    ) -> Grades:
+        found = np.zeros(len(names), np.uint8)
+        destination = batch.destination[rows]
+        asked = destination.astype(np.int64) << 24 | batch.protocol[rows] << 16 | batch.port[rows]
+        for number in np.unique(names):
+            of_name = np.flatnonzero(names == number)
+            keys = self._classes.named(self._names[number])
+            found[of_name] = _among(keys, asked[of_name]) * np.uint8(YES)
+            loose = of_name[open_[of_name]]
+            # Some port that the destination calls so, whatever its number.
+            found[loose] = _among(keys >> 16, asked[loose] >> 16) * np.uint8(PERHAPS)
+        found[self._classes.without_ports()[destination]] = PERHAPS
+        return found
+
+
+def is_port_open(batch: Batch) -> NDArray[np.bool_]:
+    """What ``rules.is_port_known`` denies."""
+    found: NDArray[np.bool_] = (batch.port == 0) & has_ports(batch.protocol)
+    return found
+
+
+def _among(keys: NDArray[np.int64], asked: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Keys are sorted."""
+    if not len(keys):
+        return np.zeros(len(asked), np.bool_)
+    place = np.minimum(np.searchsorted(keys, asked), len(keys) - 1)
+    found: NDArray[np.bool_] = keys[place] == asked
+    return found

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reasons in words for many connections; alike ones are searched for once, and within a budget.
+
+Which rule came nearest is the same for all connections that no rule tells apart: by the side,
+the classes of the peer, of its address and of the port. The words are made for each.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from podtally.policy.explain.mismatch import BOTH_FAIL_LEAST, Near, nearest
+from podtally.policy.explain.reasons import short_reason, side_reason
+from podtally.policy.model import Block, DirectionVerdict, Network, Policy, Rule
+from podtally.policy.reference import engine
+from podtally.policy.reference.rules import INGRESS, RuleInput, rules_of
+from podtally.policy.vector.address_classes import AddressClasses, PortClasses
+from podtally.policy.vector.packed_keys import Words
+
+_KEPT = 1 << 13  # texts, and searches
+_PLAIN = 32  # rules up to which arrays do not pay
+_ENTRIES_A_UNIT = 1024  # of rules, to search them once; _SHAPED: to find what tells them apart
+_SHAPED = 32
+_SEARCH = 6  # units, however few rules there are
+
+# The rules that come nearest by the halves that do not match, and how many halves that are.
+Candidates = Callable[[tuple[Policy, ...], "Connection"], tuple[list[tuple[Policy, Rule]], int]]
+
+
+class Budget:
+    """Units of work; a unit is some 50 microseconds. One endpoint has a share of them."""
+
+    def __init__(self, units: int, share: int) -> None:
+        self._units, self._share = units, share
+        self.begin()
+
+    def begin(self) -> None:
+        """Start again, as at the beginning of an epoch."""
+        self._left = self._units
+        self._spent: dict[int, int] = {}
+
+    def is_spent(self, who: int) -> bool:
+        """Whether nothing more can be taken, however little."""
+        return self._left <= 0 or self._spent.get(who, 0) >= self._share
+
+    def take(self, who: int, units: int) -> bool:
+        """Whether there was so much left; a first one always may go beyond its share."""
+        spent = self._spent.get(who, 0)
+        if self._left <= 0 or (spent and spent + units > self._share):
+            return False
+        self._left -= units
+        self._spent[who] = spent + units
+        return True
+
+
+NO_LIMIT = Budget(1 << 62, 1 << 62)
+
+
+class Connection(NamedTuple):
+    """One that was judged."""
+
+    word: Words  # (1, WORDS)
+    ask: RuleInput
+    who: int  # whose share of the budget it costs
+    local: int  # class
+    peer: int  # class
+
+
+class _Searched(NamedTuple):
+    near: Near | None
+
+
+class _Shape(NamedTuple):
+    """What tells connections apart for the policies of a side."""
+
+    addresses: AddressClasses
+    ports: PortClasses
+    size: int  # rules, and what is in them
+
+
+class Reasons:
+    """For one set of policies, and as long as parties stay as they are."""
+
+    def __init__(self, candidates: Candidates) -> None:
+        self._candidates = candidates
+        self._shapes: dict[tuple[int, str], _Shape] = {}
+        self._searched: dict[tuple[object, ...], _Searched] = {}
+        self._texts: dict[tuple[int, bytes], str] = {}
+
+    def forget_texts(self) -> None:
+        """When a party has changed; names and labels stand in them."""
+        self._texts.clear()
+
+    def known(self, number: int, key: bytes) -> str | None:
+        """The reason of a side on a connection, if it was made before; ``key``: its word."""
+        return self._texts.get((number, key))
+
+    def text(self, number: int, side: DirectionVerdict, given: Connection, budget: Budget) -> str:
+        """The reason; beyond the budget only the policies that decided."""
+        if not budget.take(given.who, 1 + _size_of_rule(side.rule) // _SHAPED):
+            return short_reason(side, given.ask.direction)
+        searched: _Searched | None = _Searched(None)
+        if side.cause == engine.ISOLATED:
+            searched = self._nearest_of(number, side, given, budget)
+        if searched is None:
+            return short_reason(side, given.ask.direction)
+        near = searched.near
+        text = side_reason(side, given.ask, lambda *_: near)
+        if len(self._texts) >= _KEPT:
+            self._texts.clear()
+        self._texts[number, given.word.tobytes()] = text
+        return text
+
+    def _nearest_of(
+        self, number: int, side: DirectionVerdict, given: Connection, budget: Budget
+    ) -> _Searched | None:
+        """The rule that came nearest; None: there is no budget to look for it."""
+        shape = self._shape(number, side, given, budget)
+        if shape is None:
+            return None
+        key = _alike(number, shape, given)
+        if key not in self._searched:
+            if not budget.take(given.who, _SEARCH + shape.size // _ENTRIES_A_UNIT):
+                return None
+            if len(self._searched) >= _KEPT:
+                self._searched.clear()
+            self._searched[key] = _Searched(self._search(side.policies, given, shape.size))
+        return self._searched[key]
+
+    def _search(self, policies: tuple[Policy, ...], given: Connection, size: int) -> Near | None:
+        if size <= _PLAIN:
+            return nearest(_rules(policies, given.ask.direction), given.ask)
+        rules, failing = self._candidates(policies, given)
+        return nearest(rules, given.ask, BOTH_FAIL_LEAST if failing > 1 else None)
+
+    def _shape(
+        self, number: int, side: DirectionVerdict, given: Connection, budget: Budget
+    ) -> _Shape | None:
+        direction = given.ask.direction
+        shape = self._shapes.get((number, direction))
+        if shape is None:
+            rules = [rule for _, rule in _rules(side.policies, direction)]
+            size = sum(1 + _size_of_rule(rule) for rule in rules)
+            if not budget.take(given.who, size // _SHAPED):
+                return None
+            ports = (port for rule in rules for port in rule.ports or () if not port.name)
+            shape = _Shape(AddressClasses(_networks(rules)), PortClasses(ports), size)
+            self._shapes[number, direction] = shape
+        return shape
+
+
+def _alike(number: int, shape: _Shape, given: Connection) -> tuple[object, ...]:
+    """Equal for connections of which the same rule comes nearest."""
+    ask = given.ask
+    names = None
+    if ask.destination.ports is not None:
+        port = (ask.protocol, ask.port)
+        names = tuple(name for name, *rest in ask.destination.ports if tuple(rest) == port)
+    return (
+        number,
+        ask.direction,
+        given.local if ask.direction == INGRESS else 0,
+        given.peer,
+        shape.addresses.of(ask.peer_ip),
+        ask.protocol,
+        shape.ports.of(ask.port),
+        names,
+    )
+
+
+def _rules(policies: tuple[Policy, ...], direction: str) -> Iterator[tuple[Policy, Rule]]:
+    return ((policy, rule) for policy in policies for rule in rules_of(policy, direction) or ())
+
+
+def _networks(rules: list[Rule]) -> Iterator[Network]:
+    for rule in rules:
+        for peer in rule.peers or ():
+            if isinstance(peer, Block):
+                yield peer.network
+                yield from peer.excepted
+
+
+def _size_of_rule(rule: Rule | None) -> int:
+    return 0 if rule is None else len(rule.peers or ()) + len(rule.ports or ())

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules of many policies for one direction as arrays, each tried on connections of its own."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.policy.model import DENY
+from podtally.policy.vector.address_ranges import Addresses, ManyRanges, Ranges
+from podtally.policy.vector.classes import EndpointClasses
+from podtally.policy.vector.label_sets import NO, PERHAPS, YES, Grades
+from podtally.policy.vector.lists import Indices, greatest, lists
+from podtally.policy.vector.ports import Ports
+from podtally.policy.vector.rule_index import Sparse
+from podtally.policy.vector.rules import Batch, CompiledPolicy, CompiledRule
+
+_NONE = -1  # instead of the number of ports, or of ranges
+
+
+class RuleTable:
+    """Entries are rules, by policy, in the order in which they stand there.
+
+    A policy that cannot be read is an entry as well: one that may always match.
+    """
+
+    def __init__(
+        self, policies: Sequence[CompiledPolicy], is_egress: bool, classes: EndpointClasses
+    ) -> None:
+        rules = [_entries(one, is_egress) for one in policies]
+        self.of_policy = lists([len(each) for each in rules])
+        self.entries = [entry for each in rules for entry in each]
+        self.policy = np.repeat(np.arange(len(policies)), self.of_policy.counts)
+        self._classes = classes
+        self._sparse: dict[bytes, Sparse] = {}
+        ranges: list[Ranges] = []
+        numbers, slots = [], []
+        self._ports = Ports(classes)
+        ports = []
+        for entry in self.entries:
+            listed = None if entry is None else entry.rule.ports
+            ports.append(_NONE if listed is None else self._ports.number(listed))
+            numbers.append(_NONE if entry is None or entry.ranges is None else len(ranges))
+            if entry is not None and entry.ranges is not None:
+                ranges.append(entry.ranges)
+            slots.append(() if entry is None else entry.slots)
+        self._ports.close()
+        self._ports_of, self._ranges_of = np.array(ports, np.int64), np.array(numbers, np.int64)
+        self._ranges = ManyRanges(ranges)
+        self._slots_of = lists([len(each) for each in slots])
+        self._slots = np.array([slot for each in slots for slot in each], np.int64)
+        self.denies = np.array([_denies(entry) for entry in self.entries], np.bool_)
+        # What is said of all peers, whoever they are.
+        self._least = np.array([_least(entry) for entry in self.entries], np.uint8)
+
+    def sparse(self, codes: Indices) -> Sparse:
+        """What finds the few of a long list that may match; ``codes`` are entries, twice or so."""
+        key = codes.tobytes()
+        if key not in self._sparse:
+            rules = [self.entries[entry] for entry in (codes >> 1).tolist()]
+            self._sparse[key] = Sparse(rules, self._classes)
+        return self._sparse[key]
+
+    def bounds(self) -> NDArray[np.int64]:
+        """The ports at which rules begin to tell connections apart, ascending."""
+        return self._ports.bounds()
+
+    def grades(self, entries: Indices, batch: Batch, rows: Indices) -> Grades:
+        """(n,); of each entry on the connection in that row of the batch."""
+        found = np.full(len(entries), YES, np.uint8)
+        numbers = self._ports_of[entries]
+        some = np.flatnonzero(numbers != _NONE)
+        found[some] = self._ports.grades(numbers[some], batch, rows[some])
+        some = np.flatnonzero(found != NO)
+        entries, rows = entries[some], rows[some]
+        found[some] = np.minimum(found[some], self._peers(entries, batch, rows))
+        return found
+
+    def failing(self, entries: Indices, batch: Batch) -> NDArray[np.int64]:
+        """(n,); of each entry how many halves, peers and ports, do not match the one connection."""
+        rows = np.zeros(len(entries), np.int64)
+        found: Indices = (self._peers(entries, batch, rows) == NO).astype(np.int64)
+        numbers = self._ports_of[entries]
+        some = np.flatnonzero(numbers != _NONE)
+        found[some] += self._ports.grades(numbers[some], batch, rows[some]) == NO
+        return found
+
+    def _peers(self, entries: Indices, batch: Batch, rows: Indices) -> Grades:
+        owner, place = self._slots_of.of(entries).members()
+        columns = batch.peer[rows[owner]].astype(np.int64)
+        of_slots = self._classes.table.at(self._slots[place], columns)
+        found = greatest(owner, of_slots, len(entries))
+        np.maximum(found, self._least[entries], out=found)
+        numbers = self._ranges_of[entries]
+        some = np.flatnonzero((numbers != _NONE) & (found != YES))
+        held = self._blocks(numbers[some], batch, rows[some])
+        found[some] = np.maximum(found[some], held)
+        return found
+
+    def _blocks(self, numbers: Indices, batch: Batch, rows: Indices) -> Grades:
+        addresses = Addresses(batch.high[rows], batch.low[rows])
+        held = self._ranges.hold(numbers, addresses) * np.uint8(YES)
+        known: NDArray[np.bool_] = (addresses.high | addresses.low) != 0
+        return np.where(known, held, np.uint8(PERHAPS))
+
+
+def _entries(one: CompiledPolicy, is_egress: bool) -> Sequence[CompiledRule | None]:
+    return (None,) if one.policy.unreadable else one.rules(is_egress) or ()
+
+
+def _least(entry: CompiledRule | None) -> int:
+    if entry is None or entry.by_name:
+        return PERHAPS
+    return YES if entry.everyone else NO
+
+
+def _denies(entry: CompiledRule | None) -> bool:
+    return entry is not None and entry.rule.action == DENY

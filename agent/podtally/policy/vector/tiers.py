@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tiers' say on many connections at once: branch for branch what ``engine`` does for one."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.policy.model import (
+    ADMIN_TIER,
+    ALLOW,
+    ALLOWED,
+    BASELINE_TIER,
+    DENIED,
+    DENY,
+    NETWORK_TIER,
+    PASS,
+    POD,
+    UNDECLARED,
+    UNKNOWN,
+    Policy,
+    Rule,
+)
+from podtally.policy.reference import engine
+from podtally.policy.vector.classes import UNKNOWN_CLASS, EndpointClasses
+from podtally.policy.vector.doubt import OPEN, Doubts, Stage, answers, joined, mask_of
+from podtally.policy.vector.lists import Indices, first_of_runs, sum_before
+from podtally.policy.vector.outcomes import PASS_CODE, OutcomeTable
+from podtally.policy.vector.pairs import (
+    DECIDES,
+    DOUBT,
+    SELECTION,
+    UNKNOWN_END,
+    WAYS,
+    Pairing,
+    Pairs,
+    matching,
+)
+from podtally.policy.vector.plans import Plan, Plans
+from podtally.policy.vector.rule_table import RuleTable
+from podtally.policy.vector.rules import Batch, CompiledPolicy, Numbers, has_ports
+
+__all__ = ["OPEN", "TierInput", "Tiers"]
+
+_VERDICT_OF = {ALLOW: ALLOWED, DENY: DENIED, PASS: PASS}
+_CAUSE_OF = {SELECTION: engine.SELECTION, UNKNOWN_END: engine.UNKNOWN_END}
+_ALLOWED, _DENIED = mask_of([ALLOWED]), mask_of([DENIED])
+_EITHER, _ANYTHING = _ALLOWED | _DENIED, mask_of([ALLOWED, DENIED, PASS])
+_NOBODY = -1  # instead of an entry
+_COMPARED = 256  # rules
+
+
+class TierInput(NamedTuple):
+    """Connections of one direction; index i of every array is the same one."""
+
+    batch: Batch
+    spared: Numbers  # the side that NetworkPolicy cannot change, see engine._spared; OPEN: none
+    strangers: bool  # whether who is not known may be the other end itself
+
+
+class _Planned(NamedTuple):
+    plans: list[Plan]
+    of_row: Indices  # which of them
+    is_pod: NDArray[np.bool_]  # of each plan, whether it is a pod's
+    told: NDArray[np.int64]  # of each, how many NetworkPolicies may be for it
+    isolating: NDArray[np.bool_]  # of each, whether some of them certainly is
+
+
+class Tiers:
+    """One direction's policies, which are in ``engine.order``."""
+
+    def __init__(
+        self,
+        policies: Sequence[CompiledPolicy],
+        is_egress: bool,
+        classes: EndpointClasses,
+        sides: OutcomeTable,
+    ) -> None:
+        self._classes, self._sides = classes, sides
+        self._policies = [one.policy for one in policies]
+        self._place = {id(policy): place for place, policy in enumerate(self._policies)}
+        self._table = RuleTable(policies, is_egress, classes)
+        self._plans = Plans(policies, self._table, is_egress, classes)
+        self._tiers = {policy.tier for policy in self._policies}
+        levels = [(policy.tier, policy.priority) for policy in self._policies]
+        numbers = {level: number for number, level in enumerate(dict.fromkeys(levels))}
+        self._level = np.array([numbers[level] for level in levels], np.int64)
+        says = [self._says(entry) for entry in range(len(self._table.entries))]
+        self._mask = np.array(
+            [_ANYTHING if verdict == UNKNOWN else mask_of([verdict]) for verdict in says], np.uint8
+        )
+        self._made = np.full(len(self._table.entries) * WAYS, OPEN, np.int32)
+
+    def judge(self, asked: TierInput) -> Numbers:
+        planned = self._planned(asked.batch.local)
+        rows = np.arange(len(asked.batch.local))
+        stages = []
+        for tier in (ADMIN_TIER, NETWORK_TIER, BASELINE_TIER):
+            if not len(rows) or tier not in self._tiers:
+                continue
+            stage = (
+                self._united(planned, asked, rows)
+                if tier == NETWORK_TIER
+                else self._in_order(tier, planned, asked, rows)
+            )
+            stages.append(stage)
+            rows = rows[stage.unsettled()[rows]]
+        last = asked.spared.copy()
+        last[last == OPEN] = self._sides.number(UNDECLARED, engine.OPEN)
+        return answers(stages, last, self._sides)
+
+    def nearest(
+        self, policies: Sequence[Policy], batch: Batch
+    ) -> tuple[list[tuple[Policy, Rule]], int]:
+        """Rules of policies of which the fewest halves do not match the one connection, and how
+        many halves that are; at most so many rules that to compare them takes no time.
+        """
+        places = np.array([self._place[id(policy)] for policy in policies], np.int64)
+        entries = self._table.of_policy.of(places).members()[1]
+        if not len(entries):
+            return [], 0
+        failing = self._table.failing(entries, batch)
+        least = int(failing.min())
+        found = []
+        for entry in entries[failing == least][:_COMPARED].tolist():
+            rule = self._table.entries[entry]
+            assert rule is not None
+            found.append((self._policies[self._table.policy[entry]], rule.rule))
+        return found, least
+
+    def _planned(self, local: NDArray[np.int32]) -> _Planned:
+        classes, of_row = np.unique(local, return_inverse=True)
+        plans = [self._plans.of(int(number)) for number in classes]
+        return _Planned(
+            plans,
+            of_row.ravel(),
+            np.array([self._classes.parties[number].kind == POD for number in classes], np.bool_),
+            np.array([len(plan.told) for plan in plans], np.int64),
+            np.array([bool(plan.isolating) for plan in plans], np.bool_),
+        )
+
+    def _in_order(self, tier: int, planned: _Planned, asked: TierInput, rows: Indices) -> Stage:
+        """An admin tier; what the engine's _in_order does."""
+        decided = np.full(len(asked.batch.local), OPEN, np.int32)
+        doubts = []
+        for matches in self._matching(tier, planned, rows, asked):
+            pairs = self._that_count(matches)
+            certain = pairs.way == DECIDES
+            certain |= pairs.way == UNKNOWN_END
+            rules = pairs.take(certain)
+            firsts = rules.take(first_of_runs(rules.row))
+            firsts = firsts.take(self._mask[firsts.entry] != 1 << PASS_CODE)
+            firsts = firsts._replace(way=np.full(len(firsts.row), DECIDES))
+            decided[firsts.row] = self._sides_of(firsts)
+            open_ = pairs.take(pairs.way != DECIDES)
+            mask = np.where(open_.way == UNKNOWN_END, _ALLOWED, self._mask[open_.entry])
+            found = Doubts(open_.row, mask, self._sides_of(open_))
+            doubts += [found, self._that_differ(rules)]
+        return Stage(decided, joined(doubts))
+
+    def _that_count(self, matches: Pairs) -> Pairs:
+        """Without those behind one that would have been taken: of the policy, if it is for the
+        end, and of all that come after its priority, if that is certain.
+        """
+        row, policy = matches.row, self._table.policy[matches.entry]
+        takes = (matches.way != DOUBT).astype(np.int64)
+        pairs = matches.take(sum_before(takes, first_of_runs(row, policy)) == 0)
+        level = self._level[self._table.policy[pairs.entry]]
+        certain = (pairs.way == DECIDES) | (pairs.way == UNKNOWN_END)
+        starts = first_of_runs(pairs.row, level)
+        # Of each run of a row and a level, whether it has a certain one.
+        run = np.cumsum(starts) - 1
+        has = np.bincount(run[certain], minlength=int(starts.sum())) > 0
+        of_run = first_of_runs(pairs.row[starts])
+        kept = sum_before(has.astype(np.int64), of_run) == 0
+        return pairs.take(kept[run] if len(run) else np.zeros(0, np.bool_))
+
+    def _that_differ(self, rules: Pairs) -> Doubts:
+        """Policies of one priority that do not agree: the engine's SAME_PRIORITY."""
+        first = np.flatnonzero(first_of_runs(rules.row))
+        of = np.cumsum(first_of_runs(rules.row)) - 1
+        mask = self._mask[rules.entry]
+        differs = np.bincount(of[mask != mask[first][of]], minlength=len(first)) > 0
+        rules, of = rules.take(differs[of]), of[differs[of]]
+        if not len(of):
+            return Doubts(of, mask[:0], np.zeros(0, np.int32))
+        first = np.flatnonzero(first_of_runs(of))
+        place = np.arange(len(of)) - np.repeat(first, np.diff(np.append(first, len(of))))
+        row = np.cumsum(first_of_runs(of)) - 1
+        entries = np.full((len(first), int(place.max()) + 1), _NOBODY, np.int64)
+        entries[row, place] = rules.entry
+        every, kind = np.unique(entries, axis=0, return_inverse=True)
+        numbers = np.array([self._disagreement(each) for each in every.tolist()], np.int32)
+        masks = np.bitwise_or.reduceat(self._mask[rules.entry], first)
+        return Doubts(rules.row[first], masks, numbers[kind.ravel()])
+
+    def _disagreement(self, entries: list[int]) -> int:
+        named = [entry for entry in entries if entry != _NOBODY]
+        policies = [self._policies[self._table.policy[entry]] for entry in named]
+        rule = self._table.entries[named[0]]
+        assert rule is not None
+        return self._sides.number(UNKNOWN, engine.SAME_PRIORITY, policies, rule.rule)
+
+    def _united(self, planned: _Planned, asked: TierInput, rows: Indices) -> Stage:
+        """The tier of NetworkPolicy; HostPolicy's too."""
+        batch = asked.batch
+        decided = np.full(len(batch.local), OPEN, np.int32)
+        rows = rows[planned.told[planned.of_row[rows]] > 0]
+        is_spared = asked.spared[rows] != OPEN
+        doubts = [self._spare(planned, asked, rows[is_spared], decided)]
+        rows = rows[~is_spared]
+        undefined = ~has_ports(batch.protocol[rows]) & planned.is_pod[planned.of_row[rows]]
+        doubts.append(self._all(engine.PROTOCOL, _EITHER, planned, rows[undefined]))
+        rows = rows[~undefined]
+        matched = np.zeros(len(batch.local), np.int64)  # policies that would allow it
+        for pairs in self._matching(NETWORK_TIER, planned, rows, asked):
+            sure = pairs.take(pairs.way == DECIDES)
+            firsts = sure.take(first_of_runs(sure.row))
+            decided[firsts.row] = self._sides_of(firsts)
+            open_ = pairs.take(decided[pairs.row] == OPEN)
+            mask = np.where(self._mask[open_.entry] == _ANYTHING, _EITHER, _ALLOWED)
+            doubts.append(Doubts(open_.row, mask, self._sides_of(open_)))
+            matches = open_.take(open_.way == SELECTION)
+            once = first_of_runs(matches.row, self._table.policy[matches.entry])
+            np.add.at(matched, matches.row[once], 1)
+        # No rule certainly matches: the end of the engine's _any_rule.
+        rows = rows[decided[rows] == OPEN]
+        is_isolated = planned.isolating[planned.of_row[rows]]
+        is_stranger = batch.peer[rows] == UNKNOWN_CLASS
+        isolated = rows[is_isolated]
+        decided[isolated] = self._isolated(engine.ISOLATED, planned, isolated)
+        strangers = rows[is_isolated & is_stranger]
+        doubts.append(self._all(engine.UNKNOWN_END, _ALLOWED, planned, strangers))
+        may_deny = ~is_isolated & (matched[rows] < planned.told[planned.of_row[rows]])
+        for chosen, either in (
+            (may_deny & is_stranger, _EITHER),
+            (may_deny & ~is_stranger, _DENIED),
+        ):
+            doubts.append(self._all(engine.SELECTION, either, planned, rows[chosen]))
+        return Stage(decided, joined(doubts))
+
+    def _spare(
+        self, planned: _Planned, asked: TierInput, rows: Indices, decided: Numbers
+    ) -> Doubts:
+        """What the tier cannot forbid; ``decided`` is filled in where it is asked for certain."""
+        is_isolated = planned.isolating[planned.of_row[rows]]
+        sure = rows[is_isolated]
+        decided[sure] = asked.spared[sure]
+        return self._all(engine.SELECTION, _ALLOWED, planned, rows[~is_isolated])
+
+    def _all(self, cause: str, mask: np.uint8, planned: _Planned, rows: Indices) -> Doubts:
+        masks = np.full(len(rows), mask, np.uint8)
+        return Doubts(rows, masks, self._isolated(cause, planned, rows))
+
+    def _matching(
+        self, tier: int, planned: _Planned, rows: Indices, asked: TierInput
+    ) -> Iterator[Pairs]:
+        codes = [plan.tiers[tier] for plan in planned.plans]
+        first_only = tier == NETWORK_TIER
+        pairing = Pairing(codes, planned.of_row, rows, asked.strangers, first_only)
+        return matching(pairing, self._table, asked.batch)
+
+    def _isolated(self, cause: str, planned: _Planned, rows: Indices) -> Numbers:
+        """Sides that name the policies that isolate, or the first of those that may."""
+        numbers, inverse = np.unique(planned.of_row[rows], return_inverse=True)
+        verdict = DENIED if cause == engine.ISOLATED else UNKNOWN
+        sides = []
+        for plan in map(planned.plans.__getitem__, numbers):
+            named = plan.isolating or plan.told[:1]
+            why = cause
+            if not plan.isolating and cause != engine.PROTOCOL and named[0].unreadable:
+                why = engine.cause_of(named[0])
+            sides.append(self._sides.number(verdict, why, named))
+        return np.array(sides, np.int32)[inverse.ravel()]
+
+    def _sides_of(self, pairs: Pairs) -> Numbers:
+        """Each is made when it first occurs, since most never do."""
+        places = pairs.entry * WAYS + pairs.way
+        for place in np.unique(places[self._made[places] == OPEN]):
+            self._made[place] = self._side(*divmod(int(place), WAYS))
+        found: Numbers = self._made[places]
+        return found
+
+    def _side(self, entry: int, way: int) -> int:
+        policy, rule = self._policies[self._table.policy[entry]], self._table.entries[entry]
+        if rule is None:
+            return self._sides.number(UNKNOWN, engine.cause_of(policy), (policy,))
+        if way == DECIDES:
+            return self._sides.number(self._says(entry), engine.RULE, (policy,), rule.rule)
+        cause = _CAUSE_OF.get(way, engine.DOUBT)
+        return self._sides.number(UNKNOWN, cause, (policy,), rule.rule)
+
+    def _says(self, entry: int) -> str:
+        rule = self._table.entries[entry]
+        return UNKNOWN if rule is None else _VERDICT_OF[rule.rule.action]

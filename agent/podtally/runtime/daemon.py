@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of the agent as a process: signals, the service manager, a new configuration.
+
+A new configuration takes the place of the old one in the same process: the kernel goes on
+counting meanwhile, and the next epoch books what it counted. One that cannot be used
+changes nothing.
+"""
+
+import gc
+import logging
+import signal
+import threading
+from collections.abc import Callable
+
+from podtally.config import Config
+from podtally.config.settings import RESTART_ONLY
+from podtally.errors import PodtallyError
+from podtally.kernel import rights
+from podtally.runtime.bring_up import bring_up
+from podtally.runtime.epoch_loop import Agent, PreparedResources
+from podtally.runtime.sd_notify import ServiceManager
+from podtally.supervision.conditions import Condition
+
+log = logging.getLogger(__name__)
+
+# Where things lie, and how the kernel programs were compiled and attached: compiling takes a
+# right that a running agent has given up, and between two modes packets go uncounted.
+
+
+RETRY_SECONDS = 1.0
+
+
+class Signals:
+    """SIGTERM and SIGINT end the agent, SIGHUP is a wish to reload; all end its loop."""
+
+    def __init__(self) -> None:
+        self.woken = threading.Event()
+        self.is_over = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._end)
+        signal.signal(signal.SIGHUP, lambda *_: self.woken.set())
+
+    def _end(self, *_: object) -> None:
+        self.is_over = True
+        self.woken.set()
+
+
+def run(config: Config, read_again: Callable[[], Config]) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit code."""
+    rights.require()
+    service, signals = ServiceManager(), Signals()
+    service.status("compiling and attaching")
+    try:
+        running = _RunningAgent(config, service)
+        while running.until(signals):
+            service.reloading()
+            running = running.reloaded(read_again, signals)
+            gc.collect()  # the tables of the one before are mapped until then
+    finally:
+        service.close()
+    log.info("stopped; the kernel programs stay attached and go on counting")
+    return 0
+
+
+class _RunningAgent:
+    """An agent, and the configuration that it was made of."""
+
+    def __init__(self, config: Config, service: ServiceManager) -> None:
+        self._config, self._service = config, service
+        self._desk = PreparedResources(config)
+        try:
+            self._parts = bring_up(
+                config, self._desk.pins, self._desk.checkpoint, self._desk.metrics
+            )
+            try:
+                self._agent = Agent(config, self._desk, self._parts, service)
+            except BaseException:
+                self._parts.close()
+                raise
+        except OSError as error:
+            self._desk.close()
+            raise PodtallyError(f"cannot start: {error}") from error
+        except BaseException:
+            self._desk.close()
+            raise
+        service.ready(self._agent.status())
+
+    def until(self, signals: Signals) -> bool:
+        """Turn epochs until a signal comes; False if that is the end."""
+        try:
+            self._agent.loop(signals.woken)
+        except BaseException:
+            self._close()
+            raise
+        if signals.is_over:
+            self._service.stopping("stopping; the kernel programs go on counting")
+            self._close()
+            return False
+        signals.woken.clear()
+        return True
+
+    def reloaded(self, read_again: Callable[[], Config], signals: Signals) -> "_RunningAgent":
+        """What goes on with the configuration that is there now."""
+        try:
+            config = read_again()
+            _check(self._config, config)
+        except PodtallyError as error:
+            return self._kept(error)
+        if config == self._config:
+            self._parts.sources.policies.reload()
+            log.info("the configuration is the same; policies are read again")
+            self._service.ready(self._agent.status())
+            return self
+        log.info("the configuration has changed; the kernel goes on counting")
+        self._close()
+        try:
+            return _RunningAgent(config, self._service)
+        except PodtallyError as error:
+            return self._again(signals)._kept(error)
+
+    def _again(self, signals: Signals) -> "_RunningAgent":
+        """Start with the old configuration; what is in its way now may go. The kernel counts."""
+        trouble = Condition(log)
+        while True:
+            try:
+                return _RunningAgent(self._config, self._service)
+            except PodtallyError as error:
+                trouble.met("cannot go on with the old configuration, and try again: %s", error)
+                if signals.woken.wait(RETRY_SECONDS) and signals.is_over:
+                    raise
+                signals.woken.clear()
+                self._service.beat()
+
+    def _kept(self, error: PodtallyError) -> "_RunningAgent":
+        log.error("the configuration stays as it was: %s", error)
+        self._service.ready(self._agent.status())
+        return self
+
+    def _close(self) -> None:
+        try:
+            self._parts.close()
+        finally:
+            self._desk.close()
+
+
+def _check(before: Config, now: Config) -> None:
+    changed = [name for name in RESTART_ONLY if getattr(before, name) != getattr(now, name)]
+    if changed:
+        raise PodtallyError(
+            f"{', '.join(changed)} cannot change while the agent runs",
+            "restart the agent",
+        )

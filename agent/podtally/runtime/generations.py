@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Brings the kernel's side into being at start-up: takes over what is pinned, or has it compiled.
+
+Where pinned programs have another source, other options or another layout, the new
+ones are pinned beside them first; ``Installed.before`` is then the generation whose
+place they take, once they are attached everywhere and it is drained.
+"""
+
+import logging
+import time
+from typing import NamedTuple
+
+from podtally.config import Config
+from podtally.kernel.compile_job import flow_job, run_loader
+from podtally.kernel.load_error import LOG_NAME
+from podtally.kernel.pins import Generation, Options, Pins, digest, slots_for
+
+log = logging.getLogger(__name__)
+
+INTERFACES = 8192  # as many as one host's kubelet or a large hypervisor could have, and more
+
+
+class Installed(NamedTuple):
+    current: Generation
+    before: Generation | None
+    compiled: bool
+
+    def goes_on_from(self, booked_generation: str) -> bool:
+        """Whether a checkpoint of that generation is of what these programs count."""
+        abouts = [each.about for each in (self.current, self.before) if each is not None]
+        return any(booked_generation in (about.generation, about.follows) for about in abouts)
+
+
+def options_of(config: Config) -> Options:
+    return Options(slots=slots_for(config.max_flows), books=2 * INTERFACES + 2)
+
+
+def install(pins: Pins, config: Config, booked_generation: str | None) -> Installed:
+    """Make the programs that ``config`` asks for be there, pinned.
+
+    ``booked_generation`` is the checkpoint's: a successor that it names is drained into
+    already, and only has to be put in place.
+    """
+    options = options_of(config)
+    wanted = digest(options)
+    current, successor = settled(pins, booked_generation)
+    compiled = False
+    outdated = current is None or current.about.digest != wanted or current.missing_programs()
+    if successor is None and outdated:
+        started = time.monotonic()
+        log.info("compiling the kernel programs (%d slots)", options.slots)
+        pinned = pins.current()  # its maps may be lost, its secrets are not
+        known_secrets = pinned.about.secrets if pinned else None
+        job = flow_job(options, pins.next, known_secrets, booked_generation or "")
+        run_loader(job, config.state_dir / LOG_NAME)
+        log.info("compiled and loaded in %.1f s", time.monotonic() - started)
+        successor, compiled = pins.successor(), True
+    if successor is None:
+        assert current is not None
+        log.info("taking over the pinned kernel programs")
+        return Installed(current, None, compiled)
+    if current is None:
+        return Installed(pins.promote(), None, compiled)
+    return Installed(successor, current, compiled)
+
+
+def _whole(generation: Generation | None) -> Generation | None:
+    """Return it if all of its maps are there; else what it has counted cannot be read."""
+    missing = generation.missing_maps() if generation is not None else []
+    if generation is None or not missing:
+        return generation
+    log.error(
+        "%s under %s: what the kernel counted since the last checkpoint is lost; "
+        "the programs are made again",
+        f"the pinned map {missing[0]} is missing"
+        if len(missing) == 1
+        else f"the pinned maps {', '.join(missing)} are missing",
+        generation.root,
+    )
+    return None
+
+
+def settled(
+    pins: Pins, booked_generation: str | None
+) -> tuple[Generation | None, Generation | None]:
+    """Finish a change of generations that an earlier start did not live to finish."""
+    current, successor = pins.current(), _whole(pins.successor())
+    if successor is not None:
+        half_done = not (pins.next / "progs").is_dir()
+        if half_done or booked_generation == successor.about.generation:
+            return pins.promote(), None
+    else:
+        pins.discard_successor()  # what a loader left that was stopped
+    if current is None and successor is None and (pins.root / "maps").is_dir():
+        log.error("the maps under %s have no description: what they hold is lost", pins.root)
+    return _whole(current), successor
