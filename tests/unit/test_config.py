@@ -8,7 +8,7 @@ import pytest
 
 from podtally import config
 from podtally.commands import run
-from podtally.config import Config, StaticEndpoint, load, settings
+from podtally.config import Config, StaticEndpoint, load, loader
 from podtally.errors import PodtallyError
 
 EVERYTHING = """\
@@ -48,7 +48,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_file_of_the_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(settings, "DEFAULT_FILE", tmp_path / "none.yaml")
+    monkeypatch.setattr(loader, "DEFAULT_FILE", tmp_path / "none.yaml")
 
 
 def test_defaults_are_the_contracts() -> None:
@@ -205,7 +205,7 @@ def test_the_default_file_is_read_if_it_is_there(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file.write_text("epoch: 5\n")
-    monkeypatch.setattr(settings, "DEFAULT_FILE", file)
+    monkeypatch.setattr(loader, "DEFAULT_FILE", file)
     assert load(None, {}).epoch == 5
 
 

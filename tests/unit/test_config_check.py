@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from podtally import cli
-from podtally.config import settings
+from podtally.config import loader
 from tests.unit.kube_config import write_config
 
 POLICY = """\
@@ -117,7 +117,7 @@ def test_a_terminal_is_told_no_commands(tmp_path: Path, capsys: pytest.CaptureFi
 def test_without_a_name_it_is_the_default_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settings, "DEFAULT_FILE", tmp_path / "podtally.yaml")
+    monkeypatch.setattr(loader, "DEFAULT_FILE", tmp_path / "podtally.yaml")
     assert check(capsys) == (0, "defaults: 0 problems in policies\n", "")
     path = written(tmp_path, "epoch: 2\n")
     assert check(capsys) == (0, f"{path}: 0 problems in policies\n", "")

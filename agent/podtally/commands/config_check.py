@@ -10,7 +10,7 @@ from pathlib import Path
 from podtally import config
 from podtally.attach.selection import refusals
 from podtally.commands.columns import printable
-from podtally.config import Config, settings
+from podtally.config import Config, loader
 from podtally.errors import PodtallyError
 from podtally.kube.configured import api_access
 from podtally.netlink.links import all_links
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=Path,
         metavar="FILE",
-        help=f"default: {settings.DEFAULT_FILE} if there",
+        help=f"default: {loader.DEFAULT_FILE} if there",
     )
 
 
@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> int:
     problems = list(_problems(read))
     for problem in problems:
         print(printable(str(problem)))
-    named = args.file or (settings.DEFAULT_FILE if settings.DEFAULT_FILE.exists() else "defaults")
+    named = args.file or (loader.DEFAULT_FILE if loader.DEFAULT_FILE.exists() else "defaults")
     print(f"{named}: {len(problems)} problem{'' if len(problems) == 1 else 's'} in policies")
     return 1 if problems else 0
 

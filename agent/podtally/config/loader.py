@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from podtally.config import settings
 from podtally.config.kinds import STANDARD_OUTPUT, SettingError, Steps
-from podtally.config.settings import SETTINGS, Config, Setting, default_text
+from podtally.config.settings import DEFAULT_FILE, SETTINGS, Config, Setting, default_text
 from podtally.errors import PodtallyError
 from podtally.yamltree.shapes import field_of
 from podtally.yamltree.suggestion import did_you_mean
@@ -25,8 +24,8 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Config:
     Without ``path`` the default file is read if it is there.
     """
     values: dict[str, Any] = {}
-    if path is not None or settings.DEFAULT_FILE.exists():
-        values |= _from_file(path or settings.DEFAULT_FILE)
+    if path is not None or DEFAULT_FILE.exists():
+        values |= _from_file(path or DEFAULT_FILE)
     values |= _from_flags(flags)
     config = Config(**values)
     _check_logs(config.flow_log, config.events)
