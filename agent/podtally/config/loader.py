@@ -15,6 +15,8 @@ from podtally.yamltree.shapes import field_of
 from podtally.yamltree.suggestion import did_you_mean
 from podtally.yamltree.tree import TreeError, TreeNode, yaml_document
 
+__all__ = ["DEFAULT_FILE", "add_flags", "from_arguments", "load"]
+
 _SEE = "see docs/configuration.md"
 
 
