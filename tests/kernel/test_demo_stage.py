@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 @pytest.fixture
 def built() -> Iterator[None]:
-    with stage.alone():
+    with stage.exclusive():
         stage.clear()
         try:
             stage.build()
@@ -122,9 +122,9 @@ def _runs(pid: int) -> bool:
 
 def test_a_second_demo_is_refused() -> None:
     with (
-        stage.alone(),
+        stage.exclusive(),
         pytest.raises(PodtallyError, match="another podtally demo is running"),
-        stage.alone(),
+        stage.exclusive(),
     ):
         pytest.fail("two demos at once")
 

@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 import pytest
 
 from podtally.api.query_service import QueryService
-from podtally.api.schema import AddressHolder, Answers, EndpointRow
+from podtally.api.schema import AddressOwner, EndpointRow, QuerySource
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.publisher import Health, Publisher
 from podtally.identity.directory import Directory
 from podtally.ledger.view import View
 from podtally.policy.load.declared import DeclaredPolicies
 from podtally.web.server import WebServer
-from tests.unit.asked_host import INTO_WEB, NO_EGRESS, Host, shop
+from tests.unit.lookup_host import INTO_WEB, NO_EGRESS, Host, shop
 from tests.unit.rows import make_ledger
 from tests.unit.test_judging import ONLY_MYSQL, declare, epoch, into, make, out, present
 
@@ -51,10 +51,10 @@ class Register(QueryService):
     def endpoints(self) -> list[EndpointRow]:
         return self._rows
 
-    def resolve(self, address: str, at_wall: float | None) -> list[AddressHolder]:
+    def resolve(self, address: str, at_wall: float | None) -> list[AddressOwner]:
         hour = None if at_wall is None else (at_wall - NOON.timestamp()) / 3600
         return [
-            AddressHolder("pod", "shop", t.name, "web", "node", clock(t.from_), clock(t.until))
+            AddressOwner("pod", "shop", t.name, "web", "node", clock(t.from_), clock(t.until))
             for t in self._terms
             if t.address == address
             and (hour is None or t.from_ <= hour < (math.inf if t.until is None else t.until))
@@ -105,7 +105,7 @@ class Served(NamedTuple):
             connection.close()
 
 
-def serve(answers: Answers | None, view: View | None = None) -> Served:
+def serve(answers: QuerySource | None, view: View | None = None) -> Served:
     server = WebServer(("127.0.0.1", 0))
     shown = make_ledger().view() if view is None else view
     server.start(Publisher(shown, AgentMetrics(), lambda: Health("", "")), answers)

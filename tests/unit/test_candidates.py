@@ -14,7 +14,7 @@ from podtally.ledger.peers import EpochContext
 from podtally.policy.load.candidates import fingerprint, not_in_force, with_candidates
 from podtally.policy.load.declared import DeclaredPolicies, PolicySources
 from podtally.policy.load.policy_files import PolicyFiles
-from tests.unit.asked_host import INTO_WEB, Host
+from tests.unit.lookup_host import INTO_WEB, Host
 from tests.unit.rows import SECOND
 from tests.unit.test_api import ask, serve
 from tests.unit.test_judging import ONLY_MYSQL, declare, epoch, make, out, policies, present

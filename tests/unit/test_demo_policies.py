@@ -8,7 +8,7 @@ import pytest
 
 from podtally import config
 from podtally.cli import main
-from podtally.demo.declared import POLICY_FILES
+from podtally.demo.policies import POLICY_FILES
 from podtally.demo.topology import (
     BACKEND,
     BACKEND_PORT,

@@ -11,7 +11,7 @@ import pytest
 from podtally.commands.tables import Style, human
 from podtally.commands.text_format import Sample, parse
 from podtally.demo.events import EventTail
-from podtally.demo.snapshot import PodRow, Snapshot, Use, faults, take
+from podtally.demo.snapshot import PodConversation, PodRow, Snapshot, faults, make_snapshot
 from podtally.demo.topology import (
     FRONTEND,
     STRAY,
@@ -106,13 +106,13 @@ the books close: 4,938,604 bytes on the interfaces, each one accounted for"""
 
 
 def nothing_yet() -> Snapshot:
-    return take([], (), PODS, 0.0)
+    return make_snapshot([], (), PODS, 0.0)
 
 
 def after_ten_seconds(
     metrics: str = METRICS, events: tuple[EventRecord, ...] = (STRAYS,)
 ) -> Snapshot:
-    return take(parse(metrics), events, PODS, 10.0)
+    return make_snapshot(parse(metrics), events, PODS, 10.0)
 
 
 def drawn(now: Snapshot, style: Style = PLAIN) -> list[str]:
@@ -167,9 +167,9 @@ def test_what_is_denied_stands_out_in_colour() -> None:
 
 def test_who_began_the_connection_tells_a_served_port_from_one_asked() -> None:
     frontend, stray = after_ten_seconds().pods
-    assert frontend.served == (Use("user", "tcp", "80", 5500, False, "unknown"),)
-    assert frontend.asked == (Use("backend", "tcp", "3000", 700, False, "allowed"),)
-    assert stray.asked == (Use("private", "tcp", "4444", 460, True, "denied"),)
+    assert frontend.served == (PodConversation("user", "tcp", "80", 5500, False, "unknown"),)
+    assert frontend.asked == (PodConversation("backend", "tcp", "3000", 700, False, "allowed"),)
+    assert stray.asked == (PodConversation("private", "tcp", "4444", 460, True, "denied"),)
     assert (frontend.denied, stray.denied) == (0, 23)
 
 
@@ -247,8 +247,8 @@ def test_more_peers_than_there_are_lines_for_are_counted() -> None:
 
 
 def test_a_protocol_without_ports_goes_by_its_name() -> None:
-    served = Use("office", "icmp", "0", 23, False, "allowed")
-    asked = Use("db", "icmp", "0", 23, False, "allowed")
+    served = PodConversation("office", "icmp", "0", 23, False, "allowed")
+    asked = PodConversation("db", "icmp", "0", 23, False, "allowed")
     row = PodRow("p", (served,), (asked,), 23, 23, 2, 0)
     lines = drawn(Snapshot(1, (row,), (), ()), Style(80, colour=False))
     assert lines[4].startswith("p    icmp <- office  allowed  ")

@@ -7,9 +7,9 @@ import re
 import msgspec
 import pytest
 
+from podtally.commands.conversations import TrafficTotal, rows
 from podtally.commands.tables import Style
 from podtally.commands.top_table import Top, TopPage, as_json, live
-from podtally.commands.top_traffic import TrafficTotal, rows
 from podtally.export.exposition import label_text
 from tests.unit.top_support import (
     BUILD,

@@ -9,13 +9,13 @@ import msgspec
 import pytest
 
 from podtally.errors import PodtallyError
-from podtally.web import client, clients
+from podtally.web import client, connection_limit
 from podtally.web.config import (
     CIPHERS,
     CURVES,
     HEADERS,
     IF_GIVEN,
-    MOST_COST,
+    MAX_HASH_COST,
     NO_CERTIFICATE,
     REQUIRED,
     VERSIONS,
@@ -24,7 +24,7 @@ from podtally.web.config import (
     WebConfig,
     read_web_config,
 )
-from podtally.web.reload import Web
+from podtally.web.reload import WebConfigWatch
 from tests.apiserver_certificates import Authority, Pair
 from tests.unit.web_support import hashed, secure, written
 
@@ -159,9 +159,9 @@ def test_files_that_cannot_be_read(tmp_path: Path, pair: Pair, authority: Author
     ):
         text = f"tls_server_config: {{cert_file: {certificate}, key_file: {key}, {more}}}"
         with pytest.raises(PodtallyError, match=told):
-            Web(written(tmp_path, text))
+            WebConfigWatch(written(tmp_path, text))
     with pytest.raises(PodtallyError, match="cannot read the web configuration"):
-        Web(tmp_path / "nothing.yml")
+        WebConfigWatch(tmp_path / "nothing.yml")
     assert read_web_config(written(tmp_path, secure(pair))) != WebConfig()
 
 
@@ -169,12 +169,12 @@ def test_certificates_may_stand_in_the_file(tmp_path: Path, pair: Pair) -> None:
     lines = ["tls_server_config:"]
     for field, path in (("cert", pair.certificate), ("key", pair.key)):
         lines += [f"  {field}: |", *(f"    {line}" for line in path.read_text().splitlines())]
-    assert Web(written(tmp_path, "\n".join(lines))).now().context is not None
+    assert WebConfigWatch(written(tmp_path, "\n".join(lines))).now().context is not None
 
 
 def test_versions_suites_and_curves_reach_openssl(tmp_path: Path, pair: Pair) -> None:
     more = f", max_version: TLS12, cipher_suites: [{', '.join(CIPHERS)}], curve_preferences: [CurveP384]"
-    context = Web(written(tmp_path, secure(pair, more))).now().context
+    context = WebConfigWatch(written(tmp_path, secure(pair, more))).now().context
     assert context is not None
     assert context.maximum_version == ssl.TLSVersion.TLSv1_2
     names = [each["name"] for each in context.get_ciphers() if each["protocol"] != "TLSv1.3"]
@@ -190,5 +190,5 @@ def test_the_page_tells_of_every_field() -> None:
     assert len(variables) == 4
     told = {*names, *variables, *HEADERS, *CURVES, *VERSIONS, NO_CERTIFICATE, IF_GIVEN, REQUIRED}
     assert {each for each in told if f"`{each}`" not in page} == set()
-    assert f"up to {MOST_COST}" in page
-    assert f"At most {clients.MOST} connections" in page
+    assert f"up to {MAX_HASH_COST}" in page
+    assert f"At most {connection_limit.MAX_CONNECTIONS} connections" in page

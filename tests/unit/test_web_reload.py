@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from podtally.web import reload
-from podtally.web.reload import Web
+from podtally.web.reload import WebConfigWatch
 from tests.apiserver_certificates import Authority, Pair
 from tests.unit.web_support import hashed, header, secure, written
 
@@ -39,7 +39,7 @@ def test_changes_are_taken_and_a_broken_version_is_told_once(
     caplog.set_level(logging.INFO)
     one, two = (f"basic_auth_users: {{{name}: {BCRYPT}}}\n" for name in ("one", "two"))
     path = written(tmp_path, one)
-    watched = Web(path)
+    watched = WebConfigWatch(path)
     assert watched.now().judge(header("one", "x")) == HTTPStatus.OK
     assert watched.now().judge(header("two", "x")) == HTTPStatus.UNAUTHORIZED
     path.write_text(two)
@@ -76,7 +76,7 @@ def test_a_file_that_is_half_written_opens_no_door(
 ) -> None:
     users = f"basic_auth_users: {{a: {BCRYPT}}}\n"
     path = written(tmp_path, secure(pair) + users)
-    watched = Web(path)
+    watched = WebConfigWatch(path)
     for text in (cut, secure(pair) + cut, users + cut):
         path.write_text(text)
         assert watched.now().judge("") == HTTPStatus.UNAUTHORIZED
@@ -90,7 +90,7 @@ def test_client_certificates_are_not_dropped_by_an_edit(
 ) -> None:
     ca = f", client_ca_file: {authority.own.certificate}, client_auth_type: "
     path = written(tmp_path, secure(pair, f"{ca}RequireAndVerifyClientCert"))
-    watched = Web(path)
+    watched = WebConfigWatch(path)
     for weaker in (f"{ca}VerifyClientCertIfGiven", ""):
         path.write_text(secure(pair, weaker))
         context = watched.now().context
@@ -106,7 +106,7 @@ def test_the_names_that_clients_must_have_are_not_dropped_by_an_edit(
     required = f", client_ca_file: {authority.own.certificate}"
     required += ", client_auth_type: RequireAndVerifyClientCert"
     path = written(tmp_path, secure(pair, f"{required}, client_allowed_sans: [a.example]"))
-    watched = Web(path)
+    watched = WebConfigWatch(path)
     path.write_text(secure(pair, required))
     assert allowed_names(watched) == ("a.example",)
     assert "client_allowed_sans is gone" in caplog.text
@@ -114,7 +114,7 @@ def test_the_names_that_clients_must_have_are_not_dropped_by_an_edit(
     assert allowed_names(watched) == ("b.example",)
 
 
-def allowed_names(watched: Web) -> object:
+def allowed_names(watched: WebConfigWatch) -> object:
     tls = watched.now().tls
     assert tls is not None
     return tls.client_allowed_sans
@@ -128,7 +128,7 @@ def test_a_renewed_certificate_keeps_who_is_known(
     certificate.write_bytes(pair.certificate.read_bytes())
     key.write_bytes(pair.key.read_bytes())
     text = f"basic_auth_users: {{a: {BCRYPT}}}\n" + secure(Pair(certificate, key))
-    watched = Web(written(tmp_path, text))
+    watched = WebConfigWatch(written(tmp_path, text))
     first = watched.now()
     renewed = authority.issue("renewed", "IP:127.0.0.1")
     certificate.write_bytes(renewed.certificate.read_bytes())  # and the key a moment later
@@ -143,9 +143,9 @@ def test_a_renewed_certificate_keeps_who_is_known(
 def test_files_are_looked_at_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, f"basic_auth_users: {{a: {BCRYPT}}}\n")
     monkeypatch.setattr(reload, "LOOK_EVERY_SECONDS", 3600.0)
-    seldom = Web(path)
+    seldom = WebConfigWatch(path)
     monkeypatch.setattr(reload, "LOOK_EVERY_SECONDS", 0.05)
-    watched = Web(path)
+    watched = WebConfigWatch(path)
     path.write_text(f"basic_auth_users: {{b: {BCRYPT}}}\n")
     assert seldom.now().judge(header("b", "x")) == HTTPStatus.UNAUTHORIZED
     end = time.monotonic() + 60

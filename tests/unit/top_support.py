@@ -3,20 +3,20 @@
 
 import io
 
-from podtally.commands.top_table import TopPage, once
-from podtally.commands.top_traffic import (
+from podtally.commands.conversations import (
+    ConversationFilter,
     ConversationRate,
     TrafficSnapshot,
-    Wanted,
-    look,
-    reader,
     rows,
+    series_reader,
+    snapshot,
 )
+from podtally.commands.top_table import TopPage, once
 from podtally.export.exposition import label_text
 from podtally.ledger.label_sets import FlowLabels
 
 BUILD = 'podtally_build_info{version="1"} 1.0\n'
-EVERYTHING = Wanted()
+EVERYTHING = ConversationFilter()
 STRAY = FlowLabels(
     "shop", "stray", "Deployment", "egress", "external", "", "", "internet", "tcp", "4444", "denied"
 )
@@ -61,14 +61,14 @@ LONG = talked(
 
 
 def seen(metrics: str, at_seconds: float = 0.0) -> TrafficSnapshot:
-    return look(reader().read(metrics), at_seconds)
+    return snapshot(series_reader().read(metrics), at_seconds)
 
 
-def found(metrics: str, wanted: Wanted = EVERYTHING) -> list[ConversationRate]:
+def found(metrics: str, wanted: ConversationFilter = EVERYTHING) -> list[ConversationRate]:
     return rows(seen(BUILD + metrics), None, wanted)
 
 
-def printed(metrics: str, wanted: Wanted = EVERYTHING, limit: int | None = None) -> str:
+def printed(metrics: str, wanted: ConversationFilter = EVERYTHING, limit: int | None = None) -> str:
     now, out = seen(metrics), io.StringIO()
     once(TopPage(now, rows(now, None, wanted), limit), out)
     return out.getvalue()

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from podtally.api.explained import near_names
+from podtally.api.explanation import near_names
 from podtally.errors import PodtallyError
 from podtally.identity.cluster_labels import NO_PLACES, ClusterLabels
 from podtally.identity.directory import Directory
@@ -28,7 +28,7 @@ _SEE = "see `podtally endpoints` for who is"
 # RFC 3927, RFC 4291 2.5.6: of no use beyond one link.
 _LINK_LOCAL = ((0xFFFFA9FE << 16, 112), (0xFE80 << 112, 10))
 
-Who = Endpoint | Owner
+NamedEndpoint = Endpoint | Owner
 
 
 class PartyLookup:
@@ -84,7 +84,7 @@ class PartyLookup:
             held.setdefault(owners[owner], []).append(high << _WORD_BITS | low)
         return held
 
-    def _addresses_of(self, who: Who) -> tuple[int, ...]:
+    def _addresses_of(self, who: NamedEndpoint) -> tuple[int, ...]:
         if isinstance(who, Endpoint) and who.host_network:
             return self._host_addresses() if self._is_here(who) else self._node_addresses(who)
         mine = [a for owner, some in self._held.items() if _id(owner) == _id(who) for a in some]
@@ -114,7 +114,7 @@ class PartyLookup:
         found = dict.fromkeys((*reversed(behind), *reversed(list(names.sockets.values()))))
         return [each for each in found if UNKNOWN not in (each.namespace, each.name)]
 
-    def _everybody(self) -> Iterator[Who]:
+    def _everybody(self) -> Iterator[NamedEndpoint]:
         yield from self._endpoints
         if self._cluster is not None:
             yield from self._cluster.host_network_pods()
@@ -122,7 +122,7 @@ class PartyLookup:
             if owner.name and owner.kind != _SERVICE and owner.namespace != UNKNOWN:
                 yield owner
 
-    def _called(self, namespace: str, name: str) -> Who | None:
+    def _called(self, namespace: str, name: str) -> NamedEndpoint | None:
         """A pod goes before a workload of that name, of whose pods the first by name is asked
         for, and one of this host before others.
         """
@@ -133,12 +133,12 @@ class PartyLookup:
         of_workload = [who for who in some if who.workload == name]
         return min(of_workload, key=lambda w: (isinstance(w, Owner), w.name), default=None)
 
-    def _called_plainly(self, name: str) -> Who | None:
+    def _called_plainly(self, name: str) -> NamedEndpoint | None:
         """Units, containers and nodes need no namespace."""
         named = (who for who in self._everybody() if who.name == name)
         return next((who for who in named if self._is_no_pod(who)), None)
 
-    def _is_no_pod(self, who: Who) -> bool:
+    def _is_no_pod(self, who: NamedEndpoint) -> bool:
         return self._party(who).kind in (HOST, NODE)
 
     def _nobody(self, text: str) -> PodtallyError:
@@ -161,7 +161,7 @@ class PartyLookup:
 
     # -- as policies see them -------------------------------------------------------------
 
-    def _party(self, who: Who) -> PolicyEndpoint:
+    def _party(self, who: NamedEndpoint) -> PolicyEndpoint:
         if isinstance(who, Owner):
             return self._of_owner(who)
         places = self._places(who.namespace, who.node)
@@ -188,11 +188,11 @@ class PartyLookup:
         )
 
 
-def _id(who: Who) -> tuple[str, ...]:
+def _id(who: NamedEndpoint) -> tuple[str, ...]:
     return (who.uid,) if who.uid else (who.namespace, who.name)
 
 
-def _names_of(who: Who) -> Iterable[str]:
+def _names_of(who: NamedEndpoint) -> Iterable[str]:
     return filter(None, (who.name, who.workload))
 
 

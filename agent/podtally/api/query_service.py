@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from podtally.api.explained import explained, parse_port
+from podtally.api.explanation import explain_connection, parse_port
 from podtally.api.party_lookup import PartyLookup
 from podtally.api.schema import (
-    AddressHolder,
+    AddressOwner,
     CandidateDeletion,
     CandidatePolicy,
     EndpointRow,
@@ -51,7 +51,7 @@ class QueryService:
             sockets, key=lambda row: (row.namespace, row.pod)
         )
 
-    def resolve(self, address: str, at_wall: float | None) -> list[AddressHolder]:
+    def resolve(self, address: str, at_wall: float | None) -> list[AddressOwner]:
         """Who has it and had it; where nobody has, the network that it is of, if it has a name."""
         claims = self._directory.book.claims(number(address))
         if at_wall is not None:
@@ -65,7 +65,7 @@ class QueryService:
         known = PartyLookup(self._directory, self._node_name, time.monotonic_ns())
         asked = ends(known.party(source), known.party(destination)).question(protocol, port_number)
         would = with_candidates(declared) if is_tried(declared) else ()
-        return explained(asked, declared.policies, would)
+        return explain_connection(asked, declared.policies, would)
 
     def candidates(self) -> list[CandidatePolicy]:
         """Each once; a text that cannot be read stands for two, of pods and of hosts."""
@@ -83,13 +83,13 @@ class QueryService:
     def stale_candidates(self) -> list[str]:
         return list(self._declared().stale_candidates)
 
-    def _of_network(self, address: str) -> list[AddressHolder]:
+    def _of_network(self, address: str) -> list[AddressOwner]:
         networks = self._directory.names.networks
         high, low = (np.array([word], np.uint64) for word in divmod(number(address), _WORD + 1))
         owner = networks.owners[int(networks.ranges.look_up(high, low)[0])]
         if not owner.name:
             return []
-        return [AddressHolder(owner.kind, owner.namespace, owner.name, owner.workload, owner.scope)]
+        return [AddressOwner(owner.kind, owner.namespace, owner.name, owner.workload, owner.scope)]
 
 
 def _row(resident: InterfaceEndpoint, endpoint: Endpoint) -> EndpointRow:
@@ -127,9 +127,9 @@ def _socket(endpoint: Endpoint) -> EndpointRow:
     )
 
 
-def _held(claim: Claim) -> AddressHolder:
+def _held(claim: Claim) -> AddressOwner:
     owner = claim.owner
-    return AddressHolder(
+    return AddressOwner(
         owner.kind,
         owner.namespace,
         owner.name,

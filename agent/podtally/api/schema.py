@@ -43,7 +43,7 @@ class EndpointRow(msgspec.Struct, frozen=True):
     waiting: bool = False  # its name may still come, and its flows wait for it
 
 
-class AddressHolder(msgspec.Struct, frozen=True, rename={"from_": "from"}):
+class AddressOwner(msgspec.Struct, frozen=True, rename={"from_": "from"}):
     """That somebody has, or had, an address."""
 
     kind: str  # pod, service, node, host, external, unknown
@@ -59,12 +59,12 @@ class Endpoints(msgspec.Struct, frozen=True):
     endpoints: list[EndpointRow]
 
 
-class Resolved(msgspec.Struct, frozen=True):
+class ResolveReply(msgspec.Struct, frozen=True):
     """Who has an address, and had it; with ``at`` only who had it then. Empty: nobody known."""
 
     address: str
     at: str
-    held: list[AddressHolder]
+    held: list[AddressOwner]
 
 
 class StepRow(msgspec.Struct, frozen=True):
@@ -74,7 +74,7 @@ class StepRow(msgspec.Struct, frozen=True):
     says: str
 
 
-class Judgment(msgspec.Struct, frozen=True):
+class ExplainedVerdict(msgspec.Struct, frozen=True):
     """What a set of policies says of a connection."""
 
     verdict: str
@@ -96,7 +96,7 @@ class Explanation(msgspec.Struct, frozen=True, rename={"from_": "from"}, omit_de
     egress: str
     reason: str
     steps: tuple[StepRow, ...]
-    candidate: Judgment | None = None  # None, and left out: there are none
+    candidate: ExplainedVerdict | None = None  # None, and left out: there are none
 
 
 class CandidatePolicy(msgspec.Struct, frozen=True):
@@ -142,17 +142,17 @@ class Candidates(msgspec.Struct, frozen=True):
     stale: list[str] = []  # files that cannot be read any more: an earlier version is tried
 
 
-class Refused(msgspec.Struct, frozen=True):
+class ErrorReply(msgspec.Struct, frozen=True):
     error: str
     fix: str
 
 
-class Answers(Protocol):
+class QuerySource(Protocol):
     """Called from the server's threads, several at once: reads what is swapped by reference."""
 
     def endpoints(self) -> list[EndpointRow]: ...
 
-    def resolve(self, address: str, at_wall: float | None) -> list[AddressHolder]:
+    def resolve(self, address: str, at_wall: float | None) -> list[AddressOwner]:
         """``address`` is an IPv4 or IPv6 address, as ``ipaddress`` writes it, never
         IPv4-mapped; ``at_wall`` are seconds since 1970, None for all that is remembered.
         """
@@ -171,7 +171,7 @@ class Answers(Protocol):
         ...
 
 
-class Published(Protocol):
+class PublishedTotals(Protocol):
     """What was counted up to the last epoch; called as ``Answers`` is."""
 
     def candidates(self) -> list[CandidateRow]: ...
@@ -182,10 +182,10 @@ class Reply(NamedTuple):
     body: bytes
 
 
-class Api:
+class ApiRouter:
     """Takes a question as it stands in a URL."""
 
-    def __init__(self, answers: Answers, published: Published) -> None:
+    def __init__(self, answers: QuerySource, published: PublishedTotals) -> None:
         self._answers = answers
         self._published = published
 
@@ -201,7 +201,9 @@ class Api:
             deleted, stale = self._answers.deletions(), self._answers.stale_candidates()
             told = Candidates(policies, changes, deleted, stale)
             return reply_json(HTTPStatus.OK, told)
-        return reply_json(HTTPStatus.NOT_FOUND, Refused(f"there is no {path}", f"try {ENDPOINTS}"))
+        return reply_json(
+            HTTPStatus.NOT_FOUND, ErrorReply(f"there is no {path}", f"try {ENDPOINTS}")
+        )
 
     def _resolve(self, query: str) -> Reply:
         asked = parse_qs(query)
@@ -211,20 +213,20 @@ class Api:
             at_wall = parse_time(at).timestamp() if at else None
         except ValueError as error:
             example = f"for example {RESOLVE}?address=10.0.0.7&at=2026-01-31T23:59:59Z"
-            return reply_json(HTTPStatus.BAD_REQUEST, Refused(str(error), example))
+            return reply_json(HTTPStatus.BAD_REQUEST, ErrorReply(str(error), example))
         held = self._answers.resolve(address, at_wall)
-        return reply_json(HTTPStatus.OK, Resolved(address, at, held))
+        return reply_json(HTTPStatus.OK, ResolveReply(address, at, held))
 
     def _explain(self, query: str) -> Reply:
         asked = parse_qs(query)
         source, destination, port = (asked.get(name, [""])[-1] for name in ("from", "to", "port"))
         if not source or not destination:
             example = f"for example {EXPLAIN}?from=shop/web&to=203.0.113.10&port=3306/TCP"
-            return reply_json(HTTPStatus.BAD_REQUEST, Refused("from and to are needed", example))
+            return reply_json(HTTPStatus.BAD_REQUEST, ErrorReply("from and to are needed", example))
         try:
             told = self._answers.explain(source, destination, port)
         except PodtallyError as error:
-            return reply_json(HTTPStatus.BAD_REQUEST, Refused(error.what, error.fix))
+            return reply_json(HTTPStatus.BAD_REQUEST, ErrorReply(error.what, error.fix))
         return reply_json(HTTPStatus.OK, told)
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from podtally.api.schema import Refused
+from podtally.api.schema import ErrorReply
 from podtally.commands.arguments import add_output
 from podtally.config import DEFAULT_LISTEN, Config, from_arguments
 from podtally.errors import PodtallyError
@@ -45,7 +45,7 @@ class AgentAddress(NamedTuple):
     socket: Path | None  # None: --listen names another agent, perhaps on another host
 
     def __str__(self) -> str:
-        host, port = client.where(self.config)
+        host, port = client.reachable_address(self.config)
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def get(self, target: str) -> tuple[int, bytes]:
@@ -60,17 +60,17 @@ def agent_address(args: argparse.Namespace) -> AgentAddress:
     return AgentAddress(settings, None if named else settings.state_dir / API_SOCKET)
 
 
-def ask(agent: AgentAddress, path: str, type_: type[T], **query: str) -> T:
+def query(agent: AgentAddress, path: str, type_: type[T], **query: str) -> T:
     """Return the agent's answer; raises PodtallyError where there is none."""
     with _answering(agent, path):
         status, body = agent.get(f"{path}?{urlencode(query)}" if query else path)
         if status == http.client.OK:
             return msgspec.json.decode(body, type=type_)
-        refused = msgspec.json.decode(body, type=Refused)
+        refused = msgspec.json.decode(body, type=ErrorReply)
     raise PodtallyError(f"the agent on {agent} refuses: {refused.error}", refused.fix)
 
 
-def metrics(agent: AgentAddress) -> str:
+def fetch_metrics(agent: AgentAddress) -> str:
     """Return the agent's /metrics; raises PodtallyError where there are none."""
     with _answering(agent, _METRICS):
         status, body = agent.get(_METRICS)

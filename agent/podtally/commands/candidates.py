@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Return 0 if the candidates would change nothing that was seen, 1 if they would."""
-    told = agent_query.ask(agent_query.agent_address(args), schema.CANDIDATES, schema.Candidates)
+    told = agent_query.query(agent_query.agent_address(args), schema.CANDIDATES, schema.Candidates)
     if args.namespace is not None:
         chosen = [row for row in told.changes if row.namespace == args.namespace]
         told = msgspec.structs.replace(told, changes=chosen)

@@ -8,7 +8,7 @@ from typing import TextIO
 
 import msgspec
 
-from podtally.commands import live_cluster, policy_paths, probing
+from podtally.commands import check_probes, live_cluster, policy_paths
 from podtally.commands.arguments import add_output
 from podtally.commands.columns import BOLD, YELLOW, printable, wants_colour
 from podtally.commands.policy_paths import PolicyText
@@ -83,7 +83,7 @@ def main(args: argparse.Namespace) -> int:
             raise PodtallyError(
                 "--probes goes with neither --cluster, --live nor --ignore", "drop them"
             )
-        return probing.run(args.probes, args.paths, args.output, sys.stdout)
+        return check_probes.run(args.probes, args.paths, args.output, sys.stdout)
     written, world = _read(args)
     found = [LintFinding(SCHEMA, problem) for problem in written.problems]
     found += [*unread(written.others), *lint(written.declared, world)]
@@ -105,12 +105,12 @@ def _read(args: argparse.Namespace) -> tuple[PolicyText, ClusterModel | None]:
         example = "for example: podtally check policies/, or podtally check --live"
         raise PodtallyError("no policies are named", example)
     if not args.live:
-        world = policy_paths.read_world(args.cluster) if args.cluster else None
+        world = policy_paths.read_cluster(args.cluster) if args.cluster else None
         return policy_paths.read_policies(args.paths), world
     if args.paths:
         written = policy_paths.read_policies(args.paths)
-        return written, live_cluster.read_world(args)
-    live = live_cluster.read(args)
+        return written, live_cluster.list_cluster(args)
+    live = live_cluster.list_all(args)
     return live.written, live.world
 
 

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Return 0 if there are endpoints, 1 if there are none."""
-    told = agent_query.ask(agent_query.agent_address(args), schema.ENDPOINTS, schema.Endpoints)
+    told = agent_query.query(agent_query.agent_address(args), schema.ENDPOINTS, schema.Endpoints)
     if args.namespace is not None:
         chosen = [row for row in told.endpoints if row.namespace == args.namespace]
         told = schema.Endpoints(chosen)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from podtally.api import schema
-from podtally.api.explained import explained, near_names, parse_port
+from podtally.api.explanation import explain_connection, near_names, parse_port
 from podtally.api.schema import Explanation, StepRow
 from podtally.commands import agent_query, live_cluster, policy_paths
 from podtally.commands.columns import BOLD, printable, wants_colour
@@ -72,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
 def _of_agent(args: argparse.Namespace) -> Explanation:
     parse_port(args.port)
     query = {"from": args.source, "to": args.destination, "port": args.port}
-    return agent_query.ask(agent_query.agent_address(args), schema.EXPLAIN, Explanation, **query)
+    return agent_query.query(agent_query.agent_address(args), schema.EXPLAIN, Explanation, **query)
 
 
 def _of_files(args: argparse.Namespace) -> Explanation:
@@ -85,21 +85,21 @@ def _of_files(args: argparse.Namespace) -> Explanation:
     port, protocol = parse_port(args.port)
     written, world = _read(args)
     source, destination = _party(args.source, world), _party(args.destination, world)
-    policy_paths.tell(written.problems)
-    return explained(ends(source, destination).question(protocol, port), written.policies)
+    policy_paths.print_errors(written.problems)
+    return explain_connection(ends(source, destination).question(protocol, port), written.policies)
 
 
 def _read(args: argparse.Namespace) -> tuple[PolicyText, ClusterModel]:
     if args.live and args.cluster:
         raise PodtallyError("--live and --cluster are two clusters", "drop one")
     if args.live and not args.policies:
-        live = live_cluster.read(args)
+        live = live_cluster.list_all(args)
         return live.written, live.world
     if not args.policies or not (args.live or args.cluster):
         raise PodtallyError(
             "what to explain it by is not named", "give --live, or --policies and --cluster"
         )
-    read = live_cluster.read_world(args) if args.live else policy_paths.read_world(args.cluster)
+    read = live_cluster.list_cluster(args) if args.live else policy_paths.read_cluster(args.cluster)
     return policy_paths.read_policies(args.policies), read
 
 

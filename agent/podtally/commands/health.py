@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Return 0 if the agent says it is well, 1 if it says why not."""
-    host, port = client.where(config.from_arguments(args))
+    host, port = client.reachable_address(config.from_arguments(args))
     path = "/readyz" if args.ready else "/livez"
     status, words = _get(host, port, path)
     if status == http.client.OK:

@@ -13,7 +13,7 @@ from typing import NamedTuple, TextIO
 
 import msgspec
 
-from podtally.commands.policy_paths import PolicyText, declared_by, world_of
+from podtally.commands.policy_paths import PolicyText, cluster_of, declared_in
 from podtally.errors import PodtallyError
 from podtally.kube import kubeconfig
 from podtally.kube.access import SERVICE_ACCOUNT, Access, in_cluster
@@ -70,17 +70,17 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise PodtallyError(f"{flag} is only used with --live", "give that as well")
 
 
-def read_world(args: argparse.Namespace) -> ClusterModel:
+def list_cluster(args: argparse.Namespace) -> ClusterModel:
     """PodtallyError if something of it cannot be had: nothing is judged by the rest."""
     with _lister(args) as lister:
-        return world_of(_documents(lister, _CLUSTER))
+        return cluster_of(_documents(lister, _CLUSTER))
 
 
-def read(args: argparse.Namespace) -> LiveCluster:
+def list_all(args: argparse.Namespace) -> LiveCluster:
     """The cluster, and the policies that are applied in it; PodtallyError as ``read_world``."""
     with _lister(args) as lister:
-        world = world_of(_documents(lister, _CLUSTER))
-        written = declared_by(_documents(lister, POLICIES), f"{SOURCE}: {lister.url}")
+        world = cluster_of(_documents(lister, _CLUSTER))
+        written = declared_in(_documents(lister, POLICIES), f"{SOURCE}: {lister.url}")
         return LiveCluster(world, written)
 
 

@@ -51,7 +51,7 @@ def read_policies(paths: Iterable[str]) -> PolicyText:
     return found.written(f"files: {len(names)}")
 
 
-def declared_by(given: Iterable[Document], place: str) -> PolicyText:
+def declared_in(given: Iterable[Document], place: str) -> PolicyText:
     """What the documents declare, which were read in that place."""
     found = _PathReader()
     found.take(given)
@@ -87,7 +87,7 @@ class _PathReader:
         return PolicyText(place, declared, policies, others, problems, bool(self._lost))
 
 
-def read_world(names: Iterable[str]) -> ClusterModel:
+def read_cluster(names: Iterable[str]) -> ClusterModel:
     """Of manifests, or of an object like a case of tests; PodtallyError with all that is wrong."""
     written: list[Document] = []
     problems: list[Problem] = []
@@ -100,7 +100,7 @@ def read_world(names: Iterable[str]) -> ClusterModel:
             return _world_of_case(content, name, text.problems)
         written += text.documents
         problems += errors
-    world = world_of(written, problems)
+    world = cluster_of(written, problems)
     if not world.members:
         raise PodtallyError(
             f"{', '.join(whole)}: no pods", "give what kubectl get pods -o yaml tells"
@@ -108,7 +108,7 @@ def read_world(names: Iterable[str]) -> ClusterModel:
     return world
 
 
-def world_of(given: Iterable[Document], problems: Sequence[Problem] = ()) -> ClusterModel:
+def cluster_of(given: Iterable[Document], problems: Sequence[Problem] = ()) -> ClusterModel:
     """PodtallyError with the problems, and what else is wrong."""
     found = cluster.from_documents(given)
     _refuse((*problems, *found.problems))
@@ -125,7 +125,7 @@ def read_file(name: str) -> bytes:
         raise _unreadable(name, error) from None
 
 
-def tell(problems: Iterable[Problem]) -> None:
+def print_errors(problems: Iterable[Problem]) -> None:
     """Write the errors, each once, for people."""
     for line in dict.fromkeys(str(p) for p in problems if p.severity == ERROR):
         print(f"podtally: {line}", file=sys.stderr)

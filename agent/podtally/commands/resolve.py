@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> int:
     if args.at is not None:
         at = times.parse(args.at, datetime.datetime.now().astimezone())
         query["at"] = at.isoformat()
-    told = agent_query.ask(agent, schema.RESOLVE, schema.Resolved, **query)
+    told = agent_query.query(agent, schema.RESOLVE, schema.ResolveReply, **query)
     if args.output == "json":
         agent_query.print_json(told, sys.stdout)
     elif told.held:
@@ -57,13 +57,13 @@ def main(args: argparse.Namespace) -> int:
     return 0 if told.held else 1
 
 
-def show(held: Sequence[schema.AddressHolder], out: TextIO) -> None:
+def show(held: Sequence[schema.AddressOwner], out: TextIO) -> None:
     """Write the table: who has it now, then who had it last."""
     past_last = sorted(held, key=lambda each: (not each.until, each.until, each.from_))[::-1]
     doubtful = [each.kind == "unknown" for each in past_last]
     print_columns(_HEADS, [_words(each) for each in past_last], doubtful, out)
 
 
-def _words(each: schema.AddressHolder) -> tuple[str, ...]:
+def _words(each: schema.AddressOwner) -> tuple[str, ...]:
     who = (each.kind, each.namespace, each.name, each.workload, each.scope)
     return (*who, each.from_, each.until)

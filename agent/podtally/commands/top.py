@@ -9,9 +9,15 @@ from collections import deque
 from typing import NoReturn
 
 from podtally.commands import agent_query, top_table
+from podtally.commands.conversations import (
+    ConversationFilter,
+    TrafficSnapshot,
+    rows,
+    series_reader,
+    snapshot,
+)
 from podtally.commands.screen import Screen
 from podtally.commands.top_table import TopPage
-from podtally.commands.top_traffic import TrafficSnapshot, Wanted, look, reader, rows
 from podtally.errors import PodtallyError
 
 _EPILOG = """\
@@ -58,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Return 0, or 1 if the books of the one look do not close."""
     agent = _AgentReader(agent_query.agent_address(args))
-    wanted = Wanted(args.egress, args.outside, args.denied, args.namespace)
+    wanted = ConversationFilter(args.egress, args.outside, args.denied, args.namespace)
     screen = Screen(sys.stdout)
     if screen.live and not args.once and args.output == "text":
         # its only end, also where a script's background job inherited it as ignored
@@ -79,13 +85,13 @@ class _AgentReader:
 
     def __init__(self, where: agent_query.AgentAddress) -> None:
         self.where = where
-        self._reader = reader()
+        self._reader = series_reader()
 
     def look(self) -> TrafficSnapshot:
         """Return what it says now; raises PodtallyError where it does not."""
-        text, at = agent_query.metrics(self.where), time.monotonic()
+        text, at = agent_query.fetch_metrics(self.where), time.monotonic()
         try:
-            return look(self._reader.read(text), at)
+            return snapshot(self._reader.read(text), at)
         except ValueError as error:
             raise PodtallyError(
                 f"what {self.where} has as /metrics is not podtally's: {str(error)[:200]!a}",
@@ -94,7 +100,7 @@ class _AgentReader:
 
 
 def _watch(
-    agent: _AgentReader, wanted: Wanted, args: argparse.Namespace, screen: Screen
+    agent: _AgentReader, wanted: ConversationFilter, args: argparse.Namespace, screen: Screen
 ) -> NoReturn:
     """Show look after look until Ctrl-C; an agent that is away for a while is waited for."""
     looks: deque[TrafficSnapshot] = deque(maxlen=_RATE_INTERVALS + 1)

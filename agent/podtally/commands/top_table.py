@@ -9,6 +9,13 @@ import msgspec
 
 from podtally.commands import agent_query
 from podtally.commands.columns import print_columns, printable, word
+from podtally.commands.conversations import (
+    BookSummary,
+    Conversation,
+    ConversationRate,
+    TrafficSnapshot,
+    TrafficTotal,
+)
 from podtally.commands.tables import (
     BOLD,
     RED,
@@ -23,13 +30,6 @@ from podtally.commands.tables import (
     wrapped,
 )
 from podtally.commands.top_summary import colour, nothing, summary
-from podtally.commands.top_traffic import (
-    BookSummary,
-    Conversation,
-    ConversationRate,
-    TrafficSnapshot,
-    TrafficTotal,
-)
 from podtally.policy.model import UNKNOWN
 
 ARROWS = {"egress": "->", "ingress": "<-", "both": "<>", "unknown": "--"}

@@ -35,7 +35,7 @@ class SettingError(Exception):
         self.message, self.fix, self.steps = message, fix, steps
 
 
-class Kind(NamedTuple):
+class SettingKind(NamedTuple):
     """``words`` for documentation, ``metavar`` for --help; ``read`` raises SettingError."""
 
     words: str
@@ -75,7 +75,7 @@ def _address(value: Any) -> str:
     return text
 
 
-def shown(seconds_: float) -> str:
+def duration_text(seconds_: float) -> str:
     """Return a duration as people write it: ``30s``, ``1h``, ``366d``."""
     for unit in ("d", "h", "m"):
         if seconds_ and seconds_ % _SECONDS[unit] == 0:
@@ -83,7 +83,7 @@ def shown(seconds_: float) -> str:
     return f"{seconds_:g}s"
 
 
-def seconds(least: float = 0.0, most: float = 3600.0, *, above: bool = True) -> Kind:
+def seconds(least: float = 0.0, most: float = 3600.0, *, above: bool = True) -> SettingKind:
     """A duration, read as seconds: above ``least``, or at least that."""
 
     def read(value: Any) -> float:
@@ -99,8 +99,9 @@ def seconds(least: float = 0.0, most: float = 3600.0, *, above: bool = True) -> 
             raise SettingError(f"{value} is out of range", f"write {limits}")
         return float(found)
 
-    limits = f"{'above' if above else 'at least'} {shown(least)} and at most {shown(most)}"
-    return Kind(f"duration, {limits}", read, "DURATION")
+    lower = f"{'above' if above else 'at least'} {duration_text(least)}"
+    limits = f"{lower} and at most {duration_text(most)}"
+    return SettingKind(f"duration, {limits}", read, "DURATION")
 
 
 def _number(value: Any, wanted: str) -> float:
@@ -115,7 +116,7 @@ def _number(value: Any, wanted: str) -> float:
     return number
 
 
-def count(least: int = 1, most: int | None = None, unit: str = "number") -> Kind:
+def count(least: int = 1, most: int | None = None, unit: str = "number") -> SettingKind:
     def read(value: Any) -> int:
         if isinstance(value, str) and re.fullmatch(r"-?\d+", value, re.ASCII):
             value = int(value)
@@ -126,7 +127,7 @@ def count(least: int = 1, most: int | None = None, unit: str = "number") -> Kind
         return value
 
     limits = f"at least {least}" + ("" if most is None else f" and at most {most}")
-    return Kind(f"{unit}, {limits}", read, "N")
+    return SettingKind(f"{unit}, {limits}", read, "N")
 
 
 def _size(value: Any) -> int:
@@ -142,7 +143,7 @@ def _size(value: Any) -> int:
     return size
 
 
-def choice(*options: str) -> Kind:
+def choice(*options: str) -> SettingKind:
     def read(value: Any) -> str:
         # YAML 1.1 reads on and off as truth values
         plain = {True: "on", False: "off"}.get(value, value) if type(value) is bool else value
@@ -150,7 +151,7 @@ def choice(*options: str) -> Kind:
             raise SettingError(f"{plain!r} is not understood", f"choose from {', '.join(options)}")
         return str(plain)
 
-    return Kind(", ".join(f"`{each}`" for each in options), read, "|".join(options))
+    return SettingKind(", ".join(f"`{each}`" for each in options), read, "|".join(options))
 
 
 def _switch(value: Any) -> bool:
@@ -177,7 +178,7 @@ def _paths(value: Any) -> tuple[Path, ...]:
     return tuple(Path(text) for _, text in items(value))
 
 
-def words(*options: str) -> Kind:
+def words(*options: str) -> SettingKind:
     """A set of words, in the order of ``options``."""
 
     def read(value: Any) -> tuple[str, ...]:
@@ -192,7 +193,7 @@ def words(*options: str) -> Kind:
         return tuple(option for option in options if option in found)
 
     listed = ", ".join(f"`{each}`" for each in options)
-    return Kind(f"{listed}: a list, or with commas between", read, "WORDS")
+    return SettingKind(f"{listed}: a list, or with commas between", read, "WORDS")
 
 
 def networks(value: Any) -> dict[str, tuple[str, ...]]:
@@ -243,21 +244,21 @@ def _policy_names(value: Any) -> tuple[PolicyName, ...]:
     return tuple(dict.fromkeys(names))
 
 
-TEXT = Kind("text", _text, "TEXT")
-NAME = Kind("text", _text, "NAME")
-GLOBS = Kind("globs, with commas between; `!GLOB` excludes", _text, "PATTERN")
-PATH = Kind("path", _path, "PATH")
-LOG = Kind("path, or `-` for standard output", _path, "PATH")
-SOCKET = Kind("path, `auto` or `off`", _text, "PATH")
-PATHS = Kind("path, or a list of them", _paths, "PATH", repeats=True)
-ADDRESS = Kind("address and port", _address, "ADDR:PORT")
-SIZE = Kind("size, such as `64MiB`", _size, "SIZE")
-SWITCH = Kind("`true`, `false`", _switch, "", switch=True)
-POLICY_NAMES = Kind(
+TEXT = SettingKind("text", _text, "TEXT")
+NAME = SettingKind("text", _text, "NAME")
+GLOBS = SettingKind("globs, with commas between; `!GLOB` excludes", _text, "PATTERN")
+PATH = SettingKind("path", _path, "PATH")
+LOG = SettingKind("path, or `-` for standard output", _path, "PATH")
+SOCKET = SettingKind("path, `auto` or `off`", _text, "PATH")
+PATHS = SettingKind("path, or a list of them", _paths, "PATH", repeats=True)
+ADDRESS = SettingKind("address and port", _address, "ADDR:PORT")
+SIZE = SettingKind("size, such as `64MiB`", _size, "SIZE")
+SWITCH = SettingKind("`true`, `false`", _switch, "", switch=True)
+POLICY_NAMES = SettingKind(
     "`KIND/NAMESPACE/NAME`, `KIND/NAME` where the kind has no namespace, or a list",
     _policy_names,
     "KIND/NAMESPACE/NAME",
     repeats=True,
 )
-FORWARDERS = Kind("`NAMESPACE/WORKLOAD` with `*`, or a list", _forwarders, "PATTERN")
-NETWORKS = Kind("see [below](#networks)", networks, "")
+FORWARDERS = SettingKind("`NAMESPACE/WORKLOAD` with `*`, or a list", _forwarders, "PATTERN")
+NETWORKS = SettingKind("see [below](#networks)", networks, "")

@@ -4,7 +4,7 @@
 from typing import NamedTuple
 
 NAMESPACED = ("NetworkPolicy",)
-CLUSTER_WIDE = (
+CLUSTER_SCOPED = (
     "ClusterNetworkPolicy",
     "AdminNetworkPolicy",
     "BaselineAdminNetworkPolicy",
@@ -28,6 +28,6 @@ def parse_name(text: str) -> PolicyName | None:
     kind, *rest = text.split("/")
     if kind in NAMESPACED and len(rest) == 2 and all(rest):
         return PolicyName(kind, *rest)
-    if kind in CLUSTER_WIDE and len(rest) == 1 and rest[0]:
+    if kind in CLUSTER_SCOPED and len(rest) == 1 and rest[0]:
         return PolicyName(kind, "", rest[0])
     return None

@@ -21,11 +21,11 @@ from podtally.config.kinds import (
     SOCKET,
     SWITCH,
     TEXT,
-    Kind,
+    SettingKind,
     choice,
     count,
+    duration_text,
     seconds,
-    shown,
     words,
 )
 from podtally.config.policy_name import PolicyName
@@ -58,7 +58,7 @@ class Setting(NamedTuple):
 
     name: str
     default: Any
-    kind: Kind
+    kind: SettingKind
     group: str
     help: str  # one line, for --help
     text: str  # for the documentation: what it is, and what it costs
@@ -68,7 +68,7 @@ class Setting(NamedTuple):
 
 def _setting(
     default: T,
-    kind: Kind,
+    kind: SettingKind,
     group: str,
     help: str,
     text: str = "",
@@ -353,5 +353,5 @@ def default_text(setting: Setting) -> str:
     if setting.kind.metavar == "SIZE":
         return f"{value >> 20}MiB"
     if setting.kind.metavar == "DURATION":
-        return shown(value)
+        return duration_text(value)
     return str(value)

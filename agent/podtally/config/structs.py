@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from podtally.config.kinds import Kind, SettingError
-from podtally.yamltree.shapes import explain, unknown_field
+from podtally.config.kinds import SettingError, SettingKind
+from podtally.yamltree.shapes import explain_mismatch, unknown_field
 from podtally.yamltree.suggestion import did_you_mean
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ def _converted(value: Any, type_: type[T], fields: type[msgspec.Struct]) -> T:
     except msgspec.ValidationError as error:
         unknown = unknown_field(error)
         if unknown is None:
-            steps, message = explain(error)
+            steps, message = explain_mismatch(error)
             raise SettingError(message, "see docs/configuration.md", steps) from None
         steps, name = unknown
         hint = did_you_mean(name, fields.__struct_fields__)
@@ -75,5 +75,5 @@ def _prices(value: Any) -> Prices:
     return _converted(value, Prices, Prices)
 
 
-ENDPOINTS = Kind("see [below](#endpoints)", _endpoints, "")
-PRICES = Kind("see [below](#prices)", _prices, "")
+ENDPOINTS = SettingKind("see [below](#endpoints)", _endpoints, "")
+PRICES = SettingKind("see [below](#prices)", _prices, "")

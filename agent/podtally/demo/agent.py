@@ -13,9 +13,9 @@ from podtally.commands.text_format import parse
 from podtally.demo import scrape
 from podtally.demo.address import DemoAddress, listen
 from podtally.demo.events import EventTail
-from podtally.demo.processes import Children, Process, exit_reason, last_error, last_words
+from podtally.demo.processes import Children, Process, exit_reason, last_error, last_lines
 from podtally.demo.say import say
-from podtally.demo.snapshot import Snapshot, faults, take
+from podtally.demo.snapshot import Snapshot, faults, make_snapshot
 from podtally.demo.stage import CONFIG
 from podtally.demo.stop import Stop
 from podtally.demo.topology import (
@@ -68,7 +68,7 @@ class DemoAgent(NamedTuple):
         status, text = self.get("/metrics")
         if status != http.client.OK:
             raise PodtallyError(f"{self.where.url} answered {status}: {text[:200].strip()}")
-        return take(parse(text), self.events.latest(), PODS, at_seconds)
+        return make_snapshot(parse(text), self.events.latest(), PODS, at_seconds)
 
     def settled(self, at_seconds: float) -> Snapshot:
         """Wait until the agent has booked the last of the traffic, which must have ended.
@@ -150,7 +150,7 @@ def await_ready(agent: DemoAgent, stop: Stop) -> None:
         waited = time.monotonic() - begin
         if waited > _READY_SECONDS:
             raise PodtallyError(
-                f"the agent is not ready after {waited:.0f} s: {last_words(agent.log)}",
+                f"the agent is not ready after {waited:.0f} s: {last_lines(agent.log)}",
                 "--keep-agent-log FILE keeps all it says",
             )
         if waited > _PATIENCE_SECONDS and not told:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from podtally.commands.screen import Screen
 from podtally.demo import agent, stage
 from podtally.demo.address import DemoAddress, address
-from podtally.demo.processes import Children, Process, exit_reason, last_words
+from podtally.demo.processes import Children, Process, exit_reason, last_lines
 from podtally.demo.say import say
 from podtally.demo.servers import ROLES
 from podtally.demo.snapshot import Snapshot, faults
@@ -89,9 +89,9 @@ def _positive(text: str) -> float:
 
 def main(args: argparse.Namespace) -> int:
     """Run the demo and return its exit code; raises PodtallyError where it cannot run."""
-    stage.require()
+    stage.check_requirements()
     stop = Stop()
-    with stage.alone():
+    with stage.exclusive():
         stage.clear()
         try:
             return _perform(args, stop)
@@ -146,7 +146,7 @@ def _check_traffic(traffic: list[Process]) -> None:
     for role, process in zip(ROLES, traffic, strict=True):
         if process.poll() is not None:
             raise PodtallyError(
-                f"the demo's {role} ended ({exit_reason(process)}): {last_words(_TRAFFIC_LOG)}"
+                f"the demo's {role} ended ({exit_reason(process)}): {last_lines(_TRAFFIC_LOG)}"
             )
 
 

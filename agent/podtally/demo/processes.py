@@ -69,7 +69,7 @@ class Children:
 _ERROR = "podtally: "  # as the command line prints it
 
 
-def last_words(log: Path, lines: int = 5) -> str:
+def last_lines(log: Path, lines: int = 5) -> str:
     """Return the end of a log on one line."""
     text = log.read_text(errors="replace") if log.exists() else ""
     return " | ".join(text.strip().splitlines()[-lines:]) or "no output"
@@ -79,7 +79,7 @@ def last_error(log: Path) -> str:
     """Return the error that a podtally ended with, all of it; else the end of its log."""
     text = log.read_text(errors="replace") if log.exists() else ""
     _, found, error = f"\n{text}".rpartition(f"\n{_ERROR}")
-    return error.strip() if found else last_words(log)
+    return error.strip() if found else last_lines(log)
 
 
 def exit_reason(process: Process) -> str:

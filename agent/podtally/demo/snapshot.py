@@ -22,7 +22,7 @@ _CONVERSATION = (
 )  # fmt: skip
 
 
-class Use(NamedTuple):
+class PodConversation(NamedTuple):
     """A conversation of a pod: one peer, one server port, bytes of both directions."""
 
     peer: str
@@ -37,8 +37,8 @@ class PodRow(NamedTuple):
     """A pod: what it serves and to whom, what it asks of whom, and its totals."""
 
     pod: str
-    served: tuple[Use, ...]
-    asked: tuple[Use, ...]
+    served: tuple[PodConversation, ...]
+    asked: tuple[PodConversation, ...]
     received_bytes: int
     sent_bytes: int
     packets: int
@@ -65,7 +65,7 @@ class Snapshot(NamedTuple):
     events: tuple[EventRecord, ...]  # each as it was last told
 
 
-def take(
+def make_snapshot(
     samples: Sequence[Sample],
     events: tuple[EventRecord, ...],
     pods: Sequence[Host],
@@ -133,7 +133,7 @@ def _pod(samples: Iterable[Sample], began: dict[tuple[str, ...], set[str]], pod:
             denied += int(sample.value) if sample.label("workload") == pod.name else 0
     uses = _uses(samples, pod)
 
-    def toward(direction: str) -> tuple[Use, ...]:
+    def toward(direction: str) -> tuple[PodConversation, ...]:
         lines = [use for key, use in uses.items() if direction in began[key]]
         return tuple(sorted(lines, key=lambda use: -use.bytes))
 
@@ -149,7 +149,7 @@ def _pod(samples: Iterable[Sample], began: dict[tuple[str, ...], set[str]], pod:
     )
 
 
-def _uses(samples: Iterable[Sample], pod: Host) -> dict[tuple[str, ...], Use]:
+def _uses(samples: Iterable[Sample], pod: Host) -> dict[tuple[str, ...], PodConversation]:
     counts: dict[tuple[str, ...], int] = defaultdict(int)
     verdicts: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for sample in samples:
@@ -166,13 +166,15 @@ def _worst(verdicts: Iterable[str]) -> str:
     return max(known, key=_BEST_FIRST.index, default=UNKNOWN)
 
 
-def _use(key: tuple[str, ...], count: int, verdict: str) -> Use:
+def _use(key: tuple[str, ...], count: int, verdict: str) -> PodConversation:
     label = dict(zip(_CONVERSATION, key, strict=True))
     nameless = not label["peer_workload"]
     # An address without a name goes by how far away it is: internet, private.
     peer = label["scope"] if nameless else label["peer_workload"]
     outside = nameless and label["peer_kind"] in ("external", "unknown")
-    return Use(peer or "unknown", label["protocol"], label["port"], count, outside, verdict)
+    return PodConversation(
+        peer or "unknown", label["protocol"], label["port"], count, outside, verdict
+    )
 
 
 def _books(samples: Sequence[Sample], interfaces: Sequence[str]) -> tuple[BookRow, ...]:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from podtally.demo import network
-from podtally.demo.declared import POLICY_FILES
+from podtally.demo.policies import POLICY_FILES
 from podtally.demo.topology import LOCK, NODE, PIN_DIR, POLICIES, STATE_DIR, agent_config
 from podtally.errors import PodtallyError
 
@@ -27,7 +27,7 @@ _TOOLS = ("ip", "nsenter", "setpriv")
 _LEFTOVER_SECONDS = 10.0
 
 
-def require() -> None:
+def check_requirements() -> None:
     """Raise PodtallyError where this user or host cannot hold the demo."""
     if os.geteuid() != 0:
         raise PodtallyError(
@@ -41,7 +41,7 @@ def require() -> None:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def exclusive() -> Iterator[None]:
     """Hold the demo's lock; raises PodtallyError while another demo has it.
 
     The lock is the name of a socket (abstract, unix(7)): it leaves no file, and the kernel

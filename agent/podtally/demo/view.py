@@ -19,7 +19,7 @@ from podtally.commands.tables import (
     verdict_colour,
     wrapped,
 )
-from podtally.demo.snapshot import BookRow, PodRow, Snapshot, Use, faults
+from podtally.demo.snapshot import BookRow, PodConversation, PodRow, Snapshot, faults
 from podtally.export.event_log import EventRecord
 from podtally.policy.model import DENIED
 
@@ -92,7 +92,7 @@ def _pods(now: Snapshot, before: Snapshot, style: Style) -> list[list[Cell]]:
     return rows
 
 
-def _keyed(row: PodRow) -> list[tuple[_UseKey, Use]]:
+def _keyed(row: PodRow) -> list[tuple[_UseKey, PodConversation]]:
     """What policy denies stands before the rest, so that it is never among the many more."""
     uses = [
         ((row.pod, asks, use.peer, use.protocol, use.port), use)
@@ -104,7 +104,7 @@ def _keyed(row: PodRow) -> list[tuple[_UseKey, Use]]:
     return uses
 
 
-def _use(key: _UseKey, use: Use, rate: float) -> list[Cell]:
+def _use(key: _UseKey, use: PodConversation, rate: float) -> list[Cell]:
     return [
         Cell(_conversation(use, asks=key[1]), verdict_colour(use.verdict)),
         verdict_cell(use.verdict),
@@ -113,7 +113,7 @@ def _use(key: _UseKey, use: Use, rate: float) -> list[Cell]:
     ]
 
 
-def _conversation(use: Use, asks: bool) -> str:
+def _conversation(use: PodConversation, asks: bool) -> str:
     """The port stands with the server's name; a protocol without ports goes by its own."""
     has_port = use.port not in ("", "0")
     if asks:

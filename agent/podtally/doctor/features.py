@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from podtally.doctor import bytecode
-from podtally.doctor.finding import DoctorFinding, words
+from podtally.doctor.finding import DoctorFinding, error_text
 from podtally.kernel import bpf
 
 _NEWER = "a newer kernel is needed"
@@ -25,7 +25,7 @@ def system_call() -> DoctorFinding:
         os.close(bytecode.load(bytecode.END))
     except OSError as error:
         return DoctorFinding(
-            name, False, f"bpf(2) refuses one: {words(error)}", _allow(error), True
+            name, False, f"bpf(2) refuses one: {error_text(error)}", _allow(error), True
         )
     return DoctorFinding(name, True, "a tc classifier can be loaded", fatal=True)
 
@@ -45,7 +45,7 @@ def features() -> Iterator[DoctorFinding]:
         try:
             attempt()
         except OSError as error:
-            yield DoctorFinding(name, False, f"{why}: {words(error)}", _NEWER, True)
+            yield DoctorFinding(name, False, f"{why}: {error_text(error)}", _NEWER, True)
         else:
             yield DoctorFinding(name, True, why, fatal=True)
 

@@ -18,6 +18,6 @@ class DoctorFinding(NamedTuple):
     fatal: bool = False
 
 
-def words(error: OSError) -> str:
+def error_text(error: OSError) -> str:
     """Put an errno into the system's words, without Python's decoration."""
     return error.strerror or str(error)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from podtally.attach.attacher import Attacher
 from podtally.doctor import bytecode
-from podtally.doctor.finding import DoctorFinding, words
+from podtally.doctor.finding import DoctorFinding, error_text
 from podtally.kernel import bpf
 from podtally.netlink.links import LOOPBACK_IFINDEX, get_link
 from podtally.netlink.model import PROGRAMS, Mode, Role
@@ -69,7 +69,7 @@ def _refusal(attempt: Callable[[int], None], program: int) -> str:
     try:
         attempt(program)
     except OSError as error:
-        return words(error)
+        return error_text(error)
     return ""
 
 
@@ -100,7 +100,7 @@ def main() -> int:
         with bpf.owned(bytecode.load(bytecode.END)) as program:
             refusals = {"tcx": _refusal(_tcx, program), "clsact": _refusal(_clsact, program)}
     except OSError as error:
-        print(words(error), file=sys.stderr)
+        print(error_text(error), file=sys.stderr)
         return 1
     print(json.dumps(refusals))
     return 0

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from podtally.doctor.finding import DoctorFinding, words
+from podtally.doctor.finding import DoctorFinding, error_text
 from podtally.kernel import headers, rights
 from podtally.kernel.pins import BPF_FS_MAGIC, filesystem_of
 from podtally.runtimes.cgroup_ids import CgroupIds, find_mount
@@ -44,7 +44,7 @@ def pin_lock(pin_dir: Path) -> DoctorFinding:
     except FileNotFoundError:
         return DoctorFinding(name, True, f"{pin_dir} is made when podtally first runs")
     except OSError as error:
-        return DoctorFinding(name, None, f"{pin_dir}: {words(error)}", "run as root")
+        return DoctorFinding(name, None, f"{pin_dir}: {error_text(error)}", "run as root")
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

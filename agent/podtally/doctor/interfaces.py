@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from podtally.attach.attacher import Attacher
 from podtally.attach.selection import pod_interfaces, refusals
 from podtally.config import Config
-from podtally.doctor.finding import DoctorFinding, words
+from podtally.doctor.finding import DoctorFinding, error_text
 from podtally.errors import PodtallyError
 from podtally.netlink.links import all_links
 from podtally.netlink.model import Link
@@ -24,7 +24,9 @@ def interfaces(config: Config) -> Iterator[DoctorFinding]:
         links = all_links(requests)
         watched = [link for link in links if role(link, lambda: leading_out)]
     except OSError as error:
-        yield DoctorFinding("interfaces", None, f"cannot be listed: {words(error)}", "run as root")
+        yield DoctorFinding(
+            "interfaces", None, f"cannot be listed: {error_text(error)}", "run as root"
+        )
         return
     finally:
         requests.close()
@@ -63,7 +65,7 @@ def _foreign(link: Link, attacher: Attacher) -> Iterator[DoctorFinding]:
     try:
         others = attacher.foreign(link.ifindex)
     except OSError as error:
-        yield DoctorFinding(name, None, f"cannot be listed: {words(error)}", "run as root")
+        yield DoctorFinding(name, None, f"cannot be listed: {error_text(error)}", "run as root")
         return
     for other in others:
         what = f"{other.mode} {other.hook}: {other.name or 'unnamed'} (id {other.prog_id})"

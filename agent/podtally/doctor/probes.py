@@ -7,7 +7,7 @@ from podtally.config import Config
 from podtally.doctor import features, host, interfaces, names, policies
 from podtally.doctor.finding import DoctorFinding
 from podtally.doctor.hooks import hooks
-from podtally.doctor.programs import not_tried, own_programs
+from podtally.doctor.programs import own_programs, skipped
 
 
 def examine(config: Config) -> Iterator[DoctorFinding]:
@@ -16,7 +16,7 @@ def examine(config: Config) -> Iterator[DoctorFinding]:
     for finding in _separate(config):
         hopeless = hopeless or is_fatal(finding)
         yield finding
-    yield not_tried() if hopeless else own_programs(config.pin_dir)
+    yield skipped() if hopeless else own_programs(config.pin_dir)
 
 
 def is_fatal(finding: DoctorFinding) -> bool:

@@ -30,5 +30,5 @@ def own_programs(pin_dir: Path) -> DoctorFinding:
     return DoctorFinding(_NAME, True, f"compiled, loaded and pinned in {seconds:.1f} s", fatal=True)
 
 
-def not_tried() -> DoctorFinding:
+def skipped() -> DoctorFinding:
     return DoctorFinding(_NAME, None, "not tried, for what is said above")

@@ -16,7 +16,7 @@ from podtally.errors import PodtallyError
 from podtally.kube.access import Access, ApiServerAddress
 from podtally.kube.credentials import Files, FixedCredential, Source, basic, bearer, from_base64
 from podtally.kube.exec_plugin import VERSIONS, ClusterInfo, ExecPlugin, Plugin, find_command
-from podtally.yamltree.shapes import refusal
+from podtally.yamltree.shapes import shape_error
 
 _EXEC_EXTENSION = "client.authentication.k8s.io/exec"
 _Part = TypeVar("_Part")
@@ -122,7 +122,7 @@ def _read(path: Path) -> _KubeconfigFile:
             f"cannot read the kubeconfig {path}: {error.strerror}", "check its path and rights"
         ) from None
     except msgspec.ValidationError as error:
-        raise refusal(error, str(path), "see kubectl config view") from None
+        raise shape_error(error, str(path), "see kubectl config view") from None
     except RecursionError:
         raise PodtallyError(f"{path}: nested too deep", "see kubectl config view") from None
     except msgspec.DecodeError as error:  # PyYAML's words quote the line: a token, perhaps

@@ -45,7 +45,7 @@ class UnixConnection(http.client.HTTPConnection):
             raise
 
 
-def where(config: Config) -> tuple[str, int]:
+def reachable_address(config: Config) -> tuple[str, int]:
     """Return the address to ask."""
     host, port = config.listen_address()
     return _EVERY_ADDRESS.get(host, host), port
@@ -108,7 +108,7 @@ def exchange(
 
 def _connection(config: Config) -> tuple[http.client.HTTPConnection, bytes]:
     """And the certificate that is to be shown, if it is known; not whose CA is known."""
-    host, port = where(config)
+    host, port = reachable_address(config)
     authority = os.environ.get(CA_VARIABLE)
     if authority:
         context = ssl.create_default_context()

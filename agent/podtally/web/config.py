@@ -13,11 +13,11 @@ from typing import NamedTuple, NoReturn
 import msgspec
 
 from podtally.errors import PodtallyError
-from podtally.yamltree.shapes import explain, refusal
+from podtally.yamltree.shapes import explain_mismatch, shape_error
 from podtally.yamltree.tree import TreeError, TreeNode, yaml_document
 
 MAX_BYTES = 1 << 20  # of one file; a bundle of all public CAs has a quarter
-MOST_COST = 14  # of a bcrypt hash, which is computed for whoever asks: a second
+MAX_HASH_COST = 14  # of a bcrypt hash, which is computed for whoever asks: a second
 VERSIONS = ("TLS12", "TLS13")
 OLD_VERSIONS = ("TLS10", "TLS11")
 CIPHERS = {  # Go's names of TLS 1.2's suites with forward secrecy, and OpenSSL's
@@ -121,9 +121,9 @@ def read_web_config(path: Path) -> WebConfig:
     try:
         told = msgspec.convert(root.value, type=WebConfig)
     except msgspec.ValidationError as error:
-        steps, _ = explain(error)
+        steps, _ = explain_mismatch(error)
         where = f"{path}:{root.line_at(steps)}" if steps else str(path)
-        raise refusal(error, where, _SEE) from None
+        raise shape_error(error, where, _SEE) from None
     place = _FieldPlace(path, root)
     if told == WebConfig():
         raise PodtallyError(
@@ -199,11 +199,11 @@ def _check_users(users: dict[str, str], place: _FieldPlace) -> None:
             place.wrong(steps, "a user's name has no colon", "choose another one")
         if found is None:
             place.wrong(steps, "this is no bcrypt hash", "make one: htpasswd -nBC 10 USER")
-        if not 4 <= int(found[1]) <= MOST_COST:
+        if not 4 <= int(found[1]) <= MAX_HASH_COST:
             place.wrong(
                 steps,
                 f"the hash's cost is {found[1]}, and whoever asks makes the agent compute it",
-                f"hash with a cost of 10 to {MOST_COST}: htpasswd -nBC 10 USER",
+                f"hash with a cost of 10 to {MAX_HASH_COST}: htpasswd -nBC 10 USER",
             )
 
 

@@ -14,15 +14,15 @@ from podtally.api.schema import (
     EXPLAIN,
     PREFIX,
     RESOLVE,
-    Api,
-    Refused,
+    ApiRouter,
+    ErrorReply,
     reply_json,
 )
 from podtally.export.publisher import Publisher
-from podtally.web.clients import Clients
-from podtally.web.reload import Web
+from podtally.web.connection_limit import ConnectionLimit
+from podtally.web.reload import WebConfigWatch
 
-PATIENCE_SECONDS = 10.0  # with a client's handshake, and with its request
+CLIENT_TIMEOUT_SECONDS = 10.0  # with a client's handshake, and with its request
 
 _INDEX = (
     f"podtally\n\n/metrics\n/livez\n/readyz\n{ENDPOINTS}\n{RESOLVE}?address=\n"
@@ -30,34 +30,34 @@ _INDEX = (
 ).encode()
 _LIVEZ, _READYZ = _HEALTH = ("/livez", "/readyz")
 _NO_HEADERS: Mapping[str, str] = {}
-_REMOTE = Refused(
+_REMOTE = ErrorReply(
     "the API is served to this host only, unless clients authenticate",
     "ask on the node, or set web_config_file with users or client certificates (docs/web.md)",
 )
 
 
-class Site(Protocol):
+class ServerState(Protocol):
     """What a listener serves, and to whom."""
 
     publisher: Publisher
-    api: Api | None
-    web: Web
-    clients: Clients
+    api: ApiRouter | None
+    web: WebConfigWatch
+    clients: ConnectionLimit
     local: bool  # a Unix socket: the file's mode says who may connect
 
 
 class Handler(BaseHTTPRequestHandler):
     """One connection; ``server`` is a ``Site``."""
 
-    timeout = PATIENCE_SECONDS
+    timeout = CLIENT_TIMEOUT_SECONDS
     disable_nagle_algorithm = True  # else what is last waits 40 ms for the client's delayed ACK
     protocol_version = "HTTP/1.1"
     server_version = "podtally"
     sys_version = ""
 
     @property
-    def _site(self) -> Site:
-        site: Site = self.server  # type: ignore[assignment]
+    def _site(self) -> ServerState:
+        site: ServerState = self.server  # type: ignore[assignment]
         return site
 
     def parse_request(self) -> bool:

@@ -25,7 +25,7 @@ from podtally.web.tls import Pem, read_pem, server_context
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_SECONDS = 1.0
+CHECK_INTERVAL_SECONDS = 1.0
 
 
 class WebFiles(NamedTuple):
@@ -74,7 +74,7 @@ def load(path: Path) -> WebSettings:
     return _made(_read(path), _PLAIN)
 
 
-class Web:
+class WebConfigWatch:
     """Whoever asks what is in force may find that it has changed: at most one a second looks,
     and nobody waits for it. A version that cannot be used changes nothing, and is logged once.
     """
@@ -85,7 +85,7 @@ class Web:
         self._in_force = load(path) if path else _PLAIN
         self._seen = self._in_force.written
         self._trouble = Condition(log)
-        self._look_at = time.monotonic() + LOOK_EVERY_SECONDS
+        self._look_at = time.monotonic() + CHECK_INTERVAL_SECONDS
         self._looking = threading.Lock()
 
     def now(self) -> WebSettings:
@@ -98,7 +98,7 @@ class Web:
             return
         try:
             self._take(path)
-            self._look_at = time.monotonic() + LOOK_EVERY_SECONDS
+            self._look_at = time.monotonic() + CHECK_INTERVAL_SECONDS
         finally:
             self._looking.release()
 

@@ -15,14 +15,14 @@ import threading
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
-from podtally.api.schema import Answers, Api
+from podtally.api.schema import ApiRouter, QuerySource
 from podtally.errors import PodtallyError
 from podtally.export.publisher import Publisher
 from podtally.supervision.conditions import Condition
-from podtally.web.clients import Clients
-from podtally.web.handler import PATIENCE_SECONDS, Handler, LocalHandler
-from podtally.web.reload import Web
-from podtally.web.tls_session import say_farewell, shakes_hands
+from podtally.web.connection_limit import ConnectionLimit
+from podtally.web.handler import CLIENT_TIMEOUT_SECONDS, Handler, LocalHandler
+from podtally.web.reload import WebConfigWatch
+from podtally.web.tls_session import complete_handshake, tls_close
 from podtally.web.unix_socket import short_path
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class WebServer:
         api_socket: Path | None = None,
     ) -> None:
         self._address = address
-        web = Web(web_config_file)
+        web = WebConfigWatch(web_config_file)
         tcp = _bind(address)
         tcp.web = web
         self._listeners: list[_Listener] = [tcp]
@@ -58,13 +58,13 @@ class WebServer:
         )
         self._threads: list[threading.Thread] = []
 
-    def start(self, publisher: Publisher, answers: Answers | None = None) -> None:
+    def start(self, publisher: Publisher, answers: QuerySource | None = None) -> None:
         """Answer from now on; without ``answers`` there is no ``/api/v1``."""
         if self._api_socket is not None:
             self._listen_on(self._api_socket)
         for listener in self._listeners:
             listener.publisher = publisher
-            listener.api = None if answers is None else Api(answers, publisher)
+            listener.api = None if answers is None else ApiRouter(answers, publisher)
             try:
                 listener.server_activate()
             except OSError as error:  # another that was bound at the same time listens already
@@ -103,9 +103,9 @@ class _Listener(ThreadingHTTPServer):
     local = False
     _trouble = Condition(log)  # of all listeners
     publisher: Publisher
-    api: Api | None
-    web: Web
-    clients: Clients
+    api: ApiRouter | None
+    web: WebConfigWatch
+    clients: ConnectionLimit
 
     def process_request(self, request: _Request, client_address: object) -> None:
         assert isinstance(request, socket.socket)
@@ -119,15 +119,15 @@ class _Listener(ThreadingHTTPServer):
         if in_force.context is None:
             super().finish_request(request, client_address)
             return
-        request.settimeout(PATIENCE_SECONDS)
+        request.settimeout(CLIENT_TIMEOUT_SECONDS)
         with in_force.context.wrap_socket(
             request, server_side=True, do_handshake_on_connect=False
         ) as secured:
             self.clients.becomes(request, secured)
             try:
-                if shakes_hands(secured, in_force.tls):
+                if complete_handshake(secured, in_force.tls):
                     super().finish_request(secured, client_address)
-                    say_farewell(secured)
+                    tls_close(secured)
             finally:
                 self.clients.leave(secured)
 
@@ -167,7 +167,11 @@ def _bind_unix(path: Path) -> _UnixListener:
         path.unlink()
     with short_path(path) as name:
         listener = _UnixListener(name, LocalHandler, bind_and_activate=False)  # type: ignore[arg-type]
-        listener.web, listener.clients, listener.path = Web(None), Clients(), path
+        listener.web, listener.clients, listener.path = (
+            WebConfigWatch(None),
+            ConnectionLimit(),
+            path,
+        )
         before = os.umask(0o177)
         try:
             listener.server_bind()
@@ -183,7 +187,7 @@ def _bind(address: tuple[str, int]) -> _Listener:
     host, port = address
     kind = type("_Family", (_Listener,), {"address_family": _family(host)})
     http: _Listener = kind((host, port), Handler, bind_and_activate=False)
-    http.clients = Clients()
+    http.clients = ConnectionLimit()
     try:
         http.server_bind()
     except OSError as error:

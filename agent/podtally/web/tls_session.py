@@ -17,7 +17,7 @@ _SPEAKS_TLS_ANSWER = (
 )
 
 
-def shakes_hands(secured: ssl.SSLSocket, tls: TlsServerConfig | None) -> bool:
+def complete_handshake(secured: ssl.SSLSocket, tls: TlsServerConfig | None) -> bool:
     try:
         secured.do_handshake()
     except OSError as error:  # whatever it is, it is the client's doing
@@ -39,7 +39,7 @@ def _answer_plainly(secured: ssl.SSLSocket) -> None:
         socket.socket.send(secured, _SPEAKS_TLS_ANSWER)
 
 
-def say_farewell(secured: ssl.SSLSocket) -> None:
+def tls_close(secured: ssl.SSLSocket) -> None:
     """The client can tell that nothing was cut off (RFC 8446, 6.1); its own is not waited for."""
     secured.settimeout(0)
     with contextlib.suppress(OSError, ValueError):

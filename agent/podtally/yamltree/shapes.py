@@ -28,7 +28,7 @@ _WORDS = {
 _MAX_WORDS = 200  # characters
 
 
-def explain(error: msgspec.ValidationError) -> tuple[Steps, str]:
+def explain_mismatch(error: msgspec.ValidationError) -> tuple[Steps, str]:
     """Return where the value differs, and what it must be."""
     words, at = _parted(error)
     expected = _EXPECTED.fullmatch(words)
@@ -52,13 +52,13 @@ def field_of(steps: Steps) -> str:
     return "".join(words).removeprefix(".")
 
 
-def refusal(error: msgspec.ValidationError, where: str, fix: str) -> PodtallyError:
+def shape_error(error: msgspec.ValidationError, where: str, fix: str) -> PodtallyError:
     """Make the error for a file or flag ``where`` whose value has another shape."""
     unknown = unknown_field(error)
     if unknown:
         steps, words = (*unknown[0], ""), f'unknown field "{unknown[1][:_MAX_WORDS]}"'
     else:
-        steps, words = explain(error)
+        steps, words = explain_mismatch(error)
     field = field_of(tuple(step for step in steps if step != ""))
     return PodtallyError(": ".join(filter(None, (where, field, words))), fix)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from podtally.yamltree.scalars import DOUBTFUL, ScalarError, brief, integer, real, resolved, tagged
+from podtally.yamltree.scalars import AMBIGUOUS, ScalarError, brief, integer, real, resolved, tagged
 
 MAX_DEPTH = 100
 MAX_NODES = 1_000_000  # of a YAML text; a file of 10,000 policies has some 600,000
@@ -112,7 +112,7 @@ class _Composer:
 
     def _scalar(self, event: yaml.ScalarEvent, line: int) -> None:
         self._budget.spend(1, line)
-        if event.value in DOUBTFUL and event.implicit[0] and event.tag is None:
+        if event.value in AMBIGUOUS and event.implicit[0] and event.tag is None:
             message = f"{event.value} is text here, and a truth value to kubectl: put it in quotes"
             self._budget.doubt(line, message)
         if self._wants_key():

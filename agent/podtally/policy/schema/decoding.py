@@ -12,7 +12,7 @@ import msgspec.inspect
 
 from podtally.policy.problems import Fault, Path
 from podtally.yamltree.scalars import brief
-from podtally.yamltree.shapes import explain, unknown_field
+from podtally.yamltree.shapes import explain_mismatch, unknown_field
 from podtally.yamltree.suggestion import similar
 from podtally.yamltree.tree import MAX_DEPTH
 
@@ -162,4 +162,4 @@ def _fault(error: msgspec.ValidationError) -> Fault:
     if unknown:
         steps, name = unknown
         return Fault((*steps, name), f'{_UNKNOWN_FIELD}"{brief(name)[1:-1]}"')
-    return Fault(*explain(error))
+    return Fault(*explain_mismatch(error))

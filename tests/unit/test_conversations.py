@@ -3,7 +3,14 @@
 
 import pytest
 
-from podtally.commands.top_traffic import TrafficTotal, Wanted, look, reader, rows, totals
+from podtally.commands.conversations import (
+    ConversationFilter,
+    TrafficTotal,
+    rows,
+    series_reader,
+    snapshot,
+    totals,
+)
 from podtally.ledger.label_sets import FlowLabels
 from tests.unit.top_support import (
     BUILD,
@@ -89,14 +96,14 @@ UNSEEN = WEB._replace(port="unknown", verdict="unknown")
     ("wanted", "workloads"),
     [
         (EVERYTHING, ["data/db", "other/other", "shop/stray", "shop/unseen", "shop/used", "shop/web"]),
-        (Wanted(egress=True), ["shop/stray", "shop/unseen", "shop/web"]),
-        (Wanted(outside=True), ["other/other", "shop/stray", "shop/used"]),
-        (Wanted(denied=True), ["other/other", "shop/stray", "shop/used"]),
-        (Wanted(namespace="data"), ["data/db"]),
-        (Wanted(egress=True, denied=True, namespace="shop"), ["shop/stray"]),
+        (ConversationFilter(egress=True), ["shop/stray", "shop/unseen", "shop/web"]),
+        (ConversationFilter(outside=True), ["other/other", "shop/stray", "shop/used"]),
+        (ConversationFilter(denied=True), ["other/other", "shop/stray", "shop/used"]),
+        (ConversationFilter(namespace="data"), ["data/db"]),
+        (ConversationFilter(egress=True, denied=True, namespace="shop"), ["shop/stray"]),
     ],
 )  # fmt: skip
-def test_what_is_wanted(wanted: Wanted, workloads: list[str]) -> None:
+def test_what_is_wanted(wanted: ConversationFilter, workloads: list[str]) -> None:
     """What nobody saw begin may go out; what is over the series limit may be anything."""
     metrics = (
         talked(STRAY, 7, 460, 0)
@@ -116,7 +123,7 @@ def test_what_is_wanted(wanted: Wanted, workloads: list[str]) -> None:
 def test_every_scope_within_the_cluster_is_not_outside() -> None:
     scopes = ("node", "zone", "cross_zone", "cluster", "private", "internet", "unknown")
     metrics = "".join(talked(WEB._replace(scope=scope), 2, 23, 23) for scope in scopes)
-    outside = {row.conversation.scope for row in found(metrics, Wanted(outside=True))}
+    outside = {row.conversation.scope for row in found(metrics, ConversationFilter(outside=True))}
     assert outside == {"private", "internet", "unknown"}
 
 
@@ -142,10 +149,10 @@ def test_a_peer_and_its_port(labels: FlowLabels, words: str) -> None:
 
 
 def rated(before: str, now: str, seconds: float = 2.0) -> dict[str, float | None]:
-    read = reader()
+    read = series_reader()
     first, second = (
-        look(read.read(BUILD + before), 10.0),
-        look(read.read(BUILD + now), 10.0 + seconds),
+        snapshot(read.read(BUILD + before), 10.0),
+        snapshot(read.read(BUILD + now), 10.0 + seconds),
     )
     return {row.conversation.workload: row.rate for row in rows(second, first, EVERYTHING)}
 
@@ -212,6 +219,6 @@ def test_a_verdict_that_cannot_be_told_apart_is_unknown_in_the_total() -> None:
 
 def test_nothing_to_show_is_said() -> None:
     assert printed(BUILD).startswith("no traffic was seen yet\n")
-    assert printed(METRICS, Wanted(namespace="x")).startswith(
+    assert printed(METRICS, ConversationFilter(namespace="x")).startswith(
         "none of 3 conversations is of this kind\n"
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from podtally.web.clients import Clients
+from podtally.web.connection_limit import ConnectionLimit
 
 LIMIT = 3
 
@@ -30,7 +30,7 @@ def is_hung_up(client: socket.socket) -> bool:
 
 
 def test_exactly_so_many_may_stay(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
-    clients = Clients(LIMIT)
+    clients = ConnectionLimit(LIMIT)
     for server, _ in pairs[:LIMIT]:
         clients.enter(server)
     assert len(clients) == LIMIT
@@ -41,7 +41,7 @@ def test_exactly_so_many_may_stay(pairs: list[tuple[socket.socket, socket.socket
 
 
 def test_who_asked_last_stays_longest(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
-    clients = Clients(LIMIT)
+    clients = ConnectionLimit(LIMIT)
     for server, _ in pairs[:LIMIT]:
         clients.enter(server)
     clients.heard(pairs[0][0])
@@ -50,7 +50,7 @@ def test_who_asked_last_stays_longest(pairs: list[tuple[socket.socket, socket.so
 
 
 def test_who_has_left_makes_room(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
-    clients = Clients(LIMIT)
+    clients = ConnectionLimit(LIMIT)
     for server, _ in pairs[:LIMIT]:
         clients.enter(server)
     clients.leave(pairs[1][0])

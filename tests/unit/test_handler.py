@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from podtally.api.schema import (
-    AddressHolder,
+    AddressOwner,
     CandidateDeletion,
     CandidatePolicy,
     EndpointRow,
@@ -36,7 +36,7 @@ class Nothing:
     def endpoints(self) -> list[EndpointRow]:
         return []
 
-    def resolve(self, address: str, at_wall: float | None) -> list[AddressHolder]:
+    def resolve(self, address: str, at_wall: float | None) -> list[AddressOwner]:
         return []
 
     def explain(self, source: str, destination: str, port: str) -> Explanation:

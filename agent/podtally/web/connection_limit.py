@@ -5,13 +5,13 @@ import contextlib
 import socket
 import threading
 
-MOST = 100  # each costs a thread
+MAX_CONNECTIONS = 100  # each costs a thread
 
 
-class Clients:
+class ConnectionLimit:
     """Who is just accepted and asks at once is never the one to go, however many just sit."""
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MAX_CONNECTIONS) -> None:
         self._most = most
         self._connected: dict[socket.socket, None] = {}  # who was last heard of, last
         self._lock = threading.Condition()

@@ -37,7 +37,7 @@ def run(probes: str, paths: Sequence[str], output: str, out: TextIO) -> int:
     found = read_cases(policy_paths.read_file(probes), probes)
     if not any(case.probes for case in found.cases) and not found.problems:
         raise PodtallyError(f"{probes}: no probes", "give each case probes or matrices")
-    policy_paths.tell((*written.problems, *found.policy_problems, *found.problems))
+    policy_paths.print_errors((*written.problems, *found.policy_problems, *found.problems))
     outcomes = _outcomes(found.cases, written.policies)
     if output == "json":
         differs = _write_json(outcomes, out)

@@ -7,7 +7,7 @@ Also what both read in the same way: the port that is asked for, and who is not 
 import difflib
 from collections.abc import Iterable, Sequence
 
-from podtally.api.schema import Explanation, Judgment, StepRow
+from podtally.api.schema import ExplainedVerdict, Explanation, StepRow
 from podtally.errors import PodtallyError
 from podtally.policy.explain.formatting import address_words, party_words, protocol_words
 from podtally.policy.explain.reasons import reason
@@ -19,7 +19,7 @@ from podtally.policy.reference.engine import Engine
 _NAMES_TOLD = 5
 
 
-def explained(
+def explain_connection(
     question: Question, policies: Iterable[Policy], with_candidates: Iterable[Policy] = ()
 ) -> Explanation:
     """``with_candidates`` are all policies as they were with them; nothing: there are none."""
@@ -61,10 +61,10 @@ def near_names(text: str, names: Iterable[str]) -> str:
     return ", ".join(list(dict.fromkeys((*near, *known)))[:_NAMES_TOLD])
 
 
-def _judged(question: Question, policies: Sequence[Policy]) -> Judgment:
+def _judged(question: Question, policies: Sequence[Policy]) -> ExplainedVerdict:
     verdict: Verdict = Engine(policies).judge(question)
     steps: list[Step] = explain(question, policies)
-    return Judgment(
+    return ExplainedVerdict(
         verdict.verdict,
         verdict.ingress.verdict,
         verdict.egress.verdict,

@@ -99,7 +99,7 @@ class ConversationRate(NamedTuple):
     rate: float | None  # bytes a second, both ways; None: there was no look before
 
 
-class Wanted(NamedTuple):
+class ConversationFilter(NamedTuple):
     """Which rows; what cannot be told apart is among them."""
 
     egress: bool = False
@@ -108,12 +108,12 @@ class Wanted(NamedTuple):
     namespace: str | None = None
 
 
-def reader() -> SampleReader[_SeriesPlace]:
+def series_reader() -> SampleReader[_SeriesPlace]:
     """Return a reader of one agent's pages, for ``look``."""
     return SampleReader((_FLOWS, _CONNECTIONS, _BOOKS, _GAPS, _BUILD), _place)
 
 
-def look(places: Iterable[tuple[_SeriesPlace, float]], at_seconds: float) -> TrafficSnapshot:
+def snapshot(places: Iterable[tuple[_SeriesPlace, float]], at_seconds: float) -> TrafficSnapshot:
     """Sum a page up; raises ValueError if no podtally has written it."""
     conversations: dict[Conversation, list[int]] = defaultdict(
         lambda: [0] * len(ConversationCounts())
@@ -138,7 +138,7 @@ def look(places: Iterable[tuple[_SeriesPlace, float]], at_seconds: float) -> Tra
 
 
 def rows(
-    now: TrafficSnapshot, before: TrafficSnapshot | None, wanted: Wanted
+    now: TrafficSnapshot, before: TrafficSnapshot | None, wanted: ConversationFilter
 ) -> list[ConversationRate]:
     """Return what is wanted, the highest rate first; without ``before``, the most bytes."""
     directions = _directions(now.conversations)
@@ -215,7 +215,7 @@ def _rate(
     return sum(more) / seconds
 
 
-def _is_wanted(each: Conversation, direction: str, wanted: Wanted) -> bool:
+def _is_wanted(each: Conversation, direction: str, wanted: ConversationFilter) -> bool:
     return (
         not (wanted.egress and direction == _INGRESS)
         and not (wanted.outside and each.scope in _WITHIN)

@@ -11,7 +11,7 @@ from podtally.errors import PodtallyError
 from podtally.policy.load.declared import PolicySources
 from podtally.policy.load.live import LivePolicies
 from podtally.runtimes.cgroups import CgroupOwner
-from tests.unit.asked_host import INTO_WEB, NO_EGRESS, Host, labelled, shop
+from tests.unit.lookup_host import INTO_WEB, NO_EGRESS, Host, labelled, shop
 
 ONLY_PORT_80 = """\
 apiVersion: podtally.io/v1alpha1
