@@ -29,7 +29,7 @@ def pair(authority: Authority) -> Pair:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reload, "LOOK_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(reload, "CHECK_INTERVAL_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -142,9 +142,9 @@ def test_a_renewed_certificate_keeps_who_is_known(
 
 def test_files_are_looked_at_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, f"basic_auth_users: {{a: {BCRYPT}}}\n")
-    monkeypatch.setattr(reload, "LOOK_EVERY_SECONDS", 3600.0)
+    monkeypatch.setattr(reload, "CHECK_INTERVAL_SECONDS", 3600.0)
     seldom = WebConfigWatch(path)
-    monkeypatch.setattr(reload, "LOOK_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(reload, "CHECK_INTERVAL_SECONDS", 0.05)
     watched = WebConfigWatch(path)
     path.write_text(f"basic_auth_users: {{b: {BCRYPT}}}\n")
     assert seldom.now().judge(header("b", "x")) == HTTPStatus.UNAUTHORIZED
