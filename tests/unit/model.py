@@ -173,6 +173,8 @@ class Model:
         before = self.began.get(flow, BEGAN_UNKNOWN)
         seen = self.seen[flow] = self.seen.get(flow, 0) | row.seen
         began = _began(FLOWS[flow], seen, row.first_direction)
+        if began == CONTESTED:  # the side that earlier epochs showed stays the likelier one
+            began |= before
         if FLOWS[flow].protocol != TCP and flow in self.began:
             began = before
         self.began[flow] = began
@@ -216,10 +218,10 @@ def _began(flow: Flow, seen: int, first_direction: int) -> int:
 
 
 def labels_of(flow: Flow, direction: int, began: int) -> FlowLabels:
-    if began in (BEGAN_UNKNOWN, CONTESTED):
-        port = "unknown"
-    else:
-        port = str(flow.remote_port if began == BEGAN_HERE else flow.local_port)
+    side = began & BEGAN_SIDE
+    port = {BEGAN_HERE: str(flow.remote_port), BEGAN_THERE: str(flow.local_port)}.get(
+        side, "unknown"
+    )
     pod = SHOP[flow.ifindex]
     peer, scope = {"203": ("office", "internet"), "10.": ("", "private")}.get(
         flow.remote[:3], ("", "internet")

@@ -102,6 +102,8 @@ def finish(machine: Machine) -> None:
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(moves, max_size=40), st.lists(packets, max_size=5))
 @example([("send", Packet(0, 0)), ("kill", ("amid clear", 0))], [Packet(1, 1, flags=SYN)])
+@example([("send", Packet(0, 0, flags=SYN)), ("turn",), ("send", Packet(0, 1, flags=SYN))], [])
+@example([("send", Packet(0, 0, flags=SYN)), ("send", Packet(0, 1, flags=SYN))], [])
 def test_every_packet_is_booked_once(played: list[Move], busy: list[Packet]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         machine = Machine(Path(directory))

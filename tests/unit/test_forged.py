@@ -429,3 +429,17 @@ def test_a_frame_in_the_peers_name_contests_what_has_no_handshake() -> None:
     real = Flow(T, UDP, 42001, 4501, first_direction=1, bytes=(500, 30), packets=(1, 1))
     epoch(ledger, present(declare(ONLY_MYSQL), now_ns=5 * SECOND), [forged, real])
     assert [(labels.direction, labels.port) for labels in denied(ledger)] == [("egress", "4501")]
+
+
+def test_a_forged_syn_does_not_replace_the_opener_that_the_tracker_knows() -> None:
+    """It contests the connection, whose egress stays denied."""
+
+    def tracked(tuples: Tuples) -> Translations:
+        found = tuples.remote_port == TALK.remote_port
+        return Translations(found, tuples.remote, np.zeros(len(found), np.uint16))
+
+    ledger = make(undeclared=False)
+    for second, seen in enumerate((ACK, ACK | to_here(SYN), ACK), 1):
+        at = present(declare(*BOTH_WAYS), now_ns=second * SECOND)
+        epoch(ledger, at._replace(translate=tracked), [TALK._replace(seen=seen)])
+    assert verdicts(ledger) == {"denied": 3 * sum(TALK.bytes)}

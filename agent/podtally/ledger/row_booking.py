@@ -150,8 +150,12 @@ class RowBooking:
             at = place[news]
             before, seen = columns.began[at], columns.seen[at] | rows.seen[news]
             began = opened(seen, columns.key[at], self._flags) | before & CONTESTED
-            # What was known otherwise stays known.
-            began = np.where(began & BEGAN_SIDE == BEGAN_UNKNOWN, began | before, began)
+            # A side known from earlier epochs, memory or the tracker stays known; what
+            # contradicts it contests it and never replaces it.
+            side, side_before = began & BEGAN_SIDE, before & BEGAN_SIDE
+            contradicted = (side != side_before) & (side != 0) & (side_before != 0)
+            began = np.where(side == BEGAN_UNKNOWN, began | before, began)
+            began[contradicted] |= CONTESTED
             uncounted = at[(before & BEGAN_SIDE == 0) & (began & BEGAN_SIDE != 0)]
             again.append(at[began != before])
             columns.began[at] = began
