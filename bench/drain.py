@@ -21,9 +21,9 @@ from bench.packet import ipv4_tcp
 from bench.report import Report, progress, show
 from bench.rig import LOOPBACK, Rig, loaded
 from podtally.errors import PodtallyError
-from podtally.identity.addresses import AddressBook
+from podtally.identity.addresses import ClaimBook
 from podtally.identity.model import Endpoint
-from podtally.identity.name_table import Names, build, build_networks
+from podtally.identity.name_table import Names, build_names, build_networks
 from podtally.kernel import abi
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.connections import flags_of
@@ -79,7 +79,7 @@ def _measure(rig: Rig, case: Case, rounds: int, report: Report) -> None:
     ledger.interfaces.appeared(LOOPBACK, "bench0", (0, 0))
     networks = build_networks({})
     pod = Endpoint("shop", "web-0", "web", "Deployment", "static")
-    names = build({LOOPBACK: pod}, {}, AddressBook(networks.owners).table(), networks)
+    names = build_names({LOOPBACK: pod}, {}, ClaimBook(networks.owners).table(), networks)
     rig.clear()
     _epoch(rig, case.flows, ledger, names)
     gc.collect()

@@ -21,8 +21,8 @@ import msgspec
 from bench import cluster_objects
 from bench.report import Report, progress, show
 from podtally.errors import PodtallyError
-from podtally.identity.addresses import AddressBook
-from podtally.identity.cluster.cluster import Clocks, ClusterState
+from podtally.identity.addresses import ClaimBook
+from podtally.identity.cluster.state import Clocks, ClusterState
 from podtally.kube.model import ObjectPage, WatchedResource
 from podtally.kube.objects import RESOURCES
 
@@ -81,7 +81,7 @@ def _run_apart(folder: Path) -> Figures:
 
 
 def _measure(folder: Path) -> Figures:
-    cluster, book = ClusterState("node-0"), AddressBook()
+    cluster, book = ClusterState("node-0"), ClaimBook()
     gc.collect()
     before, list_seconds = _memory_mib("VmRSS"), 0.0
     start = time.process_time()

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from bench.report import Report, progress, show
 from podtally.errors import PodtallyError
-from podtally.identity.addresses import AddressBook
+from podtally.identity.addresses import ClaimBook
 from podtally.identity.model import FOREVER, Claim, Endpoint, Owner
-from podtally.identity.name_table import Names, Networks, build, build_networks
+from podtally.identity.name_table import Names, Networks, build_names, build_networks
 from podtally.kernel.table import BATCH
 from podtally.ledger.connections import BEGAN_HERE, KEY, Flags
 from podtally.ledger.ledger import Ledger, Limits
@@ -52,7 +52,7 @@ _V6_NETWORKS_EVERY = 10
 
 class Cluster(NamedTuple):
     networks: Networks
-    book: AddressBook
+    book: ClaimBook
     seconds: float  # of CPU, that the networks and the first table took
 
 
@@ -85,7 +85,7 @@ def main(arguments: argparse.Namespace) -> int:
     cluster = _cluster()
     gc.collect()
     memory = (_anonymous_bytes() - before) / (1 << 20)
-    names = build({}, {}, cluster.book.table(), cluster.networks)
+    names = build_names({}, {}, cluster.book.table(), cluster.networks)
     progress(f"{FLOWS:,} flows")
     flows = _flows()
     _check(names, flows)
@@ -113,7 +113,7 @@ def _cluster() -> Cluster:
     declared = {_network_name(i): (_network(i),) for i in range(NETWORKS)}
     start = time.process_time()
     networks = build_networks(declared)
-    book = AddressBook(networks.owners)
+    book = ClaimBook(networks.owners)
     for i in range(PODS):
         book.put(("pod", i), _pod_claims(i))
     for i in range(SERVICES):
@@ -245,7 +245,7 @@ def _to_accounts(names: Names, flows: Flows, rounds: int) -> float:
         i: Endpoint("shop", f"web-{i}", f"web-{i}", "Deployment", "bench")
         for i in range(1, INTERFACES + 1)
     }
-    present = EpochContext(build(endpoints, {}, names.addresses, names.networks), _NOW_NS)
+    present = EpochContext(build_names(endpoints, {}, names.addresses, names.networks), _NOW_NS)
     limits = Limits(series=4 * PAIRS, connections=1, grace_ns=_SECOND)
     naming = Ledger(SEEN, limits).naming
     nothing = np.zeros(FLOWS, np.uint64)
@@ -278,7 +278,7 @@ def _refresh(cluster: Cluster, number: int) -> float:
         ]
         cluster.book.put(("pod", pod), claims)
     start = time.process_time()
-    build({}, {}, cluster.book.table(), cluster.networks)
+    build_names({}, {}, cluster.book.table(), cluster.networks)
     return time.process_time() - start
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import policy_cluster as cluster
-from podtally.identity.addresses import AddressBook
+from podtally.identity.addresses import ClaimBook
 from podtally.identity.cluster_labels import ClusterLabels
 from podtally.identity.model import Endpoint
-from podtally.identity.name_table import Names, build, build_networks
+from podtally.identity.name_table import Names, build_names, build_networks
 from podtally.ledger.connections import BEGAN_HERE, KEY, Flags
 from podtally.ledger.ledger import Ledger, Limits
 from podtally.ledger.peers import EpochContext, NewConnections
@@ -69,7 +69,7 @@ def run(shape: str, policies: list[Policy], epochs: int = EPOCHS) -> Epochs:
     """The first epoch also compiles the policies, as after a restart."""
     web = Endpoint("shop", "web-0", "web", "Deployment", "kubernetes", (("app", "web"),), "u-web")
     networks = build_networks({})
-    names: Names = build({7: web}, {}, AddressBook(networks.owners).table(), networks)
+    names: Names = build_names({7: web}, {}, ClaimBook(networks.owners).table(), networks)
     declared = DeclaredPolicies((*policies, policy()), (), ())
     places = ClusterLabels("n1", {"shop": ()}, {"n1": ()}, known=True)
     limits = Limits(series=10_000, connections=100_000, grace_ns=300 * _SECOND)

@@ -12,7 +12,7 @@ import pytest
 
 from podtally import cli
 from tests.apiserver_store import Object
-from tests.unit.kube_config import write_config
+from tests.unit.kubeconfig_files import write_config
 
 DENY_STRAYS = {
     "metadata": {"name": "strays"},

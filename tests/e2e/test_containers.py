@@ -14,11 +14,11 @@ import pytest
 
 from podtally.netlink.links import all_links
 from podtally.netlink.netlink import Requests
-from podtally.runtimes.cri import Cri
-from podtally.runtimes.engines import Containers
-from podtally.runtimes.finder import Event, Finder, ProcessFound
+from podtally.runtimes.cri import CriClient
+from podtally.runtimes.engines import ContainerEngines
+from podtally.runtimes.name_resolver import ContainerNamed, NameResolver, PodNamed
 from podtally.runtimes.pod_logs import PodLogs
-from podtally.runtimes.resolver import ContainerNamed, PodNamed, Resolver
+from podtally.runtimes.process_finder import NamingEvent, ProcessFinder, ProcessFound
 from tests.e2e.agents import Agent, Samples, value
 from tests.e2e.conftest import MakeAgent
 from tests.e2e.cri_node import CriNode, PodSpec, cri_node, lacking
@@ -116,7 +116,7 @@ def within(pid: int, *words: str) -> str:
 def test_the_runtime_tells_its_pods(stage: Stage) -> None:
     run_pod(stage, WEB, "sleep", "1000")
     run_pod(stage, BARE, "sleep", "1000")
-    cri = Cri()
+    cri = CriClient()
     listed = cri.sandboxes()
     assert listed is not None
     assert {(s.id, s.uid, s.namespace, s.name, s.labels, s.ready, s.attempt) for s in listed} == {
@@ -140,14 +140,16 @@ def test_the_runtime_tells_its_pods(stage: Stage) -> None:
 def test_a_stopped_pod_is_still_told(stage: Stage) -> None:
     run_pod(stage, WEB, "sleep", "1000")
     stage.node.call("StopPodSandbox", b"\x0a\x40" + stage.sandboxes[WEB.name].encode())
-    listed = Cri().sandboxes(uid=WEB.uid)
+    listed = CriClient().sandboxes(uid=WEB.uid)
     assert listed is not None
     assert [(s.name, s.ready) for s in listed] == [(WEB.name, False)]
 
 
 def test_who_they_are_is_found_without_an_api_server(stage: Stage) -> None:
-    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    finder = Finder(events.put, Resolver(events.put, Cri(), PodLogs(), Containers()))
+    events: queue.SimpleQueue[NamingEvent] = queue.SimpleQueue()
+    finder = ProcessFinder(
+        events.put, NameResolver(events.put, CriClient(), PodLogs(), ContainerEngines())
+    )
     finder.start()
     requests = Requests()
     try:
@@ -181,9 +183,9 @@ def test_who_they_are_is_found_without_an_api_server(stage: Stage) -> None:
     assert dict(docker.labels)["com.docker.compose.service"] == "db"
 
 
-def listen(events: "queue.SimpleQueue[Event]", seconds: float) -> list[Event]:
+def listen(events: "queue.SimpleQueue[NamingEvent]", seconds: float) -> list[NamingEvent]:
     """All that is heard until one second of silence."""
-    heard: list[Event] = []
+    heard: list[NamingEvent] = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:

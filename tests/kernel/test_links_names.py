@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from podtally.identity.interface_endpoints import text
+from podtally.identity.interface_endpoints import address_text
 from podtally.netlink.links import all_links
 from podtally.netlink.namespaces import Namespaces
 from podtally.netlink.netlink import Requests
@@ -44,7 +44,10 @@ def test_the_hosts_addresses(requests: Requests) -> None:
     )
     subprocess.run([b"ip", b"addr", b"add", b"198.18.0.1/24", b"dev", ODD], check=True)
     sh("ip addr add 203.0.113.7/32 dev lo")
-    assert set(map(text, Namespaces(requests).own_addresses())) == {"198.18.0.1", "203.0.113.7"}
+    assert set(map(address_text, Namespaces(requests).own_addresses())) == {
+        "198.18.0.1",
+        "203.0.113.7",
+    }
 
 
 def test_a_namespace(requests: Requests) -> None:

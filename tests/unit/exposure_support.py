@@ -8,8 +8,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from podtally.identity.cluster.cluster import Clocks, ClusterState
-from podtally.identity.interface_endpoints import number
+from podtally.identity.cluster.state import Clocks, ClusterState
+from podtally.identity.interface_endpoints import address_number
 from podtally.identity.services import Services
 from podtally.kube.model import ObjectPage
 from podtally.kube.objects import RESOURCES
@@ -109,7 +109,7 @@ def to(backend: str, name: str = "web", **more: Any) -> DeclaredIngress:
 
 
 def halves(*addresses: str) -> Addresses:
-    numbers = [number(address) if address else 0 for address in addresses]
+    numbers = [address_number(address) if address else 0 for address in addresses]
     return Addresses(
         np.array([n >> 64 for n in numbers], np.uint64),
         np.array([n & WORD for n in numbers], np.uint64),

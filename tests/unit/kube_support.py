@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 from podtally.kube.access import Access, ApiServerAddress
-from podtally.kube.backoff import Patience
-from podtally.kube.credentials import Files
+from podtally.kube.backoff import ClientTiming
+from podtally.kube.credentials import FileCredentials
 from podtally.kube.model import (
+    ApiEvent,
     ApiStatus,
     Changed,
-    Event,
     ListPage,
     ObjectPage,
     WatchedResource,
@@ -24,23 +24,23 @@ from podtally.kube.source import KubeSource
 from tests.apiserver import ApiServer
 from tests.apiserver_store import KINDS, Key, Object, key_of
 
-QUICK = Patience(
+QUICK = ClientTiming(
     connect_seconds=1.0,
-    answer_seconds=0.5,
+    response_seconds=0.5,
     quiet_seconds=0.6,
     watch_seconds=(1.0, 2.0),
-    first_seconds=0.02,
-    away_seconds=0.1,
-    error_seconds=0.1,
-    refused_seconds=0.2,
-    believed_seconds=0.3,
+    first_bound_seconds=0.02,
+    unreachable_max_seconds=0.1,
+    error_max_seconds=0.1,
+    forbidden_max_seconds=0.2,
+    forbidden_after_seconds=0.3,
     stable_seconds=0.5,
     relist_seconds=0.02,
     page_objects=3,
 )
 BOUND_SECONDS = 60.0  # for what comes about at once, on the busiest machine
 # Not disturbed by a machine that is busy: what is silent is waited for.
-PATIENT = replace(QUICK, quiet_seconds=60.0, answer_seconds=60.0, connect_seconds=60.0)
+PATIENT = replace(QUICK, quiet_seconds=60.0, response_seconds=60.0, connect_seconds=60.0)
 
 
 def decode_list(body: bytes) -> ListPage:
@@ -65,7 +65,9 @@ def resource(name: str, field_selector: str = "") -> WatchedResource:
 
 def access_to(api: ApiServer, token: str = "") -> Access:
     authorization = f"Bearer {token}" if token else ""
-    return Access(ApiServerAddress("127.0.0.1", api.port, tls=False), Files(authorization))
+    return Access(
+        ApiServerAddress("127.0.0.1", api.port, tls=False), FileCredentials(authorization)
+    )
 
 
 def pod(name: str, **labels: str) -> Object:
@@ -79,9 +81,9 @@ class Table:
     """A consumer as the agent is one: what is there, by the events alone."""
 
     def __init__(self) -> None:
-        self.queue: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.queue: queue.SimpleQueue[ApiEvent] = queue.SimpleQueue()
         self.there: dict[str, dict[Key, Object]] = {}
-        self.heard: list[Event] = []
+        self.heard: list[ApiEvent] = []
         self._listing: dict[str, set[Key]] = {}
 
     def take(self) -> None:
@@ -128,7 +130,7 @@ class Watching:
         self,
         api: ApiServer,
         resources: Iterable[WatchedResource] = (),
-        patience: Patience = PATIENT,
+        patience: ClientTiming = PATIENT,
         access: Access | None = None,
     ) -> None:
         self.api = api

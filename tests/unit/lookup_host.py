@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from podtally.api.query_service import QueryService
 from podtally.api.schema import Explanation
 from podtally.config import StaticEndpoint
-from podtally.identity.cluster.cluster import Clocks, ClusterState
+from podtally.identity.cluster.state import Clocks, ClusterState
 from podtally.identity.directory import Directory
-from podtally.identity.interface_endpoints import number
+from podtally.identity.interface_endpoints import address_number
 from podtally.kube.model import Changed, ObjectPage
 from podtally.kube.objects import RESOURCES
 from podtally.policy.load.declared import DeclaredPolicies
@@ -65,18 +65,18 @@ class Host:
     def tell(self, resource: str, *items: Json) -> None:
         objects = DECODERS[resource].decode_list(list_of(*items)).objects
         page = ObjectPage(resource, objects, True, True, time.monotonic_ns())
-        self.directory.api_said(page, clocks())
+        self.directory.apply_api_event(page, clocks())
 
     def tell_more(self, resource: str, item: Json) -> None:
         (decoded,) = DECODERS[resource].decode_list(list_of(item)).objects
         changed = Changed(resource, "ADDED", decoded, time.monotonic_ns())
-        self.directory.api_said(changed, clocks())
+        self.directory.apply_api_event(changed, clocks())
 
     def link(self, found: CgroupOwner | None, *addresses: str, netns: str = "") -> int:
         self._links += 1
         since = time.monotonic_ns() - 60 * SECOND
         self.directory.appeared(self._links, f"veth{self._links}", netns, host=False, at_ns=since)
-        packed = [number(address).to_bytes(16, "big") for address in addresses]
+        packed = [address_number(address).to_bytes(16, "big") for address in addresses]
         self.directory.addresses_changed(self._links, packed, since)
         if found is not None:
             self.directory.process_found(self._links, found)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.identity import name_table
-from podtally.identity.addresses import AddressBook
+from podtally.identity.addresses import ClaimBook
 from podtally.identity.model import Claim, Endpoint
 from podtally.identity.name_table import Names
 from podtally.kernel import abi
@@ -35,9 +35,11 @@ NETWORKS = {"office": ("203.0.113.0/24",), "lab": ("2001:db8:23::/48",)}
 
 def names(endpoints: dict[int, Endpoint] | None = None, claims: Sequence[Claim] = ()) -> Names:
     networks = name_table.build_networks(NETWORKS)
-    book = AddressBook(networks.owners)
+    book = ClaimBook(networks.owners)
     book.put("test", claims)
-    return name_table.build(SHOP if endpoints is None else endpoints, {}, book.table(), networks)
+    return name_table.build_names(
+        SHOP if endpoints is None else endpoints, {}, book.table(), networks
+    )
 
 
 def from_here(flags: int) -> int:

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from numpy.typing import NDArray
 
 from podtally.identity import addresses
-from podtally.identity.addresses import AddressBook, AddressTable
+from podtally.identity.addresses import AddressTable, ClaimBook
 from podtally.identity.claims import CONFIRMED, FACT, FIRST_GAP_NS, GAP_NS, Interval, resolve
 from podtally.identity.model import DISPUTED, FOREVER, Claim, Owner
 
@@ -206,7 +206,7 @@ class Book(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.book = AddressBook(OWNERS[:2])
+        self.book = ClaimBook(OWNERS[:2])
         self.model: dict[str, list[Claim]] = {}
         self.earlier: list[tuple[AddressTable, list[Owner | None]]] = []
 
@@ -283,7 +283,7 @@ def test_every_address_is_found_among_many(
     if multipliers:  # all IPv4 addresses fall into one bucket
         monkeypatch.setattr(addresses, "_MULTIPLIERS", np.array(multipliers, np.uint64))
     claims = many(2300)
-    book = AddressBook()
+    book = ClaimBook()
     for each in claims:
         book.put(each.owner.uid, [each])
     table = book.table()
@@ -301,12 +301,12 @@ def test_every_address_is_found_among_many(
 
 
 def test_nobody_claims_anything() -> None:
-    assert look_up(AddressBook().table(), [(ADDRESS, at(0)), (0, 0), (0, FOREVER)]) == [None] * 3
-    assert look_up(AddressBook().table(), []) == []
+    assert look_up(ClaimBook().table(), [(ADDRESS, at(0)), (0, 0), (0, FOREVER)]) == [None] * 3
+    assert look_up(ClaimBook().table(), []) == []
 
 
 def test_a_table_is_made_only_when_a_claim_changed() -> None:
-    book = AddressBook()
+    book = ClaimBook()
     book.put("web", [claim(WEB, 0, 10)])
     table = book.table()
     book.put("web", [claim(WEB, 0, 10)])
@@ -321,7 +321,7 @@ def test_a_table_is_made_only_when_a_claim_changed() -> None:
 
 
 def test_a_key_claims_an_address_more_than_once() -> None:
-    book = AddressBook()
+    book = ClaimBook()
     book.put("veth7", [claim(WEB, 0, 10, FACT), claim(API_POD, 20, 30, FACT)])
     book.put("veth9", [claim(DNS, 12, 14, FACT)])
     assert book.claims(ADDRESS) == [
@@ -335,7 +335,7 @@ def test_a_key_claims_an_address_more_than_once() -> None:
 
 
 def test_owners_are_told_once_and_those_of_the_past_let_go() -> None:
-    book = AddressBook([NODE, DNS])
+    book = ClaimBook([NODE, DNS])
     book.put("stays", [Claim(ADDRESS + 1, WEB, at(0))])
     lists = set()
     for i in range(5000):
@@ -371,7 +371,7 @@ def test_owners_are_told_once_and_those_of_the_past_let_go() -> None:
 def test_addresses_that_changed_hands(
     why: str, claims: list[Claim], since: float, expected: bool
 ) -> None:
-    book = AddressBook()
+    book = ClaimBook()
     book.put("it", claims)
     high, low = book.table().recent(at(since))
     assert (
@@ -381,7 +381,7 @@ def test_addresses_that_changed_hands(
 
 
 def test_addresses_that_changed_hands_are_sorted_and_told_once() -> None:
-    book = AddressBook()
+    book = ClaimBook()
     for i, address in enumerate(ADDRESSES):
         book.put(i, [Claim(address, WEB, at(0), at(5)), Claim(address, DNS, at(5), at(9))])
     high, low = book.table().recent(at(0))

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import pytest
 
-from podtally.identity.cluster.cluster import Clocks, ClusterState
+from podtally.identity.cluster.state import Clocks, ClusterState
 from podtally.identity.model import DISPUTED, FOREVER, Claim
-from podtally.identity.services import ServiceBackend, address_of
+from podtally.identity.services import BackendAddress, parse_address
 from podtally.kube.model import Changed, ObjectPage
 from podtally.kube.objects import RESOURCES
 
@@ -125,7 +125,7 @@ def truths() -> list[Truth]:
             continue
         ends = [e for e in events if e["uid"] == event["uid"] and e["event"] == "deleted"]
         lost, gone = (ends[0]["t"], ends[0]["gone_t"]) if ends else (swept, swept + 11)
-        address = address_of(event["ip"])
+        address = parse_address(event["ip"])
         assert address is not None
         times = map(monotonic, (event["t"], lost, gone))
         found.append(Truth(event["uid"], address, *times))
@@ -183,7 +183,7 @@ def test_what_is_said_while_it_happens_is_as_right() -> None:
 
 def test_a_completed_pod_has_no_address(whole: Replay) -> None:
     oneshot = "e30d340b-09e4-45ac-aa27-521d524bcbcd"
-    address = address_of("10.244.0.6")
+    address = parse_address("10.244.0.6")
     assert address is not None
     # Its container ran from second 53:06 to some time in 53:07, by the kubelet's clock.
     assert whole.owner(address, monotonic(8.45)) == oneshot
@@ -195,7 +195,7 @@ def test_a_completed_pod_yields_to_the_running_one_with_its_address() -> None:
     replay = Replay()
     replay.page("pods", "pods.list.with-shared-ip.json", 47.0)
     replay.settle(60.0)
-    address = address_of("10.244.0.6")
+    address = parse_address("10.244.0.6")
     assert address is not None
     assert replay.owner(address, monotonic(47.0)) == "37d521f1-668d-4f98-92c3-cff5a9b21a70"
 
@@ -220,7 +220,7 @@ def test_a_relist_tells_what_went_meanwhile() -> None:
 
 
 def test_host_network_pods_never_have_the_address_of_the_node(whole: Replay) -> None:
-    node1, node2 = address_of("10.200.0.10"), address_of("10.200.0.11")
+    node1, node2 = parse_address("10.200.0.10"), parse_address("10.200.0.11")
     found = {
         (claim.address, claim.owner.kind, claim.owner.name, claim.owner.scope)
         for claims in whole.claims.values()
@@ -236,13 +236,13 @@ def test_services_and_their_backends(whole: Replay) -> None:
     assert owner is not None
     assert (owner.namespace, owner.name, owner.scope) == ("shop", "frontend-node", "cluster")
     assert services.nodeport(17, 30080) is None
-    address = address_of("10.96.117.36")
+    address = parse_address("10.96.117.36")
     assert address is not None
     assert whole.owner(address, monotonic(30.0)) == "ad835e45-c158-4350-9d79-1f1e5e5b2001"
-    pod = address_of("10.244.0.3")
+    pod = parse_address("10.244.0.3")
     assert pod is not None
-    assert services.backends(("shop", "db"), (6, 3306)) == (ServiceBackend(pod, 3306),)
-    assert services.backends(("shop", "db-headless"), (6, 3306)) == (ServiceBackend(pod, 3306),)
+    assert services.backends(("shop", "db"), (6, 3306)) == (BackendAddress(pod, 3306),)
+    assert services.backends(("shop", "db-headless"), (6, 3306)) == (BackendAddress(pod, 3306),)
     assert services.objects["shop", "frontend-node"].type == "NodePort"
     assert services is whole.cluster.services()
 

@@ -7,7 +7,7 @@ import pytest
 
 from podtally import cli
 from podtally.config import loader
-from tests.unit.kube_config import write_config
+from tests.unit.kubeconfig_files import write_config
 
 POLICY = """\
 apiVersion: networking.k8s.io/v1

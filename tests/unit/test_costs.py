@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from podtally.identity.interface_endpoints import number
+from podtally.identity.interface_endpoints import address_number
 from podtally.identity.model import Claim, Endpoint, Owner
 from podtally.identity.name_table import Names
 from podtally.ledger.account import Account
@@ -36,7 +36,7 @@ WEB = Endpoint("shop", "web-0", "web", "Deployment", "cri", uid="1f6c9b1e")
 
 
 def world() -> Names:
-    claims = [Claim(number(address), owner, 0) for address, owner in PEERS.items()]
+    claims = [Claim(address_number(address), owner, 0) for address, owner in PEERS.items()]
     return names(SHOP | {7: WEB}, claims)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from podtally.runtimes import cri_proto as messages
 from podtally.runtimes import grpc_unary
-from podtally.runtimes.cri import Cri
+from podtally.runtimes.cri import CriClient
 from podtally.runtimes.cri_proto import (
     CriContainer,
     Field,
@@ -241,7 +241,7 @@ def test_nobody_there(path: Path) -> None:
 
 
 def test_without_a_runtime_nothing_is_asked(path: Path) -> None:
-    cri = Cri([path])
+    cri = CriClient([path])
     assert cri.socket() is None
     assert cri.sandboxes() is None
     assert cri.errors == 0
@@ -249,7 +249,7 @@ def test_without_a_runtime_nothing_is_asked(path: Path) -> None:
 
 def test_the_runtime_answers(path: Path) -> None:
     with serving(path, lambda *_: Answer((listed(WEB),))) as server:
-        assert Cri([path]).sandboxes(uid=UID) == [WEB]
+        assert CriClient([path]).sandboxes(uid=UID) == [WEB]
     assert server.asked == [(LIST, messages.list_sandboxes(uid=UID))]
 
 
@@ -264,7 +264,7 @@ def test_a_fault_is_counted_each_time_and_told_once(
         Answer((listed(WEB),)),
         Answer((listed(WEB),)),
     ]
-    cri = Cri([path])
+    cri = CriClient([path])
     with serving(path, lambda *_: answers.pop(0)):
         assert [cri.sandboxes() for _ in range(5)] == [None, None, None, [WEB], [WEB]]
     assert cri.errors == 3
@@ -277,7 +277,7 @@ def test_a_fault_is_counted_each_time_and_told_once(
 
 def test_a_containerd_without_cri_is_asked_again_only_when_it_is_another(path: Path) -> None:
     unimplemented = Answer(trailers=(("grpc-status", "12"), ("grpc-message", "unknown service")))
-    cri = Cri([path])
+    cri = CriClient([path])
     with serving(path, lambda *_: unimplemented) as server:
         assert cri.sandboxes() is None
         assert cri.socket() is None
@@ -295,4 +295,4 @@ def test_the_next_socket_is_asked_where_one_serves_no_pods(tmp_path: Path, path:
         serving(path, lambda *_: unimplemented),
         serving(other, lambda *_: Answer((listed(WEB),))),
     ):
-        assert Cri([path, other]).sandboxes() == [WEB]
+        assert CriClient([path, other]).sandboxes() == [WEB]

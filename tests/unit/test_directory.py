@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from podtally.config import StaticEndpoint
-from podtally.identity.address_claims import API_LATE_NS, CONTESTED_NS, HEARD_NS
+from podtally.identity.address_claims import API_LATE_NS, CONTESTED_NS, EVENT_DELAY_NS
 from podtally.identity.claims import UNSETTLED
-from podtally.identity.cluster.cluster import Clocks, ClusterState
-from podtally.identity.cluster_labels import NO_PLACES
+from podtally.identity.cluster.state import Clocks, ClusterState
+from podtally.identity.cluster_labels import NO_CLUSTER_LABELS
 from podtally.identity.directory import (
     HISTORY_NS,
     REMEMBER_NS,
@@ -19,9 +19,9 @@ from podtally.identity.directory import (
     TICK_NS,
     Directory,
 )
-from podtally.identity.interface_endpoints import InterfaceEndpoint, number
-from podtally.identity.model import DISPUTED, NOBODY, UNKNOWN, Endpoint, Owner, host_owner
-from podtally.identity.name_table import SOMEBODY
+from podtally.identity.interface_endpoints import InterfaceEndpoint, address_number
+from podtally.identity.model import DISPUTED, UNKNOWN, UNKNOWN_ENDPOINT, Endpoint, Owner, host_owner
+from podtally.identity.name_table import UNRESOLVED
 from podtally.kube.model import Changed, ObjectPage
 from podtally.kube.objects import RESOURCES
 from podtally.netlink.model import AddressesChanged
@@ -39,7 +39,7 @@ PATIENCE = 10 * SECOND
 
 
 def packed(address: str) -> bytes:
-    return number(address).to_bytes(16, "big")
+    return address_number(address).to_bytes(16, "big")
 
 
 def directory(*static: StaticEndpoint, cluster: ClusterState | None = None) -> Directory:
@@ -55,14 +55,14 @@ def endpoint(made: Directory, ifindex: int = 7, at_ns: int = START + 1) -> Endpo
 
 
 def owner(made: Directory, address: str, at_ns: int = START + 1) -> Owner:
-    high, low = (np.array([word], np.uint64) for word in divmod(number(address), 1 << 64))
+    high, low = (np.array([word], np.uint64) for word in divmod(address_number(address), 1 << 64))
     return made.names.owners[int(made.names.look_up(high, low, np.array([at_ns]))[0])]
 
 
 def test_the_stronger_source_wins() -> None:
     static = StaticEndpoint("web-0", "shop", "web", "Deployment", interface="veth7")
     for made, chosen in ((directory(), None), (directory(static), WEB)):
-        assert endpoint(made) == (chosen or NOBODY._replace(final=False))
+        assert endpoint(made) == (chosen or UNKNOWN_ENDPOINT._replace(final=False))
         made.process_found(7, DOCKER)
         name = "0123456789ab"
         container = Endpoint("docker", name, name, "Docker", "docker", ports=())
@@ -105,14 +105,14 @@ def test_a_static_entry_for_an_interface_of_the_host_is_in_its_network() -> None
 def test_what_a_runtime_calls_a_namespace_names_nobody(name: str) -> None:
     made = directory()
     made.netns_named(7, name)
-    assert endpoint(made) == NOBODY._replace(final=False)
-    assert endpoint(made, at_ns=START + PATIENCE) == NOBODY
+    assert endpoint(made) == UNKNOWN_ENDPOINT._replace(final=False)
+    assert endpoint(made, at_ns=START + PATIENCE) == UNKNOWN_ENDPOINT
 
 
 def test_a_pod_waits_for_its_name_under_its_uid() -> None:
     made = directory()
     made.process_found(7, POD)
-    unnamed = NOBODY._replace(source="pod", uid=UID)
+    unnamed = UNKNOWN_ENDPOINT._replace(source="pod", uid=UID)
     assert endpoint(made, at_ns=START + PATIENCE - 1) == unnamed._replace(final=False)
     assert not owner(made, "10.99.0.7").final
     assert endpoint(made, at_ns=START + PATIENCE) == unnamed
@@ -142,7 +142,7 @@ def test_what_the_api_said_once_outlives_it() -> None:
     clocks = Clocks(START, START)
     (pods,) = (resource for resource in RESOURCES if resource.name == "pods")
     told = pods.decode_event(event("ADDED", pod("web-0", UID, spec__nodeName="node1")))
-    made.api_said(Changed("pods", told.type, told.object, START), clocks)
+    made.apply_api_event(Changed("pods", told.type, told.object, START), clocks)
     found = endpoint(made)
     assert (found.namespace, found.name, found.source) == ("shop", "web-0", "kubernetes")
     assert (found.node, found.ports) == ("node1", ())
@@ -160,18 +160,18 @@ def test_of_the_pods_networks_an_address_is_some_pods_that_the_api_will_name() -
         "metadata": {"name": "node2", "uid": "n2"},
         "spec": {"podCIDRs": ["10.99.64.0/24", "2001:db8:99::/64"]},
     }
-    assert owner(made, "10.99.64.9") == SOMEBODY
+    assert owner(made, "10.99.64.9") == UNRESOLVED
     told = nodes.decode_event(event("ADDED", node))
-    made.api_said(Changed("nodes", told.type, told.object, START), Clocks(START, START))
+    made.apply_api_event(Changed("nodes", told.type, told.object, START), Clocks(START, START))
     made.refresh(START)
     for address in ("10.99.64.9", "2001:db8:99::9"):
         assert owner(made, address) == Owner("unknown", "", "", "", "cluster", final=False)
-    assert owner(made, "10.99.65.9") == SOMEBODY
+    assert owner(made, "10.99.65.9") == UNRESOLVED
 
 
 def synced(made: Directory) -> None:
     for resource in ("pods", "services", "nodes"):
-        made.api_said(ObjectPage(resource, (), True, True, START), Clocks(START, START))
+        made.apply_api_event(ObjectPage(resource, (), True, True, START), Clocks(START, START))
     made.refresh(START + 1)
 
 
@@ -180,7 +180,7 @@ def test_until_the_api_was_heard_a_private_address_may_be_a_pods_or_a_services()
     made = directory(cluster=ClusterState("node1"))
     made.refresh(START)
     for address in ("10.99.64.9", "172.16.0.1", "192.168.7.7", "fd00::1"):
-        assert owner(made, address) == SOMEBODY
+        assert owner(made, address) == UNRESOLVED
         assert owner(directory(), address).scope == "private"
     for address, scope in (("8.8.8.8", "internet"), ("203.0.113.9", "private")):
         assert owner(made, address).kind == "external", scope
@@ -242,7 +242,7 @@ def test_the_host_is_an_endpoint_and_so_are_its_sockets() -> None:
 def told(made: Directory, resource: str, item: Json) -> None:
     (known,) = (each for each in RESOURCES if each.name == resource)
     event_ = known.decode_event(event("ADDED", item))
-    made.api_said(Changed(resource, event_.type, event_.object, START), Clocks(START, START))
+    made.apply_api_event(Changed(resource, event_.type, event_.object, START), Clocks(START, START))
 
 
 def test_the_host_bears_the_name_of_its_node_whoever_tells_of_it() -> None:
@@ -281,15 +281,15 @@ def test_a_pod_that_has_no_name_yet_is_on_this_node() -> None:
     made = directory(cluster=ClusterState("node1"))
     made.process_found(7, POD)
     found = endpoint(made, at_ns=START + PATIENCE)
-    assert found == NOBODY._replace(source="pod", uid=UID, node="node1")
+    assert found == UNKNOWN_ENDPOINT._replace(source="pod", uid=UID, node="node1")
     assert found.ports is None
 
 
 def test_places_are_the_clusters_and_not_known_without_one() -> None:
-    assert directory().places() is NO_PLACES
-    assert not NO_PLACES.known
-    assert NO_PLACES.namespace_labels("shop") is None
-    assert NO_PLACES.node_labels("node1") is None
+    assert directory().places() is NO_CLUSTER_LABELS
+    assert not NO_CLUSTER_LABELS.known
+    assert NO_CLUSTER_LABELS.namespace_labels("shop") is None
+    assert NO_CLUSTER_LABELS.node_labels("node1") is None
     made = directory(cluster=ClusterState("node1"))
     before = made.places()
     assert (before.node_name, before.known) == ("node1", True)
@@ -329,7 +329,7 @@ def test_addresses_outlive_their_endpoint() -> None:
     made.refresh(gone + REMEMBER_NS)
     assert made.names.endpoint(7).name == "blue"
     assert made.refresh(gone + 1 + REMEMBER_NS)
-    assert made.names.endpoint(7) == NOBODY
+    assert made.names.endpoint(7) == UNKNOWN_ENDPOINT
     made.refresh(gone + HISTORY_NS - 1)
     assert owner(made, "10.99.0.7", gone - 1).workload == "blue"
     made.refresh(gone + HISTORY_NS)
@@ -364,7 +364,7 @@ def test_an_address_that_two_have_is_nobodys() -> None:
     assert owner(made, "10.99.0.7", START + SECOND - 1).workload == "blue"
     assert owner(made, "10.99.0.7", START + SECOND) == UNSETTLED
     assert owner(made, "2001:db8::7", START + SECOND).workload == "blue"
-    made.refresh(START + SECOND + HEARD_NS)
+    made.refresh(START + SECOND + EVENT_DELAY_NS)
     assert owner(made, "10.99.0.7", START + SECOND) == DISPUTED
     made.gone(9, START + 4 * SECOND)
     made.refresh(START + 4 * SECOND)
@@ -374,8 +374,8 @@ def test_an_address_that_two_have_is_nobodys() -> None:
 
 def test_an_address_that_is_let_go_is_the_next_ones() -> None:
     made = handed_over()
-    made.gone(7, START + SECOND + HEARD_NS // 2)
-    made.refresh(START + SECOND + HEARD_NS // 2)
+    made.gone(7, START + SECOND + EVENT_DELAY_NS // 2)
+    made.refresh(START + SECOND + EVENT_DELAY_NS // 2)
     assert owner(made, "10.99.0.7", START + SECOND - 1).workload == "blue"
     assert owner(made, "10.99.0.7", START + SECOND).workload == "green"
 
@@ -387,8 +387,8 @@ def test_a_packet_of_its_own_tells_since_when_an_address_is_anothers() -> None:
     made.observed(9, packed("10.99.0.7"), sent)
     made.observed(9, packed("2001:db8::9"), sent)  # never said to be his: proves nothing
     made.observed(9, packed("10.99.0.7"), sent + 23)  # nor does what came later
-    made.gone(7, START + SECOND + HEARD_NS // 2)
-    made.refresh(START + SECOND + HEARD_NS // 2)
+    made.gone(7, START + SECOND + EVENT_DELAY_NS // 2)
+    made.refresh(START + SECOND + EVENT_DELAY_NS // 2)
     assert owner(made, "10.99.0.7", sent - TICK_NS - 1).workload == "blue"
     assert owner(made, "10.99.0.7", sent - TICK_NS).workload == "green"
     made.refresh(START + SECOND + CONTESTED_NS + 1)
@@ -400,7 +400,7 @@ def changed(made: Directory, ifindex: int, address: str, at_ns: int, routed: boo
     mine = {packed(each) for r in made.residents() if r.ifindex == ifindex for each in r.current()}
     here = frozenset(mine | {packed(address)}) if routed else frozenset(mine)
     on_link = frozenset({packed(address)})
-    made.addresses_told(AddressesChanged(ifindex, (*mine, *on_link), at_ns, here, on_link))
+    made.apply_addresses(AddressesChanged(ifindex, (*mine, *on_link), at_ns, here, on_link))
     made.refresh(at_ns)
 
 
@@ -418,7 +418,7 @@ def test_a_route_that_goes_takes_the_address_with_it() -> None:
     made = handed_over()
     nine = packed("10.99.0.9")
     made.addresses_changed(9, [nine], START)
-    made.addresses_told(AddressesChanged(9, (nine,), START + 4 * SECOND, frozenset()))
+    made.apply_addresses(AddressesChanged(9, (nine,), START + 4 * SECOND, frozenset()))
     made.refresh(START + 4 * SECOND)
     assert owner(made, "10.99.0.9", START + 4 * SECOND - 1).workload == "green"
     assert owner(made, "10.99.0.9", START + 4 * SECOND).kind == "external"
@@ -448,13 +448,13 @@ def addressed(name: str, uid: str, address: str) -> Json:
 def test_what_the_api_confirms_needs_no_route_and_is_beyond_dispute() -> None:
     """As with Cilium, whose pods are reached by no route; another takes the address."""
     made = directory(cluster=cluster_of(addressed("web-0", UID, "10.99.0.7")))
-    made.addresses_told(AddressesChanged(7, (packed("10.99.0.7"),), START, frozenset()))
+    made.apply_addresses(AddressesChanged(7, (packed("10.99.0.7"),), START, frozenset()))
     made.process_found(7, POD)
     made.refresh(START + SECOND)
     assert owner(made, "10.99.0.7", START + SECOND).uid == UID
     made.appeared(9, "veth9", "green", host=False, at_ns=START)
     changed(made, 9, "10.99.0.7", START + SECOND, routed=True)
-    made.refresh(START + SECOND + HEARD_NS)
+    made.refresh(START + SECOND + EVENT_DELAY_NS)
     assert owner(made, "10.99.0.7", START + SECOND).uid == UID
 
 

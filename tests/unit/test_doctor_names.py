@@ -12,7 +12,7 @@ from podtally.doctor.names import names
 from podtally.kube.objects import RESOURCES
 from podtally.policy.load.resources import POLICY_RESOURCES
 from tests.apiserver import ApiServer, Fault
-from tests.unit.kube_config import write_config
+from tests.unit.kubeconfig_files import write_config
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from podtally.identity.interface_endpoints import number
+from podtally.identity.interface_endpoints import address_number
 from podtally.identity.model import (
     DISPUTED,
     FOREVER,
@@ -189,8 +189,8 @@ def test_the_frame_that_a_pod_sends_to_itself_in_anothers_name() -> None:
 )
 def test_what_is_sent_before_there_is_an_address_is_not_spoofed(local: str) -> None:
     both = [
-        Claim(number("2001:db8::7"), owner_of(WEB), 0),
-        Claim(number(WEB_ADDRESS), owner_of(WEB), 0),
+        Claim(address_number("2001:db8::7"), owner_of(WEB), 0),
+        Claim(address_number(WEB_ADDRESS), owner_of(WEB), 0),
     ]
     remote = "255.255.255.255" if "." in local else "ff02::2"
     at = names({7: WEB}, both)
@@ -203,20 +203,20 @@ def test_where_the_endpoints_addresses_are_not_known_nothing_is_said() -> None:
     into = Flow(
         T, UDP, 53, 40123, local="198.18.9.9", first_direction=1, bytes=(0, 23), packets=(0, 1)
     )
-    only_ipv6 = names({7: WEB}, [Claim(number("2001:db8::7"), owner_of(WEB), 0)])
+    only_ipv6 = names({7: WEB}, [Claim(address_number("2001:db8::7"), owner_of(WEB), 0)])
     for at in (names({7: WEB}), only_ipv6):
         ledger = settled((), [foreign, into], at)
         assert spoofed(ledger) == []
         assert verdicts(ledger) == {"undeclared": 46}
-    of_the_link = names({7: WEB}, [Claim(number("fe80::7"), owner_of(WEB), 0)])
+    of_the_link = names({7: WEB}, [Claim(address_number("fe80::7"), owner_of(WEB), 0)])
     ledger = settled((), [foreign._replace(local="2001:db8::7", remote="2001:db8::9")], of_the_link)
     assert spoofed(ledger) == []
 
 
 def test_an_address_of_which_nobody_can_tell_whose_it_is_accuses_nobody() -> None:
     claims = [
-        Claim(number(WEB_ADDRESS), owner_of(WEB), 0),
-        Claim(number("198.18.9.9"), DISPUTED, 0),
+        Claim(address_number(WEB_ADDRESS), owner_of(WEB), 0),
+        Claim(address_number("198.18.9.9"), DISPUTED, 0),
     ]
     foreign = out(T, 443)._replace(local="198.18.9.9")
     assert spoofed(settled((), [foreign], names({7: WEB}, claims))) == []
@@ -227,8 +227,8 @@ def test_an_address_that_is_heard_of_late_is_the_endpoints() -> None:
     ledger, flow = make(undeclared=False), out(T, 443)._replace(local="10.99.0.77")
     epoch(ledger, present(declare()), [flow])
     assert len(ledger.waiting) == 1
-    new = Claim(number("10.99.0.77"), owner_of(WEB), SECOND + 7)
-    late = names({7: WEB}, [Claim(number(WEB_ADDRESS), owner_of(WEB), 0), new])
+    new = Claim(address_number("10.99.0.77"), owner_of(WEB), SECOND + 7)
+    late = names({7: WEB}, [Claim(address_number(WEB_ADDRESS), owner_of(WEB), 0), new])
     epoch(ledger, present(declare(), late, 2 * SECOND), [])
     assert spoofed(ledger) == []
     assert verdicts(ledger) == {"undeclared": 23}
@@ -283,7 +283,7 @@ def test_flooded_to_what_turns_out_to_be_the_endpoints_address() -> None:
     ledger = make(undeclared=False)
     flow = flooded_to_web(local="10.99.0.77")
     epoch(ledger, present(declare(), now_ns=5 * SECOND), [flow])
-    claims = [Claim(number(a), owner_of(WEB), 0) for a in (WEB_ADDRESS, "10.99.0.77")]
+    claims = [Claim(address_number(a), owner_of(WEB), 0) for a in (WEB_ADDRESS, "10.99.0.77")]
     late = names({7: WEB}, claims)
     for second in (6, 7):
         more = flow._replace(seen=to_here(ACK))
@@ -316,7 +316,7 @@ def test_the_sender_to_a_group_is_judged() -> None:
 def test_an_owner_by_name_is_the_endpoint_of_that_name() -> None:
     static = Endpoint("shop", "web-0", "web", "Deployment", "static")
     mine = Owner("pod", "shop", "web-0", "web", "node")
-    at = names({7: static}, [Claim(number(WEB_ADDRESS), mine, 0, FOREVER)])
+    at = names({7: static}, [Claim(address_number(WEB_ADDRESS), mine, 0, FOREVER)])
     assert spoofed(settled((), [out(T, 443)], at)) == []
     assert spoofed(settled((), [out(T, 443)._replace(local=DB_ADDRESS)], at)) == [("web", 1)]
     assert who().endpoint(7).name == "web-0"
@@ -331,7 +331,7 @@ def test_a_pod_on_an_uplink_with_an_address_of_its_own_is_not_on_the_hosts_netwo
     local: str, verdict: str
 ) -> None:
     pod = WEB._replace(source="pod logs", host_network=True)  # as a socket's cgroup tells
-    host = Claim(number("198.18.0.2"), host_owner("n1"), 0)
+    host = Claim(address_number("198.18.0.2"), host_owner("n1"), 0)
     named = names({2: HOST}, [host])
     at = present(declare(ONLY_MYSQL), replace(named, sockets={4357: pod}), 5 * SECOND)
     ledger = make(undeclared=False)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from podtally.identity.cluster_labels import ClusterLabels
-from podtally.identity.interface_endpoints import number
+from podtally.identity.interface_endpoints import address_number
 from podtally.identity.model import FOREVER, Claim, Endpoint, Owner
 from podtally.identity.name_table import Names
-from podtally.identity.services import ServiceBackend as Address
+from podtally.identity.services import BackendAddress as Address
 from podtally.identity.services import Services
 from podtally.kube.objects import KubeService, ServicePort
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
@@ -102,7 +102,7 @@ def who(far: Owner = FAR) -> Names:
     web = Owner("pod", "shop", "web-0", "web", "node", "Deployment", "n1", "u-web", WEB.labels)
     service = Owner("service", "shop", "sql", "sql", "cluster", "Service", uid="u-sql")
     owners = {DB_ADDRESS: db, WEB_ADDRESS: web, FAR_ADDRESS: far, "198.18.0.3": service}
-    claims = [Claim(number(a), owner, 0, FOREVER) for a, owner in owners.items()]
+    claims = [Claim(address_number(a), owner, 0, FOREVER) for a, owner in owners.items()]
     return names({7: WEB, 9: DB}, claims)
 
 
@@ -491,7 +491,7 @@ def test_exposed_to_the_outside() -> None:
         "shop", "web", "u", ("10.99.200.1",), (ServicePort("", "TCP", 80, 30080),), 0
     )
     nodeport = msgspec.structs.replace(service, type="NodePort")
-    behind = {("shop", "web"): {(TCP, 80): (Address(number(WEB_ADDRESS), 8080),)}}
+    behind = {("shop", "web"): {(TCP, 80): (Address(address_number(WEB_ADDRESS), 8080),)}}
     for exposing, exposed in ((service, 1), (nodeport, 0)):
         known = Services({}, behind, {("shop", "web"): exposing})
         ledger = make(undeclared=False)
@@ -508,7 +508,7 @@ def test_events_of_declared_exposure_say_how_it_is_declared() -> None:
         "shop", "web", "u", ("10.99.200.1",), (ServicePort("", "TCP", 80, 30080),), 0
     )
     nodeport = msgspec.structs.replace(service, type="NodePort")
-    behind = {("shop", "web"): {(TCP, 80): (Address(number(WEB_ADDRESS), 8080),)}}
+    behind = {("shop", "web"): {(TCP, 80): (Address(address_number(WEB_ADDRESS), 8080),)}}
     known = exposure((), Services({}, behind, {("shop", "web"): nodeport}), ())
     ledger = make()
     at = present(declare(WEB_FROM_FAR))._replace(exposure=known)

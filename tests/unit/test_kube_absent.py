@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from podtally.kube.backoff import Backoff, Patience
+from podtally.kube.backoff import Backoff, ClientTiming
 from tests.apiserver import ApiServer, Fault
 from tests.apiserver_store import Object
 from tests.unit.kube_support import BOUND_SECONDS, PATIENT, Watching, resource, wait_for
@@ -16,7 +16,7 @@ from tests.unit.kube_support import BOUND_SECONDS, PATIENT, Watching, resource, 
 NAME = "adminnetworkpolicies"
 ADMIN = resource(NAME)._replace(optional=True)
 EAGER = replace(PATIENT, absent_seconds=(0.02, 0.1))
-SLOW = replace(PATIENT, absent_seconds=(5000.0, 5000.0), error_seconds=0.05)
+SLOW = replace(PATIENT, absent_seconds=(5000.0, 5000.0), error_max_seconds=0.05)
 
 
 def policy(name: str) -> Object:
@@ -121,10 +121,10 @@ def test_stop_is_prompt_while_it_waits_to_look_again() -> None:
 
 
 def test_looks_for_it_become_rarer_up_to_ten_minutes() -> None:
-    first, last = Patience().absent_seconds
+    first, last = ClientTiming().absent_seconds
     assert (first, last) == (60.0, 600.0)
     for seed in range(100):
-        backoff = Backoff(Patience(), random.Random(seed))
+        backoff = Backoff(ClientTiming(), random.Random(seed))
         waits = [backoff.next("absent", last, first) for _ in range(8)]
         assert all(wait <= min(last, first * 2**n) for n, wait in enumerate(waits))
         assert max(waits) > 120

@@ -19,8 +19,8 @@ from podtally.kube.access import Access, in_cluster
 from podtally.kube.http import ApiError, Client, ConnectError, ContactError
 from tests.apiserver import ApiServer
 from tests.apiserver_certificates import Authority, Pair
-from tests.unit.kube_config import SECRET, write_config
 from tests.unit.kube_support import QUICK, Watching, pod, wait_for
+from tests.unit.kubeconfig_files import SECRET, write_config
 
 
 @dataclass(frozen=True)

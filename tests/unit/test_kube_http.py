@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from podtally.kube.access import Access, ApiServerAddress
-from podtally.kube.credentials import Files
+from podtally.kube.credentials import FileCredentials
 from podtally.kube.http import (
     ApiError,
     BrokenError,
@@ -48,7 +48,9 @@ def answering(*pieces: bytes, stays: bool = False) -> Iterator[Client]:
     thread = threading.Thread(target=serve)
     thread.start()
     port = listener.getsockname()[1]
-    client = Client(Access(ApiServerAddress("127.0.0.1", port, tls=False), Files()), QUICK)
+    client = Client(
+        Access(ApiServerAddress("127.0.0.1", port, tls=False), FileCredentials()), QUICK
+    )
     try:
         yield client
     finally:
@@ -148,6 +150,8 @@ def test_an_interrupt_ends_what_waits_and_what_would_follow() -> None:
 def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    client = Client(Access(ApiServerAddress("127.0.0.1", port, tls=False), Files()), QUICK)
+    client = Client(
+        Access(ApiServerAddress("127.0.0.1", port, tls=False), FileCredentials()), QUICK
+    )
     with pytest.raises(ConnectError, match="Connection refused"):
         client.get("/", "application/json")

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from podtally.kube.access import Access, ApiServerAddress
-from podtally.kube.backoff import Patience
-from podtally.kube.credentials import Files, FixedCredential
+from podtally.kube.backoff import ClientTiming
+from podtally.kube.credentials import CredentialData, FileCredentials
 from tests.apiserver import ApiServer, Fault
 from tests.apiserver_store import Object
 from tests.unit.kube_support import (
@@ -224,7 +224,7 @@ def test_a_rotated_token_is_read_again(tmp_path: Path) -> None:
     with filled(ApiServer(authorizations={"Bearer first"})) as api:
         access = Access(
             ApiServerAddress("127.0.0.1", api.port, tls=False),
-            Files(token=FixedCredential("token", token)),
+            FileCredentials(token=CredentialData("token", token)),
         )
         with Watching(api, access=access) as watching:
             watching.agrees()
@@ -238,7 +238,7 @@ def test_a_rotated_token_is_read_again(tmp_path: Path) -> None:
 
 
 def test_after_the_first_401_it_is_tried_again_at_once() -> None:
-    slow = replace(PATIENT, first_seconds=5000.0, error_seconds=5000.0)
+    slow = replace(PATIENT, first_bound_seconds=5000.0, error_max_seconds=5000.0)
     with filled(ApiServer()) as api:
         api.faults.errors.append(Fault(401, "Unauthorized"))
         with Watching(api, patience=slow) as watching:
@@ -255,7 +255,7 @@ def test_429_is_given_the_time_that_it_asks_for() -> None:
 
 
 def test_two_agents_come_back_at_different_times() -> None:
-    slow = replace(PATIENT, first_seconds=0.1, error_seconds=0.4)
+    slow = replace(PATIENT, first_bound_seconds=0.1, error_max_seconds=0.4)
     with filled(ApiServer()) as api:
         fault = Fault(503, "ServiceUnavailable", times=-1)
         api.faults.errors.append(fault)
@@ -331,7 +331,7 @@ def test_a_server_that_starts_refuses_for_a_moment(
 ) -> None:
     """Before it knows the cluster's roles."""
     caplog.set_level(logging.WARNING, logger="podtally")
-    slow = replace(PATIENT, believed_seconds=60.0)
+    slow = replace(PATIENT, forbidden_after_seconds=60.0)
     with filled(ApiServer()) as api:
         api.faults.errors.append(Fault(code, "Forbidden", times=2))
         with Watching(api, patience=slow) as watching:
@@ -349,11 +349,11 @@ def test_what_was_never_heard_of_is_as_old_as_the_agent() -> None:
 
 
 def test_a_granted_right_is_seen_within_ten_seconds() -> None:
-    assert Patience().refused_seconds + 1 < 10
+    assert ClientTiming().forbidden_max_seconds + 1 < 10
 
 
 def test_what_cannot_be_decoded_is_counted_and_listed_anew() -> None:
-    wild = replace(PATIENT, error_seconds=0.05)
+    wild = replace(PATIENT, error_max_seconds=0.05)
     plain = resource("pods")
 
     def decode(line: bytes) -> object:
@@ -378,10 +378,10 @@ def test_stop_does_not_wait_for_what_the_client_waits_for(state: str) -> None:
     patience = replace(
         PATIENT,
         quiet_seconds=never,
-        answer_seconds=never,
+        response_seconds=never,
         watch_seconds=(never, never),
-        first_seconds=never if state == "away" else PATIENT.first_seconds,
-        away_seconds=never,
+        first_bound_seconds=never if state == "away" else PATIENT.first_bound_seconds,
+        unreachable_max_seconds=never,
         retry_after_seconds=never,
     )
     with filled(ApiServer()) as api:
@@ -443,6 +443,8 @@ def test_a_connection_is_used_again() -> None:
         api.opened = noted  # type: ignore[method-assign]
         api.watch_limit_seconds = 0.1
         # however short a watch is for a busy machine, it is none that has failed
-        with Watching(api, patience=replace(PATIENT, first_seconds=0.0), access=access_to(api)):
+        with Watching(
+            api, patience=replace(PATIENT, first_bound_seconds=0.0), access=access_to(api)
+        ):
             wait_for(lambda: len(api.asked_for("pods", "watch")) >= 4)
         assert len(opened) == 1

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from podtally.identity.interface_endpoints import number
+from podtally.identity.interface_endpoints import address_number
 from podtally.identity.model import Claim, Owner
 from podtally.identity.name_table import Names
 from podtally.ledger.closed import ClosedConnections
@@ -432,7 +432,7 @@ def test_names_are_as_of_the_first_packet() -> None:
     """An address that becomes another's does not take the connections to it along."""
     ledger = watched(7)
     turn(ledger, [Flow(protocol=TCP, remote="198.18.0.9", seen=from_here(SYN))])
-    claim = Claim(number("198.18.0.9"), Owner("pod", "shop", "db-0", "db", "node"), 0)
+    claim = Claim(address_number("198.18.0.9"), Owner("pod", "shop", "db-0", "db", "node"), 0)
     taken = names(claims=[claim])
     turn(ledger, [Flow(protocol=TCP, remote="198.18.0.9", bytes=(5, 0))], taken)
     assert {k.peer_kind: v for k, v in flows_of(ledger).items()} == {"external": [28, 2, 1]}

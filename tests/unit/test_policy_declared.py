@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from podtally.kube.model import Event
+from podtally.kube.model import ApiEvent
 from podtally.kube.source import KubeSource
 from podtally.policy.load import file_reader
 from podtally.policy.load.declared import DeclaredPolicies, PolicySources
@@ -319,7 +319,7 @@ def test_stop_ends_the_thread(tmp_path: Path) -> None:
 def test_a_real_list_and_watch_ends_in_what_is_declared() -> None:
     with ApiServer() as api, running(live=LivePolicies()) as sources:
         api.put("networkpolicies", network_policy("shop/a"))
-        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        events: queue.SimpleQueue[ApiEvent] = queue.SimpleQueue()
 
         def now() -> str:
             while not events.empty():

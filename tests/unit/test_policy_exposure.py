@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from podtally.identity.cluster.cluster import ClusterState
-from podtally.identity.interface_endpoints import number
-from podtally.identity.services import LINGER_NS, ServiceBackend, Services
+from podtally.identity.cluster.state import ClusterState
+from podtally.identity.interface_endpoints import address_number
+from podtally.identity.services import LINGER_NS, BackendAddress, Services
 from podtally.kube.objects import KubeService, ServicePort
 from podtally.policy.exposure.lookup import Exposures, exposure
 from podtally.policy.exposure.table import NOTHING, FirstOf, TableRows
@@ -281,7 +281,7 @@ def test_what_has_not_changed_is_kept_and_changes_nothing() -> None:
     """A series of changes: one that remembers says what one that does not would."""
     chance, maker = random.Random(23), Exposures()
     objects: dict[tuple[str, str], KubeService] = {}
-    backends: dict[tuple[str, str], dict[tuple[int, int], tuple[ServiceBackend, ...]]] = {}
+    backends: dict[tuple[str, str], dict[tuple[int, int], tuple[BackendAddress, ...]]] = {}
     pods = [f"10.99.0.{i}" for i in range(1, 24)]
     asked = halves(*pods, *pods)
     port = np.repeat(np.array([8080, 8443], np.int64), len(pods))
@@ -293,10 +293,10 @@ def test_what_has_not_changed_is_kept_and_changes_nothing() -> None:
         outside = ("203.0.113.1",) if kind == "LoadBalancer" else ()
         fronts = (ServicePort("http", "TCP", 80, 30080), ServicePort("https", "TCP", 443, 30443))
         objects[name] = KubeService(*name, "", ("10.99.200.1", *outside), fronts, 0, kind, outside)
-        chosen = tuple(map(number, chance.sample(pods, chance.randrange(5))))
+        chosen = tuple(map(address_number, chance.sample(pods, chance.randrange(5))))
         backends[name] = {
-            (6, 80): tuple(ServiceBackend(a, 8080) for a in chosen),
-            (6, 443): tuple(ServiceBackend(a, 8443) for a in chosen),
+            (6, 80): tuple(BackendAddress(a, 8080) for a in chosen),
+            (6, 443): tuple(BackendAddress(a, 8443) for a in chosen),
         }
         nodes = chance.choices([*pods, "203.0.113.1"], k=2)
         routes = (Route("h.example", "/", "Prefix", Front(f"s{chance.randrange(5)}", 80, "")),)

@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from podtally.identity import name_table
-from podtally.identity.addresses import AddressBook
-from podtally.identity.interface_endpoints import number
-from podtally.identity.model import NOBODY, Claim, Endpoint, Owner
+from podtally.identity.addresses import ClaimBook
+from podtally.identity.interface_endpoints import address_number
+from podtally.identity.model import UNKNOWN_ENDPOINT, Claim, Endpoint, Owner
 from podtally.identity.name_table import Names
-from podtally.identity.services import ServiceBackend, Services
+from podtally.identity.services import BackendAddress, Services
 from podtally.ledger.closed import ClosedConnections
 from podtally.ledger.ledger import Ledger
 from podtally.ledger.peers import MOST_TRACKED, EpochContext, PeerFinder, flows_of
@@ -70,15 +70,15 @@ class Answer(NamedTuple):
 
 def names(sockets: dict[int, Endpoint] | None = None) -> Names:
     networks = name_table.build_networks(NETWORKS)
-    claimed = AddressBook(networks.owners)
+    claimed = ClaimBook(networks.owners)
     for address, owner in OWNERS.items():
-        claimed.put(address, [Claim(number(address), owner, 0)])
-    return name_table.build({**SHOP, 2: HOST_SIDE}, sockets or {}, claimed.table(), networks)
+        claimed.put(address, [Claim(address_number(address), owner, 0)])
+    return name_table.build_names({**SHOP, 2: HOST_SIDE}, sockets or {}, claimed.table(), networks)
 
 
 def services(*addresses: str, ports: tuple[int, ...] = (5353,)) -> Services:
     backends = tuple(
-        ServiceBackend(number(address), port) for address in addresses for port in ports
+        BackendAddress(address_number(address), port) for address in addresses for port in ports
     )
     return Services({UDP << 16 | 30053: DNS}, {("kube-system", "dns"): {(UDP, 53): backends}})
 
@@ -260,7 +260,7 @@ def test_programs_that_look_for_no_sockets_say_nothing_of_them() -> None:
     book(before, EpochContext(names(), SECOND), [UP])
     before.settle(EpochContext(names(), SECOND), ())
     assert {labels.pod for labels in before.view().pods.labels} == {"host"}
-    assert NOBODY.final
+    assert UNKNOWN_ENDPOINT.final
 
 
 class CountedAnswer:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from podtally.identity.interface_endpoints import number
-from podtally.identity.model import NOBODY, Claim, Endpoint, Owner
+from podtally.identity.interface_endpoints import address_number
+from podtally.identity.model import UNKNOWN_ENDPOINT, Claim, Endpoint, Owner
 from podtally.identity.name_table import Names
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.label_sets import BookLabels
@@ -28,7 +28,7 @@ from tests.unit.rows import (
 )
 from tests.unit.test_ledger import contents, turn, watched
 
-NAMELESS = NOBODY._replace(source="pod", uid="23", final=False)
+NAMELESS = UNKNOWN_ENDPOINT._replace(source="pod", uid="23", final=False)
 WEB = SHOP[7]
 PEER = Owner("pod", "shop", "db-0", "db", "node")
 BEGUN = Flow(remote="10.99.0.9", seen=from_here(SYN))
@@ -36,7 +36,7 @@ MORE = BEGUN._replace(seen=from_here(ACK), bytes=(29, 31), packets=(1, 1))
 
 
 def of(endpoint: Endpoint, owner: Owner | None = None) -> Names:
-    claims = [Claim(number("10.99.0.9"), owner, 0)] if owner is not None else []
+    claims = [Claim(address_number("10.99.0.9"), owner, 0)] if owner is not None else []
     return names({7: endpoint}, claims)
 
 
@@ -187,7 +187,7 @@ def test_an_address_that_became_anothers_ends_what_went_to_it() -> None:
     """The same ports, another pod behind them: a connection of its own."""
     ledger = watched(7)
     old, new = PEER, Owner("pod", "shop", "cart-0", "cart", "node")
-    address = number("10.99.0.9")
+    address = address_number("10.99.0.9")
     before = names({7: WEB}, [Claim(address, old, 0)])
     after = names(
         {7: WEB},

@@ -12,7 +12,7 @@ import numpy as np
 
 from podtally.api.explanation import near_names
 from podtally.errors import PodtallyError
-from podtally.identity.cluster_labels import NO_PLACES, ClusterLabels
+from podtally.identity.cluster_labels import NO_CLUSTER_LABELS, ClusterLabels
 from podtally.identity.directory import Directory
 from podtally.identity.model import UNKNOWN, Endpoint, Owner, host_owner
 from podtally.policy.cases.world import IPV4, family_of
@@ -177,7 +177,7 @@ class PartyLookup:
         """As far as one party needs them: each entry is read at once."""
         cluster = self._cluster
         if cluster is None:
-            return NO_PLACES
+            return NO_CLUSTER_LABELS
         node = node or self._node_name
         of_namespace, of_node = cluster.namespace_labels(namespace), cluster.node_labels(node)
         return ClusterLabels(

@@ -22,7 +22,7 @@ from podtally.api.schema import (
     Explanation,
 )
 from podtally.identity.directory import Directory
-from podtally.identity.interface_endpoints import InterfaceEndpoint, number
+from podtally.identity.interface_endpoints import InterfaceEndpoint, address_number
 from podtally.identity.model import FOREVER, Claim, Endpoint
 from podtally.policy.cases.world import ends
 from podtally.policy.load.candidates import is_tried, not_in_force, with_candidates
@@ -53,7 +53,7 @@ class QueryService:
 
     def resolve(self, address: str, at_wall: float | None) -> list[AddressOwner]:
         """Who has it and had it; where nobody has, the network that it is of, if it has a name."""
-        claims = self._directory.book.claims(number(address))
+        claims = self._directory.book.claims(address_number(address))
         if at_wall is not None:
             at_ns = int((at_wall - time.time()) * 1e9) + time.monotonic_ns()
             claims = [claim for claim in claims if claim.from_ns <= at_ns < claim.until_ns]
@@ -85,7 +85,9 @@ class QueryService:
 
     def _of_network(self, address: str) -> list[AddressOwner]:
         networks = self._directory.names.networks
-        high, low = (np.array([word], np.uint64) for word in divmod(number(address), _WORD + 1))
+        high, low = (
+            np.array([word], np.uint64) for word in divmod(address_number(address), _WORD + 1)
+        )
         owner = networks.owners[int(networks.ranges.look_up(high, low)[0])]
         if not owner.name:
             return []

@@ -11,7 +11,7 @@ from podtally.config import Config
 from podtally.doctor.finding import DoctorFinding
 from podtally.errors import PodtallyError
 from podtally.kube.access import Access
-from podtally.kube.backoff import Patience
+from podtally.kube.backoff import ClientTiming
 from podtally.kube.configured import api_access
 from podtally.kube.http import ApiError, Client, ContactError
 from podtally.kube.model import WatchedResource
@@ -19,7 +19,7 @@ from podtally.kube.objects import RESOURCES
 from podtally.netlink.conntrack import Translator
 from podtally.netlink.conntrack_zones import zones_in_use
 from podtally.policy.load.resources import POLICY_RESOURCES
-from podtally.runtimes.cri import Cri
+from podtally.runtimes.cri import CriClient
 
 _API = "kubernetes API"
 _RUNTIME = "container runtime"
@@ -44,7 +44,7 @@ def _kubernetes(config: Config) -> Iterator[DoctorFinding]:
             _API, None, "is not asked: no service account here, and no --kubeconfig"
         )
         return
-    client = Client(access, Patience())
+    client = Client(access, ClientTiming())
     try:
         for resource in (*RESOURCES, *POLICY_RESOURCES):
             yield _list(client, access, resource)
@@ -72,7 +72,7 @@ def _list(client: Client, access: Access, resource: WatchedResource) -> DoctorFi
 def _runtime(config: Config) -> DoctorFinding:
     if config.cri_socket == "off":
         return DoctorFinding(_RUNTIME, None, "is not asked")
-    cri = Cri.of(config.cri_socket)
+    cri = CriClient.of(config.cri_socket)
     path = cri.socket()
     if path is None:
         return DoctorFinding(

@@ -12,22 +12,27 @@ from typing import NamedTuple
 
 from podtally.identity.claims import CONFIRMED, FACT, UNSETTLED
 from podtally.identity.cluster.address_leases import POD_STRENGTH
-from podtally.identity.interface_endpoints import AddressSpan, InterfaceEndpoint, number, text
+from podtally.identity.interface_endpoints import (
+    AddressSpan,
+    InterfaceEndpoint,
+    address_number,
+    address_text,
+)
 from podtally.identity.model import FOREVER, UNKNOWN, Claim, Owner
 from podtally.netlink.model import AddressesChanged
 
 # The API tells late of a new pod, and that an old one has its address no more.
 API_LATE_NS = 10_000_000_000
 SETTLED_NS = 2_000_000_000  # the host's route comes right after the address
-HEARD_NS = 1_000_000_000  # so late an interface is heard of at most
+EVENT_DELAY_NS = 1_000_000_000  # so late an interface is heard of at most
 CONTESTED_NS = 30_000_000_000
 _FIRST = CONFIRMED + 1
 _MAX_ENDED = 128  # addresses that an endpoint had, as far as they are remembered
 
 
-def have(resident: InterfaceEndpoint, event: AddressesChanged) -> InterfaceEndpoint:
+def with_addresses(resident: InterfaceEndpoint, event: AddressesChanged) -> InterfaceEndpoint:
     """Return the resident with the addresses that it has now."""
-    now = {text(address): address for address in event.addresses}
+    now = {address_text(address): address for address in event.addresses}
     held: list[AddressSpan] = []
     for each in resident.addresses:
         if each.until_ns != FOREVER:
@@ -59,7 +64,7 @@ def _again(before: AddressSpan, address: bytes, event: AddressesChanged) -> list
     return [before._replace(until_ns=event.at_ns), now]
 
 
-class Told(NamedTuple):
+class ApiEvidence(NamedTuple):
     """What the API says, as far as one endpoint is concerned."""
 
     confirmed: Set[int] = frozenset()  # addresses that it says the endpoint has
@@ -89,12 +94,12 @@ class AddressClaims:
                 del self.contested[address]
 
     def claims(
-        self, resident: InterfaceEndpoint, owner: Owner, told: Told, now_ns: int
+        self, resident: InterfaceEndpoint, owner: Owner, told: ApiEvidence, now_ns: int
     ) -> list[Claim]:
         """Return what the addresses behind an interface make of its endpoint."""
         made = []
         for held in resident.addresses:
-            address = number(held.address)
+            address = address_number(held.address)
             confirmed = address in told.confirmed
             if address in self.host or not (held.routed or confirmed):
                 continue
@@ -115,15 +120,17 @@ class AddressClaims:
         """
         made, until_ns = [], FOREVER
         for address, at_ns in self.contested.items():
-            if now_ns < at_ns + HEARD_NS:
-                since = [s for each in residents if (s := each.has_since(address))]
+            if now_ns < at_ns + EVENT_DELAY_NS:
+                since = [s for each in residents if (s := each.routed_since(address))]
                 if len(since) > 1:
-                    made.append(Claim(number(address), UNSETTLED, max(since), FOREVER, _FIRST))
-                    until_ns = min(until_ns, at_ns + HEARD_NS)
+                    made.append(
+                        Claim(address_number(address), UNSETTLED, max(since), FOREVER, _FIRST)
+                    )
+                    until_ns = min(until_ns, at_ns + EVENT_DELAY_NS)
         return made, until_ns
 
 
-def suspicious(resident: InterfaceEndpoint, told: Set[int], now_ns: int) -> list[int]:
+def unrouted_addresses(resident: InterfaceEndpoint, told: Set[int], now_ns: int) -> list[int]:
     """Return addresses of an interface's own other end that are not routed to it, though
     they have been there for a while; ``told`` are those that the API confirms.
     """
@@ -132,11 +139,11 @@ def suspicious(resident: InterfaceEndpoint, told: Set[int], now_ns: int) -> list
         for held in resident.addresses
         if held.until_ns == FOREVER and held.on_link and not held.routed
         if now_ns >= held.from_ns + API_LATE_NS
-        if (address := number(held.address)) not in told
+        if (address := address_number(held.address)) not in told
     ]
 
 
-def is_somebodys(owner: Owner) -> bool:
+def has_known_owner(owner: Owner) -> bool:
     """Whether an address without a claim of ours is known to be another's."""
     if owner.kind == "external":
         return bool(owner.name) or owner.scope == "internet"
@@ -149,7 +156,7 @@ def next_due(resident: InterfaceEndpoint, now_ns: int) -> int:
     return min((each for each in due if each > now_ns), default=FOREVER)
 
 
-def _others(told: Told, address: int, mine: str) -> int:
+def _others(told: ApiEvidence, address: int, mine: str) -> int:
     """Return the strength of what the API claims for somebody else; 0 if it claims nothing.
 
     Of this node's pods it may tell long after they have gone: those count that are here.

@@ -144,7 +144,7 @@ def _buckets(high: NDArray[np.uint64], low: NDArray[np.uint64], buckets: int) ->
     return bucket
 
 
-class AddressBook:
+class ClaimBook:
     """What everybody claims at present, by whoever claims it; for one thread.
 
     ``first`` are owners that shall have the first indexes: those of networks.

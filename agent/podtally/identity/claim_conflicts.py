@@ -6,9 +6,9 @@ from collections.abc import Iterable, Set
 
 import numpy as np
 
-from podtally.identity.address_claims import SETTLED_NS, is_somebodys, suspicious
-from podtally.identity.cluster.cluster import ClusterState
-from podtally.identity.interface_endpoints import InterfaceEndpoint, number, text
+from podtally.identity.address_claims import SETTLED_NS, has_known_owner, unrouted_addresses
+from podtally.identity.cluster.state import ClusterState
+from podtally.identity.interface_endpoints import InterfaceEndpoint, address_number, address_text
 from podtally.identity.model import FOREVER
 from podtally.identity.name_table import Names
 
@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 
 _WORD = (1 << 64) - 1
 
-Counts = dict[tuple[str, str], int]  # by namespace and workload
+ConflictCounts = dict[tuple[str, str], int]  # by namespace and workload
 
 
-class Contradictions:
+class ClaimConflicts:
     """Reports each interface once in the log, when it begins to contradict others."""
 
     def __init__(self) -> None:
@@ -31,8 +31,8 @@ class Contradictions:
         names: Names,
         cluster: ClusterState | None,
         now_ns: int,
-    ) -> Counts:
-        found: Counts = {}
+    ) -> ConflictCounts:
+        found: ConflictCounts = {}
         behind = [each for each in residents if not (each.host or each.gone_ns)]
         first = _first_holders(behind)
         contradicting = set()
@@ -55,7 +55,7 @@ class Contradictions:
         self, resident: InterfaceEndpoint, names: Names, others: list[int], count: int
     ) -> None:
         endpoint = names.endpoint(resident.ifindex)
-        first = text(others[0].to_bytes(16, "big")) if others else "more than it can need"
+        first = address_text(others[0].to_bytes(16, "big")) if others else "more than it can need"
         log.warning(
             "%s/%s (%s) configures addresses that are not its own: %s, %d in all; they are not "
             "believed",
@@ -76,12 +76,12 @@ def _of_others(
     told: Set[int] = frozenset()
     if cluster is not None and resident.found is not None:
         told = cluster.addresses_of_pod(resident.found.name)
-    suspects = suspicious(resident, told, now_ns)
+    suspects = unrouted_addresses(resident, told, now_ns)
     owners = _look_up(names, suspects, now_ns)
     return [
         address
         for address, owner in zip(suspects, owners, strict=True)
-        if is_somebodys(names.owners[owner])
+        if has_known_owner(names.owners[owner])
     ]
 
 
@@ -100,7 +100,7 @@ def _disputed(
 ) -> list[int]:
     """Addresses that another had before, and still has."""
     later = [
-        number(held.address)
+        address_number(held.address)
         for held in resident.addresses
         if held.until_ns == FOREVER and held.routed and held.from_ns > first[held.address]
         if now_ns >= held.from_ns + SETTLED_NS

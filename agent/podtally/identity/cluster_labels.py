@@ -29,4 +29,4 @@ class ClusterLabels:
         return self.nodes.get(name)
 
 
-NO_PLACES = ClusterLabels("", {}, {}, known=False)
+NO_CLUSTER_LABELS = ClusterLabels("", {}, {}, known=False)

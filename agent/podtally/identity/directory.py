@@ -15,17 +15,22 @@ from typing import NamedTuple
 
 from podtally.config import StaticEndpoint
 from podtally.identity import address_claims, name_table
-from podtally.identity.address_claims import AddressClaims, Told
-from podtally.identity.addresses import AddressBook
+from podtally.identity.address_claims import AddressClaims, ApiEvidence
+from podtally.identity.addresses import ClaimBook
 from podtally.identity.claims import FACT
-from podtally.identity.cluster.cluster import NODE_STRENGTH, Clocks, ClusterState
-from podtally.identity.cluster_labels import NO_PLACES, ClusterLabels
+from podtally.identity.cluster.state import NODE_STRENGTH, Clocks, ClusterState
+from podtally.identity.cluster_labels import NO_CLUSTER_LABELS, ClusterLabels
 from podtally.identity.downtime import Downtime
-from podtally.identity.interface_endpoints import InterfaceEndpoint, number, static_endpoint, text
+from podtally.identity.interface_endpoints import (
+    InterfaceEndpoint,
+    address_number,
+    address_text,
+    static_endpoint,
+)
 from podtally.identity.model import (
     FOREVER,
-    NOBODY,
     UNKNOWN,
+    UNKNOWN_ENDPOINT,
     Claim,
     Endpoint,
     Owner,
@@ -33,7 +38,7 @@ from podtally.identity.model import (
     owner_of,
 )
 from podtally.identity.services import NO_SERVICES, Services
-from podtally.kube.model import Event
+from podtally.kube.model import ApiEvent
 from podtally.netlink.model import AddressesChanged
 from podtally.runtimes.cgroups import CgroupOwner
 
@@ -76,7 +81,7 @@ class Directory:
         self.cluster = cluster
         self._node = self.places().node_name
         self._host = _HOST._replace(node=self._node)
-        self.book = AddressBook(self._networks.owners)
+        self.book = ClaimBook(self._networks.owners)
         self._residents: dict[int, InterfaceEndpoint] = {}
         self._sockets: dict[int, _Socket] = {}
         self._named: dict[str, Endpoint] = {}  # by the UID of a pod, or a container's id
@@ -86,7 +91,7 @@ class Directory:
         self._waits_until = FOREVER
         self._stale = True
         self._claim_static()
-        self.names = name_table.build({}, {}, self.book.table(), self._networks)
+        self.names = name_table.build_names({}, {}, self.book.table(), self._networks)
 
     # -- what the sources say -----------------------------------------------------------
 
@@ -114,7 +119,7 @@ class Directory:
         self._stale |= self._named.get(key) != endpoint
         self._named[key] = endpoint
 
-    def api_said(self, event: Event, clocks: Clocks) -> None:
+    def apply_api_event(self, event: ApiEvent, clocks: Clocks) -> None:
         """What the Kubernetes API has told; only where there is a ``cluster``."""
         assert self.cluster is not None
         self.cluster.apply(event, clocks)
@@ -130,26 +135,26 @@ class Directory:
 
     def addresses_changed(self, ifindex: int, addresses: Iterable[bytes], at_ns: int) -> None:
         """Take in what an endpoint has, all of which is routed to it."""
-        self.addresses_told(AddressesChanged(ifindex, tuple(addresses), at_ns))
+        self.apply_addresses(AddressesChanged(ifindex, tuple(addresses), at_ns))
 
-    def addresses_told(self, event: AddressesChanged) -> None:
+    def apply_addresses(self, event: AddressesChanged) -> None:
         """Take in which addresses are configured behind an interface."""
         ifindex, at_ns = event.ifindex, event.at_ns
         resident = self._residents.get(ifindex)
         if resident is None:
             return
-        now = address_claims.have(resident, event)
+        now = address_claims.with_addresses(resident, event)
         new = now.current() - resident.current()
         after_dark = self._dark.reaches(at_ns)
         others = (each for each in self._residents.values() if each.ifindex != ifindex)
         self._addresses.began(new, others, at_ns, after_dark)
         if after_dark and not resident.host:
-            self._doubt(self._dark.doubt(map(number, new)))
+            self._doubt(self._dark.doubt(map(address_number, new)))
         self._put(now)
 
     def observed(self, ifindex: int, address: bytes, at_ns: int) -> None:
         """A packet of its own proves that an endpoint had an address by then."""
-        resident, written = self._residents.get(ifindex), text(address)
+        resident, written = self._residents.get(ifindex), address_text(address)
         if resident is None or not resident.has(written):
             return
         mine = (each for each in resident.addresses if each.address == written and each.routed)
@@ -174,7 +179,7 @@ class Directory:
 
     def host_addresses(self, addresses: Iterable[str]) -> None:
         owner = host_owner(self._node)
-        self._addresses.host = frozenset(map(number, addresses))
+        self._addresses.host = frozenset(map(address_number, addresses))
         claims = [Claim(a, owner, 0, strength=NODE_STRENGTH) for a in self._addresses.host]
         self.book.put("host", claims)
         self._stale = True
@@ -209,7 +214,7 @@ class Directory:
                 dark |= {held.address for held in resident.addresses}
         self._addresses.contested |= dict.fromkeys(dark, now_ns)
         self._dark.until_ns = now_ns
-        self._doubt(self._dark.doubt(map(number, dark)))
+        self._doubt(self._dark.doubt(map(address_number, dark)))
 
     def unnamed(self) -> list[int]:
         """Interfaces that are there, and of which nobody knows whose they are."""
@@ -241,7 +246,7 @@ class Directory:
         }
         if not all(each.final for each in (*endpoints.values(), *sockets.values())):
             self._waits_until = min(self._waits_until, now_ns + WAIT_STEP_NS)
-        self.names = name_table.build(endpoints, sockets, self.book.table(), self._networks)
+        self.names = name_table.build_names(endpoints, sockets, self.book.table(), self._networks)
         return True
 
     def _claim_addresses(
@@ -253,7 +258,7 @@ class Directory:
             if resident.found is not None and resident.found.kind == "pod":
                 confirmed = self.cluster.addresses_of_pod(resident.found.name)
             self._waits_until = min(self._waits_until, address_claims.next_due(resident, now_ns))
-        told = Told(confirmed, here, self.book.claimed if self.cluster else None)
+        told = ApiEvidence(confirmed, here, self.book.claimed if self.cluster else None)
         claims = self._addresses.claims(resident, owner, told, now_ns)
         self.book.put(("link", resident.ifindex), claims)
 
@@ -262,14 +267,14 @@ class Directory:
 
     def places(self) -> ClusterLabels:
         """The same object until something of it changes."""
-        return NO_PLACES if self.cluster is None else self.cluster.places()
+        return NO_CLUSTER_LABELS if self.cluster is None else self.cluster.places()
 
     def _ask_cluster(self, now_ns: int) -> None:
         if self.cluster is not None:
             self.cluster.settle(Clocks(time.time_ns(), now_ns))
             for key, claims in self.cluster.changed_claims():
                 self.book.put(key, claims)
-                self._doubt(self._dark.doubt_pods(claims))
+                self._doubt(self._dark.mark_pods_disputed(claims))
                 self._stale = True
             networks, unknown = self.cluster.pod_networks(), not self.cluster.synced
             if (networks, unknown) != (self._pod_networks, self._cluster_unknown):
@@ -298,12 +303,14 @@ class Directory:
         endpoint = self._of_process(found, since_ns, now_ns)
         if endpoint is not None:
             return endpoint
-        return NOBODY._replace(final=self._over(since_ns + self._patience_ns, now_ns))
+        return UNKNOWN_ENDPOINT._replace(final=self._over(since_ns + self._patience_ns, now_ns))
 
     def _pod(self, resident: InterfaceEndpoint, now_ns: int) -> Endpoint:
         """By UID; what was called by a name once keeps it, whatever the sources forget."""
         assert resident.found is not None
-        endpoint = self._of_process(resident.found, resident.appeared_ns, now_ns) or NOBODY
+        endpoint = (
+            self._of_process(resident.found, resident.appeared_ns, now_ns) or UNKNOWN_ENDPOINT
+        )
         named = resident.named
         if named is not None and (
             endpoint.namespace == UNKNOWN
@@ -337,7 +344,7 @@ class Directory:
         known = self._named.get(found.name) or self._named.get(found.container)
         if known is not None:
             return self._as_far_as_known(known)._replace(final=self.cluster is None or over)
-        return NOBODY._replace(source="pod", uid=found.name, final=over, node=self._node)
+        return UNKNOWN_ENDPOINT._replace(source="pod", uid=found.name, final=over, node=self._node)
 
     def _as_far_as_known(self, pod: Endpoint) -> Endpoint:
         """Without the API that is asked a pod's name does not tell whose pod it is."""
@@ -375,7 +382,12 @@ class Directory:
 
     def _claim_static(self) -> None:
         claims = [
-            Claim(number(s.address), owner_of(static_endpoint(s, self._node)), 0, strength=_STATIC)
+            Claim(
+                address_number(s.address),
+                owner_of(static_endpoint(s, self._node)),
+                0,
+                strength=_STATIC,
+            )
             for s in self._static
             if s.address
         ]

@@ -30,7 +30,7 @@ class Downtime:
         self._addresses.update(addresses)
         return len(self._addresses) > before
 
-    def doubt_pods(self, claims: Iterable[Claim]) -> bool:
+    def mark_pods_disputed(self, claims: Iterable[Claim]) -> bool:
         """The same, of what the API tells of this node's pods."""
         return self.doubt(
             claim.address

@@ -45,7 +45,7 @@ class InterfaceEndpoint:
         """Return whether it has or had an address that is routed to it."""
         return any(held.address == address and held.routed for held in self.addresses)
 
-    def has_since(self, address: str) -> int:
+    def routed_since(self, address: str) -> int:
         """Return since when it has an address that is routed to it; 0 if it has it not now."""
         mine = (h for h in self.addresses if h.address == address and h.routed)
         return max((h.from_ns for h in mine if h.until_ns == FOREVER), default=0)
@@ -55,13 +55,13 @@ class InterfaceEndpoint:
         return {h.address for h in self.addresses if h.until_ns == FOREVER and h.routed}
 
 
-def number(address: str) -> int:
+def address_number(address: str) -> int:
     """128 bits; IPv4 as ::ffff:a.b.c.d. ValueError if it is no address."""
     parsed = ipaddress.ip_address(address)
     return int(parsed) | MAPPED if parsed.version == 4 else int(parsed)
 
 
-def text(address: bytes) -> str:
+def address_text(address: bytes) -> str:
     """Sixteen bytes as they are written."""
     parsed = ipaddress.IPv6Address(address)
     return str(parsed.ipv4_mapped or parsed)
@@ -69,7 +69,7 @@ def text(address: bytes) -> str:
 
 def lower_word(address: str) -> int:
     """The second half of an address, as the kernel's rows hold it: in network order."""
-    return int.from_bytes(number(address).to_bytes(16, "big")[8:], "little")
+    return int.from_bytes(address_number(address).to_bytes(16, "big")[8:], "little")
 
 
 def static_endpoint(entry: StaticEndpoint, node: str) -> Endpoint:

@@ -68,13 +68,13 @@ class PeerLabels(NamedTuple):
     scope: str
 
 
-NOBODY = Endpoint(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
+UNKNOWN_ENDPOINT = Endpoint(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
 PRIVATE = Owner("external", "", "", "", "private")
 INTERNET = Owner("external", "", "", "", "internet")
 DISPUTED = Owner(UNKNOWN, "", "", "", UNKNOWN)  # two have a claim, and nobody can tell
 
 
-def peer_of(owner: Owner) -> PeerLabels:
+def peer_labels(owner: Owner) -> PeerLabels:
     return PeerLabels(owner.kind, owner.namespace, owner.workload, owner.scope)
 
 

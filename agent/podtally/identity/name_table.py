@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.identity.addresses import AddressTable
-from podtally.identity.model import INTERNET, NOBODY, PRIVATE, UNKNOWN, Endpoint, Owner
-from podtally.identity.networks import Prefix, RangeTable, prefix
+from podtally.identity.model import INTERNET, PRIVATE, UNKNOWN, UNKNOWN_ENDPOINT, Endpoint, Owner
+from podtally.identity.networks import Prefix, RangeTable, parse_prefix
 
 # RFC 1918, RFC 6598, RFC 4193: not routed on the internet.
 PRIVATE_NETWORKS = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
@@ -26,8 +26,8 @@ WELL_KNOWN = {
 }
 
 
-SOME_POD = Owner(UNKNOWN, "", "", "", "cluster", final=False)
-SOMEBODY = Owner(UNKNOWN, "", "", "", UNKNOWN, final=False)  # perhaps a pod's or a Service's
+UNRESOLVED_POD = Owner(UNKNOWN, "", "", "", "cluster", final=False)
+UNRESOLVED = Owner(UNKNOWN, "", "", "", UNKNOWN, final=False)  # perhaps a pod's or a Service's
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Names:
         return self.addresses.owners
 
     def endpoint(self, ifindex: int) -> Endpoint:
-        return self.endpoints.get(ifindex, NOBODY)
+        return self.endpoints.get(ifindex, UNKNOWN_ENDPOINT)
 
     def look_up(
         self, high: NDArray[np.uint64], low: NDArray[np.uint64], at_ns: NDArray[np.int64]
@@ -80,7 +80,7 @@ def build_networks(
     prefixes: dict[tuple[int, int], Prefix] = {}
 
     def add(text: str, owner: Owner) -> None:
-        entry = prefix(text, owners.setdefault(owner, len(owners)))
+        entry = parse_prefix(text, owners.setdefault(owner, len(owners)))
         prefixes[entry.first, entry.bits] = entry
 
     for text in PRIVATE_NETWORKS:
@@ -89,19 +89,19 @@ def build_networks(
         for text in texts:
             add(text, _external(name, "private"))
     plain = Networks(tuple(owners), RangeTable(prefixes.values()))
-    owners.setdefault(SOME_POD, len(owners))
-    owners.setdefault(SOMEBODY, len(owners))
+    owners.setdefault(UNRESOLVED_POD, len(owners))
+    owners.setdefault(UNRESOLVED, len(owners))
     for text in PRIVATE_NETWORKS if cluster_unknown else ():
-        add(text, SOMEBODY)
+        add(text, UNRESOLVED)
     for text in pod_networks:
-        add(text, SOME_POD)
+        add(text, UNRESOLVED_POD)
     for name, texts in networks.items():
         for text in texts:
             add(text, _external(name, _scope(text, plain)))
     return Networks(tuple(owners), RangeTable(prefixes.values()))
 
 
-def build(
+def build_names(
     endpoints: Mapping[int, Endpoint],
     sockets: Mapping[int, Endpoint],
     addresses: AddressTable,
@@ -122,6 +122,6 @@ def _external(name: str, scope: str) -> Owner:
 
 def _scope(network: str, plain: Networks) -> str:
     """A named network is as far away as its first address is without the name."""
-    first = prefix(network, 0).first
+    first = parse_prefix(network, 0).first
     halves = (np.array([half], np.uint64) for half in (first >> 64, first & ((1 << 64) - 1)))
     return plain.owners[int(plain.ranges.look_up(*halves)[0])].scope

@@ -23,7 +23,7 @@ class Prefix(NamedTuple):
     value: int
 
 
-def prefix(text: str, value: int) -> Prefix:
+def parse_prefix(text: str, value: int) -> Prefix:
     """Read a network or an address; IPv4 becomes ::ffff:a.b.c.d. ValueError if it is neither."""
     network = ipaddress.ip_network(text)
     first = int(network.network_address)

@@ -11,23 +11,23 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.identity.interface_endpoints import number
+from podtally.identity.interface_endpoints import address_number
 from podtally.identity.model import FOREVER, Owner
 from podtally.kube.objects import EndpointSlice, KubeService
 from podtally.kube.ports import PROTOCOLS
 
 LINGER_NS = 60 * 1_000_000_000  # so long a connection to a backend that went may still be read
 
-Name = tuple[str, str]  # namespace and name
-Port = tuple[int, int]  # protocol and port
+ServiceName = tuple[str, str]  # namespace and name
+PortKey = tuple[int, int]  # protocol and port
 
 
-class ServiceBackend(NamedTuple):
+class BackendAddress(NamedTuple):
     address: int  # 128 bits; IPv4 as ::ffff:a.b.c.d
     port: int  # the pod's, not the Service's
 
 
-class Agreed(NamedTuple):
+class CommonBackend(NamedTuple):
     """What is the same of all backends; 0, 0 and None where it is not."""
 
     address: int
@@ -41,10 +41,10 @@ class Services:
     def __init__(
         self,
         nodeports: Mapping[int, Owner],
-        backends: Mapping[Name, Mapping[Port, tuple[ServiceBackend, ...]]],
-        objects: Mapping[Name, KubeService] | None = None,
+        backends: Mapping[ServiceName, Mapping[PortKey, tuple[BackendAddress, ...]]],
+        objects: Mapping[ServiceName, KubeService] | None = None,
     ) -> None:
-        self.objects: Mapping[Name, KubeService] = objects or {}
+        self.objects: Mapping[ServiceName, KubeService] = objects or {}
         self.nodeport_keys: NDArray[np.int64] = np.array(sorted(nodeports), np.int64)
         self.nodeport_owners = tuple(nodeports[key] for key in sorted(nodeports))
         self._nodeports = nodeports
@@ -58,7 +58,7 @@ class Services:
         """
         return self._nodeports.get(protocol << 16 | port)
 
-    def backends(self, service: Name, port: Port) -> tuple[ServiceBackend, ...]:
+    def backends(self, service: ServiceName, port: PortKey) -> tuple[BackendAddress, ...]:
         """Where a connection to a Service's port may have gone within the last minute."""
         return self._backends.get(service, {}).get(port, ())
 
@@ -70,13 +70,15 @@ class ServiceTable:
     """Services and EndpointSlices as they change; ``view`` is what others get."""
 
     def __init__(self) -> None:
-        self._services: dict[Name, KubeService] = {}
-        self._slices: dict[Name, EndpointSlice] = {}
-        self._slices_of: dict[Name, set[Name]] = {}
-        self._serving: dict[Name, dict[Port, dict[ServiceBackend, int]]] = {}  # and until when
-        self._backends: dict[Name, dict[Port, tuple[ServiceBackend, ...]]] = {}
-        self._stale: set[Name] = set()
-        self._lingering: dict[Name, int] = {}
+        self._services: dict[ServiceName, KubeService] = {}
+        self._slices: dict[ServiceName, EndpointSlice] = {}
+        self._slices_of: dict[ServiceName, set[ServiceName]] = {}
+        self._serving: dict[
+            ServiceName, dict[PortKey, dict[BackendAddress, int]]
+        ] = {}  # and until when
+        self._backends: dict[ServiceName, dict[PortKey, tuple[BackendAddress, ...]]] = {}
+        self._stale: set[ServiceName] = set()
+        self._lingering: dict[ServiceName, int] = {}
         self._view: Services | None = None
 
     def __len__(self) -> int:
@@ -106,7 +108,7 @@ class ServiceTable:
             self._slices_of.setdefault(service, set()).add(name)
             self._stale.add(service)
 
-    def drop_slice(self, name: Name) -> None:
+    def drop_slice(self, name: ServiceName) -> None:
         piece = self._slices.pop(name, None)
         if piece:
             service = (piece.namespace, piece.service)
@@ -115,7 +117,7 @@ class ServiceTable:
                 del self._slices_of[service]
             self._stale.add(service)
 
-    def slices(self) -> Mapping[Name, EndpointSlice]:
+    def slices(self) -> Mapping[ServiceName, EndpointSlice]:
         return self._slices
 
     def view(self, now_ns: int) -> Services:
@@ -129,7 +131,7 @@ class ServiceTable:
             self._view = Services(self._nodeports(), backends, objects)
         return self._view
 
-    def _refresh(self, name: Name, now_ns: int) -> None:
+    def _refresh(self, name: ServiceName, now_ns: int) -> None:
         self._lingering.pop(name, None)
         service = self._services.get(name)
         if service is None or not service.ports:
@@ -146,18 +148,18 @@ class ServiceTable:
             serving[port] = seen
         self._backends[name] = {port: tuple(seen) for port, seen in serving.items() if seen}
 
-    def _now_there(self, service: KubeService) -> dict[Port, list[ServiceBackend]]:
+    def _now_there(self, service: KubeService) -> dict[PortKey, list[BackendAddress]]:
         """Backends by the Service's ports; a slice's port has the name of the Service's port."""
         ports = {(p.name, p.protocol): p.port for p in service.ports}
-        found: dict[Port, list[ServiceBackend]] = {}
+        found: dict[PortKey, list[BackendAddress]] = {}
         for piece_name in self._slices_of.get((service.namespace, service.name), ()):
             piece = self._slices[piece_name]
-            addresses = [a for a in map(address_of, piece.addresses) if a is not None]
+            addresses = [a for a in map(parse_address, piece.addresses) if a is not None]
             for port in piece.ports:
                 front = ports.get((port.name, port.protocol))
                 if front and port.protocol in PROTOCOLS:
                     there = found.setdefault((PROTOCOLS[port.protocol], front), [])
-                    there += [ServiceBackend(address, port.port) for address in addresses]
+                    there += [BackendAddress(address, port.port) for address in addresses]
         return found
 
     def _nodeports(self) -> dict[int, Owner]:
@@ -170,8 +172,8 @@ class ServiceTable:
 
 
 def _seen(
-    before: Mapping[ServiceBackend, int], there: list[ServiceBackend], now_ns: int
-) -> dict[ServiceBackend, int]:
+    before: Mapping[BackendAddress, int], there: list[BackendAddress], now_ns: int
+) -> dict[BackendAddress, int]:
     """Backends and until when they count: for ever while they are there, else a while more."""
     seen = dict.fromkeys(there, FOREVER)
     for backend, known_until_ns in before.items():
@@ -185,17 +187,17 @@ def service_owner(service: KubeService) -> Owner:
     return Owner("service", service.namespace, name, name, "cluster", "Service", uid=service.uid)
 
 
-def address_of(text: str) -> int | None:
+def parse_address(text: str) -> int | None:
     """128 bits, IPv4 as ::ffff:a.b.c.d; None if it is no address but a host's name."""
     try:
-        return number(text)
+        return address_number(text)
     except ValueError:
         return None
 
 
-def unanimous(
-    backends: Sequence[ServiceBackend], owner_at: Callable[[int], Owner | None]
-) -> Agreed | None:
+def common_backend(
+    backends: Sequence[BackendAddress], owner_at: Callable[[int], Owner | None]
+) -> CommonBackend | None:
     """What holds of a connection whichever backend it went to; None: nothing does.
 
     Several backends may still be of one workload and have one port.
@@ -206,10 +208,10 @@ def unanimous(
     owners = [owner_at(backend.address) for backend in backends]
     port = first.port if all(backend.port == first.port for backend in backends) else 0
     if len(backends) == 1:
-        return Agreed(first.address, port, owners[0])
+        return CommonBackend(first.address, port, owners[0])
     shared = {_shared(owner) for owner in owners}
     owner = shared.pop() if len(shared) == 1 else None
-    return Agreed(0, port, owner) if port or owner else None
+    return CommonBackend(0, port, owner) if port or owner else None
 
 
 def _shared(owner: Owner | None) -> Owner | None:

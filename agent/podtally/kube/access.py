@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from podtally.errors import PodtallyError
-from podtally.kube.credentials import Credential, Files, FixedCredential, Source
+from podtally.kube.credentials import Credential, CredentialData, CredentialSource, FileCredentials
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -24,7 +24,7 @@ class ApiServerAddress:
     tls: bool = True
     name: str = ""  # in its certificate; "": the host
     verify: bool = True
-    ca: FixedCredential | None = None  # PEM; None: the system's certificates
+    ca: CredentialData | None = None  # PEM; None: the system's certificates
 
     @property
     def authority(self) -> str:
@@ -39,7 +39,7 @@ class ApiServerAddress:
 class Access:
     """A server and who we are to it; used by several threads."""
 
-    def __init__(self, server: ApiServerAddress, source: Source) -> None:
+    def __init__(self, server: ApiServerAddress, source: CredentialSource) -> None:
         self.server = server
         self._source = source
         self._lock = threading.Lock()
@@ -82,9 +82,9 @@ def in_cluster(
         )
     if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise PodtallyError(f"KUBERNETES_SERVICE_PORT={port!r} is no port", "give a kubeconfig")
-    token = FixedCredential("the service account's token", folder / "token")
-    ca = FixedCredential("the service account's CA", folder / "ca.crt")
-    source = Files(token=token)
+    token = CredentialData("the service account's token", folder / "token")
+    ca = CredentialData("the service account's CA", folder / "ca.crt")
+    source = FileCredentials(token=token)
     source.get()
     ca.read()
     return Access(ApiServerAddress(host.strip("[]"), int(port), ca=ca), source)

@@ -20,7 +20,7 @@ class Credential:
     key: bytes = field(default=b"", repr=False)
 
 
-class Source(Protocol):
+class CredentialSource(Protocol):
     """Where a credential comes from; used by several threads."""
 
     def get(self) -> Credential:
@@ -57,7 +57,7 @@ def from_base64(text: str, where: str) -> bytes:
         raise PodtallyError(f"{where}: not base64", "see kubectl config view --raw") from None
 
 
-def read(path: Path, where: str) -> bytes:
+def read_credential(path: Path, where: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
@@ -67,7 +67,7 @@ def read(path: Path, where: str) -> bytes:
 
 
 @dataclass(frozen=True)
-class FixedCredential:
+class CredentialData:
     """Bytes in a file, which may be replaced by newer ones, or bytes as they are."""
 
     where: str  # for errors
@@ -75,10 +75,10 @@ class FixedCredential:
     data: bytes = field(default=b"", repr=False)
 
     def read(self) -> bytes:
-        return self.data if self.path is None else read(self.path, self.where)
+        return self.data if self.path is None else read_credential(self.path, self.where)
 
 
-class Files:
+class FileCredentials:
     """Credentials that stand somewhere.
 
     Files are read anew for every request: there are few of these, and the kubelet replaces a
@@ -89,9 +89,9 @@ class Files:
     def __init__(
         self,
         authorization: str = "",
-        token: FixedCredential | None = None,
-        certificate: FixedCredential | None = None,
-        key: FixedCredential | None = None,
+        token: CredentialData | None = None,
+        certificate: CredentialData | None = None,
+        key: CredentialData | None = None,
     ) -> None:
         self._authorization = authorization
         self._token = token

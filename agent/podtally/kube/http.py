@@ -15,7 +15,7 @@ import msgspec
 
 from podtally import __version__
 from podtally.kube.access import Access
-from podtally.kube.backoff import Patience
+from podtally.kube.backoff import ClientTiming
 from podtally.kube.credentials import Credential
 from podtally.kube.model import ApiStatus
 
@@ -67,7 +67,7 @@ class _ErrorStatus(msgspec.Struct, frozen=True):
 class Client:
     """A connection that is made when it is needed, and used again while it stands."""
 
-    def __init__(self, access: Access, patience: Patience) -> None:
+    def __init__(self, access: Access, patience: ClientTiming) -> None:
         self._access = access
         self._patience = patience
         self._connection: http.client.HTTPConnection | None = None
@@ -110,7 +110,7 @@ class Client:
     def _answer(self, target: str, accept: str) -> http.client.HTTPResponse:
         self.used = self._access.credential()
         connection = self._connection or self._connect(self.used)
-        self._set_timeout(self._patience.answer_seconds)
+        self._set_timeout(self._patience.response_seconds)
         # No gzip: 70 MB of pods cost 0.1 s of CPU more with it, and the server far more.
         headers = {"Accept": accept, "User-Agent": f"podtally/{__version__}"}
         if self.used.authorization:
@@ -137,7 +137,7 @@ class Client:
         except ssl.SSLCertVerificationError as error:
             raise ConnectError(f"its certificate: {error.verify_message}") from None
         except (OSError, ValueError) as error:  # ValueError: a socket shut down meanwhile
-            raise ConnectError(_words(error)) from None
+            raise ConnectError(_describe(error)) from None
         connection = http.client.HTTPConnection(server.host, server.port)
         connection.auto_open = 0
         connection.sock = sock
@@ -186,7 +186,7 @@ class Client:
         except TimeoutError:
             raise SilentError("it says nothing") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise BrokenError(_words(error)) from None
+            raise BrokenError(_describe(error)) from None
         finally:
             if not done:
                 self.drop()
@@ -237,7 +237,7 @@ def _status(response: http.client.HTTPResponse) -> ApiStatus:
     return ApiStatus(response.status, said.reason or response.reason, message, asked)
 
 
-def _words(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "it does not answer"
     if isinstance(error, ssl.SSLError):

@@ -14,7 +14,14 @@ import msgspec
 
 from podtally.errors import PodtallyError
 from podtally.kube.access import Access, ApiServerAddress
-from podtally.kube.credentials import Files, FixedCredential, Source, basic, bearer, from_base64
+from podtally.kube.credentials import (
+    CredentialData,
+    CredentialSource,
+    FileCredentials,
+    basic,
+    bearer,
+    from_base64,
+)
 from podtally.kube.exec_plugin import VERSIONS, ClusterInfo, ExecPlugin, Plugin, find_command
 from podtally.yamltree.shapes import shape_error
 
@@ -142,12 +149,12 @@ def _server(cluster: _ClusterEntry, folder: Path, where: str) -> ApiServerAddres
     url, port = _split(cluster.server, where)
     if cluster.proxy_url:
         raise PodtallyError(f"{where}: proxy-url is not supported", "use the server's own address")
-    ca: FixedCredential | None = None
+    ca: CredentialData | None = None
     if cluster.certificate_authority_data:
         field = f"{where}: certificate-authority-data"
-        ca = FixedCredential(field, data=from_base64(cluster.certificate_authority_data, field))
+        ca = CredentialData(field, data=from_base64(cluster.certificate_authority_data, field))
     elif cluster.certificate_authority:
-        ca = FixedCredential(
+        ca = CredentialData(
             f"{where}: certificate-authority", folder / cluster.certificate_authority
         )
     if ca and cluster.insecure_skip_tls_verify:
@@ -187,7 +194,9 @@ class _KubeconfigReader:
     folder: Path
     where: str
 
-    def source(self, user: _User, cluster: _ClusterEntry, server: ApiServerAddress) -> Source:
+    def source(
+        self, user: _User, cluster: _ClusterEntry, server: ApiServerAddress
+    ) -> CredentialSource:
         self._check(user)
         if user.exec is not None:
             return ExecPlugin(self._plugin(user.exec, cluster, server))
@@ -199,15 +208,15 @@ class _KubeconfigReader:
             raise PodtallyError(
                 f"{self.where}: a client certificate or a client key alone", "give both"
             )
-        token: FixedCredential | None = None
+        token: CredentialData | None = None
         authorization = ""
         if user.token_file:  # with both, the file's content takes precedence (kubeconfig.v1)
-            token = FixedCredential(f"{self.where}: tokenFile", self.folder / user.token_file)
+            token = CredentialData(f"{self.where}: tokenFile", self.folder / user.token_file)
         elif user.token:
             authorization = bearer(user.token, f"{self.where}: token")
         elif user.username:
             authorization = basic(user.username, user.password)
-        return Files(authorization, token, certificate, key)
+        return FileCredentials(authorization, token, certificate, key)
 
     def _check(self, user: _User) -> None:
         if user.auth_provider is not None:
@@ -227,11 +236,11 @@ class _KubeconfigReader:
         if len(given) > 1:
             raise PodtallyError(f"{self.where}: both {' and '.join(given)}", "leave one")
 
-    def _kept(self, name: str, path: str, data: str) -> FixedCredential | None:
+    def _kept(self, name: str, path: str, data: str) -> CredentialData | None:
         if data:
             field = f"{self.where}: {name}-data"
-            return FixedCredential(field, data=from_base64(data, field))
-        return FixedCredential(f"{self.where}: {name}", self.folder / path) if path else None
+            return CredentialData(field, data=from_base64(data, field))
+        return CredentialData(f"{self.where}: {name}", self.folder / path) if path else None
 
     def _plugin(self, plugin: _Exec, cluster: _ClusterEntry, server: ApiServerAddress) -> Plugin:
         where = f"{self.where}: exec"

@@ -15,7 +15,7 @@ import msgspec
 
 from podtally.errors import PodtallyError
 from podtally.kube.access import Access
-from podtally.kube.backoff import Backoff, Patience
+from podtally.kube.backoff import Backoff, ClientTiming
 from podtally.kube.http import ApiError, BrokenError, Client, ContactError
 from podtally.kube.model import ApiStatus
 from podtally.kube.schema import KubeStruct
@@ -96,12 +96,12 @@ class Lister:
     """Asks one server, over one connection; ``tell`` hears how far it is."""
 
     def __init__(
-        self, access: Access, tell: Callable[[str], None], patience: Patience | None = None
+        self, access: Access, tell: Callable[[str], None], patience: ClientTiming | None = None
     ) -> None:
         self.url = access.server.url
         self._access = access
         self._tell = tell
-        self._patience = patience or Patience()
+        self._patience = patience or ClientTiming()
         self._client = Client(access, self._patience)
         self._where = f"the Kubernetes API at {self.url}"
 

@@ -69,4 +69,4 @@ class Changed(NamedTuple):
     at_ns: int
 
 
-Event = ObjectPage | Changed
+ApiEvent = ObjectPage | Changed

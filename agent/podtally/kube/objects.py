@@ -143,7 +143,7 @@ class _WireServicePort(KubeStruct, frozen=True):
     node_port: int = 0
 
 
-class _ServiceSpec(KubeStruct, frozen=True):
+class _KubeServiceSpec(KubeStruct, frozen=True):
     type: str = "ClusterIP"
     cluster_ip: str = msgspec.field(name="clusterIP", default="")
     cluster_ips: list[str] | None = msgspec.field(name="clusterIPs", default=None)
@@ -157,7 +157,7 @@ class _ServiceStatus(KubeStruct, frozen=True):
 
 class _WireService(KubeStruct, frozen=True):
     metadata: Metadata
-    spec: _ServiceSpec
+    spec: _KubeServiceSpec
     status: _ServiceStatus = _ServiceStatus()
 
 

@@ -9,7 +9,7 @@ from podtally.supervision.conditions import Condition
 _log = logging.getLogger(__name__)
 
 
-class Outage:
+class OutageLog:
     """Shared by the reflectors of one server, which each lose and find it."""
 
     def __init__(self, url: str) -> None:

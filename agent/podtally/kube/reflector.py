@@ -21,18 +21,18 @@ import msgspec
 
 from podtally.errors import PodtallyError
 from podtally.kube.access import Access
-from podtally.kube.backoff import Backoff, Patience
+from podtally.kube.backoff import Backoff, ClientTiming
 from podtally.kube.http import ApiError, Client, ContactError, SilentError
 from podtally.kube.model import (
+    ApiEvent,
     ApiStatus,
     Changed,
-    Event,
     ListPage,
     ObjectPage,
     WatchedResource,
     WatchEvent,
 )
-from podtally.kube.outage_log import Outage
+from podtally.kube.outage_log import OutageLog
 
 _log = logging.getLogger(__name__)
 _TOO_LARGE = "Too large resource version"  # apiserver, storage/errors.go; code 504
@@ -48,9 +48,9 @@ class Reflector:
         self,
         access: Access,
         resource: WatchedResource,
-        put: Callable[[Event], None],
-        outage: Outage,
-        patience: Patience,
+        put: Callable[[ApiEvent], None],
+        outage: OutageLog,
+        patience: ClientTiming,
     ) -> None:
         self.resource = resource
         self.contact_ns = 0  # CLOCK_MONOTONIC, when something was last heard; 0: never
@@ -77,7 +77,7 @@ class Reflector:
     def forbidden(self) -> bool:
         """Whether the server has refused it for longer than one that starts does."""
         since = self._refused_since
-        return bool(since) and time.monotonic() - since >= self._patience.believed_seconds
+        return bool(since) and time.monotonic() - since >= self._patience.forbidden_after_seconds
 
     def run(self) -> None:
         while not self._stop.is_set():
@@ -102,10 +102,10 @@ class Reflector:
             if self._stood(self._patience.stable_seconds):
                 self._backoff.reset()
             return 0.0 if self._stop.is_set() else self._on_error(error)
-        if self._stood(self._patience.first_seconds):
+        if self._stood(self._patience.first_bound_seconds):
             self._backoff.reset()
             return 0.0
-        return self._backoff.next("short watch", self._patience.error_seconds)
+        return self._backoff.next("short watch", self._patience.error_max_seconds)
 
     def _on_error(self, error: Exception) -> float:
         """Take in why the turn ended; return the seconds to wait."""
@@ -116,12 +116,12 @@ class Reflector:
             # Without bookmarks from a server that restored an older etcd, or has died.
             self._version = ""
         if isinstance(error, ContactError):
-            return self._lost("away", str(error), patience.away_seconds)
+            return self._lost("away", str(error), patience.unreachable_max_seconds)
         if isinstance(error, PodtallyError):
-            return self._lost("access", str(error), patience.error_seconds)
+            return self._lost("access", str(error), patience.error_max_seconds)
         # What is not understood would come again in a watch; a list has what is there now.
         self._version = ""
-        return self._lost("decoding", f"cannot be decoded: {error}", patience.error_seconds)
+        return self._lost("decoding", f"cannot be decoded: {error}", patience.error_max_seconds)
 
     def _on_status(self, status: ApiStatus) -> float:
         """Take in an error that the server has answered; return the seconds to wait."""
@@ -129,17 +129,19 @@ class Reflector:
         if status.code == HTTPStatus.GONE or _TOO_LARGE in status.message:
             self._version = ""
             spread = self._backoff.between(0.0, patience.relist_seconds)
-            return max(spread, self._backoff.next("gone", patience.error_seconds))
+            return max(spread, self._backoff.next("gone", patience.error_max_seconds))
         if status.code == HTTPStatus.UNAUTHORIZED:
             self._access.renew(self._client.used)
             self._refused_since = self._refused_since or time.monotonic()
-            wait = self._lost("access", "it refuses our credentials", patience.refused_seconds)
+            wait = self._lost(
+                "access", "it refuses our credentials", patience.forbidden_max_seconds
+            )
             return wait if self._failures > 1 else 0.0
         if status.code == HTTPStatus.NOT_FOUND and self.resource.optional:
             return self._missing()
         if status.code in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
             return self._refused(status)
-        wait = self._lost("error", f"{status.code} {status.message}", patience.error_seconds)
+        wait = self._lost("error", f"{status.code} {status.message}", patience.error_max_seconds)
         return wait + min(status.retry_after_seconds, patience.retry_after_seconds)
 
     def _lost(self, kind: str, why: str, last_bound_seconds: float) -> float:
@@ -159,7 +161,7 @@ class Reflector:
         if self.forbidden and self._refused_with != status.message:
             self._refused_with = status.message
             _log.error("the Kubernetes API refuses %s: %s", self.resource.name, self._mend(status))
-        return self._backoff.next("refused", self._patience.refused_seconds)
+        return self._backoff.next("refused", self._patience.forbidden_max_seconds)
 
     def _missing(self) -> float:
         """Take in that there is no such resource, which is no error, once it is believed."""
@@ -168,7 +170,7 @@ class Reflector:
         self._not_found += 1
         times = _TIMES_REMOVED if self.listed and not self.absent else _TIMES_ABSENT
         if self._not_found < times:
-            return self._backoff.next("not found", self._patience.error_seconds)
+            return self._backoff.next("not found", self._patience.error_max_seconds)
         if not self.absent:
             self.absent = True
             group, plural = _group_and_plural(self.resource.path)

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from podtally.kube.access import Access
-from podtally.kube.backoff import Patience
-from podtally.kube.model import Event, WatchedResource
-from podtally.kube.outage_log import Outage
+from podtally.kube.backoff import ClientTiming
+from podtally.kube.model import ApiEvent, WatchedResource
+from podtally.kube.outage_log import OutageLog
 from podtally.kube.reflector import Reflector
 from podtally.supervision.worker import Worker
 
@@ -28,13 +28,13 @@ class KubeSource:
         self,
         access: Access,
         resources: Sequence[WatchedResource],
-        put: Callable[[Event], None],
-        patience: Patience | None = None,
+        put: Callable[[ApiEvent], None],
+        patience: ClientTiming | None = None,
     ) -> None:
         self._access = access
         self._made_ns = time.monotonic_ns()
-        outage = Outage(access.server.url)
-        patience = patience or Patience()
+        outage = OutageLog(access.server.url)
+        patience = patience or ClientTiming()
         self._reflectors = {
             resource.name: Reflector(access, resource, put, outage, patience)
             for resource in resources

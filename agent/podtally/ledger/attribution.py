@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.identity.model import NOBODY, Endpoint
+from podtally.identity.model import UNKNOWN_ENDPOINT, Endpoint
 from podtally.identity.name_table import Names
 from podtally.ledger import host_sockets, openers
 from podtally.ledger.account import (
@@ -352,7 +352,7 @@ class Attribution:
                 endpoint = endpoint._replace(host_network=False)  # macvlan, ipvlan: a pod's own
             if endpoint is None:
                 self._unknown_cgroups.add(cgroup)
-                endpoint = NOBODY._replace(final=False)
+                endpoint = UNKNOWN_ENDPOINT._replace(final=False)
             learnt.whos.append((slot, endpoint))
             learnt.final = np.append(learnt.final, endpoint.final)
             shares = bool(self.interfaces.host[slot])
@@ -377,7 +377,7 @@ class Attribution:
         parts = Parts(group)
         slot, endpoint = self._learnt.whos[parts.here]
         if not endpoint.final:
-            endpoint = NOBODY
+            endpoint = UNKNOWN_ENDPOINT
         kind, judgement = self._learnt.groups.there(parts.there)
         remote = kinds[kind]
         account = Account(

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.identity.cluster_labels import NO_PLACES, ClusterLabels
-from podtally.identity.model import UNKNOWN, Owner, PeerLabels, peer_of
+from podtally.identity.cluster_labels import NO_CLUSTER_LABELS, ClusterLabels
+from podtally.identity.model import UNKNOWN, Owner, PeerLabels, peer_labels
 from podtally.identity.name_table import Names
-from podtally.identity.services import NO_SERVICES, Services, unanimous
-from podtally.identity.services import ServiceBackend as Address
+from podtally.identity.services import NO_SERVICES, Services, common_backend
+from podtally.identity.services import BackendAddress as Address
 from podtally.ledger.account import NO_PORT, PeerBackend
 from podtally.ledger.connections import BEGAN_THERE, ConnectionColumns
 from podtally.ledger.distinct import distinct
@@ -52,7 +52,7 @@ class EpochContext(NamedTuple):
     sockets: Callable[[Tuples, NDArray[np.uint32]], NDArray[np.int64]] = no_sockets
     # The lower words, in network order, of addresses that became another's a moment ago.
     handed_over: NDArray[np.uint64] = np.zeros(0, np.uint64)
-    places: ClusterLabels = NO_PLACES
+    places: ClusterLabels = NO_CLUSTER_LABELS
     declared: DeclaredPolicies = DeclaredPolicies((), (), ())
     exposure: Exposure | None = None  # None: nobody knows what is declared to be exposed
 
@@ -195,7 +195,7 @@ class PeerFinder:
         self._serves = np.append(self._serves, serves)
 
     def _remote(self, owner: Owner) -> PeerKind:
-        peer = peer_of(owner)
+        peer = peer_labels(owner)
         is_pod = self._by_pod and owner.kind == "pod"
         return PeerKind(peer._replace(workload=owner.name) if is_pod else peer)
 
@@ -279,7 +279,7 @@ class PeerFinder:
         """What holds whichever backend was picked."""
         backends = present.services.backends((service.namespace, service.name), port)
         owners = _owners_now(backends, present.names, present.now_ns)
-        agreed = unanimous(backends, lambda address: present.names.owners[owners[address]])
+        agreed = common_backend(backends, lambda address: present.names.owners[owners[address]])
         if agreed is None:
             return ServiceAnswer(
                 self._place(_served(service, None, NO_PORT)), True, NO_OWNER, 0, NO_PORT
@@ -329,7 +329,7 @@ def _owners(
 
 def _served(service: Owner, owner: Owner | None, port: int) -> PeerKind:
     """A Service is as far away as who answers for it."""
-    peer = peer_of(service)
+    peer = peer_labels(service)
     if owner is None:
         return PeerKind(peer, PeerBackend("", UNKNOWN, port))
     return PeerKind(

@@ -15,15 +15,14 @@ from typing import NamedTuple
 import numpy as np
 
 from podtally.config import Config
-from podtally.identity.claim_conflicts import Contradictions, Counts
-from podtally.identity.cluster.cluster import Clocks, ClusterState
+from podtally.identity.claim_conflicts import ClaimConflicts, ConflictCounts
+from podtally.identity.cluster.state import Clocks, ClusterState
 from podtally.identity.directory import Directory
-from podtally.identity.interface_endpoints import lower_word, text
-from podtally.identity.model import NOBODY, UNKNOWN, Endpoint
+from podtally.identity.interface_endpoints import address_text, lower_word
+from podtally.identity.model import UNKNOWN, UNKNOWN_ENDPOINT, Endpoint
 from podtally.kernel.table import Table
 from podtally.kube.configured import api_access
-from podtally.kube.model import Changed, ObjectPage
-from podtally.kube.model import Event as ApiEvent
+from podtally.kube.model import ApiEvent, Changed, ObjectPage
 from podtally.kube.objects import RESOURCES
 from podtally.kube.source import FORBIDDEN, KubeSource
 from podtally.kube.workloads import Workload, from_labels
@@ -40,11 +39,11 @@ from podtally.policy.load.resources import POLICY_RESOURCE_NAMES, POLICY_RESOURC
 from podtally.runtimes import cgroups
 from podtally.runtimes.cgroup_hierarchies import hierarchies
 from podtally.runtimes.cgroup_ids import CgroupIds, find_mount
-from podtally.runtimes.cri import Cri
-from podtally.runtimes.engines import Containers
-from podtally.runtimes.finder import Finder, ProcessFound
+from podtally.runtimes.cri import CriClient
+from podtally.runtimes.engines import ContainerEngines
+from podtally.runtimes.name_resolver import ContainerNamed, NameResolver, PodNamed
 from podtally.runtimes.pod_logs import PodLogs
-from podtally.runtimes.resolver import ContainerNamed, PodNamed, Resolver
+from podtally.runtimes.process_finder import ProcessFinder, ProcessFound
 from podtally.supervision.conditions import Condition
 
 log = logging.getLogger(__name__)
@@ -65,7 +64,7 @@ Answers = queue.SimpleQueue[ApiEvent | ProcessFound | PodNamed | ContainerNamed]
 class Threads(NamedTuple):
     """Sources that work by themselves."""
 
-    finder: Finder
+    finder: ProcessFinder
     policies: PolicySources
     kube: KubeSource | None
 
@@ -81,7 +80,7 @@ class SourceState(NamedTuple):
     lookups: int  # of the connection tracker, since the start, as the next
     lookups_missed: int
     unsynced: dict[str, str]  # resources of the API that are not known, and why
-    contradicted: Counts  # addresses that endpoints configure and that are another's
+    contradicted: ConflictCounts  # addresses that endpoints configure and that are another's
 
 
 class IdentitySources:
@@ -107,8 +106,8 @@ class IdentitySources:
         self._host_trouble = Condition(log, logging.WARNING)
         self._sync_by_ns = time.monotonic_ns() + SYNC_NS
         self._next_host_ns = 0
-        self._contradictions = Contradictions()
-        self._contradicted: Counts = {}
+        self._contradictions = ClaimConflicts()
+        self._contradicted: ConflictCounts = {}
         self._next_contradicted_ns = 0
         self._exposures = Exposures()
         self._exposure: Exposure | None = None
@@ -236,7 +235,8 @@ class IdentitySources:
             self._ledger.rename(
                 i
                 for i, endpoint in after.items()
-                if before.get(i, NOBODY).final and before.get(i, NOBODY) != endpoint
+                if before.get(i, UNKNOWN_ENDPOINT).final
+                and before.get(i, UNKNOWN_ENDPOINT) != endpoint
             )
 
     def _look_at_host(self) -> None:
@@ -250,7 +250,7 @@ class IdentitySources:
             self._host_trouble.met("cannot read this host's addresses: %s", error)
             return
         self._host_trouble.over("this host's addresses are read again")
-        self.directory.host_addresses(map(text, addresses))
+        self.directory.host_addresses(map(address_text, addresses))
 
     def _take_answers(self) -> None:
         directory = self.directory
@@ -272,7 +272,7 @@ class IdentitySources:
                 case ObjectPage(resource) | Changed(resource) if resource in POLICY_RESOURCE_NAMES:
                     self.policies.heard(answer)
                 case ObjectPage() | Changed():
-                    directory.api_said(answer, Clocks(time.time_ns(), time.monotonic_ns()))
+                    directory.apply_api_event(answer, Clocks(time.time_ns(), time.monotonic_ns()))
 
     def _look_at_sockets(self, now_ns: int) -> None:
         """Whose are the cgroups under which the ledger met sockets of the host?"""
@@ -318,8 +318,8 @@ def make_identity_sources(config: Config, ledger: Ledger) -> IdentitySources:
         int(config.name_wait * 1e9),
         ClusterState(node) if access is not None else None,
     )
-    namer = Resolver(answers.put, _cri(config), PodLogs(config.pod_logs), Containers())
-    finder = Finder(answers.put, namer)
+    namer = NameResolver(answers.put, _cri(config), PodLogs(config.pod_logs), ContainerEngines())
+    finder = ProcessFinder(answers.put, namer)
     kube = None
     if access is not None:
         kube = KubeSource(access, (*RESOURCES, *POLICY_RESOURCES), answers.put)
@@ -338,7 +338,7 @@ def default_node_name() -> str:
     return os.environ.get("NODE_NAME") or socket.gethostname().lower()
 
 
-def _cri(config: Config) -> Cri | None:
+def _cri(config: Config) -> CriClient | None:
     if config.cri_socket == "off":
         return None
-    return Cri.of(config.cri_socket)
+    return CriClient.of(config.cri_socket)

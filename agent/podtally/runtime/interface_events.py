@@ -14,7 +14,7 @@ from podtally.ledger.ledger import Ledger
 from podtally.netlink import model
 from podtally.runtime.interface_counters import Gaps, InterfaceReader, Last, Watched
 from podtally.runtime.journal import InterfaceCounters
-from podtally.runtimes.finder import Finder
+from podtally.runtimes.process_finder import ProcessFinder
 from podtally.supervision.conditions import Condition
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class LinkEventQueue:
     finder is told of it at once.
     """
 
-    def __init__(self, finder: Finder) -> None:
+    def __init__(self, finder: ProcessFinder) -> None:
         self._events: queue.SimpleQueue[model.Event] = queue.SimpleQueue()
         self._finder = finder
 
@@ -49,7 +49,7 @@ class LinkEventQueue:
 class InterfaceEvents:
     """The interfaces under watch; ``inbox`` is filled by the links thread."""
 
-    def __init__(self, ledger: Ledger, directory: Directory, finder: Finder) -> None:
+    def __init__(self, ledger: Ledger, directory: Directory, finder: ProcessFinder) -> None:
         self.inbox = LinkEventQueue(finder)
         self.interfaces: dict[int, Watched] = {}
         self.known_ns = 0  # up to when all that was announced is taken note of
@@ -119,7 +119,7 @@ class InterfaceEvents:
             case model.AttachFailed(_, name, reason):
                 self._unwatched.met("cannot watch %s: %s", name, reason)
             case model.AddressesChanged():
-                self._directory.addresses_told(event)
+                self._directory.apply_addresses(event)
             case model.Renamed(ifindex, name):
                 self._ledger.interfaces.renamed(ifindex, name)
                 self._directory.renamed(ifindex, name)

@@ -33,7 +33,7 @@ _FileId = tuple[int, int, int]
 T = TypeVar("T")
 
 
-class Cri:
+class CriClient:
     """Asks the first of ``sockets`` that is there and serves pods."""
 
     def __init__(
@@ -47,7 +47,7 @@ class Cri:
         self.errors = 0
 
     @classmethod
-    def of(cls, setting: str) -> "Cri":
+    def of(cls, setting: str) -> "CriClient":
         """As ``cri_socket`` is set: ``auto``, or a path."""
         return cls() if setting == "auto" else cls((Path(setting),))
 

@@ -40,7 +40,7 @@ class _PodmanContainer(msgspec.Struct):
     names: list[str] = []
 
 
-class Containers:
+class ContainerEngines:
     """Finds containers by their full id."""
 
     def __init__(self, docker: Path = DOCKER, podman: Path = PODMAN) -> None:

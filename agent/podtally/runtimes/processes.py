@@ -25,7 +25,7 @@ _TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 _START_FIELD = 22 - 3  # starttime of proc_pid_stat(5), counted behind the name
 
 
-class Inhabitant(NamedTuple):
+class OpenProcess(NamedTuple):
     """One process of a namespace, open while it is looked at."""
 
     pid: int
@@ -34,7 +34,7 @@ class Inhabitant(NamedTuple):
     found: cgroups.CgroupOwner | None
 
 
-class Population:
+class ProcessNamespaces:
     """The processes that live in another network namespace than the maker of this object."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Population:
 
 
 @contextmanager
-def visit(pid: int) -> Iterator[Inhabitant | None]:
+def open_process(pid: int) -> Iterator[OpenProcess | None]:
     """Open a process; None if it has ended. All that is read is of one process, whoever gets
     its number next.
     """
@@ -81,7 +81,7 @@ def visit(pid: int) -> Iterator[Inhabitant | None]:
         fds.append(os.open("ns/net", _OPEN, dir_fd=fds[0]))
         fds.append(os.open("cgroup", _OPEN, dir_fd=fds[0]))
         found = hierarchies().read_file(_text(fds[2]))
-        inhabitant = Inhabitant(pid, fds[1], os.fstat(fds[1]).st_ino, found)
+        inhabitant = OpenProcess(pid, fds[1], os.fstat(fds[1]).st_ino, found)
     except OSError:
         inhabitant = None
     try:
@@ -91,9 +91,9 @@ def visit(pid: int) -> Iterator[Inhabitant | None]:
             os.close(fd)
 
 
-def who_is(pid: int) -> cgroups.CgroupOwner | None:
+def owner_of_process(pid: int) -> cgroups.CgroupOwner | None:
     """What the cgroup of a process says; None if it says nothing, or the process has ended."""
-    with visit(pid) as inhabitant:
+    with open_process(pid) as inhabitant:
         return inhabitant.found if inhabitant is not None else None
 
 

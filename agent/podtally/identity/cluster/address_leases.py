@@ -25,8 +25,8 @@ class AddressLease(msgspec.Struct, gc=False):
 
     uid: str
     address: int
-    possible_ns: int  # not before
-    sure_ns: int  # it had it by then
+    earliest_ns: int  # not before
+    certain_ns: int  # it had it by then
     dark_ns: int  # before that somebody unknown may have had it
     proof_ns: int  # it still had it then
     until_ns: int = FOREVER  # not from then on: the last of its containers had ended
@@ -38,8 +38,8 @@ class AddressLease(msgspec.Struct, gc=False):
 
         ``offset_ns`` is what CLOCK_MONOTONIC is ahead of Unix time.
         """
-        self.sure_ns = min(self.sure_ns, sure_from(life, offset_ns, at_ns))
-        self.dark_ns = min(self.dark_ns, self.sure_ns)
+        self.certain_ns = min(self.certain_ns, sure_from(life, offset_ns, at_ns))
+        self.dark_ns = min(self.dark_ns, self.certain_ns)
         if life.last_proof_seconds:
             proof_ns = life.last_proof_seconds * SECOND_NS + offset_ns - SKEW_NS
             self.proof_ns = max(self.proof_ns, min(proof_ns, at_ns))
@@ -55,14 +55,14 @@ class AddressLease(msgspec.Struct, gc=False):
         self.gone_ns = min(self.gone_ns, at_ns)
 
     def _end(self, until_ns: int) -> None:
-        self.until_ns = min(self.until_ns, max(until_ns, self.possible_ns))
+        self.until_ns = min(self.until_ns, max(until_ns, self.earliest_ns))
         self.proof_ns = min(self.proof_ns, self.until_ns)
 
-    def bake(self, other: "AddressLease") -> None:
+    def absorb_bounds(self, other: "AddressLease") -> None:
         """Keep what ``other`` bounds, which will be forgotten."""
         self.dark_ns = _dark_until(self, (other,))
-        self.possible_ns, until_ns = bounds(self, (other,))
-        self.proof_ns = max(self.proof_ns, self.possible_ns)
+        self.earliest_ns, until_ns = bounds(self, (other,))
+        self.proof_ns = max(self.proof_ns, self.earliest_ns)
         self._end(until_ns)
 
 
@@ -90,19 +90,19 @@ def bounds(hold: AddressLease, others: Sequence[AddressLease]) -> tuple[int, int
 
     A pod that is stuck in the API (its node is lost) so loses its address to the next that has it.
     """
-    start, end = hold.possible_ns, hold.until_ns
+    start, end = hold.earliest_ns, hold.until_ns
     for other in others:
-        if other.sure_ns > hold.sure_ns and other.sure_ns >= hold.proof_ns:
-            end = min(end, other.sure_ns)
-        elif other.sure_ns < hold.sure_ns and other.proof_ns <= hold.sure_ns:
+        if other.certain_ns > hold.certain_ns and other.certain_ns >= hold.proof_ns:
+            end = min(end, other.certain_ns)
+        elif other.certain_ns < hold.certain_ns and other.proof_ns <= hold.certain_ns:
             start = max(start, other.proof_ns)
     return start, max(start, end)
 
 
 def _dark_until(hold: AddressLease, others: Sequence[AddressLease]) -> int:
     """Until then another had the address, or at least its sandbox; or that is not known."""
-    earlier = (other.gone_ns for other in others if other.sure_ns <= hold.sure_ns)
-    return max(hold.dark_ns, min(hold.sure_ns, max(earlier, default=0)))
+    earlier = (other.gone_ns for other in others if other.certain_ns <= hold.certain_ns)
+    return max(hold.dark_ns, min(hold.certain_ns, max(earlier, default=0)))
 
 
 def claims(

@@ -11,22 +11,22 @@ import msgspec
 
 from podtally.identity.cluster.address_leases import HISTORY_NS, LATE_NS, SECOND_NS, SKEW_NS
 from podtally.identity.model import FOREVER
-from podtally.identity.services import address_of
+from podtally.identity.services import parse_address
 from podtally.kube.objects import KubeNode, KubeService
 
 
-class Span(msgspec.Struct, gc=False):
+class FixedAddressSpan(msgspec.Struct, gc=False):
     address: int
     from_ns: int
     until_ns: int = FOREVER
 
 
-class FixedAddress(msgspec.Struct, gc=False):
+class FixedAddresses(msgspec.Struct, gc=False):
     """An object, and what it has had."""
 
     object: KubeNode | KubeService
     heard_ns: int  # last
-    spans: list[Span]
+    spans: list[FixedAddressSpan]
     gone_ns: int = FOREVER
 
 
@@ -35,7 +35,7 @@ class FixedAddressTable:
 
     def __init__(self) -> None:
         self.changed: set[str] = set()
-        self._known: dict[str, FixedAddress] = {}
+        self._known: dict[str, FixedAddresses] = {}
         self._gone: list[str] = []  # in the order they went
 
     def uids(self, kind: type[KubeNode] | type[KubeService]) -> Set[str]:
@@ -45,7 +45,7 @@ class FixedAddressTable:
             if known.gone_ns == FOREVER and isinstance(known.object, kind)
         }
 
-    def find(self, uid: str) -> FixedAddress | None:
+    def find(self, uid: str) -> FixedAddresses | None:
         return self._known.get(uid)
 
     def nodes(self) -> Iterator[str]:
@@ -55,18 +55,18 @@ class FixedAddressTable:
         from_ns = max(0, item.created_seconds * SECOND_NS + offset_ns - SKEW_NS)
         known = self._known.get(item.uid)
         if known is None:
-            known = self._known[item.uid] = FixedAddress(item, at_ns, [])
+            known = self._known[item.uid] = FixedAddresses(item, at_ns, [])
         else:
             from_ns = max(from_ns, known.heard_ns - LATE_NS)
             known.heard_ns, known.gone_ns = at_ns, FOREVER
             if known.object == item and known.spans:
                 return
             known.object = item
-        addresses = {a for a in map(address_of, item.addresses) if a is not None}
+        addresses = {a for a in map(parse_address, item.addresses) if a is not None}
         _end(known, at_ns, addresses)
         known.spans = [s for s in known.spans if s.until_ns > at_ns - HISTORY_NS]
         had = {span.address for span in known.spans if span.until_ns == FOREVER}
-        known.spans += [Span(address, from_ns) for address in addresses - had]
+        known.spans += [FixedAddressSpan(address, from_ns) for address in addresses - had]
         self.changed.add(item.uid)
 
     def drop(self, uid: str, at_ns: int) -> None:
@@ -88,7 +88,7 @@ class FixedAddressTable:
             del self._gone[0]
 
 
-def _end(known: FixedAddress, at_ns: int, but: Set[int]) -> None:
+def _end(known: FixedAddresses, at_ns: int, but: Set[int]) -> None:
     for span in known.spans:
         if span.until_ns == FOREVER and span.address not in but:
             span.until_ns = at_ns

@@ -15,7 +15,7 @@ from podtally.identity.cluster.address_leases import (
     sure_from,
 )
 from podtally.identity.model import FOREVER, Claim, Owner
-from podtally.identity.services import address_of
+from podtally.identity.services import parse_address
 from podtally.kube.pods import KubePod
 
 
@@ -136,7 +136,7 @@ class PodTable:
         for hold in known.holds:
             left = [other for other in self._at[hold.address] if other.uid != pod.uid]
             for other in left:
-                other.bake(hold)
+                other.absorb_bounds(hold)
             self._at[hold.address] = left
             if not left:
                 del self._at[hold.address]
@@ -144,7 +144,7 @@ class PodTable:
     def _hold(self, known: KnownPod, at_ns: int, offset_ns: int, dark_ns: int) -> None:
         """Carry over what a status says of the pod's addresses."""
         pod, life = known.pod, known.pod.life
-        addresses = {a for a in map(address_of, pod.addresses) if a is not None}
+        addresses = {a for a in map(parse_address, pod.addresses) if a is not None}
         held = {hold.address: hold for hold in known.holds if hold.reported}
         for address, hold in held.items():
             if address not in addresses:  # its sandbox was made anew, with another address

@@ -10,7 +10,7 @@ that has this address are the controller's.
 from collections.abc import Collection, Iterable
 from functools import lru_cache
 
-from podtally.identity.services import Name, Services, address_of
+from podtally.identity.services import ServiceName, Services, parse_address
 from podtally.kube.objects import KubeService
 from podtally.kube.ports import PROTOCOLS
 
@@ -58,7 +58,7 @@ class Fleets:
         fleets = {self._backends(name, (_TCP, port)) for name in fronts}
         return fleets.pop() if len(fleets) == 1 else frozenset()
 
-    def _backends(self, service: Name, port: tuple[int, int]) -> frozenset[int]:
+    def _backends(self, service: ServiceName, port: tuple[int, int]) -> frozenset[int]:
         return frozenset(backend.address for backend in self._services.backends(service, port))
 
     def _by_place(self) -> dict[Place, list[KubeService]]:
@@ -83,7 +83,7 @@ def is_proxied(service: KubeService) -> bool:
 @lru_cache(maxsize=1 << 14)  # the same texts come again with each change of a Service
 def place_of(text: str) -> Place:
     """The same for all ways to write an address, or a name of DNS."""
-    address = address_of(text)
+    address = parse_address(text)
     return text.rstrip(".").lower() if address is None else address
 
 

@@ -9,7 +9,7 @@ if its type or its external IPs say so.
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from podtally.identity.services import ServiceBackend, Services
+from podtally.identity.services import BackendAddress, Services
 from podtally.kube.objects import KubeService
 from podtally.kube.ports import PROTOCOLS
 from podtally.policy.exposure.controllers import is_proxied
@@ -55,7 +55,7 @@ class Declaration(NamedTuple):
 
 class DeclaredExposure(NamedTuple):
     declaration: Declaration
-    backends: tuple[ServiceBackend, ...]  # of the last minute, as ``Services`` has it
+    backends: tuple[BackendAddress, ...]  # of the last minute, as ``Services`` has it
     addresses: tuple[str, ...] = ()  # that lead to the Ingress: its controller's
 
 

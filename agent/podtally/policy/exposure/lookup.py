@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.identity.services import ServiceBackend, Services
+from podtally.identity.services import BackendAddress, Services
 from podtally.kube.ports import PROTOCOLS
 from podtally.policy.exposure.controllers import Fleets
 from podtally.policy.exposure.declarations import Declaration, DeclaredExposure, declared
@@ -72,7 +72,7 @@ class Exposures:
     def __init__(self) -> None:
         self._known: tuple[list[DeclaredExposure], _Serving] | None = None
         self._exposure: Exposure | None = None
-        self._packed: dict[int, tuple[tuple[ServiceBackend, ...], TableRows]] = {}
+        self._packed: dict[int, tuple[tuple[BackendAddress, ...], TableRows]] = {}
 
     def exposure(
         self,
@@ -161,7 +161,7 @@ def _of_controllers(rows: TableRows, serving: _Serving) -> tuple[TableRows, Tabl
     return controllers, joined(via)
 
 
-def _pack(backends: Sequence[ServiceBackend]) -> TableRows:
+def _pack(backends: Sequence[BackendAddress]) -> TableRows:
     high, low = _halves(backend.address for backend in backends)
     port = np.array([backend.port for backend in backends], np.uint64)
     return TableRows(high, low, port << _PORT_SHIFT, np.zeros(len(low), np.int64))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
-from podtally.kube.model import Event
+from podtally.kube.model import ApiEvent
 from podtally.policy.endpoints import NO_POD_NAMESPACES
 from podtally.policy.ingress import DeclaredIngress
 from podtally.policy.lint.cluster import no_pods_in
@@ -88,7 +88,7 @@ class PolicySources:
         """Look at the files now, not within a second. May be called by any thread."""
         self._reader.reload()
 
-    def heard(self, event: Event) -> None:
+    def heard(self, event: ApiEvent) -> None:
         """Take in what the API told; events of other resources are let pass."""
         if self._live is not None:
             self._live.apply(event)

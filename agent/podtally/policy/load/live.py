@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from podtally.kube.model import Event, ObjectPage
+from podtally.kube.model import ApiEvent, ObjectPage
 from podtally.policy.ingress import DeclaredIngress
 from podtally.policy.load.resources import INGRESSES, POLICY_RESOURCE_NAMES, DeclaredObject
 from podtally.policy.load.unreadable import BEFORE_ALL
@@ -41,7 +41,7 @@ class LivePolicies:
         self._heard: set[str] = set()  # resources that were listed to the end
         self._now: LiveSnapshot | None = None
 
-    def apply(self, event: Event) -> None:
+    def apply(self, event: ApiEvent) -> None:
         """Take in what the API told; events of other resources are let pass."""
         objects = self._objects.get(event.resource)
         if objects is None:

@@ -6,12 +6,12 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podtally.kube.backoff import Backoff, Patience
+from podtally.kube.backoff import Backoff, ClientTiming
 
 
 @given(st.integers(), st.integers(1, 60))
 def test_a_wait_is_below_its_bound(seed: int, failures: int) -> None:
-    backoff = Backoff(Patience(), random.Random(seed))
+    backoff = Backoff(ClientTiming(), random.Random(seed))
     for number in range(failures):
         assert 0.0 <= backoff.next("error", 30.0) <= min(30.0, 0.5 * 2**number)
 
@@ -19,7 +19,7 @@ def test_a_wait_is_below_its_bound(seed: int, failures: int) -> None:
 def test_waits_grow_to_their_bound_and_no_further() -> None:
     means = [0.0] * 10
     for seed in range(400):
-        backoff = Backoff(Patience(), random.Random(seed))
+        backoff = Backoff(ClientTiming(), random.Random(seed))
         for number in range(10):
             means[number] += backoff.next("error", 30.0) / 400
     for number, mean in enumerate(means):
@@ -28,14 +28,14 @@ def test_waits_grow_to_their_bound_and_no_further() -> None:
 
 
 def test_two_agents_do_not_come_back_together() -> None:
-    one, other = Backoff(Patience()), Backoff(Patience())
+    one, other = Backoff(ClientTiming()), Backoff(ClientTiming())
     pairs = [(one.next("away", 2.0), other.next("away", 3.0)) for _ in range(23)]
     assert all(first != second for first, second in pairs)
 
 
 def test_another_kind_of_failure_begins_anew() -> None:
     """A server that was away for long and now answers 503 is asked again soon."""
-    backoff = Backoff(Patience())
+    backoff = Backoff(ClientTiming())
     for _ in range(23):
         backoff.next("away", 2.0)
     assert backoff.next("error", 30.0) <= 0.5

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.test_finder import POD, Host, host
+from tests.kernel.test_process_finder import POD, Host, host
 
 __all__ = ["host"]
 

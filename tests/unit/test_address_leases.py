@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from podtally.identity.cluster.address_leases import SECOND_NS, SKEW_NS, possible_from, sure_from
-from podtally.identity.cluster.cluster import Clocks, ClusterState
+from podtally.identity.cluster.state import Clocks, ClusterState
 from podtally.identity.model import DISPUTED, FOREVER, Claim
-from podtally.identity.services import address_of
+from podtally.identity.services import parse_address
 from podtally.kube.model import Changed, ObjectPage
 from podtally.kube.objects import RESOURCES
 from podtally.kube.pods import Life
+from tests.unit.address_succession import ADDRESS, WALL, Truth, clocks, heard, monotonic, succession
 from tests.unit.kube_json import Json, Run, list_of, pod, status
-from tests.unit.succession import ADDRESS, WALL, Truth, clocks, heard, monotonic, succession
 
 PODS = next(resource for resource in RESOURCES if resource.name == "pods")
 
@@ -49,7 +49,7 @@ class Observer:
             claim.owner
             for claims in self.claims.values()
             for claim in claims
-            if claim.address == address_of(address)
+            if claim.address == parse_address(address)
             and claim.from_ns <= monotonic(at) < claim.until_ns
         }
         if len(found) != 1:

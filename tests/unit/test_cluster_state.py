@@ -3,9 +3,9 @@
 
 from typing import Any
 
-from podtally.identity.cluster.cluster import Clocks, ClusterState
+from podtally.identity.cluster.state import Clocks, ClusterState
 from podtally.identity.model import FOREVER, Claim, Owner, host_owner, owner_of
-from podtally.identity.services import Agreed, ServiceBackend, address_of, unanimous
+from podtally.identity.services import BackendAddress, CommonBackend, common_backend, parse_address
 from podtally.kube.model import Changed, ObjectPage
 from podtally.kube.objects import RESOURCES
 from tests.unit.kube_json import Json, Run, controlled, list_of, pod, stamp, status
@@ -87,7 +87,7 @@ def piece(of: str, addresses: list[str], ports: list[Json]) -> Json:
 
 
 def packed(text: str) -> int:
-    address = address_of(text)
+    address = parse_address(text)
     assert address is not None
     return address
 
@@ -97,9 +97,9 @@ MAIN = [{"name": "http", "port": 8080}]
 
 
 def test_addresses_are_128_bits() -> None:
-    assert address_of("198.18.0.1") == 0xFFFF_C612_0001
-    assert address_of("2001:db8::1") == 0x2001_0DB8 << 96 | 1
-    assert address_of("node-1.example") is None
+    assert parse_address("198.18.0.1") == 0xFFFF_C612_0001
+    assert parse_address("2001:db8::1") == 0x2001_0DB8 << 96 | 1
+    assert parse_address("node-1.example") is None
 
 
 def test_scope_follows_the_zones_whenever_they_come() -> None:
@@ -331,8 +331,8 @@ def test_backends_are_named_by_the_port_of_the_pod() -> None:
     api.show("services", service("dns", "10.99.1.2", dns))
     services = api.cluster.services()
     one = packed("198.18.0.1")
-    assert services.backends(("shop", "dns"), (17, 53)) == (ServiceBackend(one, 5353),)
-    assert services.backends(("shop", "dns"), (6, 53)) == (ServiceBackend(one, 5354),)
+    assert services.backends(("shop", "dns"), (17, 53)) == (BackendAddress(one, 5353),)
+    assert services.backends(("shop", "dns"), (6, 53)) == (BackendAddress(one, 5354),)
     assert services.backends(("shop", "dns"), (6, 5354)) == ()
     assert services.backends(("shop", "other"), (6, 53)) == ()
 
@@ -341,7 +341,7 @@ def test_a_headless_service_has_backends_too() -> None:
     api = Api()
     api.show("services", service("db", "None", MAIN))
     api.show("endpointslices", piece("db", ["198.18.0.1"], MAIN))
-    one = ServiceBackend(packed("198.18.0.1"), 8080)
+    one = BackendAddress(packed("198.18.0.1"), 8080)
     assert api.cluster.services().backends(("shop", "db"), (6, 8080)) == (one,)
     assert api.claims["service", "uid-db"] == []
 
@@ -368,8 +368,8 @@ def test_a_backend_that_went_counts_for_another_minute() -> None:
     api.show("endpointslices", piece("web", ["198.18.0.1"], MAIN))
     before = api.cluster.services()
     old, new = (
-        ServiceBackend(packed("198.18.0.1"), 8080),
-        ServiceBackend(packed("198.18.0.2"), 8080),
+        BackendAddress(packed("198.18.0.1"), 8080),
+        BackendAddress(packed("198.18.0.2"), 8080),
     )
     assert before.backends(("shop", "web"), (6, 80)) == (old,)
     api.tell("endpointslices", "MODIFIED", piece("web", ["198.18.0.2"], MAIN), 100.0)
@@ -415,15 +415,15 @@ def owner(name: str, workload: str, scope: str = "cluster") -> Owner:
 
 
 def test_what_backends_agree_on() -> None:
-    a, b, c = ServiceBackend(1, 80), ServiceBackend(2, 80), ServiceBackend(3, 81)
+    a, b, c = BackendAddress(1, 80), BackendAddress(2, 80), BackendAddress(3, 81)
     known = {1: owner("web-1", "web"), 2: owner("web-2", "web"), 3: owner("db-1", "db")}
-    assert unanimous((), known.get) is None
-    assert unanimous((a,), known.get) == Agreed(1, 80, known[1])
+    assert common_backend((), known.get) is None
+    assert common_backend((a,), known.get) == CommonBackend(1, 80, known[1])
     shared = Owner("pod", "shop", "", "web", "cluster", "Deployment")
-    assert unanimous((a, b), known.get) == Agreed(0, 80, shared)
-    assert unanimous((a, c), known.get) is None
-    assert unanimous((a, b, ServiceBackend(4, 80)), known.get) == Agreed(0, 80, None)
+    assert common_backend((a, b), known.get) == CommonBackend(0, 80, shared)
+    assert common_backend((a, c), known.get) is None
+    assert common_backend((a, b, BackendAddress(4, 80)), known.get) == CommonBackend(0, 80, None)
     known[1] = known[1]._replace(ports=(("http", 6, 80),))
-    assert unanimous((a, b), known.get) == Agreed(0, 80, shared)
+    assert common_backend((a, b), known.get) == CommonBackend(0, 80, shared)
     known[2] = owner("web-2", "web", "cross_zone")
-    assert unanimous((a, b), known.get) == Agreed(0, 80, None)
+    assert common_backend((a, b), known.get) == CommonBackend(0, 80, None)

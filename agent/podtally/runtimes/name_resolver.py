@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from podtally.runtimes.cgroups import CgroupOwner
-from podtally.runtimes.cri import Cri
+from podtally.runtimes.cri import CriClient
 from podtally.runtimes.cri_proto import Sandbox
-from podtally.runtimes.engines import Containers
+from podtally.runtimes.engines import ContainerEngines
 from podtally.runtimes.model import Labels
 from podtally.runtimes.pod_logs import PodLogs
 from podtally.supervision.worker import Worker
@@ -46,11 +46,11 @@ class ContainerNamed(NamedTuple):
     source: str  # docker, podman, container
 
 
-Named = PodNamed | ContainerNamed
+NameFound = PodNamed | ContainerNamed
 
 
 @dataclass(slots=True)
-class _Pending:
+class _PendingName:
     found: CgroupOwner
     since: float
     tries: int = 0
@@ -64,22 +64,22 @@ class _Pending:
         return self.since + _TRIES_S[self.tries]
 
 
-class Resolver:
+class NameResolver:
     """``name`` may be called by any thread; what is found goes to ``named``, in the namer's."""
 
     def __init__(
         self,
-        named: Callable[[Named], None],
-        cri: Cri | None,
+        named: Callable[[NameFound], None],
+        cri: CriClient | None,
         pod_logs: PodLogs,
-        containers: Containers,
+        containers: ContainerEngines,
     ) -> None:
         self._named = named
         self._cri = cri
         self._pod_logs = pod_logs
         self._containers = containers
-        self._asked: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
-        self._pending: dict[str, _Pending] = {}
+        self._asked: queue.SimpleQueue[_PendingName | None] = queue.SimpleQueue()
+        self._pending: dict[str, _PendingName] = {}
         self._worker = Worker("namer", self._run, log)
 
     @property
@@ -106,7 +106,7 @@ class Resolver:
     def name(self, found: CgroupOwner) -> None:
         """Ask for the name of a pod or a container; others have all the name there is."""
         if found.kind == "pod" or found.container:
-            self._asked.put(_Pending(found, time.monotonic()))
+            self._asked.put(_PendingName(found, time.monotonic()))
 
     def _run(self) -> None:
         while True:
@@ -136,7 +136,7 @@ class Resolver:
             if pending.tries == len(_TRIES_S):
                 self._done([pending.key])
 
-    def _ask_files(self, pending: _Pending) -> None:
+    def _ask_files(self, pending: _PendingName) -> None:
         found = pending.found
         if found.kind == "pod":
             entry = None if pending.named else self._pod_logs.find(found.name)
@@ -147,7 +147,7 @@ class Resolver:
             self._named(ContainerNamed(found.container, name.name, name.labels, found.kind))
             self._done([pending.key])
 
-    def _ask_runtime(self, cri: Cri, due: list[_Pending]) -> None:
+    def _ask_runtime(self, cri: CriClient, due: list[_PendingName]) -> None:
         pods = [p for p in due if p.found.kind == "pod"]
         others = [p for p in due if p.found.kind in _CRI_KINDS]
         if not pods and not others:
@@ -164,7 +164,7 @@ class Resolver:
             self._tell_containers(cri, others, {sandbox.id: sandbox for sandbox in sandboxes})
 
     def _tell_containers(
-        self, cri: Cri, pending: list[_Pending], by_id: dict[str, Sandbox]
+        self, cri: CriClient, pending: list[_PendingName], by_id: dict[str, Sandbox]
     ) -> None:
         """A container, or the sandbox itself, which the runtime does not list as a container."""
         owners = {}
@@ -173,7 +173,7 @@ class Resolver:
         for each in pending:
             self._tell(each, by_id.get(owners.get(each.key, each.key)))
 
-    def _tell(self, pending: _Pending, sandbox: Sandbox | None) -> None:
+    def _tell(self, pending: _PendingName, sandbox: Sandbox | None) -> None:
         if sandbox is None or not sandbox.name:
             return
         container = "" if pending.found.kind == "pod" else pending.key

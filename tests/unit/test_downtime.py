@@ -7,15 +7,14 @@ import time
 import numpy as np
 import pytest
 
-from podtally.identity.cluster.cluster import ClusterState
+from podtally.identity.cluster.state import ClusterState
 from podtally.identity.directory import Directory
-from podtally.identity.interface_endpoints import number
+from podtally.identity.interface_endpoints import address_number
 from podtally.identity.model import UNKNOWN, Owner
 from podtally.kube.model import Changed, ObjectPage
 from podtally.kube.objects import RESOURCES
 from podtally.runtimes.cgroups import CgroupOwner
-from tests.unit.kube_json import Json, Run, list_of
-from tests.unit.succession import (
+from tests.unit.address_succession import (
     ADDRESS,
     SECOND,
     WALL,
@@ -26,6 +25,7 @@ from tests.unit.succession import (
     succession,
     told,
 )
+from tests.unit.kube_json import Json, Run, list_of
 
 PODS = next(resource for resource in RESOURCES if resource.name == "pods")
 PATIENCE_SECONDS = 10.0
@@ -33,7 +33,7 @@ PATIENCE_NS = int(PATIENCE_SECONDS * SECOND)
 EPOCH_SECONDS = 0.2
 HEARD_SECONDS = 0.02  # from a change of a link to when it is heard of, at the latest
 TALKS_SECONDS = 0.1  # from then on a pod moves something
-PACKED = number(ADDRESS).to_bytes(16, "big")
+PACKED = address_number(ADDRESS).to_bytes(16, "big")
 
 
 class Agent:
@@ -65,11 +65,11 @@ class Agent:
     def hear(self, kind: str, item: Json) -> None:
         (pod,) = PODS.decode_list(list_of(item)).objects
         now = clocks(self.now)
-        self.directory.api_said(Changed("pods", kind, pod, now.monotonic_ns), now)
+        self.directory.apply_api_event(Changed("pods", kind, pod, now.monotonic_ns), now)
 
     def hear_list(self, items: list[Json]) -> None:
         now, pods = clocks(self.now), PODS.decode_list(list_of(*items)).objects
-        self.directory.api_said(ObjectPage("pods", pods, True, True, now.monotonic_ns), now)
+        self.directory.apply_api_event(ObjectPage("pods", pods, True, True, now.monotonic_ns), now)
 
     def sent(self, truth: Truth, at: float) -> None:
         """The first packet that was counted on a pod's own interface."""
@@ -81,7 +81,9 @@ class Agent:
 
     def owner(self, at: float) -> Owner:
         """As of the last ``refresh``."""
-        high, low = (np.array([word], np.uint64) for word in divmod(number(ADDRESS), 1 << 64))
+        high, low = (
+            np.array([word], np.uint64) for word in divmod(address_number(ADDRESS), 1 << 64)
+        )
         names = self.directory.names
         return names.owners[int(names.look_up(high, low, np.array([monotonic(at)]))[0])]
 

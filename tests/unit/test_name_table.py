@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 
 from podtally.identity import name_table
-from podtally.identity.addresses import AddressBook
-from podtally.identity.model import FOREVER, INTERNET, NOBODY, PRIVATE, Claim, Endpoint, Owner
+from podtally.identity.addresses import ClaimBook
+from podtally.identity.model import (
+    FOREVER,
+    INTERNET,
+    PRIVATE,
+    UNKNOWN_ENDPOINT,
+    Claim,
+    Endpoint,
+    Owner,
+)
 from podtally.identity.name_table import Names
 
 WEB = Endpoint("shop", "web-0", "web", "Deployment", "static")
@@ -32,9 +40,9 @@ def external(name: str, scope: str = "private") -> Owner:
 
 def names(networks: dict[str, tuple[str, ...]], *claims: Claim) -> Names:
     built = name_table.build_networks(networks)
-    book = AddressBook(built.owners)
+    book = ClaimBook(built.owners)
     book.put("it", claims)
-    return name_table.build({7: WEB}, {23: WEB}, book.table(), built)
+    return name_table.build_names({7: WEB}, {23: WEB}, book.table(), built)
 
 
 def owner(made: Names, text: str, at_ns: int = NOW_NS) -> Owner:
@@ -109,23 +117,23 @@ def test_many_at_once_in_their_order() -> None:
 def test_endpoints_nobody_knows_are_unknown_and_never_guessed() -> None:
     made = names({})
     assert made.endpoint(7) == WEB
-    assert made.endpoint(9) == NOBODY
+    assert made.endpoint(9) == UNKNOWN_ENDPOINT
     assert made.sockets == {23: WEB}
-    assert set(NOBODY[:5]) == {"unknown"}
+    assert set(UNKNOWN_ENDPOINT[:5]) == {"unknown"}
 
 
 def test_addresses_of_another_books_owners_are_refused() -> None:
     networks = name_table.build_networks(NETWORKS)
     with pytest.raises(ValueError, match=r"networks\.owners"):
-        name_table.build({}, {}, AddressBook().table(), networks)
+        name_table.build_names({}, {}, ClaimBook().table(), networks)
 
 
 def test_later_names_with_the_same_owners_agree_on_indexes() -> None:
     networks = name_table.build_networks(NETWORKS)
-    book = AddressBook(networks.owners)
-    first = name_table.build({}, {}, book.table(), networks)
+    book = ClaimBook(networks.owners)
+    first = name_table.build_names({}, {}, book.table(), networks)
     book.put("it", [Claim(number("10.99.0.7"), POD, NOW_NS)])
-    second = name_table.build({}, {}, book.table(), networks)
+    second = name_table.build_names({}, {}, book.table(), networks)
     assert first.owners is second.owners
     assert owner(first, "10.99.0.7") == external("lab")
     assert owner(second, "10.99.0.7") == POD

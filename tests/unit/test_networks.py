@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from podtally.identity.networks import RangeTable, prefix
+from podtally.identity.networks import RangeTable, parse_prefix
 
 Network = IPv4Network | IPv6Network
 WORD = (1 << 64) - 1
@@ -79,7 +79,9 @@ anywhere = st.one_of(
 @settings(max_examples=400, deadline=None)
 @given(st.lists(st.one_of(v4, v6), max_size=23), st.lists(anywhere, max_size=5))
 def test_finds_what_a_search_through_all_finds(networks: list[Network], also: list[int]) -> None:
-    table = RangeTable(prefix(str(network), value) for value, network in enumerate(networks, 1))
+    table = RangeTable(
+        parse_prefix(str(network), value) for value, network in enumerate(networks, 1)
+    )
     addresses = list(also)
     for network in networks:
         first, last = bounds(network)
@@ -123,7 +125,7 @@ def test_borders(address: str, value: int) -> None:
         "2001:db8::23",
         "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
     )
-    table = RangeTable(prefix(text, i) for i, text in enumerate(listed, 1))
+    table = RangeTable(parse_prefix(text, i) for i, text in enumerate(listed, 1))
     assert look_up(table, [number(address)]) == [value]
 
 
@@ -133,7 +135,7 @@ def test_nothing_listed() -> None:
 
 
 def test_everything_listed() -> None:
-    table = RangeTable([prefix("::/0", 1), prefix("0.0.0.0/0", 2)], default=9)
+    table = RangeTable([parse_prefix("::/0", 1), parse_prefix("0.0.0.0/0", 2)], default=9)
     assert look_up(table, [0, MAPPED, MAPPED | 0xFFFFFFFF, (MAPPED | 0xFFFFFFFF) + 1, LAST]) == [
         1,
         2,
@@ -144,10 +146,10 @@ def test_everything_listed() -> None:
 
 
 def test_ipv4_is_read_as_mapped() -> None:
-    assert prefix("203.0.113.0/24", 5) == (int(IPv6Address("::ffff:203.0.113.0")), 120, 5)
+    assert parse_prefix("203.0.113.0/24", 5) == (int(IPv6Address("::ffff:203.0.113.0")), 120, 5)
 
 
 @pytest.mark.parametrize("text", ["10.99.0.1/16", "10.99.0.0/33", "web", "", "2001:db8::/129"])
 def test_refuses_what_is_no_network(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        prefix(text, 1)
+        parse_prefix(text, 1)

@@ -9,7 +9,7 @@ import pytest
 from podtally.errors import PodtallyError
 from podtally.kube import kubeconfig
 from podtally.kube.credentials import Credential
-from tests.unit.kube_config import SECRET, write_config
+from tests.unit.kubeconfig_files import SECRET, write_config
 
 HTTPS = {"server": "https://127.0.0.1:1"}
 

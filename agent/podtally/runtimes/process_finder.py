@@ -19,7 +19,7 @@ from podtally.netlink.namespaces import NOT_ASSIGNED, Namespaces
 from podtally.netlink.netlink import Requests
 from podtally.runtimes import processes
 from podtally.runtimes.cgroups import CgroupOwner
-from podtally.runtimes.resolver import Named, Resolver
+from podtally.runtimes.name_resolver import NameFound, NameResolver
 from podtally.supervision.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -43,16 +43,16 @@ class ProcessFound(NamedTuple):
     at_ns: int  # CLOCK_MONOTONIC
 
 
-Event = ProcessFound | Named
+NamingEvent = ProcessFound | NameFound
 
 
-class _Look(NamedTuple):
+class _LookRequest(NamedTuple):
     ifindex: int
     nsid: int
     at: float  # CLOCK_MONOTONIC, seconds
 
 
-class _Forget(NamedTuple):
+class _ForgetRequest(NamedTuple):
     ifindex: int
 
 
@@ -72,18 +72,18 @@ class _PendingLook:
         return self.since + _TRIES_S[self.tries]
 
 
-class Finder:
+class ProcessFinder:
     """``look`` and ``forget`` may be called by any thread; ``tell`` is called in the finder's."""
 
-    def __init__(self, tell: Callable[[Event], None], namer: Resolver) -> None:
+    def __init__(self, tell: Callable[[NamingEvent], None], namer: NameResolver) -> None:
         self._tell = tell
         self._namer = namer
-        self._asked: queue.SimpleQueue[_Look | _Forget | None] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[_LookRequest | _ForgetRequest | None] = queue.SimpleQueue()
         self._waiting: dict[int, _PendingLook] = {}
         self._requests = Requests()
         self._namespaces = Namespaces(self._requests)
-        self._own = processes.who_is(os.getpid())
-        self._population = processes.Population()
+        self._own = processes.owner_of_process(os.getpid())
+        self._population = processes.ProcessNamespaces()
         # By the inode of a namespace, with a process in it: when that is gone, the inode may
         # be another's.
         self._nsids: dict[int, _KnownProcess] = {}
@@ -119,10 +119,10 @@ class Finder:
     def look(self, ifindex: int, nsid: int) -> None:
         """An interface has appeared whose other end is in this namespace."""
         if nsid != NOT_ASSIGNED:
-            self._asked.put(_Look(ifindex, nsid, time.monotonic()))
+            self._asked.put(_LookRequest(ifindex, nsid, time.monotonic()))
 
     def forget(self, ifindex: int) -> None:
-        self._asked.put(_Forget(ifindex))
+        self._asked.put(_ForgetRequest(ifindex))
 
     def name(self, found: CgroupOwner) -> None:
         """Ask for the name of a pod or container that was found in another way."""
@@ -138,9 +138,9 @@ class Finder:
             match asked:
                 case None:
                     return
-                case _Look(ifindex, nsid, at):
+                case _LookRequest(ifindex, nsid, at):
                     self._waiting[ifindex] = _PendingLook(nsid, at)
-                case _Forget(ifindex):
+                case _ForgetRequest(ifindex):
                     self._waiting.pop(ifindex, None)
 
     def _pause(self) -> float | None:
@@ -184,7 +184,7 @@ class Finder:
     def _look_into(self, inode: int, pids: list[int], wanted: dict[int, list[int]]) -> None:
         """Read the cgroups of a namespace's processes, if it is wanted."""
         for pid in pids:
-            with processes.visit(pid) as inhabitant:
+            with processes.open_process(pid) as inhabitant:
                 if inhabitant is None or inhabitant.netns != inode:
                     continue
                 try:
@@ -198,7 +198,7 @@ class Finder:
                 if nsid not in wanted:
                     return
 
-    def _nsid_of(self, inhabitant: processes.Inhabitant) -> int:
+    def _nsid_of(self, inhabitant: processes.OpenProcess) -> int:
         """The id of a process's namespace; it has none, while no interface leads there."""
         known = self._nsids.get(inhabitant.netns)
         nsid = known.nsid if known is not None else NOT_ASSIGNED
@@ -208,7 +208,7 @@ class Finder:
                 self._nsids[inhabitant.netns] = _KnownProcess(nsid, inhabitant.pid)
         return nsid
 
-    def _compare(self, ifindex: int, inhabitant: processes.Inhabitant) -> None:
+    def _compare(self, ifindex: int, inhabitant: processes.OpenProcess) -> None:
         """Keep and tell the more telling of two processes; of our own cgroup, none."""
         waiting = self._waiting[ifindex]
         found = inhabitant.found

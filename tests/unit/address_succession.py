@@ -4,7 +4,7 @@
 import random
 from typing import NamedTuple
 
-from podtally.identity.cluster.cluster import Clocks
+from podtally.identity.cluster.state import Clocks
 from tests.unit.kube_json import Json, Run, pod, stamp, status
 
 SECOND = 1_000_000_000

@@ -17,11 +17,11 @@ from podtally.netlink.links import all_links
 from podtally.netlink.model import Link
 from podtally.netlink.netlink import Requests
 from podtally.runtimes.cgroups import CgroupOwner
-from podtally.runtimes.engines import Containers
-from podtally.runtimes.finder import Finder, ProcessFound
+from podtally.runtimes.engines import ContainerEngines
+from podtally.runtimes.name_resolver import NameResolver, PodNamed
 from podtally.runtimes.pod_logs import PodLogs
-from podtally.runtimes.processes import Population, visit, who_is
-from podtally.runtimes.resolver import PodNamed, Resolver
+from podtally.runtimes.process_finder import ProcessFinder, ProcessFound
+from podtally.runtimes.processes import ProcessNamespaces, open_process, owner_of_process
 from tests.kernel.cgroups_support import hierarchies, make_cgroup, own_cgroups
 from tests.kernel.links_support import ifindex, named_netns, own_netns, sh
 
@@ -45,8 +45,8 @@ class Host:
 
     def __post_init__(self) -> None:
         logs, none = PodLogs(self.place / "pods"), self.place / "none"
-        namer = Resolver(self.heard.put, None, logs, Containers(none, none))
-        self.finder = Finder(self.heard.put, namer)
+        namer = NameResolver(self.heard.put, None, logs, ContainerEngines(none, none))
+        self.finder = ProcessFinder(self.heard.put, namer)
         self.requests = Requests()
         self.stack.callback(self.requests.close)
 
@@ -270,9 +270,9 @@ def test_walks_end_when_everybody_is_found(host: Host) -> None:
 def test_a_process_that_has_ended(host: Host) -> None:
     process = subprocess.Popen(["true"])
     process.wait()
-    with visit(process.pid) as inhabitant:
+    with open_process(process.pid) as inhabitant:
         assert inhabitant is None
-    assert who_is(process.pid) is None
+    assert owner_of_process(process.pid) is None
 
 
 IMPERSONATIONS = (
@@ -288,20 +288,22 @@ IMPERSONATIONS = (
 def test_what_a_user_makes_is_the_users(host: Host, name: str) -> None:
     """Below the user's manager whatever it is called; below another place by who owns it."""
     manager = f"{PARENT}/user.slice/user-1000.slice/user@1000.service"
-    assert who_is(host.process(f"{manager}/{name}")) == CgroupOwner("systemd", "user@1000.service")
+    assert owner_of_process(host.process(f"{manager}/{name}")) == CgroupOwner(
+        "systemd", "user@1000.service"
+    )
     delegated = f"{PARENT}/delegated"
     host.cgroups.append(delegated)
     for hierarchy in hierarchies():
         make_cgroup(hierarchy, delegated)
         os.chown(hierarchy / delegated.lstrip("/"), 1000, -1)
-    assert who_is(host.process(f"{delegated}/{name}")) is None
+    assert owner_of_process(host.process(f"{delegated}/{name}")) is None
 
 
 def test_only_a_full_walk_looks_at_the_old_again(host: Host) -> None:
     """A process much older than a runtime's first that changes its namespace."""
     pid = host.process(POD, *late(2.5), until="busybox")
     time.sleep(2.1)
-    population = Population()
+    population = ProcessNamespaces()
     population.walk(full=True)
     assert all(pid not in pids for pids in population.namespaces().values())
     time.sleep(0.8)

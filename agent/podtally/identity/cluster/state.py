@@ -9,12 +9,12 @@ from collections.abc import Hashable, Iterator, Sequence, Set
 from typing import Any, NamedTuple
 
 from podtally.identity.cluster.address_leases import LATE_NS
-from podtally.identity.cluster.fixed_addresses import FixedAddress, FixedAddressTable
+from podtally.identity.cluster.fixed_addresses import FixedAddresses, FixedAddressTable
 from podtally.identity.cluster.pods import KnownPod, PodTable
 from podtally.identity.cluster_labels import ClusterLabels
 from podtally.identity.model import Claim, Endpoint, Owner, host_owner
 from podtally.identity.services import Services, ServiceTable, service_owner
-from podtally.kube.model import Changed, Event, ObjectPage
+from podtally.kube.model import ApiEvent, Changed, ObjectPage
 from podtally.kube.objects import (
     EndpointSlice,
     KubeJob,
@@ -67,7 +67,7 @@ class ClusterState:
         self._offset_ns: int | None = None
         self._now_ns = 0
 
-    def apply(self, event: Event, clocks: Clocks) -> None:
+    def apply(self, event: ApiEvent, clocks: Clocks) -> None:
         """Take in what the API told."""
         self._set_clock(clocks)
         if isinstance(event, Changed):
@@ -311,7 +311,7 @@ class ClusterState:
             return "cluster"
         return "zone" if here.zone == there.zone else "cross_zone"
 
-    def _standing_claims(self, known: FixedAddress) -> list[Claim]:
+    def _standing_claims(self, known: FixedAddresses) -> list[Claim]:
         item = known.object
         if isinstance(item, KubeService):
             owner, strength = service_owner(item), SERVICE_STRENGTH

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from podtally.runtimes.cgroups import CgroupOwner
-from podtally.runtimes.cri import Cri
+from podtally.runtimes.cri import CriClient
 from podtally.runtimes.cri_proto import Sandbox, bytes_field
-from podtally.runtimes.engines import Containers
+from podtally.runtimes.engines import ContainerEngines
+from podtally.runtimes.name_resolver import ContainerNamed, NameFound, NameResolver, PodNamed
 from podtally.runtimes.pod_logs import PodLogs
-from podtally.runtimes.resolver import ContainerNamed, Named, PodNamed, Resolver
 from tests.unit.cri_server import Answer, Respond, serving
 from tests.unit.kube_support import BOUND_SECONDS
 from tests.unit.test_cri import LIST, listed
@@ -42,18 +42,18 @@ class Desk:
     def __init__(self, place: Path, *, cri: bool = True) -> None:
         self.place = place
         self.socket = place / "cri.sock"
-        self.heard: queue.SimpleQueue[Named] = queue.SimpleQueue()
-        self.namer = Resolver(
+        self.heard: queue.SimpleQueue[NameFound] = queue.SimpleQueue()
+        self.namer = NameResolver(
             self.heard.put,
-            Cri([self.socket], BOUND_SECONDS) if cri else None,
+            CriClient([self.socket], BOUND_SECONDS) if cri else None,
             PodLogs(place / "pods"),
-            Containers(place / "docker", place / "podman"),
+            ContainerEngines(place / "docker", place / "podman"),
         )
 
     def log_directory(self, number: int) -> None:
         (self.place / "pods" / f"shop_web-{number}_{UID.format(number)}").mkdir(parents=True)
 
-    def hear(self, seconds: float = BOUND_SECONDS) -> Named:
+    def hear(self, seconds: float = BOUND_SECONDS) -> NameFound:
         return self.heard.get(timeout=seconds)
 
     def silent(self, seconds: float = 0.3) -> bool:
