@@ -299,7 +299,7 @@ class _Rows:
         self.add("of them more than 1 s late", int(late), 0, late == 0)
         took = grown("podtally_epoch_duration_seconds_sum") / max(1.0, epochs)
         self.add("an epoch's work on average, s", took)
-        overflow = grown("podtally_probes_failed_total")
+        overflow = grown("podtally_table_overflow_packets_total")
         self.add("packets without a slot", int(overflow))
         series = sum(name == "podtally_flow_bytes_total" for name, _ in after)
         self.add("flow series", series)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the dashboards beside this package."""
+"""Write the dashboards next to this package."""
 
 import json
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agents themselves: do they answer, keep up, name, judge and write, and what do they cost."""
+"""The Agent dashboard: health, load, names, logs and resource usage of the agents."""
 
 from dashboards.generator.agent_work import COST, NAMES, WRITING
 from dashboards.generator.by_node import NODE, THIRD, THIRD_RATE, now, per_second, rate_of
@@ -7,10 +7,10 @@ from dashboards.generator.model import Dashboard, Row, Variable
 from dashboards.generator.panels import (
     ANY_IS_BAD,
     ANY_IS_ODD,
+    BELOW_ALL_IS_BAD,
     BYTES,
     BYTES_PER_SECOND,
     COUNT,
-    LESS_THAN_ALL_IS_BAD,
     SECONDS,
     SHARE,
     YES_NO,
@@ -32,7 +32,7 @@ _FILL = Steps(yellow=0.4, red=0.5)  # an alert; new flows overflow
 
 
 def _quantile(histogram: str) -> str:
-    """Of 100 epochs, the second slowest; where none was counted, nothing."""
+    """The 99th percentile of epochs; nothing where no epoch was counted."""
     buckets = per_second(f"{histogram}_bucket", "le")
     return f"histogram_quantile(0.99, {buckets})"
 
@@ -42,20 +42,20 @@ def _sum(metric: str) -> str:
 
 
 _ORDER = Row(
-    "Are the agents in order?",
+    "Agent health",
     (
         number(
-            "Agents that answer",
-            "Of those that Prometheus scrapes. One that is silent still counts in the kernel, and "
-            "books it when it is back, unless the node was restarted or the table is full. Which: "
-            "in the table below, Answers is No.",
+            "Agents up",
+            "Share of the scraped agents that respond. The kernel programs of an agent that is "
+            "down keep counting, and it books the counts when it is back, unless the node "
+            "restarts or the table fills up. The table below shows which one is down.",
             share(f"sum({_UP})", f"count({_UP})"),
             SHARE,
-            LESS_THAN_ALL_IS_BAD,
+            BELOW_ALL_IS_BAD,
         ),
         number(
             "Gap in the books",
-            "Bytes that are on interfaces and not in the books, or the other way round. Not 0: "
+            "Byte accounting mismatch: interface counters less booked bytes, either way. Not 0: "
             "look for foreign programs below, and for queueing disciplines that drop.",
             f"sum(abs(podtally_books_gap_bytes{{{AGENTS}}}))",
             BYTES,
@@ -63,37 +63,39 @@ _ORDER = Row(
         ),
         number(
             "Fullest table",
-            "Share of a half's slots that the last epoch used. New flows begin to overflow above a "
-            "half: raise max_flows.",
+            "Share of the flow table's slots that the last epoch used. Above one half, new flows "
+            "start to overflow: raise max_flows.",
             f"max(podtally_table_fill_ratio{{{AGENTS}}})",
             SHARE,
             _FILL,
         ),
         number(
-            "Interfaces without a name",
-            "Watched, and nobody knows whose they are: their traffic is in the books and in no "
-            "pod's series. Name them in endpoints:, or give the agent the API.",
+            "Interfaces without an owner",
+            "Watched interfaces with no known owner: their traffic is in the books, but in no "
+            "pod's series. Name them in endpoints:, or give the agent access to the Kubernetes "
+            "API.",
             _sum("podtally_unnamed_interfaces"),
             COUNT,
             ANY_IS_ODD,
         ),
         number(
-            "Could not be watched",
-            "Attachments that failed in the chosen time; the agent's log says why.",
+            "Attach errors",
+            "Interfaces that could not be watched in the selected time range; the agent's log "
+            "says why.",
             or_zero(grown("podtally_attach_errors_total", AGENTS)),
             COUNT,
             ANY_IS_BAD,
         ),
         number(
-            "Programs before ours",
-            "Programs of others that run before ours and can hide packets from us.",
+            "Programs ahead of podtally",
+            "Other eBPF programs that run before podtally's and can hide packets from it.",
             or_zero(_sum("podtally_foreign_programs")),
             COUNT,
             ANY_IS_ODD,
         ),
         table(
             "Agents",
-            "One line a node.",
+            "One row for each node.",
             (Column("instance", "Node"),),
             (
                 Value(
@@ -119,13 +121,13 @@ _ORDER = Row(
                     f"max by (instance) (podtally_conntrack_available{{{AGENTS}}})",
                     YES_NO,
                 ),
-                Value("Answers", f"min by (instance) ({_UP})", YES_NO),
+                Value("Up", f"min by (instance) ({_UP})", YES_NO),
             ),
             Look(COUNT, 16, 7),
         ),
         table(
             "Versions",
-            "More than one: an upgrade is under way, or stuck.",
+            "More than one: an upgrade is in progress, or stuck.",
             (Column("version", "Version"),),
             (Value("Agents", f"count by (version) (podtally_build_info{{{AGENTS}}})", COUNT),),
             Look(COUNT, 8, 7),
@@ -134,17 +136,17 @@ _ORDER = Row(
 )
 
 _LOAD = Row(
-    "Keeping up",
+    "Load",
     (
         now(
             "podtally_table_fill_ratio",
-            "Table",
-            "Share of a half's slots in use; above a half new flows begin to overflow.",
+            "Flow table in use",
+            "Share of the slots; above one half, new flows start to overflow.",
             Look(SHARE, 8, 7, _FILL),
         ),
         lines(
-            "Bytes without a flow",
-            "Overflow: the table was full. Raise max_flows.",
+            "Overflow bytes",
+            "Bytes that are in no flow because the table had no slot. Raise max_flows.",
             Line(
                 f'sum by (instance) (rate({_BOOKS}{{{AGENTS},account="overflow"}}'
                 "[$__rate_interval]))",
@@ -153,15 +155,16 @@ _LOAD = Row(
             Look(BYTES_PER_SECOND, 8, 7),
         ),
         rate_of(
-            "podtally_probes_failed_total",
-            "Packets without a slot",
-            "Their bytes are booked as overflow.",
+            "podtally_table_overflow_packets_total",
+            "Overflow packets",
+            "Packets whose flow found no slot; their bytes are booked as overflow.",
             THIRD_RATE,
         ),
         lines(
-            "Epochs, 99th percentile",
-            "Work: from the flip to the end of the epoch's work; lateness: how much later than due "
-            "it began; swap: flip and fence. Lateness near an epoch's length: the node is starved.",
+            "Epoch timing, 99th percentile",
+            "Work: from the flip of the table's halves to the end of the epoch. Lateness: how "
+            "much later than due it started. Swap: flip and fence. Lateness close to the length "
+            "of an epoch: the node is short of CPU.",
             (
                 Line(_quantile("podtally_epoch_duration_seconds"), f"{NODE} work"),
                 Line(_quantile("podtally_epoch_lateness_seconds"), f"{NODE} lateness"),
@@ -169,26 +172,29 @@ _LOAD = Row(
             ),
             Look(SECONDS, 8, 7),
         ),
-        now("podtally_epoch_flows", "Flows an epoch", "In the last epoch.", THIRD),
-        now("podtally_open_connections", "Open connections", "Connections under way.", THIRD),
+        now("podtally_epoch_flows", "Flows in an epoch", "Flows in the last epoch.", THIRD),
+        now(
+            "podtally_open_connections", "Open connections", "Connections that are open now.", THIRD
+        ),
         rate_of(
             "podtally_flow_series_limited_total",
-            "Flows that went to other",
-            "The limit of series was reached: sums stay exact, labels are lost. Raise "
-            "series_limit, or find who makes so many.",
+            "Series limited to other",
+            "Connections that got a series under other because their endpoint used its share of "
+            "series_limit. Sums stay exact, labels are lost. Raise series_limit, or find the "
+            "workload that creates so many.",
             THIRD_RATE,
         ),
         rate_of(
-            "podtally_connections_began_unknown_total",
-            "Beginnings that nobody saw",
-            "Connections of before the agent, or whose first packets it did not see: their port is "
-            "unknown.",
+            "podtally_connections_unknown_initiator_total",
+            "Connections with unknown initiator",
+            "Connections that are older than the agent, or whose first packets it did not see. "
+            "Their port is unknown.",
             THIRD_RATE,
         ),
         rate_of(
             "podtally_netlink_resyncs_total",
             "Netlink overruns",
-            "All links were read anew; nothing is lost by it.",
+            "Netlink messages were lost and all links were read again; no counts are lost.",
             THIRD_RATE,
         ),
     ),
@@ -197,7 +203,8 @@ _LOAD = Row(
 AGENT = Dashboard(
     "agent",
     "Agent",
-    "The agents' own health: do they answer, keep up, name and write, and what they cost.",
+    "Health of the agents: are they up, do they keep up, name traffic and write, and what do "
+    "they cost.",
     (CLUSTER, _JOB, INSTANCE),
     (_ORDER, _LOAD, NAMES, WRITING, COST),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the agents do beside counting, and what they cost: rows of the Agent dashboard."""
+"""Rows of the Agent dashboard: names, policies and events, logs and checkpoint, cost."""
 
 from dashboards.generator.by_node import (
     NODE,
@@ -19,73 +19,110 @@ NAMES = Row(
     (
         now(
             "podtally_kubernetes_age_seconds",
-            "Age of what the API told",
-            "Names are as old as this. Bookmarks come about once a minute; beyond five, the API is "
-            "away, or the watch is dead.",
+            "Kubernetes API cache age",
+            "Time since the last message of the API; names are as old. Bookmarks arrive about "
+            "once a minute; above five minutes the API is unreachable, or the watch is stuck.",
             Look(SECONDS, 8, 7, Steps(yellow=150, red=300)),
             "resource",
         ),
-        now("podtally_kubernetes_objects", "Objects of the API", "By resource.", THIRD, "resource"),
+        now(
+            "podtally_kubernetes_objects",
+            "Kubernetes API objects",
+            "Known objects, by resource.",
+            THIRD,
+            "resource",
+        ),
         lines(
-            "Lists and errors",
-            "Lists begun: many tell of watches that break. Questions: what API, container runtime "
-            "or kernel did not answer.",
+            "API lists and failed lookups",
+            "Lists: full reads of an API resource; many mean that watches break. Lookups: "
+            "requests for names that the API, the container runtime or the kernel did not answer.",
             (
                 Line(per_second("podtally_kubernetes_lists_total"), f"{NODE} lists"),
-                Line(per_second("podtally_name_source_errors_total"), f"{NODE} questions"),
+                Line(per_second("podtally_name_source_errors_total"), f"{NODE} lookups"),
             ),
             THIRD_RATE,
         ),
         now(
             "podtally_waiting_connections",
-            "Connections that wait for a name",
-            "At most name_wait; then they are booked under unknown.",
+            "Connections waiting for a name",
+            "They wait for name_wait at most; then they are booked under unknown.",
             QUARTER,
         ),
         rate_of(
-            "podtally_names_came_too_late_total",
-            "Names that came too late",
-            "Connections booked under unknown. The API or the runtime is slow, or away.",
+            "podtally_name_timeouts_total",
+            "Name timeouts",
+            "Connections booked under unknown because no name arrived in time. The API or the "
+            "container runtime is slow, or unreachable.",
             Look(PER_SECOND, 6, 7),
         ),
         now(
             "podtally_attached_interfaces",
             "Watched interfaces",
-            "By the mode of attachment.",
+            "By attachment mode.",
             QUARTER,
             "mode",
         ),
         now(
             "podtally_foreign_programs",
             "Foreign programs",
-            "By interface and hook: they run before ours, and what they end we never see.",
+            "Programs that run before podtally's, by interface and hook. podtally does not see "
+            "the packets that they drop or redirect.",
             QUARTER,
             "interface",
             "hook",
+        ),
+        now(
+            "podtally_kubernetes_unsynced",
+            "Kubernetes resources not synced",
+            "By resource and reason: access is forbidden, or the resource was never synced since "
+            "the start. What depends on it is unknown until then.",
+            THIRD,
+            "resource",
+            "reason",
+        ),
+        now(
+            "podtally_conflicting_addresses",
+            "Conflicting addresses",
+            "Addresses configured in a workload's pods that belong to others; podtally ignores "
+            "them. A misconfiguration, or a pod that impersonates another.",
+            THIRD,
+            "namespace",
+            "workload",
+        ),
+        lines(
+            "Service lookups",
+            "Connections to Services that were looked up in the connection tracker, and lookups "
+            "that it did not answer. Those are resolved by the Service's endpoints.",
+            (
+                Line(per_second("podtally_conntrack_lookups_total"), f"{NODE} lookups"),
+                Line(per_second("podtally_conntrack_lookups_missed_total"), f"{NODE} missed"),
+            ),
+            THIRD_RATE,
         ),
     ),
 )
 
 WRITING = Row(
-    "Writing",
+    "Checkpoint and logs",
     (
         lines(
-            "Checkpoint's age",
-            "Since the last one; an epoch's length is right. It grows while it cannot be written: "
-            "then /metrics stands still, and nothing is lost unless the table fills up.",
+            "Checkpoint age",
+            "Normally the length of an epoch. It grows while the checkpoint cannot be written: "
+            "/metrics does not change then, and no counts are lost unless the table fills up.",
             Line(f"max by (instance) (podtally_checkpoint_age_seconds{{{AGENTS}}})", NODE),
             Look(SECONDS, 6, 7, Steps(yellow=60, red=120)),
         ),
         now(
             "podtally_checkpoint_size_bytes",
-            "Checkpoint's size",
-            "In state_dir, which is best in memory.",
+            "Checkpoint size",
+            "Size of the file in state_dir, which is best kept in memory (tmpfs).",
             Look(BYTES, 6, 7),
         ),
         lines(
-            "What could not be written",
-            "Checkpoints, epochs of the flow log, epochs of events. Is a disk full? Events and "
-            "counts are kept and tried again; flow log lines are not.",
+            "Write errors",
+            "Checkpoints, and epochs of the flow log and the event log, that could not be "
+            "written. Is a disk full? Events and counts are kept and retried; flow log lines are "
+            "not.",
             (
                 Line(per_second("podtally_checkpoint_errors_total"), f"{NODE} checkpoints"),
                 Line(per_second("podtally_flow_log_errors_total"), f"{NODE} flow log"),
@@ -95,10 +132,10 @@ WRITING = Row(
         ),
         lines(
             "Events",
-            "Lines a second, and events that wait for theirs because of events_rate.",
+            "Lines written per second, and events queued by events_rate.",
             (
-                Line(per_second("podtally_events_told_total"), f"{NODE} a second"),
-                Line(f"sum by (instance) (podtally_events_untold{{{AGENTS}}})", f"{NODE} wait"),
+                Line(per_second("podtally_events_logged_total"), f"{NODE} written/s"),
+                Line(f"sum by (instance) (podtally_events_pending{{{AGENTS}}})", f"{NODE} pending"),
             ),
             QUARTER,
         ),
@@ -107,35 +144,35 @@ WRITING = Row(
 
 
 def _own(expr: str) -> str:
-    """Of podtally's processes alone: others have metrics of the same name."""
+    """Select podtally's processes: other processes have metrics of the same name."""
     return f"sum by (instance) ({expr} and on (instance, job) podtally_build_info)"
 
 
 COST = Row(
-    "What they cost",
+    "Resource usage",
     (
         lines(
             "CPU",
-            "Of one core. It grows with flows and with pods that come and go.",
+            "Share of one core. It grows with flows and with pod churn.",
             Line(_own(f"rate(process_cpu_seconds_total{{{AGENTS}}}[$__rate_interval])"), NODE),
             Look(SHARE, 6, 7),
         ),
         lines(
             "Memory",
-            "Resident; the kernel's table is besides.",
+            "Resident memory, without the kernel's flow table.",
             Line(_own(f"process_resident_memory_bytes{{{AGENTS}}}"), NODE),
             Look(BYTES, 6, 7),
         ),
         lines(
             "Open files",
-            "Steady; what only grows is a leak.",
+            "Should be steady; steady growth is a leak.",
             Line(_own(f"process_open_fds{{{AGENTS}}}"), NODE),
             QUARTER,
         ),
         lines(
             "Compilations",
-            "In the chosen time: one after an upgrade. More: the agent cannot keep its programs; "
-            "its log says why.",
+            "In the selected time range: one after an upgrade. More: the agent cannot keep its "
+            "programs; its log says why.",
             Line(grown("podtally_loader_runs_total", AGENTS, "instance"), NODE),
             QUARTER,
         ),

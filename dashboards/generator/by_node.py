@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Panels with a line for each node: gauges as they are, counters by the second."""
+"""Panels with one line per node: gauges as they are, counters per second."""
 
 from dashboards.generator.model import Panel
 from dashboards.generator.panels import COUNT, PER_SECOND, Line, Look, lines
@@ -12,13 +12,13 @@ THIRD_RATE = Look(PER_SECOND, 8, 7)
 
 
 def now(metric: str, title: str, description: str, look: Look, *by: str) -> Panel:
-    """A gauge, by node and labels."""
+    """Return a panel of a gauge by node and labels."""
     expr = f"sum by ({', '.join(('instance', *by))}) ({metric}{{{AGENTS}}})"
     return lines(title, description, Line(expr, _legend(by)), look)
 
 
 def rate_of(metric: str, title: str, description: str, look: Look, *by: str) -> Panel:
-    """A counter, by node and labels."""
+    """Return a panel of a counter's rate by node and labels."""
     return lines(title, description, Line(per_second(metric, *by), _legend(by)), look)
 
 

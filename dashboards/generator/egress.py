@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What leaves pods: the unexpected first, then destinations, scopes and cost."""
+"""The Egress dashboard: unexpected egress first, then destinations, scopes and cost."""
 
 from dashboards.generator.model import Dashboard, Row
 from dashboards.generator.panels import (
@@ -49,9 +49,9 @@ _DESTINATION = (*_WORKLOAD, *_PEER, _SCOPE, *_PORT)
 
 
 def _new() -> str:
-    """Destinations of the chosen time that had nothing in as long a time before it.
+    """Return a query for destinations with traffic in the range and none in the range before it.
 
-    Where Prometheus did not know of podtally by then, nobody can tell: there are none.
+    It finds nothing where Prometheus did not scrape podtally before the range.
     """
     by = ", ".join(labels(_DESTINATION))
     before = f"last_over_time({_FLOWS}{{{_OUT}}}[$__range] offset $__range)"
@@ -67,8 +67,8 @@ _UNEXPECTED = Row(
     (
         number(
             "Denied egress",
-            "Connections in the chosen time that policies deny and a pod began. They took place "
-            "unless the CNI stopped them.",
+            "Connections in the selected time range that pods opened and policies deny. They "
+            "took place unless the CNI blocked them.",
             or_zero(grown(_DENIED, _OUT)),
             COUNT,
             ANY_IS_BAD,
@@ -76,41 +76,41 @@ _UNEXPECTED = Row(
         number(
             "Undeclared, to the internet",
             "Connections to public addresses from pods that no egress policy isolates. Declare "
-            "what they may reach, and what remains is worth a look.",
+            "what they may reach; the rest deserves a look.",
             or_zero(grown(_CONNECTIONS, _UNDECLARED)),
             COUNT,
             ANY_IS_ODD,
         ),
         number(
             "Metadata address",
-            "Connections to 169.254.169.254, where clouds hand out credentials. Few workloads have "
-            "any business there.",
+            "Connections to 169.254.169.254, where clouds hand out credentials. Few workloads "
+            "need it.",
             or_zero(grown(_CONNECTIONS, _METADATA)),
             COUNT,
             ANY_IS_ODD,
         ),
         number(
             "To the internet",
-            "Bytes in the chosen time.",
+            "Bytes in the selected time range.",
             or_zero(grown(_FLOWS, _INTERNET)),
             BYTES,
         ),
         number(
             "All egress",
-            "Bytes in the chosen time, to wherever.",
+            "Bytes in the selected time range, to all destinations.",
             or_zero(grown(_FLOWS, _OUT)),
             BYTES,
         ),
         number(
             "Cost of egress",
-            "An estimate for the chosen time, by the prices in the agents' configuration; a scope "
-            "without a price costs nothing.",
+            "Estimate for the selected time range, by the prices in the agents' configuration; a "
+            "scope without a price costs nothing.",
             or_zero(grown(_COST, WORKLOADS)),
             DOLLARS,
         ),
         table(
             "Denied",
-            "By the policy that decided. Either it lacks a rule, or the workload does what it "
+            "By the policy that decides. Either a rule is missing, or the workload does what it "
             "should not; the event log has addresses and reasons.",
             (*_WORKLOAD, *_PEER, *_PORT, Column("policy", "Policy")),
             (
@@ -124,8 +124,8 @@ _UNEXPECTED = Row(
         ),
         table(
             "Undeclared, to the internet, by workload",
-            "Who begins them, and to which port. To is a network of the configuration, or empty; "
-            "the flow log has addresses.",
+            "Which workloads open them, and to which port. To is a network of the configuration, "
+            "or empty; the flow log has addresses.",
             (*_WORKLOAD, Column("peer_workload", "To"), *_PORT),
             (
                 Value(
@@ -142,7 +142,7 @@ _UNEXPECTED = Row(
         ),
         table(
             "To the metadata address",
-            "Who asks 169.254.169.254, and what policy says of it.",
+            "Which workloads connect to 169.254.169.254, and the verdict of policy.",
             (*_WORKLOAD, *_PORT, Column("verdict", "Verdict")),
             (
                 Value(
@@ -155,9 +155,9 @@ _UNEXPECTED = Row(
         ),
         table(
             "New destinations",
-            "Had traffic in the chosen time and none in as long a time before it; choose a day to "
-            "compare with yesterday. Outside the cluster, a destination is a network of the "
-            "configuration, or else all of its scope on that port.",
+            "Traffic in the selected time range, and none in the range of the same length before "
+            "it; select a day to compare with yesterday. Outside the cluster, a destination is a "
+            "network of the configuration, or its whole scope on that port.",
             _DESTINATION,
             (Value("Bytes", _new(), BYTES),),
             Look(BYTES, 24),
@@ -170,8 +170,8 @@ _DESTINATIONS = Row(
     (
         table(
             "Destinations",
-            "Bytes in the chosen time. Direction of the connection does not matter here: answers "
-            "of servers are egress as well.",
+            "Bytes in the selected time range. It does not matter which end opened the "
+            "connection: the responses of servers are egress, too.",
             (*_DESTINATION, Column("verdict", "Verdict")),
             (
                 Value("Sent", grown(_FLOWS, _OUT, *labels(_DESTINATION), "verdict"), BYTES),
@@ -181,7 +181,7 @@ _DESTINATIONS = Row(
         ),
         lines(
             "To the internet, by workload",
-            "The ten that send most.",
+            "The ten workloads that send most.",
             Line(
                 f"topk(10, {rate(_FLOWS, _INTERNET, 'namespace', 'workload')})",
                 "{{namespace}}/{{workload}}",
@@ -190,7 +190,7 @@ _DESTINATIONS = Row(
         ),
         by_verdict(
             "Egress by verdict",
-            "Bytes that leave pods, by what policy says of their connection.",
+            "Bytes that leave pods, by the verdict on their connection.",
             rate(_FLOWS, _OUT, "verdict"),
             BYTES_PER_SECOND,
             12,
@@ -203,15 +203,15 @@ _SCOPES = Row(
     (
         lines(
             "Egress by scope",
-            "How far it goes. cross_zone is what clouds bill inside a region; cluster: zones are "
+            "By distance of the peer. Clouds bill cross_zone inside a region; cluster: zones are "
             "not known.",
             Line(rate(_FLOWS, _OUT, "scope"), "{{scope}}"),
             Look(BYTES_PER_SECOND, 12, stacked=True),
         ),
         lines(
             "Now and a week ago",
-            "All egress, to set beside the same time last week; without a week of history there is "
-            "one line.",
+            "All egress, next to the same time last week; without a week of history there is one "
+            "line.",
             (
                 Line(rate(_FLOWS, _OUT), "now"),
                 Line(f"sum(rate({_FLOWS}{{{_OUT}}}[$__rate_interval] offset 1w))", "a week ago"),
@@ -225,14 +225,15 @@ _COSTS = Row(
     "Cost",
     (
         lines(
-            "Dollars an hour, by namespace",
-            "Egress at the present rate. Prices are the configuration's, not the bill's.",
+            "Dollars per hour, by namespace",
+            "Egress at the current rate, by the prices of the configuration: an estimate, not "
+            "the bill.",
             Line(f"{rate(_COST, WORKLOADS, 'namespace')} * 3600", "{{namespace}}"),
             Look(DOLLARS, 12, stacked=True),
         ),
         lines(
-            "Dollars an hour, by scope",
-            "At the present rate; ingress has no price unless the configuration gives it one.",
+            "Dollars per hour, by scope",
+            "At the current rate; ingress has no price unless the configuration sets one.",
             (
                 Line(f"{rate(_COST, WORKLOADS, 'scope')} * 3600", "egress {{scope}}"),
                 Line(f"{rate(_COST_IN, WORKLOADS, 'scope')} * 3600", "ingress {{scope}}"),
@@ -241,7 +242,7 @@ _COSTS = Row(
         ),
         table(
             "Cost by workload",
-            "In the chosen time, and what 30 days like it would cost.",
+            "In the selected time range, and projected to 30 days.",
             (*_WORKLOAD, _SCOPE),
             (
                 Value("Cost", grown(_COST, WORKLOADS, *labels((*_WORKLOAD, _SCOPE))), DOLLARS),

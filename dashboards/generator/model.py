@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a dashboard is made of, and its JSON as Grafana 10 reads it."""
+"""The parts of a dashboard, and its JSON in Grafana 10's schema."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ DATASOURCE: Object = {"type": "prometheus", "uid": "${datasource}"}
 
 @dataclass(frozen=True)
 class Variable:
-    """A choice at the top: the values of ``label`` of ``metric``, several unless ``single``.
+    """A selection at the top: the values of ``name`` in ``metric``, several unless ``single``.
 
-    With ``everything``, All is ``.*``, so that it also means series without the label. Without,
-    All is the values that were found.
+    With ``everything``, All is ``.*``, which matches series without the label, too. Without it,
+    All is the list of the values that were found.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Variable:
             "label": self.title,
             "datasource": DATASOURCE,
             "query": {"query": self.query, "refId": self.name},
-            "refresh": 2,  # whenever the time range changes: pods come and go
+            "refresh": 2,  # when the time range changes: pods come and go
             "sort": 1,
             "multi": every,
             "includeAll": every,
@@ -54,7 +54,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel; ``width`` and ``height`` are in cells of the grid."""
+    """One panel; ``width`` and ``height`` are in grid cells."""
 
     kind: str
     title: str
@@ -86,7 +86,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Row:
-    """Panels under a heading, from left to right, in as many lines as they need."""
+    """Panels under a heading, from left to right, in one line or more."""
 
     title: str
     panels: tuple[Panel, ...]
@@ -144,11 +144,11 @@ class Dashboard:
             y += tallest
 
 
-_OTHERS = ("overview", "pod", "egress", "policy", "agent")  # in the order of their links
+_OTHERS = ("overview", "pod", "egress", "policy", "agent")  # in the order of the links
 
 
 def _link(name: str) -> Object:
-    """To another dashboard, for what is chosen; of the Pod dashboard's choices All is none."""
+    """Return a link to another dashboard that keeps the selection; Pod takes no All."""
     whole = name != "pod"
     chosen = "" if whole else "?${datasource:queryparam}&${cluster:queryparam}"
     return {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The overview: is everything in order, who talks most, to whom, and do the books close."""
+"""The Overview dashboard: health, alerts, top talkers, the service map, and the books."""
 
 from dashboards.generator.model import Dashboard, Row
 from dashboards.generator.panels import (
@@ -38,19 +38,19 @@ _INTERNET = f'{_OUT},scope="internet"'
 _CLUSTER = 'cluster=~"$cluster"'
 
 _ORDER = Row(
-    "Is everything in order?",
+    "Health",
     (
         number(
-            "Nodes that are watched",
-            "Agents that Prometheus hears now.",
+            "Nodes watched",
+            "Agents that Prometheus scrapes successfully now.",
             f"count(podtally_build_info{{{AGENTS}}})",
             COUNT,
         ),
         number(
-            "Agents that do not answer",
-            "Of jobs that had an agent in the chosen time. A silent one still counts in the "
-            "kernel; the Agent dashboard says which it is. One that is not scraped at all is not "
-            "among them.",
+            "Agents down",
+            "In jobs that had an agent in the selected time range. The kernel programs of an "
+            "agent that is down keep counting; the Agent dashboard shows which one it is. Agents "
+            "that are not scraped at all are not included.",
             or_zero(
                 f"count(up{{{AGENTS}}} == 0\n"
                 f"and on (job) last_over_time(podtally_build_info{{{_CLUSTER}}}[$__range]))"
@@ -60,40 +60,40 @@ _ORDER = Row(
         ),
         number(
             "Gap in the books",
-            "Bytes that interfaces counted and podtally did not book, or the other way round. "
-            "0 means that every byte is accounted for. Not 0: a program of somebody else hides "
-            "packets, or a counter lies; the Agent dashboard shows foreign programs.",
+            "Byte accounting mismatch: bytes that interfaces counted and podtally did not book, "
+            "or the other way round. 0: every byte is accounted for. Not 0: another program "
+            "hides packets, or a counter is wrong; the Agent dashboard shows foreign programs.",
             f"sum(abs(podtally_books_gap_bytes{{{AGENTS}}}))",
             BYTES,
             ANY_IS_BAD,
         ),
         number(
             "Denied connections",
-            "Connections in the chosen time that declared policies deny. podtally stops nothing: "
-            "they took place unless the CNI stopped them. The Policy dashboard says which.",
+            "Connections in the selected time range that policies deny. podtally blocks nothing: "
+            "they took place unless the CNI blocked them. The Policy dashboard shows which.",
             or_zero(grown("podtally_policy_denied_total", _CHOSEN)),
             COUNT,
             ANY_IS_BAD,
         ),
         number(
             "Undeclared exposure",
-            "Connections in the chosen time from outside the cluster to pods that no Ingress, "
-            "LoadBalancer, NodePort or external IP declares. Needs the Kubernetes API.",
+            "Connections in the selected time range from outside the cluster to pods that no "
+            "Ingress, LoadBalancer, NodePort or external IP declares. Needs the Kubernetes API.",
             or_zero(grown("podtally_undeclared_exposure_connections_total", _CHOSEN)),
             COUNT,
             ANY_IS_BAD,
         ),
         number(
             "To the internet",
-            "What leaves the cluster for public addresses. The Egress dashboard says whose it is.",
+            "Egress to public addresses. The Egress dashboard shows the workloads.",
             or_zero(rate(_FLOWS, _INTERNET)),
             BYTES_PER_SECOND,
         ),
         table(
             "Alerts",
-            "What the rules of podtally find now: pending has not yet held for long enough to "
-            "notify anybody. docs/operations.md has a section for each, by its name. Empty: all is "
-            "quiet, or Prometheus does not have the rules.",
+            "Alerts of podtally's rules now; a pending alert has not yet held for long enough to "
+            "notify. docs/operations.md has a section for each alert. Empty: no alert, or "
+            "Prometheus does not have the rules.",
             (
                 Column("severity", "Severity"),
                 Column("alertname", "Alert"),
@@ -101,7 +101,7 @@ _ORDER = Row(
             ),
             (
                 Value(
-                    "Times",
+                    "Count",
                     "count by (severity, alertname, alertstate) "
                     f'(ALERTS{{{_CLUSTER},alertname=~"Podtally.*"}})',
                     COUNT,
@@ -117,29 +117,29 @@ _TRAFFIC = Row(
     (
         lines(
             "Egress by scope",
-            "What leaves pods, by how far it goes: the same node, zone, another zone, private "
-            "addresses, the internet. A Service is as far away as the pod that answered.",
+            "What leaves pods, by distance: the same node, the same zone, another zone, private "
+            "addresses, the internet. A Service is as far away as its backend.",
             Line(rate(_FLOWS, _OUT, "scope"), "{{scope}}"),
             Look(BYTES_PER_SECOND, 12, stacked=True),
         ),
         lines(
             "Ingress by scope",
-            "What reaches pods, by where it comes from.",
+            "What reaches pods, by the distance of its source.",
             Line(rate(_FLOWS, _IN, "scope"), "{{scope}}"),
             Look(BYTES_PER_SECOND, 12, stacked=True),
         ),
         by_verdict(
             "Connections by verdict",
-            "New connections, at each end that is watched. Undeclared: no policy says anything. "
-            "Unknown: it cannot be told; the Policy dashboard says why.",
+            "New connections, at each watched end. Undeclared: no policy covers them. Unknown: "
+            "podtally cannot decide; the Policy dashboard shows why.",
             rate("podtally_connections_total", _CHOSEN, "verdict"),
             PER_SECOND,
             12,
         ),
         lines(
-            "Pods' egress by node",
-            "All that pods send, their bytes without a flow included; a pod without a name is in "
-            "none of them yet.",
+            "Pod egress by node",
+            "All bytes that pods send, including those in no flow; pods without a name yet are "
+            "not included.",
             Line(
                 rate(
                     "podtally_pod_bytes_total",
@@ -160,7 +160,7 @@ _TALKERS = Row(
     (
         table(
             "Workloads",
-            "Rates now. A workload's name leads to its own dashboard.",
+            "Current rates. A workload's name links to its dashboard.",
             _WORKLOAD,
             (
                 Value("Sent", rate(_FLOWS, _OUT, "namespace", "workload"), BYTES_PER_SECOND),
@@ -180,7 +180,7 @@ _TALKERS = Row(
         ),
         table(
             "Who sends to whom",
-            "The 50 busiest pairs now, by the sender's books.",
+            "The 50 busiest pairs now, as the sender counts.",
             (
                 *_WORKLOAD,
                 Column("peer_namespace", "To namespace"),
@@ -210,31 +210,40 @@ _MAP = Row(
     (
         service_map(
             "Who sends to whom, in kB/s",
-            "An arrow is bytes now, in the direction they go, in the colour of their verdict: "
-            "green allowed, red denied, yellow undeclared, grey unknown (Grafana 10 has grey and, "
-            "since 10.3, red). A circle's number is what it receives. The 150 busiest arrows "
-            "are shown; narrow it down by namespace. A click leads to a workload.",
+            "An arrow shows the current rate in the direction of the bytes, in the colour of the "
+            "verdict: green allowed, red denied, yellow undeclared, grey unknown (Grafana 10 has "
+            "grey and, since 10.3, red). The number in a circle is what it receives. The 150 "
+            "busiest arrows are shown; filter by namespace for others. A click opens the "
+            "workload.",
             _CHOSEN,
         ),
     ),
 )
 
-_CLOSING = Row(
+_BALANCE = Row(
     "Books",
     (
         lines(
             "Bytes booked, by account",
-            "Flows; other: not IP, or cut short; overflow: no slot in the table. Their sum is what "
-            "the interfaces counted.",
+            "flows: bytes of flows; other: not IP, or truncated; overflow: no slot in the table. "
+            "With the drops they sum to what the interfaces counted.",
             Line(rate(_BOOKS, AGENTS, "account"), "{{account}}"),
-            Look(BYTES_PER_SECOND, 12, stacked=True),
+            Look(BYTES_PER_SECOND, 8, stacked=True),
+        ),
+        lines(
+            "Dropped bytes, by kind",
+            "Bytes that only one side counted. before_hook: counted by the interface, then dropped "
+            "before podtally (XDP, backlog); after_hook: booked, then dropped (a pod's interface "
+            "is down, a qdisc is full); header: Ethernet headers that some drivers do not count.",
+            Line(rate("podtally_books_drops_bytes_total", AGENTS, "kind"), "{{kind}}"),
+            Look(BYTES_PER_SECOND, 8, stacked=True),
         ),
         lines(
             "Gap by node",
-            "The largest gap of an interface, either way. It is 0 under load, too; a loss shows at "
-            "the latest when traffic rests.",
+            "The largest byte accounting mismatch of an interface, either way. It is 0 under "
+            "load, too; a loss shows as soon as traffic pauses.",
             Line(f"max by (instance) (abs(podtally_books_gap_bytes{{{AGENTS}}}))", "{{instance}}"),
-            Look(BYTES, 12, steps=ANY_IS_ODD),
+            Look(BYTES, 8, steps=ANY_IS_ODD),
         ),
     ),
 )
@@ -242,7 +251,8 @@ _CLOSING = Row(
 OVERVIEW = Dashboard(
     "overview",
     "Overview",
-    "Clusters and nodes: rates by scope, top talkers, verdicts, the map, whether the books close.",
+    "Clusters and nodes: health, alerts, traffic by scope, top talkers, verdicts, the service "
+    "map, the books.",
     (CLUSTER, INSTANCE, NAMESPACE, WORKLOAD),
-    (_ORDER, _TRAFFIC, _TALKERS, _MAP, _CLOSING),
+    (_ORDER, _TRAFFIC, _TALKERS, _MAP, _BALANCE),
 )

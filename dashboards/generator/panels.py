@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Panels of the kinds that the dashboards have: numbers, lines, tables and a map."""
+"""The kinds of panels: numbers, lines, tables and the service map."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dashboards.generator.queries import edges
 
 GREEN, RED, YELLOW, GREY = "green", "red", "yellow", "#8E8E8E"
 VERDICT_COLOURS = {"allowed": GREEN, "denied": RED, "undeclared": YELLOW, "unknown": GREY}
-# Words of tables by their labels; the others have none.
+# Colours of label values in tables; other labels have none.
 WORD_COLOURS: Mapping[str, Mapping[str, str]] = {
     "verdict": VERDICT_COLOURS,
     "candidate": VERDICT_COLOURS,
@@ -52,7 +52,7 @@ def labels(columns: tuple[Column, ...]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Steps:
-    """From where on a number is in a colour; below all of them it is in ``base``."""
+    """Thresholds from which a number has a colour; below all of them it has ``base``."""
 
     yellow: float | None = None
     red: float | None = None
@@ -68,14 +68,14 @@ class Steps:
 
 
 PLAIN = Steps(base="text")
-LESS_THAN_ALL_IS_BAD = Steps(base=RED, green=1)
+BELOW_ALL_IS_BAD = Steps(base=RED, green=1)
 ANY_IS_BAD = Steps(red=1)
 ANY_IS_ODD = Steps(yellow=1)
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a panel shows its numbers, and how much room it has."""
+    """Unit, size and style of a panel."""
 
     unit: str
     width: int
@@ -86,7 +86,7 @@ class Look:
 
 
 def number(title: str, description: str, expr: str, unit: str, steps: Steps = PLAIN) -> Panel:
-    """One number as it is now; six fit into a line."""
+    """Return a panel with one current number; six fit into a line."""
     return Panel(
         kind="stat",
         title=title,
@@ -107,7 +107,7 @@ def number(title: str, description: str, expr: str, unit: str, steps: Steps = PL
 
 
 def lines(title: str, description: str, of: tuple[Line, ...] | Line, look: Look) -> Panel:
-    """Time series."""
+    """Return a panel of time series."""
     of = of if isinstance(of, tuple) else (of,)
     stacking = {"mode": "normal" if look.stacked else "none", "group": "A"}
     custom: Object = {
@@ -151,9 +151,9 @@ def lines(title: str, description: str, of: tuple[Line, ...] | Line, look: Look)
 def table(
     title: str, description: str, columns: tuple[Column, ...], values: tuple[Value, ...], look: Look
 ) -> Panel:
-    """Rows by labels, the greatest first value on top; workloads link to their dashboard.
+    """Return a table by labels, sorted by its first value; workloads link to their dashboard.
 
-    The data source calls the numbers of a table's only query ``Value``, else ``Value #A``.
+    The data source calls the numbers of a single query ``Value``, those of several ``Value #A``.
     """
     letters = LETTERS[: len(values)]
     names = ["Value"] if len(values) == 1 else [f"Value #{letter}" for letter in letters]
@@ -196,10 +196,10 @@ def table(
 
 
 def service_map(title: str, description: str, selector: str, height: int = 14) -> Panel:
-    """A node graph.
+    """Return a node graph.
 
-    It takes fields by their real names, which renaming does not change, so ``mainstat`` is
-    calculated; and it makes its nodes of the edges, if there is no frame of nodes.
+    It reads fields by their original names, which renaming does not change, so ``mainstat`` is
+    calculated. Without a frame of nodes, it derives the nodes from the edges.
     """
     calculated: Object = {
         "mode": "binary",
@@ -217,7 +217,7 @@ def service_map(title: str, description: str, selector: str, height: int = 14) -
         options={"nodes": {"mainStatUnit": "kB/s"}, "edges": {"mainStatUnit": "kB/s"}},
         defaults={"unit": "KBs"},
         overrides=(
-            _links("source", (_to_pod("", "Open the pod's end"),)),
+            _links("source", (_to_pod("", "Open the workload"),)),
             _links("target", (_to_pod("peer_", "Open the peer, if it is a workload"),)),
         ),
         transformations=({"id": "calculateField", "options": calculated},),
@@ -225,7 +225,7 @@ def service_map(title: str, description: str, selector: str, height: int = 14) -
 
 
 def by_verdict(title: str, description: str, expr: str, unit: str, width: int) -> Panel:
-    """Lines by the label ``verdict``, in the colours that verdicts have everywhere."""
+    """Return lines by the label ``verdict``, in the colours that verdicts have everywhere."""
     look = Look(unit, width, stacked=True, colours=VERDICT_COLOURS)
     return lines(title, description, Line(expr, "{{verdict}}"), look)
 
@@ -251,7 +251,7 @@ def _unit(name: str, unit: str) -> Object:
 
 
 def _words(name: str, colours: Mapping[str, str]) -> Object:
-    """Colours of a column's texts."""
+    """Return the override that colours a column's texts."""
     options = {
         word: {"color": colour, "index": index}
         for index, (word, colour) in enumerate(colours.items())
@@ -260,7 +260,7 @@ def _words(name: str, colours: Mapping[str, str]) -> Object:
         name,
         {"id": "custom.cellOptions", "value": {"type": "color-text"}},
         {"id": "mappings", "value": [{"type": "value", "options": options}]},
-        # What is not among them is in the colour of text.
+        # Other values have the colour of text.
         {"id": "thresholds", "value": PLAIN.to_json()},
     )
 
@@ -270,7 +270,7 @@ def _links(name: str, links: tuple[Object, ...]) -> Object:
 
 
 def _to_pod(prefix: str, title: str) -> Object:
-    """To the dashboard of the workload in a row; ``prefix`` is that of the labels that name it."""
+    """Return a link to the dashboard of a row's workload; ``prefix`` is that of its labels."""
     chosen = "&".join(
         f"var-{name}=${{__data.fields.{prefix}{name}:percentencode}}"
         for name in ("namespace", "workload")

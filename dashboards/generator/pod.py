@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One workload: what it sends and receives, with whom, on which ports, and what policy says."""
+"""The Pod dashboard: one workload's traffic, peers, ports and verdicts."""
 
 from dataclasses import replace
 
@@ -49,39 +49,41 @@ _WIDE = Look(BYTES_PER_SECOND, 12)
 _NOW = Row(
     "$namespace / $workload",
     (
-        number("Sends", "Rate now.", or_zero(rate(_FLOWS, _OUT)), BYTES_PER_SECOND),
-        number("Receives", "Rate now.", or_zero(rate(_FLOWS, _IN)), BYTES_PER_SECOND),
+        number("Sends", "Current rate.", or_zero(rate(_FLOWS, _OUT)), BYTES_PER_SECOND),
+        number("Receives", "Current rate.", or_zero(rate(_FLOWS, _IN)), BYTES_PER_SECOND),
         number(
-            "Begins",
-            "Connections that it begins; what a pool holds open is begun once.",
+            "New connections/s",
+            "Connections that it opens; a pooled connection is opened once.",
             or_zero(rate(_CONNECTIONS, _OUT)),
             PER_SECOND,
         ),
         number(
             "To the internet",
-            "Bytes to public addresses in the chosen time.",
+            "Bytes to public addresses in the selected time range.",
             or_zero(grown(_FLOWS, f'{_OUT},scope="internet"')),
             BYTES,
         ),
         number(
             "Denied connections",
-            "In the chosen time, by this workload's own policies. Below it says by which.",
+            "In the selected time range, by the policies of this workload. The table below shows "
+            "which.",
             or_zero(grown("podtally_policy_denied_total", ONE_WORKLOAD)),
             COUNT,
             ANY_IS_BAD,
         ),
         number(
             "Undeclared exposure",
-            "Connections from outside the cluster in the chosen time that nothing declares.",
+            "Connections from outside the cluster in the selected time range that no Ingress or "
+            "Service declares.",
             or_zero(grown("podtally_undeclared_exposure_connections_total", ONE_WORKLOAD)),
             COUNT,
             ANY_IS_BAD,
         ),
         table(
             "Denied",
-            "Connections in the chosen time that policies of this workload deny. Policy names what "
-            "decided; the event log says why. Either it lacks a rule, or the workload does what it "
-            "should not.",
+            "Connections in the selected time range that policies of this workload deny. Policy "
+            "is the policy that decides; the event log has the reason. Either a rule is missing, "
+            "or the workload does what it should not.",
             (*_PEERS, *_PORT, Column("policy", "Policy")),
             (
                 Value(
@@ -104,7 +106,7 @@ _TRAFFIC = Row(
     (
         lines(
             "Egress by peer",
-            "The ten that it sends most to. A peer without a name is known by its scope.",
+            "The ten peers that it sends most to. A peer without a name is shown by its scope.",
             Line(f"topk(10, {rate(_FLOWS, _OUT, *_PEER)})", _PEER_LEGEND),
             _WIDE,
         ),
@@ -142,13 +144,13 @@ _TRAFFIC = Row(
         ),
         lines(
             "Connections",
-            "Begun by this workload (egress) and by others (ingress).",
+            "Opened by this workload (egress) and by its peers (ingress).",
             Line(rate(_CONNECTIONS, ONE_WORKLOAD, "direction"), "{{direction}}"),
             Look(PER_SECOND, 12),
         ),
         by_verdict(
             "Connections by verdict",
-            "Denied connections took place unless the CNI stopped them: podtally stops nothing.",
+            "podtally blocks nothing: denied connections took place unless the CNI blocked them.",
             rate(_CONNECTIONS, ONE_WORKLOAD, "verdict"),
             PER_SECOND,
             12,
@@ -157,12 +159,11 @@ _TRAFFIC = Row(
 )
 
 _DETAILS = Row(
-    "Peers, ports and verdicts in the chosen time",
+    "Peers, ports and verdicts in the selected time range",
     (
         table(
             "Peers",
-            "Direction is the bytes' in Bytes, and who began it in Connections: egress is from "
-            "this workload.",
+            "For Bytes, egress is what this workload sends; for Connections, what it opens.",
             (*_PEERS, Column("scope", "Scope"), *_PORT, Column("verdict", "Verdict")),
             (
                 Value("Bytes", grown(_FLOWS, ONE_WORKLOAD, *_BOTH), BYTES),
@@ -172,7 +173,7 @@ _DETAILS = Row(
         ),
         service_map(
             "Map of this workload, in kB/s",
-            "Who it sends to and receives from now, in the colour of the verdict.",
+            "What it sends and receives now, and with which peers, in the colour of the verdict.",
             ONE_WORKLOAD,
             10,
         ),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is declared and what happens: isolation, denied, undeclared, unknown, and candidates."""
+"""The Policy dashboard: policies in force, isolation, verdicts, and candidates (dry run)."""
 
 from dashboards.generator.model import Dashboard, Row
 from dashboards.generator.panels import (
@@ -41,52 +41,62 @@ _CLUSTER = 'cluster=~"$cluster"'
 _WORKLOAD = (Column("namespace", "Namespace"), Column("workload", "Workload"))
 _DIRECTION = Column("direction", "Direction")
 _PEER = (
-    Column("peer_kind", "Peer's kind"),
-    Column("peer_namespace", "Peer's namespace"),
+    Column("peer_kind", "Peer kind"),
+    Column("peer_namespace", "Peer namespace"),
     Column("peer_workload", "Peer"),
 )
 _PORT = (Column("protocol", "Protocol"), Column("port", "Port"))
 _POLICY = Column("policy", "Policy")
 _ENDS = (*_WORKLOAD, _DIRECTION, *_PEER, *_PORT)
+_UNDECIDED_BY = (
+    *_WORKLOAD,
+    _DIRECTION,
+    Column("peer_kind", "Peer kind"),
+    Column("protocol", "Protocol"),
+    Column("cause", "Cause"),
+)
+_SCAN_BY = (*_WORKLOAD, _DIRECTION, Column("verdict", "Verdict"))
 _SIDE = ("namespace", "workload", "direction")
 _SAID = f'{WORKLOADS},verdict=~"allowed|denied"'
 
 
 _DECLARED = Row(
-    "What is declared",
+    "Policies in force",
     (
         number(
             "Policies",
-            "Policies and Ingresses in force, of files and the API, on the agent that knows most.",
+            "Policies and Ingresses in force, from files and the API, on the agent that has the "
+            "most.",
             f"max(sum by (instance) (podtally_policies{{{_CLUSTER}}}))",
             COUNT,
         ),
         number(
             "Unreadable",
-            "Objects and texts that cannot be read: what they may be for has the verdict unknown. "
-            "podtally check FILE says what is wrong.",
+            "Policy objects and files that cannot be read: connections that they may affect have "
+            "the verdict unknown. podtally check FILE says what is wrong.",
             f"max(podtally_policies_unreadable{{{_CLUSTER}}})",
             COUNT,
             ANY_IS_BAD,
         ),
         number(
-            "Files in an earlier version",
-            "Files that cannot be read any more; what they said before is in force.",
+            "Stale files",
+            "Files that have become unreadable; their last good version stays in force.",
             f"max(podtally_policy_files_stale{{{_CLUSTER}}})",
             COUNT,
             ANY_IS_BAD,
         ),
         number(
-            "Not heard from the API",
-            "Resources of policies that the API has not told of yet: until then every verdict is "
-            "unknown. It lasts seconds after a start; longer: see the Agent dashboard.",
-            f"max(podtally_policy_resources_unheard{{{_CLUSTER}}})",
+            "Not yet synced",
+            "Policy resource types that are not yet synced from the API: until then every "
+            "verdict is unknown. Normal for some seconds after a start; if it lasts, see the "
+            "Agent dashboard.",
+            f"max(podtally_policy_resources_unsynced{{{_CLUSTER}}})",
             COUNT,
             ANY_IS_ODD,
         ),
         number(
-            "Connections not judged",
-            "Share of new connections whose verdict is unknown; below it says why.",
+            "Unknown verdicts",
+            "Share of new connections whose verdict is unknown; a panel below shows the causes.",
             share(
                 or_zero(rate(_CONNECTIONS, f'{WORKLOADS},verdict="unknown"')),
                 rate(_CONNECTIONS, WORKLOADS),
@@ -96,7 +106,7 @@ _DECLARED = Row(
         ),
         number(
             "Candidates",
-            "Policies that are judged beside those in force, and change nothing.",
+            "Candidate policies under evaluation (dry run); they change no verdict.",
             f"max(podtally_candidate_policies{{{_CLUSTER}}})",
             COUNT,
         ),
@@ -104,11 +114,11 @@ _DECLARED = Row(
 )
 
 _ISOLATED = Row(
-    "Isolated or not",
+    "Coverage by policy",
     (
         by_verdict(
             "Connections by verdict",
-            "At each end that is watched.",
+            "New connections, at each watched end.",
             rate(_CONNECTIONS, WORKLOADS, "verdict"),
             PER_SECOND,
             12,
@@ -122,13 +132,13 @@ _ISOLATED = Row(
         ),
         table(
             "Covered by policy",
-            "Share of the connections in the chosen time that policies allow or deny, by who began "
-            "them. 0 %: nothing isolates this workload in this direction, nor its peers in theirs. "
-            "In between: some pods or some peers are isolated.",
+            "Share of the connections in the selected time range that policies allow or deny, by "
+            "direction. 0 %: no policy isolates this workload in this direction, nor its peers "
+            "in theirs. In between: some pods or some peers are isolated.",
             (*_WORKLOAD, _DIRECTION),
             (
                 Value(
-                    "Declared",
+                    "Covered",
                     share(
                         f"(\n{grown(_CONNECTIONS, _SAID, *_SIDE)}\nor "
                         f"0 * {grown(_CONNECTIONS, WORKLOADS, *_SIDE)}\n)",
@@ -141,8 +151,9 @@ _ISOLATED = Row(
         ),
         table(
             "Undeclared",
-            "What no policy says anything of, in the chosen time: Kubernetes lets it pass. A "
-            "default-deny in the namespace, and rules for what stands here, would declare it.",
+            "Connections in the selected time range that no policy covers: Kubernetes allows "
+            "them. A default-deny in the namespace, with rules for these rows, would declare "
+            "them.",
             _ENDS,
             (
                 Value(
@@ -161,24 +172,23 @@ _VERDICTS = Row(
     (
         table(
             "Denied",
-            "Connections in the chosen time, by the policy that decided or the policies that "
-            "isolate, at the end whose they are. Either a rule is missing, or somebody does what "
-            "they should not; the event log has addresses and reasons.",
+            "Connections in the selected time range, at the end that denies them, by the policy "
+            "that decides or the policies that isolate. Either a rule is missing, or a workload "
+            "does what it should not; the event log has addresses and reasons.",
             (*_ENDS, _POLICY),
             (Value("Connections", grown(_DENIED, WORKLOADS, *labels(_ENDS), "policy"), COUNT),),
             Look(COUNT, 24, 9),
         ),
         lines(
             "Denied, by policy",
-            "Connections a second.",
+            "Connections per second.",
             Line(rate(_DENIED, WORKLOADS, "policy"), "{{policy}}"),
             Look(PER_SECOND, 12, stacked=True),
         ),
         lines(
-            "Not judged, by what is not known",
-            "beginning: nobody saw who began it; unknown end; unreadable: a policy; doubt: labels, "
-            "ports or a domain name decide; selection: the endpoint's own labels; same priority: "
-            "admin policies contradict each other. Of whole agents, whatever workload is chosen.",
+            "Unknown verdicts, by cause",
+            "docs/metrics.md explains each cause, such as beginning (the initiator is unknown) "
+            "or unreadable (a policy cannot be read). For all workloads, whatever is selected.",
             Line(
                 rate("podtally_verdict_unknown_connections_total", _CLUSTER, "cause"), "{{cause}}"
             ),
@@ -186,8 +196,8 @@ _VERDICTS = Row(
         ),
         table(
             "Undeclared exposure",
-            "Connections in the chosen time from outside the cluster to pods that no Ingress, "
-            "LoadBalancer, NodePort or external IP declares. The port is the pod's own.",
+            "Connections in the selected time range from outside the cluster to pods that no "
+            "Ingress, LoadBalancer, NodePort or external IP declares. The port is the pod's.",
             (*_WORKLOAD, Column("scope", "From"), *_PORT),
             (
                 Value(
@@ -203,11 +213,54 @@ _VERDICTS = Row(
             Look(COUNT, 12),
         ),
         table(
+            "Undecided at isolated workloads",
+            "Connections in the selected time range of workloads that policies isolate, with the "
+            "verdict unknown: a protocol that NetworkPolicy does not define, a peer without a "
+            "name, a rule in doubt. docs/metrics.md explains the causes.",
+            _UNDECIDED_BY,
+            (
+                Value(
+                    "Connections",
+                    grown("podtally_policy_undecided_total", WORKLOADS, *labels(_UNDECIDED_BY)),
+                    COUNT,
+                ),
+            ),
+            Look(COUNT, 12),
+        ),
+        table(
+            "Scans",
+            "Connections in the selected time range to, or from, more ports or addresses than are "
+            "reported one by one. The event log has the number of ports and addresses.",
+            _SCAN_BY,
+            (
+                Value(
+                    "Connections",
+                    grown("podtally_scan_connections_total", WORKLOADS, *labels(_SCAN_BY)),
+                    COUNT,
+                ),
+            ),
+            Look(COUNT, 8),
+        ),
+        table(
+            "Spoofed packets",
+            "Packets in the selected time range that a workload sent from an address that is not "
+            "its own. Name workloads that forward for others in forwarders.",
+            _WORKLOAD,
+            (
+                Value(
+                    "Packets",
+                    grown("podtally_spoofed_packets_total", WORKLOADS, *labels(_WORKLOAD)),
+                    COUNT,
+                ),
+            ),
+            Look(COUNT, 8),
+        ),
+        table(
             "Policies by kind",
-            "On the agent that knows most of each.",
+            "On the agent that has the most of each kind.",
             (Column("kind", "Kind"),),
             (Value("Policies", f"max by (kind) (podtally_policies{{{_CLUSTER}}})", COUNT),),
-            Look(COUNT, 12),
+            Look(COUNT, 8),
         ),
     ),
 )
@@ -215,12 +268,13 @@ _VERDICTS = Row(
 _CHANGE = (*_ENDS, Column("verdict", "Now"), Column("candidate", "Then"), _POLICY)
 
 _CHANGES = Row(
-    "What candidates would change",
+    "Candidates (dry run)",
     (
         table(
-            "What would be judged otherwise",
-            "Connections in the chosen time whose verdict candidates would change. Then denied: "
-            "this traffic would stop; it needs a rule before the candidate is applied.",
+            "Verdicts that would change",
+            "Connections in the selected time range whose verdict the candidates would change. "
+            "Denied under Then: this traffic would stop; add a rule before you apply the "
+            "candidate.",
             _CHANGE,
             (
                 Value("Connections", grown(_CANDIDATES, WORKLOADS, *labels(_CHANGE)), COUNT),
@@ -234,8 +288,8 @@ _CHANGES = Row(
         ),
         lines(
             "Changed verdicts",
-            "Connections a second. When nothing would be denied any more for a week, the candidate "
-            "is as safe as a week can tell.",
+            "Connections per second. If no connection would be denied for a week, the candidate "
+            "is as safe as a week of traffic can show.",
             Line(
                 rate(_CANDIDATES, WORKLOADS, "verdict", "candidate"),
                 "{{verdict}} would be {{candidate}}",
@@ -248,8 +302,8 @@ _CHANGES = Row(
 POLICY = Dashboard(
     "policy",
     "Policy",
-    "What is declared and what happens: isolated or not, denied, undeclared, and what a candidate "
-    "would change.",
+    "Policies in force, which workloads they isolate, what is denied, undeclared or unknown, and "
+    "what candidates would change.",
     (CLUSTER, NAMESPACE, WORKLOAD),
     (_DECLARED, _ISOLATED, _VERDICTS, _CHANGES),
 )

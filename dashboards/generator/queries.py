@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PromQL that several dashboards share: who is selected, rates, growth in the range, a map."""
+"""PromQL that several dashboards share: selectors, rates, growth in the range, the service map."""
 
 from dashboards.generator.model import Variable
 
-# -- who is selected --------------------------------------------------------------------
+# -- selectors --------------------------------------------------------------------
 
 CLUSTER = Variable("cluster", "Cluster", "podtally_build_info")
 INSTANCE = Variable("instance", "Node", 'podtally_build_info{cluster=~"$cluster"}')
@@ -19,20 +19,20 @@ WORKLOADS = 'cluster=~"$cluster",namespace=~"$namespace",workload=~"$workload"'
 ONE_WORKLOAD = 'cluster=~"$cluster",namespace="$namespace",workload="$workload"'
 
 
-# -- how much ---------------------------------------------------------------------------
+# -- amounts ---------------------------------------------------------------------------
 
 
 def rate(metric: str, selector: str, *by: str) -> str:
-    """Per second, in sums by labels."""
+    """Return a query for the rate per second, summed by labels."""
     return f"sum{_by(by)}(rate({metric}{{{selector}}}[$__rate_interval]))"
 
 
 def grown(metric: str, selector: str, *by: str) -> str:
-    """By how much counters grew over the dashboard's range, in sums by labels.
+    """Return a query for the growth of counters over the dashboard's range, summed by labels.
 
-    ``increase()`` alone knows nothing of what a series was born with: of one denied connection it
-    would make 0. A series that is not there at the beginning of the range, when its agent was
-    already scraped or its counters did not exist, has grown by all it has.
+    ``increase()`` misses the first value of a new series: one denied connection would count as 0.
+    A series that does not exist at the start of the range, while its agent was already scraped or
+    its counters did not exist yet, has grown by its whole value.
     """
     of = f"{metric}{{{selector}}}"
     return (
@@ -45,12 +45,12 @@ def grown(metric: str, selector: str, *by: str) -> str:
 
 
 def share(part: str, whole: str) -> str:
-    """``part`` of ``whole``; where there is no ``whole``, nothing."""
+    """Return a query for ``part`` / ``whole``; it finds nothing where ``whole`` is 0."""
     return f"({part})\n/\n({whole} > 0)"
 
 
 def or_zero(expr: str) -> str:
-    """For sums of what may have no series yet."""
+    """Return the query with 0 where it finds no series."""
     return f"{expr} or vector(0)"
 
 
@@ -58,26 +58,26 @@ def _by(labels: tuple[str, ...]) -> str:
     return f" by ({', '.join(labels)}) " if labels else ""
 
 
-# -- a map ------------------------------------------------------------------------------
+# -- service map ------------------------------------------------------------------------------
 
-# Of Grafana's own palette; the node graph takes colours as they are, in both themes. It knows
-# ``color`` since 11.0, and ``highlighted``, which is red, since 10.3.
+# From Grafana's palette; the node graph uses colours as they are, in both themes. It has
+# ``color`` since 11.0 and ``highlighted``, which is red, since 10.3.
 EDGE_COLOURS = {
     ".*": "#8E8E8E",  # unknown, and other, where series were limited
     "allowed": "#56A64B",
     "denied": "#E02F44",
     "undeclared": "#E0B400",
 }
-EDGES_AT_MOST = 150
+MAX_EDGES = 150
 _PEER = ("peer_namespace", "peer_workload")
 
 
 def edges(selector: str) -> str:
-    """Who sends to whom, in bytes a second, in the labels that a node graph wants of its edges.
+    """Return a query for the map's edges: bytes per second, labelled as a node graph needs them.
 
-    What pods send each other is taken from the sender's series: the receiver has it, too; only
-    what is denied at the receiver's end alone, on another node, is taken from there. Who answers
-    for a Service has the bytes as well, and is often of its name.
+    Traffic between pods is taken from the sender's series, since the receiver counts it, too; only
+    what the receiver's policies alone deny is taken from the receiver. The backend of a Service
+    counts the bytes as well, and often has the same name.
     """
     received = f'{selector},direction="ingress"'
     arrows = (
@@ -85,7 +85,7 @@ def edges(selector: str) -> str:
         _ends(f'{received},peer_kind!="pod"', "target", "source"),
         _ends(f'{received},peer_kind="pod",verdict="denied"', "target", "source"),
     )
-    return f"topk({EDGES_AT_MOST},\n" + "\nor on (id)\n".join(arrows) + "\n)"
+    return f"topk({MAX_EDGES},\n" + "\nor on (id)\n".join(arrows) + "\n)"
 
 
 def _ends(selector: str, own: str, peer: str) -> str:
@@ -93,7 +93,7 @@ def _ends(selector: str, own: str, peer: str) -> str:
     expr = f"{rate('podtally_flow_bytes_total', selector, *labels)} > 0"
     expr = f'label_join({expr}, "{own}", "/", "namespace", "workload")'
     expr = f'label_join({expr}, "{peer}", "/", "peer_namespace", "peer_workload", "scope")'
-    # A pod is NAMESPACE/WORKLOAD, a declared network its name, all the rest what scope it is of.
+    # A pod is NAMESPACE/WORKLOAD, a declared network its name, everything else its scope.
     for shape in ("([^/]+/[^/]+)/.*", "/([^/]+)/.*", "//(.*)"):
         expr = f'label_replace({expr}, "{peer}", "$1", "{peer}", "{shape}")'
     expr = f'label_join({expr}, "id", "|", "source", "target", "verdict")'

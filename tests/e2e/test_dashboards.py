@@ -40,8 +40,13 @@ spec: {podSelector: {matchLabels: {role: user}}, policyTypes: [Egress]}
 """
 # Queries that find nothing here, and why.
 NOTHING = {
-    "agent: Foreign programs A": "nobody else's program runs before ours",
-    "agent: Programs before ours A": "the same",
+    "agent: Foreign programs A": "no foreign program runs here",
+    "agent: Programs ahead of podtally A": "the same",
+    "agent: Kubernetes resources not synced A": "every resource is synced",
+    "agent: Conflicting addresses A": "no pod has another's address",
+    "overview: Dropped bytes, by kind A": "nothing is dropped",
+    "policy: Scans A": "nobody scans",
+    "policy: Spoofed packets A": "nobody spoofs",
     "egress: Now and a week ago B": "there was no Prometheus a week ago",
 }
 
@@ -84,7 +89,7 @@ def running(stage: Stage, make_agent: MakeAgent, folder: Path) -> Agent:
     )
     agent.start()
     agent.wait_ready()
-    unheard = "podtally_policy_resources_unheard"
+    unheard = "podtally_policy_resources_unsynced"
     eventually(agent, lambda samples: value(samples, unheard), 0, HEARD_SECONDS)
     return agent
 
@@ -253,10 +258,10 @@ def assert_numbers(answer: Answer) -> None:
         return sample.values[-1]
 
     assert number("overview: Gap in the books A") == 0
-    assert number("overview: Agents that do not answer A") == 1
-    assert number("agent: Bytes without a flow A") == 0
-    assert number("overview: Nodes that are watched A") == 1
-    assert number("agent: Agents that answer A") == 0.5
+    assert number("overview: Agents down A") == 1
+    assert number("agent: Overflow bytes A") == 0
+    assert number("overview: Nodes watched A") == 1
+    assert number("agent: Agents up A") == 0.5
     assert number("policy: Candidates A") == 1
     assert number("policy: Policies A") == 2
     for name in ("Denied connections", "Undeclared exposure", "To the internet"):
@@ -267,7 +272,7 @@ def assert_numbers(answer: Answer) -> None:
     }
     assert declared["mail", "egress"] == 0
     assert declared["stray", "egress"] == 1
-    changed = answer("policy: What would be judged otherwise A")
+    changed = answer("policy: Verdicts that would change A")
     assert {(e.labels["verdict"], e.labels["candidate"]) for e in changed} >= {
         ("allowed", "denied"),
         ("undeclared", "denied"),

@@ -25,7 +25,7 @@ def test_what_finds_no_slot_is_overflow(three_pods: Node, make_agent: MakeAgent)
         labels = {"interface": interface, "direction": direction}
         overflow = value(samples, "podtally_books_bytes_total", account="overflow", **labels)
         assert overflow > closing[interface, direction] / 4, labels
-    assert value(samples, "podtally_probes_failed_total") > PACKETS / 4
+    assert value(samples, "podtally_table_overflow_packets_total") > PACKETS / 4
     for pod in three_pods.pods.values():
         for direction in ("egress", "ingress"):
             key = (pod.link, direction)

@@ -67,7 +67,7 @@ def run(shop: Shop, make_agent: MakeAgent, folder: Path) -> Agent:
     agent = make_agent(*files, *shop.cluster.flags(folder))
     agent.start()
     agent.wait_ready()
-    unheard = "podtally_policy_resources_unheard"
+    unheard = "podtally_policy_resources_unsynced"
     eventually(agent, lambda samples: value(samples, unheard), 0, HEARD_SECONDS)
     return agent
 

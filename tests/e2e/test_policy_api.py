@@ -32,7 +32,7 @@ from tests.e2e.policy_world import (
     wait_for,
 )
 
-UNHEARD = "podtally_policy_resources_unheard"
+UNHEARD = "podtally_policy_resources_unsynced"
 UNJUDGED = "podtally_verdict_unknown_connections_total"
 HEARD_SECONDS = 60.0  # until a CRD that is not there is believed not to be
 CHANGED_SECONDS = 2.0

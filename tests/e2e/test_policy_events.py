@@ -169,7 +169,7 @@ def test_what_cannot_be_written_is_told_later(
                 agent.wait_ready()
             truth = {(OUTSIDE[1], port): 1 for port in range(100, 119)} | {(OUTSIDE[0], 81): 2}
             wait_for(lambda: [latest(log)], lambda found: found == truth)
-            samples = eventually(agent, lambda s: value(s, "podtally_events_untold"), 0)
+            samples = eventually(agent, lambda s: value(s, "podtally_events_pending"), 0)
         assert scraper.faults == []
         assert denied(samples) == 21
         assert "Traceback" not in agent.said()
@@ -208,11 +208,11 @@ def test_a_flood_is_told_whole_and_no_faster_than_it_may_be(stage: Stage, tmp_pa
     with Scraper(agent.places.url).running() as scraper:
         flood(stage.stray, list(truth))
         samples = eventually(agent, denied, GROUPS)
-        assert value(samples, "podtally_events_untold") > 0
+        assert value(samples, "podtally_events_pending") > 0
         wait_for(lambda: [latest(log)], lambda found: len(found) == GROUPS, 25.0)
         took = time.monotonic() - began
-        eventually(agent, lambda s: value(s, "podtally_events_untold"), 0)
-        eventually(agent, lambda s: value(s, "podtally_events_told_total"), GROUPS)
+        eventually(agent, lambda s: value(s, "podtally_events_pending"), 0)
+        eventually(agent, lambda s: value(s, "podtally_events_logged_total"), GROUPS)
         assert_books_close(agent, opening)
     assert scraper.faults == []
     assert latest(log) == truth

@@ -76,7 +76,7 @@ def running(front: Front, make_agent: MakeAgent, folder: Path) -> Agent:
     agent = make_agent(*front.cluster.flags(folder), *logs)
     agent.start()
     agent.wait_ready()
-    unheard = "podtally_policy_resources_unheard"
+    unheard = "podtally_policy_resources_unsynced"
     eventually(agent, lambda samples: value(samples, unheard), 0, HEARD_SECONDS)
     return agent
 

@@ -139,7 +139,7 @@ def test_a_fleet_that_is_silent_does_not_look_well(tmp_path: Path) -> None:
     agents = {f'podtally_build_info{{job="podtally", instance="n{n}"}}': "1x24" for n in (1, 2)}
     silent = {f'up{{job="podtally", instance="n{n}"}}': "1x24 0x20" for n in (1, 2)}
     series = {**agents, **silent, 'up{job="others", instance="n1"}': "0x40"}
-    name = "overview: Agents that do not answer A"
+    name = "overview: Agents down A"
     answers(tmp_path, _query(name), series, 30, [sample(2)])
     well = {f'up{{job="podtally", instance="n{n}"}}': "1x40" for n in (1, 2)}
     answers(tmp_path, _query(name), {**agents, **well}, 30, [sample(0)])

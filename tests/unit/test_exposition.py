@@ -229,8 +229,8 @@ def test_both_formats_are_read_back_to_the_same_numbers(accept: str) -> None:
     assert read["podtally_pod_packets_total", "shop,web-0,egress"] == 23
     assert read["podtally_books_bytes_total", "veth7,egress,other"] == 61
     assert read["podtally_books_gap_bytes", "veth7,egress"] == -29
-    assert read["podtally_probes_failed_total", ""] == 11
-    assert read["podtally_connections_began_unknown_total", ""] == 5
+    assert read["podtally_table_overflow_packets_total", ""] == 11
+    assert read["podtally_connections_unknown_initiator_total", ""] == 5
     assert read["podtally_flow_series_limited_total", ""] == 7
     assert read["podtally_checkpoint_errors_total", ""] == 0
     assert body.decode().count("# EOF") == (1 if accept else 0)
@@ -243,7 +243,7 @@ def test_a_view_that_is_published_is_the_next_that_is_rendered() -> None:
     )
     read = values(serving.render("")[0].decode(), False)
     assert read["podtally_pod_packets_total", "shop,web-0,egress"] == 24
-    assert read["podtally_probes_failed_total", ""] == 13
+    assert read["podtally_table_overflow_packets_total", ""] == 13
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")

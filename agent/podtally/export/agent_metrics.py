@@ -175,7 +175,7 @@ class AgentMetrics(Collector):
             "flow_log_errors", "Epochs whose flow log records could not be written."
         )
 
-        self.events_told = self._total("events_told", "Lines written to the event log.")
+        self.events_logged = self._total("events_logged", "Lines written to the event log.")
         self.event_log_errors = self._total(
             "event_log_errors", "Epochs whose events could not be written; they are tried again."
         )
@@ -194,7 +194,7 @@ class AgentMetrics(Collector):
             "unnamed_interfaces", "Watched interfaces of which nobody knows whose they are."
         )
         self.contradicted = self._gauge(
-            "contradicted_addresses",
+            "conflicting_addresses",
             "Addresses configured in an endpoint that belong to others; they are not believed.",
             "namespace",
             "workload",
@@ -222,13 +222,13 @@ class AgentMetrics(Collector):
             "policy_files_stale",
             "Files in force in an earlier version, since theirs is unreadable.",
         )
-        self.policies_unheard = self._gauge(
-            "policy_resources_unheard",
+        self.policies_unsynced = self._gauge(
+            "policy_resources_unsynced",
             "Resources of policies that the Kubernetes API has not told of yet.",
         )
         self.candidates = self._gauge("candidate_policies", "Candidates that are judged beside.")
-        self.events_untold = self._gauge(
-            "events_untold", "Events that are to be told of, and wait for their turn."
+        self.events_pending = self._gauge(
+            "events_pending", "Events that are to be told of, and wait for their turn."
         )
         self.conntrack = self._gauge(
             "conntrack_available", "1 if Services are resolved by the connection tracker."
@@ -269,17 +269,17 @@ class LedgerCollector(Collector):
         view = self.view
         return [
             CounterMetricFamily(
-                "podtally_probes_failed",
+                "podtally_table_overflow_packets",
                 "Packets whose flow found no slot; their bytes are booked as overflow.",
                 value=view.overflow_packets,
             ),
             CounterMetricFamily(
-                "podtally_connections_began_unknown",
+                "podtally_connections_unknown_initiator",
                 "Connections of which nobody saw who began them.",
                 value=view.began_unknown,
             ),
             CounterMetricFamily(
-                "podtally_names_came_too_late",
+                "podtally_name_timeouts",
                 "Connections booked under `unknown`, since no name came while they waited.",
                 value=view.came_too_late,
             ),

@@ -286,8 +286,8 @@ class Agent:
         if due:
             self._events_trouble.over("events are written again")
         events.tell(index, now_ns)
-        self._metrics.events_untold.set(events.untold)
-        self._metrics.events_told.inc(len(due))
+        self._metrics.events_pending.set(events.untold)
+        self._metrics.events_logged.inc(len(due))
 
     def _tell_of_policies(self) -> None:
         metrics, state = self._metrics, self._parts.sources.policies.state()
@@ -297,7 +297,7 @@ class Agent:
         metrics.policies_unreadable.set(state.unreadable)
         metrics.policy_files_stale.set(state.stale_files)
         metrics.candidates.set(state.candidates)
-        metrics.policies_unheard.set(len(state.unheard))
+        metrics.policies_unsynced.set(len(state.unheard))
 
     def _tell(self, turned: EpochResult) -> None:
         metrics, parts = self._metrics, self._parts
