@@ -36,7 +36,7 @@ from tests.unit.rows import (
     names,
     to_here,
 )
-from tests.unit.test_judging import (
+from tests.unit.test_verdicts import (
     DB_ADDRESS,
     FAR_ADDRESS,
     NOTHING_INTO_DB,

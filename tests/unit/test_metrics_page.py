@@ -17,7 +17,7 @@ from podtally.export.publisher import Health, Publisher
 from podtally.identity.name_table import WELL_KNOWN
 from podtally.ledger.label_sets import ACCOUNTS, KubecostLabels
 from podtally.ledger.series import SeriesView
-from podtally.ledger.verdicts import BEGINNING, SOURCE
+from podtally.ledger.verdicts import FOREIGN_SENDER, UNSEEN_OPENER
 from podtally.netlink.model import Hook, Mode
 from podtally.policy.model import VERDICTS
 from podtally.policy.reference import engine
@@ -28,7 +28,7 @@ from tests.unit.test_exposition import VIEW
 
 METRICS = metrics_page.metrics()
 EXAMPLES = metrics_page.examples()
-CAUSES = {BEGINNING, SOURCE} | {
+CAUSES = {UNSEEN_OPENER, FOREIGN_SENDER} | {
     engine.UNKNOWN_END,
     engine.UNREADABLE,
     engine.DOUBT,

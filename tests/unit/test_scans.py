@@ -13,7 +13,7 @@ from podtally.ledger.events import PEERS_AND_PORTS, PORTS, Due, EventLabels, Eve
 from podtally.ledger.scans import KEPT, Scan, Scans
 from podtally.ledger.shares import level, rank
 from tests.unit.rows import SECOND
-from tests.unit.test_judging import (
+from tests.unit.test_verdicts import (
     DB_ADDRESS,
     NOTHING_INTO_DB,
     ONLY_MYSQL,

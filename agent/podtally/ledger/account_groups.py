@@ -8,6 +8,7 @@ peers; the account tables keep the exact share, this bounds the loops over new g
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.arrays.distinct import Numbered
 from podtally.ledger.account import (
     MANY_PROTOCOLS,
     SHOWN_PROTOCOLS,
@@ -16,7 +17,6 @@ from podtally.ledger.account import (
     with_any_peer,
     with_any_port,
 )
-from podtally.ledger.distinct import Numbered
 from podtally.ledger.peers import PeerKind
 from podtally.ledger.shares import Shares, beyond
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.arrays.distinct import distinct
 from podtally.identity.model import UNKNOWN_ENDPOINT, Endpoint
 from podtally.identity.name_table import Names
 from podtally.ledger import host_sockets, openers
@@ -34,7 +35,6 @@ from podtally.ledger.connections import (
     TCP,
     Flags,
 )
-from podtally.ledger.distinct import distinct
 from podtally.ledger.event_matching import EventMatcher, JudgedConnections
 from podtally.ledger.events import NO_EVENT, Events
 from podtally.ledger.interfaces import Interfaces
@@ -86,7 +86,7 @@ class LocalEndpoints(NamedTuple):
         return LocalEndpoints._make(column[index] for column in self)
 
 
-class Settings(NamedTuple):
+class AttributionSettings(NamedTuple):
     """``patience_ns``: how long a connection waits for its names."""
 
     patience_ns: int
@@ -114,7 +114,11 @@ class Attribution:
     """Over the interfaces and accounts of one ledger."""
 
     def __init__(
-        self, interfaces: Interfaces, accounts: AccountTable, flags: Flags, settings: Settings
+        self,
+        interfaces: Interfaces,
+        accounts: AccountTable,
+        flags: Flags,
+        settings: AttributionSettings,
     ) -> None:
         self.interfaces = interfaces
         self._accounts = accounts

@@ -12,7 +12,7 @@ from podtally.ledger.accounts import AccountTable
 from podtally.ledger.attribution import Attribution
 from podtally.ledger.connections import UNNAMED, ConnectionColumns
 from podtally.ledger.interfaces import Interfaces
-from podtally.ledger.peers import EpochContext, flows_of
+from podtally.ledger.peers import EpochContext, new_connections
 
 
 class ClosedConnections(NamedTuple):
@@ -44,7 +44,7 @@ def describe(
     there = np.isin(ifindex, [i for i in interfaces if books.interfaces.known(i)])
     unnamed = np.flatnonzero(there & (columns.account == UNNAMED))
     if len(unnamed):  # they have moved nothing since
-        flows = flows_of(columns.take(unnamed))
+        flows = new_connections(columns.take(unnamed))
         columns.account[unnamed] = books.naming.name(flows, present, wait=False).account
     accounts = books.accounts.at(np.unique(columns.account))
     reasons, exposures = [""] * len(ifindex), [""] * len(ifindex)
@@ -52,7 +52,7 @@ def describe(
     if len(rows):
         some = columns.take(rows)
         verdicts = [accounts[i].verdict for i in some.account.tolist()]
-        words = books.naming.explain(flows_of(some), verdicts, present)
+        words = books.naming.explain(new_connections(some), verdicts, present)
         for row, reason, exposure in zip(rows.tolist(), *words, strict=True):
             reasons[row], exposures[row] = reason, exposure
     return ClosedConnections(

@@ -20,7 +20,7 @@ from podtally.ledger.judge_input import UNDECLARED as UNDECLARED_EXPOSURE
 from podtally.ledger.judge_input import JudgeInput, exposures
 from podtally.ledger.label_sets import DIRECTIONS, OTHER, protocol_name
 from podtally.ledger.peers import NO_OWNER, EpochContext
-from podtally.ledger.verdicts import FOREIGN_SOURCE, Verdicts, VerdictStage
+from podtally.ledger.verdicts import FOREIGN_SOURCE, ConnectionVerdicts, VerdictStage
 from podtally.policy.model import DENIED, UNDECLARED, VERDICTS
 
 SPOOFED = "spoofed"  # an event's verdict
@@ -34,7 +34,7 @@ class JudgedConnections(NamedTuple):
     """Connections that have been judged; index i of every array is the same one."""
 
     ends: JudgeInput
-    verdicts: Verdicts
+    verdicts: ConnectionVerdicts
     is_missed: NDArray[np.bool_]  # see Judgement
     outside: NDArray[np.bool_]  # opened from outside the cluster, to a pod
     who: NDArray[np.int64]  # places in ``whos``

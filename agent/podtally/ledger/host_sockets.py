@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 from podtally.ledger.connections import Flags
 from podtally.ledger.ownership import is_one_hosts
-from podtally.ledger.peers import EpochContext, NewConnections, PeerFinder, tuples_of, turned
+from podtally.ledger.peers import (
+    EpochContext,
+    NewConnections,
+    PeerFinder,
+    reversed_keys,
+    tracker_tuples,
+)
 
 _IGMP = 2  # what the kernel reports of its own groups has no socket, and is never forwarded
 
@@ -41,7 +47,7 @@ def of(flows: NewConnections, present: EpochContext, remotes: PeerFinder, flags:
         taken = some.seen & np.uint64(flags.socket << flags.shift) != 0
         passing[came] = ~taken & _sent_on(some, present, remotes)
         asked = some.key[taken]
-        cgroup[came[taken]] = present.sockets(tuples_of(asked), asked["ifindex"])
+        cgroup[came[taken]] = present.sockets(tracker_tuples(asked), asked["ifindex"])
     return Sockets(cgroup, passing)
 
 
@@ -67,7 +73,7 @@ def _sent_on(
     """What no socket takes: it is for another address, or for a port that leads to one."""
     key = flows.key
     own = remotes.own(present.names, key["local_address"], flows.at_ns)
-    translated = present.translate(tuples_of(turned(key)))
+    translated = present.translate(tracker_tuples(reversed_keys(key)))
     elsewhere = translated.found & (translated.address != key["local_address"]).any(axis=1)
     sent_on: NDArray[np.bool_] = ~own | elsewhere
     return sent_on

@@ -22,7 +22,7 @@ from podtally.ledger.connections import (
 )
 
 
-def opened(seen: NDArray[np.uint64], key: NDArray[np.void], flags: Flags) -> NDArray[np.uint8]:
+def opener_of(seen: NDArray[np.uint64], key: NDArray[np.void], flags: Flags) -> NDArray[np.uint8]:
     """Return BEGAN_* of connections, with CONTESTED where both sides seem to have opened. (n,)
 
     TCP: a SYN without ACK is an opening of its sender. A SYN/ACK says that the other side

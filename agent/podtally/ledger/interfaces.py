@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.arrays.distinct import distinct
 from podtally.ledger.balance import Balance, Margin, Pair, Readings, settle
-from podtally.ledger.distinct import distinct
 
 NO_PAIRS = np.zeros((0, 2), np.int64)
 UNBOUNDED = np.iinfo(np.int64).max >> 2  # an upper bound nobody reaches, and sums of it fit

@@ -37,7 +37,7 @@ class JudgeInput(NamedTuple):
     exposed: NDArray[np.bool_]  # from outside, and nothing declares that it may
     here_port: NDArray[np.int64]
     peer_port: NDArray[np.int64]  # of who answers
-    likelier: NDArray[np.uint8]  # which side opened it, if one has to be named
+    likely_opener: NDArray[np.uint8]  # which side opened it, if one has to be named
     quiet: NDArray[np.bool_]  # if nothing is known of it, that is no news
     foreign: NDArray[np.bool_]  # sent from an address that is not our end's
 

@@ -15,7 +15,7 @@ from podtally.identity.name_table import Names
 from podtally.kernel.account_map import AccountReading as KernelAccounts
 from podtally.kernel.table import FlowRows
 from podtally.ledger.accounts import BYTES, PACKETS, AccountTable, make_tables
-from podtally.ledger.attribution import Attribution, Settings
+from podtally.ledger.attribution import Attribution, AttributionSettings
 from podtally.ledger.candidate_rows import CandidateRows
 from podtally.ledger.closed import ClosedConnections, LedgerTables, describe
 from podtally.ledger.connections import (
@@ -86,7 +86,7 @@ class Ledger:
         self.events = Events(limits.events)
         self.connections = Connections(flags, limits.connections)
         self.interfaces = Interfaces()
-        settings = Settings(
+        settings = AttributionSettings(
             limits.patience_ns,
             self.events,
             limits.undeclared_events,

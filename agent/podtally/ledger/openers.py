@@ -21,9 +21,9 @@ from podtally.ledger.connections import (
     Flags,
     Timeouts,
 )
-from podtally.ledger.initiator import opened
+from podtally.ledger.initiator import opener_of
 from podtally.ledger.interfaces import Interfaces
-from podtally.ledger.peers import EpochContext, NewConnections, tracked, turned
+from podtally.ledger.peers import EpochContext, NewConnections, reversed_keys, tracked
 
 _UDP, _SCTP = 17, 132
 _FIRST_EPHEMERAL = 32768  # net.ipv4.ip_local_port_range
@@ -72,7 +72,7 @@ class Openings:
         present: EpochContext,
     ) -> NDArray[np.uint8]:
         """Return BEGAN_* of new connections, CONTESTED where evidence contradicts itself. (n,)"""
-        began = opened(seen, key, self._flags)
+        began = opener_of(seen, key, self._flags)
         protocol = key["protocol"]
         without = np.flatnonzero((protocol != TCP) | (began == BEGAN_UNKNOWN))
         if not len(without):
@@ -134,7 +134,7 @@ def contest_mirrored(flows: NewConnections, foreign: NDArray[np.bool_]) -> None:
     """
     forged = np.flatnonzero(foreign)
     if len(forged):
-        came = np.isin(_mixed(flows.key), _mixed(turned(flows.key[forged])))
+        came = np.isin(_mixed(flows.key), _mixed(reversed_keys(flows.key[forged])))
         flows.began[came] |= CONTESTED
 
 
@@ -152,6 +152,6 @@ def _mixed(key: NDArray[np.void]) -> NDArray[np.uint64]:
 
 def _tracked(key: NDArray[np.void], present: EpochContext) -> NDArray[np.uint8]:
     """Return the side whose packet the connection tracker saw first; BEGAN_UNKNOWN: neither."""
-    here, there = tracked(key, present).found, tracked(turned(key), present).found
+    here, there = tracked(key, present).found, tracked(reversed_keys(key), present).found
     sides = [here & ~there, there & ~here]
     return np.select(sides, [BEGAN_HERE, BEGAN_THERE], BEGAN_UNKNOWN).astype(np.uint8)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.arrays.distinct import distinct
 from podtally.identity.cluster_labels import NO_CLUSTER_LABELS, ClusterLabels
 from podtally.identity.model import UNKNOWN, Owner, PeerLabels, peer_labels
 from podtally.identity.name_table import Names
@@ -14,7 +15,6 @@ from podtally.identity.services import NO_SERVICES, Services, common_backend
 from podtally.identity.services import BackendAddress as Address
 from podtally.ledger.account import NO_PORT, PeerBackend
 from podtally.ledger.connections import BEGAN_THERE, ConnectionColumns
-from podtally.ledger.distinct import distinct
 from podtally.ledger.shares import rank
 from podtally.netlink.conntrack import Translations, Tuples
 from podtally.policy.exposure.lookup import Exposure
@@ -51,7 +51,7 @@ class EpochContext(NamedTuple):
     # Of what came in on interfaces (n,): the cgroups of the sockets that take it; 0: none
     sockets: Callable[[Tuples, NDArray[np.uint32]], NDArray[np.int64]] = no_sockets
     # The lower words, in network order, of addresses that became another's a moment ago.
-    handed_over: NDArray[np.uint64] = np.zeros(0, np.uint64)
+    reassigned: NDArray[np.uint64] = np.zeros(0, np.uint64)
     places: ClusterLabels = NO_CLUSTER_LABELS
     declared: DeclaredPolicies = DeclaredPolicies((), (), ())
     exposure: Exposure | None = None  # None: nobody knows what is declared to be exposed
@@ -71,7 +71,7 @@ class NewConnections(NamedTuple):
         return NewConnections._make(column[index] for column in self)
 
 
-def flows_of(columns: ConnectionColumns) -> NewConnections:
+def new_connections(columns: ConnectionColumns) -> NewConnections:
     sent = columns.packets[:, 0]
     has_data = carries_data(columns.bytes, columns.packets)
     return NewConnections(
@@ -295,13 +295,13 @@ def tracked(key: NDArray[np.void], present: EpochContext) -> Translations:
     """
     rows = np.flatnonzero(rank(key["ifindex"].astype(np.int64)) < MOST_TRACKED)
     if len(rows) == len(key):
-        return present.translate(tuples_of(key))
-    some, found = present.translate(tuples_of(key[rows])), no_translations(tuples_of(key))
+        return present.translate(tracker_tuples(key))
+    some, found = present.translate(tracker_tuples(key[rows])), no_translations(tracker_tuples(key))
     found.found[rows], found.address[rows], found.port[rows] = some
     return found
 
 
-def tuples_of(key: NDArray[np.void]) -> Tuples:
+def tracker_tuples(key: NDArray[np.void]) -> Tuples:
     """What the endpoints sent, in the words of the connection tracker."""
     return Tuples(
         key["local_address"],
@@ -312,7 +312,7 @@ def tuples_of(key: NDArray[np.void]) -> Tuples:
     )
 
 
-def turned(key: NDArray[np.void]) -> NDArray[np.void]:
+def reversed_keys(key: NDArray[np.void]) -> NDArray[np.void]:
     """The same connections seen from their other end."""
     other = key.copy()
     for one, two in (("local_address", "remote_address"), ("local_port", "remote_port")):

@@ -12,7 +12,7 @@ from podtally.ledger.accounts import BYTES, PACKETS, AccountTable
 from podtally.ledger.attribution import AttributedConnections, Attribution
 from podtally.ledger.connections import ConnectionColumns, Connections, join, no_connections
 from podtally.ledger.events import Events
-from podtally.ledger.peers import EpochContext, flows_of
+from podtally.ledger.peers import EpochContext, new_connections
 
 
 class PendingConnections:
@@ -74,7 +74,7 @@ class PendingConnections:
     def _pay(self, columns: ConnectionColumns, present: EpochContext) -> AttributedConnections:
         """What waiting connections are by now; what is owed for those with a name is booked."""
         accounts = self._accounts
-        flows = flows_of(columns)
+        flows = new_connections(columns)
         account, event = self._naming.name(flows, present)
         named = np.flatnonzero(~accounts.waiting[account])
         for direction in (0, 1):

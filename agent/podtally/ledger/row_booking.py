@@ -21,9 +21,9 @@ from podtally.ledger.connections import (
 )
 from podtally.ledger.events import NO_EVENT, Events
 from podtally.ledger.icmp_errors import errors_among, quoted_fingerprints
-from podtally.ledger.initiator import opened, opening_flags
+from podtally.ledger.initiator import opener_of, opening_flags
 from podtally.ledger.openers import Openings
-from podtally.ledger.peers import EpochContext, NewConnections, carries_data, flows_of
+from podtally.ledger.peers import EpochContext, NewConnections, carries_data, new_connections
 
 ColdRows = Callable[[NDArray[np.int64]], NDArray[np.void]]
 
@@ -149,7 +149,7 @@ class RowBooking:
         if len(news):
             at = place[news]
             before, seen = columns.began[at], columns.seen[at] | rows.seen[news]
-            began = opened(seen, columns.key[at], self._flags) | before & CONTESTED
+            began = opener_of(seen, columns.key[at], self._flags) | before & CONTESTED
             # A side known from earlier epochs, memory or the tracker stays known; what
             # contradicts it contests it and never replaces it.
             side, side_before = began & BEGAN_SIDE, before & BEGAN_SIDE
@@ -182,7 +182,7 @@ class RowBooking:
         One that is denied from now on, or denied by others, is counted again.
         """
         columns = self.connections.columns
-        named = self.naming.name(flows_of(columns.take(place)), present, wait=False)
+        named = self.naming.name(new_connections(columns.take(place)), present, wait=False)
         before = columns.event[place]
         changed = (named.event != before) & (named.event != NO_EVENT)
         columns.account[place], columns.event[place] = named
@@ -198,10 +198,10 @@ class RowBooking:
         """Which rows go on under the addresses of a connection whose other end is somebody
         else by now. (n,); None: none of them
         """
-        if not len(present.handed_over):
+        if not len(present.reassigned):
             return None
         remote = self.connections.columns.key["remote_address"][place]
-        some = np.flatnonzero(np.isin(remote[:, 1], present.handed_over))
+        some = np.flatnonzero(np.isin(remote[:, 1], present.reassigned))
         if not len(some):
             return None
         high, low = remote[some].byteswap().T

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.arrays.distinct import distinct
 from podtally.identity.cluster_labels import ClusterLabels
 from podtally.identity.model import Endpoint, Owner
 from podtally.identity.name_table import WELL_KNOWN
@@ -20,11 +21,10 @@ from podtally.ledger.connections import (
     BEGAN_THERE,
     BEGAN_UNKNOWN,
 )
-from podtally.ledger.distinct import distinct
-from podtally.ledger.hypotheses import NO_SIDE, Sides, is_missed, no_sides, of_either
 from podtally.ledger.initiator import is_certain
 from podtally.ledger.judge_input import JudgeInput
 from podtally.ledger.label_sets import DIRECTIONS
+from podtally.ledger.outcomes import NO_OUTCOME, Outcomes, combine_openings, is_missed, no_outcomes
 from podtally.ledger.peers import NO_OWNER, EpochContext
 from podtally.policy.endpoints import of_endpoint, of_owner
 from podtally.policy.explain.reasons import deciding
@@ -41,8 +41,8 @@ from podtally.policy.vector.evaluator import (
 from podtally.policy.vector.reasons import Budget
 
 NO_LONGER = "by policies or labels that have changed since"
-BEGINNING = "beginning"  # a cause: nobody saw who began it
-SOURCE = "source"  # a cause: it was sent from an address that is not the endpoint's
+UNSEEN_OPENER = "beginning"  # a cause: nobody saw who began it
+FOREIGN_SENDER = "source"  # a cause: it was sent from an address that is not the endpoint's
 UNSEEN = "who began it was not seen, and policies decide differently for the two ends"
 FOREIGN_SOURCE = "sent from an address that is not this endpoint's"
 _UNKNOWN, _DENIED = VERDICTS.index(UNKNOWN), VERDICTS.index(DENIED)
@@ -63,7 +63,7 @@ _CANDIDATE_SHIFT = _FOREIGN_SHIFT + 1
 _CANDIDATE_SIDE_SHIFT = _CANDIDATE_SHIFT + _VERDICT_BITS
 
 
-class Verdicts(NamedTuple):
+class ConnectionVerdicts(NamedTuple):
     """Of connections; index i of every array is the same one."""
 
     judgement: NDArray[np.int64]  # for ``Judging.judgements``
@@ -74,8 +74,8 @@ class Verdicts(NamedTuple):
     opened: NDArray[np.uint8]  # BEGAN_*: the opening that was judged
     port_known: NDArray[np.bool_]  # whether the port of that opening is the server's
 
-    def take(self, index: NDArray[np.int64]) -> "Verdicts":
-        return Verdicts._make(column[index] for column in self)
+    def take(self, index: NDArray[np.int64]) -> "ConnectionVerdicts":
+        return ConnectionVerdicts._make(column[index] for column in self)
 
 
 class VerdictStage:
@@ -182,12 +182,12 @@ class VerdictStage:
 
     # -- verdicts ----------------------------------------------------------------------
 
-    def judge(self, ends: JudgeInput) -> Verdicts:
+    def judge(self, ends: JudgeInput) -> ConnectionVerdicts:
         sides = self._sides(self._judge, ends)
         denied = (sides.verdict == _DENIED) & (sides.own == _DENIED)
         unknown = sides.verdict == _UNKNOWN
         missed = unknown & (sides.own == _UNKNOWN) & ~ends.quiet & ~ends.foreign
-        missed &= sides.in_doubt | (sides.here != NO_SIDE)
+        missed &= sides.in_doubt | (sides.here != NO_OUTCOME)
         tells = denied | unknown
         shows, opened = denied | missed, sides.opened
         key = sides.verdict | np.where(tells, sides.decisive() + 1, 0) << _VERDICT_BITS
@@ -206,7 +206,7 @@ class VerdictStage:
         different, place = distinct(key)
         numbers = [self._judgement(each) for each in different.tolist()]
         judgement = np.array(numbers, np.int64)[place]
-        return Verdicts(
+        return ConnectionVerdicts(
             judgement,
             sides.verdict,
             sides.own,
@@ -216,36 +216,36 @@ class VerdictStage:
             sides.port_known,
         )
 
-    def missed(self, verdicts: Verdicts) -> NDArray[np.bool_]:
+    def missed(self, verdicts: ConnectionVerdicts) -> NDArray[np.bool_]:
         """Whether policies isolate our end, and yet its verdict is unknown. (n,)"""
         numbers, place = distinct(verdicts.judgement)
         missed = [self.judgements[number].missed for number in numbers.tolist()]
         return np.array(missed, np.bool_)[place]
 
-    def _sides(self, judge: Evaluator, ends: JudgeInput) -> Sides:
+    def _sides(self, judge: Evaluator, ends: JudgeInput) -> Outcomes:
         sides = self._sides_of_own(judge, ends)
         # What came from an address of others is denied for certain, or nothing is certain.
         doubted = ends.foreign & (sides.verdict != _DENIED)
         if doubted.any():
-            sides.put(np.flatnonzero(doubted), no_sides(int(doubted.sum())))
+            sides.put(np.flatnonzero(doubted), no_outcomes(int(doubted.sum())))
         return sides
 
-    def _sides_of_own(self, judge: Evaluator, ends: JudgeInput) -> Sides:
+    def _sides_of_own(self, judge: Evaluator, ends: JudgeInput) -> Outcomes:
         certain = is_certain(ends.began)
         if certain.all():
             return self._of_openings(judge, ends)
-        found = no_sides(len(ends.here))
+        found = no_outcomes(len(ends.here))
         known, others = np.flatnonzero(certain), np.flatnonzero(~certain)
         found.put(known, self._of_openings(judge, ends.take(known)))
         found.put(others, self._of_either(judge, ends.take(others)))
         return found
 
-    def _of_openings(self, judge: Evaluator, ends: JudgeInput) -> Sides:
+    def _of_openings(self, judge: Evaluator, ends: JudgeInput) -> Outcomes:
         """Judge connections of which it is known who opened them."""
         n = len(ends.here)
         peer, is_egress = self._peers(ends.owner), ends.began == BEGAN_HERE
         ours = judge.judge(_asked(ends.here, peer, ends.address, ends, is_egress))
-        verdict, there = ours.verdict.copy(), np.full(n, NO_SIDE, np.int32)
+        verdict, there = ours.verdict.copy(), np.full(n, NO_OUTCOME, np.int32)
         both = np.flatnonzero(self._is_here[ends.owner] & (ends.owner != NO_OWNER) & (peer >= 0))
         if len(both):
             part = ends.take(both)
@@ -255,13 +255,13 @@ class VerdictStage:
             verdict[both] = combine(ours.verdict[both], theirs.verdict)
         doubts = np.zeros(n, np.bool_)
         began = ends.began.copy()
-        return Sides(verdict, ours.side, there, ours.verdict, began, ~doubts, doubts)
+        return Outcomes(verdict, ours.side, there, ours.verdict, began, ~doubts, doubts)
 
-    def _of_either(self, judge: Evaluator, ends: JudgeInput) -> Sides:
+    def _of_either(self, judge: Evaluator, ends: JudgeInput) -> Outcomes:
         """Judge connections that either side may have opened."""
         here = self._of_openings(judge, ends.opened_by(BEGAN_HERE))
         there = self._of_openings(judge, ends.opened_by(BEGAN_THERE))
-        return of_either(here, there, ends)
+        return combine_openings(here, there, ends)
 
     def _peers(self, owner: NDArray[np.int64]) -> NDArray[np.int32]:
         return np.where(owner == NO_OWNER, UNKNOWN_PARTY, self._of_owner[owner]).astype(np.int32)
@@ -276,7 +276,9 @@ class VerdictStage:
         found: NDArray[np.bool_] = (owner != NO_OWNER) & self._is_outside[owner]
         return found
 
-    def reasons(self, ends: JudgeInput, verdicts: Verdicts, given: Sequence[str]) -> list[str]:
+    def reasons(
+        self, ends: JudgeInput, verdicts: ConnectionVerdicts, given: Sequence[str]
+    ) -> list[str]:
         """In words, of connections that were ``given`` these verdicts when they were judged."""
         keys = np.stack(
             [
@@ -297,13 +299,13 @@ class VerdictStage:
             )
         ]
 
-    def reason(self, ends: JudgeInput, index: int, verdicts: Verdicts) -> str:
+    def reason(self, ends: JudgeInput, index: int, verdicts: ConnectionVerdicts) -> str:
         """In words, of one connection and of our end: for what is reported of it."""
         row = np.array([index])
-        ours = verdicts.take(row)._replace(there=np.full(1, NO_SIDE, np.int32))
+        ours = verdicts.take(row)._replace(there=np.full(1, NO_OUTCOME, np.int32))
         return self._words(ends.take(row), ours, self._of_events)[0]
 
-    def _words(self, ends: JudgeInput, verdicts: Verdicts, budget: Budget) -> list[str]:
+    def _words(self, ends: JudgeInput, verdicts: ConnectionVerdicts, budget: Budget) -> list[str]:
         """Of our end, and of the other end where that decides too. (n,)"""
         ends = ends.opened_as(verdicts.opened)
         peer, is_egress = self._peers(ends.owner), ends.began == BEGAN_HERE
@@ -312,12 +314,12 @@ class VerdictStage:
         words: list[list[str]] = [[] for _ in range(len(ends.here))]
         for side, asked in ((verdicts.here, ours), (verdicts.there, theirs)):
             decides = self._judge.verdicts(side) == verdicts.verdict
-            rows = np.flatnonzero((side != NO_SIDE) & decides)
+            rows = np.flatnonzero((side != NO_OUTCOME) & decides)
             some = PackedConnections._make(column[rows] for column in asked)
             found = self._judge.reasons(some, side[rows], budget)
             for row, text in zip(rows.tolist(), found, strict=True):
                 words[row].append(text)
-        for row in np.flatnonzero(verdicts.here == NO_SIDE).tolist():
+        for row in np.flatnonzero(verdicts.here == NO_OUTCOME).tolist():
             words[row] = [FOREIGN_SOURCE if ends.foreign[row] else UNSEEN]
         return ["; ".join(dict.fromkeys(each)) for each in words]
 
@@ -342,12 +344,12 @@ class VerdictStage:
         policy = cause = candidate_policy = ""
         missed, foreign = bool(key >> _MISSED_SHIFT & 1), bool(key >> _FOREIGN_SHIFT & 1)
         if verdict == UNKNOWN:
-            unseen = SOURCE if foreign else BEGINNING
-            cause = self._judge.side(side).cause if side != NO_SIDE else unseen
-            missed = missed and (side == NO_SIDE or is_missed(self._judge.side(side)))
-        elif side != NO_SIDE:
+            unseen = FOREIGN_SENDER if foreign else UNSEEN_OPENER
+            cause = self._judge.side(side).cause if side != NO_OUTCOME else unseen
+            missed = missed and (side == NO_OUTCOME or is_missed(self._judge.side(side)))
+        elif side != NO_OUTCOME:
             policy = deciding(self._judge.side(side))
-        if candidate_side != NO_SIDE and self._would is not None:
+        if candidate_side != NO_OUTCOME and self._would is not None:
             candidate_policy = deciding(self._would.side(candidate_side))
         return Judgement(
             verdict,

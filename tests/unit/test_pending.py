@@ -197,7 +197,7 @@ def test_an_address_that_became_anothers_ends_what_went_to_it() -> None:
     turn(ledger, [BEGUN], before, now_ns=2 * SECOND)
     for seconds in (4, 5):
         again = MORE._replace(first_seen_ns=seconds * SECOND - 1)
-        book(ledger, EpochContext(after, seconds * SECOND, handed_over=low), [again])
+        book(ledger, EpochContext(after, seconds * SECOND, reassigned=low), [again])
         ledger.settle(EpochContext(after, seconds * SECOND), ())
     assert flows(ledger) == {("web", "db"): [23, 1, 1], ("web", "cart"): [120, 4, 1]}
     assert {labels.port for labels in ledger.view().flows.labels} == {"443"}

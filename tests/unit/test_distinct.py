@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podtally.ledger.distinct import Numbered, distinct
+from podtally.arrays.distinct import Numbered, distinct
 
 numbers = st.one_of(st.integers(0, 7), st.integers(-(1 << 63), (1 << 63) - 1))
 

@@ -15,7 +15,7 @@ from podtally.identity.name_table import Names
 from podtally.identity.services import BackendAddress, Services
 from podtally.ledger.closed import ClosedConnections
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.peers import MOST_TRACKED, EpochContext, PeerFinder, flows_of
+from podtally.ledger.peers import MOST_TRACKED, EpochContext, PeerFinder, new_connections
 from podtally.netlink.conntrack import Translations, Tuples
 from tests.unit.rows import (
     FLAGS,
@@ -291,9 +291,9 @@ def test_a_scan_of_a_services_ports_is_one_question() -> None:
     present = EpochContext(names(), SECOND, services("10.99.1.1"))
     for first in range(1, 60_001, 10_000):
         scan = [ASKED._replace(remote_port=port) for port in range(first, first + 10_000)]
-        found = remotes.find(flows_of(columns(scan)), present)
+        found = remotes.find(new_connections(columns(scan)), present)
         kinds = {found.kinds[kind] for kind in found.kind.tolist()}
         assert {kind.peer.workload for kind in kinds} == {"dns"}
     assert len(remotes._services.asked) == 2  # port 53 among them
-    resolved = remotes.find(flows_of(columns([ASKED])), present)
+    resolved = remotes.find(new_connections(columns([ASKED])), present)
     assert resolved.port.tolist() == [5353]
