@@ -440,6 +440,6 @@ def test_a_forged_syn_does_not_replace_the_opener_that_the_tracker_knows() -> No
 
     ledger = make(undeclared=False)
     for second, seen in enumerate((ACK, ACK | to_here(SYN), ACK), 1):
-        at = present(declare(*BOTH_WAYS), now_ns=second * SECOND)
+        at = present(declare(ONLY_MYSQL), now_ns=second * SECOND)
         epoch(ledger, at._replace(translate=tracked), [TALK._replace(seen=seen)])
     assert verdicts(ledger) == {"denied": 3 * sum(TALK.bytes)}
