@@ -247,7 +247,7 @@ def _to_accounts(names: Names, flows: Flows, rounds: int) -> float:
     }
     present = EpochContext(build_names(endpoints, {}, names.addresses, names.networks), _NOW_NS)
     limits = Limits(series=4 * PAIRS, connections=1, grace_ns=_SECOND)
-    naming = Ledger(SEEN, limits).naming
+    naming = Ledger(SEEN, limits).attribution
     nothing = np.zeros(FLOWS, np.uint64)
     began = np.full(FLOWS, BEGAN_HERE, np.uint8)
     everything = NewFlows(

@@ -220,7 +220,7 @@ class Machine:
         journal = self._journal_of(old)
         journal.recover(before, self._here(old), self.look_at_names)
         journal.drain(self.look_at_names)
-        self.ledger.readings.forget()
+        self.ledger.counter_deltas.forget()
         self.checkpoint.write(self._here(self.kernel), self.ledger, Extras())
         self.steps.reach("before promote")
         self.replaced = None

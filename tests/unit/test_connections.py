@@ -149,7 +149,7 @@ def test_a_syn_begins_anew_only_what_has_ended() -> None:
         (from_here(SYN_ACK), [False, False, False]),
         (from_here(ACK), [False, False, False]),
     ]:
-        again = connections.reborn(everywhere, np.full(3, seen, np.uint64))
+        again = connections.reused(everywhere, np.full(3, seen, np.uint64))
         assert again.tolist() == reborn
 
 

@@ -348,7 +348,7 @@ def test_who_is_waited_for_is_not_forgotten() -> None:
     assert endpoint(patient, at_ns=START + REMEMBER_NS + 3 * SECOND) == NAMED
 
 
-def handed_over() -> Directory:
+def reassigned() -> Directory:
     """From blue behind veth7 to green behind veth9, heard of a second later."""
     made = directory()
     made.netns_named(7, "blue")
@@ -360,7 +360,7 @@ def handed_over() -> Directory:
 
 def test_an_address_that_two_have_is_nobodys() -> None:
     """Not finally for a moment, in which the first may be heard to have let it go."""
-    made = handed_over()
+    made = reassigned()
     assert owner(made, "10.99.0.7", START + SECOND - 1).workload == "blue"
     assert owner(made, "10.99.0.7", START + SECOND) == UNSETTLED
     assert owner(made, "2001:db8::7", START + SECOND).workload == "blue"
@@ -373,7 +373,7 @@ def test_an_address_that_two_have_is_nobodys() -> None:
 
 
 def test_an_address_that_is_let_go_is_the_next_ones() -> None:
-    made = handed_over()
+    made = reassigned()
     made.gone(7, START + SECOND + EVENT_DELAY_NS // 2)
     made.refresh(START + SECOND + EVENT_DELAY_NS // 2)
     assert owner(made, "10.99.0.7", START + SECOND - 1).workload == "blue"
@@ -381,7 +381,7 @@ def test_an_address_that_is_let_go_is_the_next_ones() -> None:
 
 
 def test_a_packet_of_its_own_tells_since_when_an_address_is_anothers() -> None:
-    made = handed_over()
+    made = reassigned()
     assert made.contested() == ["10.99.0.7"]
     sent = START + SECOND // 2
     made.observed(9, packed("10.99.0.7"), sent)
@@ -406,7 +406,7 @@ def changed(made: Directory, ifindex: int, address: str, at_ns: int, routed: boo
 
 @pytest.mark.parametrize("address", ["198.18.7.7", "203.0.113.9", "8.8.8.8"])
 def test_an_address_that_is_not_routed_to_an_interface_is_no_claim(address: str) -> None:
-    made = handed_over()
+    made = reassigned()
     before = owner(made, address)
     changed(made, 9, address, START)
     assert owner(made, address, START + SECOND) == before
@@ -415,7 +415,7 @@ def test_an_address_that_is_not_routed_to_an_interface_is_no_claim(address: str)
 
 
 def test_a_route_that_goes_takes_the_address_with_it() -> None:
-    made = handed_over()
+    made = reassigned()
     nine = packed("10.99.0.9")
     made.addresses_changed(9, [nine], START)
     made.apply_addresses(AddressesChanged(9, (nine,), START + 4 * SECOND, frozenset()))

@@ -273,7 +273,7 @@ def test_rows_half_cleared_of_a_checkpoint_that_is_lost_begin_nothing(machine: M
     machine.forget()
     machine.start()
     assert len(machine.ledger.connections) == 0
-    assert machine.ledger.intake.began_unknown == 0
+    assert machine.ledger.row_booking.began_unknown == 0
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ VIEW = View(
     limited=7,
     overflow_packets=11,
     waiting=13,
-    came_too_late=17,
+    name_timeouts=17,
     drops=SeriesView([BookLabels("veth7", "egress")], np.array([[0, 89, 14]])),
     missed=SeriesView(
         [MissedLabels("shop", "web", "egress", "external", "gre", "protocol")], np.array([[41]])

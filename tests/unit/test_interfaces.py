@@ -100,8 +100,8 @@ def test_strays_are_known_by_their_flows_only() -> None:
     interfaces = Interfaces()
     watch(interfaces, 7, (0, 0))
     interfaces.slots(np.array([9]))
-    assert interfaces.strays() == [9]
-    assert interfaces.watched_ones() == [7]
+    assert interfaces.orphans() == [9]
+    assert interfaces.watched_ifindexes() == [7]
     assert (interfaces.name(9), interfaces.name(23)) == ("ifindex 9", "ifindex 23")
     assert not interfaces.known(23)  # asking for a name makes nothing
 
@@ -127,7 +127,7 @@ def test_what_is_dumped_can_be_restored() -> None:
     again.restore(*interfaces.dump())
     assert again.dump()[0] == interfaces.dump()[0]
     assert again.dump()[1].tolist() == interfaces.dump()[1].tolist()
-    assert again.strays() == [13]
+    assert again.orphans() == [13]
     assert again.slot(99) == interfaces.slot(99)  # the free one
 
 

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.skipif(not RECORDINGS.is_dir(), reason="no ../shared/k8
 def test_the_recordings_end_as_the_cluster_did(disturbed: bool) -> None:
     with ApiServer() as api:
         player = Player(api.store)
-        watched_ones = [resource(name) for name in PLAYED]
-        with Watching(api, watched_ones, QUICK if disturbed else PATIENT) as watching:
+        watched_ifindexes = [resource(name) for name in PLAYED]
+        with Watching(api, watched_ifindexes, QUICK if disturbed else PATIENT) as watching:
             watching.agrees("pods")
             for at in range(0, 200, 20):
                 player.play_until(at)

@@ -379,7 +379,7 @@ def test_an_account_that_was_closed_begins_anew_though_it_has_grown_beyond() -> 
     ledger = watched(7, 9)
     ledger.book_kernel_accounts(accounts_of({(7, 0): (101, 0, 1, 0), (9, 1): (5, 0, 1, 0)}))
     turn(ledger)
-    ledger.readings.closed(7)
+    ledger.counter_deltas.closed(7)
     ledger.book_kernel_accounts(accounts_of({(7, 0): (211, 0, 2, 0), (9, 1): (7, 0, 1, 0)}))
     turn(ledger)
     assert booked(ledger, "veth7") == [0, 312, 0]
@@ -390,7 +390,7 @@ def test_accounts_of_other_programs_begin_at_nothing() -> None:
     ledger = watched(7)
     ledger.book_kernel_accounts(accounts_of({(7, 0): (101, 0, 1, 0)}))
     turn(ledger)
-    ledger.readings.forget()
+    ledger.counter_deltas.forget()
     ledger.book_kernel_accounts(accounts_of({(7, 0): (211, 0, 2, 0)}))
     turn(ledger)
     assert booked(ledger, "veth7") == [0, 312, 0]

@@ -243,8 +243,8 @@ def test_an_uplink_is_shared_by_sockets(
 def test_a_socket_of_an_unknown_cgroup_waits_until_it_is_known() -> None:
     flow = UP._replace(cgroup=4357, seen=SOCKET_HERE | from_here(SYN))
     ledger = on_uplink(flow, EpochContext(names(), SECOND))
-    assert ledger.naming.take_unknown_cgroups() == {4357}
-    assert ledger.naming.take_unknown_cgroups() == set()
+    assert ledger.attribution.take_unknown_cgroups() == {4357}
+    assert ledger.attribution.take_unknown_cgroups() == set()
     assert ledger.view().waiting == 1
     ledger.settle(EpochContext(names({4357: SSH}), 2 * SECOND), ())
     view = ledger.view()

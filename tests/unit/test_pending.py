@@ -73,7 +73,7 @@ def test_a_pod_that_is_named_late_has_all_it_moved() -> None:
     turn(ledger, [MORE], of(WEB), now_ns=4 * SECOND)
     assert flows(ledger) == {("web", ""): [23 + 120, 5, 1]}
     assert pods(ledger) == {"web-0": 23 + 120}
-    assert ledger.view().waiting == ledger.view().came_too_late == 0
+    assert ledger.view().waiting == ledger.view().name_timeouts == 0
     turn(ledger, [MORE], of(WEB), now_ns=5 * SECOND)
     assert flows(ledger) == {("web", ""): [23 + 180, 7, 1]}
 
@@ -93,7 +93,7 @@ def test_a_name_nobody_gives_up_on_is_given_up_on() -> None:
     assert flows(ledger) == {}
     turn(ledger, [], of(NAMELESS), now_ns=21 * SECOND)
     assert flows(ledger) == {("unknown", ""): [23, 1, 1]}
-    assert ledger.view().came_too_late == 1
+    assert ledger.view().name_timeouts == 1
 
 
 @pytest.mark.parametrize("gone", [False, True])
@@ -147,7 +147,7 @@ def test_an_other_end_that_stays_nameless_is_unknown_until_it_is_named() -> None
     unknown = flows(ledger)
     assert unknown == {("web", ""): [83, 3, 1]}
     assert {labels.peer_kind for labels in ledger.view().flows.labels} == {"unknown"}
-    assert ledger.view().came_too_late == 1
+    assert ledger.view().name_timeouts == 1
     turn(ledger, [MORE], of(WEB, PEER), now_ns=13 * SECOND)
     turn(ledger, [MORE], of(WEB, PEER), now_ns=14 * SECOND)
     assert flows(ledger) == {**unknown, ("web", "db"): [120, 4, 0]} or flows(ledger) == {

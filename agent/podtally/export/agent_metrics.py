@@ -281,7 +281,7 @@ class LedgerCollector(Collector):
             CounterMetricFamily(
                 "podtally_name_timeouts",
                 "Connections booked under `unknown`, since no name came while they waited.",
-                value=view.came_too_late,
+                value=view.name_timeouts,
             ),
             GaugeMetricFamily(
                 "podtally_waiting_connections",

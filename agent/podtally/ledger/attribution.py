@@ -134,7 +134,7 @@ class Attribution:
         self._learnt_of: tuple[Names | None, int, int] = (None, 0, 0)
         self._unknown_cgroups: set[int] = set()
         self._waiting = np.zeros(0, np.int64)  # how many wait, by slot
-        self.came_too_late = 0  # connections booked under `unknown` after their wait
+        self.name_timeouts = 0  # connections booked under `unknown` after their wait
 
     def take_unknown_cgroups(self) -> set[int]:
         """Cgroups that were met since this was last asked and are not in the table of names."""
@@ -302,7 +302,7 @@ class Attribution:
         patience = np.where(here.final, self.patience_ns, 2 * self.patience_ns)
         waits: NDArray[np.bool_] = unnamed & (now_ns - flows.at_ns < patience) | unsettled
         self._bound(waits, slot)
-        self.came_too_late += int(np.count_nonzero(unnamed & ~waits))
+        self.name_timeouts += int(np.count_nonzero(unnamed & ~waits))
         return waits
 
     def _bound(self, waits: NDArray[np.bool_], slot: NDArray[np.int64]) -> None:

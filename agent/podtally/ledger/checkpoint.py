@@ -168,12 +168,12 @@ class Checkpoint:
                 {name: self._labels(name, t) for name, t in _labelled(ledger).items()},
                 records,
                 list(ledger.retired_gaps.items()),
-                ledger.intake.began_unknown,
+                ledger.row_booking.began_unknown,
                 ledger.overflow_packets,
                 ledger.accounts.limited,
-                ledger.naming.came_too_late,
+                ledger.attribution.name_timeouts,
                 extras,
-                ledger.tried.dump(),
+                ledger.candidate_rows.dump(),
             )
         )
         return self._replace(head, arrays)
@@ -255,14 +255,14 @@ class Contents:
         ledger.interfaces.restore(head.interfaces, arrays["interfaces"])
         ledger.connections.columns = self._columns("connections")
         ledger.waiting.held = self._columns("held")
-        ledger.readings.key = arrays["kernel.key"].copy()
-        ledger.readings.sums = arrays["kernel.read"].copy()
-        ledger.tried.restore(head.tried)
+        ledger.counter_deltas.key = arrays["kernel.key"].copy()
+        ledger.counter_deltas.sums = arrays["kernel.read"].copy()
+        ledger.candidate_rows.restore(head.tried)
         ledger.retired_gaps = dict(head.retired_gaps)
-        ledger.intake.began_unknown = head.began_unknown
+        ledger.row_booking.began_unknown = head.began_unknown
         ledger.overflow_packets = head.overflow_packets
         ledger.accounts.limited = head.limited
-        ledger.naming.came_too_late = head.came_too_late
+        ledger.attribution.name_timeouts = head.came_too_late
         ledger.settled_ns = now_ns
         ledger.begin()
 
@@ -308,7 +308,10 @@ def _arrays(ledger: Ledger, interface_pairs: Array) -> dict[str, Array]:
     kept = (("connections", ledger.connections.columns), ("held", ledger.waiting.held))
     for where, columns in kept:
         arrays |= {f"{where}.{name}": column for name, column in columns._asdict().items()}
-    arrays["kernel.key"], arrays["kernel.read"] = ledger.readings.key, ledger.readings.sums
+    arrays["kernel.key"], arrays["kernel.read"] = (
+        ledger.counter_deltas.key,
+        ledger.counter_deltas.sums,
+    )
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 

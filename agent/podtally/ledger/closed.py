@@ -31,7 +31,7 @@ class LedgerTables(NamedTuple):
 
     interfaces: Interfaces
     accounts: AccountTable
-    naming: Attribution
+    attribution: Attribution
 
 
 def describe(
@@ -45,14 +45,14 @@ def describe(
     unnamed = np.flatnonzero(there & (columns.account == UNNAMED))
     if len(unnamed):  # they have moved nothing since
         flows = new_connections(columns.take(unnamed))
-        columns.account[unnamed] = books.naming.name(flows, present, wait=False).account
+        columns.account[unnamed] = books.attribution.name(flows, present, wait=False).account
     accounts = books.accounts.at(np.unique(columns.account))
     reasons, exposures = [""] * len(ifindex), [""] * len(ifindex)
     rows = np.flatnonzero(there)
     if len(rows):
         some = columns.take(rows)
         verdicts = [accounts[i].verdict for i in some.account.tolist()]
-        words = books.naming.explain(new_connections(some), verdicts, present)
+        words = books.attribution.explain(new_connections(some), verdicts, present)
         for row, reason, exposure in zip(rows.tolist(), *words, strict=True):
             reasons[row], exposures[row] = reason, exposure
     return ClosedConnections(

@@ -123,7 +123,7 @@ def half_open(seen: NDArray[np.uint64], flags: Flags) -> NDArray[np.bool_]:
     return found
 
 
-def begins_anew(seen: NDArray[np.uint64], flags: Flags) -> NDArray[np.bool_]:
+def has_syn(seen: NDArray[np.uint64], flags: Flags) -> NDArray[np.bool_]:
     """A SYN without ACK, from either side. (n,)"""
     anew: NDArray[np.bool_] = (
         seen & np.uint64(flags.syn_only | flags.syn_only << flags.shift)
@@ -201,9 +201,9 @@ class Connections:
             account[found], event[found] = columns.account[at], columns.event[at]
         return account, event
 
-    def reborn(self, place: NDArray[np.int64], seen: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    def reused(self, place: NDArray[np.int64], seen: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Which rows begin anew what had ended: the ports are used again. (n,)"""
-        candidates = begins_anew(seen, self.flags)
+        candidates = has_syn(seen, self.flags)
         if candidates.any():
             ended: NDArray[np.bool_] = candidates & has_ended(self.columns.seen[place], self.flags)
             return ended

@@ -15,7 +15,7 @@ _LINK_CHATTER = 4096  # bytes: no more than this, and only the link's own frames
 _FLAGS = ("watched", "host", "leaving")
 _MARGIN = ("tags", "before_hook", "after_hook", "headers")  # as in Margin
 _READ = ("dropped_before", "dropped_after", "frames")  # as they were last read
-_OLDER = ("booked", "low", "high", "counter", "tags", "owed_bytes", "owed_packets")
+_OLDER = ("booked", "low", "high", "counter", "tags", "pending_bytes", "pending_packets")
 _KEPT = (*_OLDER, *_MARGIN[1:], *_READ)  # those of older checkpoints come first
 _ETHERNET_HEADER = 14  # bytes
 _MAX_FRAMES = 1 << 40  # of one reading: more than can pass, and its bytes fit
@@ -65,7 +65,7 @@ class Interfaces:
         self.host = np.zeros(0, np.bool_)  # the host's own: several endpoints share it
         self.leaving = np.zeros(0, np.bool_)  # it has gone, and what it owes waits for a name
         # When it came under watch, if there had been traffic before; else 0. CLOCK_MONOTONIC
-        self.in_use_ns = np.zeros(0, np.int64)
+        self.in_use_since_ns = np.zeros(0, np.int64)
         self.booked = NO_PAIRS
         self.low = NO_PAIRS
         self.high = NO_PAIRS
@@ -78,8 +78,8 @@ class Interfaces:
         self.dropped_after = NO_PAIRS
         self.frames = NO_PAIRS
         self.gap = NO_PAIRS
-        self.owed_bytes = NO_PAIRS
-        self.owed_packets = NO_PAIRS
+        self.pending_bytes = NO_PAIRS
+        self.pending_packets = NO_PAIRS
 
     def __len__(self) -> int:
         return len(self.names)
@@ -109,15 +109,15 @@ class Interfaces:
     def live(self) -> NDArray[np.int64]:
         return np.array(sorted(self._slots.values()), np.int64)
 
-    def strays(self) -> list[int]:
+    def orphans(self) -> list[int]:
         """Interfaces with flows that nobody watches: they went while we were away."""
         absent = ~(self.watched | self.leaving)
         return [i for i, slot in self._slots.items() if absent[slot]]
 
-    def leaving_ones(self) -> list[int]:
+    def leaving_ifindexes(self) -> list[int]:
         return [i for i, slot in self._slots.items() if self.leaving[slot]]
 
-    def watched_ones(self) -> list[int]:
+    def watched_ifindexes(self) -> list[int]:
         return [i for i, slot in self._slots.items() if self.watched[slot]]
 
     def known(self, ifindex: int) -> bool:
@@ -126,7 +126,7 @@ class Interfaces:
     def in_use_since(self, ifindex: NDArray[np.int64]) -> NDArray[np.int64]:
         """When interfaces came under watch on which there had been traffic before; else 0. (n,)"""
         slots = self.slots(ifindex)
-        since_ns: NDArray[np.int64] = self.in_use_ns[slots]
+        since_ns: NDArray[np.int64] = self.in_use_since_ns[slots]
         return since_ns
 
     def appeared(
@@ -147,7 +147,7 @@ class Interfaces:
         self.leaving[slot] = False
         if fresh:
             self.low[slot] = self.counter[slot] = counter
-            self.in_use_ns[slot] = at_ns if sum(counter) > _LINK_CHATTER else 0
+            self.in_use_since_ns[slot] = at_ns if sum(counter) > _LINK_CHATTER else 0
 
     def attached(self, ifindex: int, fresh: bool, counter: tuple[int, int]) -> None:
         """Its packets are counted from now on at the latest; ``fresh``: and were not before."""
@@ -177,7 +177,7 @@ class Interfaces:
         """Its number is another interface's now: nothing is known of what passed before."""
         slot = self._slots[ifindex]
         self.low[slot], self.high[slot] = -UNBOUNDED, UNBOUNDED
-        self.counter[slot] = self.gap[slot] = self.in_use_ns[slot] = 0
+        self.counter[slot] = self.gap[slot] = self.in_use_since_ns[slot] = 0
         for name in (*_MARGIN, *_READ):
             getattr(self, name)[slot] = 0
 
@@ -224,9 +224,9 @@ class Interfaces:
         self.watched[slot], self.leaving[slot] = False, True
         self.gap[slot] = 0
 
-    def owes(self, ifindex: int) -> bool:
+    def has_pending(self, ifindex: int) -> bool:
         slot = self._slots[ifindex]
-        return bool((self.owed_bytes[slot] > 0).any() or self.owed_packets[slot].any())
+        return bool((self.pending_bytes[slot] > 0).any() or self.pending_packets[slot].any())
 
     def remove(self, ifindex: int) -> None:
         slot = self._slots.pop(ifindex)
@@ -245,7 +245,7 @@ class Interfaces:
                 bool(self.watched[slot]),
                 bool(self.host[slot]),
                 bool(self.leaving[slot]),
-                int(self.in_use_ns[slot]),
+                int(self.in_use_since_ns[slot]),
             )
             for ifindex, slot in self._slots.items()
         ]
@@ -260,7 +260,7 @@ class Interfaces:
             self.ifindex[slot], self.names[slot] = record.ifindex, record.name
             self.watched[slot], self.host[slot] = record.watched, record.host
             self.leaving[slot] = record.leaving
-            self.in_use_ns[slot] = record.in_use_since_ns
+            self.in_use_since_ns[slot] = record.in_use_since_ns
             for name, pair in zip(_KEPT, kept, strict=False):  # an older checkpoint has fewer
                 getattr(self, name)[slot] = pair
         taken = set(self._slots.values())
@@ -269,7 +269,7 @@ class Interfaces:
     def _grow(self) -> int:
         self.names.append("")
         self.ifindex = np.append(self.ifindex, 0)
-        self.in_use_ns = np.append(self.in_use_ns, 0)
+        self.in_use_since_ns = np.append(self.in_use_since_ns, 0)
         for name in _FLAGS:
             setattr(self, name, np.append(getattr(self, name), False))
         for name in (*_KEPT, "gap"):
@@ -278,7 +278,7 @@ class Interfaces:
 
     def _clear(self, slot: int) -> None:
         self.names[slot] = ""
-        self.ifindex[slot] = self.in_use_ns[slot] = 0
+        self.ifindex[slot] = self.in_use_since_ns[slot] = 0
         for name in (*_FLAGS, *_KEPT, "gap"):
             getattr(self, name)[slot] = 0
 

@@ -93,15 +93,19 @@ class Ledger:
             shown.by_pod,
             limits.forwarders,
         )
-        self.naming = Attribution(self.interfaces, self.accounts, flags, settings)
-        self.waiting = PendingConnections(self.connections, self.accounts, self.events, self.naming)
-        self.intake = RowBooking(self.connections, self.accounts, self.events, self.naming)
-        self.tried = CandidateRows()
+        self.attribution = Attribution(self.interfaces, self.accounts, flags, settings)
+        self.waiting = PendingConnections(
+            self.connections, self.accounts, self.events, self.attribution
+        )
+        self.row_booking = RowBooking(
+            self.connections, self.accounts, self.events, self.attribution
+        )
+        self.candidate_rows = CandidateRows()
         self.retired_gaps: dict[BookLabels, int] = {}
-        self.readings = CounterDeltas()
+        self.counter_deltas = CounterDeltas()
         self.overflow_packets = 0
-        self._placed = InterfaceSeries(*(np.zeros(0, np.int64),) * 4)
-        self._placed_for: tuple[Names | None, int] = (None, -1)
+        self._series = InterfaceSeries(*(np.zeros(0, np.int64),) * 4)
+        self._series_for: tuple[Names | None, int] = (None, -1)
         self._reopened_for: Names | None = None
         self._judged_for = 0  # changes that the judge knew of
         self.settled_ns = 0  # the end of the last epoch
@@ -109,18 +113,18 @@ class Ledger:
 
     def begin(self) -> None:
         """Start an epoch's sums."""
-        self.intake.begin()
+        self.row_booking.begin()
 
     def book_rows(self, rows: FlowRows, cold: ColdRows, present: EpochContext) -> None:
         """Book a batch of rows, each connection at most once in an epoch."""
-        self.tried.learn(present.declared, self.tables.candidate)
-        self.intake.book_rows(rows, cold, present)
+        self.candidate_rows.learn(present.declared, self.tables.candidate)
+        self.row_booking.book_rows(rows, cold, present)
 
     # -- what the kernel counts outside of rows -------------------------------------
 
     def book_kernel_accounts(self, accounts: KernelAccounts) -> None:
         """Book what the kernel's cumulative accounts have grown by since they were last read."""
-        self._kernel_delta = self.readings.grown(accounts)
+        self._kernel_delta = self.counter_deltas.grown(accounts)
         self.overflow_packets += int(self._kernel_delta.packets[:, 1].sum())
 
     # -- the end of an epoch --------------------------------------------------------
@@ -130,18 +134,18 @@ class Ledger:
         after this. Returns the connections that ended, if they are to be kept.
         """
         now_ns = present.now_ns
-        self.tried.learn(present.declared, self.tables.candidate)
-        self.intake.book_errors(present)
-        self._settle_interfaces(self._tally(), present)
+        self.candidate_rows.learn(present.declared, self.tables.candidate)
+        self.row_booking.book_errors(present)
+        self._settle_interfaces(self._epoch_totals(), present)
         self._settle_flows(now_ns)
-        replaced = self.intake.replaced
+        replaced = self.row_booking.replaced
         self.begin()
         leaving = np.array([i for i in gone if self.interfaces.known(i)], np.int64)
         ended = [*replaced, self.connections.settle(now_ns, leaving)]
         for each in ended:
-            self.intake.openings.remember(each, now_ns)
+            self.row_booking.openings.remember(each, now_ns)
         ended = [*self.waiting.hold(ended), self.waiting.name(present)]
-        books = LedgerTables(self.interfaces, self.accounts, self.naming)
+        books = LedgerTables(self.interfaces, self.accounts, self.attribution)
         described = [
             describe(each, books, present)
             for each in ended
@@ -164,23 +168,23 @@ class Ledger:
 
         After a start nothing has changed until all policies have been heard of.
         """
-        self.naming.learn(present)
-        changed = self._judged_for != self.naming.judging.changes
+        self.attribution.learn(present)
+        changed = self._judged_for != self.attribution.judging.changes
         if changed and not present.declared.unheard:
             columns = self.connections.columns
             before = columns.first_ns <= self.settled_ns  # those of this epoch know already
             columns.account[before & ~self.waiting.among(columns)] = UNNAMED
-            self._judged_for = self.naming.judging.changes
+            self._judged_for = self.attribution.judging.changes
         self.settled_ns = present.now_ns
 
     def _release(self) -> None:
         """Forget the interfaces that have gone and that nothing is owed on any more."""
-        for ifindex in self.interfaces.leaving_ones():
-            if not self._owes(ifindex):
+        for ifindex in self.interfaces.leaving_ifindexes():
+            if not self._has_pending(ifindex):
                 self._remove(ifindex)
 
-    def _owes(self, ifindex: int) -> bool:
-        return self.interfaces.owes(ifindex) or self.waiting.on(ifindex)
+    def _has_pending(self, ifindex: int) -> bool:
+        return self.interfaces.has_pending(ifindex) or self.waiting.on(ifindex)
 
     def _remove(self, ifindex: int) -> None:
         slot = self.interfaces.slot(ifindex)
@@ -191,66 +195,66 @@ class Ledger:
     # -- sums -------------------------------------------------------------------------
 
     def _settle_flows(self, now_ns: int) -> None:
-        moved = np.flatnonzero(self.intake.sums.any(axis=0))
+        moved = np.flatnonzero(self.row_booking.sums.any(axis=0))
         for direction in (0, 1):
             amounts = np.zeros((len(moved), 3), np.int64)
-            amounts[:, BYTES] = self.intake.sums[direction, moved]
-            amounts[:, PACKETS] = self.intake.sums[2 + direction, moved]
+            amounts[:, BYTES] = self.row_booking.sums[direction, moved]
+            amounts[:, PACKETS] = self.row_booking.sums[2 + direction, moved]
             self.accounts.add(moved, direction, amounts, now_ns)
 
-    def _tally(self) -> EpochTotals:
+    def _epoch_totals(self) -> EpochTotals:
         delta = self._kernel_delta
         moved = delta.bytes.any(axis=1) | delta.packets.any(axis=1) | (delta.tagged > 0)
         slots = self.interfaces.slots(delta.ifindex[moved])
         if moved.any() and self.interfaces.known(0):
             self.interfaces.renamed(0, UNATTRIBUTED_NAME)
-        tally = EpochTotals(
+        totals = EpochTotals(
             np.zeros((len(self.interfaces), 2, 3), np.int64),
             np.zeros((len(self.interfaces), 2, 2), np.int64),
         )
-        direction, rest = delta.direction[moved], tally.packets[:, :, 1]
-        np.add.at(tally.bytes[:, :, OTHER:], (slots, direction), delta.bytes[moved])
+        direction, rest = delta.direction[moved], totals.packets[:, :, 1]
+        np.add.at(totals.bytes[:, :, OTHER:], (slots, direction), delta.bytes[moved])
         np.add.at(rest, (slots, direction), delta.packets[moved].sum(axis=1))
-        flowed = np.flatnonzero(self.intake.sums.any(axis=0))
-        slot, sums = self.accounts.slot[flowed], self.intake.sums[:, flowed].T
+        flowed = np.flatnonzero(self.row_booking.sums.any(axis=0))
+        slot, sums = self.accounts.slot[flowed], self.row_booking.sums[:, flowed].T
         # What was flooded to an endpoint is no flow of its own.
         flooded = self.accounts.flooded[flowed]
         for account, part, chosen in ((FLOWS, 0, ~flooded), (OTHER, 1, flooded)):
-            np.add.at(tally.bytes[:, :, account], slot[chosen], sums[chosen, :2])
-            np.add.at(tally.packets[:, :, part], slot[chosen], sums[chosen, 2:])
+            np.add.at(totals.bytes[:, :, account], slot[chosen], sums[chosen, :2])
+            np.add.at(totals.packets[:, :, part], slot[chosen], sums[chosen, 2:])
         np.add.at(self.interfaces.tags, (slots, direction), VLAN_TAG * delta.tagged[moved])
         self._kernel_delta = NOTHING_GROWN
-        return tally
+        return totals
 
-    def _settle_interfaces(self, tally: EpochTotals, present: EpochContext) -> None:
+    def _settle_interfaces(self, totals: EpochTotals, present: EpochContext) -> None:
         interfaces = self.interfaces
-        interfaces.booked += tally.bytes.sum(axis=2)
+        interfaces.booked += totals.bytes.sum(axis=2)
         # What several share is added up by account; only what is no flow is the host's own.
         own = interfaces.host[:, None, None]
-        interfaces.owed_bytes += np.where(own, 0, tally.bytes)[:, :, FLOWS]
-        interfaces.owed_bytes += tally.bytes[:, :, OTHER:].sum(axis=2)
-        interfaces.owed_packets += np.where(own, 0, tally.packets)[:, :, 0]
-        interfaces.owed_packets += tally.packets[:, :, 1]
-        places = self._places(present.names, present.now_ns)
-        booked = tally.bytes[places.live].reshape(-1, len(ACCOUNTS))
+        interfaces.pending_bytes += np.where(own, 0, totals.bytes)[:, :, FLOWS]
+        interfaces.pending_bytes += totals.bytes[:, :, OTHER:].sum(axis=2)
+        interfaces.pending_packets += np.where(own, 0, totals.packets)[:, :, 0]
+        interfaces.pending_packets += totals.packets[:, :, 1]
+        places = self._interface_series(present.names, present.now_ns)
+        booked = totals.bytes[places.live].reshape(-1, len(ACCOUNTS))
         self.books.add(places.books, booked, present.now_ns)
-        self._pay_pods(places, present.now_ns)
+        self._settle_pods(places, present.now_ns)
 
-    def _pay_pods(self, places: InterfaceSeries, now_ns: int) -> None:
+    def _settle_pods(self, places: InterfaceSeries, now_ns: int) -> None:
         """Put what is owed into the totals of the pods that have a name.
 
         Less than nothing is owed where what was paid turns out not to have arrived.
         """
         interfaces, named = self.interfaces, places.named
-        owed_bytes = np.maximum(interfaces.owed_bytes[named], 0)
-        owed = np.stack([owed_bytes, interfaces.owed_packets[named]], axis=2)
+        pending_bytes = np.maximum(interfaces.pending_bytes[named], 0)
+        owed = np.stack([pending_bytes, interfaces.pending_packets[named]], axis=2)
         self.pods.add(places.pods, owed.reshape(-1, 2), now_ns)
-        interfaces.owed_bytes[named] -= owed_bytes
-        interfaces.owed_packets[named] = 0
+        interfaces.pending_bytes[named] -= pending_bytes
+        interfaces.pending_packets[named] = 0
 
-    def _places(self, names: Names, now_ns: int) -> InterfaceSeries:
+    def _interface_series(self, names: Names, now_ns: int) -> InterfaceSeries:
         """Where the sums of each live interface go; the same until a name changes."""
-        if self._placed_for[0] is not names or self._placed_for[1] != self.interfaces.version:
+        if self._series_for[0] is not names or self._series_for[1] != self.interfaces.version:
             live = self.interfaces.live()
             pods, books, named = [], [], []
             for slot in live.tolist():
@@ -263,9 +267,9 @@ class Ledger:
                     labels = [PodLabels(endpoint.namespace, endpoint.name, d) for d in DIRECTIONS]
                     pods += [self.pods.index_of(each, now_ns) for each in labels]
             lists = (books, named, pods)
-            self._placed = InterfaceSeries(live, *(np.array(each, np.int64) for each in lists))
-            self._placed_for = (names, self.interfaces.version)
-        return self._placed
+            self._series = InterfaceSeries(live, *(np.array(each, np.int64) for each in lists))
+            self._series_for = (names, self.interfaces.version)
+        return self._series
 
     def close_books(
         self,
@@ -282,7 +286,7 @@ class Ledger:
         if losses is not None:
             losses = Losses(*(each[known] for each in losses))
         found = self.interfaces.close(slots, counters[known], losses)
-        places = self._placed
+        places = self._series
         if any(each.any() for each in found):
             tags = np.zeros((len(self.interfaces), 2, len(ACCOUNTS)), np.int64)
             tags[slots, :, OTHER] = found.tags
@@ -291,8 +295,8 @@ class Ledger:
             # What was dropped on its way to a pod has not arrived; what a host's uplink
             # dropped is in no total to begin with.
             never = np.where(self.interfaces.host[slots, None], 0, found.after_hook)
-            self.interfaces.owed_bytes[slots] += found.tags - never
-        self._pay_pods(places, now_ns)
+            self.interfaces.pending_bytes[slots] += found.tags - never
+        self._settle_pods(places, now_ns)
 
     def _book_drops(self, slots: NDArray[np.int64], drops: NDArray[np.int64], now_ns: int) -> None:
         """Book bytes that one side alone counted, (n, 2, kinds); few interfaces have any."""
@@ -312,7 +316,7 @@ class Ledger:
                 labels = BookLabels(self.interfaces.names[slot], direction)
                 self.retired_gaps[labels] = self.retired_gaps.get(labels, 0) + gap
         self._close_accounts([ifindex])
-        if self._owes(ifindex):
+        if self._has_pending(ifindex):
             self.interfaces.leave(ifindex)
         else:
             self._remove(ifindex)
@@ -334,7 +338,7 @@ class Ledger:
     def expire(self, names: Names, now_ns: int) -> None:
         """Forget the series of what is no more and has been silent for the grace."""
         before = now_ns - self.limits.grace_ns
-        places = self._places(names, now_ns)
+        places = self._interface_series(names, now_ns)
         self.pods.expire(before, np.union1d(places.pods, self.accounts.pods_in_use()))
         self.books.expire(before, places.books)
         dropped = (self.drops.find(labels) for labels in self._live_labels(places))
@@ -378,13 +382,13 @@ class Ledger:
             self.events.scanning.view(),
             list(gaps.items()),
             len(self.connections),
-            self.intake.began_unknown,
+            self.row_booking.began_unknown,
             self.accounts.limited,
             self.overflow_packets,
             len(self.waiting),
-            self.naming.came_too_late,
+            self.attribution.name_timeouts,
             self.drops.view(),
             self.tables.missed.view(),
             self.tables.spoofed.view(),
-            self.tried.view(self.tables.candidate),
+            self.candidate_rows.view(self.tables.candidate),
         )

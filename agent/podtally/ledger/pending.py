@@ -19,12 +19,16 @@ class PendingConnections:
     """Those among the connections that wait, and in ``held`` those that are over and wait."""
 
     def __init__(
-        self, connections: Connections, accounts: AccountTable, events: Events, naming: Attribution
+        self,
+        connections: Connections,
+        accounts: AccountTable,
+        events: Events,
+        attribution: Attribution,
     ) -> None:
         self._connections = connections
         self._accounts = accounts
         self._events = events
-        self._naming = naming
+        self._attribution = attribution
         self.held = no_connections()
 
     def __len__(self) -> int:
@@ -59,23 +63,25 @@ class PendingConnections:
         """Name those whose names have come, or are not waited for any longer, and book all
         that they have moved. Returns those among them that are over.
         """
-        self._naming.begin_waiting()
+        self._attribution.begin_waiting()
         if not self._accounts.waiting.any():
             return no_connections()
         columns = self._connections.columns
         waiting = np.flatnonzero(self.among(columns))
-        columns.account[waiting], columns.event[waiting] = self._pay(columns.take(waiting), present)
-        account, event = self._pay(self.held, present)
+        columns.account[waiting], columns.event[waiting] = self._settle(
+            columns.take(waiting), present
+        )
+        account, event = self._settle(self.held, present)
         named = ~self._accounts.waiting[account]
         over = self.held._replace(account=account.astype(np.int32), event=event).take(named)
         self.held = self.held.take(~named)
         return over
 
-    def _pay(self, columns: ConnectionColumns, present: EpochContext) -> AttributedConnections:
+    def _settle(self, columns: ConnectionColumns, present: EpochContext) -> AttributedConnections:
         """What waiting connections are by now; what is owed for those with a name is booked."""
         accounts = self._accounts
         flows = new_connections(columns)
-        account, event = self._naming.name(flows, present)
+        account, event = self._attribution.name(flows, present)
         named = np.flatnonzero(~accounts.waiting[account])
         for direction in (0, 1):
             amounts = np.zeros((len(named), 3), np.int64)

@@ -32,18 +32,22 @@ class RowBooking:
     """``sums`` (4, accounts): bytes, then packets, from and to the endpoint; of this epoch."""
 
     def __init__(
-        self, connections: Connections, accounts: AccountTable, events: Events, naming: Attribution
+        self,
+        connections: Connections,
+        accounts: AccountTable,
+        events: Events,
+        attribution: Attribution,
     ) -> None:
         self.connections = connections
         self.accounts = accounts
         self.events = events
-        self.naming = naming
+        self.attribution = attribution
         self.began_unknown = 0
         self.replaced: list[ConnectionColumns] = []  # connections in whose ports others have begun
         self._errors: list[tuple[FlowRows, ColdRows]] = []  # of this epoch
         self._flags = connections.flags
         self._opening = opening_flags(connections.flags)
-        self.openings = Openings(connections.flags, naming.interfaces)
+        self.openings = Openings(connections.flags, attribution.interfaces)
         self.begin()
 
     def begin(self) -> None:
@@ -113,21 +117,21 @@ class RowBooking:
     ) -> AttributedConnections:
         """Add rows to their connections; returns what they are booked under."""
         connections = self.connections
-        reborn = connections.reborn(place, rows.seen)
-        handed = self._handed_over(rows, place, cold, present)
+        reused = connections.reused(place, rows.seen)
+        handed = self._reassigned(rows, place, cold, present)
         if handed is not None:
-            reborn = reborn | handed
-        if not reborn.any():
+            reused = reused | handed
+        if not reused.any():
             uncounted = self._reopen(place, rows)
             connections.add_to(place, (rows.bytes, rows.packets), rows.seen, present.now_ns)
         else:
-            old = FlowRows._make(column[~reborn] for column in rows)
+            old = FlowRows._make(column[~reused] for column in rows)
             amounts = (old.bytes, old.packets)
-            uncounted = self._reopen(place[~reborn], old)
-            connections.add_to(place[~reborn], amounts, old.seen, present.now_ns)
-            again = FlowRows._make(column[reborn] for column in rows)
-            fresh = self._begin(again, cold, present, connections.columns.began[place[reborn]])
-            self.replaced.append(connections.replace(place[reborn], fresh))
+            uncounted = self._reopen(place[~reused], old)
+            connections.add_to(place[~reused], amounts, old.seen, present.now_ns)
+            again = FlowRows._make(column[reused] for column in rows)
+            fresh = self._begin(again, cold, present, connections.columns.began[place[reused]])
+            self.replaced.append(connections.replace(place[reused], fresh))
         unnamed = place[connections.columns.account[place] == UNNAMED]
         if len(unnamed):
             self.rename(unnamed, present)
@@ -182,7 +186,7 @@ class RowBooking:
         One that is denied from now on, or denied by others, is counted again.
         """
         columns = self.connections.columns
-        named = self.naming.name(new_connections(columns.take(place)), present, wait=False)
+        named = self.attribution.name(new_connections(columns.take(place)), present, wait=False)
         before = columns.event[place]
         changed = (named.event != before) & (named.event != NO_EVENT)
         columns.account[place], columns.event[place] = named
@@ -192,7 +196,7 @@ class RowBooking:
             self.accounts.count_missed(named.account[changed], present.now_ns)
             self.events.count(named.event[changed], present.now_ns)
 
-    def _handed_over(
+    def _reassigned(
         self, rows: FlowRows, place: NDArray[np.int64], cold: ColdRows, present: EpochContext
     ) -> NDArray[np.bool_] | None:
         """Which rows go on under the addresses of a connection whose other end is somebody
@@ -230,7 +234,7 @@ class RowBooking:
             began = np.where(began == BEGAN_UNKNOWN, began_before, began).astype(np.uint8)
         has_data = carries_data(rows.bytes, rows.packets)
         flows = NewConnections(key, began, first_ns, rows.seen, rows.packets[:, 0], has_data)
-        named = self.naming.name(flows, present)
+        named = self.attribution.name(flows, present)
         self.accounts.count_beginnings(named.account, began, present.now_ns)
         self.events.count(named.event, present.now_ns)
         self.began_unknown += int(np.count_nonzero(began & BEGAN_SIDE == BEGAN_UNKNOWN))

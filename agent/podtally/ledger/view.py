@@ -44,7 +44,7 @@ class View(NamedTuple):
     limited: int
     overflow_packets: int
     waiting: int  # connections that may still be named
-    came_too_late: int  # that could not be, in time
+    name_timeouts: int  # that could not be, in time
     drops: SeriesView[BookLabels] = SeriesView((), np.zeros((0, 3), np.int64))  # bytes by DROPS
     missed: SeriesView[MissedLabels] = SeriesView((), _NONE)  # (n, 1): connections
     spoofed: SeriesView[SpoofedLabels] = SeriesView((), _NONE)  # (n, 1): packets

@@ -52,7 +52,7 @@ class AgentComponents:
     books: AccountMap
     table: Table
     journal: Journal
-    left_over: frozenset[int]  # interfaces with kernel accounts from before this start
+    stale_interfaces: frozenset[int]  # interfaces with kernel accounts from before this start
     ended: list[ClosedConnections]  # connections that ended while nobody was there
     keeper: PinKeeper
     opened: ExitStack
@@ -118,7 +118,7 @@ def bring_up(
         opened.callback(books.close)
         opened.callback(watch.close)
         books.open_accounts(UNATTRIBUTED)
-        left_over = frozenset(books.read().ifindex.tolist()) - {UNATTRIBUTED}
+        stale_interfaces = frozenset(books.read().ifindex.tolist()) - {UNATTRIBUTED}
         attacher, watcher = _attach(config, generation, books, watch, opened)
         sources.refresh(time.monotonic_ns())
         here = _at(generation, 0)
@@ -157,7 +157,7 @@ def bring_up(
                 books,
                 table,
                 journal,
-                left_over,
+                stale_interfaces,
                 ended,
                 keeper,
                 opened.pop_all(),
@@ -261,6 +261,6 @@ class _Recovery:
         journal = Journal(open_table(old), AccountMap(old), self.ledger, self.checkpoint)
         ended = journal.recover(before, _at(old, 0), look).ended
         ended += journal.drain(look)
-        self.ledger.readings.forget()
+        self.ledger.counter_deltas.forget()
         self.checkpoint.write(here, self.ledger, self.extras())
         return ended

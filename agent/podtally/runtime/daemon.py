@@ -67,21 +67,21 @@ class _RunningAgent:
 
     def __init__(self, config: Config, service: ServiceManager) -> None:
         self._config, self._service = config, service
-        self._desk = PreparedResources(config)
+        self._resources = PreparedResources(config)
         try:
             self._parts = bring_up(
-                config, self._desk.pins, self._desk.checkpoint, self._desk.metrics
+                config, self._resources.pins, self._resources.checkpoint, self._resources.metrics
             )
             try:
-                self._agent = Agent(config, self._desk, self._parts, service)
+                self._agent = Agent(config, self._resources, self._parts, service)
             except BaseException:
                 self._parts.close()
                 raise
         except OSError as error:
-            self._desk.close()
+            self._resources.close()
             raise PodtallyError(f"cannot start: {error}") from error
         except BaseException:
-            self._desk.close()
+            self._resources.close()
             raise
         service.ready(self._agent.status())
 
@@ -140,7 +140,7 @@ class _RunningAgent:
         try:
             self._parts.close()
         finally:
-            self._desk.close()
+            self._resources.close()
 
 
 def _check(before: Config, now: Config) -> None:

@@ -78,32 +78,32 @@ class Agent:
     def __init__(
         self,
         config: Config,
-        desk: PreparedResources,
+        resources: PreparedResources,
         parts: AgentComponents,
         service: ServiceManager,
     ) -> None:
         self._config = config
         self._service = service
-        self._desk = desk
+        self._resources = resources
         self._parts = parts
-        self._metrics = desk.metrics
+        self._metrics = resources.metrics
         self._turned_at = time.monotonic()
         self._epochs = self._flows = 0
         self._trouble = self._pin_trouble = ""
         self._told = (0, 0, 0, 0, 0, 0)  # what others count, as far as it is in the metrics
         self._gone: dict[int, Last | None] = {}
         self._refused: set[str] = set()
-        self._left_over = set(parts.left_over)
+        self._stale_interfaces = set(parts.stale_interfaces)
         self._events_interval_ns = int(config.events_interval * 1e9)
         self._unwritten, self._flow_log_trouble = Condition(log), Condition(log)
         self._events_trouble = Condition(log)
         self._metrics.table_slots.set(parts.table.slots)
         self._publisher = Publisher(parts.ledger.view(), self._metrics, self.health)
-        desk.server.start(
+        resources.server.start(
             self._publisher, QueryService(parts.directory, lambda: parts.sources.policies.latest)
         )
         self._write_flow_log(parts.ended)
-        log.info("%s; %s", self._watching(), desk.server.url)
+        log.info("%s; %s", self._watching(), resources.server.url)
 
     def loop(self, stop: threading.Event) -> None:
         """Turn an epoch every ``config.epoch`` seconds until ``stop`` is set."""
@@ -197,7 +197,7 @@ class Agent:
             self._unwritten.met(
                 "cannot write the checkpoint %s: %s; nothing is lost: the kernel goes on "
                 "counting, and is booked when there is room",
-                self._desk.checkpoint.path,
+                self._resources.checkpoint.path,
                 error,
             )
             self._trouble = f"the checkpoint cannot be written: {error}"
@@ -211,7 +211,7 @@ class Agent:
     def _make_state_directory_again(self) -> None:
         """If that is why: the next try then finds it."""
         try:
-            if self._desk.state.restore():
+            if self._resources.state.restore():
                 log.warning("the state directory had been removed, and is made again")
         except PodtallyError as error:
             self._trouble = str(error)
@@ -234,9 +234,9 @@ class Agent:
     def _after(self, turned: EpochResult) -> None:
         """What follows a turn that is written down."""
         ledger = self._parts.ledger
-        for ifindex in [*self._gone, *self._strays()]:
+        for ifindex in [*self._gone, *self._orphans()]:
             self._parts.books.close_accounts(ifindex)
-            ledger.readings.closed(ifindex)
+            ledger.counter_deltas.closed(ifindex)
         self._gone = {}
         self._publisher.publish(ledger.view())
         self._write_flow_log(turned.ended)
@@ -245,17 +245,17 @@ class Agent:
         self._epochs += 1
         self._turned_at = time.monotonic()
 
-    def _strays(self) -> list[int]:
+    def _orphans(self) -> list[int]:
         """Interfaces that went while no agent was there; after this epoch they are done with."""
         ledger = self._parts.ledger
-        strays = [i for i in ledger.interfaces.strays() if i != UNATTRIBUTED]
-        for ifindex in strays:
+        orphans = [i for i in ledger.interfaces.orphans() if i != UNATTRIBUTED]
+        for ifindex in orphans:
             ledger.let_go(ifindex)
-        left, self._left_over = self._left_over, set()
-        return [*strays, *(left - self._parts.watch.interfaces.keys())]
+        left, self._stale_interfaces = self._stale_interfaces, set()
+        return [*orphans, *(left - self._parts.watch.interfaces.keys())]
 
     def _write_flow_log(self, ended: list[ClosedConnections]) -> None:
-        flow_log = self._desk.flow_log
+        flow_log = self._resources.flow_log
         if flow_log is None:
             return
         try:
@@ -270,7 +270,7 @@ class Agent:
 
     def _write_events(self) -> None:
         """After the checkpoint: told of again after a kill, an event has the same sums."""
-        event_log, events = self._desk.events, self._parts.ledger.events
+        event_log, events = self._resources.events, self._parts.ledger.events
         if event_log is None:
             return
         now_ns = time.monotonic_ns()

@@ -53,7 +53,7 @@ EXPOSURE_EVERY_NS = 2_000_000_000  # Services of a big cluster change all the ti
 _DECLARING = ("services", "endpointslices", "nodes")
 SYNC_NS = 10_000_000_000  # so long the first lists may take
 CONTRADICTED_EVERY_NS = 5_000_000_000
-HANDED_OVER_NS = 10_000_000_000  # a connection that goes on under a new owner shows by then
+REASSIGNED_NS = 10_000_000_000  # a connection that goes on under a new owner shows by then
 # Who it was under a cgroup that is no more, nobody can tell.
 _GONE = cgroups.CgroupOwner("host", UNKNOWN)
 _ENDS = np.dtype([("ifindex", "u8"), ("address", "u8", (2,))])
@@ -192,7 +192,7 @@ class IdentitySources:
         self._look_who_sent(table)
         now_ns = time.monotonic_ns()
         self.refresh(now_ns)
-        _, low = self.directory.book.table().recent(now_ns - HANDED_OVER_NS)
+        _, low = self.directory.book.table().recent(now_ns - REASSIGNED_NS)
         return EpochContext(
             self.directory.names,
             now_ns,
@@ -276,7 +276,7 @@ class IdentitySources:
 
     def _look_at_sockets(self, now_ns: int) -> None:
         """Whose are the cgroups under which the ledger met sockets of the host?"""
-        for cgroup in self._ledger.naming.take_unknown_cgroups():
+        for cgroup in self._ledger.attribution.take_unknown_cgroups():
             try:
                 path = self._cgroups.path_of(cgroup)
                 found = hierarchies().read(path) if path is not None else _GONE

@@ -73,7 +73,7 @@ class InterfaceEvents:
         """After the first look at the links: what the checkpoint knows and is not there has
         gone while nobody looked.
         """
-        for ifindex in self._ledger.interfaces.watched_ones():
+        for ifindex in self._ledger.interfaces.watched_ifindexes():
             if ifindex not in self.interfaces:
                 self._gone[ifindex] = None
         self._directory.looked(self.interfaces, time.monotonic_ns())

@@ -87,7 +87,7 @@ class Journal:
         """
         epoch = self.table.epoch
         if before is None or before.generation != here.generation:
-            self.ledger.readings.forget()  # those it has read were another's
+            self.ledger.counter_deltas.forget()  # those it has read were another's
         self.table.fence()  # the agent before may have died between its flip and its fence
         if before is not None and before == Position(here.boot_id, here.generation, epoch):
             self.table.clear(_half_before(epoch))
