@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.policy_worlds import Maker, Probe, World
-from podtally.policy.model import ADDRESS, NOBODY_KNOWS, DirectionVerdict, PolicyEndpoint
+from podtally.policy.model import ADDRESS, UNIDENTIFIED, DirectionVerdict, PolicyEndpoint
 from podtally.policy.reference.engine import Engine
-from podtally.policy.reference.rules import EGRESS, INGRESS, RuleInput
-from podtally.policy.vector.evaluator import ADDRESS_PARTY, Evaluator, PackedConnections
+from podtally.policy.reference.matching import EGRESS, INGRESS, RuleInput
+from podtally.policy.vector.evaluator import ADDRESS_INDEX, Evaluator, PackedConnections
 
 PROBES_A_WORLD = 100
 _CHANGES = 2  # of a world, each followed by as many probes again
@@ -47,22 +47,22 @@ def run(probes: int, first_seed: int = 0) -> Outcome:
 def _of_seed(seed: int) -> Iterator[Outcome]:
     maker = Maker(seed)
     world = maker.world()
-    judge = Evaluator(world.policies, world.parties, by_service=world.by_service)
-    probes = [maker.probe(world.parties) for _ in range(PROBES_A_WORLD)]
+    judge = Evaluator(world.policies, world.endpoints, by_service=world.by_service)
+    probes = [maker.probe(world.endpoints) for _ in range(PROBES_A_WORLD)]
     yield _compare(seed, probes, world, judge)
     for _ in range(_CHANGES):
-        number = maker.place(len(world.parties) + 1)
+        number = maker.place(len(world.endpoints) + 1)
         party = maker.pod({}, {})
-        world.parties[number : number + 1] = [party]
-        judge.put_party(number, party)
+        world.endpoints[number : number + 1] = [party]
+        judge.set_endpoint(number, party)
         added = [maker.pod({}, {}) for _ in range(maker.place(3))]
-        assert judge.add_parties(added) == len(world.parties)
-        world.parties.extend(added)
+        assert judge.add_endpoints(added) == len(world.endpoints)
+        world.endpoints.extend(added)
         policies = [p for p in world.policies if maker.place(5)]
         world = world._replace(policies=[*policies, maker.policy()])
         judge.set_policies(world.policies)
         # Asked again, which shows whether what was remembered is stale; and some new ones.
-        probes += [maker.probe(world.parties) for _ in range(PROBES_A_WORLD // 2)]
+        probes += [maker.probe(world.endpoints) for _ in range(PROBES_A_WORLD // 2)]
         yield _compare(seed, probes, world, judge)
 
 
@@ -93,11 +93,11 @@ def connections(probes: list[Probe]) -> PackedConnections:
 
 def asked(probe: Probe, world: World) -> RuleInput:
     """As the plain engine takes it."""
-    local = world.parties[probe.local]
+    local = world.endpoints[probe.local]
     if probe.peer >= 0:
-        peer = world.parties[probe.peer]
+        peer = world.endpoints[probe.peer]
     else:
-        peer = PolicyEndpoint(ADDRESS if probe.peer == ADDRESS_PARTY else NOBODY_KNOWS)
+        peer = PolicyEndpoint(ADDRESS if probe.peer == ADDRESS_INDEX else UNIDENTIFIED)
     direction, destination = (EGRESS, peer) if probe.is_egress else (INGRESS, local)
     local_ip = local.ips[0] if local.ips else 0
     how = (probe.protocol, probe.port)

@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 class World(NamedTuple):
     policies: list[Policy]
-    parties: list[PolicyEndpoint]
+    endpoints: list[PolicyEndpoint]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +111,7 @@ def _changes(report: Report, judge: Evaluator, world: World, pairs: PackedConnec
 
     def relabelled() -> None:
         labels = (("app", "changed"), ("team", "none"))
-        judge.put_party(17, parties[17]._replace(labels=labels))
+        judge.set_endpoint(17, parties[17]._replace(labels=labels))
         judge.judge(pairs)
 
     def namespaced() -> None:
@@ -124,7 +124,7 @@ def _changes(report: Report, judge: Evaluator, world: World, pairs: PackedConnec
         judge.judge(pairs)
 
     def restored() -> None:
-        judge.put_party(17, parties[17])
+        judge.set_endpoint(17, parties[17])
         judge.set_policies(policies)
         judge.judge(pairs)
 
@@ -160,7 +160,7 @@ def _additions(
 
 
 def _add(judge: Evaluator, fresh: list[PolicyEndpoint], asked: PackedConnections) -> None:
-    first = judge.add_parties(fresh)
+    first = judge.add_endpoints(fresh)
     judge.judge(asked._replace(peer=first + np.arange(NEW_PAIRS, dtype=np.int32) % NEW))
 
 

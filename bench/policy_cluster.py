@@ -27,7 +27,7 @@ from podtally.policy.model import (
     Rule,
     Selector,
 )
-from podtally.policy.vector.evaluator import ADDRESS_PARTY, PackedConnections
+from podtally.policy.vector.evaluator import ADDRESS_INDEX, PackedConnections
 
 PODS, PODS_A_WORKLOAD, NAMESPACES = 10_000, 10, 50
 POLICIES, CLUSTER_POLICIES, RULES = 1_000, 20, 5
@@ -130,7 +130,7 @@ def pairs(chance: random.Random, parties: list[PolicyEndpoint]) -> PackedConnect
             peer = chance.randrange(PODS)
             ip = parties[peer].ips[family]
         else:
-            peer = ADDRESS_PARTY
+            peer = ADDRESS_INDEX
             ip = _MAPPED | 198 << 24 | 18 << 16 | chance.randrange(1 << 17)
         how = chance.choice(((TCP, chance.choice(_PORTS)), (UDP, 53)))
         seen[local, peer, ip, *how, chance.random() < 0.5] = None

@@ -20,7 +20,7 @@ from podtally.identity.name_table import Names, build_names, build_networks
 from podtally.ledger.connections import BEGAN_HERE, KEY, Flags
 from podtally.ledger.ledger import Ledger, Limits
 from podtally.ledger.peers import EpochContext, NewConnections
-from podtally.policy.load.declared import DeclaredPolicies
+from podtally.policy.load.policy_sources import DeclaredPolicies
 from podtally.policy.model import (
     ALLOW,
     DENIED,

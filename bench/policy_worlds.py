@@ -14,13 +14,13 @@ from podtally.policy.model import (
     HOST,
     LAST_PORT,
     NETWORK_TIER,
-    NOBODY_KNOWS,
     NODE,
     PASS,
     POD,
     SCTP,
     TCP,
     UDP,
+    UNIDENTIFIED,
     Block,
     DomainPeer,
     HostSubject,
@@ -52,7 +52,7 @@ _SPREAD = 64  # addresses of each family
 
 class World(NamedTuple):
     policies: list[Policy]
-    parties: list[PolicyEndpoint]
+    endpoints: list[PolicyEndpoint]
     by_service: bool = False  # what a pod sends to itself goes through a Service
 
 
@@ -83,7 +83,7 @@ class Maker:
             for name, labels in nodes.items()
         ]
         parties += [self._host() for _ in range(chance.randint(0, 4))]
-        parties += [PolicyEndpoint(NOBODY_KNOWS), PolicyEndpoint(ADDRESS, ips=(self._ip(),))]
+        parties += [PolicyEndpoint(UNIDENTIFIED), PolicyEndpoint(ADDRESS, ips=(self._ip(),))]
         policies = [self.policy() for _ in range(chance.randint(0, 24))]
         return World(policies, parties, chance.random() < 0.5)
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from podtally.commands import live_cluster
-from podtally.policy.load.resources import POLICY_RESOURCES
+from podtally.policy.load.api_resources import POLICY_RESOURCES
 from tests.apiserver import ApiServer, Fault
 from tests.apiserver_recordings import RECORDINGS, Player
 from tests.apiserver_store import KINDS, Object

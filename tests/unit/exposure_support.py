@@ -13,10 +13,10 @@ from podtally.identity.interface_endpoints import address_number
 from podtally.identity.services import Services
 from podtally.kube.model import ObjectPage
 from podtally.kube.objects import RESOURCES
-from podtally.policy.exposure.lookup import Exposure
+from podtally.policy.exposure.exposures import Exposure
 from podtally.policy.exposure.table import NOTHING
 from podtally.policy.ingress import DeclaredIngress
-from podtally.policy.load.loader import read_text
+from podtally.policy.load.parser import read_text
 from podtally.policy.vector.address_ranges import Addresses
 from tests.unit.kube_json import Json, list_of, stamp
 

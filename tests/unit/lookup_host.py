@@ -12,8 +12,8 @@ from podtally.identity.directory import Directory
 from podtally.identity.interface_endpoints import address_number
 from podtally.kube.model import Changed, ObjectPage
 from podtally.kube.objects import RESOURCES
-from podtally.policy.load.declared import DeclaredPolicies
-from podtally.policy.load.loader import read_text
+from podtally.policy.load.parser import read_text
+from podtally.policy.load.policy_sources import DeclaredPolicies
 from podtally.runtimes.cgroups import CgroupOwner
 from tests.unit.kube_json import Json, Run, controlled, list_of, pod, stamp, status
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from podtally.kube.model import Changed, ObjectPage
-from podtally.policy.load.resources import POLICY_RESOURCES, DeclaredObject
+from podtally.policy.load.api_resources import POLICY_RESOURCES, ApiPolicyObject
 
 Json = dict[str, Any]
 BY_NAME = {resource.name: resource for resource in POLICY_RESOURCES}
@@ -31,7 +31,7 @@ def ingress(name: str, **more: Any) -> Json:
     return {"metadata": metadata, "spec": {"defaultBackend": backend}, **more}
 
 
-def decoded(resource: str, *items: Json) -> list[DeclaredObject]:
+def decoded(resource: str, *items: Json) -> list[ApiPolicyObject]:
     """As the reflector's thread does it: the items of a list have no kind."""
     body = {"metadata": {"resourceVersion": "7"}, "items": items}
     return list(BY_NAME[resource].decode_list(json.dumps(body).encode()).objects)

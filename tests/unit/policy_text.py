@@ -3,7 +3,7 @@
 
 from podtally.policy.lint.findings import DeclaredDocuments
 from podtally.policy.load.documents import read_text
-from podtally.policy.load.loader import read_documents
+from podtally.policy.load.parser import read_documents
 
 
 def declared(text: str) -> list[DeclaredDocuments]:

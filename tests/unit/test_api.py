@@ -22,7 +22,7 @@ from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.publisher import Health, Publisher
 from podtally.identity.directory import Directory
 from podtally.ledger.view import View
-from podtally.policy.load.declared import DeclaredPolicies
+from podtally.policy.load.policy_sources import DeclaredPolicies
 from podtally.web.server import WebServer
 from tests.unit.lookup_host import INTO_WEB, NO_EGRESS, Host, shop
 from tests.unit.rows import make_ledger

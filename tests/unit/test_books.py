@@ -24,7 +24,7 @@ class Book:
     """An interface with counters, whose true opening balance is known only to lie in an interval."""
 
     def __init__(self, opening: int, below: int, above: int) -> None:
-        self.counter = self.reading = opening
+        self.counter = self.parsed = opening
         self.booked = 0
         self.unbooked = 0  # passed since the last flip
         self.balance = Balance(_pair(opening - below), _pair(opening + above))
@@ -35,11 +35,11 @@ class Book:
         self.unbooked = epoch.after
         self.counter += epoch.before + epoch.after
         closing = self.close()
-        self.balance, self.reading = closing.balance, self.counter
+        self.balance, self.parsed = closing.balance, self.counter
         return int(closing.gap[0, 0])
 
     def close(self) -> Closing:
-        return close(self.balance, *map(_pair, (self.booked, self.reading, self.counter)))
+        return close(self.balance, *map(_pair, (self.booked, self.parsed, self.counter)))
 
     def rest(self) -> int:
         """Epochs without traffic: all that passed is booked, and all readings are the same."""

@@ -11,9 +11,9 @@ from podtally.errors import PodtallyError
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.ledger import Ledger
 from podtally.ledger.peers import EpochContext
-from podtally.policy.load.candidates import fingerprint, not_in_force, with_candidates
-from podtally.policy.load.declared import DeclaredPolicies, PolicySources
+from podtally.policy.load.candidates import fingerprint, missing_deletions, with_candidates
 from podtally.policy.load.policy_files import PolicyFiles
+from podtally.policy.load.policy_sources import DeclaredPolicies, PolicySources
 from tests.unit.lookup_host import INTO_WEB, Host
 from tests.unit.rows import SECOND
 from tests.unit.test_api import ask, serve
@@ -61,7 +61,7 @@ def test_what_earlier_candidates_made_is_not_told_of_and_counters_stay(tmp_path:
     assert every == {("undeclared", "denied"), ("undeclared", "allowed")}
     # The same candidates after a restart go on; others do not.
     again = restarted(ledger, tmp_path)
-    unheard = declare()._replace(unheard=True)
+    unheard = declare()._replace(unsynced=True)
     epoch(again, at(unheard, 10), [])
     epoch(again, at(fixed, 11), [out("203.0.113.10", 3306, local_port=3)])
     assert tried(again) == {("undeclared", "allowed"): 2}
@@ -78,8 +78,8 @@ def test_a_deletion_is_tried() -> None:
 def test_with_candidates_is_without_what_is_deleted() -> None:
     (only,) = policies(ONLY_MYSQL)
     assert with_candidates(deleting(ONLY_MYSQL)) == []
-    assert not_in_force(deleting(ONLY_MYSQL)) == []
-    assert not_in_force(deleting()) == [ONLY]
+    assert missing_deletions(deleting(ONLY_MYSQL)) == []
+    assert missing_deletions(deleting()) == [ONLY]
     replaced = deleting(ONLY_MYSQL)._replace(candidates=policies(WIDER, candidate=True))
     assert [policy.candidate for policy in with_candidates(replaced)] == [True]
     assert with_candidates(declare(ONLY_MYSQL)) == [only]

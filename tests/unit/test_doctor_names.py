@@ -10,7 +10,7 @@ from podtally.config import Config
 from podtally.doctor.finding import DoctorFinding
 from podtally.doctor.names import names
 from podtally.kube.objects import RESOURCES
-from podtally.policy.load.resources import POLICY_RESOURCES
+from podtally.policy.load.api_resources import POLICY_RESOURCES
 from tests.apiserver import ApiServer, Fault
 from tests.unit.kubeconfig_files import write_config
 

@@ -8,8 +8,8 @@ import pytest
 from podtally.api.query_service import QueryService
 from podtally.config import StaticEndpoint
 from podtally.errors import PodtallyError
-from podtally.policy.load.declared import PolicySources
-from podtally.policy.load.live import LivePolicies
+from podtally.policy.load.live_policies import LivePolicies
+from podtally.policy.load.policy_sources import PolicySources
 from podtally.runtimes.cgroups import CgroupOwner
 from tests.unit.lookup_host import INTO_WEB, NO_EGRESS, Host, labelled, shop
 

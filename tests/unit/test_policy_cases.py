@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from podtally.policy.explain.reasons import side_reason
-from podtally.policy.load.loader import read_text
+from podtally.policy.explain.reasons import direction_reason
+from podtally.policy.load.parser import read_text
 from podtally.policy.model import Question
-from podtally.policy.reference.engine import Engine, asked
-from podtally.policy.reference.rules import EGRESS, INGRESS
+from podtally.policy.reference.engine import Engine, rule_input
+from podtally.policy.reference.matching import EGRESS, INGRESS
 from tests.unit.policy_support import World
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -49,7 +49,7 @@ def judged(engine: Engine, question: Question) -> tuple[str, list[str]]:
     verdict = engine.judge(question)
     sides = ((EGRESS, verdict.egress), (INGRESS, verdict.ingress))
     return verdict.verdict, [
-        f"  {direction} {side.verdict}: {side_reason(side, asked(question, direction))}"
+        f"  {direction} {side.verdict}: {direction_reason(side, rule_input(question, direction))}"
         for direction, side in sides
     ]
 

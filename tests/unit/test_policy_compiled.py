@@ -29,19 +29,19 @@ from podtally.policy.model import (
     Rule,
 )
 from podtally.policy.reference import engine
-from podtally.policy.reference.rules import in_block
+from podtally.policy.reference.matching import in_block
 from podtally.policy.vector import batches, evaluator, pairs
-from podtally.policy.vector.address_ranges import Addresses, ManyRanges, Ranges
-from podtally.policy.vector.cache import MISSING, Cache
+from podtally.policy.vector.address_ranges import Addresses, BlockRanges, RangeTable
+from podtally.policy.vector.cache import MISSING, VerdictCache
 from podtally.policy.vector.classes import EndpointClasses
 from podtally.policy.vector.evaluator import (
-    ADDRESS_PARTY,
-    UNKNOWN_PARTY,
+    ADDRESS_INDEX,
+    UNKNOWN_INDEX,
     Evaluator,
     PackedConnections,
     combine,
 )
-from podtally.policy.vector.label_sets import NO, PERHAPS, YES
+from podtally.policy.vector.label_sets import MAYBE, NO, YES
 from tests.unit.policy_support import ip, labelled, pod, policy, rules
 
 PROBES = int(os.environ.get("PODTALLY_DIFFERENTIAL_PROBES", "40000"))
@@ -80,33 +80,33 @@ def test_a_changed_party_is_judged_again_at_either_end() -> None:
     judge = Evaluator([OPEN_TO_WEB], [WEB, DB])
     from_db = Probe(0, 1, DB.ips[0], TCP, 80, False)
     assert verdicts(judge, TO_DB, from_db) == ["allowed", "denied"]
-    judge.put_party(0, WEB._replace(labels=(("app", "other"),)))
+    judge.set_endpoint(0, WEB._replace(labels=(("app", "other"),)))
     assert verdicts(judge, TO_DB, from_db) == ["denied", "denied"]
-    judge.put_party(0, WEB._replace(namespace="bank"))
+    judge.set_endpoint(0, WEB._replace(namespace="bank"))
     assert verdicts(judge, TO_DB, from_db) == ["denied", "undeclared"]
 
 
 def test_a_party_that_is_new_and_one_that_there_cannot_be() -> None:
     judge = Evaluator([OPEN_TO_WEB], [WEB, DB])
-    judge.put_party(2, pod("shop/new", "10.99.0.3", labels=WEB.labels))
+    judge.set_endpoint(2, pod("shop/new", "10.99.0.3", labels=WEB.labels))
     assert verdicts(judge, TO_DB._replace(peer=2)) == ["allowed"]
     with pytest.raises(IndexError):
-        judge.put_party(4, WEB)
+        judge.set_endpoint(4, WEB)
 
 
 def test_many_parties_are_added_at_once_and_the_rest_stays_remembered() -> None:
     judge = Evaluator([OPEN_TO_WEB], [WEB, DB])
     assert verdicts(judge, TO_DB) == ["allowed"]
     fresh = [pod(f"shop/p{i}", labels=(("app", app),)) for i, app in enumerate(("web", "x"))]
-    assert judge.add_parties(iter(fresh)) == 2
-    assert judge.add_parties([]) == 4
-    assert judge.remembered == 1
+    assert judge.add_endpoints(iter(fresh)) == 2
+    assert judge.add_endpoints([]) == 4
+    assert judge.cached == 1
     assert verdicts(judge, TO_DB._replace(peer=2), TO_DB._replace(peer=3)) == ["allowed", "denied"]
-    judge.put_parties({3: fresh[0], 4: fresh[1]})
-    assert judge.remembered == 2
+    judge.set_endpoints({3: fresh[0], 4: fresh[1]})
+    assert judge.cached == 2
     assert verdicts(judge, TO_DB._replace(peer=3), TO_DB._replace(peer=4)) == ["allowed", "denied"]
-    judge.put_party(0, WEB)
-    assert judge.remembered == 4  # nothing has changed
+    judge.set_endpoint(0, WEB)
+    assert judge.cached == 4  # nothing has changed
 
 
 def test_a_connection_of_nobody_there_is_no_answer() -> None:
@@ -114,20 +114,20 @@ def test_a_connection_of_nobody_there_is_no_answer() -> None:
     for nobody in (TO_DB._replace(peer=2), TO_DB._replace(local=2)):
         with pytest.raises(IndexError, match="beyond the 2"):
             verdicts(judge, nobody)
-    assert judge.remembered == 0
+    assert judge.cached == 0
 
 
 def test_adding_parties_costs_nothing_of_what_is_there() -> None:
     """10,000, 50 at a time: as long as it takes for the new ones alone, with a full cache."""
     judge = Evaluator([OPEN_TO_WEB], [WEB, DB])
-    count, everywhere = 100_000, differential.connections([TO_DB._replace(peer=ADDRESS_PARTY)])
+    count, everywhere = 100_000, differential.connections([TO_DB._replace(peer=ADDRESS_INDEX)])
     columns = (np.repeat(column, count) for column in everywhere)
     asked = PackedConnections._make(columns)._replace(low=np.arange(1, count + 1, dtype=np.uint64))
     judge.judge(asked)
-    assert judge.remembered == count
+    assert judge.cached == count
     alone = adding_takes(Evaluator([OPEN_TO_WEB], [WEB, DB]))
     assert adding_takes(judge) < 5 * alone  # were the cache gone through, more than 20 times
-    assert judge.remembered == count + 200
+    assert judge.cached == count + 200
 
 
 def adding_takes(judge: Evaluator) -> float:
@@ -135,7 +135,7 @@ def adding_takes(judge: Evaluator) -> float:
     for first in range(0, 10_000, 50):
         fresh = [PolicyEndpoint(ADDRESS, ips=(ip("2001:db8::") + first + i,)) for i in range(49)]
         fresh.append(pod(f"shop/new-{first}", labels=(("n", str(first)),)))
-        number = judge.add_parties(fresh)
+        number = judge.add_endpoints(fresh)
         verdicts(judge, TO_DB._replace(peer=number + 49))
     return time.process_time() - began
 
@@ -143,9 +143,9 @@ def adding_takes(judge: Evaluator) -> float:
 def test_who_is_itself_is_told_after_many_others_have_come_and_gone() -> None:
     judge = Evaluator([CLOSED], [WEB, DB])
     for i in range(10_007):
-        judge.put_party(2, pod(f"shop/churn-{i}", labels=()))
+        judge.set_endpoint(2, pod(f"shop/churn-{i}", labels=()))
     again = [pod("shop/churn-10006", "10.99.0.9", labels=()), pod("shop/churn-1", labels=()), WEB]
-    first = judge.add_parties(again)
+    first = judge.add_endpoints(again)
     itself = TO_DB._replace(local=2, peer=first)
     assert verdicts(judge, itself, itself._replace(peer=first + 1)) == ["allowed", "denied"]
     assert verdicts(judge, itself._replace(local=0, peer=first + 2)) == ["allowed"]
@@ -156,7 +156,7 @@ def test_two_ends_come_to_what_the_engine_says() -> None:
     ingress, egress = np.repeat(codes, 4), np.tile(codes, 4)
     words = [VERDICTS[code] for code in combine(ingress, egress)]
     pairs = zip(ingress, egress, strict=True)
-    assert words == [engine.whole(VERDICTS[one], VERDICTS[other]) for one, other in pairs]
+    assert words == [engine.combine(VERDICTS[one], VERDICTS[other]) for one, other in pairs]
 
 
 def test_policies_that_come_change_and_go() -> None:
@@ -183,25 +183,25 @@ def test_what_a_change_has_no_say_in_stays_remembered() -> None:
     elsewhere = policy("bank/p", ingress=())
     judge.set_policies([deny, OPEN_TO_WEB, elsewhere])
     judge.set_policies([OPEN_TO_WEB, elsewhere])
-    remembered = judge.remembered
+    remembered = judge.cached
     assert verdicts(judge, TO_DB) == ["allowed"]
-    assert remembered == judge.remembered == 1
+    assert remembered == judge.cached == 1
     judge.set_policies([elsewhere])
-    assert judge.remembered == 0
+    assert judge.cached == 0
 
 
 def test_what_is_gone_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluator, "_SIZE_AT_LEAST", 100)
+    monkeypatch.setattr(evaluator, "_MIN_SIZE", 100)
     judge = Evaluator([OPEN_TO_WEB], [WEB, DB])
     for i in range(1009):
-        judge.put_party(2, pod("shop/churn", labels=(("i", str(i)),)))
+        judge.set_endpoint(2, pod("shop/churn", labels=(("i", str(i)),)))
         assert verdicts(judge, TO_DB, TO_DB._replace(peer=2)) == ["allowed", "denied"]
         assert judge.classes <= 105
     for i in range(1009):
         other = policy("bank/p", ingress=(), subject=PodSubject(None, labelled(i=str(i))))
         judge.set_policies([OPEN_TO_WEB, other])
         assert verdicts(judge, TO_DB) == ["allowed"]
-    assert judge.remembered == 2
+    assert judge.cached == 2
 
 
 def test_a_reason_names_the_policy_and_what_did_not_match() -> None:
@@ -216,8 +216,8 @@ def test_a_reason_names_the_policy_and_what_did_not_match() -> None:
 
 def test_ends_that_are_no_parties() -> None:
     judge = Evaluator([OPEN_TO_WEB], [WEB, DB])
-    outside = TO_DB._replace(peer=ADDRESS_PARTY, ip=ip("203.0.113.9"))
-    unknown = TO_DB._replace(peer=UNKNOWN_PARTY, ip=0)
+    outside = TO_DB._replace(peer=ADDRESS_INDEX, ip=ip("203.0.113.9"))
+    unknown = TO_DB._replace(peer=UNKNOWN_INDEX, ip=0)
     assert verdicts(judge, outside, unknown) == ["denied", "unknown"]
 
 
@@ -236,9 +236,9 @@ def test_classes_that_come_after_compiling_are_graded_too() -> None:
     hidden = classes.number(pod("shop/x", labels=None))
     grades = classes.table.of_row(slot)
     assert set(grades[numbers]) == {YES}
-    assert (grades[other], grades[hidden]) == (NO, PERHAPS)
+    assert (grades[other], grades[hidden]) == (NO, MAYBE)
     several = np.array([numbers[0], other, hidden])
-    assert classes.table.at(np.full(3, slot), several).tolist() == [YES, NO, PERHAPS]
+    assert classes.table.at(np.full(3, slot), several).tolist() == [YES, NO, MAYBE]
     assert classes.table.at(np.array([slot]), numbers[-1]).tolist() == [YES]
 
 
@@ -253,7 +253,7 @@ def random_words(seed: int, count: int) -> Any:
 
 
 def test_the_cache_finds_what_was_put_and_nothing_else() -> None:
-    cache, words = Cache(), random_words(23, 20_011)
+    cache, words = VerdictCache(), random_words(23, 20_011)
     for part in range(0, len(words), 997):
         numbers = np.arange(part, min(part + 997, len(words)), dtype=np.int32)
         cache.put(words[part : part + 997], numbers)
@@ -265,7 +265,7 @@ def test_the_cache_finds_what_was_put_and_nothing_else() -> None:
 
 
 def test_the_cache_forgets_and_learns_again() -> None:
-    cache, words = Cache(), random_words(23, 2_003)
+    cache, words = VerdictCache(), random_words(23, 2_003)
     numbers = np.arange(len(words), dtype=np.int32)
     cache.put(words, numbers)
     slots = cache.known()
@@ -280,7 +280,7 @@ def test_the_cache_forgets_and_learns_again() -> None:
 
 
 def test_the_cache_stays_bounded() -> None:
-    cache = Cache()
+    cache = VerdictCache()
     for seed in range(5):
         words = random_words(seed, 100_003)
         cache.put(words, np.zeros(len(words), np.int32))
@@ -314,7 +314,7 @@ def test_ranges_hold_what_one_of_the_blocks_holds(
         np.array([address & (1 << 64) - 1 for address in addresses], np.uint64),
     )
     # Each block stands alone as well, so that one may be taken for another.
-    many = ManyRanges([Ranges(blocks), *(Ranges([block]) for block in blocks)])
+    many = RangeTable([BlockRanges(blocks), *(BlockRanges([block]) for block in blocks)])
     for number, held in enumerate([blocks, *([block] for block in blocks)]):
         found = many.hold(np.full(len(addresses), number), asked)
         expected = [any(in_block(block, address) for block in held) for address in addresses]

@@ -9,15 +9,15 @@ import pytest
 
 from bench.differential import asked, connections
 from bench.policy_worlds import Maker
-from podtally.policy.explain.mismatch import Near
-from podtally.policy.explain.reasons import side_reason
+from podtally.policy.explain.near_miss import NearMiss
+from podtally.policy.explain.reasons import direction_reason
 from podtally.policy.model import ALLOW, TCP, Network, Policy, PolicyPort, Rule
 from podtally.policy.reference.engine import Engine
-from podtally.policy.reference.rules import in_network
+from podtally.policy.reference.matching import in_network
 from podtally.policy.vector import reasons
 from podtally.policy.vector.address_classes import AddressClasses, PortClasses
-from podtally.policy.vector.evaluator import ADDRESS_PARTY, Evaluator, PackedConnections
-from podtally.policy.vector.reasons import Budget
+from podtally.policy.vector.evaluator import ADDRESS_INDEX, Evaluator, PackedConnections
+from podtally.policy.vector.reasons import ReasonBudget
 from tests.unit.policy_support import block, ip, network, pod, policy, rules
 
 WORLDS, PROBES = 150, 40
@@ -27,19 +27,19 @@ WEB = pod("shop/web", "10.99.0.1")
 def test_reasons_are_those_of_the_plain_form(monkeypatch: pytest.MonkeyPatch) -> None:
     told: Counter[str] = Counter()
     for plain in (0, 1 << 20):  # by arrays, and without
-        monkeypatch.setattr(reasons, "_PLAIN", plain)
+        monkeypatch.setattr(reasons, "_MAX_PLAIN_RULES", plain)
         for seed in range(WORLDS):
             maker = Maker(seed)
             world = maker.world()
-            probes = [maker.probe(world.parties) for _ in range(PROBES)]
-            judge = Evaluator(world.policies, world.parties, world.by_service)
+            probes = [maker.probe(world.endpoints) for _ in range(PROBES)]
+            judge = Evaluator(world.policies, world.endpoints, world.by_service)
             given = connections(probes)
             words = judge.reasons(given, judge.judge(given).side)
             engine = Engine(world.policies)
             for probe, got in zip(probes, words, strict=True):
                 ask = asked(probe, world)
                 side = engine.side(ask)
-                assert got == side_reason(side, ask), (seed, probe)
+                assert got == direction_reason(side, ask), (seed, probe)
                 told[side.cause] += 1
     assert told["isolated"] > 500
 
@@ -63,7 +63,7 @@ def denied(addresses: list[str], port: int = 443) -> PackedConnections:
     count, ips = len(addresses), [ip(text) for text in addresses]
     return PackedConnections(
         np.zeros(count, np.int32),
-        np.full(count, ADDRESS_PARTY, np.int32),
+        np.full(count, ADDRESS_INDEX, np.int32),
         np.array([address >> 64 for address in ips], np.uint64),
         np.array([address & (1 << 64) - 1 for address in ips], np.uint64),
         np.full(count, TCP, np.int32),
@@ -76,13 +76,13 @@ def test_connections_that_no_rule_tells_apart_are_searched_for_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     searches: list[object] = []
-    search = reasons.Reasons._search
+    search = reasons.ReasonWriter._search
 
-    def counted(*given: object) -> Near | None:
+    def counted(*given: object) -> NearMiss | None:
         searches.append(given)
         return search(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(reasons.Reasons, "_search", counted)
+    monkeypatch.setattr(reasons.ReasonWriter, "_search", counted)
     judge = Evaluator([many(500)], [WEB])
     for port in (443, 444, 80):
         given = denied([f"203.0.113.{last}" for last in range(200)], port)
@@ -107,7 +107,7 @@ def test_beyond_the_budget_a_reason_names_the_policies_only() -> None:
     judge = Evaluator([many(500)], [WEB, pod("shop/db", "10.99.0.2")])
     given = denied([f"203.0.113.{last}" for last in range(100)])
     sides = judge.judge(given).side
-    budget = Budget(200, 100)
+    budget = ReasonBudget(200, 100)
     words = judge.reasons(given, sides, budget)
     short = words.count("isolated in egress by shop/many")
     assert 20 < short < 80
@@ -116,14 +116,15 @@ def test_beyond_the_budget_a_reason_names_the_policies_only() -> None:
     assert "nearest" in judge.reasons(other, judge.judge(other).side, budget)[0]
     # What is known costs nothing, and the next epoch has its own.
     assert (
-        sum("nearest" in text for text in judge.reasons(given, sides, Budget(0, 0))) == 100 - short
+        sum("nearest" in text for text in judge.reasons(given, sides, ReasonBudget(0, 0)))
+        == 100 - short
     )
     budget.begin()
     assert sum("nearest" in text for text in judge.reasons(given, sides, budget)) > 100 - short
 
 
 def test_a_first_search_may_cost_more_than_an_endpoints_share() -> None:
-    budget = Budget(100, 10)
+    budget = ReasonBudget(100, 10)
     assert budget.take(1, 50)
     assert not budget.take(1, 1)
     assert budget.take(2, 50)
@@ -135,7 +136,7 @@ def test_reasons_follow_labels_and_policies() -> None:
     judge = Evaluator([by_label], [WEB])
     given = denied(["203.0.113.1"])._replace(is_egress=np.zeros(1, np.bool_))
     assert "it names nobody" in judge.reasons(given, judge.judge(given).side)[0]
-    judge.put_party(0, WEB._replace(name="other"))
+    judge.set_endpoint(0, WEB._replace(name="other"))
     judge.set_policies([by_label._replace(name="q")])
     assert "isolated in ingress by shop/q" in judge.reasons(given, judge.judge(given).side)[0]
 

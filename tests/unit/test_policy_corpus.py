@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from podtally import cli
-from podtally.policy.load.loader import accepts
+from podtally.policy.load.parser import accepts
 
 SHARED = Path(__file__).parents[3] / "shared" / "netpol"
 FILES = {"shared.json": 326, "admin_shared.json": 197}

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from podtally.policy.load.documents import Document, LineMap
-from podtally.policy.load.loader import read_documents
+from podtally.policy.load.parser import read_documents
 from podtally.policy.model import DENIED
 from podtally.policy.problems import ERROR
 from podtally.policy.reference.engine import Engine

@@ -15,10 +15,10 @@ import pytest
 from podtally.kube.model import ApiEvent
 from podtally.kube.source import KubeSource
 from podtally.policy.load import file_reader
-from podtally.policy.load.declared import DeclaredPolicies, PolicySources
-from podtally.policy.load.live import LivePolicies
-from podtally.policy.load.policy_files import Loaded, PolicyFiles
-from podtally.policy.load.resources import POLICY_RESOURCE_NAMES, POLICY_RESOURCES
+from podtally.policy.load.api_resources import POLICY_RESOURCE_NAMES, POLICY_RESOURCES
+from podtally.policy.load.live_policies import LivePolicies
+from podtally.policy.load.policy_files import LoadedFiles, PolicyFiles
+from podtally.policy.load.policy_sources import DeclaredPolicies, PolicySources
 from podtally.policy.model import ALLOWED, DENIED, UNKNOWN, Policy
 from podtally.policy.reference.engine import Engine
 from tests.apiserver import ApiServer
@@ -100,7 +100,7 @@ def test_a_file_that_changes_is_read_by_itself(tmp_path: Path) -> None:
 
 
 def test_reload_reads_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_reader, "EVERY_SECONDS", 600.0)
+    monkeypatch.setattr(file_reader, "INTERVAL_SECONDS", 600.0)
     path = tmp_path / "a.json"
     written(path, network_policy("shop/a"))
     with running(tmp_path) as sources:
@@ -150,7 +150,7 @@ def test_what_the_api_has_not_told_yet_is_unknown_and_is_not_counted_as_unreadab
         assert verdict(sources) == UNKNOWN
         assert not sources.declared().ingresses_known
         state = sources.state()
-        assert (state.unreadable, frozenset(state.unheard)) == (0, POLICY_RESOURCE_NAMES)
+        assert (state.unreadable, frozenset(state.unsynced)) == (0, POLICY_RESOURCE_NAMES)
 
 
 def test_candidates_are_apart_and_marked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -265,7 +265,7 @@ class Slow(PolicyFiles):
         self.quick = threading.Event()
         self.begun = threading.Event()
 
-    def load(self) -> Loaded:
+    def load(self) -> LoadedFiles:
         self.begun.set()
         self.quick.wait(self.seconds)
         return super().load()
@@ -275,7 +275,7 @@ def test_start_waits_for_what_takes_long_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="podtally")
-    monkeypatch.setattr(file_reader, "_TOLD_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr(file_reader, "_LOG_AFTER_SECONDS", 0.1)
     written(tmp_path / "a.json", network_policy("shop/a"))
     files = Slow(tmp_path)
     sources = PolicySources(files)
@@ -295,7 +295,7 @@ def test_start_waits_for_what_takes_long_and_says_so(
 
 
 class Broken(PolicyFiles):
-    def load(self) -> Loaded:
+    def load(self) -> LoadedFiles:
         raise MemoryError("as a bug would")
 
 
@@ -330,7 +330,7 @@ def test_a_real_list_and_watch_ends_in_what_is_declared() -> None:
         kube.start()
         try:
             wait_for(lambda: now() == DENIED)
-            assert sources.state().unheard == ()
+            assert sources.state().unsynced == ()
             api.put("networkpolicies", network_policy("shop/a", ingress=[{}]))
             wait_for(lambda: now() == ALLOWED)
             api.put("networkpolicies", network_policy("shop/b", brandNew=[{}]))

@@ -12,7 +12,7 @@ import pytest
 
 from podtally.policy.load import documents
 from podtally.policy.load.documents import read_text
-from podtally.policy.load.loader import read_text as read_policies
+from podtally.policy.load.parser import read_text as read_policies
 from podtally.policy.model import Policy
 from podtally.yamltree import tree
 from tests.unit.kube_support import BOUND_SECONDS

@@ -102,7 +102,7 @@ def test_what_is_decided_stands_however_the_doubts_turn_out() -> None:
     for seed in range(WORLDS):
         maker, chance = Maker(seed), random.Random(seed)
         world = maker.world()
-        probes = [maker.probe(world.parties) for _ in range(PROBES)]
+        probes = [maker.probe(world.endpoints) for _ in range(PROBES)]
         now = [Engine(world.policies).side(asked(probe, world)).verdict for probe in probes]
         decided.update(now)
         for _ in range(TURNS):
@@ -120,10 +120,10 @@ def _turned(world: World, maker: Maker, chance: random.Random) -> World:
     """One of the worlds that this one may be."""
     parties = [
         party._replace(labels=party.labels if party.labels is not None else _labels(chance))
-        for party in world.parties
+        for party in world.endpoints
     ]
     policies = [_read(each, maker, chance) for each in world.policies]
-    return world._replace(policies=[_resolved(p, chance) for p in policies if p], parties=parties)
+    return world._replace(policies=[_resolved(p, chance) for p in policies if p], endpoints=parties)
 
 
 def _labels(chance: random.Random) -> tuple[tuple[str, str], ...]:

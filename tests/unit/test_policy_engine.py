@@ -12,11 +12,11 @@ from podtally.policy.model import (
     DENY,
     EVERYTHING,
     HOST,
-    NOBODY_KNOWS,
     PASS,
     SCTP,
     TCP,
     UDP,
+    UNIDENTIFIED,
     DomainPeer,
     HostSubject,
     NamedPort,
@@ -38,7 +38,7 @@ from podtally.policy.reference.selectors import selects, selects_namespace
 from tests.unit.policy_support import ask, block, ip, labelled, node, outside, pod, policy, rules
 
 WEB, DB = pod("shop/web", "10.99.0.1"), pod("shop/db", "10.99.0.2")
-NOBODY = PolicyEndpoint(NOBODY_KNOWS)
+NOBODY = PolicyEndpoint(UNIDENTIFIED)
 ALL = (Rule(0, ALLOW),)
 FROM_WEB = rules(Rule(0, ALLOW, (PodPeer(None, labelled(app="web")),)))
 
@@ -125,7 +125,7 @@ def test_each_end_has_its_say() -> None:
 )
 def test_what_two_ends_come_to(ends: str, expected: str) -> None:
     one, other = ends.split()
-    assert engine.whole(one, other) == engine.whole(other, one) == expected
+    assert engine.combine(one, other) == engine.combine(other, one) == expected
 
 
 def test_no_policy_selects_a_pod_of_the_hosts_network_nor_any_selector_as_a_peer() -> None:

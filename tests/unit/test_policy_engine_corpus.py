@@ -10,7 +10,7 @@ import pytest
 
 from bench.differential import connections
 from bench.policy_worlds import Probe
-from podtally.policy.load.loader import read_object
+from podtally.policy.load.parser import read_object
 from podtally.policy.model import VERDICTS, Policy, PolicyEndpoint, Question
 from podtally.policy.reference.engine import Engine
 from podtally.policy.vector.evaluator import Evaluator

@@ -12,9 +12,9 @@ from podtally.identity.cluster.state import ClusterState
 from podtally.identity.interface_endpoints import address_number
 from podtally.identity.services import LINGER_NS, BackendAddress, Services
 from podtally.kube.objects import KubeService, ServicePort
-from podtally.policy.exposure.lookup import Exposures, exposure
-from podtally.policy.exposure.table import NOTHING, FirstOf, TableRows
-from podtally.policy.ingress import DeclaredIngress, Route
+from podtally.policy.exposure.exposures import ExposureBuilder, build_exposure
+from podtally.policy.exposure.table import NOTHING, FirstMatchTable, TableRows
+from podtally.policy.ingress import DeclaredIngress, IngressRoute
 from podtally.policy.ingress import IngressServicePort as Front
 from podtally.policy.vector.address_ranges import Addresses
 from tests.unit.exposure_support import (
@@ -54,7 +54,7 @@ def test_a_service_exposes_by_its_type(spec: Json, text: str) -> None:
     view = services(
         [service("web", ports=ports, **spec)], [endpoints("web", "10.99.0.1", ports=ports)]
     )
-    found = exposure((), view, ())
+    found = build_exposure((), view, ())
     assert declared(found, "10.99.0.1", 8080) == text
     assert declared(found, "10.99.0.1", 80) == ""  # the Service's, not the pod's
     assert declared(found, "10.99.0.2", 8080) == ""
@@ -67,7 +67,7 @@ def test_each_port_of_a_service_is_its_own_and_protocols_are_told_apart() -> Non
         [service("d", ports=ports, type="LoadBalancer")],
         [endpoints("d", "10.99.0.1", "10.99.0.3", ports=ports)],
     )
-    found = exposure((), view, ())
+    found = build_exposure((), view, ())
     assert declared(found, "10.99.0.3", 5353, protocol=17) == "LoadBalancer shop/d:53/UDP"
     assert declared(found, "10.99.0.3", 5353) == "LoadBalancer shop/d:53"
     assert declared(found, "10.99.0.1", 8080) == "LoadBalancer shop/d:80"
@@ -77,14 +77,16 @@ def test_each_port_of_a_service_is_its_own_and_protocols_are_told_apart() -> Non
 def test_a_named_target_port_may_be_another_in_each_pod() -> None:
     old, new = (("http", 80, 8080),), (("http", 80, 9090),)
     slices = [endpoints("web", "10.99.0.1", ports=old), endpoints("web", "10.99.0.2", ports=new)]
-    found = exposure((), services([service("web", ports=old, type="LoadBalancer")], slices), ())
+    found = build_exposure(
+        (), services([service("web", ports=old, type="LoadBalancer")], slices), ()
+    )
     assert declared(found, "10.99.0.1", 8080) == declared(found, "10.99.0.2", 9090) != ""
     assert declared(found, "10.99.0.1", 9090) == declared(found, "10.99.0.2", 8080) == ""
 
 
 def test_both_families_and_no_others_that_share_a_half() -> None:
     slices = [endpoints("web", "10.99.0.1"), endpoints("web", "2001:db8::1", "2001:db8:0:1::2")]
-    found = exposure((), services([service("web", type="LoadBalancer")], slices), ())
+    found = build_exposure((), services([service("web", type="LoadBalancer")], slices), ())
     for address in ("10.99.0.1", "2001:db8::1", "2001:db8:0:1::2"):
         assert declared(found, address, 8080) == "LoadBalancer shop/web:80"
     for address in ("2001:db8::2", "2001:db8:0:1::1", "::1", "2001:db8::ffff:a63:1"):
@@ -92,13 +94,13 @@ def test_both_families_and_no_others_that_share_a_half() -> None:
 
 
 def test_a_service_without_backends_exposes_nobody() -> None:
-    found = exposure((), services([service("web", type="LoadBalancer")], []), ())
+    found = build_exposure((), services([service("web", type="LoadBalancer")], []), ())
     assert declared(found, "10.99.0.1", 8080) == ""
     assert [each.text for each in found.declarations] == ["LoadBalancer shop/web:80"]
 
 
 def test_what_is_not_known_is_not_found() -> None:
-    found = exposure(
+    found = build_exposure(
         (), services([service("web", type="LoadBalancer")], [endpoints("web", "10.99.0.1")]), ()
     )
     assert declared(found, "", 8080) == ""
@@ -110,10 +112,10 @@ def test_a_backend_that_went_counts_while_its_connections_may_be_read() -> None:
     cluster, front = ClusterState("here"), [service("web", type="LoadBalancer")]
     services(front, [endpoints("web", "10.99.0.1")], cluster)
     soon = services(front, [endpoints("web", "10.99.0.2")], cluster, 2 * SECOND)
-    assert declared(exposure((), soon, ()), "10.99.0.1", 8080) == "LoadBalancer shop/web:80"
+    assert declared(build_exposure((), soon, ()), "10.99.0.1", 8080) == "LoadBalancer shop/web:80"
     late = services(front, [endpoints("web", "10.99.0.2")], cluster, 2 * SECOND + LINGER_NS)
-    assert declared(exposure((), late, ()), "10.99.0.1", 8080) == ""
-    assert declared(exposure((), late, ()), "10.99.0.2", 8080) == "LoadBalancer shop/web:80"
+    assert declared(build_exposure((), late, ()), "10.99.0.1", 8080) == ""
+    assert declared(build_exposure((), late, ()), "10.99.0.2", 8080) == "LoadBalancer shop/web:80"
 
 
 # -- Ingresses --------------------------------------------------------------------------
@@ -152,7 +154,7 @@ def test_an_ingress_means_a_port_of_a_service_of_its_namespace(
         ),
         endpoints("ctl", "10.99.0.4", namespace="edge", ports=ports),
     ]
-    found = exposure([to(backend)], services(objects, slices), ())
+    found = build_exposure([to(backend)], services(objects, slices), ())
     texts = {declared(found, f"10.99.0.{i}", 8080) for i in range(1, 5)} - {""}
     assert texts == (
         {f"Ingress shop/web (shop.example/) by Service shop/{service_port}"}
@@ -184,7 +186,7 @@ spec:
     view = services(
         map(service, names), [endpoints(name, f"10.99.0.{i}") for i, name in enumerate(names)]
     )
-    found = exposure([ingress(text % many)], view, ())
+    found = build_exposure([ingress(text % many)], view, ())
     assert [declared(found, f"10.99.0.{i}", 8080) for i in range(4)] == [
         "Ingress shop/i (default backend) by Service shop/rest:80",
         "Ingress shop/i (*/a) by Service shop/a:80",
@@ -219,7 +221,7 @@ def test_what_says_most_counts_whatever_the_order() -> None:
         "externalIPs shop/a:80",
     ]
     for turn in (1, -1):
-        found = exposure(ingresses[::turn], services(objects[::turn], slices[::turn]), ())
+        found = build_exposure(ingresses[::turn], services(objects[::turn], slices[::turn]), ())
         assert [each.text for each in found.declarations] == expected
         assert declared(found, "10.99.0.1", 8080) == expected[0]
 
@@ -238,7 +240,7 @@ def test_an_ingress_that_cannot_be_read_makes_its_namespace_doubtful() -> None:
         endpoints("u", "10.99.0.4", ports=[("", 80, 8080, "UDP")]),
     ]
     broken = DeclaredIngress("shop", "web", "", (), ("203.0.113.1",), "spec.rules: is no list")
-    found = exposure([broken], services(objects, slices), ())
+    found = build_exposure([broken], services(objects, slices), ())
     assert (
         declared(found, "10.99.0.1", 8080)
         == "Ingress shop/web cannot be read and may mean Service shop/web:80"
@@ -267,7 +269,7 @@ def test_the_table_agrees_with_a_dict(
     rows: list[tuple[int, int, int]], asked: list[tuple[int, int, int]]
 ) -> None:
     columns = (np.array([row[i] for row in rows], np.uint64) for i in range(3))
-    table = FirstOf(TableRows._make((*columns, np.arange(len(rows)))))
+    table = FirstMatchTable(TableRows._make((*columns, np.arange(len(rows)))))
     expected: dict[tuple[int, int, int], int] = {}
     for value, row in enumerate(rows):
         expected.setdefault(row, value)
@@ -279,7 +281,7 @@ def test_the_table_agrees_with_a_dict(
 
 def test_what_has_not_changed_is_kept_and_changes_nothing() -> None:
     """A series of changes: one that remembers says what one that does not would."""
-    chance, maker = random.Random(23), Exposures()
+    chance, maker = random.Random(23), ExposureBuilder()
     objects: dict[tuple[str, str], KubeService] = {}
     backends: dict[tuple[str, str], dict[tuple[int, int], tuple[BackendAddress, ...]]] = {}
     pods = [f"10.99.0.{i}" for i in range(1, 24)]
@@ -299,10 +301,15 @@ def test_what_has_not_changed_is_kept_and_changes_nothing() -> None:
             (6, 443): tuple(BackendAddress(a, 8443) for a in chosen),
         }
         nodes = chance.choices([*pods, "203.0.113.1"], k=2)
-        routes = (Route("h.example", "/", "Prefix", Front(f"s{chance.randrange(5)}", 80, "")),)
+        routes = (
+            IngressRoute("h.example", "/", "Prefix", Front(f"s{chance.randrange(5)}", 80, "")),
+        )
         ingresses = [DeclaredIngress("shop", "i", "", routes, ("203.0.113.1",))]
         view = Services({}, dict(backends), dict(objects))
-        found, fresh = maker.exposure(ingresses, view, nodes), exposure(ingresses, view, nodes)
+        found, fresh = (
+            maker.exposure(ingresses, view, nodes),
+            build_exposure(ingresses, view, nodes),
+        )
         same = Services({}, dict(backends), dict(objects))
         assert maker.exposure(list(ingresses), same, nodes) is found
         without = maker.exposure(ingresses, view, ["203.0.113.1"])  # that is a node's now
@@ -320,7 +327,7 @@ def test_what_has_not_changed_is_kept_and_changes_nothing() -> None:
 
 
 def test_no_ends_and_no_declarations() -> None:
-    found = exposure((), Services({}, {}), ())
+    found = build_exposure((), Services({}, {}), ())
     nothing = Addresses(np.zeros(0, np.uint64), np.zeros(0, np.uint64))
     ports = np.zeros(0, np.uint8), np.zeros(0, np.int64)
     assert (

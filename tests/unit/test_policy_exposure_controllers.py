@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from podtally.identity.services import Services
-from podtally.policy.exposure.lookup import exposure
+from podtally.policy.exposure.exposures import build_exposure
 from tests.unit.exposure_support import (
     CONTROLLER,
     WEB_INGRESS,
@@ -54,7 +54,9 @@ def edge(**spec: Any) -> Services:
     ],
 )
 def test_a_controller_is_who_answers_at_the_published_address(published: str, spec: Json) -> None:
-    found = exposure([ingress(WEB_INGRESS, published)], edge(**spec), ["198.18.9.9", "node-1"])
+    found = build_exposure(
+        [ingress(WEB_INGRESS, published)], edge(**spec), ["198.18.9.9", "node-1"]
+    )
     for pod in EDGE_PODS:
         assert controls(found, pod)
         assert via(found, pod, "10.99.0.1", 8080) == "Ingress shop/web (shop.example/cart)"
@@ -78,14 +80,14 @@ def test_nothing_is_concluded_from_addresses_that_lead_to_no_service(
     published: tuple[str, ...], nodes: list[str]
 ) -> None:
     balanced = [{"ip": "203.0.113.7"}, {"hostname": "node-1"}]
-    found = exposure([ingress(WEB_INGRESS, *published)], edge(balanced=balanced), nodes)
+    found = build_exposure([ingress(WEB_INGRESS, *published)], edge(balanced=balanced), nodes)
     assert not controls(found, EDGE_PODS[0])
     assert via(found, EDGE_PODS[0], "10.99.0.1", 8080) == ""
     assert declared(found, "10.99.0.1", 8080) != ""  # that it is exposed, is declared all the same
 
 
 def test_a_controller_in_a_nodes_network_is_not_told_from_the_node() -> None:
-    found = exposure(
+    found = build_exposure(
         [ingress(WEB_INGRESS, "203.0.113.7")],
         edge(balanced=[{"ip": "203.0.113.7"}]),
         [EDGE_PODS[0]],
@@ -109,7 +111,7 @@ def test_services_share_an_address_by_their_ports(ports: Any, pod: Any, told: An
     pods = (pod,) if isinstance(pod, str) else pod
     slices = [*EDGE_SLICES, endpoints("other", *pods, ports=ports)]
     view = services([*edge_services(balanced=BALANCED), other], slices)
-    found = exposure([ingress(WEB_INGRESS, "203.0.113.7")], view, ())
+    found = build_exposure([ingress(WEB_INGRESS, "203.0.113.7")], view, ())
     assert tuple(filter(lambda each: controls(found, each), (*EDGE_PODS, "10.99.1.9"))) == told
 
 
@@ -120,7 +122,7 @@ def test_a_controller_need_not_be_on_the_usual_ports() -> None:
         service("web"),
     ]
     slices = [endpoints("ctl", *EDGE_PODS, namespace="edge", ports=ports), EDGE_SLICES[1]]
-    found = exposure([ingress(WEB_INGRESS, "203.0.113.7")], services(objects, slices), ())
+    found = build_exposure([ingress(WEB_INGRESS, "203.0.113.7")], services(objects, slices), ())
     assert controls(found, EDGE_PODS[1])
 
 
@@ -135,7 +137,7 @@ def test_an_address_shared_by_two_services_of_one_ingress() -> None:
         for (name, ports), address in zip(parts, EDGE_PODS, strict=True)
     ]
     view = services([*objects, service("web")], [*slices, endpoints("web", "10.99.0.1")])
-    found = exposure([ingress(WEB_INGRESS, "203.0.113.7")], view, ())
+    found = build_exposure([ingress(WEB_INGRESS, "203.0.113.7")], view, ())
     assert all(via(found, pod, "10.99.0.1", 8080) for pod in EDGE_PODS)
 
 
@@ -169,7 +171,7 @@ def test_a_controller_serves_its_own_ingresses_only() -> None:
     api = to("{service: {name: api, port: {number: 80}}}", "api")._replace(
         addresses=("203.0.113.2",)
     )
-    found = exposure([web, api], services(objects, slices), ())
+    found = build_exposure([web, api], services(objects, slices), ())
     pods = ("10.99.1.1", "10.99.1.2", "10.99.1.3")
     assert [via(found, pod, "10.99.0.1", 8080) != "" for pod in pods] == [True, False, True]
     assert [via(found, pod, "10.99.0.2", 8080) != "" for pod in pods] == [False, True, True]

@@ -7,27 +7,27 @@ from typing import Any
 
 import pytest
 
-from podtally.policy.cases import cluster
-from podtally.policy.cases.cases import read_cases
+from podtally.policy.cases.case_files import read_cases
+from podtally.policy.cluster import manifests
+from podtally.policy.lint.checks import lint, unsupported_kinds
 from podtally.policy.lint.findings import (
-    NOT_ASKED,
-    NOT_READ,
-    NOTHING,
-    PORTLESS,
+    DUPLICATE,
+    IGNORED_RULES,
+    PROTOCOL_WITHOUT_PORTS,
+    SELECTS_NOTHING,
     SHADOWED,
-    TWICE,
     UNISOLATED,
+    UNSUPPORTED_KIND,
     DeclaredDocuments,
     LintFinding,
 )
-from podtally.policy.lint.lint import lint, unread
-from podtally.policy.lint.shadowed_rules import Shadow, shadows
+from podtally.policy.lint.shadowed_rules import ShadowedRule, shadowed_rules
 from podtally.policy.lint.subsumption import covers_rule, covers_selector, is_contradictory
 from podtally.policy.load.documents import read_text
-from podtally.policy.load.loader import read_documents
+from podtally.policy.load.parser import read_documents
 from podtally.policy.model import Policy, PolicyPort, Requirement, Rule, Selector
 from podtally.policy.reference.engine import Engine
-from podtally.policy.reference.rules import INGRESS
+from podtally.policy.reference.matching import INGRESS
 from tests.unit.policy_support import block, labelled, network, policy
 
 SHARED = Path(__file__).parents[3] / "shared" / "netpol"
@@ -59,7 +59,7 @@ def declared(text: str) -> list[DeclaredDocuments]:
 
 def found(text: str, check: str, with_cluster: bool = False) -> list[tuple[int, str, str]]:
     """Line, field and message of what a check tells."""
-    world = cluster.from_case(CASE, "", "").world if with_cluster else None
+    world = manifests.from_case(CASE, "", "").world if with_cluster else None
     told = [each for each in lint(declared(text), world) if each.check == check]
     return [(each.problem.line, each.problem.field, each.problem.message) for each in told]
 
@@ -92,25 +92,25 @@ def test_a_selector_that_means_nobody_in_the_cluster() -> None:
         "  - podSelector: {matchLabels: {app: db}}\n"
         "  - podSelector: {matchLabels: {app: old}}\n"
     )
-    assert found(text, NOTHING, with_cluster=True) == [
+    assert found(text, SELECTS_NOTHING, with_cluster=True) == [
         (5, "spec.podSelector", "selects no pod of the cluster"),
         (9, "spec.ingress[0].from[1]", "selects no pod of the cluster"),
     ]
-    assert found(text, NOTHING) == []
+    assert found(text, SELECTS_NOTHING) == []
 
 
 def test_a_namespace_that_is_not_there_and_one_that_is_empty() -> None:
     gone, empty = (net("podSelector: {}", namespace=name) for name in ("gone", "empty"))
     why = "selects no pod: the cluster has no namespace gone"
-    assert found(gone, NOTHING, with_cluster=True) == [(5, "spec.podSelector", why)]
-    assert found(empty, NOTHING, with_cluster=True) == []
+    assert found(gone, SELECTS_NOTHING, with_cluster=True) == [(5, "spec.podSelector", why)]
+    assert found(empty, SELECTS_NOTHING, with_cluster=True) == []
 
 
 def test_a_selector_that_contradicts_itself_needs_no_cluster() -> None:
     both = "{matchLabels: {app: web}, matchExpressions: [{key: app, operator: DoesNotExist}]}"
     text = net(f"podSelector: {both}")
     why = "selects nothing: its requirements contradict each other"
-    assert found(text, NOTHING) == [(5, "spec.podSelector", why)]
+    assert found(text, SELECTS_NOTHING) == [(5, "spec.podSelector", why)]
 
 
 def test_nodes_and_networks_of_an_admin_policy_have_their_places() -> None:
@@ -123,7 +123,7 @@ def test_nodes_and_networks_of_an_admin_policy_have_their_places() -> None:
         "  - nodes: {matchLabels: {pool: b}}\n"
         "  - namespaces: {matchLabels: {kubernetes.io/metadata.name: gone}}\n"
     )
-    assert found(text, NOTHING, with_cluster=True) == [
+    assert found(text, SELECTS_NOTHING, with_cluster=True) == [
         (12, "spec.egress[0].to[2]", "selects no node of the cluster"),
         (13, "spec.egress[0].to[3]", "selects no pod of the cluster"),
     ]
@@ -131,7 +131,7 @@ def test_nodes_and_networks_of_an_admin_policy_have_their_places() -> None:
 
 def test_a_port_that_nobody_calls_so() -> None:
     text = net("podSelector: {}\ningress:\n- ports: [{port: http}]\n- ports: [{port: htpp}]")
-    assert found(text, NOTHING, with_cluster=True) == [
+    assert found(text, SELECTS_NOTHING, with_cluster=True) == [
         (8, "spec.ingress[1]", "no pod that the policy selects calls a port htpp")
     ]
 
@@ -140,14 +140,14 @@ def test_in_egress_the_name_of_a_port_is_anybodys() -> None:
     subject = "podSelector: {matchLabels: {app: db}}\n"
     text = net(subject + "egress:\n- ports: [{port: http}]\n- ports: [{port: htpp}]")
     why = "no pod of the cluster calls a port htpp"
-    assert found(text, NOTHING, with_cluster=True) == [(8, "spec.egress[1]", why)]
+    assert found(text, SELECTS_NOTHING, with_cluster=True) == [(8, "spec.egress[1]", why)]
     text = net(subject + "ingress:\n- ports: [{port: http}]")
-    assert len(found(text, NOTHING, with_cluster=True)) == 1
+    assert len(found(text, SELECTS_NOTHING, with_cluster=True)) == 1
 
 
 def test_a_port_of_a_protocol_that_has_none() -> None:
     text = net("podSelector: {}\ningress:\n- ports:\n  - protocol: ICMP\n    port: 8")
-    assert found(text, PORTLESS) == [
+    assert found(text, PROTOCOL_WITHOUT_PORTS) == [
         (
             8,
             "spec.ingress[0].ports[0].protocol",
@@ -158,22 +158,22 @@ def test_a_port_of_a_protocol_that_has_none() -> None:
 
 def test_rules_that_policy_types_leave_out() -> None:
     text = net("podSelector: {}\npolicyTypes: [Egress]\ningress: [{}]\negress: [{}]")
-    assert found(text, NOT_ASKED) == [
+    assert found(text, IGNORED_RULES) == [
         (7, "spec.ingress", "ignored: policyTypes does not include Ingress")
     ]
 
 
 def test_an_object_that_is_declared_twice() -> None:
     text = net("podSelector: {}") + "---\n" + net("podSelector: {}")
-    assert found(text, TWICE) == [(7, "", "is declared in p.yaml:1 too; the later one counts")]
+    assert found(text, DUPLICATE) == [(7, "", "is declared in p.yaml:1 too; the later one counts")]
 
 
 def test_a_policy_of_another_kind_is_told() -> None:
     text = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: c}\n---\n" + (
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\n"
     )
-    told = list(unread(read_text(text, "p.yaml").documents))
-    assert [(each.check, each.problem.line) for each in told] == [(NOT_READ, 2)]
+    told = list(unsupported_kinds(read_text(text, "p.yaml").documents))
+    assert [(each.check, each.problem.line) for each in told] == [(UNSUPPORTED_KIND, 2)]
 
 
 def test_unisolated_namespaces_by_direction() -> None:
@@ -311,7 +311,7 @@ def test_a_shadow_makes_no_difference_to_any_verdict_of_the_corpora() -> None:
         if not path.exists():
             pytest.skip(f"needs ../shared/netpol/{name}")
         for case in read_cases(path.read_bytes(), name).cases:
-            told = list(shadows(case.policies))
+            told = list(shadowed_rules(case.policies))
             questions = [probe.question for probe in case.probes if probe.question][:600]
             whole = [Engine(case.policies).judge(question)[0] for question in questions]
             for shadow in told:
@@ -321,7 +321,7 @@ def test_a_shadow_makes_no_difference_to_any_verdict_of_the_corpora() -> None:
     assert asked > 1_000
 
 
-def _without(policies: tuple[Policy, ...], shadow: Shadow) -> list[Policy]:
+def _without(policies: tuple[Policy, ...], shadow: ShadowedRule) -> list[Policy]:
     def rest(rules: tuple[Rule, ...] | None) -> tuple[Rule, ...]:
         return tuple(rule for rule in rules or () if rule is not shadow.rule)
 
@@ -340,6 +340,6 @@ def test_findings_of_the_corpora_can_be_written() -> None:
     told: list[LintFinding] = []
     for case in json.loads(path.read_text())["cases"]:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": case["policies"]})
-        told += lint(declared(text), cluster.from_case(case, "", "").world)
-    assert {each.check for each in told} >= {NOTHING, SHADOWED, UNISOLATED}
+        told += lint(declared(text), manifests.from_case(case, "", "").world)
+    assert {each.check for each in told} >= {SELECTS_NOTHING, SHADOWED, UNISOLATED}
     assert all(str(each.problem) for each in told)

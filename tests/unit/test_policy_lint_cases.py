@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from podtally import cli
-from podtally.policy.cases.cluster import from_documents
-from podtally.policy.lint.lint import lint
+from podtally.policy.cluster.manifests import from_documents
+from podtally.policy.lint.checks import lint
 from podtally.policy.load.documents import read_text
-from podtally.policy.load.loader import read_documents
+from podtally.policy.load.parser import read_documents
 from tests.unit.policy_text import declared
 
 HEAD = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: t, namespace: a}\n"

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from podtally.policy.cases.world import ClusterModel, Member, NamespaceModel
-from podtally.policy.lint import cluster as lint_cluster
-from podtally.policy.lint.cluster import LintCluster, unisolated
+from podtally.policy.cluster.model import ClusterModel, ClusterPod, NamespaceModel
+from podtally.policy.lint import cluster_checks as lint_cluster
+from podtally.policy.lint.cluster_checks import LintCluster, unisolated_findings
 from podtally.policy.model import (
     ALLOW,
     DENY,
@@ -21,7 +21,7 @@ from podtally.policy.model import (
     Selector,
 )
 from podtally.policy.reference.engine import Engine
-from podtally.policy.reference.rules import EGRESS, INGRESS, is_subject, rules_of
+from podtally.policy.reference.matching import EGRESS, INGRESS, rules_of, selects_endpoint
 from podtally.runtimes.model import Labels
 from tests.unit.policy_support import labelled, pod, rules
 
@@ -55,7 +55,8 @@ ADMIN = st.tuples(SELECTORS, SELECTORS, RULES, RULES, st.sampled_from([0, 2])).m
 
 def world_of(labels: list[tuple[str, Labels | None]]) -> ClusterModel:
     members = [
-        Member(pod(f"{space}/p{n}")._replace(labels=each)) for n, (space, each) in enumerate(labels)
+        ClusterPod(pod(f"{space}/p{n}")._replace(labels=each))
+        for n, (space, each) in enumerate(labels)
     ]
     spaces = [NamespaceModel("shop", (("app", "a"),)), NamespaceModel("pay", ())]
     return ClusterModel(members, (), spaces)
@@ -76,9 +77,11 @@ def test_it_is_as_if_every_pod_were_asked(
         assert isinstance(policy.subject, PodSubject)
         selected = {each.labels for each in cluster.selected(policy, policy.subject)}
         assert selected == {
-            p.labels for p in pods if is_subject(policy, p) is not False and in_reach(policy, p)
+            p.labels
+            for p in pods
+            if selects_endpoint(policy, p) is not False and in_reach(policy, p)
         }
-    found = {each.problem.message for each in unisolated(policies, world, cluster)}
+    found = {each.problem.message for each in unisolated_findings(policies, world, cluster)}
     engine = Engine(policies)
     for direction in (INGRESS, EGRESS):
         for space in ("shop", "pay"):
@@ -109,7 +112,7 @@ def isolated(each: PolicyEndpoint, direction: str, engine: Engine) -> bool:
 def test_a_selector_by_a_label_looks_at_its_bearers_only(monkeypatch: pytest.MonkeyPatch) -> None:
     count = 500
     world = ClusterModel(
-        [Member(pod(f"shop/p{n}")._replace(labels=(("app", f"a{n}"),))) for n in range(count)],
+        [ClusterPod(pod(f"shop/p{n}")._replace(labels=(("app", f"a{n}"),))) for n in range(count)],
         (),
         [NamespaceModel("shop", ())],
     )
@@ -118,12 +121,12 @@ def test_a_selector_by_a_label_looks_at_its_bearers_only(monkeypatch: pytest.Mon
 
     def counting(policy: Policy, party: PolicyEndpoint) -> bool | None:
         looked.append(party)
-        return is_subject(policy, party)
+        return selects_endpoint(policy, party)
 
     policies = [
         Policy("NetworkPolicy", "shop", f"p{n}", PodSubject(None, labelled(app=f"a{n}")), (), ())
         for n in range(count)
     ]
-    monkeypatch.setattr(lint_cluster, "is_subject", counting)
-    assert list(unisolated(policies, world, cluster)) == []
+    monkeypatch.setattr(lint_cluster, "selects_endpoint", counting)
+    assert list(unisolated_findings(policies, world, cluster)) == []
     assert len(looked) <= 4 * count

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from podtally.kube.model import ObjectPage
 from podtally.policy.explain.reasons import reason
 from podtally.policy.ingress import DeclaredIngress
-from podtally.policy.load.live import LivePolicies
-from podtally.policy.load.resources import POLICY_RESOURCE_NAMES
+from podtally.policy.load.api_resources import POLICY_RESOURCE_NAMES
+from podtally.policy.load.live_policies import LivePolicies
 from podtally.policy.model import ALLOWED, UNDECLARED, UNKNOWN, Policy
 from podtally.policy.reference.engine import Engine
 from tests.unit.policy_api import changed, cluster_policy, ingress, network_policy, page
@@ -36,7 +36,7 @@ def verdict(live: LivePolicies) -> str:
 def test_until_all_was_heard_nothing_is_undeclared_or_allowed() -> None:
     for missing in sorted(POLICY_RESOURCE_NAMES - {"ingresses"}):
         live = heard_of_all(but=missing)
-        assert live.unheard() == (missing,)
+        assert live.unsynced() == (missing,)
         now = live.now()
         judged = Engine((*now.policies, *now.stand_ins)).judge(QUESTION)
         assert judged.verdict == UNKNOWN
@@ -47,7 +47,7 @@ def test_until_all_was_heard_nothing_is_undeclared_or_allowed() -> None:
         assert verdict(live) == UNKNOWN
         live.apply(page(missing, [], first=False))
         assert verdict(live) == UNDECLARED
-        assert live.unheard() == ()
+        assert live.unsynced() == ()
 
 
 def test_an_allow_that_is_heard_does_not_stand_while_a_tier_before_it_is_not() -> None:
@@ -75,7 +75,7 @@ def test_a_resource_that_the_server_has_not_is_heard() -> None:
     live.apply(
         ObjectPage("clusternetworkpolicies", (), True, True, 5)
     )  # of kube/reflector, at a 404
-    assert live.unheard() == ()
+    assert live.unsynced() == ()
 
 
 def test_ingresses_are_known_when_they_were_listed() -> None:

@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from podtally.policy.cases.cases import read_cases
-from podtally.policy.cases.probes import Outcome, judge
+from podtally.policy.cases.case_files import read_cases
+from podtally.policy.cases.runner import ProbeResult, run_case
 
 PROBES = Path(__file__).parents[1] / "probes"
 SHARED = Path(__file__).parents[3] / "shared" / "cases" / "policy"
 FILES = sorted([*PROBES.glob("*.yaml"), *SHARED.glob("*.yaml")])
 
 
-def outcomes(path: Path) -> list[Outcome]:
+def outcomes(path: Path) -> list[ProbeResult]:
     found = read_cases(path.read_bytes(), path.name)
     assert not found.problems
-    return [outcome for case in found.cases for outcome in judge(case)]
+    return [outcome for case in found.cases for outcome in run_case(case)]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from podtally.errors import PodtallyError
-from podtally.policy.cases.cases import read_cases
-from podtally.policy.cases.probes import Outcome, judge
-from podtally.policy.model import ADDRESS, NOBODY_KNOWS
+from podtally.policy.cases.case_files import read_cases
+from podtally.policy.cases.runner import ProbeResult, run_case
+from podtally.policy.model import ADDRESS, UNIDENTIFIED
 
 DENY_ALL: dict[str, Any] = {
     "apiVersion": "networking.k8s.io/v1",
@@ -40,9 +40,9 @@ def case(*probes: Any, policies: Sequence[Any] = (DENY_ALL,), **more: Any) -> di
     return {**whole, "probes": list(probes), **more}
 
 
-def outcomes(written: Any) -> list[Outcome]:
+def outcomes(written: Any) -> list[ProbeResult]:
     found = read_cases(json.dumps(written).encode(), "tests.json")
-    return [outcome for each in found.cases for outcome in judge(each)]
+    return [outcome for each in found.cases for outcome in run_case(each)]
 
 
 def verdicts(*probes: Any, **more: Any) -> list[str]:
@@ -138,7 +138,7 @@ def test_an_address_is_the_nodes_or_the_pods_that_lives() -> None:
     found = outcomes(case(*asked, nodes=nodes, pods=pods))
     sources = [o.probe.question.source for o in found if o.probe.question]
     names = [source.name or source.kind for source in sources]
-    assert names == ["n1", "a", NOBODY_KNOWS, ADDRESS]
+    assert names == ["n1", "a", UNIDENTIFIED, ADDRESS]
     assert [o.verdict for o in found] == ["denied", "allowed", "unknown", "denied"]
 
 
@@ -237,7 +237,7 @@ policies: []
 probes: [{from: {ip: 203.0.113.9}, to: {pod: x/a}, protocol: TCP, port: 80, expect: allow}]
 """
     (found,) = read_cases(text, "tests.yaml").cases
-    assert [(o.case, o.ok) for o in judge(found)] == [("by hand", True)]
+    assert [(o.case, o.ok) for o in run_case(found)] == [("by hand", True)]
 
 
 def test_policies_that_are_given_besides_go_before_namesakes() -> None:
@@ -249,8 +249,8 @@ def test_policies_that_are_given_besides_go_before_namesakes() -> None:
         "",
     ).cases
     (closed,) = read_cases(json.dumps(written).encode(), "").cases
-    assert [o.verdict for o in judge(closed)] == ["denied"]
-    assert [o.verdict for o in judge(closed, open_one.policies)] == ["allowed"]
+    assert [o.verdict for o in run_case(closed)] == ["denied"]
+    assert [o.verdict for o in run_case(closed, open_one.policies)] == ["allowed"]
 
 
 ODD = [None, 0, -1, 10**30, "", "x", [], {}, [None], True, 1.5, "ip:", "a" * 70_000, {"pod": "x"}]
@@ -277,7 +277,7 @@ def test_nothing_odd_ends_it_and_what_cannot_be_asked_is_never_ok() -> None:
             continue
         for each in found.cases:
             given = written["probes"] if isinstance(written.get("probes"), list) else []
-            told = list(judge(each))
+            told = list(run_case(each))
             assert len(told) == len(given)
             assert not any(o.ok for o in told if o.probe.question is None)
             denied += sum(outcome.verdict == "denied" for outcome in told)

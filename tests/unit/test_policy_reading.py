@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from podtally.errors import PodtallyError
-from podtally.policy.ingress import DeclaredIngress, IngressServicePort, Route
+from podtally.policy.ingress import DeclaredIngress, IngressRoute, IngressServicePort
 from podtally.policy.load import policy_files
-from podtally.policy.load.loader import merged, read_object, read_text
+from podtally.policy.load.parser import merged, read_object, read_text
 from podtally.policy.load.policy_files import PolicyFiles
 from podtally.policy.model import (
     ADMIN_TIER,
@@ -253,8 +253,8 @@ def test_ingress() -> None:
         "{service: {name: web, port: {name: http}}}}]}\n  - {}\n"
     )
     routes = (
-        Route("a.example.com", "/x", "Exact", IngressServicePort("web", 0, "http")),
-        Route("", "", "", None),
+        IngressRoute("a.example.com", "/x", "Exact", IngressServicePort("web", 0, "http")),
+        IngressRoute("", "", "", None),
     )
     reading = read_text(text, "t")
     assert reading.ingresses == (DeclaredIngress("default", "i", "nginx", routes),)
@@ -371,17 +371,17 @@ def test_files_are_read_again_when_they_change(tmp_path: Path) -> None:
     second.write_text(json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}}))
     files = PolicyFiles([tmp_path])
     loaded = files.load()
-    assert (len(loaded.reading.policies), len(loaded.reading.others)) == (1, 1)
-    assert (loaded.changed, loaded.stale, loaded.reading.problems) == (True, (), ())
+    assert (len(loaded.parsed.policies), len(loaded.parsed.others)) == (1, 1)
+    assert (loaded.changed, loaded.stale, loaded.parsed.problems) == (True, (), ())
     assert not files.load().changed
 
     first.write_text(HEAD + "spec: {ingress: [{}]}")  # the same second, another size
     loaded = files.load()
     assert loaded.changed
-    assert loaded.reading.policies[0].ingress == (Rule(0, ALLOW),)
+    assert loaded.parsed.policies[0].ingress == (Rule(0, ALLOW),)
 
     first.unlink()
-    assert files.load().reading.policies == ()
+    assert files.load().parsed.policies == ()
 
 
 def test_a_change_under_the_same_stamp_is_seen_while_the_file_is_young(tmp_path: Path) -> None:
@@ -413,38 +413,38 @@ def test_the_last_good_version_stays_in_force(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(HEAD)
     files = PolicyFiles([tmp_path])
-    good = files.load().reading.policies
+    good = files.load().parsed.policies
     path.write_text(HEAD + "spec: {ingress: [")
     loaded = files.load()
-    assert (loaded.reading.policies, loaded.stale) == (good, (str(path),))
-    assert "not YAML" in loaded.reading.problems[0].message
+    assert (loaded.parsed.policies, loaded.stale) == (good, (str(path),))
+    assert "not YAML" in loaded.parsed.problems[0].message
     again = files.load()
     assert (again.changed, again.stale) == (False, (str(path),))
 
     path.unlink()
     os.mkfifo(path)  # must not hang
     loaded = files.load()
-    assert (loaded.reading.policies, loaded.stale) == (good, (str(path),))
-    assert "regular file" in loaded.reading.problems[0].message
+    assert (loaded.parsed.policies, loaded.stale) == (good, (str(path),))
+    assert "regular file" in loaded.parsed.problems[0].message
 
     path.unlink()
     path.write_text(HEAD)
     loaded = files.load()
-    assert (loaded.reading.policies, loaded.stale, loaded.reading.problems) == (good, (), ())
+    assert (loaded.parsed.policies, loaded.stale, loaded.parsed.problems) == (good, (), ())
 
 
 def test_a_path_that_is_not_there_is_told_and_lets_nothing_pass(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     files = PolicyFiles([path])
     loaded = files.load()
-    assert [bool(p.unreadable) for p in loaded.reading.policies] == [True, True]
-    assert "No such file" in loaded.reading.problems[0].message
+    assert [bool(p.unreadable) for p in loaded.parsed.policies] == [True, True]
+    assert "No such file" in loaded.parsed.problems[0].message
     path.write_text(HEAD)
     good = files.load()
-    assert [p.unreadable for p in good.reading.policies] == [""]
+    assert [p.unreadable for p in good.parsed.policies] == [""]
     path.unlink()
     loaded = files.load()
-    assert (loaded.reading.policies, loaded.stale) == (good.reading.policies, (str(path),))
+    assert (loaded.parsed.policies, loaded.stale) == (good.parsed.policies, (str(path),))
 
 
 def test_a_folder_that_went_away_keeps_its_files_in_force(tmp_path: Path) -> None:
@@ -452,13 +452,13 @@ def test_a_folder_that_went_away_keeps_its_files_in_force(tmp_path: Path) -> Non
     folder.mkdir()
     (folder / "a.yaml").write_text(HEAD)
     files = PolicyFiles([folder])
-    good = files.load().reading.policies
+    good = files.load().parsed.policies
     folder.rename(tmp_path / "elsewhere")
     loaded = files.load()
-    assert (loaded.reading.policies, loaded.stale) == (good, (str(folder / "a.yaml"),))
+    assert (loaded.parsed.policies, loaded.stale) == (good, (str(folder / "a.yaml"),))
 
 
 def test_a_dangling_link_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").symlink_to(tmp_path / "nowhere")
-    (problem,) = PolicyFiles([tmp_path]).load().reading.problems
+    (problem,) = PolicyFiles([tmp_path]).load().parsed.problems
     assert problem.source == str(tmp_path / "a.yaml")

@@ -3,7 +3,7 @@
 
 import pytest
 
-from podtally.policy.explain.reasons import deciding, reason
+from podtally.policy.explain.reasons import deciding_policies, reason
 from podtally.policy.model import (
     ALLOW,
     DENY,
@@ -149,18 +149,18 @@ def test_a_port_that_is_not_known_is_said_so() -> None:
     ],
 )
 def test_the_policies_that_decided_are_a_label(policies: list[Policy], expected: str) -> None:
-    assert deciding(Engine(policies).judge(ask(WEB, DB)).egress) == expected
+    assert deciding_policies(Engine(policies).judge(ask(WEB, DB)).egress) == expected
 
 
 def test_nothing_decides_about_the_own_node_but_an_admin_tier() -> None:
     question = ask(WEB._replace(node="n1"), node("n1", "198.18.0.1"))
     verdict = Engine([policy("shop/closed", egress=())]).judge(question)
-    assert deciding(verdict.egress) == ""
+    assert deciding_policies(verdict.egress) == ""
     assert (
         reason(question, verdict) == "node n1 is the own node of shop/web, which is always allowed"
     )
     deny = admin("p", Rule(0, DENY, (NodePeer(EVERYTHING),)))
-    assert deciding(Engine([deny]).judge(question).egress) == "ClusterNetworkPolicy/p"
+    assert deciding_policies(Engine([deny]).judge(question).egress) == "ClusterNetworkPolicy/p"
 
 
 def test_a_pod_reaches_itself_in_words() -> None:

@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from podtally.policy.ingress import DeclaredIngress, IngressServicePort, Route, addresses_of
+from podtally.policy.ingress import DeclaredIngress, IngressRoute, IngressServicePort, addresses_of
+from podtally.policy.load.api_resources import POLICY_RESOURCES, ApiPolicyObject
 from podtally.policy.load.documents import read_text
-from podtally.policy.load.resources import POLICY_RESOURCES, DeclaredObject
 from podtally.policy.model import ADMIN_TIER, ALLOW, EVERYTHING, PodSubject, Policy, Rule
 from tests.unit.policy_api import BY_NAME, cluster_policy, decoded, ingress, network_policy
 from tests.unit.test_policy_documents import hostile
 
-WEB = Route("", "", "", IngressServicePort("web", 80, ""))
+WEB = IngressRoute("", "", "", IngressServicePort("web", 80, ""))
 
 
 def test_what_is_watched() -> None:
@@ -32,10 +32,10 @@ def test_items_of_lists_have_no_kind_and_are_read() -> None:
     (found,) = decoded("networkpolicies", network_policy("shop/a", ingress=[{}]))
     subject = PodSubject(None, EVERYTHING)
     meaning = Policy("NetworkPolicy", "shop", "a", subject, ingress=(Rule(0, ALLOW),))
-    assert found == DeclaredObject("NetworkPolicy", "shop", "a", "uid-a", meaning)
+    assert found == ApiPolicyObject("NetworkPolicy", "shop", "a", "uid-a", meaning)
     (admin,) = decoded("clusternetworkpolicies", cluster_policy("top"))
-    assert isinstance(admin.meaning, Policy)
-    assert (admin.kind, admin.meaning.tier, admin.meaning.unreadable) == (
+    assert isinstance(admin.policy_object, Policy)
+    assert (admin.kind, admin.policy_object.tier, admin.policy_object.unreadable) == (
         "ClusterNetworkPolicy",
         ADMIN_TIER,
         "",
@@ -51,8 +51,8 @@ def test_what_the_server_adds_to_metadata_and_status_is_let_pass() -> None:
     }
     item["status"] = {"conditions": [{"type": "X"}]}
     (found,) = decoded("networkpolicies", item)
-    assert isinstance(found.meaning, Policy)
-    assert not found.meaning.unreadable
+    assert isinstance(found.policy_object, Policy)
+    assert not found.policy_object.unreadable
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,9 @@ def test_what_the_server_adds_to_metadata_and_status_is_let_pass() -> None:
 )
 def test_what_is_not_understood_is_unreadable_with_the_reason(spec: dict[str, Any]) -> None:
     (found,) = decoded("networkpolicies", network_policy("shop/a", **spec))
-    assert isinstance(found.meaning, Policy)
-    assert (found.meaning.namespace, found.meaning.name) == ("shop", "a")
-    assert found.meaning.unreadable.startswith("api: NetworkPolicy shop/a: spec")
+    assert isinstance(found.policy_object, Policy)
+    assert (found.policy_object.namespace, found.policy_object.name) == ("shop", "a")
+    assert found.policy_object.unreadable.startswith("api: NetworkPolicy shop/a: spec")
     assert found.problems[0].source == "api"
 
 
@@ -77,8 +77,8 @@ def test_an_object_without_a_spec() -> None:
     item = cluster_policy("top")
     del item["spec"]
     (found,) = decoded("clusternetworkpolicies", item)
-    assert isinstance(found.meaning, Policy)
-    assert found.meaning.unreadable
+    assert isinstance(found.policy_object, Policy)
+    assert found.policy_object.unreadable
 
 
 def test_an_ingress_says_where_it_is_reached() -> None:
@@ -87,7 +87,7 @@ def test_an_ingress_says_where_it_is_reached() -> None:
         "ingresses", ingress("shop/web", status={"loadBalancer": {"ingress": given}})
     )
     addresses = ("203.0.113.7", "lb.example")
-    assert found.meaning == DeclaredIngress("shop", "web", "", (WEB,), addresses)
+    assert found.policy_object == DeclaredIngress("shop", "web", "", (WEB,), addresses)
 
 
 @pytest.mark.parametrize(
@@ -96,28 +96,28 @@ def test_an_ingress_says_where_it_is_reached() -> None:
 def test_a_status_that_is_none_tells_no_address(status: Any) -> None:
     assert addresses_of(status) == ()
     (found,) = decoded("ingresses", ingress("shop/web", status=status))
-    assert found.meaning == DeclaredIngress("shop", "web", "", (WEB,))
+    assert found.policy_object == DeclaredIngress("shop", "web", "", (WEB,))
 
 
 def test_the_class_of_an_ingress() -> None:
     item = ingress("shop/web")
     item["metadata"]["annotations"] = {"kubernetes.io/ingress.class": "old", "x" * 400: "y"}
     (found,) = decoded("ingresses", item)
-    assert isinstance(found.meaning, DeclaredIngress)
-    assert (found.meaning.class_name, found.meaning.unreadable) == ("old", "")
+    assert isinstance(found.policy_object, DeclaredIngress)
+    assert (found.policy_object.class_name, found.policy_object.unreadable) == ("old", "")
     item["spec"]["ingressClassName"] = "new"  # by an update the server takes both
     (found,) = decoded("ingresses", item)
-    assert isinstance(found.meaning, DeclaredIngress)
-    assert (found.meaning.class_name, found.meaning.unreadable) == ("new", "")
+    assert isinstance(found.policy_object, DeclaredIngress)
+    assert (found.policy_object.class_name, found.policy_object.unreadable) == ("new", "")
 
 
 def test_an_ingress_that_is_not_understood_is_not_dropped() -> None:
     item = ingress("shop/web", status={"loadBalancer": {"ingress": [{"ip": "203.0.113.7"}]}})
     item["spec"]["brandNew"] = 1
     (found,) = decoded("ingresses", item)
-    assert isinstance(found.meaning, DeclaredIngress)
-    assert (found.meaning.routes, found.meaning.addresses) == ((), ("203.0.113.7",))
-    assert "brandNew" in found.meaning.unreadable
+    assert isinstance(found.policy_object, DeclaredIngress)
+    assert (found.policy_object.routes, found.policy_object.addresses) == ((), ("203.0.113.7",))
+    assert "brandNew" in found.policy_object.unreadable
     assert found.problems
 
 
@@ -155,6 +155,6 @@ def test_hostile_objects_are_kept_and_never_raise() -> None:
             item["metadata"] = {"name": "a", "namespace": "shop", "uid": "u"}
             body = {"metadata": {"resourceVersion": "7"}, "items": [item]}
             (found,) = resource.decode_list(msgspec.json.encode(body)).objects
-            seen["unreadable" if found.meaning.unreadable else "good"] += 1
-            assert bool(found.problems) == bool(found.meaning.unreadable)
+            seen["unreadable" if found.policy_object.unreadable else "good"] += 1
+            assert bool(found.problems) == bool(found.policy_object.unreadable)
     assert min(seen.values()) > 100, seen

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from podtally.policy.lint.checks import lint
 from podtally.policy.lint.findings import NO_DNS, SHADOWED
-from podtally.policy.lint.lint import lint
-from podtally.policy.lint.shadowed_rules import Budget, shadows
+from podtally.policy.lint.shadowed_rules import ComparisonBudget, shadowed_rules
 from podtally.policy.lint.subsumption import covers_rule, covers_subject
 from podtally.policy.model import (
     ADMIN_TIER,
@@ -34,8 +34,8 @@ from podtally.policy.model import (
     Rule,
     Selector,
 )
-from podtally.policy.reference.engine import order
-from podtally.policy.reference.rules import EGRESS, INGRESS, rules_of
+from podtally.policy.reference.engine import evaluation_order
+from podtally.policy.reference.matching import EGRESS, INGRESS, rules_of
 from tests.unit.policy_support import block, labelled, rules
 from tests.unit.policy_text import declared_of
 
@@ -90,15 +90,15 @@ Found = tuple[str, str, int]
 @given(st.lists(NETWORK | ADMIN, max_size=5))
 def test_what_the_index_finds_is_what_all_pairs_find(drawn: list[Policy]) -> None:
     policies = [policy._replace(name=f"{policy.name}{n}") for n, policy in enumerate(drawn)]
-    found = {(s.direction, s.policy.name, s.rule.index) for s in shadows(policies)}
+    found = {(s.direction, s.policy.name, s.rule.index) for s in shadowed_rules(policies)}
     assert found == set(by_all_pairs(policies))
-    for shadow in shadows(policies):
+    for shadow in shadowed_rules(policies):
         assert covers_rule(shadow.other_rule, shadow.other, shadow.rule, shadow.policy)
         assert covers_subject(shadow.other, shadow.policy)
 
 
 def by_all_pairs(policies: Sequence[Policy]) -> Iterator[Found]:
-    ordered = sorted(policies, key=order)
+    ordered = sorted(policies, key=evaluation_order)
     for direction in (INGRESS, EGRESS):
         entries = [(p, rule) for p in ordered for rule in rules_of(p, direction) or ()]
         for at, (policy, rule) in enumerate(entries):
@@ -178,21 +178,21 @@ def many(count: int) -> list[Policy]:
 
 def test_the_comparisons_grow_with_the_rules_and_not_with_their_pairs() -> None:
     for count in (100, 1600):
-        budget = Budget()
+        budget = ComparisonBudget()
         before = budget.left
-        assert list(shadows(many(count), budget)) == []
+        assert list(shadowed_rules(many(count), budget)) == []
         assert before - budget.left <= 5 * count * 4
         assert budget.skipped == 0
 
 
 def test_a_search_that_ends_early_says_so() -> None:
-    budget = Budget(comparisons=10)
-    found = list(shadows(many(20), budget))
+    budget = ComparisonBudget(comparisons=10)
+    found = list(shadowed_rules(many(20), budget))
     assert (found, budget.left) == ([], 0)
     assert budget.skipped > 0
     text = "{ports: [{port: 80}, {port: 443}]}, {ports: [{port: 80}]}"
     given = declared_of(text)
     assert [each.check for each in lint(given, None)] == [NO_DNS, SHADOWED]
-    _, short = lint(given, None, Budget(comparisons=0))
+    _, short = lint(given, None, ComparisonBudget(comparisons=0))
     assert (short.check, short.problem.subject) == (SHADOWED, "policies")
     assert "2 were not compared" in short.problem.message

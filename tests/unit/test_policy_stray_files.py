@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from podtally.policy.load.live import LivePolicies
-from podtally.policy.load.loader import read_text
-from podtally.policy.load.policy_files import Loaded, PolicyFiles
-from podtally.policy.load.resources import POLICY_RESOURCE_NAMES
+from podtally.policy.load.api_resources import POLICY_RESOURCE_NAMES
+from podtally.policy.load.live_policies import LivePolicies
+from podtally.policy.load.parser import read_text
+from podtally.policy.load.policy_files import LoadedFiles, PolicyFiles
 from podtally.policy.model import (
     DENIED,
     EVERYTHING,
@@ -126,10 +126,10 @@ def test_all_that_is_wrong_with_an_object_is_reported_and_each_once() -> None:
     ]  # fmt: skip
 
 
-def verdict(loaded: Loaded, namespace: str = "shop", address: str = "203.0.113.9") -> str:
+def verdict(loaded: LoadedFiles, namespace: str = "shop", address: str = "203.0.113.9") -> str:
     """Return the verdict of a pod's connection to an address."""
     question = ask(pod(f"{namespace}/a"), outside(address))
-    return Engine(loaded.reading.policies).judge(question).verdict
+    return Engine(loaded.parsed.policies).judge(question).verdict
 
 
 CLOSED = "spec: {podSelector: {}, policyTypes: [Egress]}\n"
@@ -172,7 +172,7 @@ def test_a_file_in_a_folder_that_cannot_be_opened_is_reported_and_decides_nothin
     (tmp_path / "gone.yaml").symlink_to(tmp_path / "nowhere")
     loaded = PolicyFiles([tmp_path]).load()
     assert (verdict(loaded), verdict(loaded, "pay")) == (DENIED, UNDECLARED)
-    assert [bool(policy.unreadable) for policy in loaded.reading.policies] == [False, True]
+    assert [bool(policy.unreadable) for policy in loaded.parsed.policies] == [False, True]
 
 
 def listed(*names: str, **more: str) -> str:
@@ -182,8 +182,8 @@ def listed(*names: str, **more: str) -> str:
     )
 
 
-def in_force(loaded: Loaded) -> dict[str, str]:
-    return {policy.name: policy.unreadable[:1] for policy in loaded.reading.policies}
+def in_force(loaded: LoadedFiles) -> dict[str, str]:
+    return {policy.name: policy.unreadable[:1] for policy in loaded.parsed.policies}
 
 
 def test_each_object_of_a_file_keeps_its_last_good_version(tmp_path: Path) -> None:
@@ -195,12 +195,12 @@ def test_each_object_of_a_file_keeps_its_last_good_version(tmp_path: Path) -> No
     path.write_text(listed("a", "b", "d", a="{ingres: []}", b="{egress: [{}]}"))
     loaded = files.load()
     assert (in_force(loaded), loaded.stale) == ({"a": "", "b": "", "d": ""}, (str(path),))
-    assert {policy.name: bool(policy.egress) for policy in loaded.reading.policies}["b"]
+    assert {policy.name: bool(policy.egress) for policy in loaded.parsed.policies}["b"]
 
     path.write_text(listed("a", "b", "d", a="[", d="{x: 1}"))  # a is text, and x is not known
     loaded = files.load()
     assert (in_force(loaded), loaded.stale) == ({"a": "", "b": "", "d": ""}, (str(path),))
-    new = {policy.name: policy for policy in loaded.reading.policies}["b"]
+    new = {policy.name: policy for policy in loaded.parsed.policies}["b"]
     assert not new.egress  # what can be read is in force as it is now
 
     path.write_text(listed("b", "e", e="{x: 1}"))  # a and d were taken back, e never was good
@@ -218,12 +218,12 @@ def test_an_ingress_that_cannot_be_read_any_more_stays_declared(tmp_path: Path) 
     path = tmp_path / "a.json"
     path.write_text(json.dumps(good))
     files = PolicyFiles([path])
-    before = files.load().reading.ingresses
+    before = files.load().parsed.ingresses
     assert [ingress.name for ingress in before] == ["web"]
     for broken in (json.dumps(good | {"spec": {"x": 1}}), "{"):
         path.write_text(broken)
         loaded = files.load()
-        assert (loaded.reading.ingresses, loaded.stale) == (before, (str(path),))
+        assert (loaded.parsed.ingresses, loaded.stale) == (before, (str(path),))
 
 
 def test_an_ingress_that_never_was_readable_may_declare_what_is_in_its_namespace() -> None:

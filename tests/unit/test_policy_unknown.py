@@ -13,10 +13,10 @@ from podtally.policy.model import (
     DENY,
     EVERYTHING,
     LAST_PORT,
-    NOBODY_KNOWS,
     SCTP,
     TCP,
     UDP,
+    UNIDENTIFIED,
     NamedPort,
     PodSubject,
     Policy,
@@ -27,8 +27,8 @@ from podtally.policy.model import (
 )
 from podtally.policy.reference import engine
 from podtally.policy.reference.engine import Engine
-from podtally.policy.reference.rules import HAVE_PORTS
-from podtally.policy.vector.evaluator import ADDRESS_PARTY, UNKNOWN_PARTY
+from podtally.policy.reference.matching import HAVE_PORTS
+from podtally.policy.vector.evaluator import ADDRESS_INDEX, UNKNOWN_INDEX
 from tests.unit.policy_support import ask, pod, policy, rules
 
 WEB, DB = pod("shop/web", "10.99.0.1"), pod("shop/db", "10.99.0.2")
@@ -66,7 +66,7 @@ def test_a_port_that_is_not_known_is_one_of_all(port: PolicyPort, expected: str)
 def test_names_of_ports_that_are_not_known_leave_it_open() -> None:
     named = Engine([allows(PolicyPort(TCP, name="sql"))])
     assert named.judge(ask(WEB, DB._replace(ports=None), 0)).verdict == "unknown"
-    nobody = Question(WEB, PolicyEndpoint(NOBODY_KNOWS), TCP, 0, WEB.ips[0], 0)
+    nobody = Question(WEB, PolicyEndpoint(UNIDENTIFIED), TCP, 0, WEB.ips[0], 0)
     egress = policy("shop/q", egress=rules(Rule(0, ALLOW, None, (PolicyPort(TCP, name="sql"),))))
     assert Engine([egress]).judge(nobody).egress.cause == engine.DOUBT
 
@@ -80,7 +80,7 @@ def test_nothing_denies_for_certain_who_is_not_known() -> None:
         ingress=rules(Rule(0, DENY)),
         tier=0,
     )
-    question = Question(PolicyEndpoint(NOBODY_KNOWS), DB, TCP, 80, 0, DB.ips[0])
+    question = Question(PolicyEndpoint(UNIDENTIFIED), DB, TCP, 80, 0, DB.ips[0])
     side = Engine([deny]).judge(question).ingress
     assert (side.verdict, side.cause) == ("unknown", engine.UNKNOWN_END)
     assert Engine([deny]).judge(ask(WEB, DB)).verdict == "denied"
@@ -95,7 +95,7 @@ def test_what_is_decided_without_the_port_is_so_for_every_port() -> None:
         world = maker.world()
         engine_ = Engine(world.policies)
         for _ in range(PROBES):
-            probe = maker.probe(world.parties)
+            probe = maker.probe(world.endpoints)
             if probe.protocol not in HAVE_PORTS:
                 continue
             open_ = engine_.side(asked(probe._replace(port=0), world)).verdict
@@ -118,12 +118,12 @@ def test_what_is_decided_without_the_peer_is_so_for_every_peer() -> None:
         world = maker.world()
         engine_ = Engine(world.policies)
         for _ in range(PROBES):
-            probe = maker.probe(world.parties)._replace(peer=UNKNOWN_PARTY, ip=0)
+            probe = maker.probe(world.endpoints)._replace(peer=UNKNOWN_INDEX, ip=0)
             open_ = engine_.side(asked(probe, world)).verdict
             decided[open_] += 1
             if open_ in ("allowed", "denied"):
-                ends = [(number, ip) for number, p in enumerate(world.parties) for ip in p.ips]
-                ends.append((ADDRESS_PARTY, maker.probe(world.parties).ip or 1))
+                ends = [(number, ip) for number, p in enumerate(world.endpoints) for ip in p.ips]
+                ends.append((ADDRESS_INDEX, maker.probe(world.endpoints).ip or 1))
                 # A peer of whom less is known may leave open what is decided here.
                 each = {_of(engine_, world, probe._replace(peer=n, ip=ip)) for n, ip in ends}
                 assert each <= {open_, "unknown"}, (seed, probe)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from podtally.policy.cidr import parse_address, parse_cel, parse_sloppy
-from podtally.policy.load.loader import accepts, read_text
+from podtally.policy.load.parser import accepts, read_text
 from podtally.policy.problems import ERROR, WARNING, Problem
 from podtally.policy.validate.names import (
     dns_label,

@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from podtally.kube.objects import RESOURCES
-from podtally.policy.load.resources import POLICY_RESOURCES
+from podtally.policy.load.api_resources import POLICY_RESOURCES
 
 RBAC = Path(__file__).parents[2] / "deploy" / "base" / "rbac.yaml"
 

@@ -21,9 +21,9 @@ from podtally.ledger.label_sets import DeniedLabels
 from podtally.ledger.ledger import Ledger, Limits
 from podtally.ledger.peers import EpochContext
 from podtally.netlink.conntrack import Translations, Tuples
-from podtally.policy.exposure.lookup import exposure
-from podtally.policy.load.declared import DeclaredPolicies
-from podtally.policy.load.loader import read_text
+from podtally.policy.exposure.exposures import build_exposure
+from podtally.policy.load.parser import read_text
+from podtally.policy.load.policy_sources import DeclaredPolicies
 from podtally.policy.model import Policy
 from tests.unit.rows import (
     ACK,
@@ -320,7 +320,7 @@ def test_what_was_judged_before_a_start_stays_so_until_all_policies_are_heard_of
     flow = out("203.0.113.10", 3306)
     epoch(ledger, present(declare(ONLY_MYSQL)), [flow])
     more = flow._replace(seen=from_here(ACK))
-    unheard = declare(UNREADABLE)._replace(unheard=True)
+    unheard = declare(UNREADABLE)._replace(unsynced=True)
     for second in (2, 3):
         epoch(ledger, present(unheard, now_ns=second * SECOND), [more])
     assert verdicts(ledger) == {"denied": 69}
@@ -495,7 +495,7 @@ def test_exposed_to_the_outside() -> None:
     for exposing, exposed in ((service, 1), (nodeport, 0)):
         known = Services({}, behind, {("shop", "web"): exposing})
         ledger = make(undeclared=False)
-        at = present(declare())._replace(exposure=exposure((), known, ()))
+        at = present(declare())._replace(exposure=build_exposure((), known, ()))
         epoch(ledger, at, [into("198.18.7.7", 8080), into(FAR_ADDRESS, 8080)])
         assert [c for (c,) in ledger.view().exposed.values.tolist()] == [1] * exposed
         events = told(ledger)
@@ -509,13 +509,13 @@ def test_events_of_declared_exposure_say_how_it_is_declared() -> None:
     )
     nodeport = msgspec.structs.replace(service, type="NodePort")
     behind = {("shop", "web"): {(TCP, 80): (Address(address_number(WEB_ADDRESS), 8080),)}}
-    known = exposure((), Services({}, behind, {("shop", "web"): nodeport}), ())
+    known = build_exposure((), Services({}, behind, {("shop", "web"): nodeport}), ())
     ledger = make()
     at = present(declare(WEB_FROM_FAR))._replace(exposure=known)
     epoch(ledger, at, [into("198.18.7.7", 8080), out("203.0.113.5", 443)])
     found = {(e.labels.verdict, e.labels.exposure) for e in told(ledger)}
     assert found == {("denied", "NodePort shop/web:30080"), ("undeclared", "")}
     # Once it is declared no more, that is another event.
-    at = at._replace(exposure=exposure((), Services({}, {}, {}), ()), now_ns=2 * SECOND)
+    at = at._replace(exposure=build_exposure((), Services({}, {}, {}), ()), now_ns=2 * SECOND)
     epoch(ledger, at, [into("198.18.7.7", 8080)._replace(local_port=8080, remote_port=9)])
     assert [e.labels.exposure for e in told(ledger, 2 * SECOND)] == ["undeclared"]

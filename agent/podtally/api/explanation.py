@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from podtally.api.schema import ExplainedVerdict, Explanation, StepRow
 from podtally.errors import PodtallyError
-from podtally.policy.explain.formatting import address_words, party_words, protocol_words
+from podtally.policy.explain.formatting import format_address, format_endpoint, format_protocol
 from podtally.policy.explain.reasons import reason
 from podtally.policy.explain.steps import Step, explain
 from podtally.policy.load.conversion import PROTOCOLS
@@ -29,7 +29,7 @@ def explain_connection(
     return Explanation(
         source,
         destination,
-        protocol_words(question.protocol),
+        format_protocol(question.protocol),
         question.port,
         judged.verdict,
         judged.ingress,
@@ -79,6 +79,6 @@ def _ends(question: Question) -> tuple[str, str]:
         (question.source, question.source_ip),
         (question.destination, question.destination_ip),
     )
-    words = [(party_words(*pair), address_words(pair[1]) if pair[1] else "") for pair in pairs]
+    words = [(format_endpoint(*pair), format_address(pair[1]) if pair[1] else "") for pair in pairs]
     shown = [f"{name} ({ip})" if ip and ip != name else name for name, ip in words]
     return shown[0], shown[1]

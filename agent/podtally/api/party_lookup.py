@@ -15,8 +15,8 @@ from podtally.errors import PodtallyError
 from podtally.identity.cluster_labels import NO_CLUSTER_LABELS, ClusterLabels
 from podtally.identity.directory import Directory
 from podtally.identity.model import UNKNOWN, Endpoint, Owner, host_owner
-from podtally.policy.cases.world import IPV4, family_of
 from podtally.policy.cidr import parse_address
+from podtally.policy.cluster.model import IPV4, family_of
 from podtally.policy.endpoints import of_endpoint, of_owner
 from podtally.policy.model import HOST, NODE, PolicyEndpoint
 

@@ -24,9 +24,9 @@ from podtally.api.schema import (
 from podtally.identity.directory import Directory
 from podtally.identity.interface_endpoints import InterfaceEndpoint, address_number
 from podtally.identity.model import FOREVER, Claim, Endpoint
-from podtally.policy.cases.world import ends
-from podtally.policy.load.candidates import is_tried, not_in_force, with_candidates
-from podtally.policy.load.declared import DeclaredPolicies
+from podtally.policy.cluster.model import connection_ends
+from podtally.policy.load.candidates import has_candidates, missing_deletions, with_candidates
+from podtally.policy.load.policy_sources import DeclaredPolicies
 
 _WORD = (1 << 64) - 1
 
@@ -63,8 +63,10 @@ class QueryService:
         port_number, protocol = parse_port(port)
         declared = self._declared()
         known = PartyLookup(self._directory, self._node_name, time.monotonic_ns())
-        asked = ends(known.party(source), known.party(destination)).question(protocol, port_number)
-        would = with_candidates(declared) if is_tried(declared) else ()
+        asked = connection_ends(known.party(source), known.party(destination)).question(
+            protocol, port_number
+        )
+        would = with_candidates(declared) if has_candidates(declared) else ()
         return explain_connection(asked, declared.policies, would)
 
     def candidates(self) -> list[CandidatePolicy]:
@@ -77,7 +79,7 @@ class QueryService:
 
     def deletions(self) -> list[CandidateDeletion]:
         declared = self._declared()
-        missing = set(not_in_force(declared))
+        missing = set(missing_deletions(declared))
         return [CandidateDeletion(*name, name not in missing) for name in declared.deleted]
 
     def stale_candidates(self) -> list[str]:

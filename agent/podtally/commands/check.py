@@ -13,9 +13,9 @@ from podtally.commands.arguments import add_output
 from podtally.commands.columns import BOLD, YELLOW, printable, wants_colour
 from podtally.commands.policy_paths import PolicyText
 from podtally.errors import PodtallyError
-from podtally.policy.cases.world import ClusterModel
-from podtally.policy.lint.findings import CHECKS, PORTLESS, SCHEMA, LintFinding
-from podtally.policy.lint.lint import lint, unread
+from podtally.policy.cluster.model import ClusterModel
+from podtally.policy.lint.checks import lint, unsupported_kinds
+from podtally.policy.lint.findings import CHECKS, PROTOCOL_WITHOUT_PORTS, SCHEMA, LintFinding
 from podtally.policy.problems import ERROR
 
 _EPILOG = """\
@@ -86,7 +86,7 @@ def main(args: argparse.Namespace) -> int:
         return check_probes.run(args.probes, args.paths, args.output, sys.stdout)
     written, world = _read(args)
     found = [LintFinding(SCHEMA, problem) for problem in written.problems]
-    found += [*unread(written.others), *lint(written.declared, world)]
+    found += [*unsupported_kinds(written.others), *lint(written.declared, world)]
     told = _ordered([each for each in found if each.check not in args.ignore])
     if args.output == "json":
         rows = msgspec.json.encode([_row(each) for each in told])
@@ -129,14 +129,14 @@ def show(findings: Sequence[LintFinding], written: PolicyText, out: TextIO) -> N
 
 def _ordered(findings: Sequence[LintFinding]) -> list[LintFinding]:
     """By place: the files in their order, and what has no place last."""
-    portless = {_place(each) for each in findings if each.check == PORTLESS}
+    portless = {_place(each) for each in findings if each.check == PROTOCOL_WITHOUT_PORTS}
     errors = {_place(each) for each in findings if each.problem.severity == ERROR}
     told = []
     for check, problem in findings:
         place = _place(LintFinding(check, problem))
         if place in portless and check == SCHEMA:
             continue  # has been told in better words
-        worst = ERROR if check == PORTLESS and place in errors else problem.severity
+        worst = ERROR if check == PROTOCOL_WITHOUT_PORTS and place in errors else problem.severity
         told.append(LintFinding(check, problem._replace(severity=worst)))
     sources = tuple(dict.fromkeys(each.problem.source for each in findings))
     rank = {source: number for number, source in enumerate(filter(None, sources))}

@@ -9,9 +9,9 @@ import msgspec
 from podtally.commands import policy_paths
 from podtally.commands.columns import BOLD, YELLOW, printable, wants_colour
 from podtally.errors import PodtallyError
-from podtally.policy.cases.cases import Case, Probe, read_cases
-from podtally.policy.cases.probes import Outcome, judge
-from podtally.policy.explain.formatting import party_words, protocol_words
+from podtally.policy.cases.case_files import Case, Probe, read_cases
+from podtally.policy.cases.runner import ProbeResult, run_case
+from podtally.policy.explain.formatting import format_endpoint, format_protocol
 from podtally.policy.model import Policy
 
 _HEADS = ("RESULT", "CASE", "PROBE", "FROM", "TO", "PORT", "EXPECT", "VERDICT", "INGRESS",
@@ -51,12 +51,12 @@ def run(probes: str, paths: Sequence[str], output: str, out: TextIO) -> int:
     return 1 if differs or unreadable or found.problems else 0
 
 
-def _outcomes(cases: Sequence[Case], policies: Sequence[Policy]) -> Iterator[Outcome]:
+def _outcomes(cases: Sequence[Case], policies: Sequence[Policy]) -> Iterator[ProbeResult]:
     for case in cases:
-        yield from judge(case, policies)
+        yield from run_case(case, policies)
 
 
-def _write_json(outcomes: Iterator[Outcome], out: TextIO) -> bool:
+def _write_json(outcomes: Iterator[ProbeResult], out: TextIO) -> bool:
     """A list with an object a line; whether one differs."""
     differs, encoder = False, msgspec.json.Encoder()
     out.write("[")
@@ -68,12 +68,12 @@ def _write_json(outcomes: Iterator[Outcome], out: TextIO) -> bool:
     return differs
 
 
-def _row(outcome: Outcome) -> ProbeRow:
+def _row(outcome: ProbeResult) -> ProbeRow:
     case, number, probe, verdict, ingress, egress, reason, ok = outcome
     return ProbeRow(case, number, verdict, ingress, egress, reason, probe.expect, ok)
 
 
-def _write_text(outcomes: Sequence[Outcome], cases: int, out: TextIO) -> bool:
+def _write_text(outcomes: Sequence[ProbeResult], cases: int, out: TextIO) -> bool:
     """What differs first; the reason has spaces, so it stands last."""
     ordered = sorted(outcomes, key=lambda outcome: outcome.ok)
     table = [_HEADS, *(_words(outcome) for outcome in ordered)]
@@ -91,7 +91,7 @@ def _write_text(outcomes: Sequence[Outcome], cases: int, out: TextIO) -> bool:
     return bool(differ)
 
 
-def _words(outcome: Outcome) -> tuple[str, ...]:
+def _words(outcome: ProbeResult) -> tuple[str, ...]:
     probe = outcome.probe
     return tuple(
         map(
@@ -115,9 +115,9 @@ def _asked(probe: Probe) -> tuple[str, str, str]:
     question = probe.question
     if question is None:
         return "-", "-", "-"
-    source = party_words(question.source, question.source_ip).replace(" ", ":")
-    destination = party_words(question.destination, question.destination_ip).replace(" ", ":")
-    return source, destination, f"{question.port}/{protocol_words(question.protocol)}"
+    source = format_endpoint(question.source, question.source_ip).replace(" ", ":")
+    destination = format_endpoint(question.destination, question.destination_ip).replace(" ", ":")
+    return source, destination, f"{question.port}/{format_protocol(question.protocol)}"
 
 
 def _expected(probe: Probe) -> str:

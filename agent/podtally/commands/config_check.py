@@ -97,7 +97,7 @@ def _refusals(read: Config) -> list[str]:
 
 
 def _problems(read: Config) -> Iterator[Problem]:
-    reading = PolicyFiles(read.policies).load().reading
+    reading = PolicyFiles(read.policies).load().parsed
     yield from reading.problems
     if api_access(read) is None:  # else the policy may be there
         known = {name_of(policy) for policy in reading.policies}
@@ -106,4 +106,4 @@ def _problems(read: Config) -> Iterator[Problem]:
                 message = "is not among the policies, so there is nothing to delete"
                 yield Problem("candidate_delete", 0, str(name), "", message, WARNING)
     if read.candidates:
-        yield from PolicyFiles(read.candidates, candidate=True).load().reading.problems
+        yield from PolicyFiles(read.candidates, candidate=True).load().parsed.problems

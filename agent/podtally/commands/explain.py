@@ -14,10 +14,10 @@ from podtally.commands import agent_query, live_cluster, policy_paths
 from podtally.commands.columns import BOLD, printable, wants_colour
 from podtally.commands.policy_paths import PolicyText
 from podtally.errors import PodtallyError
-from podtally.policy.cases.world import ClusterModel, ends
 from podtally.policy.cidr import parse_address
+from podtally.policy.cluster.model import ClusterModel, connection_ends
 from podtally.policy.model import ALLOWED, UNDECLARED, PolicyEndpoint
-from podtally.policy.reference.rules import EGRESS, INGRESS
+from podtally.policy.reference.matching import EGRESS, INGRESS
 
 _EPILOG = """\
 examples:
@@ -86,7 +86,9 @@ def _of_files(args: argparse.Namespace) -> Explanation:
     written, world = _read(args)
     source, destination = _party(args.source, world), _party(args.destination, world)
     policy_paths.print_errors(written.problems)
-    return explain_connection(ends(source, destination).question(protocol, port), written.policies)
+    return explain_connection(
+        connection_ends(source, destination).question(protocol, port), written.policies
+    )
 
 
 def _read(args: argparse.Namespace) -> tuple[PolicyText, ClusterModel]:

@@ -18,9 +18,9 @@ from podtally.errors import PodtallyError
 from podtally.kube import kubeconfig
 from podtally.kube.access import SERVICE_ACCOUNT, Access, in_cluster
 from podtally.kube.lister import ListedKind, Lister, Listing
-from podtally.policy.cases.world import ClusterModel
+from podtally.policy.cluster.model import ClusterModel
+from podtally.policy.load.api_resources import SOURCE
 from podtally.policy.load.documents import Document, LineMap
-from podtally.policy.load.resources import SOURCE
 
 _ADMIN = "policy.networking.k8s.io"
 _CLUSTER = (

@@ -10,14 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from podtally.errors import PodtallyError
-from podtally.policy.cases import cases, cluster
-from podtally.policy.cases.world import ClusterModel
+from podtally.policy.cases import case_files
+from podtally.policy.cluster import manifests
+from podtally.policy.cluster.model import ClusterModel
 from podtally.policy.lint.findings import DeclaredDocuments
 from podtally.policy.load import documents
-from podtally.policy.load.documents import MAX_BYTES, Document, Text
-from podtally.policy.load.loader import Reading, merged, read_documents
+from podtally.policy.load.documents import MAX_BYTES, Document, ParsedText
+from podtally.policy.load.parser import ParsedPolicies, merged, read_documents
 from podtally.policy.load.policy_files import SUFFIXES
-from podtally.policy.load.unreadable import lost
+from podtally.policy.load.stand_ins import lost_text_stand_ins
 from podtally.policy.model import Policy
 from podtally.policy.problems import ERROR, Problem
 
@@ -74,14 +75,16 @@ class _PathReader:
             self._others += one.others
             self._problems += one.problems
 
-    def miss(self, text: Text) -> None:
+    def miss(self, text: ParsedText) -> None:
         """Take in what is wrong with a text, and stand-ins for what is lost of it."""
         self._problems += text.problems
-        self._lost += [policy for each in text.lost for policy in lost(each, candidate=False)]
+        self._lost += [
+            policy for each in text.lost for policy in lost_text_stand_ins(each, candidate=False)
+        ]
 
     def written(self, place: str) -> PolicyText:
         declared = tuple(self._declared)
-        in_force = merged([Reading(tuple(each.policy for each in declared))]).policies
+        in_force = merged([ParsedPolicies(tuple(each.policy for each in declared))]).policies
         policies = (*in_force, *self._lost)
         others, problems = tuple(self._others), tuple(self._problems)
         return PolicyText(place, declared, policies, others, problems, bool(self._lost))
@@ -110,7 +113,7 @@ def read_cluster(names: Iterable[str]) -> ClusterModel:
 
 def cluster_of(given: Iterable[Document], problems: Sequence[Problem] = ()) -> ClusterModel:
     """PodtallyError with the problems, and what else is wrong."""
-    found = cluster.from_documents(given)
+    found = manifests.from_documents(given)
     _refuse((*problems, *found.problems))
     return found.world
 
@@ -152,10 +155,10 @@ def _files(path: str) -> Iterator[str]:
 
 
 def _world_of_case(content: bytes, name: str, errors: Sequence[Problem]) -> ClusterModel:
-    value = cases.parsed(content, name)
+    value = case_files.parse_text(content, name)
     if not isinstance(value, dict) or not isinstance(value.get("pods"), list):
         _refuse(errors)
-    found = cluster.from_case(value, name, "")
+    found = manifests.from_case(value, name, "")
     _refuse(found.problems)
     return found.world
 

@@ -18,7 +18,7 @@ from podtally.kube.model import WatchedResource
 from podtally.kube.objects import RESOURCES
 from podtally.netlink.conntrack import Translator
 from podtally.netlink.conntrack_zones import zones_in_use
-from podtally.policy.load.resources import POLICY_RESOURCES
+from podtally.policy.load.api_resources import POLICY_RESOURCES
 from podtally.runtimes.cri import CriClient
 
 _API = "kubernetes API"

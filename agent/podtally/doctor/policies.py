@@ -8,7 +8,7 @@ from podtally.config import Config
 from podtally.doctor.finding import DoctorFinding
 from podtally.errors import PodtallyError
 from podtally.kube.configured import api_access
-from podtally.policy.load.loader import Meaning
+from podtally.policy.load.parser import PolicyObject
 from podtally.policy.load.policy_files import PolicyFiles
 from podtally.policy.problems import ERROR
 
@@ -35,10 +35,10 @@ def _asks_api(config: Config) -> bool:
 
 def _files(name: str, paths: Sequence[Path]) -> Iterator[DoctorFinding]:
     is_candidate = name == _CANDIDATES
-    reading = PolicyFiles(paths, is_candidate).load().reading
+    reading = PolicyFiles(paths, is_candidate).load().parsed
     where = ", ".join(map(str, paths))
     # An Ingress judges nothing, so it cannot be a candidate.
-    told: list[Meaning] = [*reading.policies, *(() if is_candidate else reading.ingresses)]
+    told: list[PolicyObject] = [*reading.policies, *(() if is_candidate else reading.ingresses)]
     count = sum(not each.unreadable for each in told)
     if count:
         yield DoctorFinding(name, True, f"{count} in {where}")

@@ -12,7 +12,7 @@ import numpy as np
 from podtally.ledger.label_sets import CandidateLabels
 from podtally.ledger.series import SeriesTable, SeriesView
 from podtally.policy.load.candidates import fingerprint
-from podtally.policy.load.declared import DeclaredPolicies
+from podtally.policy.load.policy_sources import DeclaredPolicies
 
 
 class Before(NamedTuple):
@@ -30,7 +30,7 @@ class CandidateRows:
 
     def learn(self, declared: DeclaredPolicies, table: SeriesTable[CandidateLabels]) -> None:
         """Begin again if the candidates are others; before an epoch's sums are added."""
-        if declared is self._declared or declared.unheard:
+        if declared is self._declared or declared.unsynced:
             return
         self._declared = declared
         of = fingerprint(declared)

@@ -14,7 +14,7 @@ from podtally.ledger.connections import (
     CONTESTED,
 )
 from podtally.ledger.peers import NO_OWNER, NewConnections, PeerColumns
-from podtally.policy.exposure.lookup import Exposure
+from podtally.policy.exposure.exposures import Exposure
 from podtally.policy.exposure.table import NOTHING
 from podtally.policy.model import SCTP, TCP, UDP
 from podtally.policy.vector.address_ranges import Addresses

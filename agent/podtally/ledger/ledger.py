@@ -170,7 +170,7 @@ class Ledger:
         """
         self.attribution.learn(present)
         changed = self._judged_for != self.attribution.judging.changes
-        if changed and not present.declared.unheard:
+        if changed and not present.declared.unsynced:
             columns = self.connections.columns
             before = columns.first_ns <= self.settled_ns  # those of this epoch know already
             columns.account[before & ~self.waiting.among(columns)] = UNNAMED

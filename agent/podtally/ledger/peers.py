@@ -17,8 +17,8 @@ from podtally.ledger.account import NO_PORT, PeerBackend
 from podtally.ledger.connections import BEGAN_THERE, ConnectionColumns
 from podtally.ledger.shares import rank
 from podtally.netlink.conntrack import Translations, Tuples
-from podtally.policy.exposure.lookup import Exposure
-from podtally.policy.load.declared import DeclaredPolicies
+from podtally.policy.exposure.exposures import Exposure
+from podtally.policy.load.policy_sources import DeclaredPolicies
 
 UNKNOWN_PEER = PeerLabels(UNKNOWN, "", "", UNKNOWN)
 NO_OWNER = -1

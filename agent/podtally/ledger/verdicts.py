@@ -27,18 +27,18 @@ from podtally.ledger.label_sets import DIRECTIONS
 from podtally.ledger.outcomes import NO_OUTCOME, Outcomes, combine_openings, is_missed, no_outcomes
 from podtally.ledger.peers import NO_OWNER, EpochContext
 from podtally.policy.endpoints import of_endpoint, of_owner
-from podtally.policy.explain.reasons import deciding
-from podtally.policy.load.candidates import is_tried, with_candidates
-from podtally.policy.load.declared import DeclaredPolicies
-from podtally.policy.model import ADDRESS, DENIED, NOBODY_KNOWS, UNKNOWN, VERDICTS, PolicyEndpoint
+from podtally.policy.explain.reasons import deciding_policies
+from podtally.policy.load.candidates import has_candidates, with_candidates
+from podtally.policy.load.policy_sources import DeclaredPolicies
+from podtally.policy.model import ADDRESS, DENIED, UNIDENTIFIED, UNKNOWN, VERDICTS, PolicyEndpoint
 from podtally.policy.vector.evaluator import (
-    ADDRESS_PARTY,
-    UNKNOWN_PARTY,
+    ADDRESS_INDEX,
+    UNKNOWN_INDEX,
     Evaluator,
     PackedConnections,
     combine,
 )
-from podtally.policy.vector.reasons import Budget
+from podtally.policy.vector.reasons import ReasonBudget
 
 NO_LONGER = "by policies or labels that have changed since"
 UNSEEN_OPENER = "beginning"  # a cause: nobody saw who began it
@@ -46,7 +46,7 @@ FOREIGN_SENDER = "source"  # a cause: it was sent from an address that is not th
 UNSEEN = "who began it was not seen, and policies decide differently for the two ends"
 FOREIGN_SOURCE = "sent from an address that is not this endpoint's"
 _UNKNOWN, _DENIED = VERDICTS.index(UNKNOWN), VERDICTS.index(DENIED)
-_NO_PARTY = {ADDRESS: ADDRESS_PARTY, NOBODY_KNOWS: UNKNOWN_PARTY}
+_NO_PARTY = {ADDRESS: ADDRESS_INDEX, UNIDENTIFIED: UNKNOWN_INDEX}
 _WORK = 3000  # units for reasons in an epoch, twice: some 0.1 s each
 _SPARE_PARTIES = 512  # of the past, before the judges begin anew
 
@@ -97,7 +97,7 @@ class VerdictStage:
         self._known: dict[tuple[str, ...], int] = {}  # parties by who they are
         self._places_of: dict[Judgement, int] = {}
         self._found: dict[int, int] = {}  # judgements by what makes them
-        self._of_events, self._of_ended = (Budget(_WORK, _WORK // 2) for _ in range(2))
+        self._of_events, self._of_ended = (ReasonBudget(_WORK, _WORK // 2) for _ in range(2))
         self._at_ns = 0  # of the epoch that these are for
 
     # -- what is known ----------------------------------------------------------------
@@ -129,7 +129,7 @@ class VerdictStage:
     def _declare(self, declared: DeclaredPolicies) -> None:
         self._declared = declared
         self._judge.set_policies(declared.policies)
-        if is_tried(declared):
+        if has_candidates(declared):
             if self._would is None:
                 self._would = _judge(self._numbers)
             self._would.set_policies(with_candidates(declared))
@@ -175,9 +175,9 @@ class VerdictStage:
                 fresh.append(party)
             found.append(number)
         if fresh:
-            self._judge.add_parties(fresh)
+            self._judge.add_endpoints(fresh)
             if self._would is not None:
-                self._would.add_parties(fresh)
+                self._would.add_endpoints(fresh)
         return found
 
     # -- verdicts ----------------------------------------------------------------------
@@ -264,7 +264,7 @@ class VerdictStage:
         return combine_openings(here, there, ends)
 
     def _peers(self, owner: NDArray[np.int64]) -> NDArray[np.int32]:
-        return np.where(owner == NO_OWNER, UNKNOWN_PARTY, self._of_owner[owner]).astype(np.int32)
+        return np.where(owner == NO_OWNER, UNKNOWN_INDEX, self._of_owner[owner]).astype(np.int32)
 
     def is_party(self, owner: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether owners, NO_OWNER among them, are more than an address. (n,)"""
@@ -305,7 +305,9 @@ class VerdictStage:
         ours = verdicts.take(row)._replace(there=np.full(1, NO_OUTCOME, np.int32))
         return self._words(ends.take(row), ours, self._of_events)[0]
 
-    def _words(self, ends: JudgeInput, verdicts: ConnectionVerdicts, budget: Budget) -> list[str]:
+    def _words(
+        self, ends: JudgeInput, verdicts: ConnectionVerdicts, budget: ReasonBudget
+    ) -> list[str]:
         """Of our end, and of the other end where that decides too. (n,)"""
         ends = ends.opened_as(verdicts.opened)
         peer, is_egress = self._peers(ends.owner), ends.began == BEGAN_HERE
@@ -348,9 +350,9 @@ class VerdictStage:
             cause = self._judge.side(side).cause if side != NO_OUTCOME else unseen
             missed = missed and (side == NO_OUTCOME or is_missed(self._judge.side(side)))
         elif side != NO_OUTCOME:
-            policy = deciding(self._judge.side(side))
+            policy = deciding_policies(self._judge.side(side))
         if candidate_side != NO_OUTCOME and self._would is not None:
-            candidate_policy = deciding(self._would.side(candidate_side))
+            candidate_policy = deciding_policies(self._would.side(candidate_side))
         return Judgement(
             verdict,
             DIRECTIONS[began - 1] if began else "",

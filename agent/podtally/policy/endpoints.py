@@ -7,16 +7,16 @@ policies of their namespace; other endpoints of this host by HostPolicies.
 
 from podtally.identity.cluster_labels import ClusterLabels
 from podtally.identity.model import UNKNOWN, Endpoint, Owner
-from podtally.policy.model import ADDRESS, HOST, NOBODY_KNOWS, NODE, POD, NamedPort, PolicyEndpoint
+from podtally.policy.model import ADDRESS, HOST, NODE, POD, UNIDENTIFIED, NamedPort, PolicyEndpoint
 
-SOMEBODY = PolicyEndpoint(ADDRESS)  # who is no more than an address
-NOBODY = PolicyEndpoint(NOBODY_KNOWS)
+ADDRESS_ONLY = PolicyEndpoint(ADDRESS)  # who is no more than an address
+UNIDENTIFIED_ENDPOINT = PolicyEndpoint(UNIDENTIFIED)
 
 _THIS_NODE = "this node"  # where nothing tells its name
 _HOST_NAME = "host"
 _UNIT = "systemd"
 _STATIC = "static"  # the namespace of endpoints of the configuration that name none
-NO_POD_NAMESPACES = frozenset(
+NON_POD_NAMESPACES = frozenset(
     (
         *(_HOST_NAME, _UNIT, _STATIC, "netns", "lxc", "machine"),
         *("docker", "containerd", "cri-o", "podman"),
@@ -26,9 +26,9 @@ NO_POD_NAMESPACES = frozenset(
 
 def of_endpoint(endpoint: Endpoint, places: ClusterLabels) -> PolicyEndpoint:
     if not endpoint.final or endpoint.namespace == UNKNOWN:
-        return NOBODY
+        return UNIDENTIFIED_ENDPOINT
     node = endpoint.node or _here(places)
-    if not endpoint.uid and endpoint.namespace in NO_POD_NAMESPACES:
+    if not endpoint.uid and endpoint.namespace in NON_POD_NAMESPACES:
         return _of_host(endpoint, endpoint.namespace, node, endpoint.host_network)
     return _pod(endpoint, node, places)._replace(host_network=endpoint.host_network)
 
@@ -36,9 +36,9 @@ def of_endpoint(endpoint: Endpoint, places: ClusterLabels) -> PolicyEndpoint:
 def of_owner(owner: Owner, places: ClusterLabels) -> PolicyEndpoint:
     """Who is at the other end; a Service is not: who answers for it is."""
     if owner.kind == "external":
-        return SOMEBODY
+        return ADDRESS_ONLY
     if not owner.final or owner.kind in (UNKNOWN, "service") or owner.namespace == UNKNOWN:
-        return NOBODY
+        return UNIDENTIFIED_ENDPOINT
     if owner.kind == "node":
         return PolicyEndpoint(
             NODE, name=owner.name, node=owner.name, node_labels=places.node_labels(owner.name)
@@ -48,7 +48,7 @@ def of_owner(owner: Owner, places: ClusterLabels) -> PolicyEndpoint:
         host = _of_host(owner, _HOST_NAME, node, shares=True)
         return host._replace(node_labels=places.node_labels(node))
     node = owner.node or (_here(places) if owner.scope == "node" else "")
-    if not owner.uid and owner.namespace in NO_POD_NAMESPACES:
+    if not owner.uid and owner.namespace in NON_POD_NAMESPACES:
         return _of_host(owner, owner.namespace, node, shares=False)
     return _pod(owner, node, places)
 

@@ -16,7 +16,7 @@ class IngressServicePort(NamedTuple):
     name: str
 
 
-class Route(NamedTuple):
+class IngressRoute(NamedTuple):
     host: str  # "" is any; may begin with "*."
     path: str  # "" is any
     path_type: str  # Exact, Prefix, ImplementationSpecific; "" of a default backend
@@ -29,7 +29,7 @@ class DeclaredIngress(NamedTuple):
     namespace: str
     name: str
     class_name: str  # "" is the cluster's default class
-    routes: tuple[Route, ...]
+    routes: tuple[IngressRoute, ...]
     addresses: tuple[str, ...] = ()  # that its controller says lead to it; or host names
     unreadable: str = ""  # what could not be read: it may declare more than its routes
 

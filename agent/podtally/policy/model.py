@@ -131,7 +131,7 @@ class NamedPort(NamedTuple):
     number: int
 
 
-POD, NODE, HOST, ADDRESS, NOBODY_KNOWS = "pod", "node", "host", "address", "unknown"
+POD, NODE, HOST, ADDRESS, UNIDENTIFIED = "pod", "node", "host", "address", "unknown"
 
 
 class PolicyEndpoint(NamedTuple):

@@ -297,7 +297,7 @@ class Agent:
         metrics.policies_unreadable.set(state.unreadable)
         metrics.policy_files_stale.set(state.stale_files)
         metrics.candidates.set(state.candidates)
-        metrics.policies_unsynced.set(len(state.unheard))
+        metrics.policies_unsynced.set(len(state.unsynced))
 
     def _tell(self, turned: EpochResult) -> None:
         metrics, parts = self._metrics, self._parts

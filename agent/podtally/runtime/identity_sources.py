@@ -31,11 +31,11 @@ from podtally.ledger.peers import EpochContext
 from podtally.netlink.conntrack import Translator
 from podtally.netlink.namespaces import Namespaces
 from podtally.netlink.sock_diag import SocketDiag
-from podtally.policy.exposure.lookup import Exposure, Exposures
-from podtally.policy.load.declared import PolicySources
-from podtally.policy.load.live import LivePolicies
+from podtally.policy.exposure.exposures import Exposure, ExposureBuilder
+from podtally.policy.load.api_resources import POLICY_RESOURCE_NAMES, POLICY_RESOURCES
+from podtally.policy.load.live_policies import LivePolicies
 from podtally.policy.load.policy_files import PolicyFiles
-from podtally.policy.load.resources import POLICY_RESOURCE_NAMES, POLICY_RESOURCES
+from podtally.policy.load.policy_sources import PolicySources
 from podtally.runtimes import cgroups
 from podtally.runtimes.cgroup_hierarchies import hierarchies
 from podtally.runtimes.cgroup_ids import CgroupIds, find_mount
@@ -109,7 +109,7 @@ class IdentitySources:
         self._contradictions = ClaimConflicts()
         self._contradicted: ConflictCounts = {}
         self._next_contradicted_ns = 0
-        self._exposures = Exposures()
+        self._exposures = ExposureBuilder()
         self._exposure: Exposure | None = None
         self._exposure_of: tuple[object, ...] = ()
         self._next_exposure_ns = 0

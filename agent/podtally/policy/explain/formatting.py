@@ -27,46 +27,46 @@ _PROTOCOLS = {
 }
 
 
-def policy_words(policy: Policy) -> str:
+def format_policy(policy: Policy) -> str:
     if policy.namespace:
         return f"{policy.namespace}/{policy.name}"
     return f"{policy.kind}/{policy.name}"
 
 
-def rule_words(policy: Policy, rule: Rule, direction: str) -> str:
+def format_rule(policy: Policy, rule: Rule, direction: str) -> str:
     # The API takes any characters here, and this goes to terminals and logs.
     shown = rule.name if rule.name.isprintable() else ascii(rule.name)
     name = f" ({shown})" if shown else ""
-    return f"{policy_words(policy)} {direction}[{rule.index}]{name}"
+    return f"{format_policy(policy)} {direction}[{rule.index}]{name}"
 
 
-def address_words(ip: int) -> str:
+def format_address(ip: int) -> str:
     address = IPv6Address(ip)
     return str(address.ipv4_mapped or address) if ip else "an address that is not known"
 
 
-def party_words(party: PolicyEndpoint, ip: int) -> str:
+def format_endpoint(party: PolicyEndpoint, ip: int) -> str:
     if party.kind == POD:
         return f"{party.namespace}/{party.name}"
     if party.kind == NODE:
         return f"node {party.name}"
     if party.kind == HOST:
         return party.unit or party.container or f"host {party.name}".strip()
-    return address_words(ip)
+    return format_address(ip)
 
 
-def protocol_words(protocol: int) -> str:
+def format_protocol(protocol: int) -> str:
     return _PROTOCOLS.get(protocol, f"protocol {protocol}")
 
 
-def network_words(network: Network) -> str:
+def format_network(network: Network) -> str:
     first, bits = network
     if bits >= _MAPPED_BITS and first >> 32 == _MAPPED:
         return str(ip_network((first & 0xFFFFFFFF, bits - _MAPPED_BITS)))
     return str(ip_network((first.to_bytes(16), bits)))
 
 
-def port_words(port: PolicyPort) -> str:
+def format_port(port: PolicyPort) -> str:
     """Without its protocol."""
     if port.name:
         return port.name
@@ -75,7 +75,7 @@ def port_words(port: PolicyPort) -> str:
     return str(port.first) if port.first == port.last else f"{port.first}-{port.last}"
 
 
-def requirement_words(requirement: Requirement) -> str:
+def format_requirement(requirement: Requirement) -> str:
     key, operator, values = requirement
     among = ", ".join(sorted(values))
     if operator == "In":
@@ -85,7 +85,7 @@ def requirement_words(requirement: Requirement) -> str:
     return key if operator == "Exists" else f"no {key}"
 
 
-def listed(words: list[str], join: str, most: int = 4) -> str:
+def join_words(words: list[str], join: str, most: int = 4) -> str:
     """As in: a, b or c; what is beyond the first is only counted."""
     if len(words) > most:
         words = [*words[:most], f"{len(words) - most} more"]

@@ -7,15 +7,15 @@ Made when it is asked for; see ``explaining`` for every step.
 from collections.abc import Callable
 
 from podtally.policy.explain.formatting import (
-    listed,
-    party_words,
-    policy_words,
-    protocol_words,
-    rule_words,
+    format_endpoint,
+    format_policy,
+    format_protocol,
+    format_rule,
+    join_words,
 )
-from podtally.policy.explain.mismatch import Near, doubt, nearest, words_of
+from podtally.policy.explain.near_miss import NearMiss, describe_doubt, describe_miss, nearest_miss
 from podtally.policy.model import (
-    NOBODY_KNOWS,
+    UNIDENTIFIED,
     UNSYNCED,
     DirectionVerdict,
     Policy,
@@ -23,11 +23,11 @@ from podtally.policy.model import (
     Verdict,
 )
 from podtally.policy.reference import engine
-from podtally.policy.reference.rules import EGRESS, INGRESS, RuleInput, rules_of
+from podtally.policy.reference.matching import EGRESS, INGRESS, RuleInput, rules_of
 
-Search = Callable[[tuple[Policy, ...], RuleInput], Near | None]
+NearestSearch = Callable[[tuple[Policy, ...], RuleInput], NearMiss | None]
 
-_POLICIES_TOLD = 5
+_MAX_POLICIES = 5
 _BY_SERVICE = ", through a Service where no admin rule denies it"
 
 
@@ -35,14 +35,16 @@ def reason(question: Question, verdict: Verdict) -> str:
     """Of the side, or sides, that made the verdict what it is; once, where both say the same."""
     sides = ((EGRESS, verdict.egress), (INGRESS, verdict.ingress))
     sentences = (
-        side_reason(side, engine.asked(question, direction))
+        direction_reason(side, engine.rule_input(question, direction))
         for direction, side in sides
         if side.verdict == verdict.verdict
     )
     return "; ".join(dict.fromkeys(sentences))
 
 
-def side_reason(side: DirectionVerdict, ask: RuleInput, search: Search | None = None) -> str:
+def direction_reason(
+    side: DirectionVerdict, ask: RuleInput, search: NearestSearch | None = None
+) -> str:
     """``search`` finds the rule that came nearest, of policies that isolate."""
     words = _by_cause(side, ask)
     if words is not None:
@@ -54,19 +56,19 @@ def side_reason(side: DirectionVerdict, ask: RuleInput, search: Search | None = 
     if side.cause == engine.SAME_PRIORITY:
         return f"{policies} have the same priority and do not agree"
     if side.cause == engine.PROTOCOL:
-        protocol = protocol_words(ask.protocol)
+        protocol = format_protocol(ask.protocol)
         return f"what isolation by {policies} means for {protocol} is not defined"
     if side.cause in (engine.UNREADABLE, UNSYNCED):
         why = side.policies[0].unreadable
         return why if side.cause == UNSYNCED else f"{policies} cannot be read: {why}"
-    local = party_words(ask.local, 0)
+    local = format_endpoint(ask.local, 0)
     return f"whether {policies} selects {local} in {ask.direction} is not known: its labels are not"
 
 
 def short_reason(side: DirectionVerdict, direction: str) -> str:
     """What decided, without why: it costs nothing, whatever the policies are."""
     if side.rule is not None and side.policies:
-        return rule_words(side.policies[0], side.rule, direction)
+        return format_rule(side.policies[0], side.rule, direction)
     if side.policies:
         words = {engine.ISOLATED: "isolated", engine.UNREADABLE: "unreadable"}
         return f"{words.get(side.cause, side.cause)} in {direction} by {_named(side)}"
@@ -74,36 +76,36 @@ def short_reason(side: DirectionVerdict, direction: str) -> str:
 
 
 def _named(side: DirectionVerdict) -> str:
-    told = [policy_words(policy) for policy in side.policies[:_POLICIES_TOLD]]
-    return listed([*told, *[""] * (len(side.policies) - len(told))], "and")
+    told = [format_policy(policy) for policy in side.policies[:_MAX_POLICIES]]
+    return join_words([*told, *[""] * (len(side.policies) - len(told))], "and")
 
 
-def deciding(side: DirectionVerdict) -> str:
+def deciding_policies(side: DirectionVerdict) -> str:
     """The policies that decided, in few words, for a label; "" where none did.
 
     Who isolates may be many: all of them would make a label of any length.
     """
     if side.cause == engine.RULE:
-        return policy_words(side.policies[0])
+        return format_policy(side.policies[0])
     if side.cause != engine.ISOLATED:
         return ""
-    words = [policy_words(policy) for policy in side.policies[:_POLICIES_TOLD]]
-    if len(side.policies) > _POLICIES_TOLD:
-        words.append(f"+{len(side.policies) - _POLICIES_TOLD}")
+    words = [format_policy(policy) for policy in side.policies[:_MAX_POLICIES]]
+    if len(side.policies) > _MAX_POLICIES:
+        words.append(f"+{len(side.policies) - _MAX_POLICIES}")
     return ",".join(words)
 
 
-def _nearest_words(policies: tuple[Policy, ...], ask: RuleInput, search: Search) -> str:
+def _nearest_words(policies: tuple[Policy, ...], ask: RuleInput, search: NearestSearch) -> str:
     found = search(policies, ask)
     if found is None:
         return f"nothing is allowed in {ask.direction}"
-    rule = rule_words(found.policy, found.rule, ask.direction)
-    return f"nearest {rule}: {words_of(found, ask)}"
+    rule = format_rule(found.policy, found.rule, ask.direction)
+    return f"nearest {rule}: {describe_miss(found, ask)}"
 
 
-def _of_all(policies: tuple[Policy, ...], ask: RuleInput) -> Near | None:
+def _of_all(policies: tuple[Policy, ...], ask: RuleInput) -> NearMiss | None:
     """The nearest of all rules, one after the other."""
-    return nearest(
+    return nearest_miss(
         ((policy, rule) for policy in policies for rule in rules_of(policy, ask.direction) or ()),
         ask,
     )
@@ -111,13 +113,14 @@ def _of_all(policies: tuple[Policy, ...], ask: RuleInput) -> Near | None:
 
 def _by_cause(side: DirectionVerdict, ask: RuleInput) -> str | None:
     if side.rule is not None and side.cause == engine.RULE:
-        return rule_words(side.policies[0], side.rule, ask.direction)
+        return format_rule(side.policies[0], side.rule, ask.direction)
     if side.rule is not None and side.cause == engine.DOUBT:
         policy = side.policies[0]
-        return f"{rule_words(policy, side.rule, ask.direction)}: {doubt(side.rule, policy, ask)}"
-    local = party_words(ask.local, ask.local_ip)
-    peer = party_words(ask.peer, ask.peer_ip)
-    nobody = local if ask.local.kind == NOBODY_KNOWS else peer
+        doubt = describe_doubt(side.rule, policy, ask)
+        return f"{format_rule(policy, side.rule, ask.direction)}: {doubt}"
+    local = format_endpoint(ask.local, ask.local_ip)
+    peer = format_endpoint(ask.peer, ask.peer_ip)
+    nobody = local if ask.local.kind == UNIDENTIFIED else peer
     return {
         engine.OPEN: f"no policy isolates {local} in {ask.direction}",
         engine.LOOPBACK: f"{local} always reaches itself{_BY_SERVICE if ask.by_service else ''}",

@@ -4,12 +4,12 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from podtally.policy.explain.formatting import policy_words, rule_words
-from podtally.policy.explain.mismatch import doubt, mismatch
-from podtally.policy.explain.reasons import side_reason
+from podtally.policy.explain.formatting import format_policy, format_rule
+from podtally.policy.explain.near_miss import describe_doubt, describe_mismatch
+from podtally.policy.explain.reasons import direction_reason
 from podtally.policy.model import Policy, Question, Rule
-from podtally.policy.reference.engine import Engine, asked
-from podtally.policy.reference.rules import EGRESS, INGRESS, RuleInput, meets, rules_of
+from podtally.policy.reference.engine import Engine, rule_input
+from podtally.policy.reference.matching import EGRESS, INGRESS, RuleInput, rule_matches, rules_of
 
 _TIERS = ("admin tier", "network policies", "baseline tier")
 
@@ -31,20 +31,20 @@ def explain(question: Question, policies: Iterable[Policy]) -> list[Step]:
     engine = Engine(policies)
     steps: list[Step] = []
     for direction in (EGRESS, INGRESS):
-        ask = asked(question, direction)
+        ask = rule_input(question, direction)
         side = engine.side(ask)
         selecting = engine.selecting(ask.local)
         tiers = (sum(selecting.admin, ()), selecting.network, sum(selecting.baseline, ()))
         for tier, chosen in zip(_TIERS, tiers, strict=True):
             for policy, certain in chosen:
                 steps += _of_policy(policy, certain, tier, ask)
-        verdict = f"{side.verdict}: {side_reason(side, ask)}"
+        verdict = f"{side.verdict}: {direction_reason(side, ask)}"
         steps.append(Step(direction, "", "", verdict))
     return steps
 
 
 def _of_policy(policy: Policy, certain: bool, tier: str, ask: RuleInput) -> list[Step]:
-    about = policy_words(policy)
+    about = format_policy(policy)
     if policy.unreadable:
         return [Step(ask.direction, tier, about, f"cannot be read: {policy.unreadable}")]
     rules = rules_of(policy, ask.direction)
@@ -58,11 +58,11 @@ def _of_policy(policy: Policy, certain: bool, tier: str, ask: RuleInput) -> list
 
 
 def _of_rule(rule: Rule, policy: Policy, tier: str, ask: RuleInput) -> Step:
-    met = meets(rule, policy, ask)
+    met = rule_matches(rule, policy, ask)
     if met:
         says = f"matches: {rule.action}"
     elif met is None:
-        says = f"may match: {doubt(rule, policy, ask)}"
+        says = f"may match: {describe_doubt(rule, policy, ask)}"
     else:
-        says = f"does not match: {mismatch(rule, policy, ask)}"
-    return Step(ask.direction, tier, rule_words(policy, rule, ask.direction), says)
+        says = f"does not match: {describe_mismatch(rule, policy, ask)}"
+    return Step(ask.direction, tier, format_rule(policy, rule, ask.direction), says)

@@ -18,16 +18,16 @@ _TCP = PROTOCOLS["TCP"]
 # "An Ingress does not expose arbitrary ports or protocols" (concepts, Ingress).
 _WEB_PORTS = (80, 443)
 
-Place = int | str  # an address of 128 bits, or a host's name
+AddressKey = int | str  # an address of 128 bits, or a host's name
 
 
-class Fleets:
+class ControllerPods:
     """Asks of one view of the Services, and of the addresses that the nodes have."""
 
     def __init__(self, services: Services, node_addresses: Iterable[str]) -> None:
         self._services = services
-        self._nodes = frozenset(map(place_of, node_addresses))
-        self._at: dict[Place, list[KubeService]] | None = None
+        self._nodes = frozenset(map(address_key, node_addresses))
+        self._at: dict[AddressKey, list[KubeService]] | None = None
         self._known: dict[tuple[str, ...], frozenset[int]] = {}
 
     def behind(self, addresses: tuple[str, ...]) -> frozenset[int]:
@@ -38,12 +38,12 @@ class Fleets:
         what comes from one need not be the controller's, though it is in the host's network.
         """
         if addresses not in self._known:
-            places = {place_of(text) for text in addresses} - self._nodes
+            places = {address_key(text) for text in addresses} - self._nodes
             found = {address for place in places for address in self._at_place(place)}
             self._known[addresses] = frozenset(found - self._nodes)
         return self._known[addresses]
 
-    def _at_place(self, place: Place) -> Collection[int]:
+    def _at_place(self, place: AddressKey) -> Collection[int]:
         there = self._by_place().get(place, [])
         if len(there) == 1:
             name = (there[0].namespace, there[0].name)
@@ -61,11 +61,11 @@ class Fleets:
     def _backends(self, service: ServiceName, port: tuple[int, int]) -> frozenset[int]:
         return frozenset(backend.address for backend in self._services.backends(service, port))
 
-    def _by_place(self) -> dict[Place, list[KubeService]]:
+    def _by_place(self) -> dict[AddressKey, list[KubeService]]:
         if self._at is None:
             self._at = {}
             for service in filter(is_proxied, self._services.objects.values()):
-                places = map(place_of, (*service.addresses, *service.outside_addresses))
+                places = map(address_key, (*service.addresses, *service.outside_addresses))
                 for place in set(places):
                     self._at.setdefault(place, []).append(service)
         return self._at
@@ -81,7 +81,7 @@ def is_proxied(service: KubeService) -> bool:
 
 
 @lru_cache(maxsize=1 << 14)  # the same texts come again with each change of a Service
-def place_of(text: str) -> Place:
+def address_key(text: str) -> AddressKey:
     """The same for all ways to write an address, or a name of DNS."""
     address = parse_address(text)
     return text.rstrip(".").lower() if address is None else address

@@ -13,7 +13,7 @@ from podtally.identity.services import BackendAddress, Services
 from podtally.kube.objects import KubeService
 from podtally.kube.ports import PROTOCOLS
 from podtally.policy.exposure.controllers import is_proxied
-from podtally.policy.ingress import DeclaredIngress, Route
+from podtally.policy.ingress import DeclaredIngress, IngressRoute
 from podtally.yamltree.scalars import brief
 
 INGRESS = "Ingress"
@@ -22,10 +22,10 @@ NODE_PORT = "NodePort"
 EXTERNAL_IPS = "externalIPs"
 
 _SERVICE_KINDS = (LOAD_BALANCER, NODE_PORT, EXTERNAL_IPS)
-_ROUTES_TOLD, _LONGEST_ROUTE = 3, 200  # the API limits neither
+_MAX_ROUTES, _MAX_ROUTE_CHARACTERS = 3, 200  # the API limits neither
 
 
-class Declaration(NamedTuple):
+class ExposureDeclaration(NamedTuple):
     """One port of a Service, and what exposes it."""
 
     kind: str
@@ -34,7 +34,7 @@ class Declaration(NamedTuple):
     service: str
     port: int  # the Service's; of a NodePort the nodes'
     protocol: str = "TCP"
-    routes: tuple[Route, ...] = ()  # of the Ingress, to this port
+    routes: tuple[IngressRoute, ...] = ()  # of the Ingress, to this port
     unreadable: bool = False  # the Ingress cannot be read: nobody knows whether it declares this
 
     @property
@@ -48,18 +48,20 @@ class Declaration(NamedTuple):
     @property
     def via(self) -> str:
         """What an ingress controller's traffic is by."""
-        told, more = map(_route_text, self.routes[:_ROUTES_TOLD]), len(self.routes) - _ROUTES_TOLD
+        told, more = map(_route_text, self.routes[:_MAX_ROUTES]), len(self.routes) - _MAX_ROUTES
         routes = ", ".join((*told, f"+{more}") if more > 0 else told)
         return f"{self.kind} {self.namespace}/{self.name}" + (f" ({routes})" if routes else "")
 
 
 class DeclaredExposure(NamedTuple):
-    declaration: Declaration
+    declaration: ExposureDeclaration
     backends: tuple[BackendAddress, ...]  # of the last minute, as ``Services`` has it
     addresses: tuple[str, ...] = ()  # that lead to the Ingress: its controller's
 
 
-def declared(ingresses: Iterable[DeclaredIngress], services: Services) -> list[DeclaredExposure]:
+def find_declarations(
+    ingresses: Iterable[DeclaredIngress], services: Services
+) -> list[DeclaredExposure]:
     """The ones that say most about an exposure first; those that nobody can read last."""
     in_order = sorted(ingresses, key=lambda each: (each.namespace, each.name))
     found = [each for ingress in in_order for each in _of_ingress(ingress, services)]
@@ -75,19 +77,21 @@ def declared(ingresses: Iterable[DeclaredIngress], services: Services) -> list[D
 
 
 def _of_ingress(ingress: DeclaredIngress, services: Services) -> Iterator[DeclaredExposure]:
-    routes: dict[tuple[str, int], list[Route]] = {}
+    routes: dict[tuple[str, int], list[IngressRoute]] = {}
     for route in ingress.routes:
         front = _front(ingress.namespace, route, services)
         if front is not None:
             routes.setdefault(front, []).append(route)
     for (service, port), told in routes.items():
         namespace, name = ingress.namespace, ingress.name
-        declaration = Declaration(INGRESS, namespace, name, service, port, "TCP", tuple(told))
+        declaration = ExposureDeclaration(
+            INGRESS, namespace, name, service, port, "TCP", tuple(told)
+        )
         backends = services.backends((namespace, service), (PROTOCOLS["TCP"], port))
         yield DeclaredExposure(declaration, backends, ingress.addresses)
 
 
-def _front(namespace: str, route: Route, services: Services) -> tuple[str, int] | None:
+def _front(namespace: str, route: IngressRoute, services: Services) -> tuple[str, int] | None:
     """The Service and the number of its port, headless or not; controllers ask its endpoints.
 
     A resource is the controller's own affair, and an ExternalName leads to no pods.
@@ -103,10 +107,10 @@ def _front(namespace: str, route: Route, services: Services) -> tuple[str, int] 
     return None
 
 
-def _route_text(route: Route) -> str:
+def _route_text(route: IngressRoute) -> str:
     if not route.path_type:
         return "default backend"
-    return brief(f"{route.host or '*'}{route.path}", _LONGEST_ROUTE)[1:-1]
+    return brief(f"{route.host or '*'}{route.path}", _MAX_ROUTE_CHARACTERS)[1:-1]
 
 
 def _of_service(service: KubeService, services: Services) -> Iterator[DeclaredExposure]:
@@ -118,7 +122,7 @@ def _of_service(service: KubeService, services: Services) -> Iterator[DeclaredEx
         if port.protocol in PROTOCOLS:
             shown = port.node_port if kind == NODE_PORT else port.port
             namespace, name = service.namespace, service.name
-            declaration = Declaration(kind, namespace, name, name, shown, port.protocol)
+            declaration = ExposureDeclaration(kind, namespace, name, name, shown, port.protocol)
             backends = services.backends((namespace, name), (PROTOCOLS[port.protocol], port.port))
             yield DeclaredExposure(declaration, backends)
 
@@ -141,7 +145,7 @@ def _of_unreadable(
             continue
         for port in service.ports:
             if port.protocol == "TCP":
-                declaration = Declaration(
+                declaration = ExposureDeclaration(
                     INGRESS, namespace, ingress.name, name, port.port, unreadable=True
                 )
                 backends = services.backends((namespace, name), (PROTOCOLS["TCP"], port.port))

@@ -28,7 +28,7 @@ class TableRows(NamedTuple):
         return TableRows._make(column[index] for column in self)
 
 
-def joined(parts: Iterable[TableRows]) -> TableRows:
+def concat_rows(parts: Iterable[TableRows]) -> TableRows:
     """One below the other."""
     columns = list(zip(*parts, strict=True))
     if not columns:
@@ -37,7 +37,7 @@ def joined(parts: Iterable[TableRows]) -> TableRows:
     return TableRows._make(np.concatenate(column) for column in columns)
 
 
-class FirstOf:
+class FirstMatchTable:
     """Immutable. Where rows have the same address and word, the first one counts."""
 
     def __init__(self, rows: TableRows) -> None:
@@ -45,8 +45,8 @@ class FirstOf:
         self._highs, high = _numbered(rows.high)
         self._words, word = _numbered(rows.word)
         self._lows, low = _numbered(rows.low)
-        self._pairs, pair = _numbered(_both(high, word))
-        self._keys, first = np.unique(_both(pair, low), return_index=True)
+        self._pairs, pair = _numbered(_packed(high, word))
+        self._keys, first = np.unique(_packed(pair, low), return_index=True)
         self._values = rows.value[first]
 
     def look_up(self, addresses: Addresses, word: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -57,8 +57,8 @@ class FirstOf:
         high, has_high = _searched(self._highs, addresses.high)
         word, has_word = _searched(self._words, word)
         low, has_low = _searched(self._lows, addresses.low)
-        pair, has_pair = _searched(self._pairs, _both(high, word))
-        key, has_key = _searched(self._keys, _both(pair, low))
+        pair, has_pair = _searched(self._pairs, _packed(high, word))
+        key, has_key = _searched(self._keys, _packed(pair, low))
         found = has_high & has_word & has_low & has_pair & has_key
         return np.where(found, self._values[key], NOTHING)
 
@@ -77,6 +77,6 @@ def _searched(
     return place.astype(np.uint64), known[place] == wanted
 
 
-def _both(upper: NDArray[np.uint64], lower: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _packed(upper: NDArray[np.uint64], lower: NDArray[np.uint64]) -> NDArray[np.uint64]:
     packed: NDArray[np.uint64] = upper << _NUMBER_BITS | lower
     return packed

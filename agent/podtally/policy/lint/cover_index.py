@@ -28,10 +28,10 @@ from podtally.policy.model import (
 
 _EVERYONE = "everyone"
 _ALL = "all"
-_LOOKED_AT = 4  # peers, ports of a rule: the one with the fewest that may cover it is taken
+_MAX_TRIED = 4  # peers, ports of a rule: the one with the fewest that may cover it is taken
 
 
-class Found:
+class CoverCandidates:
     """Numbers that were found, in ascending lists."""
 
     def __init__(self, lists: list[list[int]]) -> None:
@@ -61,13 +61,15 @@ class PeerIndex:
         for token in tokens:
             self._numbers.setdefault(token, []).append(number)
 
-    def find(self, peers: tuple[Peer | Subject, ...] | None, namespace: str) -> Found:
+    def find(self, peers: tuple[Peer | Subject, ...] | None, namespace: str) -> CoverCandidates:
         """Return what may cover all of the peers."""
         everyone = self._numbers.get(_EVERYONE, [])
         if peers is None:
-            return Found([everyone])
-        found = (self._covering(peer, namespace) for peer in peers[:_LOOKED_AT])
-        return min((Found([everyone, *lists]) for lists in found), key=lambda each: each.count)
+            return CoverCandidates([everyone])
+        found = (self._covering(peer, namespace) for peer in peers[:_MAX_TRIED])
+        return min(
+            (CoverCandidates([everyone, *lists]) for lists in found), key=lambda each: each.count
+        )
 
     def _tokens(self, peer: Peer | Subject, namespace: str) -> Iterator[Hashable]:
         if isinstance(peer, Block):
@@ -128,11 +130,11 @@ class PortIndex:
             if not numbers or numbers[-1] != number:
                 numbers.append(number)
 
-    def find(self, ports: tuple[PolicyPort, ...] | None) -> Found:
+    def find(self, ports: tuple[PolicyPort, ...] | None) -> CoverCandidates:
         """Return what may cover all of the ports."""
         if ports is None:
-            return Found([self._any])
-        found = (Found([self._any, *self._covering(port)]) for port in ports[:_LOOKED_AT])
+            return CoverCandidates([self._any])
+        found = (CoverCandidates([self._any, *self._covering(port)]) for port in ports[:_MAX_TRIED])
         return min(found, key=lambda each: each.count)
 
     def _covering(self, port: PolicyPort) -> Iterator[list[int]]:

@@ -8,12 +8,12 @@ from podtally.policy.model import Policy
 from podtally.policy.problems import WARNING, Path, Problem, field_of
 
 SCHEMA = "schema"
-NOTHING = "selects-nothing"
+SELECTS_NOTHING = "selects-nothing"
 SHADOWED = "shadowed"
-PORTLESS = "no-ports"
-NOT_ASKED = "not-asked"
-TWICE = "twice"
-NOT_READ = "not-read"
+PROTOCOL_WITHOUT_PORTS = "no-ports"
+IGNORED_RULES = "not-asked"
+DUPLICATE = "twice"
+UNSUPPORTED_KIND = "not-read"
 UNISOLATED = "unisolated"
 POLICY_TYPES = "policy-types"
 NO_SELECTOR = "no-selector"
@@ -23,12 +23,12 @@ NO_DNS = "no-dns"
 SERVICE_ADDRESS = "service-address"
 CHECKS = {
     SCHEMA: "the API server would refuse it, or should",
-    NOTHING: "a selector or a named port that means nobody",
+    SELECTS_NOTHING: "a selector or a named port that means nobody",
     SHADOWED: "a rule that never makes a difference",
-    PORTLESS: "a port of a protocol that has none",
-    NOT_ASKED: "rules of a direction that policyTypes leaves out",
-    TWICE: "an object that is declared more than once",
-    NOT_READ: "a policy of a kind that podtally does not read",
+    PROTOCOL_WITHOUT_PORTS: "a port of a protocol that has none",
+    IGNORED_RULES: "rules of a direction that policyTypes leaves out",
+    DUPLICATE: "an object that is declared more than once",
+    UNSUPPORTED_KIND: "a policy of a kind that podtally does not read",
     POLICY_TYPES: "egress without policyTypes: ingress is denied too, or nothing is isolated",
     NO_SELECTOR: "a NetworkPolicy without podSelector, which selects every pod",
     OR_SELECTORS: "a namespaceSelector and a podSelector in two peers: one of them is enough",

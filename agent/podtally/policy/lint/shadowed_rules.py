@@ -13,14 +13,14 @@ from typing import NamedTuple
 from podtally.policy.lint.cover_index import PeerIndex, PortIndex
 from podtally.policy.lint.subsumption import covers_rule, covers_subject
 from podtally.policy.model import ADMIN_TIER, NETWORK_TIER, PASS, Policy, Rule
-from podtally.policy.reference.engine import order
-from podtally.policy.reference.rules import EGRESS, INGRESS, rules_of
+from podtally.policy.reference.engine import evaluation_order
+from podtally.policy.reference.matching import EGRESS, INGRESS, rules_of
 
 _FEW = 32  # rules: it is quicker to compare them than to look for fewer
-MOST_COMPARISONS = 2_000_000  # of two rules; some ten seconds
+MAX_COMPARISONS = 2_000_000  # of two rules; some ten seconds
 
 
-class Shadow(NamedTuple):
+class ShadowedRule(NamedTuple):
     """``rule`` of ``policy`` is covered by ``other_rule`` of ``other``."""
 
     direction: str
@@ -30,45 +30,47 @@ class Shadow(NamedTuple):
     other_rule: Rule
 
 
-class Budget:
+class ComparisonBudget:
     """How many pairs of rules may be compared; ``skipped`` counts rules that were not."""
 
-    def __init__(self, comparisons: int = MOST_COMPARISONS) -> None:
+    def __init__(self, comparisons: int = MAX_COMPARISONS) -> None:
         self.left = comparisons
         self.skipped = 0
 
 
-def shadows(policies: Iterable[Policy], budget: Budget | None = None) -> Iterator[Shadow]:
+def shadowed_rules(
+    policies: Iterable[Policy], budget: ComparisonBudget | None = None
+) -> Iterator[ShadowedRule]:
     """For each rule that is shadowed the first that shadows it."""
-    budget = budget or Budget()
-    ordered = sorted((p for p in policies if not p.unreadable), key=order)
+    budget = budget or ComparisonBudget()
+    ordered = sorted((p for p in policies if not p.unreadable), key=evaluation_order)
     cluster = [policy for policy in ordered if policy.tier != NETWORK_TIER]
     spaces: dict[str, list[Policy]] = {}
     for policy in ordered:
         if policy.tier == NETWORK_TIER:
             spaces.setdefault(policy.namespace, []).append(policy)
     for direction in (INGRESS, EGRESS):
-        tiers = _Rules(cluster, direction, budget)
+        tiers = _RuleSet(cluster, direction, budget)
         deciding = _deciding(cluster, direction)
         decides = {(id(policy), rule.index) for policy, rule in deciding}
         for policy in cluster:
             yield from _in_order(policy, tiers, decides)
-        admin = _Rules(dict.fromkeys(p for p, _ in deciding), direction, budget, deciding)
+        admin = _RuleSet(dict.fromkeys(p for p, _ in deciding), direction, budget, deciding)
         for space in spaces.values():
-            yield from _in_union(space, _Rules(space, direction, budget), admin)
+            yield from _in_union(space, _RuleSet(space, direction, budget), admin)
 
 
 Entry = tuple[Policy, Rule]
 
 
-class _Rules:
+class _RuleSet:
     """The rules of some policies in one direction, in order, and where to look for covers."""
 
     def __init__(
         self,
         policies: Iterable[Policy],
         direction: str,
-        budget: Budget,
+        budget: ComparisonBudget,
         entries: Iterable[Entry] | None = None,
     ) -> None:
         self.direction = direction
@@ -145,7 +147,9 @@ def _is_asked_before(other: Policy, policy: Policy) -> bool:
     return other.tier == policy.tier and other.priority < policy.priority
 
 
-def _in_order(policy: Policy, rules: _Rules, decides: set[tuple[int, int]]) -> Iterator[Shadow]:
+def _in_order(
+    policy: Policy, rules: _RuleSet, decides: set[tuple[int, int]]
+) -> Iterator[ShadowedRule]:
     for rule in rules_of(policy, rules.direction) or ():
         for other, other_rule in rules.covering(policy, rule):
             if other is policy:
@@ -155,11 +159,11 @@ def _in_order(policy: Policy, rules: _Rules, decides: set[tuple[int, int]]) -> I
                     policy.tier != ADMIN_TIER and (id(other), other_rule.index) in decides
                 )
             if before:
-                yield Shadow(rules.direction, policy, rule, other, other_rule)
+                yield ShadowedRule(rules.direction, policy, rule, other, other_rule)
                 break
 
 
-def _in_union(space: Sequence[Policy], rules: _Rules, admin: _Rules) -> Iterator[Shadow]:
+def _in_union(space: Sequence[Policy], rules: _RuleSet, admin: _RuleSet) -> Iterator[ShadowedRule]:
     """NetworkPolicies of a namespace: of two rules that mean the same the later is told."""
     numbers = {
         (id(policy), rule.index): number for number, (policy, rule) in enumerate(rules.entries)
@@ -178,7 +182,7 @@ def _in_union(space: Sequence[Policy], rules: _Rules, admin: _Rules) -> Iterator
                     None,
                 )
             if found is not None:
-                yield Shadow(rules.direction, policy, rule, *found)
+                yield ShadowedRule(rules.direction, policy, rule, *found)
 
 
 def _is_same_or_later(

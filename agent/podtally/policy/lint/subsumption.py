@@ -25,9 +25,9 @@ from podtally.policy.model import (
     Selector,
     Subject,
 )
-from podtally.policy.reference.rules import in_network
+from podtally.policy.reference.matching import in_network
 
-_KEPT = 1 << 16  # answers
+_MAX_CACHED = 1 << 16  # answers
 
 
 class _KnownLabels(NamedTuple):
@@ -39,14 +39,14 @@ class _KnownLabels(NamedTuple):
     absent: bool = False
 
 
-@lru_cache(_KEPT)
+@lru_cache(_MAX_CACHED)
 def is_contradictory(selector: Selector) -> bool:
     """Whether no labels at all could be selected."""
     facts = (_known(selector, requirement.key) for requirement in selector.requirements)
     return any((each.there and each.absent) or each.only == frozenset() for each in facts)
 
 
-@lru_cache(_KEPT)
+@lru_cache(_MAX_CACHED)
 def covers_selector(outer: Selector, inner: Selector) -> bool:
     return all(_follows(wanted, _known(inner, wanted.key)) for wanted in outer.requirements)
 

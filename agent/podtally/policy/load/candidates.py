@@ -5,12 +5,12 @@ import hashlib
 from typing import Any
 
 from podtally.config.policy_name import PolicyName
-from podtally.policy.load.declared import DeclaredPolicies
+from podtally.policy.load.policy_sources import DeclaredPolicies
 from podtally.policy.model import Policy
 from podtally.policy.names import name_of
 
 
-def is_tried(declared: DeclaredPolicies) -> bool:
+def has_candidates(declared: DeclaredPolicies) -> bool:
     """Whether anything is to be judged beside the policies in force."""
     return bool(declared.candidates or declared.deleted)
 
@@ -24,7 +24,7 @@ def with_candidates(declared: DeclaredPolicies) -> list[Policy]:
     return [*kept, *declared.candidates]
 
 
-def not_in_force(declared: DeclaredPolicies) -> list[PolicyName]:
+def missing_deletions(declared: DeclaredPolicies) -> list[PolicyName]:
     """What is to be deleted, but is not there."""
     known = {name_of(policy) for policy in declared.policies}
     return [name for name in map(PolicyName._make, declared.deleted) if name not in known]
@@ -35,7 +35,7 @@ def fingerprint(declared: DeclaredPolicies) -> str:
 
     The same after a restart.
     """
-    if not is_tried(declared):
+    if not has_candidates(declared):
         return ""
     named = {name_of(policy) for policy in declared.candidates} | set(declared.deleted)
     replaced = [policy for policy in declared.policies if name_of(policy) in named]

@@ -9,8 +9,8 @@ from podtally.policy.cidr import parse_sloppy
 from podtally.policy.ingress import (
     CLASS_ANNOTATION,
     DeclaredIngress,
+    IngressRoute,
     IngressServicePort,
-    Route,
     addresses_of,
 )
 from podtally.policy.model import (
@@ -85,12 +85,12 @@ def host_policy(policy: network.HostPolicy, candidate: bool) -> Policy:
 def ingress(given: network.Ingress) -> DeclaredIngress:
     spec, meta = given.spec, given.metadata
     routes = [
-        Route(rule.host, path.path, path.path_type or "", _backend(path.backend))
+        IngressRoute(rule.host, path.path, path.path_type or "", _backend(path.backend))
         for rule in spec.rules
         for path in (rule.http.paths if rule.http else ())
     ]
     if spec.default_backend is not None:
-        routes.append(Route("", "", "", _backend(spec.default_backend)))
+        routes.append(IngressRoute("", "", "", _backend(spec.default_backend)))
     return DeclaredIngress(
         meta.namespace or DEFAULT_NAMESPACE,
         name_of(meta),

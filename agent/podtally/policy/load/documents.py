@@ -73,25 +73,25 @@ class Document(NamedTuple):
         return " ".join(filter(None, (brief(self.kind)[1:-1], name)))
 
 
-class Lost(NamedTuple):
+class LostText(NamedTuple):
     """A piece of text that is no document, though it may have been meant for one."""
 
     problem: Problem  # one of the text's
     policies: tuple[Document, ...]  # that it speaks of: kind and namespace, see ``salvage``
 
 
-class Text(NamedTuple):
+class ParsedText(NamedTuple):
     """All that a text holds."""
 
     documents: tuple[Document, ...]
     problems: tuple[Problem, ...]
-    lost: tuple[Lost, ...] = ()
+    lost: tuple[LostText, ...] = ()
     blank: bool = False  # it holds nothing at all, but for comments
 
 
-def read_text(text: str | bytes, source: str) -> Text:
+def read_text(text: str | bytes, source: str) -> ParsedText:
     """``source`` is the name for problems: a file, mostly."""
-    found = _Found(source)
+    found = _TextBuilder(source)
     try:
         plain = _decode(text)
     except TreeError as error:
@@ -108,26 +108,26 @@ def read_text(text: str | bytes, source: str) -> Text:
                 found.take(value, lines)
         except TreeError as error:
             line = (error.line or first_line) - first_line + 1
-            line, message = salvage.explained(piece, line, error.message)
+            line, message = salvage.with_likely_cause(piece, line, error.message)
             found.lose(line + first_line - 1, message, piece)
     for line, doubtful in budget.doubts:
         found.warn(line, doubtful)
     return found.text()
 
 
-class _Found:
+class _TextBuilder:
     """What was found in a text so far."""
 
     def __init__(self, source: str) -> None:
         self._source = source
         self._documents: list[Document] = []
         self._problems: list[Problem] = []
-        self._lost: list[Lost] = []
+        self._lost: list[LostText] = []
         self._is_blank = True
 
-    def text(self) -> Text:
+    def text(self) -> ParsedText:
         blank = self._is_blank and not self._lost
-        return Text(tuple(self._documents), tuple(self._problems), tuple(self._lost), blank)
+        return ParsedText(tuple(self._documents), tuple(self._problems), tuple(self._lost), blank)
 
     def warn(self, line: int, message: str) -> None:
         self._problems.append(Problem(self._source, line, "", "", message, WARNING))
@@ -189,7 +189,7 @@ class _Found:
             Document(self._source, content["apiVersion"], content["kind"], content, LineMap(None))
             for content in policies
         )
-        self._lost.append(Lost(problem, found))
+        self._lost.append(LostText(problem, found))
 
 
 def _readable(text: str | bytes) -> str:

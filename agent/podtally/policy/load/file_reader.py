@@ -6,23 +6,23 @@ import threading
 import time
 from typing import NamedTuple
 
-from podtally.policy.load.loader import Reading
-from podtally.policy.load.policy_files import Loaded, PolicyFiles
-from podtally.policy.load.unreadable import all_unreadable
+from podtally.policy.load.parser import ParsedPolicies
+from podtally.policy.load.policy_files import LoadedFiles, PolicyFiles
+from podtally.policy.load.stand_ins import all_unreadable
 from podtally.policy.problems import Problem
 from podtally.supervision.worker import Worker
 
 log = logging.getLogger(__name__)
 
-EVERY_SECONDS = 1.0
-_TOLD_AFTER_SECONDS = 2.0
+INTERVAL_SECONDS = 1.0
+_LOG_AFTER_SECONDS = 2.0
 _STOP_SECONDS = 0.9  # a load that is under way then is left behind
-_NOTHING = Loaded(Reading(), (), False)
+_NOTHING = LoadedFiles(ParsedPolicies(), (), False)
 
 
-class Read(NamedTuple):
-    files: Loaded
-    candidates: Loaded
+class LoadedSets(NamedTuple):
+    files: LoadedFiles
+    candidates: LoadedFiles
 
 
 class PolicyReader:
@@ -35,7 +35,7 @@ class PolicyReader:
         self._loaded = threading.Event()  # once
         self._wake = threading.Event()
         self._stopped = False
-        self.read = Read(_unread(files, False), _unread(candidates, True))
+        self.read = LoadedSets(_unread(files, False), _unread(candidates, True))
 
     def start(self) -> None:
         """Returns when all has been read once, or cannot be (see ``alive``)."""
@@ -45,7 +45,7 @@ class PolicyReader:
         self._worker.start()
         told = False
         while not (self._loaded.wait(0.1) or self._worker.trouble) and self._worker.alive:
-            if not told and time.monotonic() - began > _TOLD_AFTER_SECONDS:
+            if not told and time.monotonic() - began > _LOG_AFTER_SECONDS:
                 told = True
                 log.info("reading policy files; counts are booked when they are read")
         if told:
@@ -75,19 +75,19 @@ class PolicyReader:
         while not self._stopped:
             self._load()
             self._loaded.set()
-            self._wake.wait(EVERY_SECONDS)
+            self._wake.wait(INTERVAL_SECONDS)
             self._wake.clear()
 
     def _load(self) -> None:
         files = self._files.load() if self._files else _NOTHING
         candidates = self._candidates.load() if self._candidates else _NOTHING
         if files.changed or candidates.changed:
-            self.read = Read(files, candidates)
+            self.read = LoadedSets(files, candidates)
 
 
-def _unread(files: PolicyFiles | None, candidate: bool) -> Loaded:
+def _unread(files: PolicyFiles | None, candidate: bool) -> LoadedFiles:
     """What is in force until files were read: nobody can say that nothing is declared."""
     if files is None:
         return _NOTHING
     problem = Problem("policy files", 0, "", "", "have not been read yet")
-    return Loaded(Reading(all_unreadable(problem, candidate)), (), False)
+    return LoadedFiles(ParsedPolicies(all_unreadable(problem, candidate)), (), False)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps the last good version of objects that cannot be read in a new version of their file."""
 
-from podtally.policy.load.loader import Reading
+from podtally.policy.load.parser import ParsedPolicies
 from podtally.policy.model import Policy
 
 _Key = tuple[str, str, str]
 
 
-def with_last_good(before: Reading, now: Reading) -> tuple[Reading, bool]:
+def with_last_good(before: ParsedPolicies, now: ParsedPolicies) -> tuple[ParsedPolicies, bool]:
     """Return the new version with what had to be kept of the one in force, and whether any was.
 
     An unreadable object is replaced by its namesake. Where a piece of the text is lost, whatever

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from podtally.policy.load.documents import MAX_BYTES
 from podtally.policy.load.last_good import with_last_good
-from podtally.policy.load.loader import Reading, merged, read_text
-from podtally.policy.load.unreadable import all_unreadable, nothing
+from podtally.policy.load.parser import ParsedPolicies, merged, read_text
+from podtally.policy.load.stand_ins import all_unreadable, empty_stand_in
 from podtally.policy.model import Policy
 from podtally.policy.problems import ERROR, Problem
 
@@ -27,7 +27,7 @@ SUFFIXES = (".json", ".yaml", ".yml")  # of files in folders, as kubectl's
 _SETTLED_NS = 2_000_000_000  # a file that old cannot change again under the same time stamp
 
 
-class Stamp(NamedTuple):
+class FileStamp(NamedTuple):
     """Changes when a file does, or may."""
 
     device: int
@@ -40,17 +40,17 @@ class Stamp(NamedTuple):
 class PolicyFile(NamedTuple):
     """A file as it was last read."""
 
-    stamp: Stamp | None  # None: read it again
+    stamp: FileStamp | None  # None: read it again
     digest: bytes
-    reading: Reading  # what is in force of it
+    parsed: ParsedPolicies  # what is in force of it
     problems: tuple[Problem, ...]  # of its latest version
     stale: bool  # in force is an earlier version than that of the problems
 
 
-class Loaded(NamedTuple):
+class LoadedFiles(NamedTuple):
     """What all files say."""
 
-    reading: Reading
+    parsed: ParsedPolicies
     stale: tuple[str, ...]  # files that are in force in an earlier version
     changed: bool  # since the load before
 
@@ -62,9 +62,9 @@ class PolicyFiles:
         self._paths = tuple(paths)
         self._candidate = candidate
         self._files: dict[str, PolicyFile] = {}
-        self._loaded: Loaded | None = None
+        self._loaded: LoadedFiles | None = None
 
-    def load(self) -> Loaded:
+    def load(self) -> LoadedFiles:
         """Read what has changed. Without a change, it costs a ``stat`` a file."""
         files: dict[str, PolicyFile] = {}
         for path in self._paths:
@@ -74,7 +74,7 @@ class PolicyFiles:
         before, self._files = self._files, files
         changed = self._loaded is None or _contents(before) != _contents(files)
         if changed or self._loaded is None:
-            self._loaded = Loaded(_united(files), _stale(files), True)
+            self._loaded = LoadedFiles(_united(files), _stale(files), True)
         else:
             self._loaded = self._loaded._replace(changed=False)
         return self._loaded
@@ -119,30 +119,32 @@ class PolicyFiles:
         reading = read_text(text or b"", name, self._candidate)
         good, stale = reading, False
         if before is not None:
-            good, stale = with_last_good(before.reading, reading)
+            good, stale = with_last_good(before.parsed, reading)
         return PolicyFile(stamp, digest, good, reading.problems, stale)
 
     def _lost(self, name: str, why: str) -> PolicyFile:
         before = self._files.get(name)
         problem = Problem(name, 0, "", "", why, ERROR)
-        if before is not None and _has_objects(before.reading):
-            return PolicyFile(None, b"", before.reading, (problem,), True)
+        if before is not None and _has_objects(before.parsed):
+            return PolicyFile(None, b"", before.parsed, (problem,), True)
         named = any(name == str(path) for path in self._paths)
-        policies: tuple[Policy, ...] = (nothing(problem, self._candidate),)
+        policies: tuple[Policy, ...] = (empty_stand_in(problem, self._candidate),)
         if named:
             policies = all_unreadable(problem, self._candidate)
-        reading = Reading(policies, problems=(problem,), lost=(problem,))
+        reading = ParsedPolicies(policies, problems=(problem,), lost=(problem,))
         return PolicyFile(None, b"", reading, (problem,), False)
 
 
-def _content(name: str, known: Stamp | None) -> tuple[Stamp | None, bytes | None]:
+def _content(name: str, known: FileStamp | None) -> tuple[FileStamp | None, bytes | None]:
     """Stamp and text; no text if the stamp is the known one. The file may be replaced meanwhile."""
     descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not hang
     with open(descriptor, "rb") as file:
         info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode):
             raise OSError(0, "not a regular file")
-        stamp = Stamp(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+        stamp = FileStamp(
+            info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+        )
         if stamp == known:
             return stamp, None
         text = file.read(MAX_BYTES + 1)
@@ -150,7 +152,7 @@ def _content(name: str, known: Stamp | None) -> tuple[Stamp | None, bytes | None
     return stamp if settled else None, text
 
 
-def _has_objects(reading: Reading) -> bool:
+def _has_objects(reading: ParsedPolicies) -> bool:
     return bool(reading.ingresses) or any(not policy.unreadable for policy in reading.policies)
 
 
@@ -162,5 +164,5 @@ def _stale(files: dict[str, PolicyFile]) -> tuple[str, ...]:
     return tuple(name for name, file in files.items() if file.stale)
 
 
-def _united(files: dict[str, PolicyFile]) -> Reading:
-    return merged(file.reading._replace(problems=file.problems) for file in files.values())
+def _united(files: dict[str, PolicyFile]) -> ParsedPolicies:
+    return merged(file.parsed._replace(problems=file.problems) for file in files.values())

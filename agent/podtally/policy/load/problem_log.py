@@ -4,12 +4,12 @@
 import logging
 from collections.abc import Sequence
 
-from podtally.policy.load.resources import SOURCE
+from podtally.policy.load.api_resources import SOURCE
 from podtally.policy.problems import ERROR, Problem
 
 log = logging.getLogger(__name__)
 
-MOST_LINES = 20  # at a time
+MAX_LINES = 20  # at a time
 
 
 class ProblemLog:
@@ -20,17 +20,17 @@ class ProblemLog:
         """Log what is new among all problems that there are now."""
         now = dict.fromkeys(problem._replace(line=0) for problem in problems)
         new = [problem for problem in problems if problem._replace(line=0) not in self._told]
-        for problem in new[:MOST_LINES]:
+        for problem in new[:MAX_LINES]:
             level = logging.ERROR if problem.severity == ERROR else logging.WARNING
             log.log(level, "in the policies: %s", problem)
-        if len(new) > MOST_LINES:
-            log.warning("in the policies: and %d more problems", len(new) - MOST_LINES)
+        if len(new) > MAX_LINES:
+            log.warning("in the policies: and %d more problems", len(new) - MAX_LINES)
         still = set(map(_place, now))
         fixed = sorted({_place(problem) for problem in self._told} - still)
-        for place in fixed[:MOST_LINES]:
+        for place in fixed[:MAX_LINES]:
             log.info("in the policies: %s has no problem any more", place)
-        if len(fixed) > MOST_LINES:
-            log.info("in the policies: and %d more have none", len(fixed) - MOST_LINES)
+        if len(fixed) > MAX_LINES:
+            log.info("in the policies: and %d more have none", len(fixed) - MAX_LINES)
         self._told = frozenset(now)
 
 

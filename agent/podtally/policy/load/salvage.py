@@ -12,7 +12,7 @@ from typing import Any
 from podtally.policy.schema import kinds
 from podtally.policy.validate.names import dns_label
 
-_MOST = 8 << 20  # characters that are looked at
+_MAX_CHARACTERS = 8 << 20  # characters that are looked at
 _KIND = re.compile(r"""["']?\bkind["']?[ \t]*:[ \t]*["']?([A-Za-z]{1,63})\b""")
 _NAMESPACE = re.compile(r"""["']?\bnamespace["']?[ \t]*:[ \t]*["']?([^\s"',}#]{0,64})""")
 _TEMPLATE = re.compile(r"\{\{[-\s\w.$\"(/]")
@@ -25,7 +25,7 @@ _COMMA = re.compile(r",\s*[}\]]")
 
 def salvaged(piece: str) -> list[dict[str, Any]]:
     """Return objects with apiVersion, kind and namespace of the policies in a broken text."""
-    text = piece[:_MOST]
+    text = piece[:_MAX_CHARACTERS]
     if is_template(text):
         return []
     found = dict.fromkeys(kind for kind in _KIND.findall(text) if kind in kinds.API_VERSIONS)
@@ -43,7 +43,7 @@ def is_template(text: str) -> bool:
     return bool(_TEMPLATE.search(text) or _PLACEHOLDER.search(text))
 
 
-def explained(piece: str, line: int, message: str) -> tuple[int, str]:
+def with_likely_cause(piece: str, line: int, message: str) -> tuple[int, str]:
     """Return the line and the message for a text that is no YAML, with its likely cause."""
     found = _TEMPLATE.search(piece)
     if found:
@@ -70,7 +70,7 @@ def trailing_comma(piece: str) -> int:
 
 
 def _line_of(sign: re.Pattern[str], piece: str) -> int:
-    if not _JSON.match(piece) or len(piece) > _MOST:
+    if not _JSON.match(piece) or len(piece) > _MAX_CHARACTERS:
         return 0
     found = sign.search(_STRING.sub(lambda string: "_" * len(string.group()), piece))
     if not found:

@@ -39,10 +39,10 @@ from podtally.policy.model import (
     DENY,
     HOST,
     NETWORK_TIER,
-    NOBODY_KNOWS,
     PASS,
     POD,
     UNDECLARED,
+    UNIDENTIFIED,
     UNKNOWN,
     UNSYNCED,
     DirectionVerdict,
@@ -51,16 +51,16 @@ from podtally.policy.model import (
     Question,
     Verdict,
 )
-from podtally.policy.reference.outcome import Doubt, Stage, outcome
-from podtally.policy.reference.rules import (
+from podtally.policy.reference.doubt import Doubt, TierResult, resolve
+from podtally.policy.reference.matching import (
     EGRESS,
     HAVE_PORTS,
     INGRESS,
     RuleInput,
-    has_say,
-    is_subject,
-    meets,
+    applies_in,
+    rule_matches,
     rules_of,
+    selects_endpoint,
     uses_node,
 )
 
@@ -79,39 +79,39 @@ SELECTION = "selection"  # whether the policy is for this end is not known
 SAME_PRIORITY = "same priority"
 PROTOCOL = "protocol"
 
-_PARTIES_KEPT = 1 << 16
+_MAX_CACHED = 1 << 16
 _VERDICT_OF = {ALLOW: ALLOWED, DENY: DENIED, PASS: PASS}
 _ALLOWED, _DENIED = frozenset((ALLOWED,)), frozenset((DENIED,))
 _EITHER = _ALLOWED | _DENIED
 _ANYTHING = _EITHER | {PASS}
 
-Chosen = tuple[Policy, bool]  # and whether it is certain that the policy is for the party
+MaybeSelecting = tuple[Policy, bool]  # and whether it is certain that the policy is for the party
 
 
-class Selecting(NamedTuple):
+class SelectingPolicies(NamedTuple):
     """The policies for a party; the admin tiers' in groups of one priority, in order."""
 
-    admin: tuple[tuple[Chosen, ...], ...]
-    network: tuple[Chosen, ...]
-    baseline: tuple[tuple[Chosen, ...], ...]
+    admin: tuple[tuple[MaybeSelecting, ...], ...]
+    network: tuple[MaybeSelecting, ...]
+    baseline: tuple[tuple[MaybeSelecting, ...], ...]
 
 
 class Engine:
     """Judges by a set of policies, which does not change. Order of policies does not matter."""
 
     def __init__(self, policies: Iterable[Policy]) -> None:
-        ordered = sorted(policies, key=order)
+        ordered = sorted(policies, key=evaluation_order)
         self._cluster = [p for p in ordered if p.tier != NETWORK_TIER]
         self._network: dict[str, list[Policy]] = {}
         for policy in ordered:
             if policy.tier == NETWORK_TIER:
                 self._network.setdefault(policy.namespace, []).append(policy)
-        self.selecting = lru_cache(_PARTIES_KEPT)(self._selecting)
+        self.selecting = lru_cache(_MAX_CACHED)(self._selecting)
 
     def judge(self, question: Question) -> Verdict:
-        egress = self.side(asked(question, EGRESS))
-        ingress = self.side(asked(question, INGRESS))
-        return Verdict(whole(ingress.verdict, egress.verdict), ingress, egress)
+        egress = self.side(rule_input(question, EGRESS))
+        ingress = self.side(rule_input(question, INGRESS))
+        return Verdict(combine(ingress.verdict, egress.verdict), ingress, egress)
 
     def side(self, ask: RuleInput) -> DirectionVerdict:
         """What the policies of one end say."""
@@ -130,24 +130,24 @@ class Engine:
         )
         # "If a given connection wasn't allowed or denied by any of the tiers, the default
         # kubernetes policy is applied, which says that all pods can communicate."
-        return outcome(stages, spared or DirectionVerdict(UNDECLARED, OPEN)).side
+        return resolve(stages, spared or DirectionVerdict(UNDECLARED, OPEN)).side
 
-    def _selecting(self, party: PolicyEndpoint) -> Selecting:
+    def _selecting(self, party: PolicyEndpoint) -> SelectingPolicies:
         own = self._network.get(party.namespace if party.kind == POD else "", ())
         cluster = _chosen(self._cluster, party)
-        return Selecting(
+        return SelectingPolicies(
             _grouped(chosen for chosen in cluster if chosen[0].tier == ADMIN_TIER),
             tuple(_chosen(own, party)),
             _grouped(chosen for chosen in cluster if chosen[0].tier == BASELINE_TIER),
         )
 
 
-def order(policy: Policy) -> tuple[int, int, str, str, str]:
+def evaluation_order(policy: Policy) -> tuple[int, int, str, str, str]:
     """By tier, then by priority; among equals by name, so that the same is told each time."""
     return (policy.tier, policy.priority, policy.kind, policy.namespace, policy.name)
 
 
-def asked(question: Question, direction: str) -> RuleInput:
+def rule_input(question: Question, direction: str) -> RuleInput:
     source, destination, protocol, port, source_ip, destination_ip, by_service = question
     if direction == INGRESS:
         ends = (destination, destination_ip, source, source_ip)
@@ -156,7 +156,7 @@ def asked(question: Question, direction: str) -> RuleInput:
     return RuleInput(direction, *ends, destination, protocol, port, by_service)
 
 
-def whole(ingress: str, egress: str) -> str:
+def combine(ingress: str, egress: str) -> str:
     """Both ends have to let it pass; declared is what at least one end declares."""
     verdicts = (ingress, egress)
     for verdict in (DENIED, UNKNOWN, ALLOWED):
@@ -188,7 +188,7 @@ def is_own_node(ask: RuleInput) -> bool:
 def _exempt(ask: RuleInput) -> DirectionVerdict | None:
     """What no policy is asked about."""
     local = ask.local
-    if local.kind == NOBODY_KNOWS:
+    if local.kind == UNIDENTIFIED:
         return DirectionVerdict(UNKNOWN, UNKNOWN_END)
     if local.kind not in (POD, HOST):
         return DirectionVerdict(UNDECLARED, OUTSIDE)
@@ -208,24 +208,24 @@ def _spared(ask: RuleInput) -> DirectionVerdict | None:
     return DirectionVerdict(ALLOWED, OWN_NODE) if is_own_node(ask) else None
 
 
-def _chosen(policies: Iterable[Policy], party: PolicyEndpoint) -> list[Chosen]:
-    answers = ((policy, is_subject(policy, party)) for policy in policies)
+def _chosen(policies: Iterable[Policy], party: PolicyEndpoint) -> list[MaybeSelecting]:
+    answers = ((policy, selects_endpoint(policy, party)) for policy in policies)
     return [(policy, bool(answer)) for policy, answer in answers if answer is not False]
 
 
-def _grouped(chosen: Iterable[Chosen]) -> tuple[tuple[Chosen, ...], ...]:
+def _grouped(chosen: Iterable[MaybeSelecting]) -> tuple[tuple[MaybeSelecting, ...], ...]:
     return tuple(tuple(group) for _, group in groupby(chosen, key=lambda c: c[0].priority))
 
 
-def _in_order(groups: tuple[tuple[Chosen, ...], ...], ask: RuleInput) -> Stage:
+def _in_order(groups: tuple[tuple[MaybeSelecting, ...], ...], ask: RuleInput) -> TierResult:
     """An admin tier: "policies with lower priority values ... are checked before"."""
     doubts: list[Doubt] = []
     for group in groups:
         decided = _of_one_priority(group, ask, doubts)
         if decided is not None:
             # Pass "skips all further ClusterNetworkPolicy rules in the current tier".
-            return Stage(None if decided.verdict == PASS else decided, doubts)
-    return Stage(None, doubts)
+            return TierResult(None if decided.verdict == PASS else decided, doubts)
+    return TierResult(None, doubts)
 
 
 def cause_of(policy: Policy) -> str:
@@ -234,7 +234,7 @@ def cause_of(policy: Policy) -> str:
 
 
 def _of_one_priority(
-    group: tuple[Chosen, ...], ask: RuleInput, doubts: list[Doubt]
+    group: tuple[MaybeSelecting, ...], ask: RuleInput, doubts: list[Doubt]
 ) -> DirectionVerdict | None:
     """What is decided, for all that is certain; what is not is added to ``doubts``."""
     sides = [side for chosen in group if (side := _first_match(*chosen, ask, doubts))]
@@ -254,18 +254,18 @@ def _first_match(
 ) -> DirectionVerdict | None:
     """The first in order: rules "at the top ... would take the highest precedence"."""
     if policy.unreadable:
-        if has_say(policy, ask.direction):
+        if applies_in(policy, ask.direction):
             doubts.append(Doubt(_ANYTHING, DirectionVerdict(UNKNOWN, cause_of(policy), (policy,))))
         return None
     for rule in rules_of(policy, ask.direction) or ():
-        met = meets(rule, policy, ask)
+        met = rule_matches(rule, policy, ask)
         if met is False:
             continue
         verdict = _VERDICT_OF[rule.action]
         if not (met and certain):
             side = DirectionVerdict(UNKNOWN, SELECTION if met else DOUBT, (policy,), rule)
             doubts.append(Doubt(frozenset((verdict,)), side))
-        elif verdict == DENIED and ask.peer.kind == NOBODY_KNOWS and not ask.by_service:
+        elif verdict == DENIED and ask.peer.kind == UNIDENTIFIED and not ask.by_service:
             side = DirectionVerdict(
                 UNKNOWN, UNKNOWN_END, (policy,), rule
             )  # it may be the pod itself
@@ -275,26 +275,30 @@ def _first_match(
     return None
 
 
-def _united(network: tuple[Chosen, ...], ask: RuleInput, spared: DirectionVerdict | None) -> Stage:
+def _united(
+    network: tuple[MaybeSelecting, ...], ask: RuleInput, spared: DirectionVerdict | None
+) -> TierResult:
     """NetworkPolicies are united: "the order of evaluation does not affect the policy result"."""
-    told = [chosen for chosen in network if has_say(chosen[0], ask.direction)]
+    told = [chosen for chosen in network if applies_in(chosen[0], ask.direction)]
     if not told:
-        return Stage(None)
+        return TierResult(None)
     first = told[0][0]
     isolating = tuple(p for p, certain in told if certain and not p.unreadable)
     if spared is not None:
         if isolating:
-            return Stage(spared)
+            return TierResult(spared)
         cause = cause_of(first) if first.unreadable else SELECTION
-        return Stage(None, [Doubt(_ALLOWED, DirectionVerdict(UNKNOWN, cause, (first,)))])
+        return TierResult(None, [Doubt(_ALLOWED, DirectionVerdict(UNKNOWN, cause, (first,)))])
     if ask.local.kind == POD and ask.protocol not in HAVE_PORTS:
         # "For other protocols, such as ARP or ICMP, the behaviour is undefined."
         named = isolating or (first,)
-        return Stage(None, [Doubt(_EITHER, DirectionVerdict(UNKNOWN, PROTOCOL, named))])
+        return TierResult(None, [Doubt(_EITHER, DirectionVerdict(UNKNOWN, PROTOCOL, named))])
     return _any_rule(told, isolating, ask)
 
 
-def _any_rule(told: list[Chosen], isolating: tuple[Policy, ...], ask: RuleInput) -> Stage:
+def _any_rule(
+    told: list[MaybeSelecting], isolating: tuple[Policy, ...], ask: RuleInput
+) -> TierResult:
     """What "matches at least one rule across all of the NetworkPolicy objects" is allowed; "any
     connections not explicitly allowed are rejected", if some policy certainly isolates.
     """
@@ -306,20 +310,20 @@ def _any_rule(told: list[Chosen], isolating: tuple[Policy, ...], ask: RuleInput)
             continue
         matches = False
         for rule in rules_of(policy, ask.direction) or ():
-            met = meets(rule, policy, ask)
+            met = rule_matches(rule, policy, ask)
             if met and certain:
-                return Stage(DirectionVerdict(ALLOWED, RULE, (policy,), rule))
+                return TierResult(DirectionVerdict(ALLOWED, RULE, (policy,), rule))
             if met is not False:
                 matches = matches or bool(met)
                 side = DirectionVerdict(UNKNOWN, SELECTION if met else DOUBT, (policy,), rule)
                 doubts.append(Doubt(_ALLOWED, side))
         may_deny = may_deny or not matches
-    is_stranger = ask.peer.kind == NOBODY_KNOWS  # it may be the pod's own node, or itself
+    is_stranger = ask.peer.kind == UNIDENTIFIED  # it may be the pod's own node, or itself
     if not isolating:
         if may_deny:
             verdicts = _EITHER if is_stranger else _DENIED
             doubts.append(Doubt(verdicts, DirectionVerdict(UNKNOWN, SELECTION, (told[0][0],))))
-        return Stage(None, doubts)
+        return TierResult(None, doubts)
     if is_stranger:
         doubts.append(Doubt(_ALLOWED, DirectionVerdict(UNKNOWN, UNKNOWN_END, isolating)))
-    return Stage(DirectionVerdict(DENIED, ISOLATED, isolating), doubts)
+    return TierResult(DirectionVerdict(DENIED, ISOLATED, isolating), doubts)

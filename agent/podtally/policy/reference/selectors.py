@@ -6,17 +6,17 @@ from functools import lru_cache
 from podtally.policy.model import NAMESPACE_NAME_LABEL, Requirement, Selector
 from podtally.runtimes.model import Labels
 
-_KEPT = 1 << 16  # answers; clusters have few different sets of labels
+_MAX_CACHED = 1 << 16  # answers; clusters have few different sets of labels
 
 
-def both(one: bool | None, other: bool | None) -> bool | None:
+def and3(one: bool | None, other: bool | None) -> bool | None:
     """And, of three values."""
     if one is False or other is False:
         return False
     return None if one is None or other is None else True
 
 
-@lru_cache(_KEPT)
+@lru_cache(_MAX_CACHED)
 def selects(selector: Selector, labels: Labels | None) -> bool | None:
     """Labels that are None are not known: only the empty selector is sure of them."""
     if labels is None:
@@ -25,7 +25,7 @@ def selects(selector: Selector, labels: Labels | None) -> bool | None:
     return all(_holds(requirement, known) for requirement in selector.requirements)
 
 
-@lru_cache(_KEPT)
+@lru_cache(_MAX_CACHED)
 def selects_namespace(selector: Selector, name: str, labels: Labels | None) -> bool | None:
     """As ``selects``; the label with the namespace's name is the API server's, and always known.
 

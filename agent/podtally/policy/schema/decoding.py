@@ -23,7 +23,7 @@ _STRING_LISTS = frozenset(
     {"policyTypes", "values", "except", "finalizers", "hosts", "units", "containers"}
 )
 _UNKNOWN_FIELD = "unknown field "
-_MOST_FAULTS = 50  # of an object
+_MAX_FAULTS = 50  # of an object
 _NOT_READ = frozenset({"managedFields", "status"})
 
 
@@ -81,7 +81,7 @@ def convert_all(value: Any, wire: type[T]) -> tuple[T | None, list[Fault]]:
     None instead of the object if that is not one field or item, or if there are too many.
     """
     faults: list[Fault] = []
-    while len(faults) < _MOST_FAULTS:
+    while len(faults) < _MAX_FAULTS:
         found = convert(value, wire)
         if not isinstance(found, Fault):
             return found, faults

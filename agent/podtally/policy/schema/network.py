@@ -162,7 +162,7 @@ class BackendServicePort(PolicyStruct, frozen=True):
     number: int = 0
 
 
-class ServiceBackend(PolicyStruct, frozen=True):
+class IngressServiceBackend(PolicyStruct, frozen=True):
     name: str = ""
     port: BackendServicePort = BackendServicePort()
 
@@ -174,7 +174,7 @@ class ResourceBackend(PolicyStruct, frozen=True):
 
 
 class IngressBackend(PolicyStruct, frozen=True):
-    service: ServiceBackend | None = None
+    service: IngressServiceBackend | None = None
     resource: ResourceBackend | None = None
 
 

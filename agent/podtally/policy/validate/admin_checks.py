@@ -36,9 +36,9 @@ from podtally.policy.validate.port_checks import (
 from podtally.yamltree.scalars import brief
 
 _LAST_PRIORITY = 1000
-_LONGEST_RULE_NAME = 100
-_MOST_NETWORKS = 25
-_LONGEST_NETWORK = 43
+_MAX_RULE_NAME_CHARACTERS = 100
+_MAX_NETWORKS = 25
+_MAX_NETWORK_CHARACTERS = 43
 # All but the newest API's pattern say A-z, which lets some signs begin a label, as in _dmarc.
 _STRICT_DOMAIN = re.compile(
     r"(\*\.)?([a-zA-Z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.)+"
@@ -153,8 +153,8 @@ def _rules(rules: list[_RuleParts], direction: str, grammar: _Grammar) -> Faults
 
 
 def _rule(rule: _RuleParts, path: Path, grammar: _Grammar) -> Faults:
-    if len(rule.name) > _LONGEST_RULE_NAME:
-        yield Fault((*path, "name"), f"must be at most {_LONGEST_RULE_NAME} characters long")
+    if len(rule.name) > _MAX_RULE_NAME_CHARACTERS:
+        yield Fault((*path, "name"), f"must be at most {_MAX_RULE_NAME_CHARACTERS} characters long")
     if rule.action is None:
         yield required((*path, "action"))
     elif rule.action not in grammar.actions:
@@ -221,7 +221,7 @@ def _peer(peer: Peer, path: Path, grammar: _Grammar) -> Faults:
 
 def _network(text: str, path: Path) -> Faults:
     cidr = parse_cel(text)
-    if len(text) > _LONGEST_NETWORK or cidr is None:
+    if len(text) > _MAX_NETWORK_CHARACTERS or cidr is None:
         yield Fault(path, f"{brief(text)} is no CIDR; write it as in 203.0.113.0/24")
     elif cidr.network().first != cidr.address:
         yield warning(path, f"{brief(text)} has host bits, which v1beta1 refuses")
@@ -235,7 +235,7 @@ def _domain(text: str, path: Path) -> Faults:
 
 
 def _set(given: tuple[str, ...], path: Path) -> Faults:
-    yield from length(len(given), path, _MOST_NETWORKS)
+    yield from length(len(given), path, _MAX_NETWORKS)
     if len(set(given)) < len(given):
         yield Fault(path, "must not have an item twice")
 

@@ -7,9 +7,9 @@ from podtally.policy.schema.network import (
     HTTPPath,
     Ingress,
     IngressBackend,
+    IngressServiceBackend,
     IngressSpec,
     ResourceBackend,
-    ServiceBackend,
 )
 from podtally.policy.validate import network_checks
 from podtally.policy.validate.names import (
@@ -100,7 +100,7 @@ def _backend(given: IngressBackend, path: Path) -> Faults:
         yield Fault(path, "must have a service or a resource")
 
 
-def _service(given: ServiceBackend, path: Path) -> Faults:
+def _service(given: IngressServiceBackend, path: Path) -> Faults:
     """Names may begin with a digit, as newer servers have it (KEP-5311)."""
     if not given.name:
         yield Fault((*path, "name"), "is required")

@@ -13,15 +13,15 @@ _WILDCARD = re.compile(rf"\*\.{_LABEL}(?:\.{_LABEL})*")
 _NAME_PART = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?")
 _PORT_NAME = re.compile(r"[-a-z0-9]+")
 
-LONGEST_LABEL = 63  # RFC 1035 2.3.4
-LONGEST_SUBDOMAIN = 253
-LONGEST_PORT_NAME = 15  # RFC 6335 5.1
+MAX_LABEL = 63  # RFC 1035 2.3.4
+MAX_SUBDOMAIN = 253
+MAX_PORT_NAME = 15  # RFC 6335 5.1
 
 
 def dns_label(text: str) -> str:
     """RFC 1123 label."""
-    if len(text) > LONGEST_LABEL:
-        return f"must be at most {LONGEST_LABEL} characters long"
+    if len(text) > MAX_LABEL:
+        return f"must be at most {MAX_LABEL} characters long"
     if not _DNS_LABEL.fullmatch(text):
         return "must be of a-z, 0-9 and '-', and begin and end with a letter or digit"
     return ""
@@ -29,8 +29,8 @@ def dns_label(text: str) -> str:
 
 def dns_subdomain(text: str) -> str:
     """RFC 1123 subdomain: what most objects may be called."""
-    if len(text) > LONGEST_SUBDOMAIN:
-        return f"must be at most {LONGEST_SUBDOMAIN} characters long"
+    if len(text) > MAX_SUBDOMAIN:
+        return f"must be at most {MAX_SUBDOMAIN} characters long"
     if not _DNS_SUBDOMAIN.fullmatch(text):
         return "must be of a-z, 0-9, '-' and '.', each part beginning and ending with a-z or 0-9"
     return ""
@@ -43,8 +43,8 @@ def generated_name(prefix: str) -> str:
 
 
 def wildcard_subdomain(text: str) -> str:
-    if len(text) > LONGEST_SUBDOMAIN:
-        return f"must be at most {LONGEST_SUBDOMAIN} characters long"
+    if len(text) > MAX_SUBDOMAIN:
+        return f"must be at most {MAX_SUBDOMAIN} characters long"
     return (
         "" if _WILDCARD.fullmatch(text) else "a wildcard must be a whole first part: *.example.com"
     )
@@ -68,8 +68,8 @@ def label_value(text: str) -> str:
 
 
 def _name_part(text: str) -> str:
-    if len(text) > LONGEST_LABEL:
-        return f"must be 1 to {LONGEST_LABEL} characters long"
+    if len(text) > MAX_LABEL:
+        return f"must be 1 to {MAX_LABEL} characters long"
     if not _NAME_PART.fullmatch(text):
         return "must be letters, digits, '-', '_' and '.', with letters or digits at both ends"
     return ""
@@ -77,8 +77,8 @@ def _name_part(text: str) -> str:
 
 def port_name(text: str) -> str:
     """IANA service name (RFC 6335), but lower case only."""
-    if len(text) > LONGEST_PORT_NAME:
-        return f"must be at most {LONGEST_PORT_NAME} characters long"
+    if len(text) > MAX_PORT_NAME:
+        return f"must be at most {MAX_PORT_NAME} characters long"
     if not _PORT_NAME.fullmatch(text):
         return "a port's name must be of a-z, 0-9 and '-'"
     if not re.search("[a-z]", text):

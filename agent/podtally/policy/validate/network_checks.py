@@ -36,7 +36,7 @@ from podtally.yamltree.suggestion import similar
 PROTOCOLS = ("TCP", "UDP", "SCTP")
 POLICY_TYPES = ("Ingress", "Egress")
 _ANNOTATIONS_BYTES = 256 << 10
-_LONGEST_GLOB = 256  # a unit's name is at most 255 characters, systemd UNIT_NAME_MAX
+_MAX_GLOB_CHARACTERS = 256  # a unit's name is at most 255 characters, systemd UNIT_NAME_MAX
 _ORPHAN, _FOREGROUND = "orphan", "foregroundDeletion"
 
 Faults = Iterator[Fault]
@@ -237,8 +237,8 @@ def _endpoints(given: HostSpec | HostPeer, path: Path) -> Faults:
     yield from selector(given.endpoint_selector, (*path, "endpointSelector"))
     for name, globs in (("units", given.units), ("containers", given.containers)):
         for index, glob in enumerate(globs):
-            if not 0 < len(glob) <= _LONGEST_GLOB:
-                message = f"must have 1 to {_LONGEST_GLOB} characters"
+            if not 0 < len(glob) <= _MAX_GLOB_CHARACTERS:
+                message = f"must have 1 to {_MAX_GLOB_CHARACTERS} characters"
                 yield Fault((*path, name, index), message)
 
 

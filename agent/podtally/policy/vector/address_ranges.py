@@ -27,7 +27,7 @@ class Addresses(NamedTuple):
     low: NDArray[np.uint64]
 
 
-class Ranges:
+class BlockRanges:
     """The union of blocks, each without what is excepted from it."""
 
     def __init__(self, blocks: Iterable[Block]) -> None:
@@ -46,10 +46,10 @@ class Ranges:
         return found
 
 
-class ManyRanges:
+class RangeTable:
     """Many of them by number, each tried on addresses of its own."""
 
-    def __init__(self, ranges: Sequence[Ranges]) -> None:
+    def __init__(self, ranges: Sequence[BlockRanges]) -> None:
         self._ranges = ranges
         self._has_v6 = np.array([bool(each.v6) for each in ranges], np.bool_)
         counts = [len(each.first_v4) for each in ranges]

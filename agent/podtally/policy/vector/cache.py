@@ -7,26 +7,26 @@ Open addressing in flat arrays, so that a million look-ups are a few gathers.
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.policy.vector.packed_keys import WORDS, Words, hashes
+from podtally.policy.vector.packed_keys import KEY_WORDS, Keys, hashes
 
 Numbers = NDArray[np.int32]
 
 
 MISSING = -1
 
-_AT_MOST_SLOTS = 1 << 19  # 19 MiB; a table that would grow beyond is emptied first
+_MAX_SLOTS = 1 << 19  # 19 MiB; a table that would grow beyond is emptied first
 _FIRST_SLOTS = 1 << 12
 _CHUNK = 1 << 15  # rows, so that what is done with them stays in the second-level cache
 
 
-class Cache:
+class VerdictCache:
     def __init__(self) -> None:
         self._empty(_FIRST_SLOTS)
 
     def __len__(self) -> int:
         return self._used
 
-    def find(self, words: Words) -> Numbers:
+    def find(self, words: Keys) -> Numbers:
         """(n,); MISSING where it is not known."""
         found = np.empty(len(words), np.int32)
         for start in range(0, len(words), _CHUNK):
@@ -35,7 +35,7 @@ class Cache:
             found[start : start + _CHUNK] = np.where(slots < 0, MISSING, self._numbers[slots])
         return found
 
-    def put(self, words: Words, numbers: Numbers) -> None:
+    def put(self, words: Keys, numbers: Numbers) -> None:
         """Connections that are all different; what is known of them is replaced."""
         self._make_room(len(words))
         places = _places(words)
@@ -48,7 +48,7 @@ class Cache:
         """The slots of all that is known, for ``words`` and ``forget``."""
         return np.flatnonzero(self._numbers != MISSING)
 
-    def words(self, slots: NDArray[np.int64]) -> Words:
+    def words(self, slots: NDArray[np.int64]) -> Keys:
         return self._words[slots]
 
     def forget(self, slots: NDArray[np.int64]) -> None:
@@ -62,10 +62,10 @@ class Cache:
         self._used = 0
         self._mask = slots - 1
         self._taken = np.zeros(slots, np.bool_)
-        self._words = np.zeros((slots, WORDS), np.uint64)
+        self._words = np.zeros((slots, KEY_WORDS), np.uint64)
         self._numbers = np.full(slots, MISSING, np.int32)
 
-    def _slots(self, words: Words, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _slots(self, words: Keys, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where they are; -1 where they are not."""
         places = wanted & self._mask
         found = np.where(self._taken[places], places, -1)
@@ -78,7 +78,7 @@ class Cache:
             open_ = open_[taken & ~equal]
         return found
 
-    def _insert(self, words: Words, wanted: NDArray[np.int64], numbers: Numbers) -> None:
+    def _insert(self, words: Keys, wanted: NDArray[np.int64], numbers: Numbers) -> None:
         places, left = wanted & self._mask, np.arange(len(words))
         self._used += len(words)
         while len(left):
@@ -101,7 +101,7 @@ class Cache:
             return
         kept = self._taken & (self._numbers != MISSING)
         count = int(np.count_nonzero(kept)) + more
-        if 2 * count > _AT_MOST_SLOTS:
+        if 2 * count > _MAX_SLOTS:
             kept[:] = False
             count = more
         words, numbers = self._words[kept], self._numbers[kept]
@@ -109,6 +109,6 @@ class Cache:
         self._insert(words, _places(words), numbers)
 
 
-def _places(words: Words) -> NDArray[np.int64]:
+def _places(words: Keys) -> NDArray[np.int64]:
     """The upper bits of the hashes, which every bit of the words has reached."""
     return (hashes(words) >> np.uint64(20)).view(np.int64)

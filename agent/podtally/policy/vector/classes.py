@@ -9,18 +9,18 @@ from numpy.typing import NDArray
 from podtally.policy.model import (
     ADDRESS,
     EVERYTHING,
-    NOBODY_KNOWS,
     POD,
+    UNIDENTIFIED,
     HostSubject,
     NodePeer,
     PodPeer,
     PodSubject,
     PolicyEndpoint,
 )
-from podtally.policy.reference.rules import Labelled, means
-from podtally.policy.vector.label_sets import NO, PERHAPS, Grades, LabelSets
+from podtally.policy.reference.matching import EndpointSelector, selector_matches
+from podtally.policy.vector.label_sets import MAYBE, NO, LabelSets, Matches
 from podtally.policy.vector.match_table import MatchTable
-from podtally.policy.vector.selectors import SelectorIndex, grade
+from podtally.policy.vector.selectors import SelectorIndex, match_of
 
 UNKNOWN_CLASS, ADDRESS_CLASS = 0, 1  # of ends that are no party
 
@@ -48,7 +48,7 @@ class EndpointClasses:
     """The classes, and what has been asked of all of them; both only grow."""
 
     def __init__(self) -> None:
-        self.parties: list[
+        self.endpoints: list[
             PolicyEndpoint
         ] = []  # one of each class, without name, addresses and node
         self.table = MatchTable()  # slots, classes
@@ -57,15 +57,15 @@ class EndpointClasses:
         self._names: dict[str, int] = {}  # namespaces
         self._rows: list[tuple[int, int, int, bool]] = []  # of _Columns
         self._columns: _ClassColumns | None = None
-        self._slots: dict[tuple[Labelled, str], int] = {}
+        self._slots: dict[tuple[EndpointSelector, str], int] = {}
         self._pod_selectors, self._namespace_selectors = SelectorIndex(), SelectorIndex()
         self._pod_rows: list[tuple[int, int, int]] = []  # of _PodSlots
         self._pod_slots: _PodSlots | None = None
-        self._others: list[tuple[int, Labelled, str]] = []  # slots of other selectors
+        self._others: list[tuple[int, EndpointSelector, str]] = []  # slots of other selectors
         self._named: dict[str, list[int]] = {}  # name of a port: keys, see port_key; sorted
         self._named_keys: dict[str, NDArray[np.int64]] = {}  # the same, as they were asked for
         self._without_ports: list[int] = [UNKNOWN_CLASS]  # the names of theirs are not known
-        for kind in (NOBODY_KNOWS, ADDRESS):
+        for kind in (UNIDENTIFIED, ADDRESS):
             self.number(PolicyEndpoint(kind))
 
     @property
@@ -75,16 +75,16 @@ class EndpointClasses:
 
     def number(self, party: PolicyEndpoint) -> int:
         """Its class, by all that policies can see of it but for its addresses."""
-        if party.kind in (NOBODY_KNOWS, ADDRESS):
+        if party.kind in (UNIDENTIFIED, ADDRESS):
             alike = PolicyEndpoint(party.kind)
         else:
             alike = party._replace(name="", ips=(), node="")
-        number = self._numbers.setdefault(alike, len(self.parties))
-        if number == len(self.parties):
+        number = self._numbers.setdefault(alike, len(self.endpoints))
+        if number == len(self.endpoints):
             self._add(alike, number)
         return number
 
-    def slot(self, meant: Labelled, namespace: str) -> int:
+    def slot(self, meant: EndpointSelector, namespace: str) -> int:
         """Where the grades of this are kept; ``namespace`` is the policy's own."""
         number = self._slots.setdefault((meant, namespace), self.table.rows)
         if number == self.table.rows:
@@ -108,7 +108,7 @@ class EndpointClasses:
 
     def without_ports(self) -> NDArray[np.bool_]:
         """(classes,); whether it is not known what they call their ports."""
-        found = np.zeros(len(self.parties), np.bool_)
+        found = np.zeros(len(self.endpoints), np.bool_)
         found[self._without_ports] = True
         return found
 
@@ -119,7 +119,7 @@ class EndpointClasses:
         self._namespaces.forget_columns()
 
     def _add(self, party: PolicyEndpoint, number: int) -> None:
-        self.parties.append(party)
+        self.endpoints.append(party)
         self._columns = None
         selectable = is_selectable(party)
         self._rows.append(
@@ -142,38 +142,38 @@ class EndpointClasses:
             self._named.setdefault(port.name, []).append(key)
             self._named_keys.pop(port.name, None)
 
-    def _of_one(self, party: PolicyEndpoint) -> Grades:
+    def _of_one(self, party: PolicyEndpoint) -> Matches:
         """(slots,); of a class that is new."""
-        if party.kind == NOBODY_KNOWS:
-            return np.full(self.table.rows, PERHAPS, np.uint8)
+        if party.kind == UNIDENTIFIED:
+            return np.full(self.table.rows, MAYBE, np.uint8)
         found = np.zeros(self.table.rows, np.uint8)
         for slot, meant, namespace in self._others:
-            found[slot] = grade(means(meant, namespace, party))
+            found[slot] = match_of(selector_matches(meant, namespace, party))
         if is_selectable(party) and self._pod_rows:
             slots, namespaces, pods = self._all_slots()
-            spaces = self._namespace_selectors.grades(party.namespace_labels, party.namespace)
+            spaces = self._namespace_selectors.matches(party.namespace_labels, party.namespace)
             by_name = (namespaces == _ABSENT - self._name(party.namespace)) * np.uint8(2)
             by_labels = np.append(spaces, np.uint8(NO))[np.maximum(namespaces, 0)]
             within = np.where(namespaces < 0, by_name, by_labels)
-            found[slots] = np.minimum(within, self._pod_selectors.grades(party.labels)[pods])
+            found[slots] = np.minimum(within, self._pod_selectors.matches(party.labels)[pods])
         return found
 
-    def _of_all(self, meant: Labelled, namespace: str) -> Grades:
+    def _of_all(self, meant: EndpointSelector, namespace: str) -> Matches:
         """(classes,); of a selector that is new."""
-        found: Grades
+        found: Matches
         if isinstance(meant, NodePeer | HostSubject):
-            grades = (_grade_of(meant, namespace, party) for party in self.parties)
-            return np.fromiter(grades, np.uint8, len(self.parties))
+            grades = (_grade_of(meant, namespace, party) for party in self.endpoints)
+            return np.fromiter(grades, np.uint8, len(self.endpoints))
         columns = self._all()
         if meant.namespaces is None:
             within = columns.namespace == self._names.get(namespace, _ABSENT)
             found = within.astype(np.uint8) << 1
         else:
-            found = self._namespaces.grades(meant.namespaces)[columns.namespace_set]
+            found = self._namespaces.matches(meant.namespaces)[columns.namespace_set]
         if meant.pods != EVERYTHING:
-            found = np.minimum(found, self._pods.grades(meant.pods)[columns.pod_set])
+            found = np.minimum(found, self._pods.matches(meant.pods)[columns.pod_set])
         found[~columns.selectable] = NO
-        found[UNKNOWN_CLASS] = PERHAPS
+        found[UNKNOWN_CLASS] = MAYBE
         return found
 
     def _name(self, namespace: str) -> int:
@@ -196,9 +196,11 @@ class EndpointClasses:
         return self._pod_slots
 
 
-def _grade_of(meant: Labelled, namespace: str, party: PolicyEndpoint) -> int:
+def _grade_of(meant: EndpointSelector, namespace: str, party: PolicyEndpoint) -> int:
     """As the plain engine has it."""
-    return PERHAPS if party.kind == NOBODY_KNOWS else grade(means(meant, namespace, party))
+    return (
+        MAYBE if party.kind == UNIDENTIFIED else match_of(selector_matches(meant, namespace, party))
+    )
 
 
 def is_selectable(party: PolicyEndpoint) -> bool:

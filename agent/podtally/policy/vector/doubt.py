@@ -28,7 +28,7 @@ class Doubts(NamedTuple):
     side: Numbers  # unknown, with the cause
 
 
-class Stage(NamedTuple):
+class TierResults(NamedTuple):
     """A tier: (n,) what it decides if none of its doubts applies; OPEN: the next one is asked."""
 
     decided: Numbers
@@ -45,7 +45,7 @@ def mask_of(verdicts: Iterable[str]) -> np.uint8:
     return np.uint8(sum(1 << code(verdict) for verdict in verdicts))
 
 
-def joined(parts: Sequence[Doubts]) -> Doubts:
+def concat_doubts(parts: Sequence[Doubts]) -> Doubts:
     """In the order of their rows; of one row in that of the parts."""
     parts = [part for part in parts if len(part.row)]
     if not parts:
@@ -55,7 +55,7 @@ def joined(parts: Sequence[Doubts]) -> Doubts:
     return Doubts(row[order], mask[order], side[order])
 
 
-def answers(stages: Sequence[Stage], last: Numbers, sides: OutcomeTable) -> Numbers:
+def resolve_all(stages: Sequence[TierResults], last: Numbers, sides: OutcomeTable) -> Numbers:
     """(n,); tiers in order; ``last`` is said behind them all."""
     without, answer = last.copy(), last.copy()
     masks = _bits(sides, last)

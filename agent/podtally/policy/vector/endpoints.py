@@ -7,12 +7,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.policy.model import ADDRESS, NOBODY_KNOWS, POD, PolicyEndpoint
-from podtally.policy.reference.rules import uses_node
+from podtally.policy.model import ADDRESS, POD, UNIDENTIFIED, PolicyEndpoint
+from podtally.policy.reference.matching import uses_node
 from podtally.policy.vector.classes import ADDRESS_CLASS, UNKNOWN_CLASS, EndpointClasses
 
-ENDS = 2  # rows before the parties, of the two ends that are none
-ADDRESS_PARTY, UNKNOWN_PARTY = -1, -2  # their numbers
+RESERVED_ROWS = 2  # rows before the parties, of the two ends that are none
+ADDRESS_INDEX, UNKNOWN_INDEX = -1, -2  # their numbers
 
 _SPARE = 1 << 12
 
@@ -33,26 +33,26 @@ class EndpointTable:
         self.uses_node = np.zeros(0, np.bool_)
         self.is_pod = np.zeros(0, np.bool_)
         for row, party in enumerate(
-            (PolicyEndpoint(NOBODY_KNOWS), PolicyEndpoint(ADDRESS), *parties)
+            (PolicyEndpoint(UNIDENTIFIED), PolicyEndpoint(ADDRESS), *parties)
         ):
             self._set(row, party)
         assert self.class_of[0] == UNKNOWN_CLASS
         assert self.class_of[1] == ADDRESS_CLASS
 
     def __len__(self) -> int:
-        return len(self._parties) - ENDS
+        return len(self._parties) - RESERVED_ROWS
 
     def __getitem__(self, number: int) -> PolicyEndpoint:
-        return self._parties[number + ENDS]
+        return self._parties[number + RESERVED_ROWS]
 
     def all(self) -> list[PolicyEndpoint]:
-        return self._parties[ENDS:]
+        return self._parties[RESERVED_ROWS:]
 
     def put(self, number: int, party: PolicyEndpoint) -> None:
         """``number`` is a party's, or the next free one. IndexError if it is neither."""
         if not 0 <= number <= len(self):
             raise IndexError(f"party {number} of {len(self)}")
-        self._set(number + ENDS, party)
+        self._set(number + RESERVED_ROWS, party)
 
     def _set(self, row: int, party: PolicyEndpoint) -> None:
         if row == len(self._parties):

@@ -17,30 +17,35 @@ from numpy.typing import NDArray
 from podtally.policy.explain.reasons import short_reason
 from podtally.policy.model import ALLOWED, VERDICTS, DirectionVerdict, Policy, PolicyEndpoint, Rule
 from podtally.policy.reference import engine
-from podtally.policy.reference.rules import EGRESS, INGRESS
-from podtally.policy.reference.rules import RuleInput as AskedOne
-from podtally.policy.vector.batches import batch_of, concerned, own_node
-from podtally.policy.vector.cache import MISSING, Cache
+from podtally.policy.reference.matching import EGRESS, INGRESS
+from podtally.policy.reference.matching import RuleInput as AskedOne
+from podtally.policy.vector.batches import affected_by, batch_of, is_own_node
+from podtally.policy.vector.cache import MISSING, VerdictCache
 from podtally.policy.vector.classes import EndpointClasses
-from podtally.policy.vector.endpoints import ADDRESS_PARTY, ENDS, UNKNOWN_PARTY, EndpointTable
+from podtally.policy.vector.endpoints import (
+    ADDRESS_INDEX,
+    RESERVED_ROWS,
+    UNKNOWN_INDEX,
+    EndpointTable,
+)
 from podtally.policy.vector.outcomes import OutcomeTable
 from podtally.policy.vector.packed_keys import (
+    Keys,
     PackedConnections,
-    Unpacked,
-    Words,
-    different,
-    ends,
-    packed,
-    unpacked,
+    UnpackedKeys,
+    endpoint_rows,
+    pack_keys,
+    unique_rows,
+    unpack_keys,
 )
-from podtally.policy.vector.prepared import Prepared
-from podtally.policy.vector.reasons import NO_LIMIT, Budget, Connection, Reasons
-from podtally.policy.vector.rules import CompiledPolicy, Numbers, compiled
+from podtally.policy.vector.prepared import PreparedPolicies
+from podtally.policy.vector.reasons import NO_LIMIT, JudgedConnection, ReasonBudget, ReasonWriter
+from podtally.policy.vector.rules import CompiledPolicy, Numbers, compile_policy
 from podtally.policy.vector.tiers import OPEN, TierInput
 
 __all__ = [
-    "ADDRESS_PARTY",
-    "UNKNOWN_PARTY",
+    "ADDRESS_INDEX",
+    "UNKNOWN_INDEX",
     "Evaluated",
     "Evaluator",
     "PackedConnections",
@@ -48,11 +53,12 @@ __all__ = [
 ]
 
 _ROWS = 1 << 17  # at a time, which bounds the memory that this takes meanwhile
-_SIZE_AT_LEAST = 1 << 20  # classes times selectors; 0.1 to 0.2 MiB
-_SIDES_KEPT = 1 << 16  # of policies that have changed since, too
+_MIN_SIZE = 1 << 20  # classes times selectors; 0.1 to 0.2 MiB
+_MAX_OUTCOMES = 1 << 16  # of policies that have changed since, too
 
-_WHOLE = np.array(
-    [[VERDICTS.index(engine.whole(one, other)) for other in VERDICTS] for one in VERDICTS], np.uint8
+_COMBINED = np.array(
+    [[VERDICTS.index(engine.combine(one, other)) for other in VERDICTS] for one in VERDICTS],
+    np.uint8,
 )
 
 
@@ -74,33 +80,33 @@ class Evaluator:
         by_service: bool = False,
     ) -> None:
         self._by_service = by_service
-        self._classes, self._sides, self._cache = EndpointClasses(), OutcomeTable(), Cache()
+        self._classes, self._sides, self._cache = EndpointClasses(), OutcomeTable(), VerdictCache()
         self._parties = EndpointTable(parties, self._classes)
         self._policies: list[CompiledPolicy] = []
-        self._prepared: Prepared | None = None
-        self._reasons = Reasons(self._nearest)
+        self._prepared: PreparedPolicies | None = None
+        self._reasons = ReasonWriter(self._nearest)
         self._most = sys.maxsize  # of what the classes keep, before they are made anew
         self.set_policies(policies)
-        self._most = max(2 * self._classes.size, _SIZE_AT_LEAST)
+        self._most = max(2 * self._classes.size, _MIN_SIZE)
 
     def judge(self, connections: PackedConnections) -> Evaluated:
         found = np.empty(len(connections.local), np.int32)
         for start in range(0, len(found), _ROWS):
             part = slice(start, start + _ROWS)
             found[part] = self._look_up(
-                packed(PackedConnections._make(c[part] for c in connections))
+                pack_keys(PackedConnections._make(c[part] for c in connections))
             )
         return Evaluated(self._sides.codes(found), found)
 
     @property
-    def remembered(self) -> int:
+    def cached(self) -> int:
         """How many connections would only be looked up."""
         return len(self._cache.known())
 
     @property
     def classes(self) -> int:
         """How many kinds of parties are told apart, those that are gone and still kept too."""
-        return len(self._classes.parties)
+        return len(self._classes.endpoints)
 
     def side(self, number: int) -> DirectionVerdict:
         return self._sides[number]
@@ -112,7 +118,7 @@ class Evaluator:
     def asked(self, connections: PackedConnections, index: int) -> AskedOne:
         """One of the connections, for the plain engine and for ``reasons``."""
         row = PackedConnections._make(column[index : index + 1] for column in connections)
-        return self._asked(unpacked(packed(row)), 0)
+        return self._asked(unpack_keys(pack_keys(row)), 0)
 
     def reason(self, connections: PackedConnections, index: int, number: int) -> str:
         """In words, of one of the connections and the number of its side."""
@@ -120,11 +126,14 @@ class Evaluator:
         return self.reasons(row, np.array([number], np.int32))[0]
 
     def reasons(
-        self, connections: PackedConnections, numbers: NDArray[np.int32], budget: Budget = NO_LIMIT
+        self,
+        connections: PackedConnections,
+        numbers: NDArray[np.int32],
+        budget: ReasonBudget = NO_LIMIT,
     ) -> list[str]:
         """In words, of each connection and the number of its side; short beyond the budget."""
-        words = packed(connections)
-        each = unpacked(words)
+        words = pack_keys(connections)
+        each = unpack_keys(words)
         found = []
         for row, number in enumerate(numbers.tolist()):
             word = words[row : row + 1]
@@ -134,32 +143,32 @@ class Evaluator:
                 text = short_reason(self._sides[number], direction)
             if text is None:
                 kinds = (int(self._parties.class_of[end[row]]) for end in (each.local, each.peer))
-                given = Connection(word, self._asked(each, row), int(each.local[row]), *kinds)
+                given = JudgedConnection(word, self._asked(each, row), int(each.local[row]), *kinds)
                 text = self._reasons.text(number, self._sides[number], given, budget)
             found.append(text)
         return found
 
     def _nearest(
-        self, policies: tuple[Policy, ...], given: Connection
+        self, policies: tuple[Policy, ...], given: JudgedConnection
     ) -> tuple[list[tuple[Policy, Rule]], int]:
         is_egress = given.ask.direction == EGRESS
         batch = batch_of(given.word, is_egress, self._parties)
         return self._now().tiers(is_egress).nearest(policies, batch)
 
-    def put_party(self, number: int, party: PolicyEndpoint) -> None:
+    def set_endpoint(self, number: int, party: PolicyEndpoint) -> None:
         """A new party, or one that has changed; what it is an end of is judged again.
 
         ``number`` is that of a party or the next: IndexError if it is neither.
         """
-        self.put_parties({number: party})
+        self.set_endpoints({number: party})
 
-    def add_parties(self, parties: Iterable[PolicyEndpoint]) -> int:
+    def add_endpoints(self, parties: Iterable[PolicyEndpoint]) -> int:
         """New ones, in order; the number of the first."""
         first = len(self._parties)
-        self.put_parties(dict(enumerate(parties, first)))
+        self.set_endpoints(dict(enumerate(parties, first)))
         return first
 
-    def put_parties(self, parties: Mapping[int, PolicyEndpoint]) -> None:
+    def set_endpoints(self, parties: Mapping[int, PolicyEndpoint]) -> None:
         """As ``put_party``, of many at once; new ones in the order of their numbers."""
         before = len(self._parties)
         known = ((number, party) for number, party in parties.items() if 0 <= number < before)
@@ -173,10 +182,10 @@ class Evaluator:
 
     def _forget_parties(self, numbers: Sequence[int]) -> None:
         """A party that is new needs none of this: nothing can have been asked about it."""
-        is_changed = np.zeros(len(self._parties) + ENDS, np.bool_)
-        is_changed[np.array(numbers) + ENDS] = True
+        is_changed = np.zeros(len(self._parties) + RESERVED_ROWS, np.bool_)
+        is_changed[np.array(numbers) + RESERVED_ROWS] = True
         slots = self._cache.known()
-        local, peer = ends(self._cache.words(slots))
+        local, peer = endpoint_rows(self._cache.words(slots))
         self._cache.forget(slots[is_changed[local] | is_changed[peer]])
 
     def set_policies(self, policies: Iterable[Policy]) -> None:
@@ -192,7 +201,7 @@ class Evaluator:
                 continue
             one = equal.pop(policy, None)
             if one is None:
-                one = compiled(policy, self._classes)
+                one = compile_policy(policy, self._classes)
                 fresh.append(one)
             unused.pop(id(one), None)
             known[id(policy)] = one
@@ -202,8 +211,8 @@ class Evaluator:
         self._without_past()
 
     def _forget_concerned(self, policies: Sequence[CompiledPolicy]) -> None:
-        self._prepared, self._reasons = None, Reasons(self._nearest)
-        if len(self._sides) > _SIDES_KEPT:
+        self._prepared, self._reasons = None, ReasonWriter(self._nearest)
+        if len(self._sides) > _MAX_OUTCOMES:
             self._sides = OutcomeTable()
             self._cache.clear()
         slots = self._cache.known()
@@ -211,7 +220,7 @@ class Evaluator:
         for one in policies:
             if not len(slots):
                 break
-            stale = concerned(one, words, self._parties, self._classes)
+            stale = affected_by(one, words, self._parties, self._classes)
             self._cache.forget(slots[stale])
             slots, words = slots[~stale], words[~stale]
 
@@ -221,35 +230,35 @@ class Evaluator:
             return
         self._classes = EndpointClasses()
         self._parties = EndpointTable(self._parties.all(), self._classes)
-        self._policies = [compiled(one.policy, self._classes) for one in self._policies]
+        self._policies = [compile_policy(one.policy, self._classes) for one in self._policies]
         self._classes.forget_columns()
-        self._most = max(2 * self._classes.size, _SIZE_AT_LEAST)
-        self._prepared, self._reasons = None, Reasons(self._nearest)
+        self._most = max(2 * self._classes.size, _MIN_SIZE)
+        self._prepared, self._reasons = None, ReasonWriter(self._nearest)
 
-    def _look_up(self, words: Words) -> Numbers:
+    def _look_up(self, words: Keys) -> Numbers:
         found = self._cache.find(words)
         missing = np.flatnonzero(found == MISSING)
         if len(missing):
-            unique, inverse = different(words[missing])
+            unique, inverse = unique_rows(words[missing])
             judged = self._judge(unique)
             self._cache.put(unique, judged)
             found[missing] = judged[inverse]
         return found
 
-    def _now(self) -> Prepared:
+    def _now(self) -> PreparedPolicies:
         if self._prepared is None:
-            self._prepared = Prepared(self._policies, self._classes, self._sides)
+            self._prepared = PreparedPolicies(self._policies, self._classes, self._sides)
         return self._prepared
 
-    def _judge(self, words: Words) -> Numbers:
+    def _judge(self, words: Keys) -> Numbers:
         prepared = self._now()
-        each, identity = unpacked(words), self._parties.identity
-        if max(each.local.max(), each.peer.max()) >= len(self._parties) + ENDS:
+        each, identity = unpack_keys(words), self._parties.identity
+        if max(each.local.max(), each.peer.max()) >= len(self._parties) + RESERVED_ROWS:
             raise IndexError(f"a connection of a party beyond the {len(self._parties)} there are")
         found = prepared.exempt()[self._parties.class_of[each.local]]
         itself = (found == OPEN) & (identity[each.local] == identity[each.peer])
         spared = np.full(len(found), OPEN, np.int32)
-        at_home = own_node(words, self._parties)
+        at_home = is_own_node(words, self._parties)
         spared[at_home] = self._sides.number(ALLOWED, engine.OWN_NODE)
         loopback = self._sides.number(ALLOWED, engine.LOOPBACK)
         is_seen = self._parties.is_pod[each.local] & self._by_service
@@ -262,9 +271,9 @@ class Evaluator:
                 found[rows] = prepared.tiers(is_egress).judge(asked)
         return found
 
-    def _asked(self, each: Unpacked, row: int) -> AskedOne:
-        local = self._parties[int(each.local[row]) - ENDS]
-        peer = self._parties[int(each.peer[row]) - ENDS]
+    def _asked(self, each: UnpackedKeys, row: int) -> AskedOne:
+        local = self._parties[int(each.local[row]) - RESERVED_ROWS]
+        peer = self._parties[int(each.peer[row]) - RESERVED_ROWS]
         is_egress = bool(each.is_egress[row])
         return AskedOne(
             EGRESS if is_egress else INGRESS,
@@ -281,5 +290,5 @@ class Evaluator:
 
 def combine(ingress: NDArray[np.uint8], egress: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """What ``engine.whole`` says of two ends; places in ``model.VERDICTS``, as in ``Judged``."""
-    found: NDArray[np.uint8] = _WHOLE[ingress, egress]
+    found: NDArray[np.uint8] = _COMBINED[ingress, egress]
     return found

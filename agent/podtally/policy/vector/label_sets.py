@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from podtally.policy.model import NAMESPACE_NAME_LABEL, Requirement, Selector
 from podtally.runtimes.model import Labels
 
-Grades = NDArray[np.uint8]
+Matches = NDArray[np.uint8]
 
-NO, PERHAPS, YES = 0, 1, 2
+NO, MAYBE, YES = 0, 1, 2
 
 _ABSENT = -1
 
@@ -38,13 +38,13 @@ class LabelSets:
             self._columns.clear()
         return number
 
-    def grades(self, selector: Selector) -> Grades:
+    def matches(self, selector: Selector) -> Matches:
         found = np.full(len(self._known), YES, np.uint8)
         for requirement in selector.requirements:
             np.minimum(found, self._grades(requirement), out=found)
         return found
 
-    def _grades(self, requirement: Requirement) -> Grades:
+    def _grades(self, requirement: Requirement) -> Matches:
         key, operator, wanted = requirement
         codes, numbers = self._column(key)
         if operator in ("In", "NotIn"):
@@ -56,7 +56,7 @@ class LabelSets:
             raise ValueError(f"{operator!r} is no operator of a label selector")
         found = np.where(holds, np.uint8(YES), np.uint8(NO))
         partial = np.array(self._partial, np.int64)
-        found[partial[codes[partial] == _ABSENT]] = PERHAPS
+        found[partial[codes[partial] == _ABSENT]] = MAYBE
         return found
 
     def _column(self, key: str) -> tuple[NDArray[np.int32], dict[str, int]]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.policy.vector.label_sets import PERHAPS, YES, Grades
+from podtally.policy.vector.label_sets import MAYBE, YES, Matches
 
 Indices = NDArray[np.int64]
 
@@ -27,7 +27,7 @@ class RaggedLists(NamedTuple):
         return owner, np.arange(len(owner)) + (self.starts - before)[owner]
 
 
-def lists(lengths: list[int]) -> RaggedLists:
+def ragged_lists(lengths: list[int]) -> RaggedLists:
     """One right after the other."""
     counts = np.array(lengths, np.int64)
     return RaggedLists(np.cumsum(counts) - counts, counts)
@@ -42,10 +42,10 @@ def first_of_runs(*columns: Indices) -> NDArray[np.bool_]:
     return found
 
 
-def greatest(owner: Indices, grades: Grades, count: int) -> Grades:
+def max_of_lists(owner: Indices, grades: Matches, count: int) -> Matches:
     """(count,); of each list, of what its members have; NO if there are none."""
     found = np.zeros(count, np.uint8)
-    for grade in (PERHAPS, YES):
+    for grade in (MAYBE, YES):
         found[owner[grades == grade]] = grade
     return found
 

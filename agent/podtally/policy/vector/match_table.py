@@ -4,7 +4,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.policy.vector.label_sets import PERHAPS, YES, Grades
+from podtally.policy.vector.label_sets import MAYBE, YES, Matches
 
 Indices = NDArray[np.int64]
 
@@ -20,32 +20,32 @@ class MatchTable:
         self._sure = np.zeros((0, 0), np.uint8)
         self._possible = np.zeros((0, 0), np.uint8)
 
-    def add_row(self, grades: Grades) -> None:
+    def add_row(self, grades: Matches) -> None:
         """(columns,)"""
         self._make_room(self.rows + 1, self.columns)
-        for plane, least in ((self._sure, YES), (self._possible, PERHAPS)):
+        for plane, least in ((self._sure, YES), (self._possible, MAYBE)):
             bits = np.packbits(grades >= least)
             plane[self.rows, : len(bits)] = bits
         self.rows += 1
 
-    def add_column(self, grades: Grades) -> None:
+    def add_column(self, grades: Matches) -> None:
         """(rows,)"""
         self._make_room(self.rows, self.columns + 1)
         byte, bit = self.columns >> 3, np.uint8(0x80 >> (self.columns & 7))
         self._sure[: self.rows, byte] |= (grades == YES) * bit
-        self._possible[: self.rows, byte] |= (grades >= PERHAPS) * bit
+        self._possible[: self.rows, byte] |= (grades >= MAYBE) * bit
         self.columns += 1
 
-    def of_row(self, row: int) -> Grades:
+    def of_row(self, row: int) -> Matches:
         """(columns,)"""
         found = np.unpackbits(self._sure[row], count=self.columns)
         found += np.unpackbits(self._possible[row], count=self.columns)
         return found
 
-    def at(self, rows: Indices, columns: Indices | int) -> Grades:
+    def at(self, rows: Indices, columns: Indices | int) -> Matches:
         """(n,); of each row in its column, or of all in one."""
         byte, bit = columns >> 3, np.uint8(7) - np.bitwise_and(columns, 7).astype(np.uint8)
-        found: Grades = self._sure[rows, byte] >> bit & np.uint8(1)
+        found: Matches = self._sure[rows, byte] >> bit & np.uint8(1)
         found += self._possible[rows, byte] >> bit & np.uint8(1)
         return found
 

@@ -7,14 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.policy.vector.endpoints import ENDS
+from podtally.policy.vector.endpoints import RESERVED_ROWS
 
-Words = NDArray[np.uint64]  # (n, WORDS)
+Keys = NDArray[np.uint64]  # (n, WORDS)
 
-WORDS = 4
+KEY_WORDS = 4
 
 # Secret, so that nobody can choose connections that all fall into one place.
-_SECRETS = np.frombuffer(os.urandom(8 * (WORDS + 1)), np.uint64) | np.uint64(1)
+_SECRETS = np.frombuffer(os.urandom(8 * (KEY_WORDS + 1)), np.uint64) | np.uint64(1)
 
 _32, _24, _8 = np.uint64(32), np.uint64(24), np.uint64(8)
 
@@ -23,7 +23,7 @@ class PackedConnections(NamedTuple):
     """Index i of every array is the same connection."""
 
     local: NDArray[np.int32]  # the end that is judged: a party's number
-    peer: NDArray[np.int32]  # or ADDRESS_PARTY, UNKNOWN_PARTY
+    peer: NDArray[np.int32]  # or ADDRESS_INDEX, UNKNOWN_INDEX
     high: NDArray[np.uint64]  # the peer's address, 128 bits in two words; 0: not known
     low: NDArray[np.uint64]
     protocol: NDArray[np.int32]
@@ -31,7 +31,7 @@ class PackedConnections(NamedTuple):
     is_egress: NDArray[np.bool_]  # whether the local end began it
 
 
-class Unpacked(NamedTuple):
+class UnpackedKeys(NamedTuple):
     """Local and peer are rows of ``Parties``."""
 
     local: NDArray[np.int64]
@@ -43,26 +43,26 @@ class Unpacked(NamedTuple):
     is_egress: NDArray[np.bool_]
 
 
-def packed(connections: PackedConnections) -> Words:
-    words = np.empty((len(connections.local), WORDS), np.uint64)
-    local = connections.local.astype(np.int64) + ENDS
-    words[:, 0] = local << 32 | (connections.peer.astype(np.int64) + ENDS)
+def pack_keys(connections: PackedConnections) -> Keys:
+    words = np.empty((len(connections.local), KEY_WORDS), np.uint64)
+    local = connections.local.astype(np.int64) + RESERVED_ROWS
+    words[:, 0] = local << 32 | (connections.peer.astype(np.int64) + RESERVED_ROWS)
     words[:, 1], words[:, 2] = connections.high, connections.low
     protocol = connections.protocol.astype(np.int64)
     words[:, 3] = protocol << 24 | connections.port.astype(np.int64) << 8 | connections.is_egress
     return words
 
 
-def ends(words: Words) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def endpoint_rows(words: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Local and peer, as rows of ``Parties``."""
     both = words[:, 0]
     return (both >> _32).astype(np.int64), (both & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
-def unpacked(words: Words) -> Unpacked:
+def unpack_keys(words: Keys) -> UnpackedKeys:
     how = words[:, 3]
-    return Unpacked(
-        *ends(words),
+    return UnpackedKeys(
+        *endpoint_rows(words),
         words[:, 1],
         words[:, 2],
         (how >> _24).astype(np.int32),
@@ -71,7 +71,7 @@ def unpacked(words: Words) -> Unpacked:
     )
 
 
-def different(words: Words) -> tuple[Words, NDArray[np.int64]]:
+def unique_rows(words: Keys) -> tuple[Keys, NDArray[np.int64]]:
     """Each once, and which of those every row is."""
     _, first, inverse = np.unique(hashes(words), return_index=True, return_inverse=True)
     unique, inverse = words[first], inverse.ravel()
@@ -80,12 +80,12 @@ def different(words: Words) -> tuple[Words, NDArray[np.int64]]:
     return unique, inverse.ravel()
 
 
-def hashes(words: Words) -> NDArray[np.uint64]:
+def hashes(words: Keys) -> NDArray[np.uint64]:
     """(n,); a chain of multiplications, so that no structure of the words is left."""
     mixed = np.zeros(len(words), np.uint64)
-    for column, secret in enumerate(_SECRETS[:WORDS]):
+    for column, secret in enumerate(_SECRETS[:KEY_WORDS]):
         mixed ^= words[:, column]
         mixed *= secret
         mixed ^= mixed >> _32
-    mixed *= _SECRETS[WORDS]
+    mixed *= _SECRETS[KEY_WORDS]
     return mixed

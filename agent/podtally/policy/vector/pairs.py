@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from podtally.policy.vector.classes import UNKNOWN_CLASS
 from podtally.policy.vector.label_sets import YES
-from podtally.policy.vector.lists import Indices, first_of_runs, lists, sum_before
-from podtally.policy.vector.rule_index import alike
+from podtally.policy.vector.lists import Indices, first_of_runs, ragged_lists, sum_before
+from podtally.policy.vector.rule_index import group_connections
 from podtally.policy.vector.rule_table import RuleTable
 from podtally.policy.vector.rules import Batch
 
@@ -19,7 +19,7 @@ _PAIRS = 1 << 16  # at a time, so that what is done with them stays in the secon
 
 # What a rule comes to that matches, or may.
 DECIDES, SELECTION, DOUBT, UNKNOWN_END = range(4)
-WAYS = 4
+MATCH_KINDS = 4
 
 
 class Pairs(NamedTuple):
@@ -27,24 +27,24 @@ class Pairs(NamedTuple):
 
     row: Indices  # of the batch
     entry: Indices
-    way: NDArray[np.int64]
+    match_kind: NDArray[np.int64]
 
     def take(self, index: Indices | NDArray[np.bool_]) -> "Pairs":
         return Pairs._make(column[index] for column in self)
 
 
-class Pairing(NamedTuple):
+class PairPlan(NamedTuple):
     """``codes``: lists of entries, twice, plus 1 where it is certain that the policy is meant."""
 
     codes: Sequence[Indices]
     of_row: Indices  # of the batch: which of the lists
     rows: Indices  # that are asked about
-    strangers: bool  # whether who is not known may be the other end itself
+    peer_may_be_self: bool  # whether who is not known may be the other end itself
     first_only: bool  # of rules that decide, whether the first is enough
 
     def parts(self) -> Iterator[tuple[Indices, Indices]]:
         """Rows of the batch, and a code for each, of the short lists; some at a time."""
-        each = lists([len(codes) if len(codes) <= _LONG else 0 for codes in self.codes])
+        each = ragged_lists([len(codes) if len(codes) <= _LONG else 0 for codes in self.codes])
         short = [codes for codes in self.codes if len(codes) <= _LONG]
         codes = np.concatenate([np.zeros(0, np.int64), *short])
         ends = np.cumsum(each.counts[self.of_row[self.rows]])
@@ -63,18 +63,18 @@ class Pairing(NamedTuple):
                 yield self.codes[number], rows
 
 
-def matching(pairing: Pairing, table: RuleTable, batch: Batch) -> Iterator[Pairs]:
+def matching_pairs(pairing: PairPlan, table: RuleTable, batch: Batch) -> Iterator[Pairs]:
     """All of a connection's pairs come at once."""
     for asked, codes in pairing.parts():
         yield _hits(pairing, table, batch, asked, codes)
     for codes, rows in pairing.long():
-        one, kind = alike(batch, rows, table.bounds())
+        one, kind = group_connections(batch, rows, table.bounds())
         ones, order = batch.take(one), np.argsort(kind, kind="stable")
-        of_kind = lists(np.bincount(kind, minlength=len(one)).tolist())
+        of_kind = ragged_lists(np.bincount(kind, minlength=len(one)).tolist())
         for index, places in table.sparse(codes).parts(ones):
             hits = _hits(pairing, table, ones, index, codes[places])
             if pairing.first_only:
-                decides = (hits.way == DECIDES).astype(np.int64)
+                decides = (hits.match_kind == DECIDES).astype(np.int64)
                 hits = hits.take(sum_before(decides, first_of_runs(hits.row)) == 0)
             # From one of each kind to all that are of it.
             owner, place = of_kind.of(hits.row).members()
@@ -83,13 +83,13 @@ def matching(pairing: Pairing, table: RuleTable, batch: Batch) -> Iterator[Pairs
 
 
 def _hits(
-    pairing: Pairing, table: RuleTable, batch: Batch, asked: Indices, codes: Indices
+    pairing: PairPlan, table: RuleTable, batch: Batch, asked: Indices, codes: Indices
 ) -> Pairs:
-    met = table.grades(codes >> 1, batch, asked)
+    met = table.matches(codes >> 1, batch, asked)
     hit = np.flatnonzero(met)
     rows, entries, certain = asked[hit], codes[hit] >> 1, codes[hit] & 1
     way = np.where(met[hit] == YES, np.where(certain, DECIDES, SELECTION), DOUBT)
-    if pairing.strangers:
+    if pairing.peer_may_be_self:
         denied = (way == DECIDES) & table.denies[entries]
         way[denied & (batch.peer[rows] == UNKNOWN_CLASS)] = UNKNOWN_END
     return Pairs(rows, entries, way)

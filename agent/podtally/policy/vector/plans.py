@@ -34,7 +34,7 @@ class Plans:
     ) -> None:
         self._policies, self._table, self._classes = policies, table, classes
         self._subjects = np.array([one.subject for one in policies], np.int64)
-        saying = [place for place, one in enumerate(policies) if one.has_say(is_egress)]
+        saying = [place for place, one in enumerate(policies) if one.applies_in(is_egress)]
         tiers = [policies[place].policy.tier for place in saying]
         first, last = np.searchsorted(tiers, (NETWORK_TIER, BASELINE_TIER))
         self._before, self._after = saying[:first], saying[last:]
@@ -62,7 +62,7 @@ class Plans:
         return self._plans[number]
 
     def _of_namespace(self, number: int) -> Indices:
-        party = self._classes.parties[number]
+        party = self._classes.endpoints[number]
         namespace = party.namespace if party.kind == POD else ""
         if namespace not in self._network:
             namespace = _NO_NAMESPACE

@@ -5,17 +5,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.policy.model import ANY_PROTOCOL, PolicyPort
-from podtally.policy.reference.rules import has_every_port
+from podtally.policy.reference.matching import is_every_port
 from podtally.policy.vector.classes import EndpointClasses
-from podtally.policy.vector.label_sets import NO, PERHAPS, YES, Grades
-from podtally.policy.vector.lists import Indices, RaggedLists, greatest
+from podtally.policy.vector.label_sets import MAYBE, NO, YES, Matches
+from podtally.policy.vector.lists import Indices, RaggedLists, max_of_lists
 from podtally.policy.vector.rules import Batch, has_ports
 
 _NUMBER = -1  # instead of a name's number
 _PORT = 0xFFFF  # of a word with the protocol before it
 
 
-class Ports:
+class PortTable:
     """Numbers lists of ports; each list is there once."""
 
     def __init__(self, classes: EndpointClasses) -> None:
@@ -40,7 +40,7 @@ class Ports:
         # With the protocol before them, so that one comparison is for both.
         self._first = self._protocol << 16 | np.array([p.first for p in self._ports], np.int32)
         self._last = self._protocol << 16 | np.array([p.last for p in self._ports], np.int32)
-        self._every = np.array([has_every_port(port) for port in self._ports], np.bool_)
+        self._every = np.array([is_every_port(port) for port in self._ports], np.bool_)
         self._names = sorted({port.name for port in self._ports if port.name})
         numbers = {name: number for number, name in enumerate(self._names)}
         self._name = np.array([numbers.get(port.name, _NUMBER) for port in self._ports], np.int32)
@@ -53,30 +53,30 @@ class Ports:
         plain = np.concatenate([self._first, self._last + 1]).astype(np.int64) & _PORT
         return np.unique(np.concatenate([plain, named, named + 1, [1]]))
 
-    def grades(self, numbers: Indices, batch: Batch, rows: Indices) -> Grades:
+    def matches(self, numbers: Indices, batch: Batch, rows: Indices) -> Matches:
         """(n,); of each list on the connection in that row of the batch."""
         owner, place = self._lists.of(numbers).members()
         row = rows[owner]
         asked = (batch.protocol << 16 | batch.port)[row]
         within = (asked >= self._first[place]) & (asked <= self._last[place])
-        found: Grades = within * np.uint8(YES)
-        loose = is_port_open(batch)
+        found: Matches = within * np.uint8(YES)
+        loose = is_port_unknown(batch)
         others = ~self._is_plain[place]
         if loose.any():
             others |= loose[row]
         some = np.flatnonzero(others)
         if len(some):
             found[some] = self._of_others(place[some], batch, row[some], loose[row[some]])
-        return greatest(owner, found, len(numbers))
+        return max_of_lists(owner, found, len(numbers))
 
     def _of_others(
         self, places: Indices, batch: Batch, rows: Indices, open_: NDArray[np.bool_]
-    ) -> Grades:
+    ) -> Matches:
         """Of ports with names, or of any protocol; of connections whose port is not known."""
         port, wanted = batch.port[rows], self._protocol[places]
         within = (port >= self._first[places] & _PORT) & (port <= self._last[places] & _PORT)
-        found: Grades = within * np.uint8(YES)
-        found[open_] = np.where(self._every[places[open_]], np.uint8(YES), np.uint8(PERHAPS))
+        found: Matches = within * np.uint8(YES)
+        found[open_] = np.where(self._every[places[open_]], np.uint8(YES), np.uint8(MAYBE))
         named = np.flatnonzero(self._name[places] != _NUMBER)
         if len(named):
             found[named] = self._of_names(
@@ -87,7 +87,7 @@ class Ports:
 
     def _of_names(
         self, names: NDArray[np.int32], batch: Batch, rows: Indices, open_: NDArray[np.bool_]
-    ) -> Grades:
+    ) -> Matches:
         found = np.zeros(len(names), np.uint8)
         destination = batch.destination[rows]
         asked = destination.astype(np.int64) << 24 | batch.protocol[rows] << 16 | batch.port[rows]
@@ -97,12 +97,12 @@ class Ports:
             found[of_name] = _among(keys, asked[of_name]) * np.uint8(YES)
             loose = of_name[open_[of_name]]
             # Some port that the destination calls so, whatever its number.
-            found[loose] = _among(keys >> 16, asked[loose] >> 16) * np.uint8(PERHAPS)
-        found[self._classes.without_ports()[destination]] = PERHAPS
+            found[loose] = _among(keys >> 16, asked[loose] >> 16) * np.uint8(MAYBE)
+        found[self._classes.without_ports()[destination]] = MAYBE
         return found
 
 
-def is_port_open(batch: Batch) -> NDArray[np.bool_]:
+def is_port_unknown(batch: Batch) -> NDArray[np.bool_]:
     """What ``rules.is_port_known`` denies."""
     found: NDArray[np.bool_] = (batch.port == 0) & has_ports(batch.protocol)
     return found

@@ -8,25 +8,27 @@ the classes of the peer, of its address and of the port. The words are made for 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from podtally.policy.explain.mismatch import BOTH_FAIL_LEAST, Near, nearest
-from podtally.policy.explain.reasons import short_reason, side_reason
+from podtally.policy.explain.near_miss import MIN_BOTH_FAIL, NearMiss, nearest_miss
+from podtally.policy.explain.reasons import direction_reason, short_reason
 from podtally.policy.model import Block, DirectionVerdict, Network, Policy, Rule
 from podtally.policy.reference import engine
-from podtally.policy.reference.rules import INGRESS, RuleInput, rules_of
+from podtally.policy.reference.matching import INGRESS, RuleInput, rules_of
 from podtally.policy.vector.address_classes import AddressClasses, PortClasses
-from podtally.policy.vector.packed_keys import Words
+from podtally.policy.vector.packed_keys import Keys
 
-_KEPT = 1 << 13  # texts, and searches
-_PLAIN = 32  # rules up to which arrays do not pay
+_MAX_CACHED = 1 << 13  # texts, and searches
+_MAX_PLAIN_RULES = 32  # rules up to which arrays do not pay
 _ENTRIES_A_UNIT = 1024  # of rules, to search them once; _SHAPED: to find what tells them apart
 _SHAPED = 32
 _SEARCH = 6  # units, however few rules there are
 
 # The rules that come nearest by the halves that do not match, and how many halves that are.
-Candidates = Callable[[tuple[Policy, ...], "Connection"], tuple[list[tuple[Policy, Rule]], int]]
+Candidates = Callable[
+    [tuple[Policy, ...], "JudgedConnection"], tuple[list[tuple[Policy, Rule]], int]
+]
 
 
-class Budget:
+class ReasonBudget:
     """Units of work; a unit is some 50 microseconds. One endpoint has a share of them."""
 
     def __init__(self, units: int, share: int) -> None:
@@ -52,13 +54,13 @@ class Budget:
         return True
 
 
-NO_LIMIT = Budget(1 << 62, 1 << 62)
+NO_LIMIT = ReasonBudget(1 << 62, 1 << 62)
 
 
-class Connection(NamedTuple):
+class JudgedConnection(NamedTuple):
     """One that was judged."""
 
-    word: Words  # (1, WORDS)
+    word: Keys  # (1, WORDS)
     ask: RuleInput
     who: int  # whose share of the budget it costs
     local: int  # class
@@ -66,7 +68,7 @@ class Connection(NamedTuple):
 
 
 class _Searched(NamedTuple):
-    near: Near | None
+    near: NearMiss | None
 
 
 class _Shape(NamedTuple):
@@ -77,7 +79,7 @@ class _Shape(NamedTuple):
     size: int  # rules, and what is in them
 
 
-class Reasons:
+class ReasonWriter:
     """For one set of policies, and as long as parties stay as they are."""
 
     def __init__(self, candidates: Candidates) -> None:
@@ -94,7 +96,9 @@ class Reasons:
         """The reason of a side on a connection, if it was made before; ``key``: its word."""
         return self._texts.get((number, key))
 
-    def text(self, number: int, side: DirectionVerdict, given: Connection, budget: Budget) -> str:
+    def text(
+        self, number: int, side: DirectionVerdict, given: JudgedConnection, budget: ReasonBudget
+    ) -> str:
         """The reason; beyond the budget only the policies that decided."""
         if not budget.take(given.who, 1 + _size_of_rule(side.rule) // _SHAPED):
             return short_reason(side, given.ask.direction)
@@ -104,14 +108,14 @@ class Reasons:
         if searched is None:
             return short_reason(side, given.ask.direction)
         near = searched.near
-        text = side_reason(side, given.ask, lambda *_: near)
-        if len(self._texts) >= _KEPT:
+        text = direction_reason(side, given.ask, lambda *_: near)
+        if len(self._texts) >= _MAX_CACHED:
             self._texts.clear()
         self._texts[number, given.word.tobytes()] = text
         return text
 
     def _nearest_of(
-        self, number: int, side: DirectionVerdict, given: Connection, budget: Budget
+        self, number: int, side: DirectionVerdict, given: JudgedConnection, budget: ReasonBudget
     ) -> _Searched | None:
         """The rule that came nearest; None: there is no budget to look for it."""
         shape = self._shape(number, side, given, budget)
@@ -121,19 +125,21 @@ class Reasons:
         if key not in self._searched:
             if not budget.take(given.who, _SEARCH + shape.size // _ENTRIES_A_UNIT):
                 return None
-            if len(self._searched) >= _KEPT:
+            if len(self._searched) >= _MAX_CACHED:
                 self._searched.clear()
             self._searched[key] = _Searched(self._search(side.policies, given, shape.size))
         return self._searched[key]
 
-    def _search(self, policies: tuple[Policy, ...], given: Connection, size: int) -> Near | None:
-        if size <= _PLAIN:
-            return nearest(_rules(policies, given.ask.direction), given.ask)
+    def _search(
+        self, policies: tuple[Policy, ...], given: JudgedConnection, size: int
+    ) -> NearMiss | None:
+        if size <= _MAX_PLAIN_RULES:
+            return nearest_miss(_rules(policies, given.ask.direction), given.ask)
         rules, failing = self._candidates(policies, given)
-        return nearest(rules, given.ask, BOTH_FAIL_LEAST if failing > 1 else None)
+        return nearest_miss(rules, given.ask, MIN_BOTH_FAIL if failing > 1 else None)
 
     def _shape(
-        self, number: int, side: DirectionVerdict, given: Connection, budget: Budget
+        self, number: int, side: DirectionVerdict, given: JudgedConnection, budget: ReasonBudget
     ) -> _Shape | None:
         direction = given.ask.direction
         shape = self._shapes.get((number, direction))
@@ -148,7 +154,7 @@ class Reasons:
         return shape
 
 
-def _alike(number: int, shape: _Shape, given: Connection) -> tuple[object, ...]:
+def _alike(number: int, shape: _Shape, given: JudgedConnection) -> tuple[object, ...]:
     """Equal for connections of which the same rule comes nearest."""
     ask = given.ask
     names = None

@@ -17,7 +17,7 @@ from podtally.policy.model import Block
 from podtally.policy.vector.classes import EndpointClasses
 from podtally.policy.vector.label_sets import NO
 from podtally.policy.vector.lists import Indices, RaggedLists
-from podtally.policy.vector.packed_keys import WORDS, different
+from podtally.policy.vector.packed_keys import KEY_WORDS, unique_rows
 from podtally.policy.vector.rules import Batch, CompiledRule
 
 _PAIRS = 1 << 17  # at a time, which bounds the memory that they take
@@ -37,7 +37,7 @@ class _Networks(NamedTuple):
     place: Indices
 
 
-class Sparse:
+class RuleIndex:
     """The rules of one list by what they ask of the peer; places are those in the list."""
 
     def __init__(self, rules: list[CompiledRule | None], classes: EndpointClasses) -> None:
@@ -90,18 +90,20 @@ class Sparse:
             yield _product(np.flatnonzero(of_row.ravel() == number), selected, self.size)
 
 
-def alike(batch: Batch, rows: Indices, bounds: NDArray[np.int64]) -> tuple[Indices, Indices]:
+def group_connections(
+    batch: Batch, rows: Indices, bounds: NDArray[np.int64]
+) -> tuple[Indices, Indices]:
     """One row of each kind that rules cannot tell apart, and of which kind each is; ``bounds``
     are the ports at which they begin to differ, ascending.
     """
     port = np.searchsorted(bounds, batch.port[rows], side="right").astype(np.uint64)
-    words = np.empty((len(rows), WORDS), np.uint64)
+    words = np.empty((len(rows), KEY_WORDS), np.uint64)
     words[:, 0] = batch.peer[rows].astype(np.uint64) << _32 | batch.destination[rows].astype(
         np.uint64
     )
     words[:, 1], words[:, 2] = batch.high[rows], batch.low[rows]
     words[:, 3] = batch.protocol[rows].astype(np.uint64) << _32 | port
-    unique, kind = different(words)
+    unique, kind = unique_rows(words)
     one = np.empty(len(unique), np.int64)
     one[kind] = rows
     return one, kind

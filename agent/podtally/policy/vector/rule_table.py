@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.policy.model import DENY
-from podtally.policy.vector.address_ranges import Addresses, ManyRanges, Ranges
+from podtally.policy.vector.address_ranges import Addresses, BlockRanges, RangeTable
 from podtally.policy.vector.classes import EndpointClasses
-from podtally.policy.vector.label_sets import NO, PERHAPS, YES, Grades
-from podtally.policy.vector.lists import Indices, greatest, lists
-from podtally.policy.vector.ports import Ports
-from podtally.policy.vector.rule_index import Sparse
+from podtally.policy.vector.label_sets import MAYBE, NO, YES, Matches
+from podtally.policy.vector.lists import Indices, max_of_lists, ragged_lists
+from podtally.policy.vector.ports import PortTable
+from podtally.policy.vector.rule_index import RuleIndex
 from podtally.policy.vector.rules import Batch, CompiledPolicy, CompiledRule
 
 _NONE = -1  # instead of the number of ports, or of ranges
@@ -28,14 +28,14 @@ class RuleTable:
         self, policies: Sequence[CompiledPolicy], is_egress: bool, classes: EndpointClasses
     ) -> None:
         rules = [_entries(one, is_egress) for one in policies]
-        self.of_policy = lists([len(each) for each in rules])
+        self.of_policy = ragged_lists([len(each) for each in rules])
         self.entries = [entry for each in rules for entry in each]
         self.policy = np.repeat(np.arange(len(policies)), self.of_policy.counts)
         self._classes = classes
-        self._sparse: dict[bytes, Sparse] = {}
-        ranges: list[Ranges] = []
+        self._sparse: dict[bytes, RuleIndex] = {}
+        ranges: list[BlockRanges] = []
         numbers, slots = [], []
-        self._ports = Ports(classes)
+        self._ports = PortTable(classes)
         ports = []
         for entry in self.entries:
             listed = None if entry is None else entry.rule.ports
@@ -46,31 +46,31 @@ class RuleTable:
             slots.append(() if entry is None else entry.slots)
         self._ports.close()
         self._ports_of, self._ranges_of = np.array(ports, np.int64), np.array(numbers, np.int64)
-        self._ranges = ManyRanges(ranges)
-        self._slots_of = lists([len(each) for each in slots])
+        self._ranges = RangeTable(ranges)
+        self._slots_of = ragged_lists([len(each) for each in slots])
         self._slots = np.array([slot for each in slots for slot in each], np.int64)
         self.denies = np.array([_denies(entry) for entry in self.entries], np.bool_)
         # What is said of all peers, whoever they are.
         self._least = np.array([_least(entry) for entry in self.entries], np.uint8)
 
-    def sparse(self, codes: Indices) -> Sparse:
+    def sparse(self, codes: Indices) -> RuleIndex:
         """What finds the few of a long list that may match; ``codes`` are entries, twice or so."""
         key = codes.tobytes()
         if key not in self._sparse:
             rules = [self.entries[entry] for entry in (codes >> 1).tolist()]
-            self._sparse[key] = Sparse(rules, self._classes)
+            self._sparse[key] = RuleIndex(rules, self._classes)
         return self._sparse[key]
 
     def bounds(self) -> NDArray[np.int64]:
         """The ports at which rules begin to tell connections apart, ascending."""
         return self._ports.bounds()
 
-    def grades(self, entries: Indices, batch: Batch, rows: Indices) -> Grades:
+    def matches(self, entries: Indices, batch: Batch, rows: Indices) -> Matches:
         """(n,); of each entry on the connection in that row of the batch."""
         found = np.full(len(entries), YES, np.uint8)
         numbers = self._ports_of[entries]
         some = np.flatnonzero(numbers != _NONE)
-        found[some] = self._ports.grades(numbers[some], batch, rows[some])
+        found[some] = self._ports.matches(numbers[some], batch, rows[some])
         some = np.flatnonzero(found != NO)
         entries, rows = entries[some], rows[some]
         found[some] = np.minimum(found[some], self._peers(entries, batch, rows))
@@ -82,14 +82,14 @@ class RuleTable:
         found: Indices = (self._peers(entries, batch, rows) == NO).astype(np.int64)
         numbers = self._ports_of[entries]
         some = np.flatnonzero(numbers != _NONE)
-        found[some] += self._ports.grades(numbers[some], batch, rows[some]) == NO
+        found[some] += self._ports.matches(numbers[some], batch, rows[some]) == NO
         return found
 
-    def _peers(self, entries: Indices, batch: Batch, rows: Indices) -> Grades:
+    def _peers(self, entries: Indices, batch: Batch, rows: Indices) -> Matches:
         owner, place = self._slots_of.of(entries).members()
         columns = batch.peer[rows[owner]].astype(np.int64)
         of_slots = self._classes.table.at(self._slots[place], columns)
-        found = greatest(owner, of_slots, len(entries))
+        found = max_of_lists(owner, of_slots, len(entries))
         np.maximum(found, self._least[entries], out=found)
         numbers = self._ranges_of[entries]
         some = np.flatnonzero((numbers != _NONE) & (found != YES))
@@ -97,11 +97,11 @@ class RuleTable:
         found[some] = np.maximum(found[some], held)
         return found
 
-    def _blocks(self, numbers: Indices, batch: Batch, rows: Indices) -> Grades:
+    def _blocks(self, numbers: Indices, batch: Batch, rows: Indices) -> Matches:
         addresses = Addresses(batch.high[rows], batch.low[rows])
         held = self._ranges.hold(numbers, addresses) * np.uint8(YES)
         known: NDArray[np.bool_] = (addresses.high | addresses.low) != 0
-        return np.where(known, held, np.uint8(PERHAPS))
+        return np.where(known, held, np.uint8(MAYBE))
 
 
 def _entries(one: CompiledPolicy, is_egress: bool) -> Sequence[CompiledRule | None]:
@@ -110,7 +110,7 @@ def _entries(one: CompiledPolicy, is_egress: bool) -> Sequence[CompiledRule | No
 
 def _least(entry: CompiledRule | None) -> int:
     if entry is None or entry.by_name:
-        return PERHAPS
+        return MAYBE
     return YES if entry.everyone else NO
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.policy.model import Block, DomainPeer, Policy, Rule
-from podtally.policy.reference.rules import EGRESS, HAVE_PORTS, INGRESS, has_say
-from podtally.policy.vector.address_ranges import Ranges
+from podtally.policy.reference.matching import EGRESS, HAVE_PORTS, INGRESS, applies_in
+from podtally.policy.vector.address_ranges import BlockRanges
 from podtally.policy.vector.classes import EndpointClasses
 
 Indices = NDArray[np.int64]
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 class CompiledRule(NamedTuple):
     rule: Rule
     slots: tuple[int, ...] = ()  # peers by labels
-    ranges: Ranges | None = None  # peers by address
+    ranges: BlockRanges | None = None  # peers by address
     by_name: bool = False  # peers by a name of DNS
     everyone: bool = False
 
@@ -50,11 +50,11 @@ class CompiledPolicy(NamedTuple):
     def rules(self, is_egress: bool) -> tuple[CompiledRule, ...] | None:
         return self.egress if is_egress else self.ingress
 
-    def has_say(self, is_egress: bool) -> bool:
-        return has_say(self.policy, EGRESS if is_egress else INGRESS)
+    def applies_in(self, is_egress: bool) -> bool:
+        return applies_in(self.policy, EGRESS if is_egress else INGRESS)
 
 
-def compiled(policy: Policy, classes: EndpointClasses) -> CompiledPolicy:
+def compile_policy(policy: Policy, classes: EndpointClasses) -> CompiledPolicy:
     def each(rules: tuple[Rule, ...] | None) -> tuple[CompiledRule, ...] | None:
         if rules is None:
             return None
@@ -74,7 +74,7 @@ def _rule(rule: Rule, namespace: str, classes: EndpointClasses) -> CompiledRule:
         if not isinstance(peer, Block | DomainPeer)
     ]
     by_name = any(isinstance(peer, DomainPeer) for peer in rule.peers)
-    return CompiledRule(rule, tuple(slots), Ranges(blocks) if blocks else None, by_name)
+    return CompiledRule(rule, tuple(slots), BlockRanges(blocks) if blocks else None, by_name)
 
 
 def has_ports(protocols: NDArray[np.int32]) -> NDArray[np.bool_]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from podtally.policy.model import NAMESPACE_NAME_LABEL, Selector
 from podtally.policy.reference.selectors import selects, selects_namespace
-from podtally.policy.vector.label_sets import NO, PERHAPS, YES, Grades
+from podtally.policy.vector.label_sets import MAYBE, NO, YES, Matches
 from podtally.runtimes.model import Labels
 
 
@@ -33,7 +33,7 @@ class SelectorIndex:
                 self._others.append(number)
         return number
 
-    def grades(self, labels: Labels | None, namespace: str | None = None) -> Grades:
+    def matches(self, labels: Labels | None, namespace: str | None = None) -> Matches:
         """(selectors,); with a namespace's name the labels are a namespace's."""
         found = np.zeros(len(self._selectors), np.uint8)
         for number in self._candidates(labels, namespace):
@@ -42,7 +42,7 @@ class SelectorIndex:
                 answer = selects_namespace(selector, namespace, labels)
             else:
                 answer = selects(selector, labels)
-            found[number] = grade(answer)
+            found[number] = match_of(answer)
         return found
 
     def _candidates(self, labels: Labels | None, namespace: str | None) -> chain[int]:
@@ -54,5 +54,5 @@ class SelectorIndex:
         return chain(self._others, *(self._asking.get(label, ()) for label in known.items()))
 
 
-def grade(answer: bool | None) -> int:
-    return PERHAPS if answer is None else YES if answer else NO
+def match_of(answer: bool | None) -> int:
+    return MAYBE if answer is None else YES if answer else NO

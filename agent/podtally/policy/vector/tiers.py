@@ -24,18 +24,25 @@ from podtally.policy.model import (
 )
 from podtally.policy.reference import engine
 from podtally.policy.vector.classes import UNKNOWN_CLASS, EndpointClasses
-from podtally.policy.vector.doubt import OPEN, Doubts, Stage, answers, joined, mask_of
+from podtally.policy.vector.doubt import (
+    OPEN,
+    Doubts,
+    TierResults,
+    concat_doubts,
+    mask_of,
+    resolve_all,
+)
 from podtally.policy.vector.lists import Indices, first_of_runs, sum_before
 from podtally.policy.vector.outcomes import PASS_CODE, OutcomeTable
 from podtally.policy.vector.pairs import (
     DECIDES,
     DOUBT,
+    MATCH_KINDS,
     SELECTION,
     UNKNOWN_END,
-    WAYS,
-    Pairing,
+    PairPlan,
     Pairs,
-    matching,
+    matching_pairs,
 )
 from podtally.policy.vector.plans import Plan, Plans
 from podtally.policy.vector.rule_table import RuleTable
@@ -55,8 +62,8 @@ class TierInput(NamedTuple):
     """Connections of one direction; index i of every array is the same one."""
 
     batch: Batch
-    spared: Numbers  # the side that NetworkPolicy cannot change, see engine._spared; OPEN: none
-    strangers: bool  # whether who is not known may be the other end itself
+    undeniable: Numbers  # the side that NetworkPolicy cannot change, see engine._spared; OPEN: none
+    peer_may_be_self: bool  # whether who is not known may be the other end itself
 
 
 class _Planned(NamedTuple):
@@ -90,7 +97,7 @@ class Tiers:
         self._mask = np.array(
             [_ANYTHING if verdict == UNKNOWN else mask_of([verdict]) for verdict in says], np.uint8
         )
-        self._made = np.full(len(self._table.entries) * WAYS, OPEN, np.int32)
+        self._made = np.full(len(self._table.entries) * MATCH_KINDS, OPEN, np.int32)
 
     def judge(self, asked: TierInput) -> Numbers:
         planned = self._planned(asked.batch.local)
@@ -106,9 +113,9 @@ class Tiers:
             )
             stages.append(stage)
             rows = rows[stage.unsettled()[rows]]
-        last = asked.spared.copy()
+        last = asked.undeniable.copy()
         last[last == OPEN] = self._sides.number(UNDECLARED, engine.OPEN)
-        return answers(stages, last, self._sides)
+        return resolve_all(stages, last, self._sides)
 
     def nearest(
         self, policies: Sequence[Policy], batch: Batch
@@ -135,39 +142,41 @@ class Tiers:
         return _Planned(
             plans,
             of_row.ravel(),
-            np.array([self._classes.parties[number].kind == POD for number in classes], np.bool_),
+            np.array([self._classes.endpoints[number].kind == POD for number in classes], np.bool_),
             np.array([len(plan.told) for plan in plans], np.int64),
             np.array([bool(plan.isolating) for plan in plans], np.bool_),
         )
 
-    def _in_order(self, tier: int, planned: _Planned, asked: TierInput, rows: Indices) -> Stage:
+    def _in_order(
+        self, tier: int, planned: _Planned, asked: TierInput, rows: Indices
+    ) -> TierResults:
         """An admin tier; what the engine's _in_order does."""
         decided = np.full(len(asked.batch.local), OPEN, np.int32)
         doubts = []
         for matches in self._matching(tier, planned, rows, asked):
             pairs = self._that_count(matches)
-            certain = pairs.way == DECIDES
-            certain |= pairs.way == UNKNOWN_END
+            certain = pairs.match_kind == DECIDES
+            certain |= pairs.match_kind == UNKNOWN_END
             rules = pairs.take(certain)
             firsts = rules.take(first_of_runs(rules.row))
             firsts = firsts.take(self._mask[firsts.entry] != 1 << PASS_CODE)
-            firsts = firsts._replace(way=np.full(len(firsts.row), DECIDES))
+            firsts = firsts._replace(match_kind=np.full(len(firsts.row), DECIDES))
             decided[firsts.row] = self._sides_of(firsts)
-            open_ = pairs.take(pairs.way != DECIDES)
-            mask = np.where(open_.way == UNKNOWN_END, _ALLOWED, self._mask[open_.entry])
+            open_ = pairs.take(pairs.match_kind != DECIDES)
+            mask = np.where(open_.match_kind == UNKNOWN_END, _ALLOWED, self._mask[open_.entry])
             found = Doubts(open_.row, mask, self._sides_of(open_))
             doubts += [found, self._that_differ(rules)]
-        return Stage(decided, joined(doubts))
+        return TierResults(decided, concat_doubts(doubts))
 
     def _that_count(self, matches: Pairs) -> Pairs:
         """Without those behind one that would have been taken: of the policy, if it is for the
         end, and of all that come after its priority, if that is certain.
         """
         row, policy = matches.row, self._table.policy[matches.entry]
-        takes = (matches.way != DOUBT).astype(np.int64)
+        takes = (matches.match_kind != DOUBT).astype(np.int64)
         pairs = matches.take(sum_before(takes, first_of_runs(row, policy)) == 0)
         level = self._level[self._table.policy[pairs.entry]]
-        certain = (pairs.way == DECIDES) | (pairs.way == UNKNOWN_END)
+        certain = (pairs.match_kind == DECIDES) | (pairs.match_kind == UNKNOWN_END)
         starts = first_of_runs(pairs.row, level)
         # Of each run of a row and a level, whether it has a certain one.
         run = np.cumsum(starts) - 1
@@ -202,12 +211,12 @@ class Tiers:
         assert rule is not None
         return self._sides.number(UNKNOWN, engine.SAME_PRIORITY, policies, rule.rule)
 
-    def _united(self, planned: _Planned, asked: TierInput, rows: Indices) -> Stage:
+    def _united(self, planned: _Planned, asked: TierInput, rows: Indices) -> TierResults:
         """The tier of NetworkPolicy; HostPolicy's too."""
         batch = asked.batch
         decided = np.full(len(batch.local), OPEN, np.int32)
         rows = rows[planned.told[planned.of_row[rows]] > 0]
-        is_spared = asked.spared[rows] != OPEN
+        is_spared = asked.undeniable[rows] != OPEN
         doubts = [self._spare(planned, asked, rows[is_spared], decided)]
         rows = rows[~is_spared]
         undefined = ~has_ports(batch.protocol[rows]) & planned.is_pod[planned.of_row[rows]]
@@ -215,13 +224,13 @@ class Tiers:
         rows = rows[~undefined]
         matched = np.zeros(len(batch.local), np.int64)  # policies that would allow it
         for pairs in self._matching(NETWORK_TIER, planned, rows, asked):
-            sure = pairs.take(pairs.way == DECIDES)
+            sure = pairs.take(pairs.match_kind == DECIDES)
             firsts = sure.take(first_of_runs(sure.row))
             decided[firsts.row] = self._sides_of(firsts)
             open_ = pairs.take(decided[pairs.row] == OPEN)
             mask = np.where(self._mask[open_.entry] == _ANYTHING, _EITHER, _ALLOWED)
             doubts.append(Doubts(open_.row, mask, self._sides_of(open_)))
-            matches = open_.take(open_.way == SELECTION)
+            matches = open_.take(open_.match_kind == SELECTION)
             once = first_of_runs(matches.row, self._table.policy[matches.entry])
             np.add.at(matched, matches.row[once], 1)
         # No rule certainly matches: the end of the engine's _any_rule.
@@ -238,7 +247,7 @@ class Tiers:
             (may_deny & ~is_stranger, _DENIED),
         ):
             doubts.append(self._all(engine.SELECTION, either, planned, rows[chosen]))
-        return Stage(decided, joined(doubts))
+        return TierResults(decided, concat_doubts(doubts))
 
     def _spare(
         self, planned: _Planned, asked: TierInput, rows: Indices, decided: Numbers
@@ -246,7 +255,7 @@ class Tiers:
         """What the tier cannot forbid; ``decided`` is filled in where it is asked for certain."""
         is_isolated = planned.isolating[planned.of_row[rows]]
         sure = rows[is_isolated]
-        decided[sure] = asked.spared[sure]
+        decided[sure] = asked.undeniable[sure]
         return self._all(engine.SELECTION, _ALLOWED, planned, rows[~is_isolated])
 
     def _all(self, cause: str, mask: np.uint8, planned: _Planned, rows: Indices) -> Doubts:
@@ -258,8 +267,8 @@ class Tiers:
     ) -> Iterator[Pairs]:
         codes = [plan.tiers[tier] for plan in planned.plans]
         first_only = tier == NETWORK_TIER
-        pairing = Pairing(codes, planned.of_row, rows, asked.strangers, first_only)
-        return matching(pairing, self._table, asked.batch)
+        pairing = PairPlan(codes, planned.of_row, rows, asked.peer_may_be_self, first_only)
+        return matching_pairs(pairing, self._table, asked.batch)
 
     def _isolated(self, cause: str, planned: _Planned, rows: Indices) -> Numbers:
         """Sides that name the policies that isolate, or the first of those that may."""
@@ -276,9 +285,9 @@ class Tiers:
 
     def _sides_of(self, pairs: Pairs) -> Numbers:
         """Each is made when it first occurs, since most never do."""
-        places = pairs.entry * WAYS + pairs.way
+        places = pairs.entry * MATCH_KINDS + pairs.match_kind
         for place in np.unique(places[self._made[places] == OPEN]):
-            self._made[place] = self._side(*divmod(int(place), WAYS))
+            self._made[place] = self._side(*divmod(int(place), MATCH_KINDS))
         found: Numbers = self._made[places]
         return found
 

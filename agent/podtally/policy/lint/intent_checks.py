@@ -5,8 +5,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from podtally.policy.cases.world import ClusterModel
-from podtally.policy.explain.formatting import listed
+from podtally.policy.cluster.model import ClusterModel
+from podtally.policy.explain.formatting import join_words
 from podtally.policy.lint.cover_index import PeerIndex
 from podtally.policy.lint.findings import (
     ALLOW_ALL,
@@ -24,14 +24,14 @@ from podtally.policy.lint.findings import (
 from podtally.policy.lint.subsumption import covers_subject
 from podtally.policy.model import ALLOW, ANY_PROTOCOL, UDP, Block, Policy, Rule
 from podtally.policy.problems import Path
-from podtally.policy.reference.rules import EGRESS, INGRESS, rules_of
+from podtally.policy.reference.matching import EGRESS, INGRESS, rules_of
 
 PEERS = {INGRESS: "from", EGRESS: "to"}
 _DNS = 53
 _WHOLE = (0, 96)  # bits of the networks ::/0 and 0.0.0.0/0
 
 
-def intent(declared: Sequence[DeclaredDocuments]) -> Iterator[LintFinding]:
+def intent_findings(declared: Sequence[DeclaredDocuments]) -> Iterator[LintFinding]:
     """Yield what the policies tell by themselves."""
     for each in declared:
         if each.policy.kind == "NetworkPolicy":
@@ -126,7 +126,7 @@ def _allows_dns(rule: Rule) -> bool:
     )
 
 
-def service_addresses(
+def service_address_findings(
     declared: Sequence[DeclaredDocuments], world: ClusterModel
 ) -> Iterator[LintFinding]:
     """Yield blocks of Services' addresses: policy sees the pod behind a Service, never these."""
@@ -145,7 +145,7 @@ def service_addresses(
                         known[peer] = _services_in(peer, services, others)
                     if known[peer]:
                         path = ("spec", direction, rule.index, PEERS[direction], number, "ipBlock")
-                        names = listed(sorted(set(known[peer])), "and")
+                        names = join_words(sorted(set(known[peer])), "and")
                         message = f"holds addresses of Services ({names}), which policy never sees"
                         yield finding(SERVICE_ADDRESS, document, path, message)
 

@@ -16,7 +16,7 @@ from podtally.kube.model import WatchedResource
 from podtally.kube.schema import KubeStruct, Metadata, event_decoder, list_decoder
 from podtally.policy.ingress import CLASS_ANNOTATION, DeclaredIngress, addresses_of
 from podtally.policy.load.documents import Document, LineMap
-from podtally.policy.load.loader import Meaning, Reading, read_documents
+from podtally.policy.load.parser import ParsedPolicies, PolicyObject, read_documents
 from podtally.policy.problems import ERROR, Problem
 
 SOURCE = "api"  # where problems are, in place of a file
@@ -24,14 +24,14 @@ SOURCE = "api"  # where problems are, in place of a file
 T = TypeVar("T")
 
 
-class DeclaredObject(msgspec.Struct, frozen=True):
+class ApiPolicyObject(msgspec.Struct, frozen=True):
     """What is kept of an object."""
 
     kind: str
     namespace: str  # "" where the kind has none
     name: str
     uid: str
-    meaning: Meaning  # an unreadable one, if it cannot be told
+    policy_object: PolicyObject  # an unreadable one, if it cannot be told
     problems: tuple[Problem, ...] = ()  # why it is unreadable
 
 
@@ -39,13 +39,13 @@ class _PolicyMetadata(Metadata, frozen=True):
     annotations: dict[str, str] | None = None
 
 
-class _WireObject(KubeStruct, frozen=True):
+class _RawObject(KubeStruct, frozen=True):
     metadata: _PolicyMetadata
     spec: Any = None
     status: Any = None
 
 
-def _declared(item: _WireObject, api_version: str, kind: str) -> DeclaredObject:
+def _declared(item: _RawObject, api_version: str, kind: str) -> ApiPolicyObject:
     meta = item.metadata
     content = {"apiVersion": api_version, "kind": kind, "metadata": _of_metadata(item)}
     if item.spec is not None:
@@ -57,10 +57,10 @@ def _declared(item: _WireObject, api_version: str, kind: str) -> DeclaredObject:
     errors = tuple(problem for problem in reading.problems if problem.severity == ERROR)
     name, namespace = intern(meta.name), intern(meta.namespace)
     problems = errors if meaning.unreadable else ()
-    return DeclaredObject(kind, namespace, name, meta.uid, meaning, problems)
+    return ApiPolicyObject(kind, namespace, name, meta.uid, meaning, problems)
 
 
-def _of_metadata(item: _WireObject) -> dict[str, Any]:
+def _of_metadata(item: _RawObject) -> dict[str, Any]:
     """What a meaning depends on."""
     meta = item.metadata
     found: dict[str, Any] = {"name": meta.name}
@@ -73,7 +73,7 @@ def _of_metadata(item: _WireObject) -> dict[str, Any]:
     return found
 
 
-def _meaning(reading: Reading, item: _WireObject) -> Meaning:
+def _meaning(reading: ParsedPolicies, item: _RawObject) -> PolicyObject:
     if reading.policies:
         return reading.policies[0]
     if reading.ingresses:
@@ -85,14 +85,14 @@ def _meaning(reading: Reading, item: _WireObject) -> Meaning:
 def _resource(path: str, kind: str, optional: bool) -> WatchedResource:
     api_version, _, name = path.removeprefix("/apis/").rpartition("/")
 
-    def compact(item: _WireObject) -> DeclaredObject:
+    def compact(item: _RawObject) -> ApiPolicyObject:
         return _declared(item, api_version, kind)
 
     return WatchedResource(
         name,
         path,
-        _bounded(list_decoder(_WireObject, compact)),
-        _bounded(event_decoder(_WireObject, compact)),
+        _bounded(list_decoder(_RawObject, compact)),
+        _bounded(event_decoder(_RawObject, compact)),
         optional=optional,
     )
 

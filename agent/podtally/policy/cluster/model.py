@@ -4,7 +4,7 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from podtally.policy.model import ADDRESS, NOBODY_KNOWS, NODE, POD, PolicyEndpoint, Question
+from podtally.policy.model import ADDRESS, NODE, POD, UNIDENTIFIED, PolicyEndpoint, Question
 from podtally.runtimes.model import Labels
 
 _MAPPED = 0xFFFF  # ::ffff:0:0/96, RFC 4291 2.5.5.2
@@ -13,7 +13,7 @@ IPV4, IPV6 = "IPv4", "IPv6"
 FAMILIES = (IPV4, IPV6)
 
 
-class Member(NamedTuple):
+class ClusterPod(NamedTuple):
     """A pod, with what policies do not ask for."""
 
     party: PolicyEndpoint
@@ -31,7 +31,7 @@ class ClusterModel:
 
     def __init__(
         self,
-        members: Iterable[Member],
+        members: Iterable[ClusterPod],
         nodes: Iterable[PolicyEndpoint],
         namespaces: Iterable[NamespaceModel],
         services: Mapping[str, tuple[int, ...]] | None = None,
@@ -39,14 +39,14 @@ class ClusterModel:
         self.services = services or {}  # cluster addresses, by "namespace/name"
         self._namespaces: dict[str, Labels | None] = {n.name: n.labels for n in namespaces}
         self._nodes = {node.name: node for node in nodes}
-        self._members: dict[tuple[str, str], Member] = {}
+        self._members: dict[tuple[str, str], ClusterPod] = {}
         for member in members:
             party = self._placed(member.party)
             self._members[party.namespace, party.name] = member._replace(party=party)
         self._holders = self._by_address()
 
     @property
-    def members(self) -> tuple[Member, ...]:
+    def members(self) -> tuple[ClusterPod, ...]:
         return tuple(self._members.values())
 
     @property
@@ -88,7 +88,7 @@ class ClusterModel:
                 if pod.host_network:
                     holders[address] = _node_of(pod)
                 elif address in holders:  # two that live have it: nobody can tell whom it means
-                    holders[address] = PolicyEndpoint(NOBODY_KNOWS, ips=(address,))
+                    holders[address] = PolicyEndpoint(UNIDENTIFIED, ips=(address,))
                 else:
                     holders[address] = pod
         for node in self._nodes.values():
@@ -109,7 +109,9 @@ class ConnectionEnds(NamedTuple):
         return Question(source, destination, protocol, port, source_ip, destination_ip)
 
 
-def ends(source: PolicyEndpoint, destination: PolicyEndpoint, family: str = "") -> ConnectionEnds:
+def connection_ends(
+    source: PolicyEndpoint, destination: PolicyEndpoint, family: str = ""
+) -> ConnectionEnds:
     """In the family, or without one in the first that both ends have.
 
     Without a family in common the only address that an end has is still known.
@@ -127,7 +129,7 @@ def family_of(address: int) -> str:
     return IPV4 if address >> 32 == _MAPPED else IPV6
 
 
-def selectable(world: ClusterModel) -> tuple[PolicyEndpoint, ...]:
+def selectable_pods(world: ClusterModel) -> tuple[PolicyEndpoint, ...]:
     """The pods that policies may select: not those of the host's network, none that is over."""
     return tuple(
         member.party

@@ -8,21 +8,21 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from podtally.policy.explain.formatting import (
-    address_words,
-    listed,
-    network_words,
-    party_words,
-    port_words,
-    protocol_words,
-    requirement_words,
+    format_address,
+    format_endpoint,
+    format_network,
+    format_port,
+    format_protocol,
+    format_requirement,
+    join_words,
 )
 from podtally.policy.model import (
     ANY_PROTOCOL,
     HOST,
     NAMESPACE_NAME_LABEL,
-    NOBODY_KNOWS,
     NODE,
     POD,
+    UNIDENTIFIED,
     Block,
     DomainPeer,
     NodePeer,
@@ -34,25 +34,25 @@ from podtally.policy.model import (
     Rule,
     Selector,
 )
-from podtally.policy.reference.rules import (
+from podtally.policy.reference.matching import (
     RuleInput,
     in_network,
-    is_peer,
-    is_port,
     is_port_known,
-    meets_peers,
-    meets_ports,
+    peer_matches,
+    peers_match,
+    port_matches,
+    ports_match,
 )
 from podtally.policy.reference.selectors import selects, selects_namespace
 from podtally.runtimes.model import Labels
 
 _BOTH_FAIL = 10  # further away than any rule of which one half matches
 _NEAREST = 1  # no half that fails is nearer
-BOTH_FAIL_LEAST = _BOTH_FAIL + 2 * _NEAREST
-_TOLD = 4  # ports, of those that a rule has
+MIN_BOTH_FAIL = _BOTH_FAIL + 2 * _NEAREST
+_MAX_PORTS = 4  # ports, of those that a rule has
 
 
-class Near(NamedTuple):
+class NearMiss(NamedTuple):
     """What of a rule does not match, for certain; the nearest where there are several."""
 
     distance: int  # 0: it matches, or may
@@ -63,24 +63,24 @@ class Near(NamedTuple):
     at_port: bool  # the ports do not match
 
 
-def near(rule: Rule, policy: Policy, ask: RuleInput) -> Near:
+def near_miss(rule: Rule, policy: Policy, ask: RuleInput) -> NearMiss:
     """How near the rule came; without words, which ``words_of`` makes."""
-    at_port = meets_ports(rule, ask) is False
-    at_peer = meets_peers(rule, policy, ask) is False
+    at_port = ports_match(rule, ask) is False
+    at_peer = peers_match(rule, policy, ask) is False
     port = _port_distance(rule.ports or (), ask) if at_port else 0
     distance, peer = _nearest_peer(rule.peers or (), policy, ask) if at_peer else (0, None)
     further = _BOTH_FAIL if at_port and at_peer else 0
-    return Near(distance + port + further, policy, rule, at_peer, peer, at_port)
+    return NearMiss(distance + port + further, policy, rule, at_peer, peer, at_port)
 
 
-def nearest(
+def nearest_miss(
     rules: Iterable[tuple[Policy, Rule]], ask: RuleInput, least: int | None = None
-) -> Near | None:
+) -> NearMiss | None:
     """The rule that came nearest, the first of equals; ``least``: no distance is less."""
-    found: Near | None = None
+    found: NearMiss | None = None
     enough = _NEAREST if least is None else least
     for policy, rule in rules:
-        other = near(rule, policy, ask)
+        other = near_miss(rule, policy, ask)
         if found is None or other.distance < found.distance:
             found = other
             if found.distance <= enough:
@@ -88,7 +88,7 @@ def nearest(
     return found
 
 
-def words_of(found: Near, ask: RuleInput) -> str:
+def describe_miss(found: NearMiss, ask: RuleInput) -> str:
     """What does not match, in words."""
     peer = port = ""
     if found.at_peer:
@@ -98,26 +98,26 @@ def words_of(found: Near, ask: RuleInput) -> str:
     return " and ".join(filter(None, (peer, port)))
 
 
-def mismatch(rule: Rule, policy: Policy, ask: RuleInput) -> str:
+def describe_mismatch(rule: Rule, policy: Policy, ask: RuleInput) -> str:
     """What of the rule does not match, in words; the nearest where there are several."""
-    return words_of(near(rule, policy, ask), ask)
+    return describe_miss(near_miss(rule, policy, ask), ask)
 
 
-def doubt(rule: Rule, policy: Policy, ask: RuleInput) -> str:
+def describe_doubt(rule: Rule, policy: Policy, ask: RuleInput) -> str:
     """What would have to be known to say whether the rule matches."""
-    if meets_ports(rule, ask) is None:
+    if ports_match(rule, ask) is None:
         if not is_port_known(ask):
             return "which port it is, is not known"
-        named = next(p for p in rule.ports or () if is_port(p, ask) is None)
+        named = next(p for p in rule.ports or () if port_matches(p, ask) is None)
         return f"which port {named.name} is, is not known"
-    peers = (p for p in rule.peers or () if is_peer(p, policy, ask) is None)
+    peers = (p for p in rule.peers or () if peer_matches(p, policy, ask) is None)
     peer = next(peers, None)
-    who = party_words(ask.peer, ask.peer_ip)
+    who = format_endpoint(ask.peer, ask.peer_ip)
     if isinstance(peer, DomainPeer):
-        return f"whether {listed(list(peer.names), 'or')} is {who} is not known without DNS"
+        return f"whether {join_words(list(peer.names), 'or')} is {who} is not known without DNS"
     if isinstance(peer, Block):
         return "the address is not known"
-    if ask.peer.kind == NOBODY_KNOWS:
+    if ask.peer.kind == UNIDENTIFIED:
         return f"who {who} is, is not known"
     return f"the labels of {who} are not known"
 
@@ -133,25 +133,25 @@ def _ports(ports: tuple[PolicyPort, ...], ask: RuleInput) -> str:
         return "it has no ports"
     same = [p for p in ports if p.protocol in (ask.protocol, ANY_PROTOCOL)]
     if not same:
-        others = sorted({protocol_words(p.protocol) for p in ports})
-        return f"{protocol_words(ask.protocol)} is not {listed(others, 'or')}"
+        others = sorted({format_protocol(p.protocol) for p in ports})
+        return f"{format_protocol(ask.protocol)} is not {join_words(others, 'or')}"
     asked = f"port {ask.port}" if is_port_known(ask) else "the port"
-    words = [_port(port, ask) for port in same[:_TOLD]]
+    words = [_port(port, ask) for port in same[:_MAX_PORTS]]
     more = [""] * (len(same) - len(words))  # that are only counted
-    return f"{asked} is not {listed([*words, *more], 'or', _TOLD)}"
+    return f"{asked} is not {join_words([*words, *more], 'or', _MAX_PORTS)}"
 
 
 def _port(port: PolicyPort, ask: RuleInput) -> str:
     if not port.name:
-        return port_words(port)
+        return format_port(port)
     protocols = (ask.protocol,) if port.protocol == ANY_PROTOCOL else (port.protocol,)
     numbers = [
         str(number)
         for name, protocol, number in ask.destination.ports or ()
         if name == port.name and protocol in protocols
     ]
-    who = party_words(ask.destination, ask.peer_ip)
-    return f"{port.name} ({listed(numbers, 'or') if numbers else f'{who} has none'})"
+    who = format_endpoint(ask.destination, ask.peer_ip)
+    return f"{port.name} ({join_words(numbers, 'or') if numbers else f'{who} has none'})"
 
 
 def _nearest_peer(
@@ -190,7 +190,7 @@ def _in_namespace(peer: PodPeer, policy: Policy, party: PolicyEndpoint) -> bool:
 
 
 def _peer_words(peer: Peer, policy: Policy, ask: RuleInput) -> str:
-    party, who = ask.peer, party_words(ask.peer, ask.peer_ip)
+    party, who = ask.peer, format_endpoint(ask.peer, ask.peer_ip)
     if isinstance(peer, Block):
         return _block(peer, ask.peer_ip)
     if isinstance(peer, NodePeer):
@@ -205,9 +205,9 @@ def _peer_words(peer: Peer, policy: Policy, ask: RuleInput) -> str:
 def _block(block: Block, ip: int) -> str:
     for excepted in block.excepted:
         if in_network(excepted, ip):
-            inside = f"{network_words(excepted)}, excepted from {network_words(block.network)}"
-            return f"{address_words(ip)} is in {inside}"
-    return f"{address_words(ip)} is not in {network_words(block.network)}"
+            inside = f"{format_network(excepted)}, excepted from {format_network(block.network)}"
+            return f"{format_address(ip)} is in {inside}"
+    return f"{format_address(ip)} is not in {format_network(block.network)}"
 
 
 def _pod(peer: PodPeer, policy: Policy, party: PolicyEndpoint, who: str) -> str:
@@ -228,6 +228,6 @@ def _lacks(selector: Selector, labels: Labels | None) -> str:
     known = dict(labels or ())
     for requirement in selector.requirements:
         if selects(Selector((requirement,)), labels) is False:
-            key, wanted = requirement.key, requirement_words(requirement)
+            key, wanted = requirement.key, format_requirement(requirement)
             return f"has {key}={known[key]}, not {wanted}" if key in known else f"lacks {wanted}"
     return "is not selected"

@@ -10,12 +10,12 @@ from podtally.policy.model import (
     ANY_PROTOCOL,
     HOST,
     LAST_PORT,
-    NOBODY_KNOWS,
     NODE,
     POD,
     SCTP,
     TCP,
     UDP,
+    UNIDENTIFIED,
     Block,
     DomainPeer,
     HostSubject,
@@ -29,12 +29,14 @@ from podtally.policy.model import (
     PolicyPort,
     Rule,
 )
-from podtally.policy.reference.selectors import both, selects, selects_namespace
+from podtally.policy.reference.selectors import and3, selects, selects_namespace
 
 INGRESS, EGRESS = "ingress", "egress"
 HAVE_PORTS = (TCP, UDP, SCTP)  # protocols for which the API defines what policies mean
 
-Labelled = PodPeer | PodSubject | NodePeer | HostSubject  # by labels or names, not by address
+EndpointSelector = (
+    PodPeer | PodSubject | NodePeer | HostSubject
+)  # by labels or names, not by address
 
 _MAPPED, _MAPPED_BITS = 0xFFFF, 96  # ::ffff:0:0/96, RFC 4291 2.5.5.2
 
@@ -57,46 +59,46 @@ def rules_of(policy: Policy, direction: str) -> tuple[Rule, ...] | None:
     return policy.ingress if direction == INGRESS else policy.egress
 
 
-def has_say(policy: Policy, direction: str) -> bool:
+def applies_in(policy: Policy, direction: str) -> bool:
     """Whether the policy may say something of that direction."""
     if policy.unreadable:
         return policy.untouched != direction
     return rules_of(policy, direction) is not None
 
 
-def is_subject(policy: Policy, party: PolicyEndpoint) -> bool | None:
+def selects_endpoint(policy: Policy, party: PolicyEndpoint) -> bool | None:
     """Whether the policy is for this party.
 
     Those of the host's network are nobody's subject: "host-networked pods are not included in
     subject selection" (ClusterNetworkPolicySubject); the Kubernetes page on network policies
     has them as the node, which no NetworkPolicy selects.
     """
-    return means(policy.subject, policy.namespace, party)
+    return selector_matches(policy.subject, policy.namespace, party)
 
 
-def meets(rule: Rule, policy: Policy, asked: RuleInput) -> bool | None:
+def rule_matches(rule: Rule, policy: Policy, asked: RuleInput) -> bool | None:
     """Whether the rule is about this connection: it "must match both ports and from"."""
-    at_port = meets_ports(rule, asked)
+    at_port = ports_match(rule, asked)
     if at_port is False:
         return False
-    return both(at_port, meets_peers(rule, policy, asked))
+    return and3(at_port, peers_match(rule, policy, asked))
 
 
-def meets_peers(rule: Rule, policy: Policy, asked: RuleInput) -> bool | None:
+def peers_match(rule: Rule, policy: Policy, asked: RuleInput) -> bool | None:
     """Any of them; "if this field is empty or missing, this rule matches all sources"."""
     if rule.peers is None:
         return True
-    return _any(is_peer(peer, policy, asked) for peer in rule.peers)
+    return _any(peer_matches(peer, policy, asked) for peer in rule.peers)
 
 
-def meets_ports(rule: Rule, asked: RuleInput) -> bool | None:
+def ports_match(rule: Rule, asked: RuleInput) -> bool | None:
     """Any of them; "if this field is empty or missing, this rule matches all ports"."""
     if rule.ports is None:
         return True
-    return _any(is_port(port, asked) for port in rule.ports)
+    return _any(port_matches(port, asked) for port in rule.ports)
 
 
-def is_peer(peer: Peer, policy: Policy, asked: RuleInput) -> bool | None:
+def peer_matches(peer: Peer, policy: Policy, asked: RuleInput) -> bool | None:
     party = asked.peer
     if isinstance(peer, Block):
         return in_block(peer, asked.peer_ip) if asked.peer_ip else None
@@ -104,13 +106,13 @@ def is_peer(peer: Peer, policy: Policy, asked: RuleInput) -> bool | None:
         # Names that resolve to pods and nodes may be meant as well (NPEP-133, expected
         # behaviour), so without the answers of DNS nobody is ruled out.
         return None
-    return None if party.kind == NOBODY_KNOWS else means(peer, policy.namespace, party)
+    return None if party.kind == UNIDENTIFIED else selector_matches(peer, policy.namespace, party)
 
 
-def means(meant: Labelled, namespace: str, party: PolicyEndpoint) -> bool | None:
+def selector_matches(meant: EndpointSelector, namespace: str, party: PolicyEndpoint) -> bool | None:
     """Whether labels and names select the party; ``namespace`` is the policy's own."""
     if isinstance(meant, HostSubject):
-        return _is_host(meant, party)
+        return _host_matches(meant, party)
     if isinstance(meant, NodePeer):
         # "It selects the nodeIPs", so that it means what uses the node's network.
         return uses_node(party) and selects(meant.nodes, party.node_labels)
@@ -122,7 +124,7 @@ def means(meant: Labelled, namespace: str, party: PolicyEndpoint) -> bool | None
         in_namespace = selects_namespace(meant.namespaces, party.namespace, party.namespace_labels)
     if in_namespace is False:
         return False
-    return both(in_namespace, selects(meant.pods, party.labels))
+    return and3(in_namespace, selects(meant.pods, party.labels))
 
 
 def uses_node(party: PolicyEndpoint) -> bool:
@@ -142,14 +144,14 @@ def in_network(network: Network, ip: int) -> bool:
     return (ip ^ first) >> (ADDRESS_BITS - bits) == 0
 
 
-def is_port(port: PolicyPort, asked: RuleInput) -> bool | None:
+def port_matches(port: PolicyPort, asked: RuleInput) -> bool | None:
     if port.protocol not in (asked.protocol, ANY_PROTOCOL):
         return False
     if port.name:
-        return _is_named(port.name, asked)
+        return _named_port_matches(port.name, asked)
     if is_port_known(asked):
         return port.first <= asked.port <= port.last
-    return True if has_every_port(port) else None
+    return True if is_every_port(port) else None
 
 
 def is_port_known(asked: RuleInput) -> bool:
@@ -157,14 +159,14 @@ def is_port_known(asked: RuleInput) -> bool:
     return asked.port != 0 or asked.protocol not in HAVE_PORTS
 
 
-def has_every_port(port: PolicyPort) -> bool:
+def is_every_port(port: PolicyPort) -> bool:
     return not port.name and port.first <= 1 and port.last >= LAST_PORT
 
 
-def _is_named(name: str, asked: RuleInput) -> bool | None:
+def _named_port_matches(name: str, asked: RuleInput) -> bool | None:
     """A named port is what the destination calls so; who is no pod has no names."""
     party = asked.destination
-    if party.kind == NOBODY_KNOWS:
+    if party.kind == UNIDENTIFIED:
         return None
     if party.kind != POD or party.host_network:
         return False
@@ -175,7 +177,7 @@ def _is_named(name: str, asked: RuleInput) -> bool | None:
     return None if any(port[:2] == (name, asked.protocol) for port in party.ports) else False
 
 
-def _is_host(meant: HostSubject, party: PolicyEndpoint) -> bool | None:
+def _host_matches(meant: HostSubject, party: PolicyEndpoint) -> bool | None:
     if party.kind != HOST:
         return False
     return _any(

@@ -11,15 +11,15 @@ from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 from podtally.kube.model import ApiEvent
-from podtally.policy.endpoints import NO_POD_NAMESPACES
+from podtally.policy.endpoints import NON_POD_NAMESPACES
 from podtally.policy.ingress import DeclaredIngress
-from podtally.policy.lint.cluster import no_pods_in
-from podtally.policy.load.file_reader import PolicyReader, Read
-from podtally.policy.load.live import LivePolicies, LiveSnapshot
-from podtally.policy.load.loader import Meaning
+from podtally.policy.lint.cluster_checks import no_pods_in
+from podtally.policy.load.api_resources import SOURCE
+from podtally.policy.load.file_reader import LoadedSets, PolicyReader
+from podtally.policy.load.live_policies import LivePolicies, LiveSnapshot
+from podtally.policy.load.parser import PolicyObject
 from podtally.policy.load.policy_files import PolicyFiles
 from podtally.policy.load.problem_log import ProblemLog
-from podtally.policy.load.resources import SOURCE
 from podtally.policy.model import Policy
 from podtally.policy.problems import ERROR, WARNING, Problem
 
@@ -35,7 +35,7 @@ class DeclaredPolicies(NamedTuple):
     candidates: tuple[Policy, ...]  # not applied yet: marked so
     ingresses: tuple[DeclaredIngress, ...]
     ingresses_known: bool = True  # False: the API has not told of all yet
-    unheard: bool = False  # the API has not told of all policies yet: stand-ins are among them
+    unsynced: bool = False  # the API has not told of all policies yet: stand-ins are among them
     deleted: tuple[_Key, ...] = ()  # candidates too: as if these were not there
     stale_candidates: tuple[str, ...] = ()  # files that are tried in an earlier version
 
@@ -48,7 +48,7 @@ class PolicyState(NamedTuple):
     stale_files: int  # that are in force in an earlier version
     candidates: int  # readable ones
     errors: int  # problems of that severity, in all sources
-    unheard: tuple[str, ...]  # resources of the API that were never listed to the end
+    unsynced: tuple[str, ...]  # resources of the API that were never listed to the end
 
 
 class PolicySources:
@@ -106,25 +106,25 @@ class PolicySources:
 
     def state(self) -> PolicyState:
         policies, candidates, ingresses, *_ = self.declared()
-        told: list[Meaning] = [*policies, *candidates, *ingresses]
+        told: list[PolicyObject] = [*policies, *candidates, *ingresses]
         stand_ins = {policy.unreadable for policy in self._said.stand_ins}
         unreadable = {meaning.unreadable for meaning in told if meaning.unreadable} - stand_ins
-        in_force: list[Meaning] = [*policies, *ingresses]
+        in_force: list[PolicyObject] = [*policies, *ingresses]
         return PolicyState(
             MappingProxyType(Counter(_kind_of(m) for m in in_force if not m.unreadable)),
             len(unreadable) + self._said.stale,
             len(self._read.files.stale) + len(self._read.candidates.stale),
             sum(not policy.unreadable for policy in candidates) + len(self._deleted),
             sum(problem.severity == ERROR for problem in self._problems),
-            self._live.unheard() if self._live else (),
+            self._live.unsynced() if self._live else (),
         )
 
     def _put_together(
-        self, read: Read, live: LiveSnapshot
+        self, read: LoadedSets, live: LiveSnapshot
     ) -> tuple[DeclaredPolicies, tuple[Problem, ...]]:
-        files, candidates = read.files.reading, read.candidates.reading
-        of_files: list[Meaning] = [*files.policies, *files.ingresses]
-        of_api: list[Meaning] = [*live.policies, *live.ingresses]
+        files, candidates = read.files.parsed, read.candidates.parsed
+        of_files: list[PolicyObject] = [*files.policies, *files.ingresses]
+        of_api: list[PolicyObject] = [*live.policies, *live.ingresses]
         in_files = {_key_of(meaning) for meaning in of_files}
         twice = [meaning for meaning in of_api if _key_of(meaning) in in_files]
         problems = (
@@ -162,22 +162,22 @@ def _without(meanings: Iterable[M], keys: Set[_Key]) -> list[M]:
     return [meaning for meaning in meanings if _key_of(meaning) not in keys]
 
 
-def _kind_of(meaning: Meaning) -> str:
+def _kind_of(meaning: PolicyObject) -> str:
     return meaning.kind if isinstance(meaning, Policy) else "Ingress"
 
 
-def _key_of(meaning: Meaning) -> _Key:
+def _key_of(meaning: PolicyObject) -> _Key:
     return _kind_of(meaning), meaning.namespace, meaning.name
 
 
-def _also_in_a_file(meaning: Meaning) -> Problem:
+def _also_in_a_file(meaning: PolicyObject) -> Problem:
     message = "is in a file too, which counts; remove one"
     return Problem(SOURCE, 0, _subject(meaning), "", message, WARNING)
 
 
 def _is_without_pods(policy: Policy) -> bool:
     """Whether it is in a namespace that podtally gives to endpoints that are no pods."""
-    return policy.kind == "NetworkPolicy" and policy.namespace in NO_POD_NAMESPACES
+    return policy.kind == "NetworkPolicy" and policy.namespace in NON_POD_NAMESPACES
 
 
 def _selects_nothing(policy: Policy) -> Problem:
@@ -189,6 +189,6 @@ def _no_candidate(declared: DeclaredIngress) -> Problem:
     return Problem("", 0, _subject(declared), "", message, WARNING)
 
 
-def _subject(meaning: Meaning) -> str:
+def _subject(meaning: PolicyObject) -> str:
     kind, namespace, name = _key_of(meaning)
     return f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"

@@ -13,11 +13,11 @@ import msgspec
 from podtally.kube.pods import KubePod, Life
 from podtally.kube.schema import Controller, KubeStruct, Metadata, controller_of, labels_of
 from podtally.kube.workloads import from_labels, of_pod
-from podtally.policy.cases.world import ClusterModel, Member, NamespaceModel
 from podtally.policy.cidr import parse_address
+from podtally.policy.cluster.model import ClusterModel, ClusterPod, NamespaceModel
 from podtally.policy.load.conversion import DEFAULT_NAMESPACE, PROTOCOLS
 from podtally.policy.load.documents import Document
-from podtally.policy.load.loader import problem_of
+from podtally.policy.load.parser import problem_of
 from podtally.policy.model import NODE, POD, NamedPort, PolicyEndpoint
 from podtally.policy.problems import Fault, Problem, field_of
 from podtally.policy.schema.decoding import built_in_nulls, convert
@@ -25,7 +25,7 @@ from podtally.runtimes.model import Labels
 
 T = TypeVar("T")
 
-OVER = ("Succeeded", "Failed")  # phases after which no container runs again
+FINISHED_PHASES = ("Succeeded", "Failed")  # phases after which no container runs again
 _NODE_ADDRESSES = ("InternalIP", "ExternalIP")
 _NO_LIFE = Life(0, 0, 0, 0, 0, 0, False)
 
@@ -87,14 +87,14 @@ class _NamespaceManifest(KubeStruct, frozen=True):
     metadata: Metadata
 
 
-class _ServiceSpec(KubeStruct, frozen=True):
+class _ServiceManifestSpec(KubeStruct, frozen=True):
     cluster_ip: str = msgspec.field(name="clusterIP", default="")
     cluster_ips: tuple[str, ...] = msgspec.field(name="clusterIPs", default=())
 
 
-class _Service(KubeStruct, frozen=True):
+class _ServiceManifest(KubeStruct, frozen=True):
     metadata: Metadata
-    spec: _ServiceSpec = _ServiceSpec()
+    spec: _ServiceManifestSpec = _ServiceManifestSpec()
 
 
 class _CasePort(msgspec.Struct, frozen=True):
@@ -129,7 +129,7 @@ class _ClusterBuilder:
     """What was read so far."""
 
     def __init__(self) -> None:
-        self.members: list[Member] = []
+        self.members: list[ClusterPod] = []
         self.nodes: list[PolicyEndpoint] = []
         self.namespaces: list[NamespaceModel] = []
         self.services: dict[str, tuple[int, ...]] = {}
@@ -191,7 +191,7 @@ def _take(document: Document, found: _ClusterBuilder) -> Fault | None:
             return member
         found.members.append(member)
     elif document.kind == "Service":
-        service = _converted(document.content, _Service)
+        service = _converted(document.content, _ServiceManifest)
         if isinstance(service, Fault):
             return service
         meta, given = service.metadata, service.spec.cluster_ips or (service.spec.cluster_ip,)
@@ -200,7 +200,7 @@ def _take(document: Document, found: _ClusterBuilder) -> Fault | None:
     return None
 
 
-def _member(pod: _PodManifest) -> Member | Fault:
+def _member(pod: _PodManifest) -> ClusterPod | Fault:
     meta, spec, status = pod.metadata, pod.spec, pod.status
     texts = [address.ip for address in status.pod_ips] or [status.pod_ip]
     ips = _addresses(filter(None, texts))
@@ -219,7 +219,7 @@ def _member(pod: _PodManifest) -> Member | Fault:
         node=spec.node_name,
         host_network=spec.host_network,
     )
-    return Member(party, _workload(party, controller_of(meta)), status.phase in OVER)
+    return ClusterPod(party, _workload(party, controller_of(meta)), status.phase in FINISHED_PHASES)
 
 
 def _node(node: _NodeManifest) -> PolicyEndpoint:
@@ -237,7 +237,7 @@ def _case_node(node: _CaseNode) -> PolicyEndpoint | Fault:
     return PolicyEndpoint(NODE, name=node.name, ips=ips, node=node.name, node_labels=labels)
 
 
-def _case_pod(pod: _CasePod) -> Member | Fault:
+def _case_pod(pod: _CasePod) -> ClusterPod | Fault:
     ips = _addresses(pod.ips)
     if isinstance(ips, Fault):
         return ips
@@ -251,7 +251,7 @@ def _case_pod(pod: _CasePod) -> Member | Fault:
         node=pod.node,
         host_network=pod.host_network,
     )
-    return Member(party, _workload(party, None), pod.phase in OVER)
+    return ClusterPod(party, _workload(party, None), pod.phase in FINISHED_PHASES)
 
 
 def _workload(pod: PolicyEndpoint, controller: Controller | None) -> str:

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from podtally.policy.cases.world import ClusterModel, selectable
-from podtally.policy.endpoints import NO_POD_NAMESPACES
-from podtally.policy.explain.formatting import listed
+from podtally.policy.cluster.model import ClusterModel, selectable_pods
+from podtally.policy.endpoints import NON_POD_NAMESPACES
+from podtally.policy.explain.formatting import join_words
 from podtally.policy.lint.findings import (
-    NOTHING,
+    SELECTS_NOTHING,
     UNISOLATED,
     DeclaredDocuments,
     LintFinding,
@@ -35,7 +35,7 @@ from podtally.policy.model import (
     Selector,
 )
 from podtally.policy.problems import WARNING, Path, Problem
-from podtally.policy.reference.rules import EGRESS, INGRESS, is_subject, rules_of
+from podtally.policy.reference.matching import EGRESS, INGRESS, rules_of, selects_endpoint
 from podtally.policy.reference.selectors import selects, selects_namespace
 
 _PEERS = {INGRESS: "from", EGRESS: "to"}
@@ -54,7 +54,7 @@ class LintCluster:
         self.namespaces = world.namespaces
         self.nodes = world.nodes
         self._pods: dict[str, dict[_Class, PolicyEndpoint]] = {}
-        for pod in selectable(world):
+        for pod in selectable_pods(world):
             self._pods.setdefault(pod.namespace, {})[_class_of(pod)] = pod
         self._bearers: dict[
             tuple[str, str, str], list[PolicyEndpoint]
@@ -88,7 +88,7 @@ class LintCluster:
         asked = policy._replace(subject=PodSubject(*meant))
         for name in self._spaces(policy, meant.namespaces):
             for pod in self._candidates(name, meant.pods):
-                if is_subject(asked, pod) is not False:
+                if selects_endpoint(asked, pod) is not False:
                     yield pod
 
     def _candidates(self, namespace: str, meant: Selector) -> Iterable[PolicyEndpoint]:
@@ -126,26 +126,28 @@ def _asked(policy: Policy, meant: PodSubject | PodPeer) -> _Asked:
     return ("" if meant.namespaces is not None else policy.namespace, meant)
 
 
-def selectors(each: DeclaredDocuments, cluster: LintCluster | None) -> Iterator[LintFinding]:
+def selector_findings(
+    each: DeclaredDocuments, cluster: LintCluster | None
+) -> Iterator[LintFinding]:
     policy, document = each
     subject = policy.subject
     if isinstance(subject, PodSubject):
         path: Path = ("spec", "podSelector" if policy.tier == NETWORK_TIER else "subject")
         why = _nobody(policy, subject, cluster)
-        own = policy.namespace in NO_POD_NAMESPACES
+        own = policy.namespace in NON_POD_NAMESPACES
         if own and (cluster is None or policy.namespace not in cluster.namespaces):
             yield finding(
-                NOTHING, document, ("metadata", "namespace"), no_pods_in(policy.namespace)
+                SELECTS_NOTHING, document, ("metadata", "namespace"), no_pods_in(policy.namespace)
             )
         elif why:
-            yield finding(NOTHING, document, path, why)
+            yield finding(SELECTS_NOTHING, document, path, why)
     for direction in (INGRESS, EGRESS):
         for rule in rules_of(policy, direction) or ():
             for number, peer in enumerate(rule.peers or ()):
                 why = _nobody(policy, peer, cluster)
                 if why:
                     path = _peer_path(document.content, direction, rule.index, number)
-                    yield finding(NOTHING, document, path, why)
+                    yield finding(SELECTS_NOTHING, document, path, why)
             if cluster is not None:
                 yield from _port_names(each, direction, rule, cluster)
 
@@ -191,10 +193,10 @@ def _port_names(
         whose = "that the policy selects" if direction == INGRESS else "of the cluster"
         message = f"no pod {whose} calls a port {port.name}"
         if others:
-            there = listed([_PROTOCOLS[each] for each in others], "and")
+            there = join_words([_PROTOCOLS[each] for each in others], "and")
             written = _PROTOCOLS[port.protocol]
             message = f"port {port.name} is {there} there, and this rule is for {written}"
-        yield finding(NOTHING, document, ("spec", direction, rule.index), message)
+        yield finding(SELECTS_NOTHING, document, ("spec", direction, rule.index), message)
 
 
 def no_pods_in(namespace: str) -> str:
@@ -204,11 +206,11 @@ def no_pods_in(namespace: str) -> str:
     )
 
 
-def unisolated(
+def unisolated_findings(
     policies: Sequence[Policy], world: ClusterModel, cluster: LintCluster
 ) -> Iterator[LintFinding]:
     spaces: dict[str, list[PolicyEndpoint]] = {}
-    for pod in selectable(world):
+    for pod in selectable_pods(world):
         spaces.setdefault(pod.namespace, []).append(pod)
     isolated = {each: _isolated(policies, each, cluster) for each in (INGRESS, EGRESS)}
     for name, pods in sorted(spaces.items()):
@@ -216,7 +218,7 @@ def unisolated(
             free = [pod.name for pod in pods if (name, _class_of(pod)) not in classes]
             if free:
                 count = f"{len(free)} of {len(pods)} pods"
-                message = f"{count} not isolated in {direction}: {listed(sorted(free), 'and')}"
+                message = f"{count} not isolated in {direction}: {join_words(sorted(free), 'and')}"
                 problem = Problem("", 0, f"Namespace {name}", "", message, WARNING)
                 yield LintFinding(UNISOLATED, problem)
 
@@ -234,7 +236,7 @@ def _isolated(
         if _asked(policy, subject) not in asked:
             asked.add(_asked(policy, subject))
             for pod in cluster.selected(policy, subject):
-                if is_subject(policy, pod):
+                if selects_endpoint(policy, pod):
                     found.add((pod.namespace, _class_of(pod)))
     return found
 

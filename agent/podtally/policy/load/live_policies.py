@@ -13,8 +13,8 @@ import msgspec
 
 from podtally.kube.model import ApiEvent, ObjectPage
 from podtally.policy.ingress import DeclaredIngress
-from podtally.policy.load.resources import INGRESSES, POLICY_RESOURCE_NAMES, DeclaredObject
-from podtally.policy.load.unreadable import BEFORE_ALL
+from podtally.policy.load.api_resources import INGRESSES, POLICY_RESOURCE_NAMES, ApiPolicyObject
+from podtally.policy.load.stand_ins import BEFORE_ALL
 from podtally.policy.model import ADMIN_TIER, EVERYTHING, UNSYNCED, PodSubject, Policy
 from podtally.policy.problems import Problem
 
@@ -34,7 +34,7 @@ class LiveSnapshot(NamedTuple):
 
 class LivePolicies:
     def __init__(self) -> None:
-        self._objects: dict[str, dict[Key, DeclaredObject]] = {
+        self._objects: dict[str, dict[Key, ApiPolicyObject]] = {
             name: {} for name in sorted(POLICY_RESOURCE_NAMES)
         }
         self._listed: dict[str, set[Key]] = {}  # so far, by lists that are under way
@@ -59,11 +59,11 @@ class LivePolicies:
             self._now = self._gathered()
         return self._now
 
-    def unheard(self) -> tuple[str, ...]:
+    def unsynced(self) -> tuple[str, ...]:
         """Names of the resources that were never listed to the end."""
         return tuple(name for name in self._objects if name not in self._heard)
 
-    def _take_page(self, objects: dict[Key, DeclaredObject], page: ObjectPage) -> None:
+    def _take_page(self, objects: dict[Key, ApiPolicyObject], page: ObjectPage) -> None:
         if page.first:
             self._listed[page.resource] = set()
         listed = self._listed.setdefault(page.resource, set())
@@ -78,13 +78,17 @@ class LivePolicies:
                 self._heard.add(page.resource)
                 self._now = None
 
-    def _put(self, objects: dict[Key, DeclaredObject], item: DeclaredObject) -> None:
+    def _put(self, objects: dict[Key, ApiPolicyObject], item: ApiPolicyObject) -> None:
         key = _key_of(item)
         before = objects.get(key)
-        if before is not None and item.meaning.unreadable and not before.meaning.unreadable:
-            item = msgspec.structs.replace(item, meaning=before.meaning)
-        if before is not None and (before.meaning, before.problems) == (
-            item.meaning,
+        if (
+            before is not None
+            and item.policy_object.unreadable
+            and not before.policy_object.unreadable
+        ):
+            item = msgspec.structs.replace(item, policy_object=before.policy_object)
+        if before is not None and (before.policy_object, before.problems) == (
+            item.policy_object,
             item.problems,
         ):
             # Listed anew, or only its labels or status are others: the meaning is kept once.
@@ -93,24 +97,24 @@ class LivePolicies:
             self._now = None
         objects[key] = item
 
-    def _drop(self, objects: dict[Key, DeclaredObject], key: Key) -> None:
+    def _drop(self, objects: dict[Key, ApiPolicyObject], key: Key) -> None:
         if objects.pop(key, None) is not None:
             self._now = None
 
     def _gathered(self) -> LiveSnapshot:
         found = [item for objects in self._objects.values() for item in objects.values()]
-        meanings = [item.meaning for item in found]
+        meanings = [item.policy_object for item in found]
         return LiveSnapshot(
             tuple(meaning for meaning in meanings if isinstance(meaning, Policy)),
             tuple(self._stand_ins()),
             tuple(meaning for meaning in meanings if isinstance(meaning, DeclaredIngress)),
             tuple(problem for item in found for problem in item.problems),
             INGRESSES in self._heard,
-            sum(bool(item.problems) and not item.meaning.unreadable for item in found),
+            sum(bool(item.problems) and not item.policy_object.unreadable for item in found),
         )
 
     def _stand_ins(self) -> Iterator[Policy]:
-        for name in self.unheard():
+        for name in self.unsynced():
             if name != INGRESSES:
                 why = f"{name} have not been heard from the API yet"
                 yield Policy(
@@ -124,5 +128,5 @@ class LivePolicies:
                 )
 
 
-def _key_of(item: DeclaredObject) -> Key:
+def _key_of(item: ApiPolicyObject) -> Key:
     return item.namespace, item.name

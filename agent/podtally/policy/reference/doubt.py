@@ -18,28 +18,28 @@ class Doubt(NamedTuple):
     side: DirectionVerdict  # unknown, with the cause
 
 
-class Stage(NamedTuple):
+class TierResult(NamedTuple):
     """A tier: what it decides, if none of its doubts applies; None: the next one is asked."""
 
     decided: DirectionVerdict | None
     doubts: Sequence[Doubt] = ()
 
 
-class Outcome(NamedTuple):
+class Resolved(NamedTuple):
     side: DirectionVerdict  # the answer
     without: DirectionVerdict  # the answer if no doubt applies
     verdicts: frozenset[str]  # all that it may be
 
 
-def outcome(stages: Sequence[Callable[[], Stage]], last: DirectionVerdict) -> Outcome:
+def resolve(stages: Sequence[Callable[[], TierResult]], last: DirectionVerdict) -> Resolved:
     """Ask tiers in order, those behind only if they matter; ``last`` is said behind them all."""
     if not stages:
-        return Outcome(last, last, frozenset((last.verdict,)))
+        return Resolved(last, last, frozenset((last.verdict,)))
     decided, doubts = stages[0]()
     passes = any(PASS in doubt.verdicts for doubt in doubts)
-    behind = outcome(stages[1:], last) if decided is None or passes else None
+    behind = resolve(stages[1:], last) if decided is None or passes else None
     if decided is not None:
-        found = Outcome(decided, decided, frozenset((decided.verdict,)))
+        found = Resolved(decided, decided, frozenset((decided.verdict,)))
     else:
         assert behind is not None
         found = behind
@@ -53,4 +53,4 @@ def outcome(stages: Sequence[Callable[[], Stage]], last: DirectionVerdict) -> Ou
         if answer is None and possible != {found.without.verdict}:
             answer = side
         verdicts |= possible
-    return Outcome(answer or found.side, found.without, verdicts)
+    return Resolved(answer or found.side, found.without, verdicts)

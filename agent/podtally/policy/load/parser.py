@@ -13,7 +13,7 @@ from podtally.errors import PodtallyError
 from podtally.policy.ingress import DeclaredIngress
 from podtally.policy.load import admin_conversion, conversion, documents
 from podtally.policy.load.documents import Document, LineMap
-from podtally.policy.load.unreadable import lost, unreadable, unreadable_ingress
+from podtally.policy.load.stand_ins import ingress_stand_in, lost_text_stand_ins, stand_in
 from podtally.policy.model import Policy
 from podtally.policy.problems import ERROR, WARNING, Fault, Problem, field_of
 from podtally.policy.schema import admin, decoding, kinds, network
@@ -23,7 +23,7 @@ from podtally.policy.validate.ingress_checks import ingress as check_ingress
 from podtally.yamltree.scalars import brief
 from podtally.yamltree.suggestion import similar
 
-Meaning = Policy | DeclaredIngress
+PolicyObject = Policy | DeclaredIngress
 
 
 class _PolicyKind(NamedTuple):
@@ -32,7 +32,7 @@ class _PolicyKind(NamedTuple):
     shape: Any
     nulls: Callable[[Any], Any]
     check: Callable[[Any], Iterable[Fault]]
-    mean: Callable[[Any, bool], Meaning]
+    mean: Callable[[Any, bool], PolicyObject]
 
 
 _KINDS = {
@@ -75,7 +75,7 @@ _KINDS = {
 }
 
 
-class Reading(NamedTuple):
+class ParsedPolicies(NamedTuple):
     """All that was read; problems are in the order of the documents."""
 
     policies: tuple[Policy, ...] = ()
@@ -85,18 +85,20 @@ class Reading(NamedTuple):
     lost: tuple[Problem, ...] = ()  # those of texts, or parts of them, that hold no object
 
 
-class _One(NamedTuple):
+class _ParsedDocument(NamedTuple):
     """What one document came to."""
 
-    meaning: Meaning | None
+    policy_object: PolicyObject | None
     faults: list[Fault]
 
 
-def read_text(text: str | bytes, source: str, candidate: bool = False) -> Reading:
+def read_text(text: str | bytes, source: str, candidate: bool = False) -> ParsedPolicies:
     """``source`` names the text in problems; ``candidate`` marks policies not applied yet."""
     found = documents.read_text(text, source)
     reading = read_documents(found.documents, candidate)
-    policies = tuple(policy for text in found.lost for policy in lost(text, candidate))
+    policies = tuple(
+        policy for text in found.lost for policy in lost_text_stand_ins(text, candidate)
+    )
     return reading._replace(
         policies=reading.policies + policies,
         problems=found.problems + reading.problems,
@@ -104,7 +106,7 @@ def read_text(text: str | bytes, source: str, candidate: bool = False) -> Readin
     )
 
 
-def read_documents(given: Iterable[Document], candidate: bool = False) -> Reading:
+def read_documents(given: Iterable[Document], candidate: bool = False) -> ParsedPolicies:
     policies: list[Policy] = []
     ingresses: list[DeclaredIngress] = []
     others: list[Document] = []
@@ -115,14 +117,14 @@ def read_documents(given: Iterable[Document], candidate: bool = False) -> Readin
             continue
         one = _read(document, candidate)
         problems += [problem_of(document, fault) for fault in one.faults]
-        if isinstance(one.meaning, Policy):
-            policies.append(one.meaning)
-        elif one.meaning is not None:
-            ingresses.append(one.meaning)
-    return Reading(tuple(policies), tuple(ingresses), tuple(others), tuple(problems))
+        if isinstance(one.policy_object, Policy):
+            policies.append(one.policy_object)
+        elif one.policy_object is not None:
+            ingresses.append(one.policy_object)
+    return ParsedPolicies(tuple(policies), tuple(ingresses), tuple(others), tuple(problems))
 
 
-def read_object(content: dict[str, Any], where: str = "object") -> Meaning | None:
+def read_object(content: dict[str, Any], where: str = "object") -> PolicyObject | None:
     """One object that is there as values; None if it is of a kind that is not read.
 
     PodtallyError with what is wrong if the API server would refuse it and it cannot be told what
@@ -135,7 +137,7 @@ def read_object(content: dict[str, Any], where: str = "object") -> Meaning | Non
     if any(fault.lost and fault.severity == ERROR for fault in one.faults):
         wrong = [str(problem_of(document, fault)) for fault in one.faults[:10]]
         raise PodtallyError("; ".join(wrong), "fix it as the API server would have it")
-    return one.meaning
+    return one.policy_object
 
 
 def accepts(content: dict[str, Any]) -> bool:
@@ -149,7 +151,7 @@ def accepts(content: dict[str, Any]) -> bool:
     return all(fault.severity != ERROR for fault in _read(document, candidate=False).faults)
 
 
-def merged(readings: Iterable[Reading]) -> Reading:
+def merged(readings: Iterable[ParsedPolicies]) -> ParsedPolicies:
     """As one; of two objects of one name the later counts, as when both are applied."""
     policies: dict[tuple[str, str, str, bool], Policy] = {}
     ingresses: dict[tuple[str, str], DeclaredIngress] = {}
@@ -175,7 +177,7 @@ def merged(readings: Iterable[Reading]) -> Reading:
             ingresses[declared.namespace, declared.name] = declared
     found = (*policies.values(), *unreadable_ones)
     all_ingresses = tuple(ingresses.values())
-    return Reading(found, all_ingresses, tuple(others), tuple(problems), tuple(texts))
+    return ParsedPolicies(found, all_ingresses, tuple(others), tuple(problems), tuple(texts))
 
 
 def problem_of(document: Document, fault: Fault) -> Problem:
@@ -195,7 +197,7 @@ def _is_read(document: Document) -> bool:
     return kinds.is_policy(document.api_version, document.kind)
 
 
-def _read(document: Document, candidate: bool) -> _One:
+def _read(document: Document, candidate: bool) -> _ParsedDocument:
     kind = _KINDS.get(document.kind)
     if kind is None:
         faults = [Fault(("kind",), _unknown_kind(document.kind))]
@@ -204,11 +206,11 @@ def _read(document: Document, candidate: bool) -> _One:
     else:
         decoded, faults = _decode(document, kind)
         if not any(fault.lost for fault in faults):
-            return _One(kind.mean(decoded, candidate), faults)
+            return _ParsedDocument(kind.mean(decoded, candidate), faults)
     worst = next(fault for fault in faults if fault.lost)
     if document.kind == "Ingress":
-        return _One(unreadable_ingress(document, problem_of(document, worst)), faults)
-    return _One(unreadable(document, problem_of(document, worst), candidate), faults)
+        return _ParsedDocument(ingress_stand_in(document, problem_of(document, worst)), faults)
+    return _ParsedDocument(stand_in(document, problem_of(document, worst), candidate), faults)
 
 
 def _unknown_kind(given: str) -> str:

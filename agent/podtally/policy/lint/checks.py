@@ -6,27 +6,27 @@ What the API server would refuse is ``reading``'s to tell.
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from podtally.policy.cases.world import ClusterModel
-from podtally.policy.explain.formatting import rule_words
-from podtally.policy.lint.cluster import LintCluster, selectors, unisolated
+from podtally.policy.cluster.model import ClusterModel
+from podtally.policy.explain.formatting import format_rule
+from podtally.policy.lint.cluster_checks import LintCluster, selector_findings, unisolated_findings
 from podtally.policy.lint.findings import (
-    NOT_ASKED,
-    NOT_READ,
-    PORTLESS,
+    DUPLICATE,
+    IGNORED_RULES,
+    PROTOCOL_WITHOUT_PORTS,
     SHADOWED,
-    TWICE,
+    UNSUPPORTED_KIND,
     DeclaredDocuments,
     LintFinding,
     finding,
     items,
     part,
 )
-from podtally.policy.lint.intent import intent, service_addresses
-from podtally.policy.lint.shadowed_rules import Budget, Shadow, shadows
+from podtally.policy.lint.intent_checks import intent_findings, service_address_findings
+from podtally.policy.lint.shadowed_rules import ComparisonBudget, ShadowedRule, shadowed_rules
 from podtally.policy.load.documents import Document
 from podtally.policy.model import NETWORK_TIER
 from podtally.policy.problems import WARNING, Problem
-from podtally.policy.reference.rules import EGRESS, INGRESS, rules_of
+from podtally.policy.reference.matching import EGRESS, INGRESS, rules_of
 from podtally.yamltree.scalars import brief
 
 # Of IANA's protocol numbers those that people write into policies.
@@ -34,7 +34,9 @@ _WITHOUT_PORTS = frozenset({"ICMP", "ICMPV6", "IGMP", "ESP", "AH", "GRE", "IPIP"
 
 
 def lint(
-    declared: Sequence[DeclaredDocuments], world: ClusterModel | None, budget: Budget | None = None
+    declared: Sequence[DeclaredDocuments],
+    world: ClusterModel | None,
+    budget: ComparisonBudget | None = None,
 ) -> list[LintFinding]:
     """Without a world only what the policies tell by themselves; in the order of the policies."""
     findings: list[LintFinding] = []
@@ -44,22 +46,22 @@ def lint(
         findings += _portless(each.document)
     for each in readable:
         findings += _not_asked(each)
-        findings += selectors(each, cluster)
-    findings += intent(readable)
+        findings += selector_findings(each, cluster)
+    findings += intent_findings(readable)
     findings += _twice(readable)
-    findings += _shadowed(readable, budget or Budget())
+    findings += _shadowed(readable, budget or ComparisonBudget())
     if world is not None and cluster is not None:
-        findings += service_addresses(readable, world)
-        findings += unisolated([each.policy for each in declared], world, cluster)
+        findings += service_address_findings(readable, world)
+        findings += unisolated_findings([each.policy for each in declared], world, cluster)
     return findings
 
 
-def unread(others: Iterable[Document]) -> Iterator[LintFinding]:
+def unsupported_kinds(others: Iterable[Document]) -> Iterator[LintFinding]:
     """Of documents that are no policies to podtally, those that are to others."""
     for document in others:
         if document.kind.endswith("NetworkPolicy"):
             message = f"is a policy of {document.api_version}, which is not judged"
-            yield finding(NOT_READ, document, ("kind",), message)
+            yield finding(UNSUPPORTED_KIND, document, ("kind",), message)
 
 
 def _portless(document: Document) -> Iterator[LintFinding]:
@@ -71,7 +73,7 @@ def _portless(document: Document) -> Iterator[LintFinding]:
                     if isinstance(name, str) and name.upper() in _WITHOUT_PORTS:
                         at = ("spec", direction, number, "ports", index, *path, "protocol")
                         message = f"unsupported protocol {brief(name)}: use TCP, UDP or SCTP"
-                        yield finding(PORTLESS, document, at, message)
+                        yield finding(PROTOCOL_WITHOUT_PORTS, document, at, message)
 
 
 def _not_asked(each: DeclaredDocuments) -> Iterator[LintFinding]:
@@ -79,7 +81,7 @@ def _not_asked(each: DeclaredDocuments) -> Iterator[LintFinding]:
         written = items(each.document.content, "spec", direction)
         if written and rules_of(each.policy, direction) is None:
             message = f"ignored: policyTypes does not include {direction.capitalize()}"
-            yield finding(NOT_ASKED, each.document, ("spec", direction), message)
+            yield finding(IGNORED_RULES, each.document, ("spec", direction), message)
 
 
 def _twice(declared: Sequence[DeclaredDocuments]) -> Iterator[LintFinding]:
@@ -89,15 +91,17 @@ def _twice(declared: Sequence[DeclaredDocuments]) -> Iterator[LintFinding]:
         if key in first:
             where = f"{first[key].source}:{first[key].lines.at(())}"
             message = f"is declared in {where} too; the later one counts"
-            yield finding(TWICE, document, (), message)
+            yield finding(DUPLICATE, document, (), message)
         first.setdefault(key, document)
 
 
-def _shadowed(declared: Sequence[DeclaredDocuments], budget: Budget) -> Iterator[LintFinding]:
+def _shadowed(
+    declared: Sequence[DeclaredDocuments], budget: ComparisonBudget
+) -> Iterator[LintFinding]:
     # Of two objects of one name the later is in force.
     latest = {(p.kind, p.namespace, p.name): (p, d) for p, d in declared}
     documents = {id(policy): document for policy, document in latest.values()}
-    for shadow in shadows((policy for policy, _ in latest.values()), budget):
+    for shadow in shadowed_rules((policy for policy, _ in latest.values()), budget):
         path = ("spec", shadow.direction, shadow.rule.index)
         yield finding(SHADOWED, documents[id(shadow.policy)], path, _shadow_words(shadow))
     if budget.skipped:
@@ -105,8 +109,8 @@ def _shadowed(declared: Sequence[DeclaredDocuments], budget: Budget) -> Iterator
         yield LintFinding(SHADOWED, Problem("", 0, "policies", "", message, WARNING))
 
 
-def _shadow_words(shadow: Shadow) -> str:
-    other = rule_words(shadow.other, shadow.other_rule, shadow.direction)
+def _shadow_words(shadow: ShadowedRule) -> str:
+    other = format_rule(shadow.other, shadow.other_rule, shadow.direction)
     if shadow.policy.tier == shadow.other.tier == NETWORK_TIER:
         return f"makes no difference: {other} allows all that it does"
     return f"is never reached: {other} ({shadow.other_rule.action}) takes all that it matches"

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from podtally.errors import PodtallyError
-from podtally.policy.cases import cluster
-from podtally.policy.cases.world import FAMILIES, ClusterModel, ends
 from podtally.policy.cidr import parse_address
+from podtally.policy.cluster import manifests
+from podtally.policy.cluster.model import FAMILIES, ClusterModel, connection_ends
 from podtally.policy.load.conversion import PROTOCOLS
 from podtally.policy.load.documents import MAX_BYTES, Document, LineMap
-from podtally.policy.load.loader import Reading, read_documents
-from podtally.policy.load.unreadable import all_unreadable
+from podtally.policy.load.parser import ParsedPolicies, read_documents
+from podtally.policy.load.stand_ins import all_unreadable
 from podtally.policy.model import (
     ALLOWED,
     DENIED,
@@ -36,7 +36,7 @@ from podtally.yamltree.scalars import brief
 from podtally.yamltree.tree import TreeBudget, TreeError, json_values, yaml_trees
 
 # What a word expects; no word expects nothing.
-MEANT: dict[str, tuple[str, ...]] = {
+EXPECTED_VERDICTS: dict[str, tuple[str, ...]] = {
     "allow": (ALLOWED, UNDECLARED),
     "deny": (DENIED,),
     "": VERDICTS,
@@ -71,7 +71,7 @@ class Case(NamedTuple):
     probes: tuple[Probe, ...]
 
 
-class Cases(NamedTuple):
+class CaseFile(NamedTuple):
     cases: tuple[Case, ...]
     problems: tuple[Problem, ...]  # of all that is no policy
     policy_problems: tuple[Problem, ...]
@@ -102,9 +102,9 @@ class _WireMatrix(msgspec.Struct, frozen=True):
     family: str | None = None
 
 
-def read_cases(text: bytes, source: str) -> Cases:
+def read_cases(text: bytes, source: str) -> CaseFile:
     """From JSON or YAML: an object with ``cases``, a list of cases, or one; PodtallyError."""
-    written = _cases(parsed(text, source), source)
+    written = _cases(parse_text(text, source), source)
     cases: list[Case] = []
     problems: list[Problem] = []
     policy_problems: list[Problem] = []
@@ -116,10 +116,10 @@ def read_cases(text: bytes, source: str) -> Cases:
             policy_problems += reader.policy_problems
         else:
             problems.append(Problem(source, 0, f"case {index}", "", "is no object; drop it"))
-    return Cases(tuple(cases), tuple(problems), tuple(policy_problems))
+    return CaseFile(tuple(cases), tuple(problems), tuple(policy_problems))
 
 
-def parsed(text: bytes, source: str) -> Any:
+def parse_text(text: bytes, source: str) -> Any:
     """The value of a text that is JSON or YAML; PodtallyError."""
     if len(text) > MAX_BYTES:
         raise PodtallyError(f"{source}: more than {MAX_BYTES >> 20} MiB", "split it")
@@ -170,7 +170,7 @@ class _CaseReader:
         self._world = ClusterModel((), (), ())
 
     def case(self) -> Case:
-        found = cluster.from_case(self._content, self._source, self._name)
+        found = manifests.from_case(self._content, self._source, self._name)
         self.problems += found.problems
         self._world = found.world
         policies = tuple(self._policies())
@@ -193,7 +193,7 @@ class _CaseReader:
         wanted = (wire.expect or "", wire.expect_ingress or "", wire.expect_egress or "")
         if isinstance(question, str):
             return self._wrong(("probes", index), question, wanted)
-        odd = [word for word in wanted if word not in MEANT]
+        odd = [word for word in wanted if word not in EXPECTED_VERDICTS]
         if odd:
             message = f"expects {brief(odd[0])}; write allow or deny"
             return self._wrong(("probes", index), message, wanted)._replace(question=question)
@@ -282,12 +282,12 @@ def _asked(
         return f"{brief(wire.family)} is none of {', '.join(FAMILIES)}"
     assert isinstance(source, PolicyEndpoint)
     assert isinstance(destination, PolicyEndpoint)
-    chosen = ends(source, destination, wire.family or "")
+    chosen = connection_ends(source, destination, wire.family or "")
     question = chosen.question(PROTOCOLS[wire.protocol], wire.port)
     return question._replace(by_service=isinstance(wire, _WireProbe) and wire.service)
 
 
-def _policy(content: Any, where: str) -> Reading:
+def _policy(content: Any, where: str) -> ParsedPolicies:
     """What is no policy that is read here may be one, for anybody."""
     if isinstance(content, dict):
         api_version, kind = content.get("apiVersion"), content.get("kind")
@@ -299,4 +299,4 @@ def _policy(content: Any, where: str) -> Reading:
     else:
         message = "is no object; give a policy"
     problem = Problem(where, 0, "", "", message)
-    return Reading(policies=all_unreadable(problem, False), problems=(problem,))
+    return ParsedPolicies(policies=all_unreadable(problem, False), problems=(problem,))

@@ -13,9 +13,13 @@ from numpy.typing import NDArray
 
 from podtally.identity.services import BackendAddress, Services
 from podtally.kube.ports import PROTOCOLS
-from podtally.policy.exposure.controllers import Fleets
-from podtally.policy.exposure.declarations import Declaration, DeclaredExposure, declared
-from podtally.policy.exposure.table import NOTHING, FirstOf, TableRows, joined
+from podtally.policy.exposure.controllers import ControllerPods
+from podtally.policy.exposure.declarations import (
+    DeclaredExposure,
+    ExposureDeclaration,
+    find_declarations,
+)
+from podtally.policy.exposure.table import NOTHING, FirstMatchTable, TableRows, concat_rows
 from podtally.policy.ingress import DeclaredIngress
 from podtally.policy.vector.address_ranges import Addresses
 
@@ -28,11 +32,11 @@ _PORT_SHIFT, _CLASS_SHIFT = np.uint64(8), np.uint64(40)
 class Exposure:
     """Immutable. Indexes are places in ``declarations`` and ``certain``; NOTHING is -1."""
 
-    declarations: Sequence[Declaration]
+    declarations: Sequence[ExposureDeclaration]
     certain: NDArray[np.bool_]  # False: an Ingress that cannot be read may declare it
-    _declared: FirstOf
-    _controllers: FirstOf  # to classes: controllers of the same Ingresses
-    _via: FirstOf
+    _declared: FirstMatchTable
+    _controllers: FirstMatchTable  # to classes: controllers of the same Ingresses
+    _via: FirstMatchTable
 
     def declared(
         self, addresses: Addresses, protocol: NDArray[np.uint8], port: NDArray[np.int64]
@@ -66,11 +70,11 @@ class Exposure:
         return self._controllers.look_up(peers, np.zeros(len(peers.low), np.uint64))
 
 
-class Exposures:
+class ExposureBuilder:
     """Makes an Exposure anew, and remembers of the last one what has not changed."""
 
     def __init__(self) -> None:
-        self._known: tuple[list[DeclaredExposure], _Serving] | None = None
+        self._known: tuple[list[DeclaredExposure], _ServingControllers] | None = None
         self._exposure: Exposure | None = None
         self._packed: dict[int, tuple[tuple[BackendAddress, ...], TableRows]] = {}
 
@@ -84,23 +88,23 @@ class Exposures:
 
         ``node_addresses`` are those in the status of all nodes: see ``Fleets``.
         """
-        found = declared(ingresses, services)
-        serving = _serving(found, Fleets(services, node_addresses))
+        found = find_declarations(ingresses, services)
+        serving = _serving(found, ControllerPods(services, node_addresses))
         if self._exposure is None or self._known != (found, serving):
             self._known = found, serving
             self._exposure = self._made(found, serving)
         return self._exposure
 
-    def _made(self, found: list[DeclaredExposure], serving: "_Serving") -> Exposure:
+    def _made(self, found: list[DeclaredExposure], serving: "_ServingControllers") -> Exposure:
         rows = self._rows(found)
         controllers, via = _of_controllers(rows, serving)
         unreadable = [each.declaration.unreadable for each in found]
         return Exposure(
             tuple(each.declaration for each in found),
             ~np.array(unreadable, np.bool_),
-            FirstOf(rows),
-            FirstOf(controllers),
-            FirstOf(via),
+            FirstMatchTable(rows),
+            FirstMatchTable(controllers),
+            FirstMatchTable(via),
         )
 
     def _rows(self, found: list[DeclaredExposure]) -> TableRows:
@@ -111,35 +115,35 @@ class Exposures:
             known = self._packed.get(id(backends)) or (backends, _pack(backends))
             packed[id(backends)] = known
         self._packed = packed
-        rows = joined(packed[id(backends)][1] for _, backends, _ in found)
+        rows = concat_rows(packed[id(backends)][1] for _, backends, _ in found)
         sizes = [len(backends) for _, backends, _ in found]
         protocols = [PROTOCOLS[declaration.protocol] for declaration, _, _ in found]
         word = rows.word | np.repeat(np.array(protocols, np.uint64), sizes)
         return rows._replace(word=word, value=np.repeat(np.arange(len(found)), sizes))
 
 
-def exposure(
+def build_exposure(
     ingresses: Iterable[DeclaredIngress], services: Services, node_addresses: Iterable[str]
 ) -> Exposure:
     """See ``Exposures``; for who asks once."""
-    return Exposures().exposure(ingresses, services, node_addresses)
+    return ExposureBuilder().exposure(ingresses, services, node_addresses)
 
 
-class _Serving(NamedTuple):
+class _ServingControllers(NamedTuple):
     """Which controllers serve which declarations."""
 
     fleets: list[frozenset[int]]  # addresses of controllers
     number: list[int]  # of the fleet, for each declaration; or NOTHING
 
 
-def _serving(found: list[DeclaredExposure], fleets: Fleets) -> _Serving:
+def _serving(found: list[DeclaredExposure], fleets: ControllerPods) -> _ServingControllers:
     numbers: dict[frozenset[int], int] = {frozenset(): NOTHING}
     behind = (fleets.behind(each.addresses) for each in found)
     number = [numbers.setdefault(fleet, len(numbers) - 1) for fleet in behind]
-    return _Serving([fleet for fleet in numbers if fleet], number)
+    return _ServingControllers([fleet for fleet in numbers if fleet], number)
 
 
-def _of_controllers(rows: TableRows, serving: _Serving) -> tuple[TableRows, TableRows]:
+def _of_controllers(rows: TableRows, serving: _ServingControllers) -> tuple[TableRows, TableRows]:
     """Controllers to their classes, and for each class, to what it may send and by what.
 
     Two Services may have the same controller, or parts of it; the class of a controller is
@@ -158,7 +162,7 @@ def _of_controllers(rows: TableRows, serving: _Serving) -> tuple[TableRows, Tabl
     for its_fleets, number in classes.items():
         theirs = rows.take(np.isin(fleet_of, its_fleets))
         via.append(theirs._replace(word=theirs.word | np.uint64(number) << _CLASS_SHIFT))
-    return controllers, joined(via)
+    return controllers, concat_rows(via)
 
 
 def _pack(backends: Sequence[BackendAddress]) -> TableRows:

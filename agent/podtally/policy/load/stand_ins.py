@@ -5,7 +5,7 @@ from typing import Any
 
 from podtally.policy.ingress import DeclaredIngress, addresses_of
 from podtally.policy.load import admin_conversion, conversion
-from podtally.policy.load.documents import Document, Lost
+from podtally.policy.load.documents import Document, LostText
 from podtally.policy.model import (
     ADMIN_TIER,
     BASELINE_TIER,
@@ -19,7 +19,7 @@ from podtally.policy.model import (
     Subject,
 )
 from podtally.policy.problems import Fault, Problem
-from podtally.policy.reference.rules import EGRESS, INGRESS
+from podtally.policy.reference.matching import EGRESS, INGRESS
 from podtally.policy.schema import admin, decoding, network
 from podtally.policy.schema.kinds import ADMIN_GROUP, group_of
 from podtally.policy.validate import network_checks
@@ -44,24 +44,24 @@ def all_unreadable(problem: Problem, candidate: bool) -> tuple[Policy, ...]:
     )  # fmt: skip
 
 
-def lost(text: Lost, candidate: bool) -> tuple[Policy, ...]:
+def lost_text_stand_ins(text: LostText, candidate: bool) -> tuple[Policy, ...]:
     """Return stand-ins for a text that holds no object: of the policies that it speaks of.
 
     If it speaks of none it puts nothing in doubt: one that selects nothing reports it.
     """
     policies = [document for document in text.policies if document.kind != "Ingress"]
     if not policies:
-        return (nothing(text.problem, candidate),)
-    return tuple(unreadable(document, text.problem, candidate) for document in policies)
+        return (empty_stand_in(text.problem, candidate),)
+    return tuple(stand_in(document, text.problem, candidate) for document in policies)
 
 
-def nothing(problem: Problem, candidate: bool) -> Policy:
+def empty_stand_in(problem: Problem, candidate: bool) -> Policy:
     """Return a stand-in that selects nothing."""
     return Policy("unreadable", "", problem.source, HostSubject(), candidate=candidate,
                   unreadable=str(problem))  # fmt: skip
 
 
-def unreadable(document: Document, problem: Problem, candidate: bool) -> Policy:
+def stand_in(document: Document, problem: Problem, candidate: bool) -> Policy:
     """Return a stand-in for the object: it selects what its readable part says, and no more.
 
     A slip in the name of a kind leaves its API group, whose kinds are alike.
@@ -92,7 +92,7 @@ def unreadable(document: Document, problem: Problem, candidate: bool) -> Policy:
     return Policy(kind, "", name, subject, None, None, tier, priority, candidate, reason)
 
 
-def unreadable_ingress(document: Document, problem: Problem) -> DeclaredIngress | None:
+def ingress_stand_in(document: Document, problem: Problem) -> DeclaredIngress | None:
     """Return a stand-in for an Ingress, which may declare any Service of its namespace."""
     metadata = _part(document.content, "metadata")
     namespace = _namespace(document, metadata)
