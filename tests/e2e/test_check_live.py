@@ -82,7 +82,7 @@ def test_what_is_applied_is_linted(api: ApiServer, run: Run, tmp_path: Path) -> 
     api.put("networkpolicies", changed(OUT, egress=[{"to": [{"ipBlock": block}]}]))
     api.put("ingresses", changed(WEB, defaultBackend={}))
     told = run("check", *live(tmp_path, api.url), "--output", "json", "--ignore", "unisolated")
-    rows = json.loads(told.out)
+    rows = json.loads(told.out)["findings"]
     assert told.status == 1
     assert {(row["file"], row["line"]) for row in rows} == {("api", 0)}
     assert {(row["object"], row["field"], row["check"]) for row in rows} == {
@@ -108,12 +108,12 @@ def test_live_finds_what_files_of_the_same_have(api: ApiServer, run: Run, tmp_pa
     from_files = run("check", written, "--cluster", written, "--output", "json")
     both = run("check", written, *live(tmp_path, api.url), "--output", "json")
     rows = [
-        [{**row, "file": "", "line": 0} for row in json.loads(told.out)]
+        [{**row, "file": "", "line": 0} for row in json.loads(told.out)["findings"]]
         for told in (from_api, from_files, both)
     ]
     assert rows[0] == rows[1] == rows[2]
     assert {row["check"] for row in rows[0]} == {"shadowed", "unisolated"}
-    assert json.loads(both.out)[0]["file"] == str(written)
+    assert json.loads(both.out)["findings"][0]["file"] == str(written)
 
 
 def test_everything_is_read_in_pages(api: ApiServer, run: Run, tmp_path: Path) -> None:
@@ -184,12 +184,12 @@ def test_who_does_not_answer_or_refuses_us(api: ApiServer, run: Run, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("check", "--live", "--cluster", "c.yaml"), "two clusters"),
-        (("check", "--live", "--probes", "p.json"), "goes with neither"),
+        (("check", "--live", "--cluster", "c.yaml"), "are both given"),
+        (("check", "--live", "--probes", "p.json"), "cannot be combined"),
         (("check", "x.yaml", "--kubeconfig", "k"), "--kubeconfig is only used with --live"),
-        (("check", "--live"), "no cluster is named"),
+        (("check", "--live"), "no cluster given"),
         (("check", "--live", "--kubeconfig", "none"), "cannot read the kubeconfig none"),
-        (("explain", "a/b", "c/d", "80", "--live", "--cluster", "c"), "two clusters"),
+        (("explain", "a/b", "c/d", "80", "--live", "--cluster", "c"), "are both given"),
     ],
 )
 def test_wrong_use(
@@ -244,7 +244,10 @@ def test_what_a_real_cluster_told(run: Run, tmp_path: Path) -> None:
         policies = len(api.store.objects("networkpolicies"))
         pods = api.store.objects("pods").values()
         told = run("check", *live(tmp_path, api.url), "--output", "json")
-        assert {row["check"] for row in json.loads(told.out)} <= {"unisolated", "selects-nothing"}
+        assert {row["check"] for row in json.loads(told.out)["findings"]} <= {
+            "unisolated",
+            "selects-nothing",
+        }
         assert told.err == ""
         assert f"policies: {policies}," in run("check", *live(tmp_path, api.url)).out
         one = next(p for p in pods if not p["spec"].get("hostNetwork") and p["status"].get("podIP"))

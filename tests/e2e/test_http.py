@@ -201,7 +201,7 @@ def test_what_is_explained_is_what_is_counted(judging: Judging) -> None:
     )
     code, _, err = judging.run("explain", "shop/wep-0", "shop/db-0", "80")
     assert code == 2
-    assert "nobody is known here by the name 'shop/wep-0'; there are shop/web-0, " in err
+    assert "unknown endpoint 'shop/wep-0'; known names: shop/web-0, " in err
 
 
 def test_a_candidate_is_a_second_verdict_and_what_it_would_change_is_told(judging: Judging) -> None:
@@ -209,7 +209,7 @@ def test_a_candidate_is_a_second_verdict_and_what_it_would_change_is_told(judgin
     assert (told["verdict"], told["candidate"]["verdict"]) == ("undeclared", "denied")
     assert judging.run("candidates") == (
         0,
-        "nothing that was seen would change; candidates: shop/no-one\n",
+        "nothing observed would change; candidates: shop/no-one\n",
         "",
     )
     judging.candidate.write_text(network_policy("into-db", ingress=[{}]))

@@ -170,25 +170,25 @@ def test_endpoints(served: Served) -> None:
 def test_resolve(served: Served, query: str, names: list[str]) -> None:
     status, body = served.get(f"/api/v1/resolve?{query}")
     assert status == 200
-    assert [held["name"] for held in body["held"]] == names
-    assert all(held.keys() >= {"kind", "scope", "from", "until"} for held in body["held"])
+    assert [owner["name"] for owner in body["owners"]] == names
+    assert all(owner.keys() >= {"kind", "scope", "from", "until"} for owner in body["owners"])
 
 
 @pytest.mark.parametrize(
     ("target", "status", "words"),
     [
-        ("resolve", 400, "'' is not an IPv4"),
-        ("resolve?address=web-0", 400, "'web-0' is not an IPv4"),
+        ("resolve", 400, "invalid IP address ''"),
+        ("resolve?address=web-0", 400, "invalid IP address 'web-0'"),
         ("resolve?address=fe80::1%25eth0", 400, "zone"),
-        ("resolve?address=10.99.0.2&at=noon", 400, "'noon' is not a time"),
-        ("resolve?address=10.99.0.2&at=2026-02-30T00:00:00Z", 400, "is not a time"),
-        ("resolve?address=10.99.0.2&at=20260131T000000Z", 400, "is not a time"),
+        ("resolve?address=10.99.0.2&at=noon", 400, "invalid time 'noon'"),
+        ("resolve?address=10.99.0.2&at=2026-02-30T00:00:00Z", 400, "invalid time"),
+        ("resolve?address=10.99.0.2&at=20260131T000000Z", 400, "invalid time"),
         ("pods", 404, "/api/v1/pods"),
         ("explain", 400, "from and to"),
         ("explain?from=10.99.0.2&port=80", 400, "from and to"),
-        ("explain?from=10.99.0.2&to=10.99.0.3", 400, "'' is no port"),
-        ("explain?from=10.99.0.2&to=10.99.0.3&port=80/ICMP", 400, "'80/ICMP' is no port"),
-        ("explain?from=10.99.0.2&to=10.99.0.3&port=0", 400, "0 is no port"),
+        ("explain?from=10.99.0.2&to=10.99.0.3", 400, "invalid port ''"),
+        ("explain?from=10.99.0.2&to=10.99.0.3&port=80/ICMP", 400, "invalid port '80/ICMP'"),
+        ("explain?from=10.99.0.2&to=10.99.0.3&port=0", 400, "invalid port 0"),
         ("explain?from=shop/web&to=10.99.0.3&port=80", 400, "'shop/web'"),
     ],
 )
@@ -247,21 +247,21 @@ def test_json(served: Served) -> None:
 
 
 def test_nobody(served: Served) -> None:
-    assert ask(served, "resolve", "10.99.0.3") == (1, "", "nobody known has or had 10.99.0.3\n")
+    assert ask(served, "resolve", "10.99.0.3") == (1, "", "no known owner of 10.99.0.3\n")
     code, out, err = ask(served, "resolve", "10.99.0.2", "--at", "2026-01-01T00:00:00Z")
     assert (code, out) == (1, "")
     assert "10.99.0.2 at 2026-01-01T" in err
     code, out, _ = ask(served, "resolve", "10.99.0.3", "--output", "json")
-    assert (code, json.loads(out)["held"]) == (1, [])
+    assert (code, json.loads(out)["owners"]) == (1, [])
     empty = serve(Register([], []))
-    assert ask(empty, "endpoints") == (1, "", "no interface is watched\n")
+    assert ask(empty, "endpoints") == (1, "", "no endpoints\n")
     empty.server.close()
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["resolve", "web-0"], "'web-0' is not an IPv4 or IPv6 address; for example"),
+        (["resolve", "web-0"], "invalid IP address 'web-0'; for example"),
         (["resolve", "10.0.0.7", "--at", "noon"], "--at: 'noon' is no time; write "),
         (["resolve", "10.0.0.7", "--at", "2999-01-01T00:00:00Z"], "yet to come; name the day"),
         (["endpoints", "--listen", "a..b:1"], "no podtally answers on a..b:1: "),
@@ -383,7 +383,7 @@ def test_explain_asks_the_agent(judging: tuple[Served, Host]) -> None:
     assert ask(served, "explain", "people/user", "shop/web", "8080")[0] == 0
     code, out, err = ask(served, "explain", "shop/wep-0", "shop/db", "80")
     assert (code, out) == (2, "")
-    assert "refuses: nobody is known here by the name 'shop/wep-0'; there are shop/web-0" in err
+    assert "refuses: unknown endpoint 'shop/wep-0'; known names: shop/web-0" in err
 
 
 def test_explain_tells_what_the_candidates_would_say(judging: tuple[Served, Host]) -> None:
@@ -405,14 +405,14 @@ def test_what_is_only_used_for_the_agent_goes_with_nothing_else() -> None:
     for flag in ("--policies", "--cluster"):
         code, _, err = podtally("explain", "a/b", "a/c", "80", "--listen", ":1", flag, "x.yaml")
         assert code == 2
-        assert "--listen is only used to ask the running agent; drop it, or" in err
+        assert "--listen is only used to query the running agent; drop it, or" in err
 
 
 def test_what_to_explain_it_by_has_to_be_whole(tmp_path: Path) -> None:
     for flag in ("--policies", "--cluster"):
         code, _, err = podtally("explain", "a/b", "a/c", "80", flag, str(tmp_path / "x.yaml"))
         assert code == 2
-        assert "give --live, or --policies and --cluster" in err
+        assert "give --live, or both --policies and --cluster" in err
 
 
 def test_what_candidates_would_change(judging: tuple[Served, Host]) -> None:
@@ -439,7 +439,10 @@ def test_candidates_that_change_nothing_and_none_at_all(judging: tuple[Served, H
     served, host = judging
     code, out, err = ask(served, "candidates")
     assert (code, out) == (2, "")
-    assert err == "podtally: the agent has no candidates; start it with --candidate PATH\n"
+    assert (
+        err
+        == "podtally: the agent has no candidates; start it with --candidate PATH or --candidate-delete NAME\n"
+    )
     code, out, _ = ask(served, "candidates", "--output", "json")
     assert (code, json.loads(out)["policies"]) == (2, [])
     host.declare(candidates=[INTO_WEB, "{"])
@@ -447,5 +450,5 @@ def test_candidates_that_change_nothing_and_none_at_all(judging: tuple[Served, H
     code, out, err = ask(quiet, "candidates")
     quiet.server.close()
     assert code == 0
-    assert out == "nothing that was seen would change; candidates: shop/into-web, unreadable/next\n"
-    assert err.startswith("podtally: unreadable/next cannot be read: next:")
+    assert out == "nothing observed would change; candidates: shop/into-web, unreadable/next\n"
+    assert err.startswith("podtally: unreadable/next is unreadable: next:")

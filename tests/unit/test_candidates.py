@@ -153,8 +153,8 @@ def test_a_stale_candidate_file_is_told_and_is_no_success(tmp_path: Path) -> Non
         served.server.close()
     assert code == 2
     assert told == (
-        "nothing that was seen would change; candidates: shop/into-web, "
+        "nothing observed would change; candidates: shop/into-web, "
         "without NetworkPolicy/shop/only-mysql\n"
     )
-    assert f"{file} cannot be read; an earlier version of it is tried" in err
+    assert f"{file} is unreadable; its last version is evaluated" in err
     assert "NetworkPolicy/shop/only-mysql: nothing to delete; check the name" in err

@@ -3,15 +3,14 @@
 
 import io
 
-from podtally.commands.columns import print_columns
-from podtally.commands.tables import Cell, Style, table
+from podtally.commands.tables import Cell, Style, print_table, table
 
 LONG = "x" * 250
 
 
 def test_columns() -> None:
     out = io.StringIO()
-    print_columns(["NAME", "KIND"], [["web", "Pod"], [LONG, "Pod"]], [False, False], out)
+    print_table(["NAME", "KIND"], [["web", "Pod"], [LONG, "Pod"]], [False, False], out)
     heads, web, long = out.getvalue().splitlines()
     assert len(heads) == len(web) + 1 < 80
     assert long.split() == [LONG, "Pod"]

@@ -64,18 +64,18 @@ def test_the_address_is_of_the_family_that_both_have(host: Host) -> None:
 @pytest.mark.parametrize(
     ("asked", "what", "fix"),
     [
-        ("shop/wep-0", "nobody is known here by the name 'shop/wep-0'", "there are shop/web-0"),
-        ("shop/quux", "'shop/quux'", "there are shop/db, shop/db-0, shop/db-1, shop/web"),
-        ("shoop/web", "'shoop/web'", "there are the namespaces shop"),
-        ("web-0", "'web-0'", "write NAMESPACE/POD, NAMESPACE/WORKLOAD, or "),
-        ("hos", "'hos'", "or host"),
-        ("ther", "'ther'", "or there"),
-        ("10.99.0", "'10.99.0'", "write NAMESPACE/POD"),
+        ("shop/wep-0", "unknown endpoint 'shop/wep-0'", "known names: shop/web-0"),
+        ("shop/quux", "'shop/quux'", "known names: shop/db, shop/db-0, shop/db-1, shop/web"),
+        ("shoop/web", "'shoop/web'", "known namespaces: shop"),
+        ("web-0", "'web-0'", "use NAMESPACE/POD, NAMESPACE/WORKLOAD, an address, or "),
+        ("hos", "'hos'", "or one of host"),
+        ("ther", "'ther'", "or one of there"),
+        ("10.99.0", "'10.99.0'", "use NAMESPACE/POD"),
         ("shop/sql", "shop/sql is a Service", "its own port"),
         ("198.18.0.3", "shop/sql is a Service", "its own port"),
         ("unknown/unknown", "'unknown/unknown'", "namespaces"),
         ("/", "'/'", "namespaces"),
-        ("x" * 1000, "'" + "x" * 100 + "'", "write"),
+        ("x" * 1000, "'" + "x" * 100 + "'", "use"),
     ],
 )
 def test_nobody_is_meant(host: Host, asked: str, what: str, fix: str) -> None:
@@ -137,7 +137,7 @@ def test_who_has_gone_is_not_explained(host: Host) -> None:
     host.tell("pods", labelled("web-0", "10.99.0.2"))
     time.sleep(0.05)
     for asked in ("shop/db-0", "shop/db-1", "shop/db"):
-        with pytest.raises(PodtallyError, match="nobody is known here"):
+        with pytest.raises(PodtallyError, match="unknown endpoint"):
             host.explain(asked, "203.0.113.9")
 
 

@@ -39,7 +39,7 @@ def _expanded(path: Path) -> list[dict[str, Any]]:
 def test_every_case_is_wholly_right(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = _path(file)
     status = cli.main(["check", "--probes", str(path), "--output", "json"])
-    told = json.loads(capsys.readouterr().out)
+    told = json.loads(capsys.readouterr().out)["probes"]
     cases = _expanded(path)
     assert len(cases) == FILES[file]
     asked = [(case["id"], n, probe) for case in cases for n, probe in enumerate(case["probes"])]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the agent answers about endpoints, addresses and policies, and in which shapes."""
+"""The agent's API: queries for endpoints, addresses and policies, and the shapes of replies."""

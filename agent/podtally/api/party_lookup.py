@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds whom a question names, by what the running agent knows: names and addresses to Parties.
+"""Finds the endpoints that a query names, in what the running agent knows.
 
-Called from HTTP threads: it reads tables that are replaced whole, and single entries of what
-the main thread writes.
+Called from HTTP threads: it reads tables that are replaced as a whole, and single entries of
+what the main thread writes.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cached_property
 
 import numpy as np
 
-from podtally.api.explanation import near_names
+from podtally.api.name_lookup import KnownName, find, unknown_endpoint
 from podtally.errors import PodtallyError
 from podtally.identity.cluster_labels import NO_CLUSTER_LABELS, ClusterLabels
 from podtally.identity.directory import Directory
@@ -24,15 +24,14 @@ _WORD_BITS = 64
 _WORD = (1 << _WORD_BITS) - 1
 _HOST_NAME = "host"
 _SERVICE = "service"
-_SEE = "see `podtally endpoints` for who is"
-# RFC 3927, RFC 4291 2.5.6: of no use beyond one link.
+# RFC 3927, RFC 4291 2.5.6: valid on one link only.
 _LINK_LOCAL = ((0xFFFFA9FE << 16, 112), (0xFE80 << 112, 10))
 
 NamedEndpoint = Endpoint | Owner
 
 
 class PartyLookup:
-    """What is known at one moment: endpoints of this host, and owners of addresses."""
+    """Names and addresses known at one moment: endpoints of this host, owners of addresses."""
 
     def __init__(self, directory: Directory, node_name: str, now_ns: int) -> None:
         self._cluster = directory.cluster
@@ -41,10 +40,11 @@ class PartyLookup:
         self._names = directory.names
         self._gone = {r.ifindex for r in list(directory.residents()) if r.gone_ns}
 
-    def party(self, text: str) -> PolicyEndpoint:
-        """NAMESPACE/POD, NAMESPACE/WORKLOAD, an address, or the bare name of what is no pod.
+    def find(self, text: str) -> PolicyEndpoint:
+        """Return the endpoint of NAMESPACE/POD, NAMESPACE/WORKLOAD, an address, or the plain
+        name of a unit, container or node.
 
-        PodtallyError where nobody is known by it, or a Service is: it is judged by who answers.
+        PodtallyError if it is unknown, or a Service: policies apply to the pods behind it.
         """
         address = parse_address(text)
         if address is not None:
@@ -53,10 +53,10 @@ class PartyLookup:
             host = self._of_owner(host_owner(self._node_name))
             return host._replace(ips=self._host_addresses())
         namespace, slash, name = text.partition("/")
-        who = self._called(namespace, name) if slash else self._called_plainly(text)
-        if who is None:
-            raise self._nobody(text)
-        return self._party(who)._replace(ips=self._addresses_of(who))
+        found = find(namespace, name, self._known) if slash else self._by_plain_name(text)
+        if found is None:
+            raise self._unknown(text)
+        return self._policy_endpoint(found)._replace(ips=self._addresses_of(found))
 
     # -- by address ---------------------------------------------------------------------
 
@@ -75,7 +75,7 @@ class PartyLookup:
 
     @cached_property
     def _held(self) -> dict[Owner, list[int]]:
-        """Owners who have addresses now, and which."""
+        """Owners that have addresses now, with these addresses."""
         rows, owners = self._names.addresses.rows, self._names.owners
         now = (rows.from_ns <= self._now_ns) & (self._now_ns < rows.until_ns) & (rows.owner >= 0)
         held: dict[Owner, list[int]] = {}
@@ -84,22 +84,21 @@ class PartyLookup:
             held.setdefault(owners[owner], []).append(high << _WORD_BITS | low)
         return held
 
-    def _addresses_of(self, who: NamedEndpoint) -> tuple[int, ...]:
-        if isinstance(who, Endpoint) and who.host_network:
-            return self._host_addresses() if self._is_here(who) else self._node_addresses(who)
-        mine = [a for owner, some in self._held.items() if _id(owner) == _id(who) for a in some]
-        return _ordered(mine)
+    def _addresses_of(self, endpoint: NamedEndpoint) -> tuple[int, ...]:
+        if isinstance(endpoint, Endpoint) and endpoint.host_network:
+            if endpoint.node in ("", self._node_name):
+                return self._host_addresses()
+            return self._node_addresses(endpoint.node)
+        key = _id(endpoint)
+        held = self._held.items()
+        return _ordered(address for owner, some in held if _id(owner) == key for address in some)
 
-    def _is_here(self, who: Endpoint) -> bool:
-        return who.node in ("", self._node_name)
-
-    def _node_addresses(self, who: Endpoint) -> tuple[int, ...]:
-        """Those of another node, on whose network a pod is."""
-        told = self._cluster.addresses_of_node(who.node) if self._cluster else ()
-        return _one_a_family(filter(None, map(parse_address, told)))
+    def _node_addresses(self, node: str) -> tuple[int, ...]:
+        """Return the addresses of another node."""
+        texts = self._cluster.addresses_of_node(node) if self._cluster else ()
+        return _one_a_family(filter(None, map(parse_address, texts)))
 
     def _host_addresses(self) -> tuple[int, ...]:
-        """None, if there are several of a family: nobody can tell which one would be used."""
         owners = (owner for owner in self._held if owner.kind == _HOST_NAME)
         held = (address for owner in owners for address in self._held[owner])
         return _one_a_family(held)
@@ -107,74 +106,59 @@ class PartyLookup:
     # -- by name ------------------------------------------------------------------------
 
     @cached_property
-    def _endpoints(self) -> list[Endpoint]:
-        """Those of this host, the latest first."""
+    def _local_endpoints(self) -> list[Endpoint]:
+        """Endpoints of this host, the latest first."""
         names = self._names
         behind = [each for i, each in names.endpoints.items() if i not in self._gone]
         found = dict.fromkeys((*reversed(behind), *reversed(list(names.sockets.values()))))
         return [each for each in found if UNKNOWN not in (each.namespace, each.name)]
 
-    def _everybody(self) -> Iterator[NamedEndpoint]:
-        yield from self._endpoints
+    @cached_property
+    def _known(self) -> list[KnownName[NamedEndpoint]]:
+        """Everything that has a name; of a workload's pods those of this host come first."""
+        found: list[NamedEndpoint] = list(self._local_endpoints)
         if self._cluster is not None:
-            yield from self._cluster.host_network_pods()
+            found += self._cluster.host_network_pods()
         for owner in self._held:
             if owner.name and owner.kind != _SERVICE and owner.namespace != UNKNOWN:
-                yield owner
+                found.append(owner)
+        return [
+            KnownName(each.namespace, each.name, each.workload, isinstance(each, Owner), each)
+            for each in found
+        ]
 
-    def _called(self, namespace: str, name: str) -> NamedEndpoint | None:
-        """A pod goes before a workload of that name, of whose pods the first by name is asked
-        for, and one of this host before others.
-        """
-        some = [who for who in self._everybody() if who.namespace == namespace]
-        pod = next((who for who in some if who.name == name), None)
-        if pod is not None:
-            return pod
-        of_workload = [who for who in some if who.workload == name]
-        return min(of_workload, key=lambda w: (isinstance(w, Owner), w.name), default=None)
+    def _by_plain_name(self, name: str) -> NamedEndpoint | None:
+        """Return a unit, container or node: they need no namespace."""
+        named = (each.endpoint for each in self._known if each.name == name)
+        return next((each for each in named if self._has_plain_name(each)), None)
 
-    def _called_plainly(self, name: str) -> NamedEndpoint | None:
-        """Units, containers and nodes need no namespace."""
-        named = (who for who in self._everybody() if who.name == name)
-        return next((who for who in named if self._is_no_pod(who)), None)
+    def _has_plain_name(self, endpoint: NamedEndpoint) -> bool:
+        return self._policy_endpoint(endpoint).kind in (HOST, NODE)
 
-    def _is_no_pod(self, who: NamedEndpoint) -> bool:
-        return self._party(who).kind in (HOST, NODE)
-
-    def _nobody(self, text: str) -> PodtallyError:
-        namespace, slash, name = text.partition("/")
+    def _unknown(self, text: str) -> PodtallyError:
+        namespace, _, name = text.partition("/")
         for owner in self._held:
             if owner.kind == _SERVICE and (owner.namespace, owner.name) == (namespace, name):
                 return _is_service(owner)
-        what = f"nobody is known here by the name {text[:100]!r}"
-        if not slash:
-            plain = {_HOST_NAME, *(who.name for who in self._everybody() if self._is_no_pod(who))}
-            near = near_names(text, plain)
-            return PodtallyError(what, f"write NAMESPACE/POD, NAMESPACE/WORKLOAD, or {near}")
-        named = [who for who in self._everybody() if who.namespace]
-        told = {(who.namespace, each) for who in named for each in _names_of(who)}
-        there = near_names(text, (f"{space}/{each}" for space, each in told if space == namespace))
-        if there:
-            return PodtallyError(what, f"there are {there}")
-        spaces = near_names(namespace, (space for space, _ in told))
-        return PodtallyError(what, f"there are the namespaces {spaces}" if spaces else _SEE)
+        plain = (each.name for each in self._known if self._has_plain_name(each.endpoint))
+        return unknown_endpoint(text, self._known, (_HOST_NAME, *plain))
 
     # -- as policies see them -------------------------------------------------------------
 
-    def _party(self, who: NamedEndpoint) -> PolicyEndpoint:
-        if isinstance(who, Owner):
-            return self._of_owner(who)
-        places = self._places(who.namespace, who.node)
-        party = of_endpoint(who, places)
-        if party.kind == HOST and party.host_network:
-            return party._replace(node_labels=places.node_labels(party.node))
-        return party
+    def _policy_endpoint(self, endpoint: NamedEndpoint) -> PolicyEndpoint:
+        if isinstance(endpoint, Owner):
+            return self._of_owner(endpoint)
+        labels = self._cluster_labels(endpoint.namespace, endpoint.node)
+        found = of_endpoint(endpoint, labels)
+        if found.kind == HOST and found.host_network:
+            return found._replace(node_labels=labels.node_labels(found.node))
+        return found
 
     def _of_owner(self, owner: Owner) -> PolicyEndpoint:
-        return of_owner(owner, self._places(owner.namespace, owner.node))
+        return of_owner(owner, self._cluster_labels(owner.namespace, owner.node))
 
-    def _places(self, namespace: str, node: str) -> ClusterLabels:
-        """As far as one party needs them: each entry is read at once."""
+    def _cluster_labels(self, namespace: str, node: str) -> ClusterLabels:
+        """Return the labels of one namespace and one node; each entry is read at once."""
         cluster = self._cluster
         if cluster is None:
             return NO_CLUSTER_LABELS
@@ -188,18 +172,14 @@ class PartyLookup:
         )
 
 
-def _id(who: NamedEndpoint) -> tuple[str, ...]:
-    return (who.uid,) if who.uid else (who.namespace, who.name)
-
-
-def _names_of(who: NamedEndpoint) -> Iterable[str]:
-    return filter(None, (who.name, who.workload))
+def _id(endpoint: NamedEndpoint) -> tuple[str, ...]:
+    return (endpoint.uid,) if endpoint.uid else (endpoint.namespace, endpoint.name)
 
 
 def _is_service(owner: Owner) -> PodtallyError:
     return PodtallyError(
-        f"{owner.namespace}/{owner.name} is a Service, and policies see the pods behind it",
-        "name one of them, and its own port",
+        f"{owner.namespace}/{owner.name} is a Service; policies apply to the pods behind it",
+        "give one of these pods, and its own port",
     )
 
 
@@ -208,11 +188,11 @@ def _is_link_local(address: int) -> bool:
 
 
 def _one_a_family(addresses: Iterable[int]) -> tuple[int, ...]:
-    """None if there are several of a family: nobody can tell which one would be used."""
+    """Return them, unless a family has several: which one would be used is unknown."""
     mine = _ordered(each for each in addresses if not _is_link_local(each))
     return mine if len(mine) == len(set(map(family_of, mine))) else ()
 
 
 def _ordered(addresses: Iterable[int]) -> tuple[int, ...]:
-    """IPv4 first."""
+    """Return the addresses, IPv4 first."""
     return tuple(sorted(set(addresses), key=lambda each: (family_of(each) != IPV4, each)))

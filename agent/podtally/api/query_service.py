@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers who lives here, who has an address, and why policies let a connection pass or not,
-from what the last epoch was booked by.
+"""Answers queries for endpoints, address owners, explanations and candidates.
 
-Called from HTTP threads while the main thread works: it reads values that are replaced
-whole, and never changes any.
+Called from HTTP threads while the main thread works: it reads values that are replaced as a
+whole, and changes none.
 """
 
 import datetime
 import time
 from collections.abc import Callable
 
+import msgspec
 import numpy as np
 
 from podtally.api.explanation import explain_connection, parse_port
@@ -23,7 +23,7 @@ from podtally.api.schema import (
 )
 from podtally.identity.directory import Directory
 from podtally.identity.interface_endpoints import InterfaceEndpoint, address_number
-from podtally.identity.model import FOREVER, Claim, Endpoint
+from podtally.identity.model import FOREVER, Claim, Endpoint, Owner
 from podtally.policy.cluster.model import connection_ends
 from podtally.policy.load.candidates import has_candidates, missing_deletions, with_candidates
 from podtally.policy.load.policy_sources import DeclaredPolicies
@@ -32,7 +32,7 @@ _WORD = (1 << 64) - 1
 
 
 class QueryService:
-    """``export.api.Answers`` over one directory; ``declared`` gives what was asked for last."""
+    """``QuerySource`` over one directory; ``declared`` returns the policies in force."""
 
     def __init__(self, directory: Directory, declared: Callable[[], DeclaredPolicies]) -> None:
         self._directory = directory
@@ -52,7 +52,7 @@ class QueryService:
         )
 
     def resolve(self, address: str, at_wall: float | None) -> list[AddressOwner]:
-        """Who has it and had it; where nobody has, the network that it is of, if it has a name."""
+        """Return who has it and had it; if no one, the named network that contains it, if any."""
         claims = self._directory.book.claims(address_number(address))
         if at_wall is not None:
             at_ns = int((at_wall - time.time()) * 1e9) + time.monotonic_ns()
@@ -62,20 +62,19 @@ class QueryService:
     def explain(self, source: str, destination: str, port: str) -> Explanation:
         port_number, protocol = parse_port(port)
         declared = self._declared()
-        known = PartyLookup(self._directory, self._node_name, time.monotonic_ns())
-        asked = connection_ends(known.party(source), known.party(destination)).question(
-            protocol, port_number
-        )
-        would = with_candidates(declared) if has_candidates(declared) else ()
-        return explain_connection(asked, declared.policies, would)
+        lookup = PartyLookup(self._directory, self._node_name, time.monotonic_ns())
+        connection = connection_ends(lookup.find(source), lookup.find(destination))
+        question = connection.question(protocol, port_number)
+        candidates = with_candidates(declared) if has_candidates(declared) else ()
+        return explain_connection(question, declared.policies, candidates)
 
     def candidates(self) -> list[CandidatePolicy]:
-        """Each once; a text that cannot be read stands for two, of pods and of hosts."""
-        told = [
+        """Return each once; an unreadable text stands for two, one of pods and one of hosts."""
+        found = [
             CandidatePolicy(each.kind, each.namespace, each.name, each.unreadable)
             for each in self._declared().candidates
         ]
-        return list(dict.fromkeys(told))
+        return list(dict.fromkeys(found))
 
     def deletions(self) -> list[CandidateDeletion]:
         declared = self._declared()
@@ -93,59 +92,58 @@ class QueryService:
         owner = networks.owners[int(networks.ranges.look_up(high, low)[0])]
         if not owner.name:
             return []
-        return [AddressOwner(owner.kind, owner.namespace, owner.name, owner.workload, owner.scope)]
+        return [_address_owner(owner)]
 
 
 def _row(resident: InterfaceEndpoint, endpoint: Endpoint) -> EndpointRow:
-    return EndpointRow(
-        resident.interface,
-        resident.ifindex,
-        endpoint.namespace,
-        endpoint.name,
-        endpoint.workload,
-        endpoint.workload_kind,
-        endpoint.source,
-        _wall(resident.appeared_ns),
-        [held.address for held in resident.addresses if held.until_ns == FOREVER],
-        endpoint.uid,
-        dict(endpoint.labels),
-        not endpoint.final,
+    held = [each.address for each in resident.addresses if each.until_ns == FOREVER]
+    return msgspec.structs.replace(
+        _socket(endpoint),
+        interface=resident.interface,
+        ifindex=resident.ifindex,
+        since=_wall(resident.appeared_ns),
+        addresses=held,
     )
 
 
 def _socket(endpoint: Endpoint) -> EndpointRow:
-    """Who has sockets of the host itself is behind no interface of its own."""
+    """Return the row of an endpoint that uses the host's sockets, with no interface of its own."""
     return EndpointRow(
-        "",
-        0,
-        endpoint.namespace,
-        endpoint.name,
-        endpoint.workload,
-        endpoint.workload_kind,
-        endpoint.source,
-        "",
-        [],
-        endpoint.uid,
-        dict(endpoint.labels),
-        not endpoint.final,
+        interface="",
+        ifindex=0,
+        namespace=endpoint.namespace,
+        pod=endpoint.name,
+        workload=endpoint.workload,
+        workload_kind=endpoint.workload_kind,
+        source=endpoint.source,
+        since="",
+        uid=endpoint.uid,
+        labels=dict(endpoint.labels),
+        waiting=not endpoint.final,
     )
 
 
 def _held(claim: Claim) -> AddressOwner:
     owner = claim.owner
+    return msgspec.structs.replace(
+        _address_owner(owner),
+        from_=_wall(claim.from_ns),
+        until="" if claim.until_ns == FOREVER else _wall(claim.until_ns),
+    )
+
+
+def _address_owner(owner: Owner) -> AddressOwner:
     return AddressOwner(
-        owner.kind,
-        owner.namespace,
-        owner.name,
-        owner.workload,
-        owner.scope,
-        _wall(claim.from_ns),
-        "" if claim.until_ns == FOREVER else _wall(claim.until_ns),
+        kind=owner.kind,
+        namespace=owner.namespace,
+        name=owner.name,
+        workload=owner.workload,
+        scope=owner.scope,
     )
 
 
 def _wall(at_ns: int) -> str:
-    """RFC 3339, in UTC; "" for what was before this host was up."""
+    """Return RFC 3339, in UTC; "" for a time before this host started."""
     if at_ns <= 0:
         return ""
     seconds = time.time() + (at_ns - time.monotonic_ns()) / 1e9

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``/api/v1`` answers, as JSON: the shapes of the answers, and how a question is read.
+"""``/api/v1``: the shapes of its replies, as JSON, and how a request is read.
 
-What is true of endpoints, addresses and policies comes from ``Answers``, what was counted from
-what is ``Published``; commands decode with the same shapes. All times are in RFC 3339, in UTC.
+Endpoints, addresses and policies come from a ``QuerySource``, counts from ``PublishedTotals``;
+commands decode with the same shapes. All times are RFC 3339, in UTC.
 """
 
 import datetime
@@ -27,7 +27,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d
 
 
 class EndpointRow(msgspec.Struct, frozen=True):
-    """Who is behind a watched interface, or behind a socket of the host."""
+    """The endpoint behind a watched interface, or behind a socket of the host."""
 
     interface: str
     ifindex: int
@@ -35,24 +35,24 @@ class EndpointRow(msgspec.Struct, frozen=True):
     pod: str
     workload: str
     workload_kind: str
-    source: str  # how it was found
-    since: str  # "": not known since when
+    source: str  # what named it
+    since: str  # "": unknown
     addresses: list[str] = []
     uid: str = ""  # of a pod
     labels: dict[str, str] = {}
-    waiting: bool = False  # its name may still come, and its flows wait for it
+    waiting: bool = False  # its name may still arrive; its flows are held back until then
 
 
 class AddressOwner(msgspec.Struct, frozen=True, rename={"from_": "from"}):
-    """That somebody has, or had, an address."""
+    """An owner of an address, now or in the past."""
 
     kind: str  # pod, service, node, host, external, unknown
     namespace: str
     name: str
     workload: str
     scope: str
-    from_: str = ""  # "": not known since when
-    until: str = ""  # "": it has it now
+    from_: str = ""  # "": unknown
+    until: str = ""  # "": now
 
 
 class Endpoints(msgspec.Struct, frozen=True):
@@ -60,11 +60,11 @@ class Endpoints(msgspec.Struct, frozen=True):
 
 
 class ResolveReply(msgspec.Struct, frozen=True):
-    """Who has an address, and had it; with ``at`` only who had it then. Empty: nobody known."""
+    """Owners of an address, now and earlier; with ``at`` at that time. Empty: none known."""
 
     address: str
     at: str
-    held: list[AddressOwner]
+    owners: list[AddressOwner]
 
 
 class StepRow(msgspec.Struct, frozen=True):
@@ -75,7 +75,7 @@ class StepRow(msgspec.Struct, frozen=True):
 
 
 class ExplainedVerdict(msgspec.Struct, frozen=True):
-    """What a set of policies says of a connection."""
+    """The verdict of a set of policies on a connection, and its steps."""
 
     verdict: str
     ingress: str  # the destination's verdict
@@ -85,7 +85,7 @@ class ExplainedVerdict(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, rename={"from_": "from"}, omit_defaults=True):
-    """Of a connection, by the policies in force; and as it were with the candidates applied."""
+    """The verdict of the policies in force, and with the candidates applied."""
 
     from_: str
     to: str
@@ -96,27 +96,27 @@ class Explanation(msgspec.Struct, frozen=True, rename={"from_": "from"}, omit_de
     egress: str
     reason: str
     steps: tuple[StepRow, ...]
-    candidate: ExplainedVerdict | None = None  # None, and left out: there are none
+    candidate: ExplainedVerdict | None = None  # left out if there are no candidates
 
 
 class CandidatePolicy(msgspec.Struct, frozen=True):
     kind: str
-    namespace: str  # "" where the kind has none
+    namespace: str  # "" if cluster-scoped
     name: str
-    unreadable: str = ""  # why; then it makes `unknown` whatever it may be for
+    unreadable: str = ""  # why; all that it might apply to is then `unknown`
 
 
 class CandidateDeletion(msgspec.Struct, frozen=True):
-    """A policy that is tried as if it were deleted."""
+    """A policy that is evaluated as if it were deleted."""
 
     kind: str
     namespace: str
     name: str
-    in_force: bool  # False: it is not there
+    in_force: bool  # False: there is no such policy
 
 
 class CandidateRow(msgspec.Struct, frozen=True):
-    """Traffic that was seen, and that the candidates would judge otherwise."""
+    """Observed traffic whose verdict the candidates would change."""
 
     namespace: str
     workload: str
@@ -126,20 +126,20 @@ class CandidateRow(msgspec.Struct, frozen=True):
     peer_workload: str
     protocol: str
     port: str
-    verdict: str  # as things are
+    verdict: str  # now
     candidate: str  # with the candidates
-    policy: str  # what would deny it; "" where nothing would
+    policy: str  # the policy that would deny it, or ""
     connections: int
     bytes: int
 
 
 class Candidates(msgspec.Struct, frozen=True):
-    """``changes`` are sums since the candidates are what they are."""
+    """``changes`` are sums since the candidates last changed."""
 
     policies: list[CandidatePolicy]
     changes: list[CandidateRow]
     deleted: list[CandidateDeletion] = []
-    stale: list[str] = []  # files that cannot be read any more: an earlier version is tried
+    stale: list[str] = []  # files that became unreadable; their last version is evaluated
 
 
 class ErrorReply(msgspec.Struct, frozen=True):
@@ -148,18 +148,18 @@ class ErrorReply(msgspec.Struct, frozen=True):
 
 
 class QuerySource(Protocol):
-    """Called from the server's threads, several at once: reads what is swapped by reference."""
+    """Called from several server threads at once: reads what is swapped by reference."""
 
     def endpoints(self) -> list[EndpointRow]: ...
 
     def resolve(self, address: str, at_wall: float | None) -> list[AddressOwner]:
-        """``address`` is an IPv4 or IPv6 address, as ``ipaddress`` writes it, never
-        IPv4-mapped; ``at_wall`` are seconds since 1970, None for all that is remembered.
+        """Return the owners of ``address``, written as ``ipaddress`` does, never IPv4-mapped,
+        at ``at_wall`` (seconds since 1970), or all that are remembered.
         """
         ...
 
     def explain(self, source: str, destination: str, port: str) -> Explanation:
-        """PORT or PORT/PROTO. PodtallyError if it is none, or one of the two is not known."""
+        """``port`` is PORT or PORT/PROTO. PodtallyError if it is invalid or an endpoint unknown."""
         ...
 
     def candidates(self) -> list[CandidatePolicy]: ...
@@ -167,12 +167,12 @@ class QuerySource(Protocol):
     def deletions(self) -> list[CandidateDeletion]: ...
 
     def stale_candidates(self) -> list[str]:
-        """Files that cannot be read any more: an earlier version of them is tried."""
+        """Return files that became unreadable; their last version is evaluated."""
         ...
 
 
 class PublishedTotals(Protocol):
-    """What was counted up to the last epoch; called as ``Answers`` is."""
+    """Counts up to the last epoch; called as ``QuerySource`` is."""
 
     def candidates(self) -> list[CandidateRow]: ...
 
@@ -183,75 +183,79 @@ class Reply(NamedTuple):
 
 
 class ApiRouter:
-    """Takes a question as it stands in a URL."""
+    """Answers a request, given as the path and query of its URL."""
 
-    def __init__(self, answers: QuerySource, published: PublishedTotals) -> None:
-        self._answers = answers
+    def __init__(self, source: QuerySource, published: PublishedTotals) -> None:
+        self._source = source
         self._published = published
 
     def reply(self, path: str, query: str) -> Reply:
         if path == ENDPOINTS:
-            return reply_json(HTTPStatus.OK, Endpoints(self._answers.endpoints()))
+            return reply_json(HTTPStatus.OK, Endpoints(self._source.endpoints()))
         if path == RESOLVE:
             return self._resolve(query)
         if path == EXPLAIN:
             return self._explain(query)
         if path == CANDIDATES:
-            policies, changes = self._answers.candidates(), self._published.candidates()
-            deleted, stale = self._answers.deletions(), self._answers.stale_candidates()
-            told = Candidates(policies, changes, deleted, stale)
-            return reply_json(HTTPStatus.OK, told)
+            policies, changes = self._source.candidates(), self._published.candidates()
+            deleted, stale = self._source.deletions(), self._source.stale_candidates()
+            reply = Candidates(policies, changes, deleted, stale)
+            return reply_json(HTTPStatus.OK, reply)
         return reply_json(
-            HTTPStatus.NOT_FOUND, ErrorReply(f"there is no {path}", f"try {ENDPOINTS}")
+            HTTPStatus.NOT_FOUND, ErrorReply(f"not found: {path}", f"try {ENDPOINTS}")
         )
 
     def _resolve(self, query: str) -> Reply:
-        asked = parse_qs(query)
-        at = asked.get("at", [""])[-1]
+        arguments = parse_qs(query)
+        at = arguments.get("at", [""])[-1]
         try:
-            address = plain_address(asked.get("address", [""])[-1])
+            address = plain_address(arguments.get("address", [""])[-1])
             at_wall = parse_time(at).timestamp() if at else None
         except ValueError as error:
             example = f"for example {RESOLVE}?address=10.0.0.7&at=2026-01-31T23:59:59Z"
             return reply_json(HTTPStatus.BAD_REQUEST, ErrorReply(str(error), example))
-        held = self._answers.resolve(address, at_wall)
-        return reply_json(HTTPStatus.OK, ResolveReply(address, at, held))
+        owners = self._source.resolve(address, at_wall)
+        return reply_json(HTTPStatus.OK, ResolveReply(address, at, owners))
 
     def _explain(self, query: str) -> Reply:
-        asked = parse_qs(query)
-        source, destination, port = (asked.get(name, [""])[-1] for name in ("from", "to", "port"))
+        arguments = parse_qs(query)
+        source, destination, port = (
+            arguments.get(name, [""])[-1] for name in ("from", "to", "port")
+        )
         if not source or not destination:
             example = f"for example {EXPLAIN}?from=shop/web&to=203.0.113.10&port=3306/TCP"
-            return reply_json(HTTPStatus.BAD_REQUEST, ErrorReply("from and to are needed", example))
+            return reply_json(
+                HTTPStatus.BAD_REQUEST, ErrorReply("from and to are required", example)
+            )
         try:
-            told = self._answers.explain(source, destination, port)
+            explanation = self._source.explain(source, destination, port)
         except PodtallyError as error:
             return reply_json(HTTPStatus.BAD_REQUEST, ErrorReply(error.what, error.fix))
-        return reply_json(HTTPStatus.OK, told)
+        return reply_json(HTTPStatus.OK, explanation)
 
 
 def plain_address(text: str) -> str:
-    """An address as ``ipaddress`` writes it, IPv4-mapped as IPv4; ValueError if it is none."""
+    """Return an address as ``ipaddress`` writes it, IPv4-mapped as IPv4; ValueError."""
     try:
         address = ipaddress.ip_address(text.strip())
     except ValueError:
-        raise ValueError(f"{text!r} is not an IPv4 or IPv6 address") from None
+        raise ValueError(f"invalid IP address {text!r}") from None
     if isinstance(address, ipaddress.IPv6Address):
         if address.scope_id is not None:
-            raise ValueError(f"{text!r} has a zone, and names are kept without")
+            raise ValueError(f"invalid IP address {text!r}: drop the zone")
         return str(address.ipv4_mapped or address)
     return str(address)
 
 
 def parse_time(text: str) -> datetime.datetime:
-    """A time of RFC 3339, with its offset or in local time; ValueError if it is none."""
+    """Return a time of RFC 3339, with its offset or in local time; ValueError."""
     match = _TIME.fullmatch(text)
     try:
         if match is None:
             raise ValueError
         return datetime.datetime.fromisoformat(text.upper()).astimezone()
     except (ValueError, OverflowError):
-        raise ValueError(f"{text!r} is not a time as in RFC 3339") from None
+        raise ValueError(f"invalid time {text!r}: use RFC 3339") from None
 
 
 def reply_json(status: HTTPStatus, body: msgspec.Struct) -> Reply:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TextIO, TypeVar
+from typing import NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -96,8 +96,3 @@ def _answering(agent: AgentAddress, path: str) -> Iterator[None]:
             f"who answers on {agent} has no {path}: {words}",
             "is it a podtally, and as new as this one? choose with --listen",
         ) from None
-
-
-def print_json(told: msgspec.Struct, out: TextIO) -> None:
-    """Write an answer as it came, for machines."""
-    out.write(msgspec.json.format(msgspec.json.encode(told), indent=2).decode() + "\n")

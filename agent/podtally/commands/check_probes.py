@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``podtally check --probes``: asks each probe of a file's cases, and tells what differs."""
+"""``podtally check --probes``: runs the probes of test cases, and reports which fail."""
 
 from collections.abc import Iterator, Sequence
 from typing import TextIO
@@ -7,7 +7,7 @@ from typing import TextIO
 import msgspec
 
 from podtally.commands import policy_paths
-from podtally.commands.columns import BOLD, YELLOW, printable, wants_colour
+from podtally.commands.tables import print_table
 from podtally.errors import PodtallyError
 from podtally.policy.cases.case_files import Case, Probe, read_cases
 from podtally.policy.cases.runner import ProbeResult, run_case
@@ -19,7 +19,7 @@ _HEADS = ("RESULT", "CASE", "PROBE", "FROM", "TO", "PORT", "EXPECT", "VERDICT", 
 
 
 class ProbeRow(msgspec.Struct, frozen=True):
-    """A probe in JSON."""
+    """A probe's result in JSON."""
 
     case: str
     probe: int
@@ -32,7 +32,7 @@ class ProbeRow(msgspec.Struct, frozen=True):
 
 
 def run(probes: str, paths: Sequence[str], output: str, out: TextIO) -> int:
-    """Return 0 if all are as expected, 1 if one differs or a policy or case cannot be read."""
+    """Return 0 if all verdicts are as expected; 1 if not, or if a policy or case is unreadable."""
     written = policy_paths.read_policies(paths)
     found = read_cases(policy_paths.read_file(probes), probes)
     if not any(case.probes for case in found.cases) and not found.problems:
@@ -57,14 +57,14 @@ def _outcomes(cases: Sequence[Case], policies: Sequence[Policy]) -> Iterator[Pro
 
 
 def _write_json(outcomes: Iterator[ProbeResult], out: TextIO) -> bool:
-    """A list with an object a line; whether one differs."""
+    """Write an object with a list of probes, one a line; return whether one differs."""
     differs, encoder = False, msgspec.json.Encoder()
-    out.write("[")
+    out.write('{"probes": [')
     for number, outcome in enumerate(outcomes):
         differs = differs or not outcome.ok
         out.write(",\n " if number else "\n ")
         out.write(encoder.encode(_row(outcome)).decode())
-    out.write("\n]\n")
+    out.write("\n]}\n")
     return differs
 
 
@@ -74,44 +74,33 @@ def _row(outcome: ProbeResult) -> ProbeRow:
 
 
 def _write_text(outcomes: Sequence[ProbeResult], cases: int, out: TextIO) -> bool:
-    """What differs first; the reason has spaces, so it stands last."""
+    """Write a table, what differs first; return whether anything does."""
     ordered = sorted(outcomes, key=lambda outcome: outcome.ok)
-    table = [_HEADS, *(_words(outcome) for outcome in ordered)]
-    widths = [max(map(len, column)) for column in list(zip(*table, strict=True))[:-1]]
-    colours = wants_colour(out)
-    for number, row in enumerate(table):
-        cells = " ".join(f"{cell:<{width}} " for cell, width in zip(row, widths, strict=False))
-        line = f"{cells} {row[-1]}".rstrip()
-        paint = BOLD if number == 0 else (YELLOW if row[0] != "ok" else "")
-        out.write(f"\x1b[{paint}m{line}\x1b[0m\n" if paint and colours else f"{line}\n")
+    rows = [_cells(outcome) for outcome in ordered]
+    print_table(_HEADS, rows, [not outcome.ok for outcome in ordered], out, text_last=True)
     differ = [outcome for outcome in outcomes if not outcome.ok]
     where = len({outcome.case for outcome in differ})
-    asked = f"cases: {cases}, probes: {len(outcomes)}"
-    out.write(f"{asked}, probes that differ: {len(differ)}, in cases: {where}\n")
+    total = f"cases: {cases}, probes: {len(outcomes)}"
+    out.write(f"{total}, probes that differ: {len(differ)}, in cases: {where}\n")
     return bool(differ)
 
 
-def _words(outcome: ProbeResult) -> tuple[str, ...]:
+def _cells(outcome: ProbeResult) -> tuple[str, ...]:
     probe = outcome.probe
-    return tuple(
-        map(
-            _cell,
-            (
-                "ok" if outcome.ok else "DIFFERS",
-                outcome.case.replace(" ", "_"),
-                str(outcome.number),
-                *_asked(probe),
-                _expected(probe),
-                outcome.verdict,
-                outcome.ingress,
-                outcome.egress,
-                outcome.reason,
-            ),
-        )
+    return (
+        "ok" if outcome.ok else "DIFFERS",
+        outcome.case.replace(" ", "_"),
+        str(outcome.number),
+        *_connection(probe),
+        _expected(probe),
+        outcome.verdict,
+        outcome.ingress,
+        outcome.egress,
+        outcome.reason,
     )
 
 
-def _asked(probe: Probe) -> tuple[str, str, str]:
+def _connection(probe: Probe) -> tuple[str, str, str]:
     question = probe.question
     if question is None:
         return "-", "-", "-"
@@ -121,11 +110,7 @@ def _asked(probe: Probe) -> tuple[str, str, str]:
 
 
 def _expected(probe: Probe) -> str:
-    """Of the whole, and of each direction where that is stated."""
-    sides = (("ingress", probe.expect_ingress), ("egress", probe.expect_egress))
-    stated = ",".join(f"{name}:{word}" for name, word in sides if word)
+    """Return the expected verdict, and those of the directions that are stated."""
+    directions = (("ingress", probe.expect_ingress), ("egress", probe.expect_egress))
+    stated = ",".join(f"{name}:{word}" for name, word in directions if word)
     return f"{probe.expect}({stated})" if stated else probe.expect or "-"
-
-
-def _cell(text: str) -> str:
-    return printable(text) or "-"

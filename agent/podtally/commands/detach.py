@@ -1,25 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``podtally detach``: takes the programs off every interface, and unpins everything."""
+"""``podtally detach``: detaches the programs from every interface, and unpins everything."""
 
 import argparse
 import json
+import sys
 
 from podtally import config
-from podtally.commands.arguments import add_output, add_places
+from podtally.commands.arguments import add_directories, add_output
+from podtally.commands.tables import print_table
 
 _EPILOG = """\
 example:
   podtally detach --pin-dir /sys/fs/bpf/podtally
 
-Stop `podtally run` first. What was counted up to now is booked in the checkpoint, so a
-later `podtally run` goes on from there.
-Exit codes: 0 done, or there was nothing to take off; 2 could not be done.
+Stop `podtally run` first. All counts are saved in the checkpoint; the next `podtally run`
+continues from them.
+Exit codes: 0 done, or nothing was attached; 2 usage error, or a fixable problem.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
-    add_places(parser)
+    add_directories(parser)
     add_output(parser)
 
 
@@ -30,7 +32,8 @@ def main(args: argparse.Namespace) -> int:
     if args.output == "json":
         print(json.dumps({"detached": [each._asdict() for each in removed]}, indent=2))
         return 0
-    for each in removed:
-        print(f"ifindex {each.ifindex}\t{each.hook}\t{each.mode}\tdetached")
-    print(f"{len(removed)} programs detached; nothing is pinned any more")
+    if removed:
+        rows = [(str(each.ifindex), each.hook, each.mode) for each in removed]
+        print_table(("IFINDEX", "HOOK", "MODE"), rows, [False] * len(rows), sys.stdout)
+    print(f"programs detached: {len(removed)}; nothing is pinned any more")
     return 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``podtally explain``: why policies let a connection pass, or not, step by step."""
+"""``podtally explain``: explains why policies allow or deny a connection, step by step."""
 
 import argparse
 import os
@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from podtally.api import schema
-from podtally.api.explanation import explain_connection, near_names, parse_port
+from podtally.api.explanation import explain_connection, parse_port
+from podtally.api.name_lookup import KnownName, find, unknown_endpoint
 from podtally.api.schema import Explanation, StepRow
 from podtally.commands import agent_query, live_cluster, policy_paths
-from podtally.commands.columns import BOLD, printable, wants_colour
+from podtally.commands.arguments import add_cluster_file, print_json
 from podtally.commands.policy_paths import PolicyText
+from podtally.commands.tables import BOLD, paint, printable, style_of
 from podtally.errors import PodtallyError
 from podtally.policy.cidr import parse_address
 from podtally.policy.cluster.model import ClusterModel, connection_ends
@@ -27,64 +29,59 @@ examples:
   podtally explain shop/backend 203.0.113.10 3306/TCP --live
   podtally explain shop/backend 203.0.113.10 3306/TCP --live --policies next.yaml
 
-Tells of the source's egress and of the destination's ingress who isolates, what each rule
-says, and what decides. FROM and TO are NAMESPACE/POD, NAMESPACE/WORKLOAD (its first pod is
-asked for), or an address; the port is the destination pod's own, not a Service's.
-Asks the running agent, of what it knows now; where it has candidates, it tells of them as
-well. There FROM and TO may also be `host`, a unit, a container or a node by its name.
-With --live the cluster is the one that the Kubernetes API tells of, without --policies the
-policies are those that are applied there; with --policies and --cluster all is in files.
-Exit codes: 0 it passes (allowed or undeclared), 1 it does not, or that is not known (denied,
-unknown), 2 wrong use, no agent answers, or a file or an API that cannot be read.
+Shows, for the source's egress and the destination's ingress, which policies select it, what
+each of their rules says, and which one decides. FROM and TO are NAMESPACE/POD,
+NAMESPACE/WORKLOAD (its first pod), or an address; PORT is the pod's own port, not a Service's.
+By default the running agent explains what it knows now, also with its candidates if it has
+any. FROM and TO may then also be `host`, or the name of a unit, a container or a node.
+--live reads the cluster from the Kubernetes API and, without --policies, its policies too.
+With --policies and --cluster everything is read from files.
+Exit codes: 0 allowed or undeclared, 1 denied or unknown, 2 usage error, unreadable input, or a
+fixable problem (no agent answers).
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
-    parser.add_argument("source", metavar="FROM", help="who opens the connection")
-    parser.add_argument("destination", metavar="TO", help="to whom")
-    parser.add_argument("port", metavar="PORT[/PROTO]", help="the protocol is TCP unless told")
+    parser.add_argument("source", metavar="FROM", help="the endpoint that opens the connection")
+    parser.add_argument("destination", metavar="TO", help="the endpoint that it connects to")
+    parser.add_argument("port", metavar="PORT[/PROTO]", help="port and protocol (default: TCP)")
     parser.add_argument(
-        "--policies", nargs="+", default=[], metavar="PATH", help="files and folders"
+        "--policies", nargs="+", default=[], metavar="PATH", help="policy files and directories"
     )
-    parser.add_argument(
-        "--cluster",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="namespaces, nodes and pods, as kubectl get -o yaml tells them; may be repeated",
-    )
-    live_cluster.add_arguments(parser, "the cluster, and without --policies for what is applied")
+    add_cluster_file(parser)
+    live_cluster.add_arguments(parser, "the cluster and, without --policies, its policies")
     agent_query.add_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Return 0 if the connection passes, 1 if not or if that is not known."""
+    """Return 0 if the connection is allowed or undeclared, else 1."""
     live_cluster.check_arguments(args)
-    told = _of_files(args) if args.policies or args.cluster or args.live else _of_agent(args)
+    local = args.policies or args.cluster or args.live
+    explanation = _from_files(args) if local else _from_agent(args)
     if args.output == "json":
-        agent_query.print_json(told, sys.stdout)
+        print_json(explanation, sys.stdout)
     else:
-        show(told, sys.stdout)
-    return 0 if told.verdict in (ALLOWED, UNDECLARED) else 1
+        show(explanation, sys.stdout)
+    return 0 if explanation.verdict in (ALLOWED, UNDECLARED) else 1
 
 
-def _of_agent(args: argparse.Namespace) -> Explanation:
+def _from_agent(args: argparse.Namespace) -> Explanation:
     parse_port(args.port)
     query = {"from": args.source, "to": args.destination, "port": args.port}
     return agent_query.query(agent_query.agent_address(args), schema.EXPLAIN, Explanation, **query)
 
 
-def _of_files(args: argparse.Namespace) -> Explanation:
+def _from_files(args: argparse.Namespace) -> Explanation:
     for flag, given in (("--listen", args.listen), ("--config", args.config)):
         if given is not None and given != os.environ.get(agent_query.LISTEN_VARIABLE):
             raise PodtallyError(
-                f"{flag} is only used to ask the running agent",
-                "drop it, or --policies, --cluster and --live",
+                f"{flag} is only used to query the running agent",
+                "drop it, or drop --policies, --cluster and --live",
             )
     port, protocol = parse_port(args.port)
-    written, world = _read(args)
-    source, destination = _party(args.source, world), _party(args.destination, world)
+    written, cluster = _read(args)
+    source, destination = _find(args.source, cluster), _find(args.destination, cluster)
     policy_paths.print_errors(written.problems)
     return explain_connection(
         connection_ends(source, destination).question(protocol, port), written.policies
@@ -93,42 +90,43 @@ def _of_files(args: argparse.Namespace) -> Explanation:
 
 def _read(args: argparse.Namespace) -> tuple[PolicyText, ClusterModel]:
     if args.live and args.cluster:
-        raise PodtallyError("--live and --cluster are two clusters", "drop one")
+        raise PodtallyError("--live and --cluster are both given", "drop one of them")
     if args.live and not args.policies:
         live = live_cluster.list_all(args)
-        return live.written, live.world
+        return live.written, live.cluster
     if not args.policies or not (args.live or args.cluster):
         raise PodtallyError(
-            "what to explain it by is not named", "give --live, or --policies and --cluster"
+            "no policies or no cluster given", "give --live, or both --policies and --cluster"
         )
     read = live_cluster.list_cluster(args) if args.live else policy_paths.read_cluster(args.cluster)
     return policy_paths.read_policies(args.policies), read
 
 
-def show(told: Explanation, out: TextIO) -> None:
-    """Write the directions one after the other, and the verdict at the end; then the same with
-    the candidates, where they change it.
+def show(explanation: Explanation, out: TextIO) -> None:
+    """Write the steps by direction, then the verdict; then the same with the candidates, if
+    they differ.
     """
-    title = f"{told.from_} to {told.to}, {told.protocol} {told.port}"
+    title = f"{explanation.from_} to {explanation.to}, {explanation.protocol} {explanation.port}"
     out.write(f"{_bold(title, out)}\n")
-    _show_steps(told, told.steps, out)
-    out.write(f"\n{_bold(told.verdict, out)}: {printable(told.reason)}\n")
-    would = told.candidate
-    if would is None:
+    _show_steps(explanation, explanation.steps, out)
+    reason = printable(explanation.reason)
+    out.write(f"\n{_bold(explanation.verdict, out)}: {reason}\n")
+    candidate = explanation.candidate
+    if candidate is None:
         return
-    if would.steps == told.steps:
+    if candidate.steps == explanation.steps:
         out.write("\nwith the candidates: the same\n")
         return
     out.write(f"\n{_bold('with the candidates', out)}\n")
-    _show_steps(told, would.steps, out)
-    verdict, why = _bold(would.verdict, out), printable(would.reason)
-    out.write(f"\nwith the candidates {verdict}: {why}\n")
+    _show_steps(explanation, candidate.steps, out)
+    verdict, reason = _bold(candidate.verdict, out), printable(candidate.reason)
+    out.write(f"\nwith the candidates {verdict}: {reason}\n")
 
 
-def _show_steps(told: Explanation, steps: Sequence[StepRow], out: TextIO) -> None:
+def _show_steps(explanation: Explanation, steps: Sequence[StepRow], out: TextIO) -> None:
     width = max((len(step.about) for step in steps), default=0)
-    for direction, who in ((EGRESS, told.from_), (INGRESS, told.to)):
-        out.write(f"\n{_bold(f'{direction} of {who}', out)}\n")
+    for direction, name in ((EGRESS, explanation.from_), (INGRESS, explanation.to)):
+        out.write(f"\n{_bold(f'{direction} of {name}', out)}\n")
         tier = ""
         for step in (step for step in steps if step.direction == direction):
             if step.tier and step.tier != tier:
@@ -138,27 +136,21 @@ def _show_steps(told: Explanation, steps: Sequence[StepRow], out: TextIO) -> Non
             out.write(f"{printable(line)}\n")
 
 
-def _party(text: str, world: ClusterModel) -> PolicyEndpoint:
+def _find(text: str, cluster: ClusterModel) -> PolicyEndpoint:
+    """Return the endpoint of NAMESPACE/NAME or an address; PodtallyError."""
     namespace, slash, name = text.partition("/")
-    if not slash:
-        address = parse_address(text)
-        if address is None:
-            example = "write NAMESPACE/POD, NAMESPACE/WORKLOAD or an address"
-            raise PodtallyError(f"{text!r} is no address", example)
-        return world.at(address)._replace(ips=(address,))
-    party = world.pod(namespace, name) or world.workload(namespace, name)
-    if party is None:
-        what = f"the cluster has no pod or workload {text}"
-        members = [m for m in world.members if m.party.namespace == namespace]
-        told = {name for m in members for name in (m.party.name, m.workload) if name}
-        if told:
-            near = near_names(text, (f"{namespace}/{name}" for name in told))
-            raise PodtallyError(what, f"there are {near}")
-        near = near_names(namespace, (m.party.namespace for m in world.members))
-        raise PodtallyError(what, f"no pods are in {namespace}, but in {near}")
-    return party
+    address = None if slash else parse_address(text)
+    if address is not None:
+        return cluster.at(address)._replace(ips=(address,))
+    known = [
+        KnownName(member.party.namespace, member.party.name, member.workload, member.over, member)
+        for member in cluster.members
+    ]
+    member = find(namespace, name, known) if slash else None
+    if member is None:
+        raise unknown_endpoint(text, known)
+    return member.party
 
 
 def _bold(text: str, out: TextIO) -> str:
-    shown = printable(text)
-    return f"\x1b[{BOLD}m{shown}\x1b[0m" if wants_colour(out) else shown
+    return paint(printable(text), BOLD, style_of(out))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policies and cluster as a live API server has them, listed once for a command (``--live``)."""
+"""Lists policies and cluster objects from a Kubernetes API, once, for ``--live``."""
 
 import argparse
 import contextlib
@@ -41,47 +41,51 @@ POLICIES = (
     ),
     ListedKind("networking.k8s.io", "v1", "ingresses", "Ingress"),
 )
-_PATIENCE_SECONDS = 2.0  # of people, before they are told what goes on
-_PAINT_SECONDS = 0.2
+_PROGRESS_AFTER_SECONDS = 2.0
+_PROGRESS_EVERY_SECONDS = 0.2
 
 
 class LiveCluster(NamedTuple):
-    world: ClusterModel
+    cluster: ClusterModel
     written: PolicyText
 
 
 def add_arguments(parser: argparse.ArgumentParser, what: str) -> None:
-    """``what`` is left out of the command line with --live."""
+    """``what``: what --live reads from the API."""
     live = parser.add_argument_group("a live cluster")
-    live.add_argument("--live", action="store_true", help=f"ask the Kubernetes API for {what}")
+    live.add_argument("--live", action="store_true", help=f"read {what} from the Kubernetes API")
     live.add_argument(
         "--kubeconfig",
         type=Path,
         metavar="FILE",
-        help="how to reach it; as kubectl does: $KUBECONFIG, ~/.kube/config, the service account",
+        help="how to reach the API (default: $KUBECONFIG, ~/.kube/config, service account)",
     )
-    live.add_argument("--kube-context", metavar="NAME", help="of the kubeconfig (the current one)")
+    live.add_argument(
+        "--kube-context",
+        metavar="NAME",
+        help="context of the kubeconfig (default: the current one)",
+    )
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """PodtallyError if what only --live uses is given without it."""
+    """Refuse flags that only --live uses, without it; PodtallyError."""
     for flag, given in (("--kubeconfig", args.kubeconfig), ("--kube-context", args.kube_context)):
         if given is not None and not args.live:
-            raise PodtallyError(f"{flag} is only used with --live", "give that as well")
+            raise PodtallyError(f"{flag} is only used with --live", "add --live")
 
 
 def list_cluster(args: argparse.Namespace) -> ClusterModel:
-    """PodtallyError if something of it cannot be had: nothing is judged by the rest."""
+    """Return namespaces, nodes and pods; PodtallyError unless all of them can be listed."""
     with _lister(args) as lister:
         return cluster_of(_documents(lister, _CLUSTER))
 
 
 def list_all(args: argparse.Namespace) -> LiveCluster:
-    """The cluster, and the policies that are applied in it; PodtallyError as ``read_world``."""
+    """Return the cluster and its policies; PodtallyError as ``list_cluster``."""
     with _lister(args) as lister:
-        world = cluster_of(_documents(lister, _CLUSTER))
+        cluster = cluster_of(_documents(lister, _CLUSTER))
         written = declared_in(_documents(lister, POLICIES), f"{SOURCE}: {lister.url}")
-        return LiveCluster(world, written)
+        return LiveCluster(cluster, written)
 
 
 @contextlib.contextmanager
@@ -101,7 +105,7 @@ def _access(args: argparse.Namespace, environment: Mapping[str, str]) -> Access:
         return kubeconfig.load(path, args.kube_context or "")
     if not (SERVICE_ACCOUNT / "token").exists():
         raise PodtallyError(
-            "no cluster is named: no $KUBECONFIG, no ~/.kube/config, no service account",
+            "no cluster given: no $KUBECONFIG, no ~/.kube/config, no service account",
             "give --kubeconfig",
         )
     if args.kube_context is not None:
@@ -110,7 +114,7 @@ def _access(args: argparse.Namespace, environment: Mapping[str, str]) -> Access:
 
 
 def _default_kubeconfig(environment: Mapping[str, str]) -> Path | None:
-    """The file that kubectl would use, too; several, which it would merge, are an error."""
+    """Return the file that kubectl would use; several, which kubectl merges, are an error."""
     listed = [name for name in environment.get("KUBECONFIG", "").split(":") if name]
     if not listed:
         usual = Path(environment.get("HOME") or "/nonexistent") / ".kube" / "config"
@@ -119,7 +123,7 @@ def _default_kubeconfig(environment: Mapping[str, str]) -> Path | None:
     if len(there) > 1:
         raise PodtallyError(
             "$KUBECONFIG names several files, which are not merged",
-            "name one with --kubeconfig, or see kubectl config view --flatten",
+            "give one with --kubeconfig, or merge them: kubectl config view --flatten",
         )
     return Path((there or listed)[0])
 
@@ -132,25 +136,25 @@ def _documents(lister: Lister, kinds: tuple[ListedKind, ...]) -> Iterator[Docume
 
 
 def _document(listing: Listing, item: msgspec.Raw) -> Document:
-    """One object; decoded by itself, so that the pods are never all there as Python values."""
+    """Decode one object, so that never all pods are Python values at the same time."""
     kind = listing.kind
     try:
         content = msgspec.json.decode(item, type=dict)
     except (msgspec.DecodeError, RecursionError) as error:
         raise PodtallyError(
             f"an item of the list {kind.path} cannot be decoded: {error}",
-            "is it an API server? check its address",
+            "check the server's address: is it an API server?",
         ) from None
     content = {"apiVersion": kind.api_version, "kind": kind.kind, **content}
     return Document(SOURCE, kind.api_version, kind.kind, content, LineMap(None))
 
 
 class _Progress:
-    """A line on a terminal that tells what goes on, when it takes long; then it goes again."""
+    """Shows on a terminal what a slow operation is doing, and clears the line at the end."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
-        self._words = "asks the Kubernetes API"
+        self._text = "reading the Kubernetes API"
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._paint, name="progress", daemon=True)
 
@@ -169,14 +173,14 @@ class _Progress:
         if self._thread.is_alive():
             self._thread.join()
 
-    def say(self, words: str) -> None:
-        self._words = words
+    def say(self, text: str) -> None:
+        self._text = text
 
     def _paint(self) -> None:
-        if self._done.wait(_PATIENCE_SECONDS):
+        if self._done.wait(_PROGRESS_AFTER_SECONDS):
             return
-        while not self._done.wait(_PAINT_SECONDS):
-            self._out.write(f"\r\x1b[Kpodtally: {self._words}")
+        while not self._done.wait(_PROGRESS_EVERY_SECONDS):
+            self._out.write(f"\r\x1b[Kpodtally: {self._text}")
             self._out.flush()
         self._out.write("\r\x1b[K")
         self._out.flush()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``podtally resolve``: who has an address, or had it at a time."""
+"""``podtally resolve``: shows the owners of an address, now or at a given time."""
 
 import argparse
 import datetime
@@ -9,7 +9,8 @@ from typing import TextIO
 
 from podtally.api import schema
 from podtally.commands import agent_query, times
-from podtally.commands.columns import print_columns
+from podtally.commands.arguments import print_json
+from podtally.commands.tables import print_table
 from podtally.errors import PodtallyError
 
 _EPILOG = """\
@@ -18,26 +19,27 @@ examples:
   podtally resolve 10.0.0.7 --at 14:05
   podtally resolve 2001:db8::7 --at '5m ago'
 
-Asks the running agent: who has the address, and who had it before, as far back as flows
-can still be read. `-` under FROM: not known since when; under UNTIL: it has it now.
-Exit codes: 0 somebody has or had it, 1 nobody known, 2 wrong use or no agent answers.
+Queries the running agent for the current owner and earlier ones, as far back as unread flows
+may need them. `-` under FROM: unknown; under UNTIL: it still has the address.
+Exit codes: 0 an owner is known, 1 none is, 2 usage error, or a fixable problem (no agent
+answers).
 """
 _HEADS = ("KIND", "NAMESPACE", "NAME", "WORKLOAD", "SCOPE", "FROM", "UNTIL")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
-    parser.add_argument("address", metavar="ADDRESS", help="IPv4 or IPv6")
+    parser.add_argument("address", metavar="ADDRESS", help="an IPv4 or IPv6 address")
     parser.add_argument(
         "--at",
         metavar="TIME",
-        help="who had it then: RFC 3339, HH:MM[:SS] of today, 90s or '5m ago' (also --at=-90s)",
+        help="the owner at that time: RFC 3339, HH:MM[:SS] of today, 90s or '5m ago'",
     )
     agent_query.add_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Return 0 if somebody has or had the address, 1 if not."""
+    """Return 0 if an owner is known, else 1."""
     agent = agent_query.agent_address(args)
     try:
         query = {"address": schema.plain_address(args.address)}
@@ -46,24 +48,24 @@ def main(args: argparse.Namespace) -> int:
     if args.at is not None:
         at = times.parse(args.at, datetime.datetime.now().astimezone())
         query["at"] = at.isoformat()
-    told = agent_query.query(agent, schema.RESOLVE, schema.ResolveReply, **query)
+    reply = agent_query.query(agent, schema.RESOLVE, schema.ResolveReply, **query)
     if args.output == "json":
-        agent_query.print_json(told, sys.stdout)
-    elif told.held:
-        show(told.held, sys.stdout)
+        print_json(reply, sys.stdout)
+    elif reply.owners:
+        show(reply.owners, sys.stdout)
     else:
-        then = f"had {told.address} at {told.at}" if told.at else f"has or had {told.address}"
-        print(f"nobody known {then}", file=sys.stderr)
-    return 0 if told.held else 1
+        then = f" at {reply.at}" if reply.at else ""
+        print(f"no known owner of {reply.address}{then}", file=sys.stderr)
+    return 0 if reply.owners else 1
 
 
-def show(held: Sequence[schema.AddressOwner], out: TextIO) -> None:
-    """Write the table: who has it now, then who had it last."""
-    past_last = sorted(held, key=lambda each: (not each.until, each.until, each.from_))[::-1]
-    doubtful = [each.kind == "unknown" for each in past_last]
-    print_columns(_HEADS, [_words(each) for each in past_last], doubtful, out)
+def show(owners: Sequence[schema.AddressOwner], out: TextIO) -> None:
+    """Write the table: the current owner first, then earlier ones, the latest first."""
+    past_last = sorted(owners, key=lambda each: (not each.until, each.until, each.from_))[::-1]
+    marked = [each.kind == "unknown" for each in past_last]
+    print_table(_HEADS, [_cells(each) for each in past_last], marked, out)
 
 
-def _words(each: schema.AddressOwner) -> tuple[str, ...]:
-    who = (each.kind, each.namespace, each.name, each.workload, each.scope)
-    return (*who, each.from_, each.until)
+def _cells(each: schema.AddressOwner) -> tuple[str, ...]:
+    names = (each.kind, each.namespace, each.name, each.workload, each.scope)
+    return (*names, each.from_, each.until)

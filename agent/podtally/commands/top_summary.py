@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Says in a line what of all traffic is not allowed, and whether the books close."""
 
-from podtally.commands.columns import word
 from podtally.commands.conversations import BookSummary, TrafficSnapshot, TrafficTotal
-from podtally.commands.tables import GREEN, RED, YELLOW, human
+from podtally.commands.tables import GREEN, RED, YELLOW, human, word
 from podtally.policy.model import ALLOWED, DENIED, UNDECLARED, UNKNOWN
 
 _NOTHING = TrafficTotal()

@@ -7,8 +7,7 @@ from typing import NamedTuple, TextIO
 
 import msgspec
 
-from podtally.commands import agent_query
-from podtally.commands.columns import print_columns, printable, word
+from podtally.commands.arguments import print_json
 from podtally.commands.conversations import (
     BookSummary,
     Conversation,
@@ -24,9 +23,12 @@ from podtally.commands.tables import (
     cut,
     human,
     paint,
+    print_table,
+    printable,
     table,
     verdict_cell,
     verdict_colour,
+    word,
     wrapped,
 )
 from podtally.commands.top_summary import colour, nothing, summary
@@ -107,7 +109,7 @@ def once(page: TopPage, out: TextIO) -> None:
     shown = page.rows[: page.limit]
     if shown:
         doubtful = [bool(verdict_colour(row.conversation.verdict)) for row in shown]
-        print_columns(_HEADS, [_words(row) for row in shown], doubtful, out)
+        print_table(_HEADS, [_words(row) for row in shown], doubtful, out)
     else:
         out.write(f"{nothing(page.look)}\n")
     out.write(f"\n{summary(page.look)}\n")
@@ -122,7 +124,7 @@ def as_json(page: TopPage, out: TextIO) -> None:
         )
         for row in page.rows[: page.limit]
     ]  # fmt: skip
-    agent_query.print_json(Top(conversations, page.look.totals, page.look.books), out)
+    print_json(Top(conversations, page.look.totals, page.look.books), out)
 
 
 def _words(row: ConversationRate) -> tuple[str, ...]:

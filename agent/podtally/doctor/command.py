@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from podtally import __version__
-from podtally.commands.arguments import add_output, add_places
+from podtally.commands.arguments import add_directories, add_output
 from podtally.config import add_flags, from_arguments
 from podtally.config.settings import NAMES, SETTINGS
 from podtally.doctor.finding import DoctorFinding
@@ -31,7 +31,7 @@ _NAME_WIDTH = 19
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
-    add_places(parser)
+    add_directories(parser)
     names = (name for name, each in SETTINGS.items() if each.group == NAMES and each.flag)
     add_flags(parser, ("interfaces", *names, "policies", "candidates"))
     add_output(parser)
