@@ -27,8 +27,8 @@ from podtally.identity.name_table import Names, build_names, build_networks
 from podtally.kernel import abi
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.connections import flags_of
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger, Limits
-from podtally.ledger.peers import EpochContext
 
 EXAMPLE = "scripts/bench drain --rounds 9"
 COLUMNS = ("step", "flows", "cpu_s", "ns_per_flow", "target_s", "ok")

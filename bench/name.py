@@ -25,9 +25,9 @@ from podtally.identity.model import FOREVER, Claim, Endpoint, Owner
 from podtally.identity.name_table import Names, Networks, build_names, build_networks
 from podtally.kernel.table import BATCH
 from podtally.ledger.connections import BEGAN_HERE, KEY, Flags
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger, Limits
-from podtally.ledger.peers import EpochContext
-from podtally.ledger.peers import NewConnections as NewFlows
+from podtally.ledger.new_connections import NewConnections as NewFlows
 
 EXAMPLE = "scripts/bench name --rounds 9"
 COLUMNS = ("figure", "value", "target", "ok")

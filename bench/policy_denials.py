@@ -18,8 +18,9 @@ from podtally.identity.cluster_labels import ClusterLabels
 from podtally.identity.model import Endpoint
 from podtally.identity.name_table import Names, build_names, build_networks
 from podtally.ledger.connections import BEGAN_HERE, KEY, Flags
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger, Limits
-from podtally.ledger.peers import EpochContext, NewConnections
+from podtally.ledger.new_connections import NewConnections
 from podtally.policy.load.policy_sources import DeclaredPolicies
 from podtally.policy.model import (
     ALLOW,
@@ -78,7 +79,7 @@ def run(shape: str, policies: list[Policy], epochs: int = EPOCHS) -> Epochs:
     for epoch in range(epochs):
         now_ns = (1000 + epoch) * _SECOND
         flows = _flows(shape, epoch, now_ns)
-        present = EpochContext(names, now_ns, places=places, declared=declared)
+        present = EpochContext(names, now_ns, cluster_labels=places, declared=declared)
         start = time.process_time()
         ledger.attribution.name(flows, present, wait=False)
         words = ledger.attribution.explain(flows, [DENIED] * DENIALS, present)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from podtally.kernel.table import Table
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.connections import BEGAN_SIDE, BEGAN_UNKNOWN
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.label_sets import DIRECTIONS, BookLabels, PodLabels
-from podtally.ledger.peers import EpochContext
 from podtally.ledger.series import SeriesView
 from podtally.ledger.view import View
 from podtally.runtime.journal import (

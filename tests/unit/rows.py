@@ -16,9 +16,9 @@ from podtally.kernel import abi
 from podtally.kernel.account_map import AccountReading as KernelAccounts
 from podtally.kernel.table import FlowRows
 from podtally.ledger.connections import KEY, ConnectionColumns, flags_of
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.events import NO_EVENT
 from podtally.ledger.ledger import Ledger, Limits
-from podtally.ledger.peers import EpochContext
 
 LAYOUT = abi.current()
 FLAGS = flags_of(LAYOUT)

@@ -9,8 +9,8 @@ from podtally.config import load
 from podtally.config.policy_name import PolicyName, parse_name
 from podtally.errors import PodtallyError
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.peers import EpochContext
 from podtally.policy.load.candidates import fingerprint, missing_deletions, with_candidates
 from podtally.policy.load.policy_files import PolicyFiles
 from podtally.policy.load.policy_sources import DeclaredPolicies, PolicySources

@@ -20,8 +20,8 @@ from podtally.ledger.checkpoint import (
     Extras,
     Position,
 )
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.peers import EpochContext
 from podtally.ledger.series import SeriesView
 from podtally.ledger.view import View
 from podtally.runtimes.cgroups import CgroupOwner

@@ -20,9 +20,9 @@ from podtally.ledger.costs import (
     kubecost_labels,
     parts_a_byte,
 )
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.label_sets import CostLabels, KubecostLabels
 from podtally.ledger.ledger import Ledger, Limits
-from podtally.ledger.peers import EpochContext
 from podtally.ledger.series import SeriesTable
 from tests.unit.rows import FLAGS, SECOND, SHOP, SYN, Flow, book, from_here, names
 

@@ -13,7 +13,7 @@ from podtally.errors import PodtallyError
 from podtally.export.flow_log import FlowLog
 from podtally.ledger.account import Judgement
 from podtally.ledger.closed import ClosedConnections
-from podtally.ledger.peers import EpochContext
+from podtally.ledger.epoch_context import EpochContext
 from tests.unit.rows import (
     RST,
     SECOND,

@@ -19,8 +19,8 @@ from podtally.identity.model import (
     owner_of,
 )
 from podtally.identity.name_table import Names
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger, Limits
-from podtally.ledger.peers import EpochContext
 from podtally.ledger.series import SeriesView
 from podtally.netlink.conntrack import Translations, Tuples
 from tests.unit.rows import (

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from podtally.kernel.table import FlowRows
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.peers import EpochContext
 from tests.unit.rows import FLAGS, ICMP, SECOND, TCP, UDP, Flow, book, cold_row, make_ledger, names
 
 ASKED = Flow(protocol=UDP, remote="203.0.113.5", remote_port=53)

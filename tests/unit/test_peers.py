@@ -14,8 +14,10 @@ from podtally.identity.model import UNKNOWN_ENDPOINT, Claim, Endpoint, Owner
 from podtally.identity.name_table import Names
 from podtally.identity.services import BackendAddress, Services
 from podtally.ledger.closed import ClosedConnections
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.peers import MOST_TRACKED, EpochContext, PeerFinder, new_connections
+from podtally.ledger.new_connections import MAX_TRACKED, new_connections
+from podtally.ledger.peers import PeerFinder
 from podtally.netlink.conntrack import Translations, Tuples
 from tests.unit.rows import (
     FLAGS,
@@ -278,11 +280,11 @@ class CountedAnswer:
 def test_a_flood_asks_the_tracker_no_more_than_its_share() -> None:
     tracker = CountedAnswer()
     present = EpochContext(names(), SECOND, services("10.99.1.1"), tracker.translate)
-    flood = [ASKED._replace(local_port=port) for port in range(1, 3 * MOST_TRACKED)]
+    flood = [ASKED._replace(local_port=port) for port in range(1, 3 * MAX_TRACKED)]
     other = [ASKED._replace(ifindex=9, local="10.99.0.9", local_port=port) for port in range(99)]
     ledger = watched(7, 9)
     book(ledger, present, [*flood, *other])
-    assert sorted(tracker.asked.values()) == [99, MOST_TRACKED]
+    assert sorted(tracker.asked.values()) == [99, MAX_TRACKED]
 
 
 def test_a_scan_of_a_services_ports_is_one_question() -> None:
@@ -294,6 +296,6 @@ def test_a_scan_of_a_services_ports_is_one_question() -> None:
         found = remotes.find(new_connections(columns(scan)), present)
         kinds = {found.kinds[kind] for kind in found.kind.tolist()}
         assert {kind.peer.workload for kind in kinds} == {"dns"}
-    assert len(remotes._services.asked) == 2  # port 53 among them
+    assert len(remotes._services) == 2  # port 53 among them
     resolved = remotes.find(new_connections(columns([ASKED])), present)
     assert resolved.port.tolist() == [5353]

@@ -10,9 +10,9 @@ from podtally.identity.interface_endpoints import address_number
 from podtally.identity.model import UNKNOWN_ENDPOINT, Claim, Endpoint, Owner
 from podtally.identity.name_table import Names
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.label_sets import BookLabels
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.peers import EpochContext
 from tests.unit.rows import (
     ACK,
     RST,

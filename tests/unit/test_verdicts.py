@@ -16,10 +16,10 @@ from podtally.identity.services import BackendAddress as Address
 from podtally.identity.services import Services
 from podtally.kube.objects import KubeService, ServicePort
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.events import Due
 from podtally.ledger.label_sets import DeniedLabels
 from podtally.ledger.ledger import Ledger, Limits
-from podtally.ledger.peers import EpochContext
 from podtally.netlink.conntrack import Translations, Tuples
 from podtally.policy.exposure.exposures import build_exposure
 from podtally.policy.load.parser import read_text
@@ -109,7 +109,7 @@ def who(far: Owner = FAR) -> Names:
 def present(
     declared: DeclaredPolicies, at: Names | None = None, now_ns: int = SECOND
 ) -> EpochContext:
-    return EpochContext(at or who(), now_ns, places=PLACES, declared=declared)
+    return EpochContext(at or who(), now_ns, cluster_labels=PLACES, declared=declared)
 
 
 def out(remote: str, port: int, local_port: int = 40123) -> Flow:
@@ -346,10 +346,14 @@ def test_labels_of_namespaces_count() -> None:
         "podSelector: {matchLabels: {app: far}}", "namespaceSelector: {matchLabels: {team: a}}"
     )
     ledger, at = make(), present(declare(text))
-    epoch(ledger, at._replace(places=ClusterLabels("n1", {"shop": (("team", "a"),)}, {}, True)),
+    epoch(ledger, at._replace(cluster_labels=ClusterLabels("n1", {"shop": (("team", "a"),)}, {}, True)),
           [into(FAR_ADDRESS, 80)])  # fmt: skip
-    epoch(ledger, at._replace(places=ClusterLabels("", {}, {}, False)), [])
-    epoch(ledger, at._replace(places=ClusterLabels("", {}, {}, False)), [into(FAR_ADDRESS, 81)])
+    epoch(ledger, at._replace(cluster_labels=ClusterLabels("", {}, {}, False)), [])
+    epoch(
+        ledger,
+        at._replace(cluster_labels=ClusterLabels("", {}, {}, False)),
+        [into(FAR_ADDRESS, 81)],
+    )
     assert verdicts(ledger) == {"allowed": 23, "unknown": 23}
 
 

@@ -17,7 +17,7 @@ from podtally.ledger.account import (
     with_any_peer,
     with_any_port,
 )
-from podtally.ledger.peers import PeerKind
+from podtally.ledger.peer_columns import PeerKind
 from podtally.ledger.shares import Shares, beyond
 
 # Who is here (the place among the endpoints known), who is there, whether their names came

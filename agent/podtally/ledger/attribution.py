@@ -35,19 +35,15 @@ from podtally.ledger.connections import (
     TCP,
     Flags,
 )
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.event_matching import EventMatcher, JudgedConnections
 from podtally.ledger.events import NO_EVENT, Events
 from podtally.ledger.interfaces import Interfaces
 from podtally.ledger.judge_input import JudgeInput, exposures, judge_input, may_come_in, undeclared
+from podtally.ledger.new_connections import NewConnections
 from podtally.ledger.ownership import FLOODED, FOREIGN, GROUP, OWN, Ownership, Packets
-from podtally.ledger.peers import (
-    UNKNOWN_PEER,
-    EpochContext,
-    NewConnections,
-    PeerColumns,
-    PeerFinder,
-    PeerKind,
-)
+from podtally.ledger.peer_columns import UNKNOWN_PEER, PeerColumns, PeerKind
+from podtally.ledger.peers import PeerFinder
 from podtally.ledger.shares import rank
 from podtally.ledger.verdicts import VerdictStage
 

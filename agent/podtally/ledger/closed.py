@@ -11,8 +11,9 @@ from podtally.ledger.account import Account
 from podtally.ledger.accounts import AccountTable
 from podtally.ledger.attribution import Attribution
 from podtally.ledger.connections import UNNAMED, ConnectionColumns
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.interfaces import Interfaces
-from podtally.ledger.peers import EpochContext, new_connections
+from podtally.ledger.new_connections import new_connections
 
 
 class ClosedConnections(NamedTuple):

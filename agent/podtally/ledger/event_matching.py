@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from podtally.identity.model import Endpoint, Owner
 from podtally.ledger.account import Judgement, port_name
 from podtally.ledger.connections import BEGAN_HERE
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.event_keys import ANY_PEER, ANY_PORT, KEY, KnownKeys, hashed
 from podtally.ledger.events import NO_EVENT, EventLabels, Events, with_any_peer, with_any_port
 from podtally.ledger.judge_input import UNDECLARED as UNDECLARED_EXPOSURE
 from podtally.ledger.judge_input import JudgeInput, exposures
 from podtally.ledger.label_sets import DIRECTIONS, OTHER, protocol_name
-from podtally.ledger.peers import NO_OWNER, EpochContext
+from podtally.ledger.peer_columns import NO_OWNER
 from podtally.ledger.verdicts import FOREIGN_SOURCE, ConnectionVerdicts, VerdictStage
 from podtally.policy.model import DENIED, UNDECLARED, VERDICTS
 

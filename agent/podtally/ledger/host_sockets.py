@@ -11,14 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.ledger.connections import Flags
+from podtally.ledger.epoch_context import EpochContext
+from podtally.ledger.new_connections import NewConnections, reversed_keys, tracker_tuples
 from podtally.ledger.ownership import is_one_hosts
-from podtally.ledger.peers import (
-    EpochContext,
-    NewConnections,
-    PeerFinder,
-    reversed_keys,
-    tracker_tuples,
-)
+from podtally.ledger.peers import PeerFinder
 
 _IGMP = 2  # what the kernel reports of its own groups has no socket, and is never forwarded
 
@@ -60,7 +56,7 @@ def elsewhere(
     chosen = (found.cgroup > 0) & is_one_hosts(flows.key["local_address"])
     rows = np.flatnonzero(chosen)
     for at_ns in (flows.at_ns, np.full(len(chosen), present.now_ns)):
-        own = remotes.own(present.names, flows.key["local_address"][rows], at_ns[rows])
+        own = remotes.is_host(present.names, flows.key["local_address"][rows], at_ns[rows])
         rows = rows[~own]
     chosen[:] = False
     chosen[rows] = True
@@ -72,7 +68,7 @@ def _sent_on(
 ) -> NDArray[np.bool_]:
     """What no socket takes: it is for another address, or for a port that leads to one."""
     key = flows.key
-    own = remotes.own(present.names, key["local_address"], flows.at_ns)
+    own = remotes.is_host(present.names, key["local_address"], flows.at_ns)
     translated = present.translate(tracker_tuples(reversed_keys(key)))
     elsewhere = translated.found & (translated.address != key["local_address"]).any(axis=1)
     sent_on: NDArray[np.bool_] = ~own | elsewhere

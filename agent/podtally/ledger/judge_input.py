@@ -13,7 +13,8 @@ from podtally.ledger.connections import (
     BEGAN_UNKNOWN,
     CONTESTED,
 )
-from podtally.ledger.peers import NO_OWNER, NewConnections, PeerColumns
+from podtally.ledger.new_connections import NewConnections
+from podtally.ledger.peer_columns import NO_OWNER, PeerColumns
 from podtally.policy.exposure.exposures import Exposure
 from podtally.policy.exposure.table import NOTHING
 from podtally.policy.model import SCTP, TCP, UDP

@@ -25,10 +25,10 @@ from podtally.ledger.connections import (
 )
 from podtally.ledger.costs import CONTRACT, SeriesOptions
 from podtally.ledger.counter_deltas import NOTHING_GROWN, CounterDeltas
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.events import NO_EVENT, Events
 from podtally.ledger.interfaces import Interfaces, Losses
 from podtally.ledger.label_sets import ACCOUNTS, DIRECTIONS, DROPS, BookLabels, PodLabels
-from podtally.ledger.peers import EpochContext
 from podtally.ledger.pending import PendingConnections
 from podtally.ledger.row_booking import ColdRows, RowBooking
 from podtally.ledger.series import SeriesTable

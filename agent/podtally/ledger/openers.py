@@ -21,9 +21,10 @@ from podtally.ledger.connections import (
     Flags,
     Timeouts,
 )
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.initiator import opener_of
 from podtally.ledger.interfaces import Interfaces
-from podtally.ledger.peers import EpochContext, NewConnections, reversed_keys, tracked
+from podtally.ledger.new_connections import NewConnections, reversed_keys, tracked
 
 _UDP, _SCTP = 17, 132
 _FIRST_EPHEMERAL = 32768  # net.ipv4.ip_local_port_range

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from podtally.ledger.accounts import BYTES, PACKETS, AccountTable
 from podtally.ledger.attribution import AttributedConnections, Attribution
 from podtally.ledger.connections import ConnectionColumns, Connections, join, no_connections
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.events import Events
-from podtally.ledger.peers import EpochContext, new_connections
+from podtally.ledger.new_connections import new_connections
 
 
 class PendingConnections:

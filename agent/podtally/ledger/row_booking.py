@@ -19,11 +19,12 @@ from podtally.ledger.connections import (
     ConnectionColumns,
     Connections,
 )
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.events import NO_EVENT, Events
 from podtally.ledger.icmp_errors import errors_among, quoted_fingerprints
 from podtally.ledger.initiator import opener_of, opening_flags
+from podtally.ledger.new_connections import NewConnections, carries_data, new_connections
 from podtally.ledger.openers import Openings
-from podtally.ledger.peers import EpochContext, NewConnections, carries_data, new_connections
 
 ColdRows = Callable[[NDArray[np.int64]], NDArray[np.void]]
 

@@ -21,11 +21,12 @@ from podtally.ledger.connections import (
     BEGAN_THERE,
     BEGAN_UNKNOWN,
 )
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.initiator import is_certain
 from podtally.ledger.judge_input import JudgeInput
 from podtally.ledger.label_sets import DIRECTIONS
 from podtally.ledger.outcomes import NO_OUTCOME, Outcomes, combine_openings, is_missed, no_outcomes
-from podtally.ledger.peers import NO_OWNER, EpochContext
+from podtally.ledger.peer_columns import NO_OWNER
 from podtally.policy.endpoints import of_endpoint, of_owner
 from podtally.policy.explain.reasons import deciding_policies
 from podtally.policy.load.candidates import has_candidates, with_candidates
@@ -111,8 +112,8 @@ class VerdictStage:
         if present.declared is not self._declared:
             self._declare(present.declared)
         names = present.names
-        if names.owners is not self._owners or present.places is not self._places:
-            self._owners, self._places = names.owners, present.places
+        if names.owners is not self._owners or present.cluster_labels is not self._places:
+            self._owners, self._places = names.owners, present.cluster_labels
             if len(self._numbers) > 2 * len(self._owners) + _SPARE_PARTIES:
                 self._begin_anew()
             self._of_owner = self._of_owner[:0]

@@ -12,7 +12,7 @@ from podtally.kernel.account_map import AccountMap
 from podtally.kernel.pins import Generation, Pins
 from podtally.kernel.table import Table, open_table
 from podtally.ledger.checkpoint import Checkpoint, CheckpointError, Contents, Extras, Position
-from podtally.ledger.peers import EpochContext
+from podtally.ledger.epoch_context import EpochContext
 from podtally.netlink.model import Attachment
 from podtally.runtime.bring_up import boot_id, make_ledger
 from podtally.runtime.generations import settled

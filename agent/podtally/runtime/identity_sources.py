@@ -26,8 +26,8 @@ from podtally.kube.model import ApiEvent, Changed, ObjectPage
 from podtally.kube.objects import RESOURCES
 from podtally.kube.source import FORBIDDEN, KubeSource
 from podtally.kube.workloads import Workload, from_labels
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.peers import EpochContext
 from podtally.netlink.conntrack import Translator
 from podtally.netlink.namespaces import Namespaces
 from podtally.netlink.sock_diag import SocketDiag

@@ -24,9 +24,9 @@ from podtally.kernel.account_map import AccountReading as KernelAccounts
 from podtally.kernel.table import Table
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.closed import ClosedConnections
+from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.interfaces import Losses
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.peers import EpochContext
 
 
 class AccountReader(Protocol):
