@@ -8,9 +8,16 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.policy_worlds import Maker, Probe, World
-from podtally.policy.model import ADDRESS, UNIDENTIFIED, DirectionVerdict, PolicyEndpoint
+from podtally.policy.model import (
+    ADDRESS,
+    EGRESS,
+    INGRESS,
+    UNIDENTIFIED,
+    DirectionVerdict,
+    PolicyEndpoint,
+)
 from podtally.policy.reference.engine import Engine
-from podtally.policy.reference.matching import EGRESS, INGRESS, RuleInput
+from podtally.policy.reference.matching import RuleInput
 from podtally.policy.vector.evaluator import ADDRESS_INDEX, Evaluator, PackedConnections
 
 PROBES_A_WORLD = 100

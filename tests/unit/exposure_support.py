@@ -17,7 +17,7 @@ from podtally.policy.exposure.exposures import Exposure
 from podtally.policy.exposure.table import NOTHING
 from podtally.policy.ingress import DeclaredIngress
 from podtally.policy.load.parser import read_text
-from podtally.policy.vector.address_ranges import Addresses
+from podtally.policy.vector.addresses import Addresses
 from tests.unit.kube_json import Json, list_of, stamp
 
 DECODERS = {resource.name: resource for resource in RESOURCES}

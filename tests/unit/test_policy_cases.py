@@ -13,9 +13,8 @@ import pytest
 
 from podtally.policy.explain.reasons import direction_reason
 from podtally.policy.load.parser import read_text
-from podtally.policy.model import Question
+from podtally.policy.model import EGRESS, INGRESS, Question
 from podtally.policy.reference.engine import Engine, rule_input
-from podtally.policy.reference.matching import EGRESS, INGRESS
 from tests.unit.policy_support import World
 
 CASES = Path(__file__).parents[1] / "cases"

@@ -30,8 +30,8 @@ from podtally.policy.model import (
 )
 from podtally.policy.reference import engine
 from podtally.policy.reference.matching import in_block
-from podtally.policy.vector import batches, evaluator, pairs
-from podtally.policy.vector.address_ranges import Addresses, BlockRanges, RangeTable
+from podtally.policy.vector import evaluator, matching, rule_table
+from podtally.policy.vector.addresses import Addresses, BlockRanges, RangeTable
 from podtally.policy.vector.cache import MISSING, VerdictCache
 from podtally.policy.vector.classes import EndpointClasses
 from podtally.policy.vector.evaluator import (
@@ -41,7 +41,7 @@ from podtally.policy.vector.evaluator import (
     PackedConnections,
     combine,
 )
-from podtally.policy.vector.label_sets import MAYBE, NO, YES
+from podtally.policy.vector.selectors import MAYBE, NO, YES
 from tests.unit.policy_support import ip, labelled, pod, policy, rules
 
 PROBES = int(os.environ.get("PODTALLY_DIFFERENTIAL_PROBES", "40000"))
@@ -70,8 +70,8 @@ def test_both_judge_alike_whatever_is_asked() -> None:
 
 
 def test_what_is_judged_in_parts_is_judged_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairs, "_PAIRS", 7)
-    monkeypatch.setattr(batches, "_ROWS", 5)
+    monkeypatch.setattr(matching, "_PAIRS", 7)
+    monkeypatch.setattr(rule_table, "_ROWS", 5)
     outcome = differential.run(3_000, 10_000)
     assert not outcome.differences, outcome.differences[0]
 
@@ -344,6 +344,6 @@ def test_a_nameless_pod_is_itself_only_as_the_same_party() -> None:
 def test_rules_of_long_lists_are_looked_up_and_judged_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pairs, "_LONG", 2)
+    monkeypatch.setattr(matching, "_LONG", 2)
     outcome = differential.run(12_000, first_seed=10_000)
     assert not outcome.differences

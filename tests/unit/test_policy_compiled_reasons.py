@@ -15,9 +15,8 @@ from podtally.policy.model import ALLOW, TCP, Network, Policy, PolicyPort, Rule
 from podtally.policy.reference.engine import Engine
 from podtally.policy.reference.matching import in_network
 from podtally.policy.vector import reasons
-from podtally.policy.vector.address_classes import AddressClasses, PortClasses
 from podtally.policy.vector.evaluator import ADDRESS_INDEX, Evaluator, PackedConnections
-from podtally.policy.vector.reasons import ReasonBudget
+from podtally.policy.vector.reasons import AddressClasses, PortClasses, ReasonBudget
 from tests.unit.policy_support import block, ip, network, pod, policy, rules
 
 WORLDS, PROBES = 150, 40

@@ -16,7 +16,7 @@ from podtally.policy.exposure.exposures import ExposureBuilder, build_exposure
 from podtally.policy.exposure.table import NOTHING, FirstMatchTable, TableRows
 from podtally.policy.ingress import DeclaredIngress, IngressRoute
 from podtally.policy.ingress import IngressServicePort as Front
-from podtally.policy.vector.address_ranges import Addresses
+from podtally.policy.vector.addresses import Addresses
 from tests.unit.exposure_support import (
     CONTROLLER,
     SECOND,

@@ -25,9 +25,8 @@ from podtally.policy.lint.shadowed_rules import ShadowedRule, shadowed_rules
 from podtally.policy.lint.subsumption import covers_rule, covers_selector, is_contradictory
 from podtally.policy.load.documents import read_text
 from podtally.policy.load.parser import read_documents
-from podtally.policy.model import Policy, PolicyPort, Requirement, Rule, Selector
+from podtally.policy.model import INGRESS, Policy, PolicyPort, Requirement, Rule, Selector
 from podtally.policy.reference.engine import Engine
-from podtally.policy.reference.matching import INGRESS
 from tests.unit.policy_support import block, labelled, network, policy
 
 SHARED = Path(__file__).parents[3] / "shared" / "netpol"

@@ -11,7 +11,9 @@ from podtally.policy.lint.cluster_checks import LintCluster, unisolated_findings
 from podtally.policy.model import (
     ALLOW,
     DENY,
+    EGRESS,
     EVERYTHING,
+    INGRESS,
     PodPeer,
     PodSubject,
     Policy,
@@ -21,7 +23,7 @@ from podtally.policy.model import (
     Selector,
 )
 from podtally.policy.reference.engine import Engine
-from podtally.policy.reference.matching import EGRESS, INGRESS, rules_of, selects_endpoint
+from podtally.policy.reference.matching import rules_of, selects_endpoint
 from podtally.runtimes.model import Labels
 from tests.unit.policy_support import labelled, pod, rules
 

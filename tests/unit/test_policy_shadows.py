@@ -16,7 +16,9 @@ from podtally.policy.model import (
     ANY_PROTOCOL,
     BASELINE_TIER,
     DENY,
+    EGRESS,
     EVERYTHING,
+    INGRESS,
     LAST_PORT,
     NETWORK_TIER,
     PASS,
@@ -35,7 +37,7 @@ from podtally.policy.model import (
     Selector,
 )
 from podtally.policy.reference.engine import evaluation_order
-from podtally.policy.reference.matching import EGRESS, INGRESS, rules_of
+from podtally.policy.reference.matching import rules_of
 from tests.unit.policy_support import block, labelled, rules
 from tests.unit.policy_text import declared_of
 

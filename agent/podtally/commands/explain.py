@@ -18,8 +18,7 @@ from podtally.commands.tables import BOLD, paint, printable, style_of
 from podtally.errors import PodtallyError
 from podtally.policy.cidr import parse_address
 from podtally.policy.cluster.model import ClusterModel, connection_ends
-from podtally.policy.model import ALLOWED, UNDECLARED, PolicyEndpoint
-from podtally.policy.reference.matching import EGRESS, INGRESS
+from podtally.policy.model import ALLOWED, EGRESS, INGRESS, UNDECLARED, PolicyEndpoint
 
 _EPILOG = """\
 examples:

@@ -18,7 +18,7 @@ from podtally.ledger.peer_columns import NO_OWNER, PeerColumns
 from podtally.policy.exposure.exposures import Exposure
 from podtally.policy.exposure.table import NOTHING
 from podtally.policy.model import SCTP, TCP, UDP
-from podtally.policy.vector.address_ranges import Addresses
+from podtally.policy.vector.addresses import Addresses
 
 UNDECLARED = "undeclared"
 _SERVED = np.zeros(256, np.bool_)  # by protocol: what can be exposed by a port

@@ -84,3 +84,10 @@ def _of_host(who: Endpoint | Owner, namespace: str, node: str, shares: bool) -> 
         unit=who.name if namespace == _UNIT else "",
         container=who.name if is_container else "",
     )
+
+
+def no_pods_in(namespace: str) -> str:
+    return (
+        f"selects nothing: {namespace} is podtally's word for endpoints that are no pods, and a "
+        "NetworkPolicy selects pods; use a HostPolicy"
+    )

@@ -14,6 +14,8 @@ VERDICTS = (ALLOWED, DENIED, UNDECLARED, UNKNOWN)
 
 ALLOW, DENY, PASS = "allow", "deny", "pass"
 
+INGRESS, EGRESS = "ingress", "egress"
+
 ADMIN_TIER, NETWORK_TIER, BASELINE_TIER = 0, 1, 2
 LAST_PRIORITY = 1001  # of a BaselineAdminNetworkPolicy, which has none: after all that have one
 

@@ -15,6 +15,8 @@ from podtally.policy.explain.formatting import (
 )
 from podtally.policy.explain.near_miss import NearMiss, describe_doubt, describe_miss, nearest_miss
 from podtally.policy.model import (
+    EGRESS,
+    INGRESS,
     UNIDENTIFIED,
     UNSYNCED,
     DirectionVerdict,
@@ -23,7 +25,7 @@ from podtally.policy.model import (
     Verdict,
 )
 from podtally.policy.reference import engine
-from podtally.policy.reference.matching import EGRESS, INGRESS, RuleInput, rules_of
+from podtally.policy.reference.matching import RuleInput, rules_of
 
 NearestSearch = Callable[[tuple[Policy, ...], RuleInput], NearMiss | None]
 

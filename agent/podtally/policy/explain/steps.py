@@ -7,9 +7,9 @@ from typing import NamedTuple
 from podtally.policy.explain.formatting import format_policy, format_rule
 from podtally.policy.explain.near_miss import describe_doubt, describe_mismatch
 from podtally.policy.explain.reasons import direction_reason
-from podtally.policy.model import Policy, Question, Rule
+from podtally.policy.model import EGRESS, INGRESS, Policy, Question, Rule
 from podtally.policy.reference.engine import Engine, rule_input
-from podtally.policy.reference.matching import EGRESS, INGRESS, RuleInput, rule_matches, rules_of
+from podtally.policy.reference.matching import RuleInput, rule_matches, rules_of
 
 _TIERS = ("admin tier", "network policies", "baseline tier")
 

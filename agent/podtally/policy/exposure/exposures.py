@@ -21,7 +21,7 @@ from podtally.policy.exposure.declarations import (
 )
 from podtally.policy.exposure.table import NOTHING, FirstMatchTable, TableRows, concat_rows
 from podtally.policy.ingress import DeclaredIngress
-from podtally.policy.vector.address_ranges import Addresses
+from podtally.policy.vector.addresses import Addresses
 
 # A word is a protocol, a port and, of what a controller may send, the controller's class. Ports
 # have bits to spare: numbers beyond them, which stand for what is not known, are no one's.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.policy.vector.address_ranges import Addresses
+from podtally.policy.vector.addresses import Addresses
 
 NOTHING = -1
 _NUMBER_BITS = np.uint64(32)  # more rows than that are in no memory

@@ -24,9 +24,9 @@ from podtally.policy.lint.findings import (
 from podtally.policy.lint.intent_checks import intent_findings, service_address_findings
 from podtally.policy.lint.shadowed_rules import ComparisonBudget, ShadowedRule, shadowed_rules
 from podtally.policy.load.documents import Document
-from podtally.policy.model import NETWORK_TIER
+from podtally.policy.model import EGRESS, INGRESS, NETWORK_TIER
 from podtally.policy.problems import WARNING, Problem
-from podtally.policy.reference.matching import EGRESS, INGRESS, rules_of
+from podtally.policy.reference.matching import rules_of
 from podtally.yamltree.scalars import brief
 
 # Of IANA's protocol numbers those that people write into policies.

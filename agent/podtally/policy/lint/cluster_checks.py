@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Any
 
 from podtally.policy.cluster.model import ClusterModel, selectable_pods
-from podtally.policy.endpoints import NON_POD_NAMESPACES
+from podtally.policy.endpoints import NON_POD_NAMESPACES, no_pods_in
 from podtally.policy.explain.formatting import join_words
 from podtally.policy.lint.findings import (
     SELECTS_NOTHING,
@@ -20,7 +20,9 @@ from podtally.policy.lint.subsumption import is_contradictory
 from podtally.policy.model import (
     ANY_PROTOCOL,
     DENY,
+    EGRESS,
     EVERYTHING,
+    INGRESS,
     NETWORK_TIER,
     SCTP,
     TCP,
@@ -35,7 +37,7 @@ from podtally.policy.model import (
     Selector,
 )
 from podtally.policy.problems import WARNING, Path, Problem
-from podtally.policy.reference.matching import EGRESS, INGRESS, rules_of, selects_endpoint
+from podtally.policy.reference.matching import rules_of, selects_endpoint
 from podtally.policy.reference.selectors import selects, selects_namespace
 
 _PEERS = {INGRESS: "from", EGRESS: "to"}
@@ -197,13 +199,6 @@ def _port_names(
             written = _PROTOCOLS[port.protocol]
             message = f"port {port.name} is {there} there, and this rule is for {written}"
         yield finding(SELECTS_NOTHING, document, ("spec", direction, rule.index), message)
-
-
-def no_pods_in(namespace: str) -> str:
-    return (
-        f"selects nothing: {namespace} is podtally's word for endpoints that are no pods, and a "
-        "NetworkPolicy selects pods; use a HostPolicy"
-    )
 
 
 def unisolated_findings(

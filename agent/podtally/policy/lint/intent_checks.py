@@ -22,9 +22,9 @@ from podtally.policy.lint.findings import (
     part,
 )
 from podtally.policy.lint.subsumption import covers_subject
-from podtally.policy.model import ALLOW, ANY_PROTOCOL, UDP, Block, Policy, Rule
+from podtally.policy.model import ALLOW, ANY_PROTOCOL, EGRESS, INGRESS, UDP, Block, Policy, Rule
 from podtally.policy.problems import Path
-from podtally.policy.reference.matching import EGRESS, INGRESS, rules_of
+from podtally.policy.reference.matching import rules_of
 
 PEERS = {INGRESS: "from", EGRESS: "to"}
 _DNS = 53

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from podtally.policy.lint.cover_index import PeerIndex, PortIndex
 from podtally.policy.lint.subsumption import covers_rule, covers_subject
-from podtally.policy.model import ADMIN_TIER, NETWORK_TIER, PASS, Policy, Rule
+from podtally.policy.model import ADMIN_TIER, EGRESS, INGRESS, NETWORK_TIER, PASS, Policy, Rule
 from podtally.policy.reference.engine import evaluation_order
-from podtally.policy.reference.matching import EGRESS, INGRESS, rules_of
+from podtally.policy.reference.matching import rules_of
 
 _FEW = 32  # rules: it is quicker to compare them than to look for fewer
 MAX_COMPARISONS = 2_000_000  # of two rules; some ten seconds

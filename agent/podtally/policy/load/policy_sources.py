@@ -11,9 +11,8 @@ from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 from podtally.kube.model import ApiEvent
-from podtally.policy.endpoints import NON_POD_NAMESPACES
+from podtally.policy.endpoints import NON_POD_NAMESPACES, no_pods_in
 from podtally.policy.ingress import DeclaredIngress
-from podtally.policy.lint.cluster_checks import no_pods_in
 from podtally.policy.load.api_resources import SOURCE
 from podtally.policy.load.file_reader import LoadedSets, PolicyReader
 from podtally.policy.load.live_policies import LivePolicies, LiveSnapshot

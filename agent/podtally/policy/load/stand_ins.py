@@ -9,7 +9,9 @@ from podtally.policy.load.documents import Document, LostText
 from podtally.policy.model import (
     ADMIN_TIER,
     BASELINE_TIER,
+    EGRESS,
     EVERYTHING,
+    INGRESS,
     LAST_PRIORITY,
     NETWORK_TIER,
     HostSubject,
@@ -19,7 +21,6 @@ from podtally.policy.model import (
     Subject,
 )
 from podtally.policy.problems import Fault, Problem
-from podtally.policy.reference.matching import EGRESS, INGRESS
 from podtally.policy.schema import admin, decoding, network
 from podtally.policy.schema.kinds import ADMIN_GROUP, group_of
 from podtally.policy.validate import network_checks

@@ -37,7 +37,9 @@ from podtally.policy.model import (
     BASELINE_TIER,
     DENIED,
     DENY,
+    EGRESS,
     HOST,
+    INGRESS,
     NETWORK_TIER,
     PASS,
     POD,
@@ -53,9 +55,7 @@ from podtally.policy.model import (
 )
 from podtally.policy.reference.doubt import Doubt, TierResult, resolve
 from podtally.policy.reference.matching import (
-    EGRESS,
     HAVE_PORTS,
-    INGRESS,
     RuleInput,
     applies_in,
     rule_matches,

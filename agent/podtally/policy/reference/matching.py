@@ -9,6 +9,7 @@ from podtally.identity.networks import ADDRESS_BITS
 from podtally.policy.model import (
     ANY_PROTOCOL,
     HOST,
+    INGRESS,
     LAST_PORT,
     NODE,
     POD,
@@ -31,7 +32,6 @@ from podtally.policy.model import (
 )
 from podtally.policy.reference.selectors import and3, selects, selects_namespace
 
-INGRESS, EGRESS = "ingress", "egress"
 HAVE_PORTS = (TCP, UDP, SCTP)  # protocols for which the API defines what policies mean
 
 EndpointSelector = (

@@ -18,11 +18,18 @@ from podtally.policy.model import (
     PolicyEndpoint,
 )
 from podtally.policy.reference.matching import EndpointSelector, selector_matches
-from podtally.policy.vector.label_sets import MAYBE, NO, LabelSets, Matches
-from podtally.policy.vector.match_table import MatchTable
-from podtally.policy.vector.selectors import SelectorIndex, match_of
+from podtally.policy.vector.selectors import (
+    MAYBE,
+    NO,
+    LabelSets,
+    Matches,
+    MatchTable,
+    SelectorIndex,
+    match_of,
+)
 
 UNKNOWN_CLASS, ADDRESS_CLASS = 0, 1  # of ends that are no party
+
 
 _ABSENT = -1
 

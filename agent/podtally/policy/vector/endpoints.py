@@ -2,19 +2,28 @@
 """The parties by number, with what decides apart from their class: who they are, and where."""
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.policy.model import ADDRESS, POD, UNIDENTIFIED, PolicyEndpoint
-from podtally.policy.reference.matching import uses_node
+from podtally.policy.model import (
+    ADDRESS,
+    POD,
+    UNIDENTIFIED,
+    PolicyEndpoint,
+)
+from podtally.policy.reference.matching import HAVE_PORTS, uses_node
+from podtally.policy.vector.cache import (
+    RESERVED_ROWS,
+    Keys,
+    unpack_keys,
+)
 from podtally.policy.vector.classes import ADDRESS_CLASS, UNKNOWN_CLASS, EndpointClasses
-
-RESERVED_ROWS = 2  # rows before the parties, of the two ends that are none
-ADDRESS_INDEX, UNKNOWN_INDEX = -1, -2  # their numbers
+from podtally.policy.vector.ragged import Indices
 
 _SPARE = 1 << 12
+
 
 _T = TypeVar("_T", bound=np.generic)
 
@@ -88,3 +97,43 @@ def _who(party: PolicyEndpoint, row: int) -> tuple[object, ...]:
 
 def _longer(array: NDArray[_T], rows: int) -> NDArray[_T]:
     return np.concatenate((array, np.zeros(rows - len(array), array.dtype)))
+
+
+class Batch(NamedTuple):
+    """Connections as one end's policies see them; index i of every array is the same one."""
+
+    local: NDArray[np.int32]  # class
+    peer: NDArray[np.int32]
+    high: NDArray[np.uint64]  # the peer's address, in two words
+    low: NDArray[np.uint64]
+    destination: NDArray[np.int32]  # class
+    protocol: NDArray[np.int32]
+    port: NDArray[np.int32]
+
+    def take(self, index: Indices | NDArray[np.bool_] | slice) -> "Batch":
+        return Batch._make(column[index] for column in self)
+
+
+def has_ports(protocols: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """(n,); whether each is one of ``rules.HAVE_PORTS``."""
+    found = np.zeros(len(protocols), np.bool_)
+    for protocol in HAVE_PORTS:
+        found |= protocols == protocol
+    return found
+
+
+def batch_of(words: Keys, is_egress: bool, parties: EndpointTable) -> Batch:
+    """All of one direction."""
+    each = unpack_keys(words)
+    mine, other = parties.class_of[each.local], parties.class_of[each.peer]
+    destination = other if is_egress else mine
+    return Batch(mine, other, each.high, each.low, destination, each.protocol, each.port)
+
+
+def is_own_node(words: Keys, parties: EndpointTable) -> NDArray[np.bool_]:
+    """What ``engine.is_own_node`` says."""
+    each = unpack_keys(words)
+    node = parties.node[each.local]
+    at_home = (node != 0) & (node == parties.node[each.peer]) & parties.uses_node[each.peer]
+    found: NDArray[np.bool_] = at_home & parties.is_pod[each.local]
+    return found

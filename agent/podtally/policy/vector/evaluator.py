@@ -9,39 +9,94 @@ stale is told by the ends of the connections, and judged again when it is next a
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from podtally.policy.explain.reasons import short_reason
-from podtally.policy.model import ALLOWED, VERDICTS, DirectionVerdict, Policy, PolicyEndpoint, Rule
+from podtally.policy.model import (
+    ALLOWED,
+    EGRESS,
+    HOST,
+    INGRESS,
+    POD,
+    UNDECLARED,
+    UNIDENTIFIED,
+    UNKNOWN,
+    VERDICTS,
+    DirectionVerdict,
+    Policy,
+    PolicyEndpoint,
+    Rule,
+)
 from podtally.policy.reference import engine
-from podtally.policy.reference.matching import EGRESS, INGRESS
 from podtally.policy.reference.matching import RuleInput as AskedOne
-from podtally.policy.vector.batches import affected_by, batch_of, is_own_node
-from podtally.policy.vector.cache import MISSING, VerdictCache
-from podtally.policy.vector.classes import EndpointClasses
-from podtally.policy.vector.endpoints import (
+from podtally.policy.vector.cache import (
     ADDRESS_INDEX,
+    MISSING,
     RESERVED_ROWS,
     UNKNOWN_INDEX,
-    EndpointTable,
-)
-from podtally.policy.vector.outcomes import OutcomeTable
-from podtally.policy.vector.packed_keys import (
     Keys,
+    Numbers,
     PackedConnections,
     UnpackedKeys,
+    VerdictCache,
     endpoint_rows,
     pack_keys,
     unique_rows,
     unpack_keys,
 )
-from podtally.policy.vector.prepared import PreparedPolicies
+from podtally.policy.vector.classes import EndpointClasses
+from podtally.policy.vector.endpoints import EndpointTable, batch_of, is_own_node
+from podtally.policy.vector.outcomes import OutcomeTable
 from podtally.policy.vector.reasons import NO_LIMIT, JudgedConnection, ReasonBudget, ReasonWriter
-from podtally.policy.vector.rules import CompiledPolicy, Numbers, compile_policy
-from podtally.policy.vector.tiers import OPEN, TierInput
+from podtally.policy.vector.rule_table import affected_by
+from podtally.policy.vector.rules import CompiledPolicy, compile_policy
+from podtally.policy.vector.tiers import OPEN, TierInput, Tiers
+
+
+class PreparedPolicies:
+    """What is the same for all batches until the policies change; it grows with the classes."""
+
+    def __init__(
+        self, policies: Sequence[CompiledPolicy], classes: EndpointClasses, sides: OutcomeTable
+    ) -> None:
+        self._ordered = sorted(policies, key=lambda one: engine.evaluation_order(one.policy))
+        self._classes, self._sides = classes, sides
+        self._exempt = np.zeros(0, np.int32)
+
+    def exempt(self) -> Numbers:
+        """(classes,)"""
+        fresh = self._classes.endpoints[len(self._exempt) :]
+        if fresh:
+            sides = [_exempt(party, self._sides) for party in fresh]
+            self._exempt = np.concatenate((self._exempt, np.array(sides, np.int32)))
+        return self._exempt
+
+    def tiers(self, is_egress: bool) -> Tiers:
+        return self._egress if is_egress else self._ingress
+
+    @cached_property
+    def _ingress(self) -> Tiers:
+        return Tiers(self._ordered, False, self._classes, self._sides)
+
+    @cached_property
+    def _egress(self) -> Tiers:
+        return Tiers(self._ordered, True, self._classes, self._sides)
+
+
+def _exempt(party: PolicyEndpoint, sides: OutcomeTable) -> int:
+    """As the engine's, but for the pod itself."""
+    if party.kind == UNIDENTIFIED:
+        return sides.number(UNKNOWN, engine.UNKNOWN_END)
+    if party.kind not in (POD, HOST):
+        return sides.number(UNDECLARED, engine.OUTSIDE)
+    if party.kind == POD and party.host_network:
+        return sides.number(UNDECLARED, engine.HOST_NETWORK)
+    return OPEN
+
 
 __all__ = [
     "ADDRESS_INDEX",
@@ -52,9 +107,15 @@ __all__ = [
     "combine",
 ]
 
+
 _ROWS = 1 << 17  # at a time, which bounds the memory that this takes meanwhile
+
+
 _MIN_SIZE = 1 << 20  # classes times selectors; 0.1 to 0.2 MiB
+
+
 _MAX_OUTCOMES = 1 << 16  # of policies that have changed since, too
+
 
 _COMBINED = np.array(
     [[VERDICTS.index(engine.combine(one, other)) for other in VERDICTS] for one in VERDICTS],

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sides of verdicts by number, each once, so that arrays can hold them."""
+"""Outcomes by number, and how outcomes in doubt combine over tiers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from podtally.policy.model import PASS, VERDICTS, DirectionVerdict, Policy, Rule
+from podtally.policy.vector.cache import Numbers
+from podtally.policy.vector.ragged import Indices, first_of_runs
 
 _WORDS = (*VERDICTS, PASS)  # in the order of their codes
+
+
 _KEY = tuple[str, str, tuple[int, ...], int]
 
 
@@ -52,3 +57,75 @@ def code(verdict: str) -> int:
 
 
 PASS_CODE = code(PASS)
+
+
+Masks = NDArray[np.uint8]
+
+
+OPEN = -1  # instead of the number of a side: not decided
+
+
+PASSES = np.uint8(1 << PASS_CODE)
+
+
+class Doubts(NamedTuple):
+    """Of connections, each in the order in which they come up; index i is the same one."""
+
+    row: Indices
+    mask: Masks  # the verdicts it may come to; PASSES: whatever the next tiers say
+    side: Numbers  # unknown, with the cause
+
+
+class TierResults(NamedTuple):
+    """A tier: (n,) what it decides if none of its doubts applies; OPEN: the next one is asked."""
+
+    decided: Numbers
+    doubts: Doubts
+
+    def unsettled(self) -> NDArray[np.bool_]:
+        """(n,); whether the next tiers matter."""
+        found: NDArray[np.bool_] = self.decided == OPEN
+        found[self.doubts.row[(self.doubts.mask & PASSES) != 0]] = True
+        return found
+
+
+def mask_of(verdicts: Iterable[str]) -> np.uint8:
+    return np.uint8(sum(1 << code(verdict) for verdict in verdicts))
+
+
+def concat_doubts(parts: Sequence[Doubts]) -> Doubts:
+    """In the order of their rows; of one row in that of the parts."""
+    parts = [part for part in parts if len(part.row)]
+    if not parts:
+        return _NONE
+    row, mask, side = (np.concatenate(columns) for columns in zip(_NONE, *parts, strict=True))
+    order = np.argsort(row, kind="stable")
+    return Doubts(row[order], mask[order], side[order])
+
+
+def resolve_all(stages: Sequence[TierResults], last: Numbers, sides: OutcomeTable) -> Numbers:
+    """(n,); tiers in order; ``last`` is said behind them all."""
+    without, answer = last.copy(), last.copy()
+    masks = _bits(sides, last)
+    for stage in reversed(stages):
+        decided = np.flatnonzero(stage.decided != OPEN)
+        behind = masks.copy()
+        without[decided] = answer[decided] = stage.decided[decided]
+        masks[decided] = _bits(sides, stage.decided[decided])
+        row, mask, side = stage.doubts
+        if not len(row):
+            continue
+        passes = (mask & PASSES) != 0
+        possible = np.where(passes, mask & ~PASSES | behind[row], mask)
+        matters = np.flatnonzero(possible != _bits(sides, without[row]))
+        firsts = matters[first_of_runs(row[matters])]
+        answer[row[firsts]] = side[firsts]
+        np.bitwise_or.at(masks, row, possible)
+    return answer
+
+
+def _bits(sides: OutcomeTable, numbers: Numbers) -> Masks:
+    return np.left_shift(np.uint8(1), sides.codes(numbers))
+
+
+_NONE = Doubts(np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int32))

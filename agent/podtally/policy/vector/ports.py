@@ -7,11 +7,13 @@ from numpy.typing import NDArray
 from podtally.policy.model import ANY_PROTOCOL, PolicyPort
 from podtally.policy.reference.matching import is_every_port
 from podtally.policy.vector.classes import EndpointClasses
-from podtally.policy.vector.label_sets import MAYBE, NO, YES, Matches
-from podtally.policy.vector.lists import Indices, RaggedLists, max_of_lists
-from podtally.policy.vector.rules import Batch, has_ports
+from podtally.policy.vector.endpoints import Batch, has_ports
+from podtally.policy.vector.ragged import Indices, RaggedLists
+from podtally.policy.vector.selectors import MAYBE, NO, YES, Matches, max_of_lists
 
 _NUMBER = -1  # instead of a name's number
+
+
 _PORT = 0xFFFF  # of a word with the protocol before it
 
 

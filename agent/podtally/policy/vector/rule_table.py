@@ -6,14 +6,18 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.policy.model import DENY
-from podtally.policy.vector.address_ranges import Addresses, BlockRanges, RangeTable
+from podtally.policy.model import DENY, NETWORK_TIER
+from podtally.policy.vector.addresses import Addresses, BlockRanges, RangeTable
+from podtally.policy.vector.cache import Keys, unpack_keys
 from podtally.policy.vector.classes import EndpointClasses
-from podtally.policy.vector.label_sets import MAYBE, NO, YES, Matches
-from podtally.policy.vector.lists import Indices, max_of_lists, ragged_lists
+from podtally.policy.vector.endpoints import Batch, EndpointTable, batch_of
 from podtally.policy.vector.ports import PortTable
-from podtally.policy.vector.rule_index import RuleIndex
-from podtally.policy.vector.rules import Batch, CompiledPolicy, CompiledRule
+from podtally.policy.vector.ragged import Indices, ragged_lists
+from podtally.policy.vector.rules import CompiledPolicy, CompiledRule, RuleIndex
+from podtally.policy.vector.selectors import MAYBE, NO, YES, Matches, max_of_lists
+
+_ROWS = 1 << 13  # at a time, which bounds what their grades by all rules take
+
 
 _NONE = -1  # instead of the number of ports, or of ranges
 
@@ -116,3 +120,37 @@ def _least(entry: CompiledRule | None) -> int:
 
 def _denies(entry: CompiledRule | None) -> bool:
     return entry is not None and entry.rule.action == DENY
+
+
+def affected_by(
+    one: CompiledPolicy, words: Keys, parties: EndpointTable, classes: EndpointClasses
+) -> NDArray[np.bool_]:
+    """(n,); connections whose verdict may be another without the policy.
+
+    A policy of an admin tier that none of whose rules matches says nothing; a NetworkPolicy
+    isolates even so.
+    """
+    each = unpack_keys(words)
+    grades = classes.table.of_row(one.subject)
+    found: NDArray[np.bool_] = grades[parties.class_of[each.local]] != NO
+    if one.policy.tier == NETWORK_TIER or one.policy.unreadable:
+        return found
+    for is_egress in (False, True):
+        table = RuleTable([one], is_egress, classes)
+        rows = np.flatnonzero(found & (each.is_egress == is_egress))
+        for start in range(0, len(rows), _ROWS):
+            part = rows[start : start + _ROWS]
+            found[part] = _some_match(table, batch_of(words[part], is_egress, parties))
+    return found
+
+
+def _some_match(table: RuleTable, batch: Batch) -> NDArray[np.bool_]:
+    count = len(table.entries)
+    if not count:
+        return np.zeros(len(batch.port), np.bool_)
+    rows: Indices = np.repeat(np.arange(len(batch.port)), count)
+    entries: Indices = np.tile(np.arange(count), len(batch.port))
+    met: NDArray[np.bool_] = (
+        table.matches(entries, batch, rows).reshape(-1, count).max(axis=1) != NO
+    )
+    return met

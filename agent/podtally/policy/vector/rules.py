@@ -1,36 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policies with what their selectors and blocks were compiled to; connections in batches.
+"""Policies and rules compiled for the vector engine, and the index of rules in long lists."""
 
-All connections of a batch go the same way. Grades are those of ``compiled_labels``.
-"""
-
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.policy.model import Block, DomainPeer, Policy, Rule
-from podtally.policy.reference.matching import EGRESS, HAVE_PORTS, INGRESS, applies_in
-from podtally.policy.vector.address_ranges import BlockRanges
+from podtally.policy.model import EGRESS, INGRESS, Block, DomainPeer, Policy, Rule
+from podtally.policy.reference.matching import applies_in
+from podtally.policy.vector.addresses import BlockRanges
+from podtally.policy.vector.cache import KEY_WORDS, unique_rows
 from podtally.policy.vector.classes import EndpointClasses
-
-Indices = NDArray[np.int64]
-Numbers = NDArray[np.int32]  # of sides
-
-
-class Batch(NamedTuple):
-    """Connections as one end's policies see them; index i of every array is the same one."""
-
-    local: NDArray[np.int32]  # class
-    peer: NDArray[np.int32]
-    high: NDArray[np.uint64]  # the peer's address, in two words
-    low: NDArray[np.uint64]
-    destination: NDArray[np.int32]  # class
-    protocol: NDArray[np.int32]
-    port: NDArray[np.int32]
-
-    def take(self, index: Indices | NDArray[np.bool_] | slice) -> "Batch":
-        return Batch._make(column[index] for column in self)
+from podtally.policy.vector.endpoints import Batch
+from podtally.policy.vector.ragged import Indices, RaggedLists
+from podtally.policy.vector.selectors import NO
 
 
 class CompiledRule(NamedTuple):
@@ -77,9 +61,121 @@ def _rule(rule: Rule, namespace: str, classes: EndpointClasses) -> CompiledRule:
     return CompiledRule(rule, tuple(slots), BlockRanges(blocks) if blocks else None, by_name)
 
 
-def has_ports(protocols: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """(n,); whether each is one of ``rules.HAVE_PORTS``."""
-    found = np.zeros(len(protocols), np.bool_)
-    for protocol in HAVE_PORTS:
-        found |= protocols == protocol
+_PAIRS = 1 << 17  # at a time, which bounds the memory that they take
+
+
+_SOME = 64  # rules for a connection, as a guess, beside those that are tried on all
+
+
+_K1, _K2, _K3 = (np.uint64(k | 1) for k in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB1331))
+
+
+_32 = np.uint64(32)
+
+
+_64, _ALL = 64, (1 << 64) - 1
+
+
+Words64 = NDArray[np.uint64]
+
+
+class _Networks(NamedTuple):
+    """Of one length: what they are found by, ascending, and the rule of each."""
+
+    bits: int
+    hashes: Words64
+    place: Indices
+
+
+class RuleIndex:
+    """The rules of one list by what they ask of the peer; places are those in the list."""
+
+    def __init__(self, rules: list[CompiledRule | None], classes: EndpointClasses) -> None:
+        self._classes = classes
+        self.size = len(rules)
+        tried: list[int] = []
+        ranged: list[int] = []
+        slots: list[int] = []
+        owners: list[int] = []
+        networks: dict[int, list[tuple[int, int]]] = {}
+        for place, rule in enumerate(rules):
+            if rule is None or rule.everyone or rule.by_name:
+                tried.append(place)
+                continue
+            slots += rule.slots
+            owners += [place] * len(rule.slots)
+            if rule.ranges is not None:
+                ranged.append(place)
+            for peer in rule.rule.peers or ():
+                if isinstance(peer, Block):
+                    networks.setdefault(peer.network.bits, []).append((peer.network.first, place))
+        self._tried, self._ranged = np.array(tried, np.int64), np.array(ranged, np.int64)
+        self._slots, self._owners = np.array(slots, np.int64), np.array(owners, np.int64)
+        self._networks = [_networks(bits, each) for bits, each in networks.items()]
+
+    def parts(self, batch: Batch) -> Iterator[tuple[Indices, Indices]]:
+        """Rows, and for each a place that may match; all of a row at once, in order."""
+        step = max(1, _PAIRS // (len(self._tried) + _SOME))
+        for start in range(0, len(batch.peer), step):
+            part = batch.take(slice(start, start + step))
+            found = np.unique(np.concatenate(list(self._pairs(part))))
+            yield start + found // self.size, found % self.size
+
+    def _pairs(self, batch: Batch) -> Iterator[Indices]:
+        """Rows times ``size``, plus places; some more than once."""
+        high, low = batch.high, batch.low
+        yield _product(np.arange(len(low)), self._tried, self.size)
+        unknown = np.flatnonzero((high | low) == 0)
+        yield _product(unknown, self._ranged, self.size)
+        for bits, hashes, place in self._networks:
+            asked = _hashes(bits, high, low)
+            first = np.searchsorted(hashes, asked, side="left")
+            last = np.searchsorted(hashes, asked, side="right")
+            owner, at = RaggedLists(first, last - first).members()
+            yield owner * self.size + place[at]
+        peers, of_row = np.unique(batch.peer, return_inverse=True)
+        for number, peer in enumerate(peers.tolist()):
+            grades = self._classes.table.at(self._slots, peer)
+            selected = self._owners[grades != NO]
+            yield _product(np.flatnonzero(of_row.ravel() == number), selected, self.size)
+
+
+def group_connections(
+    batch: Batch, rows: Indices, bounds: NDArray[np.int64]
+) -> tuple[Indices, Indices]:
+    """One row of each kind that rules cannot tell apart, and of which kind each is; ``bounds``
+    are the ports at which they begin to differ, ascending.
+    """
+    port = np.searchsorted(bounds, batch.port[rows], side="right").astype(np.uint64)
+    words = np.empty((len(rows), KEY_WORDS), np.uint64)
+    words[:, 0] = batch.peer[rows].astype(np.uint64) << _32 | batch.destination[rows].astype(
+        np.uint64
+    )
+    words[:, 1], words[:, 2] = batch.high[rows], batch.low[rows]
+    words[:, 3] = batch.protocol[rows].astype(np.uint64) << _32 | port
+    unique, kind = unique_rows(words)
+    one = np.empty(len(unique), np.int64)
+    one[kind] = rows
+    return one, kind
+
+
+def _product(rows: Indices, places: Indices, size: int) -> Indices:
+    found: Indices = (rows[:, None] * size + places[None, :]).ravel()
     return found
+
+
+def _networks(bits: int, each: list[tuple[int, int]]) -> _Networks:
+    high = np.array([first >> _64 for first, _ in each], np.uint64)
+    low = np.array([first & _ALL for first, _ in each], np.uint64)
+    hashes, place = _hashes(bits, high, low), np.array([place for _, place in each], np.int64)
+    order = np.argsort(hashes, kind="stable")
+    return _Networks(bits, hashes[order], place[order])
+
+
+def _hashes(bits: int, high: Words64, low: Words64) -> Words64:
+    """Of addresses in their networks of that length; two networks may have one."""
+    mask = (1 << 128) - (1 << (128 - bits))
+    upper, lower = np.uint64(mask >> _64), np.uint64(mask & _ALL)
+    found: Words64 = (high & upper) * _K1 ^ (low & lower) * _K2
+    found ^= found >> np.uint64(29)
+    return found * _K3

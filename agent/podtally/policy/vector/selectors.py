@@ -1,14 +1,137 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Selectors by a label that each of them asks for, to find those that fit a set of labels."""
+"""Label selectors against many label sets at once; the results as a bit table."""
 
 from itertools import chain
 
 import numpy as np
+from numpy.typing import NDArray
 
-from podtally.policy.model import NAMESPACE_NAME_LABEL, Selector
+from podtally.policy.model import NAMESPACE_NAME_LABEL, Requirement, Selector
 from podtally.policy.reference.selectors import selects, selects_namespace
-from podtally.policy.vector.label_sets import MAYBE, NO, YES, Matches
+from podtally.policy.vector.ragged import Indices
 from podtally.runtimes.model import Labels
+
+Matches = NDArray[np.uint8]
+
+
+NO, MAYBE, YES = 0, 1, 2
+
+
+_ABSENT = -1
+
+
+class LabelSets:
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[Labels | None, str], int] = {}
+        self._known: list[dict[str, str]] = []
+        self._partial: list[int] = []  # of which not all labels are known
+        self._columns: dict[str, tuple[NDArray[np.int32], dict[str, int]]] = {}
+
+    def add(self, labels: Labels | None, namespace: str = "") -> int:
+        """Labels that are None are not known; a namespace's name always is."""
+        number = self._numbers.setdefault((labels, namespace), len(self._known))
+        if number == len(self._known):
+            known = dict(labels or ())
+            if namespace:
+                known[NAMESPACE_NAME_LABEL] = namespace
+            self._known.append(known)
+            if labels is None:
+                self._partial.append(number)
+            self._columns.clear()
+        return number
+
+    def matches(self, selector: Selector) -> Matches:
+        found = np.full(len(self._known), YES, np.uint8)
+        for requirement in selector.requirements:
+            np.minimum(found, self._grades(requirement), out=found)
+        return found
+
+    def _grades(self, requirement: Requirement) -> Matches:
+        key, operator, wanted = requirement
+        codes, numbers = self._column(key)
+        if operator in ("In", "NotIn"):
+            among = [numbers[value] for value in wanted if value in numbers]
+            holds = np.isin(codes, among) == (operator == "In")
+        elif operator in ("Exists", "DoesNotExist"):
+            holds = (codes != _ABSENT) == (operator == "Exists")
+        else:
+            raise ValueError(f"{operator!r} is no operator of a label selector")
+        found = np.where(holds, np.uint8(YES), np.uint8(NO))
+        partial = np.array(self._partial, np.int64)
+        found[partial[codes[partial] == _ABSENT]] = MAYBE
+        return found
+
+    def _column(self, key: str) -> tuple[NDArray[np.int32], dict[str, int]]:
+        if key not in self._columns:
+            numbers: dict[str, int] = {}
+            codes = [
+                numbers.setdefault(known[key], len(numbers)) if key in known else _ABSENT
+                for known in self._known
+            ]
+            self._columns[key] = (np.array(codes, np.int32), numbers)
+        return self._columns[key]
+
+    def forget_columns(self) -> None:
+        self._columns.clear()
+
+
+_SPARE = 256  # rows and columns, before both planes are made anew
+
+
+class MatchTable:
+    """A row a selector, a column a class; both only come to it."""
+
+    def __init__(self) -> None:
+        self.rows, self.columns = 0, 0
+        # A bit is set in ``sure`` for YES, in ``possible`` for PERHAPS and YES.
+        self._sure = np.zeros((0, 0), np.uint8)
+        self._possible = np.zeros((0, 0), np.uint8)
+
+    def add_row(self, grades: Matches) -> None:
+        """(columns,)"""
+        self._make_room(self.rows + 1, self.columns)
+        for plane, least in ((self._sure, YES), (self._possible, MAYBE)):
+            bits = np.packbits(grades >= least)
+            plane[self.rows, : len(bits)] = bits
+        self.rows += 1
+
+    def add_column(self, grades: Matches) -> None:
+        """(rows,)"""
+        self._make_room(self.rows, self.columns + 1)
+        byte, bit = self.columns >> 3, np.uint8(0x80 >> (self.columns & 7))
+        self._sure[: self.rows, byte] |= (grades == YES) * bit
+        self._possible[: self.rows, byte] |= (grades >= MAYBE) * bit
+        self.columns += 1
+
+    def of_row(self, row: int) -> Matches:
+        """(columns,)"""
+        found = np.unpackbits(self._sure[row], count=self.columns)
+        found += np.unpackbits(self._possible[row], count=self.columns)
+        return found
+
+    def at(self, rows: Indices, columns: Indices | int) -> Matches:
+        """(n,); of each row in its column, or of all in one."""
+        byte, bit = columns >> 3, np.uint8(7) - np.bitwise_and(columns, 7).astype(np.uint8)
+        found: Matches = self._sure[rows, byte] >> bit & np.uint8(1)
+        found += self._possible[rows, byte] >> bit & np.uint8(1)
+        return found
+
+    def _make_room(self, rows: int, columns: int) -> None:
+        rooms, bytes_ = self._sure.shape
+        if rows <= rooms and columns <= bytes_ << 3:
+            return
+        if rows > rooms:
+            rooms = rows + rows // 4 + _SPARE
+        if columns > bytes_ << 3:
+            bytes_ = (columns + columns // 4 + _SPARE) >> 3
+        self._sure = _larger(self._sure, rooms, bytes_)
+        self._possible = _larger(self._possible, rooms, bytes_)
+
+
+def _larger(plane: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]:
+    found = np.zeros((rows, columns), np.uint8)
+    found[: plane.shape[0], : plane.shape[1]] = plane
+    return found
 
 
 class SelectorIndex:
@@ -56,3 +179,11 @@ class SelectorIndex:
 
 def match_of(answer: bool | None) -> int:
     return MAYBE if answer is None else YES if answer else NO
+
+
+def max_of_lists(owner: Indices, grades: Matches, count: int) -> Matches:
+    """(count,); of each list, of what its members have; NO if there are none."""
+    found = np.zeros(count, np.uint8)
+    for grade in (MAYBE, YES):
+        found[owner[grades == grade]] = grade
+    return found

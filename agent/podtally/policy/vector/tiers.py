@@ -23,18 +23,10 @@ from podtally.policy.model import (
     Rule,
 )
 from podtally.policy.reference import engine
+from podtally.policy.vector.cache import Numbers
 from podtally.policy.vector.classes import UNKNOWN_CLASS, EndpointClasses
-from podtally.policy.vector.doubt import (
-    OPEN,
-    Doubts,
-    TierResults,
-    concat_doubts,
-    mask_of,
-    resolve_all,
-)
-from podtally.policy.vector.lists import Indices, first_of_runs, sum_before
-from podtally.policy.vector.outcomes import PASS_CODE, OutcomeTable
-from podtally.policy.vector.pairs import (
+from podtally.policy.vector.endpoints import Batch, has_ports
+from podtally.policy.vector.matching import (
     DECIDES,
     DOUBT,
     MATCH_KINDS,
@@ -42,19 +34,42 @@ from podtally.policy.vector.pairs import (
     UNKNOWN_END,
     PairPlan,
     Pairs,
+    Plan,
+    Plans,
     matching_pairs,
 )
-from podtally.policy.vector.plans import Plan, Plans
+from podtally.policy.vector.outcomes import (
+    OPEN,
+    PASS_CODE,
+    Doubts,
+    OutcomeTable,
+    TierResults,
+    concat_doubts,
+    mask_of,
+    resolve_all,
+)
+from podtally.policy.vector.ragged import Indices, first_of_runs, sum_before
 from podtally.policy.vector.rule_table import RuleTable
-from podtally.policy.vector.rules import Batch, CompiledPolicy, Numbers, has_ports
+from podtally.policy.vector.rules import CompiledPolicy
 
 __all__ = ["OPEN", "TierInput", "Tiers"]
 
+
 _VERDICT_OF = {ALLOW: ALLOWED, DENY: DENIED, PASS: PASS}
+
+
 _CAUSE_OF = {SELECTION: engine.SELECTION, UNKNOWN_END: engine.UNKNOWN_END}
+
+
 _ALLOWED, _DENIED = mask_of([ALLOWED]), mask_of([DENIED])
+
+
 _EITHER, _ANYTHING = _ALLOWED | _DENIED, mask_of([ALLOWED, DENIED, PASS])
+
+
 _NOBODY = -1  # instead of an entry
+
+
 _COMPARED = 256  # rules
 
 

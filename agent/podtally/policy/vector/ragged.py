@@ -6,8 +6,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.policy.vector.label_sets import MAYBE, YES, Matches
-
 Indices = NDArray[np.int64]
 
 
@@ -39,14 +37,6 @@ def first_of_runs(*columns: Indices) -> NDArray[np.bool_]:
     found[:1] = True
     for column in columns:
         found[1:] |= column[1:] != column[:-1]
-    return found
-
-
-def max_of_lists(owner: Indices, grades: Matches, count: int) -> Matches:
-    """(count,); of each list, of what its members have; NO if there are none."""
-    found = np.zeros(count, np.uint8)
-    for grade in (MAYBE, YES):
-        found[owner[grades == grade]] = grade
     return found
 
 

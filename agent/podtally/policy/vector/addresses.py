@@ -11,11 +11,19 @@ from podtally.identity.networks import ADDRESS_BITS
 from podtally.policy.model import Block, Network
 
 _WORD = (1 << 64) - 1
+
+
 _MAPPED = 0xFFFF  # the upper 96 bits of an IPv4 address
+
+
 _V4 = 0xFFFFFFFF
+
+
 _MAPPED_FIRST, _MAPPED_LAST = _MAPPED << 32, _MAPPED << 32 | _V4
 
+
 _32 = np.uint64(32)
+
 
 Range = tuple[int, int]  # the first and the last address
 
