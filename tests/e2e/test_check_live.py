@@ -150,7 +150,7 @@ def test_custom_resources_are_read_where_they_are(api: ApiServer, run: Run, tmp_
         (Fault(404, "NotFound", resource="nodes", times=-1), "it has no /api/v1/nodes"),
         (Fault(503, "ServiceUnavailable", resource="pods", times=-1), "pods: 503"),
         (Fault(410, "Expired", resource="pods", times=-1), "pods: 410"),
-        (Fault(401, "Unauthorized", resource="pods", times=-1), "log in anew"),
+        (Fault(401, "Unauthorized", resource="pods", times=-1), "log in again"),
     ],
 )
 def test_an_error_of_the_server_is_told_with_the_mend(
@@ -173,7 +173,7 @@ def test_an_error_that_passes_is_none(api: ApiServer, run: Run, tmp_path: Path) 
 def test_who_does_not_answer_or_refuses_us(api: ApiServer, run: Run, tmp_path: Path) -> None:
     status, out, err = run("check", *live(tmp_path, api.url, "wrong"))
     assert (status, out) == (2, "")
-    assert "namespaces: 401 Unauthorized; log in anew" in err
+    assert "namespaces: 401 Unauthorized; log in again" in err
     assert len(api.requests) == 2  # once more, with what the kubeconfig has by then
     api.away()
     status, out, err = run("check", *live(tmp_path, api.url))
@@ -272,7 +272,7 @@ def test_a_terminal_is_told_what_goes_on(api: ApiServer, tmp_path: Path) -> None
         shown.communicate(timeout=20)
         told += _rest(ours)
     assert waited > 2.0
-    assert b"podtally: lists namespaces" in told
+    assert b"podtally: listing namespaces" in told
     assert told.endswith(b"\r\x1b[K")  # it is wiped away
     assert errors == b""
     assert (shown.returncode, piped.returncode) == (1, 1)

@@ -79,7 +79,7 @@ def test_a_right_to_what_is_there_is_asked_for(run: Run, tmp_path: Path) -> None
         assert "does not list adminnetworkpolicies: 403 may not; give the user" in err
         assert sum("/adminnetworkpolicies" in target for target in asked) == 1
         there[ADMIN] = (403, {"message": "no discovery"})
-        assert "does not tell which versions" in run("check", *live(tmp_path, server.url)).err
+        assert "does not list the versions" in run("check", *live(tmp_path, server.url)).err
 
 
 @pytest.mark.parametrize(

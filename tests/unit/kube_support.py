@@ -130,14 +130,14 @@ class Watching:
         self,
         api: ApiServer,
         resources: Iterable[WatchedResource] = (),
-        patience: ClientTiming = PATIENT,
+        timing: ClientTiming = PATIENT,
         access: Access | None = None,
     ) -> None:
         self.api = api
         self.table = Table()
         watched = tuple(resources) or (resource("pods"),)
         access = access or access_to(api)
-        self.source = KubeSource(access, watched, self.table.queue.put, patience)
+        self.source = KubeSource(access, watched, self.table.queue.put, timing)
         self.source.start()
 
     def __enter__(self) -> "Watching":

@@ -15,7 +15,8 @@ import pytest
 
 from podtally.errors import PodtallyError
 from podtally.kube import kubeconfig
-from podtally.kube.access import Access, in_cluster
+from podtally.kube.access import Access
+from podtally.kube.api_access import in_cluster
 from podtally.kube.http import ApiError, Client, ConnectError, ContactError
 from tests.apiserver import ApiServer
 from tests.apiserver_certificates import Authority, Pair

@@ -39,8 +39,8 @@ def life(run: Run, phase: str = "Running", **more: Any) -> Life:
 def test_a_page_tells_its_version_and_how_to_go_on() -> None:
     page = DECODERS["pods"].decode_list(list_of(pod("a"), pod("b"), version="42", more="next"))
     assert [item.name for item in page.objects] == ["a", "b"]
-    assert page[1:] == ("42", "next")
-    assert DECODERS["pods"].decode_list(b'{"metadata":{},"items":null}') == ([], "", "")
+    assert page[1:3] == ("42", "next")
+    assert DECODERS["pods"].decode_list(b'{"metadata":{},"items":null}') == ([], "", "", 0)
 
 
 def test_watch_events() -> None:

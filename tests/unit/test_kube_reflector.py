@@ -119,7 +119,7 @@ def test_gone_makes_a_new_list_which_tells_what_disappeared(by_http: bool) -> No
 def test_an_expired_continue_begins_the_list_again() -> None:
     with filled(ApiServer()) as api:
         api.faults.hang = True
-        with Watching(api, patience=PATIENT) as watching:
+        with Watching(api, timing=PATIENT) as watching:
             wait_for(lambda: len(api.asked_for("pods", "list")) == 1)
             # every further page comes too late: only a list in one page can succeed
             answered = threading.Event()
@@ -158,7 +158,7 @@ def test_a_line_cut_in_the_middle_is_no_event_and_none_is_lost() -> None:
 
 
 def test_a_watch_that_stops_speaking_is_given_up_and_listed_anew() -> None:
-    with filled(ApiServer()) as api, Watching(api, patience=QUICK) as watching:
+    with filled(ApiServer()) as api, Watching(api, timing=QUICK) as watching:
         watching.agrees()
         api.faults.freeze = True
         api.put("pods", pod("unheard"))
@@ -173,7 +173,7 @@ def test_a_watch_that_stops_speaking_is_given_up_and_listed_anew() -> None:
 def test_a_server_that_takes_requests_and_never_answers() -> None:
     with filled(ApiServer()) as api:
         api.faults.hang = True
-        with Watching(api, patience=QUICK) as watching:
+        with Watching(api, timing=QUICK) as watching:
             wait_for(lambda: watching.source.errors("pods") >= 2)
             assert watching.source.unsynced("pods") == "never synced"
             api.release()
@@ -241,7 +241,7 @@ def test_after_the_first_401_it_is_tried_again_at_once() -> None:
     slow = replace(PATIENT, first_bound_seconds=5000.0, error_max_seconds=5000.0)
     with filled(ApiServer()) as api:
         api.faults.errors.append(Fault(401, "Unauthorized"))
-        with Watching(api, patience=slow) as watching:
+        with Watching(api, timing=slow) as watching:
             watching.agrees()
 
 
@@ -321,7 +321,7 @@ def test_a_missing_right_is_named_and_the_rest_goes_on(caplog: pytest.LogCapture
             assert 'apiGroups: ["discovery.k8s.io"]' in record.message
             fault.times = 0
             watching.agrees("endpointslices")
-            assert caplog.records[-1].message == "the Kubernetes API gives endpointslices now"
+            assert caplog.records[-1].message == "the Kubernetes API allows endpointslices now"
             assert watching.source.unsynced("endpointslices") == ""
 
 
@@ -334,7 +334,7 @@ def test_a_server_that_starts_refuses_for_a_moment(
     slow = replace(PATIENT, forbidden_after_seconds=60.0)
     with filled(ApiServer()) as api:
         api.faults.errors.append(Fault(code, "Forbidden", times=2))
-        with Watching(api, patience=slow) as watching:
+        with Watching(api, timing=slow) as watching:
             watching.agrees()
     assert not [record for record in caplog.records if "right" in record.message]
 
@@ -375,7 +375,7 @@ def test_what_cannot_be_decoded_is_counted_and_listed_anew() -> None:
 @pytest.mark.parametrize("state", ["watching", "hanging", "away", "frozen", "throttled"])
 def test_stop_does_not_wait_for_what_the_client_waits_for(state: str) -> None:
     never = 100 * BOUND_SECONDS
-    patience = replace(
+    timing = replace(
         PATIENT,
         quiet_seconds=never,
         response_seconds=never,
@@ -389,7 +389,7 @@ def test_stop_does_not_wait_for_what_the_client_waits_for(state: str) -> None:
         api.faults.freeze = state == "frozen"
         if state == "throttled":
             api.faults.errors.append(Fault(429, "TooManyRequests", int(never)))
-        watching = Watching(api, patience=patience)
+        watching = Watching(api, timing=timing)
         try:
             if state in ("watching", "away", "frozen"):
                 watching.agrees()
@@ -423,7 +423,7 @@ def test_watches_ask_for_different_times_and_bookmarks() -> None:
     long = replace(PATIENT, watch_seconds=(300.0, 600.0))
     with filled(ApiServer()) as api:
         api.watch_limit_seconds = 0.05
-        with Watching(api, patience=long):
+        with Watching(api, timing=long):
             wait_for(lambda: len(api.asked_for("pods", "watch")) >= 6)
         queries = [request.query for request in api.asked_for("pods", "watch")]
         assert len({query["timeoutSeconds"] for query in queries}) > 1
@@ -443,8 +443,6 @@ def test_a_connection_is_used_again() -> None:
         api.opened = noted  # type: ignore[method-assign]
         api.watch_limit_seconds = 0.1
         # however short a watch is for a busy machine, it is none that has failed
-        with Watching(
-            api, patience=replace(PATIENT, first_bound_seconds=0.0), access=access_to(api)
-        ):
+        with Watching(api, timing=replace(PATIENT, first_bound_seconds=0.0), access=access_to(api)):
             wait_for(lambda: len(api.asked_for("pods", "watch")) >= 4)
         assert len(opened) == 1

@@ -17,15 +17,15 @@ HTTPS = {"server": "https://127.0.0.1:1"}
 @pytest.mark.parametrize(
     ("user", "fields", "said"),
     [
-        ({"token": SECRET}, {"server": "127.0.0.1:6443"}, "cluster lab: server is no URL"),
-        ({"token": SECRET}, {"server": "https://h:99999"}, "cluster lab: server is no URL"),
+        ({"token": SECRET}, {"server": "127.0.0.1:6443"}, "cluster lab: server is not the URL"),
+        ({"token": SECRET}, {"server": "https://h:99999"}, "cluster lab: server is not the URL"),
         ({}, HTTPS | {"proxy-url": "http://p:1"}, "cluster lab: proxy-url is not supported"),
         ({}, HTTPS | {"certificate-authority": "none.pem"}, "certificate-authority: cannot read"),
         ({}, HTTPS | {"certificate-authority-data": "%%"}, "authority-data: not base64"),
         ({}, HTTPS | {"certificate-authority-data": "eHg="}, "authority-data: no PEM"),
         ({"token": f"{SECRET}\nx"}, HTTPS, "user agent: token: not a bearer token"),
         ({"tokenFile": "none"}, HTTPS, "user agent: tokenFile: cannot read"),
-        ({"client-key-data": "eHg="}, HTTPS, "certificate or a client key alone"),
+        ({"client-key-data": "eHg="}, HTTPS, "certificate or a client key, not both"),
         (
             {"client-key-data": "eHg=", "client-certificate-data": "eHg="},
             HTTPS,
@@ -63,7 +63,7 @@ def test_what_is_not_there_at_all(tmp_path: Path) -> None:
         kubeconfig.load(path)
     assert SECRET not in str(caught.value)
     path.write_text("clusters: null\nusers: null\ncontexts: null\n")
-    with pytest.raises(PodtallyError, match="there is no current-context"):
+    with pytest.raises(PodtallyError, match="no current-context"):
         kubeconfig.load(path)
 
 

@@ -12,7 +12,7 @@ from podtally.attach.selection import refusals
 from podtally.commands.tables import printable
 from podtally.config import Config, loader
 from podtally.errors import PodtallyError
-from podtally.kube.configured import api_access
+from podtally.kube.api_access import api_access
 from podtally.netlink.links import all_links
 from podtally.netlink.netlink import Requests
 from podtally.policy.load.policy_files import PolicyFiles

@@ -16,8 +16,9 @@ import msgspec
 from podtally.commands.policy_paths import PolicyText, cluster_of, declared_in
 from podtally.errors import PodtallyError
 from podtally.kube import kubeconfig
-from podtally.kube.access import SERVICE_ACCOUNT, Access, in_cluster
-from podtally.kube.lister import ListedKind, Lister, Listing
+from podtally.kube.access import Access
+from podtally.kube.api_access import SERVICE_ACCOUNT, in_cluster
+from podtally.kube.snapshot import ListedKind, Listing, SnapshotLister
 from podtally.policy.cluster.model import ClusterModel
 from podtally.policy.load.api_resources import SOURCE
 from podtally.policy.load.documents import Document, LineMap
@@ -89,10 +90,10 @@ def list_all(args: argparse.Namespace) -> LiveCluster:
 
 
 @contextlib.contextmanager
-def _lister(args: argparse.Namespace) -> Iterator[Lister]:
+def _lister(args: argparse.Namespace) -> Iterator[SnapshotLister]:
     access = _access(args, os.environ)
     with _Progress(sys.stderr) as progress:
-        lister = Lister(access, progress.say)
+        lister = SnapshotLister(access, progress.say)
         try:
             yield lister
         finally:
@@ -128,7 +129,7 @@ def _default_kubeconfig(environment: Mapping[str, str]) -> Path | None:
     return Path((there or listed)[0])
 
 
-def _documents(lister: Lister, kinds: tuple[ListedKind, ...]) -> Iterator[Document]:
+def _documents(lister: SnapshotLister, kinds: tuple[ListedKind, ...]) -> Iterator[Document]:
     for kind in kinds:
         listing = lister.all_of(kind)
         for item in listing.items:

@@ -11,8 +11,8 @@ from podtally.config import Config
 from podtally.doctor.finding import DoctorFinding
 from podtally.errors import PodtallyError
 from podtally.kube.access import Access
+from podtally.kube.api_access import api_access
 from podtally.kube.backoff import ClientTiming
-from podtally.kube.configured import api_access
 from podtally.kube.http import ApiError, Client, ContactError
 from podtally.kube.model import WatchedResource
 from podtally.kube.objects import RESOURCES

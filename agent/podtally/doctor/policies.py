@@ -7,7 +7,7 @@ from pathlib import Path
 from podtally.config import Config
 from podtally.doctor.finding import DoctorFinding
 from podtally.errors import PodtallyError
-from podtally.kube.configured import api_access
+from podtally.kube.api_access import api_access
 from podtally.policy.load.parser import PolicyObject
 from podtally.policy.load.policy_files import PolicyFiles
 from podtally.policy.problems import ERROR

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kubernetes: the API's client (list and watch), and the objects that it brings."""
+"""The Kubernetes API: client (list and watch) and the objects it returns."""

@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the API server is, and the TLS context and credential to speak to it."""
+"""The API server's address, and the TLS context and credential for it."""
 
 import os
 import ssl
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from podtally.errors import PodtallyError
-from podtally.kube.credentials import Credential, CredentialData, CredentialSource, FileCredentials
-
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+from podtally.kube.credentials import Credential, CredentialData, CredentialSource
 
 
 @dataclass(frozen=True)
 class ApiServerAddress:
-    """An API server, as a client has to know it."""
+    """Address and TLS settings of an API server."""
 
     host: str  # without the brackets of an IPv6 address
     port: int
@@ -37,7 +33,7 @@ class ApiServerAddress:
 
 
 class Access:
-    """A server and who we are to it; used by several threads."""
+    """A server and our credential for it; used by several threads."""
 
     def __init__(self, server: ApiServerAddress, source: CredentialSource) -> None:
         self.server = server
@@ -47,18 +43,18 @@ class Access:
         self._made_of: tuple[bytes, bytes, bytes] | None = None
 
     def credential(self) -> Credential:
-        """Return what to send now; PodtallyError if there is nothing."""
+        """Return the credential to send now; PodtallyError if there is none."""
         return self._source.get()
 
     def renew(self, refused: Credential) -> None:
-        """Have another credential next time: the server answered 401 to this one."""
+        """Use another credential next time: the server answered 401 to this one."""
         self._source.renew(refused)
 
     def close(self) -> None:
         self._source.close()
 
     def context(self, credential: Credential) -> ssl.SSLContext:
-        """Return a context for TLS, made anew when a certificate or the CA has changed."""
+        """Return a TLS context; another one after a certificate or the CA has changed."""
         server = self.server
         with self._lock:
             ca = server.ca.read() if server.ca and server.verify else b""
@@ -69,30 +65,9 @@ class Access:
             return self._context
 
 
-def in_cluster(
-    environment: Mapping[str, str] = os.environ, folder: Path = SERVICE_ACCOUNT
-) -> Access:
-    """Return the access that a pod has through its service account."""
-    host = environment.get("KUBERNETES_SERVICE_HOST", "")
-    port = environment.get("KUBERNETES_SERVICE_PORT", "")
-    if not host or not port:
-        raise PodtallyError(
-            "not in a Kubernetes pod: KUBERNETES_SERVICE_HOST and _PORT are not set",
-            "give a kubeconfig",
-        )
-    if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise PodtallyError(f"KUBERNETES_SERVICE_PORT={port!r} is no port", "give a kubeconfig")
-    token = CredentialData("the service account's token", folder / "token")
-    ca = CredentialData("the service account's CA", folder / "ca.crt")
-    source = FileCredentials(token=token)
-    source.get()
-    ca.read()
-    return Access(ApiServerAddress(host.strip("[]"), int(port), ca=ca), source)
-
-
 def _context(server: ApiServerAddress, ca: bytes, credential: Credential) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # Go trusts whatever stands in the CA file, also an intermediate; clusters are made by Go.
+    # Go trusts every certificate of the CA file, also an intermediate; API servers are Go programs.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if not server.verify:
         context.check_hostname = False
@@ -116,7 +91,7 @@ def _load_ca(context: ssl.SSLContext, ca: bytes, where: str) -> None:
 
 
 def _load_chain(context: ssl.SSLContext, credential: Credential) -> None:
-    """Load certificate and key through a file in memory: OpenSSL wants a path."""
+    """Load certificate and key through a file in memory: OpenSSL takes only a path."""
     descriptor = os.memfd_create("client-key")
     try:
         with open(descriptor, "wb", closefd=False) as file:
@@ -132,5 +107,5 @@ def _load_chain(context: ssl.SSLContext, credential: Credential) -> None:
 
 
 def _no_password() -> str:
-    """Stand in for OpenSSL's question at the terminal."""
+    """Replace OpenSSL's prompt at the terminal."""
     raise PodtallyError("the client key is encrypted", "give one without a pass phrase")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What proves to the API server who we are: from files, or as given; never shown in a repr."""
+"""Credentials for the API server: from files, or as given; never shown in a repr."""
 
 import base64
 import binascii
@@ -13,7 +13,7 @@ from podtally.errors import PodtallyError
 
 @dataclass(frozen=True)
 class Credential:
-    """What goes with a request, and with the TLS handshake before it."""
+    """What a request carries, and the TLS handshake before it."""
 
     authorization: str = field(default="", repr=False)  # the header's value; "": none
     certificate: bytes = field(default=b"", repr=False)  # PEM; b"": none
@@ -21,23 +21,23 @@ class Credential:
 
 
 class CredentialSource(Protocol):
-    """Where a credential comes from; used by several threads."""
+    """Provides credentials; used by several threads."""
 
     def get(self) -> Credential:
-        """Return what is valid now; PodtallyError if there is nothing."""
+        """Return the credential valid now; PodtallyError if there is none."""
         ...
 
     def renew(self, refused: Credential) -> None:
-        """Get another one, if ``refused`` is still what ``get`` would return."""
+        """Get another credential, if ``get`` would still return ``refused``."""
         ...
 
     def close(self) -> None:
-        """Give up whatever is under way."""
+        """Abort what is in progress."""
         ...
 
 
 def bearer(token: str, where: str) -> str:
-    """Return the header for a token; ``where`` names its file or field in an error."""
+    """Return the header for a token; ``where`` names its file or field in errors."""
     token = token.strip()
     if not token:
         raise PodtallyError(f"{where}: the token is empty", "put a valid token there")
@@ -68,7 +68,7 @@ def read_credential(path: Path, where: str) -> bytes:
 
 @dataclass(frozen=True)
 class CredentialData:
-    """Bytes in a file, which may be replaced by newer ones, or bytes as they are."""
+    """Bytes of a file, which may be replaced by newer ones, or given bytes."""
 
     where: str  # for errors
     path: Path | None = None
@@ -79,11 +79,11 @@ class CredentialData:
 
 
 class FileCredentials:
-    """Credentials that stand somewhere.
+    """Credentials from files, or fixed ones.
 
-    Files are read anew for every request: there are few of these, and the kubelet replaces a
-    projected token when four fifths of its life are over. What cannot be read for a moment is
-    used as it was; the server tells when it is no longer good.
+    Files are read again for every request: requests are few, and the kubelet replaces a
+    projected token after four fifths of its lifetime. While a file cannot be read, its last
+    content is used; the server rejects it once it has expired.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class FileCredentials:
         """Nothing to do: ``get`` reads the files again."""
 
     def close(self) -> None:
-        """Nothing is ever under way."""
+        """Nothing to do: no call is ever in progress."""
 
     def _read(self) -> Credential:
         authorization = self._authorization

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client-go credential plugin: run, read, and run again when what it gave has expired.
+"""Runs a client-go credential plugin, and runs it again when its credential has expired.
 
-Written by the ExecCredential reference of client.authentication.k8s.io, v1 and v1beta1.
+Follows the ExecCredential reference of client.authentication.k8s.io, v1 and v1beta1.
 """
 
 import contextlib
@@ -21,19 +21,19 @@ from podtally.errors import PodtallyError
 from podtally.kube.credentials import Credential, bearer
 
 VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
-_EARLY_SECONDS = 10  # before a credential expires, so that it does not on its way
-_RUN_SECONDS = 60  # a plugin may ask a cloud; one that asks a person never ends
-_SAID_CHARACTERS = 200  # of a plugin's last words
+_EARLY_SECONDS = 10  # renew before expiry, so that a credential does not expire in transit
+_RUN_SECONDS = 60  # a plugin may query a cloud; one that prompts a person never ends
+_MAX_STDERR_CHARACTERS = 200
 
 
 class ClusterInfo(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True):
-    """``spec.cluster``: what a plugin with provideClusterInfo is told."""
+    """``spec.cluster``, passed to a plugin with provideClusterInfo."""
 
     server: str
     tls_server_name: str = ""
     insecure_skip_tls_verify: bool = False
     certificate_authority_data: bytes = b""
-    config: Any = None  # the extension client.authentication.k8s.io/exec, as it stands
+    config: Any = None  # the extension client.authentication.k8s.io/exec, unchanged
 
 
 class _ExecSpec(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -62,7 +62,7 @@ class _PluginRun(msgspec.Struct, frozen=True, rename="camel"):
 
 @dataclass(frozen=True)
 class Plugin:
-    """How to run it: ``users[].user.exec`` of a kubeconfig."""
+    """How to run a plugin: ``users[].user.exec`` of a kubeconfig."""
 
     where: str  # file and field, for errors
     command: str  # a path, or a name to be found in PATH
@@ -88,7 +88,7 @@ class ExecPlugin:
         with self._lock:
             expired = self._expires is not None and time.time() > self._expires - _EARLY_SECONDS
             if self._credential is None or expired:
-                self._credential = self._credential_of(self._answer())
+                self._credential = self._credential_of(self._run_plugin())
             return self._credential
 
     def renew(self, refused: Credential) -> None:
@@ -102,12 +102,12 @@ class ExecPlugin:
         if process is not None:
             _kill(process)
 
-    def _answer(self) -> _ExecStatus:
+    def _run_plugin(self) -> _ExecStatus:
         plugin = self._plugin
         output = self._run()
         try:
             answer = msgspec.json.decode(output, type=_PluginRun)
-        except msgspec.DecodeError:  # its words might quote a secret
+        except msgspec.DecodeError:  # its message might quote a secret
             raise PodtallyError(
                 f"{plugin.where}: {plugin.command} did not print an ExecCredential",
                 f"it must print one of {plugin.api_version} as JSON",
@@ -116,7 +116,7 @@ class ExecPlugin:
             raise PodtallyError(
                 f"{plugin.where}: {plugin.command} printed "
                 f"{answer.api_version or 'no apiVersion'} {answer.kind}",
-                f"{plugin.api_version} ExecCredential is asked of it: fix apiVersion",
+                f"expected {plugin.api_version} ExecCredential: fix apiVersion",
             )
         if answer.status is None:
             raise PodtallyError(
@@ -125,9 +125,9 @@ class ExecPlugin:
         return answer.status
 
     def _credential_of(self, status: _ExecStatus) -> Credential:
-        where = f"{self._plugin.where}: what {self._plugin.command} printed"
+        where = f"{self._plugin.where}: output of {self._plugin.command}"
         if bool(status.client_certificate_data) != bool(status.client_key_data):
-            raise PodtallyError(f"{where}: a certificate or a key alone", "it must print both")
+            raise PodtallyError(f"{where}: a certificate or a key, not both", "it must print both")
         if not status.token and not status.client_key_data:
             raise PodtallyError(f"{where}: neither token nor certificate", "log in for it first")
         expires = status.expiration_timestamp
@@ -150,7 +150,7 @@ class ExecPlugin:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=environment,
-                process_group=0,  # so that it goes with its children
+                process_group=0,  # so that its children are killed with it
             )
         except OSError as error:
             raise PodtallyError(
@@ -158,39 +158,39 @@ class ExecPlugin:
                 plugin.install_hint or "install it, or fix command",
             ) from None
         self._process = process
-        if self._closed:  # between the two lines before
+        if self._closed:  # meanwhile
             _kill(process)
         try:
-            output, said = process.communicate(timeout=_RUN_SECONDS)
+            output, errors = process.communicate(timeout=_RUN_SECONDS)
         except subprocess.TimeoutExpired:
             _kill(process)
             process.communicate()
             raise PodtallyError(
                 f"{plugin.where}: {plugin.command} did not end in {_RUN_SECONDS} s",
-                "it must not ask for anything",
+                "it must not prompt",
             ) from None
         finally:
             self._process = None
         if process.returncode:
             raise PodtallyError(
                 f"{plugin.where}: {plugin.command} failed with {process.returncode}"
-                f"{_last_words(said)}",
+                f"{_last_line(errors)}",
                 plugin.install_hint or "run it by hand",
             )
         return output
 
 
 def find_command(command: str, folder: Path) -> str:
-    """Return ``command`` as kubectl understands it: a relative path is one from the kubeconfig."""
+    """Return ``command`` as kubectl finds it: a relative path starts at the kubeconfig."""
     return str(folder / command) if "/" in command else command
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:  # else its number may be another's
+    if process.poll() is None:  # else its pid may be another process's
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _last_words(said: bytes) -> str:
-    lines = said.decode(errors="replace").strip().splitlines()
-    return f": {lines[-1][:_SAID_CHARACTERS]}" if lines else ""
+def _last_line(errors: bytes) -> str:
+    lines = errors.decode(errors="replace").strip().splitlines()
+    return f": {lines[-1][:_MAX_STDERR_CHARACTERS]}" if lines else ""

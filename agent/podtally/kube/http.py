@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One HTTP/1.1 connection to the API server: a GET's body, or its lines as they come.
+"""One HTTP/1.1 connection to the API server: a GET's body, or its lines as they arrive.
 
 Requests are made one after another by one thread; ``interrupt`` may be called by any.
 """
@@ -19,15 +19,15 @@ from podtally.kube.backoff import ClientTiming
 from podtally.kube.credentials import Credential
 from podtally.kube.model import ApiStatus
 
-_PIECE_BYTES = 1 << 16
-_LINE_BYTES = 16 << 20  # etcd takes no object of more than 1.5 MiB (--max-request-bytes)
-_MESSAGE_CHARACTERS = 300
-# A peer that vanished without a word is found after idle + count * interval seconds.
+_CHUNK_BYTES = 1 << 16
+_MAX_LINE_BYTES = 16 << 20  # etcd takes no object of more than 1.5 MiB (--max-request-bytes)
+_MAX_MESSAGE_CHARACTERS = 300
+# A peer that vanished silently is detected after idle + count * interval seconds.
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
 
 class ApiError(Exception):
-    """The server answered, with an error."""
+    """The server answered with an error."""
 
     def __init__(self, status: ApiStatus) -> None:
         super().__init__(f"{status.code} {status.reason}: {status.message}")
@@ -39,7 +39,7 @@ class ApiError(Exception):
 
 
 class ContactError(Exception):
-    """There was no answer, or only part of one."""
+    """There was no response, or only part of one."""
 
 
 class ConnectError(ContactError):
@@ -47,11 +47,11 @@ class ConnectError(ContactError):
 
 
 class BrokenError(ContactError):
-    """The connection ended, or what came was not HTTP."""
+    """The connection ended, or the response was not HTTP."""
 
 
 class SilentError(ContactError):
-    """The server did not say anything for too long."""
+    """The server sent nothing for too long."""
 
 
 class _ErrorDetails(msgspec.Struct, frozen=True, rename="camel"):
@@ -65,11 +65,11 @@ class _ErrorStatus(msgspec.Struct, frozen=True):
 
 
 class Client:
-    """A connection that is made when it is needed, and used again while it stands."""
+    """A connection, opened when needed and reused while it lasts."""
 
-    def __init__(self, access: Access, patience: ClientTiming) -> None:
+    def __init__(self, access: Access, timing: ClientTiming) -> None:
         self._access = access
-        self._patience = patience
+        self._timing = timing
         self._connection: http.client.HTTPConnection | None = None
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
@@ -77,19 +77,19 @@ class Client:
         self.used = Credential()  # by the last request
 
     def get(self, target: str, accept: str) -> bytes:
-        """Return the body that ``target`` (path and query) has; ApiError, ContactError."""
+        """Return the body at ``target`` (path and query); ApiError, ContactError."""
         with self._failures():
-            return self._answer(target, accept).read()
+            return self._respond(target, accept).read()
 
     def lines(self, target: str, accept: str) -> "ResponseLines":
-        """Begin an answer that is read line by line; ApiError, ContactError."""
+        """Start a response to be read line by line; ApiError, ContactError."""
         with self._failures():
-            response = self._answer(target, accept)
-            self._set_timeout(self._patience.quiet_seconds)
+            response = self._respond(target, accept)
+            self._set_timeout(self._timing.quiet_seconds)
             return ResponseLines(self, response)
 
     def drop(self) -> None:
-        """Forget the connection; the next request makes one anew."""
+        """Close the connection; the next request opens another."""
         connection, self._connection = self._connection, None
         with self._lock:
             sock, self._socket = self._socket, None
@@ -99,19 +99,19 @@ class Client:
             sock.close()
 
     def interrupt(self) -> None:
-        """End what waits, and every later request, with BrokenError or ConnectError."""
+        """End waiting calls, and every later request, with BrokenError or ConnectError."""
         with self._lock:
             self._interrupted = True
             if self._socket is not None:
-                # not SSLSocket.shutdown(): it takes the TLS state away from under a reader
+                # not SSLSocket.shutdown(): it removes the TLS state while another thread reads
                 with contextlib.suppress(OSError):
                     socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
-    def _answer(self, target: str, accept: str) -> http.client.HTTPResponse:
+    def _respond(self, target: str, accept: str) -> http.client.HTTPResponse:
         self.used = self._access.credential()
         connection = self._connection or self._connect(self.used)
-        self._set_timeout(self._patience.response_seconds)
-        # No gzip: 70 MB of pods cost 0.1 s of CPU more with it, and the server far more.
+        self._set_timeout(self._timing.response_seconds)
+        # No gzip: for 70 MB of pods it costs 0.1 s more CPU here, and far more on the server.
         headers = {"Accept": accept, "User-Agent": f"podtally/{__version__}"}
         if self.used.authorization:
             headers["Authorization"] = self.used.authorization
@@ -145,7 +145,7 @@ class Client:
         return connection
 
     def _open(self, host: str, port: int) -> socket.socket:
-        """Connect to the first address that answers, so that ``interrupt`` can end it."""
+        """Connect to the first address that answers; ``interrupt`` can abort it."""
         failure: OSError = OSError("it has no address")
         for family, kind, protocol, _, address in socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM
@@ -153,7 +153,7 @@ class Client:
             sock = socket.socket(family, kind, protocol)
             try:
                 self._keep(sock)
-                sock.settimeout(self._patience.connect_seconds)
+                sock.settimeout(self._timing.connect_seconds)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 for option, value in _KEEPALIVE:
                     sock.setsockopt(socket.IPPROTO_TCP, option, value)
@@ -169,7 +169,7 @@ class Client:
         with self._lock:
             if self._interrupted:
                 sock.close()
-                raise ConnectionAbortedError("it was told to stop")
+                raise ConnectionAbortedError("interrupted")
             self._socket = sock
 
     def _set_timeout(self, seconds: float) -> None:
@@ -178,13 +178,13 @@ class Client:
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
-        """Put what sockets and http.client raise into our words, and drop the connection."""
+        """Turn exceptions of sockets and http.client into ours, and drop the connection."""
         done = False
         try:
             yield
             done = True
         except TimeoutError:
-            raise SilentError("it says nothing") from None
+            raise SilentError("it sends nothing") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise BrokenError(_describe(error)) from None
         finally:
@@ -193,7 +193,7 @@ class Client:
 
 
 class ResponseLines:
-    """The lines of an answer, without their ends; one that is cut short is an error."""
+    """The lines of a response, without line ends; an incomplete last line is an error."""
 
     def __init__(self, client: Client, response: http.client.HTTPResponse) -> None:
         self._client = client
@@ -201,40 +201,40 @@ class ResponseLines:
         self._rest = bytearray()
 
     def read(self) -> list[bytes]:
-        """Return the next lines (none yet, maybe); EOFError at the answer's proper end."""
+        """Return the next lines, perhaps none yet; EOFError at the response's proper end."""
         with self._client._failures():
-            piece = self._response.read1(_PIECE_BYTES)
-            if not piece and self._rest:
+            chunk = self._response.read1(_CHUNK_BYTES)
+            if not chunk and self._rest:
                 raise http.client.IncompleteRead(b"")
-        if not piece:
+        if not chunk:
             raise EOFError
-        return self._split(piece)
+        return self._split(chunk)
 
-    def _split(self, piece: bytes) -> list[bytes]:
-        if b"\n" not in piece:
-            self._rest += piece
-            if len(self._rest) > _LINE_BYTES:
+    def _split(self, chunk: bytes) -> list[bytes]:
+        if b"\n" not in chunk:
+            self._rest += chunk
+            if len(self._rest) > _MAX_LINE_BYTES:
                 self._client.drop()
-                raise BrokenError(f"a line of more than {_LINE_BYTES >> 20} MiB")
+                raise BrokenError(f"a line of more than {_MAX_LINE_BYTES >> 20} MiB")
             return []
-        whole, _, rest = piece.rpartition(b"\n")
+        whole, _, rest = chunk.rpartition(b"\n")
         lines = (bytes(self._rest) + whole).split(b"\n")
         self._rest = bytearray(rest)
         return [line for line in lines if line.strip()]
 
 
 def _status(response: http.client.HTTPResponse) -> ApiStatus:
-    body = response.read(_PIECE_BYTES)
+    body = response.read(_CHUNK_BYTES)
     try:
-        said = msgspec.json.decode(body, type=_ErrorStatus)
+        error = msgspec.json.decode(body, type=_ErrorStatus)
     except msgspec.DecodeError:  # a proxy's page, perhaps
-        said = _ErrorStatus(body[:_MESSAGE_CHARACTERS].decode(errors="replace").strip())
-    asked = said.details.retry_after_seconds if said.details else 0.0
+        error = _ErrorStatus(body[:_MAX_MESSAGE_CHARACTERS].decode(errors="replace").strip())
+    retry_after = error.details.retry_after_seconds if error.details else 0.0
     header = response.getheader("Retry-After", "").strip()
     if header.isascii() and header.isdigit():  # RFC 9110, 10.2.3: seconds, or a date
-        asked = max(asked, float(header))
-    message = said.message[:_MESSAGE_CHARACTERS]
-    return ApiStatus(response.status, said.reason or response.reason, message, asked)
+        retry_after = max(retry_after, float(header))
+    message = error.message[:_MAX_MESSAGE_CHARACTERS]
+    return ApiStatus(response.status, error.reason or response.reason, message, retry_after)
 
 
 def _describe(error: Exception) -> str:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A kubeconfig's context as an Access: the same fields, and the same reading, as kubectl's.
+"""Reads a kubeconfig's context as kubectl does, and returns an Access.
 
-What is not supported (proxies, impersonation, auth-provider) is an error, not left out: the
-agent would speak to another server, or as somebody else, than the file says.
+Unsupported fields (proxies, impersonation, auth-provider) are errors: without them the agent
+would connect to another server, or as another user, than the file says.
 """
 
 import urllib.parse
@@ -101,11 +101,11 @@ class _KubeconfigFile(msgspec.Struct, frozen=True, rename="kebab"):
 
 
 def load(path: Path, context: str = "") -> Access:
-    """Return the access of a context, by default the current one; PodtallyError if unusable."""
+    """Return the access of a context (default: the current one); PodtallyError if unusable."""
     file = _read(path)
     wanted = context or file.current_context
     if not wanted:
-        raise PodtallyError(f"{path}: there is no current-context", "name a context")
+        raise PodtallyError(f"{path}: no current-context", "name a context")
     contexts = {named.name: named.context for named in file.contexts or ()}
     chosen = _one(contexts, wanted, f"{path}: contexts", _Context())
     clusters = {named.name: named.cluster for named in file.clusters or ()}
@@ -116,7 +116,7 @@ def load(path: Path, context: str = "") -> Access:
     server = _server(cluster, folder, f"{path}: cluster {chosen.cluster}")
     source = _KubeconfigReader(folder, f"{path}: user {chosen.user}").source(user, cluster, server)
     access = Access(server, source)
-    if server.tls and user.exec is None:  # a plugin may ask a network: not before it is needed
+    if server.tls and user.exec is None:  # a plugin may use the network: run it when needed
         access.context(access.credential())
     return access
 
@@ -132,7 +132,7 @@ def _read(path: Path) -> _KubeconfigFile:
         raise shape_error(error, str(path), "see kubectl config view") from None
     except RecursionError:
         raise PodtallyError(f"{path}: nested too deep", "see kubectl config view") from None
-    except msgspec.DecodeError as error:  # PyYAML's words quote the line: a token, perhaps
+    except msgspec.DecodeError as error:  # PyYAML quotes the line, which may have a token
         mark = getattr(error.__context__, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise PodtallyError(f"{where}: not YAML", "fix that line") from None
@@ -140,8 +140,8 @@ def _read(path: Path) -> _KubeconfigFile:
 
 def _one(named: dict[str, _Part | None], name: str, where: str, empty: _Part) -> _Part:
     if name not in named:
-        there = ", ".join(sorted(named)) or "none"
-        raise PodtallyError(f"{where}: no {name!r}", f"there is: {there}")
+        present = ", ".join(sorted(named)) or "none"
+        raise PodtallyError(f"{where}: no {name!r}", f"there is: {present}")
     return named[name] or empty
 
 
@@ -159,7 +159,7 @@ def _server(cluster: _ClusterEntry, folder: Path, where: str) -> ApiServerAddres
         )
     if ca and cluster.insecure_skip_tls_verify:
         raise PodtallyError(
-            f"{where}: a certificate-authority and insecure-skip-tls-verify", "leave one out"
+            f"{where}: both certificate-authority and insecure-skip-tls-verify", "remove one"
         )
     return ApiServerAddress(
         host=url.hostname or "",
@@ -182,14 +182,15 @@ def _split(server: str, where: str) -> tuple[urllib.parse.SplitResult, int]:
     plain = not (url.username or url.password or url.query or url.fragment)
     if url.scheme not in ("https", "http") or not url.hostname or not plain:
         raise PodtallyError(
-            f"{where}: server is no URL of a server", "write it as in https://203.0.113.1:6443"
+            f"{where}: server is not the URL of a server",
+            "write it as in https://203.0.113.1:6443",
         )
     return url, port or (443 if url.scheme == "https" else 80)
 
 
 @dataclass(frozen=True)
 class _KubeconfigReader:
-    """Makes a user's credentials, with paths seen from the kubeconfig's folder."""
+    """Makes a user's credential source; paths are relative to the kubeconfig's folder."""
 
     folder: Path
     where: str
@@ -200,13 +201,13 @@ class _KubeconfigReader:
         self._check(user)
         if user.exec is not None:
             return ExecPlugin(self._plugin(user.exec, cluster, server))
-        certificate = self._kept(
+        certificate = self._data(
             "client-certificate", user.client_certificate, user.client_certificate_data
         )
-        key = self._kept("client-key", user.client_key, user.client_key_data)
+        key = self._data("client-key", user.client_key, user.client_key_data)
         if (certificate is None) != (key is None):
             raise PodtallyError(
-                f"{self.where}: a client certificate or a client key alone", "give both"
+                f"{self.where}: a client certificate or a client key, not both", "set both"
             )
         token: CredentialData | None = None
         authorization = ""
@@ -221,22 +222,23 @@ class _KubeconfigReader:
     def _check(self, user: _User) -> None:
         if user.auth_provider is not None:
             raise PodtallyError(
-                f"{self.where}: auth-provider is not supported", "use an exec plugin, as kubectl"
+                f"{self.where}: auth-provider is not supported", "use an exec plugin"
             )
         if user.impersonate:
             raise PodtallyError(
-                f"{self.where}: impersonation (as) is not supported", "give a user its own rights"
+                f"{self.where}: impersonation (as) is not supported",
+                "use a user with rights of its own",
             )
-        ways = {
+        methods = {
             "token": user.token or user.token_file,
             "username": user.username,
             "exec": user.exec,
         }
-        given = [name for name, value in ways.items() if value]
+        given = [name for name, value in methods.items() if value]
         if len(given) > 1:
-            raise PodtallyError(f"{self.where}: both {' and '.join(given)}", "leave one")
+            raise PodtallyError(f"{self.where}: both {' and '.join(given)}", "keep one")
 
-    def _kept(self, name: str, path: str, data: str) -> CredentialData | None:
+    def _data(self, name: str, path: str, data: str) -> CredentialData | None:
         if data:
             field = f"{self.where}: {name}-data"
             return CredentialData(field, data=from_base64(data, field))
@@ -249,27 +251,27 @@ class _KubeconfigReader:
         if plugin.api_version not in VERSIONS:
             raise PodtallyError(
                 f"{where}: apiVersion {plugin.api_version!r} is not supported",
-                f"it may be {' or '.join(VERSIONS)}",
+                f"use {' or '.join(VERSIONS)}",
             )
         if plugin.interactive_mode == "Always":
             raise PodtallyError(
-                f"{where}: interactiveMode Always, and an agent has no terminal",
-                "use a plugin that can do without",
+                f"{where}: interactiveMode is Always, but an agent has no terminal",
+                "use a plugin that needs none",
             )
-        told = _cluster_info(cluster, server) if plugin.provide_cluster_info else None
+        info = _cluster_info(cluster, server) if plugin.provide_cluster_info else None
         return Plugin(
             where=where,
             command=find_command(plugin.command, self.folder),
             arguments=tuple(plugin.args or ()),
-            environment=tuple((one.name, one.value) for one in plugin.env or ()),
+            environment=tuple((each.name, each.value) for each in plugin.env or ()),
             api_version=plugin.api_version,
             install_hint=plugin.install_hint.strip(),
-            cluster=told,
+            cluster=info,
         )
 
 
 def _cluster_info(cluster: _ClusterEntry, server: ApiServerAddress) -> ClusterInfo:
-    extensions = {one.name: one.extension for one in cluster.extensions or ()}
+    extensions = {each.name: each.extension for each in cluster.extensions or ()}
     return ClusterInfo(
         server=cluster.server,
         tls_server_name=cluster.tls_server_name,

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What passes between the client of the Kubernetes API and those who use it: values only."""
+"""Values that the client of the Kubernetes API and its users exchange."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 
 class ApiStatus(NamedTuple):
-    """An error as the API words it: ``metav1.Status``."""
+    """An error of the API: ``metav1.Status``."""
 
-    code: int  # as in HTTP; 0 where the server gave none
+    code: int  # as in HTTP; 0 if the server gave none
     reason: str
     message: str
     retry_after_seconds: float = 0.0  # ``details.retryAfterSeconds``
@@ -20,13 +20,14 @@ class ListPage(NamedTuple):
     objects: Sequence[Any]
     resource_version: str
     continue_token: str  # "" on the last page
+    remaining: int = 0  # objects on later pages; 0 where the server does not know
 
 
 class WatchEvent(NamedTuple):
     """One decoded line of a watch.
 
-    ``object`` is None with BOOKMARK and ERROR, ``resource_version`` is "" with ERROR, and
-    ``status`` is given with ERROR only.
+    ``object`` is None for BOOKMARK and ERROR, ``resource_version`` is "" for ERROR, and
+    ``status`` is set for ERROR only.
     """
 
     type: str  # ADDED, MODIFIED, DELETED, BOOKMARK, ERROR
@@ -36,24 +37,24 @@ class WatchEvent(NamedTuple):
 
 
 class WatchedResource(NamedTuple):
-    """What to list and watch, and how its bytes are decoded (``kube/objects.py``)."""
+    """A resource to list and watch, and its decoders (``kube/objects.py``)."""
 
-    name: str  # "pods": for metrics, log lines and the right that RBAC must give
+    name: str  # "pods": for metrics, log lines and the RBAC rule
     path: str  # "/api/v1/pods"
     decode_list: Callable[[bytes], ListPage]
     decode_event: Callable[[bytes], WatchEvent]
     field_selector: str = ""
     accept: str = "application/json"  # or PartialObjectMetadata(List), see the API concepts
-    optional: bool = False  # of a CRD that a cluster need not have: a 404 says there is none
+    optional: bool = False  # of a CRD that not every cluster has: a 404 is no error
 
 
 class ObjectPage(NamedTuple):
-    """Part of a full list: from ``first`` to ``last``; what was not listed then is gone.
+    """Part of a full list, from ``first`` to ``last``; objects not listed by then are gone.
 
-    A list that fails before its ``last`` page begins again with ``first``.
+    A list that fails before its ``last`` page starts again with ``first``.
     """
 
-    resource: str  # Resource.name
+    resource: str  # WatchedResource.name
     objects: Sequence[Any]
     first: bool
     last: bool
@@ -61,7 +62,7 @@ class ObjectPage(NamedTuple):
 
 
 class Changed(NamedTuple):
-    """One change that the API told of."""
+    """One change of an object, from a watch."""
 
     resource: str
     kind: str  # ADDED, MODIFIED, DELETED

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is listed and watched, and what is kept of each object; pods have a module of their own.
+"""The watched resources, and the fields kept of each object; pods are in ``pods``.
 
-ReplicaSets are not watched: a big cluster keeps ten old ones for each Deployment, and a pod's
-``pod-template-hash`` says as much (``workloads``). Jobs are, since nothing in a pod of a
-CronJob names it.
+ReplicaSets are not watched: a big cluster keeps ten old ones per Deployment, and a pod's
+``pod-template-hash`` is enough (``workloads``). Jobs are watched, since nothing in a pod of a
+CronJob names the CronJob.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ SERVICE_LABEL = "kubernetes.io/service-name"
 
 
 class KeptObject(msgspec.Struct, frozen=True, gc=False):
-    """What is kept of an object."""
+    """The fields kept of an object."""
 
 
 class KubeNamespace(KeptObject, frozen=True):
@@ -60,10 +60,10 @@ class KubeJob(KeptObject, frozen=True):
 class KubeNode(KeptObject, frozen=True):
     name: str
     uid: str
-    zone: str  # "" where no label tells
+    zone: str  # "" without a zone label
     addresses: tuple[str, ...]  # internal and external; and host names, which may be addresses
     created_seconds: int
-    pod_networks: tuple[str, ...] = ()  # podCIDRs; not every network plugin keeps to them
+    pod_networks: tuple[str, ...] = ()  # podCIDRs; not every network plugin uses them
     labels: Labels = ()
 
 
@@ -82,7 +82,7 @@ class KubeService(KeptObject, frozen=True):
     ports: tuple[ServicePort, ...]
     created_seconds: int
     type: str = "ClusterIP"  # or NodePort, LoadBalancer, ExternalName
-    # For those outside the cluster: external IPs, then the load balancer's addresses and names.
+    # Reachable from outside: external IPs, then the load balancer's addresses and names.
     outside_addresses: tuple[str, ...] = ()
 
 
@@ -93,14 +93,14 @@ class SlicePort(KeptObject, frozen=True):
 
 
 class EndpointSlice(KeptObject, frozen=True):
-    """Addresses that a Service's traffic may go to: ready ones, and those that end but serve.
+    """Addresses that a Service's traffic may go to: ready ones, and terminating ones that serve.
 
     kube-proxy falls back to the latter when no endpoint is ready (KEP-1669).
     """
 
     namespace: str
     name: str
-    service: str  # "" where it belongs to none
+    service: str  # "" if it belongs to none
     addresses: tuple[str, ...]
     ports: tuple[SlicePort, ...]
 
@@ -253,7 +253,7 @@ def _slice(item: _WireSlice) -> EndpointSlice:
 
 
 def _serves(conditions: _SliceConditions) -> bool:
-    """Not told counts as ready (EndpointConditions in the API reference)."""
+    """Return whether an endpoint serves; unset means ready (API reference, EndpointConditions)."""
     return conditions.ready is not False or conditions.serving is True
 
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pod: what is read of it over the wire, and what is kept of it; 10,000 of them are held.
+"""A pod's JSON fields, and the compact form kept in memory, sized for 10,000 pods.
 
-What a pod's status says of its hold on its addresses is boiled down to a few moments
-(``Life``) here, where the kubelet's rules are known; who has an address when is decided in
-``identity``.
+Reduces a pod's status to a few times (``Life``) by the kubelet's rules; ``identity`` decides
+from them who has an address when.
 """
 
 from datetime import datetime
@@ -26,19 +25,19 @@ from podtally.kube.schema import (
 
 
 class Life(NamedTuple):
-    """Moments of a pod in Unix seconds, truncated as the API gives them; 0 where not known."""
+    """Times of a pod in Unix seconds, truncated as the API gives them; 0 if not known."""
 
-    admitted_seconds: int  # the kubelet saw it: nothing of it was before
-    sandbox_seconds: int  # its sandbox was ready: no later than one second on it had its address
-    first_start_seconds: int  # of any container: no earlier came a packet from it
-    last_proof_seconds: int  # one of its containers or its sandbox lived then
-    ended_seconds: int  # the last of its containers ended, for good
+    admitted_seconds: int  # the kubelet saw it: nothing of it ran before
+    sandbox_seconds: int  # its sandbox was ready: it had its address within that second
+    first_start_seconds: int  # of any container: no packet of a container is older
+    last_proof_seconds: int  # one of its containers or its sandbox was alive
+    ended_seconds: int  # the last of its containers ended for good
     gone_seconds: int  # its sandbox was seen to be gone, and its address with it
-    over: bool  # no container of it will run again
+    over: bool  # none of its containers will run again
 
 
 class KubePod(msgspec.Struct, frozen=True, gc=False):
-    """What is kept of a pod."""
+    """The fields kept of a pod."""
 
     namespace: str
     name: str
@@ -46,12 +45,12 @@ class KubePod(msgspec.Struct, frozen=True, gc=False):
     node: str
     labels: Labels
     controller: Controller | None
-    mirrors: bool  # stands for a static pod: not the API made it, but the kubelet from a file
-    config_hash: str  # of a static pod; the kubelet's UID of it
+    mirrors: bool  # the mirror of a static pod, which the kubelet made from a file
+    config_hash: str  # of a static pod: its UID for the kubelet
     host_network: bool
     addresses: tuple[str, ...]
     life: Life
-    ports: Ports = ()  # that have names; pods of one template share them
+    ports: Ports = ()  # named ports; pods of one template share the tuple
 
 
 class _Annotations(KubeStruct, frozen=True):
@@ -155,7 +154,7 @@ def _life(meta: _PodMetadata, spec: _PodSpecJson, status: _PodStatusJson) -> Lif
         if container.state and container.state.terminated
     ]
     finished = max(ends, default=0)
-    # A sandbox that was gone before a container ended is another one, or was not there yet.
+    # A sandbox that was gone before a container ended is another one, or did not exist yet.
     gone = gone if over and gone >= max((finished, *starts)) else 0
     return Life(
         admitted_seconds=seconds(status.start_time) or seconds(meta.creation_timestamp),
@@ -186,16 +185,16 @@ def _over(
     ended = [container.state.terminated for container in statuses if container.state]
     if not status.container_statuses or len(ended) < len(statuses) or not all(ended):
         return False
-    if meta.deletion_timestamp:  # the kubelet starts no container of a pod that is deleted
+    if meta.deletion_timestamp:  # the kubelet starts no container of a deleted pod
         return True
     if any(container.restart_policy for container in spec.containers or ()):
-        return False  # rules of the containers' own (KEP-5307): the phase will tell
+        return False  # container restart rules (KEP-5307): the phase decides
     failed = any(end.exit_code for end in ended if end)
     return spec.restart_policy == "Never" or (spec.restart_policy == "OnFailure" and not failed)
 
 
 def _sandbox(status: _PodStatusJson) -> tuple[int, int]:
-    """When the sandbox was ready, and when it was so no more: one of them is 0 (KEP-3085)."""
+    """Return when the sandbox became ready, and when it ceased to be; one is 0 (KEP-3085)."""
     for condition in status.conditions or ():
         if condition.type == "PodReadyToStartContainers":
             at = seconds(condition.last_transition_time)
@@ -204,10 +203,10 @@ def _sandbox(status: _PodStatusJson) -> tuple[int, int]:
 
 
 def _ended(meta: _PodMetadata, spec: _PodSpecJson, finished: int, gone: int) -> int:
-    """The second in which a pod ended that is over; 0 if its status does not tell.
+    """Return the second in which a finished pod ended; 0 if its status does not say.
 
-    A container that would have been started again ended for good when its pod was deleted:
-    a pod in CrashLoopBackOff has its sandbox and its address all along.
+    A container that would have been restarted ended for good when its pod was deleted:
+    a pod in CrashLoopBackOff keeps its sandbox and its address.
     """
     ended = finished
     if ended and spec.restart_policy == "Always" and meta.deletion_timestamp:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Container ports that have names, by which policies may call them."""
+"""Named container ports, which policies can refer to."""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -8,7 +8,7 @@ from sys import intern
 from podtally.kube.schema import KubeStruct, Ports
 
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}  # IANA; the API knows no others
-_TEMPLATES = 4096  # whose ports are kept once for all pods that were made of them
+_TEMPLATES = 4096  # pod templates whose ports are kept once for all their pods
 
 
 class ContainerPort(KubeStruct, frozen=True):
@@ -25,10 +25,10 @@ class ContainerPorts(KubeStruct, frozen=True):
 def named_ports(
     containers: Iterable[ContainerPorts] | None, init_containers: Iterable[ContainerPorts] | None
 ) -> Ports:
-    """Of the containers, and of init containers that run on as sidecars (KEP-753).
+    """Return the named ports of containers and of sidecars (KEP-753).
 
-    That sidecars' ports count is what ``FindPort()`` (pkg/api/v1/pod/util.go) does;
-    of the other init containers nobody expects traffic.
+    Sidecars' ports count as in ``FindPort()`` (pkg/api/v1/pod/util.go); other init containers
+    serve no traffic.
     """
     sidecars = (each for each in init_containers or () if each.restart_policy == "Always")
     found = {

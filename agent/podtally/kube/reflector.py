@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists a resource, watches it, and lists it anew where the watch cannot go on.
+"""Lists a resource, watches it, and lists it again when the watch cannot continue.
 
-Nothing is missed: a watch goes on from the version of the last line heard, and where the
-server no longer has what came after that, a full list tells what is there (and so what has
-gone: ``Page.last``). Every list is a consistent read (no resourceVersion), in pages: it can
-neither be stale nor go back in time, as one with resourceVersion=0 from the watch cache of
-another server can (kubernetes/kubernetes issue 59848), and such a list comes whole, with all
-10,000 pods in one answer.
+No change is missed: a watch continues from the version of the last line received; where the
+server no longer has the changes since, a full list replaces what was known
+(``ObjectPage.last``). Every list is a consistent read (no resourceVersion), in pages. A list
+with resourceVersion=0, from the watch cache of another server, can be stale and go back in
+time (kubernetes/kubernetes issue 59848), and has all 10,000 pods in one response.
 """
 
 import logging
 import random
 import threading
 import time
-import urllib.parse
 from collections.abc import Callable
 from http import HTTPStatus
 
@@ -23,6 +21,7 @@ from podtally.errors import PodtallyError
 from podtally.kube.access import Access
 from podtally.kube.backoff import Backoff, ClientTiming
 from podtally.kube.http import ApiError, Client, ContactError, SilentError
+from podtally.kube.lister import PagedLister
 from podtally.kube.model import (
     ApiEvent,
     ApiStatus,
@@ -36,13 +35,13 @@ from podtally.kube.outage_log import OutageLog
 
 _log = logging.getLogger(__name__)
 _TOO_LARGE = "Too large resource version"  # apiserver, storage/errors.go; code 504
-# So many 404 in a row are believed: while a server starts, it may not know its CRDs yet
-# (kubernetes/kubernetes issues 71218 and 115241).
-_TIMES_ABSENT, _TIMES_REMOVED = 2, 5  # of what was never listed, and of what was
+# 404s in a row after which a resource counts as absent: a starting server may not know its CRDs
+# yet (kubernetes/kubernetes issues 71218 and 115241).
+_TIMES_ABSENT, _TIMES_REMOVED = 2, 5  # if it was never listed, and if it was
 
 
 class Reflector:
-    """One resource; ``run`` is its thread's, the rest may be read and called by any."""
+    """Follows one resource; ``run`` is its thread, any thread may use the rest."""
 
     def __init__(
         self,
@@ -50,38 +49,40 @@ class Reflector:
         resource: WatchedResource,
         put: Callable[[ApiEvent], None],
         outage: OutageLog,
-        patience: ClientTiming,
+        timing: ClientTiming,
     ) -> None:
         self.resource = resource
-        self.contact_ns = 0  # CLOCK_MONOTONIC, when something was last heard; 0: never
-        self.listed = False  # wholly, at least once; or absent
-        self.absent = False  # an optional resource that the server has not
+        self.contact_ns = 0  # CLOCK_MONOTONIC, of the last response; 0: never
+        self.listed = False  # completely, at least once; or absent
+        self.absent = False  # an optional resource that the server does not have
         self.errors = 0
-        self.lists = 0  # of which at least a page came
+        self.lists = 0  # of which at least one page came
         self._access = access
         self._put = put
         self._outage = outage
-        self._patience = patience
-        self._client = Client(access, patience)
-        self._backoff = Backoff(patience, random.Random())
+        self._timing = timing
+        self._client = Client(access, timing)
+        self._lister = PagedLister(
+            resource.path, self._fetch_page, timing.page_objects, resource.field_selector
+        )
+        self._backoff = Backoff(timing, random.Random())
         self._stop = threading.Event()
-        self._version = ""  # of the last thing heard; "": list first
-        self._page_objects = patience.page_objects
-        self._stands_since = 0.0  # the watch; 0.0: there is none
+        self._version = ""  # of the last object or event; "": list first
+        self._watching_since = 0.0  # CLOCK_MONOTONIC; 0.0: there is no watch
         self._failures = 0  # in a row
         self._refused_with = ""  # the last refusal that was logged
-        self._refused_since = 0.0  # CLOCK_MONOTONIC; 0.0: it is not
+        self._refused_since = 0.0  # CLOCK_MONOTONIC; 0.0: it is not refused
         self._not_found = 0  # in a row
 
     @property
     def forbidden(self) -> bool:
-        """Whether the server has refused it for longer than one that starts does."""
+        """Whether the server has refused it for longer than a starting server does."""
         since = self._refused_since
-        return bool(since) and time.monotonic() - since >= self._patience.forbidden_after_seconds
+        return bool(since) and time.monotonic() - since >= self._timing.forbidden_after_seconds
 
     def run(self) -> None:
         while not self._stop.is_set():
-            wait = self._turn()
+            wait = self._run_once()
             if wait:
                 self._client.drop()
                 self._stop.wait(wait)
@@ -91,68 +92,70 @@ class Reflector:
         self._stop.set()
         self._client.interrupt()
 
-    def _turn(self) -> float:
-        """List if need be, then watch until that ends; return the seconds to wait then."""
-        self._stands_since = 0.0
+    def _run_once(self) -> float:
+        """List if necessary, watch until that ends; return the seconds to wait then."""
+        self._watching_since = 0.0
         try:
             if not self._version:
                 self._list()
             self._watch()
         except (ApiError, ContactError, PodtallyError, msgspec.MsgspecError, ValueError) as error:
-            if self._stood(self._patience.stable_seconds):
+            if self._watched_for(self._timing.stable_seconds):
                 self._backoff.reset()
             return 0.0 if self._stop.is_set() else self._on_error(error)
-        if self._stood(self._patience.first_bound_seconds):
+        if self._watched_for(self._timing.first_bound_seconds):
             self._backoff.reset()
             return 0.0
-        return self._backoff.next("short watch", self._patience.error_max_seconds)
+        return self._backoff.next("short watch", self._timing.error_max_seconds)
 
     def _on_error(self, error: Exception) -> float:
-        """Take in why the turn ended; return the seconds to wait."""
-        patience = self._patience
+        """Handle the end of list or watch; return the seconds to wait."""
+        timing = self._timing
         if isinstance(error, ApiError):
             return self._on_status(error.status)
-        if isinstance(error, SilentError) and self._stands_since:
-            # Without bookmarks from a server that restored an older etcd, or has died.
+        if isinstance(error, SilentError) and self._watching_since:
+            # No bookmarks: the server has died, or has restored an older etcd.
             self._version = ""
         if isinstance(error, ContactError):
-            return self._lost("away", str(error), patience.unreachable_max_seconds)
+            return self._on_failure("away", str(error), timing.unreachable_max_seconds)
         if isinstance(error, PodtallyError):
-            return self._lost("access", str(error), patience.error_max_seconds)
-        # What is not understood would come again in a watch; a list has what is there now.
+            return self._on_failure("access", str(error), timing.error_max_seconds)
+        # A watch would send the undecodable line again; a list has the present objects.
         self._version = ""
-        return self._lost("decoding", f"cannot be decoded: {error}", patience.error_max_seconds)
+        return self._on_failure("decoding", f"cannot be decoded: {error}", timing.error_max_seconds)
 
     def _on_status(self, status: ApiStatus) -> float:
-        """Take in an error that the server has answered; return the seconds to wait."""
-        patience = self._patience
+        """Handle an error response; return the seconds to wait."""
+        timing = self._timing
         if status.code == HTTPStatus.GONE or _TOO_LARGE in status.message:
             self._version = ""
-            spread = self._backoff.between(0.0, patience.relist_seconds)
-            return max(spread, self._backoff.next("gone", patience.error_max_seconds))
+            spread = self._backoff.between(0.0, timing.relist_seconds)
+            return max(spread, self._backoff.next("gone", timing.error_max_seconds))
         if status.code == HTTPStatus.UNAUTHORIZED:
             self._access.renew(self._client.used)
             self._refused_since = self._refused_since or time.monotonic()
-            wait = self._lost(
-                "access", "it refuses our credentials", patience.forbidden_max_seconds
+            wait = self._on_failure(
+                "access", "it refuses our credentials", timing.forbidden_max_seconds
             )
             return wait if self._failures > 1 else 0.0
         if status.code == HTTPStatus.NOT_FOUND and self.resource.optional:
-            return self._missing()
+            return self._on_not_found()
         if status.code in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
-            return self._refused(status)
-        wait = self._lost("error", f"{status.code} {status.message}", patience.error_max_seconds)
-        return wait + min(status.retry_after_seconds, patience.retry_after_seconds)
+            return self._on_refusal(status)
+        wait = self._on_failure(
+            "error", f"{status.code} {status.message}", timing.error_max_seconds
+        )
+        return wait + min(status.retry_after_seconds, timing.retry_after_seconds)
 
-    def _lost(self, kind: str, why: str, last_bound_seconds: float) -> float:
+    def _on_failure(self, kind: str, why: str, last_bound_seconds: float) -> float:
         self.errors += 1
         self._failures += 1
         self._not_found = 0
-        self._outage.lost(self.resource.name, why, tell=self._failures > 1)
+        self._outage.lost(self.resource.name, why, repeated=self._failures > 1)
         return self._backoff.next(kind, last_bound_seconds)
 
-    def _refused(self, status: ApiStatus) -> float:
-        """Say which right is missing; not at once: a server that starts may not know them yet."""
+    def _on_refusal(self, status: ApiStatus) -> float:
+        """Log the missing right, after a while: a starting server may not know its rights yet."""
         self.errors += 1
         self._failures += 1
         self._not_found = 0
@@ -160,33 +163,35 @@ class Reflector:
         self._refused_since = self._refused_since or time.monotonic()
         if self.forbidden and self._refused_with != status.message:
             self._refused_with = status.message
-            _log.error("the Kubernetes API refuses %s: %s", self.resource.name, self._mend(status))
-        return self._backoff.next("refused", self._patience.forbidden_max_seconds)
+            _log.error("the Kubernetes API refuses %s: %s", self.resource.name, self._fix(status))
+        return self._backoff.next("refused", self._timing.forbidden_max_seconds)
 
-    def _missing(self) -> float:
-        """Take in that there is no such resource, which is no error, once it is believed."""
+    def _on_not_found(self) -> float:
+        """Handle a 404 of an optional resource: after several the resource is absent, no error."""
         self._version, self._refused_with = "", ""
-        self._heard()
+        self._on_contact()
         self._not_found += 1
         times = _TIMES_REMOVED if self.listed and not self.absent else _TIMES_ABSENT
         if self._not_found < times:
-            return self._backoff.next("not found", self._patience.error_max_seconds)
+            return self._backoff.next("not found", self._timing.error_max_seconds)
         if not self.absent:
             self.absent = True
             group, plural = _group_and_plural(self.resource.path)
-            _log.info("the Kubernetes API has no %s.%s; it is looked for again", plural, group)
+            _log.info(
+                "the Kubernetes API has no %s.%s; checking again from time to time", plural, group
+            )
             self._put(ObjectPage(self.resource.name, (), True, True, self.contact_ns))
             self.listed = True
-        first, last = self._patience.absent_seconds
+        first, last = self._timing.absent_seconds
         return self._backoff.next("absent", last, first)
 
-    def _found(self) -> None:
+    def _on_present(self) -> None:
         self._not_found = 0
         if self.absent:
             self.absent = False
             _log.info("the Kubernetes API has %s now", self.resource.name)
 
-    def _mend(self, status: ApiStatus) -> str:
+    def _fix(self, status: ApiStatus) -> str:
         group, plural = _group_and_plural(self.resource.path)
         verb = "watch" if self._version else "list"
         if status.code == HTTPStatus.NOT_FOUND:
@@ -196,7 +201,7 @@ class Reflector:
             f'apiGroups: ["{group}"], resources: ["{plural}"], verbs: ["list", "watch"]'
         )
 
-    def _heard(self) -> None:
+    def _on_contact(self) -> None:
         self.contact_ns = time.monotonic_ns()
         self._refused_since = 0.0
         if self._failures:
@@ -204,64 +209,48 @@ class Reflector:
             self._outage.found(self.resource.name)
         if self._refused_with:
             self._refused_with = ""
-            _log.info("the Kubernetes API gives %s now", self.resource.name)
+            _log.info("the Kubernetes API allows %s now", self.resource.name)
 
-    def _stood(self, seconds: float) -> bool:
-        """Whether there was a watch for at least that long."""
-        return bool(self._stands_since) and time.monotonic() - self._stands_since >= seconds
+    def _watched_for(self, seconds: float) -> bool:
+        """Return whether the watch lasted at least that long."""
+        return bool(self._watching_since) and time.monotonic() - self._watching_since >= seconds
 
     def _list(self) -> None:
-        token, first = "", True
-        while first or token:
-            page = self._page(token)
-            token = page.continue_token
+        first, version = True, ""
+        for page in self._lister.pages():
             self.lists += first
-            self._heard()
-            self._found()
-            self._put(
-                ObjectPage(self.resource.name, page.objects, first, not token, self.contact_ns)
-            )
-            first = False
-        self._version = page.resource_version
-        self._page_objects = self._patience.page_objects
+            self._on_contact()
+            self._on_present()
+            last = not page.continue_token
+            self._put(ObjectPage(self.resource.name, page.objects, first, last, self.contact_ns))
+            first, version = False, page.resource_version
+        self._version = version
         self.listed = True
 
-    def _page(self, token: str) -> ListPage:
-        resource = self.resource
-        query = {"limit": str(self._page_objects)}
-        if token:
-            query["continue"] = token
-        try:
-            body = self._client.get(self._target(query), resource.accept)
-        except ApiError as error:
-            if token and error.code == HTTPStatus.GONE:
-                # The rest could be had as it is now, but then the first pages' changes since
-                # would be missed (API concepts, "Retrieving large results sets in chunks").
-                self._page_objects *= 4
-            raise
-        return resource.decode_list(body)
+    def _fetch_page(self, target: str) -> ListPage:
+        return self.resource.decode_list(self._client.get(target, self.resource.accept))
 
     def _watch(self) -> None:
-        low, high = self._patience.watch_seconds
+        low, high = self._timing.watch_seconds
         query = {
             "watch": "1",
             "allowWatchBookmarks": "true",
             "resourceVersion": self._version,
             "timeoutSeconds": str(max(1, round(self._backoff.between(low, high)))),
         }
-        lines = self._client.lines(self._target(query), self.resource.accept)
-        self._stands_since = time.monotonic()
-        self._heard()
+        lines = self._client.lines(self._lister.target(query), self.resource.accept)
+        self._watching_since = time.monotonic()
+        self._on_contact()
         while not self._stop.is_set():
             try:
-                some = lines.read()
+                received = lines.read()
             except EOFError:
                 return
-            for line in some:
-                self._take(self.resource.decode_event(line))
+            for line in received:
+                self._on_event(self.resource.decode_event(line))
 
-    def _take(self, event: WatchEvent) -> None:
-        self._heard()
+    def _on_event(self, event: WatchEvent) -> None:
+        self._on_contact()
         if event.type == "ERROR":
             raise ApiError(event.status or ApiStatus(0, "", "an ERROR event without a status"))
         if event.type != "BOOKMARK":
@@ -269,13 +258,8 @@ class Reflector:
         if event.resource_version:
             self._version = event.resource_version
 
-    def _target(self, query: dict[str, str]) -> str:
-        if self.resource.field_selector:
-            query["fieldSelector"] = self.resource.field_selector
-        return f"{self.resource.path}?{urllib.parse.urlencode(query)}"
-
 
 def _group_and_plural(path: str) -> tuple[str, str]:
-    """Return what RBAC calls the resource under ``/api/v1/…`` or ``/apis/GROUP/VERSION/…``."""
+    """Return the RBAC names for ``/api/v1/…`` or ``/apis/GROUP/VERSION/…``."""
     parts = path.strip("/").split("/")
     return (parts[1] if parts[0] == "apis" else ""), parts[-1]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts that API objects have in common, as they come over the wire: JSON to Structs.
+"""The JSON fields that API objects share, and decoders for lists and watches.
 
-Only the fields that are read are declared; the decoder steps over the rest (``managedFields``
-alone is a third of a pod) without making objects of it.
+Only fields that are used are declared; the decoder skips the rest (``managedFields`` alone is
+a third of a pod) without creating objects.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ Ports = tuple[tuple[str, int, int], ...]  # name, IANA protocol, number
 
 
 class KubeStruct(msgspec.Struct, frozen=True, gc=False, rename="camel"):
-    """An object as it is sent. ``gc=False``: it is a tree, made by the thousand."""
+    """An object as it is sent. ``gc=False``: it is a tree, created by the thousand."""
 
 
 class Controller(NamedTuple):
-    """The owner reference that has ``controller: true``: who made the object."""
+    """The owner reference with ``controller: true``."""
 
     kind: str
     name: str
@@ -55,13 +55,14 @@ class _HasMetadata(Protocol):
 W = TypeVar("W", bound=_HasMetadata)
 
 
-class _ListMetadata(KubeStruct, frozen=True):
+class ListMetadata(KubeStruct, frozen=True):
     resource_version: str = ""
     continue_: str = msgspec.field(name="continue", default="")
+    remaining_item_count: int = 0  # 0 on the last page, and where the server does not know
 
 
 class _List(KubeStruct, Generic[W], frozen=True):
-    metadata: _ListMetadata
+    metadata: ListMetadata
     items: list[W] | None = None
 
 
@@ -91,7 +92,10 @@ _STATUS = msgspec.json.Decoder(_StatusJson)
 
 
 def list_decoder(wire: type[W], compact: Callable[[W], Any]) -> Callable[[bytes], ListPage]:
-    """Decodes a list of ``wire`` into what ``compact`` makes of each; msgspec.DecodeError."""
+    """Return a decoder of lists of ``wire``, each item converted by ``compact``.
+
+    The decoder raises msgspec.DecodeError.
+    """
     decoder = msgspec.json.Decoder(_List[wire])  # type: ignore[valid-type]
 
     def decode(body: bytes) -> ListPage:
@@ -103,7 +107,7 @@ def list_decoder(wire: type[W], compact: Callable[[W], Any]) -> Callable[[bytes]
 
 
 def event_decoder(wire: type[W], compact: Callable[[W], Any]) -> Callable[[bytes], WatchEvent]:
-    """Decodes one line of a watch; msgspec.DecodeError where it is none."""
+    """Return a decoder of one line of a watch; it raises msgspec.DecodeError."""
     decoder = msgspec.json.Decoder(wire)
 
     def decode(line: bytes) -> WatchEvent:
@@ -126,12 +130,12 @@ def _status(body: msgspec.Raw) -> ApiStatus:
 
 
 def seconds(moment: datetime | None) -> int:
-    """A ``metav1.Time`` in Unix seconds, which it is truncated to; 0 where there is none."""
+    """Return a ``metav1.Time``, which has no fractions, in Unix seconds; 0 for None."""
     return int(moment.timestamp()) if moment else 0
 
 
 def labels_of(metadata: Metadata) -> Labels:
-    """Sorted; the same label is the same object, however many have it."""
+    """Return the labels, sorted; equal labels of all objects share their strings."""
     labels = metadata.labels
     if not labels:
         return ()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Kubernetes API as a source of events: one thread for each resource."""
+"""Watches the Kubernetes API, one thread per resource, and passes on its events."""
 
 import logging
 import time
@@ -15,13 +15,13 @@ from podtally.supervision.worker import Worker
 _log = logging.getLogger(__name__)
 
 FORBIDDEN, NEVER_SYNCED = "forbidden", "never synced"
-_STOP_SECONDS = 1.0  # threads that are still in a name look-up then are left behind
+_STOP_SECONDS = 1.0  # threads still in a DNS look-up by then are abandoned
 
 
 class KubeSource:
-    """Lists and watches; every event is given to ``put`` (of a queue), in a thread of its own.
+    """Lists and watches; calls ``put`` (of a queue) for every event, in the resource's thread.
 
-    Events of one resource come in order; between resources there is none.
+    Events of one resource come in order; across resources the order is undefined.
     """
 
     def __init__(
@@ -29,14 +29,14 @@ class KubeSource:
         access: Access,
         resources: Sequence[WatchedResource],
         put: Callable[[ApiEvent], None],
-        patience: ClientTiming | None = None,
+        timing: ClientTiming | None = None,
     ) -> None:
         self._access = access
         self._made_ns = time.monotonic_ns()
         outage = OutageLog(access.server.url)
-        patience = patience or ClientTiming()
+        timing = timing or ClientTiming()
         self._reflectors = {
-            resource.name: Reflector(access, resource, put, outage, patience)
+            resource.name: Reflector(access, resource, put, outage, timing)
             for resource in resources
         }
         self._workers = {
@@ -49,7 +49,7 @@ class KubeSource:
             worker.start()
 
     def stop(self) -> None:
-        """End all threads, also those that wait for the server; takes at most a second."""
+        """End all threads, also those waiting for the server, within a second."""
         for reflector in self._reflectors.values():
             reflector.stop()
         self._access.close()
@@ -62,10 +62,9 @@ class KubeSource:
         return tuple(self._reflectors)
 
     def contact_ns(self, resource: str) -> int:
-        """Return when something was last heard of a resource (CLOCK_MONOTONIC); of one that was
-        never heard of, when it was first wanted.
+        """Return when a resource was last in contact, else when this was made (CLOCK_MONOTONIC).
 
-        One that the server has not is seldom asked for: it is as fresh as the server's others.
+        An absent resource is seldom requested: it is as fresh as the freshest other.
         """
         reflector = self._reflectors[resource]
         if reflector.absent:
@@ -73,12 +72,12 @@ class KubeSource:
         return reflector.contact_ns or self._made_ns
 
     def listed(self, resource: str) -> bool:
-        """Return whether it was ever listed to the end, or told to be absent."""
+        """Return whether a resource was ever listed completely, or found absent."""
         return self._reflectors[resource].listed
 
     def unsynced(self, resource: str) -> str:
-        """Return why a resource is not known as it is now: ``forbidden``, or ``never synced``;
-        "" if it is, or if what was known is only old.
+        """Return why a resource's objects are unknown: ``forbidden`` or ``never synced``; "" if
+        they are known, even if outdated.
         """
         reflector = self._reflectors[resource]
         if reflector.forbidden:
@@ -86,21 +85,21 @@ class KubeSource:
         return "" if reflector.listed else NEVER_SYNCED
 
     def absent(self, resource: str) -> bool:
-        """Return whether the server has no such resource (``Resource.optional``)."""
+        """Return whether the server lacks the resource (``WatchedResource.optional``)."""
         return self._reflectors[resource].absent
 
     def errors(self, resource: str) -> int:
-        """Return how many requests and watches have failed."""
+        """Return the number of failed requests and watches."""
         return self._reflectors[resource].errors + self._workers[resource].failures
 
     def lists(self, resource: str) -> int:
-        """Return how many lists were answered: more than one tells of lost watches."""
+        """Return the number of answered lists: more than one means lost watches."""
         return self._reflectors[resource].lists
 
     def alive(self, resource: str) -> bool:
-        """Return whether its thread runs."""
+        """Return whether the resource's thread runs."""
         return self._workers[resource].alive
 
     def trouble(self, resource: str) -> str:
-        """Return what is wrong with its thread; "" if nothing is."""
+        """Return what is wrong with the resource's thread; "" if nothing is."""
         return self._workers[resource].trouble

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which workload a pod belongs to, and of what kind: as the API tells, or by its labels alone."""
+"""Finds the workload of a pod: by its owner reference, or by name and labels alone."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -16,33 +16,34 @@ class Workload(NamedTuple):
 
 
 def of_pod(pod: KubePod, jobs: Mapping[str, Controller | None]) -> Workload:
-    """The workload of a pod; ``jobs``: who made the Job of a UID.
+    """Return the workload of a pod; ``jobs`` has the controllers of Jobs, by the Job's UID.
 
-    A Job that is not in ``jobs`` stands for itself.
+    A Job without an entry is the workload itself.
     """
-    maker = pod.controller
-    if pod.mirrors or (maker and maker.kind == "Node"):
+    controller = pod.controller
+    if pod.mirrors or (controller and controller.kind == "Node"):
         return Workload(pod.name.removesuffix(f"-{pod.node}"), "StaticPod")
-    if maker is None:
+    if controller is None:
         return Workload(pod.name, "Pod")
-    if maker.kind == "ReplicaSet":
-        return _above(maker.name, dict(pod.labels))
-    above = jobs.get(maker.uid) if maker.kind == "Job" else None
-    return Workload(above.name, above.kind) if above else Workload(maker.name, maker.kind)
+    if controller.kind == "ReplicaSet":
+        return _replica_set_parent(controller.name, dict(pod.labels))
+    if controller.kind == "Job":
+        controller = jobs.get(controller.uid) or controller
+    return Workload(controller.name, controller.kind)
 
 
 def from_labels(name: str, labels: Labels) -> Workload | None:
-    """The workload of a pod of which only name and labels are known; None: they do not tell.
+    """Return the workload by a pod's name and labels; None if they do not show it.
 
-    The labels are those that the controllers set. A Job stands for itself here: a CronJob
-    leaves no trace in its pods.
+    Uses the labels that controllers set. A Job is the workload itself: a CronJob leaves no
+    trace in its pods.
     """
     known = dict(labels)
     parent, _, rest = name.rpartition("-")
     if "pod-template-hash" in known or "rollouts-pod-template-hash" in known:
-        # A long name is cut before the random part is put on; then the hash is not there.
-        above = _above(parent, known)
-        return above if above.kind != "ReplicaSet" and len(rest) == GENERATED else None
+        # The API cuts a long name before it appends the random part; then the hash is missing.
+        work = _replica_set_parent(parent, known)
+        return work if work.kind != "ReplicaSet" and len(rest) == GENERATED else None
     if known.get("statefulset.kubernetes.io/pod-name") == name and rest.isdecimal() and parent:
         return Workload(parent, "StatefulSet")
     if "controller-revision-hash" in known and "pod-template-generation" in known:
@@ -51,11 +52,11 @@ def from_labels(name: str, labels: Labels) -> Workload | None:
     return Workload(job, "Job") if job else None
 
 
-def _above(replica_set: str, labels: Mapping[str, str]) -> Workload:
-    """Who made a ReplicaSet: its name is its Deployment's and the hash of the pod template.
+def _replica_set_parent(replica_set: str, labels: Mapping[str, str]) -> Workload:
+    """Return a ReplicaSet's Deployment, by its name: DEPLOYMENT-HASH of the pod template.
 
-    Argo Rollouts do as Deployments do, with a label of their own. A ReplicaSet that somebody
-    made by hand has neither label and is the workload itself.
+    Argo Rollouts work like Deployments, with a label of their own. A ReplicaSet made by hand
+    has neither label and is the workload itself.
     """
     for label, kind in (
         ("pod-template-hash", "Deployment"),

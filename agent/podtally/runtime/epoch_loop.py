@@ -20,7 +20,7 @@ from podtally.export.publisher import Health, Publisher
 from podtally.kernel.account_map import UNATTRIBUTED
 from podtally.kernel.pins import Pins
 from podtally.kernel.table import Table
-from podtally.kube.configured import api_access
+from podtally.kube.api_access import api_access
 from podtally.ledger.checkpoint import Checkpoint, Extras
 from podtally.ledger.closed import ClosedConnections
 from podtally.netlink.model import Mode

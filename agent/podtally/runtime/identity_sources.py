@@ -21,7 +21,7 @@ from podtally.identity.directory import Directory
 from podtally.identity.interface_endpoints import address_text, lower_word
 from podtally.identity.model import UNKNOWN, UNKNOWN_ENDPOINT, Endpoint
 from podtally.kernel.table import Table
-from podtally.kube.configured import api_access
+from podtally.kube.api_access import api_access
 from podtally.kube.model import ApiEvent, Changed, ObjectPage
 from podtally.kube.objects import RESOURCES
 from podtally.kube.source import FORBIDDEN, KubeSource
