@@ -213,8 +213,8 @@ def assert_told(denied: Notice, metadata: Notice) -> None:
         "policy": "shop/shut",
     }
     assert denied.annotations == {
-        "summary": "shop/stray connects where policy forbids it",
-        "description": "Connections in 10 minutes: 1. To: external, tcp port 4444. Denied by shop/shut.",
+        "summary": "shop/stray opens connections that policy denies",
+        "description": "1 connections in 10 minutes to external, tcp port 4444. Denied by shop/shut.",
         "runbook_url": f"{RUNBOOK}#podtallyegressdenied",
     }
     assert (metadata.receiver, metadata.name) == ("pager", "PodtallyEgressToMetadata")

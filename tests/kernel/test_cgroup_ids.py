@@ -85,7 +85,7 @@ def test_without_the_right_to_open_by_handle(mount: Mount) -> None:
 INSIDE = """
 import json, subprocess, sys
 from pathlib import Path
-from podtally.identity.cgroup_ids import CgroupIds, Mount, find_mount
+from podtally.runtimes.cgroup_ids import CgroupIds, Mount, find_mount
 point, outside, within = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 subprocess.run(["mount", "-t", "cgroup2", "none", point], check=True)
 line = next(x for x in open("/proc/self/mountinfo") if x.split()[4] == str(point))
