@@ -91,7 +91,7 @@ def test_what_is_applied_is_linted(api: ApiServer, run: Run, tmp_path: Path) -> 
         ("Ingress shop/web", "spec.defaultBackend", "schema"),
     }
     told = run("check", *live(tmp_path, api.url), "--ignore", "unisolated")
-    assert told.out.startswith("api: NetworkPolicy shop/")
+    assert told.out.startswith("error: api: NetworkPolicy shop/")
 
 
 def test_live_finds_what_files_of_the_same_have(api: ApiServer, run: Run, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_live_finds_what_files_of_the_same_have(api: ApiServer, run: Run, tmp_pa
         for told in (from_api, from_files, both)
     ]
     assert rows[0] == rows[1] == rows[2]
-    assert {row["check"] for row in rows[0]} == {"shadowed", "unisolated"}
+    assert {row["check"] for row in rows[0]} == {"allow-all", "shadowed", "unisolated"}
     assert json.loads(both.out)["findings"][0]["file"] == str(written)
 
 

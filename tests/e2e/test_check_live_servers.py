@@ -45,11 +45,11 @@ def test_a_list_that_grows_old_is_begun_anew(run: Run, tmp_path: Path) -> None:
 
 
 def test_another_version_of_a_resource_is_not_taken_for_nothing(run: Run, tmp_path: Path) -> None:
-    item = {"apiVersion": "policy.networking.k8s.io/v1beta1", "kind": "ClusterNetworkPolicy"}
+    item = {"apiVersion": "policy.networking.k8s.io/v1beta9", "kind": "ClusterNetworkPolicy"}
     answers = {
-        ADMIN: {"versions": [{"version": "v1beta1"}]},
-        f"{ADMIN}/v1beta1": {"resources": [{"name": "clusternetworkpolicies"}]},
-        f"{ADMIN}/v1beta1/clusternetworkpolicies?limit=500": {
+        ADMIN: {"versions": [{"version": "v1beta9"}]},
+        f"{ADMIN}/v1beta9": {"resources": [{"name": "clusternetworkpolicies"}]},
+        f"{ADMIN}/v1beta9/clusternetworkpolicies?limit=500": {
             "metadata": {},
             "items": [item | DENY_STRAYS],
         },
@@ -57,7 +57,7 @@ def test_another_version_of_a_resource_is_not_taken_for_nothing(run: Run, tmp_pa
     with Scripted(lambda t: (200, answers[t]) if t in answers else empty(t)) as server:
         status, out, _ = run("check", *live(tmp_path, server.url))
     assert status == 1
-    assert "api: ClusterNetworkPolicy strays: apiVersion: is not read for this kind" in out
+    assert "strays: apiVersion: 'policy.networking.k8s.io/v1beta9' is not read for this kind" in out
 
 
 def test_a_right_to_what_is_there_is_asked_for(run: Run, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_a_right_that_is_missing_makes_unknown_and_not_undeclared(
     with Scraper(agent.places.url).running() as scraper:
         asks(shop)()
         samples = eventually(agent, look, {"unknown": 1})
-        assert by("cause", samples, UNJUDGED) == {"unreadable": 2}  # both ends are here
+        assert by("cause", samples, UNJUDGED) == {"unsynced": 2}  # both ends are here
         agent.wait_said(f'resources: ["{resource}"]')
         shop.api.release()
         until_verdict(agent, asks(shop), look, "undeclared", HEARD_SECONDS)
@@ -196,7 +196,7 @@ def test_before_the_api_was_ever_heard_nothing_is_known(
             converse(client, web, 80)
             samples = eventually(agent, look, {"unknown": 1})
             assert value(samples, UNHEARD) == 5
-            assert by("cause", samples, UNJUDGED) == {"unreadable": 2}
+            assert by("cause", samples, UNJUDGED) == {"unsynced": 2}
             shop.api.back()
             until_verdict(agent, asks(shop), look, "denied", HEARD_SECONDS)
             assert value(agent.samples(), UNHEARD) == 0
