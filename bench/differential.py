@@ -59,9 +59,9 @@ def _of_seed(seed: int) -> Iterator[Outcome]:
     yield _compare(seed, probes, world, judge)
     for _ in range(_CHANGES):
         number = maker.place(len(world.endpoints) + 1)
-        party = maker.pod({}, {})
-        world.endpoints[number : number + 1] = [party]
-        judge.set_endpoint(number, party)
+        endpoint = maker.pod({}, {})
+        world.endpoints[number : number + 1] = [endpoint]
+        judge.set_endpoint(number, endpoint)
         added = [maker.pod({}, {}) for _ in range(maker.place(3))]
         assert judge.add_endpoints(added) == len(world.endpoints)
         world.endpoints.extend(added)
@@ -77,8 +77,8 @@ def _compare(seed: int, probes: list[Probe], world: World, judge: Evaluator) -> 
     judged = judge.judge(connections(probes))
     engine, causes = Engine(world.policies), Counter[str]()
     differences = []
-    for probe, number in zip(probes, judged.side, strict=True):
-        plain, other = engine.side(asked(probe, world)), judge.side(int(number))
+    for probe, number in zip(probes, judged.outcome, strict=True):
+        plain, other = engine.direction_verdict(asked(probe, world)), judge.outcome(int(number))
         causes[f"{plain.verdict}: {plain.cause}"] += 1
         if plain != other:
             differences.append(Difference(seed, probe, plain, other))

@@ -77,11 +77,11 @@ def _differential(probes: int, report: Report) -> None:
 def _measure(rounds: int, report: Report) -> None:
     progress(f"{cluster.PODS:,} pods, {cluster.POLICIES:,} policies of {cluster.RULES} rules")
     chance = random.Random(4)
-    parties = cluster.parties()
+    endpoints = cluster.endpoints()
     before = _kept_bytes()
     policies = cluster.policies(chance)
-    seconds, judge = _timed(lambda: Evaluator(policies, parties))
-    pairs = cluster.pairs(chance, parties)
+    seconds, judge = _timed(lambda: Evaluator(policies, endpoints))
+    pairs = cluster.pairs(chance, endpoints)
     flows = _take(pairs, np.random.default_rng(4).integers(0, cluster.PAIRS, FLOWS))
     before += _bytes(pairs) + _bytes(flows)
     compiled_mib = (_kept_bytes() - before) / (1 << 20)
@@ -90,28 +90,28 @@ def _measure(rounds: int, report: Report) -> None:
     filled_mib = (_kept_bytes() - before) / (1 << 20)
     _row(report, "compiling, s", seconds, SECONDS_COMPILE_TARGET)
     progress(f"{FLOWS:,} flows of {cluster.PAIRS:,} pairs")
-    cold = [_timed(lambda: Evaluator(policies, parties).judge(flows))[0] for _ in range(rounds)]
-    compiling = [_timed(lambda: Evaluator(policies, parties))[0] for _ in range(rounds)]
+    cold = [_timed(lambda: Evaluator(policies, endpoints).judge(flows))[0] for _ in range(rounds)]
+    compiling = [_timed(lambda: Evaluator(policies, endpoints))[0] for _ in range(rounds)]
     spent = statistics.median(cold) - statistics.median(compiling)
     _row(report, f"{FLOWS:,} flows, cold, s", spent, SECONDS_COLD_TARGET)
     warm = statistics.median(_timed(lambda: judge.judge(flows))[0] for _ in range(rounds))
     _row(report, f"{FLOWS:,} flows, warm, s", warm, SECONDS_WARM_TARGET)
-    _changes(report, judge, World(policies, parties), pairs)
-    _additions(report, judge, parties, pairs)
+    _changes(report, judge, World(policies, endpoints), pairs)
+    _additions(report, judge, endpoints, pairs)
     _row(report, "policies, compiled; MiB", compiled_mib, MEMORY_MIB_TARGET)
     _row(report, "and with all pairs remembered; MiB", filled_mib, MEMORY_MIB_TARGET)
     _row(report, "and with what the allocator has free then; MiB", loose_mib, None)
-    _check(report, judge, World(policies, parties), pairs)
+    _check(report, judge, World(policies, endpoints), pairs)
     _denials(report, denials.few(policies))
 
 
 def _changes(report: Report, judge: Evaluator, world: World, pairs: PackedConnections) -> None:
     """The time from a change to all pairs judged, those that are not stale looked up."""
-    policies, parties = world
+    policies, endpoints = world
 
     def relabelled() -> None:
         labels = (("app", "changed"), ("team", "none"))
-        judge.set_endpoint(17, parties[17]._replace(labels=labels))
+        judge.set_endpoint(17, endpoints[17]._replace(labels=labels))
         judge.judge(pairs)
 
     def namespaced() -> None:
@@ -124,7 +124,7 @@ def _changes(report: Report, judge: Evaluator, world: World, pairs: PackedConnec
         judge.judge(pairs)
 
     def restored() -> None:
-        judge.set_endpoint(17, parties[17])
+        judge.set_endpoint(17, endpoints[17])
         judge.set_policies(policies)
         judge.judge(pairs)
 
@@ -142,12 +142,12 @@ def _changes(report: Report, judge: Evaluator, world: World, pairs: PackedConnec
 
 
 def _additions(
-    report: Report, judge: Evaluator, parties: list[PolicyEndpoint], pairs: PackedConnections
+    report: Report, judge: Evaluator, endpoints: list[PolicyEndpoint], pairs: PackedConnections
 ) -> None:
     """Ends that were not there before, and their first connections with the pods of a node."""
     chance = np.random.default_rng(5)
     local = chance.choice(cluster.PODS, NODE_PODS, replace=False).astype(np.int32)
-    for title, end in (("addresses", PolicyEndpoint(ADDRESS)), ("pods of new kinds", parties[0])):
+    for title, end in (("addresses", PolicyEndpoint(ADDRESS)), ("pods of new kinds", endpoints[0])):
         seconds = []
         for turn in range(5):
             labels = [(("app", f"new-{turn}-{number}"),) for number in range(NEW)]
@@ -181,7 +181,8 @@ def _denials(report: Report, policies: list[Policy]) -> None:
 def _check(report: Report, judge: Evaluator, world: World, pairs: PackedConnections) -> None:
     engine, judged = Engine(world.policies), judge.judge(pairs)
     wrong = sum(
-        engine.side(judge.asked(pairs, index)) != judge.side(int(judged.side[index]))
+        engine.direction_verdict(judge.rule_input(pairs, index))
+        != judge.outcome(int(judged.outcome[index]))
         for index in range(CHECKED)
     )
     report.rows.append(

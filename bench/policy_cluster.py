@@ -39,7 +39,7 @@ _WORD = (1 << 64) - 1
 _PORTS = (53, 80, 443, 3000, 3306, 5432, 8080, 9090)
 
 
-def parties() -> list[PolicyEndpoint]:
+def endpoints() -> list[PolicyEndpoint]:
     return [_pod(number) for number in range(PODS)]
 
 
@@ -121,14 +121,14 @@ def _ports(chance: random.Random) -> tuple[PolicyPort, ...] | None:
     return (PolicyPort(TCP, number, number + chance.choice((0, 0, 100))), PolicyPort(UDP, 53, 53))
 
 
-def pairs(chance: random.Random, parties: list[PolicyEndpoint]) -> PackedConnections:
+def pairs(chance: random.Random, endpoints: list[PolicyEndpoint]) -> PackedConnections:
     """Each a pair of ends of its own; half of them between pods, some in IPv6."""
     seen: dict[tuple[int, int, int, int, int, bool], None] = {}
     while len(seen) < PAIRS:
         local, family = chance.randrange(PODS), chance.choice((0, 0, 0, 1))
         if chance.random() < 0.5:
             peer = chance.randrange(PODS)
-            ip = parties[peer].ips[family]
+            ip = endpoints[peer].ips[family]
         else:
             peer = ADDRESS_INDEX
             ip = _MAPPED | 198 << 24 | 18 << 16 | chance.randrange(1 << 17)

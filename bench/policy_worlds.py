@@ -77,22 +77,22 @@ class Maker:
         chance = self._random
         namespaces = {name: self._labels() for name in NAMESPACES}
         nodes = {name: self._labels() for name in NODES}
-        parties = [self.pod(namespaces, nodes) for _ in range(chance.randint(4, 16))]
-        parties += [
+        endpoints = [self.pod(namespaces, nodes) for _ in range(chance.randint(4, 16))]
+        endpoints += [
             PolicyEndpoint(NODE, name=name, ips=(self._ip(),), node=name, node_labels=labels)
             for name, labels in nodes.items()
         ]
-        parties += [self._host() for _ in range(chance.randint(0, 4))]
-        parties += [PolicyEndpoint(UNIDENTIFIED), PolicyEndpoint(ADDRESS, ips=(self._ip(),))]
+        endpoints += [self._host() for _ in range(chance.randint(0, 4))]
+        endpoints += [PolicyEndpoint(UNIDENTIFIED), PolicyEndpoint(ADDRESS, ips=(self._ip(),))]
         policies = [self.policy() for _ in range(chance.randint(0, 24))]
-        return World(policies, parties, chance.random() < 0.5)
+        return World(policies, endpoints, chance.random() < 0.5)
 
-    def probe(self, parties: list[PolicyEndpoint]) -> Probe:
+    def probe(self, endpoints: list[PolicyEndpoint]) -> Probe:
         chance = self._random
-        pods = sum(party.kind == POD for party in parties)  # they come first
-        local = chance.randrange(pods if chance.random() < 0.8 else len(parties))
-        peer = chance.randrange(-2, len(parties))
-        known = parties[peer].ips if peer >= 0 else ()
+        pods = sum(endpoint.kind == POD for endpoint in endpoints)  # they come first
+        local = chance.randrange(pods if chance.random() < 0.8 else len(endpoints))
+        peer = chance.randrange(-2, len(endpoints))
+        known = endpoints[peer].ips if peer >= 0 else ()
         ip = chance.choice((*known, self._ip())) if chance.random() < 0.95 else 0
         port = chance.choice(NUMBERS)  # 0: not known
         return Probe(local, peer, ip, chance.choice(PROTOCOLS), port, chance.random() < 0.5)

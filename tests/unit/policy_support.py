@@ -54,8 +54,8 @@ def labels(values: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
 def pod(name: str, address: str = "10.99.0.1", **more: Any) -> PolicyEndpoint:
     """``namespace/name``; the label ``app`` is the name, unless told."""
     namespace, _, short = name.partition("/")
-    party = PolicyEndpoint(POD, namespace, short, (("app", short),), ips=(ip(address),))
-    return party._replace(**more)
+    endpoint = PolicyEndpoint(POD, namespace, short, (("app", short),), ips=(ip(address),))
+    return endpoint._replace(**more)
 
 
 def outside(address: str = "203.0.113.9") -> PolicyEndpoint:
@@ -106,10 +106,10 @@ class World:
         self._nodes = {address: node for node in nodes.values() for address in node.ips}
         self._pods = {}
         for entry in case["pods"]:
-            party = _pod(entry)._replace(namespace_labels=namespaces[entry["namespace"]])
-            if party.node in nodes:
-                party = party._replace(node_labels=nodes[party.node].node_labels)
-            self._pods[f"{party.namespace}/{party.name}"] = party
+            endpoint = _pod(entry)._replace(namespace_labels=namespaces[entry["namespace"]])
+            if endpoint.node in nodes:
+                endpoint = endpoint._replace(node_labels=nodes[endpoint.node].node_labels)
+            self._pods[f"{endpoint.namespace}/{endpoint.name}"] = endpoint
 
     def question(self, probe: Mapping[str, Any]) -> Question:
         (source, sources), (destination, destinations) = (
@@ -123,9 +123,9 @@ class World:
         self, end: Mapping[str, str], family: str | None
     ) -> tuple[PolicyEndpoint, tuple[int, ...]]:
         if "pod" in end:
-            party = self._pods[end["pod"]]
-            wanted = [a for a in party.ips if family is None or (family == "IPv4") == _is_v4(a)]
-            return party, tuple(wanted)
+            endpoint = self._pods[end["pod"]]
+            wanted = [a for a in endpoint.ips if family is None or (family == "IPv4") == _is_v4(a)]
+            return endpoint, tuple(wanted)
         address = ip(end["ip"])
         return self._nodes.get(address) or outside(end["ip"]), (address,)
 

@@ -207,7 +207,7 @@ def test_what_is_gone_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_reason_names_the_policy_and_what_did_not_match() -> None:
     judge = Evaluator([OPEN_TO_WEB], [WEB, DB])
     asked = differential.connections([TO_DB, TO_DB._replace(port=5432)])
-    allowed, denied = judge.judge(asked).side
+    allowed, denied = judge.judge(asked).outcome
     assert judge.reason(asked, 0, int(allowed)) == "shop/web ingress[0]"
     assert judge.reason(asked, 1, int(denied)) == (
         "isolated in ingress by shop/web; nearest shop/web ingress[0]: port 5432 is not 80"
@@ -224,14 +224,14 @@ def test_ends_that_are_no_parties() -> None:
 def test_no_connections_are_judged_to_nothing() -> None:
     empty = differential.connections([TO_DB])
     judged = Evaluator([CLOSED], [WEB, DB]).judge(type(empty)._make(column[:0] for column in empty))
-    assert (len(judged.verdict), len(judged.side)) == (0, 0)
+    assert (len(judged.verdict), len(judged.outcome)) == (0, 0)
 
 
 def test_classes_that_come_after_compiling_are_graded_too() -> None:
     classes = EndpointClasses()
     slot = classes.slot(PodPeer(None, labelled(app="web")), "shop")
-    parties = [pod(f"shop/p{i}", labels=(("app", "web"), ("i", str(i)))) for i in range(700)]
-    numbers = [classes.number(party) for party in parties]
+    endpoints = [pod(f"shop/p{i}", labels=(("app", "web"), ("i", str(i)))) for i in range(700)]
+    numbers = [classes.number(endpoint) for endpoint in endpoints]
     other = classes.number(pod("shop/db"))
     hidden = classes.number(pod("shop/x", labels=None))
     grades = classes.table.of_row(slot)

@@ -33,11 +33,11 @@ def test_reasons_are_those_of_the_plain_form(monkeypatch: pytest.MonkeyPatch) ->
             probes = [maker.probe(world.endpoints) for _ in range(PROBES)]
             judge = Evaluator(world.policies, world.endpoints, world.by_service)
             given = connections(probes)
-            words = judge.reasons(given, judge.judge(given).side)
+            words = judge.reasons(given, judge.judge(given).outcome)
             engine = Engine(world.policies)
             for probe, got in zip(probes, words, strict=True):
                 ask = asked(probe, world)
-                side = engine.side(ask)
+                side = engine.direction_verdict(ask)
                 assert got == direction_reason(side, ask), (seed, probe)
                 told[side.cause] += 1
     assert told["isolated"] > 500
@@ -85,7 +85,7 @@ def test_connections_that_no_rule_tells_apart_are_searched_for_once(
     judge = Evaluator([many(500)], [WEB])
     for port in (443, 444, 80):
         given = denied([f"203.0.113.{last}" for last in range(200)], port)
-        words = judge.reasons(given, judge.judge(given).side)
+        words = judge.reasons(given, judge.judge(given).outcome)
         assert len(set(words)) == 200
         assert words[7].startswith(
             "isolated in egress by shop/many; nearest shop/many egress[0]: "
@@ -93,7 +93,7 @@ def test_connections_that_no_rule_tells_apart_are_searched_for_once(
         )
     assert len(searches) == 3  # below, at and above the port of the rules
     given = denied(["10.0.7.1", "10.0.7.2", "10.1.7.1"], 80)
-    words = judge.reasons(given, judge.judge(given).side)
+    words = judge.reasons(given, judge.judge(given).outcome)
     assert [text.split("nearest ")[1] for text in words] == [
         "shop/many egress[7]: port 80 is not 443",
         "shop/many egress[7]: port 80 is not 443",
@@ -105,14 +105,14 @@ def test_connections_that_no_rule_tells_apart_are_searched_for_once(
 def test_beyond_the_budget_a_reason_names_the_policies_only() -> None:
     judge = Evaluator([many(500)], [WEB, pod("shop/db", "10.99.0.2")])
     given = denied([f"203.0.113.{last}" for last in range(100)])
-    sides = judge.judge(given).side
+    sides = judge.judge(given).outcome
     budget = ReasonBudget(200, 100)
     words = judge.reasons(given, sides, budget)
     short = words.count("isolated in egress by shop/many")
     assert 20 < short < 80
     # What one endpoint asks for costs no other anything.
     other = given._replace(local=np.ones(100, np.int32))
-    assert "nearest" in judge.reasons(other, judge.judge(other).side, budget)[0]
+    assert "nearest" in judge.reasons(other, judge.judge(other).outcome, budget)[0]
     # What is known costs nothing, and the next epoch has its own.
     assert (
         sum("nearest" in text for text in judge.reasons(given, sides, ReasonBudget(0, 0)))
@@ -134,10 +134,10 @@ def test_reasons_follow_labels_and_policies() -> None:
     by_label = policy("shop/p", ingress=rules(Rule(0, ALLOW, ())))
     judge = Evaluator([by_label], [WEB])
     given = denied(["203.0.113.1"])._replace(is_egress=np.zeros(1, np.bool_))
-    assert "it names nobody" in judge.reasons(given, judge.judge(given).side)[0]
+    assert "it names nobody" in judge.reasons(given, judge.judge(given).outcome)[0]
     judge.set_endpoint(0, WEB._replace(name="other"))
     judge.set_policies([by_label._replace(name="q")])
-    assert "isolated in ingress by shop/q" in judge.reasons(given, judge.judge(given).side)[0]
+    assert "isolated in ingress by shop/q" in judge.reasons(given, judge.judge(given).outcome)[0]
 
 
 def test_address_classes_are_the_networks_around_an_address() -> None:

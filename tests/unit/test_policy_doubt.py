@@ -103,14 +103,17 @@ def test_what_is_decided_stands_however_the_doubts_turn_out() -> None:
         maker, chance = Maker(seed), random.Random(seed)
         world = maker.world()
         probes = [maker.probe(world.endpoints) for _ in range(PROBES)]
-        now = [Engine(world.policies).side(asked(probe, world)).verdict for probe in probes]
+        now = [
+            Engine(world.policies).direction_verdict(asked(probe, world)).verdict
+            for probe in probes
+        ]
         decided.update(now)
         for _ in range(TURNS):
             turned = _turned(world, maker, chance)
             engine_ = Engine(turned.policies)
             for probe, before in zip(probes, now, strict=True):
                 if before != "unknown":
-                    after = engine_.side(asked(probe, turned)).verdict
+                    after = engine_.direction_verdict(asked(probe, turned)).verdict
                     # An end of which nothing is known, a port 0, and the like are left as they are.
                     assert after in (before, "unknown"), (seed, probe)
     assert all(decided[verdict] > 100 for verdict in ("allowed", "denied", "undeclared", "unknown"))
@@ -118,12 +121,16 @@ def test_what_is_decided_stands_however_the_doubts_turn_out() -> None:
 
 def _turned(world: World, maker: Maker, chance: random.Random) -> World:
     """One of the worlds that this one may be."""
-    parties = [
-        party._replace(labels=party.labels if party.labels is not None else _labels(chance))
-        for party in world.endpoints
+    endpoints = [
+        endpoint._replace(
+            labels=endpoint.labels if endpoint.labels is not None else _labels(chance)
+        )
+        for endpoint in world.endpoints
     ]
     policies = [_read(each, maker, chance) for each in world.policies]
-    return world._replace(policies=[_resolved(p, chance) for p in policies if p], endpoints=parties)
+    return world._replace(
+        policies=[_resolved(p, chance) for p in policies if p], endpoints=endpoints
+    )
 
 
 def _labels(chance: random.Random) -> tuple[tuple[str, str], ...]:

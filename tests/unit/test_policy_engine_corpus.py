@@ -54,12 +54,12 @@ def _policies(case: dict[str, Any]) -> list[Policy]:
 
 def _compiled(policies: list[Policy], questions: list[Question]) -> list[tuple[str, str]]:
     """Ingress and egress, as the compiled form has them."""
-    parties: dict[PolicyEndpoint, int] = {}
+    endpoints: dict[PolicyEndpoint, int] = {}
     probes = []
     for question in questions:
         source, destination = (
-            parties.setdefault(party, len(parties))
-            for party in (question.source, question.destination)
+            endpoints.setdefault(endpoint, len(endpoints))
+            for endpoint in (question.source, question.destination)
         )
         how = (question.protocol, question.port)
         probes += [
@@ -68,7 +68,7 @@ def _compiled(policies: list[Policy], questions: list[Question]) -> list[tuple[s
         ]
     if not probes:
         return []
-    judged = Evaluator(policies, parties).judge(connections(probes))
+    judged = Evaluator(policies, endpoints).judge(connections(probes))
     words = [VERDICTS[code] for code in judged.verdict]
     return list(zip(words[::2], words[1::2], strict=True))
 

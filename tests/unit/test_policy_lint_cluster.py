@@ -74,7 +74,7 @@ def test_it_is_as_if_every_pod_were_asked(
 ) -> None:
     world = world_of(labels)
     cluster = LintCluster(world)
-    pods = [member.party for member in world.members]
+    pods = [member.endpoint for member in world.members]
     for policy in policies:
         assert isinstance(policy.subject, PodSubject)
         selected = {each.labels for each in cluster.selected(policy, policy.subject)}
@@ -121,9 +121,9 @@ def test_a_selector_by_a_label_looks_at_its_bearers_only(monkeypatch: pytest.Mon
     cluster = LintCluster(world)
     looked: list[PolicyEndpoint] = []
 
-    def counting(policy: Policy, party: PolicyEndpoint) -> bool | None:
-        looked.append(party)
-        return selects_endpoint(policy, party)
+    def counting(policy: Policy, endpoint: PolicyEndpoint) -> bool | None:
+        looked.append(endpoint)
+        return selects_endpoint(policy, endpoint)
 
     policies = [
         Policy("NetworkPolicy", "shop", f"p{n}", PodSubject(None, labelled(app=f"a{n}")), (), ())

@@ -98,17 +98,20 @@ def test_what_is_decided_without_the_port_is_so_for_every_port() -> None:
             probe = maker.probe(world.endpoints)
             if probe.protocol not in HAVE_PORTS:
                 continue
-            open_ = engine_.side(asked(probe._replace(port=0), world)).verdict
+            open_ = engine_.direction_verdict(asked(probe._replace(port=0), world)).verdict
             decided[open_] += 1
             if open_ == "unknown":
                 continue
-            each = {engine_.side(asked(probe._replace(port=p), world)).verdict for p in PORTS}
+            each = {
+                engine_.direction_verdict(asked(probe._replace(port=p), world)).verdict
+                for p in PORTS
+            }
             assert each == {open_}, (seed, probe)
     assert min(decided[verdict] for verdict in ("allowed", "denied", "undeclared")) > 100
 
 
 def _of(engine_: Engine, world: World, probe: Probe) -> str:
-    return engine_.side(asked(probe, world)).verdict
+    return engine_.direction_verdict(asked(probe, world)).verdict
 
 
 def test_what_is_decided_without_the_peer_is_so_for_every_peer() -> None:
@@ -119,7 +122,7 @@ def test_what_is_decided_without_the_peer_is_so_for_every_peer() -> None:
         engine_ = Engine(world.policies)
         for _ in range(PROBES):
             probe = maker.probe(world.endpoints)._replace(peer=UNKNOWN_INDEX, ip=0)
-            open_ = engine_.side(asked(probe, world)).verdict
+            open_ = engine_.direction_verdict(asked(probe, world)).verdict
             decided[open_] += 1
             if open_ in ("allowed", "denied"):
                 ends = [(number, ip) for number, p in enumerate(world.endpoints) for ip in p.ips]

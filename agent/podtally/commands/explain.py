@@ -142,13 +142,15 @@ def _find(text: str, cluster: ClusterModel) -> PolicyEndpoint:
     if address is not None:
         return cluster.at(address)._replace(ips=(address,))
     known = [
-        KnownName(member.party.namespace, member.party.name, member.workload, member.over, member)
+        KnownName(
+            member.endpoint.namespace, member.endpoint.name, member.workload, member.over, member
+        )
         for member in cluster.members
     ]
     member = find(namespace, name, known) if slash else None
     if member is None:
         raise unknown_endpoint(text, known)
-    return member.party
+    return member.endpoint
 
 
 def _bold(text: str, out: TextIO) -> str:

@@ -252,11 +252,11 @@ class VerdictStage:
             part = ends.take(both)
             asked = _asked(peer[both], part.here, part.here_address, part, ~is_egress[both])
             theirs = judge.judge(asked)
-            there[both] = theirs.side
+            there[both] = theirs.outcome
             verdict[both] = combine(ours.verdict[both], theirs.verdict)
         doubts = np.zeros(n, np.bool_)
         began = ends.began.copy()
-        return Outcomes(verdict, ours.side, there, ours.verdict, began, ~doubts, doubts)
+        return Outcomes(verdict, ours.outcome, there, ours.verdict, began, ~doubts, doubts)
 
     def _of_either(self, judge: Evaluator, ends: JudgeInput) -> Outcomes:
         """Judge connections that either side may have opened."""
@@ -348,12 +348,12 @@ class VerdictStage:
         missed, foreign = bool(key >> _MISSED_SHIFT & 1), bool(key >> _FOREIGN_SHIFT & 1)
         if verdict == UNKNOWN:
             unseen = FOREIGN_SENDER if foreign else UNSEEN_OPENER
-            cause = self._judge.side(side).cause if side != NO_OUTCOME else unseen
-            missed = missed and (side == NO_OUTCOME or is_missed(self._judge.side(side)))
+            cause = self._judge.outcome(side).cause if side != NO_OUTCOME else unseen
+            missed = missed and (side == NO_OUTCOME or is_missed(self._judge.outcome(side)))
         elif side != NO_OUTCOME:
-            policy = deciding_policies(self._judge.side(side))
+            policy = deciding_policies(self._judge.outcome(side))
         if candidate_side != NO_OUTCOME and self._would is not None:
-            candidate_policy = deciding_policies(self._would.side(candidate_side))
+            candidate_policy = deciding_policies(self._would.outcome(candidate_side))
         return Judgement(
             verdict,
             DIRECTIONS[began - 1] if began else "",

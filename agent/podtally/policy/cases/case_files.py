@@ -209,9 +209,9 @@ class _CaseReader:
         if len(wire.rows) != count or any(len(row) != count for row in wire.rows):
             yield self._wrong(path, f"must be {count} rows of {count} cells, one an endpoint")
             return
-        parties = [self._party(_end(text)) for text in wire.endpoints]
-        for source, row in zip(parties, wire.rows, strict=True):
-            for destination, cell in zip(parties, row, strict=True):
+        endpoints = [self._party(_end(text)) for text in wire.endpoints]
+        for source, row in zip(endpoints, wire.rows, strict=True):
+            for destination, cell in zip(endpoints, row, strict=True):
                 if cell != _NOT_ASKED:
                     yield self._cell(wire, source, destination, cell)
 

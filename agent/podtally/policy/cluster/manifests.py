@@ -209,7 +209,7 @@ def _member(pod: _PodManifest) -> ClusterPod | Fault:
     # Sidecars' ports count as well (KEP-753; podutil.FindPort).
     sidecars = (c for c in spec.init_containers if c.restart_policy == "Always")
     written = [port for container in (*spec.containers, *sidecars) for port in container.ports]
-    party = PolicyEndpoint(
+    endpoint = PolicyEndpoint(
         POD,
         meta.namespace or DEFAULT_NAMESPACE,
         meta.name,
@@ -219,7 +219,9 @@ def _member(pod: _PodManifest) -> ClusterPod | Fault:
         node=spec.node_name,
         host_network=spec.host_network,
     )
-    return ClusterPod(party, _workload(party, controller_of(meta)), status.phase in FINISHED_PHASES)
+    return ClusterPod(
+        endpoint, _workload(endpoint, controller_of(meta)), status.phase in FINISHED_PHASES
+    )
 
 
 def _node(node: _NodeManifest) -> PolicyEndpoint:
@@ -241,7 +243,7 @@ def _case_pod(pod: _CasePod) -> ClusterPod | Fault:
     ips = _addresses(pod.ips)
     if isinstance(ips, Fault):
         return ips
-    party = PolicyEndpoint(
+    endpoint = PolicyEndpoint(
         POD,
         pod.namespace,
         pod.name,
@@ -251,7 +253,7 @@ def _case_pod(pod: _CasePod) -> ClusterPod | Fault:
         node=pod.node,
         host_network=pod.host_network,
     )
-    return ClusterPod(party, _workload(party, None), pod.phase in FINISHED_PHASES)
+    return ClusterPod(endpoint, _workload(endpoint, None), pod.phase in FINISHED_PHASES)
 
 
 def _workload(pod: PolicyEndpoint, controller: Controller | None) -> str:

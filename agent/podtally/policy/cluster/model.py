@@ -16,7 +16,7 @@ FAMILIES = (IPV4, IPV6)
 class ClusterPod(NamedTuple):
     """A pod, with what policies do not ask for."""
 
-    party: PolicyEndpoint
+    endpoint: PolicyEndpoint
     workload: str = ""  # "" where nothing tells
     over: bool = False  # Succeeded or Failed: its addresses may be another's
 
@@ -41,8 +41,8 @@ class ClusterModel:
         self._nodes = {node.name: node for node in nodes}
         self._members: dict[tuple[str, str], ClusterPod] = {}
         for member in members:
-            party = self._placed(member.party)
-            self._members[party.namespace, party.name] = member._replace(party=party)
+            endpoint = self._placed(member.endpoint)
+            self._members[endpoint.namespace, endpoint.name] = member._replace(endpoint=endpoint)
         self._holders = self._by_address()
 
     @property
@@ -60,17 +60,17 @@ class ClusterModel:
 
     def pod(self, namespace: str, name: str) -> PolicyEndpoint | None:
         member = self._members.get((namespace, name))
-        return member.party if member else None
+        return member.endpoint if member else None
 
     def workload(self, namespace: str, name: str) -> PolicyEndpoint | None:
         """A pod of the workload: the first by name that is not over."""
         pods = [
             member
             for member in self._members.values()
-            if member.party.namespace == namespace and member.workload == name
+            if member.endpoint.namespace == namespace and member.workload == name
         ]
-        first = min(pods, key=lambda m: (m.over, m.party.name), default=None)
-        return first.party if first else None
+        first = min(pods, key=lambda m: (m.over, m.endpoint.name), default=None)
+        return first.endpoint if first else None
 
     def at(self, address: int) -> PolicyEndpoint:
         """Who has the address; a node goes before the pods that use its network."""
@@ -83,7 +83,7 @@ class ClusterModel:
 
     def _by_address(self) -> dict[int, PolicyEndpoint]:
         holders: dict[int, PolicyEndpoint] = {}
-        for pod in (member.party for member in self._members.values() if not member.over):
+        for pod in (member.endpoint for member in self._members.values() if not member.over):
             for address in pod.ips:
                 if pod.host_network:
                     holders[address] = _node_of(pod)
@@ -132,9 +132,9 @@ def family_of(address: int) -> str:
 def selectable_pods(world: ClusterModel) -> tuple[PolicyEndpoint, ...]:
     """The pods that policies may select: not those of the host's network, none that is over."""
     return tuple(
-        member.party
+        member.endpoint
         for member in world.members
-        if not member.over and member.party.kind == POD and not member.party.host_network
+        if not member.over and member.endpoint.kind == POD and not member.endpoint.host_network
     )
 
 
@@ -145,5 +145,5 @@ def _node_of(pod: PolicyEndpoint) -> PolicyEndpoint:
     )
 
 
-def _only(party: PolicyEndpoint) -> int:
-    return party.ips[0] if len(party.ips) == 1 else 0
+def _only(endpoint: PolicyEndpoint) -> int:
+    return endpoint.ips[0] if len(endpoint.ips) == 1 else 0

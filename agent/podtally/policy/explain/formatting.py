@@ -45,13 +45,13 @@ def format_address(ip: int) -> str:
     return str(address.ipv4_mapped or address) if ip else "an address that is not known"
 
 
-def format_endpoint(party: PolicyEndpoint, ip: int) -> str:
-    if party.kind == POD:
-        return f"{party.namespace}/{party.name}"
-    if party.kind == NODE:
-        return f"node {party.name}"
-    if party.kind == HOST:
-        return party.unit or party.container or f"host {party.name}".strip()
+def format_endpoint(endpoint: PolicyEndpoint, ip: int) -> str:
+    if endpoint.kind == POD:
+        return f"{endpoint.namespace}/{endpoint.name}"
+    if endpoint.kind == NODE:
+        return f"node {endpoint.name}"
+    if endpoint.kind == HOST:
+        return endpoint.unit or endpoint.container or f"host {endpoint.name}".strip()
     return format_address(ip)
 
 

@@ -63,24 +63,24 @@ class NearMiss(NamedTuple):
     at_port: bool  # the ports do not match
 
 
-def near_miss(rule: Rule, policy: Policy, ask: RuleInput) -> NearMiss:
+def near_miss(rule: Rule, policy: Policy, conn: RuleInput) -> NearMiss:
     """How near the rule came; without words, which ``words_of`` makes."""
-    at_port = ports_match(rule, ask) is False
-    at_peer = peers_match(rule, policy, ask) is False
-    port = _port_distance(rule.ports or (), ask) if at_port else 0
-    distance, peer = _nearest_peer(rule.peers or (), policy, ask) if at_peer else (0, None)
+    at_port = ports_match(rule, conn) is False
+    at_peer = peers_match(rule, policy, conn) is False
+    port = _port_distance(rule.ports or (), conn) if at_port else 0
+    distance, peer = _nearest_peer(rule.peers or (), policy, conn) if at_peer else (0, None)
     further = _BOTH_FAIL if at_port and at_peer else 0
     return NearMiss(distance + port + further, policy, rule, at_peer, peer, at_port)
 
 
 def nearest_miss(
-    rules: Iterable[tuple[Policy, Rule]], ask: RuleInput, least: int | None = None
+    rules: Iterable[tuple[Policy, Rule]], conn: RuleInput, least: int | None = None
 ) -> NearMiss | None:
     """The rule that came nearest, the first of equals; ``least``: no distance is less."""
     found: NearMiss | None = None
     enough = _NEAREST if least is None else least
     for policy, rule in rules:
-        other = near_miss(rule, policy, ask)
+        other = near_miss(rule, policy, conn)
         if found is None or other.distance < found.distance:
             found = other
             if found.distance <= enough:
@@ -88,80 +88,80 @@ def nearest_miss(
     return found
 
 
-def describe_miss(found: NearMiss, ask: RuleInput) -> str:
+def describe_miss(found: NearMiss, conn: RuleInput) -> str:
     """What does not match, in words."""
     peer = port = ""
     if found.at_peer:
-        peer = _peer_words(found.peer, found.policy, ask) if found.peer else "it names nobody"
+        peer = _peer_words(found.peer, found.policy, conn) if found.peer else "it names nobody"
     if found.at_port:
-        port = _ports(found.rule.ports or (), ask)
+        port = _ports(found.rule.ports or (), conn)
     return " and ".join(filter(None, (peer, port)))
 
 
-def describe_mismatch(rule: Rule, policy: Policy, ask: RuleInput) -> str:
+def describe_mismatch(rule: Rule, policy: Policy, conn: RuleInput) -> str:
     """What of the rule does not match, in words; the nearest where there are several."""
-    return describe_miss(near_miss(rule, policy, ask), ask)
+    return describe_miss(near_miss(rule, policy, conn), conn)
 
 
-def describe_doubt(rule: Rule, policy: Policy, ask: RuleInput) -> str:
+def describe_doubt(rule: Rule, policy: Policy, conn: RuleInput) -> str:
     """What would have to be known to say whether the rule matches."""
-    if ports_match(rule, ask) is None:
-        if not is_port_known(ask):
+    if ports_match(rule, conn) is None:
+        if not is_port_known(conn):
             return "which port it is, is not known"
-        named = next(p for p in rule.ports or () if port_matches(p, ask) is None)
+        named = next(p for p in rule.ports or () if port_matches(p, conn) is None)
         return f"which port {named.name} is, is not known"
-    peers = (p for p in rule.peers or () if peer_matches(p, policy, ask) is None)
+    peers = (p for p in rule.peers or () if peer_matches(p, policy, conn) is None)
     peer = next(peers, None)
-    who = format_endpoint(ask.peer, ask.peer_ip)
+    who = format_endpoint(conn.peer, conn.peer_ip)
     if isinstance(peer, DomainPeer):
         return f"whether {join_words(list(peer.names), 'or')} is {who} is not known without DNS"
     if isinstance(peer, Block):
         return "the address is not known"
-    if ask.peer.kind == UNIDENTIFIED:
+    if conn.peer.kind == UNIDENTIFIED:
         return f"who {who} is, is not known"
     return f"the labels of {who} are not known"
 
 
-def _port_distance(ports: tuple[PolicyPort, ...], ask: RuleInput) -> int:
+def _port_distance(ports: tuple[PolicyPort, ...], conn: RuleInput) -> int:
     if not ports:
         return 4
-    return _NEAREST if any(p.protocol in (ask.protocol, ANY_PROTOCOL) for p in ports) else 2
+    return _NEAREST if any(p.protocol in (conn.protocol, ANY_PROTOCOL) for p in ports) else 2
 
 
-def _ports(ports: tuple[PolicyPort, ...], ask: RuleInput) -> str:
+def _ports(ports: tuple[PolicyPort, ...], conn: RuleInput) -> str:
     if not ports:
         return "it has no ports"
-    same = [p for p in ports if p.protocol in (ask.protocol, ANY_PROTOCOL)]
+    same = [p for p in ports if p.protocol in (conn.protocol, ANY_PROTOCOL)]
     if not same:
         others = sorted({format_protocol(p.protocol) for p in ports})
-        return f"{format_protocol(ask.protocol)} is not {join_words(others, 'or')}"
-    asked = f"port {ask.port}" if is_port_known(ask) else "the port"
-    words = [_port(port, ask) for port in same[:_MAX_PORTS]]
+        return f"{format_protocol(conn.protocol)} is not {join_words(others, 'or')}"
+    asked = f"port {conn.port}" if is_port_known(conn) else "the port"
+    words = [_port(port, conn) for port in same[:_MAX_PORTS]]
     more = [""] * (len(same) - len(words))  # that are only counted
     return f"{asked} is not {join_words([*words, *more], 'or', _MAX_PORTS)}"
 
 
-def _port(port: PolicyPort, ask: RuleInput) -> str:
+def _port(port: PolicyPort, conn: RuleInput) -> str:
     if not port.name:
         return format_port(port)
-    protocols = (ask.protocol,) if port.protocol == ANY_PROTOCOL else (port.protocol,)
+    protocols = (conn.protocol,) if port.protocol == ANY_PROTOCOL else (port.protocol,)
     numbers = [
         str(number)
-        for name, protocol, number in ask.destination.ports or ()
+        for name, protocol, number in conn.destination.ports or ()
         if name == port.name and protocol in protocols
     ]
-    who = format_endpoint(ask.destination, ask.peer_ip)
+    who = format_endpoint(conn.destination, conn.peer_ip)
     return f"{port.name} ({join_words(numbers, 'or') if numbers else f'{who} has none'})"
 
 
 def _nearest_peer(
-    peers: tuple[Peer, ...], policy: Policy, ask: RuleInput
+    peers: tuple[Peer, ...], policy: Policy, conn: RuleInput
 ) -> tuple[int, Peer | None]:
     if not peers:
         return 4, None
     least, found = 0, None
     for peer in peers:
-        distance = _distance(peer, policy, ask)
+        distance = _distance(peer, policy, conn)
         if found is None or distance < least:
             least, found = distance, peer
             if least <= _NEAREST:
@@ -169,37 +169,37 @@ def _nearest_peer(
     return least, found
 
 
-def _distance(peer: Peer, policy: Policy, ask: RuleInput) -> int:
-    party = ask.peer
+def _distance(peer: Peer, policy: Policy, conn: RuleInput) -> int:
+    endpoint = conn.peer
     if isinstance(peer, Block):
-        return 1 if any(in_network(n, ask.peer_ip) for n in peer.excepted) else 3
+        return 1 if any(in_network(n, conn.peer_ip) for n in peer.excepted) else 3
     if isinstance(peer, NodePeer):
-        return 1 if party.kind == NODE or party.host_network else 4
+        return 1 if endpoint.kind == NODE or endpoint.host_network else 4
     if not isinstance(peer, PodPeer):
         return 2
-    if party.kind != POD or party.host_network:
+    if endpoint.kind != POD or endpoint.host_network:
         return 4
-    return 1 if _in_namespace(peer, policy, party) else 2
+    return 1 if _in_namespace(peer, policy, endpoint) else 2
 
 
-def _in_namespace(peer: PodPeer, policy: Policy, party: PolicyEndpoint) -> bool:
+def _in_namespace(peer: PodPeer, policy: Policy, endpoint: PolicyEndpoint) -> bool:
     if peer.namespaces is None:
-        return party.namespace == policy.namespace
-    known = selects_namespace(peer.namespaces, party.namespace, party.namespace_labels)
+        return endpoint.namespace == policy.namespace
+    known = selects_namespace(peer.namespaces, endpoint.namespace, endpoint.namespace_labels)
     return known is not False
 
 
-def _peer_words(peer: Peer, policy: Policy, ask: RuleInput) -> str:
-    party, who = ask.peer, format_endpoint(ask.peer, ask.peer_ip)
+def _peer_words(peer: Peer, policy: Policy, conn: RuleInput) -> str:
+    endpoint, who = conn.peer, format_endpoint(conn.peer, conn.peer_ip)
     if isinstance(peer, Block):
-        return _block(peer, ask.peer_ip)
+        return _block(peer, conn.peer_ip)
     if isinstance(peer, NodePeer):
-        if party.kind != NODE and not party.host_network:
+        if endpoint.kind != NODE and not endpoint.host_network:
             return f"{who} is no node"
-        return f"node {party.node} {_lacks(peer.nodes, party.node_labels)}"
+        return f"node {endpoint.node} {_lacks(peer.nodes, endpoint.node_labels)}"
     if isinstance(peer, PodPeer):
-        return _pod(peer, policy, party, who)
-    return f"{who} is not selected" if party.kind == HOST else f"{who} is no endpoint of a host"
+        return _pod(peer, policy, endpoint, who)
+    return f"{who} is not selected" if endpoint.kind == HOST else f"{who} is no endpoint of a host"
 
 
 def _block(block: Block, ip: int) -> str:
@@ -210,17 +210,17 @@ def _block(block: Block, ip: int) -> str:
     return f"{format_address(ip)} is not in {format_network(block.network)}"
 
 
-def _pod(peer: PodPeer, policy: Policy, party: PolicyEndpoint, who: str) -> str:
-    if party.kind != POD:
+def _pod(peer: PodPeer, policy: Policy, endpoint: PolicyEndpoint, who: str) -> str:
+    if endpoint.kind != POD:
         return f"{who} is no pod"
-    if party.host_network:
+    if endpoint.host_network:
         return f"{who} uses its node's network, so no pod selector means it"
-    if _in_namespace(peer, policy, party):
-        return f"{who} {_lacks(peer.pods, party.labels)}"
+    if _in_namespace(peer, policy, endpoint):
+        return f"{who} {_lacks(peer.pods, endpoint.labels)}"
     if peer.namespaces is None:
         return f"{who} is not in namespace {policy.namespace}"
-    labels = (*(party.namespace_labels or ()), (NAMESPACE_NAME_LABEL, party.namespace))
-    return f"namespace {party.namespace} {_lacks(peer.namespaces, labels)}"
+    labels = (*(endpoint.namespace_labels or ()), (NAMESPACE_NAME_LABEL, endpoint.namespace))
+    return f"namespace {endpoint.namespace} {_lacks(peer.namespaces, labels)}"
 
 
 def _lacks(selector: Selector, labels: Labels | None) -> str:

@@ -35,99 +35,101 @@ _BY_SERVICE = ", through a Service where no admin rule denies it"
 
 def reason(question: Question, verdict: Verdict) -> str:
     """Of the side, or sides, that made the verdict what it is; once, where both say the same."""
-    sides = ((EGRESS, verdict.egress), (INGRESS, verdict.ingress))
+    outcomes = ((EGRESS, verdict.egress), (INGRESS, verdict.ingress))
     sentences = (
-        direction_reason(side, engine.rule_input(question, direction))
-        for direction, side in sides
-        if side.verdict == verdict.verdict
+        direction_reason(outcome, engine.rule_input(question, direction))
+        for direction, outcome in outcomes
+        if outcome.verdict == verdict.verdict
     )
     return "; ".join(dict.fromkeys(sentences))
 
 
 def direction_reason(
-    side: DirectionVerdict, ask: RuleInput, search: NearestSearch | None = None
+    outcome: DirectionVerdict, conn: RuleInput, search: NearestSearch | None = None
 ) -> str:
     """``search`` finds the rule that came nearest, of policies that isolate."""
-    words = _by_cause(side, ask)
+    words = _by_cause(outcome, conn)
     if words is not None:
         return words
-    policies = _named(side)
-    if side.cause == engine.ISOLATED:
-        nearest_ = _nearest_words(side.policies, ask, search or _of_all)
-        return f"isolated in {ask.direction} by {policies}; {nearest_}"
-    if side.cause == engine.SAME_PRIORITY:
+    policies = _named(outcome)
+    if outcome.cause == engine.ISOLATED:
+        nearest_ = _nearest_words(outcome.policies, conn, search or _of_all)
+        return f"isolated in {conn.direction} by {policies}; {nearest_}"
+    if outcome.cause == engine.SAME_PRIORITY:
         return f"{policies} have the same priority and do not agree"
-    if side.cause == engine.PROTOCOL:
-        protocol = format_protocol(ask.protocol)
+    if outcome.cause == engine.PROTOCOL:
+        protocol = format_protocol(conn.protocol)
         return f"what isolation by {policies} means for {protocol} is not defined"
-    if side.cause in (engine.UNREADABLE, UNSYNCED):
-        why = side.policies[0].unreadable
-        return why if side.cause == UNSYNCED else f"{policies} cannot be read: {why}"
-    local = format_endpoint(ask.local, 0)
-    return f"whether {policies} selects {local} in {ask.direction} is not known: its labels are not"
+    if outcome.cause in (engine.UNREADABLE, UNSYNCED):
+        why = outcome.policies[0].unreadable
+        return why if outcome.cause == UNSYNCED else f"{policies} cannot be read: {why}"
+    local = format_endpoint(conn.local, 0)
+    return (
+        f"whether {policies} selects {local} in {conn.direction} is not known: its labels are not"
+    )
 
 
-def short_reason(side: DirectionVerdict, direction: str) -> str:
+def short_reason(outcome: DirectionVerdict, direction: str) -> str:
     """What decided, without why: it costs nothing, whatever the policies are."""
-    if side.rule is not None and side.policies:
-        return format_rule(side.policies[0], side.rule, direction)
-    if side.policies:
+    if outcome.rule is not None and outcome.policies:
+        return format_rule(outcome.policies[0], outcome.rule, direction)
+    if outcome.policies:
         words = {engine.ISOLATED: "isolated", engine.UNREADABLE: "unreadable"}
-        return f"{words.get(side.cause, side.cause)} in {direction} by {_named(side)}"
-    return side.cause
+        return f"{words.get(outcome.cause, outcome.cause)} in {direction} by {_named(outcome)}"
+    return outcome.cause
 
 
-def _named(side: DirectionVerdict) -> str:
-    told = [format_policy(policy) for policy in side.policies[:_MAX_POLICIES]]
-    return join_words([*told, *[""] * (len(side.policies) - len(told))], "and")
+def _named(outcome: DirectionVerdict) -> str:
+    told = [format_policy(policy) for policy in outcome.policies[:_MAX_POLICIES]]
+    return join_words([*told, *[""] * (len(outcome.policies) - len(told))], "and")
 
 
-def deciding_policies(side: DirectionVerdict) -> str:
+def deciding_policies(outcome: DirectionVerdict) -> str:
     """The policies that decided, in few words, for a label; "" where none did.
 
     Who isolates may be many: all of them would make a label of any length.
     """
-    if side.cause == engine.RULE:
-        return format_policy(side.policies[0])
-    if side.cause != engine.ISOLATED:
+    if outcome.cause == engine.RULE:
+        return format_policy(outcome.policies[0])
+    if outcome.cause != engine.ISOLATED:
         return ""
-    words = [format_policy(policy) for policy in side.policies[:_MAX_POLICIES]]
-    if len(side.policies) > _MAX_POLICIES:
-        words.append(f"+{len(side.policies) - _MAX_POLICIES}")
+    words = [format_policy(policy) for policy in outcome.policies[:_MAX_POLICIES]]
+    if len(outcome.policies) > _MAX_POLICIES:
+        words.append(f"+{len(outcome.policies) - _MAX_POLICIES}")
     return ",".join(words)
 
 
-def _nearest_words(policies: tuple[Policy, ...], ask: RuleInput, search: NearestSearch) -> str:
-    found = search(policies, ask)
+def _nearest_words(policies: tuple[Policy, ...], conn: RuleInput, search: NearestSearch) -> str:
+    found = search(policies, conn)
     if found is None:
-        return f"nothing is allowed in {ask.direction}"
-    rule = format_rule(found.policy, found.rule, ask.direction)
-    return f"nearest {rule}: {describe_miss(found, ask)}"
+        return f"nothing is allowed in {conn.direction}"
+    rule = format_rule(found.policy, found.rule, conn.direction)
+    return f"nearest {rule}: {describe_miss(found, conn)}"
 
 
-def _of_all(policies: tuple[Policy, ...], ask: RuleInput) -> NearMiss | None:
+def _of_all(policies: tuple[Policy, ...], conn: RuleInput) -> NearMiss | None:
     """The nearest of all rules, one after the other."""
     return nearest_miss(
-        ((policy, rule) for policy in policies for rule in rules_of(policy, ask.direction) or ()),
-        ask,
+        ((policy, rule) for policy in policies for rule in rules_of(policy, conn.direction) or ()),
+        conn,
     )
 
 
-def _by_cause(side: DirectionVerdict, ask: RuleInput) -> str | None:
-    if side.rule is not None and side.cause == engine.RULE:
-        return format_rule(side.policies[0], side.rule, ask.direction)
-    if side.rule is not None and side.cause == engine.DOUBT:
-        policy = side.policies[0]
-        doubt = describe_doubt(side.rule, policy, ask)
-        return f"{format_rule(policy, side.rule, ask.direction)}: {doubt}"
-    local = format_endpoint(ask.local, ask.local_ip)
-    peer = format_endpoint(ask.peer, ask.peer_ip)
-    nobody = local if ask.local.kind == UNIDENTIFIED else peer
+def _by_cause(outcome: DirectionVerdict, conn: RuleInput) -> str | None:
+    if outcome.rule is not None and outcome.cause == engine.RULE:
+        return format_rule(outcome.policies[0], outcome.rule, conn.direction)
+    if outcome.rule is not None and outcome.cause == engine.DOUBT:
+        policy = outcome.policies[0]
+        doubt = describe_doubt(outcome.rule, policy, conn)
+        return f"{format_rule(policy, outcome.rule, conn.direction)}: {doubt}"
+    local = format_endpoint(conn.local, conn.local_ip)
+    peer = format_endpoint(conn.peer, conn.peer_ip)
+    nobody = local if conn.local.kind == UNIDENTIFIED else peer
     return {
-        engine.OPEN: f"no policy isolates {local} in {ask.direction}",
-        engine.LOOPBACK: f"{local} always reaches itself{_BY_SERVICE if ask.by_service else ''}",
+        engine.OPEN: f"no policy isolates {local} in {conn.direction}",
+        engine.LOOPBACK: f"{local} always reaches itself{_BY_SERVICE if conn.by_service else ''}",
         engine.OWN_NODE: f"{peer} is the own node of {local}, which is always allowed",
         engine.HOST_NETWORK: f"{local} uses its node's network, so no policy selects it",
         engine.OUTSIDE: f"{local} is no pod, so no policy selects it",
         engine.UNKNOWN_END: f"who {nobody} is, is not known",
-    }.get(side.cause)
+    }.get(outcome.cause)

@@ -31,38 +31,38 @@ def explain(question: Question, policies: Iterable[Policy]) -> list[Step]:
     engine = Engine(policies)
     steps: list[Step] = []
     for direction in (EGRESS, INGRESS):
-        ask = rule_input(question, direction)
-        side = engine.side(ask)
-        selecting = engine.selecting(ask.local)
+        conn = rule_input(question, direction)
+        outcome = engine.direction_verdict(conn)
+        selecting = engine.selecting(conn.local)
         tiers = (sum(selecting.admin, ()), selecting.network, sum(selecting.baseline, ()))
         for tier, chosen in zip(_TIERS, tiers, strict=True):
             for policy, certain in chosen:
-                steps += _of_policy(policy, certain, tier, ask)
-        verdict = f"{side.verdict}: {direction_reason(side, ask)}"
+                steps += _of_policy(policy, certain, tier, conn)
+        verdict = f"{outcome.verdict}: {direction_reason(outcome, conn)}"
         steps.append(Step(direction, "", "", verdict))
     return steps
 
 
-def _of_policy(policy: Policy, certain: bool, tier: str, ask: RuleInput) -> list[Step]:
+def _of_policy(policy: Policy, certain: bool, tier: str, conn: RuleInput) -> list[Step]:
     about = format_policy(policy)
     if policy.unreadable:
-        return [Step(ask.direction, tier, about, f"cannot be read: {policy.unreadable}")]
-    rules = rules_of(policy, ask.direction)
+        return [Step(conn.direction, tier, about, f"cannot be read: {policy.unreadable}")]
+    rules = rules_of(policy, conn.direction)
     if rules is None:
         return []
     selects = "selects" if certain else "may select"
     isolates = " and isolates it" if tier == _TIERS[1] else ""
-    head = f"{selects} the {'source' if ask.direction == EGRESS else 'destination'}{isolates}"
-    steps = [Step(ask.direction, tier, about, head)]
-    return steps + [_of_rule(rule, policy, tier, ask) for rule in rules]
+    head = f"{selects} the {'source' if conn.direction == EGRESS else 'destination'}{isolates}"
+    steps = [Step(conn.direction, tier, about, head)]
+    return steps + [_of_rule(rule, policy, tier, conn) for rule in rules]
 
 
-def _of_rule(rule: Rule, policy: Policy, tier: str, ask: RuleInput) -> Step:
-    met = rule_matches(rule, policy, ask)
+def _of_rule(rule: Rule, policy: Policy, tier: str, conn: RuleInput) -> Step:
+    met = rule_matches(rule, policy, conn)
     if met:
         says = f"matches: {rule.action}"
     elif met is None:
-        says = f"may match: {describe_doubt(rule, policy, ask)}"
+        says = f"may match: {describe_doubt(rule, policy, conn)}"
     else:
-        says = f"does not match: {describe_mismatch(rule, policy, ask)}"
-    return Step(ask.direction, tier, format_rule(policy, rule, ask.direction), says)
+        says = f"does not match: {describe_mismatch(rule, policy, conn)}"
+    return Step(conn.direction, tier, format_rule(policy, rule, conn.direction), says)

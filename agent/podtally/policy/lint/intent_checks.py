@@ -131,7 +131,9 @@ def service_address_findings(
 ) -> Iterator[LintFinding]:
     """Yield blocks of Services' addresses: policy sees the pod behind a Service, never these."""
     others = sorted(
-        ip for party in (*(m.party for m in world.members), *world.nodes) for ip in party.ips
+        ip
+        for endpoint in (*(m.endpoint for m in world.members), *world.nodes)
+        for ip in endpoint.ips
     )
     services = sorted((ip, name) for name, ips in world.services.items() for ip in ips)
     known: dict[Block, list[str]] = {}

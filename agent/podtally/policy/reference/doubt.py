@@ -15,7 +15,7 @@ class Doubt(NamedTuple):
     """A rule, or a policy, of which it is not known whether it applies."""
 
     verdicts: frozenset[str]  # that it may come to; PASS: whatever the next tiers say
-    side: DirectionVerdict  # unknown, with the cause
+    outcome: DirectionVerdict  # unknown, with the cause
 
 
 class TierResult(NamedTuple):
@@ -26,7 +26,7 @@ class TierResult(NamedTuple):
 
 
 class Resolved(NamedTuple):
-    side: DirectionVerdict  # the answer
+    outcome: DirectionVerdict  # the answer
     without: DirectionVerdict  # the answer if no doubt applies
     verdicts: frozenset[str]  # all that it may be
 
@@ -45,12 +45,12 @@ def resolve(stages: Sequence[Callable[[], TierResult]], last: DirectionVerdict) 
         found = behind
     answer: DirectionVerdict | None = None  # the first doubt that matters
     verdicts = found.verdicts
-    for doubt, side in doubts:
+    for doubt, outcome in doubts:
         possible = doubt
         if PASS in doubt:
             assert behind is not None
             possible = doubt - {PASS} | behind.verdicts
         if answer is None and possible != {found.without.verdict}:
-            answer = side
+            answer = outcome
         verdicts |= possible
-    return Resolved(answer or found.side, found.without, verdicts)
+    return Resolved(answer or found.outcome, found.without, verdicts)

@@ -109,35 +109,35 @@ class Engine:
         self.selecting = lru_cache(_MAX_CACHED)(self._selecting)
 
     def judge(self, question: Question) -> Verdict:
-        egress = self.side(rule_input(question, EGRESS))
-        ingress = self.side(rule_input(question, INGRESS))
+        egress = self.direction_verdict(rule_input(question, EGRESS))
+        ingress = self.direction_verdict(rule_input(question, INGRESS))
         return Verdict(combine(ingress.verdict, egress.verdict), ingress, egress)
 
-    def side(self, ask: RuleInput) -> DirectionVerdict:
+    def direction_verdict(self, conn: RuleInput) -> DirectionVerdict:
         """What the policies of one end say."""
-        exempt = _exempt(ask)
+        exempt = _exempt(conn)
         if exempt is not None:
             return exempt
-        selecting, spared = self.selecting(ask.local), _spared(ask)
+        selecting, spared = self.selecting(conn.local), _spared(conn)
         # "If Admin tier has made a final decision (Accept or Deny) on a connection, then no
         # further evaluation is done." "v1.NetworkPolicy always makes a final decision for
         # selected pods. Further evaluation only happens for Pods not selected by a
         # v1.NetworkPolicy."
         stages = (
-            partial(_in_order, selecting.admin, ask),
-            partial(_united, selecting.network, ask, spared),
-            partial(_in_order, selecting.baseline, ask),
+            partial(_in_order, selecting.admin, conn),
+            partial(_united, selecting.network, conn, spared),
+            partial(_in_order, selecting.baseline, conn),
         )
         # "If a given connection wasn't allowed or denied by any of the tiers, the default
         # kubernetes policy is applied, which says that all pods can communicate."
-        return resolve(stages, spared or DirectionVerdict(UNDECLARED, OPEN)).side
+        return resolve(stages, spared or DirectionVerdict(UNDECLARED, OPEN)).outcome
 
-    def _selecting(self, party: PolicyEndpoint) -> SelectingPolicies:
-        own = self._network.get(party.namespace if party.kind == POD else "", ())
-        cluster = _chosen(self._cluster, party)
+    def _selecting(self, endpoint: PolicyEndpoint) -> SelectingPolicies:
+        own = self._network.get(endpoint.namespace if endpoint.kind == POD else "", ())
+        cluster = _chosen(self._cluster, endpoint)
         return SelectingPolicies(
             _grouped(chosen for chosen in cluster if chosen[0].tier == ADMIN_TIER),
-            tuple(_chosen(own, party)),
+            tuple(_chosen(own, endpoint)),
             _grouped(chosen for chosen in cluster if chosen[0].tier == BASELINE_TIER),
         )
 
@@ -177,17 +177,17 @@ def is_itself(local: PolicyEndpoint, peer: PolicyEndpoint) -> bool:
     )
 
 
-def is_own_node(ask: RuleInput) -> bool:
+def is_own_node(conn: RuleInput) -> bool:
     """Whether it is "traffic to and from the node where a Pod is running"."""
-    local, peer = ask.local, ask.peer
+    local, peer = conn.local, conn.peer
     if local.kind != POD or not local.node or local.node != peer.node:
         return False
     return uses_node(peer)
 
 
-def _exempt(ask: RuleInput) -> DirectionVerdict | None:
+def _exempt(conn: RuleInput) -> DirectionVerdict | None:
     """What no policy is asked about."""
-    local = ask.local
+    local = conn.local
     if local.kind == UNIDENTIFIED:
         return DirectionVerdict(UNKNOWN, UNKNOWN_END)
     if local.kind not in (POD, HOST):
@@ -195,21 +195,21 @@ def _exempt(ask: RuleInput) -> DirectionVerdict | None:
     if local.kind == POD and local.host_network:
         return DirectionVerdict(UNDECLARED, HOST_NETWORK)
     # "A Pod cannot block access to itself."
-    is_seen = ask.by_service and local.kind == POD
+    is_seen = conn.by_service and local.kind == POD
     return (
-        DirectionVerdict(ALLOWED, LOOPBACK) if is_itself(local, ask.peer) and not is_seen else None
+        DirectionVerdict(ALLOWED, LOOPBACK) if is_itself(local, conn.peer) and not is_seen else None
     )
 
 
-def _spared(ask: RuleInput) -> DirectionVerdict | None:
+def _spared(conn: RuleInput) -> DirectionVerdict | None:
     """What NetworkPolicy cannot forbid, though the tiers around it can."""
-    if is_itself(ask.local, ask.peer):
+    if is_itself(conn.local, conn.peer):
         return DirectionVerdict(ALLOWED, LOOPBACK)
-    return DirectionVerdict(ALLOWED, OWN_NODE) if is_own_node(ask) else None
+    return DirectionVerdict(ALLOWED, OWN_NODE) if is_own_node(conn) else None
 
 
-def _chosen(policies: Iterable[Policy], party: PolicyEndpoint) -> list[MaybeSelecting]:
-    answers = ((policy, selects_endpoint(policy, party)) for policy in policies)
+def _chosen(policies: Iterable[Policy], endpoint: PolicyEndpoint) -> list[MaybeSelecting]:
+    answers = ((policy, selects_endpoint(policy, endpoint)) for policy in policies)
     return [(policy, bool(answer)) for policy, answer in answers if answer is not False]
 
 
@@ -217,11 +217,11 @@ def _grouped(chosen: Iterable[MaybeSelecting]) -> tuple[tuple[MaybeSelecting, ..
     return tuple(tuple(group) for _, group in groupby(chosen, key=lambda c: c[0].priority))
 
 
-def _in_order(groups: tuple[tuple[MaybeSelecting, ...], ...], ask: RuleInput) -> TierResult:
+def _in_order(groups: tuple[tuple[MaybeSelecting, ...], ...], conn: RuleInput) -> TierResult:
     """An admin tier: "policies with lower priority values ... are checked before"."""
     doubts: list[Doubt] = []
     for group in groups:
-        decided = _of_one_priority(group, ask, doubts)
+        decided = _of_one_priority(group, conn, doubts)
         if decided is not None:
             # Pass "skips all further ClusterNetworkPolicy rules in the current tier".
             return TierResult(None if decided.verdict == PASS else decided, doubts)
@@ -234,52 +234,52 @@ def cause_of(policy: Policy) -> str:
 
 
 def _of_one_priority(
-    group: tuple[MaybeSelecting, ...], ask: RuleInput, doubts: list[Doubt]
+    group: tuple[MaybeSelecting, ...], conn: RuleInput, doubts: list[Doubt]
 ) -> DirectionVerdict | None:
     """What is decided, for all that is certain; what is not is added to ``doubts``."""
-    sides = [side for chosen in group if (side := _first_match(*chosen, ask, doubts))]
-    if not sides:
+    outcomes = [outcome for chosen in group if (outcome := _first_match(*chosen, conn, doubts))]
+    if not outcomes:
         return None
-    verdicts = frozenset(side.verdict for side in sides)
+    verdicts = frozenset(outcome.verdict for outcome in outcomes)
     if len(verdicts) > 1:
-        named = tuple(side.policies[0] for side in sides)
+        named = tuple(outcome.policies[0] for outcome in outcomes)
         doubts.append(
-            Doubt(verdicts, DirectionVerdict(UNKNOWN, SAME_PRIORITY, named, sides[0].rule))
+            Doubt(verdicts, DirectionVerdict(UNKNOWN, SAME_PRIORITY, named, outcomes[0].rule))
         )
-    return sides[0]
+    return outcomes[0]
 
 
 def _first_match(
-    policy: Policy, certain: bool, ask: RuleInput, doubts: list[Doubt]
+    policy: Policy, certain: bool, conn: RuleInput, doubts: list[Doubt]
 ) -> DirectionVerdict | None:
     """The first in order: rules "at the top ... would take the highest precedence"."""
     if policy.unreadable:
-        if applies_in(policy, ask.direction):
+        if applies_in(policy, conn.direction):
             doubts.append(Doubt(_ANYTHING, DirectionVerdict(UNKNOWN, cause_of(policy), (policy,))))
         return None
-    for rule in rules_of(policy, ask.direction) or ():
-        met = rule_matches(rule, policy, ask)
+    for rule in rules_of(policy, conn.direction) or ():
+        met = rule_matches(rule, policy, conn)
         if met is False:
             continue
         verdict = _VERDICT_OF[rule.action]
         if not (met and certain):
-            side = DirectionVerdict(UNKNOWN, SELECTION if met else DOUBT, (policy,), rule)
-            doubts.append(Doubt(frozenset((verdict,)), side))
-        elif verdict == DENIED and ask.peer.kind == UNIDENTIFIED and not ask.by_service:
-            side = DirectionVerdict(
+            outcome = DirectionVerdict(UNKNOWN, SELECTION if met else DOUBT, (policy,), rule)
+            doubts.append(Doubt(frozenset((verdict,)), outcome))
+        elif verdict == DENIED and conn.peer.kind == UNIDENTIFIED and not conn.by_service:
+            outcome = DirectionVerdict(
                 UNKNOWN, UNKNOWN_END, (policy,), rule
             )  # it may be the pod itself
-            doubts.append(Doubt(_ALLOWED, side))
+            doubts.append(Doubt(_ALLOWED, outcome))
         if met:
             return DirectionVerdict(verdict, RULE, (policy,), rule) if certain else None
     return None
 
 
 def _united(
-    network: tuple[MaybeSelecting, ...], ask: RuleInput, spared: DirectionVerdict | None
+    network: tuple[MaybeSelecting, ...], conn: RuleInput, spared: DirectionVerdict | None
 ) -> TierResult:
     """NetworkPolicies are united: "the order of evaluation does not affect the policy result"."""
-    told = [chosen for chosen in network if applies_in(chosen[0], ask.direction)]
+    told = [chosen for chosen in network if applies_in(chosen[0], conn.direction)]
     if not told:
         return TierResult(None)
     first = told[0][0]
@@ -289,15 +289,15 @@ def _united(
             return TierResult(spared)
         cause = cause_of(first) if first.unreadable else SELECTION
         return TierResult(None, [Doubt(_ALLOWED, DirectionVerdict(UNKNOWN, cause, (first,)))])
-    if ask.local.kind == POD and ask.protocol not in HAVE_PORTS:
+    if conn.local.kind == POD and conn.protocol not in HAVE_PORTS:
         # "For other protocols, such as ARP or ICMP, the behaviour is undefined."
         named = isolating or (first,)
         return TierResult(None, [Doubt(_EITHER, DirectionVerdict(UNKNOWN, PROTOCOL, named))])
-    return _any_rule(told, isolating, ask)
+    return _any_rule(told, isolating, conn)
 
 
 def _any_rule(
-    told: list[MaybeSelecting], isolating: tuple[Policy, ...], ask: RuleInput
+    told: list[MaybeSelecting], isolating: tuple[Policy, ...], conn: RuleInput
 ) -> TierResult:
     """What "matches at least one rule across all of the NetworkPolicy objects" is allowed; "any
     connections not explicitly allowed are rejected", if some policy certainly isolates.
@@ -309,16 +309,16 @@ def _any_rule(
             doubts.append(Doubt(_EITHER, DirectionVerdict(UNKNOWN, cause_of(policy), (policy,))))
             continue
         matches = False
-        for rule in rules_of(policy, ask.direction) or ():
-            met = rule_matches(rule, policy, ask)
+        for rule in rules_of(policy, conn.direction) or ():
+            met = rule_matches(rule, policy, conn)
             if met and certain:
                 return TierResult(DirectionVerdict(ALLOWED, RULE, (policy,), rule))
             if met is not False:
                 matches = matches or bool(met)
-                side = DirectionVerdict(UNKNOWN, SELECTION if met else DOUBT, (policy,), rule)
-                doubts.append(Doubt(_ALLOWED, side))
+                outcome = DirectionVerdict(UNKNOWN, SELECTION if met else DOUBT, (policy,), rule)
+                doubts.append(Doubt(_ALLOWED, outcome))
         may_deny = may_deny or not matches
-    is_stranger = ask.peer.kind == UNIDENTIFIED  # it may be the pod's own node, or itself
+    is_stranger = conn.peer.kind == UNIDENTIFIED  # it may be the pod's own node, or itself
     if not isolating:
         if may_deny:
             verdicts = _EITHER if is_stranger else _DENIED

@@ -66,70 +66,78 @@ def applies_in(policy: Policy, direction: str) -> bool:
     return rules_of(policy, direction) is not None
 
 
-def selects_endpoint(policy: Policy, party: PolicyEndpoint) -> bool | None:
+def selects_endpoint(policy: Policy, endpoint: PolicyEndpoint) -> bool | None:
     """Whether the policy is for this party.
 
     Those of the host's network are nobody's subject: "host-networked pods are not included in
     subject selection" (ClusterNetworkPolicySubject); the Kubernetes page on network policies
     has them as the node, which no NetworkPolicy selects.
     """
-    return selector_matches(policy.subject, policy.namespace, party)
+    return selector_matches(policy.subject, policy.namespace, endpoint)
 
 
-def rule_matches(rule: Rule, policy: Policy, asked: RuleInput) -> bool | None:
+def rule_matches(rule: Rule, policy: Policy, conn: RuleInput) -> bool | None:
     """Whether the rule is about this connection: it "must match both ports and from"."""
-    at_port = ports_match(rule, asked)
+    at_port = ports_match(rule, conn)
     if at_port is False:
         return False
-    return and3(at_port, peers_match(rule, policy, asked))
+    return and3(at_port, peers_match(rule, policy, conn))
 
 
-def peers_match(rule: Rule, policy: Policy, asked: RuleInput) -> bool | None:
+def peers_match(rule: Rule, policy: Policy, conn: RuleInput) -> bool | None:
     """Any of them; "if this field is empty or missing, this rule matches all sources"."""
     if rule.peers is None:
         return True
-    return _any(peer_matches(peer, policy, asked) for peer in rule.peers)
+    return any3(peer_matches(peer, policy, conn) for peer in rule.peers)
 
 
-def ports_match(rule: Rule, asked: RuleInput) -> bool | None:
+def ports_match(rule: Rule, conn: RuleInput) -> bool | None:
     """Any of them; "if this field is empty or missing, this rule matches all ports"."""
     if rule.ports is None:
         return True
-    return _any(port_matches(port, asked) for port in rule.ports)
+    return any3(port_matches(port, conn) for port in rule.ports)
 
 
-def peer_matches(peer: Peer, policy: Policy, asked: RuleInput) -> bool | None:
-    party = asked.peer
+def peer_matches(peer: Peer, policy: Policy, conn: RuleInput) -> bool | None:
+    endpoint = conn.peer
     if isinstance(peer, Block):
-        return in_block(peer, asked.peer_ip) if asked.peer_ip else None
+        return in_block(peer, conn.peer_ip) if conn.peer_ip else None
     if isinstance(peer, DomainPeer):
         # Names that resolve to pods and nodes may be meant as well (NPEP-133, expected
         # behaviour), so without the answers of DNS nobody is ruled out.
         return None
-    return None if party.kind == UNIDENTIFIED else selector_matches(peer, policy.namespace, party)
+    return (
+        None
+        if endpoint.kind == UNIDENTIFIED
+        else selector_matches(peer, policy.namespace, endpoint)
+    )
 
 
-def selector_matches(meant: EndpointSelector, namespace: str, party: PolicyEndpoint) -> bool | None:
+def selector_matches(
+    meant: EndpointSelector, namespace: str, endpoint: PolicyEndpoint
+) -> bool | None:
     """Whether labels and names select the party; ``namespace`` is the policy's own."""
     if isinstance(meant, HostSubject):
-        return _host_matches(meant, party)
+        return _host_matches(meant, endpoint)
     if isinstance(meant, NodePeer):
         # "It selects the nodeIPs", so that it means what uses the node's network.
-        return uses_node(party) and selects(meant.nodes, party.node_labels)
-    if party.kind != POD or party.host_network:
+        return uses_node(endpoint) and selects(meant.nodes, endpoint.node_labels)
+    if endpoint.kind != POD or endpoint.host_network:
         return False
     if meant.namespaces is None:  # "... in the policy's own namespace"
-        in_namespace: bool | None = party.namespace == namespace
+        in_namespace: bool | None = endpoint.namespace == namespace
     else:
-        in_namespace = selects_namespace(meant.namespaces, party.namespace, party.namespace_labels)
+        in_namespace = selects_namespace(
+            meant.namespaces, endpoint.namespace, endpoint.namespace_labels
+        )
     if in_namespace is False:
         return False
-    return and3(in_namespace, selects(meant.pods, party.labels))
+    return and3(in_namespace, selects(meant.pods, endpoint.labels))
 
 
-def uses_node(party: PolicyEndpoint) -> bool:
+def uses_node(endpoint: PolicyEndpoint) -> bool:
     """Whether its address is a node's."""
-    return party.kind == NODE or (party.kind in (POD, HOST) and party.host_network)
+    return endpoint.kind == NODE or (endpoint.kind in (POD, HOST) and endpoint.host_network)
 
 
 def in_block(block: Block, ip: int) -> bool:
@@ -144,54 +152,54 @@ def in_network(network: Network, ip: int) -> bool:
     return (ip ^ first) >> (ADDRESS_BITS - bits) == 0
 
 
-def port_matches(port: PolicyPort, asked: RuleInput) -> bool | None:
-    if port.protocol not in (asked.protocol, ANY_PROTOCOL):
+def port_matches(port: PolicyPort, conn: RuleInput) -> bool | None:
+    if port.protocol not in (conn.protocol, ANY_PROTOCOL):
         return False
     if port.name:
-        return _named_port_matches(port.name, asked)
-    if is_port_known(asked):
-        return port.first <= asked.port <= port.last
+        return _named_port_matches(port.name, conn)
+    if is_port_known(conn):
+        return port.first <= conn.port <= port.last
     return True if is_every_port(port) else None
 
 
-def is_port_known(asked: RuleInput) -> bool:
+def is_port_known(conn: RuleInput) -> bool:
     """As 0 stands for a port that is not known: IANA keeps it back, nothing is served there."""
-    return asked.port != 0 or asked.protocol not in HAVE_PORTS
+    return conn.port != 0 or conn.protocol not in HAVE_PORTS
 
 
 def is_every_port(port: PolicyPort) -> bool:
     return not port.name and port.first <= 1 and port.last >= LAST_PORT
 
 
-def _named_port_matches(name: str, asked: RuleInput) -> bool | None:
+def _named_port_matches(name: str, conn: RuleInput) -> bool | None:
     """A named port is what the destination calls so; who is no pod has no names."""
-    party = asked.destination
-    if party.kind == UNIDENTIFIED:
+    endpoint = conn.destination
+    if endpoint.kind == UNIDENTIFIED:
         return None
-    if party.kind != POD or party.host_network:
+    if endpoint.kind != POD or endpoint.host_network:
         return False
-    if party.ports is None:
+    if endpoint.ports is None:
         return None
-    if is_port_known(asked):
-        return (name, asked.protocol, asked.port) in party.ports
-    return None if any(port[:2] == (name, asked.protocol) for port in party.ports) else False
+    if is_port_known(conn):
+        return (name, conn.protocol, conn.port) in endpoint.ports
+    return None if any(port[:2] == (name, conn.protocol) for port in endpoint.ports) else False
 
 
-def _host_matches(meant: HostSubject, party: PolicyEndpoint) -> bool | None:
-    if party.kind != HOST:
+def _host_matches(meant: HostSubject, endpoint: PolicyEndpoint) -> bool | None:
+    if endpoint.kind != HOST:
         return False
-    return _any(
+    return any3(
         (
-            meant.host and party.host_network,
-            bool(party.unit) and any(fnmatchcase(party.unit, glob) for glob in meant.units),
-            bool(party.container)
-            and any(fnmatchcase(party.container, glob) for glob in meant.containers),
-            meant.endpoints is not None and selects(meant.endpoints, party.labels),
+            meant.host and endpoint.host_network,
+            bool(endpoint.unit) and any(fnmatchcase(endpoint.unit, glob) for glob in meant.units),
+            bool(endpoint.container)
+            and any(fnmatchcase(endpoint.container, glob) for glob in meant.containers),
+            meant.endpoints is not None and selects(meant.endpoints, endpoint.labels),
         )
     )
 
 
-def _any(answers: Iterable[bool | None]) -> bool | None:
+def any3(answers: Iterable[bool | None]) -> bool | None:
     """Or, of three values."""
     found: bool | None = False
     for answer in answers:

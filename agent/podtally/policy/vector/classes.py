@@ -80,12 +80,12 @@ class EndpointClasses:
         """Grades that are kept."""
         return self.table.rows * self.table.columns
 
-    def number(self, party: PolicyEndpoint) -> int:
+    def number(self, endpoint: PolicyEndpoint) -> int:
         """Its class, by all that policies can see of it but for its addresses."""
-        if party.kind in (UNIDENTIFIED, ADDRESS):
-            alike = PolicyEndpoint(party.kind)
+        if endpoint.kind in (UNIDENTIFIED, ADDRESS):
+            alike = PolicyEndpoint(endpoint.kind)
         else:
-            alike = party._replace(name="", ips=(), node="")
+            alike = endpoint._replace(name="", ips=(), node="")
         number = self._numbers.setdefault(alike, len(self.endpoints))
         if number == len(self.endpoints):
             self._add(alike, number)
@@ -125,51 +125,53 @@ class EndpointClasses:
         self._pods.forget_columns()
         self._namespaces.forget_columns()
 
-    def _add(self, party: PolicyEndpoint, number: int) -> None:
-        self.endpoints.append(party)
+    def _add(self, endpoint: PolicyEndpoint, number: int) -> None:
+        self.endpoints.append(endpoint)
         self._columns = None
-        selectable = is_selectable(party)
+        selectable = is_selectable(endpoint)
         self._rows.append(
             (
-                self._pods.add(party.labels),
-                self._namespaces.add(party.namespace_labels, party.namespace),
-                self._name(party.namespace),
+                self._pods.add(endpoint.labels),
+                self._namespaces.add(endpoint.namespace_labels, endpoint.namespace),
+                self._name(endpoint.namespace),
                 selectable,
             )
         )
         if selectable:
-            self._add_ports(party, number)
-        self.table.add_column(self._of_one(party))
+            self._add_ports(endpoint, number)
+        self.table.add_column(self._of_one(endpoint))
 
-    def _add_ports(self, party: PolicyEndpoint, number: int) -> None:
-        if party.ports is None:
+    def _add_ports(self, endpoint: PolicyEndpoint, number: int) -> None:
+        if endpoint.ports is None:
             self._without_ports.append(number)
-        for port in sorted(party.ports or ()):
+        for port in sorted(endpoint.ports or ()):
             key = port_key(number, port.protocol, port.number)
             self._named.setdefault(port.name, []).append(key)
             self._named_keys.pop(port.name, None)
 
-    def _of_one(self, party: PolicyEndpoint) -> Matches:
+    def _of_one(self, endpoint: PolicyEndpoint) -> Matches:
         """(slots,); of a class that is new."""
-        if party.kind == UNIDENTIFIED:
+        if endpoint.kind == UNIDENTIFIED:
             return np.full(self.table.rows, MAYBE, np.uint8)
         found = np.zeros(self.table.rows, np.uint8)
         for slot, meant, namespace in self._others:
-            found[slot] = match_of(selector_matches(meant, namespace, party))
-        if is_selectable(party) and self._pod_rows:
+            found[slot] = match_of(selector_matches(meant, namespace, endpoint))
+        if is_selectable(endpoint) and self._pod_rows:
             slots, namespaces, pods = self._all_slots()
-            spaces = self._namespace_selectors.matches(party.namespace_labels, party.namespace)
-            by_name = (namespaces == _ABSENT - self._name(party.namespace)) * np.uint8(2)
+            spaces = self._namespace_selectors.matches(
+                endpoint.namespace_labels, endpoint.namespace
+            )
+            by_name = (namespaces == _ABSENT - self._name(endpoint.namespace)) * np.uint8(2)
             by_labels = np.append(spaces, np.uint8(NO))[np.maximum(namespaces, 0)]
             within = np.where(namespaces < 0, by_name, by_labels)
-            found[slots] = np.minimum(within, self._pod_selectors.matches(party.labels)[pods])
+            found[slots] = np.minimum(within, self._pod_selectors.matches(endpoint.labels)[pods])
         return found
 
     def _of_all(self, meant: EndpointSelector, namespace: str) -> Matches:
         """(classes,); of a selector that is new."""
         found: Matches
         if isinstance(meant, NodePeer | HostSubject):
-            grades = (_grade_of(meant, namespace, party) for party in self.endpoints)
+            grades = (_grade_of(meant, namespace, endpoint) for endpoint in self.endpoints)
             return np.fromiter(grades, np.uint8, len(self.endpoints))
         columns = self._all()
         if meant.namespaces is None:
@@ -203,15 +205,17 @@ class EndpointClasses:
         return self._pod_slots
 
 
-def _grade_of(meant: EndpointSelector, namespace: str, party: PolicyEndpoint) -> int:
+def _grade_of(meant: EndpointSelector, namespace: str, endpoint: PolicyEndpoint) -> int:
     """As the plain engine has it."""
     return (
-        MAYBE if party.kind == UNIDENTIFIED else match_of(selector_matches(meant, namespace, party))
+        MAYBE
+        if endpoint.kind == UNIDENTIFIED
+        else match_of(selector_matches(meant, namespace, endpoint))
     )
 
 
-def is_selectable(party: PolicyEndpoint) -> bool:
-    return party.kind == POD and not party.host_network
+def is_selectable(endpoint: PolicyEndpoint) -> bool:
+    return endpoint.kind == POD and not endpoint.host_network
 
 
 def port_key(number: int, protocol: int, port: int) -> int:

@@ -31,9 +31,9 @@ _T = TypeVar("_T", bound=np.generic)
 class EndpointTable:
     """Rows are numbers plus ENDS; every array has one row each, and some to spare."""
 
-    def __init__(self, parties: Iterable[PolicyEndpoint], classes: EndpointClasses) -> None:
+    def __init__(self, endpoints: Iterable[PolicyEndpoint], classes: EndpointClasses) -> None:
         self._classes = classes
-        self._parties: list[PolicyEndpoint] = []
+        self._endpoints: list[PolicyEndpoint] = []
         self._identities: dict[tuple[object, ...], int] = {}
         self._nodes: dict[str, int] = {"": 0}
         self.class_of = np.zeros(0, np.int32)
@@ -41,46 +41,46 @@ class EndpointTable:
         self.node = np.zeros(0, np.int32)  # 0: none
         self.uses_node = np.zeros(0, np.bool_)
         self.is_pod = np.zeros(0, np.bool_)
-        for row, party in enumerate(
-            (PolicyEndpoint(UNIDENTIFIED), PolicyEndpoint(ADDRESS), *parties)
+        for row, endpoint in enumerate(
+            (PolicyEndpoint(UNIDENTIFIED), PolicyEndpoint(ADDRESS), *endpoints)
         ):
-            self._set(row, party)
+            self._set(row, endpoint)
         assert self.class_of[0] == UNKNOWN_CLASS
         assert self.class_of[1] == ADDRESS_CLASS
 
     def __len__(self) -> int:
-        return len(self._parties) - RESERVED_ROWS
+        return len(self._endpoints) - RESERVED_ROWS
 
     def __getitem__(self, number: int) -> PolicyEndpoint:
-        return self._parties[number + RESERVED_ROWS]
+        return self._endpoints[number + RESERVED_ROWS]
 
     def all(self) -> list[PolicyEndpoint]:
-        return self._parties[RESERVED_ROWS:]
+        return self._endpoints[RESERVED_ROWS:]
 
-    def put(self, number: int, party: PolicyEndpoint) -> None:
+    def put(self, number: int, endpoint: PolicyEndpoint) -> None:
         """``number`` is a party's, or the next free one. IndexError if it is neither."""
         if not 0 <= number <= len(self):
             raise IndexError(f"party {number} of {len(self)}")
-        self._set(number + RESERVED_ROWS, party)
+        self._set(number + RESERVED_ROWS, endpoint)
 
-    def _set(self, row: int, party: PolicyEndpoint) -> None:
-        if row == len(self._parties):
-            self._parties.append(party)
-        self._parties[row] = party
+    def _set(self, row: int, endpoint: PolicyEndpoint) -> None:
+        if row == len(self._endpoints):
+            self._endpoints.append(endpoint)
+        self._endpoints[row] = endpoint
         if row >= len(self.class_of):
             self._grow(row + row // 4 + 64)
-        self.class_of[row] = self._classes.number(party)
-        self._identify(row, party)
-        self.node[row] = self._nodes.setdefault(party.node, len(self._nodes))
-        self.uses_node[row], self.is_pod[row] = uses_node(party), party.kind == POD
+        self.class_of[row] = self._classes.number(endpoint)
+        self._identify(row, endpoint)
+        self.node[row] = self._nodes.setdefault(endpoint.node, len(self._nodes))
+        self.uses_node[row], self.is_pod[row] = uses_node(endpoint), endpoint.kind == POD
 
-    def _identify(self, row: int, party: PolicyEndpoint) -> None:
-        if len(self._identities) > 2 * len(self._parties) + _SPARE:
+    def _identify(self, row: int, endpoint: PolicyEndpoint) -> None:
+        if len(self._identities) > 2 * len(self._endpoints) + _SPARE:
             # Most are of parties that are gone.
             self._identities.clear()
-            for other, known in enumerate(self._parties):
+            for other, known in enumerate(self._endpoints):
                 self._identify(other, known)
-        self.identity[row] = self._identities.setdefault(_who(party, row), len(self._identities))
+        self.identity[row] = self._identities.setdefault(_who(endpoint, row), len(self._identities))
 
     def _grow(self, rows: int) -> None:
         self.class_of, self.identity = _longer(self.class_of, rows), _longer(self.identity, rows)
@@ -88,11 +88,11 @@ class EndpointTable:
         self.is_pod = _longer(self.is_pod, rows)
 
 
-def _who(party: PolicyEndpoint, row: int) -> tuple[object, ...]:
+def _who(endpoint: PolicyEndpoint, row: int) -> tuple[object, ...]:
     """What ``engine.is_itself`` compares."""
-    if party.kind == POD and not party.name:
+    if endpoint.kind == POD and not endpoint.name:
         return (row,)
-    return (party.kind, party.namespace, party.name, party.unit, party.container)
+    return (endpoint.kind, endpoint.namespace, endpoint.name, endpoint.unit, endpoint.container)
 
 
 def _longer(array: NDArray[_T], rows: int) -> NDArray[_T]:
@@ -122,18 +122,18 @@ def has_ports(protocols: NDArray[np.int32]) -> NDArray[np.bool_]:
     return found
 
 
-def batch_of(words: Keys, is_egress: bool, parties: EndpointTable) -> Batch:
+def batch_of(words: Keys, is_egress: bool, endpoints: EndpointTable) -> Batch:
     """All of one direction."""
     each = unpack_keys(words)
-    mine, other = parties.class_of[each.local], parties.class_of[each.peer]
+    mine, other = endpoints.class_of[each.local], endpoints.class_of[each.peer]
     destination = other if is_egress else mine
     return Batch(mine, other, each.high, each.low, destination, each.protocol, each.port)
 
 
-def is_own_node(words: Keys, parties: EndpointTable) -> NDArray[np.bool_]:
+def is_own_node(words: Keys, endpoints: EndpointTable) -> NDArray[np.bool_]:
     """What ``engine.is_own_node`` says."""
     each = unpack_keys(words)
-    node = parties.node[each.local]
-    at_home = (node != 0) & (node == parties.node[each.peer]) & parties.uses_node[each.peer]
-    found: NDArray[np.bool_] = at_home & parties.is_pod[each.local]
+    node = endpoints.node[each.local]
+    at_home = (node != 0) & (node == endpoints.node[each.peer]) & endpoints.uses_node[each.peer]
+    found: NDArray[np.bool_] = at_home & endpoints.is_pod[each.local]
     return found

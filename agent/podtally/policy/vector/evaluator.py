@@ -32,7 +32,7 @@ from podtally.policy.model import (
     Rule,
 )
 from podtally.policy.reference import engine
-from podtally.policy.reference.matching import RuleInput as AskedOne
+from podtally.policy.reference.matching import RuleInput
 from podtally.policy.vector.cache import (
     ADDRESS_INDEX,
     MISSING,
@@ -61,18 +61,18 @@ class PreparedPolicies:
     """What is the same for all batches until the policies change; it grows with the classes."""
 
     def __init__(
-        self, policies: Sequence[CompiledPolicy], classes: EndpointClasses, sides: OutcomeTable
+        self, policies: Sequence[CompiledPolicy], classes: EndpointClasses, outcomes: OutcomeTable
     ) -> None:
         self._ordered = sorted(policies, key=lambda one: engine.evaluation_order(one.policy))
-        self._classes, self._sides = classes, sides
+        self._classes, self._outcomes = classes, outcomes
         self._exempt = np.zeros(0, np.int32)
 
     def exempt(self) -> Numbers:
         """(classes,)"""
         fresh = self._classes.endpoints[len(self._exempt) :]
         if fresh:
-            sides = [_exempt(party, self._sides) for party in fresh]
-            self._exempt = np.concatenate((self._exempt, np.array(sides, np.int32)))
+            outcomes = [_exempt(endpoint, self._outcomes) for endpoint in fresh]
+            self._exempt = np.concatenate((self._exempt, np.array(outcomes, np.int32)))
         return self._exempt
 
     def tiers(self, is_egress: bool) -> Tiers:
@@ -80,21 +80,21 @@ class PreparedPolicies:
 
     @cached_property
     def _ingress(self) -> Tiers:
-        return Tiers(self._ordered, False, self._classes, self._sides)
+        return Tiers(self._ordered, False, self._classes, self._outcomes)
 
     @cached_property
     def _egress(self) -> Tiers:
-        return Tiers(self._ordered, True, self._classes, self._sides)
+        return Tiers(self._ordered, True, self._classes, self._outcomes)
 
 
-def _exempt(party: PolicyEndpoint, sides: OutcomeTable) -> int:
+def _exempt(endpoint: PolicyEndpoint, outcomes: OutcomeTable) -> int:
     """As the engine's, but for the pod itself."""
-    if party.kind == UNIDENTIFIED:
-        return sides.number(UNKNOWN, engine.UNKNOWN_END)
-    if party.kind not in (POD, HOST):
-        return sides.number(UNDECLARED, engine.OUTSIDE)
-    if party.kind == POD and party.host_network:
-        return sides.number(UNDECLARED, engine.HOST_NETWORK)
+    if endpoint.kind == UNIDENTIFIED:
+        return outcomes.number(UNKNOWN, engine.UNKNOWN_END)
+    if endpoint.kind not in (POD, HOST):
+        return outcomes.number(UNDECLARED, engine.OUTSIDE)
+    if endpoint.kind == POD and endpoint.host_network:
+        return outcomes.number(UNDECLARED, engine.HOST_NETWORK)
     return OPEN
 
 
@@ -125,7 +125,7 @@ _COMBINED = np.array(
 
 class Evaluated(NamedTuple):
     verdict: NDArray[np.uint8]  # places in model.VERDICTS
-    side: NDArray[np.int32]  # for ``Judge.side``, until policies are set anew
+    outcome: NDArray[np.int32]  # for ``Judge.side``, until policies are set anew
 
 
 class Evaluator:
@@ -137,12 +137,16 @@ class Evaluator:
     def __init__(
         self,
         policies: Iterable[Policy],
-        parties: Iterable[PolicyEndpoint],
+        endpoints: Iterable[PolicyEndpoint],
         by_service: bool = False,
     ) -> None:
         self._by_service = by_service
-        self._classes, self._sides, self._cache = EndpointClasses(), OutcomeTable(), VerdictCache()
-        self._parties = EndpointTable(parties, self._classes)
+        self._classes, self._outcomes, self._cache = (
+            EndpointClasses(),
+            OutcomeTable(),
+            VerdictCache(),
+        )
+        self._endpoints = EndpointTable(endpoints, self._classes)
         self._policies: list[CompiledPolicy] = []
         self._prepared: PreparedPolicies | None = None
         self._reasons = ReasonWriter(self._nearest)
@@ -157,7 +161,7 @@ class Evaluator:
             found[part] = self._look_up(
                 pack_keys(PackedConnections._make(c[part] for c in connections))
             )
-        return Evaluated(self._sides.codes(found), found)
+        return Evaluated(self._outcomes.codes(found), found)
 
     @property
     def cached(self) -> int:
@@ -169,17 +173,17 @@ class Evaluator:
         """How many kinds of parties are told apart, those that are gone and still kept too."""
         return len(self._classes.endpoints)
 
-    def side(self, number: int) -> DirectionVerdict:
-        return self._sides[number]
+    def outcome(self, number: int) -> DirectionVerdict:
+        return self._outcomes[number]
 
     def verdicts(self, numbers: NDArray[np.int32]) -> NDArray[np.uint8]:
         """Of sides by number, and of none: places in model.VERDICTS; (n,)"""
-        return self._sides.codes(np.maximum(numbers, 0))
+        return self._outcomes.codes(np.maximum(numbers, 0))
 
-    def asked(self, connections: PackedConnections, index: int) -> AskedOne:
+    def rule_input(self, connections: PackedConnections, index: int) -> RuleInput:
         """One of the connections, for the plain engine and for ``reasons``."""
         row = PackedConnections._make(column[index : index + 1] for column in connections)
-        return self._asked(unpack_keys(pack_keys(row)), 0)
+        return self._rule_input(unpack_keys(pack_keys(row)), 0)
 
     def reason(self, connections: PackedConnections, index: int, number: int) -> str:
         """In words, of one of the connections and the number of its side."""
@@ -201,49 +205,53 @@ class Evaluator:
             text = self._reasons.known(number, word.tobytes())
             if text is None and budget.is_spent(int(each.local[row])):
                 direction = EGRESS if each.is_egress[row] else INGRESS
-                text = short_reason(self._sides[number], direction)
+                text = short_reason(self._outcomes[number], direction)
             if text is None:
-                kinds = (int(self._parties.class_of[end[row]]) for end in (each.local, each.peer))
-                given = JudgedConnection(word, self._asked(each, row), int(each.local[row]), *kinds)
-                text = self._reasons.text(number, self._sides[number], given, budget)
+                kinds = (int(self._endpoints.class_of[end[row]]) for end in (each.local, each.peer))
+                given = JudgedConnection(
+                    word, self._rule_input(each, row), int(each.local[row]), *kinds
+                )
+                text = self._reasons.text(number, self._outcomes[number], given, budget)
             found.append(text)
         return found
 
     def _nearest(
         self, policies: tuple[Policy, ...], given: JudgedConnection
     ) -> tuple[list[tuple[Policy, Rule]], int]:
-        is_egress = given.ask.direction == EGRESS
-        batch = batch_of(given.word, is_egress, self._parties)
+        is_egress = given.conn.direction == EGRESS
+        batch = batch_of(given.word, is_egress, self._endpoints)
         return self._now().tiers(is_egress).nearest(policies, batch)
 
-    def set_endpoint(self, number: int, party: PolicyEndpoint) -> None:
+    def set_endpoint(self, number: int, endpoint: PolicyEndpoint) -> None:
         """A new party, or one that has changed; what it is an end of is judged again.
 
         ``number`` is that of a party or the next: IndexError if it is neither.
         """
-        self.set_endpoints({number: party})
+        self.set_endpoints({number: endpoint})
 
-    def add_endpoints(self, parties: Iterable[PolicyEndpoint]) -> int:
+    def add_endpoints(self, endpoints: Iterable[PolicyEndpoint]) -> int:
         """New ones, in order; the number of the first."""
-        first = len(self._parties)
-        self.set_endpoints(dict(enumerate(parties, first)))
+        first = len(self._endpoints)
+        self.set_endpoints(dict(enumerate(endpoints, first)))
         return first
 
-    def set_endpoints(self, parties: Mapping[int, PolicyEndpoint]) -> None:
+    def set_endpoints(self, endpoints: Mapping[int, PolicyEndpoint]) -> None:
         """As ``put_party``, of many at once; new ones in the order of their numbers."""
-        before = len(self._parties)
-        known = ((number, party) for number, party in parties.items() if 0 <= number < before)
-        changed = [number for number, party in known if party != self._parties[number]]
+        before = len(self._endpoints)
+        known = (
+            (number, endpoint) for number, endpoint in endpoints.items() if 0 <= number < before
+        )
+        changed = [number for number, endpoint in known if endpoint != self._endpoints[number]]
         if changed:
             self._forget_parties(changed)
             self._reasons.forget_texts()
-        for number, party in parties.items():
-            self._parties.put(number, party)
+        for number, endpoint in endpoints.items():
+            self._endpoints.put(number, endpoint)
         self._without_past()
 
     def _forget_parties(self, numbers: Sequence[int]) -> None:
         """A party that is new needs none of this: nothing can have been asked about it."""
-        is_changed = np.zeros(len(self._parties) + RESERVED_ROWS, np.bool_)
+        is_changed = np.zeros(len(self._endpoints) + RESERVED_ROWS, np.bool_)
         is_changed[np.array(numbers) + RESERVED_ROWS] = True
         slots = self._cache.known()
         local, peer = endpoint_rows(self._cache.words(slots))
@@ -273,15 +281,15 @@ class Evaluator:
 
     def _forget_concerned(self, policies: Sequence[CompiledPolicy]) -> None:
         self._prepared, self._reasons = None, ReasonWriter(self._nearest)
-        if len(self._sides) > _MAX_OUTCOMES:
-            self._sides = OutcomeTable()
+        if len(self._outcomes) > _MAX_OUTCOMES:
+            self._outcomes = OutcomeTable()
             self._cache.clear()
         slots = self._cache.known()
         words = self._cache.words(slots)
         for one in policies:
             if not len(slots):
                 break
-            stale = affected_by(one, words, self._parties, self._classes)
+            stale = affected_by(one, words, self._endpoints, self._classes)
             self._cache.forget(slots[stale])
             slots, words = slots[~stale], words[~stale]
 
@@ -290,7 +298,7 @@ class Evaluator:
         if self._classes.size <= self._most:
             return
         self._classes = EndpointClasses()
-        self._parties = EndpointTable(self._parties.all(), self._classes)
+        self._endpoints = EndpointTable(self._endpoints.all(), self._classes)
         self._policies = [compile_policy(one.policy, self._classes) for one in self._policies]
         self._classes.forget_columns()
         self._most = max(2 * self._classes.size, _MIN_SIZE)
@@ -308,35 +316,35 @@ class Evaluator:
 
     def _now(self) -> PreparedPolicies:
         if self._prepared is None:
-            self._prepared = PreparedPolicies(self._policies, self._classes, self._sides)
+            self._prepared = PreparedPolicies(self._policies, self._classes, self._outcomes)
         return self._prepared
 
     def _judge(self, words: Keys) -> Numbers:
         prepared = self._now()
-        each, identity = unpack_keys(words), self._parties.identity
-        if max(each.local.max(), each.peer.max()) >= len(self._parties) + RESERVED_ROWS:
-            raise IndexError(f"a connection of a party beyond the {len(self._parties)} there are")
-        found = prepared.exempt()[self._parties.class_of[each.local]]
+        each, identity = unpack_keys(words), self._endpoints.identity
+        if max(each.local.max(), each.peer.max()) >= len(self._endpoints) + RESERVED_ROWS:
+            raise IndexError(f"a connection of a party beyond the {len(self._endpoints)} there are")
+        found = prepared.exempt()[self._endpoints.class_of[each.local]]
         itself = (found == OPEN) & (identity[each.local] == identity[each.peer])
         spared = np.full(len(found), OPEN, np.int32)
-        at_home = is_own_node(words, self._parties)
-        spared[at_home] = self._sides.number(ALLOWED, engine.OWN_NODE)
-        loopback = self._sides.number(ALLOWED, engine.LOOPBACK)
-        is_seen = self._parties.is_pod[each.local] & self._by_service
+        at_home = is_own_node(words, self._endpoints)
+        spared[at_home] = self._outcomes.number(ALLOWED, engine.OWN_NODE)
+        loopback = self._outcomes.number(ALLOWED, engine.LOOPBACK)
+        is_seen = self._endpoints.is_pod[each.local] & self._by_service
         found[itself & ~is_seen] = spared[itself] = loopback
         for is_egress in (False, True):
             rows = np.flatnonzero((each.is_egress == is_egress) & (found == OPEN))
             if len(rows):
-                batch = batch_of(words[rows], is_egress, self._parties)
+                batch = batch_of(words[rows], is_egress, self._endpoints)
                 asked = TierInput(batch, spared[rows], not self._by_service)
                 found[rows] = prepared.tiers(is_egress).judge(asked)
         return found
 
-    def _asked(self, each: UnpackedKeys, row: int) -> AskedOne:
-        local = self._parties[int(each.local[row]) - RESERVED_ROWS]
-        peer = self._parties[int(each.peer[row]) - RESERVED_ROWS]
+    def _rule_input(self, each: UnpackedKeys, row: int) -> RuleInput:
+        local = self._endpoints[int(each.local[row]) - RESERVED_ROWS]
+        peer = self._endpoints[int(each.peer[row]) - RESERVED_ROWS]
         is_egress = bool(each.is_egress[row])
-        return AskedOne(
+        return RuleInput(
             EGRESS if is_egress else INGRESS,
             local,
             local.ips[0] if local.ips else 0,

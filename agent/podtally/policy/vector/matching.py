@@ -70,8 +70,8 @@ class Plans:
         return self._plans[number]
 
     def _of_namespace(self, number: int) -> Indices:
-        party = self._classes.endpoints[number]
-        namespace = party.namespace if party.kind == POD else ""
+        endpoint = self._classes.endpoints[number]
+        namespace = endpoint.namespace if endpoint.kind == POD else ""
         if namespace not in self._network:
             namespace = _NO_NAMESPACE
         if namespace not in self._asked:

@@ -21,31 +21,31 @@ class OutcomeTable:
     """Grows only; a number means the same side for as long as this lives."""
 
     def __init__(self) -> None:
-        self._sides: list[DirectionVerdict] = []
+        self._outcomes: list[DirectionVerdict] = []
         self._numbers: dict[_KEY, int] = {}
         self._codes = np.zeros(1024, np.uint8)
 
     def __len__(self) -> int:
-        return len(self._sides)
+        return len(self._outcomes)
 
     def __getitem__(self, number: int) -> DirectionVerdict:
-        return self._sides[number]
+        return self._outcomes[number]
 
     def number(
         self, verdict: str, cause: str, policies: Sequence[Policy] = (), rule: Rule | None = None
     ) -> int:
         # By identity, which the side keeps alive: to hash policies would take much longer.
         key = (verdict, cause, tuple(map(id, policies)), id(rule))
-        number = self._numbers.setdefault(key, len(self._sides))
-        if number == len(self._sides):
-            self._sides.append(DirectionVerdict(verdict, cause, tuple(policies), rule))
+        number = self._numbers.setdefault(key, len(self._outcomes))
+        if number == len(self._outcomes):
+            self._outcomes.append(DirectionVerdict(verdict, cause, tuple(policies), rule))
             if number == len(self._codes):
                 self._codes = np.concatenate((self._codes, np.zeros_like(self._codes)))
             self._codes[number] = _WORDS.index(verdict)
         return number
 
-    def of(self, side: DirectionVerdict) -> int:
-        return self.number(*side)
+    def of(self, outcome: DirectionVerdict) -> int:
+        return self.number(*outcome)
 
     def codes(self, numbers: NDArray[np.int32]) -> NDArray[np.uint8]:
         """Their verdicts, as places in ``model.VERDICTS``."""
@@ -73,7 +73,7 @@ class Doubts(NamedTuple):
 
     row: Indices
     mask: Masks  # the verdicts it may come to; PASSES: whatever the next tiers say
-    side: Numbers  # unknown, with the cause
+    outcome: Numbers  # unknown, with the cause
 
 
 class TierResults(NamedTuple):
@@ -98,34 +98,34 @@ def concat_doubts(parts: Sequence[Doubts]) -> Doubts:
     parts = [part for part in parts if len(part.row)]
     if not parts:
         return _NONE
-    row, mask, side = (np.concatenate(columns) for columns in zip(_NONE, *parts, strict=True))
+    row, mask, outcome = (np.concatenate(columns) for columns in zip(_NONE, *parts, strict=True))
     order = np.argsort(row, kind="stable")
-    return Doubts(row[order], mask[order], side[order])
+    return Doubts(row[order], mask[order], outcome[order])
 
 
-def resolve_all(stages: Sequence[TierResults], last: Numbers, sides: OutcomeTable) -> Numbers:
+def resolve_all(stages: Sequence[TierResults], last: Numbers, outcomes: OutcomeTable) -> Numbers:
     """(n,); tiers in order; ``last`` is said behind them all."""
     without, answer = last.copy(), last.copy()
-    masks = _bits(sides, last)
+    masks = _bits(outcomes, last)
     for stage in reversed(stages):
         decided = np.flatnonzero(stage.decided != OPEN)
         behind = masks.copy()
         without[decided] = answer[decided] = stage.decided[decided]
-        masks[decided] = _bits(sides, stage.decided[decided])
-        row, mask, side = stage.doubts
+        masks[decided] = _bits(outcomes, stage.decided[decided])
+        row, mask, outcome = stage.doubts
         if not len(row):
             continue
         passes = (mask & PASSES) != 0
         possible = np.where(passes, mask & ~PASSES | behind[row], mask)
-        matters = np.flatnonzero(possible != _bits(sides, without[row]))
+        matters = np.flatnonzero(possible != _bits(outcomes, without[row]))
         firsts = matters[first_of_runs(row[matters])]
-        answer[row[firsts]] = side[firsts]
+        answer[row[firsts]] = outcome[firsts]
         np.bitwise_or.at(masks, row, possible)
     return answer
 
 
-def _bits(sides: OutcomeTable, numbers: Numbers) -> Masks:
-    return np.left_shift(np.uint8(1), sides.codes(numbers))
+def _bits(outcomes: OutcomeTable, numbers: Numbers) -> Masks:
+    return np.left_shift(np.uint8(1), outcomes.codes(numbers))
 
 
 _NONE = Doubts(np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int32))

@@ -141,7 +141,7 @@ class JudgedConnection(NamedTuple):
     """One that was judged."""
 
     word: Keys  # (1, WORDS)
-    ask: RuleInput
+    conn: RuleInput
     who: int  # whose share of the budget it costs
     local: int  # class
     peer: int  # class
@@ -177,28 +177,28 @@ class ReasonWriter:
         return self._texts.get((number, key))
 
     def text(
-        self, number: int, side: DirectionVerdict, given: JudgedConnection, budget: ReasonBudget
+        self, number: int, outcome: DirectionVerdict, given: JudgedConnection, budget: ReasonBudget
     ) -> str:
         """The reason; beyond the budget only the policies that decided."""
-        if not budget.take(given.who, 1 + _size_of_rule(side.rule) // _SHAPED):
-            return short_reason(side, given.ask.direction)
+        if not budget.take(given.who, 1 + _size_of_rule(outcome.rule) // _SHAPED):
+            return short_reason(outcome, given.conn.direction)
         searched: _Searched | None = _Searched(None)
-        if side.cause == engine.ISOLATED:
-            searched = self._nearest_of(number, side, given, budget)
+        if outcome.cause == engine.ISOLATED:
+            searched = self._nearest_of(number, outcome, given, budget)
         if searched is None:
-            return short_reason(side, given.ask.direction)
+            return short_reason(outcome, given.conn.direction)
         near = searched.near
-        text = direction_reason(side, given.ask, lambda *_: near)
+        text = direction_reason(outcome, given.conn, lambda *_: near)
         if len(self._texts) >= _MAX_CACHED:
             self._texts.clear()
         self._texts[number, given.word.tobytes()] = text
         return text
 
     def _nearest_of(
-        self, number: int, side: DirectionVerdict, given: JudgedConnection, budget: ReasonBudget
+        self, number: int, outcome: DirectionVerdict, given: JudgedConnection, budget: ReasonBudget
     ) -> _Searched | None:
         """The rule that came nearest; None: there is no budget to look for it."""
-        shape = self._shape(number, side, given, budget)
+        shape = self._shape(number, outcome, given, budget)
         if shape is None:
             return None
         key = _alike(number, shape, given)
@@ -207,24 +207,24 @@ class ReasonWriter:
                 return None
             if len(self._searched) >= _MAX_CACHED:
                 self._searched.clear()
-            self._searched[key] = _Searched(self._search(side.policies, given, shape.size))
+            self._searched[key] = _Searched(self._search(outcome.policies, given, shape.size))
         return self._searched[key]
 
     def _search(
         self, policies: tuple[Policy, ...], given: JudgedConnection, size: int
     ) -> NearMiss | None:
         if size <= _MAX_PLAIN_RULES:
-            return nearest_miss(_rules(policies, given.ask.direction), given.ask)
+            return nearest_miss(_rules(policies, given.conn.direction), given.conn)
         rules, failing = self._candidates(policies, given)
-        return nearest_miss(rules, given.ask, MIN_BOTH_FAIL if failing > 1 else None)
+        return nearest_miss(rules, given.conn, MIN_BOTH_FAIL if failing > 1 else None)
 
     def _shape(
-        self, number: int, side: DirectionVerdict, given: JudgedConnection, budget: ReasonBudget
+        self, number: int, outcome: DirectionVerdict, given: JudgedConnection, budget: ReasonBudget
     ) -> _Shape | None:
-        direction = given.ask.direction
+        direction = given.conn.direction
         shape = self._shapes.get((number, direction))
         if shape is None:
-            rules = [rule for _, rule in _rules(side.policies, direction)]
+            rules = [rule for _, rule in _rules(outcome.policies, direction)]
             size = sum(1 + _size_of_rule(rule) for rule in rules)
             if not budget.take(given.who, size // _SHAPED):
                 return None
@@ -236,19 +236,19 @@ class ReasonWriter:
 
 def _alike(number: int, shape: _Shape, given: JudgedConnection) -> tuple[object, ...]:
     """Equal for connections of which the same rule comes nearest."""
-    ask = given.ask
+    conn = given.conn
     names = None
-    if ask.destination.ports is not None:
-        port = (ask.protocol, ask.port)
-        names = tuple(name for name, *rest in ask.destination.ports if tuple(rest) == port)
+    if conn.destination.ports is not None:
+        port = (conn.protocol, conn.port)
+        names = tuple(name for name, *rest in conn.destination.ports if tuple(rest) == port)
     return (
         number,
-        ask.direction,
-        given.local if ask.direction == INGRESS else 0,
+        conn.direction,
+        given.local if conn.direction == INGRESS else 0,
         given.peer,
-        shape.addresses.of(ask.peer_ip),
-        ask.protocol,
-        shape.ports.of(ask.port),
+        shape.addresses.of(conn.peer_ip),
+        conn.protocol,
+        shape.ports.of(conn.port),
         names,
     )
 

@@ -123,7 +123,7 @@ def _denies(entry: CompiledRule | None) -> bool:
 
 
 def affected_by(
-    one: CompiledPolicy, words: Keys, parties: EndpointTable, classes: EndpointClasses
+    one: CompiledPolicy, words: Keys, endpoints: EndpointTable, classes: EndpointClasses
 ) -> NDArray[np.bool_]:
     """(n,); connections whose verdict may be another without the policy.
 
@@ -132,7 +132,7 @@ def affected_by(
     """
     each = unpack_keys(words)
     grades = classes.table.of_row(one.subject)
-    found: NDArray[np.bool_] = grades[parties.class_of[each.local]] != NO
+    found: NDArray[np.bool_] = grades[endpoints.class_of[each.local]] != NO
     if one.policy.tier == NETWORK_TIER or one.policy.unreadable:
         return found
     for is_egress in (False, True):
@@ -140,7 +140,7 @@ def affected_by(
         rows = np.flatnonzero(found & (each.is_egress == is_egress))
         for start in range(0, len(rows), _ROWS):
             part = rows[start : start + _ROWS]
-            found[part] = _some_match(table, batch_of(words[part], is_egress, parties))
+            found[part] = _some_match(table, batch_of(words[part], is_egress, endpoints))
     return found
 
 

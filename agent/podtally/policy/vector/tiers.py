@@ -97,9 +97,9 @@ class Tiers:
         policies: Sequence[CompiledPolicy],
         is_egress: bool,
         classes: EndpointClasses,
-        sides: OutcomeTable,
+        outcomes: OutcomeTable,
     ) -> None:
-        self._classes, self._sides = classes, sides
+        self._classes, self._outcomes = classes, outcomes
         self._policies = [one.policy for one in policies]
         self._place = {id(policy): place for place, policy in enumerate(self._policies)}
         self._table = RuleTable(policies, is_egress, classes)
@@ -129,8 +129,8 @@ class Tiers:
             stages.append(stage)
             rows = rows[stage.unsettled()[rows]]
         last = asked.undeniable.copy()
-        last[last == OPEN] = self._sides.number(UNDECLARED, engine.OPEN)
-        return resolve_all(stages, last, self._sides)
+        last[last == OPEN] = self._outcomes.number(UNDECLARED, engine.OPEN)
+        return resolve_all(stages, last, self._outcomes)
 
     def nearest(
         self, policies: Sequence[Policy], batch: Batch
@@ -176,10 +176,10 @@ class Tiers:
             firsts = rules.take(first_of_runs(rules.row))
             firsts = firsts.take(self._mask[firsts.entry] != 1 << PASS_CODE)
             firsts = firsts._replace(match_kind=np.full(len(firsts.row), DECIDES))
-            decided[firsts.row] = self._sides_of(firsts)
+            decided[firsts.row] = self._outcomes_of(firsts)
             open_ = pairs.take(pairs.match_kind != DECIDES)
             mask = np.where(open_.match_kind == UNKNOWN_END, _ALLOWED, self._mask[open_.entry])
-            found = Doubts(open_.row, mask, self._sides_of(open_))
+            found = Doubts(open_.row, mask, self._outcomes_of(open_))
             doubts += [found, self._that_differ(rules)]
         return TierResults(decided, concat_doubts(doubts))
 
@@ -224,7 +224,7 @@ class Tiers:
         policies = [self._policies[self._table.policy[entry]] for entry in named]
         rule = self._table.entries[named[0]]
         assert rule is not None
-        return self._sides.number(UNKNOWN, engine.SAME_PRIORITY, policies, rule.rule)
+        return self._outcomes.number(UNKNOWN, engine.SAME_PRIORITY, policies, rule.rule)
 
     def _united(self, planned: _Planned, asked: TierInput, rows: Indices) -> TierResults:
         """The tier of NetworkPolicy; HostPolicy's too."""
@@ -241,10 +241,10 @@ class Tiers:
         for pairs in self._matching(NETWORK_TIER, planned, rows, asked):
             sure = pairs.take(pairs.match_kind == DECIDES)
             firsts = sure.take(first_of_runs(sure.row))
-            decided[firsts.row] = self._sides_of(firsts)
+            decided[firsts.row] = self._outcomes_of(firsts)
             open_ = pairs.take(decided[pairs.row] == OPEN)
             mask = np.where(self._mask[open_.entry] == _ANYTHING, _EITHER, _ALLOWED)
-            doubts.append(Doubts(open_.row, mask, self._sides_of(open_)))
+            doubts.append(Doubts(open_.row, mask, self._outcomes_of(open_)))
             matches = open_.take(open_.match_kind == SELECTION)
             once = first_of_runs(matches.row, self._table.policy[matches.entry])
             np.add.at(matched, matches.row[once], 1)
@@ -289,31 +289,31 @@ class Tiers:
         """Sides that name the policies that isolate, or the first of those that may."""
         numbers, inverse = np.unique(planned.of_row[rows], return_inverse=True)
         verdict = DENIED if cause == engine.ISOLATED else UNKNOWN
-        sides = []
+        outcomes = []
         for plan in map(planned.plans.__getitem__, numbers):
             named = plan.isolating or plan.told[:1]
             why = cause
             if not plan.isolating and cause != engine.PROTOCOL and named[0].unreadable:
                 why = engine.cause_of(named[0])
-            sides.append(self._sides.number(verdict, why, named))
-        return np.array(sides, np.int32)[inverse.ravel()]
+            outcomes.append(self._outcomes.number(verdict, why, named))
+        return np.array(outcomes, np.int32)[inverse.ravel()]
 
-    def _sides_of(self, pairs: Pairs) -> Numbers:
+    def _outcomes_of(self, pairs: Pairs) -> Numbers:
         """Each is made when it first occurs, since most never do."""
         places = pairs.entry * MATCH_KINDS + pairs.match_kind
         for place in np.unique(places[self._made[places] == OPEN]):
-            self._made[place] = self._side(*divmod(int(place), MATCH_KINDS))
+            self._made[place] = self._outcome(*divmod(int(place), MATCH_KINDS))
         found: Numbers = self._made[places]
         return found
 
-    def _side(self, entry: int, way: int) -> int:
+    def _outcome(self, entry: int, way: int) -> int:
         policy, rule = self._policies[self._table.policy[entry]], self._table.entries[entry]
         if rule is None:
-            return self._sides.number(UNKNOWN, engine.cause_of(policy), (policy,))
+            return self._outcomes.number(UNKNOWN, engine.cause_of(policy), (policy,))
         if way == DECIDES:
-            return self._sides.number(self._says(entry), engine.RULE, (policy,), rule.rule)
+            return self._outcomes.number(self._says(entry), engine.RULE, (policy,), rule.rule)
         cause = _CAUSE_OF.get(way, engine.DOUBT)
-        return self._sides.number(UNKNOWN, cause, (policy,), rule.rule)
+        return self._outcomes.number(UNKNOWN, cause, (policy,), rule.rule)
 
     def _says(self, entry: int) -> str:
         rule = self._table.entries[entry]
