@@ -22,8 +22,9 @@ import pytest
 
 import podtally
 from podtally.commands.text_format import parse
-from podtally.demo import network, scrape
+from podtally.demo import network
 from podtally.demo.topology import EVENT_LOG, OUTSIDE_PORT, PIN_DIR, STATE_DIR, STRAY
+from podtally.web.client import get_plain
 from tests.pressure import stalled_seconds
 
 SOURCES = Path(podtally.__file__).parents[1]
@@ -83,17 +84,17 @@ def test_the_demo_shows_who_talks_to_whom_and_its_books_close(tmp_path: Path) ->
     assert code == 0, f"{out}{err}{log.read_text() if log.exists() else ''}"
     found = json.loads(out)
     assert found["faults"] == []
-    assert uses(found, "served") >= {
+    assert uses(found, "inbound") >= {
         ("frontend-7d", "user", "80"),
         ("backend-5c", "frontend", "3000"),
         ("database-0", "backend", "3306"),
     }
-    assert uses(found, "asked") >= {
+    assert uses(found, "outbound") >= {
         ("frontend-7d", "backend", "3000"),
         ("backend-5c", "database", "3306"),
     }
     stray = next(pod for pod in found["pods"] if pod["pod"] == "stray-x2")
-    assert [(use["port"], use["outside"]) for use in stray["asked"]] == [("4444", True)]
+    assert [(use["port"], use["outside"]) for use in stray["outbound"]] == [("4444", True)]
     assert_judged(found)
     assert_books_and_pods_agree(found)
     assert_nothing_is_left()
@@ -109,7 +110,7 @@ def assert_judged(found: dict[str, Any]) -> None:
     verdicts = {
         (pod["pod"], use["peer"], use["port"]): use["verdict"]
         for pod in found["pods"]
-        for use in (*pod["served"], *pod["asked"])
+        for use in (*pod["inbound"], *pod["outbound"])
     }
     assert {key for key, verdict in verdicts.items() if verdict == "denied"} == leaks
     assert {verdict for key, verdict in verdicts.items() if key not in leaks} == {"allowed"}
@@ -239,10 +240,11 @@ def _when_told(demo: subprocess.Popen[bytes], screen: int, words: Path) -> dict[
 
 
 def _metrics_tell(words: str) -> bool:
-    found = re.search(r"its metrics: http://([\d.]+):(\d+)/", words)
+    found = re.search(r"metrics: http://([\d.]+):(\d+)/", words)
     if found is None:
         return False
-    _, text = scrape.get(found[1], int(found[2]), "/metrics")
+    _, page = get_plain(found[1], int(found[2]), "/metrics")
+    text = page.decode()
     return any(
         sample.value > 0 and sample.label("policy") == "shop/default-deny"
         for sample in parse(text)

@@ -332,7 +332,7 @@ def test_an_agent_with_tls_and_a_password(tmp_path: Path) -> None:
         )
         code, out, err = run("--config", str(config), PODTALLY_BASIC_AUTH=f"{USER}:{PASSWORD}")
         assert (code, err) == (0, "")
-        assert out.startswith("no traffic was seen yet\n")
+        assert out.startswith("no traffic seen yet\n")
         code, out, err = run("--config", str(config))
         assert (code, out) == (2, "")
         assert "PODTALLY_BASIC_AUTH" in err

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from podtally.demo import network, scrape, stage
+from podtally.demo import network, stage
 from podtally.demo.address import DemoAddress, listen
 from podtally.demo.processes import Children, Process
 from podtally.demo.servers import ROLES
 from podtally.demo.topology import HOSTS, NODE, PODS, STATE_DIR, USER
 from podtally.errors import PodtallyError
+from podtally.web.client import get_plain
 
 PAGE_SECONDS = 60.0
 
@@ -136,16 +137,16 @@ def test_the_relay_leads_from_the_host_into_the_nodes_namespace(tmp_path: Path) 
         fd, port = listener.fileno(), listener.getsockname()[1]
         children.python(NODE, ["podtally.demo.relay", str(fd), "9775"], sys.stderr.fileno(), [fd])
         with pytest.raises((http.client.HTTPException, OSError)):
-            scrape.get("127.0.0.1", port, "/metrics")
+            get_plain("127.0.0.1", port, "/metrics")
         web = ["http.server", "9775", "--directory", str(tmp_path)]
         children.python(NODE, web, subprocess.DEVNULL)
         assert until(lambda: _answers(port))
-        assert scrape.get("127.0.0.1", port, "/metrics") == (200, "up 1\n")
+        assert get_plain("127.0.0.1", port, "/metrics") == (200, b"up 1\n")
 
 
 def _answers(port: int) -> bool:
     try:
-        return scrape.get("127.0.0.1", port, "/metrics")[0] == 200
+        return get_plain("127.0.0.1", port, "/metrics")[0] == 200
     except (http.client.HTTPException, OSError):
         return False
 

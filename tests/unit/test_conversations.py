@@ -1,16 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``podtally top``: what it makes of a page of /metrics, and of the page before."""
+"""Conversations from a page of /metrics, and rates since an earlier one."""
 
 import pytest
 
-from podtally.commands.conversations import (
-    ConversationFilter,
-    TrafficTotal,
-    rows,
-    series_reader,
-    snapshot,
-    totals,
-)
+from podtally.commands.conversation_rows import ConversationFilter, rows
+from podtally.commands.conversations import TrafficReader, TrafficTotal, totals
 from podtally.ledger.label_sets import FlowLabels
 from tests.unit.top_support import (
     BUILD,
@@ -34,14 +28,14 @@ shop/web    <-  external:office  80/tcp    private   undeclared  3            40
 shop/stray  ->  internet         4444/tcp  internet  denied      7            460   0
 
 denied 7 (460 B), undeclared 3 (700 B), unknown 0, of 33 connections; the books close: 6,246 bytes; \
-why: `podtally explain A B PORT`, and the events (`podtally run --events`)
+why: `podtally explain FROM TO PORT`, or the event log
 """
 
 
 # -- what a page says -----------------------------------------------------------------------
 
 
-def test_columns_of_exact_numbers() -> None:
+def test_exact_columns() -> None:
     assert printed(METRICS + books()) == GOLDEN
 
 
@@ -69,12 +63,12 @@ def test_sums_are_exact_beyond_the_integers_that_a_float_has() -> None:
         (talked(WEB, 0, 23, 23), "unknown"),
     ],
 )  # fmt: skip
-def test_the_direction_is_who_began_it(metrics: str, direction: str) -> None:
+def test_direction_is_who_opened_it(metrics: str, direction: str) -> None:
     assert [row.direction for row in found(metrics)] == [direction]
 
 
-def test_a_connection_that_was_judged_anew_has_its_beginning_under_the_verdict_before() -> None:
-    """It has bytes, and no connection, under the verdict it has now."""
+def test_direction_after_a_change_of_verdict() -> None:
+    """The connection is counted under the earlier verdict, later bytes under the new one."""
     metrics = talked(WEB, 2, 23, 23) + talked(WEB._replace(verdict="denied"), 0, 997, 23)
     told = {row.conversation.verdict: row for row in found(metrics)}
     assert {verdict: row.direction for verdict, row in told.items()} == {
@@ -84,7 +78,7 @@ def test_a_connection_that_was_judged_anew_has_its_beginning_under_the_verdict_b
     assert "denied 0 (1.0 kB)" in printed(BUILD + metrics)
 
 
-def test_a_series_that_has_counted_nothing_is_no_line() -> None:
+def test_series_without_counts_have_no_line() -> None:
     assert found(talked(STRAY, 0, 0, 0)) == []
 
 
@@ -103,8 +97,8 @@ UNSEEN = WEB._replace(port="unknown", verdict="unknown")
         (ConversationFilter(egress=True, denied=True, namespace="shop"), ["shop/stray"]),
     ],
 )  # fmt: skip
-def test_what_is_wanted(wanted: ConversationFilter, workloads: list[str]) -> None:
-    """What nobody saw begin may go out; what is over the series limit may be anything."""
+def test_filters(wanted: ConversationFilter, workloads: list[str]) -> None:
+    """Rows of unknown direction, and those beyond the series limit, always match."""
     metrics = (
         talked(STRAY, 7, 460, 0)
         + talked(WEB, 23, 1000, 4000)
@@ -149,29 +143,29 @@ def test_a_peer_and_its_port(labels: FlowLabels, words: str) -> None:
 
 
 def rated(before: str, now: str, seconds: float = 2.0) -> dict[str, float | None]:
-    read = series_reader()
+    reader = TrafficReader()
     first, second = (
-        snapshot(read.read(BUILD + before), 10.0),
-        snapshot(read.read(BUILD + now), 10.0 + seconds),
+        reader.read(BUILD + before, 10.0),
+        reader.read(BUILD + now, 10.0 + seconds),
     )
     return {row.conversation.workload: row.rate for row in rows(second, first, EVERYTHING)}
 
 
-def test_a_rate_is_what_both_directions_moved_since_the_look_before() -> None:
+def test_rate_is_of_both_directions_since_the_earlier_page() -> None:
     before = talked(WEB, 1, 1000, 4000) + talked(STRAY, 1, 100, 0)
     now = talked(WEB, 1, 1100, 4023) + talked(STRAY, 1, 900, 23)
     assert list(rated(before, now).items()) == [("stray", 411.5), ("web", 61.5)]
 
 
-def test_a_counter_that_goes_away_has_no_rate_and_one_that_comes_has_all_of_it() -> None:
+def test_a_vanished_counter_has_no_rate_and_a_new_one_has_all_of_it() -> None:
     assert rated(talked(WEB, 1, 1000, 0), talked(STRAY, 1, 46, 0)) == {"stray": 23.0}
 
 
-def test_a_counter_that_begins_anew_has_no_negative_rate() -> None:
+def test_a_restarted_counter_has_no_negative_rate() -> None:
     assert rated(talked(WEB, 1, 1000, 4000), talked(WEB, 1, 46, 4000)) == {"web": 23.0}
 
 
-def test_the_first_look_has_no_rate_and_the_most_bytes_come_first() -> None:
+def test_the_first_page_has_no_rates_and_is_sorted_by_bytes() -> None:
     told = found(talked(STRAY, 1, 100, 0) + talked(WEB, 1, 1000, 4000))
     assert [(row.conversation.workload, row.rate) for row in told] == [
         ("web", None),
@@ -190,24 +184,24 @@ def test_the_first_look_has_no_rate_and_the_most_bytes_come_first() -> None:
         ("", "the books do not close: veth1 egress: no gap reported"),
     ],
 )
-def test_whether_the_books_close(gap: str, words: str) -> None:
+def test_books(gap: str, words: str) -> None:
     assert f"; {words}; why" in printed(METRICS + books(gap))
-    assert bool(seen(METRICS + books(gap)).books.gaps) == ("not close" in words)
+    assert bool(seen(METRICS + books(gap)).book_summary().gaps) == ("not close" in words)
 
 
-def test_of_several_gaps_the_first_is_told_and_how_many_more() -> None:
+def test_several_gaps_are_counted() -> None:
     out = printed(METRICS + books("23", "veth2") + books("", "veth1") + books("0", "veth0"))
     assert "do not close: veth1 egress: no gap reported and 1 more;" in out
 
 
-def test_where_all_is_allowed_nobody_is_sent_to_look_for_reasons() -> None:
+def test_no_hint_if_all_is_allowed() -> None:
     last = printed(BUILD + talked(WEB, 23, 1, 1) + books()).splitlines()[-1]
     assert (
         last == "denied 0, undeclared 0, unknown 0, of 23 connections; the books close: 6,246 bytes"
     )
 
 
-def test_a_verdict_that_cannot_be_told_apart_is_unknown_in_the_total() -> None:
+def test_an_unfamiliar_verdict_is_unknown_in_the_totals() -> None:
     sums = totals(seen(BUILD + talked(OTHER, 3, 2, 2) + talked(UNSEEN, 0, 5, 5)).conversations)
     assert sums == {
         "allowed": TrafficTotal(),
@@ -217,8 +211,8 @@ def test_a_verdict_that_cannot_be_told_apart_is_unknown_in_the_total() -> None:
     }
 
 
-def test_nothing_to_show_is_said() -> None:
-    assert printed(BUILD).startswith("no traffic was seen yet\n")
+def test_empty_results_have_a_message() -> None:
+    assert printed(BUILD).startswith("no traffic seen yet\n")
     assert printed(METRICS, ConversationFilter(namespace="x")).startswith(
-        "none of 3 conversations is of this kind\n"
+        "none of 3 conversations matches\n"
     )

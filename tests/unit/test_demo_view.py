@@ -21,6 +21,7 @@ from podtally.export.event_log import EventRecord
 
 URL = "http://127.0.0.1:9775/metrics"
 PODS = (FRONTEND, STRAY)
+BUILD = 'podtally_build_info{version="1"} 1.0\n'
 PLAIN = Style(120, colour=False)
 LABELS = 'namespace="shop",workload="{}",workload_kind="Deployment",direction="{}",peer_kind="{}",peer_namespace="{}",peer_workload="{}",scope="{}",protocol="tcp",port="{}",verdict="{}"'
 
@@ -84,15 +85,15 @@ EVENT = (
 STRAYS = msgspec.json.decode(EVENT, type=EventRecord)
 
 GOLDEN = """\
-user -> frontend :80 -> backend :3000 -> database :3306; payments; and a stray
-10 s of traffic; all that podtally counts: http://127.0.0.1:9775/metrics
+user -> frontend :80 -> backend :3000 -> database :3306; payments; a stray pod
+10 s of traffic; all metrics: http://127.0.0.1:9775/metrics
 
 POD          RECEIVED     SENT  PACKETS  CONVERSATION      VERDICT    BYTES     RATE
 frontend-7d    1.2 MB  34.6 kB    1,234  :80 <- user       unknown   5.5 kB  550 B/s
                                          -> backend :3000  allowed    700 B   70 B/s
 stray-x2        230 B    460 B       23  -> private :4444  ! denied   460 B   46 B/s
 
-EVENTS (what no policy allows; podtally blocks nothing)
+EVENTS (connections that no policy allows; podtally blocks nothing)
 12:00:00Z  stray-x2 -> private 198.18.7.7:4444  denied  23 connections
     isolated in egress by shop/default-deny; nothing is allowed in egress
 
@@ -102,17 +103,17 @@ ptd-frontend   egress   1,234,567     84         0    0
 ptd-stray      ingress  1,234,567     84         0    0
 ptd-stray      egress   1,234,567     84         0    0
 
-the books close: 4,938,604 bytes on the interfaces, each one accounted for"""
+the books close: 4,938,604 bytes on the interfaces, all accounted for"""
 
 
 def nothing_yet() -> Snapshot:
-    return make_snapshot([], (), PODS, 0.0)
+    return make_snapshot(BUILD, (), PODS, 0.0)
 
 
 def after_ten_seconds(
     metrics: str = METRICS, events: tuple[EventRecord, ...] = (STRAYS,)
 ) -> Snapshot:
-    return make_snapshot(parse(metrics), events, PODS, 10.0)
+    return make_snapshot(BUILD + metrics, events, PODS, 10.0)
 
 
 def drawn(now: Snapshot, style: Style = PLAIN) -> list[str]:
@@ -145,10 +146,10 @@ def test_a_narrow_terminal_loses_no_word_and_no_figure(columns: int) -> None:
         wide = [re.sub(r"RATE$|[\d.]+ k?B/s$", "", line) for line in wide]
     assert [word for word in words(wide) if word not in words(lines)] == []
     assert "RATE" in words(lines) or columns < 68
-    assert " ".join(words(lines)).endswith(" interfaces, each one accounted for")
+    assert " ".join(words(lines)).endswith(" interfaces, all accounted for")
 
 
-def test_a_low_terminal_does_without_the_pages_of_the_books() -> None:
+def test_a_low_terminal_omits_the_books() -> None:
     whole = len(GOLDEN.splitlines())
     assert len(drawn(after_ten_seconds(), Style(120, False, rows=whole))) == whole
     lines = drawn(after_ten_seconds(), Style(120, False, rows=whole - 1))
@@ -156,7 +157,7 @@ def test_a_low_terminal_does_without_the_pages_of_the_books() -> None:
     assert lines[-1] == GOLDEN.splitlines()[-1]
 
 
-def test_what_is_denied_stands_out_in_colour() -> None:
+def test_denials_are_coloured() -> None:
     text = "\n".join(drawn(after_ten_seconds(), Style(120, colour=True)))
     assert "\x1b[31;1m-> private :4444" in text
     assert "\x1b[31;1m! denied" in text
@@ -165,11 +166,11 @@ def test_what_is_denied_stands_out_in_colour() -> None:
     assert "-> backend :3000  allowed " in text  # quietly
 
 
-def test_who_began_the_connection_tells_a_served_port_from_one_asked() -> None:
+def test_inbound_and_outbound_conversations() -> None:
     frontend, stray = after_ten_seconds().pods
-    assert frontend.served == (PodConversation("user", "tcp", "80", 5500, False, "unknown"),)
-    assert frontend.asked == (PodConversation("backend", "tcp", "3000", 700, False, "allowed"),)
-    assert stray.asked == (PodConversation("private", "tcp", "4444", 460, True, "denied"),)
+    assert frontend.inbound == (PodConversation("user", "tcp", "80", 5500, False, "unknown"),)
+    assert frontend.outbound == (PodConversation("backend", "tcp", "3000", 700, False, "allowed"),)
+    assert stray.outbound == (PodConversation("private", "tcp", "4444", 460, True, "denied"),)
     assert (frontend.denied, stray.denied) == (0, 23)
 
 
@@ -187,7 +188,7 @@ def test_of_several_verdicts_the_worst_is_shown(verdicts: list[str], worst: str)
         flow("flow_bytes_total", "frontend", "egress", *BACKEND_ASKED, verdict, value=1)
         for verdict in verdicts
     )
-    (use,) = after_ten_seconds(METRICS + more).pods[0].asked
+    (use,) = after_ten_seconds(METRICS + more).pods[0].outbound
     assert (use.verdict, use.bytes) == (worst, 700 + len(verdicts))
 
 
@@ -265,9 +266,9 @@ def test_books_that_close_have_no_faults() -> None:
         ('ptd-stray",direction="egress"} 0.0', 'ptd-stray",direction="egress"} 23', "ptd-stray egress: a gap of 23 bytes"),
         ('ptd-stray",direction="egress"} 0.0', 'ptd-stray",direction="egress"} -23', "ptd-stray egress: a gap of -23 bytes"),
         ('podtally_books_gap_bytes{interface="ptd-stray",direction="egress"}', "other", "ptd-stray egress: no gap reported"),
-        ('pod="stray-x2",direction="ingress"} 230', 'pod="stray-x2",direction="ingress"} 0', "pod stray-x2: no traffic seen both ways"),
-        (DENIED, "", "pod stray-x2: not seen as denied by podtally_policy_denied_total"),
-        ('port="4444",verdict="denied"} 460', 'port="4444",verdict="allowed"} 460', "pod stray-x2: not seen as denied by the flows' verdict"),
+        ('pod="stray-x2",direction="ingress"} 230', 'pod="stray-x2",direction="ingress"} 0', "pod stray-x2: no traffic in both directions"),
+        (DENIED, "", "pod stray-x2: not denied according to podtally_policy_denied_total"),
+        ('port="4444",verdict="denied"} 460', 'port="4444",verdict="allowed"} 460', "pod stray-x2: not denied according to the flows' verdict"),
     ],
 )  # fmt: skip
 def test_a_fault_is_named(old: str, new: str, fault: str) -> None:
@@ -290,19 +291,19 @@ def test_a_fault_is_named(old: str, new: str, fault: str) -> None:
         ),
     ],
 )
-def test_a_stray_that_no_event_tells_of_is_a_fault(events: tuple[EventRecord, ...]) -> None:
+def test_a_stray_pod_without_events_is_a_fault(events: tuple[EventRecord, ...]) -> None:
     final = after_ten_seconds(events=events)
-    assert faults(final) == ["pod stray-x2: not seen as denied by the event log"]
+    assert faults(final) == ["pod stray-x2: not denied according to the event log"]
 
 
-def test_silence_is_no_proof() -> None:
+def test_pods_without_traffic_are_faults() -> None:
     assert len(faults(nothing_yet())) == 2 + 1 + 4
 
 
-def test_json_says_what_the_table_says() -> None:
+def test_json_has_what_the_table_has() -> None:
     found = json.loads(to_json(after_ten_seconds()))
     assert found["faults"] == []
-    assert found["pods"][1]["asked"] == [
+    assert found["pods"][1]["outbound"] == [
         {
             "peer": "private",
             "protocol": "tcp",

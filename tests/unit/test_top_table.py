@@ -7,7 +7,8 @@ import re
 import msgspec
 import pytest
 
-from podtally.commands.conversations import TrafficTotal, rows
+from podtally.commands.conversation_rows import rows
+from podtally.commands.conversations import TrafficTotal
 from podtally.commands.tables import Style
 from podtally.commands.top_table import Top, TopPage, as_json, live
 from podtally.export.exposition import label_text
@@ -42,7 +43,7 @@ def test_the_table() -> None:
         "shop/stray  ->  internet         4444/tcp  internet  ! denied        7   460 B       0 B   230 B/s",
         "",
         "denied 7 (460 B), undeclared 3 (700 B), unknown 0, of 33 connections; the books close: 6,246 bytes; why: `podtally",
-        "explain A B PORT`, and the events (`podtally run --events`)",
+        "explain FROM TO PORT`, or the event log",
     ]
 
 
@@ -60,7 +61,7 @@ def test_a_narrow_terminal_sees_verdict_and_rate(columns: int) -> None:
 
 
 def test_no_traffic_yet_is_said() -> None:
-    assert drawn(BUILD)[1] == "no traffic was seen yet"
+    assert drawn(BUILD)[1] == "no traffic seen yet"
 
 
 def test_a_low_terminal_sees_the_first_lines_and_how_many_more() -> None:

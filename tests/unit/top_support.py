@@ -3,14 +3,8 @@
 
 import io
 
-from podtally.commands.conversations import (
-    ConversationFilter,
-    ConversationRate,
-    TrafficSnapshot,
-    rows,
-    series_reader,
-    snapshot,
-)
+from podtally.commands.conversation_rows import ConversationFilter, ConversationRate, rows
+from podtally.commands.conversations import TrafficReader, TrafficSnapshot
 from podtally.commands.top_table import TopPage, once
 from podtally.export.exposition import label_text
 from podtally.ledger.label_sets import FlowLabels
@@ -61,7 +55,7 @@ LONG = talked(
 
 
 def seen(metrics: str, at_seconds: float = 0.0) -> TrafficSnapshot:
-    return snapshot(series_reader().read(metrics), at_seconds)
+    return TrafficReader().read(metrics, at_seconds)
 
 
 def found(metrics: str, wanted: ConversationFilter = EVERYTHING) -> list[ConversationRate]:

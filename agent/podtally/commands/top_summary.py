@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says in a line what of all traffic is not allowed, and whether the books close."""
+"""Sums up in one line what is not allowed, and whether the books close."""
 
 from podtally.commands.conversations import BookSummary, TrafficSnapshot, TrafficTotal
 from podtally.commands.tables import GREEN, RED, YELLOW, human, word
@@ -8,31 +8,31 @@ from podtally.policy.model import ALLOWED, DENIED, UNDECLARED, UNKNOWN
 _NOTHING = TrafficTotal()
 
 
-def summary(look: TrafficSnapshot) -> str:
-    """Return in one line what is not allowed, whether it is all, and where to ask why."""
-    sums = look.totals
+def summary(traffic: TrafficSnapshot) -> str:
+    """Return what is not allowed, whether the books close, and where to find reasons."""
+    sums = traffic.totals
     bad = ", ".join(_counted(verdict, sums[verdict]) for verdict in (DENIED, UNDECLARED, UNKNOWN))
     every = sum(total.connections for total in sums.values())
-    parts = [f"{bad}, of {every:,} connections", _books(look.books)]
+    parts = [f"{bad}, of {every:,} connections", _books(traffic.book_summary())]
     if any(total != _NOTHING for verdict, total in sums.items() if verdict != ALLOWED):
-        parts.append("why: `podtally explain A B PORT`, and the events (`podtally run --events`)")
+        parts.append("why: `podtally explain FROM TO PORT`, or the event log")
     return "; ".join(parts)
 
 
-def colour(look: TrafficSnapshot) -> str:
-    sums = look.totals
-    if look.books.gaps or sums[DENIED] != _NOTHING:
+def colour(traffic: TrafficSnapshot) -> str:
+    sums = traffic.totals
+    if traffic.book_summary().gaps or sums[DENIED] != _NOTHING:
         return RED
     return YELLOW if sums[UNDECLARED] != _NOTHING or sums[UNKNOWN] != _NOTHING else GREEN
 
 
-def nothing(look: TrafficSnapshot) -> str:
-    seen = len(look.conversations)
-    return f"none of {seen} conversations is of this kind" if seen else "no traffic was seen yet"
+def nothing(traffic: TrafficSnapshot) -> str:
+    seen = len(traffic.conversations)
+    return f"none of {seen} conversations matches" if seen else "no traffic seen yet"
 
 
 def _counted(verdict: str, total: TrafficTotal) -> str:
-    """Bytes may be there without a connection: of one that was judged anew."""
+    """Return the count, with bytes: there may be bytes only, after a change of verdict."""
     size = "" if total == _NOTHING else f" ({human(total.bytes)})"
     return f"{verdict} {total.connections:,}{size}"
 

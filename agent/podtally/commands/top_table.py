@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws conversations: lines that fit a terminal, or columns of exact numbers, or JSON."""
+"""Draws conversations: lines that fit a terminal, columns of exact numbers, or JSON."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -8,10 +8,10 @@ from typing import NamedTuple, TextIO
 import msgspec
 
 from podtally.commands.arguments import print_json
+from podtally.commands.conversation_rows import ConversationRate
 from podtally.commands.conversations import (
     BookSummary,
     Conversation,
-    ConversationRate,
     TrafficSnapshot,
     TrafficTotal,
 )
@@ -40,22 +40,22 @@ _HEADS = (
     *("WORKLOAD", "TO", "PEER", "PORT", "SCOPE", "VERDICT"),
     *("CONNECTIONS", "SENT", "RECEIVED"),
 )
-_DISPENSABLE = ("SCOPE", "RECEIVED", "CONNS", "SENT")  # on a narrow terminal, in this order
+_OPTIONAL = ("SCOPE", "RECEIVED", "CONNS", "SENT")  # left out on a narrow terminal, in this order
 _NAMES = ("WORKLOAD", "PEER")
-_NAME_COLUMNS = 20  # of a long name at least so many, before anything else has to go
-_LEAST_COLUMNS = 8
+_NAME_COLUMNS = 20  # names are cut to this before a column is left out
+_MIN_NAME_COLUMNS = 8
 _GAP = 2  # between columns
-_NO_NAME = ("", "0")
+_NO_PORT = ("", "0")
 
 
 class TopPage(NamedTuple):
-    """What is to be shown of a look."""
+    """What is shown of a snapshot."""
 
-    look: TrafficSnapshot
-    rows: Sequence[ConversationRate]  # that are wanted
+    traffic: TrafficSnapshot
+    rows: Sequence[ConversationRate]  # those selected
     limit: int | None = None  # of rows
     head: str = ""
-    trouble: str = ""  # why it is an old one
+    trouble: str = ""  # why the snapshot is not a new one
 
 
 class _Column(NamedTuple):
@@ -64,7 +64,9 @@ class _Column(NamedTuple):
 
 
 class ConversationRow(msgspec.Struct, frozen=True):
-    """``direction`` tells who began it: egress: the workload, ingress: the peer; both; unknown."""
+    """A conversation, in JSON; ``direction``: egress: the workload opened it, ingress: its peer;
+    both; unknown.
+    """
 
     namespace: str
     workload: str
@@ -84,7 +86,7 @@ class ConversationRow(msgspec.Struct, frozen=True):
 
 
 class Top(msgspec.Struct, frozen=True):
-    """``totals`` (by verdict) and ``books`` are of everything, whatever is asked for."""
+    """``totals`` (by verdict) and ``books`` are of all traffic, whatever is selected."""
 
     conversations: list[ConversationRow]
     totals: Mapping[str, TrafficTotal]
@@ -92,7 +94,7 @@ class Top(msgspec.Struct, frozen=True):
 
 
 def live(page: TopPage, style: Style) -> list[str]:
-    """Draw as many rows as there is room for, with a line of what is wrong below them."""
+    """Return as many rows as fit, and below them the summary, or what is wrong."""
     below = _footer(page, style)
     room = len(page.rows) if style.rows is None else style.rows - len(below) - 4
     shown = page.rows[: max(min(room, page.limit or room), 1)]
@@ -100,34 +102,37 @@ def live(page: TopPage, style: Style) -> list[str]:
     missing = len(page.rows) - len(shown)
     more = [cut(f"and {missing} more", style)] if missing else []
     if not page.rows:
-        lines = [cut(nothing(page.look), style)]
+        lines = [cut(nothing(page.traffic), style)]
     return [paint(cut(page.head, style), BOLD, style), *lines, *more, "", *below]
 
 
 def once(page: TopPage, out: TextIO) -> None:
-    """Write columns that ``awk`` finds, with the counters as they are."""
+    """Write whole columns for ``awk``, with exact counters."""
     shown = page.rows[: page.limit]
     if shown:
-        doubtful = [bool(verdict_colour(row.conversation.verdict)) for row in shown]
-        print_table(_HEADS, [_words(row) for row in shown], doubtful, out)
+        marked = [bool(verdict_colour(row.conversation.verdict)) for row in shown]
+        print_table(_HEADS, [_cells(row) for row in shown], marked, out)
     else:
-        out.write(f"{nothing(page.look)}\n")
-    out.write(f"\n{summary(page.look)}\n")
+        out.write(f"{nothing(page.traffic)}\n")
+    out.write(f"\n{summary(page.traffic)}\n")
 
 
 def as_json(page: TopPage, out: TextIO) -> None:
     conversations = [
         ConversationRow(
-            *row.conversation[:3], row.direction, *row.conversation[3:],
-            egress_connections=row.counts.begun, ingress_connections=row.counts.accepted,
-            egress_bytes=row.counts.sent, ingress_bytes=row.counts.received,
+            **row.conversation._asdict(),
+            direction=row.direction,
+            egress_connections=row.counts.begun,
+            ingress_connections=row.counts.accepted,
+            egress_bytes=row.counts.sent,
+            ingress_bytes=row.counts.received,
         )
         for row in page.rows[: page.limit]
-    ]  # fmt: skip
-    print_json(Top(conversations, page.look.totals, page.look.books), out)
+    ]
+    print_json(Top(conversations, page.traffic.totals, page.traffic.book_summary()), out)
 
 
-def _words(row: ConversationRate) -> tuple[str, ...]:
+def _cells(row: ConversationRate) -> tuple[str, ...]:
     each, counts = row.conversation, row.counts
     connections = str(counts.begun + counts.accepted)
     return (
@@ -141,7 +146,7 @@ def _workload(each: Conversation) -> str:
 
 
 def _peer(each: Conversation) -> str:
-    """An address without a name goes by how far away it is: internet, private."""
+    """Return the peer's name; an address without one is shown by its scope: internet, private."""
     name = "/".join(filter(None, (each.peer_namespace, each.peer_workload)))
     if not name:
         return each.scope if each.peer_kind in ("external", UNKNOWN) else each.peer_kind
@@ -149,7 +154,7 @@ def _peer(each: Conversation) -> str:
 
 
 def _port(each: Conversation) -> str:
-    return each.protocol if each.port in _NO_NAME else f"{each.port}/{each.protocol}"
+    return each.protocol if each.port in _NO_PORT else f"{each.port}/{each.protocol}"
 
 
 def _columns(rows: Sequence[ConversationRate]) -> list[_Column]:
@@ -180,12 +185,12 @@ def _figure(text: str) -> Cell:
 
 
 def _fitting(columns: list[_Column], style: Style) -> list[list[Cell]]:
-    """Leave out, then shorten names, until the lines fit; the verdict and the rate stay."""
-    for head in _DISPENSABLE:
+    """Leave out columns, then cut names, until the lines fit; verdict and rate stay."""
+    for head in _OPTIONAL:
         if _width(columns, _NAME_COLUMNS) > style.columns:
             columns = [column for column in columns if column.head != head]
     most = max(chain(*(map(_length, column.cells) for column in columns)), default=0)
-    while most > _LEAST_COLUMNS and _width(columns, most) > style.columns:
+    while most > _MIN_NAME_COLUMNS and _width(columns, most) > style.columns:
         most -= 1
     columns = [
         column._replace(cells=[_shortened(cell, most) for cell in column.cells])
@@ -197,7 +202,7 @@ def _fitting(columns: list[_Column], style: Style) -> list[list[Cell]]:
 
 
 def _width(columns: Sequence[_Column], most: int) -> int:
-    """Of a line whose names are not longer than ``most``."""
+    """Return the width of a line whose names are cut to ``most``."""
     widths = [max(map(_length, column.cells)) for column in columns]
     named = zip(columns, widths, strict=True)
     cut_to = [min(width, most) if column.head in _NAMES else width for column, width in named]
@@ -209,7 +214,7 @@ def _length(cell: Cell) -> int:
 
 
 def _shortened(cell: Cell, most: int) -> Cell:
-    """The end tells more: the namespace is often the same."""
+    """Cut the beginning: the namespace is often the same."""
     return cell if len(cell.text) <= most else cell._replace(text=f"..{cell.text[2 - most :]}")
 
 
@@ -217,5 +222,5 @@ def _footer(page: TopPage, style: Style) -> list[str]:
     if page.trouble:
         text, shade = printable(page.trouble), RED
     else:
-        text, shade = summary(page.look), colour(page.look)
+        text, shade = summary(page.traffic), colour(page.traffic)
     return [paint(line, shade, style) for line in wrapped(text, 0, style)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the demo's ``/metrics`` are to be had: an address of the host, and the socket on it."""
+"""The address of the demo's ``/metrics`` on the host, and the socket that listens there."""
 
 import errno
 import socket
@@ -18,7 +18,7 @@ class DemoAddress(NamedTuple):
 
     @property
     def reachable(self) -> str:
-        """The host to connect to from here: a wildcard is none."""
+        """The host to connect to; a wildcard address is replaced by loopback."""
         return _HERE.get(self.host, self.host)
 
     @property
@@ -28,7 +28,7 @@ class DemoAddress(NamedTuple):
 
 
 def address(text: str) -> DemoAddress:
-    """Parse ``ADDR:PORT`` or ``[ADDR]:PORT``; raises ValueError where it is neither."""
+    """Parse ``ADDR:PORT`` or ``[ADDR]:PORT``; ValueError."""
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdigit() or int(port) > 65535:
         raise ValueError(text)
@@ -36,9 +36,9 @@ def address(text: str) -> DemoAddress:
 
 
 def listen(wanted: DemoAddress) -> socket.socket:
-    """Listen at ``wanted``, or on a free port of its host where that one is taken.
+    """Listen at ``wanted``, or on a free port if that one is in use.
 
-    Raises PodtallyError where this host has no such address.
+    PodtallyError if it is not an address of this host.
     """
     try:
         return _listening(wanted)
@@ -47,7 +47,7 @@ def listen(wanted: DemoAddress) -> socket.socket:
             return _listening(wanted._replace(port=0))
         raise PodtallyError(
             f"cannot listen on {wanted.host}:{wanted.port}: {error.strerror or error}",
-            "give --listen an address of this host",
+            "use an address of this host with --listen",
         ) from None
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent as the demo runs it: started as an operator would, asked over HTTP, its events read."""
+"""Runs the agent as an operator would, and reads its metrics and event log."""
 
 import http.client
 import sys
@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from podtally.commands.text_format import parse
-from podtally.demo import scrape
 from podtally.demo.address import DemoAddress, listen
 from podtally.demo.events import EventTail
 from podtally.demo.processes import Children, Process, exit_reason, last_error, last_lines
@@ -31,16 +29,17 @@ from podtally.demo.topology import (
 )
 from podtally.errors import PodtallyError
 from podtally.kernel.load_error import LOG_NAME
+from podtally.web.client import get_plain
 
 _READY_SECONDS = 660.0  # a first compile takes seconds, on a starved machine minutes
-_PATIENCE_SECONDS = 2.0  # after which the person is told what is being waited for
+_PROGRESS_AFTER_SECONDS = 2.0
 _SETTLE_SECONDS = 15.0
 _POLL_SECONDS = 0.2
-_EVENTS_SECONDS = 5.0  # the default is a minute, for which nobody looks at a demo
+_EVENTS_SECONDS = 5.0  # the default, a minute, is too long for a demo
 
 
 class DemoAgent(NamedTuple):
-    """The running agent, its log and events, and the host's address that leads to it."""
+    """The running agent, its log and events, and its address on the host."""
 
     process: Process
     log: Path
@@ -48,33 +47,34 @@ class DemoAgent(NamedTuple):
     events: EventTail
 
     def check(self) -> None:
-        """Raise PodtallyError with its last words where it has died."""
+        """Raise PodtallyError with its last error if it has ended."""
         if self.process.poll() is not None:
             error = _with_load_log_kept(last_error(self.log))
             raise PodtallyError(f"the agent ended ({exit_reason(self.process)}): {error}")
 
     def get(self, path: str) -> tuple[int, str]:
-        """Ask it over HTTP; raises PodtallyError where it died, or does not answer."""
+        """Return status and body of ``path``; PodtallyError if it has ended or does not answer."""
         try:
-            return scrape.get(self.where.reachable, self.where.port, path)
+            status, body = get_plain(self.where.reachable, self.where.port, path)
+            return status, body.decode()
         except (OSError, http.client.HTTPException) as error:
             self.check()
             raise PodtallyError(
-                f"the agent lives, but {self.where.url} does not answer: {error!r}",
-                "--keep-agent-log FILE keeps what it says",
+                f"the agent runs, but {self.where.url} does not answer: {error!r}",
+                "see its log: --keep-agent-log FILE keeps it",
             ) from None
 
     def snapshot(self, at_seconds: float) -> Snapshot:
         status, text = self.get("/metrics")
         if status != http.client.OK:
             raise PodtallyError(f"{self.where.url} answered {status}: {text[:200].strip()}")
-        return make_snapshot(parse(text), self.events.latest(), PODS, at_seconds)
+        return make_snapshot(text, self.events.latest(), PODS, at_seconds)
 
     def settled(self, at_seconds: float) -> Snapshot:
-        """Wait until the agent has booked the last of the traffic, which must have ended.
+        """Wait until all traffic is booked, which must have ended.
 
-        That is when two scrapes two epochs apart say the same, with nothing left to book;
-        books that do not close are returned as they are after a while.
+        That is when two scrapes two epochs apart are equal; books that still do not close
+        are returned after a timeout.
         """
         deadline = time.monotonic() + _SETTLE_SECONDS
         before = self.snapshot(at_seconds)
@@ -89,7 +89,7 @@ class DemoAgent(NamedTuple):
 
 
 def _with_load_log_kept(error: str) -> str:
-    """Copy the log that ``error`` names, if any: the state directory goes with the demo."""
+    """Copy the log that ``error`` names, if any: the demo removes its state directory."""
     log = STATE_DIR / LOG_NAME
     if str(log) not in error:
         return error
@@ -99,9 +99,9 @@ def _with_load_log_kept(error: str) -> str:
 
 
 def start(children: Children, wanted: DemoAddress, log: Path) -> DemoAgent:
-    """Start the agent in the node's namespace, and the relay that makes it heard outside.
+    """Start the agent in the node's namespace, and the relay that makes it reachable.
 
-    Raises PodtallyError where ``log`` cannot be written or ``wanted`` is no address here.
+    PodtallyError if ``log`` cannot be written, or ``wanted`` is not an address of this host.
     """
     try:
         stream = log.open("wb")
@@ -136,7 +136,7 @@ def _start_relay(children: Children, wanted: DemoAddress) -> DemoAddress:
     with listen(wanted) as listener:
         where = wanted._replace(port=listener.getsockname()[1])
         if where.port != wanted.port and wanted.port:
-            say(f"port {wanted.port} is in use; /metrics is at port {where.port}")
+            say(f"port {wanted.port} is in use; /metrics is on port {where.port}")
         fd = listener.fileno()
         module = ["podtally.demo.relay", str(fd), str(AGENT_PORT)]
         children.python(NODE, module, sys.stderr.fileno(), pass_fds=[fd])
@@ -144,26 +144,26 @@ def _start_relay(children: Children, wanted: DemoAddress) -> DemoAddress:
 
 
 def await_ready(agent: DemoAgent, stop: Stop) -> None:
-    """Wait for /readyz, or for ``stop``; raises PodtallyError where it takes too long."""
-    begin, told = time.monotonic(), False
-    while not stop.asked and not _ready(agent):
+    """Wait for /readyz, or for ``stop``; PodtallyError after a timeout."""
+    begin, announced = time.monotonic(), False
+    while not stop.requested and not _ready(agent):
         waited = time.monotonic() - begin
         if waited > _READY_SECONDS:
             raise PodtallyError(
                 f"the agent is not ready after {waited:.0f} s: {last_lines(agent.log)}",
-                "--keep-agent-log FILE keeps all it says",
+                "see its log: --keep-agent-log FILE keeps it",
             )
-        if waited > _PATIENCE_SECONDS and not told:
-            say("the agent compiles and loads its kernel programs")
-            told = True
+        if waited > _PROGRESS_AFTER_SECONDS and not announced:
+            say("the agent is compiling and loading its kernel programs")
+            announced = True
         stop.pause(_POLL_SECONDS)
 
 
 def _ready(agent: DemoAgent) -> bool:
-    """Whether it is; before it listens the relay hangs up at once."""
+    """Return whether it is ready; until it listens, the relay closes each connection."""
     agent.check()
     try:
-        status, _ = scrape.get(agent.where.reachable, agent.where.port, "/readyz")
+        status, _ = get_plain(agent.where.reachable, agent.where.port, "/readyz")
     except (OSError, http.client.HTTPException):
         return False
     return status == http.client.OK

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``podtally demo``: sets the stage, lets agent and traffic run, shows the books."""
+"""``podtally demo``: sets up, runs agent and traffic, shows the tables, cleans up."""
 
 import argparse
 import signal
@@ -9,6 +9,7 @@ from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
+from podtally.commands.arguments import add_output
 from podtally.commands.screen import Screen
 from podtally.demo import agent, stage
 from podtally.demo.address import DemoAddress, address
@@ -22,33 +23,30 @@ from podtally.demo.view import render, to_json
 from podtally.errors import PodtallyError
 
 _DESCRIPTION = """\
-Shows podtally at work: a small shop in network namespaces, real requests, a pod that
-leaks, a live table of who talks to whom, what the declared policies say of it, and the
-books. The host's own network is not touched."""
+Run podtally on a small shop in network namespaces: real requests, and a pod that leaks data.
+A live table shows connections, their verdicts, events, and the books. The host's own network
+is not touched."""
 
 _EPILOG = """\
 examples:
-  podtally demo                              until Ctrl-C, a table that is redrawn in place
-  podtally demo --seconds 10 --output json   ends by itself, with the last table as JSON
+  podtally demo                     live table, until Ctrl-C
+  podtally demo --seconds 10 -o json   the final table as JSON
 
-While it runs, the policies can be edited: the next connections are judged by them.
-Either way it stops the traffic at the end, waits until the agent has booked the last of
-it, prints the final table, and removes everything it made.
+You can edit the policies while it runs: new connections are evaluated against them.
+At the end it stops the traffic, waits until all of it is booked, prints the final table, and
+removes everything it created.
+Exit codes: 0 fine (the books close, all pods were seen, the stray pod was denied), 1 one of
+these does not hold, 2 usage error, or a fixable problem, 130 interrupted before any traffic.
+"""
 
-exit codes:
-  0  the books close, every pod was seen, and the stray was seen as denied
-  1  one of these does not hold
-  2  the demo could not run
-  130  interrupted before there was traffic"""
-
-_REFRESH_SECONDS = 0.5  # and an epoch: what the agent has not booked yet is older by that
-_RATE_TABLES = 6  # between the two that a rate is of: an epoch more or less shows less
-_PLAIN_REFRESH_SECONDS = 10.0  # where a table cannot be redrawn in place
+_REFRESH_SECONDS = 0.5  # the counts shown may be older by this and an epoch
+_RATE_TABLES = 6  # a rate spans these: one epoch more or less matters less
+_PLAIN_REFRESH_SECONDS = 10.0  # if the table cannot be redrawn in place
 _TRAFFIC_LOG = STATE_DIR / "traffic.log"
 
 
 class _Show(NamedTuple):
-    """One performance: the agent, who makes its traffic, and since when."""
+    """A running demo: the agent, the processes that make traffic, and when it started."""
 
     agent: agent.DemoAgent
     traffic: list[Process]
@@ -64,19 +62,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG
     parser.add_argument(
-        "--seconds", type=_positive, metavar="N", help="end after N seconds of traffic"
+        "--seconds",
+        type=_positive,
+        metavar="N",
+        help="stop after N seconds of traffic (default: at Ctrl-C)",
     )
     parser.add_argument(
         "--listen",
         type=address,
         default=DemoAddress("127.0.0.1", AGENT_PORT),
         metavar="ADDR:PORT",
-        help=f"where /metrics is to be had (default 127.0.0.1:{AGENT_PORT}); where the port"
-        " is in use, a free one is taken",
+        help=f"address of /metrics (default: 127.0.0.1:{AGENT_PORT}, or a free port if in use)",
     )
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    add_output(parser)
     parser.add_argument(
-        "--keep-agent-log", type=Path, metavar="FILE", help="where the agent's log is to stay"
+        "--keep-agent-log", type=Path, metavar="FILE", help="keep the agent's log in FILE"
     )
 
 
@@ -88,7 +88,7 @@ def _positive(text: str) -> float:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the demo and return its exit code; raises PodtallyError where it cannot run."""
+    """Run the demo and return its exit code; PodtallyError if it cannot run."""
     stage.check_requirements()
     stop = Stop()
     with stage.exclusive():
@@ -100,22 +100,22 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _perform(args: argparse.Namespace, stop: Stop) -> int:
-    say(f"making {len(PODS)} pods and a host outside: network namespaces on a bridge")
+    say(f"creating {len(PODS)} pods and an outside host: network namespaces on a bridge")
     stage.build()
     with Children() as children:
         running = agent.start(children, args.listen, args.keep_agent_log or STATE_DIR / "agent.log")
         agent.await_ready(running, stop)
-        if stop.asked:
+        if stop.requested:
             return 128 + signal.SIGINT
-        say(f"its policies: {POLICIES}; its events: {EVENT_LOG}")
-        say(f"the agent is ready; its metrics: {running.where.url}")
-        screen = Screen(sys.stdout) if args.output == "table" else None
+        say(f"policies: {POLICIES}; event log: {EVENT_LOG}")
+        say(f"the agent is ready; metrics: {running.where.url}")
+        screen = Screen(sys.stdout) if args.output == "text" else None
         show = _Show(running, _start_traffic(children), running.snapshot(0), time.monotonic())
         _watch(show, stop, screen, args.seconds or float("inf"))
         seconds = show.seconds()
         children.stop(show.traffic)
         if screen:
-            screen.note("the traffic has stopped; the agent books the last of it")
+            screen.note("traffic stopped; waiting until all of it is booked")
         return _finish(running.settled(seconds), show, screen)
 
 
@@ -128,12 +128,12 @@ def _start_traffic(children: Children) -> list[Process]:
 
 
 def _watch(show: _Show, stop: Stop, screen: Screen | None, seconds: float) -> None:
-    """Show what the agent says until the time is over or somebody asks to end."""
+    """Show table after table until the time is over or a signal arrives."""
     refresh = _REFRESH_SECONDS if screen and screen.live else _PLAIN_REFRESH_SECONDS
     shown = deque([show.first], _RATE_TABLES)
     while True:
         stop.pause(min(refresh, seconds - show.seconds()))
-        if stop.asked or show.seconds() >= seconds:
+        if stop.requested or show.seconds() >= seconds:
             return
         _check_traffic(show.traffic)
         now = show.agent.snapshot(show.seconds())

@@ -11,7 +11,7 @@ _Key = tuple[object, ...]
 
 
 class EventTail:
-    """Reads what has been appended since the last time; a file that is not there is empty."""
+    """Reads what was appended since the last call; a missing file is empty."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -20,9 +20,9 @@ class EventTail:
         self._decoder = msgspec.json.Decoder(EventRecord)
 
     def latest(self) -> tuple[EventRecord, ...]:
-        """What was told last of each event, in the order in which they were first told.
+        """Return the last record of each event, in the order of their first records.
 
-        Raises msgspec.DecodeError where a line is none of the event log's.
+        msgspec.DecodeError if a line is not an event.
         """
         for line in self._lines():
             event = self._decoder.decode(line)
@@ -30,11 +30,11 @@ class EventTail:
         return tuple(self._latest.values())
 
     def _lines(self) -> list[bytes]:
-        """Whole lines that are new; the rest of one is for the next time."""
+        """Return new, complete lines."""
         try:
             with self._path.open("rb") as file:
                 if self._offset > file.seek(0, 2):
-                    self._offset = 0  # it has been rolled
+                    self._offset = 0  # it was rotated
                 file.seek(self._offset)
                 text = file.read()
         except FileNotFoundError:
@@ -45,6 +45,6 @@ class EventTail:
 
 
 def _key(event: EventRecord) -> _Key:
-    """What an event is summed by."""
-    who = (event.local.namespace, event.local.pod, *msgspec.structs.astuple(event.peer))
-    return (event.event, event.direction, *who, event.protocol, event.port, event.reason)
+    """Return what identifies an event."""
+    endpoints = (event.local.namespace, event.local.pod, *msgspec.structs.astuple(event.peer))
+    return (event.event, event.direction, *endpoints, event.protocol, event.port, event.reason)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's network: namespaces on a bridge, made and removed with iproute2.
+"""The demo's network: namespaces on a bridge, created and removed with iproute2.
 
-Addresses are on-link for every host (a default route without a gateway), so the bridge
-joins pods and outside hosts alike, and nothing leads to a real interface.
+All addresses are on-link (a default route without a gateway): the bridge connects pods and
+outside hosts alike, and no route leads to a real interface.
 """
 
 import subprocess
@@ -16,7 +16,7 @@ NETNS_DIR = Path("/run/netns")
 
 
 def build() -> None:
-    """Make the whole network; raises PodtallyError with iproute2's words when it cannot."""
+    """Create the network; PodtallyError with iproute2's message."""
     _ip(["-batch", "-"], (f"netns add {name}" for name in (NODE, *(host.netns for host in HOSTS))))
     for name in namespaces():
         _without_ipv6(name)
@@ -34,7 +34,7 @@ def build() -> None:
 
 
 def _without_ipv6(netns: str) -> None:
-    """Keep the kernel's multicast reports out of the picture: the shop speaks IPv4."""
+    """Disable IPv6: its multicast reports would only distract; the shop uses IPv4."""
     switch = "/proc/sys/net/ipv6/conf/default/disable_ipv6"
     script = f"test ! -e {switch} || echo 1 > {switch}"
     _run([*inside(netns), "sh", "-c", script])
@@ -55,7 +55,7 @@ def _node() -> list[str]:
 
 
 def namespaces() -> list[str]:
-    """Return the demo's network namespaces that stand now, also an earlier demo's."""
+    """Return the demo's network namespaces, also those of an earlier demo."""
     if not NETNS_DIR.is_dir():
         return []
     return sorted(path.name for path in NETNS_DIR.iterdir() if path.name.startswith(PREFIX))
@@ -67,12 +67,12 @@ def remove() -> None:
 
 
 def processes(netns: str) -> list[int]:
-    """Ids of the processes in a namespace."""
+    """Return the ids of the processes in a namespace."""
     return [int(pid) for pid in _ip(["netns", "pids", netns]).split()]
 
 
 def inside(netns: str) -> list[str]:
-    """Return what goes before a command to run it in a named network namespace."""
+    """Return the command prefix that runs a command in a network namespace."""
     return ["nsenter", f"--net={NETNS_DIR / netns}"]
 
 
@@ -87,12 +87,11 @@ def _run(command: list[str], text: str = "") -> str:
         capture_output=True,
         text=True,
         check=False,
-        start_new_session=True,  # Ctrl-C is for the demo alone: it must not cut a step in two
+        start_new_session=True,  # Ctrl-C must only reach the demo: no step is interrupted halfway
     )
     if done.returncode:
         raise PodtallyError(
             f"the demo's network: {' '.join(command)}: {done.stderr.strip()}",
-            "namespaces, bridges and veths need CAP_SYS_ADMIN, CAP_NET_ADMIN and the kernel's"
-            " bridge and veth",
+            "it needs CAP_SYS_ADMIN, CAP_NET_ADMIN and the kernel modules bridge and veth",
         )
     return done.stdout

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is declared in the demo: the policies that podtally judges its traffic by.
+"""The demo's policies.
 
-They are the three tiers', and two that people start from: frontends that hear users alone,
-and a namespace that may reach one network but for an address of it.
+Those of the three tiers, and two common ones: frontends that accept only users, and a
+namespace that may reach one network except one address.
 """
 
 _SHOP = """\
-# Nothing leaves a pod of the shop but what a policy below allows.
+# Pods of the shop may only send what a policy below allows.
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: default-deny, namespace: shop}
@@ -24,7 +24,7 @@ spec:
     - to: [{podSelector: {matchLabels: {app: frontend}}}]
       ports: [{port: 80}]
 ---
-# Frontends accept what pods with the role of a user send them, and nothing else.
+# Frontends accept only pods with role=user.
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: frontend-from-users, namespace: shop}
@@ -56,7 +56,7 @@ spec:
     - to: [{podSelector: {matchLabels: {app: database}}}]
       ports: [{port: 3306}]
 ---
-# The database answers the backend, and sends nowhere.
+# The database accepts the backend, and opens no connections.
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: database, namespace: shop}
@@ -69,7 +69,7 @@ spec:
 """
 
 _BILLING = """\
-# Billing sends to the bank's network, but for the bank's old address, and nowhere else.
+# Billing may only reach the bank's network, except the bank's old address.
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: only-the-bank, namespace: billing}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's processes, each in a network namespace, and none outliving the demo."""
+"""The demo's processes, each in a network namespace; none outlives the demo."""
 
 import signal
 import subprocess
@@ -11,13 +11,13 @@ from typing import IO
 
 from podtally.demo.network import inside
 
-PATIENCE_SECONDS = 10.0
+STOP_TIMEOUT_SECONDS = 10.0
 
 Process = subprocess.Popen[bytes]
 
 
 class Children:
-    """Starts processes in namespaces and, as a context manager, ends them all."""
+    """Starts processes in namespaces; as a context manager, ends them all."""
 
     def __init__(self) -> None:
         self._running: list[Process] = []
@@ -38,9 +38,9 @@ class Children:
     ) -> Process:
         """Run ``python -m MODULE...`` in ``netns``, both outputs to ``log``.
 
-        ``ip netns exec`` would mount another /sys, without the bpffs the agent needs.
-        PR_SET_PDEATHSIG (setpriv) makes the kernel end the child with the demo, even
-        when that is killed; a session of its own keeps the terminal's Ctrl-C from it.
+        ``ip netns exec`` would mount another /sys, without the bpffs that the agent needs.
+        PR_SET_PDEATHSIG (setpriv): the kernel ends the child with the demo, even if that is
+        killed. Its own session keeps the terminal's Ctrl-C from it.
         """
         process = subprocess.Popen(
             [*inside(netns), "setpriv", "--pdeathsig", "TERM", sys.executable, "-m", *module],
@@ -54,12 +54,12 @@ class Children:
         return process
 
     def stop(self, processes: Sequence[Process]) -> None:
-        """Ask the processes to end, insist after a while, and wait for them."""
+        """Terminate the processes, kill them after a timeout, and wait for them."""
         for process in processes:
             process.terminate()
         for process in list(processes):
             try:
-                process.wait(PATIENCE_SECONDS)
+                process.wait(STOP_TIMEOUT_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -76,13 +76,13 @@ def last_lines(log: Path, lines: int = 5) -> str:
 
 
 def last_error(log: Path) -> str:
-    """Return the error that a podtally ended with, all of it; else the end of its log."""
+    """Return the error that the agent ended with, or the end of its log."""
     text = log.read_text(errors="replace") if log.exists() else ""
     _, found, error = f"\n{text}".rpartition(f"\n{_ERROR}")
     return error.strip() if found else last_lines(log)
 
 
 def exit_reason(process: Process) -> str:
-    """Say how a process that has ended did so."""
+    """Return how a process ended."""
     code = process.returncode
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Passes connections on from the host's namespace to the agent's, which stands in another.
+"""Relays connections from the host's namespace to the agent's.
 
-A socket stays in the namespace in which it was made: the listening one is inherited from
-the demo, those to the agent are made here.
+A socket stays in the namespace that created it: the listening one is inherited from the demo,
+those to the agent are created here.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         if writer.can_write_eof():
             writer.write_eof()
     except OSError:
-        writer.close()  # one end hung up: the other pump sees the end too
+        writer.close()  # one side closed: the other pump sees the end too
 
 
 async def serve(listener: socket.socket, port: int) -> None:
@@ -30,7 +30,7 @@ async def serve(listener: socket.socket, port: int) -> None:
         try:
             agent_reader, agent_writer = await asyncio.open_connection("127.0.0.1", port)
         except OSError:
-            writer.close()  # the agent does not listen yet, or no more
+            writer.close()  # the agent does not listen yet, or no longer
             return
         await asyncio.gather(_pump(reader, agent_writer), _pump(agent_reader, writer))
         agent_writer.close()

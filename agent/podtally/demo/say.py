@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells the person at the demo what goes on."""
+"""Progress messages of the demo."""
 
 import sys
 
 
 def say(text: str) -> None:
-    """Tell the person what goes on, beside the tables."""
+    """Write a message to standard error, beside the tables."""
     print(f"podtally demo: {text}", file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's traffic: a shop of three real servers, its user, payments, and a pod that leaks.
+"""The demo's traffic: a shop of three servers, its user, payments, and a pod that leaks data.
 
-``python -m podtally.demo.servers ROLE`` runs one of them until it is killed; who is who
-stands in ``topology``.
+``python -m podtally.demo.servers ROLE`` runs one of them until it is killed; ``topology`` has
+their addresses.
 """
 
 import http.client
@@ -32,16 +32,16 @@ from podtally.demo.topology import (
 
 _LENGTH = struct.Struct("!I")  # before each message to and from the database
 _TIMEOUT_SECONDS = 2.0
-_RETRY_SECONDS = 0.1  # while the server asked is still starting
+_RETRY_SECONDS = 0.1  # while the server is still starting
 _REQUEST_SECONDS = 0.1
 _KEPT_ALIVE = 10  # requests on one connection, before the user takes another
 _LEAK_SECONDS = 0.5
 _PAY_SECONDS = 0.5
-_OLD_BANK_EVERY = 5  # payments, of which the second is the first that goes there
+_OLD_BANK_EVERY = 5  # payments, from the second on
 
 
 def receive(connection: socket.socket) -> bytes:
-    """Read one message of the database's protocol; raises EOFError where the peer hung up."""
+    """Read one message of the database's protocol; EOFError if the peer closed."""
     return _exactly(connection, _LENGTH.unpack(_exactly(connection, _LENGTH.size))[0])
 
 
@@ -68,7 +68,7 @@ class _Database(socketserver.BaseRequestHandler):
                 rows = "\n".join(f"{number}\tone row of {query}" for number in range(40))
                 send(self.request, rows.encode())
         except (EOFError, ConnectionError):
-            return  # the backend has taken another connection
+            return  # the backend uses another connection now
 
 
 class _TcpServer(socketserver.ThreadingTCPServer):
@@ -78,7 +78,7 @@ class _TcpServer(socketserver.ThreadingTCPServer):
 
 class _ShopServer(ThreadingHTTPServer):
     def server_bind(self) -> None:
-        """Bind without HTTPServer's look-up of its own name: no name server is in reach."""
+        """Bind without HTTPServer's look-up of its own name: there is no name server."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "", int(self.server_address[1])
 
@@ -98,7 +98,7 @@ class _ShopHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: podtally shows who asks whom."""
+        """Log nothing: podtally shows the requests."""
 
 
 class _Connection:
@@ -123,7 +123,7 @@ class _Connection:
 
 
 def get(connection: http.client.HTTPConnection, path: str) -> bytes:
-    """Ask for ``path``; raises HTTPException where the answer is not 200."""
+    """Return the body of ``path``; HTTPException if the status is not 200."""
     connection.request("GET", path)
     response = connection.getresponse()
     body = response.read()
@@ -160,7 +160,7 @@ def database() -> None:
 
 
 def user() -> None:
-    """Ask the frontend for a page all day; every other visit keeps its connection for a while."""
+    """Request pages from the frontend; every other visit keeps its connection for a while."""
     for visit in itertools.count():
         connection = http.client.HTTPConnection(FRONTEND.address, FRONTEND_PORT, _TIMEOUT_SECONDS)
         try:
@@ -174,7 +174,7 @@ def user() -> None:
 
 
 def stray() -> None:
-    """Send a little, again and again, to an address no pod has business with."""
+    """Send a little, again and again, to an address that no pod has a reason to reach."""
     for number in itertools.count():
         try:
             where = (OUTSIDE.address, OUTSIDE_PORT)
@@ -186,7 +186,7 @@ def stray() -> None:
 
 
 def payments() -> None:
-    """Pay at the bank, and now and then at an address of the bank's that policy excepts."""
+    """Pay at the bank, sometimes at its old address, which the policy excludes."""
     for number in itertools.count():
         address = OLD_BANK if number % _OLD_BANK_EVERY == 1 else BANK
         try:
@@ -215,7 +215,7 @@ def outside() -> None:
     _TcpServer(("", OUTSIDE_PORT), _PaymentReader).serve_forever()
 
 
-# Servers before those who ask them: the first request then finds an answer.
+# Servers before their clients, so that the first request succeeds.
 _ALL = (database, backend, frontend, outside, user, payments, stray)
 ROLES = {role.__name__: role for role in _ALL}
 

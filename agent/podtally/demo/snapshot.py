@@ -1,25 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the agent says of the demo's pods: who uses them, whom they ask, what of it policy denies,
-and the books.
-"""
+"""The demo's pods as the agent reports them: conversations, verdicts, and the books."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from podtally.commands.text_format import Sample
+from podtally.commands.conversations import (
+    EGRESS,
+    INGRESS,
+    Book,
+    BookPage,
+    Conversation,
+    TrafficReader,
+    TrafficSnapshot,
+    directions,
+)
+from podtally.commands.text_format import Sample, parse
 from podtally.demo.topology import STRAY, Host
 from podtally.export.event_log import EventRecord
 from podtally.policy.model import ALLOWED, DENIED, UNDECLARED, UNKNOWN
 
+_BYTES, _PACKETS = "podtally_pod_bytes_total", "podtally_pod_packets_total"
+_DENIED = "podtally_policy_denied_total"
 _BEST_FIRST = (ALLOWED, UNDECLARED, UNKNOWN, DENIED)
-
-# The labels of a flow's series, but for its direction and verdict: the two directions of
-# a conversation are one line of the view.
-_CONVERSATION = (
-    "namespace", "workload", "workload_kind", "peer_kind", "peer_namespace", "peer_workload",
-    "scope", "protocol", "port",
-)  # fmt: skip
 
 
 class PodConversation(NamedTuple):
@@ -29,24 +32,24 @@ class PodConversation(NamedTuple):
     protocol: str
     port: str
     bytes: int
-    outside: bool  # neither the node's nor named in the configuration
+    outside: bool  # neither of this node nor named in the configuration
     verdict: str
 
 
 class PodRow(NamedTuple):
-    """A pod: what it serves and to whom, what it asks of whom, and its totals."""
+    """A pod: the conversations that peers opened, those that it opened, and its totals."""
 
     pod: str
-    served: tuple[PodConversation, ...]
-    asked: tuple[PodConversation, ...]
+    inbound: tuple[PodConversation, ...]
+    outbound: tuple[PodConversation, ...]
     received_bytes: int
     sent_bytes: int
     packets: int
-    denied: int  # connections that policy denies at its end
+    denied: int  # connections that policy denies, counted at this pod
 
 
 class BookRow(NamedTuple):
-    """One page of the books, in bytes; ``gap`` is None where the agent has not said."""
+    """One page of the books, in bytes; ``gap`` is None if it is not reported."""
 
     interface: str
     direction: str
@@ -57,38 +60,41 @@ class BookRow(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """The metrics and the event log at one moment; ``at_seconds`` is since the traffic began."""
+    """Metrics and event log at one moment; ``at_seconds`` since the traffic started."""
 
     at_seconds: float
     pods: tuple[PodRow, ...]
     books: tuple[BookRow, ...]
-    events: tuple[EventRecord, ...]  # each as it was last told
+    events: tuple[EventRecord, ...]  # the last record of each
 
 
 def make_snapshot(
-    samples: Sequence[Sample],
+    metrics: str,
     events: tuple[EventRecord, ...],
     pods: Sequence[Host],
     at_seconds: float,
 ) -> Snapshot:
-    """Return a row for each of ``pods``, seen or not, and the books of their interfaces."""
-    began = _began(samples)
-    rows = tuple(_pod(samples, began, pod) for pod in pods)
-    interfaces = tuple(pod.interface for pod in pods)
-    return Snapshot(at_seconds, rows, _books(samples, interfaces), events)
+    """Return a row for each of ``pods``, seen or not, and the books of their interfaces.
+
+    ValueError if the metrics are not podtally's.
+    """
+    traffic, samples = TrafficReader().read(metrics, at_seconds), parse(metrics)
+    rows = tuple(_pod(samples, traffic, pod) for pod in pods)
+    books = _books(traffic, (pod.interface for pod in pods))
+    return Snapshot(at_seconds, rows, books, events)
 
 
 def faults(final: Snapshot) -> list[str]:
-    """Return what is wrong, one line each, with the books or with what is said of the stray.
+    """Return what is wrong with the books or with the stray's verdict, one line each.
 
-    Silence is no proof.
+    A pod without traffic is a fault: silence proves nothing.
     """
     found = []
     for row in final.pods:
         if not (row.received_bytes and row.sent_bytes):
-            found.append(f"pod {row.pod}: no traffic seen both ways")
+            found.append(f"pod {row.pod}: no traffic in both directions")
         if row.pod == STRAY.pod and (missing := _not_denied(row, final.events)):
-            found.append(f"pod {row.pod}: not seen as denied by {', '.join(missing)}")
+            found.append(f"pod {row.pod}: not denied according to {', '.join(missing)}")
     for book in final.books:
         if book.gap is None:
             found.append(f"{book.interface} {book.direction}: no gap reported")
@@ -98,103 +104,88 @@ def faults(final: Snapshot) -> list[str]:
 
 
 def _not_denied(row: PodRow, events: Iterable[EventRecord]) -> list[str]:
-    """Return which of those that should tell that what a pod asks is denied do not."""
-    tells = {
-        "the flows' verdict": any(use.verdict == DENIED for use in row.asked),
-        "podtally_policy_denied_total": row.denied > 0,
+    """Return the sources that should report the pod's denied connections, and do not."""
+    reports = {
+        "the flows' verdict": any(each.verdict == DENIED for each in row.outbound),
+        _DENIED: row.denied > 0,
         "the event log": any(
             (event.local.pod, event.event, event.direction) == (row.pod, DENIED, "egress")
             for event in events
         ),
     }
-    return [who for who, has_told in tells.items() if not has_told]
+    return [source for source, reported in reports.items() if not reported]
 
 
-def _conversation(sample: Sample) -> tuple[str, ...]:
-    return tuple(sample.label(name) for name in _CONVERSATION)
-
-
-def _began(samples: Iterable[Sample]) -> dict[tuple[str, ...], set[str]]:
-    """Who began each conversation: the peer where a connection came in (``ingress``)."""
-    began: dict[tuple[str, ...], set[str]] = defaultdict(set)
-    for sample in samples:
-        if sample.name == "podtally_connections_total" and sample.value > 0:
-            began[_conversation(sample)].add(sample.label("direction"))
-    return began
-
-
-def _pod(samples: Iterable[Sample], began: dict[tuple[str, ...], set[str]], pod: Host) -> PodRow:
+def _pod(samples: Iterable[Sample], traffic: TrafficSnapshot, pod: Host) -> PodRow:
     totals: dict[tuple[str, str], int] = defaultdict(int)
     denied = 0
     for sample in samples:
         if sample.label("pod") == pod.pod:
             totals[sample.name, sample.label("direction")] += int(sample.value)
-        elif sample.name == "podtally_policy_denied_total":
-            denied += int(sample.value) if sample.label("workload") == pod.name else 0
-    uses = _uses(samples, pod)
-
-    def toward(direction: str) -> tuple[PodConversation, ...]:
-        lines = [use for key, use in uses.items() if direction in began[key]]
-        return tuple(sorted(lines, key=lambda use: -use.bytes))
-
-    bytes_, packets = "podtally_pod_bytes_total", "podtally_pod_packets_total"
+        elif sample.name == _DENIED and sample.label("workload") == pod.name:
+            denied += int(sample.value)
+    inbound, outbound = _conversations(traffic, pod)
     return PodRow(
-        pod.pod,
-        toward("ingress"),
-        toward("egress"),
-        totals[bytes_, "ingress"],
-        totals[bytes_, "egress"],
-        totals[packets, "ingress"] + totals[packets, "egress"],
-        denied,
+        pod=pod.pod,
+        inbound=inbound,
+        outbound=outbound,
+        received_bytes=totals[_BYTES, INGRESS],
+        sent_bytes=totals[_BYTES, EGRESS],
+        packets=totals[_PACKETS, INGRESS] + totals[_PACKETS, EGRESS],
+        denied=denied,
     )
 
 
-def _uses(samples: Iterable[Sample], pod: Host) -> dict[tuple[str, ...], PodConversation]:
-    counts: dict[tuple[str, ...], int] = defaultdict(int)
-    verdicts: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for sample in samples:
-        if sample.name == "podtally_flow_bytes_total" and sample.label("workload") == pod.name:
-            counts[_conversation(sample)] += int(sample.value)
-            if sample.value:
-                verdicts[_conversation(sample)].append(sample.label("verdict"))
-    return {key: _use(key, count, _worst(verdicts[key])) for key, count in counts.items()}
+def _conversations(
+    traffic: TrafficSnapshot, pod: Host
+) -> tuple[tuple[PodConversation, ...], tuple[PodConversation, ...]]:
+    """Return those that peers opened and those that the pod opened, whatever their verdict."""
+    opened_by = directions(traffic.conversations)
+    merged: dict[Conversation, list[Conversation]] = defaultdict(list)
+    for each in traffic.conversations:
+        if (each.namespace, each.workload) == (pod.namespace, pod.name):
+            merged[each._replace(verdict="")].append(each)
+    found: dict[str, list[PodConversation]] = {INGRESS: [], EGRESS: []}
+    for parts in merged.values():
+        row = _pod_conversation(parts, traffic)
+        openers = {opened_by[part] for part in parts}
+        for direction, rows in found.items():
+            if openers & {direction, "both"}:
+                rows.append(row)
+    inbound, outbound = (tuple(sorted(r, key=lambda row: -row.bytes)) for r in found.values())
+    return inbound, outbound
+
+
+def _pod_conversation(parts: Sequence[Conversation], traffic: TrafficSnapshot) -> PodConversation:
+    """Merge the parts of a conversation, which differ in their verdict."""
+    counts = {part.verdict: traffic.conversations[part].bytes for part in parts}
+    one = parts[0]
+    nameless = not one.peer_workload
+    # An address without a name is shown by its scope: internet, private.
+    return PodConversation(
+        peer=(one.scope if nameless else one.peer_workload) or "unknown",
+        protocol=one.protocol,
+        port=one.port,
+        bytes=sum(counts.values()),
+        outside=nameless and one.peer_kind in ("external", "unknown"),
+        verdict=_worst(verdict for verdict, count in counts.items() if count),
+    )
 
 
 def _worst(verdicts: Iterable[str]) -> str:
-    """Return the one to be shown of several; a word that is none of them counts as not known."""
+    """Return the worst verdict; an unfamiliar one counts as unknown."""
     known = (verdict if verdict in _BEST_FIRST else UNKNOWN for verdict in verdicts)
     return max(known, key=_BEST_FIRST.index, default=UNKNOWN)
 
 
-def _use(key: tuple[str, ...], count: int, verdict: str) -> PodConversation:
-    label = dict(zip(_CONVERSATION, key, strict=True))
-    nameless = not label["peer_workload"]
-    # An address without a name goes by how far away it is: internet, private.
-    peer = label["scope"] if nameless else label["peer_workload"]
-    outside = nameless and label["peer_kind"] in ("external", "unknown")
-    return PodConversation(
-        peer or "unknown", label["protocol"], label["port"], count, outside, verdict
-    )
-
-
-def _books(samples: Sequence[Sample], interfaces: Sequence[str]) -> tuple[BookRow, ...]:
-    accounts: dict[tuple[str, str, str], int] = defaultdict(int)
-    gaps: dict[tuple[str, str], int] = {}
-    for sample in samples:
-        page = (sample.label("interface"), sample.label("direction"))
-        if sample.name == "podtally_books_bytes_total":
-            accounts[(*page, sample.label("account"))] += int(sample.value)
-        elif sample.name == "podtally_books_gap_bytes":
-            gaps[page] = int(sample.value)
-    return tuple(
-        BookRow(
-            interface,
-            direction,
-            accounts[interface, direction, "flows"],
-            accounts[interface, direction, "other"],
-            accounts[interface, direction, "overflow"],
-            gaps.get((interface, direction)),
+def _books(traffic: TrafficSnapshot, interfaces: Iterable[str]) -> tuple[BookRow, ...]:
+    """Return a row for each page of these interfaces, reported or not."""
+    books = {book.page: book for book in traffic.books}
+    rows = []
+    for page in (BookPage(name, way) for name in interfaces for way in (INGRESS, EGRESS)):
+        book = books.get(page, Book(page, {}, None))
+        flows, other, overflow = (
+            book.accounts.get(account, 0) for account in ("flows", "other", "overflow")
         )
-        for interface in interfaces
-        for direction in ("ingress", "egress")
-    )
+        rows.append(BookRow(*page, flows=flows, other=other, overflow=overflow, gap=book.gap))
+    return tuple(rows)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sets the demo's stage and clears it: its network, and what the agent keeps on the host.
+"""Sets up and removes the demo: its network, and the agent's files on the host.
 
-Clearing also does for what an earlier demo left that was killed.
+Removing also covers what an earlier demo left when it was killed.
 """
 
 import errno
@@ -28,11 +28,11 @@ _LEFTOVER_SECONDS = 10.0
 
 
 def check_requirements() -> None:
-    """Raise PodtallyError where this user or host cannot hold the demo."""
+    """Raise PodtallyError if the demo cannot run on this host or as this user."""
     if os.geteuid() != 0:
         raise PodtallyError(
-            "the demo makes network namespaces and loads eBPF programs: only root may",
-            "start it through sudo",
+            "the demo needs root, to create network namespaces and load eBPF programs",
+            "run it with sudo",
         )
     if missing := [tool for tool in _TOOLS if shutil.which(tool) is None]:
         raise PodtallyError(
@@ -42,11 +42,10 @@ def check_requirements() -> None:
 
 @contextmanager
 def exclusive() -> Iterator[None]:
-    """Hold the demo's lock; raises PodtallyError while another demo has it.
+    """Hold the demo's lock; PodtallyError if another demo runs.
 
-    The lock is the name of a socket (abstract, unix(7)): it leaves no file, and the kernel
-    lets go of it when its holder dies. So whoever has it may take every other trace of a
-    demo for a leftover.
+    The lock is an abstract socket name (unix(7)): it leaves no file, and the kernel releases
+    it when its holder ends. Its holder may therefore remove all other traces of a demo.
     """
     with socket.socket(socket.AF_UNIX) as lock:
         try:
@@ -55,13 +54,13 @@ def exclusive() -> Iterator[None]:
             if error.errno != errno.EADDRINUSE:
                 raise
             raise PodtallyError(
-                "another podtally demo is running", "end it with Ctrl-C first"
+                "another podtally demo is running", "stop it first (Ctrl-C)"
             ) from None
         yield
 
 
 def build() -> None:
-    """Make the network, and the agent's directory with its configuration and the policies."""
+    """Create the network, and the agent's directory with its configuration and policies."""
     network.build()
     STATE_DIR.mkdir(mode=0o700)
     CONFIG.write_text(agent_config())
@@ -71,10 +70,10 @@ def build() -> None:
 
 
 def clear() -> None:
-    """Remove everything a demo makes; what is not there is no error.
+    """Remove everything that a demo creates, if present.
 
-    The programs are detached while their interfaces still stand: a namespace some other
-    process lives in (a curious person's shell) outlasts its name.
+    The programs are detached before their interfaces are removed: a namespace that another
+    process uses (a shell) outlives its name.
     """
     namespaces = network.namespaces()
     for netns in namespaces:
@@ -87,7 +86,7 @@ def clear() -> None:
 
 
 def _detach(where: list[str]) -> None:
-    """Run ``podtally detach``; removing pins and interfaces does the rest where it cannot."""
+    """Run ``podtally detach``; if it fails, removing pins and interfaces is enough."""
     subprocess.run(
         [*where, sys.executable, "-m", "podtally", "detach", "--pin-dir", str(PIN_DIR)],
         stdin=subprocess.DEVNULL,
@@ -98,15 +97,15 @@ def _detach(where: list[str]) -> None:
 
 
 def _end_leftovers(netns: str) -> None:
-    """End podtally's processes in a demo namespace, and no others."""
-    for how in (signal.SIGTERM, signal.SIGKILL):
+    """Terminate podtally's processes in a demo namespace, and no others."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + _LEFTOVER_SECONDS
         while time.monotonic() < deadline:
             ours = [pid for pid in network.processes(netns) if _is_podtally(pid)]
             if not ours:
                 return
             for pid in ours:
-                _kill(pid, how)
+                _kill(pid, number)
             time.sleep(0.1)
 
 
@@ -118,8 +117,8 @@ def _is_podtally(pid: int) -> bool:
     return b"-m" in command and any(word.startswith(b"podtally") for word in command)
 
 
-def _kill(pid: int, how: signal.Signals) -> None:
+def _kill(pid: int, number: signal.Signals) -> None:
     try:
-        os.kill(pid, how)
+        os.kill(pid, number)
     except ProcessLookupError:
         return

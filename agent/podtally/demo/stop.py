@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether somebody has asked the demo to end."""
+"""Ends the demo on a signal."""
 
 import signal
 import time
@@ -9,18 +9,18 @@ _STEP_SECONDS = 0.1
 
 
 class Stop:
-    """Set by Ctrl-C and its like; the handler only sets the flag, so no step is cut in two."""
+    """A flag that Ctrl-C, SIGTERM and SIGHUP set: no step is interrupted halfway."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._ask)
+            signal.signal(number, self._set)
 
-    def _ask(self, _number: int, _frame: FrameType | None) -> None:
-        self.asked = True
+    def _set(self, _number: int, _frame: FrameType | None) -> None:
+        self.requested = True
 
     def pause(self, seconds: float) -> None:
-        """Sleep, but not past a signal."""
+        """Sleep until the time is over or a signal arrives."""
         end = time.monotonic() + seconds
-        while not self.asked and (left := end - time.monotonic()) > 0:
+        while not self.requested and (left := end - time.monotonic()) > 0:
             time.sleep(min(left, _STEP_SECONDS))

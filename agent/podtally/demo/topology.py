@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo is made of: its hosts, their addresses and ports, and the agent's configuration."""
+"""The demo's hosts, their addresses and ports, and the agent's configuration."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 PREFIX = "podtally-demo-"  # of every network namespace of the demo
-NODE = PREFIX + "node"  # here stand the bridge, the hosts' ends of the veths, and the agent
+NODE = PREFIX + "node"  # has the bridge, the hosts' ends of the veths, and the agent
 BRIDGE = "pt-demo0"
 WATCHED = "ptd-*"
 
@@ -14,7 +14,7 @@ STATE_DIR = Path("/run/podtally-demo")
 POLICIES = STATE_DIR / "policies"
 EVENT_LOG = STATE_DIR / "events.jsonl"
 LOCK = "\0podtally-demo"
-AGENT_PORT = 9775  # inside the node's namespace, where nobody else listens
+AGENT_PORT = 9775  # inside the node's namespace
 EPOCH_SECONDS = 1.0
 
 FRONTEND_PORT = 80
@@ -24,7 +24,7 @@ OUTSIDE_PORT = 4444
 BANK_PORT = 3306
 
 BANK = "203.0.113.20"
-OLD_BANK = "203.0.113.10"  # which policy takes out of the bank's network
+OLD_BANK = "203.0.113.10"  # excluded by the policy for the bank's network
 
 
 class Host(NamedTuple):
@@ -52,7 +52,7 @@ DATABASE = Host("database", "10.99.0.4", "database-0")
 STRAY = Host("stray", "10.99.0.5", "stray-x2")
 USER = Host("user", "10.99.0.6", "user-4b")
 PAYMENTS = Host("payments", "10.99.1.2", "payments-8e", "billing")
-# Its first address is no business of any pod's, and has no name in the configuration.
+# No pod has a reason to reach its first address, which has no name in the configuration.
 OUTSIDE = Host("outside", "198.18.7.7", also=(BANK, OLD_BANK))
 
 PODS = (USER, FRONTEND, BACKEND, DATABASE, PAYMENTS, STRAY)
@@ -60,10 +60,7 @@ HOSTS = (*PODS, OUTSIDE)
 
 
 def agent_config() -> str:
-    """Return the agent's configuration file: who the pods are, and whose the networks outside.
-
-    Everything else the agent finds out by itself.
-    """
+    """Return the agent's configuration file: the pods, and names of outside networks."""
     endpoints = "".join(
         f"  - netns: {pod.netns}\n"
         f"    namespace: {pod.namespace}\n"

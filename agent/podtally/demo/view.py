@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws a snapshot as lines of text, or as JSON: values in, text out."""
+"""Draws a snapshot as lines of text or as JSON; pure."""
 
 import json
 from collections.abc import Sequence
@@ -23,39 +23,39 @@ from podtally.demo.snapshot import BookRow, PodConversation, PodRow, Snapshot, f
 from podtally.export.event_log import EventRecord
 from podtally.policy.model import DENIED
 
-_MOST_USES = 4  # lines of a pod, so that the table stays on one screen
-_MOST_EVENTS = 3
+_MAX_LINES = 4  # of a pod, so that the table fits one screen
+_MAX_EVENTS = 3
 _WIDE_COLUMNS = 100
-_RATE_COLUMNS = 68  # what a table with the demo's longest names and rates takes
+_RATE_COLUMNS = 68  # what the demo's longest names and rates need
 
-_TITLE = "user -> frontend :80 -> backend :3000 -> database :3306; payments; and a stray"
+_TITLE = "user -> frontend :80 -> backend :3000 -> database :3306; payments; a stray pod"
 _REASON_INDENT = 4
 
-_UseKey = tuple[str, bool, str, str, str]  # pod, whether it asks, peer, protocol, port
+_Key = tuple[str, bool, str, str, str]  # pod, whether it is outbound, peer, protocol, port
 
 
 def render(now: Snapshot, before: Snapshot, url: str, style: Style) -> list[str]:
-    """Draw ``now``; rates are those since ``before``. The page-long books go first if rows lack."""
+    """Return the lines of ``now``, with rates since ``before``; the books only if they fit."""
     above = [
         *_painted(_TITLE, BOLD, style),
-        *wrapped(f"{now.at_seconds:.0f} s of traffic; all that podtally counts: {url}", 0, style),
+        *wrapped(f"{now.at_seconds:.0f} s of traffic; all metrics: {url}", 0, style),
         "",
         *table(_pods(now, before, style), style),
         "",
         *_events(now.events, style),
         "",
     ]
-    books, below = [*table(_books(now.books), style), ""], _judgement(now, style)
+    books, below = [*table(_books(now.books), style), ""], _summary(now, style)
     rows = len(above) + len(books) + len(below)
     return [*above, *(books if style.rows is None or rows <= style.rows else []), *below]
 
 
 def to_json(final: Snapshot) -> str:
-    """Return the final table for machines: bytes, and seconds of traffic."""
+    """Return the final table as JSON: bytes, and seconds of traffic."""
     pods = [
         row._asdict()
-        | {"served": [use._asdict() for use in row.served]}
-        | {"asked": [use._asdict() for use in row.asked]}
+        | {"inbound": [each._asdict() for each in row.inbound]}
+        | {"outbound": [each._asdict() for each in row.outbound]}
         for row in final.pods
     ]
     found = {
@@ -69,7 +69,7 @@ def to_json(final: Snapshot) -> str:
 
 
 def _pods(now: Snapshot, before: Snapshot, style: Style) -> list[list[Cell]]:
-    """A line a conversation; a wide table has the pods' own totals too, a narrow one no rates."""
+    """Return a line for each conversation; pod totals only if wide, rates unless narrow."""
     totals = ["received", "sent", "packets"] if style.columns >= _WIDE_COLUMNS else []
     rates = ["rate"] if style.columns >= _RATE_COLUMNS else []
     heads = ["pod", *totals, "conversation", "verdict", "bytes", *rates]
@@ -83,8 +83,8 @@ def _pods(now: Snapshot, before: Snapshot, style: Style) -> list[list[Cell]]:
             ]
             for key, use in _keyed(row)
         ] or [[Cell("-")]]
-        if len(lines) > _MOST_USES:
-            lines[_MOST_USES - 1 :] = [[Cell(f"and {len(lines) - _MOST_USES + 1} more")]]
+        if len(lines) > _MAX_LINES:
+            lines[_MAX_LINES - 1 :] = [[Cell(f"and {len(lines) - _MAX_LINES + 1} more")]]
         figures = (human(row.received_bytes), human(row.sent_bytes), f"{row.packets:,}")
         first = [Cell(row.pod), *(Cell(text, right=True) for text in figures[: len(totals)])]
         further = [Cell("")] * len(first)
@@ -92,39 +92,43 @@ def _pods(now: Snapshot, before: Snapshot, style: Style) -> list[list[Cell]]:
     return rows
 
 
-def _keyed(row: PodRow) -> list[tuple[_UseKey, PodConversation]]:
-    """What policy denies stands before the rest, so that it is never among the many more."""
+def _keyed(row: PodRow) -> list[tuple[_Key, PodConversation]]:
+    """Return the conversations by key; if they are many, denied ones first: never left out."""
     uses = [
-        ((row.pod, asks, use.peer, use.protocol, use.port), use)
-        for asks, some in ((False, row.served), (True, row.asked))
+        ((row.pod, outbound, use.peer, use.protocol, use.port), use)
+        for outbound, some in ((False, row.inbound), (True, row.outbound))
         for use in some
     ]
-    if len(uses) > _MOST_USES:
+    if len(uses) > _MAX_LINES:
         uses.sort(key=lambda keyed: keyed[1].verdict != DENIED)
     return uses
 
 
-def _use(key: _UseKey, use: PodConversation, rate: float) -> list[Cell]:
+def _use(key: _Key, use: PodConversation, rate: float) -> list[Cell]:
     return [
-        Cell(_conversation(use, asks=key[1]), verdict_colour(use.verdict)),
+        Cell(_conversation(use, outbound=key[1]), verdict_colour(use.verdict)),
         verdict_cell(use.verdict),
         Cell(human(use.bytes), right=True),
         Cell(human(rate) + "/s", right=True),
     ]
 
 
-def _conversation(use: PodConversation, asks: bool) -> str:
-    """The port stands with the server's name; a protocol without ports goes by its own."""
+def _conversation(use: PodConversation, outbound: bool) -> str:
+    """Return the peer and the server's port, or the protocol if it has no ports."""
     has_port = use.port not in ("", "0")
-    if asks:
+    if outbound:
         return f"-> {use.peer} " + (f":{use.port}" if has_port else f"({use.protocol})")
     return (f":{use.port}" if has_port else use.protocol) + f" <- {use.peer}"
 
 
 def _events(events: Sequence[EventRecord], style: Style) -> list[str]:
-    """The last that were told of, denials first, each with its reason on lines below it."""
-    head = _painted("EVENTS (what no policy allows; podtally blocks nothing)", BOLD, style)
-    shown = sorted(events, key=lambda event: (event.event == DENIED, event.time))[-_MOST_EVENTS:]
+    """Return the last events, denials first, each with its reason below it."""
+    head = _painted(
+        "EVENTS (connections that no policy allows; podtally blocks nothing)",
+        BOLD,
+        style,
+    )
+    shown = sorted(events, key=lambda event: (event.event == DENIED, event.time))[-_MAX_EVENTS:]
     lines = head if events else [*head, "none"]
     for event in events:
         if event in shown:
@@ -137,13 +141,13 @@ def _events(events: Sequence[EventRecord], style: Style) -> list[str]:
 
 def _event(event: EventRecord) -> str:
     peer = event.peer
-    who = f"{peer.name or peer.workload or peer.scope} {peer.address}".strip()
+    name = f"{peer.name or peer.workload or peer.scope} {peer.address}".strip()
     port = f":{event.port}" if event.port else f" ({event.protocol})"
-    asked = f"-> {who}{port}" if event.direction == "egress" else f"{port} <- {who}"
-    time = event.time.partition("T")[2][:8]  # in UTC, as the log has it
+    connection = f"-> {name}{port}" if event.direction == "egress" else f"{port} <- {name}"
+    time = event.time.partition("T")[2][:8]  # UTC
     plural = "" if event.connections == 1 else "s"
     count = f"{event.connections:,} connection{plural}"
-    return f"{time}Z  {event.local.pod} {asked.strip()}  {event.event}  {count}"
+    return f"{time}Z  {event.local.pod} {connection.strip()}  {event.event}  {count}"
 
 
 def _books(books: Sequence[BookRow]) -> list[list[Cell]]:
@@ -163,12 +167,12 @@ def _books(books: Sequence[BookRow]) -> list[list[Cell]]:
     return rows
 
 
-def _judgement(now: Snapshot, style: Style) -> list[str]:
+def _summary(now: Snapshot, style: Style) -> list[str]:
     wrong = faults(now)
     if wrong:
         return [line for fault in wrong[:3] for line in _painted(fault, RED, style)]
     counted = sum(book.flows + book.other + book.overflow for book in now.books)
-    text = f"the books close: {counted:,} bytes on the interfaces, each one accounted for"
+    text = f"the books close: {counted:,} bytes on the interfaces, all accounted for"
     return _painted(text, GREEN, style)
 
 

@@ -97,6 +97,18 @@ def get(config: Config, target: str) -> tuple[int, bytes]:
     return status, body
 
 
+def get_plain(host: str, port: int, target: str) -> tuple[int, bytes]:
+    """Return status and body, by plain HTTP and without credentials; OSError, HTTPException."""
+    with closing(http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)) as connection:
+        return exchange(connection, target)
+
+
+def get_unverified(host: str, port: int, target: str) -> tuple[int, bytes]:
+    """Return status and body, by TLS from whoever answers; not for secrets."""
+    with closing(unverified(host, port)) as connection:
+        return exchange(connection, target)
+
+
 def exchange(
     connection: http.client.HTTPConnection, target: str, headers: Mapping[str, str] = _NO_HEADERS
 ) -> tuple[int, bytes]:
