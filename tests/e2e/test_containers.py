@@ -15,7 +15,7 @@ import pytest
 from podtally.netlink.links import all_links
 from podtally.netlink.netlink import Requests
 from podtally.runtimes.cri import CriClient
-from podtally.runtimes.engines import ContainerEngines
+from podtally.runtimes.engines import ContainerNames
 from podtally.runtimes.name_resolver import ContainerNamed, NameResolver, PodNamed
 from podtally.runtimes.pod_logs import PodLogs
 from podtally.runtimes.process_finder import NamingEvent, ProcessFinder, ProcessFound
@@ -148,7 +148,7 @@ def test_a_stopped_pod_is_still_told(stage: Stage) -> None:
 def test_who_they_are_is_found_without_an_api_server(stage: Stage) -> None:
     events: queue.SimpleQueue[NamingEvent] = queue.SimpleQueue()
     finder = ProcessFinder(
-        events.put, NameResolver(events.put, CriClient(), PodLogs(), ContainerEngines())
+        events.put, NameResolver(events.put, CriClient(), PodLogs(), ContainerNames())
     )
     finder.start()
     requests = Requests()
@@ -161,7 +161,7 @@ def test_who_they_are_is_found_without_an_api_server(stage: Stage) -> None:
     finally:
         finder.stop()
         requests.close()
-    best = {e.ifindex: e.found for e in heard if isinstance(e, ProcessFound)}
+    best = {e.ifindex: e.owner for e in heard if isinstance(e, ProcessFound)}
     bare = {e.container for e in heard if isinstance(e, PodNamed) and e.container}
     assert {(f.kind, f.name) for f in best.values() if f.kind != "containerd"} == {
         ("pod", WEB.uid),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who lives behind an interface, with real processes in real namespaces and cgroups."""
+"""Finds the owner of an interface, with real processes in real namespaces and cgroups."""
 
 import os
 import queue
@@ -17,7 +17,7 @@ from podtally.netlink.links import all_links
 from podtally.netlink.model import Link
 from podtally.netlink.netlink import Requests
 from podtally.runtimes.cgroups import CgroupOwner
-from podtally.runtimes.engines import ContainerEngines
+from podtally.runtimes.engines import ContainerNames
 from podtally.runtimes.name_resolver import NameResolver, PodNamed
 from podtally.runtimes.pod_logs import PodLogs
 from podtally.runtimes.process_finder import ProcessFinder, ProcessFound
@@ -45,8 +45,10 @@ class Host:
 
     def __post_init__(self) -> None:
         logs, none = PodLogs(self.place / "pods"), self.place / "none"
-        namer = NameResolver(self.heard.put, None, logs, ContainerEngines(none, none))
-        self.finder = ProcessFinder(self.heard.put, namer)
+        resolver = NameResolver(
+            self.heard.put, None, logs, ContainerNames({"docker": none, "podman": none})
+        )
+        self.finder = ProcessFinder(self.heard.put, resolver)
         self.requests = Requests()
         self.stack.callback(self.requests.close)
 
@@ -149,7 +151,7 @@ def test_a_process_that_enters_its_namespace_after_it_was_looked_at(host: Host) 
     first = host.plug("ptl0", str(walked))
     pid = host.process(OTHER_POD, *late(0.3), until="busybox")
     host.finder.look(first.ifindex, first.peer_nsid)
-    assert host.process_found().found.name == UID  # so the other has been seen, still outside
+    assert host.process_found().owner.name == UID  # so the other has been seen, still outside
     end = time.monotonic() + 60
     ours = os.stat("/proc/thread-self/ns/net").st_ino
     while os.stat(f"/proc/{pid}/ns/net").st_ino == ours:
@@ -177,7 +179,7 @@ def test_the_more_telling_of_two_is_told_last(host: Host, netns: str) -> None:
     link = host.plug("ptl0", netns)
     host.finder.look(link.ifindex, link.peer_nsid)
     heard = [host.process_found()]
-    while heard[-1].found.kind != "pod":
+    while heard[-1].owner.kind != "pod":
         heard.append(host.process_found())
     assert len(heard) <= 2
     assert host.silent(0.2)

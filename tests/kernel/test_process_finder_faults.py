@@ -26,4 +26,4 @@ def test_no_descriptors_for_a_while(host: Host, tmp_path: Path) -> None:
         assert host.finder.alive
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert host.process_found(20).found.kind == "pod"
+    assert host.process_found(20).owner.kind == "pod"

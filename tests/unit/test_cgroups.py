@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from podtally.runtimes.cgroups import CgroupOwner, base_of, read, read_file
+from podtally.runtimes.cgroups import CgroupOwner, base_of, owner_of_file, owner_of_path
 
 UID = "1f6c9b1e-5d2a-4e1b-9c3d-0123456789ab"
 UNDERSCORED = UID.replace("-", "_")
@@ -191,12 +191,12 @@ SILENT = (
     ("path", "found"), [*PODS.items(), *CONTAINERS.items(), *MACHINES.items(), *UNITS.items()]
 )
 def test_a_path(path: str, found: CgroupOwner) -> None:
-    assert read(path) == found
+    assert owner_of_path(path) == found
 
 
 @pytest.mark.parametrize("path", SILENT)
 def test_a_path_that_says_nothing(path: str) -> None:
-    assert read(path) is None
+    assert owner_of_path(path) is None
 
 
 MADE_BY_ROOT = {
@@ -212,7 +212,7 @@ MADE_BY_ROOT = {
 
 @pytest.mark.parametrize(("path", "found"), MADE_BY_ROOT.items())
 def test_where_root_alone_makes_cgroups(path: str, found: CgroupOwner) -> None:
-    assert read(path, lambda _: True) == found
+    assert owner_of_path(path, lambda _: True) == found
 
 
 def test_who_may_make_cgroups_is_asked_of_the_parent() -> None:
@@ -222,7 +222,7 @@ def test_who_may_make_cgroups_is_asked_of_the_parent() -> None:
         asked.append(path)
         return path == "/custom"
 
-    assert read(f"/custom/alice/pod{UID}/{ID}", made_by_root) is None
+    assert owner_of_path(f"/custom/alice/pod{UID}/{ID}", made_by_root) is None
     assert asked == ["/custom", "/custom/alice"]
 
 
@@ -231,15 +231,15 @@ def test_a_host_that_is_a_container() -> None:
     node = f"/docker/{OTHER}"
     pod = f"{node}/kubelet/kubepods/besteffort/pod{UID}/{ID}"
     assert base_of(f"{node}/init.scope") == node
-    assert read(pod, base=node) == POD_CONTAINER
-    assert read(f"{node}0/kubelet/kubepods/pod{UID}/{ID}", base=node) is None
+    assert owner_of_path(pod, base=node) == POD_CONTAINER
+    assert owner_of_path(f"{node}0/kubelet/kubepods/pod{UID}/{ID}", base=node) is None
     assert base_of("/init.scope") == base_of("/") == base_of(f"/kubepods/pod{UID}/{ID}") == ""
 
 
 def test_a_name_that_cannot_be_shown() -> None:
-    found = read(r"/system.slice/x\x0aevil\x1b.service")
+    found = owner_of_path(r"/system.slice/x\x0aevil\x1b.service")
     assert found == systemd(r"x\x0aevil\x1b.service")
-    assert read(os.fsdecode(b"/system.slice/\xff.service")) == systemd(r"\xff.service")
+    assert owner_of_path(os.fsdecode(b"/system.slice/\xff.service")) == systemd(r"\xff.service")
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_a_name_that_cannot_be_shown() -> None:
     ],
 )
 def test_a_file_of_one_or_all_hierarchies(text: str, found: CgroupOwner | None) -> None:
-    assert read_file(text) == found
+    assert owner_of_file(text) == found
 
 
 class Recorded(NamedTuple):
@@ -289,8 +289,8 @@ def test_processes_of_a_real_node() -> None:
     assert len(processes) > 5
     for process in processes:
         expected = CgroupOwner("pod", process.pod_uid, process.container)
-        assert read_file(process.cgroup) == expected
-        assert {read_file(line) for line in process.cgroup.splitlines()} == {expected}
+        assert owner_of_file(process.cgroup) == expected
+        assert {owner_of_file(line) for line in process.cgroup.splitlines()} == {expected}
 
 
 def test_what_is_found_survives_the_checkpoint() -> None:

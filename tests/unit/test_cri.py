@@ -271,7 +271,7 @@ def test_a_fault_is_counted_each_time_and_told_once(
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 3
     assert "does not answer ListPodSandbox: down" in told[0]
-    assert "no protocol buffer" in told[1]
+    assert "invalid message" in told[1]
     assert "answers again" in told[2]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names from what Docker and podman write of their containers."""
+"""Container names from the files of Docker and podman."""
 
 import json
 import os
@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from podtally.runtimes.engines import ContainerEngines, ContainerName
+from podtally.runtimes.engine_files import ContainerName
+from podtally.runtimes.engines import ContainerNames
 
 ID = "0123456789abcdef" * 4
 OTHER = "fedcba9876543210" * 4
 
 
 @pytest.fixture
-def containers(tmp_path: Path) -> ContainerEngines:
-    return ContainerEngines(tmp_path / "docker", tmp_path / "podman")
+def containers(tmp_path: Path) -> ContainerNames:
+    return ContainerNames({"docker": tmp_path / "docker", "podman": tmp_path / "podman"})
 
 
 def write(path: Path, content: object) -> None:
@@ -23,7 +24,7 @@ def write(path: Path, content: object) -> None:
     path.write_text(content if isinstance(content, str) else json.dumps(content))
 
 
-def test_docker(tmp_path: Path, containers: ContainerEngines) -> None:
+def test_docker(tmp_path: Path, containers: ContainerNames) -> None:
     labels = {"com.docker.compose.service": "db", "com.docker.compose.project": "blog"}
     config = {"ID": ID, "Name": "/blog-db-1", "Config": {"Labels": labels}, "Driver": "overlay2"}
     write(tmp_path / "docker" / ID / "config.v2.json", config)
@@ -34,15 +35,13 @@ def test_docker(tmp_path: Path, containers: ContainerEngines) -> None:
 @pytest.mark.parametrize(
     "config", [{"Name": "/web"}, {"Name": "/web", "Config": None}, {"Name": "/web", "Config": {"Labels": None}}]
 )  # fmt: skip
-def test_docker_without_labels(
-    tmp_path: Path, containers: ContainerEngines, config: object
-) -> None:
+def test_docker_without_labels(tmp_path: Path, containers: ContainerNames, config: object) -> None:
     write(tmp_path / "docker" / ID / "config.v2.json", config)
     assert containers.find(ID) == ContainerName("web")
 
 
 @pytest.mark.parametrize("config", ["", "{", "[]", '{"Name": 1}', '{"Name": "/"}', "{}"])
-def test_what_tells_no_name(tmp_path: Path, containers: ContainerEngines, config: str) -> None:
+def test_files_without_a_name(tmp_path: Path, containers: ContainerNames, config: str) -> None:
     write(tmp_path / "docker" / ID / "config.v2.json", config)
     write(tmp_path / "podman/overlay-containers/containers.json", config)
     assert containers.find(ID) is None
@@ -56,7 +55,7 @@ def test_what_tells_no_name(tmp_path: Path, containers: ContainerEngines, config
         "vfs-containers/containers.json",
     ],
 )
-def test_podman(tmp_path: Path, containers: ContainerEngines, file: str) -> None:
+def test_podman(tmp_path: Path, containers: ContainerNames, file: str) -> None:
     listed = [
         {"id": OTHER, "names": ["other"]},
         {"id": ID, "names": ["web", "alias"], "layer": "x"},
@@ -67,7 +66,7 @@ def test_podman(tmp_path: Path, containers: ContainerEngines, file: str) -> None
 
 
 def test_a_user_cannot_make_us_wait_or_read_elsewhere(
-    tmp_path: Path, containers: ContainerEngines
+    tmp_path: Path, containers: ContainerNames
 ) -> None:
     elsewhere = tmp_path / "elsewhere.json"
     write(elsewhere, [{"id": ID, "names": ["wrong"]}])

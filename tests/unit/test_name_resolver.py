@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is asked for a name, how often, and what is told when."""
+"""Which source is queried for a name, how often, and what is reported when."""
 
 import json
 import queue
@@ -13,7 +13,7 @@ import pytest
 from podtally.runtimes.cgroups import CgroupOwner
 from podtally.runtimes.cri import CriClient
 from podtally.runtimes.cri_proto import Sandbox, bytes_field
-from podtally.runtimes.engines import ContainerEngines
+from podtally.runtimes.engines import ContainerNames
 from podtally.runtimes.name_resolver import ContainerNamed, NameFound, NameResolver, PodNamed
 from podtally.runtimes.pod_logs import PodLogs
 from tests.unit.cri_server import Answer, Respond, serving
@@ -36,18 +36,18 @@ def sandbox(number: int, **changes: object) -> Sandbox:
     return made._replace(**changes)  # type: ignore[arg-type]
 
 
-class Desk:
-    """A namer over directories and a socket of the test's own, and what it says."""
+class ResolverHost:
+    """A resolver over directories and a socket of the test, and what it reports."""
 
     def __init__(self, place: Path, *, cri: bool = True) -> None:
         self.place = place
         self.socket = place / "cri.sock"
         self.heard: queue.SimpleQueue[NameFound] = queue.SimpleQueue()
-        self.namer = NameResolver(
+        self.resolver = NameResolver(
             self.heard.put,
             CriClient([self.socket], BOUND_SECONDS) if cri else None,
             PodLogs(place / "pods"),
-            ContainerEngines(place / "docker", place / "podman"),
+            ContainerNames({"docker": place / "docker", "podman": place / "podman"}),
         )
 
     def log_directory(self, number: int) -> None:
@@ -65,60 +65,60 @@ class Desk:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Desk]]:
-    made: list[Desk] = []
+def start(tmp_path: Path) -> Iterator[Callable[..., ResolverHost]]:
+    made: list[ResolverHost] = []
 
-    def make(*, cri: bool = True) -> Desk:
-        desk = Desk(tmp_path, cri=cri)
-        made.append(desk)
-        desk.namer.start()
-        return desk
+    def make(*, cri: bool = True) -> ResolverHost:
+        host = ResolverHost(tmp_path, cri=cri)
+        made.append(host)
+        host.resolver.start()
+        return host
 
     yield make
-    for desk in made:
-        desk.namer.stop()
+    for host in made:
+        host.resolver.stop()
 
 
-Start = Callable[..., Desk]
+Start = Callable[..., ResolverHost]
 
 
 def test_the_logs_name_a_pod_at_once_and_the_runtime_then_its_labels(start: Start) -> None:
-    desk = start()
-    desk.log_directory(1)
-    with serving(desk.socket, lambda *_: Answer((listed(sandbox(1)),))) as server:
-        desk.namer.name(pod(1))
-        assert desk.hear() == PodNamed(UID.format(1), "shop", "web-1", (), "pod logs")
-        assert desk.hear() == PodNamed(UID.format(1), "shop", "web-1", (("app", "web"),), "cri")
-        assert desk.silent()  # and nobody is asked again
+    host = start()
+    host.log_directory(1)
+    with serving(host.socket, lambda *_: Answer((listed(sandbox(1)),))) as server:
+        host.resolver.request(pod(1))
+        assert host.hear() == PodNamed(UID.format(1), "shop", "web-1", (), "pod logs")
+        assert host.hear() == PodNamed(UID.format(1), "shop", "web-1", (("app", "web"),), "cri")
+        assert host.silent()  # and nobody is asked again
     assert len(server.asked) == 1
 
 
 def test_without_a_runtime_the_logs_are_enough(start: Start) -> None:
-    desk = start()
-    desk.namer.name(pod(1))
-    assert desk.silent(0.1)
-    desk.log_directory(1)  # the kubelet is late
-    assert isinstance(desk.hear(), PodNamed)
-    desk.namer.name(pod(2))
-    assert desk.silent()
+    host = start()
+    host.resolver.request(pod(1))
+    assert host.silent(0.1)
+    host.log_directory(1)  # the kubelet is late
+    assert isinstance(host.hear(), PodNamed)
+    host.resolver.request(pod(2))
+    assert host.silent()
 
 
 def test_a_pod_that_the_runtime_lists_late_is_asked_for_until_then(start: Start) -> None:
-    desk = start()
+    host = start()
     answers = [
         Answer((b"",)),
         Answer(trailers=(("grpc-status", "14"),)),
         Answer((listed(sandbox(1)),)),
     ]
-    with serving(desk.socket, lambda *_: answers.pop(0)):
-        desk.namer.name(pod(1))
-        assert desk.hear() == PodNamed(UID.format(1), "shop", "web-1", (("app", "web"),), "cri")
-    assert desk.namer.errors == 1
+    with serving(host.socket, lambda *_: answers.pop(0)):
+        host.resolver.request(pod(1))
+        assert host.hear() == PodNamed(UID.format(1), "shop", "web-1", (("app", "web"),), "cri")
+    assert host.resolver.errors == 1
 
 
 def test_many_pods_are_one_question(start: Start) -> None:
     """Asked while an answer is under way, so that they wait together."""
-    desk = start()
+    host = start()
     everybody = listed(*(sandbox(number) for number in range(24)))
     asked, waiting = threading.Event(), threading.Event()
 
@@ -128,80 +128,80 @@ def test_many_pods_are_one_question(start: Start) -> None:
             waiting.wait(BOUND_SECONDS)
         return Answer((everybody,))
 
-    with serving(desk.socket, respond) as server:
-        desk.namer.name(pod(0))
+    with serving(host.socket, respond) as server:
+        host.resolver.request(pod(0))
         assert asked.wait(BOUND_SECONDS)
         for number in range(1, 24):
-            desk.namer.name(pod(number))
+            host.resolver.request(pod(number))
         waiting.set()
-        named = {event.name for event in (desk.hear() for _ in range(24))}
+        named = {event.name for event in (host.hear() for _ in range(24))}
     assert named == {f"web-{number}" for number in range(24)}
     assert [bool(request) for _, request in server.asked] == [True, False]
 
 
 def test_of_several_sandboxes_the_ready_one_then_the_newest_counts(start: Start) -> None:
-    desk = start()
+    host = start()
     several = [
         sandbox(1, name="newest", created_ns=3, ready=False),
         sandbox(1, name="ready", created_ns=2),
         sandbox(1, name="oldest", created_ns=1),
     ]
-    with serving(desk.socket, lambda *_: Answer((listed(*several),))):
-        desk.namer.name(pod(1))
-        named = desk.hear()
+    with serving(host.socket, lambda *_: Answer((listed(*several),))):
+        host.resolver.request(pod(1))
+        named = host.hear()
     assert named.name == "ready"
 
 
 @pytest.mark.parametrize("kind", ["containerd", "cri-o", "container"])
 def test_a_container_of_a_pod_whose_cgroup_tells_no_uid(start: Start, kind: str) -> None:
-    desk = start()
+    host = start()
     container = bytes_field(1, bytes_field(1, ID) + bytes_field(2, SANDBOX_ID))
     bare = sandbox(1, id=SANDBOX_ID)
 
     def respond(method: str, _: bytes) -> Answer:
         return Answer((listed(bare) if method == LIST else container,))
 
-    with serving(desk.socket, respond):
+    with serving(host.socket, respond):
         for each in (ID, SANDBOX_ID):  # a container in it, and the sandbox itself
-            desk.namer.name(CgroupOwner(kind, each[:12], each))
-            assert desk.hear() == PodNamed(bare.uid, "shop", "web-1", bare.labels, "cri", each)
+            host.resolver.request(CgroupOwner(kind, each[:12], each))
+            assert host.hear() == PodNamed(bare.uid, "shop", "web-1", bare.labels, "cri", each)
 
 
 def test_docker_is_asked_for_its_own_and_the_runtime_is_not(start: Start) -> None:
-    desk = start()
-    directory = desk.place / "docker" / ID
+    host = start()
+    directory = host.place / "docker" / ID
     directory.mkdir(parents=True)
     (directory / "config.v2.json").write_text(json.dumps({"Name": "/web"}))
-    with serving(desk.socket, lambda *_: Answer((b"",))) as server:
-        desk.namer.name(CgroupOwner("docker", ID[:12], ID))
-        assert desk.hear() == ContainerNamed(ID, "web", (), "docker")
-        desk.namer.name(CgroupOwner("docker", SANDBOX_ID[:12], SANDBOX_ID))
-        assert desk.silent()
+    with serving(host.socket, lambda *_: Answer((b"",))) as server:
+        host.resolver.request(CgroupOwner("docker", ID[:12], ID))
+        assert host.hear() == ContainerNamed(ID, "web", (), "docker")
+        host.resolver.request(CgroupOwner("docker", SANDBOX_ID[:12], SANDBOX_ID))
+        assert host.silent()
     assert server.asked == []
 
 
 def test_what_has_no_other_name_is_not_asked_for(start: Start) -> None:
-    desk = start()
-    with serving(desk.socket, lambda *_: Answer((b"",))) as server:
-        desk.namer.name(CgroupOwner("systemd", "nginx.service"))
-        desk.namer.name(CgroupOwner("lxc", "web"))
-        assert desk.silent(0.1)
+    host = start()
+    with serving(host.socket, lambda *_: Answer((b"",))) as server:
+        host.resolver.request(CgroupOwner("systemd", "nginx.service"))
+        host.resolver.request(CgroupOwner("lxc", "web"))
+        assert host.silent(0.1)
     assert server.asked == []
 
 
 @contextmanager
-def hanging(desk: Desk) -> Iterator[None]:
+def hanging(host: ResolverHost) -> Iterator[None]:
     respond: Respond = lambda *_: Answer(hang=True)  # noqa: E731
-    with serving(desk.socket, respond):
+    with serving(host.socket, respond):
         yield
 
 
 def test_a_runtime_that_hangs_does_not_hold_up_the_logs_for_long(start: Start) -> None:
-    desk = start()
-    with hanging(desk):
-        desk.log_directory(1)
-        desk.namer.name(pod(1))
-        assert desk.hear(0.9).name == "web-1"  # before the runtime is asked
-        desk.log_directory(2)
-        desk.namer.name(pod(2))
-        assert desk.hear().name == "web-2"
+    host = start()
+    with hanging(host):
+        host.log_directory(1)
+        host.resolver.request(pod(1))
+        assert host.hear(0.9).name == "web-1"  # before the runtime is asked
+        host.log_directory(2)
+        host.resolver.request(pod(2))
+        assert host.hear().name == "web-2"

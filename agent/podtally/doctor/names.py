@@ -72,7 +72,7 @@ def _list(client: Client, access: Access, resource: WatchedResource) -> DoctorFi
 def _runtime(config: Config) -> DoctorFinding:
     if config.cri_socket == "off":
         return DoctorFinding(_RUNTIME, None, "is not asked")
-    cri = CriClient.of(config.cri_socket)
+    cri = CriClient.from_setting(config.cri_socket)
     path = cri.socket()
     if path is None:
         return DoctorFinding(

@@ -40,7 +40,7 @@ from podtally.runtimes import cgroups
 from podtally.runtimes.cgroup_hierarchies import hierarchies
 from podtally.runtimes.cgroup_ids import CgroupIds, find_mount
 from podtally.runtimes.cri import CriClient
-from podtally.runtimes.engines import ContainerEngines
+from podtally.runtimes.engines import ContainerNames
 from podtally.runtimes.name_resolver import ContainerNamed, NameResolver, PodNamed
 from podtally.runtimes.pod_logs import PodLogs
 from podtally.runtimes.process_finder import ProcessFinder, ProcessFound
@@ -279,7 +279,7 @@ class IdentitySources:
         for cgroup in self._ledger.attribution.take_unknown_cgroups():
             try:
                 path = self._cgroups.path_of(cgroup)
-                found = hierarchies().read(path) if path is not None else _GONE
+                found = hierarchies().owner_of_path(path) if path is not None else _GONE
             except OSError as error:  # asked again when it is met again
                 self._host_errors += 1
                 self._cgroup_trouble.met("cannot look up cgroups: %s", error)
@@ -289,7 +289,7 @@ class IdentitySources:
                 found = None
             self.directory.socket_found(cgroup, found, now_ns)
             if found is not None:
-                self.finder.name(found)
+                self.finder.request_name(found)
 
     def _look_who_sent(self, table: Table) -> None:
         """Where an address has just changed hands, its owner's own packets tell since when."""
@@ -318,8 +318,8 @@ def make_identity_sources(config: Config, ledger: Ledger) -> IdentitySources:
         int(config.name_wait * 1e9),
         ClusterState(node) if access is not None else None,
     )
-    namer = NameResolver(answers.put, _cri(config), PodLogs(config.pod_logs), ContainerEngines())
-    finder = ProcessFinder(answers.put, namer)
+    resolver = NameResolver(answers.put, _cri(config), PodLogs(config.pod_logs), ContainerNames())
+    finder = ProcessFinder(answers.put, resolver)
     kube = None
     if access is not None:
         kube = KubeSource(access, (*RESOURCES, *POLICY_RESOURCES), answers.put)
@@ -341,4 +341,4 @@ def default_node_name() -> str:
 def _cri(config: Config) -> CriClient | None:
     if config.cri_socket == "off":
         return None
-    return CriClient.of(config.cri_socket)
+    return CriClient.from_setting(config.cri_socket)

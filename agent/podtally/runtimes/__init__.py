@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this node itself knows of workloads: processes, cgroups, pod logs, runtimes."""
+"""Sources of names on this node: processes, cgroups, pod logs, container runtimes."""

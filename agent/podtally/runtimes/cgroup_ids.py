@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The path of a cgroup (v2) by its id; what the path says is told by ``cgroups``."""
+"""Finds the path of a cgroup (v2) by its id; ``cgroups`` reads the owner from the path."""
 
 import ctypes
 import errno
@@ -12,7 +12,7 @@ ROOT_ID = 1  # of the hierarchy's root, the first node of its kernfs
 _FILEID_KERNFS = 0xFE  # enum fid_type in include/linux/exportfs.h: the handle is the node's id
 _FILE_HANDLE = struct.Struct("=IiQ")  # struct file_handle: bytes, type, and here the id
 
-_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -21,17 +21,17 @@ class Mount(NamedTuple):
     """A mounted cgroup2 file system."""
 
     path: Path
-    root: str  # which cgroup is seen there, in this process's cgroup namespace
+    root: str  # the cgroup at its root, in this process's cgroup namespace
 
 
 def find_mount(mountinfo: Path = Path("/proc/self/mountinfo")) -> Mount | None:
-    """The mount that shows most of the hierarchy; None without cgroup v2. proc_pid_mountinfo(5)."""
+    """Return the mount with most of the hierarchy; None without cgroup v2 (mountinfo)."""
     mounts = []
     for line in mountinfo.read_text(errors="surrogateescape").splitlines():
         fields, _, kind = line.partition(" - ")
         if kind.split()[0] == "cgroup2":
             root, point = fields.split()[3:5]
-            mounts.append(Mount(Path(unescaped(point)), unescaped(root)))
+            mounts.append(Mount(Path(unescape(point)), unescape(root)))
     return min(mounts, key=_breadth, default=None)
 
 
@@ -42,12 +42,12 @@ def _breadth(mount: Mount) -> tuple[bool, int]:
 def _is_whole(mount: Mount) -> bool:
     try:
         return mount.path.stat().st_ino == ROOT_ID
-    except OSError:  # hidden under another mount
+    except OSError:  # hidden by another mount
         return False
 
 
-def unescaped(field: str) -> str:
-    """Return a path as proc_pid_mountinfo(5) writes it without its octal escapes."""
+def unescape(field: str) -> str:
+    """Return a path of proc_pid_mountinfo(5) without its octal escapes."""
     for octal, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         field = field.replace(octal, char)
     return field
@@ -56,10 +56,10 @@ def unescaped(field: str) -> str:
 class CgroupIds:
     """Looks up cgroups under one mount.
 
-    Where the mount shows a part of the hierarchy only, as in a container with a cgroup
-    namespace of its own, cgroups outside that part have no path: ``is_whole`` is False.
-    With CAP_DAC_READ_SEARCH a look-up is one system call; without it, each look-up of a
-    cgroup that was not there before walks the tree.
+    If the mount has only a part of the hierarchy, as in a container with a cgroup namespace
+    of its own, cgroups outside that part have no path: ``is_whole`` is False. With
+    CAP_DAC_READ_SEARCH a look-up is one system call; without it, a look-up of a cgroup that is
+    not known yet walks the tree.
     """
 
     def __init__(self, mount: Mount | None) -> None:
@@ -72,15 +72,14 @@ class CgroupIds:
             self._fd = os.open(mount.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def path_of(self, cgroup: int) -> str | None:
-        """Its path from the root, as in /proc/PID/cgroup; None if it is gone, or not to be seen.
+        """Return the path from the root, as in /proc/PID/cgroup; None if gone or not visible.
 
-        OSError while the system is short of what is needed to look.
-        Ids are not used again: who was None once stays so.
+        OSError while descriptors or memory are exhausted. Ids are not reused: None stays None.
         """
         if self.mount is None or not cgroup:
             return None
         path = self._open(cgroup) if self._by_handle else None
-        if not self._by_handle:  # refused, now or before
+        if not self._by_handle:  # not permitted, now or before
             path = self._walk(cgroup)
         if path is None:
             return None
@@ -94,14 +93,14 @@ class CgroupIds:
             self.mount = None
 
     def _open(self, cgroup: int) -> str | None:
-        """By handle, as open_by_handle_at(2) takes it; the path is relative to the mount."""
+        """Return the path relative to the mount, by open_by_handle_at(2)."""
         handle = _FILE_HANDLE.pack(8, _FILEID_KERNFS, cgroup)
         fd = _libc.open_by_handle_at(self._fd, handle, os.O_PATH | os.O_CLOEXEC)
         if fd < 0:
             failed = ctypes.get_errno()
-            if failed in _SHORT:
+            if failed in _NO_RESOURCES:
                 raise OSError(failed, os.strerror(failed))
-            # ESTALE: no such node. Anything else, EPERM first of all: this way is barred.
+            # ESTALE: no such node. Anything else, EPERM above all: handles cannot be used.
             self._by_handle = failed == errno.ESTALE
             return None
         try:
@@ -111,7 +110,7 @@ class CgroupIds:
         return self._checked(path, cgroup)
 
     def _checked(self, path: Path, cgroup: int) -> str | None:
-        """A cgroup outside the mount, or one just removed, gives a path where it is not."""
+        """Return the path if the cgroup is there; outside the mount or just removed, it is not."""
         assert self.mount is not None
         try:
             relative = path.relative_to(self.mount.path)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a cgroup path says of who runs in it: a pod, a container, a machine, a systemd unit.
+"""Reads the owner of a cgroup from its path: a pod, a container, a machine, a systemd unit.
 
-A path is read from the root down, and the first part that names an owner decides: whatever
-is called what below a user's slice, a container or a unit was made by them, and proves nothing.
-So pods and containers count only where root alone can make cgroups.
+A path is read from the root down, and the first part that names an owner decides: below a
+user's slice, a container or a unit, names prove nothing, since their owner chose them. So pods
+and containers count only where root alone can make cgroups.
 """
 
 import re
@@ -13,12 +13,13 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from podtally.netlink.name_bytes import printable
+from podtally.runtimes.engines import ENGINES
 
-SHORT = 12  # digits of a container's id that are shown, as `docker ps` does
+SHORT = 12  # digits of a container's id that are shown, as by `docker ps`
 
 _ESCAPE = re.compile(r"\\x([0-9a-f]{2})")  # systemd.unit(5): "String Escaping for Inclusion"
 _ID = r"([0-9a-f]{64})"
-# A UID with dashes; with underscores (the kubelet's systemd driver: a dash parts slices);
+# A UID with dashes; with underscores (the kubelet's systemd driver: dashes separate slices);
 # without either (a static pod's is the MD5 of its manifest).
 _UID = r"[0-9a-f]{8}([-_]?)[0-9a-f]{4}(?:\2[0-9a-f]{4}){2}\2[0-9a-f]{12}"
 # pod<uid>, kubepods-burstable-pod<uid>.slice, kubelet-kubepods-pod<uid>.slice
@@ -28,21 +29,9 @@ _COLONS = re.compile(rf"([^:]+\.slice):([a-z-]+):{_ID}")
 # <id>, docker-<id>.scope, crio-conmon-<id>.scope, libpod-<id>, libpod-payload-<id>
 _CONTAINER = re.compile(rf"(?:([a-z][a-z-]*)-)?{_ID}(?:\.scope)?")
 _RUNTIMES = {
-    "docker": "docker",
-    "moby": "docker",  # docker's namespace in containerd
-    "containerd": "containerd",
-    "cri-containerd": "containerd",
-    "nerdctl": "containerd",
-    "k8s.io": "containerd",  # the CRI's namespace in containerd
-    "default": "containerd",  # the namespace of `ctr` and `nerdctl`
-    "crio": "cri-o",
-    "crio-conmon": "cri-o",
-    "libpod": "podman",
-    "libpod-conmon": "podman",
-    "libpod-payload": "podman",  # --cgroups=split, as Quadlet does
-    "libpod_parent": "podman",
+    name: engine.name for engine in ENGINES for name in (*engine.prefixes, *engine.parents)
 }
-_CTR_NAMESPACES = ("default", "k8s.io")  # `ctr run` takes any name as an id
+_FREE_NAME_PARENTS = {name: engine.name for engine in ENGINES for name in engine.free_names}
 
 _LXC = re.compile(r"lxc\.(?:payload|monitor)\.(.+)")
 _LXC_PARENTS = ("lxc", "lxc.payload", "lxc.monitor")
@@ -50,36 +39,33 @@ _LXC_PARENTS = ("lxc", "lxc.payload", "lxc.monitor")
 _MACHINE = re.compile(r"machine-(?:(?P<by>qemu|lxc)-\d+-)?(?P<name>.+)\.scope")
 _NSPAWN = re.compile(r"systemd-nspawn@(.+)\.service")
 # without systemd
-_LIBVIRT = re.compile(
-    r"(?:(?:qemu|lxc)-\d+-)?(?P<name>.+)\.libvirt-(?P<by>qemu|lxc)"
-)  # without systemd
+_LIBVIRT = re.compile(r"(?:(?:qemu|lxc)-\d+-)?(?P<name>.+)\.libvirt-(?P<by>qemu|lxc)")
 
 _UNITS = (".service", ".scope", ".socket", ".mount", ".swap")
 _USER = re.compile(r"user-\d+\.slice")
 _MANAGER = re.compile(r"user@\d+\.service")
-# The services of runtimes, below which these make the cgroups of their containers.
+# Services that make the cgroups of their containers and machines below their own.
 _RUNTIME_UNITS = frozenset(
     (
-        *("docker.service", "containerd.service", "crio.service", "cri-o.service"),
-        *("podman.service", "libvirtd.service", "lxc.service", "lxd.service", "kubelet.service"),
-        *("k3s.service", "k3s-agent.service", "rke2-server.service", "rke2-agent.service"),
-        *("k0scontroller.service", "k0sworker.service"),
+        *("libvirtd.service", "lxc.service", "lxd.service", "kubelet.service"),
+        *(unit for engine in ENGINES for unit in engine.units),
     )
 )
-# Where runtimes put what is theirs without systemd; root alone makes them.
+# Parents of runtimes' cgroups without systemd; root alone makes them.
 _PARENTS = frozenset(
     (
         *("kubepods", "kubelet", "burstable", "besteffort", "guaranteed", "machine"),
-        *("docker", "moby", "default", "k8s.io", "libpod_parent", *_LXC_PARENTS),
+        *(parent for engine in ENGINES for parent in engine.parents),
+        *_LXC_PARENTS,
     )
 )
 
 
 class CgroupOwner(NamedTuple):
-    """``kind`` is pod, a container runtime, lxc, machine or systemd.
+    """The owner of a cgroup; ``kind`` is pod, a container runtime, lxc, machine or systemd.
 
-    ``name`` is the pod's UID, the short id of a container, else the name as it is;
-    ``container`` the whole id, if the path has one.
+    ``name`` is the pod's UID, the short id of a container, else the name in the path;
+    ``container`` is the full id, if the path has one.
     """
 
     kind: str
@@ -87,26 +73,26 @@ class CgroupOwner(NamedTuple):
     container: str = ""
 
 
-def _not_known(_: str) -> bool:
+def _unknown(_: str) -> bool:
     return False
 
 
-def read(
-    path: str, made_by_root: Callable[[str], bool] = _not_known, base: str = ""
+def owner_of_path(
+    path: str, made_by_root: Callable[[str], bool] = _unknown, base: str = ""
 ) -> CgroupOwner | None:
     """Return the outermost owner that a path names; None if it names none.
 
-    ``made_by_root`` is asked whether root alone can make cgroups in one that no runtime is
-    known to use, or in a unit. ``base`` is the container that this host itself is, if it is one.
+    ``made_by_root`` returns whether root alone can make cgroups in a unit's cgroup, or in one
+    that no known runtime uses. ``base`` is the cgroup of the container that this host runs in.
     """
     above = base if base and f"{path}/".startswith(f"{base}/") else ""
     names = [name for name in path[len(above) :].split("/") if name]
-    owner: CgroupOwner | None = None  # of a user's slice or a unit that we are in
-    roots = True  # no user makes cgroups here
+    owner: CgroupOwner | None = None  # the user's slice or the unit around
+    root_only = True  # users make no cgroups here
     parent = ""
     for place, name in enumerate(names):
         above = f"{above}/{name}"
-        if name == "..":  # from another namespace: what follows is beside one of our ancestors
+        if name == "..":  # from another cgroup namespace: a sibling of one of our ancestors
             continue
         following = _parts(names[place + 1])[0] if place + 1 < len(names) else ""
         for part, below in pairwise([*_parts(name), following]):
@@ -117,26 +103,27 @@ def read(
         if _MANAGER.fullmatch(parent):
             return CgroupOwner("systemd", parent)
         if _USER.fullmatch(parent):
-            owner, roots = CgroupOwner("systemd", parent), False
-            continue  # made by the system's manager, as what is right below it
+            owner, root_only = CgroupOwner("systemd", parent), False
+            continue  # systemd makes it and its children
         if parent.endswith(_UNITS) and parent != "init.scope":
             owner = owner or CgroupOwner("systemd", parent)
-            roots = roots and parent in _RUNTIME_UNITS
+            root_only = root_only and parent in _RUNTIME_UNITS
         elif not (parent.endswith(".slice") or parent in _PARENTS or _CONTAINER.fullmatch(parent)):
-            roots = False
-        if not roots and not made_by_root(above):
+            root_only = False
+        if not root_only and not made_by_root(above):
             return owner
     return owner
 
 
-def read_file(
+def owner_of_file(
     text: str,
     made_by_root: Callable[[str, str], bool] = lambda controllers, path: False,
     bases: dict[str, str] | None = None,
 ) -> CgroupOwner | None:
-    """The same for the text of /proc/PID/cgroup, all hierarchies of which are looked at.
+    """Return the owner by the text of /proc/PID/cgroup, considering all hierarchies.
 
-    ``made_by_root`` and ``bases`` are told the hierarchy by its controllers.
+    ``made_by_root`` takes the hierarchy's controllers and the path; ``bases`` has the base of
+    each hierarchy, by controllers.
     """
     found = []
     for line in text.splitlines():
@@ -144,18 +131,18 @@ def read_file(
             continue
         _, controllers, path = line.split(":", 2)
         trusted = partial(made_by_root, controllers)
-        who = read(path, trusted, (bases or {}).get(controllers, ""))
-        if who is not None:
-            found.append(who)
+        owner = owner_of_path(path, trusted, (bases or {}).get(controllers, ""))
+        if owner is not None:
+            found.append(owner)
     return min(found, key=_rank, default=None)
 
 
 def base_of(path: str) -> str:
-    """The part of a path that is the container or machine in which a whole host runs, or ""."""
+    """Return the part of a path up to the container or machine that a host runs in, or ""."""
     names = path.split("/")
     for place in range(2, len(names) + 1):
         prefix = "/".join(names[:place])
-        found = read(prefix)
+        found = owner_of_path(prefix)
         if found is not None:
             return "" if found.kind in ("pod", "systemd") else prefix
     return ""
@@ -166,7 +153,7 @@ def _rank(found: CgroupOwner) -> tuple[int, bool]:
 
 
 def _parts(name: str) -> list[str]:
-    """One name of a path; several where a runtime has written a systemd path as a name."""
+    """Return the parts of one name: several where a runtime wrote a systemd path as a name."""
     part = printable(_ESCAPE.sub(lambda match: chr(int(match[1], 16)), name))
     if match := _COLONS.fullmatch(part):
         return [match[1], f"{match[2]}-{match[3]}"]
@@ -174,7 +161,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _named(part: str, parent: str, below: str) -> CgroupOwner | None:
-    """What a runtime has called so, in a parent that is its own."""
+    """Return the owner that a runtime named this way, in a cgroup of its own."""
     if match := _POD.fullmatch(part):
         inner = _CONTAINER.fullmatch(below)
         return CgroupOwner("pod", match[1].replace("_", "-"), inner[2] if inner else "")
@@ -187,8 +174,8 @@ def _named(part: str, parent: str, below: str) -> CgroupOwner | None:
 
 
 def _machine(part: str, parent: str) -> CgroupOwner | None:
-    if parent in _CTR_NAMESPACES:
-        return CgroupOwner("containerd", part)
+    if parent in _FREE_NAME_PARENTS:
+        return CgroupOwner(_FREE_NAME_PARENTS[parent], part)
     if parent in _LXC_PARENTS:
         return CgroupOwner("lxc", part)
     if match := _LXC.fullmatch(part):

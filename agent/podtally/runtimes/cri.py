@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the node's container runtime says of its pods, over the kubelet's own interface (CRI).
+"""Lists pods and containers of the node's container runtime over the CRI, the kubelet's interface.
 
-Its sandbox list has a pod's namespace, name and labels, and that without an API server;
-what is asked when, and of whom, is ``namer``'s business.
+The sandbox list has a pod's namespace, name and labels, and needs no API server;
+``name_resolver`` decides what to list when.
 """
 
 import logging
@@ -14,18 +14,12 @@ from typing import TypeVar
 from podtally.runtimes import cri_proto as messages
 from podtally.runtimes import grpc_unary
 from podtally.runtimes.cri_proto import CriContainer, MalformedError, Sandbox
+from podtally.runtimes.engines import ENGINES
 from podtally.supervision.conditions import Condition
 
 log = logging.getLogger(__name__)
 
-SOCKETS = (
-    Path("/run/containerd/containerd.sock"),
-    Path("/run/crio/crio.sock"),
-    Path("/run/cri-dockerd.sock"),
-    Path("/var/run/dockershim.sock"),
-    Path("/run/k3s/containerd/containerd.sock"),
-    Path("/run/k0s/containerd.sock"),
-)
+SOCKETS = tuple(socket for engine in ENGINES for socket in engine.sockets)
 TIMEOUT_SECONDS = 1.0
 _SERVICE = "/runtime.v1.RuntimeService/"  # Kubernetes 1.23, containerd 1.6, CRI-O 1.23
 
@@ -34,25 +28,25 @@ T = TypeVar("T")
 
 
 class CriClient:
-    """Asks the first of ``sockets`` that is there and serves pods."""
+    """Uses the first of ``sockets`` that exists and serves pods."""
 
     def __init__(
         self, sockets: Sequence[Path] = SOCKETS, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> None:
         self._sockets = tuple(sockets)
         self._timeout_seconds = timeout_seconds
-        # A containerd that is there for Docker has no CRI, until it is started anew.
+        # A containerd that runs for Docker has no CRI, unless it is restarted with one.
         self._without_cri: dict[Path, _FileId] = {}
-        self._fault = Condition(log, logging.WARNING)
+        self._failure = Condition(log, logging.WARNING)
         self.errors = 0
 
     @classmethod
-    def of(cls, setting: str) -> "CriClient":
-        """As ``cri_socket`` is set: ``auto``, or a path."""
+    def from_setting(cls, setting: str) -> "CriClient":
+        """Return the client for the setting ``cri_socket``: ``auto``, or a path."""
         return cls() if setting == "auto" else cls((Path(setting),))
 
     def socket(self) -> Path | None:
-        """Who would be asked; None where there is no runtime."""
+        """Return the socket in use; None if there is no runtime."""
         for path in self._sockets:
             found = _file_id(path)
             if found is not None and self._without_cri.get(path) != found:
@@ -60,16 +54,18 @@ class CriClient:
         return None
 
     def sandboxes(self, uid: str = "", sandbox_id: str = "") -> list[Sandbox] | None:
-        """All pods that the runtime has, or one's; None when it does not answer."""
+        """Return all pods of the runtime, or one; None if it does not answer."""
         request = messages.list_sandboxes(uid, sandbox_id)
-        return self._ask("ListPodSandbox", request, messages.read_sandboxes)
+        return self._call("ListPodSandbox", request, messages.read_sandboxes)
 
     def containers(self, container_id: str = "") -> list[CriContainer] | None:
-        """All containers, or one, without the sandboxes' own; None when it does not answer."""
+        """Return all containers, or one, without sandboxes; None if the runtime does not answer."""
         request = messages.list_containers(container_id)
-        return self._ask("ListContainers", request, messages.read_containers)
+        return self._call("ListContainers", request, messages.read_containers)
 
-    def _ask(self, method: str, request: bytes, read: Callable[[bytes], list[T]]) -> list[T] | None:
+    def _call(
+        self, method: str, request: bytes, read: Callable[[bytes], list[T]]
+    ) -> list[T] | None:
         while (path := self.socket()) is not None:
             before = _file_id(path)
             try:
@@ -83,18 +79,18 @@ class CriClient:
                 self._failed(f"{path} does not answer {method}: {error}")
                 return None
             except MalformedError as error:
-                self._failed(f"{path} answers {method} with no protocol buffer: {error}")
+                self._failed(f"{path} answers {method} with an invalid message: {error}")
                 return None
-            self._mended(path)
+            self._recovered(path)
             return found
         return None
 
-    def _failed(self, fault: str) -> None:
+    def _failed(self, failure: str) -> None:
         self.errors += 1
-        self._fault.met("%s; pods are named by the other sources", fault)
+        self._failure.met("%s; pods get their names from the other sources", failure)
 
-    def _mended(self, path: Path) -> None:
-        self._fault.over("%s answers again", path)
+    def _recovered(self, path: Path) -> None:
+        self._failure.over("%s answers again", path)
 
 
 def _file_id(path: Path) -> _FileId | None:

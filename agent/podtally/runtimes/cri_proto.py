@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Protocol buffers of the container runtime interface, only the fields that are read or asked by.
+"""Encodes and decodes the few messages of the container runtime interface that are used.
 
-Numbers are those of k8s.io/cri-api ``pkg/apis/runtime/v1/api.proto``, wire types those of
-the protocol buffers' encoding guide. A field that is not named here is skipped, as every
-reader must.
+Field numbers are from k8s.io/cri-api ``pkg/apis/runtime/v1/api.proto``, wire types from the
+protocol buffers encoding guide. Unknown fields are skipped, as required.
 """
 
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import NamedTuple
 from podtally.runtimes.model import Labels
 
 LABEL_UID = "io.kubernetes.pod.uid"
-# What the kubelet and the runtimes add to a pod's own labels: newPodLabels() in
+# Labels that the kubelet and the runtimes add to a pod's own: newPodLabels() in
 # kubernetes pkg/kubelet/kuberuntime/labels.go; CRI-O and cri-dockerd add the last.
 _ADDED_LABELS = frozenset(
     {
@@ -35,11 +34,11 @@ _ITEMS = 1
 
 
 class MalformedError(ValueError):
-    """Bytes that are no protocol buffer."""
+    """Bytes that are not a valid message."""
 
 
 class Sandbox(NamedTuple):
-    """A pod as the runtime knows it; one pod may have had several, by ``attempt``."""
+    """A pod's sandbox; a pod may have had several, numbered by ``attempt``."""
 
     id: str
     uid: str
@@ -62,7 +61,7 @@ class Field(NamedTuple):
 
 
 def fields(data: bytes) -> Iterator[Field]:
-    """Split one message; fixed-width numbers come as bytes."""
+    """Yield the fields of one message; fixed-width numbers as bytes."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
@@ -93,14 +92,14 @@ def bytes_field(number: int, value: bytes | str) -> bytes:
 
 
 def map_field(number: int, entries: Labels) -> bytes:
-    """A map<string, string>: repeated messages of key and value."""
+    """Encode a map<string, string>: repeated messages of key and value."""
     return b"".join(
         bytes_field(number, bytes_field(1, key) + bytes_field(2, value)) for key, value in entries
     )
 
 
 def list_sandboxes(uid: str = "", sandbox_id: str = "") -> bytes:
-    """ListPodSandboxRequest; without an argument it asks for all."""
+    """Encode a ListPodSandboxRequest; without an argument, for all pods."""
     wanted = bytes_field(_SANDBOX_FILTER_ID, sandbox_id) if sandbox_id else b""
     if uid:
         wanted += map_field(_SANDBOX_FILTER_LABELS, ((LABEL_UID, uid),))
@@ -108,23 +107,23 @@ def list_sandboxes(uid: str = "", sandbox_id: str = "") -> bytes:
 
 
 def list_containers(container_id: str = "") -> bytes:
-    """ListContainersRequest; without an argument it asks for all."""
+    """Encode a ListContainersRequest; without an argument, for all containers."""
     wanted = bytes_field(_CONTAINER_FILTER_ID, container_id)
     return bytes_field(_FILTER, wanted) if container_id else b""
 
 
 def read_sandboxes(data: bytes) -> list[Sandbox]:
-    """ListPodSandboxResponse."""
+    """Decode a ListPodSandboxResponse; MalformedError."""
     return [_sandbox(_bytes(value)) for number, value in fields(data) if number == _ITEMS]
 
 
 def read_containers(data: bytes) -> list[CriContainer]:
-    """ListContainersResponse."""
+    """Decode a ListContainersResponse; MalformedError."""
     return [_container(_bytes(value)) for number, value in fields(data) if number == _ITEMS]
 
 
 def _sandbox(data: bytes) -> Sandbox:
-    """PodSandbox: id 1, metadata 2, state 3 (0: ready), created_at 4, labels 5."""
+    """Decode a PodSandbox: id 1, metadata 2, state 3 (0: ready), created_at 4, labels 5."""
     sandbox_id, metadata, state, created_ns = "", b"", 0, 0
     labels: list[tuple[str, str]] = []
     for number, value in fields(data):
@@ -145,14 +144,14 @@ def _sandbox(data: bytes) -> Sandbox:
 
 
 def _metadata(data: bytes) -> tuple[str, str, str, int]:
-    """PodSandboxMetadata: name 1, uid 2, namespace 3, attempt 4."""
+    """Decode PodSandboxMetadata: name 1, uid 2, namespace 3, attempt 4."""
     found = dict(fields(data))
     name, uid, namespace = (_text(found.get(number, b"")) for number in (1, 2, 3))
     return name, uid, namespace, _number(found.get(4, 0))
 
 
 def _container(data: bytes) -> CriContainer:
-    """Container: id 1, pod_sandbox_id 2."""
+    """Decode a Container: id 1, pod_sandbox_id 2."""
     found = dict(fields(data))
     return CriContainer(_text(found.get(1, b"")), _text(found.get(2, b"")))
 
@@ -164,7 +163,7 @@ def _entry(data: bytes) -> tuple[str, str]:
 
 def _bytes(value: int | bytes) -> bytes:
     if isinstance(value, int):
-        raise MalformedError("a number where bytes belong")
+        raise MalformedError("a number instead of bytes")
     return value
 
 
@@ -174,7 +173,7 @@ def _text(value: int | bytes) -> str:
 
 def _number(value: int | bytes) -> int:
     if isinstance(value, bytes):
-        raise MalformedError("bytes where a number belongs")
+        raise MalformedError("bytes instead of a number")
     return value
 
 

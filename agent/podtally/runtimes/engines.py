@@ -1,84 +1,102 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of Docker's and podman's containers, from the files that these keep of them.
+"""The supported container runtimes, one declaration each: cgroups, units, sockets and files.
 
-No daemon is asked. podman's labels lie in a database of its own and are not read; nor is the
-storage of users: whatever runs there is the user's (see ``cgroups``).
+To support another one, declare it here; ``cgroups``, ``cri`` and ``name_resolver`` use the
+declarations. A new file format is a function in ``engine_files``.
 """
 
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-import msgspec
-
-from podtally.runtimes.model import Labels
-
-DOCKER = Path("/var/lib/docker/containers")
-PODMAN = Path("/var/lib/containers/storage")
-_MOST_BYTES = 16 << 20  # a list of thousands of containers; what is longer is no such list
-
-T = TypeVar("T")
+from podtally.runtimes.engine_files import ContainerName, docker_name, podman_name
 
 
-class ContainerName(NamedTuple):
-    name: str
-    labels: Labels = ()
+class Engine(NamedTuple):
+    """A container runtime; in a cgroup path, ID are the 64 digits of a container's id.
+
+    Root alone makes the cgroups in ``parents`` and in ``units``.
+    """
+
+    name: str  # an endpoint's source, and the namespace of a container without a pod
+    prefixes: tuple[str, ...] = ()  # of cgroups called PREFIX-ID or PREFIX-ID.scope
+    parents: tuple[str, ...] = ()  # cgroups with children called ID
+    free_names: tuple[str, ...] = ()  # those of ``parents`` whose children may have any name
+    units: tuple[str, ...] = ()  # systemd services that make cgroups for containers
+    sockets: tuple[Path, ...] = ()  # with the CRI, the kubelet's interface
+    in_cri: bool = False  # the CRI lists its containers, and knows the pod of each
+    # Returns the name of a container by its full id, from files in ``storage``.
+    read_name: Callable[[Path, str], ContainerName | None] | None = None
+    storage: Path = Path()
 
 
-class _DockerConfig(msgspec.Struct, rename="pascal"):
-    labels: dict[str, str] | None = None
+# The first CRI socket that serves pods is used: the order decides.
+ENGINES = (
+    Engine(
+        name="containerd",
+        prefixes=("containerd", "cri-containerd", "nerdctl"),
+        parents=("default", "k8s.io"),  # namespaces: of `ctr` and `nerdctl`, and of the CRI
+        free_names=("default", "k8s.io"),  # `ctr run` takes any name as an id
+        units=("containerd.service",),
+        sockets=(Path("/run/containerd/containerd.sock"),),
+        in_cri=True,
+    ),
+    Engine(
+        name="cri-o",
+        prefixes=("crio", "crio-conmon"),
+        units=("crio.service", "cri-o.service"),
+        sockets=(Path("/run/crio/crio.sock"),),
+        in_cri=True,
+    ),
+    Engine(
+        name="docker",
+        prefixes=("docker",),
+        parents=("docker", "moby"),  # moby: Docker's namespace in containerd
+        units=("docker.service",),
+        sockets=(Path("/run/cri-dockerd.sock"), Path("/var/run/dockershim.sock")),
+        read_name=docker_name,
+        storage=Path("/var/lib/docker/containers"),
+    ),
+    Engine(
+        name="podman",
+        prefixes=("libpod", "libpod-conmon", "libpod-payload"),  # payload: --cgroups=split, Quadlet
+        parents=("libpod_parent",),
+        units=("podman.service",),
+        read_name=podman_name,
+        storage=Path("/var/lib/containers/storage"),
+    ),
+    # Kubernetes distributions that start a containerd of their own.
+    Engine(
+        name="containerd",
+        units=("k3s.service", "k3s-agent.service", "rke2-server.service", "rke2-agent.service"),
+        sockets=(Path("/run/k3s/containerd/containerd.sock"),),
+        in_cri=True,
+    ),
+    Engine(
+        name="containerd",
+        units=("k0scontroller.service", "k0sworker.service"),
+        sockets=(Path("/run/k0s/containerd.sock"),),
+        in_cri=True,
+    ),
+)
+
+ENGINE_NAMES = tuple(dict.fromkeys(engine.name for engine in ENGINES))
 
 
-class _DockerContainer(msgspec.Struct, rename="pascal"):
-    name: str = ""
-    config: _DockerConfig | None = None
+class ContainerNames:
+    """Finds container names in the files of all engines; ``storage`` replaces their paths."""
 
-
-class _PodmanContainer(msgspec.Struct):
-    id: str
-    names: list[str] = []
-
-
-class ContainerEngines:
-    """Finds containers by their full id."""
-
-    def __init__(self, docker: Path = DOCKER, podman: Path = PODMAN) -> None:
-        self._docker = docker
-        self._podman = podman
+    def __init__(self, storage: Mapping[str, Path] | None = None) -> None:
+        self._readers = [
+            (engine.read_name, (storage or {}).get(engine.name, engine.storage))
+            for engine in ENGINES
+            if engine.read_name is not None
+        ]
 
     def find(self, container: str) -> ContainerName | None:
-        return self._in_docker(container) or self._in_podman(container)
-
-    def _in_docker(self, container: str) -> ContainerName | None:
-        read = _read(self._docker / container / "config.v2.json", _DockerContainer)
-        name = read.name.removeprefix("/") if read is not None else ""
-        if read is None or not name:
-            return None
-        labels = read.config.labels if read.config is not None else None
-        return ContainerName(name, tuple(sorted((labels or {}).items())))
-
-    def _in_podman(self, container: str) -> ContainerName | None:
-        for path in self._podman_lists():
-            for listed in _read(path, list[_PodmanContainer]) or ():
-                if listed.id == container and listed.names:
-                    return ContainerName(listed.names[0])
+        """Return the name of a container by its full id."""
+        for read_name, storage in self._readers:
+            name = read_name(storage, container)
+            if name is not None:
+                return name
         return None
-
-    def _podman_lists(self) -> Iterator[Path]:
-        """containers.json and its sister for those not meant to last, of each storage driver."""
-        yield from sorted(self._podman.glob("*-containers/*containers.json"))
-
-
-def _read(path: Path, kind: type[T]) -> T | None:
-    """Decode a file; None where it is not there, or is being written by somebody else."""
-    try:
-        with open(path, "rb", opener=_open) as file:
-            return msgspec.json.decode(file.read(_MOST_BYTES), type=kind)
-    except (OSError, msgspec.DecodeError):
-        return None
-
-
-def _open(path: str, flags: int) -> int:
-    """Neither follow a link nor wait for a writer."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)

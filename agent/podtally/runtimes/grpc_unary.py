@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One gRPC call at a time over a unix socket: HTTP/2 by ``h2``, framing by hand.
+"""Makes unary gRPC calls over a unix socket, with ``h2`` for HTTP/2.
 
-Unary calls only, a connection each: a runtime that was restarted in between is no
-special case. (``grpcio`` does much more, and takes 17 MB of memory where h2 takes 1.5.)
-The framing is that of grpc/doc/PROTOCOL-HTTP2.md. h2 is imported at the first call:
-where there is no runtime it is not needed.
+Each call has its own connection, so a restarted runtime is no special case. (``grpcio`` takes
+17 MB of memory, h2 1.5.) Framing follows grpc/doc/PROTOCOL-HTTP2.md. h2 is imported at the
+first call: without a runtime it is not needed.
 """
 
 import socket
@@ -21,21 +20,21 @@ if TYPE_CHECKING:
 UNIMPLEMENTED = 12  # grpc/doc/statuscodes.md
 _OK = "0"
 _PREFIX = struct.Struct(">BI")  # compressed or not, length
-_ROOM = 1 << 16
+_RECEIVE_BYTES = 1 << 16
 _WINDOW_BYTES = 1 << 30
-_MOST_BYTES = 16 << 20  # the limit that the kubelet sets itself for an answer
+_MAX_BYTES = 16 << 20  # of a response; the kubelet has the same limit
 
 
 class CallError(Exception):
-    """A call without an answer: nobody there, too late, or refused with a status."""
+    """A call without a response: no server, too late, or an error status."""
 
-    def __init__(self, words: str, status: int = -1) -> None:
-        super().__init__(words)
-        self.status = status  # gRPC's; -1 where none was given
+    def __init__(self, message: str, status: int = -1) -> None:
+        super().__init__(message)
+        self.status = status  # gRPC's; -1 if there was none
 
 
 def call(path: Path, method: str, request: bytes, timeout_seconds: float) -> bytes:
-    """Ask for ``method`` (/package.Service/Method); CallError when there is no answer in time."""
+    """Call ``method`` (/package.Service/Method); CallError if there is no response in time."""
     deadline = time.monotonic() + timeout_seconds
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
@@ -66,7 +65,7 @@ class _Call:
 
         try:
             self._http.initiate_connection()
-            # so that no answer that is accepted waits for us to make room
+            # so that no response of an accepted size waits for a window update
             self._http.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: _WINDOW_BYTES})
             self._http.increment_flow_control_window(_WINDOW_BYTES)
             self._http.send_headers(1, _headers(method))
@@ -74,16 +73,16 @@ class _Call:
             while not self._ended:
                 self._exchange()
         except ProtocolError as error:
-            raise CallError(f"no HTTP/2 there: {error}") from error
-        if self._status != _OK:  # whoever ends a stream without one has failed
-            raise CallError("an answer without a status")
+            raise CallError(f"not HTTP/2: {error}") from error
+        if self._status != _OK:  # a stream that ends without one has failed
+            raise CallError("a response without a status")
         return _message(bytes(self._data))
 
     def _exchange(self) -> None:
         self._socket.settimeout(self._left())
         self._socket.sendall(self._http.data_to_send())
         self._socket.settimeout(self._left())
-        received = self._socket.recv(_ROOM)
+        received = self._socket.recv(_RECEIVE_BYTES)
         if not received:
             raise CallError("the connection was closed without an answer")
         for event in self._http.receive_data(received):
@@ -101,8 +100,8 @@ class _Call:
                 self._status = named.get("grpc-status", "")
             case events.DataReceived(data=data):
                 self._data += data or b""
-                if len(self._data) > _MOST_BYTES:
-                    raise CallError(f"an answer of more than {_MOST_BYTES} bytes")
+                if len(self._data) > _MAX_BYTES:
+                    raise CallError(f"a response of more than {_MAX_BYTES} bytes")
             case events.StreamEnded():
                 self._ended = True
             case events.StreamReset(error_code=code):
@@ -129,20 +128,20 @@ def _headers(method: str) -> list[tuple[str, str]]:
 
 
 def _check(named: Mapping[str, str]) -> None:
-    """Raise what the headers or the trailers tell of a failure."""
+    """Raise CallError if the headers or the trailers report a failure."""
     http = named.get(":status", "200")
     if http != "200":
         raise CallError(f"HTTP status {http}")
     status = named.get("grpc-status", _OK)
     if status != _OK:
-        words = unquote(named.get("grpc-message", "")) or f"gRPC status {status}"
-        raise CallError(words, int(status) if status.isdecimal() else -1)
+        message = unquote(named.get("grpc-message", "")) or f"gRPC status {status}"
+        raise CallError(message, int(status) if status.isdecimal() else -1)
 
 
 def _message(data: bytes) -> bytes:
     if len(data) < _PREFIX.size:
-        raise CallError("an answer without a message")
+        raise CallError("a response without a message")
     compressed, length = _PREFIX.unpack_from(data)
     if compressed or len(data) != _PREFIX.size + length:
-        raise CallError("an answer that is compressed, or not one message")
+        raise CallError("a response that is compressed, or not one message")
     return data[_PREFIX.size :]

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values that sources on this node share."""
+"""Types shared by the sources of names on this node."""
 
 Labels = tuple[tuple[str, str], ...]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods' names from the directories that the kubelet makes for their logs.
+"""Finds pods' names in the directories that the kubelet makes for their logs.
 
-``/var/log/pods/NAMESPACE_NAME_UID`` is there before the pod's sandbox is
-(BuildPodLogsDirectory() in kubernetes pkg/kubelet/kuberuntime/helpers.go); of a static pod
-the UID is the hash of its manifest, as in its cgroup.
+``/var/log/pods/NAMESPACE_NAME_UID`` exists before the pod's sandbox
+(BuildPodLogsDirectory() in kubernetes pkg/kubelet/kuberuntime/helpers.go); a static pod's
+UID is the hash of its manifest, as in its cgroup.
 """
 
 import os
@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 DIRECTORY = Path("/var/log/pods")
 
-# What is made within the same tick of the file system's clock as a listing may be missing in
-# it, and yet not change the directory's time: a listing so young is not relied on.
+# A directory made within the same tick of the file system's clock as a listing may be missing in
+# it, without changing the mtime: a listing this close to the mtime is not reused.
 _TICK_NS = 100_000_000
 
 
@@ -24,7 +24,7 @@ class PodLog(NamedTuple):
 
 
 class PodLogs:
-    """Finds pods by UID; the directory is listed again only after it has changed."""
+    """Finds pods by UID; lists the directory again only after it has changed."""
 
     def __init__(self, directory: Path = DIRECTORY) -> None:
         self._directory = directory
@@ -32,7 +32,7 @@ class PodLogs:
         self._changed_ns = -1
 
     def find(self, uid: str) -> PodLog | None:
-        """The pod with this UID; None where there is no such directory (yet)."""
+        """Return the pod with this UID; None if it has no directory (yet)."""
         try:
             changed_ns = os.stat(self._directory).st_mtime_ns
             if changed_ns != self._changed_ns:
@@ -48,7 +48,7 @@ class PodLogs:
 def _read(entries: list[str]) -> dict[str, PodLog]:
     found = {}
     for entry in entries:
-        # none of the three parts can have an underscore (RFC 1123 names)
+        # none of the three parts has an underscore (RFC 1123 names)
         parts = entry.split("_")
         if len(parts) == 3 and all(parts) and entry.isprintable():
             found[parts[2]] = PodLog(parts[0], parts[1])
