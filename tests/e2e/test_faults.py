@@ -65,8 +65,8 @@ def test_pins_that_vanish_under_a_running_agent(node_with_a: Node, agent: Agent)
     agent.wait_ready()
     for kind in ("maps", "progs", "links"):
         shutil.rmtree(agent.places.pin_dir / kind)
-    agent.wait_said("taken podtally's programs off ptl-a")
-    agent.wait_said("somebody has removed pins; they are made again")
+    agent.wait_said("programs were removed from ptl-a")
+    agent.wait_said("pins were removed from outside; restored")
     pins = agent.places.pin_dir
     wait(lambda: len(list((pins / "links").glob("*"))) == 2, agent)
     assert len(list((pins / "progs").iterdir())) == 4
@@ -86,7 +86,7 @@ def test_a_state_directory_that_is_removed_is_made_again(node_with_a: Node, agen
     agent.start()
     agent.wait_ready()
     shutil.rmtree(agent.places.state_dir)
-    agent.wait_said("the state directory had been removed, and is made again")
+    agent.wait_said("the state directory was removed; it is made again")
     agent.wait_ready()
     sh("ping -q -c 3 -i 0.05 10.99.1.2")
     node_with_a.quiet()
@@ -140,7 +140,7 @@ def test_a_checkpoint_of_other_programs_is_put_aside(node_with_a: Node, agent: A
     checkpoint.path.write_bytes(sealed(changed))
     agent.start()
     agent.wait_ready()
-    assert "it is of other kernel programs" in agent.said()
+    assert "it belongs to other kernel programs" in agent.said()
     assert (agent.places.state_dir / "checkpoint.unusable-1").exists()
     sh("ping -q -c 3 -i 0.05 10.99.1.2")
     node_with_a.quiet()

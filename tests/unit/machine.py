@@ -20,13 +20,8 @@ from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.label_sets import DIRECTIONS, BookLabels, PodLabels
 from podtally.ledger.series import SeriesView
 from podtally.ledger.view import View
-from podtally.runtime.journal import (
-    NO_COUNTERS,
-    EpochInputs,
-    EpochResult,
-    InterfaceCounters,
-    Journal,
-)
+from podtally.runtime.epoch_inputs import EpochInputs, InterfaceCounters
+from podtally.runtime.journal import EpochResult, HalfAtRest, Journal
 from tests.unit.model import INTERFACES, OPENING, Kernel, Model, Packet
 from tests.unit.rows import SECOND, SHOP, make_ledger, names
 
@@ -119,10 +114,10 @@ class CrashingCheckpoint(Checkpoint):
 class CrashingJournal(Journal):
     steps: Steps
 
-    def _add(self, look: Callable[[Table], EpochInputs]) -> tuple[EpochResult, Extras]:
-        added = super()._add(look)
+    def book(self, at_rest: HalfAtRest, inputs: EpochInputs) -> EpochResult:
+        booked = super().book(at_rest, inputs)
         self.steps.reach("after booking")
-        return added
+        return booked
 
 
 STEPS = (
@@ -205,7 +200,9 @@ class Machine:
             self.ledger.interfaces.attached(ifindex, False, counter)
         self.journal = self._journal_of(self.kernel)
         if self.replaced is None:
-            self.journal.recover(before, self._here(self.kernel), self.look)
+            at_rest = self.journal.recover(before, self._here(self.kernel))
+            if at_rest is not None:
+                self._book(self.journal, at_rest, self.kernel)
         else:
             self._change_over(self.replaced, before)
         self._publish()
@@ -216,35 +213,41 @@ class Machine:
             self.replaced, self.kernel = self.kernel, Kernel(self.kernel.number + 1)
 
     def _change_over(self, old: Kernel, before: Position | None) -> None:
-        """The steps of startup's change of generations."""
+        """Take the steps of ``recovery.Recovery.drain``."""
         journal = self._journal_of(old)
-        journal.recover(before, self._here(old), self.look_at_names)
-        journal.drain(self.look_at_names)
+        at_rest = journal.recover(before, self._here(old))
+        if at_rest is not None:
+            journal.book(at_rest, self.collect_names())
+            journal.commit(self._here(old), Extras())
+        journal.book(journal.flip(), self.collect_names())
         self.ledger.counter_deltas.forget()
         self.checkpoint.write(self._here(self.kernel), self.ledger, Extras())
         self.steps.reach("before promote")
         self.replaced = None
 
     def turn(self) -> EpochResult:
-        turned = self.journal.turn(self._here(self.kernel), self.look)
+        """Run an epoch, or commit the one before if it could not be written."""
+        if self.journal.is_blocked:
+            result = self.journal.commit(self._here(self.kernel), Extras())
+        else:
+            result = self._book(self.journal, self.journal.flip(), self.kernel)
         self._publish()
-        return turned
+        return result
 
-    def retry(self) -> EpochResult:
-        turned = self.journal.retry(self._here(self.kernel), Extras())
-        self._publish()
-        return turned
+    def _book(self, journal: Journal, at_rest: HalfAtRest, kernel: Kernel) -> EpochResult:
+        journal.book(at_rest, self.collect())
+        return journal.commit(self._here(kernel), Extras())
 
-    def look(self, _: Table) -> EpochInputs:
+    def collect(self) -> EpochInputs:
         self._now_ns += SECOND // 10
         listed = list(INTERFACES)
         counters = np.array([self.model.counter(i) for i in listed], np.int64)
         self.steps.meanwhile()
-        present = EpochContext(self.names, self._now_ns)
-        return EpochInputs(present, InterfaceCounters(np.array(listed), counters), (), Extras())
+        context = EpochContext(self.names, self._now_ns)
+        return EpochInputs(context, InterfaceCounters(np.array(listed), counters))
 
-    def look_at_names(self, table: Table) -> EpochInputs:
-        return self.look(table)._replace(counters=NO_COUNTERS)
+    def collect_names(self) -> EpochInputs:
+        return EpochInputs(self.collect().context)
 
     def _journal_of(self, kernel: Kernel) -> CrashingJournal:
         table = CrashingTable(kernel.layout, kernel.arrays, lambda: self._fence(kernel))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from podtally.ledger.checkpoint import CheckpointError, Position
+from podtally.ledger.checkpoint import CheckpointError, Extras, Position
 from podtally.runtime.journal import Journal, UnwritableError
 from tests.unit.machine import BOOT, STEPS, Crash, Machine
 from tests.unit.model import FLOWS, Kernel, Packet
@@ -78,12 +78,9 @@ def play(machine: Machine, move: Move) -> None:
 def turn(machine: Machine) -> None:
     """What the agent's loop does."""
     try:
-        if machine.journal.blocked:
-            machine.retry()
-        else:
-            machine.turn()
+        machine.turn()
     except UnwritableError:
-        assert machine.journal.blocked
+        assert machine.journal.is_blocked
     except Crash:
         start(machine)
 
@@ -92,8 +89,8 @@ def finish(machine: Machine) -> None:
     machine.steps.crash_at("")
     machine.steps.full_for = 0
     machine.steps.meanwhile = lambda: None
-    if machine.journal.blocked:
-        machine.retry()
+    if machine.journal.is_blocked:
+        machine.turn()
     machine.turn()
     machine.turn()
     machine.check()
@@ -217,18 +214,18 @@ def test_a_full_disk_loses_nothing(machine: Machine, failures: int, killed: bool
     with pytest.raises(UnwritableError, match="No space"):
         machine.turn()
     for _ in range(failures - 1):
-        assert machine.journal.blocked
+        assert machine.journal.is_blocked
         send_some(machine, 7)  # all of it goes to the active half, which is not flipped
         with pytest.raises(UnwritableError, match="No space"):
-            machine.retry()
-    assert machine.journal.blocked
+            machine.turn()
+    assert machine.journal.is_blocked
     if killed:
         machine.start()
     else:
-        turned = machine.retry()
+        turned = machine.turn()
         assert turned.flows
         assert turned.checkpoint_bytes
-    assert not machine.journal.blocked
+    assert not machine.journal.is_blocked
     finish(machine)
 
 
@@ -291,8 +288,12 @@ def test_only_what_the_checkpoint_names_is_taken_as_booked(
 ) -> None:
     machine.send(Packet(0, 0))
     machine.journal.table.flip()
-    turned = machine.journal.recover(before, Position(BOOT, "generation 1", 0), machine.look)
-    assert turned.flows == booked, what
+    here = Position(BOOT, "generation 1", 0)
+    at_rest = machine.journal.recover(before, here)
+    assert (at_rest is not None) == booked, what
+    if at_rest is not None:
+        machine.journal.book(at_rest, machine.collect())
+        assert machine.journal.commit(here, Extras()).flows == 1
     assert machine.journal.table.used(0) == 0
     read = machine.checkpoint.read()
     assert read is not None
@@ -315,7 +316,7 @@ def test_what_is_drained_is_marked_as_booked_by_the_next_checkpoint_only(
     send_some(machine)
     machine.send_late(Packet(3, 0))
     journal: Journal = machine.journal
-    journal.drain(machine.look)
+    journal.book(journal.flip(), machine.collect())
     machine.check()
     read = machine.checkpoint.read()
     assert read is not None

@@ -47,6 +47,13 @@ class Losses(NamedTuple):
     largest: NDArray[np.int64]  # bytes of the largest frame, (n,)
 
 
+class UnexplainedBytes(NamedTuple):
+    """Where the last epoch's books have a gap, and what may explain it."""
+
+    missing: list[int]  # ifindexes that counted more than was booked: XDP may be why
+    surplus: bool  # more was booked than counted on one of them: a qdisc may be why
+
+
 class Interfaces:
     """A slot for each interface; a slot is used again when its interface has gone.
 
@@ -128,6 +135,10 @@ class Interfaces:
         slots = self.slots(ifindex)
         since_ns: NDArray[np.int64] = self.in_use_since_ns[slots]
         return since_ns
+
+    def unexplained(self) -> UnexplainedBytes:
+        missing = self.ifindex[(self.gap > 0).any(axis=1)]
+        return UnexplainedBytes(missing.tolist(), bool((self.gap < 0).any()))
 
     def appeared(
         self,

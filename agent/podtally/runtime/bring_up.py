@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From nothing to counting: everything an agent consists of, put together in the right order.
+"""Builds an agent: installs the programs, attaches, and books what was counted before.
 
-Attach first, so that packets are counted; then book what the kernel holds from before.
+It attaches first, so that packets are counted; then it books what the kernel holds.
 """
 
 import logging
@@ -22,16 +22,19 @@ from podtally.kernel import capabilities
 from podtally.kernel.account_map import UNATTRIBUTED, AccountMap
 from podtally.kernel.pins import Generation, PinKeeper, Pins, digest
 from podtally.kernel.table import Table, open_table
-from podtally.ledger.checkpoint import Checkpoint, CheckpointError, Contents, Extras, Position
+from podtally.ledger.checkpoint import Checkpoint, Position
 from podtally.ledger.closed import ClosedConnections
 from podtally.ledger.connections import flags_of
 from podtally.ledger.costs import SeriesOptions, parts_a_byte
 from podtally.ledger.ledger import Ledger, Limits
 from podtally.policy.model import UNDECLARED
 from podtally.runtime.generations import install, options_of
-from podtally.runtime.identity_sources import IdentitySources, make_identity_sources
+from podtally.runtime.identity_sources import IdentitySources
+from podtally.runtime.inputs_collector import InputsCollector
 from podtally.runtime.interface_events import InterfaceEvents
-from podtally.runtime.journal import NO_COUNTERS, EpochInputs, Journal, UnwritableError
+from podtally.runtime.journal import Journal, UnwritableError
+from podtally.runtime.recovery import Recovery, position_at, put_aside, read_checkpoint
+from podtally.runtime.source_setup import make_identity_sources
 
 log = logging.getLogger(__name__)
 
@@ -40,30 +43,26 @@ CONNECTIONS_PER_FLOW = 2  # connections remembered, for each flow that an epoch 
 
 @dataclass(frozen=True)
 class AgentComponents:
-    """What an agent consists of once it counts."""
+    """The parts of an agent that counts."""
 
     here: Position
     ledger: Ledger
     directory: Directory
     sources: IdentitySources
-    watch: InterfaceEvents
+    interfaces: InterfaceEvents
     attacher: Attacher
     watcher: LinkWatcher
-    books: AccountMap
+    accounts: AccountMap
     table: Table
     journal: Journal
-    stale_interfaces: frozenset[int]  # interfaces with kernel accounts from before this start
-    ended: list[ClosedConnections]  # connections that ended while nobody was there
+    stale_interfaces: frozenset[int]  # with kernel accounts from before this start
+    closed: list[ClosedConnections]  # ended while no agent ran
     keeper: PinKeeper
     opened: ExitStack
 
     def close(self) -> None:
-        """Let go of everything but what counts in the kernel."""
+        """Close everything but the kernel's programs, which go on counting."""
         self.opened.close()
-
-
-def boot_id(proc: Path = Path("/proc")) -> str:
-    return (proc / "sys/kernel/random/boot_id").read_text().strip()
 
 
 def make_ledger(config: Config, generation: Generation) -> Ledger:
@@ -89,19 +88,19 @@ def make_ledger(config: Config, generation: Generation) -> Ledger:
 def bring_up(
     config: Config, pins: Pins, checkpoint: Checkpoint, metrics: AgentMetrics
 ) -> AgentComponents:
-    """Take over or compile, attach, and book what was counted up to now.
+    """Install the programs, attach, and book what was counted up to now.
 
-    What fails leaves no thread and no open file behind.
+    A failure leaves no thread and no open file behind.
     """
-    before, contents = _read(checkpoint)
+    before, contents = read_checkpoint(checkpoint)
     installed = install(pins, config, before.generation if before else None)
     if before is not None and not installed.goes_on_from(before.generation):
         before = contents = None
-        _put_aside(checkpoint, "it is of other kernel programs than those pinned here")
+        put_aside(checkpoint, "it belongs to other kernel programs than those pinned here")
     generation = installed.current
     with ExitStack() as opened:
         ledger, now_ns = make_ledger(config, generation), time.monotonic_ns()
-        sources = make_identity_sources(config, ledger)
+        sources = make_identity_sources(config)
         opened.callback(sources.close)
         directory = sources.directory
         if contents is not None:
@@ -109,33 +108,34 @@ def bring_up(
             directory.restore(contents.extras.residents, contents.extras.known_ns)
             metrics.restore(contents.extras.own_metrics)
         metrics.loader_runs.inc(installed.compiled)
-        # What an earlier start had begun is finished first; then it is compiled once more.
+        # An unfinished change of generations is finished first; then the programs are compiled.
         is_todays = generation.about.digest == digest(options_of(config))
         if is_todays:
             _give_up_rights(config)
         sources.start()
-        books, watch = AccountMap(generation), InterfaceEvents(ledger, directory, sources.finder)
-        opened.callback(books.close)
-        opened.callback(watch.close)
-        books.open_accounts(UNATTRIBUTED)
-        stale_interfaces = frozenset(books.read().ifindex.tolist()) - {UNATTRIBUTED}
-        attacher, watcher = _attach(config, generation, books, watch, opened)
-        sources.refresh(time.monotonic_ns())
-        here = _at(generation, 0)
+        accounts = AccountMap(generation)
+        opened.callback(accounts.close)
+        interfaces = InterfaceEvents(ledger, directory, sources.finder)
+        opened.callback(interfaces.close)
+        accounts.open_accounts(UNATTRIBUTED)
+        stale_interfaces = frozenset(accounts.read().ifindex.tolist()) - {UNATTRIBUTED}
+        attacher, watcher = _attach(config, generation, accounts, interfaces, opened)
+        collector = InputsCollector(ledger, sources, interfaces)
+        collector.refresh_names()
+        here = position_at(generation, 0)
         table = open_table(generation)
         opened.callback(table.close)
-        journal = Journal(table, books, ledger, checkpoint)
-        past = _Recovery(ledger, sources, watch, metrics, checkpoint)
+        journal = Journal(table, accounts, ledger, checkpoint)
+        recovery = Recovery(ledger, collector, metrics, checkpoint)
         try:
             if installed.before is not None:
                 watcher.detach_unwanted()  # no program may write to what is drained
-                ended = past.drain(installed.before, before, _at(generation, table.epoch))
+                closed = recovery.drain(
+                    installed.before, before, position_at(generation, table.epoch)
+                )
                 pins.promote()
             else:
-                turned = journal.recover(before, here, past.look)
-                ended = turned.ended
-                if turned.flows:
-                    log.info("booked %d flows that the kernel held from before", turned.flows)
+                closed = recovery.book_past(journal, before, here)
         except (UnwritableError, OSError) as error:
             raise PodtallyError(
                 f"cannot write the checkpoint {checkpoint.path}: {error}; "
@@ -147,26 +147,26 @@ def bring_up(
             opened.callback(keeper.close)
             watcher.follow()
             return AgentComponents(
-                here,
-                ledger,
-                directory,
-                sources,
-                watch,
-                attacher,
-                watcher,
-                books,
-                table,
-                journal,
-                stale_interfaces,
-                ended,
-                keeper,
-                opened.pop_all(),
+                here=here,
+                ledger=ledger,
+                directory=directory,
+                sources=sources,
+                interfaces=interfaces,
+                attacher=attacher,
+                watcher=watcher,
+                accounts=accounts,
+                table=table,
+                journal=journal,
+                stale_interfaces=stale_interfaces,
+                closed=closed,
+                keeper=keeper,
+                opened=opened.pop_all(),
             )
     return bring_up(config, pins, checkpoint, metrics)
 
 
 def _give_up_rights(config: Config) -> None:
-    """All but what the running agent needs; before there is a second thread."""
+    """Drop all capabilities that a running agent does not need; before the second thread starts."""
     logs = [str(each) for each in (config.flow_log, config.events) if each]
     folders = [Path(each).parent for each in logs if each != STANDARD_OUTPUT]
     written = [config.state_dir, config.pin_dir, *folders]
@@ -176,91 +176,28 @@ def _give_up_rights(config: Config) -> None:
     try:
         kept = capabilities.keep(needed)
     except (OSError, PodtallyError) as error:
-        log.warning("cannot give up what is needed no more: %s", error)
+        log.warning("cannot drop capabilities: %s", error)
         return
     log.debug("the capabilities are now %s", ", ".join(sorted(kept)) or "none")
-
-
-def _read(checkpoint: Checkpoint) -> tuple[Position | None, Contents | None]:
-    try:
-        read = checkpoint.read()
-    except CheckpointError as error:
-        _put_aside(checkpoint, str(error))
-        return None, None
-    if read is None:
-        return None, None
-    if read[0].boot_id != boot_id():
-        log.info("the checkpoint is from before the last boot: the books begin anew")
-        return None, None
-    return read
-
-
-def _put_aside(checkpoint: Checkpoint, why: str) -> None:
-    log.error(
-        "the checkpoint cannot be used: %s; it is now %s, and the sums begin anew from what "
-        "the kernel holds",
-        why,
-        checkpoint.put_aside(),
-    )
 
 
 def _attach(
     config: Config,
     generation: Generation,
-    books: AccountMap,
-    watch: InterfaceEvents,
+    accounts: AccountMap,
+    interfaces: InterfaceEvents,
     opened: ExitStack,
 ) -> tuple[Attacher, LinkWatcher]:
-    """Attach to all that is there; what only an earlier run watched stays for now."""
+    """Attach to all interfaces that are there; those of an earlier run stay attached for now."""
     programs = generation.program_fds()
     for fd in programs.values():
         opened.callback(os.close, fd)
     attacher = Attacher(config.pin_dir, programs, config.attach, config.state_dir)
     opened.callback(attacher.close)
     wanted = pod_interfaces(config.interfaces)
-    watcher = LinkWatcher(attacher, wanted, books.open_accounts, watch.inbox)
+    watcher = LinkWatcher(attacher, wanted, accounts.open_accounts, interfaces.queue)
     opened.callback(watcher.stop)
     watcher.watch_present()
-    watch.take_events()
-    watch.forget_absent()
+    interfaces.take_events()
+    interfaces.forget_absent()
     return attacher, watcher
-
-
-def _at(generation: Generation, epoch: int) -> Position:
-    return Position(boot_id(), generation.about.generation, epoch)
-
-
-@dataclass(frozen=True)
-class _Recovery:
-    """Books what was counted before this start."""
-
-    ledger: Ledger
-    sources: IdentitySources
-    watch: InterfaceEvents
-    metrics: AgentMetrics
-    checkpoint: Checkpoint
-
-    def look(self, table: Table) -> EpochInputs:
-        present = self.sources.present(table)
-        return EpochInputs(present, self.watch.counters({}), (), self.extras())
-
-    def extras(self) -> Extras:
-        residents = self.sources.directory.residents()
-        return Extras(residents, self.metrics.dump(), self.watch.known_ns)
-
-    def drain(
-        self, old: Generation, before: Position | None, here: Position
-    ) -> list[ClosedConnections]:
-        """Book all that another generation has counted, and write down that ours is next."""
-        log.info("the kernel programs have changed: booking what the old ones counted")
-
-        # Without counters: they hold, too, what is in the table that comes next.
-        def look(table: Table) -> EpochInputs:
-            return self.look(table)._replace(counters=NO_COUNTERS)
-
-        journal = Journal(open_table(old), AccountMap(old), self.ledger, self.checkpoint)
-        ended = journal.recover(before, _at(old, 0), look).ended
-        ended += journal.drain(look)
-        self.ledger.counter_deltas.forget()
-        self.checkpoint.write(here, self.ledger, self.extras())
-        return ended

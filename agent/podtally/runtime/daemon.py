@@ -17,7 +17,8 @@ from podtally.config.settings import RESTART_ONLY
 from podtally.errors import PodtallyError
 from podtally.kernel import rights
 from podtally.runtime.bring_up import bring_up
-from podtally.runtime.epoch_loop import Agent, PreparedResources
+from podtally.runtime.epoch_loop import EpochLoop
+from podtally.runtime.prepared_resources import PreparedResources
 from podtally.runtime.sd_notify import ServiceManager
 from podtally.supervision.conditions import Condition
 
@@ -69,13 +70,13 @@ class _RunningAgent:
         self._config, self._service = config, service
         self._resources = PreparedResources(config)
         try:
-            self._parts = bring_up(
+            self._components = bring_up(
                 config, self._resources.pins, self._resources.checkpoint, self._resources.metrics
             )
             try:
-                self._agent = Agent(config, self._resources, self._parts, service)
+                self._loop = EpochLoop(config, self._resources, self._components, service)
             except BaseException:
-                self._parts.close()
+                self._components.close()
                 raise
         except OSError as error:
             self._resources.close()
@@ -83,12 +84,12 @@ class _RunningAgent:
         except BaseException:
             self._resources.close()
             raise
-        service.ready(self._agent.status())
+        service.ready(self._loop.status())
 
     def until(self, signals: Signals) -> bool:
         """Turn epochs until a signal comes; False if that is the end."""
         try:
-            self._agent.loop(signals.woken)
+            self._loop.run(signals.woken)
         except BaseException:
             self._close()
             raise
@@ -107,9 +108,9 @@ class _RunningAgent:
         except PodtallyError as error:
             return self._kept(error)
         if config == self._config:
-            self._parts.sources.policies.reload()
+            self._components.sources.policies.reload()
             log.info("the configuration is the same; policies are read again")
-            self._service.ready(self._agent.status())
+            self._service.ready(self._loop.status())
             return self
         log.info("the configuration has changed; the kernel goes on counting")
         self._close()
@@ -133,12 +134,12 @@ class _RunningAgent:
 
     def _kept(self, error: PodtallyError) -> "_RunningAgent":
         log.error("the configuration stays as it was: %s", error)
-        self._service.ready(self._agent.status())
+        self._service.ready(self._loop.status())
         return self
 
     def _close(self) -> None:
         try:
-            self._parts.close()
+            self._components.close()
         finally:
             self._resources.close()
 

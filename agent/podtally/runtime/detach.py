@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends the counting: programs off, what they counted booked, nothing left pinned."""
+"""Detaches the programs, books what they counted, and removes all pins."""
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 from podtally.attach.attacher import Attacher
 from podtally.config import Config
@@ -10,18 +10,20 @@ from podtally.errors import PodtallyError
 from podtally.identity.directory import Directory
 from podtally.kernel.account_map import AccountMap
 from podtally.kernel.pins import Generation, Pins
-from podtally.kernel.table import Table, open_table
+from podtally.kernel.table import open_table
 from podtally.ledger.checkpoint import Checkpoint, CheckpointError, Contents, Extras, Position
 from podtally.ledger.epoch_context import EpochContext
 from podtally.netlink.model import Attachment
-from podtally.runtime.bring_up import boot_id, make_ledger
+from podtally.runtime.bring_up import make_ledger
+from podtally.runtime.epoch_inputs import EpochInputs
 from podtally.runtime.generations import settled
-from podtally.runtime.journal import NO_COUNTERS, EpochInputs, Journal
+from podtally.runtime.journal import Journal
+from podtally.runtime.recovery import boot_id, position_at
 from podtally.runtime.state_directory import StateDirectory
 
 
 def detach(config: Config) -> list[Attachment]:
-    """Take everything of ours off this host; returns what was attached."""
+    """Remove podtally's programs and pins from this host; return what was attached."""
     with ExitStack() as opened:
         pins = Pins(config.pin_dir)
         opened.callback(pins.close)
@@ -49,7 +51,7 @@ def _position(checkpoint: Checkpoint) -> Position | None:
 
 
 def _read(checkpoint: Checkpoint) -> tuple[Position, Contents] | None:
-    """What can be added to: None if there is nothing, or it is from before the last boot."""
+    """Return the checkpoint; None without one of this boot."""
     try:
         read = checkpoint.read()
     except CheckpointError as error:
@@ -60,7 +62,7 @@ def _read(checkpoint: Checkpoint) -> tuple[Position, Contents] | None:
 
 
 def _book_the_rest(config: Config, generation: Generation, checkpoint: Checkpoint) -> None:
-    """Book what no agent has read yet; no program writes any more."""
+    """Book what no agent has read yet; no program may write any more."""
     read = _read(checkpoint)
     if read is None:
         return
@@ -73,13 +75,14 @@ def _book_the_rest(config: Config, generation: Generation, checkpoint: Checkpoin
     known_ns = contents.extras.known_ns
     extras = Extras(directory.residents(), contents.extras.own_metrics, known_ns)
 
-    def look(_: Table) -> EpochInputs:
-        return EpochInputs(EpochContext(directory.names, now_ns), NO_COUNTERS, (), extras)
-
-    table = open_table(generation)
-    journal = Journal(table, AccountMap(generation), ledger, checkpoint)
-    journal.recover(before, Position(before.boot_id, generation.about.generation, 0), look)
-    journal.drain(look)
+    inputs = EpochInputs(EpochContext(directory.names, now_ns))
+    with closing(open_table(generation)) as table, closing(AccountMap(generation)) as accounts:
+        journal = Journal(table, accounts, ledger, checkpoint)
+        at_rest = journal.recover(before, position_at(generation, 0))
+        if at_rest is not None:
+            journal.book(at_rest, inputs)
+            journal.commit(position_at(generation, 0), extras)
+        journal.book(journal.flip(), inputs)
+        here = position_at(generation, table.epoch)
     # All of it is booked, and this says so until the maps are gone; then no maps match it.
-    here = Position(before.boot_id, generation.about.generation, table.epoch)
     checkpoint.write(here, ledger, extras)

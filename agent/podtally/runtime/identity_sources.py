@@ -1,68 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of both ends of the flows when an epoch is booked: asks every source of names.
+"""Brings the sources of names together: the API, the process finder, sockets, policies.
 
-Lives in the main thread; the finder and the API's client have threads of their own and
-answer through queues.
+All methods belong to the main thread; the finder and the API's client have threads of their
+own and put what they find into a queue.
 """
 
 import logging
-import os
 import queue
-import socket
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
-from podtally.config import Config
 from podtally.identity.claim_conflicts import ClaimConflicts, ConflictCounts
-from podtally.identity.cluster.state import Clocks, ClusterState
+from podtally.identity.cluster.state import Clocks
 from podtally.identity.directory import Directory
 from podtally.identity.interface_endpoints import address_text, lower_word
 from podtally.identity.model import UNKNOWN, UNKNOWN_ENDPOINT, Endpoint
 from podtally.kernel.table import Table
-from podtally.kube.api_access import api_access
 from podtally.kube.model import ApiEvent, Changed, ObjectPage
-from podtally.kube.objects import RESOURCES
 from podtally.kube.source import FORBIDDEN, KubeSource
 from podtally.kube.workloads import Workload, from_labels
 from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.ledger import Ledger
 from podtally.netlink.conntrack import Translator
 from podtally.netlink.namespaces import Namespaces
 from podtally.netlink.sock_diag import SocketDiag
-from podtally.policy.exposure.exposures import Exposure, ExposureBuilder
-from podtally.policy.load.api_resources import POLICY_RESOURCE_NAMES, POLICY_RESOURCES
-from podtally.policy.load.live_policies import LivePolicies
-from podtally.policy.load.policy_files import PolicyFiles
+from podtally.policy.load.api_resources import POLICY_RESOURCE_NAMES
 from podtally.policy.load.policy_sources import PolicySources
+from podtally.runtime.exposure_source import ExposureSource
 from podtally.runtimes import cgroups
 from podtally.runtimes.cgroup_hierarchies import hierarchies
 from podtally.runtimes.cgroup_ids import CgroupIds, find_mount
-from podtally.runtimes.cri import CriClient
-from podtally.runtimes.engines import ContainerNames
-from podtally.runtimes.name_resolver import ContainerNamed, NameResolver, PodNamed
-from podtally.runtimes.pod_logs import PodLogs
+from podtally.runtimes.name_resolver import ContainerNamed, PodNamed
 from podtally.runtimes.process_finder import ProcessFinder, ProcessFound
 from podtally.supervision.conditions import Condition
 
 log = logging.getLogger(__name__)
 
 HOST_EVERY_NS = 30_000_000_000  # the host's own addresses seldom change
-EXPOSURE_EVERY_NS = 2_000_000_000  # Services of a big cluster change all the time
-_DECLARING = ("services", "endpointslices", "nodes")
-SYNC_NS = 10_000_000_000  # so long the first lists may take
+SYNC_NS = 10_000_000_000  # for the first lists
 CONTRADICTED_EVERY_NS = 5_000_000_000
 REASSIGNED_NS = 10_000_000_000  # a connection that goes on under a new owner shows by then
-# Who it was under a cgroup that is no more, nobody can tell.
+# The owner of a cgroup that no longer exists
 _GONE = cgroups.CgroupOwner("host", UNKNOWN)
-_ENDS = np.dtype([("ifindex", "u8"), ("address", "u8", (2,))])
+_SENDER = np.dtype([("ifindex", "u8"), ("address", "u8", (2,))])
 
 Answers = queue.SimpleQueue[ApiEvent | ProcessFound | PodNamed | ContainerNamed]
 
 
 class Threads(NamedTuple):
-    """Sources that work by themselves."""
+    """Sources with threads of their own."""
 
     finder: ProcessFinder
     policies: PolicySources
@@ -70,7 +58,7 @@ class Threads(NamedTuple):
 
 
 class SourceState(NamedTuple):
-    """Of a source that was never heard, the age is that of this host's uptime."""
+    """For the agent's metrics; a resource never received is as old as this host's uptime."""
 
     ages_seconds: dict[str, float]  # by resource of the API
     objects: dict[str, int]
@@ -79,24 +67,18 @@ class SourceState(NamedTuple):
     conntrack: bool
     lookups: int  # of the connection tracker, since the start, as the next
     lookups_missed: int
-    unsynced: dict[str, str]  # resources of the API that are not known, and why
+    unsynced: dict[str, str]  # resources of the API that are not current, and why
     contradicted: ConflictCounts  # addresses that endpoints configure and that are another's
 
 
 class IdentitySources:
-    """Over one directory and ledger; ``answers`` is what the finder and the API put into."""
+    """Over one directory; ``answers`` is the queue of the finder and the API's client."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        directory: Directory,
-        answers: Answers,
-        threads: Threads,
-    ) -> None:
+    def __init__(self, directory: Directory, answers: Answers, threads: Threads) -> None:
         self.directory = directory
         self.finder, self.policies, self.kube = threads
         self._answers = answers
-        self._ledger = ledger
+        self._renamed: set[int] = set()
         self._cgroups = CgroupIds(find_mount())
         self._translator = Translator()
         self._diag = SocketDiag()
@@ -109,10 +91,7 @@ class IdentitySources:
         self._contradictions = ClaimConflicts()
         self._contradicted: ConflictCounts = {}
         self._next_contradicted_ns = 0
-        self._exposures = ExposureBuilder()
-        self._exposure: Exposure | None = None
-        self._exposure_of: tuple[object, ...] = ()
-        self._next_exposure_ns = 0
+        self._exposure = ExposureSource()
 
     def start(self) -> None:
         self.policies.start()
@@ -132,7 +111,7 @@ class IdentitySources:
             self._namespaces.close()
 
     def dead(self) -> str:
-        """Which of the threads has died, if any."""
+        """Return which of the threads has died; "" if none has."""
         if not self.finder.alive:
             return "the thread that finds processes has died"
         if not self.policies.alive:
@@ -143,12 +122,12 @@ class IdentitySources:
         return ""
 
     def unsynced(self) -> dict[str, str]:
-        """Resources of the API that are not known as they are, and why."""
+        """Return the API's resources whose objects are not current, and why."""
         kube = self.kube
         return {n: why for n in kube.resources if (why := kube.unsynced(n))} if kube else {}
 
     def trouble(self) -> str:
-        """What is wrong with one of the threads that go on nevertheless; "" if nothing is."""
+        """Return what is wrong with a thread that still runs; "" if nothing is."""
         kube = self.kube
         threads = [self.finder.trouble, self.policies.trouble]
         threads += map(kube.trouble, kube.resources) if kube is not None else ()
@@ -159,7 +138,7 @@ class IdentitySources:
         return next(filter(None, threads), "")
 
     def state(self) -> SourceState:
-        """How the sources are, for the agent's own metrics."""
+        """Return counts and ages for the agent's own metrics."""
         kube, cluster = self.kube, self.directory.cluster
         asked = self._translator.errors + self._diag.errors + self._host_errors
         state = SourceState(
@@ -187,60 +166,47 @@ class IdentitySources:
             lists=sum(map(kube.lists, kube.resources)),
         )
 
-    def present(self, table: Table) -> EpochContext:
-        """The world as the half at rest has to be booked by."""
-        self._look_who_sent(table)
+    def context(self) -> EpochContext:
+        """Return names, services and policies as of now; call ``refresh`` first."""
         now_ns = time.monotonic_ns()
-        self.refresh(now_ns)
         _, low = self.directory.book.table().recent(now_ns - REASSIGNED_NS)
+        services, declared = self.directory.services(), self.policies.declared()
         return EpochContext(
             self.directory.names,
             now_ns,
-            self.directory.services(),
+            services,
             self._translator.translate,
             self._diag.cgroups,
             np.sort(low.byteswap()),
             self.directory.places(),
-            self.policies.declared(),
-            self._exposed(now_ns),
+            declared,
+            self._exposure.lookup(services, declared, self.directory.cluster, self.kube, now_ns),
         )
 
-    def _exposed(self, now_ns: int) -> Exposure | None:
-        """What is declared to be exposed, once the API has told of all that may declare it."""
-        cluster, kube, declared = self.directory.cluster, self.kube, self.policies.declared()
-        if cluster is None or kube is None or not declared.ingresses_known:
-            return None
-        if not all(map(kube.listed, _DECLARING)):
-            return None
-        if now_ns >= self._next_exposure_ns:
-            self._next_exposure_ns = now_ns + EXPOSURE_EVERY_NS
-            made_of = (self.directory.services(), declared.ingresses, cluster.node_addresses())
-            if self._exposure_of != made_of:
-                self._exposure_of = made_of
-                ingresses, nodes = declared.ingresses, made_of[2]
-                self._exposure = self._exposures.exposure(ingresses, made_of[0], nodes)
-        return self._exposure
-
     def refresh(self, now_ns: int) -> None:
-        """Bring the table of names up to date, and tell the ledger whose have changed."""
+        """Bring the table of names up to date; ``take_renamed`` has the interfaces it changed."""
         self._take_answers()
-        self._look_at_sockets(now_ns)
         if now_ns >= self._next_host_ns:
-            self._look_at_host()
+            self._read_host_addresses()
             self._next_host_ns = now_ns + HOST_EVERY_NS
         before = self.directory.names.endpoints
         if self.directory.refresh(now_ns):
             after = self.directory.names.endpoints
-            # What was not final has nothing booked under it yet.
-            self._ledger.rename(
+            # Without a final name, nothing is booked under it yet.
+            self._renamed.update(
                 i
                 for i, endpoint in after.items()
                 if before.get(i, UNKNOWN_ENDPOINT).final
                 and before.get(i, UNKNOWN_ENDPOINT) != endpoint
             )
 
-    def _look_at_host(self) -> None:
-        """Take in which addresses this host has; what was known stays while it cannot be asked."""
+    def take_renamed(self) -> tuple[int, ...]:
+        """Return the interfaces whose endpoints have other names since the last call."""
+        renamed, self._renamed = tuple(self._renamed), set()
+        return renamed
+
+    def _read_host_addresses(self) -> None:
+        """Read this host's addresses; after an error the ones known before stay."""
         try:
             if self._namespaces is None:
                 self._namespaces = Namespaces()
@@ -274,13 +240,13 @@ class IdentitySources:
                 case ObjectPage() | Changed():
                     directory.apply_api_event(answer, Clocks(time.time_ns(), time.monotonic_ns()))
 
-    def _look_at_sockets(self, now_ns: int) -> None:
-        """Whose are the cgroups under which the ledger met sockets of the host?"""
-        for cgroup in self._ledger.attribution.take_unknown_cgroups():
+    def look_up_cgroups(self, unknown: Iterable[int], now_ns: int) -> None:
+        """Find the owners of cgroups under which the ledger met sockets of the host."""
+        for cgroup in unknown:
             try:
                 path = self._cgroups.path_of(cgroup)
                 found = hierarchies().owner_of_path(path) if path is not None else _GONE
-            except OSError as error:  # asked again when it is met again
+            except OSError as error:  # looked up again when the ledger meets it again
                 self._host_errors += 1
                 self._cgroup_trouble.met("cannot look up cgroups: %s", error)
                 continue
@@ -291,8 +257,10 @@ class IdentitySources:
             if found is not None:
                 self.finder.request_name(found)
 
-    def _look_who_sent(self, table: Table) -> None:
-        """Where an address has just changed hands, its owner's own packets tell since when."""
+    def observe_senders(self, table: Table) -> None:
+        """Find when an address changed hands: at the first packet from its new owner's own
+        interface, in the half at rest.
+        """
         contested = self.directory.contested()
         if not contested:
             return
@@ -300,45 +268,9 @@ class IdentitySources:
         low = np.array([lower_word(address) for address in contested], np.uint64)
         rows = rows[np.isin(rows["local_address"][:, 1], low)]
         rows = rows[np.argsort(rows["first_seen_ns"], kind="stable")]
-        ends = np.zeros(len(rows), _ENDS)
-        ends["ifindex"], ends["address"] = rows["ifindex"], rows["local_address"]
-        _, first = np.unique(ends.view((np.void, _ENDS.itemsize)), return_index=True)
+        senders = np.zeros(len(rows), _SENDER)
+        senders["ifindex"], senders["address"] = rows["ifindex"], rows["local_address"]
+        _, first = np.unique(senders.view((np.void, _SENDER.itemsize)), return_index=True)
         for row in rows[first]:
             address = row["local_address"].tobytes()
             self.directory.observed(int(row["ifindex"]), address, int(row["first_seen_ns"]))
-
-
-def make_identity_sources(config: Config, ledger: Ledger) -> IdentitySources:
-    """PodtallyError if the API is asked for and cannot be reached as it is told."""
-    answers: Answers = queue.SimpleQueue()
-    access, node = api_access(config), config.node_name or default_node_name()
-    directory = Directory(
-        config.endpoints,
-        config.networks,
-        int(config.name_wait * 1e9),
-        ClusterState(node) if access is not None else None,
-    )
-    resolver = NameResolver(answers.put, _cri(config), PodLogs(config.pod_logs), ContainerNames())
-    finder = ProcessFinder(answers.put, resolver)
-    kube = None
-    if access is not None:
-        kube = KubeSource(access, (*RESOURCES, *POLICY_RESOURCES), answers.put)
-        log.info("names come from the API at %s; this node is %s", access.server.url, node)
-    policies = PolicySources(
-        PolicyFiles(config.policies) if config.policies else None,
-        PolicyFiles(config.candidates, candidate=True) if config.candidates else None,
-        LivePolicies() if access is not None else None,
-        config.candidate_delete,
-    )
-    return IdentitySources(ledger, directory, answers, Threads(finder, policies, kube))
-
-
-def default_node_name() -> str:
-    """As the downward API gives it, else what the kubelet takes: the host's name, in lower case."""
-    return os.environ.get("NODE_NAME") or socket.gethostname().lower()
-
-
-def _cri(config: Config) -> CriClient | None:
-    if config.cri_socket == "off":
-        return None
-    return CriClient.from_setting(config.cri_socket)

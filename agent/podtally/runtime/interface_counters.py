@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readings of all that the kernel counts on the watched interfaces, as the books need them."""
+"""Reads what the kernel counts on the watched interfaces, in the form the books need."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -7,35 +7,28 @@ from typing import NamedTuple
 import numpy as np
 
 from podtally.attach.counters import CounterReader, LinkCounters
-from podtally.ledger.interfaces import UNBOUNDED, Losses
+from podtally.ledger.interfaces import UNBOUNDED, Losses, UnexplainedBytes
 from podtally.netlink import model
 from podtally.netlink.ethtool import xdp_drops
 from podtally.netlink.queues import QueueReader, Waiting
-from podtally.runtime.journal import InterfaceCounters
+from podtally.runtime.epoch_inputs import InterfaceCounters
 
 _NO_WAITING = Waiting(0, 0)
 _MAX_XDP_READS = 16  # in an epoch
 
 
-class Watched(NamedTuple):
+class WatchedInterface(NamedTuple):
     name: str
     role: model.Role
     mode: str  # "" until attached
     largest: int  # bytes of the largest frame
-    pair: bool  # a veth, which may leave Ethernet headers out of its counters
+    pair: bool  # a veth; it may leave Ethernet headers out of its counters
 
 
-class Gaps(NamedTuple):
-    """What the last epoch could not explain."""
+class LastReading(NamedTuple):
+    """The last state of a removed interface."""
 
-    missing: Sequence[int]  # ifindexes that counted more than was booked: XDP may be why
-    surplus: bool  # more was booked than counted somewhere: a qdisc may be why
-
-
-class Last(NamedTuple):
-    """What is known of an interface that is gone."""
-
-    watched: Watched
+    watched: WatchedInterface
     final: model.Counters
     frames: model.Frames
     waiting: Waiting
@@ -58,11 +51,14 @@ class InterfaceReader:
         return self._queues.forget(ifindex)
 
     def read(
-        self, watched: Mapping[int, Watched], gone: Mapping[int, Last], gaps: Gaps
+        self,
+        watched: Mapping[int, WatchedInterface],
+        gone: Mapping[int, LastReading],
+        unexplained: UnexplainedBytes,
     ) -> InterfaceCounters:
-        """Read all of ``watched`` now, and add the last readings of those that went."""
-        waiting = self._queues.read(watched.keys(), gaps.surplus)
-        for ifindex in gaps.missing[:_MAX_XDP_READS]:
+        """Return readings of ``watched`` now, and the last ones of removed interfaces."""
+        waiting = self._queues.read(watched.keys(), unexplained.surplus)
+        for ifindex in unexplained.missing[:_MAX_XDP_READS]:
             self._xdp_drops[ifindex] = xdp_drops(ifindex)
         now = self._counters.read()
         own = np.isin(now.ifindex, np.fromiter(watched, np.int64, len(watched)))
@@ -70,27 +66,29 @@ class InterfaceReader:
         for ifindex, drops in self._xdp_drops.items():
             now.rx_dropped[now.ifindex == ifindex] += drops
         waiting |= {i: each.waiting for i, each in gone.items()}
-        who = [watched[i] for i in now.ifindex.tolist()] + [each.watched for each in gone.values()]
-        return _arranged(_with_last(now, gone), who, waiting)
+        interfaces = [watched[i] for i in now.ifindex.tolist()] + [
+            each.watched for each in gone.values()
+        ]
+        return _by_endpoint(_with_last(now, gone), interfaces, waiting)
 
 
-def _with_last(now: LinkCounters, last: Mapping[int, Last]) -> LinkCounters:
+def _with_last(now: LinkCounters, last: Mapping[int, LastReading]) -> LinkCounters:
     rows = np.array(
         [(i, *_as_interface(each), *each.frames) for i, each in last.items()], np.int64
     ).reshape(-1, len(now))
     return LinkCounters(*(np.concatenate(pair) for pair in zip(now, rows.T, strict=True)))
 
 
-def _as_interface(last: Last) -> tuple[int, int]:
-    """Return what was received and sent; nobody can tell a counter that is UNKNOWN."""
+def _as_interface(last: LastReading) -> tuple[int, int]:
+    """Return bytes received and sent; UNBOUNDED where the counter is unknown."""
     first, second = (UNBOUNDED if c == model.UNKNOWN else c for c in last.final)
     return (first, second) if last.watched.role is model.Role.POD else (second, first)
 
 
-def _arranged(
-    read: LinkCounters, watched: Sequence[Watched], waiting: Mapping[int, Waiting]
+def _by_endpoint(
+    read: LinkCounters, watched: Sequence[WatchedInterface], waiting: Mapping[int, Waiting]
 ) -> InterfaceCounters:
-    """Turn readings to the endpoints' view."""
+    """Return readings as from and to the endpoint."""
     of_each = [waiting.get(i, _NO_WAITING) for i in read.ifindex.tolist()]
     dropped, queued = np.array(of_each, np.int64).reshape(-1, 2).T
     nothing = np.zeros_like(dropped)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the links room announces, turned into the books' and the names' view of the interfaces.
+"""Applies the links thread's events to the books and to the names of interfaces.
 
-Lives in the main thread; the events come from the links thread through a queue.
+Belongs to the main thread; the events arrive through a queue.
 """
 
 import logging
@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterable, Mapping
 
 from podtally.identity.directory import Directory
+from podtally.ledger.interfaces import UnexplainedBytes
 from podtally.ledger.ledger import Ledger
 from podtally.netlink import model
-from podtally.runtime.interface_counters import Gaps, InterfaceReader, Last, Watched
-from podtally.runtime.journal import InterfaceCounters
+from podtally.runtime.epoch_inputs import InterfaceCounters
+from podtally.runtime.interface_counters import InterfaceReader, LastReading, WatchedInterface
 from podtally.runtimes.process_finder import ProcessFinder
 from podtally.supervision.conditions import Condition
 
@@ -21,8 +22,8 @@ log = logging.getLogger(__name__)
 
 
 class LinkEventQueue:
-    """Where the links thread puts its events; a pod may be gone before the next epoch, so the
-    finder is told of it at once.
+    """The queue of the links thread. A pod may be gone before the next epoch, so ``put`` starts
+    the process finder at once.
     """
 
     def __init__(self, finder: ProcessFinder) -> None:
@@ -38,7 +39,7 @@ class LinkEventQueue:
                 self._finder.forget(ifindex)
 
     def take(self) -> Iterable[model.Event]:
-        """All that was put up to now."""
+        """Yield the events put up to now."""
         while True:
             try:
                 yield self._events.get_nowait()
@@ -47,16 +48,16 @@ class LinkEventQueue:
 
 
 class InterfaceEvents:
-    """The interfaces under watch; ``inbox`` is filled by the links thread."""
+    """The watched interfaces by ifindex; the links thread fills ``queue``."""
 
     def __init__(self, ledger: Ledger, directory: Directory, finder: ProcessFinder) -> None:
-        self.inbox = LinkEventQueue(finder)
-        self.interfaces: dict[int, Watched] = {}
-        self.known_ns = 0  # up to when all that was announced is taken note of
+        self.queue = LinkEventQueue(finder)
+        self.watched: dict[int, WatchedInterface] = {}
+        self.known_ns = 0  # all events up to then are applied, CLOCK_MONOTONIC
         self._ledger = ledger
         self._directory = directory
         self._unwatched = Condition(log)
-        self._gone: dict[int, Last | None] = {}
+        self._gone: dict[int, LastReading | None] = {}
         self._going: frozenset[int] = frozenset()
         self._reader = InterfaceReader()
 
@@ -64,42 +65,42 @@ class InterfaceEvents:
         self._reader.close()
 
     def take_events(self) -> None:
-        """Take note of all that was announced up to now."""
+        """Apply the events put up to now."""
         self.known_ns = time.monotonic_ns()
-        for event in self.inbox.take():
+        for event in self.queue.take():
             self._take(event)
 
     def forget_absent(self) -> None:
-        """After the first look at the links: what the checkpoint knows and is not there has
-        gone while nobody looked.
+        """After the first listing of links: treat interfaces of the checkpoint that are not
+        there as removed while no agent ran.
         """
         for ifindex in self._ledger.interfaces.watched_ifindexes():
-            if ifindex not in self.interfaces:
+            if ifindex not in self.watched:
                 self._gone[ifindex] = None
-        self._directory.looked(self.interfaces, time.monotonic_ns())
+        self._directory.looked(self.watched, time.monotonic_ns())
 
-    def take_gone(self) -> dict[int, Last | None]:
-        """Interfaces that went since this was last asked, with their last counters."""
+    def take_gone(self) -> dict[int, LastReading | None]:
+        """Return interfaces removed since the last call, with their last readings."""
         gone, self._gone = self._gone, {}
         self._going = frozenset(gone)
         return gone
 
-    def still_gone(self, gone: Mapping[int, Last | None]) -> dict[int, Last | None]:
-        """Those of ``gone`` whose number is no other interface's by now."""
-        return {i: last for i, last in gone.items() if i not in self.interfaces}
+    def still_gone(self, gone: Mapping[int, LastReading | None]) -> dict[int, LastReading | None]:
+        """Return those of ``gone`` whose ifindex no other interface has by now."""
+        return {i: last for i, last in gone.items() if i not in self.watched}
 
-    def counters(self, gone: Mapping[int, Last | None]) -> InterfaceCounters:
-        """Readings of all watched interfaces now, and the last ones of those that went."""
-        told = {i: last for i, last in gone.items() if last is not None}
-        return self._reader.read(self.interfaces, told, self._gaps())
+    def counters(
+        self, gone: Mapping[int, LastReading | None], unexplained: UnexplainedBytes
+    ) -> InterfaceCounters:
+        """Read all watched interfaces now; add the last readings of removed ones.
 
-    def _gaps(self) -> Gaps:
-        interfaces = self._ledger.interfaces
-        missing = interfaces.ifindex[(interfaces.gap > 0).any(axis=1)]
-        return Gaps(missing.tolist(), bool((interfaces.gap < 0).any()))
+        ``unexplained`` says where drops by XDP and qdiscs have to be read, too.
+        """
+        last = {i: reading for i, reading in gone.items() if reading is not None}
+        return self._reader.read(self.watched, last, unexplained)
 
     def modes(self) -> Iterable[str]:
-        return (watched.mode for watched in self.interfaces.values() if watched.mode)
+        return (each.mode for each in self.watched.values() if each.mode)
 
     def _take(self, event: model.Event) -> None:
         match event:
@@ -108,12 +109,12 @@ class InterfaceEvents:
             case model.Attached(ifindex, mode, fresh, high):
                 self._ledger.interfaces.attached(ifindex, fresh, high)
                 self._unwatched.over("interfaces that appear are watched again")
-                if ifindex in self.interfaces:
-                    self.interfaces[ifindex] = self.interfaces[ifindex]._replace(mode=mode.value)
+                if ifindex in self.watched:
+                    self.watched[ifindex] = self.watched[ifindex]._replace(mode=mode.value)
             case model.Detached(_, name):
                 log.error(
-                    "somebody has taken podtally's programs off %s; they are attached again, and "
-                    "what passed meanwhile is in no book",
+                    "podtally's programs were removed from %s from outside; they are attached "
+                    "again, and what passed meanwhile is not counted",
                     name,
                 )
             case model.AttachFailed(_, name, reason):
@@ -123,26 +124,26 @@ class InterfaceEvents:
             case model.Renamed(ifindex, name):
                 self._ledger.interfaces.renamed(ifindex, name)
                 self._directory.renamed(ifindex, name)
-                if ifindex in self.interfaces:
-                    self.interfaces[ifindex] = self.interfaces[ifindex]._replace(name=name)
+                if ifindex in self.watched:
+                    self.watched[ifindex] = self.watched[ifindex]._replace(name=name)
             case model.NetnsNamed(ifindex, netns):
                 self._directory.netns_named(ifindex, netns)
             case model.Gone(ifindex, final, at_ns, frames):
-                watched, waiting = self.interfaces.pop(ifindex, None), self._reader.forget(ifindex)
+                watched, waiting = self.watched.pop(ifindex, None), self._reader.forget(ifindex)
                 self._gone[ifindex] = None
                 if watched is not None and final is not None and frames is not None:
-                    self._gone[ifindex] = Last(watched, final, frames, waiting)
+                    self._gone[ifindex] = LastReading(watched, final, frames, waiting)
                 self._directory.gone(ifindex, at_ns)
 
     def _appeared(self, event: model.Appeared) -> None:
         link = event.link
         host = event.role is model.Role.HOST
         pair = link.kind == "veth"
-        self.interfaces[link.ifindex] = Watched(link.name, event.role, "", link.largest, pair)
+        self.watched[link.ifindex] = WatchedInterface(link.name, event.role, "", link.largest, pair)
         opening = (link.name, event.low, host, event.at_ns)
         self._ledger.interfaces.appeared(link.ifindex, *opening)
         if link.ifindex in self._gone.keys() | self._going:
-            # One went, and another has its number before the books of the first are closed.
+            # Another interface has the ifindex before the books of the removed one are closed.
             self._gone.pop(link.ifindex, None)
             self._ledger.interfaces.restarted(link.ifindex)
         self._directory.appeared(link.ifindex, link.name, event.netns, host, event.at_ns)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Brings the agent's metrics about itself up to date after an epoch."""
+
+from collections import Counter
+
+from podtally.export.agent_metrics import AgentMetrics
+from podtally.netlink.model import Mode
+from podtally.runtime.bring_up import AgentComponents
+from podtally.runtime.identity_sources import IdentitySources
+from podtally.runtime.journal import EpochResult
+
+
+class MetricsUpdate:
+    """Remembers which part of others' counts is in the metrics already."""
+
+    def __init__(self, metrics: AgentMetrics, components: AgentComponents) -> None:
+        self._metrics = metrics
+        self._components = components
+        self._counted = (0, 0, 0, 0, 0, 0)
+        metrics.table_slots.set(components.table.slots)
+
+    def update(self, epoch: EpochResult) -> None:
+        metrics, components = self._metrics, self._components
+        metrics.epoch_flows.set(epoch.flows)
+        metrics.table_fill.set(epoch.flows / components.table.slots)
+        metrics.connections.set(len(components.ledger.connections))
+        metrics.unnamed.set(len(components.directory.unnamed()))
+        modes = Counter(components.interfaces.modes())
+        for mode in Mode:
+            metrics.attached.labels(mode.value).set(modes[mode.value])
+        self._update_sources(components.sources)
+        self._update_policies(components.sources)
+
+    def update_foreign_programs(self) -> None:
+        """Count programs of others that run before ours on the watched interfaces."""
+        self._metrics.foreign.clear()
+        for ifindex, watched in list(self._components.interfaces.watched.items()):
+            try:
+                found = self._components.attacher.foreign(ifindex)
+            except OSError:  # the interface is being removed; its event follows
+                continue
+            for program in found:
+                if program.before_ours:
+                    self._metrics.foreign.labels(watched.name, program.hook.value).inc()
+
+    def _update_sources(self, sources: IdentitySources) -> None:
+        metrics, watcher, state = self._metrics, self._components.watcher, sources.state()
+        for resource, age in state.ages_seconds.items():
+            metrics.kubernetes_age.labels(resource).set(age)
+        for resource, count in state.objects.items():
+            metrics.kubernetes_objects.labels(resource).set(count)
+        metrics.kubernetes_unsynced.clear()
+        for resource, why in state.unsynced.items():
+            metrics.kubernetes_unsynced.labels(resource, why).set(1)
+        metrics.conntrack.set(state.conntrack)
+        metrics.contradicted.clear()
+        for (namespace, workload), count in state.contradicted.items():
+            metrics.contradicted.labels(namespace, workload).set(count)
+        now = (
+            *(watcher.attach_errors, watcher.resyncs, state.errors, state.lists),
+            *(state.lookups, state.lookups_missed),
+        )
+        totals = (
+            *(metrics.attach_errors, metrics.resyncs, metrics.source_errors, metrics.relists),
+            *(metrics.conntrack_lookups, metrics.conntrack_missed),
+        )
+        for total, count, counted in zip(totals, now, self._counted, strict=True):
+            total.inc(count - counted)
+        self._counted = now
+
+    def _update_policies(self, sources: IdentitySources) -> None:
+        metrics, state = self._metrics, sources.policies.state()
+        metrics.policies.clear()
+        for kind, count in state.counts.items():
+            metrics.policies.labels(kind).set(count)
+        metrics.policies_unreadable.set(state.unreadable)
+        metrics.policy_files_stale.set(state.stale_files)
+        metrics.candidates.set(state.candidates)
+        metrics.policies_unsynced.set(len(state.unsynced))

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an agent opens before it attaches anything; a failure here leaves no trace."""
+
+from contextlib import ExitStack
+
+from podtally.config import Config
+from podtally.export.agent_metrics import AgentMetrics
+from podtally.export.event_log import EventLog
+from podtally.export.flow_log import FlowLog
+from podtally.kernel.pins import Pins
+from podtally.kube.api_access import api_access
+from podtally.ledger.checkpoint import Checkpoint
+from podtally.runtime.state_directory import StateDirectory
+from podtally.web.server import WebServer
+from podtally.web.unix_socket import API_SOCKET
+
+
+class PreparedResources:
+    """The state directory, the pins' lock, the listening server and the logs."""
+
+    def __init__(self, config: Config) -> None:
+        api_access(config)  # refuses wrong settings now; the API itself may be unreachable
+        self.flow_log: FlowLog | None = None
+        self.event_log: EventLog | None = None
+        with ExitStack() as opened:
+            self.state = StateDirectory(config.state_dir)
+            opened.callback(self.state.close)
+            self.checkpoint = Checkpoint(config.state_dir)
+            self.server = WebServer(
+                config.listen_address(), config.web_config_file, config.state_dir / API_SOCKET
+            )
+            opened.callback(self.server.close)
+            self.pins = Pins(config.pin_dir)
+            opened.callback(self.pins.close)
+            if config.flow_log:
+                self.flow_log = FlowLog(config.flow_log, config.flow_log_max_bytes)
+                opened.callback(self.flow_log.close)
+            if config.events:
+                limits = (config.events_max_bytes, config.events_rate)
+                self.event_log = EventLog(config.events, *limits)
+                opened.callback(self.event_log.close)
+            self._opened = opened.pop_all()
+        self.metrics = AgentMetrics()
+
+    def close(self) -> None:
+        self._opened.close()
