@@ -27,17 +27,15 @@ from podtally.ledger.costs import CONTRACT, SeriesOptions
 from podtally.ledger.counter_deltas import NOTHING_GROWN, CounterDeltas
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.events import NO_EVENT, Events
+from podtally.ledger.interface_totals import InterfaceTotals
 from podtally.ledger.interfaces import Interfaces, Losses
-from podtally.ledger.label_sets import ACCOUNTS, DIRECTIONS, DROPS, BookLabels, PodLabels
+from podtally.ledger.label_sets import ACCOUNTS, DIRECTIONS, DROPS, BookLabels
 from podtally.ledger.pending import PendingConnections
 from podtally.ledger.row_booking import ColdRows, RowBooking
 from podtally.ledger.series import SeriesTable
 from podtally.ledger.view import View
 
-FLOWS, OTHER, OVERFLOW = 0, 1, 2  # accounts, as in labels.ACCOUNTS
-VLAN_TAG = 4  # bytes, IEEE 802.1Q
 NEARLY_FULL = 0.9  # of the series limit: then those of long silent peers are let go
-UNATTRIBUTED_NAME = "unknown"  # of interfaces that somebody else put our programs on
 
 
 class Limits(NamedTuple):
@@ -48,22 +46,6 @@ class Limits(NamedTuple):
     events: int = 10_000  # more are told of together
     undeclared_events: bool = False  # whether what is undeclared is told of, too
     forwarders: tuple[str, ...] = ()  # globs of workloads that send and receive for others
-
-
-class EpochTotals(NamedTuple):
-    """What one epoch adds, by interface slot and direction."""
-
-    bytes: NDArray[np.int64]  # (slots, 2, 3): the accounts
-    packets: NDArray[np.int64]  # (slots, 2, 2): of flows, of the rest
-
-
-class InterfaceSeries(NamedTuple):
-    """Indexes of the series of live interfaces, egress before ingress."""
-
-    live: NDArray[np.int64]  # their slots
-    books: NDArray[np.int64]  # two for each
-    named: NDArray[np.int64]  # the slots among them that have an endpoint with a name
-    pods: NDArray[np.int64]  # two for each of those
 
 
 class Ledger:
@@ -104,8 +86,9 @@ class Ledger:
         self.retired_gaps: dict[BookLabels, int] = {}
         self.counter_deltas = CounterDeltas()
         self.overflow_packets = 0
-        self._series = InterfaceSeries(*(np.zeros(0, np.int64),) * 4)
-        self._series_for: tuple[Names | None, int] = (None, -1)
+        self._interface_totals = InterfaceTotals(
+            self.interfaces, self.accounts, self.books, self.drops, self.pods
+        )
         self._reopened_for: Names | None = None
         self._judged_for = 0  # changes that the judge knew of
         self.settled_ns = 0  # the end of the last epoch
@@ -136,7 +119,8 @@ class Ledger:
         now_ns = present.now_ns
         self.candidate_rows.learn(present.declared, self.tables.candidate)
         self.row_booking.book_errors(present)
-        self._settle_interfaces(self._epoch_totals(), present)
+        delta, self._kernel_delta = self._kernel_delta, NOTHING_GROWN
+        self._interface_totals.settle(delta, self.row_booking.sums, present.names, now_ns)
         self._settle_flows(now_ns)
         replaced = self.row_booking.replaced
         self.begin()
@@ -202,75 +186,6 @@ class Ledger:
             amounts[:, PACKETS] = self.row_booking.sums[2 + direction, moved]
             self.accounts.add(moved, direction, amounts, now_ns)
 
-    def _epoch_totals(self) -> EpochTotals:
-        delta = self._kernel_delta
-        moved = delta.bytes.any(axis=1) | delta.packets.any(axis=1) | (delta.tagged > 0)
-        slots = self.interfaces.slots(delta.ifindex[moved])
-        if moved.any() and self.interfaces.known(0):
-            self.interfaces.renamed(0, UNATTRIBUTED_NAME)
-        totals = EpochTotals(
-            np.zeros((len(self.interfaces), 2, 3), np.int64),
-            np.zeros((len(self.interfaces), 2, 2), np.int64),
-        )
-        direction, rest = delta.direction[moved], totals.packets[:, :, 1]
-        np.add.at(totals.bytes[:, :, OTHER:], (slots, direction), delta.bytes[moved])
-        np.add.at(rest, (slots, direction), delta.packets[moved].sum(axis=1))
-        flowed = np.flatnonzero(self.row_booking.sums.any(axis=0))
-        slot, sums = self.accounts.slot[flowed], self.row_booking.sums[:, flowed].T
-        # What was flooded to an endpoint is no flow of its own.
-        flooded = self.accounts.flooded[flowed]
-        for account, part, chosen in ((FLOWS, 0, ~flooded), (OTHER, 1, flooded)):
-            np.add.at(totals.bytes[:, :, account], slot[chosen], sums[chosen, :2])
-            np.add.at(totals.packets[:, :, part], slot[chosen], sums[chosen, 2:])
-        np.add.at(self.interfaces.tags, (slots, direction), VLAN_TAG * delta.tagged[moved])
-        self._kernel_delta = NOTHING_GROWN
-        return totals
-
-    def _settle_interfaces(self, totals: EpochTotals, present: EpochContext) -> None:
-        interfaces = self.interfaces
-        interfaces.booked += totals.bytes.sum(axis=2)
-        # What several share is added up by account; only what is no flow is the host's own.
-        own = interfaces.host[:, None, None]
-        interfaces.pending_bytes += np.where(own, 0, totals.bytes)[:, :, FLOWS]
-        interfaces.pending_bytes += totals.bytes[:, :, OTHER:].sum(axis=2)
-        interfaces.pending_packets += np.where(own, 0, totals.packets)[:, :, 0]
-        interfaces.pending_packets += totals.packets[:, :, 1]
-        places = self._interface_series(present.names, present.now_ns)
-        booked = totals.bytes[places.live].reshape(-1, len(ACCOUNTS))
-        self.books.add(places.books, booked, present.now_ns)
-        self._settle_pods(places, present.now_ns)
-
-    def _settle_pods(self, places: InterfaceSeries, now_ns: int) -> None:
-        """Put what is owed into the totals of the pods that have a name.
-
-        Less than nothing is owed where what was paid turns out not to have arrived.
-        """
-        interfaces, named = self.interfaces, places.named
-        pending_bytes = np.maximum(interfaces.pending_bytes[named], 0)
-        owed = np.stack([pending_bytes, interfaces.pending_packets[named]], axis=2)
-        self.pods.add(places.pods, owed.reshape(-1, 2), now_ns)
-        interfaces.pending_bytes[named] -= pending_bytes
-        interfaces.pending_packets[named] = 0
-
-    def _interface_series(self, names: Names, now_ns: int) -> InterfaceSeries:
-        """Where the sums of each live interface go; the same until a name changes."""
-        if self._series_for[0] is not names or self._series_for[1] != self.interfaces.version:
-            live = self.interfaces.live()
-            pods, books, named = [], [], []
-            for slot in live.tolist():
-                endpoint = names.endpoint(int(self.interfaces.ifindex[slot]))
-                interface = self.interfaces.names[slot]
-                for each in DIRECTIONS:
-                    books.append(self.books.index_of(BookLabels(interface, each), now_ns))
-                if endpoint.final:
-                    named.append(slot)
-                    labels = [PodLabels(endpoint.namespace, endpoint.name, d) for d in DIRECTIONS]
-                    pods += [self.pods.index_of(each, now_ns) for each in labels]
-            lists = (books, named, pods)
-            self._series = InterfaceSeries(live, *(np.array(each, np.int64) for each in lists))
-            self._series_for = (names, self.interfaces.version)
-        return self._series
-
     def close_books(
         self,
         ifindex: NDArray[np.int64],
@@ -278,33 +193,10 @@ class Ledger:
         now_ns: int,
         losses: Losses | None = None,
     ) -> None:
-        """Hold the books of interfaces (n,) against readings of their counters (n, 2), from
-        and to the endpoint, taken after the epoch was settled; then pay the pods.
+        """Check the books of interfaces (n,) against readings of their counters (n, 2), from
+        and to the endpoint, taken after the epoch was settled.
         """
-        known = np.array([self.interfaces.known(i) for i in ifindex.tolist()], np.bool_)
-        slots = self.interfaces.slots(ifindex[known])
-        if losses is not None:
-            losses = Losses(*(each[known] for each in losses))
-        found = self.interfaces.close(slots, counters[known], losses)
-        places = self._series
-        if any(each.any() for each in found):
-            tags = np.zeros((len(self.interfaces), 2, len(ACCOUNTS)), np.int64)
-            tags[slots, :, OTHER] = found.tags
-            self.books.add(places.books, tags[places.live].reshape(-1, len(ACCOUNTS)), now_ns)
-            self._book_drops(slots, np.stack(found[1:], axis=2), now_ns)
-            # What was dropped on its way to a pod has not arrived; what a host's uplink
-            # dropped is in no total to begin with.
-            never = np.where(self.interfaces.host[slots, None], 0, found.after_hook)
-            self.interfaces.pending_bytes[slots] += found.tags - never
-        self._settle_pods(places, now_ns)
-
-    def _book_drops(self, slots: NDArray[np.int64], drops: NDArray[np.int64], now_ns: int) -> None:
-        """Book bytes that one side alone counted, (n, 2, kinds); few interfaces have any."""
-        which, direction = np.nonzero(drops.any(axis=2))
-        names = (self.interfaces.names[slot] for slot in slots[which].tolist())
-        labels = (BookLabels(n, DIRECTIONS[d]) for n, d in zip(names, direction, strict=True))
-        index = np.array([self.drops.index_of(each, now_ns) for each in labels], np.int64)
-        self.drops.add(index, drops[which, direction], now_ns)
+        self._interface_totals.close(ifindex, counters, now_ns, losses)
 
     def let_go(self, ifindex: int) -> None:
         """Forget an interface; its series stay for the grace, its gap with them."""
@@ -338,11 +230,7 @@ class Ledger:
     def expire(self, names: Names, now_ns: int) -> None:
         """Forget the series of what is no more and has been silent for the grace."""
         before = now_ns - self.limits.grace_ns
-        places = self._interface_series(names, now_ns)
-        self.pods.expire(before, np.union1d(places.pods, self.accounts.pods_in_use()))
-        self.books.expire(before, places.books)
-        dropped = (self.drops.find(labels) for labels in self._live_labels(places))
-        self.drops.expire(before, np.array([i for i in dropped if i is not None], np.int64))
+        self._interface_totals.expire(before, names, now_ns)
         # The living keep their series, silent or not, unless there is a need for room.
         full = len(self.flows) > self.limits.series * NEARLY_FULL
         if full or self.accounts.shares.full():
@@ -356,10 +244,6 @@ class Ledger:
         self.events.expire(before, events[events != NO_EVENT])
         for labels in [each for each in self.retired_gaps if self.books.find(each) is None]:
             del self.retired_gaps[labels]
-
-    def _live_labels(self, places: InterfaceSeries) -> Iterable[BookLabels]:
-        names = (self.interfaces.names[slot] for slot in places.live.tolist())
-        return (BookLabels(name, each) for name in names for each in DIRECTIONS)
 
     def view(self) -> View:
         books = self.books.view()
