@@ -189,7 +189,7 @@ def test_addresses_are_told_and_followed(host: Host, pod: str) -> None:
 def test_an_uplinks_addresses_are_the_hosts(host: Host, pod: str) -> None:
     host.pattern = "up*"
     with host.watching():
-        sh("ip link add up0 type ifb")
+        sh("ip tuntap add dev up0 mode tap")
         assert host.inbox.wait(Appeared).role is Role.HOST
         sh("ip addr add 198.18.0.1/15 dev up0")
         host.inbox.wait(AddressesChanged, lambda event: mapped("198.18.0.1") in event.addresses)
