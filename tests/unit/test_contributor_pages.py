@@ -37,7 +37,9 @@ def test_paths_exist(page: str) -> None:
 
 
 def test_a_path_that_does_not_exist_is_found() -> None:
-    assert [exists(each) for each in ("ledger/ledger", "kernel/", "ledger/no_such", "nothing/")] == [
+    assert [
+        exists(each) for each in ("ledger/ledger", "kernel/", "ledger/no_such", "nothing/")
+    ] == [
         True,
         True,
         False,
