@@ -254,7 +254,7 @@ def test_endpoints_are_those_of_this_node() -> None:
     assert endpoint[:5] == ("shop", "db-76974f68cf-vs2qt", "db", "Deployment", "kubernetes")
     assert ("app", "db") in endpoint.labels
     assert endpoint.node == "node1"
-    places = replay.cluster.places()
+    places = replay.cluster.cluster_labels()
     assert places.node_name == "node1"
     assert places.namespace_labels("shop") is replay.cluster.namespace_labels("shop")
     assert ("kubernetes.io/metadata.name", "shop") in (places.namespace_labels("shop") or ())

@@ -232,17 +232,17 @@ def test_places_are_the_same_until_a_label_is_another() -> None:
     api = Api()
     cluster = api.cluster
     team: Json = {"metadata": {"name": "shop", "labels": {"team": "pay"}}}
-    empty = cluster.places()
+    empty = cluster.cluster_labels()
     assert (empty.node_name, empty.known) == ("here", True)
     assert empty.namespace_labels("shop") is None
     api.show("namespaces", team)
     api.show("nodes", node("here", "198.18.9.1", "a"), node("there", "198.18.9.2"))
-    before, version = cluster.places(), cluster.labels_version
+    before, version = cluster.cluster_labels(), cluster.labels_version
     assert before.namespaces == {"shop": (("team", "pay"),)}
     assert before.nodes == {"here": (("topology.kubernetes.io/zone", "a"),), "there": ()}
     api.tell("namespaces", "MODIFIED", team, 1.0)
     api.tell("nodes", "MODIFIED", node("there", "198.18.9.3"), 1.0)  # another address
-    assert (cluster.places(), cluster.labels_version) == (before, version)
+    assert (cluster.cluster_labels(), cluster.labels_version) == (before, version)
     steps: list[tuple[str, str, Json]] = [
         ("namespaces", "MODIFIED", {"metadata": {"name": "shop", "labels": {"team": "x"}}}),
         ("namespaces", "ADDED", {"metadata": {"name": "bare"}}),
@@ -251,12 +251,12 @@ def test_places_are_the_same_until_a_label_is_another() -> None:
         ("nodes", "DELETED", node("there", "198.18.9.3", "b")),
     ]
     for resource, kind, item in steps:
-        earlier, version = cluster.places(), cluster.labels_version
+        earlier, version = cluster.cluster_labels(), cluster.labels_version
         api.tell(resource, kind, item, 2.0)
-        assert cluster.places() is not earlier, (resource, kind)
+        assert cluster.cluster_labels() is not earlier, (resource, kind)
         assert cluster.labels_version > version, (resource, kind)
-    assert cluster.places().namespaces == {"shop": (("team", "x"),)}
-    assert cluster.places().nodes.keys() == {"here"}
+    assert cluster.cluster_labels().namespaces == {"shop": (("team", "x"),)}
+    assert cluster.cluster_labels().nodes.keys() == {"here"}
     assert before.nodes.keys() == {"here", "there"}  # what somebody still holds stays
 
 

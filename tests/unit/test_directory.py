@@ -286,17 +286,17 @@ def test_a_pod_that_has_no_name_yet_is_on_this_node() -> None:
 
 
 def test_places_are_the_clusters_and_not_known_without_one() -> None:
-    assert directory().places() is NO_CLUSTER_LABELS
+    assert directory().cluster_labels() is NO_CLUSTER_LABELS
     assert not NO_CLUSTER_LABELS.known
     assert NO_CLUSTER_LABELS.namespace_labels("shop") is None
     assert NO_CLUSTER_LABELS.node_labels("node1") is None
     made = directory(cluster=ClusterState("node1"))
-    before = made.places()
+    before = made.cluster_labels()
     assert (before.node_name, before.known) == ("node1", True)
     made.refresh(START)
-    assert made.places() is before
+    assert made.cluster_labels() is before
     told(made, "namespaces", {"metadata": {"name": "shop", "labels": {"team": "pay"}}})
-    assert made.places().namespace_labels("shop") == (("team", "pay"),)
+    assert made.cluster_labels().namespace_labels("shop") == (("team", "pay"),)
 
 
 def test_a_name_of_an_older_checkpoint_is_of_this_node() -> None:

@@ -37,7 +37,7 @@ class QueryService:
     def __init__(self, directory: Directory, declared: Callable[[], DeclaredPolicies]) -> None:
         self._directory = directory
         self._declared = declared
-        self._node_name = directory.places().node_name  # does not change
+        self._node_name = directory.cluster_labels().node_name  # does not change
 
     def endpoints(self) -> list[EndpointRow]:
         names = self._directory.names

@@ -79,7 +79,7 @@ class Directory:
         self._networks = name_table.build_networks(networks, (), self._cluster_unknown)
         self._patience_ns = patience_ns
         self.cluster = cluster
-        self._node = self.places().node_name
+        self._node = self.cluster_labels().node_name
         self._host = _HOST._replace(node=self._node)
         self.book = ClaimBook(self._networks.owners)
         self._residents: dict[int, InterfaceEndpoint] = {}
@@ -265,9 +265,9 @@ class Directory:
     def services(self) -> Services:
         return NO_SERVICES if self.cluster is None else self.cluster.services()
 
-    def places(self) -> ClusterLabels:
+    def cluster_labels(self) -> ClusterLabels:
         """The same object until something of it changes."""
-        return NO_CLUSTER_LABELS if self.cluster is None else self.cluster.places()
+        return NO_CLUSTER_LABELS if self.cluster is None else self.cluster.cluster_labels()
 
     def _ask_cluster(self, now_ns: int) -> None:
         if self.cluster is not None:

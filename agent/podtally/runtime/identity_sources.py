@@ -178,7 +178,7 @@ class IdentitySources:
             self._translator.translate,
             self._diag.cgroups,
             np.sort(low.byteswap()),
-            self.directory.places(),
+            self.directory.cluster_labels(),
             declared,
             self._exposure.lookup(services, declared, self.directory.cluster, self.kube, now_ns),
         )

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the objects of a cluster say of names and addresses: the API's events in, claims out."""
+"""Names and addresses from the cluster's objects: takes the API's events, returns claims."""

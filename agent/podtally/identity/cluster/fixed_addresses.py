@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses that stay with what they are given to: those of nodes and of Services.
+"""Addresses of nodes and Services, which keep them for life.
 
-They are claimed from the object's creation on (an address that came later, from when it was
-last heard of without it), and until it is heard of without them.
+They are claimed from the object's creation (an added address: since the object was last seen
+without it) until the object is seen without them.
 """
 
-from collections.abc import Iterator, Set
+from collections.abc import Set
 
 import msgspec
 
@@ -22,21 +22,21 @@ class FixedAddressSpan(msgspec.Struct, gc=False):
 
 
 class FixedAddresses(msgspec.Struct, gc=False):
-    """An object, and what it has had."""
+    """A node or Service, and the addresses that it has or had."""
 
     object: KubeNode | KubeService
-    heard_ns: int  # last
+    last_seen_ns: int
     spans: list[FixedAddressSpan]
     gone_ns: int = FOREVER
 
 
 class FixedAddressTable:
-    """Nodes and Services by UID. ``changed`` are those whose claims are to be made anew."""
+    """Nodes and Services by UID; the claims of those in ``changed`` have to be made again."""
 
     def __init__(self) -> None:
         self.changed: set[str] = set()
         self._known: dict[str, FixedAddresses] = {}
-        self._gone: list[str] = []  # in the order they went
+        self._gone: list[str] = []  # in order of removal
 
     def uids(self, kind: type[KubeNode] | type[KubeService]) -> Set[str]:
         return {
@@ -48,17 +48,14 @@ class FixedAddressTable:
     def find(self, uid: str) -> FixedAddresses | None:
         return self._known.get(uid)
 
-    def nodes(self) -> Iterator[str]:
-        return (uid for uid, known in self._known.items() if isinstance(known.object, KubeNode))
-
     def put(self, item: KubeNode | KubeService, at_ns: int, offset_ns: int) -> None:
         from_ns = max(0, item.created_seconds * SECOND_NS + offset_ns - SKEW_NS)
         known = self._known.get(item.uid)
         if known is None:
             known = self._known[item.uid] = FixedAddresses(item, at_ns, [])
         else:
-            from_ns = max(from_ns, known.heard_ns - LATE_NS)
-            known.heard_ns, known.gone_ns = at_ns, FOREVER
+            from_ns = max(from_ns, known.last_seen_ns - LATE_NS)
+            known.last_seen_ns, known.gone_ns = at_ns, FOREVER
             if known.object == item and known.spans:
                 return
             known.object = item
@@ -78,7 +75,7 @@ class FixedAddressTable:
             self.changed.add(uid)
 
     def settle(self, now_ns: int) -> None:
-        """Forget what is gone for long."""
+        """Forget objects removed long ago."""
         while self._gone:
             known = self._known.get(self._gone[0])
             if known and known.gone_ns < FOREVER:
@@ -88,7 +85,7 @@ class FixedAddressTable:
             del self._gone[0]
 
 
-def _end(known: FixedAddresses, at_ns: int, but: Set[int]) -> None:
+def _end(known: FixedAddresses, at_ns: int, kept: Set[int]) -> None:
     for span in known.spans:
-        if span.until_ns == FOREVER and span.address not in but:
+        if span.until_ns == FOREVER and span.address not in kept:
             span.until_ns = at_ns
