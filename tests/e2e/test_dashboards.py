@@ -47,6 +47,7 @@ NOTHING = {
     "overview: Dropped bytes, by kind A": "nothing is dropped",
     "policy: Scans A": "nobody scans",
     "policy: Spoofed packets A": "nobody spoofs",
+    "policy: Undecided at isolated workloads A": "policy decides everything",
     "egress: Now and a week ago B": "there was no Prometheus a week ago",
 }
 
