@@ -16,6 +16,7 @@ import numpy as np
 
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.publisher import Health, Publisher
+from podtally.ledger import families
 from podtally.ledger.label_sets import PodLabels
 from podtally.ledger.series import SeriesView
 from podtally.ledger.view import View
@@ -26,9 +27,8 @@ USER, PASSWORD = "prometheus", "correct horse"
 COST = 8  # quick, and yet to be felt
 CLIENT_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"  # its beginning
 NAMES = "IP:127.0.0.1,DNS:localhost"
-NOTHING = np.zeros((0, 3), np.int64)
 PODS = SeriesView([PodLabels("shop", "web-0", "egress")], np.array([[1541, 23]]))
-VIEW = View(PODS, *(SeriesView([], NOTHING),) * 9, [], *(0,) * 6)
+VIEW = View({families.PODS.name: PODS})
 
 
 def users(password: str = PASSWORD, cost: int = COST) -> str:

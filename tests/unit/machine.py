@@ -17,13 +17,14 @@ from podtally.kernel.table import Table
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.connections import BEGAN_SIDE, BEGAN_UNKNOWN
 from podtally.ledger.epoch_context import EpochContext
+from podtally.ledger.families import BOOKS, FLOWS, PODS
 from podtally.ledger.label_sets import DIRECTIONS, BookLabels, PodLabels
 from podtally.ledger.series import SeriesView
 from podtally.ledger.view import View
 from podtally.runtime.epoch_inputs import EpochInputs, InterfaceCounters
 from podtally.runtime.journal import EpochResult, HalfAtRest, Journal
 from tests.unit.model import INTERFACES, OPENING, Kernel, Model, Packet
-from tests.unit.rows import SECOND, SHOP, make_ledger, names
+from tests.unit.rows import SECOND, SHOP, gaps, make_ledger, names
 
 BOOT = "boot"
 
@@ -261,7 +262,7 @@ class Machine:
     def _publish(self) -> None:
         """What a scrape sees: no series of it may ever go down, and there is never a gap."""
         view = self.ledger.view()
-        assert not any(gap for _, gap in view.gaps), view.gaps
+        assert not any(gap for _, gap in gaps(view)), gaps(view)
         shown = series(view)
         for labels, values in self._shown.items():
             now = shown[labels]
@@ -278,8 +279,8 @@ class Machine:
         """After a turn without traffic, everything that was sent is shown, once."""
         view = self.ledger.view()
         model = self.model
-        assert shown(view.flows) == model.flows()
-        assert shown(view.books) == {
+        assert shown(view[FLOWS]) == model.flows()
+        assert shown(view[BOOKS]) == {
             BookLabels(name, DIRECTIONS[direction]): tuple(
                 model.account[ifindex, direction, account]
                 for account in ("flows", "other", "overflow")
@@ -287,7 +288,7 @@ class Machine:
             for ifindex, name in INTERFACES.items()
             for direction in (0, 1)
         }
-        assert shown(view.pods) == {
+        assert shown(view[PODS]) == {
             PodLabels(SHOP[ifindex].namespace, SHOP[ifindex].name, DIRECTIONS[direction]): (
                 model.counter(ifindex)[direction] - OPENING[ifindex][direction],
                 model.packets[ifindex, direction],
@@ -295,9 +296,9 @@ class Machine:
             for ifindex in INTERFACES
             for direction in (0, 1)
         }
-        assert [gap for _, gap in view.gaps] == [0] * 2 * len(INTERFACES)
+        assert [gap for _, gap in gaps(view)] == [0] * 2 * len(INTERFACES)
         assert view.connections == len(model.began)
-        assert view.began_unknown == len(
+        assert view.unknown_initiators == len(
             [began for began in model.first_began.values() if began & BEGAN_SIDE == BEGAN_UNKNOWN]
         )
 
@@ -309,4 +310,4 @@ def shown(view: SeriesView[Any]) -> dict[Any, tuple[int, ...]]:
 
 
 def series(view: View) -> dict[tuple[str, ...], tuple[int, ...]]:
-    return {**shown(view.pods), **shown(view.flows), **shown(view.books)}
+    return {**shown(view[PODS]), **shown(view[FLOWS]), **shown(view[BOOKS])}

@@ -18,7 +18,10 @@ from podtally.kernel.table import FlowRows
 from podtally.ledger.connections import KEY, ConnectionColumns, flags_of
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.events import NO_EVENT
+from podtally.ledger.families import GAPS
+from podtally.ledger.label_sets import BookLabels
 from podtally.ledger.ledger import Ledger, Limits
+from podtally.ledger.view import View
 
 LAYOUT = abi.current()
 FLAGS = flags_of(LAYOUT)
@@ -160,3 +163,9 @@ def accounts_of(
         sums[:, 2:],
         np.full(len(listed), tagged, np.int64),
     )
+
+
+def gaps(view: View) -> list[tuple[BookLabels, int]]:
+    """Return the gap of each interface and direction."""
+    labels, values = view[GAPS]
+    return list(zip(labels, values[:, 0].tolist(), strict=True))

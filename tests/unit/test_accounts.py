@@ -17,10 +17,12 @@ from podtally.ledger.account import (
     server_port,
     with_any_peer,
 )
-from podtally.ledger.accounts import AccountTable, make_tables
+from podtally.ledger.accounts import AccountTable
 from podtally.ledger.connections import BEGAN_HERE, BEGAN_THERE, BEGAN_UNKNOWN
+from podtally.ledger.families import FLOWS
 from podtally.ledger.label_sets import FlowLabels
 from podtally.ledger.series import SeriesTable
+from podtally.ledger.tables import Tables
 
 
 def account(port: int = 443, slot: int = 0, protocol: int = 6) -> Account:
@@ -29,8 +31,8 @@ def account(port: int = 443, slot: int = 0, protocol: int = 6) -> Account:
 
 
 def make(limit: int = 1000) -> tuple[AccountTable, SeriesTable[FlowLabels]]:
-    flows: SeriesTable[FlowLabels] = SeriesTable(3)
-    return AccountTable(make_tables()._replace(flows=flows), limit), flows
+    tables = Tables()
+    return AccountTable(tables, limit), tables[FLOWS]
 
 
 @pytest.mark.parametrize(
@@ -64,9 +66,11 @@ def test_beyond_the_limit_every_label_but_the_direction_is_other() -> None:
 
 
 def test_beyond_the_limit_the_rarer_series_say_other_too() -> None:
-    judged = account()._replace(judgement=Judgement("denied", "egress", "shop/strict"))
+    judgement = Judgement("denied", "egress", "shop/strict", exposed=True, candidate="allowed")
+    judged = account()._replace(judgement=judgement)
     limited = overflow_account(judged)
     for labels in (denied_labels(limited), exposed_labels(limited), candidate_labels(limited)):
+        assert labels is not None
         assert (labels.namespace, labels.workload) == ("other", "other")
         assert (labels.protocol, labels.port) == ("other", "other")
 
@@ -123,6 +127,7 @@ def test_more_peers_than_an_endpoint_may_have_are_one_and_its_name_stays() -> No
     assert (labels.verdict, labels.scope, labels.protocol) == ("denied", "internet", "tcp")
     assert set(labels[4:7]) == {labels.port} == {"other"}
     denied = denied_labels(with_any_peer(made[0]))
+    assert denied is not None
     assert (denied.workload, denied.policy, denied.peer_workload) == ("web", "shop/strict", "other")
 
 
@@ -196,9 +201,8 @@ def test_restored_accounts_keep_their_indexes() -> None:
     for port in range(37):
         accounts.index_of(account(port, slot=port % 2), 1)
     accounts.close(0)
-    flows_again: SeriesTable[FlowLabels] = SeriesTable(3)
+    again, flows_again = make()
     flows_again.restore(flows.pairs(), *flows.sums())
-    again = AccountTable(make_tables()._replace(flows=flows_again), 1000)
     again.restore(accounts.pairs(), 2)
     for port in range(1, 37, 2):
         index = accounts.index_of(account(port, slot=1), 2)

@@ -10,6 +10,7 @@ from podtally.config.policy_name import PolicyName, parse_name
 from podtally.errors import PodtallyError
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.epoch_context import EpochContext
+from podtally.ledger.families import CANDIDATES
 from podtally.ledger.ledger import Ledger
 from podtally.policy.load.candidates import fingerprint, missing_deletions, with_candidates
 from podtally.policy.load.policy_files import PolicyFiles
@@ -24,7 +25,7 @@ ONLY = PolicyName("NetworkPolicy", "shop", "only-mysql")
 
 
 def tried(ledger: Ledger) -> dict[tuple[str, str], int]:
-    labels, values = ledger.view().tried
+    labels, values = ledger.view().candidate_changes
     return {
         (x.verdict, x.candidate): connections
         for x, (*_, connections) in zip(labels, values.tolist(), strict=True)
@@ -57,7 +58,7 @@ def test_what_earlier_candidates_made_is_not_told_of_and_counters_stay(tmp_path:
     assert not tried(ledger)
     epoch(ledger, at(fixed, 3), [out("203.0.113.10", 3306, local_port=2)])
     assert tried(ledger) == {("undeclared", "allowed"): 1}
-    every = {(x.verdict, x.candidate) for x in ledger.view().candidate.labels}
+    every = {(x.verdict, x.candidate) for x in ledger.view()[CANDIDATES].labels}
     assert every == {("undeclared", "denied"), ("undeclared", "allowed")}
     # The same candidates after a restart go on; others do not.
     again = restarted(ledger, tmp_path)

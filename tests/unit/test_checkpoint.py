@@ -4,7 +4,6 @@
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from podtally.identity.interface_endpoints import AddressSpan, InterfaceEndpoint
+from podtally.ledger import families
 from podtally.ledger.checkpoint import (
     MAGIC,
     SCHEMA,
@@ -21,11 +21,22 @@ from podtally.ledger.checkpoint import (
     Position,
 )
 from podtally.ledger.epoch_context import EpochContext
+from podtally.ledger.families import FLOWS
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.series import SeriesView
 from podtally.ledger.view import View
 from podtally.runtimes.cgroups import CgroupOwner
-from tests.unit.rows import SECOND, SYN, UDP, Flow, accounts_of, book, from_here, make_ledger, names
+from tests.unit.rows import (
+    SECOND,
+    SYN,
+    UDP,
+    Flow,
+    accounts_of,
+    book,
+    from_here,
+    gaps,
+    make_ledger,
+    names,
+)
 
 HERE = Position("boot", "generation", 23)
 RESIDENTS = [
@@ -79,11 +90,13 @@ def restored(state_dir: Path) -> tuple[Position, Ledger, Extras]:
 
 
 def plain(view: View) -> list[object]:
-    series: tuple[SeriesView[Any], ...] = view[:7]
     return [
-        [(list(each.labels), each.values.tolist()) for each in series],
-        {labels: gap for labels, gap in view.gaps if gap},
-        (view.connections, view.began_unknown),
+        {
+            family.name: (list(view[family].labels), view[family].values.tolist())
+            for family in families.KEPT
+        },
+        {labels: gap for labels, gap in gaps(view) if gap},
+        (view.connections, view.unknown_initiators),
         view.overflow_packets,
     ]
 
@@ -95,7 +108,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     position, after, extras = restored(tmp_path)
     assert position == HERE
     assert extras == EXTRAS
-    retired = {labels: gap for labels, gap in before.view().gaps if labels.interface == "veth11"}
+    retired = {labels: gap for labels, gap in gaps(before.view()) if labels.interface == "veth11"}
     assert retired
     assert before.retired_gaps == after.retired_gaps
     assert plain(after.view())[0] == plain(before.view())[0]
@@ -122,10 +135,10 @@ def test_an_empty_ledger_comes_back(tmp_path: Path) -> None:
     Checkpoint(tmp_path).write(HERE, make_ledger(), Extras())
     _, ledger, extras = restored(tmp_path)
     assert extras == Extras()
-    assert len(ledger.view().flows.labels) == 0
+    assert len(ledger.view()[FLOWS].labels) == 0
     book(ledger, names(), [Flow()])
     ledger.settle(EpochContext(names(), SECOND), [])
-    assert ledger.view().flows.values[:, 0].tolist() == [23, 0]
+    assert ledger.view()[FLOWS].values[:, 0].tolist() == [23, 0]
 
 
 def test_nothing_there_is_not_broken(tmp_path: Path) -> None:

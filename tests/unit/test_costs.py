@@ -18,9 +18,10 @@ from podtally.ledger.costs import (
     SeriesOptions,
     add_cost,
     kubecost_labels,
-    parts_a_byte,
+    parts_per_byte,
 )
 from podtally.ledger.epoch_context import EpochContext
+from podtally.ledger.families import COSTS, FLOWS, KUBECOST
 from podtally.ledger.label_sets import CostLabels, KubecostLabels
 from podtally.ledger.ledger import Ledger, Limits
 from podtally.ledger.series import SeriesTable
@@ -56,7 +57,7 @@ def turn(ledger: Ledger, *flows: Flow, now_ns: int = SECOND) -> None:
 
 def dollars(ledger: Ledger) -> dict[CostLabels, int]:
     """In parts of a dollar."""
-    labels, values = ledger.view().costs
+    labels, values = ledger.view()[COSTS]
     sums = zip(labels, values.tolist(), strict=True)
     return {each: whole * PARTS + rest for each, (whole, rest) in sums}
 
@@ -66,7 +67,7 @@ def flow(remote: str = "198.18.7.7", sent: int = 0, received: int = 0, port: int
 
 
 def test_prices_are_parts_of_a_dollar_for_a_byte() -> None:
-    assert parts_a_byte([("internet", 0.09), ("zone", 0.0)]) == {"internet": 900, "zone": 0}
+    assert parts_per_byte([("internet", 0.09), ("zone", 0.0)]) == {"internet": 900, "zone": 0}
     assert 900 * 10**9 / PARTS == 0.09
 
 
@@ -85,7 +86,7 @@ def test_without_prices_there_are_no_costs() -> None:
     ledger = make(CONTRACT)
     turn(ledger, flow(sent=10**9))
     assert dollars(ledger) == {}
-    assert ledger.view().kubecost.labels == []
+    assert ledger.view()[KUBECOST].labels == []
 
 
 def test_nothing_is_lost_to_rounding_however_long_it_goes_on() -> None:
@@ -140,7 +141,7 @@ def test_kubecosts_labels() -> None:
         flow("203.0.113.5", 800),
         *(flow("203.0.113.5", 800, port=port) for port in range(1, 24)),
     )
-    labels, values = ledger.view().kubecost
+    labels, values = ledger.view()[KUBECOST]
     outside = ("true", "false", "false")
     found = dict(zip(labels, values[:, 0].tolist(), strict=True))
     assert {k.pod_name for k in found} == {"web-0"}
@@ -158,7 +159,7 @@ def test_kubecosts_labels() -> None:
 def test_kubecosts_service_is_the_declared_network() -> None:
     ledger = make(SeriesOptions(kubecost=True))
     turn(ledger, flow("203.0.113.5", 800))
-    (labels,) = ledger.view().kubecost.labels
+    (labels,) = ledger.view()[KUBECOST].labels
     assert labels == KubecostLabels("web-0", "shop", "true", "false", "false", "office")
 
 
@@ -167,7 +168,9 @@ def test_kubecost_charges_nothing_where_nobody_knows(scope: str) -> None:
     account = Account(
         0, "shop", "web", "Deployment", "pod", "shop", "db", scope, 6, 80, endpoint="web-0"
     )
-    assert kubecost_labels(account)[2:5] == ("false", "true", "true")
+    labels = kubecost_labels(account)
+    assert labels is not None
+    assert labels[2:5] == ("false", "true", "true")
 
 
 def test_pods_in_the_place_of_workloads() -> None:
@@ -175,6 +178,6 @@ def test_pods_in_the_place_of_workloads() -> None:
     turn(ledger, flow("10.99.1.1", 23), flow("203.0.113.5", 29))
     shown = {
         (each.workload, each.workload_kind, each.peer_workload)
-        for each in ledger.view().flows.labels
+        for each in ledger.view()[FLOWS].labels
     }
     assert shown == {("web-0", "Pod", "db-1"), ("web-0", "Pod", "office")}

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from podtally.ledger import families
 from podtally.ledger.checkpoint import CheckpointError, Extras, Position
 from podtally.runtime.journal import Journal, UnwritableError
 from tests.unit.machine import BOOT, STEPS, Crash, Machine
@@ -189,8 +190,8 @@ def test_who_began_is_carried_from_epoch_to_epoch_and_over_a_crash(machine: Mach
     machine.send(Packet(0, 0, flags=ACK))
     finish(machine)
     view = machine.ledger.view()
-    assert {labels.port for labels in view.flows.labels} == {"443"}
-    assert view.flows.values.tolist() == [[46, 2, 1], [23, 1, 0]]
+    assert {labels.port for labels in view[families.FLOWS].labels} == {"443"}
+    assert view[families.FLOWS].values.tolist() == [[46, 2, 1], [23, 1, 0]]
 
 
 def test_sums_that_were_carried_out_of_a_row_are_exact(machine: Machine) -> None:
@@ -198,7 +199,7 @@ def test_sums_that_were_carried_out_of_a_row_are_exact(machine: Machine) -> None
         machine.send(Packet(0, 0, 3 << 36, 3 << 21, SYN))
         machine.send(Packet(0, 1, (1 << 37) - 1, (1 << 22) - 1, ACK))
     finish(machine)
-    assert sorted(machine.ledger.view().flows.values[:, 0].tolist()) == [
+    assert sorted(machine.ledger.view()[families.FLOWS].values[:, 0].tolist()) == [
         23 * ((1 << 37) - 1),
         23 * (3 << 36),
     ]
@@ -257,7 +258,7 @@ def test_a_checkpoint_that_is_lost_costs_what_it_held_and_not_what_the_kernel_ho
     machine.forget()
     machine.start()
     machine.turn()
-    assert machine.ledger.view().flows.values[:, 0].tolist() == [23, 0]
+    assert machine.ledger.view()[families.FLOWS].values[:, 0].tolist() == [23, 0]
 
 
 def test_rows_half_cleared_of_a_checkpoint_that_is_lost_begin_nothing(machine: Machine) -> None:

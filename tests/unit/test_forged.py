@@ -20,6 +20,15 @@ from podtally.identity.model import (
 )
 from podtally.identity.name_table import Names
 from podtally.ledger.epoch_context import EpochContext
+from podtally.ledger.families import (
+    BOOKS,
+    DENIED,
+    FLOWS,
+    PODS,
+    SPOOFED,
+    UNDECIDED,
+    UNKNOWN_VERDICTS,
+)
 from podtally.ledger.ledger import Ledger, Limits
 from podtally.ledger.series import SeriesView
 from podtally.netlink.conntrack import Translations, Tuples
@@ -124,7 +133,7 @@ def test_an_opening_that_is_seen_late_is_counted_then() -> None:
     first = out(T, 443)._replace(seen=from_here(ACK))
     epoch(ledger, present(declare()), [first])
     epoch(ledger, present(declare(), now_ns=2 * SECOND), [first._replace(seen=from_here(SYN))])
-    flows = ledger.view().flows
+    flows = ledger.view()[FLOWS]
     begun = {x.port: n for x, (*_, n) in zip(flows.labels, flows.values.tolist(), strict=True) if n}
     assert begun == {"443": 1}
 
@@ -140,7 +149,7 @@ def test_backscatter_is_no_egress() -> None:
 
 
 def spoofed(ledger: Ledger) -> list[tuple[str, int]]:
-    view = ledger.view().spoofed
+    view = ledger.view()[SPOOFED]
     return [(x.workload, n) for x, n in zip(view.labels, values(view), strict=True)]
 
 
@@ -164,7 +173,7 @@ def test_a_source_that_is_not_the_endpoints_is_counted_and_told_of_in_one_event(
     assert (labels.peer_kind, labels.peer_address, labels.port) == ("unknown", "", "other")
     assert event.connections == 23
     assert verdicts(ledger) == {"unknown": 23 * 23, "undeclared": 23}
-    (cause,) = {labels.cause for labels in ledger.view().unjudged.labels}
+    (cause,) = {labels.cause for labels in ledger.view()[UNKNOWN_VERDICTS].labels}
     assert cause == "source"
 
 
@@ -255,16 +264,16 @@ def test_what_a_bridge_floods_is_no_connection_of_a_bystanders() -> None:
     closed = WEB_FROM_FAR.replace("app: far", "app: none")
     epoch(ledger, present(declare(closed), now_ns=5 * SECOND), [flooded_to_web()])
     view = ledger.view()
-    assert (len(view.flows.labels), len(view.denied.labels)) == (0, 0)
+    assert (len(view[FLOWS].labels), len(view[DENIED].labels)) == (0, 0)
     assert not told(ledger, 5 * SECOND)
     books = {
         labels.direction: sums
-        for labels, sums in zip(view.books.labels, view.books.values.tolist(), strict=True)
+        for labels, sums in zip(view[BOOKS].labels, view[BOOKS].values.tolist(), strict=True)
     }
     assert books == {"egress": [0, 0, 0], "ingress": [0, 23, 0]}  # flows, other, overflow
     pods = {
         labels.direction: sums
-        for labels, sums in zip(view.pods.labels, view.pods.values.tolist(), strict=True)
+        for labels, sums in zip(view[PODS].labels, view[PODS].values.tolist(), strict=True)
         if labels.pod == "web-0"
     }
     assert pods == {"egress": [0, 0], "ingress": [23, 1]}
@@ -298,13 +307,13 @@ def test_what_comes_to_a_group_is_one_series_and_nothing_else(address: str) -> N
              ._replace(remote_port=port) for port in range(1000, 1023)]  # fmt: skip
     epoch(ledger, present(declare(WEB_FROM_FAR, NOTHING_INTO_DB), now_ns=5 * SECOND), flows)
     view = ledger.view()
-    moved = [x for x, n in zip(view.flows.labels, values(view.flows), strict=True) if n]
+    moved = [x for x, n in zip(view[FLOWS].labels, values(view[FLOWS]), strict=True) if n]
     assert [(x.workload, x.direction, x.peer_kind, x.peer_workload, x.port) for x in moved] == [
         ("web", "ingress", "external", "multicast", "0")
     ]
-    assert [n for *_, n in view.flows.values.tolist()] == [0, 0]
+    assert [n for *_, n in view[FLOWS].values.tolist()] == [0, 0]
     assert not told(ledger, 5 * SECOND)
-    assert not view.denied.labels
+    assert not view[DENIED].labels
 
 
 def test_the_sender_to_a_group_is_judged() -> None:
@@ -339,7 +348,7 @@ def test_a_pod_on_an_uplink_with_an_address_of_its_own_is_not_on_the_hosts_netwo
     flow = Flow("198.18.0.1", UDP, 40123, 7777, 2, local, seen=FLAGS.socket, cgroup=4357)
     epoch(ledger, at, [flow])
     assert verdicts(ledger) == {verdict: 23}
-    assert {labels.workload for labels in ledger.view().flows.labels} == {"web"}
+    assert {labels.workload for labels in ledger.view()[FLOWS].labels} == {"web"}
 
 
 def test_what_is_said_again_of_the_same_ports_counts_for_a_reply_that_is_seen_first() -> None:
@@ -352,7 +361,7 @@ def test_what_is_said_again_of_the_same_ports_counts_for_a_reply_that_is_seen_fi
     assert len(ledger.connections) == 0
     reply = asked._replace(first_direction=0, first_seen_ns=300 * SECOND)
     epoch(ledger, present(declare(ONLY_MYSQL), now_ns=300 * SECOND), [reply])
-    assert {labels.port for labels in ledger.view().flows.labels} == {"53"}
+    assert {labels.port for labels in ledger.view()[FLOWS].labels} == {"53"}
     assert not denied(ledger)
 
 
@@ -368,7 +377,7 @@ def test_a_reply_that_is_seen_first_is_what_the_tracker_says() -> None:
 
     ledger = make(undeclared=False)
     reply_first(ledger, present(declare(ONLY_MYSQL))._replace(translate=tracked))
-    assert {labels.port for labels in ledger.view().flows.labels} == {"53"}
+    assert {labels.port for labels in ledger.view()[FLOWS].labels} == {"53"}
     assert not denied(ledger)
 
 
@@ -376,7 +385,7 @@ def test_a_reply_that_is_seen_first_while_the_watch_is_young_is_unknown_and_no_e
     ledger = make(undeclared=False)
     ledger.interfaces.appeared(7, "veth7", (1_000_000, 1_000_000), at_ns=SECOND)
     reply_first(ledger, present(declare(ONLY_MYSQL), now_ns=2 * SECOND))
-    assert {labels.port for labels in ledger.view().flows.labels} == {"unknown"}
+    assert {labels.port for labels in ledger.view()[FLOWS].labels} == {"unknown"}
     assert verdicts(ledger) == {"unknown": 23}
     assert not told(ledger, 2 * SECOND)
 
@@ -399,7 +408,7 @@ def test_data_without_an_opening_are_news_and_headers_are_not() -> None:
     epoch(ledger, present(declare(ONLY_MYSQL), now_ns=2 * SECOND), [data])
     (event,) = told(ledger, 2 * SECOND)
     assert (event.labels.verdict, event.labels.direction) == ("unknown", "egress")
-    view = ledger.view().missed
+    view = ledger.view()[UNDECIDED]
     (labels,) = view.labels
     assert (labels.workload, labels.cause, values(view)) == ("web", "beginning", [1])
 

@@ -6,6 +6,7 @@ import pytest
 
 from podtally.kernel.table import FlowRows
 from podtally.ledger.epoch_context import EpochContext
+from podtally.ledger.families import FLOWS
 from podtally.ledger.ledger import Ledger
 from tests.unit.rows import FLAGS, ICMP, SECOND, TCP, UDP, Flow, book, cold_row, make_ledger, names
 
@@ -65,7 +66,7 @@ def test_an_error_is_booked_with_what_it_quotes(sender: str, order: str) -> None
     settle(ledger, now_ns)
 
     assert connections(ledger) == {(UDP, PEER_HEX): (23, 90)}
-    counted = [labels for labels in ledger.view().flows.labels if labels.protocol == "icmp"]
+    counted = [labels for labels in ledger.view()[FLOWS].labels if labels.protocol == "icmp"]
     assert counted == []
     assert len(ledger.connections) == 1
 

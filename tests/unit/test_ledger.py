@@ -12,6 +12,7 @@ from podtally.identity.model import Claim, Owner
 from podtally.identity.name_table import Names
 from podtally.ledger.closed import ClosedConnections
 from podtally.ledger.epoch_context import EpochContext
+from podtally.ledger.families import BOOKS, DROPS_BYTES, FLOWS, PODS
 from podtally.ledger.interfaces import Losses
 from podtally.ledger.label_sets import BookLabels, FlowLabels, PodLabels
 from podtally.ledger.ledger import Ledger
@@ -31,6 +32,7 @@ from tests.unit.rows import (
     accounts_of,
     book,
     from_here,
+    gaps,
     make_ledger,
     names,
     to_here,
@@ -61,7 +63,7 @@ def contents(view: SeriesView[Any]) -> dict[Any, list[int]]:
 
 
 def flows_of(ledger: Ledger, direction: str = "egress") -> dict[FlowLabels, list[int]]:
-    return {k: v for k, v in contents(ledger.view().flows).items() if k.direction == direction}
+    return {k: v for k, v in contents(ledger.view()[FLOWS]).items() if k.direction == direction}
 
 
 def watched(*ifindexes: int) -> Ledger:
@@ -88,7 +90,7 @@ def watched(*ifindexes: int) -> Ledger:
 def test_the_port_is_the_servers(what: str, flow: Flow, protocol: str, port: str) -> None:
     ledger = watched(7)
     turn(ledger, [flow])
-    labels = {(each.protocol, each.port) for each in ledger.view().flows.labels}
+    labels = {(each.protocol, each.port) for each in ledger.view()[FLOWS].labels}
     assert labels == {(protocol, port)}, what
 
 
@@ -97,15 +99,15 @@ def test_labels_name_both_ends() -> None:
     turn(ledger, [Flow(bytes=(23, 29), packets=(1, 2), seen=from_here(SYN))])
     web = ("shop", "web", "Deployment")
     rest = ("external", "", "office", "internet", "tcp", "443", "undeclared")
-    assert contents(ledger.view().flows) == {
+    assert contents(ledger.view()[FLOWS]) == {
         FlowLabels(*web, "egress", *rest): [23, 1, 1],
         FlowLabels(*web, "ingress", *rest): [29, 2, 0],
     }
-    assert contents(ledger.view().pods) == {
+    assert contents(ledger.view()[PODS]) == {
         PodLabels("shop", "web-0", "egress"): [23, 1],
         PodLabels("shop", "web-0", "ingress"): [29, 2],
     }
-    assert contents(ledger.view().books) == {
+    assert contents(ledger.view()[BOOKS]) == {
         BookLabels("veth7", "egress"): [23, 0, 0],
         BookLabels("veth7", "ingress"): [29, 0, 0],
     }
@@ -116,7 +118,7 @@ def test_connections_are_counted_when_they_begin_on_the_side_that_began_them() -
     there = Flow(seen=to_here(SYN), local_port=80, remote_port=51001)
     for _ in range(3):
         turn(ledger, [Flow(seen=from_here(SYN)), there, Flow(remote_port=99)])
-    counted = {(k.direction, k.port): v[2] for k, v in contents(ledger.view().flows).items()}
+    counted = {(k.direction, k.port): v[2] for k, v in contents(ledger.view()[FLOWS]).items()}
     assert counted == {
         ("egress", "443"): 1,
         ("ingress", "443"): 0,
@@ -125,7 +127,7 @@ def test_connections_are_counted_when_they_begin_on_the_side_that_began_them() -
         ("egress", "unknown"): 0,
         ("ingress", "unknown"): 0,
     }
-    assert ledger.view().began_unknown == 1
+    assert ledger.view().unknown_initiators == 1
     assert ledger.view().connections == 3
 
 
@@ -165,12 +167,12 @@ def test_beyond_the_limit_flows_are_other_and_sums_stay_exact() -> None:
     for _ in range(3):
         turn(ledger, flows)
     view = ledger.view()
-    assert len(view.flows.labels) == 2 * (5 + 1)
+    assert len(view[FLOWS].labels) == 2 * (5 + 1)
     web = ["shop", "web", "Deployment", "egress", *["other"] * 3, "internet", "tcp", "other"]
     other = FlowLabels._make([*web, "undeclared"])
-    assert contents(view.flows)[other] == [3 * sum(range(5, 23)), 3 * 18, 18]
-    assert view.flows.values[:, 0].sum() == 9 * sum(range(23))
-    assert view.books.values[:, 0].sum() == 9 * sum(range(23))
+    assert contents(view[FLOWS])[other] == [3 * sum(range(5, 23)), 3 * 18, 18]
+    assert view[FLOWS].values[:, 0].sum() == 9 * sum(range(23))
+    assert view[BOOKS].values[:, 0].sum() == 9 * sum(range(23))
     assert view.limited > 0
 
 
@@ -182,7 +184,7 @@ def test_a_scan_costs_a_bounded_number_of_series_and_no_neighbour_its_own() -> N
     ]
     turn(ledger, scan)
     turn(ledger, [Flow("198.18.7.2", ifindex=9, remote_port=4442, seen=from_here(SYN))])
-    flows = contents(ledger.view().flows)
+    flows = contents(ledger.view()[FLOWS])
     assert len(flows) < 300
     scanned = [sums for labels, sums in flows.items() if labels.workload == "web"]
     assert sum(sums[0] for sums in scanned) == 12_000 * 29
@@ -225,7 +227,7 @@ def test_bytes_after_a_rename_are_the_new_names() -> None:
         ("unknown", "unknown"): [12, 2, 0],
         ("web", "443"): [29, 1, 0],  # who began it is remembered, and not counted again
     }
-    pods = contents(ledger.view().pods)
+    pods = contents(ledger.view()[PODS])
     assert pods[PodLabels("shop", "web-0", "egress")] == [29, 1]
     assert pods[PodLabels("unknown", "unknown", "egress")] == [23 + 5 + 7, 3]
 
@@ -233,19 +235,19 @@ def test_bytes_after_a_rename_are_the_new_names() -> None:
 def test_two_interfaces_of_one_pod_are_added_up() -> None:
     ledger = watched(7, 9)
     turn(ledger, [Flow(), Flow(ifindex=9)], names({7: SHOP[7], 9: SHOP[7]}))
-    assert contents(ledger.view().pods)[PodLabels("shop", "web-0", "egress")] == [46, 2]
-    assert contents(ledger.view().books)[BookLabels("veth9", "egress")] == [23, 0, 0]
+    assert contents(ledger.view()[PODS])[PodLabels("shop", "web-0", "egress")] == [46, 2]
+    assert contents(ledger.view()[BOOKS])[BookLabels("veth9", "egress")] == [23, 0, 0]
 
 
 def test_an_interface_let_go_and_its_name_used_again_stay_monotone() -> None:
     ledger = watched(7)
     turn(ledger, [Flow(bytes=(101, 0))])
     turn(ledger, [Flow(bytes=(23, 0))], gone=[7])
-    assert contents(ledger.view().books)[BookLabels("veth7", "egress")] == [124, 0, 0]
+    assert contents(ledger.view()[BOOKS])[BookLabels("veth7", "egress")] == [124, 0, 0]
     ledger.interfaces.appeared(11, "veth7", (0, 0))
     turn(ledger, [Flow(ifindex=11, bytes=(5, 0))], names({11: SHOP[7]}))
-    assert contents(ledger.view().books)[BookLabels("veth7", "egress")] == [129, 0, 0]
-    assert contents(ledger.view().pods)[PodLabels("shop", "web-0", "egress")] == [129, 3]
+    assert contents(ledger.view()[BOOKS])[BookLabels("veth7", "egress")] == [129, 0, 0]
+    assert contents(ledger.view()[PODS])[PodLabels("shop", "web-0", "egress")] == [129, 3]
 
 
 def test_the_last_epoch_of_an_interface_ends_its_connections_by_name() -> None:
@@ -266,7 +268,7 @@ def test_a_connection_of_an_interface_let_go_goes_on_under_nobodys_account() -> 
     ledger.let_go(7)
     turn(ledger, [Flow(ifindex=9, bytes=(5, 0))])
     turn(ledger, [Flow(protocol=UDP, bytes=(29, 0))])  # the number is used again
-    books = contents(ledger.view().books)
+    books = contents(ledger.view()[BOOKS])
     assert books[BookLabels("veth9", "egress")] == [5, 0, 0]
     assert books[BookLabels("ifindex 7", "egress")] == [29, 0, 0]
     ledger.let_go(7)
@@ -280,15 +282,15 @@ def test_series_go_after_the_grace_and_not_before() -> None:
     turn(ledger, [Flow(), Flow(ifindex=9)])
     turn(ledger, gone=[7], now_ns=SECOND)
     ledger.expire(names(), SECOND + GRACE)
-    assert PodLabels("shop", "web-0", "egress") in contents(ledger.view().pods)
-    assert len(ledger.view().flows.labels) == 4
+    assert PodLabels("shop", "web-0", "egress") in contents(ledger.view()[PODS])
+    assert len(ledger.view()[FLOWS].labels) == 4
     ledger.expire(names(), SECOND + GRACE + 1)
     view = ledger.view()
-    assert {each.pod for each in view.pods.labels} == {"db-0"}  # silent, and there
-    assert {each.workload for each in view.flows.labels} == {"db"}
-    assert {each.interface for each in view.books.labels} == {"veth9"}
+    assert {each.pod for each in view[PODS].labels} == {"db-0"}  # silent, and there
+    assert {each.workload for each in view[FLOWS].labels} == {"db"}
+    assert {each.interface for each in view[BOOKS].labels} == {"veth9"}
     turn(ledger, [Flow(ifindex=9)], now_ns=2 * GRACE)
-    assert contents(ledger.view().books)[BookLabels("veth9", "egress")] == [46, 0, 0]
+    assert contents(ledger.view()[BOOKS])[BookLabels("veth9", "egress")] == [46, 0, 0]
 
 
 def test_a_gap_is_shown_as_long_as_the_books_series() -> None:
@@ -296,20 +298,20 @@ def test_a_gap_is_shown_as_long_as_the_books_series() -> None:
     turn(ledger, [Flow(bytes=(23, 0))])
     for _ in range(2):
         ledger.close_books(np.array([7, 99]), np.array([[30, 0], [1, 1]]), SECOND)
-    assert dict(ledger.view().gaps)[BookLabels("veth7", "egress")] == 7
+    assert dict(gaps(ledger.view()))[BookLabels("veth7", "egress")] == 7
     turn(ledger, gone=[7])
-    assert dict(ledger.view().gaps) == {
+    assert dict(gaps(ledger.view())) == {
         BookLabels("veth7", "egress"): 7,
         BookLabels("veth7", "ingress"): 0,
     }
     ledger.interfaces.appeared(11, "veth7", (0, 0))
-    assert dict(ledger.view().gaps) == {
+    assert dict(gaps(ledger.view())) == {
         BookLabels("veth7", "egress"): 7,
         BookLabels("veth7", "ingress"): 0,
     }
     ledger.let_go(11)
     ledger.expire(names(), SECOND + GRACE + 1)
-    assert ledger.view().gaps == []
+    assert gaps(ledger.view()) == []
     assert not ledger.interfaces.known(99)
 
 
@@ -320,8 +322,8 @@ def test_an_interface_that_is_gone_or_renamed_reports_no_gap_of_its_own() -> Non
     ledger.interfaces.renamed(9, "web")
     turn(ledger, gone=[7])
     view = ledger.view()
-    assert {each.interface for each in view.books.labels} == {"veth7", "veth9", "web"}
-    assert dict(view.gaps) == dict.fromkeys(view.books.labels, 0)
+    assert {each.interface for each in view[BOOKS].labels} == {"veth7", "veth9", "web"}
+    assert dict(gaps(view)) == dict.fromkeys(view[BOOKS].labels, 0)
 
 
 def test_what_was_dropped_on_its_way_to_a_pod_is_not_received() -> None:
@@ -331,12 +333,12 @@ def test_what_was_dropped_on_its_way_to_a_pod_is_not_received() -> None:
     turn(ledger, [Flow(bytes=(0, 126), packets=(0, 3))])
     for _ in range(2):
         ledger.close_books(np.array([7]), counted, SECOND, losses(after=(0, 3)))
-    assert [gap for _, gap in ledger.view().gaps] == [0, 0]
-    assert contents(ledger.view().drops)[BookLabels("veth7", "ingress")] == [0, 126, 0]
+    assert [gap for _, gap in gaps(ledger.view())] == [0, 0]
+    assert contents(ledger.view()[DROPS_BYTES])[BookLabels("veth7", "ingress")] == [0, 126, 0]
     assert booked(ledger, "veth7", "ingress") == [126, 0, 0]
     turn(ledger, [Flow(bytes=(0, 1000), packets=(0, 10))], now_ns=2 * SECOND)
     ledger.close_books(np.array([7]), np.array([[0, 1000]]), 2 * SECOND, losses(after=(0, 3)))
-    assert contents(ledger.view().pods)[label] == [1000, 13]
+    assert contents(ledger.view()[PODS])[label] == [1000, 13]
     turn(ledger, gone=[7])
     assert not ledger.interfaces.known(7)  # nothing is owed on it
 
@@ -347,7 +349,7 @@ def losses(after: tuple[int, int]) -> Losses:
 
 
 def booked(ledger: Ledger, interface: str, direction: str = "egress") -> list[int]:
-    return contents(ledger.view().books)[BookLabels(interface, direction)]
+    return contents(ledger.view()[BOOKS])[BookLabels(interface, direction)]
 
 
 def test_kernel_accounts_are_booked_by_what_they_grew() -> None:
@@ -363,7 +365,7 @@ def test_kernel_accounts_are_booked_by_what_they_grew() -> None:
         turn(ledger)
     assert booked(ledger, "veth7") == [0, 64, 101]
     assert booked(ledger, "veth9", "ingress") == [0, 5, 0]
-    assert contents(ledger.view().pods)[PodLabels("shop", "web-0", "egress")] == [165, 3]
+    assert contents(ledger.view()[PODS])[PodLabels("shop", "web-0", "egress")] == [165, 3]
     assert ledger.view().overflow_packets == 1
 
 
@@ -414,7 +416,7 @@ def test_strangers_are_booked_under_unknown() -> None:
     ledger = watched(7)
     ledger.book_kernel_accounts(accounts_of({(0, 0): (0, 0, 0, 0), (7, 0): (0, 0, 0, 0)}))
     turn(ledger)
-    assert BookLabels("unknown", "egress") not in contents(ledger.view().books)
+    assert BookLabels("unknown", "egress") not in contents(ledger.view()[BOOKS])
     ledger.book_kernel_accounts(accounts_of({(0, 0): (23, 0, 1, 0), (7, 0): (0, 0, 0, 0)}))
     turn(ledger)
     assert booked(ledger, "unknown") == [0, 23, 0]
@@ -452,12 +454,12 @@ def test_vlan_tags_are_booked_where_the_interface_counted_them(counted: int) -> 
         ledger.book_kernel_accounts(accounts_of({(7, 0): (0, 0, 0, 0)}, tagged=23 * (now >= 2)))
         turn(ledger, flows, now_ns=now * SECOND)
         ledger.close_books(np.array([7]), np.array([[counter, 0]]), now * SECOND)
-        assert [gap for _, gap in ledger.view().gaps] == [0, 0]
-    books = contents(ledger.view().books)
+        assert [gap for _, gap in gaps(ledger.view())] == [0, 0]
+    books = contents(ledger.view()[BOOKS])
     assert books[BookLabels("veth7", "egress")] == [1000, counted, 0]
-    pods = contents(ledger.view().pods)
+    pods = contents(ledger.view()[PODS])
     assert pods[PodLabels("shop", "web-0", "egress")] == [1000 + counted, 23]
     for _ in range(2):  # what was in doubt is settled: a loss is a loss again
         turn(ledger, now_ns=4 * SECOND)
         ledger.close_books(np.array([7]), np.array([[1023 + counted, 0]]), 4 * SECOND)
-    assert ledger.view().gaps[0][1] == 23
+    assert gaps(ledger.view())[0][1] == 23

@@ -12,19 +12,21 @@ import yaml
 from prometheus_client import Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
+from podtally.export import documentation
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.publisher import Health, Publisher
 from podtally.identity.name_table import WELL_KNOWN
-from podtally.ledger.label_sets import ACCOUNTS, KubecostLabels
+from podtally.ledger.families import FAMILIES
+from podtally.ledger.label_sets import ACCOUNTS
 from podtally.ledger.series import SeriesView
 from podtally.ledger.verdicts import FOREIGN_SENDER, UNSEEN_OPENER
+from podtally.ledger.view import View
 from podtally.netlink.model import Hook, Mode
 from podtally.policy.model import VERDICTS
 from podtally.policy.reference import engine
 from tests.unit import metrics_page
 from tests.unit.metrics_page import CARDINALITIES, KINDS, Example, Metric, PageError
 from tests.unit.promql_labels import check
-from tests.unit.test_exposition import VIEW
 
 METRICS = metrics_page.metrics()
 EXAMPLES = metrics_page.examples()
@@ -46,17 +48,22 @@ Described = dict[str, tuple[str, frozenset[str]]]  # by name: type and labels
 
 def exposed() -> str:
     """/metrics with at least one series of every family."""
-    kubecost = SeriesView(
-        [KubecostLabels("web-0", "shop", "true", "false", "false", "office")], np.array([[23]])
-    )
+    series = {}
+    for family in FAMILIES:
+        label_sets = [family.labels(*("x",) * len(family.label_names))]
+        if any(metric.only for metric in family.metrics):
+            named = [dict([metric.only]) for metric in family.metrics if metric.only]
+            label_sets = [label_sets[0]._replace(**each) for each in named]
+        sums = np.full((len(label_sets), len(family.sums)), 23)
+        series[family.name] = SeriesView(label_sets, sums)
     own = AgentMetrics()
     labels = {metric.name: metric.labels for metric in METRICS}
     for gauge in vars(own).values():
         if isinstance(gauge, Gauge):
-            (family,) = gauge.describe()
-            if labels.get(family.name):  # a ValueError, if the code has others
-                gauge.labels(**dict.fromkeys(labels[family.name], "x")).set(23)
-    publisher = Publisher(VIEW._replace(kubecost=kubecost), own, lambda: Health("", ""))
+            name = next(iter(gauge.describe())).name
+            if labels.get(name):  # a ValueError, if the code has others
+                gauge.labels(**dict.fromkeys(labels[name], "x")).set(23)
+    publisher = Publisher(View(series), own, lambda: Health("", ""))
     return publisher.render("")[0].decode()
 
 
@@ -74,6 +81,13 @@ def documented(metrics: list[Metric]) -> Described:
     return {metric.name: (metric.kind, metric.labels) for metric in metrics}
 
 
+def test_the_page_has_the_metrics_as_they_are_declared() -> None:
+    """scripts/generate-docs writes its tables."""
+    page = metrics_page.page()
+    assert documentation.updated(page) == page
+    assert len(METRICS) == len(documentation.documented())
+
+
 def test_the_page_has_what_metrics_has() -> None:
     assert documented(METRICS) == described(exposed())
     assert len({metric.name for metric in METRICS}) == len(METRICS)
@@ -84,8 +98,8 @@ def test_the_page_has_what_metrics_has() -> None:
     [
         ("| `podtally_build_info` ", "| `podtally_build_infos` "),
         ("`podtally_policies` | gauge", "`podtally_policies` | counter"),
-        ("`namespace, pod, direction` | packets", "`namespace, direction` | packets"),
-        ("| counter | | checkpoints", "| counter | `path` | checkpoints"),
+        ("`namespace, pod, direction` | Packets", "`namespace, direction` | Packets"),
+        ("| counter | | Checkpoints", "| counter | `path` | Checkpoints"),
         ("gauge | `kind` |", "gauge | |"),
     ],
 )

@@ -15,6 +15,7 @@ from podtally.identity.name_table import Names
 from podtally.identity.services import BackendAddress, Services
 from podtally.ledger.closed import ClosedConnections
 from podtally.ledger.epoch_context import EpochContext
+from podtally.ledger.families import BOOKS, FLOWS, PODS
 from podtally.ledger.ledger import Ledger
 from podtally.ledger.new_connections import MAX_TRACKED, new_connections
 from podtally.ledger.peers import PeerFinder
@@ -236,10 +237,10 @@ def test_an_uplink_is_shared_by_sockets(
     present = EpochContext(names(sockets), SECOND, services(), tracked.translate, asking(taken).of)
     ledger = on_uplink(flow, present)
     view = ledger.view()
-    pods = {labels.pod: values[0] for labels, values in contents(view.pods).items() if values[0]}
+    pods = {labels.pod: values[0] for labels, values in contents(view[PODS]).items() if values[0]}
     assert pods == ({pod: 23} if pod else {}), what
-    assert view.flows.values[:, 0].sum() == (23 if pod else 0), what
-    assert view.books.values[:, 0].sum() == 23, what
+    assert view[FLOWS].values[:, 0].sum() == (23 if pod else 0), what
+    assert view[BOOKS].values[:, 0].sum() == 23, what
 
 
 def test_a_socket_of_an_unknown_cgroup_waits_until_it_is_known() -> None:
@@ -250,9 +251,9 @@ def test_a_socket_of_an_unknown_cgroup_waits_until_it_is_known() -> None:
     assert ledger.view().waiting == 1
     ledger.settle(EpochContext(names({4357: SSH}), 2 * SECOND), ())
     view = ledger.view()
-    pods = {labels.pod: values[0] for labels, values in contents(view.pods).items() if values[0]}
+    pods = {labels.pod: values[0] for labels, values in contents(view[PODS]).items() if values[0]}
     assert pods == {"ssh.service": 23}
-    assert {labels.workload for labels in view.flows.labels} == {"ssh.service"}
+    assert {labels.workload for labels in view[FLOWS].labels} == {"ssh.service"}
 
 
 def test_programs_that_look_for_no_sockets_say_nothing_of_them() -> None:
@@ -261,7 +262,7 @@ def test_programs_that_look_for_no_sockets_say_nothing_of_them() -> None:
     before.interfaces.appeared(2, "eth0", (0, 0), host=True)
     book(before, EpochContext(names(), SECOND), [UP])
     before.settle(EpochContext(names(), SECOND), ())
-    assert {labels.pod for labels in before.view().pods.labels} == {"host"}
+    assert {labels.pod for labels in before.view()[PODS].labels} == {"host"}
     assert UNKNOWN_ENDPOINT.final
 
 

@@ -11,6 +11,7 @@ from podtally.identity.model import UNKNOWN_ENDPOINT, Claim, Endpoint, Owner
 from podtally.identity.name_table import Names
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.epoch_context import EpochContext
+from podtally.ledger.families import BOOKS, FLOWS, PODS
 from podtally.ledger.label_sets import BookLabels
 from podtally.ledger.ledger import Ledger
 from tests.unit.rows import (
@@ -43,7 +44,7 @@ def of(endpoint: Endpoint, owner: Owner | None = None) -> Names:
 def flows(ledger: Ledger) -> dict[tuple[str, str], list[int]]:
     """Sums by workload and peer's workload, both directions together."""
     sums: dict[tuple[str, str], list[int]] = {}
-    for labels, values in contents(ledger.view().flows).items():
+    for labels, values in contents(ledger.view()[FLOWS]).items():
         key = (labels.workload, labels.peer_workload)
         sums[key] = [a + b for a, b in zip(sums.get(key, [0, 0, 0]), values, strict=True)]
     return sums
@@ -51,14 +52,14 @@ def flows(ledger: Ledger) -> dict[tuple[str, str], list[int]]:
 
 def pods(ledger: Ledger) -> dict[str, int]:
     sums: dict[str, int] = {}
-    for labels, values in contents(ledger.view().pods).items():
+    for labels, values in contents(ledger.view()[PODS]).items():
         sums[labels.pod] = sums.get(labels.pod, 0) + values[0]
     return sums
 
 
 def booked(ledger: Ledger) -> int:
     egress, ingress = (BookLabels("veth7", each) for each in ("egress", "ingress"))
-    books = contents(ledger.view().books)
+    books = contents(ledger.view()[BOOKS])
     return int(books[egress][0] + books[ingress][0])
 
 
@@ -146,7 +147,7 @@ def test_an_other_end_that_stays_nameless_is_unknown_until_it_is_named() -> None
     turn(ledger, [MORE], of(WEB, nameless), now_ns=12 * SECOND)
     unknown = flows(ledger)
     assert unknown == {("web", ""): [83, 3, 1]}
-    assert {labels.peer_kind for labels in ledger.view().flows.labels} == {"unknown"}
+    assert {labels.peer_kind for labels in ledger.view()[FLOWS].labels} == {"unknown"}
     assert ledger.view().name_timeouts == 1
     turn(ledger, [MORE], of(WEB, PEER), now_ns=13 * SECOND)
     turn(ledger, [MORE], of(WEB, PEER), now_ns=14 * SECOND)
@@ -200,4 +201,4 @@ def test_an_address_that_became_anothers_ends_what_went_to_it() -> None:
         book(ledger, EpochContext(after, seconds * SECOND, reassigned=low), [again])
         ledger.settle(EpochContext(after, seconds * SECOND), ())
     assert flows(ledger) == {("web", "db"): [23, 1, 1], ("web", "cart"): [120, 4, 1]}
-    assert {labels.port for labels in ledger.view().flows.labels} == {"443"}
+    assert {labels.port for labels in ledger.view()[FLOWS].labels} == {"443"}

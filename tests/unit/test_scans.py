@@ -10,7 +10,9 @@ import pytest
 from podtally.export.event_log import reason
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.events import PEERS_AND_PORTS, PORTS, Due, EventLabels, Events
+from podtally.ledger.families import SCANS
 from podtally.ledger.scans import KEPT, Scan, Scans
+from podtally.ledger.series import SeriesTable
 from podtally.ledger.shares import level, rank
 from tests.unit.rows import SECOND
 from tests.unit.test_verdicts import (
@@ -48,9 +50,9 @@ def test_a_scan_is_one_event_and_sums_stay_exact() -> None:
     assert (scan.labels.workload, scan.labels.peer_address, scan.labels.port) == (
         "web", "198.18.7.7", "other"
     )  # fmt: skip
-    (labels,) = ledger.view().scanning.labels
+    (labels,) = ledger.view()[SCANS].labels
     assert labels == ("shop", "web", "egress", "denied")
-    assert ledger.view().scanning.values.tolist() == [[12_032 - PORTS]]
+    assert ledger.view()[SCANS].values.tolist() == [[12_032 - PORTS]]
 
 
 def test_a_sweep_of_addresses_is_one_event_of_the_endpoint() -> None:
@@ -104,7 +106,7 @@ def test_scans_go_on_over_a_restart(tmp_path: Path) -> None:
     assert len(again.events) == PORTS + 1
     (scan,) = (each for each in told(again, most=99) if each.scan is not None)
     assert scan.scan == (1900 - PORTS, 1, True)
-    assert again.view().scanning.values.tolist() == [[1900 - PORTS]]
+    assert again.view()[SCANS].values.tolist() == [[1900 - PORTS]]
 
 
 def test_a_scan_that_is_over_gives_its_share_back() -> None:
@@ -117,7 +119,7 @@ def test_a_scan_that_is_over_gives_its_share_back() -> None:
         epoch(ledger, at._replace(now_ns=now_ns + 200 * SECOND), [])
         ledger.expire(at.names, now_ns + 900 * SECOND)
         assert (len(ledger.events), len(ledger.events.scans)) == (0, 0)
-        assert not ledger.view().scanning.labels
+        assert not ledger.view()[SCANS].labels
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,7 @@ def labels(pod: str, port: int = 80) -> EventLabels:
 
 
 def made_events(*at: tuple[str, int]) -> tuple[Events, list[int]]:
-    events = Events(1000)
+    events = Events(1000, SeriesTable(1))
     numbers = [events.index_of(labels(pod, port), SECOND, SECOND) for pod, port in at]
     events.count(np.array(numbers, np.int32), SECOND)
     return events, numbers

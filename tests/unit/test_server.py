@@ -11,14 +11,14 @@ import pytest
 from podtally.errors import PodtallyError
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.publisher import Health, Publisher
+from podtally.ledger import families
 from podtally.ledger.label_sets import PodLabels
 from podtally.ledger.series import SeriesView
 from podtally.ledger.view import View
 from podtally.web.server import WebServer
 
-NOTHING = np.zeros((0, 3), np.int64)
 PODS = SeriesView([PodLabels("shop", "web-0", "egress")], np.array([[1541, 23]]))
-VIEW = View(PODS, *(SeriesView([], NOTHING),) * 9, [], *(0,) * 6)
+VIEW = View({families.PODS.name: PODS})
 
 
 class Served:

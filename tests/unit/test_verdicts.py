@@ -18,6 +18,7 @@ from podtally.kube.objects import KubeService, ServicePort
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.events import Due
+from podtally.ledger.families import CANDIDATES, DENIED, EXPOSED, FLOWS, UNKNOWN_VERDICTS
 from podtally.ledger.label_sets import DeniedLabels
 from podtally.ledger.ledger import Ledger, Limits
 from podtally.netlink.conntrack import Translations, Tuples
@@ -132,7 +133,7 @@ def epoch(ledger: Ledger, at: EpochContext, flows: Sequence[Flow]) -> None:
 
 def verdicts(ledger: Ledger) -> dict[str, int]:
     """Bytes of both directions by verdict."""
-    view = ledger.view().flows
+    view = ledger.view()[FLOWS]
     found: dict[str, int] = {}
     for labels, values in zip(view.labels, view.values.tolist(), strict=True):
         found[labels.verdict] = found.get(labels.verdict, 0) + values[0]
@@ -140,7 +141,7 @@ def verdicts(ledger: Ledger) -> dict[str, int]:
 
 
 def denied(ledger: Ledger) -> dict[DeniedLabels, int]:
-    view = ledger.view().denied
+    view = ledger.view()[DENIED]
     return dict(zip(view.labels, view.values[:, 0].tolist(), strict=True))
 
 
@@ -220,7 +221,7 @@ def test_why_nothing_is_known_is_counted() -> None:
         Flow("203.0.113.5", ICMP, 0, 0),
     ]
     epoch(ledger, present(declare(ONLY_MYSQL)), flows)
-    view = ledger.view().unjudged
+    view = ledger.view()[UNKNOWN_VERDICTS]
     counts = {x.cause: c for x, (c,) in zip(view.labels, view.values.tolist(), strict=True)}
     assert counts == {"beginning": 2, "protocol": 1}
 
@@ -274,7 +275,7 @@ spec:
     at = present(declare(to_db))._replace(translate=translate)
     epoch(ledger, at, [out("198.18.0.3", 13306)])
     assert verdicts(ledger) == {"allowed": 23}
-    labels = next(iter(ledger.view().flows.labels))
+    labels = next(iter(ledger.view()[FLOWS].labels))
     assert (labels.peer_kind, labels.port) == ("service", "13306")
     ledger = make()  # nobody knows which pod it was: it may be another port, too
     epoch(ledger, at._replace(translate=present(declare()).translate), [out("198.18.0.3", 13306)])
@@ -298,7 +299,7 @@ def test_a_verdict_changes_for_what_comes_after_and_no_counter_goes_down() -> No
     epoch(ledger, present(declare(), now_ns=4 * SECOND), [more])
     epoch(ledger, present(declare(), now_ns=5 * SECOND), [more])
     assert verdicts(ledger) == {"undeclared": 69, "denied": 46}
-    view = ledger.view().flows
+    view = ledger.view()[FLOWS]
     assert sum(connections for *_, connections in view.values.tolist()) == 1
 
 
@@ -362,7 +363,7 @@ def test_candidates_are_told_apart_where_they_differ() -> None:
     at = present(declare(WEB_FROM_FAR, candidates=[ONLY_MYSQL]))
     epoch(ledger, at, [out("203.0.113.10", 3306), out("203.0.113.5", 3306), into(FAR_ADDRESS, 80)])
     assert verdicts(ledger) == {"undeclared": 46, "allowed": 23}
-    view = ledger.view().candidate
+    view = ledger.view()[CANDIDATES]
     found = {
         (x.verdict, x.candidate, x.policy, x.port): values[::2]
         for x, values in zip(view.labels, view.values.tolist(), strict=True)
@@ -379,7 +380,7 @@ def test_a_candidate_takes_the_place_of_its_namesake() -> None:
     wider = ONLY_MYSQL.replace(", except: [203.0.113.10/32]", "")
     at = present(declare(ONLY_MYSQL, candidates=[wider]))
     epoch(ledger, at, [out("203.0.113.10", 3306)])
-    (labels,) = ledger.view().candidate.labels
+    (labels,) = ledger.view()[CANDIDATES].labels
     assert (labels.verdict, labels.candidate) == ("denied", "allowed")
 
 
@@ -461,8 +462,8 @@ def test_what_was_judged_and_told_comes_back_from_the_checkpoint(tmp_path: Path)
     again, read = make(), Checkpoint(tmp_path).read()
     assert read is not None
     read[1].restore(again, 3 * SECOND)
-    for table in ("denied", "unjudged", "exposed", "candidate"):
-        before, after = (getattr(each.view(), table) for each in (ledger, again))
+    for family in (DENIED, UNKNOWN_VERDICTS, EXPOSED, CANDIDATES):
+        before, after = (each.view()[family] for each in (ledger, again))
         assert list(after.labels) == list(before.labels)
         assert after.values.tolist() == before.values.tolist()
     assert denied(again)
@@ -501,7 +502,7 @@ def test_exposed_to_the_outside() -> None:
         ledger = make(undeclared=False)
         at = present(declare())._replace(exposure=build_exposure((), known, ()))
         epoch(ledger, at, [into("198.18.7.7", 8080), into(FAR_ADDRESS, 8080)])
-        assert [c for (c,) in ledger.view().exposed.values.tolist()] == [1] * exposed
+        assert [c for (c,) in ledger.view()[EXPOSED].values.tolist()] == [1] * exposed
         events = told(ledger)
         assert [event.labels.exposure for event in events] == ["undeclared"] * exposed
         assert [event.labels.verdict for event in events] == ["undeclared"] * exposed

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Holds the view that was published last, and renders it as /metrics."""
+"""Keeps the latest view for readers in other threads, and renders it as /metrics."""
 
 import threading
 from collections.abc import Callable
@@ -9,23 +9,24 @@ from prometheus_client import exposition
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from podtally.api.schema import CandidateRow
-from podtally.export.agent_metrics import AgentMetrics, LedgerCollector
+from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.exposition import Exposition
-from podtally.ledger.accounts import BYTES, CONNECTIONS
+from podtally.export.ledger_totals import LedgerCollector
+from podtally.ledger.family import BYTES, CONNECTIONS
 from podtally.ledger.view import View
 
 _EOF = "# EOF\n"
 
 
 class Health(NamedTuple):
-    """Why the agent is not well; empty strings if it is."""
+    """Why the agent is not alive, or not ready; empty strings if it is."""
 
     alive: str
     ready: str
 
 
 class Publisher:
-    """The latest view, swapped by reference; the one place where both threads meet."""
+    """The latest view, swapped by reference: the one point where the threads meet."""
 
     def __init__(self, view: View, metrics: AgentMetrics, health: Callable[[], Health]) -> None:
         self.health = health
@@ -37,20 +38,20 @@ class Publisher:
 
     @property
     def view(self) -> View:
-        """What was published last."""
+        """The view published last."""
         return self._ledger.view
 
     def publish(self, view: View) -> None:
         self._ledger.view = view
 
     def candidates(self) -> list[CandidateRow]:
-        """What candidates would change, as far as it was counted since they are what they are."""
-        labels, values = self._ledger.view.tried
+        """Return what the present candidates would change, counted since they were loaded."""
+        labels, values = self._ledger.view.candidate_changes
         counted = zip(values[:, CONNECTIONS].tolist(), values[:, BYTES].tolist(), strict=True)
         return [CandidateRow(*each, *sums) for each, sums in zip(labels, counted, strict=True)]
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """The body of /metrics and its content type, as the scraper can take it."""
+        """Return the body of /metrics and its content type, in a format that is accepted."""
         wants_openmetrics = "application/openmetrics-text" in accept
         with self._rendering:
             text = self._exposition.render(self._ledger.view, wants_openmetrics)

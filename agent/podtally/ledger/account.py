@@ -17,7 +17,9 @@ from podtally.ledger.label_sets import (
     DeniedLabels,
     ExposedLabels,
     FlowLabels,
-    MissedLabels,
+    SpoofedLabels,
+    UndecidedLabels,
+    UnknownLabels,
     protocol_name,
 )
 
@@ -146,55 +148,84 @@ def flooded(slot: int) -> Account:
 
 def flow_labels(account: Account, direction: str) -> FlowLabels:
     return FlowLabels(
-        OTHER if account.port == LIMITED_PORT else account.namespace,
-        account.workload,
-        account.workload_kind,
-        direction,
-        account.peer_kind,
-        account.peer_namespace,
-        account.peer_workload,
-        account.scope,
-        protocol_of(account),
-        port_name(account.port),
-        account.verdict,
+        namespace=OTHER if account.port == LIMITED_PORT else account.namespace,
+        workload=account.workload,
+        workload_kind=account.workload_kind,
+        direction=direction,
+        peer_kind=account.peer_kind,
+        peer_namespace=account.peer_namespace,
+        peer_workload=account.peer_workload,
+        scope=account.scope,
+        protocol=protocol_of(account),
+        port=port_name(account.port),
+        verdict=account.verdict,
     )
 
 
-def denied_labels(account: Account) -> DeniedLabels:
+def denied_labels(account: Account) -> DeniedLabels | None:
+    judgement = account.judgement
+    return _labels_of_policy(account, judgement.policy) if judgement.policy else None
+
+
+def unknown_labels(account: Account) -> UnknownLabels | None:
+    cause = account.judgement.cause
+    return UnknownLabels(cause) if cause else None
+
+
+def undecided_labels(account: Account) -> UndecidedLabels | None:
+    judgement = account.judgement
+    if not judgement.missed:
+        return None
+    return UndecidedLabels(
+        namespace=account.namespace,
+        workload=account.workload,
+        direction=judgement.direction,
+        peer_kind=account.peer_kind,
+        protocol=protocol_of(account),
+        cause=judgement.cause,
+    )
+
+
+def spoofed_labels(account: Account) -> SpoofedLabels | None:
+    if not account.judgement.foreign:
+        return None
+    return SpoofedLabels(account.namespace, account.workload)
+
+
+def exposed_labels(account: Account) -> ExposedLabels | None:
+    if not account.judgement.exposed:
+        return None
+    return ExposedLabels(
+        namespace=account.namespace,
+        workload=account.workload,
+        scope=account.scope,
+        protocol=protocol_of(account),
+        port=port_name(account.port),
+    )
+
+
+def candidate_labels(account: Account) -> CandidateLabels | None:
+    judgement = account.judgement
+    if not judgement.candidate:
+        return None
+    labels = _labels_of_policy(account, judgement.candidate_policy)
+    return CandidateLabels(
+        **labels._asdict(), verdict=judgement.verdict, candidate=judgement.candidate
+    )
+
+
+def _labels_of_policy(account: Account, policy: str) -> DeniedLabels:
     return DeniedLabels(
-        account.namespace,
-        account.workload,
-        account.judgement.direction,
-        account.peer_kind,
-        account.peer_namespace,
-        account.peer_workload,
-        protocol_of(account),
-        port_name(account.port),
-        account.judgement.policy,
+        namespace=account.namespace,
+        workload=account.workload,
+        direction=account.judgement.direction,
+        peer_kind=account.peer_kind,
+        peer_namespace=account.peer_namespace,
+        peer_workload=account.peer_workload,
+        protocol=protocol_of(account),
+        port=port_name(account.port),
+        policy=policy,
     )
-
-
-def exposed_labels(account: Account) -> ExposedLabels:
-    protocol, port = protocol_of(account), port_name(account.port)
-    return ExposedLabels(account.namespace, account.workload, account.scope, protocol, port)
-
-
-def missed_labels(account: Account) -> MissedLabels:
-    judgement = account.judgement
-    return MissedLabels(
-        account.namespace,
-        account.workload,
-        judgement.direction,
-        account.peer_kind,
-        protocol_of(account),
-        judgement.cause,
-    )
-
-
-def candidate_labels(account: Account) -> CandidateLabels:
-    judgement = account.judgement
-    labels = denied_labels(account)._replace(policy=judgement.verdict)
-    return CandidateLabels(*labels, judgement.candidate, judgement.candidate_policy)
 
 
 def protocol_of(account: Account) -> str:

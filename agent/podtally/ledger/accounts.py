@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accounts by number, and the series that their sums are shown under.
+"""Accounts by index, and the series that show their sums.
 
-An epoch's rows are added up by account first, so that series are touched once each.
+An epoch's rows are added up by account first, so that each series is touched once.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,106 +18,56 @@ from podtally.ledger.account import (
     UNKNOWN_PORT,
     WAITING_PORT,
     Account,
-    candidate_labels,
-    denied_labels,
-    exposed_labels,
     flow_labels,
-    missed_labels,
     overflow_account,
     waiting,
     with_any_peer,
     with_any_port,
 )
+from podtally.ledger.account_series import AccountSeriesTables
 from podtally.ledger.connections import BEGAN_HERE, BEGAN_SIDE, BEGAN_THERE, BEGAN_UNKNOWN
-from podtally.ledger.costs import CONTRACT, SeriesOptions, add_cost, cost_labels, kubecost_labels
-from podtally.ledger.label_sets import (
-    DIRECTIONS,
-    OTHER,
-    UNKNOWN,
-    CandidateLabels,
-    CostLabels,
-    DeniedLabels,
-    ExposedLabels,
-    FlowLabels,
-    KubecostLabels,
-    MissedLabels,
-    PodLabels,
-    SpoofedLabels,
-    UnjudgedLabels,
-)
-from podtally.ledger.series import Labels, SeriesTable
+from podtally.ledger.costs import CONTRACT, CostSeries, SeriesOptions
+from podtally.ledger.families import COSTS, FLOWS, PODS
+from podtally.ledger.family import BYTES, CONNECTIONS, PACKETS, Family
+from podtally.ledger.label_sets import DIRECTIONS, OTHER, UNKNOWN, PodLabels
+from podtally.ledger.series import NO_SERIES, SeriesTable, padded, used
 from podtally.ledger.shares import Shares, Taken
+from podtally.ledger.tables import Tables
 
-BYTES, PACKETS, CONNECTIONS = 0, 1, 2  # the sums of a flow series
-NOBODYS = -1  # the slot of an account that is free
-NO_SERIES = -1
-# Tables that few accounts have a series in: one, or one for each direction.
-_FEW = ("denied", "unjudged", "exposed", "candidate", "kubecost", "costs", "missed", "spoofed")
-
-
-class Tables(NamedTuple):
-    """Where the sums of accounts go."""
-
-    flows: SeriesTable[FlowLabels]  # bytes, packets, connections
-    pods: SeriesTable[PodLabels]  # bytes, packets
-    denied: SeriesTable[DeniedLabels]  # connections, as the next two
-    unjudged: SeriesTable[UnjudgedLabels]
-    exposed: SeriesTable[ExposedLabels]
-    candidate: SeriesTable[CandidateLabels]  # bytes, packets, connections
-    kubecost: SeriesTable[KubecostLabels]  # bytes
-    costs: SeriesTable[CostLabels]  # dollars, and parts of one
-    missed: SeriesTable[MissedLabels]  # connections
-    spoofed: SeriesTable[SpoofedLabels]  # packets
-
-
-def make_tables() -> Tables:
-    return Tables(
-        SeriesTable(3), SeriesTable(2), SeriesTable(1), SeriesTable(1), SeriesTable(1),
-        SeriesTable(3), SeriesTable(1), SeriesTable(2), SeriesTable(1), SeriesTable(1),
-    )  # fmt: skip
+FREE = -1  # the slot of an account that is free
 
 
 class AccountTable:
     """Accounts by index; the arrays are looked up by whole arrays of indexes.
 
-    ``series`` and ``pods`` (n, 2) are NO_SERIES where an account's sums are shown under
-    none: those that wait for a name, and those that only pass through this host.
+    ``series`` and ``pods`` (n, 2) are NO_SERIES for accounts without series: those that wait
+    for a name, and those of traffic that only passes through this host.
     """
 
     def __init__(self, tables: Tables, limit: int, shown: SeriesOptions = CONTRACT) -> None:
-        self._tables = tables
-        self._flows, self._pods = tables.flows, tables.pods
+        self._flows, self._pods, self._costs_table = tables[FLOWS], tables[PODS], tables[COSTS]
         self.shares = Shares(limit // len(DIRECTIONS))  # an account has a series each way
-        self._shown = shown
         self.version = 0  # changes with the accounts
-        self.closed = 0  # how many were, since the start: their indexes may be others'
+        self.closed = 0  # how many since the start: their indexes may be in use again
+        self.limited = 0  # how often no series could be made since the start
         self._index: dict[Account, int] = {}
         self._free: list[int] = []
-        self.slot = np.full(16, NOBODYS, np.int64)
+        self.slot = np.full(16, FREE, np.int64)
         self.series = np.full((16, 2), NO_SERIES, np.int64)  # egress, ingress
         self.pods = np.full((16, 2), NO_SERIES, np.int64)
-        # Series that few accounts have: what is denied, unjudged, exposed, of candidates.
-        self.denied = np.full(16, NO_SERIES, np.int64)
-        self.unjudged = np.full(16, NO_SERIES, np.int64)
-        self.exposed = np.full(16, NO_SERIES, np.int64)
-        self.candidate = np.full(16, NO_SERIES, np.int64)
-        self.kubecost = np.full(16, NO_SERIES, np.int64)
-        self.costs = np.full((16, 2), NO_SERIES, np.int64)
-        self.missed = np.full(16, NO_SERIES, np.int64)
-        self.spoofed = np.full(16, NO_SERIES, np.int64)
-        self._prices = np.zeros((16, 2), np.int64)
+        self._others = AccountSeriesTables(tables, shown)
+        self._costs = CostSeries(tables[COSTS], shown)
         self.waiting = np.zeros(16, np.bool_)
         self.flooded = np.zeros(16, np.bool_)  # of frames for others
         self.silent = np.zeros(16, np.bool_)  # those, and of groups: the endpoint sends nothing
-        self.unknown = np.zeros(16, np.bool_)  # whose other end has no name yet
-        self.limited = 0  # how often no series could be made, since the start
+        self.unknown = np.zeros(16, np.bool_)  # the peer has no name yet
 
     def __len__(self) -> int:
-        """One more than the highest index there has been room for."""
+        """The number of indexes that there is room for."""
         return len(self.slot)
 
     def index_of(self, account: Account, now_ns: int) -> int:
-        """The index of an account, which is made if it is new and there is room for its series."""
+        """Return the index of an account, or of the shared one if its endpoint has no room."""
         index = self._index.get(account)
         if index is not None:
             return index
@@ -132,10 +82,11 @@ class AccountTable:
         return index
 
     def _fitting(self, account: Account) -> Account:
-        """The same account, or the one that it shares with others where its endpoint has taken
-        its share of the series. What has its series already costs none.
+        """Return the account, or the one that it shares if its endpoint has used its share.
+
+        An account whose series exist takes nothing from the share.
         """
-        # The series of an account come and go in pairs, so one of them tells of both.
+        # Both series of an account exist, or neither.
         if self._flows.find(flow_labels(account, DIRECTIONS[0])) is not None:
             return account
         taken, used = _taken(account), len(self._flows) // len(DIRECTIONS)
@@ -158,42 +109,18 @@ class AccountTable:
         self._flows.add(series[shown], amounts[shown], now_ns)
         if shared.any():
             self._pods.add(pods[shared], amounts[shared][:, [BYTES, PACKETS]], now_ns)
-        candidate = self.candidate[account]
-        differing = candidate != NO_SERIES
-        if differing.any():
-            self._tables.candidate.add(candidate[differing], amounts[differing], now_ns)
-        spoofed = self.spoofed[account]
-        forged = spoofed != NO_SERIES
-        if direction == 0 and forged.any():
-            self._tables.spoofed.add(spoofed[forged], amounts[forged][:, [PACKETS]], now_ns)
-        self._add_costs(account, direction, amounts[:, BYTES], now_ns)
+        self._others.add_traffic(account, direction, amounts, now_ns)
+        self._costs.add(account, direction, amounts[:, BYTES], now_ns)
 
-    def _add_costs(
-        self, account: NDArray[np.int64], direction: int, moved: NDArray[np.int64], now_ns: int
-    ) -> None:
-        costs = self.costs[account, direction]
-        priced = costs != NO_SERIES
-        if priced.any():
-            parts = moved[priced] * self._prices[account[priced], direction]
-            add_cost(self._tables.costs, costs[priced], parts, now_ns)
-        kubecost = self.kubecost[account]
-        named = kubecost != NO_SERIES
-        if direction == 0 and named.any():
-            self._tables.kubecost.add(kubecost[named], moved[named, None], now_ns)
-
-    def count_beginnings(
-        self, account: NDArray[np.int64], began: NDArray[np.uint8], now_ns: int
-    ) -> None:
+    def count_new(self, account: NDArray[np.int64], began: NDArray[np.uint8], now_ns: int) -> None:
+        """Count new connections (n,)."""
         self.count_openings(account, began, now_ns)
-        self._count(self._tables.unjudged, self.unjudged[account], now_ns)
-        self._count(self._tables.exposed, self.exposed[account], now_ns)
-        self.count_missed(account, now_ns)
-        self.count_denied(account, now_ns)
+        self._others.count_openings(account, now_ns)
 
     def count_openings(
         self, account: NDArray[np.int64], began: NDArray[np.uint8], now_ns: int
     ) -> None:
-        """Connections (n,) of which it is known from now on who opened them."""
+        """Count connections (n,) whose initiator has just become known."""
         began = np.where(self.silent[account], BEGAN_UNKNOWN, began)
         for direction, side in enumerate((BEGAN_HERE, BEGAN_THERE)):
             begun = account[began & BEGAN_SIDE == side]
@@ -201,26 +128,17 @@ class AccountTable:
             one[:, CONNECTIONS] = 1
             self.add(begun, direction, one, now_ns)
 
-    def count_denied(self, account: NDArray[np.int64], now_ns: int) -> None:
-        """Connections that policy denies from now on."""
-        self._count(self._tables.denied, self.denied[account], now_ns)
-
-    def count_missed(self, account: NDArray[np.int64], now_ns: int) -> None:
-        """Connections of isolated endpoints whose verdict is unknown from now on."""
-        self._count(self._tables.missed, self.missed[account], now_ns)
-
-    def _count(self, table: SeriesTable[Labels], series: NDArray[np.int64], now_ns: int) -> None:
-        some = series[series != NO_SERIES]
-        if len(some):
-            table.add(some, np.ones((len(some), 1), np.int64), now_ns)
+    def count(self, family: Family[Any], account: NDArray[np.int64], now_ns: int) -> None:
+        """Count connections (n,) that belong to a family from now on."""
+        self._others.count(family, account, now_ns)
 
     def at(self, indexes: NDArray[np.int64]) -> dict[int, Account]:
-        """The accounts behind indexes."""
+        """Return the accounts at indexes."""
         wanted = set(indexes.tolist())
         return {i: account for account, i in self._index.items() if i in wanted}
 
     def close(self, slot: int) -> None:
-        """Forget the accounts of an interface's slot, but for the one that waits for a name."""
+        """Remove the accounts of an interface's slot, except the one of waiting connections."""
         for account in [a for a in self._index if a.slot == slot and a.port != WAITING_PORT]:
             self._close(account)
 
@@ -232,8 +150,9 @@ class AccountTable:
     def close_idle(
         self, idle_series: NDArray[np.bool_], in_use: NDArray[np.int32], everyones: bool
     ) -> None:
-        """Forget accounts both series of which are idle and no connection is booked under:
-        ``everyones``, or those of endpoints that have taken all they may.
+        """Remove accounts without connections whose series are both idle.
+
+        Of all endpoints with ``everyones``, else of those that have used their share.
         """
         used, full = set(np.unique(in_use).tolist()), self.shares.full()
         for account, index in list(self._index.items()):
@@ -244,22 +163,21 @@ class AccountTable:
                 self._close(account)
 
     def series_in_use(self) -> NDArray[np.int64]:
-        return _used(self.series[self.slot != NOBODYS])
+        return used(self.series[self.slot != FREE])
 
     def pods_in_use(self) -> NDArray[np.int64]:
-        return _used(self.pods[self.slot != NOBODYS])
+        return used(self.pods[self.slot != FREE])
 
     def others_in_use(self) -> Iterator[tuple[SeriesTable[Any], NDArray[np.int64]]]:
-        """The tables that few accounts are in, and which of their series are used."""
-        for name in _FEW:
-            series: NDArray[np.int64] = getattr(self, name)
-            yield getattr(self._tables, name), _used(series[self.slot != NOBODYS])
+        """Yield the tables of the other families, with their series in use."""
+        yield from self._others.in_use(self.slot != FREE)
+        yield self._costs_table, self._costs.in_use(self.slot != FREE)
 
     def pairs(self) -> list[tuple[int, Account]]:
         return [(index, account) for account, index in self._index.items()]
 
     def restore(self, pairs: list[tuple[int, Account]], now_ns: int) -> None:
-        """Take back what ``pairs`` gave, after the flow series; every account keeps its index."""
+        """Restore what ``pairs`` returned, after the flow series; every account keeps its index."""
         self._make_room(max((index for index, _ in pairs), default=-1) + 1)
         for index, account in pairs:
             self._enter(account, index, now_ns)
@@ -274,51 +192,27 @@ class AccountTable:
         self.waiting[index] = account.port == WAITING_PORT
         self.flooded[index] = account.port == FLOODED_PORT
         self.silent[index] = account.port in (FLOODED_PORT, GROUP_PORT)
-        # An address that is not the endpoint's may turn out to be.
+        # An address that is not known to be the endpoint's may be.
         self.unknown[index] = account.peer_kind == UNKNOWN or self.flooded[index]
         self.series[index] = self.pods[index] = NO_SERIES
-        for name in _FEW:
-            getattr(self, name)[index] = NO_SERIES
+        self._others.leave(index)
+        self._costs.leave(index)
         if account.port in APART:
             return
         for place, direction in enumerate(DIRECTIONS):
             labels = flow_labels(account, direction)
             self.series[index, place] = self._flows.index_of(labels, now_ns)
-            price = self._prices[index, place] = self._shown.price(account, direction)
-            if price:
-                cost = cost_labels(account, direction)
-                self.costs[index, place] = self._tables.costs.index_of(cost, now_ns)
             if account.pod:
                 pod = PodLabels(account.namespace, account.pod, direction)
                 self.pods[index, place] = self._pods.index_of(pod, now_ns)
-        if self._shown.kubecost and account.endpoint:
-            labels_of_kubecost = kubecost_labels(account)
-            self.kubecost[index] = self._tables.kubecost.index_of(labels_of_kubecost, now_ns)
-        self._enter_judged(account, index, now_ns)
-
-    def _enter_judged(self, account: Account, index: int, now_ns: int) -> None:
-        tables, judgement = self._tables, account.judgement
-        if judgement.policy:
-            self.denied[index] = tables.denied.index_of(denied_labels(account), now_ns)
-        if judgement.cause:
-            cause = UnjudgedLabels(judgement.cause)
-            self.unjudged[index] = tables.unjudged.index_of(cause, now_ns)
-        if judgement.missed:
-            self.missed[index] = tables.missed.index_of(missed_labels(account), now_ns)
-        if judgement.foreign:
-            spoofed = SpoofedLabels(account.namespace, account.workload)
-            self.spoofed[index] = tables.spoofed.index_of(spoofed, now_ns)
-        if judgement.exposed:
-            self.exposed[index] = tables.exposed.index_of(exposed_labels(account), now_ns)
-        if judgement.candidate:
-            labels = candidate_labels(account)
-            self.candidate[index] = tables.candidate.index_of(labels, now_ns)
+        self._costs.enter(account, index, now_ns)
+        self._others.enter(account, index, now_ns)
 
     def _close(self, account: Account) -> None:
         index = self._index.pop(account)
         if account.peer_kind != OTHER:
             self.shares.give_back(_taken(account), account.port == MANY_PORT)
-        self.slot[index] = NOBODYS
+        self.slot[index] = FREE
         self.waiting[index] = self.unknown[index] = False
         self.flooded[index] = self.silent[index] = False
         self._free.append(index)
@@ -332,25 +226,20 @@ class AccountTable:
         return len(self._index)
 
     def _make_room(self, size: int) -> None:
-        more = max(0, size - len(self.slot))
-        if more:
-            more = max(more, len(self.slot))
-            self.slot = np.pad(self.slot, (0, more), constant_values=NOBODYS)
-            self.waiting = np.pad(self.waiting, (0, more))
-            self.unknown = np.pad(self.unknown, (0, more))
-            self.flooded = np.pad(self.flooded, (0, more))
-            self.silent = np.pad(self.silent, (0, more))
-            self._prices = np.pad(self._prices, ((0, more), (0, 0)))
-            for name in ("series", "pods", *_FEW):
-                old = getattr(self, name)
-                wider = ((0, more), (0, 0))[: old.ndim]
-                setattr(self, name, np.pad(old, wider, constant_values=NO_SERIES))
+        if size <= len(self.slot):
+            return
+        size = max(size, 2 * len(self.slot))
+        self.slot = padded(self.slot, size, FREE)
+        self.series = padded(self.series, size, NO_SERIES)
+        self.pods = padded(self.pods, size, NO_SERIES)
+        self.waiting = padded(self.waiting, size, False)
+        self.unknown = padded(self.unknown, size, False)
+        self.flooded = padded(self.flooded, size, False)
+        self.silent = padded(self.silent, size, False)
+        self._others.make_room(size)
+        self._costs.make_room(size)
 
 
 def _taken(account: Account) -> Taken:
     endpoint = (account.slot, account.endpoint_namespace, account.endpoint)
     return Taken(endpoint, (account.peer_kind, account.peer_namespace, account.peer_workload))
-
-
-def _used(series: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.unique(series[series != NO_SERIES])

@@ -29,21 +29,9 @@ from podtally.ledger.accounts import AccountTable
 from podtally.ledger.candidate_rows import Before
 from podtally.ledger.connections import ConnectionColumns
 from podtally.ledger.events import EventLabels
+from podtally.ledger.families import KEPT
 from podtally.ledger.interfaces import InterfaceRecord
-from podtally.ledger.label_sets import (
-    BookLabels,
-    CandidateLabels,
-    CostLabels,
-    DeniedLabels,
-    ExposedLabels,
-    FlowLabels,
-    KubecostLabels,
-    MissedLabels,
-    PodLabels,
-    ScanLabels,
-    SpoofedLabels,
-    UnjudgedLabels,
-)
+from podtally.ledger.label_sets import BookLabels
 from podtally.ledger.ledger import Ledger
 from podtally.ledger.series import SeriesTable
 
@@ -55,15 +43,13 @@ _SUM = struct.Struct("<I")
 _ALIGN = 64
 
 Array = NDArray[Any]
+Pairs = list[tuple[int, Any]]  # indexes, with label sets or accounts
 
 _PARTS = ("sums", "moved_ns")
-_TABLES = ("pods", "flows", "books", "denied", "unjudged", "exposed", "candidate", "events")
-_NEW_TABLES = ("kubecost", "costs", "scanning", "drops", "missed", "spoofed")
 _SCANS = ("scans.events", "scans.ports", "scans.hashes")
 _ARRAYS = frozenset(
     {"interfaces", "kernel.key", "kernel.read"}
-    | {"events.first_ns", "events.told", "events.told_ns"}
-    | {f"{table}.{part}" for table in _TABLES for part in _PARTS}
+    | {f"events.{part}" for part in (*_PARTS, "first_ns", "told", "told_ns")}
     | {f"{table}.{name}" for table in ("connections", "held") for name in ConnectionColumns._fields}
 )
 
@@ -97,30 +83,18 @@ class _ArrayPlace(msgspec.Struct, frozen=True):
     offset: int
 
 
-class _Labels(msgspec.Struct, frozen=True):
-    """What stands under each number, table by table."""
-
-    pods: list[tuple[int, PodLabels]]
-    flows: list[tuple[int, FlowLabels]]
-    books: list[tuple[int, BookLabels]]
-    denied: list[tuple[int, DeniedLabels]]
-    unjudged: list[tuple[int, UnjudgedLabels]]
-    exposed: list[tuple[int, ExposedLabels]]
-    candidate: list[tuple[int, CandidateLabels]]
-    events: list[tuple[int, EventLabels]]
-    accounts: list[tuple[int, Account]]
-    kubecost: list[tuple[int, KubecostLabels]] = []
-    costs: list[tuple[int, CostLabels]] = []
-    scanning: list[tuple[int, ScanLabels]] = []
-    drops: list[tuple[int, BookLabels]] = []
-    missed: list[tuple[int, MissedLabels]] = []
-    spoofed: list[tuple[int, SpoofedLabels]] = []
+# The label sets of tables, by their names; a family that an older file lacks is empty.
+_LABELS: dict[str, type[Any]] = {
+    **{family.name: family.labels for family in KEPT},
+    "events": EventLabels,
+    "accounts": Account,
+}
 
 
 class _Head(msgspec.Struct, frozen=True):
     position: Position
     arrays: list[_ArrayPlace]
-    labels: _Labels
+    labels: dict[str, msgspec.Raw]  # by the names of _LABELS: index and label set of each
     interfaces: list[InterfaceRecord]
     retired_gaps: list[tuple[BookLabels, int]]
     began_unknown: int
@@ -129,22 +103,6 @@ class _Head(msgspec.Struct, frozen=True):
     came_too_late: int
     extras: Extras
     tried: Before = Before()
-
-
-class _RawHead(msgspec.Struct, frozen=True):
-    """The same with label sets as the bytes they were last written as."""
-
-    position: Position
-    arrays: list[_ArrayPlace]
-    labels: dict[str, msgspec.Raw]  # by the fields of _Labels
-    interfaces: list[InterfaceRecord]
-    retired_gaps: list[tuple[BookLabels, int]]
-    began_unknown: int
-    overflow_packets: int
-    limited: int
-    came_too_late: int
-    extras: Extras
-    tried: Before
 
 
 class Checkpoint:
@@ -162,7 +120,7 @@ class Checkpoint:
         arrays = _arrays(ledger, pairs)
         places = list(_places(arrays))
         head = self._encoder.encode(
-            _RawHead(
+            _Head(
                 position,
                 places,
                 {name: self._labels(name, t) for name, t in _labelled(ledger).items()},
@@ -194,15 +152,16 @@ class Checkpoint:
         except (ValueError, TypeError, SyntaxError) as error:
             raise CheckpointError(f"its arrays cannot be read: {error}") from None
         missing = _ARRAYS - arrays.keys()
+        pairs = _pairs(head)
         missing |= {
             f"{table}.{part}"
-            for table in _NEW_TABLES
+            for table, labels in pairs.items()
             for part in _PARTS
-            if getattr(head.labels, table)
+            if labels and table != "accounts"
         } - arrays.keys()
         if missing:
             raise CheckpointError(f"arrays are missing: {', '.join(sorted(missing))}")
-        return head.position, Contents(head, arrays)
+        return head.position, Contents(head, pairs, arrays)
 
     def put_aside(self) -> Path:
         """Give a file that cannot be used another name, so that it can be looked into."""
@@ -236,8 +195,9 @@ class Checkpoint:
 class Contents:
     """A checkpoint that was read, to be put into a fresh ledger."""
 
-    def __init__(self, head: _Head, arrays: dict[str, Array]) -> None:
+    def __init__(self, head: _Head, pairs: dict[str, Pairs], arrays: dict[str, Array]) -> None:
         self._head = head
+        self._pairs = pairs
         self._arrays = arrays
         self.extras = head.extras
 
@@ -245,13 +205,12 @@ class Contents:
         head, arrays = self._head, self._arrays
         for name, table in _tables(ledger).items():
             if f"{name}.sums" in arrays:
-                pairs = getattr(head.labels, name)
-                table.restore(pairs, arrays[f"{name}.sums"], arrays[f"{name}.moved_ns"])
+                table.restore(self._pairs[name], arrays[f"{name}.sums"], arrays[f"{name}.moved_ns"])
         told = (arrays[f"events.{name}"].copy() for name in ("first_ns", "told", "told_ns"))
         ledger.events.restore(*told)
         if all(name in arrays for name in _SCANS):
             ledger.events.scans.restore(*(arrays[name] for name in _SCANS))
-        ledger.accounts.restore(head.labels.accounts, now_ns)
+        ledger.accounts.restore(self._pairs["accounts"], now_ns)
         ledger.interfaces.restore(head.interfaces, arrays["interfaces"])
         ledger.connections.columns = self._columns("connections")
         ledger.waiting.held = self._columns("held")
@@ -273,24 +232,8 @@ class Contents:
 
 
 def _tables(ledger: Ledger) -> dict[str, SeriesTable[Any]]:
-    """By the names of their fields in ``_Labels``."""
-    tables = ledger.tables
-    return {
-        "pods": tables.pods,
-        "flows": tables.flows,
-        "books": ledger.books,
-        "drops": ledger.drops,
-        "denied": tables.denied,
-        "unjudged": tables.unjudged,
-        "exposed": tables.exposed,
-        "candidate": tables.candidate,
-        "kubecost": tables.kubecost,
-        "costs": tables.costs,
-        "missed": tables.missed,
-        "spoofed": tables.spoofed,
-        "events": ledger.events.table,
-        "scanning": ledger.events.scanning,
-    }
+    """Return the tables of series by their names in ``_LABELS``."""
+    return {**ledger.tables.by_name, "events": ledger.events.table}
 
 
 def _labelled(ledger: Ledger) -> dict[str, SeriesTable[Any] | AccountTable]:
@@ -362,3 +305,14 @@ def _open(data: bytes) -> tuple[_Head, memoryview]:
     except msgspec.DecodeError as error:
         raise CheckpointError(f"its head cannot be read: {error}") from None
     return head, memoryview(data)[_PREFIX.size + length :]
+
+
+def _pairs(head: _Head) -> dict[str, Pairs]:
+    """Return what ``_Head.labels`` holds; CheckpointError if it cannot be read."""
+    try:
+        return {
+            name: msgspec.json.decode(head.labels.get(name, b"[]"), type=list[tuple[int, labels]])  # type: ignore[valid-type]
+            for name, labels in _LABELS.items()
+        }
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"its labels cannot be read: {error}") from None

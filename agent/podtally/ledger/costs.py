@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What traffic is estimated to cost, and egress by pod in the words of Kubecost's network costs.
+"""Estimates the cost of traffic, and labels egress by pod as Kubecost's network costs do.
 
-Sums of dollars are whole numbers of PARTS of a dollar: they never lose anything to
-rounding, and never go down when prices do.
+Sums of dollars are whole numbers of PARTS of a dollar: rounding loses nothing, and sums
+do not go down when prices do.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,27 +15,27 @@ from numpy.typing import NDArray
 from podtally.config import PRICE_STEP
 from podtally.ledger.account import LIMITED_PORT, Account
 from podtally.ledger.label_sets import DIRECTIONS, OTHER, CostLabels, KubecostLabels
-from podtally.ledger.series import SeriesTable
+from podtally.ledger.series import NO_SERIES, SeriesTable, padded, used
 
-PARTS = 10**13  # of a dollar: a byte at PRICE_STEP dollars for 10^9 of them is one
+PARTS = 10**13  # per dollar: a byte at PRICE_STEP dollars per 10^9 bytes costs one
 DOLLARS, REST = 0, 1  # the sums of a series
 
 _TRUE, _FALSE = "true", "false"
-# internet, same_region, same_zone. Where zones are not known, and of private networks
-# outside, nobody can say what is charged: as if nothing was.
+# internet, same_region, same_zone. The charge for private networks outside, and where zones
+# are not known, is unknown: they are labelled as free.
 _KUBECOST = {
     "internet": (_TRUE, _FALSE, _FALSE),
     "cross_zone": (_FALSE, _TRUE, _FALSE),
 }
 _NOT_CHARGED = (_FALSE, _TRUE, _TRUE)
 
-Prices = Mapping[str, int]  # by scope: parts of a dollar for a byte
+Prices = Mapping[str, int]  # by scope: parts of a dollar per byte
 
 
 class SeriesOptions(NamedTuple):
-    """What else is shown than the contract's series by workload."""
+    """What is shown besides, or instead of, the series by workload."""
 
-    by_pod: bool = False  # pods stand in the place of workloads
+    by_pod: bool = False  # the label workload is the pod
     egress: Prices = MappingProxyType({})
     ingress: Prices = MappingProxyType({})
     kubecost: bool = False
@@ -48,9 +48,46 @@ class SeriesOptions(NamedTuple):
 CONTRACT = SeriesOptions()
 
 
-def parts_a_byte(dollars: Iterable[tuple[str, float]]) -> Prices:
-    """Of prices for 10^9 bytes, by scope: so many steps are so many parts."""
+def parts_per_byte(dollars: Iterable[tuple[str, float]]) -> Prices:
+    """Return prices in parts per byte, from dollars per 10^9 bytes, by scope."""
     return {scope: round(price / PRICE_STEP) for scope, price in dollars}
+
+
+class CostSeries:
+    """The cost series of accounts, by account and direction, and the prices of their bytes."""
+
+    def __init__(self, table: SeriesTable[CostLabels], options: SeriesOptions) -> None:
+        self._table, self._options = table, options
+        self._series = np.full((16, 2), NO_SERIES, np.int64)
+        self._prices = np.zeros((16, 2), np.int64)
+
+    def enter(self, account: Account, index: int, now_ns: int) -> None:
+        for place, direction in enumerate(DIRECTIONS):
+            price = self._prices[index, place] = self._options.price(account, direction)
+            if price:
+                labels = cost_labels(account, direction)
+                self._series[index, place] = self._table.index_of(labels, now_ns)
+
+    def leave(self, index: int) -> None:
+        self._series[index] = NO_SERIES
+
+    def add(
+        self, account: NDArray[np.int64], direction: int, bytes_: NDArray[np.int64], now_ns: int
+    ) -> None:
+        """Add the cost of bytes (n,) of accounts (n,)."""
+        series = self._series[account, direction]
+        priced = series != NO_SERIES
+        if priced.any():
+            parts = bytes_[priced] * self._prices[account[priced], direction]
+            add_cost(self._table, series[priced], parts, now_ns)
+
+    def in_use(self, accounts: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Return the series of accounts, given as a mask by index."""
+        return used(self._series[accounts])
+
+    def make_room(self, size: int) -> None:
+        self._series = padded(self._series, size, NO_SERIES)
+        self._prices = padded(self._prices, size, 0)
 
 
 def add_cost(
@@ -71,7 +108,9 @@ def cost_labels(account: Account, direction: str) -> CostLabels:
     return CostLabels(namespace, account.workload, account.distance, direction)
 
 
-def kubecost_labels(account: Account) -> KubecostLabels:
+def kubecost_labels(account: Account) -> KubecostLabels | None:
+    if not account.endpoint:
+        return None
     far = _KUBECOST.get(account.distance, _NOT_CHARGED)
     named = far[0] == _TRUE and account.peer_kind != OTHER
     service = account.peer_workload if named else ""

@@ -67,10 +67,11 @@ class Events:
     peer beyond it, and one for the peers: a scan.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, scanning: SeriesTable[ScanLabels]) -> None:
+        """``scanning`` counts the connections of scans."""
         self.shares = Shares(limit, PEERS_AND_PORTS, PORTS)
         self.scans = Scans()
-        self.scanning: SeriesTable[ScanLabels] = SeriesTable(1)  # connections in scans
+        self.scanning = scanning
         self._scanning = np.full(16, NO_EVENT, np.int64)  # by number of the event
         self._endpoint = np.zeros(16, np.int64)  # by number of the event
         self.table: SeriesTable[EventLabels] = SeriesTable(3)

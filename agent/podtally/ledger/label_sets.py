@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The label sets of the contract, in the order of the contract."""
+"""The label sets of the metrics, with the labels in the order of /metrics."""
 
 from typing import NamedTuple
 
-DIRECTIONS = ("egress", "ingress")  # as the endpoint sees it; index 0 is from the endpoint
+DIRECTIONS = ("egress", "ingress")  # of the endpoint: index 0 is what it sends
 ACCOUNTS = ("flows", "other", "overflow")
-DROPS = ("before_hook", "after_hook", "header")  # bytes that one side alone counted
-OTHER = "other"  # every label but the direction of a flow beyond the series limit
+DROPS = (
+    "before_hook",
+    "after_hook",
+    "header",
+)  # bytes that only the interface or only podtally counted
+OTHER = "other"  # the labels of a flow beyond the series limit, but for its direction
 UNKNOWN = "unknown"
 
-# Protocol numbers that have a name in the metrics; the rest are their number.
+# Protocol numbers with a name in the metrics; others are shown as numbers.
 PROTOCOLS = {
     1: "icmp",
     2: "igmp",
@@ -62,14 +66,14 @@ class DeniedLabels(NamedTuple):
     policy: str
 
 
-class UnjudgedLabels(NamedTuple):
-    """Of what has the verdict `unknown`: what would have to be known."""
+class UnknownLabels(NamedTuple):
+    """Connections with the verdict `unknown`, by what would have to be known."""
 
     cause: str
 
 
 class ScanLabels(NamedTuple):
-    """Who has connections of one verdict to, or from, more peers or ports than are reported."""
+    """Workloads with connections to, or from, more peers or ports than are reported one by one."""
 
     namespace: str
     workload: str
@@ -77,8 +81,8 @@ class ScanLabels(NamedTuple):
     verdict: str
 
 
-class MissedLabels(NamedTuple):
-    """Of what has the verdict `unknown` although policies isolate the endpoint."""
+class UndecidedLabels(NamedTuple):
+    """Connections with the verdict `unknown` of endpoints that policies isolate."""
 
     namespace: str
     workload: str
@@ -89,14 +93,14 @@ class MissedLabels(NamedTuple):
 
 
 class SpoofedLabels(NamedTuple):
-    """Who sends packets from addresses that are not his."""
+    """Workloads that send packets from addresses that are not their own."""
 
     namespace: str
     workload: str
 
 
 class ExposedLabels(NamedTuple):
-    """Who gets traffic from outside that nothing declares."""
+    """Workloads with traffic from outside that no Ingress or Service declares."""
 
     namespace: str
     workload: str
@@ -106,7 +110,7 @@ class ExposedLabels(NamedTuple):
 
 
 class CandidateLabels(NamedTuple):
-    """What candidates would change: ``verdict`` is as things are, ``candidate`` with them."""
+    """Verdicts that candidates would change: ``verdict`` holds now, ``candidate`` with them."""
 
     namespace: str
     workload: str
@@ -131,7 +135,7 @@ class CostLabels(NamedTuple):
 
 
 class KubecostLabels(NamedTuple):
-    """As Kubecost's network-costs and OpenCost have them, not the contract."""
+    """The labels of Kubecost's network costs and OpenCost, which are not podtally's."""
 
     pod_name: str
     namespace: str
@@ -142,4 +146,5 @@ class KubecostLabels(NamedTuple):
 
 
 def protocol_name(number: int) -> str:
+    """Return the name of an IP protocol, or its number as text."""
     return PROTOCOLS.get(number, str(number))

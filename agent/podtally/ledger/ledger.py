@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from podtally.identity.name_table import Names
 from podtally.kernel.account_map import AccountReading as KernelAccounts
 from podtally.kernel.table import FlowRows
-from podtally.ledger.accounts import BYTES, PACKETS, AccountTable, make_tables
+from podtally.ledger import families
+from podtally.ledger.accounts import AccountTable
 from podtally.ledger.attribution import Attribution, AttributionSettings
 from podtally.ledger.candidate_rows import CandidateRows
 from podtally.ledger.closed import ClosedConnections, LedgerTables, describe
@@ -27,12 +28,14 @@ from podtally.ledger.costs import CONTRACT, SeriesOptions
 from podtally.ledger.counter_deltas import NOTHING_GROWN, CounterDeltas
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.events import NO_EVENT, Events
+from podtally.ledger.family import BYTES, PACKETS
 from podtally.ledger.interface_totals import InterfaceTotals
 from podtally.ledger.interfaces import Interfaces, Losses
-from podtally.ledger.label_sets import ACCOUNTS, DIRECTIONS, DROPS, BookLabels
+from podtally.ledger.label_sets import DIRECTIONS, BookLabels
 from podtally.ledger.pending import PendingConnections
 from podtally.ledger.row_booking import ColdRows, RowBooking
-from podtally.ledger.series import SeriesTable
+from podtally.ledger.series import SeriesView
+from podtally.ledger.tables import Tables
 from podtally.ledger.view import View
 
 NEARLY_FULL = 0.9  # of the series limit: then those of long silent peers are let go
@@ -60,12 +63,11 @@ class Ledger:
     ) -> None:
         self._keep_ended = keep_ended
         self.limits = limits
-        self.tables = make_tables()
-        self.flows, self.pods = self.tables.flows, self.tables.pods
-        self.books: SeriesTable[BookLabels] = SeriesTable(len(ACCOUNTS))
-        self.drops: SeriesTable[BookLabels] = SeriesTable(len(DROPS))
+        self.tables = Tables()
+        self.flows, self.pods = self.tables[families.FLOWS], self.tables[families.PODS]
+        self.books, self.drops = self.tables[families.BOOKS], self.tables[families.DROPS_BYTES]
         self.accounts = AccountTable(self.tables, limits.series, shown)
-        self.events = Events(limits.events)
+        self.events = Events(limits.events, self.tables[families.SCANS])
         self.connections = Connections(flags, limits.connections)
         self.interfaces = Interfaces()
         settings = AttributionSettings(
@@ -100,7 +102,7 @@ class Ledger:
 
     def book_rows(self, rows: FlowRows, cold: ColdRows, present: EpochContext) -> None:
         """Book a batch of rows, each connection at most once in an epoch."""
-        self.candidate_rows.learn(present.declared, self.tables.candidate)
+        self.candidate_rows.learn(present.declared, self.tables[families.CANDIDATES])
         self.row_booking.book_rows(rows, cold, present)
 
     # -- what the kernel counts outside of rows -------------------------------------
@@ -117,7 +119,7 @@ class Ledger:
         after this. Returns the connections that ended, if they are to be kept.
         """
         now_ns = present.now_ns
-        self.candidate_rows.learn(present.declared, self.tables.candidate)
+        self.candidate_rows.learn(present.declared, self.tables[families.CANDIDATES])
         self.row_booking.book_errors(present)
         delta, self._kernel_delta = self._kernel_delta, NOTHING_GROWN
         self._interface_totals.settle(delta, self.row_booking.sums, present.names, now_ns)
@@ -246,33 +248,23 @@ class Ledger:
             del self.retired_gaps[labels]
 
     def view(self) -> View:
-        books = self.books.view()
-        # An interface that is gone, or has another name, has nothing left to differ.
-        gaps = dict.fromkeys(books.labels, 0) | self.retired_gaps
+        candidates = self.tables[families.CANDIDATES]
+        return View(
+            series={**self.tables.views(), families.GAPS.name: self._gaps()},
+            connections=len(self.connections),
+            unknown_initiators=self.row_booking.began_unknown,
+            limited=self.accounts.limited,
+            overflow_packets=self.overflow_packets,
+            waiting=len(self.waiting),
+            name_timeouts=self.attribution.name_timeouts,
+            candidate_changes=self.candidate_rows.view(candidates),
+        )
+
+    def _gaps(self) -> SeriesView[BookLabels]:
+        """Return the gap of each interface and direction; 0 for one that is gone or renamed."""
+        gaps = dict.fromkeys(self.books.view().labels, 0) | self.retired_gaps
         for slot in self.interfaces.live().tolist():
             for direction, gap in zip(DIRECTIONS, self.interfaces.gap[slot].tolist(), strict=True):
                 labels = BookLabels(self.interfaces.names[slot], direction)
                 gaps[labels] = gaps.get(labels, 0) + gap
-        return View(
-            self.pods.view(),
-            self.flows.view(),
-            books,
-            self.tables.denied.view(),
-            self.tables.unjudged.view(),
-            self.tables.exposed.view(),
-            self.tables.candidate.view(),
-            self.tables.kubecost.view(),
-            self.tables.costs.view(),
-            self.events.scanning.view(),
-            list(gaps.items()),
-            len(self.connections),
-            self.row_booking.began_unknown,
-            self.accounts.limited,
-            self.overflow_packets,
-            len(self.waiting),
-            self.attribution.name_timeouts,
-            self.drops.view(),
-            self.tables.missed.view(),
-            self.tables.spoofed.view(),
-            self.candidate_rows.view(self.tables.candidate),
-        )
+        return SeriesView(list(gaps), np.array(list(gaps.values()), np.int64).reshape(-1, 1))

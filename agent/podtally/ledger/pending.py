@@ -8,11 +8,12 @@ remembered, and the wait survives the agent with the connections.
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.ledger.accounts import BYTES, PACKETS, AccountTable
+from podtally.ledger.accounts import AccountTable
 from podtally.ledger.attribution import AttributedConnections, Attribution
 from podtally.ledger.connections import ConnectionColumns, Connections, join, no_connections
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.events import Events
+from podtally.ledger.family import BYTES, PACKETS
 from podtally.ledger.new_connections import new_connections
 
 
@@ -89,7 +90,7 @@ class PendingConnections:
             amounts[:, BYTES] = columns.bytes[named, direction]
             amounts[:, PACKETS] = columns.packets[named, direction]
             accounts.add(account[named], direction, amounts, present.now_ns)
-        accounts.count_beginnings(account[named], columns.began[named], present.now_ns)
+        accounts.count_new(account[named], columns.began[named], present.now_ns)
         self._events.count(event, present.now_ns)
         self._events.add_bytes(event, columns.bytes, present.now_ns)
         return AttributedConnections(account, event)

@@ -21,6 +21,7 @@ from podtally.ledger.connections import (
 )
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.events import NO_EVENT, Events
+from podtally.ledger.families import DENIED, UNDECIDED
 from podtally.ledger.icmp_errors import errors_among, quoted_fingerprints
 from podtally.ledger.initiator import opener_of, opening_flags
 from podtally.ledger.new_connections import NewConnections, carries_data, new_connections
@@ -193,8 +194,8 @@ class RowBooking:
         columns.account[place], columns.event[place] = named
         if changed.any():
             others = self.events.policies_differ(before[changed], named.event[changed])
-            self.accounts.count_denied(named.account[changed][others], present.now_ns)
-            self.accounts.count_missed(named.account[changed], present.now_ns)
+            self.accounts.count(DENIED, named.account[changed][others], present.now_ns)
+            self.accounts.count(UNDECIDED, named.account[changed], present.now_ns)
             self.events.count(named.event[changed], present.now_ns)
 
     def _reassigned(
@@ -236,7 +237,7 @@ class RowBooking:
         has_data = carries_data(rows.bytes, rows.packets)
         flows = NewConnections(key, began, first_ns, rows.seen, rows.packets[:, 0], has_data)
         named = self.attribution.name(flows, present)
-        self.accounts.count_beginnings(named.account, began, present.now_ns)
+        self.accounts.count_new(named.account, began, present.now_ns)
         self.events.count(named.event, present.now_ns)
         self.began_unknown += int(np.count_nonzero(began & BEGAN_SIDE == BEGAN_UNKNOWN))
         return ConnectionColumns(

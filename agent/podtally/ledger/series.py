@@ -8,6 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Labels = TypeVar("Labels", bound=Hashable)
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+NO_SERIES = -1  # in arrays of indexes of series
 
 
 class SeriesView(NamedTuple, Generic[Labels]):
@@ -127,3 +130,15 @@ class SeriesTable(Generic[Labels]):
             more = max(short, len(self._sums))
             self._sums = np.pad(self._sums, ((0, more), (0, 0)))
             self._moved_ns = np.pad(self._moved_ns, (0, more))
+
+
+def used(series: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the indexes among ``series``, each once."""
+    return np.unique(series[series != NO_SERIES])
+
+
+def padded(array: NDArray[Scalar], size: int, value: int | bool) -> NDArray[Scalar]:
+    """Return the array with at least ``size`` rows; new ones have ``value``."""
+    more = max(0, size - len(array))
+    widths = ((0, more), (0, 0))[: array.ndim]
+    return np.pad(array, widths, constant_values=value) if more else array

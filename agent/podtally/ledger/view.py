@@ -1,51 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
 """What readers of the ledger see."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from podtally.ledger.label_sets import (
-    BookLabels,
-    CandidateLabels,
-    CostLabels,
-    DeniedLabels,
-    ExposedLabels,
-    FlowLabels,
-    KubecostLabels,
-    MissedLabels,
-    PodLabels,
-    ScanLabels,
-    SpoofedLabels,
-    UnjudgedLabels,
-)
+from podtally.ledger.families import CANDIDATES, GAPS
+from podtally.ledger.family import Family, Labels
+from podtally.ledger.label_sets import CandidateLabels
 from podtally.ledger.series import SeriesView
 
-_NONE: NDArray[np.int64] = np.zeros((0, 1), np.int64)
+
+def no_series(family: Family[Labels]) -> SeriesView[Labels]:
+    return SeriesView((), np.zeros((0, len(family.sums)), np.int64))
 
 
-class View(NamedTuple):
-    """Nothing in it changes any more."""
+@dataclass(frozen=True)
+class View:
+    """An immutable copy of the ledger's sums: ``view[FLOWS]`` are those of a family."""
 
-    pods: SeriesView[PodLabels]  # (n, 2): bytes, packets
-    flows: SeriesView[FlowLabels]  # (n, 3): bytes, packets, connections
-    books: SeriesView[BookLabels]  # (n, 3): flows, other, overflow, in bytes
-    denied: SeriesView[DeniedLabels]  # (n, 1): connections, as the next two
-    unjudged: SeriesView[UnjudgedLabels]
-    exposed: SeriesView[ExposedLabels]
-    candidate: SeriesView[CandidateLabels]  # (n, 3): as flows
-    kubecost: SeriesView[KubecostLabels]  # (n, 1): bytes
-    costs: SeriesView[CostLabels]  # (n, 2): dollars, and parts of one
-    scanning: SeriesView[ScanLabels]  # (n, 1): connections
-    gaps: list[tuple[BookLabels, int]]
-    connections: int
-    began_unknown: int
-    limited: int
-    overflow_packets: int
-    waiting: int  # connections that may still be named
-    name_timeouts: int  # that could not be, in time
-    drops: SeriesView[BookLabels] = SeriesView((), np.zeros((0, 3), np.int64))  # bytes by DROPS
-    missed: SeriesView[MissedLabels] = SeriesView((), _NONE)  # (n, 1): connections
-    spoofed: SeriesView[SpoofedLabels] = SeriesView((), _NONE)  # (n, 1): packets
-    tried: SeriesView[CandidateLabels] = SeriesView((), np.zeros((0, 3), np.int64))  # as candidate
+    series: Mapping[str, SeriesView[Any]]  # by the names of families
+    connections: int = 0
+    unknown_initiators: int = 0  # connections
+    limited: int = 0
+    overflow_packets: int = 0
+    waiting: int = 0  # connections that may still get a name
+    name_timeouts: int = 0  # connections that got none in time
+    # Of the present candidates, counted since they were loaded.
+    candidate_changes: SeriesView[CandidateLabels] = field(
+        default_factory=lambda: no_series(CANDIDATES)
+    )
+
+    def __getitem__(self, family: Family[Labels]) -> SeriesView[Labels]:
+        """Return sums (n, len(family.sums)) and their label sets."""
+        found = self.series.get(family.name)
+        return no_series(family) if found is None else found
+
+    @property
+    def gap_bytes(self) -> int:
+        """The sum of all gaps, whatever their sign."""
+        return int(np.abs(self[GAPS].values).sum())

@@ -25,7 +25,7 @@ from podtally.kernel.table import Table, open_table
 from podtally.ledger.checkpoint import Checkpoint, Position
 from podtally.ledger.closed import ClosedConnections
 from podtally.ledger.connections import flags_of
-from podtally.ledger.costs import SeriesOptions, parts_a_byte
+from podtally.ledger.costs import SeriesOptions, parts_per_byte
 from podtally.ledger.ledger import Ledger, Limits
 from podtally.policy.model import UNDECLARED
 from podtally.runtime.generations import install, options_of
@@ -78,8 +78,8 @@ def make_ledger(config: Config, generation: Generation) -> Ledger:
     flags = flags_of(layout)
     shown = SeriesOptions(
         config.flow_labels == "pod",
-        parts_a_byte(config.prices.egress.items()),
-        parts_a_byte(config.prices.ingress.items()),
+        parts_per_byte(config.prices.egress.items()),
+        parts_per_byte(config.prices.ingress.items()),
         config.kubecost_alias,
     )
     return Ledger(flags, limits, config.flow_log is not None, shown)

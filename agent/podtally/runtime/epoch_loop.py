@@ -95,7 +95,7 @@ class EpochLoop:
     def status(self) -> str:
         """Return one line for the service manager."""
         words = [self._watching(), f"{self._flows} flows in the last epoch"]
-        gap = sum(abs(each) for _, each in self._publisher.view.gaps)
+        gap = self._publisher.view.gap_bytes
         words.append(f"the books have a gap of {gap} bytes" if gap else "the books close")
         return self._trouble or ", ".join(words)
 

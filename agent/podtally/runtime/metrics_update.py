@@ -53,9 +53,9 @@ class MetricsUpdate:
         for resource, why in state.unsynced.items():
             metrics.kubernetes_unsynced.labels(resource, why).set(1)
         metrics.conntrack.set(state.conntrack)
-        metrics.contradicted.clear()
+        metrics.conflicting.clear()
         for (namespace, workload), count in state.contradicted.items():
-            metrics.contradicted.labels(namespace, workload).set(count)
+            metrics.conflicting.labels(namespace, workload).set(count)
         now = (
             *(watcher.attach_errors, watcher.resyncs, state.errors, state.lists),
             *(state.lookups, state.lookups_missed),
