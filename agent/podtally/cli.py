@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: parses it and runs the command; a command is imported only to run it."""
+"""Parses the command line and runs the command; only that command is imported."""
 
 import argparse
 import importlib
@@ -20,38 +20,44 @@ class Command(NamedTuple):
     text: str
 
 
-# The groups of `podtally --help`, the most wanted first.
+# The groups of `podtally --help`, the most used commands first.
 GROUPS: dict[str, dict[str, Command]] = {
     "start here": {
-        "top": Command("commands.top", "show who talks to whom, how much, and whether it may"),
+        "top": Command("commands.top", "show live traffic by workload and peer, with verdicts"),
         "explain": Command("commands.explain", "explain why policies allow or deny a connection"),
-        "doctor": Command("doctor.command", "check what this host needs, and how to fix it"),
+        "doctor": Command(
+            "doctor.command", "check host requirements, and say how to fix what is missing"
+        ),
     },
     "the agent": {
-        "run": Command("commands.run", "count, name, judge and export until stopped"),
-        "demo": Command("demo.command", "show podtally at work on traffic of its own"),
+        "run": Command(
+            "commands.run", "run the agent: count traffic, evaluate policies, export metrics"
+        ),
+        "demo": Command("demo.command", "run podtally on generated traffic, in network namespaces"),
         "health": Command("commands.health", "check whether the running agent is healthy"),
-        "config": Command("commands.config_check", "check a configuration before an agent uses it"),
+        "config": Command("commands.config_check", "check a configuration file"),
         "detach": Command("commands.detach", "remove the kernel programs and stop counting"),
     },
     "endpoints and addresses": {
         "endpoints": Command("commands.endpoints", "list the endpoint behind each interface"),
-        "resolve": Command("commands.resolve", "show who has an address, or had it"),
+        "resolve": Command("commands.resolve", "show the owner of an address, now or earlier"),
     },
     "policies": {
         "check": Command("commands.check", "lint policies and run their test cases"),
-        "candidates": Command("commands.candidates", "show what candidate policies would change"),
+        "candidates": Command(
+            "commands.candidates", "show what candidate policies would change (dry run)"
+        ),
     },
-    "podtally itself": {
+    "other": {
         "version": Command("commands.version", "print the version"),
-        "completion": Command("commands.completion", "print shell completion or the man page"),
+        "completion": Command("commands.completion", "print shell completion, or the man page"),
     },
 }
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 OK, FINDINGS, USAGE_ERROR = 0, 1, 2
 INTERRUPTED = 130
 DESCRIPTION = "Exact byte accounting of every pod's traffic, without touching a packet."
-EPILOG = "`podtally COMMAND --help` explains a command, with an example."
+EPILOG = "Run `podtally COMMAND --help` for the options of a command, and examples."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,11 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments:
         print(build_parser(()).format_help(), end="")
         return OK
-    named = next((word for word in arguments if word in COMMANDS), None)
-    args = build_parser(() if named is None else (named,)).parse_args(arguments)
+    command = next((word for word in arguments if word in COMMANDS), None)
+    args = build_parser(() if command is None else (command,)).parse_args(arguments)
     try:
         code = int(_module(args.command).main(args))
-        sys.stdout.flush()  # what nobody reads is found out now, not when the interpreter ends
+        sys.stdout.flush()  # a closed pipe must fail here, not when the interpreter exits
         return code
     except PodtallyError as error:
         print(f"podtally: {error}", file=sys.stderr)
@@ -71,12 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # `podtally ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
         return OK
 
 
 class _Parser(argparse.ArgumentParser):
-    """Lists the commands in their groups."""
+    """Prints the commands in groups."""
 
     def format_help(self) -> str:
         width = max(map(len, COMMANDS))
@@ -88,7 +94,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser(complete: Sequence[str]) -> argparse.ArgumentParser:
-    """Return the parser; only the commands in ``complete`` have their arguments."""
+    """Return the parser; only commands in ``complete`` get their arguments."""
     parser = _Parser(prog="podtally", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"podtally {__version__}")
     commands = parser.add_subparsers(

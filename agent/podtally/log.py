@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log lines on standard error: time, level, words; plain where it is not a terminal."""
+"""Logs to standard error: time, level, message; colours only on a terminal."""
 
 import logging
 import os

@@ -110,7 +110,7 @@ def test_a_pin_directory_in_use_is_told(pin_dir: Path) -> None:
     finally:
         os.close(fd)
     assert finding.ok is None
-    assert "an agent runs" in finding.detail
+    assert "in use by an agent" in finding.detail
 
 
 def test_an_instruction_the_kernel_does_not_know_is_told_in_the_verifiers_words() -> None:
@@ -127,8 +127,8 @@ def test_no_interface_is_a_note_not_a_fault(inside: Callable[..., object], pin_d
         DoctorFinding(
             "interfaces",
             None,
-            "no pod's interface is here yet",
-            "new ones are watched as they appear; --interfaces chooses others",
+            "no pod interfaces yet",
+            "new ones are watched as they appear; --interfaces selects others",
         )
     ]
 
@@ -139,7 +139,7 @@ def test_a_program_before_ours_is_told(inside: Callable[..., object], pin_dir: P
     assert found[0].ok
     assert "ptl0" in found[0].detail
     assert [(f.name, f.ok) for f in found[1:]] == [("programs on ptl0", False)]
-    assert "runs before ours" in found[1].detail
+    assert "runs before podtally" in found[1].detail
 
 
 def test_a_foreign_filter_behind_ours_is_a_note(

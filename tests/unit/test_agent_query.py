@@ -61,7 +61,7 @@ def test_books_that_do_not_close_are_a_finding(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("status", "body", "words"),
     [
-        (404, b"not found\n", "has no /metrics: 'it answers 404'; is it a podtally"),
+        (404, b"not found\n", "has no /metrics: 'status 404'; is it podtally"),
         (200, b"<html>\x1b[2J</html>", "is not podtally's: 'there is no podtally_build_info'"),
         (200, b'podtally_flow_bytes_total{a="\x1b"', "is not podtally's: 'not a line of the Prometheus"),
         (200, b"\xff\xfe", "is not podtally's"),

@@ -262,8 +262,8 @@ def test_nobody(served: Served) -> None:
     ("arguments", "words"),
     [
         (["resolve", "web-0"], "invalid IP address 'web-0'; for example"),
-        (["resolve", "10.0.0.7", "--at", "noon"], "--at: 'noon' is no time; write "),
-        (["resolve", "10.0.0.7", "--at", "2999-01-01T00:00:00Z"], "yet to come; name the day"),
+        (["resolve", "10.0.0.7", "--at", "noon"], "--at: invalid time 'noon'; use "),
+        (["resolve", "10.0.0.7", "--at", "2999-01-01T00:00:00Z"], "in the future; give the day"),
         (["endpoints", "--listen", "a..b:1"], "no podtally answers on a..b:1: "),
         (["endpoints", "--listen", "here"], "'here' is not ADDR:PORT"),
     ],
@@ -316,7 +316,7 @@ def test_who_else_answers_is_no_agent(other: str) -> None:
         code, out, err = podtally("endpoints", "--listen", f"127.0.0.1:{port}")
         end()
     assert (code, out) == (2, "")
-    assert f"who answers on 127.0.0.1:{port} has no /api/v1/endpoints: " in err
+    assert f"the server on 127.0.0.1:{port} has no /api/v1/endpoints: " in err
     assert err.count("\n") == 1
 
 

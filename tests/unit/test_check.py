@@ -141,7 +141,7 @@ def test_stdin_is_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     [
         (["check"], "no policies given"),
         (["check", "nowhere.yaml"], "nowhere.yaml: No such file"),
-        (["check", "."], "no .json, .yaml, .yml in the folder"),
+        (["check", "."], "no .json, .yaml, .yml in the directory"),
         (["check", "--probes", "nowhere.json"], "nowhere.json: No such file"),
         (["check", "--probes", "x", "--cluster", "y"], "cannot be combined"),
     ],

@@ -48,8 +48,8 @@ def test_a_file_that_serves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ("listen: here\n", "'here' is not ADDR:PORT"),
         ("kubeconfig: /not/there\n", "/not/there"),
         ("flow_log: /tmp/x\nevents: /tmp/x\n", "/tmp/x"),
-        ("flow_log: /not/there/flows.jsonl\n", "flow_log: there is no directory /not/there"),
-        ("events: /not/there/events.jsonl\n", "events: there is no directory /not/there"),
+        ("flow_log: /not/there/flows.jsonl\n", "flow_log: no directory /not/there"),
+        ("events: /not/there/events.jsonl\n", "events: no directory /not/there"),
         ("events: /dev/null\n", "events: /dev/null is not a regular file"),
         ("events: /dev/stdout\n", "events: /dev/stdout is not a regular file"),
     ],
@@ -131,4 +131,4 @@ def test_a_deletion_of_what_is_not_there_is_a_finding(
     file = tmp_path / "podtally.yaml"
     file.write_text("candidate_delete: NetworkPolicy/shop/old\nkubernetes: 'off'\n")
     assert cli.main(["config", "check", str(file)]) == 1
-    assert "NetworkPolicy/shop/old: is not among the policies" in capsys.readouterr().out
+    assert "NetworkPolicy/shop/old: no such policy" in capsys.readouterr().out

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from podtally.commands.tables import Style
 from podtally.doctor import features, host
 from podtally.doctor.command import report_json, report_text
 from podtally.doctor.finding import DoctorFinding
@@ -16,32 +17,32 @@ from podtally.runtimes.cgroup_ids import find_mount
 FINE = DoctorFinding("jit", True, "on")
 SLIGHT = DoctorFinding("cgroup v2", False, "not mounted", "mount it")
 FATAL = DoctorFinding("bcc", False, "No module named 'bcc'", "install it", fatal=True)
-UNTOLD = DoctorFinding("clock source", None, "cannot be told", fatal=True)
+UNTOLD = DoctorFinding("clock source", None, "unknown", fatal=True)
 
 
 def test_text_has_the_mend_under_what_is_lacking() -> None:
     out = io.StringIO()
-    assert report_text([FINE, SLIGHT, FATAL], out, colour=False) == 1
+    assert report_text([FINE, SLIGHT, FATAL], out, Style(80, colour=False)) == 1
     assert out.getvalue().splitlines() == [
         "ok       jit                  on",
-        "lacking  cgroup v2            not mounted",
+        "warning  cgroup v2            not mounted",
         "                              -> mount it",
         "MISSING  bcc                  No module named 'bcc'",
         "                              -> install it",
-        "podtally cannot run: 1 thing is missing",
+        "podtally cannot run here; requirements missing: 1",
     ]
 
 
 def test_only_what_is_known_to_be_missing_and_fatal_fails() -> None:
     out = io.StringIO()
-    assert report_text([FINE, SLIGHT, UNTOLD], out, colour=False) == 0
+    assert report_text([FINE, SLIGHT, UNTOLD], out, Style(80, colour=False)) == 0
     assert out.getvalue().endswith("podtally can run here\n")
 
 
 def test_colour_is_only_on_the_mark() -> None:
     out = io.StringIO()
-    report_text([FATAL], out, colour=True)
-    assert out.getvalue().startswith("\x1b[31mMISSING\x1b[0m  bcc")
+    report_text([FATAL], out, Style(80, colour=True))
+    assert out.getvalue().startswith("\x1b[31;1mMISSING\x1b[0m  bcc")
 
 
 @pytest.mark.parametrize(("listed", "able"), [([FINE, SLIGHT, UNTOLD], True), ([FATAL], False)])

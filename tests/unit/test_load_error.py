@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from podtally.commands.tables import Style
 from podtally.doctor.command import report_text
 from podtally.doctor.finding import DoctorFinding
 from podtally.kernel.load_error import LOG_NAME, load_error
@@ -69,7 +70,7 @@ def test_doctor_shows_the_end_of_the_log_under_its_finding(
 ) -> None:
     error = load_error("podtally.c", VERIFIER, tmp_path / LOG_NAME)
     finding = DoctorFinding("own programs", False, error.what, error.fix, fatal=True)
-    assert report_text([finding], sys.stdout, colour=False) == 1
+    assert report_text([finding], sys.stdout, Style(80, colour=False)) == 1
     lines = capsys.readouterr().out.splitlines()
     assert VERDICT in lines[0]
     assert lines[1].strip() == f"-> the whole log is {tmp_path / LOG_NAME}, which ends"

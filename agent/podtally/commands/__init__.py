@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that consist of little more than their arguments."""
+"""The commands, and the tables and readers that they share."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queries the running agent, on its Unix socket or its HTTP listener, and decodes the answer."""
+"""Queries the running agent, on its Unix socket or its HTTP listener, and decodes replies."""
 
 import argparse
 import http.client
@@ -27,19 +27,19 @@ _METRICS = "/metrics"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="the agent's own: it says where it listens"
+        "--config", type=Path, metavar="FILE", help="the agent's configuration, for its address"
     )
     parser.add_argument(
         "--listen",
         default=os.environ.get(LISTEN_VARIABLE),
         metavar="ADDR:PORT",
-        help=f"where the agent listens (${LISTEN_VARIABLE}, or {DEFAULT_LISTEN})",
+        help=f"the agent's address (default: ${LISTEN_VARIABLE}, or {DEFAULT_LISTEN})",
     )
     add_output(parser)
 
 
 class AgentAddress(NamedTuple):
-    """Where to query the agent: on its Unix socket if there is one, else as it is configured."""
+    """Where to query the agent: its Unix socket if there is one, else its configured address."""
 
     config: Config
     socket: Path | None  # None: --listen names another agent, perhaps on another host
@@ -54,45 +54,45 @@ class AgentAddress(NamedTuple):
 
 
 def agent_address(args: argparse.Namespace) -> AgentAddress:
-    """Return where the agent of these arguments is; raises PodtallyError."""
+    """Return the address of the agent that the arguments name; PodtallyError."""
     settings = from_arguments(args)
     named = args.listen is not None
     return AgentAddress(settings, None if named else settings.state_dir / API_SOCKET)
 
 
 def query(agent: AgentAddress, path: str, type_: type[T], **query: str) -> T:
-    """Return the agent's answer; raises PodtallyError where there is none."""
-    with _answering(agent, path):
+    """Return the agent's reply; PodtallyError."""
+    with _readable_errors(agent, path):
         status, body = agent.get(f"{path}?{urlencode(query)}" if query else path)
         if status == http.client.OK:
             return msgspec.json.decode(body, type=type_)
-        refused = msgspec.json.decode(body, type=ErrorReply)
-    raise PodtallyError(f"the agent on {agent} refuses: {refused.error}", refused.fix)
+        reply = msgspec.json.decode(body, type=ErrorReply)
+    raise PodtallyError(f"the agent on {agent} refuses: {reply.error}", reply.fix)
 
 
 def fetch_metrics(agent: AgentAddress) -> str:
-    """Return the agent's /metrics; raises PodtallyError where there are none."""
-    with _answering(agent, _METRICS):
+    """Return the agent's /metrics; PodtallyError."""
+    with _readable_errors(agent, _METRICS):
         status, body = agent.get(_METRICS)
         if status != http.client.OK:
-            raise http.client.HTTPException(f"it answers {status}")
+            raise http.client.HTTPException(f"status {status}")
         return body.decode(errors="replace")
 
 
 @contextmanager
-def _answering(agent: AgentAddress, path: str) -> Iterator[None]:
-    """Say in the operator's words why nobody answers, or nobody who is a podtally."""
+def _readable_errors(agent: AgentAddress, path: str) -> Iterator[None]:
+    """Turn errors of the exchange into a PodtallyError."""
     try:
         yield
-    except (OSError, UnicodeError) as error:  # UnicodeError: a name that none can have
-        told = error.strerror if isinstance(error, OSError) else None
+    except (OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
+        reason = error.strerror if isinstance(error, OSError) else None
         raise PodtallyError(
-            f"no podtally answers on {agent}: {told or error}",
-            "is `podtally run` running? say where it listens with --listen or --config",
+            f"no podtally answers on {agent}: {reason or error}",
+            "is `podtally run` running? give its address with --listen or --config",
         ) from None
     except (http.client.HTTPException, msgspec.DecodeError) as error:
-        words = ascii(str(error) or type(error).__name__)
+        reason = ascii(str(error) or type(error).__name__)
         raise PodtallyError(
-            f"who answers on {agent} has no {path}: {words}",
-            "is it a podtally, and as new as this one? choose with --listen",
+            f"the server on {agent} has no {path}: {reason}",
+            "is it podtally, of this version? choose the agent with --listen",
         ) from None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``podtally completion``: completion for a shell, or the man page; both are generated files."""
+"""``podtally completion``: prints a generated shell completion, or the man page."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ examples:
   podtally completion zsh > /usr/local/share/zsh/site-functions/_podtally
   podtally completion man | man -l -
 
-Exit codes: 0 printed, 2 usage error.
+Exit codes: 0 fine, 2 usage error.
 """
 GENERATED = Path(__file__).parents[1] / "generated"
 FILES = {"bash": "podtally.bash", "zsh": "_podtally", "man": "podtally.1"}
@@ -19,7 +19,7 @@ FILES = {"bash": "podtally.bash", "zsh": "_podtally", "man": "podtally.1"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
-    parser.add_argument("what", choices=tuple(FILES), help="a shell, or man for the man page")
+    parser.add_argument("what", choices=tuple(FILES), help="shell completion, or the man page")
 
 
 def main(args: argparse.Namespace) -> int:

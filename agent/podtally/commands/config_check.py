@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``podtally config check``: whether an agent could start with a configuration, before it does."""
+"""``podtally config check``: checks whether an agent can start with a configuration."""
 
 import argparse
 import os
@@ -25,11 +25,12 @@ examples:
   podtally config check /etc/podtally/podtally.yaml
   podtally config check && systemctl reload podtally   # the default file
 
-Reads the file as `podtally run --config FILE` would, and the kubeconfig, web configuration,
-policies and candidates that it names; does not ask the Kubernetes API. Named interfaces that
-this host has not, or that cannot be watched, are warned of: another host may have them. A policy
-that cannot be read stops no agent, which judges by it as `unknown`: it is a finding.
-Exit codes: 0 fine, 1 findings in policies, 2 the configuration cannot be used, or wrong use.
+Reads FILE as `podtally run --config FILE` would, and the kubeconfig, web configuration, policies
+and candidates that it names; does not contact the Kubernetes API. Named interfaces that are
+missing or cannot be watched are warnings: they may exist on other hosts. An unreadable policy
+is a finding: the agent starts, and its verdicts are `unknown`.
+Exit codes: 0 fine, 1 findings (in policies), 2 usage error, unreadable input, or a fixable
+problem.
 """
 
 
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = actions.add_parser(
         "check",
-        help="read a configuration, and say what is wrong with it",
+        help="read a configuration, and report what is wrong",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -48,12 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=Path,
         metavar="FILE",
-        help=f"default: {loader.DEFAULT_FILE} if there",
+        help=f"configuration file (default: {loader.DEFAULT_FILE}, if it exists)",
     )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Return 0 if all is fine, 1 if policies have problems; PodtallyError for the rest."""
+    """Return 0 if all is fine, 1 if policies have problems; PodtallyError for other problems."""
     read = config.load(args.file, {})
     if read.kubeconfig is not None:
         api_access(read)
@@ -71,21 +72,21 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _check_logs(read: Config) -> None:
-    """PodtallyError if a log could not be written where it is to be."""
-    for name, told in (("flow_log", read.flow_log), ("events", read.events)):
-        if told is None or str(told) == "-":
+    """Raise PodtallyError if a log cannot be written."""
+    for name, log in (("flow_log", read.flow_log), ("events", read.events)):
+        if log is None or str(log) == "-":
             continue
-        path = Path(told)
+        path = Path(log)
         if not path.parent.is_dir():
-            raise PodtallyError(f"{name}: there is no directory {path.parent}", "make it")
+            raise PodtallyError(f"{name}: no directory {path.parent}", "create it")
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise PodtallyError(f"{name}: {path} is not a regular file", "name another")
+            raise PodtallyError(f"{name}: {path} is not a regular file", "use another path")
         if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise PodtallyError(f"{name}: {path} cannot be written to", "check its rights")
+            raise PodtallyError(f"{name}: {path} is not writable", "check its permissions")
 
 
 def _refusals(read: Config) -> list[str]:
-    """Which of the named interfaces this host could not watch; another host may well."""
+    """Return warnings for named interfaces that this host cannot watch."""
     if read.interfaces is None:
         return []
     try:
@@ -97,13 +98,13 @@ def _refusals(read: Config) -> list[str]:
 
 
 def _problems(read: Config) -> Iterator[Problem]:
-    reading = PolicyFiles(read.policies).load().parsed
-    yield from reading.problems
-    if api_access(read) is None:  # else the policy may be there
-        known = {name_of(policy) for policy in reading.policies}
+    loaded = PolicyFiles(read.policies).load().parsed
+    yield from loaded.problems
+    if api_access(read) is None:  # otherwise the API may have the policy
+        known = {name_of(policy) for policy in loaded.policies}
         for name in read.candidate_delete:
             if name not in known:
-                message = "is not among the policies, so there is nothing to delete"
+                message = "no such policy; nothing to delete"
                 yield Problem("candidate_delete", 0, str(name), "", message, WARNING)
     if read.candidates:
         yield from PolicyFiles(read.candidates, candidate=True).load().parsed.problems

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the policies and the cluster that a command is told of: files, folders, standard input.
+"""Reads policies and cluster from files, directories or standard input.
 
-What comes from a live API is listed by ``live_cluster``, and becomes the same here.
+``live_cluster`` lists them from an API; both end in the same types.
 """
 
 import os
@@ -26,18 +26,18 @@ STDIN = "-"
 
 
 class PolicyText(NamedTuple):
-    """What is declared."""
+    """Policies as declared, with what is wrong in them."""
 
-    place: str  # where that was read, for a summary: "files: 2"
-    declared: tuple[DeclaredDocuments, ...]  # each as often as it is there
-    policies: tuple[Policy, ...]  # in force, with those that stand for what cannot be read
-    others: tuple[Document, ...]  # of kinds that are not read
+    place: str  # where they were read, for a summary: "files: 2"
+    declared: tuple[DeclaredDocuments, ...]  # duplicates included
+    policies: tuple[Policy, ...]  # in force, with stand-ins for unreadable ones
+    others: tuple[Document, ...]  # of unsupported kinds
     problems: tuple[Problem, ...]
-    lost: bool  # there is text that holds no object, though it may have been meant to
+    lost: bool  # some text holds no object, though it may have been meant to
 
 
 def read_policies(paths: Iterable[str]) -> PolicyText:
-    """PodtallyError if there is no such file, or none in a folder."""
+    """Read files, and the files of directories; PodtallyError."""
     found = _PathReader()
     names = tuple(dict.fromkeys(name for path in paths for name in _files(path)))
     blank = bool(names)
@@ -53,14 +53,14 @@ def read_policies(paths: Iterable[str]) -> PolicyText:
 
 
 def declared_in(given: Iterable[Document], place: str) -> PolicyText:
-    """What the documents declare, which were read in that place."""
+    """Return what the documents declare; ``place`` is where they were read."""
     found = _PathReader()
     found.take(given)
     return found.written(place)
 
 
 class _PathReader:
-    """What was read so far."""
+    """Collects what is read."""
 
     def __init__(self) -> None:
         self._declared: list[DeclaredDocuments] = []
@@ -76,7 +76,7 @@ class _PathReader:
             self._problems += one.problems
 
     def miss(self, text: ParsedText) -> None:
-        """Take in what is wrong with a text, and stand-ins for what is lost of it."""
+        """Add a text's problems, and stand-ins for its lost parts."""
         self._problems += text.problems
         self._lost += [
             policy for each in text.lost for policy in lost_text_stand_ins(each, candidate=False)
@@ -91,7 +91,7 @@ class _PathReader:
 
 
 def read_cluster(names: Iterable[str]) -> ClusterModel:
-    """Of manifests, or of an object like a case of tests; PodtallyError with all that is wrong."""
+    """Read the cluster from manifests, or from an object like a test case; PodtallyError."""
     written: list[Document] = []
     problems: list[Problem] = []
     whole = list(names)
@@ -106,13 +106,13 @@ def read_cluster(names: Iterable[str]) -> ClusterModel:
     world = cluster_of(written, problems)
     if not world.members:
         raise PodtallyError(
-            f"{', '.join(whole)}: no pods", "give what kubectl get pods -o yaml tells"
+            f"{', '.join(whole)}: no pods", "give the output of kubectl get pods -o yaml"
         )
     return world
 
 
 def cluster_of(given: Iterable[Document], problems: Sequence[Problem] = ()) -> ClusterModel:
-    """PodtallyError with the problems, and what else is wrong."""
+    """Return the cluster of the documents; PodtallyError if there are problems."""
     found = manifests.from_documents(given)
     _refuse((*problems, *found.problems))
     return found.world
@@ -129,13 +129,13 @@ def read_file(name: str) -> bytes:
 
 
 def print_errors(problems: Iterable[Problem]) -> None:
-    """Write the errors, each once, for people."""
+    """Write the errors to standard error, each once."""
     for line in dict.fromkeys(str(p) for p in problems if p.severity == ERROR):
         print(f"podtally: {line}", file=sys.stderr)
 
 
 def _files(path: str) -> Iterator[str]:
-    """The file, or those of the folder as ``sources`` chooses them."""
+    """Yield the file, or the files of the directory that are policies by their suffix."""
     if not os.path.isdir(path):
         yield path
         return
@@ -144,14 +144,16 @@ def _files(path: str) -> Iterator[str]:
     def refuse(error: OSError) -> None:
         raise _unreadable(error.filename, error)
 
-    for folder, folders, names in os.walk(path, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for directory, directories, names in os.walk(path, onerror=refuse):
+        directories[:] = sorted(name for name in directories if not name.startswith("."))
         for name in sorted(names):
             if name.endswith(SUFFIXES) and not name.startswith("."):
                 found = True
-                yield os.path.join(folder, name)
+                yield os.path.join(directory, name)
     if not found:
-        raise PodtallyError(f"{path}: no {', '.join(SUFFIXES)} in the folder", "name another")
+        raise PodtallyError(
+            f"{path}: no {', '.join(SUFFIXES)} in the directory", "give another one"
+        )
 
 
 def _world_of_case(content: bytes, name: str, errors: Sequence[Problem]) -> ClusterModel:
@@ -171,7 +173,7 @@ def _refuse(problems: Iterable[Problem]) -> None:
 
 
 def _unreadable(name: str, error: OSError) -> PodtallyError:
-    return PodtallyError(f"{name}: {error.strerror}", "check the path and its rights")
+    return PodtallyError(f"{name}: {error.strerror}", "check the path and its permissions")
 
 
 def _shown(name: str) -> str:

@@ -17,7 +17,7 @@ examples:
   podtally run --interfaces 'cali*,!cali-test*' --listen 0.0.0.0:9775 --epoch 1
   podtally run --policies /etc/podtally/policies --candidate next.yaml --events -
 
-Every setting can be in the configuration file, with underscores; a flag overrides it:
+Every flag is also a key of the configuration file, with underscores; flags override the file:
   listen: 0.0.0.0:9775
   epoch: 500ms
   flow_log: /var/log/podtally/flows.jsonl
@@ -28,9 +28,9 @@ Every setting can be in the configuration file, with underscores; a flag overrid
   endpoints:
     - {netns: web, namespace: shop, name: web-0, workload: web, labels: {app: web}}
   networks: {office: 203.0.113.0/24}
-  prices: {egress: {internet: 0.09, cross_zone: 0.01}}    # dollars for 10^9 bytes
+  prices: {egress: {internet: 0.09, cross_zone: 0.01}}    # dollars per 10^9 bytes
 
-Exit codes: 0 stopped by a signal, 2 usage error, or a host that cannot run it.
+Exit codes: 0 stopped by a signal, 2 usage error, unreadable input, or a fixable problem.
 """
 
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from podtally import log  # what is only told --help needs none of it
+    from podtally import log  # not needed for --help
     from podtally.runtime import daemon
 
     log.set_up(args.verbose)

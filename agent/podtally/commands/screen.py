@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where live tables go: redrawn in place on a terminal, one after another elsewhere."""
+"""Shows live tables: redrawn in place on a terminal, one after another elsewhere."""
 
 import os
 import shutil
@@ -22,14 +22,14 @@ class Screen:
         self._drawn = 0
 
     def style(self) -> Style:
-        """What a table of this moment is to fit; the final one may be longer."""
+        """Return the present size; the final table may be longer."""
         if not self.live:
             return Style(_PLAIN_COLUMNS, self._colour)
         size = shutil.get_terminal_size()
         return Style(size.columns, self._colour, size.lines - 1)
 
     def show(self, lines: Sequence[str]) -> None:
-        """Draw over the table before, and no more lines than the terminal has."""
+        """Replace the last table; lines beyond the terminal's are left out."""
         if not self.live:
             self.final(lines)
             return
@@ -40,21 +40,21 @@ class Screen:
         self._drawn = len(lines)
 
     def note(self, text: str) -> None:
-        """Say something under the table, in a place the next one covers."""
+        """Write a message below the table; the next table replaces it."""
         if self.live:
             self._stream.write(f"{text}{_CLEAR_LINE}\n")
             self._stream.flush()
             self._drawn += 1
 
     def final(self, lines: Sequence[str]) -> None:
-        """Put all lines in the place of the last table, to stay."""
+        """Replace the last table with all lines, for good."""
         self._stream.write(self._home() + (_CLEAR_BELOW if self.live else ""))
         self._stream.write("".join(f"{line}\n" for line in lines))
         self._stream.flush()
         self._drawn = 0
 
     def leave(self) -> None:
-        """End on a line of its own, over what the terminal itself has written there (``^C``)."""
+        """Clear the line below the table, on which the terminal may have written ``^C``."""
         if self._drawn:
             self._stream.write(f"\r{_CLEAR_LINE}")
             self._stream.flush()

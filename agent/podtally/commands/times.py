@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a point in time as people write it: a date, a time of today, or how long ago."""
+"""Parses a point in time as people write it: a date, a time of today, or an age."""
 
 import datetime
 import re
@@ -7,7 +7,7 @@ import re
 from podtally.api.schema import parse_time
 from podtally.errors import PodtallyError
 
-_MEND = "write 2026-01-31T23:59:59Z, 14:05, 14:05:30, 90s, or '5m ago'"
+_FIX = "use 2026-01-31T23:59:59Z, 14:05, 14:05:30, 90s, or '5m ago'"
 _CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?", re.ASCII)
 _AGO = re.compile(r"-?((?:\d+(?:\.\d+)?[smhd])+)(?: ago)?", re.ASCII)
 _PART = re.compile(r"([\d.]+)([smhd])")
@@ -15,15 +15,17 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def parse(text: str, now: datetime.datetime) -> datetime.datetime:
-    """Return the time meant, with its offset; ``now`` has the offset of local time.
+    """Return the time, with its offset; ``now`` has the local offset.
 
-    Raises PodtallyError where it cannot be told, or has not been yet.
+    PodtallyError if it is invalid or in the future.
     """
     at = _read(text.strip(), now)
     if at is None:
-        raise PodtallyError(f"--at: {text!r} is no time", _MEND)
+        raise PodtallyError(f"--at: invalid time {text!r}", _FIX)
     if at > now:
-        raise PodtallyError(f"--at: {text!r} is yet to come", "name the day, as in " + _day(at))
+        raise PodtallyError(
+            f"--at: {text!r} is in the future", "give the day, for example " + _day(at)
+        )
     return at
 
 
@@ -44,5 +46,5 @@ def _read(text: str, now: datetime.datetime) -> datetime.datetime | None:
 
 
 def _day(at: datetime.datetime) -> str:
-    """The same time a day before."""
+    """Return the same time on the day before."""
     return (at - datetime.timedelta(days=1)).isoformat(timespec="seconds")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``podtally version``: this podtally's version, and what it runs on."""
+"""``podtally version``: prints versions of podtally, Python and kernel."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ _EPILOG = """\
 example:
   podtally version -o json
 
-Exit codes: 0 printed, 2 usage error.
+Exit codes: 0 fine, 2 usage error.
 """
 
 

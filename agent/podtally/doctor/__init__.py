@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``podtally doctor``: what this host offers and lacks, and the fix for each."""
+"""``podtally doctor``: checks host requirements, and says how to fix what is missing."""

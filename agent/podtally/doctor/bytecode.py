@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small kernel programs, written as instructions, that each need one feature; nothing is attached.
+"""Small kernel programs, written as instructions, each of which needs one feature.
 
 Encoded as ``struct bpf_insn`` in ``include/uapi/linux/bpf.h``.
 """
@@ -44,7 +44,7 @@ END = _instruction(_MOV, target=0, imm=-1) + _instruction(_EXIT)  # return TC_AC
 
 
 def atomic(operation: int) -> bytes:
-    """Carry out one atomic operation on a word of the stack."""
+    """Return a program with one atomic operation on the stack."""
     return (
         _instruction(_STORE, target=_FRAME, offset=-8)
         + _instruction(_MOV, target=0)
@@ -55,12 +55,12 @@ def atomic(operation: int) -> bytes:
 
 
 def call(helper: int) -> bytes:
-    """Call a helper that takes no arguments."""
+    """Return a program that calls a helper without arguments."""
     return _instruction(_CALL, imm=helper) + END
 
 
 def load(instructions: bytes) -> int:
-    """Load a tc classifier; returns its fd. OSError carries the verifier's last line, if any."""
+    """Load a tc classifier and return its fd; OSError with the verifier's last line, if any."""
     code = ctypes.create_string_buffer(instructions, len(instructions))
     license_text = ctypes.create_string_buffer(_LICENSE)
     log = ctypes.create_string_buffer(_LOG_SIZE)
@@ -85,7 +85,7 @@ def load(instructions: bytes) -> int:
 
 
 def create_map(kind: int, value_size: int, flags: int = 0, inner_fd: int = 0) -> int:
-    """Create a map of one element with a 4-byte key; returns its fd."""
+    """Create a map of one element with a 4-byte key, and return its fd."""
     attr = bytearray(_ATTR_SIZE)
     # union bpf_attr: map_type, key_size, value_size, max_entries, map_flags, inner_map_fd
     struct.pack_into("=6I", attr, 0, kind, 4, value_size, 1, flags, inner_fd)
@@ -94,5 +94,5 @@ def create_map(kind: int, value_size: int, flags: int = 0, inner_fd: int = 0) ->
 
 def _last_line(log: bytes) -> str:
     lines = [line for line in log.decode(errors="replace").splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith(("processed ", "verification time"))]
-    return f": {told[-1].strip()}" if told else ""
+    messages = [line for line in lines if not line.startswith(("processed ", "verification time"))]
+    return f": {messages[-1].strip()}" if messages else ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Probes of the running kernel: each tries the feature itself, on nothing that is in use."""
+"""Probes of the running kernel: each tries its feature, on nothing that is in use."""
 
 import errno
 import mmap
@@ -25,7 +25,7 @@ def system_call() -> DoctorFinding:
         os.close(bytecode.load(bytecode.END))
     except OSError as error:
         return DoctorFinding(
-            name, False, f"bpf(2) refuses one: {error_text(error)}", _allow(error), True
+            name, False, f"bpf(2) refuses a program: {error_text(error)}", _allow(error), True
         )
     return DoctorFinding(name, True, "a tc classifier can be loaded", fatal=True)
 
@@ -33,14 +33,14 @@ def system_call() -> DoctorFinding:
 def _allow(error: OSError) -> str:
     if error.errno == errno.EPERM:
         return (
-            "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; in a container, see to "
-            "it that seccomp allows bpf(2); kernel lockdown must not be `confidentiality`"
+            "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; in a container, "
+            "seccomp must allow bpf(2); kernel lockdown must not be `confidentiality`"
         )
     return f"{_NEWER}, with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_BPF"
 
 
 def features() -> Iterator[DoctorFinding]:
-    """Try what the kernel programs and their tables are made of."""
+    """Try the features that the kernel programs and their maps need."""
     for name, attempt, why in _FEATURES:
         try:
             attempt()
@@ -81,11 +81,15 @@ def _batch() -> None:
 
 
 _FEATURES: tuple[tuple[str, Callable[[], None], str], ...] = (
-    ("mapped tables", _mmapable, "BPF_F_MMAPABLE arrays, read without a system call"),
-    ("atomics", _atomics, "compare-and-swap and fetching add, or, and: a flow claims its slot"),
-    ("coarse clock", _coarse_clock, "bpf_ktime_get_coarse_ns(): when a flow began"),
-    ("swap fence", _array_of_maps, "an ARRAY_OF_MAPS update waits for programs under way"),
-    ("batch reads", _batch, "BPF_MAP_LOOKUP_BATCH: the books in one call"),
+    ("mapped tables", _mmapable, "BPF_F_MMAPABLE arrays: reads without a system call"),
+    (
+        "atomics",
+        _atomics,
+        "compare-and-swap and fetching add, or, and: claiming a slot of the flow table",
+    ),
+    ("coarse clock", _coarse_clock, "bpf_ktime_get_coarse_ns(): start time of a flow"),
+    ("swap fence", _array_of_maps, "ARRAY_OF_MAPS: an update waits for running programs"),
+    ("batch reads", _batch, "BPF_MAP_LOOKUP_BATCH: reading the books in one call"),
 )
 
 
@@ -93,19 +97,19 @@ def jit(root: Path = Path("/")) -> DoctorFinding:
     try:
         on = (root / _JIT).read_text().strip() != "0"
     except OSError:
-        return DoctorFinding("jit", None, "cannot be told from here")
+        return DoctorFinding("jit", None, "unknown: cannot read it here")
     if on:
         return DoctorFinding("jit", True, "programs are compiled to machine code")
     fix = "sysctl -w net.core.bpf_jit_enable=1"
-    return DoctorFinding("jit", False, "off: every packet costs several times as much", fix)
+    return DoctorFinding("jit", False, "off: each packet costs several times as much", fix)
 
 
 def clock(root: Path = Path("/")) -> DoctorFinding:
     try:
         name = (root / _CLOCK).read_text().strip()
     except OSError:
-        return DoctorFinding("clock source", None, "cannot be told from here")
+        return DoctorFinding("clock source", None, "unknown: cannot read it here")
     if name in _SLOW_CLOCKS:
-        fix = "see the kernel's log for why it gave the processor's own clock up"
+        fix = "the kernel's log says why it does not use the processor's own clock"
         return DoctorFinding("clock source", False, f"{name} is slow to read", fix)
     return DoctorFinding("clock source", True, name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a probe says of the host; how it is shown is the command's."""
+"""The result of a probe."""
 
 from typing import NamedTuple
 
@@ -7,8 +7,8 @@ from typing import NamedTuple
 class DoctorFinding(NamedTuple):
     """One line of the report.
 
-    ``ok`` is None where it could not be told, or is neither good nor bad. ``fatal``: without
-    it podtally cannot run; then, and only if ``ok`` is False, the host is found wanting.
+    ``ok`` is None if it is unknown, or neither good nor bad. ``fatal``: podtally cannot run if
+    ``ok`` is False.
     """
 
     name: str
@@ -19,5 +19,5 @@ class DoctorFinding(NamedTuple):
 
 
 def error_text(error: OSError) -> str:
-    """Put an errno into the system's words, without Python's decoration."""
+    """Return the system's message of an errno, without Python's decoration."""
     return error.strerror or str(error)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Probes of the tc hooks, on the loopback of a network namespace that lives for a moment.
+"""Probes of the tc hooks, on the loopback of a temporary network namespace.
 
-Run as a module it is the child that makes that namespace and tries; the host's own
-interfaces are never touched.
+Run as a module it is the child process that creates the namespace; the host's own interfaces
+are never touched.
 """
 
 import ctypes
@@ -26,14 +26,14 @@ _CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 _SECONDS = 30
 _NO_PINS = Path("/nonexistent")  # filters are not pinned
 
-_MENDS = {
-    "tcx": "nothing to fix: clsact serves; TCX came with kernel 6.6 (CONFIG_NET_XGRESS)",
+_FIXES = {
+    "tcx": "no fix needed: clsact works as well; TCX needs kernel 6.6 (CONFIG_NET_XGRESS)",
     "clsact": "modprobe sch_ingress cls_bpf (CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_BPF)",
 }
 
 
 def hooks() -> list[DoctorFinding]:
-    """TCX and clsact; podtally needs one of them."""
+    """Probe TCX and clsact; podtally needs one of them."""
     try:
         child = subprocess.run(
             [sys.executable, "-m", __name__],
@@ -43,23 +43,23 @@ def hooks() -> list[DoctorFinding]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return [DoctorFinding("hooks", None, f"trying them took longer than {_SECONDS} s")]
+        return [DoctorFinding("hooks", None, f"not probed within {_SECONDS} s")]
     if child.returncode:
-        said = (child.stderr.strip().splitlines() or ["no word why"])[-1]
-        return [DoctorFinding("hooks", None, f"not tried: {said}", "run as root")]
+        message = (child.stderr.strip().splitlines() or ["no message"])[-1]
+        return [DoctorFinding("hooks", None, f"not probed: {message}", "run as root")]
     return findings(json.loads(child.stdout))
 
 
 def findings(refusals: dict[str, str]) -> list[DoctorFinding]:
-    """Judge what the child reported: for each kind of hook why it failed, "" if it did not."""
-    none_serves = all(refusals.values())
+    """Return the findings: ``refusals`` has the error of each kind of hook, "" if it works."""
+    none_works = all(refusals.values())
     return [
         DoctorFinding(
             name,
             not why,
             why or "a program can be attached",
-            _MENDS[name] if why else "",
-            fatal=none_serves,
+            _FIXES[name] if why else "",
+            fatal=none_works,
         )
         for name, why in refusals.items()
     ]
@@ -91,7 +91,7 @@ def _clsact(program: int) -> None:
 def _unshare() -> None:
     if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET):
         code = ctypes.get_errno()
-        raise OSError(code, f"a network namespace cannot be made: {os.strerror(code)}")
+        raise OSError(code, f"cannot create a network namespace: {os.strerror(code)}")
 
 
 def main() -> int:

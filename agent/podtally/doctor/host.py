@@ -16,7 +16,7 @@ from podtally.runtimes.cgroup_ids import CgroupIds, find_mount
 _IMPORT_BCC = "from podtally.kernel.loader import import_bcc; print(import_bcc().__file__)"
 _IMPORT_SECONDS = 60
 
-# A checkpoint of a full table and its successor beside it.
+# Two checkpoints of a full table.
 _STATE_ROOM_BYTES = 32 << 20
 
 
@@ -28,31 +28,31 @@ def capabilities(status: Path = Path("/proc/self/status")) -> Iterator[DoctorFin
 
 
 def bpffs(pin_dir: Path) -> DoctorFinding:
-    """Pins need a bpffs; what counts is the nearest directory that exists."""
+    """Check the file system of the nearest existing directory: pins need a bpffs."""
     kind = filesystem_of(nearest(pin_dir))
     if kind == BPF_FS_MAGIC:
-        return DoctorFinding("bpffs", True, f"{pin_dir} is on one", fatal=True)
+        return DoctorFinding("bpffs", True, f"{pin_dir} is on a bpffs", fatal=True)
     detail = f"{pin_dir} is on {kind or 'no file system'}, which cannot hold pins"
     return DoctorFinding("bpffs", False, detail, "mount -t bpf bpf /sys/fs/bpf", fatal=True)
 
 
 def pin_lock(pin_dir: Path) -> DoctorFinding:
-    """Say whether an agent holds the pin directory; asking takes the lock for microseconds."""
+    """Check whether an agent holds the pin directory; this takes its lock for microseconds."""
     name = "pin directory"
     try:
         fd = os.open(pin_dir, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
-        return DoctorFinding(name, True, f"{pin_dir} is made when podtally first runs")
+        return DoctorFinding(name, True, f"{pin_dir}: created when podtally first runs")
     except OSError as error:
         return DoctorFinding(name, None, f"{pin_dir}: {error_text(error)}", "run as root")
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        fix = "a second agent needs a --pin-dir of its own"
-        return DoctorFinding(name, None, f"{pin_dir}: an agent runs with it", fix)
+        fix = "a second agent needs its own --pin-dir"
+        return DoctorFinding(name, None, f"{pin_dir}: in use by an agent", fix)
     finally:
         os.close(fd)
-    return DoctorFinding(name, True, f"{pin_dir}: no agent runs with it")
+    return DoctorFinding(name, True, f"{pin_dir}: not in use")
 
 
 def kernel_headers() -> DoctorFinding:
@@ -65,7 +65,7 @@ def kernel_headers() -> DoctorFinding:
 
 
 def bcc() -> DoctorFinding:
-    """Import bcc as the loader would, in a process of its own: LLVM is large."""
+    """Import bcc as the loader would, in a separate process: LLVM is large."""
     try:
         child = subprocess.run(
             [sys.executable, "-c", _IMPORT_BCC],
@@ -75,46 +75,46 @@ def bcc() -> DoctorFinding:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return DoctorFinding("bcc", None, f"importing it took longer than {_IMPORT_SECONDS} s")
+        return DoctorFinding("bcc", None, f"import took longer than {_IMPORT_SECONDS} s")
     if child.returncode:
-        said = (child.stderr.strip().splitlines() or ["no word why"])[-1]
+        message = (child.stderr.strip().splitlines() or ["no message"])[-1]
         fix = f"apt-get install python3-bpfcc, for the interpreter {sys.executable}"
-        return DoctorFinding("bcc", False, said, fix, fatal=True)
+        return DoctorFinding("bcc", False, message, fix, fatal=True)
     return DoctorFinding("bcc", True, child.stdout.strip(), fatal=True)
 
 
 def cgroup_v2(mountinfo: Path = Path("/proc/self/mountinfo")) -> DoctorFinding:
     mount = find_mount(mountinfo)
     if mount is None:
-        detail = "not mounted: host processes have no names of their own"
+        detail = "not mounted: host processes cannot be named"
         return DoctorFinding("cgroup v2", False, detail, "mount -t cgroup2 none /sys/fs/cgroup")
     ids = CgroupIds(mount)
     ids.close()
     if ids.is_whole:
         return DoctorFinding("cgroup v2", True, f"mounted at {mount.path}")
-    detail = f"{mount.path} shows a part of it only: host processes are unknown"
+    detail = f"{mount.path} shows only a part of it: host processes are unknown"
     return DoctorFinding(
-        "cgroup v2", None, detail, "mount the host's, or run in its cgroup namespace"
+        "cgroup v2", None, detail, "mount the host's cgroup2, or run in the host's cgroup namespace"
     )
 
 
 def state_dir(path: Path) -> DoctorFinding:
-    """See whether a checkpoint fits beside its predecessor, which it then replaces."""
+    """Check the space for a new checkpoint beside the previous one."""
     there = nearest(path)
     if not os.access(there, os.W_OK | os.X_OK):
-        fix = "run as root, or choose another with --state-dir"
+        fix = "run as root, or choose another directory with --state-dir"
         return DoctorFinding("state directory", False, f"{there} is not writable", fix, fatal=True)
     space = os.statvfs(there)
     free = space.f_bavail * space.f_frsize
     detail = f"{path} on {filesystem_of(there)}, {free >> 20} MiB free"
     if free < _STATE_ROOM_BYTES:
-        fix = f"make room: a checkpoint may need {_STATE_ROOM_BYTES >> 20} MiB"
+        fix = f"free some space: a checkpoint may need {_STATE_ROOM_BYTES >> 20} MiB"
         return DoctorFinding("state directory", False, detail, fix)
     return DoctorFinding("state directory", True, detail)
 
 
 def nearest(path: Path) -> Path:
-    """Find the deepest directory of ``path`` that exists."""
+    """Return the deepest existing directory of ``path``."""
     while not path.exists() and path != path.parent:
         path = path.parent
     return path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Probes of the interfaces: which would be watched, and whose programs stand before ours."""
+"""Probes of the interfaces: which would be watched, and which other programs they have."""
 
 from collections.abc import Iterator
 
@@ -20,9 +20,9 @@ def interfaces(config: Config) -> Iterator[DoctorFinding]:
     requests = Requests()
     try:
         role = pod_interfaces(config.interfaces)
-        leading_out = uplinks(requests)
+        found_uplinks = uplinks(requests)
         links = all_links(requests)
-        watched = [link for link in links if role(link, lambda: leading_out)]
+        watched = [link for link in links if role(link, lambda: found_uplinks)]
     except OSError as error:
         yield DoctorFinding(
             "interfaces", None, f"cannot be listed: {error_text(error)}", "run as root"
@@ -41,7 +41,7 @@ def _programs(watched: list[Link], config: Config) -> Iterator[DoctorFinding]:
     try:
         attacher = Attacher(config.pin_dir, {}, config.attach)
     except (OSError, PodtallyError) as error:
-        yield DoctorFinding("programs on them", None, f"cannot be listed: {error}", "run as root")
+        yield DoctorFinding("other programs", None, f"cannot be listed: {error}", "run as root")
         return
     try:
         for link in watched:
@@ -52,8 +52,8 @@ def _programs(watched: list[Link], config: Config) -> Iterator[DoctorFinding]:
 
 def _watched(links: list[Link], pattern: str | None) -> DoctorFinding:
     if not links:
-        chosen = f"none matches {pattern!r}" if pattern else "no pod's interface is here yet"
-        fix = "new ones are watched as they appear; --interfaces chooses others"
+        chosen = f"none matches {pattern!r}" if pattern else "no pod interfaces yet"
+        fix = "new ones are watched as they appear; --interfaces selects others"
         return DoctorFinding("interfaces", None, chosen, fix)
     names = ", ".join(link.name for link in links[:_SHOWN])
     more = f" and {len(links) - _SHOWN} more" if len(links) > _SHOWN else ""
@@ -70,8 +70,10 @@ def _foreign(link: Link, attacher: Attacher) -> Iterator[DoctorFinding]:
     for other in others:
         what = f"{other.mode} {other.hook}: {other.name or 'unnamed'} (id {other.prog_id})"
         if other.before_ours:
-            fix = "attach podtally first, or have it return TC_ACT_UNSPEC (TCX_NEXT)"
-            detail = f"{what} runs before ours; packets it ends the chain for are not counted"
+            fix = "attach podtally first, or make it return TC_ACT_UNSPEC (TCX_NEXT)"
+            detail = (
+                f"{what} runs before podtally; packets that it does not pass on are not counted"
+            )
             yield DoctorFinding(name, False, detail, fix)
         else:
-            yield DoctorFinding(name, None, f"{what} runs after ours")
+            yield DoctorFinding(name, None, f"{what} runs after podtally")

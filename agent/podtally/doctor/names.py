@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Probes of where names and policies come from: each source is asked once, as the agent would.
-
-Policies in files are ``policies``' to read.
-"""
+"""Probes of the sources of names and of policies in the API: each is queried once."""
 
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -40,16 +37,14 @@ def _kubernetes(config: Config) -> Iterator[DoctorFinding]:
         yield DoctorFinding(_API, False, error.what, error.fix)
         return
     if access is None:
-        yield DoctorFinding(
-            _API, None, "is not asked: no service account here, and no --kubeconfig"
-        )
+        yield DoctorFinding(_API, None, "not used: no service account here, and no --kubeconfig")
         return
     client = Client(access, ClientTiming())
     try:
         for resource in (*RESOURCES, *POLICY_RESOURCES):
             yield _list(client, access, resource)
     except ContactError as error:
-        fix = "check the server's address, and the way to it"
+        fix = "check the server's address and the network"
         yield DoctorFinding(_API, False, f"{access.server.url}: {error}", fix)
     finally:
         client.drop()
@@ -66,51 +61,47 @@ def _list(client: Client, access: Access, resource: WatchedResource) -> DoctorFi
         refused = error.code == HTTPStatus.FORBIDDEN
         fix = "kubectl apply -f deploy/base/rbac.yaml" if refused else ""
         return DoctorFinding(name, False, str(error), fix)
-    return DoctorFinding(name, True, f"{access.server.url} lists them")
+    return DoctorFinding(name, True, f"listed from {access.server.url}")
 
 
 def _runtime(config: Config) -> DoctorFinding:
     if config.cri_socket == "off":
-        return DoctorFinding(_RUNTIME, None, "is not asked")
+        return DoctorFinding(_RUNTIME, None, "not used")
     cri = CriClient.from_setting(config.cri_socket)
     path = cri.socket()
     if path is None:
         return DoctorFinding(
-            _RUNTIME, None, "no CRI socket here: pods are named by logs or the API"
+            _RUNTIME, None, "no CRI socket here: pods are named from pod logs or the API"
         )
     pods = cri.sandboxes()
     if pods is None:
-        return DoctorFinding(
-            _RUNTIME, False, f"{path} does not answer", "see the runtime's own log"
-        )
-    return DoctorFinding(_RUNTIME, True, f"{path} knows {len(pods)} pods")
+        return DoctorFinding(_RUNTIME, False, f"{path} does not answer", "see the runtime's log")
+    return DoctorFinding(_RUNTIME, True, f"{path}: {len(pods)} pods")
 
 
 def _pod_logs(config: Config) -> DoctorFinding:
-    there = config.pod_logs.is_dir()
-    detail = str(config.pod_logs) if there else f"no {config.pod_logs}: no kubelet here"
-    return DoctorFinding("pod logs", there or None, detail)
+    exists = config.pod_logs.is_dir()
+    detail = str(config.pod_logs) if exists else f"no {config.pod_logs}: no kubelet here"
+    return DoctorFinding("pod logs", exists or None, detail)
 
 
 def _tracker() -> DoctorFinding:
     tracker = Translator()
     try:
         if tracker.available:
-            return DoctorFinding(
-                _TRACKER, True, f"tells which pod answers for a Service; {_zones()}"
-            )
-        detail = f"{tracker.reason}: Services are resolved only where their endpoints agree"
+            return DoctorFinding(_TRACKER, True, f"finds the pod behind a Service; {_zones()}")
+        detail = f"{tracker.reason}: Services are resolved only if their endpoints agree"
         return DoctorFinding(_TRACKER, None, detail)
     finally:
         tracker.close()
 
 
 def _zones() -> str:
-    """In which zones the tracker keeps connections, as far as can be seen of a big table."""
+    """Return the zones in use, as far as a large table can be read."""
     try:
         zones = sorted(zones_in_use())
     except OSError as error:
-        return f"its zones cannot be listed: {error.strerror}"
+        return f"zones unknown: {error.strerror}"
     if not zones:
-        return "it has no connections now"
-    return f"zones in use: {', '.join(map(str, zones))}, all of which are looked into"
+        return "no connections now"
+    return f"zones in use: {', '.join(map(str, zones))}"

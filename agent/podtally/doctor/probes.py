@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which probes there are, and the order in which a reader wants them."""
+"""Lists the probes, in the order of the report."""
 
 from collections.abc import Iterator
 
@@ -11,19 +11,19 @@ from podtally.doctor.programs import own_programs, skipped
 
 
 def examine(config: Config) -> Iterator[DoctorFinding]:
-    """Run every probe, the slow ones last, the slowest only if nothing stands against it."""
-    hopeless = False
-    for finding in _separate(config):
-        hopeless = hopeless or is_fatal(finding)
+    """Run every probe, slow ones last; the slowest only if no other is fatal."""
+    has_fatal = False
+    for finding in _fast_probes(config):
+        has_fatal = has_fatal or is_fatal(finding)
         yield finding
-    yield skipped() if hopeless else own_programs(config.pin_dir)
+    yield skipped() if has_fatal else own_programs(config.pin_dir)
 
 
 def is_fatal(finding: DoctorFinding) -> bool:
     return finding.fatal and finding.ok is False
 
 
-def _separate(config: Config) -> Iterator[DoctorFinding]:
+def _fast_probes(config: Config) -> Iterator[DoctorFinding]:
     yield from host.capabilities()
     programs = features.system_call()
     yield programs

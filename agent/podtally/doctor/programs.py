@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last probe: podtally's own programs, compiled and put before this kernel's verifier."""
+"""The last probe: compiles podtally's own programs and loads them into this kernel."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ _BOOKS = 64
 
 
 def own_programs(pin_dir: Path) -> DoctorFinding:
-    """Load them into a directory beside ``pin_dir`` and remove that; seconds, mostly clang's."""
+    """Load them into a directory beside ``pin_dir``, and remove it; takes seconds, mostly clang."""
     trial = pin_dir.with_name(f"{pin_dir.name}-doctor-{os.getpid()}")
     options = pins.Options(slots=abi.current().block_slots, books=_BOOKS)
     started = time.monotonic()
@@ -31,4 +31,4 @@ def own_programs(pin_dir: Path) -> DoctorFinding:
 
 
 def skipped() -> DoctorFinding:
-    return DoctorFinding(_NAME, None, "not tried, for what is said above")
+    return DoctorFinding(_NAME, None, "not tried, because of the findings above")
