@@ -60,11 +60,13 @@ def test_what_is_meant(text: str, meant: str) -> None:
     ],
 )
 def test_what_is_no_time(text: str) -> None:
-    with pytest.raises(PodtallyError, match="invalid time .*; use "):
+    with pytest.raises(PodtallyError, match=r"invalid time .*; use "):
         times.parse(text, NOW)
 
 
 @pytest.mark.parametrize("text", ["12:01", "2026-01-31T12:00:08-05:00", "2026-02-01T00:00:00Z"])
 def test_what_is_yet_to_come(text: str) -> None:
-    with pytest.raises(PodtallyError, match="is in the future; give the day, for example 2026-01-3"):
+    with pytest.raises(
+        PodtallyError, match="is in the future; give the day, for example 2026-01-3"
+    ):
         times.parse(text, NOW)
