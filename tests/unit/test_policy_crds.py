@@ -224,5 +224,5 @@ def test_a_named_port_matches_no_network_in_the_older_kinds_too() -> None:
     }
     document = as_document(content)
     reading = read_documents([document])
-    assert "matches no networks" in reading.problems[0].message
+    assert "never networks" in reading.problems[0].message
     assert Engine(reading.policies).judge(ask(pod("shop/a"), outside())).verdict == DENIED

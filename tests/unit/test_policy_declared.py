@@ -235,7 +235,7 @@ def test_a_network_policy_for_endpoints_that_are_no_pods_is_reported(
     with running(tmp_path) as sources:
         sources.declared()
         (line,) = [record.message for record in caplog.records]
-        assert "NetworkPolicy netns/a: selects nothing: netns is podtally's word" in line
+        assert "NetworkPolicy netns/a: selects nothing: podtally uses namespace netns" in line
 
 
 def test_a_broken_file_that_was_good_is_stale_and_in_force(tmp_path: Path) -> None:

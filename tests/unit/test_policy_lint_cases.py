@@ -220,7 +220,7 @@ def test_a_namespace_of_that_name_may_have_pods(
     (tmp_path / "cluster.yaml").write_text(SERVICES)
     arguments = ["check", str(tmp_path / "p.yaml")]
     assert cli.main(arguments) == 1
-    assert "selects nothing: host is podtally's word" in capsys.readouterr().out
+    assert "selects nothing: podtally uses namespace host" in capsys.readouterr().out
     assert (
         cli.main(
             [*arguments, "--cluster", str(tmp_path / "cluster.yaml"), "--ignore", "unisolated"]

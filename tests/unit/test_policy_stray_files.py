@@ -121,8 +121,8 @@ def test_all_that_is_wrong_with_an_object_is_reported_and_each_once() -> None:
         ("spec.ingress[1].fron", 'unknown field "fron" (did you mean "from"?)'),
         ("spec.egress[0].from", 'unknown field "from" (did you mean "to"?)'),
         ("spec.ingress[0].ports[0].port", "must be between 1 and 65535"),
-        ("spec.ingress[0].from[1].ipBlock.cidr", "'10.0.0.0/99' is no CIDR; write it as in 203.0.113.0/24"),
-        ("spec.policyTypes[0]", "'ingress' is none of Ingress, Egress (did you mean \"Ingress\"?)"),
+        ("spec.ingress[0].from[1].ipBlock.cidr", "invalid CIDR '10.0.0.0/99': use the form 203.0.113.0/24"),
+        ("spec.policyTypes[0]", "unsupported value 'ingress': use one of Ingress, Egress (did you mean \"Ingress\"?)"),
     ]  # fmt: skip
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CIDRs as the API server reads them: as in Go, once with its old laxity and once without."""
+"""CIDR parsing as the API server does it, in Go's lax and strict variants."""
 
 import re
 from ipaddress import AddressValueError, IPv6Address
@@ -10,7 +10,7 @@ from podtally.policy.model import Network
 _MAPPED = 0xFFFF << 32  # ::ffff:0:0/96, RFC 4291 2.5.5.2
 _IPV4 = re.compile(r"[0-9]+(?:\.[0-9]+){3}", re.ASCII)
 _IPV6 = re.compile(r"[0-9a-fA-F:.]+", re.ASCII)
-_LONGEST = 64  # of what can be an address, with some leading zeros
+_MAX_CHARACTERS = 64  # an address with some leading zeros
 
 
 def _is_ipv4(address: int) -> bool:
@@ -19,23 +19,23 @@ def _is_ipv4(address: int) -> bool:
 
 class Cidr(NamedTuple):
     address: int  # 128 bits, host bits as written
-    bits: int  # how many of the 128 are fixed
+    bits: int  # prefix length out of 128
     length: int  # the prefix length as written
-    canonical: bool  # False: with leading zeros, host bits, or IPv4 within IPv6
+    canonical: bool  # False: has leading zeros, host bits, or IPv4 in IPv6
 
     def network(self) -> Network:
         free = 128 - self.bits
         return Network(self.address >> free << free, self.bits)
 
     def contains(self, other: "Cidr") -> bool:
-        """Whether the other's network begins in this one; IPv4 lies in IPv4 only (Go ``IPNet``)."""
+        """Whether the other network starts in this one; IPv4 only in IPv4 (Go ``IPNet``)."""
         first, inner = self.network().first, other.network().first
         free = 128 - self.bits
         return first >> free == inner >> free and _is_ipv4(first) == _is_ipv4(inner)
 
 
 def parse_sloppy(text: str) -> Cidr | None:
-    """What ``ParseCIDRSloppy`` (k8s.io/utils/net) takes: leading zeros and host bits too."""
+    """Parse as ``ParseCIDRSloppy`` (k8s.io/utils/net): leading zeros and host bits allowed."""
     host, slash, length = text.partition("/")
     if not slash or not re.fullmatch(r"[0-9]{1,9}", length, re.ASCII):
         return None
@@ -52,7 +52,7 @@ def parse_sloppy(text: str) -> Cidr | None:
 
 
 def parse_cel(text: str) -> Cidr | None:
-    """What the CEL function ``isCIDR`` takes: Go's ``netip.ParsePrefix`` and no ::ffff:1.2.3.4."""
+    """Parse as the CEL function ``isCIDR``: ``netip.ParsePrefix`` without ::ffff:1.2.3.4."""
     cidr = parse_sloppy(text)
     if cidr is None:
         return None
@@ -63,8 +63,8 @@ def parse_cel(text: str) -> Cidr | None:
 
 
 def parse_address(text: str) -> int | None:
-    """What ``ParseIPSloppy`` takes, as 128 bits."""
-    if len(text) > _LONGEST:
+    """Parse as ``ParseIPSloppy`` does; return 128 bits, or None."""
+    if len(text) > _MAX_CHARACTERS:
         return None
     if _IPV4.fullmatch(text):
         octets = [int(part) for part in text.split(".")]
@@ -84,7 +84,7 @@ def parse_address(text: str) -> int | None:
 
 
 def _has_no_leading_zeros(host: str, length: str, short: bool) -> bool:
-    """IPv6 groups may have them, up to four digits."""
+    """Return whether it is strict; IPv6 groups may have leading zeros, up to four digits."""
     if len(length) > 1 and length[0] == "0":
         return False
     if short:

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whoever has an interface, a socket or an address, as policies ask for them: to Parties.
+"""Conversion of identified endpoints and address owners to the endpoints that policies select.
 
-Endpoints and owners that are pods, of a cluster or by the configuration, are judged by the
-policies of their namespace; other endpoints of this host by HostPolicies.
+Pods, of a cluster or of the configuration, are judged by the policies of their namespace;
+other endpoints of this host by HostPolicies.
 """
 
 from podtally.identity.cluster_labels import ClusterLabels
 from podtally.identity.model import UNKNOWN, Endpoint, Owner
 from podtally.policy.model import ADDRESS, HOST, NODE, POD, UNIDENTIFIED, NamedPort, PolicyEndpoint
 
-ADDRESS_ONLY = PolicyEndpoint(ADDRESS)  # who is no more than an address
+ADDRESS_ONLY = PolicyEndpoint(ADDRESS)  # known by its address only
 UNIDENTIFIED_ENDPOINT = PolicyEndpoint(UNIDENTIFIED)
 
-_THIS_NODE = "this node"  # where nothing tells its name
+_THIS_NODE = "this node"  # if its name is unknown
 _HOST_NAME = "host"
 _UNIT = "systemd"
-_STATIC = "static"  # the namespace of endpoints of the configuration that name none
+_STATIC = "static"  # namespace of configured endpoints that name none
 NON_POD_NAMESPACES = frozenset(
     (
         *(_HOST_NAME, _UNIT, _STATIC, "netns", "lxc", "machine"),
@@ -25,6 +25,7 @@ NON_POD_NAMESPACES = frozenset(
 
 
 def of_endpoint(endpoint: Endpoint, places: ClusterLabels) -> PolicyEndpoint:
+    """Convert a local endpoint."""
     if not endpoint.final or endpoint.namespace == UNKNOWN:
         return UNIDENTIFIED_ENDPOINT
     node = endpoint.node or _here(places)
@@ -34,7 +35,7 @@ def of_endpoint(endpoint: Endpoint, places: ClusterLabels) -> PolicyEndpoint:
 
 
 def of_owner(owner: Owner, places: ClusterLabels) -> PolicyEndpoint:
-    """Who is at the other end; a Service is not: who answers for it is."""
+    """Convert the owner of a peer address. A Service is unidentified: its backend is the peer."""
     if owner.kind == "external":
         return ADDRESS_ONLY
     if not owner.final or owner.kind in (UNKNOWN, "service") or owner.namespace == UNKNOWN:
@@ -58,7 +59,7 @@ def _here(places: ClusterLabels) -> str:
 
 
 def _pod(who: Endpoint | Owner, node: str, places: ClusterLabels) -> PolicyEndpoint:
-    # Only the API tells ports, and always labels; who has neither was named by a pod's logs.
+    # Ports come from the API only, which always has labels; without both, the name is from logs.
     labels = None if who.ports is None and not who.labels else who.labels
     ports = None if who.ports is None else tuple(NamedPort(*port) for port in who.ports)
     return PolicyEndpoint(
@@ -88,6 +89,6 @@ def _of_host(who: Endpoint | Owner, namespace: str, node: str, shares: bool) -> 
 
 def no_pods_in(namespace: str) -> str:
     return (
-        f"selects nothing: {namespace} is podtally's word for endpoints that are no pods, and a "
-        "NetworkPolicy selects pods; use a HostPolicy"
+        f"selects nothing: podtally uses namespace {namespace} for endpoints that are not pods, "
+        "and a NetworkPolicy selects only pods; use a HostPolicy"
     )

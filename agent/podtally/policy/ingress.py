@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Ingress resources declare to be exposed; who is behind a Service is not known here."""
+"""Ingresses: the Services that they expose, and the addresses of their controllers."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ CLASS_ANNOTATION = "kubernetes.io/ingress.class"  # before there was spec.ingres
 
 
 class IngressServicePort(NamedTuple):
-    """A Service of the Ingress's own namespace, and its port by number or, if that is 0, name."""
+    """A Service in the Ingress's namespace; its port by number or, if that is 0, by name."""
 
     service: str
     number: int
@@ -17,21 +17,19 @@ class IngressServicePort(NamedTuple):
 
 
 class IngressRoute(NamedTuple):
-    host: str  # "" is any; may begin with "*."
-    path: str  # "" is any
+    host: str  # "": any; may start with "*."
+    path: str  # "": any
     path_type: str  # Exact, Prefix, ImplementationSpecific; "" of a default backend
-    backend: (
-        IngressServicePort | None
-    )  # None: not a Service, but a resource of the controller's own
+    backend: IngressServicePort | None  # None: a controller-specific resource
 
 
 class DeclaredIngress(NamedTuple):
     namespace: str
     name: str
-    class_name: str  # "" is the cluster's default class
+    class_name: str  # "": the cluster's default class
     routes: tuple[IngressRoute, ...]
-    addresses: tuple[str, ...] = ()  # that its controller says lead to it; or host names
-    unreadable: str = ""  # what could not be read: it may declare more than its routes
+    addresses: tuple[str, ...] = ()  # published by its controller: addresses or host names
+    unreadable: str = ""  # the problem, if it cannot be read: it may declare more than its routes
 
 
 class _IngressPoint(msgspec.Struct, frozen=True):
@@ -50,7 +48,7 @@ class _IngressStatus(msgspec.Struct, frozen=True):
 
 
 def addresses_of(status: Any) -> tuple[str, ...]:
-    """Of ``status.loadBalancer.ingress``; none where a status is not in its form."""
+    """Return the addresses in ``status.loadBalancer.ingress``; none if malformed."""
     try:
         told = msgspec.convert(status, _IngressStatus).load_balancer.ingress
     except msgspec.ValidationError:

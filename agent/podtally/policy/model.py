@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What policies say, and of whom they are asked; ``reading`` makes it, ``engine`` judges by it.
+"""Policies, endpoints, questions and verdicts: ``load`` makes policies, the engines judge by them.
 
-Everything is immutable and can be hashed. Addresses are 128 bits, IPv4 as ::ffff:a.b.c.d.
-A value that is None is not known, where it says so, and nothing is guessed from it.
+Everything is immutable and hashable. Addresses are 128 bits, IPv4 as ::ffff:a.b.c.d.
+None means unknown where a comment says so; nothing is guessed from it.
 """
 
 from typing import NamedTuple
@@ -17,14 +17,14 @@ ALLOW, DENY, PASS = "allow", "deny", "pass"
 INGRESS, EGRESS = "ingress", "egress"
 
 ADMIN_TIER, NETWORK_TIER, BASELINE_TIER = 0, 1, 2
-LAST_PRIORITY = 1001  # of a BaselineAdminNetworkPolicy, which has none: after all that have one
+LAST_PRIORITY = 1001  # of a BaselineAdminNetworkPolicy, which has none: after all others
 
 TCP, UDP, SCTP = 6, 17, 132
 ANY_PROTOCOL = 0
 LAST_PORT = 65535
 
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"  # the API server sets it, KEP-2161
-UNSYNCED = "unsynced"  # the kind of a stand-in for policies that the API has not told of yet
+UNSYNCED = "unsynced"  # the kind of a stand-in for policies not yet listed by the API
 
 
 class Requirement(NamedTuple):
@@ -34,7 +34,7 @@ class Requirement(NamedTuple):
 
 
 class Selector(NamedTuple):
-    """All requirements hold; none at all selects everything. A matchLabel is an In of one value."""
+    """Requirements that must all hold; none selects all. A matchLabel is In with one value."""
 
     requirements: tuple[Requirement, ...] = ()
 
@@ -43,21 +43,21 @@ EVERYTHING = Selector()
 
 
 class Network(NamedTuple):
-    """What is in a CIDR; host bits are zero."""
+    """The addresses of a CIDR; host bits are zero."""
 
     first: int  # the lowest address
-    bits: int  # how many of the 128 are fixed: for IPv4 its prefix length plus 96
+    bits: int  # prefix length out of 128: for IPv4 the written one plus 96
 
 
 class Block(NamedTuple):
-    """``ipBlock``, or one of an admin policy's ``networks``."""
+    """An ``ipBlock``, or one of an admin policy's ``networks``."""
 
     network: Network
     excepted: tuple[Network, ...] = ()
 
 
 class PodPeer(NamedTuple):
-    """Pods by labels; ``namespaces`` None: those of the policy's own namespace only."""
+    """Pods by labels; ``namespaces`` None: the policy's own namespace only."""
 
     namespaces: Selector | None
     pods: Selector = EVERYTHING
@@ -72,19 +72,19 @@ class DomainPeer(NamedTuple):
 
 
 class HostSubject(NamedTuple):
-    """Endpoints of a machine that are no pods; one of the four that fits is enough.
+    """Endpoints of a host that are not pods; matching one of the four fields is enough.
 
-    Globs are those of ``fnmatch``, upper and lower case told apart.
+    Globs are those of ``fnmatch``, case-sensitive.
     """
 
-    endpoints: Selector | None = None  # by their labels
-    units: tuple[str, ...] = ()  # globs over names of systemd units
-    containers: tuple[str, ...] = ()  # globs over names of containers
-    host: bool = False  # all that uses the machine's own network
+    endpoints: Selector | None = None  # by label
+    units: tuple[str, ...] = ()  # globs over systemd unit names
+    containers: tuple[str, ...] = ()  # globs over container names
+    host: bool = False  # everything in the host's own network
 
 
 class PodSubject(NamedTuple):
-    """Whom a policy is for; ``namespaces`` None: the policy's own namespace."""
+    """The pods that a policy selects; ``namespaces`` None: the policy's own namespace."""
 
     namespaces: Selector | None
     pods: Selector = EVERYTHING
@@ -95,24 +95,24 @@ Peer = PodPeer | Block | NodePeer | DomainPeer | HostSubject
 
 
 class PolicyPort(NamedTuple):
-    """Ports of the destination: a range with both ends, or what it calls ``name``."""
+    """Ports of the destination: an inclusive range, or its port called ``name``."""
 
-    protocol: int  # ANY_PROTOCOL: whichever the destination declares under the name
+    protocol: int  # ANY_PROTOCOL: the one the destination declares under the name
     first: int = 0
     last: int = LAST_PORT
     name: str = ""
 
 
 class Rule(NamedTuple):
-    index: int  # type: ignore[assignment]  # its place in the list, as written
+    index: int  # type: ignore[assignment]  # position in the list as written
     action: str  # allow, deny, pass; always allow in the network tier
-    peers: tuple[Peer, ...] | None = None  # None: everyone. (): nobody
+    peers: tuple[Peer, ...] | None = None  # None: all peers. (): no peer
     ports: tuple[PolicyPort, ...] | None = None  # None: every port of every protocol. (): none
     name: str = ""
 
 
 class Policy(NamedTuple):
-    """One object. A direction that is None is not judged (and not isolated) by it."""
+    """One policy object. It neither judges nor isolates a direction that is None."""
 
     kind: str
     namespace: str  # "" where the kind has none
@@ -123,8 +123,8 @@ class Policy(NamedTuple):
     tier: int = NETWORK_TIER
     priority: int = 0  # within the tier, lowest first; no meaning in the network tier
     candidate: bool = False
-    unreadable: str = ""  # what could not be read: may say anything, but of ``untouched``
-    untouched: str = ""  # the direction of which even an unreadable policy certainly says nothing
+    unreadable: str = ""  # the problem, if it cannot be read: then it may say anything
+    untouched: str = ""  # the direction to which even this unreadable policy does not apply
 
 
 class NamedPort(NamedTuple):
@@ -137,22 +137,21 @@ POD, NODE, HOST, ADDRESS, UNIDENTIFIED = "pod", "node", "host", "address", "unkn
 
 
 class PolicyEndpoint(NamedTuple):
-    """One end of a connection.
+    """One endpoint of a connection, with everything that policies can select it by.
 
-    ``pod``: a pod, one of the host's network too. ``node``: a node's own traffic. ``host``: an
-    endpoint that is no pod: a container, a unit, the host itself (``host_network``: in the
-    machine's own network). ``address``: none of these, for certain. ``unknown``: it cannot be
-    told who it is.
+    ``pod``: a pod, with or without host network. ``node``: a node's own traffic. ``host``: an
+    endpoint that is not a pod: a container, a unit, the host itself (``host_network``: in the
+    host's own network). ``address``: certainly none of these. ``unknown``: not identified.
     """
 
     kind: str
     namespace: str = ""
     name: str = ""
-    labels: Labels | None = ()  # None: not known. Of a node: see node_labels
-    namespace_labels: Labels | None = ()  # None: not known, but for the name
+    labels: Labels | None = ()  # None: unknown. Of a node: see node_labels
+    namespace_labels: Labels | None = ()  # None: unknown, except for the name label
     ips: tuple[int, ...] = ()
-    ports: tuple[NamedPort, ...] | None = ()  # that have names; None: not known
-    node: str = ""  # that it runs on, or is
+    ports: tuple[NamedPort, ...] | None = ()  # named ports; None: unknown
+    node: str = ""  # where it runs, or which it is
     node_labels: Labels | None = ()
     host_network: bool = False
     unit: str = ""
@@ -164,24 +163,24 @@ class Question(NamedTuple):
 
     source: PolicyEndpoint
     destination: PolicyEndpoint
-    protocol: int  # of IANA
-    port: int  # 0 where the protocol has none, or which it is, is not known
-    source_ip: int  # 0: not known
+    protocol: int  # IANA number
+    port: int  # 0: the protocol has no ports, or the port is unknown
+    source_ip: int  # 0: unknown
     destination_ip: int
-    # A pod's connection to itself goes through a Service, so that it leaves the pod.
+    # Through a Service: a pod's connection to itself then leaves the pod.
     by_service: bool = False
 
 
 class DirectionVerdict(NamedTuple):
-    """What one end's policies say. ``reasons`` puts it into words, since few are ever read."""
+    """The verdict of one endpoint's policies. ``explain.reasons`` words it on demand."""
 
     verdict: str
-    cause: str  # one of engine's causes
+    cause: str  # one of the causes in ``reference.engine``
     policies: tuple[Policy, ...] = ()  # the one that decided, or all that isolate
     rule: Rule | None = None  # of the first policy
 
 
 class Verdict(NamedTuple):
     verdict: str
-    ingress: DirectionVerdict  # of the destination
-    egress: DirectionVerdict  # of the source
+    ingress: DirectionVerdict  # by the destination's policies
+    egress: DirectionVerdict  # by the source's policies

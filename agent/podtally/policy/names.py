@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The name of a policy, as settings give it."""
+"""The identifying name of a policy: kind, namespace, name."""
 
 from podtally.config.policy_name import PolicyName
 from podtally.policy.model import Policy

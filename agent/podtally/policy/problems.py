@@ -1,32 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is wrong with a document, with file, line and field; and what is wrong with an object."""
+"""Problems of policy objects: a fault at a field, a problem at a file, line and field."""
 
 import re
 from typing import NamedTuple
 
 from podtally.yamltree.scalars import brief
 
-# An error: the API server would refuse it. A warning: it takes it, though it should not stand so.
+# Error: the API server would reject it. Warning: accepted, but probably a mistake.
 ERROR, WARNING = "error", "warning"
 
-Path = tuple[str | int, ...]  # ("spec", "ingress", 0): of a field within an object
+Path = tuple[str | int, ...]  # ("spec", "ingress", 0): a field of an object
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}", re.ASCII)
 
 
 class Fault(NamedTuple):
-    """What is wrong with a field."""
+    """A problem with a field of one object."""
 
     path: Path
     message: str
     severity: str = ERROR
-    lost: bool = True  # nobody can tell what the object means; else it is judged all the same
+    lost: bool = True  # the object's meaning is lost; otherwise it is judged as it is
 
 
 class Problem(NamedTuple):
-    source: str  # the file, or what else the text came from
-    line: int  # 0: cannot be told
-    subject: str  # "NetworkPolicy shop/allow"; "" where it is not known what it is
-    field: str  # "spec.ingress[0].from[1]"; "" where it is about the whole
+    source: str  # the file, or another origin of the text
+    line: int  # 0: unknown
+    subject: str  # "NetworkPolicy shop/allow"; "" if unknown
+    field: str  # "spec.ingress[0].from[1]"; "": the whole object
     message: str  # what is wrong, and the fix
     severity: str = ERROR
 
@@ -40,7 +40,7 @@ def warning(path: Path, message: str) -> Fault:
 
 
 def field_of(path: Path) -> str:
-    """As the API server writes fields; a key that is no plain word stands in brackets."""
+    """Format a path as the API server does; keys with special characters are in brackets."""
     text = ""
     for step in path:
         if isinstance(step, int):

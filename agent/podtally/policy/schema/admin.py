@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The admin tiers' kinds of ``policy.networking.k8s.io`` as they are written.
+"""The fields of the admin tiers' kinds (``policy.networking.k8s.io``), as written in manifests.
 
-Those of the experimental channel, of which the standard one is a part. None is a field that
-is not there: what must be is for ``validation_admin``.
+Those of the experimental channel, a superset of the standard one. None: the field is missing;
+``validate.admin_checks`` knows which are required.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ class NamespacedPods(PolicyStruct, frozen=True):
 
 
 class IngressPeer(PolicyStruct, frozen=True):
-    """Also a subject, which has the same fields."""
+    """A peer of ingress rules; also a subject, which has the same fields."""
 
     namespaces: LabelSelector | None = None
     pods: NamespacedPods | None = None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain values into the Structs of ``wire``: strictly, with nulls as the API takes them.
+"""Strict decoding of plain values into the structs of this package, with the API's null rules.
 
-A field that is not in the API is an error, as with ``kubectl apply --validate=strict``; what
-values may be is for ``validation``.
+An unknown field is an error, as with ``kubectl apply --validate=strict``; values are checked in
+``validate``.
 """
 
 from typing import Any, TypeVar
@@ -28,10 +28,10 @@ _NOT_READ = frozenset({"managedFields", "status"})
 
 
 def built_in_nulls(value: Any, key: str = "", depth: int = 0) -> Any:
-    """The value without its nulls, as Go's decoder of built-in types takes them.
+    """Return the value without nulls, as Go decodes built-in types.
 
-    A null field is a missing one; an item of a list or a map is its type's zero value, so that
-    ``ingress: [null]`` has an empty rule. ``key`` is the field that the value is in.
+    A null field counts as missing; a null item of a list or map is its type's zero value, so
+    ``ingress: [null]`` has an empty rule. ``key`` is the field that holds the value.
     """
     _check_depth(depth)
     if isinstance(value, dict) and key not in _NOT_READ:
@@ -49,9 +49,10 @@ def built_in_nulls(value: Any, key: str = "", depth: int = 0) -> Any:
 
 
 def custom_nulls(value: Any, key: str = "", depth: int = 0) -> Any:
-    """The same for custom resources, whose schemas have no ``nullable``: null fields are pruned.
+    """Return the value without nulls, as for custom resources whose schemas lack ``nullable``.
 
-    Items of maps too (apiextensions ``PruneNonNullableNullsWithoutDefaults``), not of lists.
+    Null fields and map items are pruned (apiextensions ``PruneNonNullableNullsWithoutDefaults``),
+    list items are not.
     """
     _check_depth(depth)
     if isinstance(value, dict) and key not in _NOT_READ:
@@ -66,7 +67,7 @@ def custom_nulls(value: Any, key: str = "", depth: int = 0) -> Any:
 
 
 def convert(value: Any, wire: type[T]) -> T | Fault:
-    """The object, or the first thing in it that is not of the API's shape."""
+    """Return the object, or the first fault against the API's shape."""
     try:
         return msgspec.convert(value, wire)
     except msgspec.ValidationError as error:
@@ -76,9 +77,9 @@ def convert(value: Any, wire: type[T]) -> T | Fault:
 
 
 def convert_all(value: Any, wire: type[T]) -> tuple[T | None, list[Fault]]:
-    """Return the object without what is not of the API's shape, and all faults of that kind.
+    """Return the object without its malformed fields, and a fault for each of them.
 
-    None instead of the object if that is not one field or item, or if there are too many.
+    The object is None if it is malformed as a whole, or if there are too many faults.
     """
     faults: list[Fault] = []
     while len(faults) < _MAX_FAULTS:
@@ -98,7 +99,7 @@ def convert_all(value: Any, wire: type[T]) -> tuple[T | None, list[Fault]]:
 
 
 def _suggested(fault: Fault, wire: Any) -> Fault:
-    """Return the fault; of a field that is not known, with those that were probably meant."""
+    """Return the fault; for an unknown field with a suggestion."""
     if not fault.message.startswith(_UNKNOWN_FIELD):
         return fault
     given, known = str(fault.path[-1]), _fields(wire, fault.path[:-1])
@@ -110,7 +111,7 @@ def _suggested(fault: Fault, wire: Any) -> Fault:
 
 
 def _fields(wire: Any, path: Path) -> list[str]:
-    """Return the names of the fields that an object at the path may have."""
+    """Return the field names allowed at the path."""
     info: Any = msgspec.inspect.type_info(wire)
     for step in path:
         info = _object_or_list(info)
@@ -125,14 +126,14 @@ def _fields(wire: Any, path: Path) -> list[str]:
 
 
 def _object_or_list(info: Any) -> Any:
-    """Return what it is besides null."""
+    """Return the type without null."""
     if isinstance(info, msgspec.inspect.UnionType):
         return next((t for t in info.types if not isinstance(t, msgspec.inspect.NoneType)), None)
     return info
 
 
 def _without(value: Any, path: Path) -> Any:
-    """Return a copy without the field; without what is around an item, which has an index."""
+    """Return a copy without the field; for a list item, without the list."""
     while path and isinstance(path[-1], int):
         path = path[:-1]
     if not path:
@@ -148,7 +149,7 @@ def _without(value: Any, path: Path) -> Any:
 
 
 def _whole(value: Any) -> Any:
-    """80.0 is 80 in JSON's eyes, where values do not come from ``tree``."""
+    """Return 80 for 80.0, which JSON does not distinguish."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

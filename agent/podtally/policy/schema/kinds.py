@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kinds and API groups of policies: by name only, so that broken texts can be told apart."""
+"""Kinds and API groups of policies, by name: enough to recognise a policy in broken text."""
 
 NETWORKING = "networking.k8s.io/v1"
 OLDER = "policy.networking.k8s.io/v1alpha1"
@@ -17,8 +17,8 @@ API_VERSIONS = {
 }
 ADMIN_GROUP = "policy.networking.k8s.io"
 GROUPS = frozenset({"networking.k8s.io", ADMIN_GROUP, "podtally.io"})
-_ONCE_GROUPS = frozenset({"", "extensions"})  # where our kinds are, or were looked for
-_NO_POLICIES = frozenset({"IngressClass", "IPAddress", "ServiceCIDR"})  # in these groups
+_FORMER_GROUPS = frozenset({"", "extensions"})  # where these kinds once were, or are expected
+_OTHER_KINDS = frozenset({"IngressClass", "IPAddress", "ServiceCIDR"})  # not policies
 
 
 def group_of(api_version: str) -> str:
@@ -26,11 +26,11 @@ def group_of(api_version: str) -> str:
 
 
 def is_policy(api_version: str, kind: str) -> bool:
-    """Return whether it is a kind that is read, or a slip in the name of one.
+    """Return whether it is a supported kind, or a misspelt one.
 
-    Other groups have kinds of these names too (projectcalico.org has a NetworkPolicy).
+    Other groups use the same kind names (projectcalico.org has a NetworkPolicy).
     """
     group = group_of(api_version)
     if group in GROUPS:
-        return kind not in _NO_POLICIES
-    return group in _ONCE_GROUPS and kind in API_VERSIONS
+        return kind not in _OTHER_KINDS
+    return group in _FORMER_GROUPS and kind in API_VERSIONS

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NetworkPolicy, HostPolicy and Ingress as they are written; how they are decoded: ``decoding``.
+"""The fields of NetworkPolicy, HostPolicy and Ingress, as written in manifests.
 
-What is not given has the zero value of its Go type, or None where the API tells these apart.
-The admin tiers' kinds are in ``wire_admin``.
+A missing field has the zero value of its Go type, or None where the API distinguishes the two.
 """
 
 from typing import Any
@@ -11,7 +10,7 @@ import msgspec
 
 
 class PolicyStruct(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """A part of an object as it is written; what is not given has its Go zero value, or None."""
+    """A part of an object as written; camelCase names, unknown fields forbidden."""
 
 
 class PolicyOwnerReference(PolicyStruct, frozen=True):
@@ -95,7 +94,7 @@ class NetworkPolicy(PolicyStruct, frozen=True):
 
 
 class HostPeer(PolicyStruct, frozen=True):
-    """An ipBlock, or endpoints of this host by one or more of the others."""
+    """An ipBlock, or endpoints of this host by one or more of the other fields."""
 
     ip_block: IPBlock | None = None
     endpoint_selector: LabelSelector | None = None
@@ -133,22 +132,22 @@ class HostPolicy(PolicyStruct, frozen=True):
         kind: HostPolicy
         metadata: {name: ssh-from-the-office}  # no namespace
         spec:
-          # Whom it is for: at least one of these; an endpoint that fits any of them is meant.
+          # The subject: at least one of these; an endpoint that matches any of them is selected.
           endpointSelector: {matchLabels: {role: web}}  # by labels of endpoints; {}: all
           units: ["ssh.service", "nginx*.service"]  # globs over names of systemd units
           containers: ["shop-*"]  # globs over names of containers
-          host: true  # whatever uses the machine's own network
+          host: true  # everything in the host's own network
           policyTypes: [Ingress]  # default: Ingress, and Egress if there are egress rules
           ingress:
-          - from:  # missing or empty: everyone. Each peer is an ipBlock, or of the four above
+          - from:  # missing or empty: all peers. Each is an ipBlock, or has some of the four above
             - ipBlock: {cidr: 203.0.113.0/24, except: [203.0.113.10/32]}
             ports:  # missing or empty: all
-            - {protocol: TCP, port: 22}  # endPort makes it a range; no names of ports
+            - {protocol: TCP, port: 22}  # endPort makes it a range; no named ports
           egress:
           - to: [{units: ["postgresql@*.service"]}]
 
-    As with NetworkPolicy, whom a policy of a type is for is isolated in that direction, and
-    what any rule of any policy allows is allowed.
+    As with NetworkPolicy, the selected endpoints are isolated in the directions of policyTypes,
+    and what any rule of any policy allows is allowed.
     """
 
     api_version: str

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the API server would refuse."""
+"""Validation: what the API server would reject."""

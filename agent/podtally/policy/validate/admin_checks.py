@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the API server would refuse of the admin tiers: the CRDs' OpenAPI and CEL rules.
+"""Validation of the admin tiers' kinds: the CRDs' OpenAPI and CEL rules.
 
-What any released CRD of network-policy-api takes is taken, of v0.1.7 and later, in the standard
-or the experimental channel; what another refuses is a warning. A CRD leaves label selectors and
-protocols unchecked, so the server takes what nothing can act on: ``reading`` makes such a
-policy unreadable.
+An object is valid if any released CRD of network-policy-api accepts it (v0.1.7 and later,
+standard or experimental channel); a warning says that another one rejects it. CRDs do not check
+label selectors and protocols, so the server accepts what nothing can act on: such a policy is
+loaded as unreadable.
 """
 
 import re
@@ -39,7 +39,7 @@ _LAST_PRIORITY = 1000
 _MAX_RULE_NAME_CHARACTERS = 100
 _MAX_NETWORKS = 25
 _MAX_NETWORK_CHARACTERS = 43
-# All but the newest API's pattern say A-z, which lets some signs begin a label, as in _dmarc.
+# All patterns but the newest say A-z, so a label may start with some symbols, as in _dmarc.
 _STRICT_DOMAIN = re.compile(
     r"(\*\.)?([a-zA-Z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.)+"
     r"[a-zA-Z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.?"
@@ -52,11 +52,11 @@ Peer = IngressPeer | BaselinePeer | EgressPeer
 
 
 class _Grammar(NamedTuple):
-    """In what the kinds differ."""
+    """What differs between the kinds."""
 
     actions: tuple[str, ...]
-    most: int  # of rules, peers and ports in a list
-    needs_namespaces: bool  # a pods' namespaceSelector must be given
+    max_items: int  # rules, peers and ports in a list
+    needs_namespaces: bool  # pods must have a namespaceSelector
 
 
 _ADMIN = _Grammar(("Allow", "Deny", "Pass"), 100, True)
@@ -65,7 +65,7 @@ _CLUSTER = _Grammar(("Accept", "Deny", "Pass"), 25, False)
 
 
 class _RuleParts(NamedTuple):
-    """A rule, whichever kind it is of."""
+    """A rule of any of the kinds."""
 
     name: str
     action: str | None
@@ -133,7 +133,7 @@ def _priority(given: int | None) -> Faults:
 
 def _singleton(meta: PolicyObjectMetadata) -> Faults:
     if meta.name != "default":
-        yield Fault(("metadata", "name"), "there is only one of this kind, and it is 'default'")
+        yield Fault(("metadata", "name"), 'must be "default": the only name this kind allows')
 
 
 def _subject(given: IngressPeer | None, grammar: _Grammar) -> Faults:
@@ -146,8 +146,8 @@ def _subject(given: IngressPeer | None, grammar: _Grammar) -> Faults:
 
 def _rules(rules: list[_RuleParts], direction: str, grammar: _Grammar) -> Faults:
     path = ("spec", direction)
-    if len(rules) > grammar.most:
-        yield Fault(path, f"must not be more than {grammar.most} rules")
+    if len(rules) > grammar.max_items:
+        yield Fault(path, f"must have at most {grammar.max_items} rules")
     for index, rule in enumerate(rules):
         yield from _rule(rule, (*path, index), grammar)
 
@@ -163,7 +163,7 @@ def _rule(rule: _RuleParts, path: Path, grammar: _Grammar) -> Faults:
     if rule.peers is None:
         yield required(at)
     else:
-        yield from length(len(rule.peers), at, grammar.most)
+        yield from length(len(rule.peers), at, grammar.max_items)
         for index, peer in enumerate(rule.peers):
             yield from _peer(peer, (*at, index), grammar)
     yield from _ports(rule, path, grammar)
@@ -172,28 +172,28 @@ def _rule(rule: _RuleParts, path: Path, grammar: _Grammar) -> Faults:
 
 
 def _without_port_names(rule: _RuleParts, path: Path, grammar: _Grammar) -> Faults:
-    """Yield what "networks/nodes/domainNames peer cannot be set with namedPorts" is about.
+    """Check that "networks/nodes/domainNames peer cannot be set with namedPorts".
 
-    So say the experimental CRDs. The standard ones have networks only, and do not say it.
+    The experimental CRDs say so. The standard ones have networks only, and allow it.
     """
     peers = [peer for peer in rule.peers or () if not isinstance(peer, IngressPeer)]
     domains = any(isinstance(p, EgressPeer) and p.domain_names is not None for p in peers)
     if domains or any(peer.nodes is not None for peer in peers):
-        yield Fault(path, "nodes and domainNames have no named ports; give numbers")
+        yield Fault(path, "nodes and domainNames have no named ports; use port numbers")
     elif any(peer.networks is not None for peer in peers):
-        message = "a named port is a pod's and matches no networks; the experimental CRDs refuse it"
-        fault = warning(path, f"{message}: give a number")
-        # The older kinds are mostly there in the experimental channel: an error, but judged too.
+        message = "named ports match pods, never networks; the experimental CRDs reject this"
+        fault = warning(path, f"{message}: use a port number")
+        # Clusters mostly have the older kinds in the experimental channel: an error, but judged.
         yield fault if grammar is _CLUSTER else fault._replace(severity=ERROR)
 
 
 def _ports(rule: _RuleParts, path: Path, grammar: _Grammar) -> Faults:
     if rule.ports is not None:
-        yield from length(len(rule.ports), (*path, "ports"), grammar.most)
+        yield from length(len(rule.ports), (*path, "ports"), grammar.max_items)
         for index, port in enumerate(rule.ports):
             yield from admin_port(port, (*path, "ports", index))
     if rule.protocols is not None:
-        yield from length(len(rule.protocols), (*path, "protocols"), grammar.most)
+        yield from length(len(rule.protocols), (*path, "protocols"), grammar.max_items)
         for index, protocol in enumerate(rule.protocols):
             yield from cluster_protocol(protocol, (*path, "protocols", index))
 
@@ -222,26 +222,26 @@ def _peer(peer: Peer, path: Path, grammar: _Grammar) -> Faults:
 def _network(text: str, path: Path) -> Faults:
     cidr = parse_cel(text)
     if len(text) > _MAX_NETWORK_CHARACTERS or cidr is None:
-        yield Fault(path, f"{brief(text)} is no CIDR; write it as in 203.0.113.0/24")
+        yield Fault(path, f"invalid CIDR {brief(text)}: use the form 203.0.113.0/24")
     elif cidr.network().first != cidr.address:
-        yield warning(path, f"{brief(text)} has host bits, which v1beta1 refuses")
+        yield warning(path, f"{brief(text)} has host bits, which v1beta1 rejects")
 
 
 def _domain(text: str, path: Path) -> Faults:
     if not _DOMAIN.fullmatch(text):
-        yield Fault(path, f"{brief(text)} is no domain name; write it as in *.example.com")
+        yield Fault(path, f"invalid domain name {brief(text)}: use the form *.example.com")
     elif not _STRICT_DOMAIN.fullmatch(text):
-        yield warning(path, f"{brief(text)} has a sign before a label, which v1beta1 refuses")
+        yield warning(path, f"{brief(text)} has a label starting with a symbol; v1beta1 rejects it")
 
 
 def _set(given: tuple[str, ...], path: Path) -> Faults:
     yield from length(len(given), path, _MAX_NETWORKS)
     if len(set(given)) < len(given):
-        yield Fault(path, "must not have an item twice")
+        yield Fault(path, "must not contain duplicates")
 
 
 def _pods(pods: NamespacedPods, path: Path, grammar: _Grammar) -> Faults:
-    """A missing selector is one that selects all to whoever decodes the object into Go's types."""
+    """Check the selectors. Decoded into Go types, a missing one selects everything."""
     if pods.pod_selector is None:
         yield required((*path, "podSelector"))._replace(lost=False)
     if pods.namespace_selector is None and grammar.needs_namespaces:
@@ -251,14 +251,14 @@ def _pods(pods: NamespacedPods, path: Path, grammar: _Grammar) -> Faults:
 
 
 def _selector(given: LabelSelector | None, path: Path) -> Faults:
-    """The schema asks for keys and operators only: a label that none can have selects nobody."""
+    """Check a selector. The schema requires keys and operators only, so the rest are warnings."""
     for index, expression in enumerate(given.match_expressions if given else ()):
         for name, value in (("key", expression.key), ("operator", expression.operator)):
             if value is None:
                 yield required((*path, "matchExpressions", index, name))
     for fault in network_checks.selector(given, path):
-        senseless = fault.path[-1] in ("operator", "values") and isinstance(fault.path[-2], int)
-        yield fault._replace(severity=WARNING, lost=senseless)
+        meaningless = fault.path[-1] in ("operator", "values") and isinstance(fault.path[-2], int)
+        yield fault._replace(severity=WARNING, lost=meaningless)
 
 
 def _names_a_port(rule: _RuleParts) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the API server would refuse of an Ingress: k8s.io/kubernetes ``ValidateIngressCreate``."""
+"""Validation of an Ingress: k8s.io/kubernetes ``ValidateIngressCreate``."""
 
 from podtally.policy.cidr import parse_address
 from podtally.policy.problems import Fault, Path
@@ -43,7 +43,7 @@ def ingress(given: Ingress) -> Faults:
         annotated = given.metadata.annotations.get(_CLASS_ANNOTATION, name)
         if annotated != name:
             path = ("metadata", "annotations", _CLASS_ANNOTATION)
-            yield Fault(path, f"{brief(annotated)} is not spec.ingressClassName; keep that")
+            yield Fault(path, f"{brief(annotated)} differs from spec.ingressClassName; remove it")
 
 
 def _checked(path: Path, value: str, wrong: str) -> Faults:
@@ -62,7 +62,7 @@ def _rules(spec: IngressSpec) -> Faults:
         if rule.http is None:
             continue
         if not rule.http.paths:
-            yield Fault((*path, "http", "paths"), "must have a path")
+            yield Fault((*path, "http", "paths"), "must have at least one path")
         for number, http_path in enumerate(rule.http.paths):
             yield from _path(http_path, (*path, "http", "paths", number))
 
@@ -101,7 +101,7 @@ def _backend(given: IngressBackend, path: Path) -> Faults:
 
 
 def _service(given: IngressServiceBackend, path: Path) -> Faults:
-    """Names may begin with a digit, as newer servers have it (KEP-5311)."""
+    """Check a Service backend. Names may start with a digit, as on newer servers (KEP-5311)."""
     if not given.name:
         yield Fault((*path, "name"), "is required")
     else:
@@ -124,7 +124,7 @@ def _resource(given: ResourceBackend, path: Path) -> Faults:
         if not value:
             yield Fault((*path, name), "is required")
         elif value in (".", "..") or "/" in value or "%" in value:
-            yield Fault((*path, name), "must be one segment of a path: no '/', no '%'")
+            yield Fault((*path, name), "must be a single path segment: no '/', no '%'")
 
 
 def _tls(spec: IngressSpec) -> Faults:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names as the API server takes them: apimachinery ``util/validation``; "" means it is taken.
+"""Name validation, apimachinery ``util/validation``: each check returns "" or what is wrong.
 
-Every check looks at the length first, so that a megabyte costs nothing.
+Every check looks at the length first, so a megabyte costs nothing.
 """
 
 import re
@@ -19,25 +19,27 @@ MAX_PORT_NAME = 15  # RFC 6335 5.1
 
 
 def dns_label(text: str) -> str:
-    """RFC 1123 label."""
+    """Check an RFC 1123 label."""
     if len(text) > MAX_LABEL:
         return f"must be at most {MAX_LABEL} characters long"
     if not _DNS_LABEL.fullmatch(text):
-        return "must be of a-z, 0-9 and '-', and begin and end with a letter or digit"
+        return "must consist of a-z, 0-9 and '-', and start and end with a letter or digit"
     return ""
 
 
 def dns_subdomain(text: str) -> str:
-    """RFC 1123 subdomain: what most objects may be called."""
+    """Check an RFC 1123 subdomain, the format of most object names."""
     if len(text) > MAX_SUBDOMAIN:
         return f"must be at most {MAX_SUBDOMAIN} characters long"
     if not _DNS_SUBDOMAIN.fullmatch(text):
-        return "must be of a-z, 0-9, '-' and '.', each part beginning and ending with a-z or 0-9"
+        return (
+            "must consist of a-z, 0-9, '-' and '.', each part starting and ending with a-z or 0-9"
+        )
     return ""
 
 
 def generated_name(prefix: str) -> str:
-    """``generateName``: it may end with a hyphen (apimachinery ``maskTrailingDash``)."""
+    """Check a ``generateName``, which may end with a hyphen (``maskTrailingDash``)."""
     masked = f"{prefix[:-2]}a" if len(prefix) > 1 and prefix.endswith("-") else prefix
     return dns_subdomain(masked)
 
@@ -46,7 +48,9 @@ def wildcard_subdomain(text: str) -> str:
     if len(text) > MAX_SUBDOMAIN:
         return f"must be at most {MAX_SUBDOMAIN} characters long"
     return (
-        "" if _WILDCARD.fullmatch(text) else "a wildcard must be a whole first part: *.example.com"
+        ""
+        if _WILDCARD.fullmatch(text)
+        else "a wildcard must be the whole first part: *.example.com"
     )
 
 
@@ -55,7 +59,7 @@ def host_name(text: str) -> str:
 
 
 def qualified_name(text: str) -> str:
-    """A label's key: a name, or a domain, a slash and a name."""
+    """Check a label key: a name, or a domain, a slash and a name."""
     prefix, slash, name = text.partition("/")
     if not slash:
         return _name_part(text)
@@ -76,17 +80,17 @@ def _name_part(text: str) -> str:
 
 
 def port_name(text: str) -> str:
-    """IANA service name (RFC 6335), but lower case only."""
+    """Check an IANA service name (RFC 6335) in lower case."""
     if len(text) > MAX_PORT_NAME:
         return f"must be at most {MAX_PORT_NAME} characters long"
     if not _PORT_NAME.fullmatch(text):
-        return "a port's name must be of a-z, 0-9 and '-'"
+        return "must consist of a-z, 0-9 and '-'"
     if not re.search("[a-z]", text):
-        return "a port's name must have a letter; a number stands without quotes"
+        return "must contain a letter; write a port number without quotes"
     if "--" in text:
-        return "a port's name must not have two hyphens together"
+        return "must not contain two hyphens in a row"
     if text[0] == "-" or text[-1] == "-":
-        return "a port's name must not begin or end with a hyphen"
+        return "must not start or end with a hyphen"
     return ""
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the API server would refuse: k8s.io/kubernetes ``ValidateNetworkPolicy`` and what it uses.
+"""Validation of NetworkPolicy (k8s.io/kubernetes ``ValidateNetworkPolicy``) and HostPolicy.
 
-Every check yields what is wrong, with the field. Warnings are of what the server takes and
-should not stand so. HostPolicy is held to the same rules.
+Every check yields faults, each with its field. A warning: the server accepts it, but it is
+probably a mistake.
 """
 
 from collections.abc import Callable, Iterator
@@ -58,7 +58,7 @@ def network_policy(policy: NetworkPolicy) -> Faults:
             yield from _network_peer(peer, (*path, "to", number))
     yield from _policy_types(spec.policy_types)
     if policy.status not in (None, {}):
-        yield warning(("status",), "is not in the API any more; drop it")
+        yield warning(("status",), "is no longer in the API; remove it")
 
 
 def host_policy(policy: HostPolicy) -> Faults:
@@ -79,33 +79,33 @@ def host_policy(policy: HostPolicy) -> Faults:
 
 
 def selects_endpoints(spec: HostSpec) -> Faults:
-    """Yield what is wrong with the subject."""
+    """Check the subject of a HostPolicy."""
     if not _names_endpoints(spec):
-        message = "selects no endpoints: give endpointSelector, units, containers or host"
+        message = "selects no endpoints: add endpointSelector, units, containers or host"
         yield Fault(("spec",), message)
     yield from _endpoints(spec, ("spec",))
 
 
 def metadata(meta: PolicyObjectMetadata, namespaced: bool) -> Faults:
-    """``ValidateObjectMeta``. No namespace means "default", as it does to a request."""
+    """Check as ``ValidateObjectMeta``. No namespace means "default", as in a request."""
     at: Path = ("metadata",)
     if meta.generate_name:
         yield from _named((*at, "generateName"), meta.generate_name, generated_name)
     if meta.name:
         yield from _named((*at, "name"), meta.name, dns_subdomain)
     elif not meta.generate_name:
-        yield Fault((*at, "name"), "is required; name it")
+        yield Fault((*at, "name"), "is required")
     if namespaced and meta.namespace:
         yield from _named((*at, "namespace"), meta.namespace, dns_label)
     if not namespaced and meta.namespace:
-        message = "has no meaning for this kind, which is for the whole cluster; drop it"
+        message = "is ignored: this kind is cluster-scoped; remove it"
         yield warning((*at, "namespace"), message)
     yield from labels(meta.labels, (*at, "labels"))
     for key in meta.annotations:
         yield from _named((*at, "annotations", key), key.lower(), qualified_name)
     size = sum(_bytes(text) for item in meta.annotations.items() for text in item)
     if size > _ANNOTATIONS_BYTES:
-        yield Fault((*at, "annotations"), f"must be at most {_ANNOTATIONS_BYTES} bytes in all")
+        yield Fault((*at, "annotations"), f"must be at most {_ANNOTATIONS_BYTES} bytes in total")
     if meta.generation < 0:
         yield Fault((*at, "generation"), "must not be negative")
     yield from _owners_and_finalizers(meta, at)
@@ -126,7 +126,7 @@ def labels(given: dict[str, str], path: Path) -> Faults:
 
 
 def ports(given: tuple[NetworkPort, ...], rule: Path) -> Faults:
-    """``ValidateNetworkPolicyPort`` of each."""
+    """Check each port as ``ValidateNetworkPolicyPort``."""
     for index, port in enumerate(given):
         path = (*rule, "ports", index)
         if port.protocol is not None and port.protocol not in PROTOCOLS:
@@ -139,15 +139,15 @@ def ports(given: tuple[NetworkPort, ...], rule: Path) -> Faults:
                 yield from _numbered((*path, "endPort"), port.end_port)
             continue
         if port.end_port is not None:
-            yield Fault((*path, "endPort"), "needs a port that is a number; give its first one")
+            yield Fault((*path, "endPort"), "requires a numeric port, the first of the range")
         if port.port is not None:
             yield from _named((*path, "port"), port.port, port_name)
 
 
 def block(given: IPBlock, path: Path) -> Faults:
-    """``ValidateIPBlock``; what only newer servers refuse (KEP-4858) is a warning."""
+    """Check as ``ValidateIPBlock``; what only newer servers reject (KEP-4858) is a warning."""
     if not given.cidr:
-        yield Fault((*path, "cidr"), "is required, as in 203.0.113.0/24")
+        yield Fault((*path, "cidr"), "is required, for example 203.0.113.0/24")
         return
     yield from _cidr(given.cidr, (*path, "cidr"))
     outer = parse_sloppy(given.cidr)
@@ -158,13 +158,13 @@ def block(given: IPBlock, path: Path) -> Faults:
         if outer is None or inner is None:
             continue
         if outer.length >= inner.length or not outer.contains(inner):
-            yield Fault(at, f"must lie within the cidr {brief(given.cidr)}, and be less than it")
+            yield Fault(at, f"must be a strict subset of the cidr {brief(given.cidr)}")
 
 
 def not_one_of(path: Path, value: str, allowed: tuple[str, ...]) -> Fault:
     close = similar(value, allowed)
     hint = f' (did you mean "{close}"?)' if close else ""
-    return Fault(path, f"{brief(value)} is none of {', '.join(allowed)}{hint}")
+    return Fault(path, f"unsupported value {brief(value)}: use one of {', '.join(allowed)}{hint}")
 
 
 def _named(path: Path, value: str, check: Callable[[str], str]) -> Faults:
@@ -182,33 +182,33 @@ def _numbered(path: Path, number: int) -> Faults:
 def _cidr(text: str, path: Path) -> Faults:
     cidr = parse_sloppy(text)
     if cidr is None:
-        yield Fault(path, f"{brief(text)} is no CIDR; write it as in 203.0.113.0/24")
+        yield Fault(path, f"invalid CIDR {brief(text)}: use the form 203.0.113.0/24")
     elif not cidr.canonical:
         yield warning(path, f"{brief(text)} has host bits, leading zeros or IPv4 in IPv6")
 
 
 def _network_peer(peer: NetworkPeer, path: Path) -> Faults:
-    """``ValidateNetworkPolicyPeer``."""
+    """Check as ``ValidateNetworkPolicyPeer``."""
     yield from selector(peer.pod_selector, (*path, "podSelector"))
     yield from selector(peer.namespace_selector, (*path, "namespaceSelector"))
     labelled = peer.pod_selector is not None or peer.namespace_selector is not None
     if peer.ip_block is not None:
         yield from block(peer.ip_block, (*path, "ipBlock"))
         if labelled:
-            yield Fault(path, "must not have an ipBlock and selectors; make two peers of it")
+            yield Fault(path, "must not have both ipBlock and selectors; split it into two peers")
     elif not labelled:
-        yield Fault(path, "is empty; give podSelector, namespaceSelector or ipBlock")
+        yield Fault(path, "is empty; add podSelector, namespaceSelector or ipBlock")
 
 
 def _requirement(given: LabelRequirement, path: Path) -> Faults:
-    """``ValidateLabelSelectorRequirement``."""
+    """Check as ``ValidateLabelSelectorRequirement``."""
     operator = given.operator or ""
     if operator in ("In", "NotIn"):
         if not given.values:
-            yield Fault((*path, "values"), f"must be given for {operator}")
+            yield Fault((*path, "values"), f"is required for {operator}")
     elif operator in ("Exists", "DoesNotExist"):
         if given.values:
-            yield Fault((*path, "values"), f"must not be given for {operator}")
+            yield Fault((*path, "values"), f"must be empty for {operator}")
     else:
         wanted = ("In", "NotIn", "Exists", "DoesNotExist")
         yield not_one_of((*path, "operator"), operator, wanted)
@@ -220,7 +220,7 @@ def _requirement(given: LabelRequirement, path: Path) -> Faults:
 def _policy_types(given: tuple[str, ...]) -> Faults:
     path = ("spec", "policyTypes")
     if len(given) > len(POLICY_TYPES):
-        yield Fault(path, "must not be more than two")
+        yield Fault(path, "must have at most two items")
         return
     for index, name in enumerate(given):
         if name not in POLICY_TYPES:
@@ -247,16 +247,16 @@ def _host_peer(peer: HostPeer, path: Path) -> Faults:
     if peer.ip_block is not None:
         yield from block(peer.ip_block, (*path, "ipBlock"))
         if _names_endpoints(peer):
-            yield Fault(path, "must not have an ipBlock and endpoints; make two peers of it")
+            yield Fault(path, "must not have both ipBlock and endpoints; split it into two peers")
     elif not _names_endpoints(peer):
-        yield Fault(path, "is empty; give ipBlock, endpointSelector, units, containers or host")
+        yield Fault(path, "is empty; add ipBlock, endpointSelector, units, containers or host")
 
 
 def _host_ports(given: tuple[NetworkPort, ...], path: Path) -> Faults:
     yield from ports(given, path)
     for index, port in enumerate(given):
         if isinstance(port.port, str):
-            message = "must be a number: endpoints of a host have no names of ports"
+            message = "must be a number: host endpoints have no named ports"
             yield Fault((*path, "ports", index, "port"), message)
 
 
@@ -272,8 +272,8 @@ def _owners_and_finalizers(meta: PolicyObjectMetadata, at: Path) -> Faults:
             if not value:
                 yield Fault((*path, name), "is required")
     if sum(owner.controller is True for owner in meta.owner_references) > 1:
-        yield Fault((*at, "ownerReferences"), "only one of them may be the controller")
+        yield Fault((*at, "ownerReferences"), "must have at most one controller")
     for index, name in enumerate(meta.finalizers):
         yield from _named((*at, "finalizers", index), name, qualified_name)
     if _ORPHAN in meta.finalizers and _FOREGROUND in meta.finalizers:
-        yield Fault((*at, "finalizers"), f"{_ORPHAN} and {_FOREGROUND} exclude each other")
+        yield Fault((*at, "finalizers"), f"must not have both {_ORPHAN} and {_FOREGROUND}")

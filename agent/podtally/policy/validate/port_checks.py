@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the API server would refuse of the ports in the admin tiers' rules; checks of CRDs."""
+"""Validation of ports in the admin tiers' rules, and checks shared by these kinds."""
 
 from podtally.policy.problems import WARNING, Fault, Path, warning
 from podtally.policy.schema.admin import AdminPort, Protocol, ProtocolMatch
@@ -11,9 +11,9 @@ def required(path: Path) -> Fault:
     return Fault(path, "is required")
 
 
-def length(length: int, path: Path, most: int) -> Faults:
-    if not 1 <= length <= most:
-        yield Fault(path, f"must have 1 to {most} items")
+def length(length: int, path: Path, max_items: int) -> Faults:
+    if not 1 <= length <= max_items:
+        yield Fault(path, f"must have 1 to {max_items} items")
 
 
 def exactly_one(fields: dict[str, object], path: Path) -> Faults:
@@ -39,7 +39,7 @@ def admin_port(port: AdminPort, path: Path) -> Faults:
         yield from _number(port.port_range.end, (*at, "end"))
         yield from _older_protocol(port.port_range.protocol, at)
         if (port.port_range.start or 0) > (port.port_range.end or 0):
-            yield warning(at, "ends before it starts, so it has no port")
+            yield warning(at, "ends before it starts, so it matches no port")
     yield from _port_name(port.named_port, (*path, "namedPort"))
 
 
@@ -51,7 +51,7 @@ def _older_protocol(given: str, path: Path) -> Faults:
 
 def _port_name(given: str | None, path: Path) -> Faults:
     if given == "":
-        yield Fault(path, "is empty; name a port", WARNING)
+        yield Fault(path, "is empty; give the name of a port", WARNING)
 
 
 def _number(given: int | None, path: Path) -> Faults:
@@ -85,4 +85,4 @@ def _match(match: ProtocolMatch, path: Path) -> Faults:
         yield from _number(start, (*at, "range", "start"))
         yield from _number(end, (*at, "range", "end"))
         if start is not None and end is not None and start >= end:
-            yield Fault((*at, "range"), "must start before it ends; one port is a number")
+            yield Fault((*at, "range"), "must start before it ends; use number for a single port")
