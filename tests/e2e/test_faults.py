@@ -227,7 +227,7 @@ def test_a_refused_configuration_leaves_nothing(
         "epoch: soon\n",
     ):
         file.write_text(text + more if "epoch" not in more else more)
-        reload(agent, "stays as it was")
+        reload(agent, "stays in force")
         agent.wait_ready()
         settles(held, before, agent)
     for _ in range(3):  # those that are taken leave nothing behind, either

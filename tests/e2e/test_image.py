@@ -104,7 +104,7 @@ def test_it_counts_and_names_as_the_daemonset_has_it(node: Node, container: Cont
     container.runc("delete", container.name)
     container.start()
     container.wait_ready()
-    assert "taking over the pinned kernel programs" in container.said()
+    assert "using the pinned kernel programs" in container.said()
     assert_books_close(container, opening)
     assert not any(word in container.said() for word in ("ermitted", "denied", "Read-only"))
 

@@ -130,7 +130,7 @@ def test_a_bad_configuration_changes_nothing(
     with Scraper(agent.places.url).running() as scraper, mixed(three_pods):
         for text, words in BAD.items():
             file.write_text(text)
-            hang_up(agent, "stays as it was")
+            hang_up(agent, "stays in force")
             assert words in agent.said()
             agent.wait_ready()
             time.sleep(0.3)

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from podtally.supervision.conditions import LONGEST_SECONDS, MOST_NEWS, Condition
+from podtally.supervision.conditions import LONGEST_SECONDS, MAX_CHANGES, Condition
 
 LOG = logging.getLogger("podtally.test")
 
@@ -69,7 +69,7 @@ def test_other_words_are_news_but_not_for_ever(
 ) -> None:
     for number in range(1000):
         condition.met("cannot watch veth%d", number)
-    assert len(caplog.messages) == MOST_NEWS
+    assert len(caplog.messages) == MAX_CHANGES
     clock.now += 60
     condition.met("cannot watch veth5")
     assert caplog.messages[-1] == "cannot watch veth5 (1001 times in 60 s)"

@@ -16,7 +16,7 @@ class OutageLog:
         self._url = url
         self._lock = threading.Lock()
         self._lost: set[str] = set()
-        self._outage = Condition(_log, logging.WARNING, news=1)
+        self._outage = Condition(_log, logging.WARNING, changes=1)
 
     def lost(self, resource: str, why: str, repeated: bool) -> None:
         """Note a failure; log it if ``repeated``: a single cut connection is normal."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One book for every interface and direction: what was booked against what the interface counts.
+"""Checks the bytes booked on each interface against its own counter, by direction.
 
 While traffic runs, no reading of an interface's counter belongs to the instant at
 which the halves were flipped. But the reading of the epoch before is from an
@@ -7,13 +7,12 @@ earlier instant and the present one from a later, so what was booked, plus what
 passed before the attachment (the opening balance), must lie between the two. The
 opening balance is kept as the interval that these facts leave it; a moment without
 traffic leaves one number. A gap is what no balance within the interval explains,
-so it is never a matter of timing, and nothing that is lost stays hidden once
-traffic rests.
+so it is never a matter of timing, and no loss stays hidden once traffic rests.
 
-Some frames are seen on one side only: VLAN tags, frames that the kernel dropped. The
-kernel says how many, not how large, so each widens the interval by what it can be at
-most (its margin); what the counter then proves is booked as such, and the rest of the
-margin goes with the next moment without traffic.
+Some bytes count on one side only: VLAN tags, frames that the kernel dropped. The kernel
+reports their number, not their size, so each widens the interval by its maximum size (its
+margin). What the counter then proves is booked as such; the rest of the margin disappears
+at the next moment without traffic.
 """
 
 from typing import NamedTuple
@@ -33,11 +32,11 @@ class Balance(NamedTuple):
 
 class Closing(NamedTuple):
     balance: Balance
-    gap: Pair  # bytes the interface counted and nobody booked; negative: booked and not counted
+    gap: Pair  # bytes counted by the interface and not booked; negative: booked and not counted
 
 
 class Margin(NamedTuple):
-    """Bytes that one side alone may have counted, at most; each (n, 2)."""
+    """Bytes that only one side may have counted, at most; each (n, 2)."""
 
     tags: Pair  # VLAN tags that the interface counts and the programs do not
     before_hook: Pair  # counted by the interface, then dropped in front of our programs
@@ -55,13 +54,13 @@ class Readings(NamedTuple):
 
 class Settled(NamedTuple):
     balance: Balance
-    margin: Margin  # what is still in doubt
+    margin: Margin  # still in doubt
     gap: Pair
-    found: Margin  # what is certain now
+    found: Margin  # certain now
 
 
 def close(balance: Balance, booked: Pair, earlier: Pair, later: Pair) -> Closing:
-    """Hold the sums booked up to now against two readings of the counters around now.
+    """Compare the sums booked up to now with two readings of the counters around now.
 
     All arguments are (n, 2) in bytes. A balance is narrowed only by readings that
     leave no gap.
@@ -82,16 +81,16 @@ def close(balance: Balance, booked: Pair, earlier: Pair, later: Pair) -> Closing
 
 
 def settle(balance: Balance, margin: Margin, fresh: Margin, readings: Readings) -> Settled:
-    """Close with a margin, to which ``fresh`` was added by this reading.
+    """Close with a margin, of which this reading added ``fresh``.
 
-    What ``fresh`` is for may have passed after the flip, and is booked in the next epoch.
+    The frames of ``fresh`` may have passed after the flip; then the next epoch books them.
     """
     low, high = balance
     widened = Balance(
         low - margin.after_hook - margin.headers, high + margin.tags + margin.before_hook
     )
     closing = close(widened, *readings)
-    # Beyond the balance itself, the cheapest explanation is the one that is booked.
+    # What the balance does not explain is booked as the smallest margins that do.
     above, below = closing.balance.low - high, low - closing.balance.high
     tags = np.clip(above, 0, margin.tags)
     before = np.clip(above - tags, 0, margin.before_hook)
@@ -99,7 +98,7 @@ def settle(balance: Balance, margin: Margin, fresh: Margin, readings: Readings) 
     headers = np.clip(below - after, 0, margin.headers)
     shift = tags + before - after - headers
     found = Margin(tags, before, after, headers)
-    # Where one number is left for the balance, nothing older than this reading is in doubt.
+    # Where the balance is one number, nothing older than this reading is in doubt.
     at_rest = closing.balance.low == closing.balance.high
     left = [all_ - sure for all_, sure in zip(margin, found, strict=True)]
     rest = [np.where(at_rest, np.minimum(*both), both[0]) for both in zip(left, fresh, strict=True)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is told of connections that are over."""
+"""Describes closed connections for the flow log."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from podtally.ledger.new_connections import new_connections
 
 
 class ClosedConnections(NamedTuple):
-    """Connections that are over, with their last totals, and what they were called."""
+    """Closed connections with their last totals and labels."""
 
     columns: ConnectionColumns
     accounts: dict[int, Account]  # by columns.account
@@ -28,7 +28,7 @@ class ClosedConnections(NamedTuple):
 
 
 class LedgerTables(NamedTuple):
-    """What connections are called by."""
+    """The tables that the description needs."""
 
     interfaces: Interfaces
     accounts: AccountTable
@@ -38,13 +38,13 @@ class LedgerTables(NamedTuple):
 def describe(
     columns: ConnectionColumns, books: LedgerTables, present: EpochContext
 ) -> ClosedConnections:
-    """Changes ``account`` of those that were to be named again."""
+    """Return connections with their labels; sets ``account`` where it is UNNAMED."""
     ifindex = columns.key["ifindex"]
     interfaces = np.unique(ifindex).tolist()
-    # An interface that was let go must not come back by being named.
+    # Naming must not bring back an interface that was removed.
     there = np.isin(ifindex, [i for i in interfaces if books.interfaces.known(i)])
     unnamed = np.flatnonzero(there & (columns.account == UNNAMED))
-    if len(unnamed):  # they have moved nothing since
+    if len(unnamed):  # without traffic since
         flows = new_connections(columns.take(unnamed))
         columns.account[unnamed] = books.attribution.name(flows, present, wait=False).account
     accounts = books.accounts.at(np.unique(columns.account))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every connection that is under way: who began it, since when, how much so far.
+"""Keeps open connections: who opened each, when, and its totals.
 
-Kept in arrays sorted by fingerprint, so that an epoch's rows are joined to them by
-one binary search each. What a connection is called is the accounts' business.
+Arrays sorted by fingerprint: an epoch's rows join them by one binary search each. Labels
+belong to the accounts.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from podtally.ledger.shares import level
 TCP = 6
 TCP_FIN, TCP_RST, TCP_ACK = 1, 4, 16
 
-# Who opened a connection. CONTESTED is added where evidence contradicts itself; the rest is then
-# the likelier side, if any (``initiator``).
+# Who opened a connection: our endpoint (HERE) or its peer (THERE). CONTESTED is added where
+# evidence contradicts itself; the rest is then the likelier side, if any (``initiator``).
 BEGAN_UNKNOWN, BEGAN_HERE, BEGAN_THERE = 0, 1, 2
 CONTESTED = 4
-BEGAN_SIDE = 3  # the bits beside it
-UNNAMED = -1  # the account of a connection that is to be named again
-NO_CONNECTION = -2  # instead of an account: there is no such connection
+BEGAN_SIDE = 3  # the bits beside CONTESTED
+UNNAMED = -1  # the account of a connection whose labels have to be found again
+NO_CONNECTION = -2  # in the place of an account: no such connection
 
 Array = NDArray[Any]
 
@@ -49,7 +49,7 @@ class ConnectionColumns(NamedTuple):
 
     fingerprint: NDArray[np.uint64]
     account: NDArray[np.int32]
-    event: NDArray[np.int32]  # that it is told of in; NO_EVENT
+    event: NDArray[np.int32]  # that it belongs to; NO_EVENT
     began: NDArray[np.uint8]
     seen: NDArray[np.uint64]  # the union of the rows' flags
     first_ns: NDArray[np.int64]
@@ -78,12 +78,12 @@ def no_connections() -> ConnectionColumns:
 
 
 class Flags(NamedTuple):
-    """Where the facts stand in ``seen``; from ``bpf/flow.h``."""
+    """Bits of ``seen``; from ``bpf/flow.h``."""
 
     shift: int
     syn_only: int
     syn_ack: int
-    socket: int = 0  # 0: programs that did not look for sockets
+    socket: int = 0  # 0: of programs that do not look for sockets
     group: int = 0  # sent to a group, by the frame's destination or the packet's
     unparsed: int = 0  # ports or TCP flags could not all be read
     icmp_error: int = 0  # a row of errors about another flow
@@ -92,7 +92,7 @@ class Flags(NamedTuple):
 
 
 def flags_of(layout: abi.Layout) -> Flags:
-    """Return where a layout's rows keep their facts; 0 for what it does not know."""
+    """Return the bits of a layout; 0 for those it lacks."""
     return Flags(
         layout.seen_shift,
         layout.seen_syn_only,
@@ -107,7 +107,7 @@ def flags_of(layout: abi.Layout) -> Flags:
 
 
 def has_ended(seen: NDArray[np.uint64], flags: Flags) -> NDArray[np.bool_]:
-    """A FIN from both sides, or a RST from either. (n,)"""
+    """Return where both sides sent a FIN, or either a RST. (n,)"""
     fins = np.uint64(TCP_FIN | TCP_FIN << flags.shift)
     resets = np.uint64(TCP_RST | TCP_RST << flags.shift)
     ended: NDArray[np.bool_] = ((seen & fins) == fins) | ((seen & resets) != 0)
@@ -115,7 +115,7 @@ def has_ended(seen: NDArray[np.uint64], flags: Flags) -> NDArray[np.bool_]:
 
 
 def half_open(seen: NDArray[np.uint64], flags: Flags) -> NDArray[np.bool_]:
-    """TCP whose handshake is not complete: a SYN, and no ACK from the same side. (n,)"""
+    """Return where TCP's handshake is incomplete: a SYN, and no ACK from the same side. (n,)"""
     found = np.zeros(len(seen), np.bool_)
     for shift in (0, flags.shift):
         syn, ack = np.uint64(flags.syn_only << shift), np.uint64(TCP_ACK << shift)
@@ -124,24 +124,24 @@ def half_open(seen: NDArray[np.uint64], flags: Flags) -> NDArray[np.bool_]:
 
 
 def has_syn(seen: NDArray[np.uint64], flags: Flags) -> NDArray[np.bool_]:
-    """A SYN without ACK, from either side. (n,)"""
-    anew: NDArray[np.bool_] = (
+    """Return where either side sent a SYN without ACK. (n,)"""
+    found: NDArray[np.bool_] = (
         seen & np.uint64(flags.syn_only | flags.syn_only << flags.shift)
     ) != 0
-    return anew
+    return found
 
 
 class Timeouts(NamedTuple):
-    """After how long without a packet a connection is over, in ns."""
+    """After how many ns without a packet a connection is closed."""
 
-    # A TCP keep-alive comes after two hours (tcp_keepalive_time): later, it is gone.
+    # The first TCP keep-alive comes after two hours (tcp_keepalive_time).
     tcp: int = 7_200_000_000_000 + 75_000_000_000
     other: int = 120_000_000_000  # nf_conntrack_udp_timeout_stream, tcp_timeout_syn_sent
-    ended: int = 2_000_000_000  # the last ACKs and retransmissions are still its own
+    ended: int = 2_000_000_000  # for the last ACKs and retransmissions
 
 
 class Connections:
-    """The connections under way, at most ``limit`` of them."""
+    """The open connections, at most ``limit``."""
 
     def __init__(self, flags: Flags, limit: int, timeouts: Timeouts | None = None) -> None:
         self.columns = no_connections()
@@ -154,11 +154,11 @@ class Connections:
         return len(self.columns.fingerprint)
 
     def find(self, fingerprint: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Places of ascending fingerprints (n,), and which of them are known."""
+        """Return the places of ascending fingerprints (n,), and which of them are known."""
         known = self.columns.fingerprint
         if not len(known) or not len(fingerprint):
             return np.zeros(len(fingerprint), np.int64), np.zeros(len(fingerprint), np.bool_)
-        # Only the stretch between the first and the last is searched: it stays in cache.
+        # Search only between the first and the last: that part stays in cache.
         first, last = np.searchsorted(known, fingerprint[[0, -1]])
         stretch = known[first : last + 1]
         place = np.searchsorted(stretch, fingerprint) + first
@@ -182,9 +182,8 @@ class Connections:
     def add_errors(
         self, quoted: NDArray[np.uint64], rows: FlowRows, now_ns: int
     ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Add rows of ICMP errors to the connections they quote, which ``settle`` has not
-        sorted in yet either. Returns their accounts and events, NO_CONNECTION where there
-        is none. (n,) each
+        """Add rows of ICMP errors to the connections they quote, including those begun in this
+        epoch. Return their accounts and events, NO_CONNECTION where there is none. (n,) each
         """
         account = np.full(len(quoted), NO_CONNECTION, np.int32)
         event = np.full(len(quoted), NO_CONNECTION, np.int32)
@@ -202,7 +201,7 @@ class Connections:
         return account, event
 
     def reused(self, place: NDArray[np.int64], seen: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Which rows begin anew what had ended: the ports are used again. (n,)"""
+        """Return which rows reuse the ports of a closed connection. (n,)"""
         candidates = has_syn(seen, self.flags)
         if candidates.any():
             ended: NDArray[np.bool_] = candidates & has_ended(self.columns.seen[place], self.flags)
@@ -210,21 +209,20 @@ class Connections:
         return candidates
 
     def replace(self, place: NDArray[np.int64], fresh: ConnectionColumns) -> ConnectionColumns:
-        """Put new connections in the place of ended ones, which are returned."""
+        """Put new connections in the place of ended ones; return those."""
         ended = self.columns.take(place)
         for name in ConnectionColumns._fields:
             getattr(self.columns, name)[place] = getattr(fresh, name)
         return ended
 
     def begin(self, fresh: ConnectionColumns) -> None:
-        """Take up new connections; they are found after ``settle``."""
+        """Add new connections; ``find`` returns them after ``settle``."""
         self._new.append(fresh)
 
     def settle(self, now_ns: int, gone: NDArray[np.int64]) -> ConnectionColumns:
-        """Put what began among the rest, and let go what is over.
+        """Merge new connections with the others; remove and return those that ended.
 
-        ``gone`` are interfaces that went: their connections are over. Returns the
-        connections that are, with their last totals.
+        ``gone`` are removed interfaces: their connections have ended.
         """
         parts, self._new = [self.columns, *self._new], []
         leaving = [np.isin(part.key["ifindex"], gone) for part in parts]
@@ -235,7 +233,7 @@ class Connections:
             return ended
         kept = [np.flatnonzero(~over) for over in leaving]
         order = np.argsort(_joined([part.fingerprint for part in parts], kept), kind="stable")
-        # Column by column, so that no second copy of all is held.
+        # Column by column: no second copy of all of them at once.
         self.columns = ConnectionColumns._make(
             _joined(column, kept)[order] for column in zip(*parts, strict=True)
         )
@@ -249,8 +247,8 @@ class Connections:
         return over
 
     def _make_room(self, parts: list[ConnectionColumns], leaving: list[NDArray[np.bool_]]) -> None:
-        """Have no more stay than the limit: connections of the interfaces with most leave, until
-        all others keep theirs; half-open ones first, then the longest idle.
+        """Keep the limit: drop connections of the interfaces with most of them; half-open ones
+        first, then the longest idle.
         """
         kept = [np.flatnonzero(~over) for over in leaving]
         if sum(map(len, kept)) <= self._limit:

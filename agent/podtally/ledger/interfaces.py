@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The books of the interfaces that are watched: what was booked on each, and whether it closes."""
+"""Keeps the books of each interface: bytes booked, counter readings, and the gap."""
 
 from typing import NamedTuple
 
@@ -10,8 +10,8 @@ from podtally.arrays.distinct import distinct
 from podtally.ledger.balance import Balance, Margin, Pair, Readings, settle
 
 NO_PAIRS = np.zeros((0, 2), np.int64)
-UNBOUNDED = np.iinfo(np.int64).max >> 2  # an upper bound nobody reaches, and sums of it fit
-_LINK_CHATTER = 4096  # bytes: no more than this, and only the link's own frames have passed
+UNBOUNDED = np.iinfo(np.int64).max >> 2  # an upper bound out of reach, and sums of it fit
+_LINK_CHATTER = 4096  # bytes; up to this, only the link's own frames have passed
 _FLAGS = ("watched", "host", "leaving")
 _MARGIN = ("tags", "before_hook", "after_hook", "headers")  # as in Margin
 _READ = ("dropped_before", "dropped_after", "frames")  # as they were last read
@@ -27,23 +27,23 @@ class InterfaceRecord(NamedTuple):
     slot: int
     ifindex: int
     name: str
-    watched: bool  # somebody said that it is there; else only its flows did
+    watched: bool  # announced by netlink; else known by its flows only
     host: bool = False
     leaving: bool = False
     in_use_since_ns: int = 0  # see Interfaces
 
 
 class Losses(NamedTuple):
-    """What the kernel says of frames that only one side counts; (n, 2) as the counters.
+    """Frames that only one side counts, as the kernel reports them; (n, 2) as the counters.
 
-    All but ``queued`` and ``largest`` are cumulative. A sum below the last one is that of a
-    counter that started again from zero.
+    All but ``queued`` and ``largest`` are cumulative. A sum below the last one means that the
+    counter restarted from zero.
     """
 
-    before: Pair  # frames that were counted, and dropped in front of the hook
-    after: Pair  # frames that were dropped behind the hook, and not counted
-    frames: Pair  # frames that were counted, perhaps without their Ethernet header
-    queued: Pair  # bytes behind the hook that are still to be counted
+    before: Pair  # frames counted, then dropped before the hook
+    after: Pair  # frames dropped behind the hook, not counted
+    frames: Pair  # frames counted, perhaps without their Ethernet header
+    queued: Pair  # bytes behind the hook, not counted yet
     largest: NDArray[np.int64]  # bytes of the largest frame, (n,)
 
 
@@ -55,11 +55,11 @@ class UnexplainedBytes(NamedTuple):
 
 
 class Interfaces:
-    """A slot for each interface; a slot is used again when its interface has gone.
+    """A slot for each interface; slots of removed interfaces are reused.
 
-    ``booked`` counts from the interface's own beginning: flows, other and overflow
-    together. ``counter`` is the last reading, from and to the endpoint. ``owed`` is what
-    was booked and is not yet in the total of a pod, since it has no name yet.
+    ``booked`` counts from the interface's creation: flows, other and overflow together.
+    ``counter`` is the last reading, from and to the endpoint. ``pending_*`` is booked and not
+    yet in the total of a pod, whose name is not known yet.
     """
 
     def __init__(self) -> None:
@@ -69,15 +69,15 @@ class Interfaces:
         self.names: list[str] = []
         self.ifindex = np.zeros(0, np.int64)
         self.watched = np.zeros(0, np.bool_)
-        self.host = np.zeros(0, np.bool_)  # the host's own: several endpoints share it
-        self.leaving = np.zeros(0, np.bool_)  # it has gone, and what it owes waits for a name
-        # When it came under watch, if there had been traffic before; else 0. CLOCK_MONOTONIC
+        self.host = np.zeros(0, np.bool_)  # the host's own: shared by several endpoints
+        self.leaving = np.zeros(0, np.bool_)  # removed, with pending bytes that wait for a name
+        # When it was first watched, if it had carried traffic before; else 0. CLOCK_MONOTONIC
         self.in_use_since_ns = np.zeros(0, np.int64)
         self.booked = NO_PAIRS
         self.low = NO_PAIRS
         self.high = NO_PAIRS
         self.counter = NO_PAIRS
-        self.tags = NO_PAIRS  # bytes that one side alone may have counted, see ``books.Margin``
+        self.tags = NO_PAIRS  # bytes that only one side may have counted, see ``balance.Margin``
         self.before_hook = NO_PAIRS
         self.after_hook = NO_PAIRS
         self.headers = NO_PAIRS
@@ -108,7 +108,7 @@ class Interfaces:
         return _nameless(ifindex) if slot is None else self.names[slot]
 
     def slots(self, ifindex: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Slots of many rows; the loop is over the interfaces among them. (n,)"""
+        """Return the slots of many rows; the loop is over the different interfaces. (n,)"""
         different, place = distinct(ifindex)
         found = np.array([self.slot(i) for i in different.tolist()], np.int64)
         return found[place]
@@ -117,7 +117,7 @@ class Interfaces:
         return np.array(sorted(self._slots.values()), np.int64)
 
     def orphans(self) -> list[int]:
-        """Interfaces with flows that nobody watches: they went while we were away."""
+        """Return interfaces with flows that are not watched: removed while no agent ran."""
         absent = ~(self.watched | self.leaving)
         return [i for i, slot in self._slots.items() if absent[slot]]
 
@@ -131,7 +131,7 @@ class Interfaces:
         return ifindex in self._slots
 
     def in_use_since(self, ifindex: NDArray[np.int64]) -> NDArray[np.int64]:
-        """When interfaces came under watch on which there had been traffic before; else 0. (n,)"""
+        """Return when interfaces with earlier traffic were first watched; 0 for others. (n,)"""
         slots = self.slots(ifindex)
         since_ns: NDArray[np.int64] = self.in_use_since_ns[slots]
         return since_ns
@@ -148,8 +148,8 @@ class Interfaces:
         host: bool = False,
         at_ns: int = 0,
     ) -> None:
-        """An interface is there, and is about to be watched. The opening balance is at
-        least the oldest reading of its counter. ``host``: it is the host's own.
+        """Open the books of an interface that is about to be watched. The opening balance is at
+        least the oldest reading of its counter. ``host``: the host's own.
         """
         slot = self.slot(ifindex)
         fresh = not self.watched[slot] and not self.booked[slot].any()
@@ -161,7 +161,7 @@ class Interfaces:
             self.in_use_since_ns[slot] = at_ns if sum(counter) > _LINK_CHATTER else 0
 
     def attached(self, ifindex: int, fresh: bool, counter: tuple[int, int]) -> None:
-        """Its packets are counted from now on at the latest; ``fresh``: and were not before."""
+        """Note that packets are counted from now on; ``fresh``: they were not before."""
         if ifindex not in self._slots:
             return
         slot = self._slots[ifindex]
@@ -170,11 +170,11 @@ class Interfaces:
             self.restarted(ifindex)
         unbounded = self.high[slot] >= UNBOUNDED
         if unbounded.all() and not fresh:
-            # Counted by an agent whose checkpoint we do not have: what the kernel still holds
-            # passed before our first reading, so the opening balance may be anything below it.
+            # Counted by an agent whose checkpoint is lost: what the kernel holds passed before
+            # the first reading, so the opening balance may be anything below it.
             self.low[slot] = self.counter[slot] = 0
-        # Attached again after a time without: what passed meanwhile is at most what the
-        # counter moved since it was last read.
+        # Attached again after a gap: what passed meanwhile is at most the counter's growth
+        # since the last reading.
         missed = now - self.counter[slot] if fresh else 0
         at_most = now - self.booked[slot]
         self.high[slot] = np.where(unbounded, at_most, self.high[slot] + missed)
@@ -185,7 +185,7 @@ class Interfaces:
             self.version += 1
 
     def restarted(self, ifindex: int) -> None:
-        """Its number is another interface's now: nothing is known of what passed before."""
+        """Start from zero: another interface has the ifindex now."""
         slot = self._slots[ifindex]
         self.low[slot], self.high[slot] = -UNBOUNDED, UNBOUNDED
         self.counter[slot] = self.gap[slot] = self.in_use_since_ns[slot] = 0
@@ -195,9 +195,9 @@ class Interfaces:
     def close(
         self, slots: NDArray[np.int64], later: NDArray[np.int64], losses: Losses | None = None
     ) -> Margin:
-        """Hold the books of ``slots`` (n,) against new readings ``later`` (n, 2).
+        """Check the books of ``slots`` (n,) against new readings ``later`` (n, 2).
 
-        Returns what is now known to be on one side alone, and is booked from now on.
+        Return the bytes now known to be on one side only; they are booked.
         """
         fresh = self._margin_of(slots, losses)
         for name, more in zip(_MARGIN, fresh, strict=True):
@@ -217,7 +217,7 @@ class Interfaces:
         return found
 
     def _margin_of(self, slots: NDArray[np.int64], losses: Losses | None) -> Margin:
-        """What was lost since the last reading, in bytes at most; tags are added as they come."""
+        """Return the losses since the last reading, in bytes at most; tags are added elsewhere."""
         nothing = np.zeros((len(slots), 2), np.int64)
         if losses is None:
             return Margin(nothing, nothing, nothing, nothing)
@@ -230,7 +230,7 @@ class Interfaces:
         return Margin(nothing, grown[0] * largest, grown[1] * largest, grown[2] * _ETHERNET_HEADER)
 
     def leave(self, ifindex: int) -> None:
-        """It has gone; its slot stays until all that is owed on it is paid."""
+        """Mark as removed; the slot stays until nothing is pending."""
         slot = self._slots[ifindex]
         self.watched[slot], self.leaving[slot] = False, True
         self.gap[slot] = 0
@@ -246,7 +246,7 @@ class Interfaces:
         self._free.append(slot)
 
     def dump(self) -> tuple[list[InterfaceRecord], NDArray[np.int64]]:
-        """For the checkpoint: records, and the pairs of each in the order of _KEPT. (n, 13, 2)"""
+        """Return records, and the pairs of each in the order of _KEPT, (n, 13, 2)."""
         slots = list(self._slots.values())
         records = [
             InterfaceRecord(

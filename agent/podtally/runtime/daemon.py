@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The life of the agent as a process: signals, the service manager, a new configuration.
+"""Runs the agent as a process: signals, the service manager, reloads.
 
-A new configuration takes the place of the old one in the same process: the kernel goes on
-counting meanwhile, and the next epoch books what it counted. One that cannot be used
-changes nothing.
+A reload replaces the configuration in the same process: the kernel goes on counting, and the
+next epoch books what it counted. A configuration that cannot be used changes nothing.
 """
 
 import gc
@@ -24,25 +23,21 @@ from podtally.supervision.conditions import Condition
 
 log = logging.getLogger(__name__)
 
-# Where things lie, and how the kernel programs were compiled and attached: compiling takes a
-# right that a running agent has given up, and between two modes packets go uncounted.
-
-
 RETRY_SECONDS = 1.0
 
 
 class Signals:
-    """SIGTERM and SIGINT end the agent, SIGHUP is a wish to reload; all end its loop."""
+    """SIGTERM and SIGINT end the agent, SIGHUP reloads it; all of them end its loop."""
 
     def __init__(self) -> None:
         self.woken = threading.Event()
-        self.is_over = False
+        self.is_stopped = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
         signal.signal(signal.SIGHUP, lambda *_: self.woken.set())
 
     def _end(self, *_: object) -> None:
-        self.is_over = True
+        self.is_stopped = True
         self.woken.set()
 
 
@@ -56,7 +51,7 @@ def run(config: Config, read_again: Callable[[], Config]) -> int:
         while running.until(signals):
             service.reloading()
             running = running.reloaded(read_again, signals)
-            gc.collect()  # the tables of the one before are mapped until then
+            gc.collect()  # unmaps the tables of the agent before
     finally:
         service.close()
     log.info("stopped; the kernel programs stay attached and go on counting")
@@ -64,7 +59,7 @@ def run(config: Config, read_again: Callable[[], Config]) -> int:
 
 
 class _RunningAgent:
-    """An agent, and the configuration that it was made of."""
+    """An agent and its configuration."""
 
     def __init__(self, config: Config, service: ServiceManager) -> None:
         self._config, self._service = config, service
@@ -87,13 +82,13 @@ class _RunningAgent:
         service.ready(self._loop.status())
 
     def until(self, signals: Signals) -> bool:
-        """Turn epochs until a signal comes; False if that is the end."""
+        """Run epochs until a signal; return False if it ends the agent."""
         try:
             self._loop.run(signals.woken)
         except BaseException:
             self._close()
             raise
-        if signals.is_over:
+        if signals.is_stopped:
             self._service.stopping("stopping; the kernel programs go on counting")
             self._close()
             return False
@@ -101,7 +96,7 @@ class _RunningAgent:
         return True
 
     def reloaded(self, read_again: Callable[[], Config], signals: Signals) -> "_RunningAgent":
-        """What goes on with the configuration that is there now."""
+        """Return the agent to go on with: with the new configuration, if it can be used."""
         try:
             config = read_again()
             _check(self._config, config)
@@ -109,7 +104,7 @@ class _RunningAgent:
             return self._kept(error)
         if config == self._config:
             self._components.sources.policies.reload()
-            log.info("the configuration is the same; policies are read again")
+            log.info("the configuration has not changed; policies are reloaded")
             self._service.ready(self._loop.status())
             return self
         log.info("the configuration has changed; the kernel goes on counting")
@@ -120,20 +115,20 @@ class _RunningAgent:
             return self._again(signals)._kept(error)
 
     def _again(self, signals: Signals) -> "_RunningAgent":
-        """Start with the old configuration; what is in its way now may go. The kernel counts."""
+        """Start with the old configuration, and retry until that works. The kernel counts."""
         trouble = Condition(log)
         while True:
             try:
                 return _RunningAgent(self._config, self._service)
             except PodtallyError as error:
-                trouble.met("cannot go on with the old configuration, and try again: %s", error)
-                if signals.woken.wait(RETRY_SECONDS) and signals.is_over:
+                trouble.met("cannot restart with the old configuration, retrying: %s", error)
+                if signals.woken.wait(RETRY_SECONDS) and signals.is_stopped:
                     raise
                 signals.woken.clear()
                 self._service.beat()
 
     def _kept(self, error: PodtallyError) -> "_RunningAgent":
-        log.error("the configuration stays as it was: %s", error)
+        log.error("the old configuration stays in force: %s", error)
         self._service.ready(self._loop.status())
         return self
 

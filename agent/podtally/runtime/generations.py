@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brings the kernel's side into being at start-up: takes over what is pinned, or has it compiled.
+"""Installs the kernel programs at start-up: uses the pinned ones, or compiles new ones.
 
-Where pinned programs have another source, other options or another layout, the new
-ones are pinned beside them first; ``Installed.before`` is then the generation whose
-place they take, once they are attached everywhere and it is drained.
+If pinned programs differ in source, options or layout, the new ones are pinned beside them
+first. ``Installed.before`` is then the old generation: it is replaced once the new programs
+are attached everywhere and the old table is drained.
 """
 
 import logging
@@ -17,7 +17,7 @@ from podtally.kernel.pins import Generation, Options, Pins, digest, slots_for
 
 log = logging.getLogger(__name__)
 
-INTERFACES = 8192  # as many as one host's kubelet or a large hypervisor could have, and more
+INTERFACES = 8192  # more than the pods of a kubelet or the guests of a large hypervisor
 
 
 class Installed(NamedTuple):
@@ -26,7 +26,7 @@ class Installed(NamedTuple):
     compiled: bool
 
     def goes_on_from(self, booked_generation: str) -> bool:
-        """Whether a checkpoint of that generation is of what these programs count."""
+        """Return whether a checkpoint of that generation continues in these programs."""
         abouts = [each.about for each in (self.current, self.before) if each is not None]
         return any(booked_generation in (about.generation, about.follows) for about in abouts)
 
@@ -36,10 +36,10 @@ def options_of(config: Config) -> Options:
 
 
 def install(pins: Pins, config: Config, booked_generation: str | None) -> Installed:
-    """Make the programs that ``config`` asks for be there, pinned.
+    """Pin the programs that ``config`` asks for, unless they are.
 
-    ``booked_generation`` is the checkpoint's: a successor that it names is drained into
-    already, and only has to be put in place.
+    ``booked_generation`` is the checkpoint's: if it names the successor, the old table is drained
+    already, and the successor only has to be promoted.
     """
     options = options_of(config)
     wanted = digest(options)
@@ -57,7 +57,7 @@ def install(pins: Pins, config: Config, booked_generation: str | None) -> Instal
         successor, compiled = pins.successor(), True
     if successor is None:
         assert current is not None
-        log.info("taking over the pinned kernel programs")
+        log.info("using the pinned kernel programs")
         return Installed(current, None, compiled)
     if current is None:
         return Installed(pins.promote(), None, compiled)
@@ -65,13 +65,13 @@ def install(pins: Pins, config: Config, booked_generation: str | None) -> Instal
 
 
 def _whole(generation: Generation | None) -> Generation | None:
-    """Return it if all of its maps are there; else what it has counted cannot be read."""
+    """Return the generation if all of its maps are there: else its counts cannot be read."""
     missing = generation.missing_maps() if generation is not None else []
     if generation is None or not missing:
         return generation
     log.error(
         "%s under %s: what the kernel counted since the last checkpoint is lost; "
-        "the programs are made again",
+        "the programs are compiled again",
         f"the pinned map {missing[0]} is missing"
         if len(missing) == 1
         else f"the pinned maps {', '.join(missing)} are missing",
@@ -83,14 +83,14 @@ def _whole(generation: Generation | None) -> Generation | None:
 def settled(
     pins: Pins, booked_generation: str | None
 ) -> tuple[Generation | None, Generation | None]:
-    """Finish a change of generations that an earlier start did not live to finish."""
+    """Finish a change of generations that an earlier start did not finish."""
     current, successor = pins.current(), _whole(pins.successor())
     if successor is not None:
         half_done = not (pins.next / "progs").is_dir()
         if half_done or booked_generation == successor.about.generation:
             return pins.promote(), None
     else:
-        pins.discard_successor()  # what a loader left that was stopped
+        pins.discard_successor()  # left by a loader that was stopped
     if current is None and successor is None and (pins.root / "maps").is_dir():
-        log.error("the maps under %s have no description: what they hold is lost", pins.root)
+        log.error("the maps under %s have no description: their counts are lost", pins.root)
     return _whole(current), successor

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells the service manager how the agent is, as sd_notify(3) has it; when is for ``agent``."""
+"""Notifies the service manager of the agent's state: sd_notify(3)."""
 
 import logging
 import os
@@ -11,21 +11,21 @@ from podtally.supervision.conditions import Condition
 
 log = logging.getLogger(__name__)
 
-_SEND_SECONDS = 1.0  # a manager that does not read must not hold up an epoch for longer
+_SEND_SECONDS = 1.0  # a manager that does not read delays an epoch by this at most
 
 
 class ServiceManager:
-    """Says nothing where nobody listens: without $NOTIFY_SOCKET.
+    """Does nothing without $NOTIFY_SOCKET.
 
-    ``watchdog_seconds`` is how long the manager waits for a ``beat``, None if it does not.
+    ``watchdog_seconds`` is how long the manager waits for a ``beat``, None without a watchdog.
     """
 
     def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
-        """The variables are taken out: they are not for the processes that the agent starts."""
+        """Remove the variables from ``environ``: child processes must not notify."""
         self._address = environ.pop("NOTIFY_SOCKET", "")
         self.watchdog_seconds = _watchdog_seconds(environ)
-        self._told = ""
-        self._silence = Condition(log, logging.WARNING)
+        self._status = ""
+        self._unreachable = Condition(log, logging.WARNING)
         self._socket: socket.socket | None = None
         if self._address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -37,30 +37,30 @@ class ServiceManager:
             self._socket = None
 
     def ready(self, status: str) -> None:
-        """Started, or reloaded, to the end."""
-        self._told = status
-        self._say("READY=1", f"STATUS={_line(status)}")
+        """Report that the start or the reload is complete."""
+        self._status = status
+        self._send("READY=1", f"STATUS={_line(status)}")
 
     def status(self, status: str) -> None:
-        """One line for ``systemctl status``; sent only if it is another than before."""
-        if status != self._told:
-            self._told = status
-            self._say(f"STATUS={_line(status)}")
+        """Report one line for ``systemctl status``; sent only if it has changed."""
+        if status != self._status:
+            self._status = status
+            self._send(f"STATUS={_line(status)}")
 
     def beat(self) -> None:
-        """Still alive: for the watchdog."""
+        """Feed the watchdog."""
         if self.watchdog_seconds is not None:
-            self._say("WATCHDOG=1")
+            self._send("WATCHDOG=1")
 
     def reloading(self) -> None:
-        """``ready`` has to follow. The time is what Type=notify-reload goes by."""
-        self._say("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        """Report a reload; ``ready`` must follow. Type=notify-reload needs the time."""
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, status: str) -> None:
-        self._told = status
-        self._say("STOPPING=1", f"STATUS={_line(status)}")
+        self._status = status
+        self._send("STOPPING=1", f"STATUS={_line(status)}")
 
-    def _say(self, *lines: str) -> None:
+    def _send(self, *lines: str) -> None:
         if self._socket is None:
             return
         # A leading @ stands for the NUL of an abstract address, unix(7).
@@ -68,13 +68,15 @@ class ServiceManager:
         try:
             self._socket.sendto("\n".join(lines).encode(), address)
         except OSError as error:
-            self._silence.met("cannot tell the service manager at %s: %s", self._address, error)
+            self._unreachable.met(
+                "cannot notify the service manager at %s: %s", self._address, error
+            )
         else:
-            self._silence.over("the service manager at %s is told again", self._address)
+            self._unreachable.over("the service manager at %s is notified again", self._address)
 
 
 def _watchdog_seconds(environ: MutableMapping[str, str]) -> float | None:
-    """sd_watchdog_enabled(3): not for this process if $WATCHDOG_PID is another."""
+    """Return the interval as sd_watchdog_enabled(3) does: None if $WATCHDOG_PID is another."""
     interval, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
     if not interval.isdecimal() or not int(interval) or (pid and pid != str(os.getpid())):
         return None
@@ -82,5 +84,5 @@ def _watchdog_seconds(environ: MutableMapping[str, str]) -> float | None:
 
 
 def _line(text: str) -> str:
-    """A line break would begin another assignment."""
+    """Return the text on one line: a line break would start another assignment."""
     return " ".join(text.splitlines())

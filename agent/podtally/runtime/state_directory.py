@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state directory: locked for one agent, and made again if somebody removes it."""
+"""Opens and locks the state directory, and makes it again if it is removed."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ class StateDirectory:
         os.close(self._lock)
 
     def restore(self) -> bool:
-        """Make the directory again if it is gone, or another is in its place; whether it was."""
+        """Make the directory again if it is gone or replaced; return whether it was."""
         try:
             if os.path.samestat(os.stat(self.path), os.fstat(self._lock)):
                 return False
@@ -32,7 +32,7 @@ class StateDirectory:
 
 
 def _locked(path: Path) -> int:
-    """Make, open and lock the directory; PodtallyError if that cannot be."""
+    """Make, open and lock the directory; PodtallyError if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o750)
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -7,28 +7,28 @@ import time
 from collections.abc import Callable
 
 FIRST_SECONDS, LONGEST_SECONDS = 60.0, 3600.0
-MOST_NEWS = 5  # changes of the words that are logged at once
+MAX_CHANGES = 5  # of the text, logged at once
 
 
 class Condition:
-    """One thing that may be wrong for hours; any thread may report it, each time it is met.
+    """One fault that may last for hours; any thread may report it each time it is met.
 
-    Other words (another error, another file) are ``news`` at once, but only a few times.
+    Another text (another error, another file) is logged at once, but ``changes`` times at most.
     """
 
     def __init__(
         self,
         log: logging.Logger,
         level: int = logging.ERROR,
-        news: int = MOST_NEWS,
+        changes: int = MAX_CHANGES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log = log
         self._level = level
-        self._most_news = news
+        self._max_changes = changes
         self._clock = clock
         self._lock = threading.Lock()
-        self._text, self._news = "", 0
+        self._text, self._changes = "", 0
         self._since = self._next = 0.0
         self._interval = FIRST_SECONDS
         self._times = 0
@@ -38,7 +38,7 @@ class Condition:
         return bool(self._times)
 
     def met(self, words: str, *arguments: object) -> None:
-        """Log the words if they are news, or it is time to repeat them."""
+        """Log the text if it is new, or it is time to repeat it."""
         text = words % arguments
         with self._lock:
             now = self._clock()
@@ -46,8 +46,8 @@ class Condition:
                 self._since, self._interval = now, FIRST_SECONDS
                 self._next = now + FIRST_SECONDS
             self._times += 1
-            if text != self._text and self._news < self._most_news:
-                self._text, self._news = text, self._news + 1
+            if text != self._text and self._changes < self._max_changes:
+                self._text, self._changes = text, self._changes + 1
                 self._log.log(self._level, "%s", text)
             elif now >= self._next:
                 self._interval = min(2 * self._interval, LONGEST_SECONDS)
@@ -56,7 +56,7 @@ class Condition:
                 self._log.log(self._level, "%s (%d times in %.0f s)", text, times, lasted)
 
     def over(self, words: str, *arguments: object) -> None:
-        """Log that it has ended, if it was met."""
+        """Log the end of the condition, if it was met."""
         with self._lock:
             if self._times:
                 text, lasted = words % arguments, self._clock() - self._since

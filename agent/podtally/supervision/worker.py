@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A thread that goes on after an error: short of descriptors or memory today, it works tomorrow."""
+"""Runs a thread that restarts after an error, such as a lack of descriptors or memory."""
 
 import logging
 import threading
@@ -9,14 +9,13 @@ from collections.abc import Callable
 from podtally.supervision.conditions import Condition
 
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.05, 5.0
-_CALM_SECONDS = 10.0  # without an error, after which it is over
+_CALM_SECONDS = 10.0  # without an error: then the trouble is over
 
 
 class Worker:
-    """Runs ``loop`` in a thread of its own until it returns; after an exception again.
+    """Runs ``loop`` in a thread of its own until it returns; after an exception, again.
 
-    ``loop`` must be one that can be called again. ``trouble`` says what is wrong, "" if nothing
-    is; ``alive`` is False once the thread has ended.
+    ``trouble`` says what is wrong, "" if nothing is; ``alive`` is False once the thread has ended.
     """
 
     def __init__(self, name: str, loop: Callable[[], None], log: logging.Logger) -> None:
@@ -26,7 +25,7 @@ class Worker:
         self._bugs: set[str] = set()
         self._stop = threading.Event()
         self._failed_at = 0.0
-        self._said = ""
+        self._error = ""
         self.failures = 0
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -36,14 +35,14 @@ class Worker:
 
     @property
     def trouble(self) -> str:
-        lately = self._said and time.monotonic() - self._failed_at < _CALM_SECONDS
-        return f"the thread {self._name} fails: {self._said}" if lately else ""
+        is_recent = self._error and time.monotonic() - self._failed_at < _CALM_SECONDS
+        return f"the thread {self._name} fails: {self._error}" if is_recent else ""
 
     def start(self) -> None:
         self._thread.start()
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait for the end of ``loop``, which has been told to return."""
+        """Wait for the end of ``loop``, which must have been asked to return."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join(timeout)
@@ -55,7 +54,7 @@ class Worker:
             try:
                 self._loop()
                 return
-            except Exception as error:  # noqa: BLE001: whatever it is, others depend on the thread
+            except Exception as error:  # noqa: BLE001: other threads depend on this one
                 self._failed(error)
             if time.monotonic() - began > _CALM_SECONDS:
                 wait = _FIRST_WAIT_SECONDS
@@ -67,9 +66,9 @@ class Worker:
         if self._condition.is_met and now - self._failed_at > _CALM_SECONDS:
             self._condition.over("the thread %s worked again", self._name)
         self.failures += 1
-        self._failed_at, self._said = now, str(error) or type(error).__name__
+        self._failed_at, self._error = now, str(error) or type(error).__name__
         words = f"{type(error).__name__}: {error}"
         if not isinstance(error, OSError | MemoryError) and words not in self._bugs:
             self._bugs.add(words)
             self._log.error("a bug in the thread %s, please report it", self._name, exc_info=error)
-        self._condition.met("the thread %s fails, and is started again: %s", self._name, self._said)
+        self._condition.met("the thread %s failed, and is restarted: %s", self._name, self._error)
