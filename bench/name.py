@@ -247,7 +247,7 @@ def _to_accounts(names: Names, flows: Flows, rounds: int) -> float:
     }
     present = EpochContext(build_names(endpoints, {}, names.addresses, names.networks), _NOW_NS)
     limits = Limits(series=4 * PAIRS, connections=1, grace_ns=_SECOND)
-    naming = Ledger(SEEN, limits).attribution
+    attribution = Ledger(SEEN, limits).attribution
     nothing = np.zeros(FLOWS, np.uint64)
     began = np.full(FLOWS, BEGAN_HERE, np.uint8)
     everything = NewFlows(
@@ -257,7 +257,7 @@ def _to_accounts(names: Names, flows: Flows, rounds: int) -> float:
     for _ in range(rounds + 1):
         start = time.process_time()
         for first in range(0, FLOWS, BATCH):
-            naming.name(everything.take(slice(first, first + BATCH)), present)
+            attribution.attribute(everything.take(slice(first, first + BATCH)), present)
         taken.append(time.process_time() - start)
     return statistics.median(taken[1:])  # in the first the accounts are made
 

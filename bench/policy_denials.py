@@ -81,7 +81,7 @@ def run(shape: str, policies: list[Policy], epochs: int = EPOCHS) -> Epochs:
         flows = _flows(shape, epoch, now_ns)
         present = EpochContext(names, now_ns, cluster_labels=places, declared=declared)
         start = time.process_time()
-        ledger.attribution.name(flows, present, wait=False)
+        ledger.attribution.attribute(flows, present, wait=False)
         words = ledger.attribution.explain(flows, [DENIED] * DENIALS, present)
         seconds.append(time.process_time() - start)
         denied += sum("isolated in egress by shop/many" in text for text in words.reasons)

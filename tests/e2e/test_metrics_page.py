@@ -86,7 +86,9 @@ def booked(samples: Samples) -> tuple[float, float, float]:
     """Connections that are denied (to the internet, and within), exposed, and of an unknown beginning."""
     denied = value(samples, "podtally_policy_denied_total", direction="egress")
     exposed = value(samples, "podtally_undeclared_exposure_connections_total")
-    unknown = value(samples, "podtally_verdict_unknown_connections_total", cause="beginning")
+    unknown = value(
+        samples, "podtally_verdict_unknown_connections_total", cause="unknown initiator"
+    )
     return denied, exposed, unknown
 
 

@@ -13,7 +13,7 @@ from podtally.ledger.connections import (
     Timeouts,
     has_ended,
 )
-from podtally.ledger.initiator import opener_of
+from podtally.ledger.initiator import initiator_of
 from tests.unit.rows import (
     ACK,
     FIN,
@@ -78,14 +78,14 @@ def fill(connections: Connections, rows: list[Flow], now_ns: int = SECOND) -> No
 def test_who_began_tcp(seen: int, began: int) -> None:
     for first_direction in (0, 1):  # tells nothing of TCP
         row = Flow(first_direction=first_direction)
-        assert opener_of(np.array([seen], np.uint64), key_of([row]), FLAGS).tolist() == [began]
+        assert initiator_of(np.array([seen], np.uint64), key_of([row]), FLAGS).tolist() == [began]
 
 
 @pytest.mark.parametrize(("first_direction", "began"), [(0, BEGAN_HERE), (1, BEGAN_THERE)])
 @pytest.mark.parametrize("protocol", [1, UDP, 58, 132])
 def test_who_began_what_has_no_syn(protocol: int, first_direction: int, began: int) -> None:
     row = Flow(protocol=protocol, first_direction=first_direction)
-    assert opener_of(np.zeros(1, np.uint64), key_of([row]), FLAGS).tolist() == [began]
+    assert initiator_of(np.zeros(1, np.uint64), key_of([row]), FLAGS).tolist() == [began]
 
 
 @pytest.mark.parametrize(

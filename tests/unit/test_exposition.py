@@ -59,7 +59,7 @@ SERIES: dict[Family[Any], tuple[list[Any], Any]] = {
         [DeniedLabels("shop", "web", "egress", *OFFICE, "tcp", "443", "shop/strict")],
         [[19]],
     ),
-    families.UNKNOWN_VERDICTS: ([UnknownLabels("beginning")], [[23]]),
+    families.UNKNOWN_VERDICTS: ([UnknownLabels("unknown initiator")], [[23]]),
     families.EXPOSED: ([ExposedLabels("shop", "web", "internet", "tcp", "80")], [[29]]),
     families.CANDIDATES: (
         [
@@ -126,7 +126,7 @@ podtally_connections_total{{{FLOW}}} 1
 podtally_policy_denied_total{{{OF_WEB},policy="shop/strict"}} 19
 # HELP podtally_verdict_unknown_connections_total Connections with the verdict unknown, by cause.
 # TYPE podtally_verdict_unknown_connections_total counter
-podtally_verdict_unknown_connections_total{{cause="beginning"}} 23
+podtally_verdict_unknown_connections_total{{cause="unknown initiator"}} 23
 # HELP podtally_policy_undecided_total Connections of isolated endpoints on which policy cannot be decided.
 # TYPE podtally_policy_undecided_total counter
 podtally_policy_undecided_total{{namespace="shop",workload="web",direction="egress",peer_kind="external",protocol="gre",cause="protocol"}} 41

@@ -174,7 +174,7 @@ def test_a_source_that_is_not_the_endpoints_is_counted_and_told_of_in_one_event(
     assert event.connections == 23
     assert verdicts(ledger) == {"unknown": 23 * 23, "undeclared": 23}
     (cause,) = {labels.cause for labels in ledger.view()[UNKNOWN_VERDICTS].labels}
-    assert cause == "source"
+    assert cause == "foreign source"
 
 
 def test_what_is_denied_stays_so_whatever_source_it_is_sent_from() -> None:
@@ -410,7 +410,7 @@ def test_data_without_an_opening_are_news_and_headers_are_not() -> None:
     assert (event.labels.verdict, event.labels.direction) == ("unknown", "egress")
     view = ledger.view()[UNDECIDED]
     (labels,) = view.labels
-    assert (labels.workload, labels.cause, values(view)) == ("web", "beginning", [1])
+    assert (labels.workload, labels.cause, values(view)) == ("web", "unknown initiator", [1])
 
 
 def test_mid_stream_while_the_watch_is_young_is_no_news() -> None:

@@ -19,7 +19,7 @@ from podtally.identity.name_table import WELL_KNOWN
 from podtally.ledger.families import FAMILIES
 from podtally.ledger.label_sets import ACCOUNTS
 from podtally.ledger.series import SeriesView
-from podtally.ledger.verdicts import FOREIGN_SENDER, UNSEEN_OPENER
+from podtally.ledger.judgements import FOREIGN_SENDER, UNKNOWN_INITIATOR
 from podtally.ledger.view import View
 from podtally.netlink.model import Hook, Mode
 from podtally.policy.model import VERDICTS
@@ -30,7 +30,7 @@ from tests.unit.promql_labels import check
 
 METRICS = metrics_page.metrics()
 EXAMPLES = metrics_page.examples()
-CAUSES = {UNSEEN_OPENER, FOREIGN_SENDER} | {
+CAUSES = {UNKNOWN_INITIATOR, FOREIGN_SENDER} | {
     engine.UNKNOWN_END,
     engine.UNREADABLE,
     engine.DOUBT,

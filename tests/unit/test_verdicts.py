@@ -223,7 +223,7 @@ def test_why_nothing_is_known_is_counted() -> None:
     epoch(ledger, present(declare(ONLY_MYSQL)), flows)
     view = ledger.view()[UNKNOWN_VERDICTS]
     counts = {x.cause: c for x, (c,) in zip(view.labels, view.values.tolist(), strict=True)}
-    assert counts == {"beginning": 2, "protocol": 1}
+    assert counts == {"unknown initiator": 2, "protocol": 1}
 
 
 def test_both_ends_are_judged_where_both_are_here_and_denials_counted_at_the_end_that_denies() -> (

@@ -81,6 +81,13 @@ class PackedFields:
         """Return a field with all those above it, to compare them at once. (n,)"""
         return packed >> self._fields[name].shift
 
+    def replace(self, packed: NDArray[np.int64], **values: int) -> NDArray[np.int64]:
+        """Return what is packed with some fields set to one value each. (n,)"""
+        for name in values:
+            field = self._fields[name]
+            packed = packed & ~((1 << field.width) - 1 << field.shift)
+        return packed | self.pack_one(**values)
+
     def unpack(self, packed: int) -> dict[str, int]:
         """Return all fields of one packed integer, by name."""
         return {name: self.get(name, packed) for name in self._fields}

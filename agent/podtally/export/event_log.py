@@ -11,7 +11,7 @@ import msgspec
 
 from podtally.export.log_sink import json_line, sink
 from podtally.ledger.events import Due, EventLabels
-from podtally.ledger.judge_input import UNDECLARED as UNDECLARED_EXPOSURE
+from podtally.ledger.exposed import UNDECLARED as UNDECLARED_EXPOSURE
 from podtally.ledger.label_sets import DIRECTIONS
 from podtally.policy.model import ALLOWED
 

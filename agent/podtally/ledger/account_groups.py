@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections that differ in no label, as one number, and the accounts of such groups.
+"""Group connections that differ in no label, as one number each, and know their accounts.
 
 Beyond an endpoint's share, one group stands for all ports of a peer, then one for all
 peers; the account tables keep the exact share, this bounds the loops over new groups.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from podtally.arrays.distinct import Numbered
+from podtally.arrays.packed_fields import PackedFields
 from podtally.ledger.account import (
     MANY_PROTOCOLS,
     SHOWN_PROTOCOLS,
+    UNKNOWN_PORT,
     Account,
     server_port,
     with_any_peer,
@@ -20,78 +24,84 @@ from podtally.ledger.account import (
 from podtally.ledger.peer_columns import PeerKind
 from podtally.ledger.shares import Shares, beyond
 
-# Who is here (the place among the endpoints known), who is there, whether their names came
-# too late, port and protocol.
-_PROTOCOL_BITS, _PORT_BITS, _THERE_BITS = 8, 17, 22
-_LATE_SHIFT = _PROTOCOL_BITS + _PORT_BITS
-_THERE_SHIFT = _LATE_SHIFT + 1
-_HERE_SHIFT = _THERE_SHIFT + _THERE_BITS
-_LOWEST_PORT = -1  # UNKNOWN_PORT, so that what is packed is never negative
-_JUDGEMENT_BITS = 22
+# ``late``: names came too late. Ports from UNKNOWN_PORT (stored as 0) on.
+_GROUP = PackedFields(endpoint=15, peer=22, late=1, port=17, protocol=8)
+_PEER = PackedFields(kind=41, judgement=22)
+_LOWEST_PORT = UNKNOWN_PORT
 # In the place of a port: any port of one peer, any port of any peer.
 _ANY_PORT, _ANY_PEER = 65536 - _LOWEST_PORT, 65537 - _LOWEST_PORT
-_PROTOCOL = (1 << _PROTOCOL_BITS) - 1
-_PORT = (1 << _PORT_BITS) - 1
-_THERE = (1 << _THERE_BITS) - 1
-_IS_SHOWN = np.isin(np.arange(1 << _PROTOCOL_BITS), SHOWN_PROTOCOLS)
+_IS_SHOWN = np.isin(np.arange(_GROUP.capacity("protocol")), SHOWN_PROTOCOLS)
 
 Numbers = NDArray[np.int64]
 
 
-class Parts:
-    """One group's parts, unpacked."""
+class GroupParts(NamedTuple):
+    """One group, unpacked."""
 
-    def __init__(self, group: int) -> None:
-        self.here = group >> _HERE_SHIFT
-        self.there = group >> _THERE_SHIFT & _THERE
-        self.late = bool(group >> _LATE_SHIFT & 1)
-        self.protocol = group & _PROTOCOL
-        self._port = group >> _PROTOCOL_BITS & _PORT
-        self.port = self._port + _LOWEST_PORT
+    endpoint: int
+    kind: int  # of the peer
+    judgement: int
+    late: bool
+    protocol: int
+    port: int
+    is_any_port: bool
+    is_any_peer: bool
 
-    def account(self, account: Account) -> Account:
-        """An account of this group's parts; the one shared with others if it stands for many."""
-        if self._port == _ANY_PEER:
+    def share(self, account: Account) -> Account:
+        """Return the account of this group; the shared one if the group stands for many."""
+        if self.is_any_peer:
             return with_any_peer(account)
-        return with_any_port(account) if self._port == _ANY_PORT else account
+        return with_any_port(account) if self.is_any_port else account
 
 
-class Groups:
-    """The groups known, with the account of each; until names change or an account is closed."""
+class AccountGroups:
+    """Known groups with their accounts; until names change or an account is closed."""
 
     def __init__(self) -> None:
-        self._theres = Numbered()  # kinds of remotes, with judgements
-        self._shared: list[int] = []  # by number in ``_theres``: the first that looks the same
+        self._peers = Numbered()  # by _PEER
+        self._alike: list[int] = []  # by number in ``_peers``: the first with the same labels
         self._first: dict[tuple[str, int], int] = {}  # by scope and judgement
         self._groups = np.zeros(0, np.int64)  # ascending
         self._accounts = np.zeros(0, np.int64)  # of each
 
+    def is_full(self) -> bool:
+        """Return whether another batch might not find numbers for its peers."""
+        return len(self._peers.values) > _GROUP.capacity("peer") // 2
+
     def pack(
         self,
-        here: Numbers,
-        there: tuple[Numbers, Numbers],
+        endpoint: Numbers,
+        peer: tuple[Numbers, Numbers],
         late: NDArray[np.bool_],
         key: NDArray[np.void],
         began: NDArray[np.uint8],
     ) -> Numbers:
-        """The groups of connections; ``there`` are kinds of remotes, and judgements. (n,)"""
-        numbers = self._theres.of(there[0] << _JUDGEMENT_BITS | there[1])
-        port = server_port(began, key["local_port"], key["remote_port"]) - _LOWEST_PORT
-        packed: Numbers = (
-            here << _HERE_SHIFT
-            | numbers << _THERE_SHIFT
-            | late.astype(np.int64) << _LATE_SHIFT
-            | port << _PROTOCOL_BITS
-            | key["protocol"]
+        """Return the groups of connections; ``peer`` are PeerKinds, and judgements. (n,)"""
+        port = server_port(began, key["local_port"], key["remote_port"])
+        return _GROUP.pack(
+            endpoint=endpoint,
+            peer=self._peers.of(_PEER.pack(kind=peer[0], judgement=peer[1])),
+            late=late,
+            port=port - _LOWEST_PORT,
+            protocol=key["protocol"],
         )
-        return packed
 
-    def there(self, number: int) -> tuple[int, int]:
-        """The kind of remote and the judgement that are packed as a number."""
-        return divmod(self._theres.values[number], 1 << _JUDGEMENT_BITS)
+    def parts(self, group: int) -> GroupParts:
+        fields = _GROUP.unpack(group)
+        peer = _PEER.unpack(self._peers.values[fields["peer"]])
+        return GroupParts(
+            endpoint=fields["endpoint"],
+            kind=peer["kind"],
+            judgement=peer["judgement"],
+            late=bool(fields["late"]),
+            protocol=fields["protocol"],
+            port=fields["port"] + _LOWEST_PORT,
+            is_any_port=fields["port"] == _ANY_PORT,
+            is_any_peer=fields["port"] == _ANY_PEER,
+        )
 
     def accounts(self, groups: Numbers) -> Numbers:
-        """The accounts of known groups. (n,)"""
+        """Return the accounts of known groups. (n,)"""
         return self._accounts[np.searchsorted(self._groups, groups)]
 
     def knows(self, groups: Numbers) -> NDArray[np.bool_]:
@@ -108,32 +118,32 @@ class Groups:
         self._accounts = np.concatenate([self._accounts, np.array(accounts, np.int64)])[order]
 
     def shared(self, groups: Numbers, kinds: list[PeerKind], shares: Shares) -> tuple[Numbers, int]:
-        """New groups with those beyond their endpoint's share replaced by what stands for many,
-        and how many were. (n,)
+        """Replace new groups beyond their endpoint's share by groups that stand for many.
+        Returns all groups, and how many were replaced. (n,)
         """
         if len(groups) <= min(shares.most, shares.by_peer):
             return groups, 0
-        many = beyond(groups >> _THERE_SHIFT, self._groups >> _THERE_SHIFT, shares.by_peer)
-        any_port = groups & ~(_PORT << _PROTOCOL_BITS) | _ANY_PORT << _PROTOCOL_BITS
+        known = self._groups
+        many = beyond(_GROUP.prefix("peer", groups), _GROUP.prefix("peer", known), shares.by_peer)
+        any_port = _GROUP.replace(groups, port=_ANY_PORT)
         different, place = np.unique(np.where(many, any_port, groups), return_inverse=True)
         new = np.flatnonzero(~self.knows(different))
-        here = different >> _HERE_SHIFT
-        rows = new[beyond(here[new], self._groups >> _HERE_SHIFT, shares.most)]
-        there = self._alike(kinds)[different[rows] >> _THERE_SHIFT & _THERE]
-        protocol = different[rows] & _PROTOCOL
-        different[rows] = (
-            here[rows] << _HERE_SHIFT
-            | there << _THERE_SHIFT
-            | different[rows] & 1 << _LATE_SHIFT
-            | _ANY_PEER << _PROTOCOL_BITS
-            | np.where(_IS_SHOWN[protocol], protocol, MANY_PROTOCOLS)
+        endpoint = _GROUP.get("endpoint", different)
+        rows = new[beyond(endpoint[new], _GROUP.get("endpoint", known), shares.most)]
+        protocol = _GROUP.get("protocol", different[rows])
+        different[rows] = _GROUP.pack(
+            endpoint=endpoint[rows],
+            peer=self._alike_of(kinds)[_GROUP.get("peer", different[rows])],
+            late=_GROUP.get("late", different[rows]),
+            port=np.full(len(rows), _ANY_PEER),
+            protocol=np.where(_IS_SHOWN[protocol], protocol, MANY_PROTOCOLS),
         )
         return different[place.ravel()], int(np.count_nonzero(many)) + len(rows)
 
-    def _alike(self, kinds: list[PeerKind]) -> Numbers:
-        """By number in ``_theres``: the first one of the same scope and judgement. (n,)"""
-        for number in range(len(self._shared), len(self._theres.values)):
-            kind, judgement = self.there(number)
-            known = (kinds[kind].peer.scope, judgement)
-            self._shared.append(self._first.setdefault(known, number))
-        return np.array(self._shared, np.int64)
+    def _alike_of(self, kinds: list[PeerKind]) -> Numbers:
+        """Return, by number in ``_peers``, the first one of the same scope and judgement. (n,)"""
+        for number in range(len(self._alike), len(self._peers.values)):
+            peer = _PEER.unpack(self._peers.values[number])
+            alike = (kinds[peer["kind"]].peer.scope, peer["judgement"])
+            self._alike.append(self._first.setdefault(alike, number))
+        return np.array(self._alike, np.int64)

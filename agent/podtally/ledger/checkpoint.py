@@ -129,7 +129,7 @@ class Checkpoint:
                 ledger.row_booking.began_unknown,
                 ledger.overflow_packets,
                 ledger.accounts.limited,
-                ledger.attribution.name_timeouts,
+                ledger.attribution.waits.timeouts,
                 extras,
                 ledger.candidate_rows.dump(),
             )
@@ -221,7 +221,7 @@ class Contents:
         ledger.row_booking.began_unknown = head.began_unknown
         ledger.overflow_packets = head.overflow_packets
         ledger.accounts.limited = head.limited
-        ledger.attribution.name_timeouts = head.came_too_late
+        ledger.attribution.waits.timeouts = head.came_too_late
         ledger.settled_ns = now_ns
         ledger.begin()
 

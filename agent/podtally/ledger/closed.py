@@ -46,7 +46,7 @@ def describe(
     unnamed = np.flatnonzero(there & (columns.account == UNNAMED))
     if len(unnamed):  # without traffic since
         flows = new_connections(columns.take(unnamed))
-        columns.account[unnamed] = books.attribution.name(flows, present, wait=False).account
+        columns.account[unnamed] = books.attribution.attribute(flows, present, wait=False).account
     accounts = books.accounts.at(np.unique(columns.account))
     reasons, exposures = [""] * len(ifindex), [""] * len(ifindex)
     rows = np.flatnonzero(there)

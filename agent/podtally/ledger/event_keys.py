@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an event is found by, as fixed-size keys, and the events of those that are known.
+"""Find events by fixed-size keys.
 
-Keys are compared by a secret 64-bit hash, so that a flood of new ones is sorted out by
-arrays; beyond an endpoint's share one key stands for many.
+Keys are compared by a secret 64-bit hash, so that arrays can
+handle a flood of new ones; beyond an endpoint's share one key stands for many.
 """
 
 import os
@@ -10,6 +10,7 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.arrays.packed_fields import PackedFields
 from podtally.ledger.shares import Shares, beyond
 
 ANY_PORT, ANY_PEER = 1, 2  # of a key that stands for many
@@ -17,17 +18,18 @@ ANY_PORT, ANY_PEER = 1, 2  # of a key that stands for many
 KEY = np.dtype(
     [
         ("address", "u8", (2,)),
-        ("who", "i4"),
+        ("endpoint", "i4"),
         ("owner", "i4"),
         ("judgement", "i4"),
-        ("side", "i4"),
+        ("outcome", "i4"),
         ("port", "i4"),
         ("protocol", "u1"),
-        ("began", "u1"),
+        ("opened", "u1"),
         ("foreign", "u1"),  # sent from an address that is not the endpoint's
         ("many", "u1"),
     ]
 )
+_ENDPOINT = PackedFields(endpoint=29, judgement=32, opened=2)  # what has a share of its own
 _WORDS = KEY.itemsize // 8
 _SECRET = np.frombuffer(os.urandom(8 * _WORDS), np.uint64) | np.uint64(1)
 
@@ -36,7 +38,7 @@ Hashes = NDArray[np.uint64]
 
 
 def hashed(keys: Keys) -> Hashes:
-    """A hash of each key. (n,)"""
+    """Return a hash of each key. (n,)"""
     words = np.ascontiguousarray(keys).view(np.uint64).reshape(-1, _WORDS)
     mixed = np.zeros(len(words), np.uint64)
     for word, secret in zip(words.T, _SECRET, strict=True):
@@ -48,12 +50,12 @@ def hashed(keys: Keys) -> Hashes:
 
 
 class KnownKeys:
-    """Keys with the numbers of their events; until names or judgements change."""
+    """Keys with the numbers of their events; valid until names or judgements change."""
 
     def __init__(self) -> None:
         self._hashes = np.zeros(0, np.uint64)  # ascending
         self._numbers = np.zeros(0, np.int64)  # of each
-        # Ascending as well, one for each key: whose it is, and of which of its peers.
+        # Ascending as well, one for each key: its endpoint, and its peer.
         self._endpoints = np.zeros(0, np.int64)
         self._peers = np.zeros(0, np.int64)
 
@@ -61,7 +63,7 @@ class KnownKeys:
         return len(self._hashes)
 
     def find(self, hashes: Hashes) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The numbers of keys, and which of them are known. (n,) each"""
+        """Return the events of keys, and which of them are known. (n,) each"""
         place = np.searchsorted(self._hashes, hashes)
         inside = np.flatnonzero(place < len(self._hashes))
         known = np.zeros(len(hashes), np.bool_)
@@ -79,32 +81,32 @@ class KnownKeys:
         self._peers = np.sort(np.concatenate([self._peers, _peers(keys)]))
 
     def shared(self, keys: Keys, shares: Shares) -> Keys:
-        """New keys with those beyond their endpoint's share replaced by what stands for many."""
+        """Return new keys; those beyond their endpoint's share become keys that stand for many."""
         if len(keys) <= min(shares.most, shares.by_peer):
             return keys
         keys = keys.copy()
         many = beyond(_peers(keys), self._peers, shares.by_peer)
-        for name in ("port", "protocol", "side"):
+        for name in ("port", "protocol", "outcome"):
             keys[name][many] = 0
         keys["many"][many] = ANY_PORT
         hashes, first, place = np.unique(hashed(keys), return_index=True, return_inverse=True)
         keys = keys[first]
         new = np.flatnonzero(~self.find(hashes)[1])
         rows = new[beyond(_endpoints(keys[new]), self._endpoints, shares.most)]
-        for name in ("port", "protocol", "side", "owner", "address"):
+        for name in ("port", "protocol", "outcome", "owner", "address"):
             keys[name][rows] = 0
         keys["many"][rows] = ANY_PEER
         return keys[place.ravel()]
 
 
 def _endpoints(keys: Keys) -> NDArray[np.int64]:
-    endpoint, judgement = keys["who"].astype(np.int64), keys["judgement"].astype(np.int64)
-    packed: NDArray[np.int64] = endpoint << 34 | judgement << 2 | keys["began"]
-    return packed
+    return _ENDPOINT.pack(
+        endpoint=keys["endpoint"], judgement=keys["judgement"], opened=keys["opened"]
+    )
 
 
 def _peers(keys: Keys) -> NDArray[np.int64]:
     only = np.zeros(len(keys), KEY)
-    for name in ("who", "judgement", "began", "owner", "address"):
+    for name in ("endpoint", "judgement", "opened", "owner", "address"):
         only[name] = keys[name]
     return hashed(only).view(np.int64)

@@ -1,71 +1,71 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the event of each connection that is reported: denied, undeclared, exposed, unknown
-though policies isolate the endpoint, spoofed.
+"""Find the event of each connection that is reported: denied, undeclared, exposed, spoofed, or
+unknown although policies isolate the endpoint.
 
 The loop is over what differs in an event, of connections that have just been judged.
 """
 
+from collections.abc import Sequence
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.identity.model import Endpoint, Owner
 from podtally.ledger.account import Judgement, port_name
 from podtally.ledger.connections import BEGAN_HERE
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.event_keys import ANY_PEER, ANY_PORT, KEY, KnownKeys, hashed
 from podtally.ledger.events import NO_EVENT, EventLabels, Events, with_any_peer, with_any_port
-from podtally.ledger.judge_input import UNDECLARED as UNDECLARED_EXPOSURE
-from podtally.ledger.judge_input import JudgeInput, exposures
+from podtally.ledger.exposed import UNDECLARED as UNDECLARED_EXPOSURE
+from podtally.ledger.exposed import exposures
+from podtally.ledger.judge_input import JudgeInput
 from podtally.ledger.label_sets import DIRECTIONS, OTHER, protocol_name
+from podtally.ledger.local_endpoints import LocalEndpoint
 from podtally.ledger.peer_columns import NO_OWNER
 from podtally.ledger.verdicts import FOREIGN_SOURCE, ConnectionVerdicts, VerdictStage
 from podtally.policy.model import DENIED, UNDECLARED, VERDICTS
 
 SPOOFED = "spoofed"  # an event's verdict
-_ANYBODY = ("unknown", "", "", "", "", "unknown", OTHER, OTHER)  # peer, scope, protocol, port
 _SPOOFED_KEY = 2
-_MOST_REMEMBERED = 1 << 16
+_MAX_REMEMBERED = 1 << 16
 _DENIED, _UNDECLARED = VERDICTS.index(DENIED), VERDICTS.index(UNDECLARED)
 
 
 class JudgedConnections(NamedTuple):
     """Connections that have been judged; index i of every array is the same one."""
 
-    ends: JudgeInput
+    given: JudgeInput
     verdicts: ConnectionVerdicts
     is_missed: NDArray[np.bool_]  # see Judgement
-    outside: NDArray[np.bool_]  # opened from outside the cluster, to a pod
-    who: NDArray[np.int64]  # places in ``whos``
+    from_outside: NDArray[np.bool_]  # opened from outside the cluster, to a pod
+    endpoint: NDArray[np.int64]  # index in ``endpoints``
     first_ns: NDArray[np.int64]
-    port: NDArray[np.int64]  # of who was asked; UNKNOWN_PORT
-    whos: list[Endpoint]
+    server_port: NDArray[np.int64]  # UNKNOWN_PORT
+    endpoints: Sequence[LocalEndpoint]
 
 
 class EventMatcher:
-    """``verdicts`` are those that are told of beside `denied`, which always is: its
-    connections are counted by their events.
-    """
+    """``undeclared``: whether undeclared connections are reported; denied ones always are."""
 
-    def __init__(self, events: Events, judging: VerdictStage, undeclared: bool) -> None:
+    def __init__(self, events: Events, verdicts: VerdictStage, undeclared: bool) -> None:
         self._events = events
-        self._judging = judging
+        self._verdicts = verdicts
         self._undeclared = undeclared
         self._known = KnownKeys()
         self._known_of: tuple[object, ...] = ()
 
-    def note(self, judged: JudgedConnections, present: EpochContext) -> NDArray[np.int32]:
-        """The events of connections; NO_EVENT of those that are not told of. (n,)"""
-        found = np.full(len(judged.who), NO_EVENT, np.int32)
-        rows = np.flatnonzero(self._notable(judged))
+    def match(self, judged: JudgedConnections, context: EpochContext) -> NDArray[np.int32]:
+        """Return the events of connections; NO_EVENT for those that are not reported. (n,)"""
+        found = np.full(len(judged.endpoint), NO_EVENT, np.int32)
+        rows = np.flatnonzero(self._is_reported(judged))
         if not len(rows):
             return found
-        self._keep_known(present)
+        self._keep_known(context)
         keys = self._keys(judged, rows)
-        found[rows] = self._numbers(keys, rows, judged, present)
-        self._events.observe(found[rows], judged.port[rows], judged.ends.address[rows])
+        found[rows] = self._numbers(keys, rows, judged, context)
+        ports, addresses = judged.server_port[rows], judged.given.peer_address[rows]
+        self._events.observe(found[rows], ports, addresses)
         return found
 
     def _numbers(
@@ -73,9 +73,9 @@ class EventMatcher:
         keys: NDArray[np.void],
         rows: NDArray[np.int64],
         judged: JudgedConnections,
-        present: EpochContext,
+        context: EpochContext,
     ) -> NDArray[np.int64]:
-        """The events of keys; the loop is over the new ones within their endpoint's share."""
+        """Return the events of keys; loop over the new ones within their endpoint's share. (n,)"""
         number, known = self._known.find(hashed(keys))
         new = np.flatnonzero(~known)
         if len(new):
@@ -85,106 +85,136 @@ class EventMatcher:
             made = ~self._known.find(hashes)[1]
             hashes, chosen = hashes[made], chosen[made]
             numbers = [
-                self._number(int(shared["many"][i]), int(rows[new[first[i]]]), judged, present)
+                self._number(int(shared["many"][i]), int(rows[new[first[i]]]), judged, context)
                 for i in chosen.tolist()
             ]
             self._known.add(hashes, shared[chosen], np.array(numbers, np.int64))
             number[new] = self._known.find(hashed(shared))[0][place.ravel()]
         return number
 
-    def _notable(self, judged: JudgedConnections) -> NDArray[np.bool_]:
-        own, whole = judged.verdicts.own, judged.verdicts.verdict
-        told = (own == whole) & (own == _DENIED)
+    def _is_reported(self, judged: JudgedConnections) -> NDArray[np.bool_]:
+        outcomes = judged.verdicts.outcomes
+        is_local = outcomes.local_verdict == outcomes.verdict
+        reported: NDArray[np.bool_] = is_local & (outcomes.verdict == _DENIED)
         if self._undeclared:
-            told |= (own == whole) & (own == _UNDECLARED)
-        told |= judged.is_missed | judged.ends.foreign
-        notable: NDArray[np.bool_] = told | judged.ends.exposed
-        return notable
+            reported |= is_local & (outcomes.verdict == _UNDECLARED)
+        return reported | judged.is_missed | judged.given.foreign | judged.given.exposed
 
-    def _keep_known(self, present: EpochContext) -> None:
-        version, forgotten = self._judging.version, self._events.table.forgotten
-        of = (present.names, version, forgotten, present.exposure)
-        if self._known_of != of or len(self._known) > _MOST_REMEMBERED:
+    def _keep_known(self, context: EpochContext) -> None:
+        version, forgotten = self._verdicts.version, self._events.table.forgotten
+        of = (context.names, version, forgotten, context.exposure)
+        if self._known_of != of or len(self._known) > _MAX_REMEMBERED:
             self._known, self._known_of = KnownKeys(), of
 
-    def _number(self, many: int, row: int, judged: JudgedConnections, present: EpochContext) -> int:
-        labels = self._labels(row, judged, present, many)
+    def _number(self, many: int, row: int, judged: JudgedConnections, context: EpochContext) -> int:
+        labels = self._labels(row, judged, context, many)
         if many == ANY_PORT:
             labels = with_any_port(labels)
         elif many == ANY_PEER:
             labels = with_any_peer(labels)
-        return self._events.index_of(labels, int(judged.first_ns[row]), present.now_ns)
+        return self._events.index_of(labels, int(judged.first_ns[row]), context.now_ns)
 
     def _labels(
-        self, row: int, judged: JudgedConnections, present: EpochContext, many: int
+        self, row: int, judged: JudgedConnections, context: EpochContext, many: int
     ) -> EventLabels:
-        ends, verdicts = judged.ends, judged.verdicts
-        endpoint, judgement = judged.whos[int(judged.who[row])], self._judgement(row, judged)
-        local = (endpoint.namespace, endpoint.name, endpoint.workload, endpoint.workload_kind)
-        if _is_spoofed(judged)[row]:
-            return EventLabels(SPOOFED, DIRECTIONS[0], *local, *_ANYBODY, "", FOREIGN_SOURCE, "")
-        number = int(ends.owner[row])
-        owner = present.names.owners[number] if number != NO_OWNER else None
-        opened_here = verdicts.opened[row] == BEGAN_HERE
-        return EventLabels(
-            judgement.verdict,
-            DIRECTIONS[0 if opened_here else 1],
-            *local,
-            *(_peer(owner)),
-            "" if self._is_folded(judged)[row] else _text(ends.address[row]),
-            owner.scope if owner is not None else "unknown",
-            protocol_name(int(ends.protocol[row])),
-            port_name(int(judged.port[row])),
-            judgement.policy,
-            "" if many else self._reason(judged, row),
-            "" if many else self._exposure(judged, row, present),
+        given, outcomes = judged.given, judged.verdicts.outcomes
+        endpoint = judged.endpoints[int(judged.endpoint[row])].endpoint
+        judgement = self._judgement(row, judged)
+        number = int(given.owner[row])
+        owner = context.names.owners[number] if number != NO_OWNER else None
+        is_egress = outcomes.opened[row] == BEGAN_HERE
+        labels = EventLabels(
+            verdict=judgement.verdict,
+            direction=DIRECTIONS[0 if is_egress else 1],
+            namespace=endpoint.namespace,
+            pod=endpoint.name,
+            workload=endpoint.workload,
+            workload_kind=endpoint.workload_kind,
+            peer_kind=owner.kind if owner else "unknown",
+            peer_namespace=owner.namespace if owner else "",
+            peer_workload=owner.workload if owner else "",
+            peer_name=owner.name if owner else "",
+            peer_address=_text(given.peer_address[row]),
+            scope=owner.scope if owner else "unknown",
+            protocol=protocol_name(int(given.protocol[row])),
+            port=port_name(int(judged.server_port[row])),
+            policy=judgement.policy,
+            reason="",
+            exposure="",
         )
+        if _is_spoofed(judged)[row]:
+            return _spoofed(labels)
+        if self._is_folded(judged)[row]:
+            labels = labels._replace(peer_address="")
+        if many:
+            return labels
+        exposure = self._exposure(judged, row, context)
+        return labels._replace(reason=self._reason(judged, row), exposure=exposure)
 
-    def _exposure(self, judged: JudgedConnections, row: int, present: EpochContext) -> str:
-        """How it is declared that the connection may come in; "" where that is no question."""
-        if judged.ends.exposed[row] or present.exposure is None:
-            return UNDECLARED_EXPOSURE if judged.ends.exposed[row] else ""
+    def _exposure(self, judged: JudgedConnections, row: int, context: EpochContext) -> str:
+        """Return the Ingress or Service that exposes a connection's port; "" if none is needed."""
+        if judged.given.exposed[row]:
+            return UNDECLARED_EXPOSURE
+        if context.exposure is None:
+            return ""
         index = np.array([row])
-        return exposures(judged.ends.take(index), judged.outside[index], present.exposure)[0]
+        given, outside = judged.given.take(index), judged.from_outside[index]
+        return exposures(given, outside, context.exposure)[0]
 
     def _reason(self, judged: JudgedConnections, row: int) -> str:
-        reason = self._judging.reason(judged.ends, row, judged.verdicts)
-        is_foreign = judged.ends.foreign[row] and reason != FOREIGN_SOURCE
+        reason = self._verdicts.local_reason(judged.given, row, judged.verdicts)
+        is_foreign = judged.given.foreign[row] and reason != FOREIGN_SOURCE
         return f"{reason}; {FOREIGN_SOURCE}" if is_foreign else reason
 
     def _is_folded(self, judged: JudgedConnections) -> NDArray[np.bool_]:
-        """Which share their event with others whatever the peer's address. (n,)"""
-        return judged.is_missed & ~self._judging.is_party(judged.ends.owner)
+        """Return which connections share an event whatever the peer's address. (n,)"""
+        peer = self._verdicts.endpoints.of_owners(judged.given.owner)
+        folded: NDArray[np.bool_] = judged.is_missed & (peer < 0)
+        return folded
 
     def _keys(self, judged: JudgedConnections, rows: NDArray[np.int64]) -> NDArray[np.void]:
-        ends, verdicts = judged.ends.take(rows), judged.verdicts
+        given, outcomes = judged.given.take(rows), judged.verdicts.outcomes
         keys = np.zeros(len(rows), KEY)
-        keys["address"], keys["owner"] = ends.address, ends.owner
-        keys["who"], keys["judgement"] = judged.who[rows], verdicts.judgement[rows]
-        keys["side"] = verdicts.here[rows]
-        keys["port"], keys["protocol"] = judged.port[rows], ends.protocol
-        keys["began"], keys["foreign"] = verdicts.opened[rows], ends.foreign
+        keys["address"], keys["owner"] = given.peer_address, given.owner
+        keys["endpoint"] = judged.endpoint[rows]
+        keys["judgement"] = judged.verdicts.judgement[rows]
+        keys["outcome"] = outcomes.local[rows]
+        keys["port"], keys["protocol"] = judged.server_port[rows], given.protocol
+        keys["opened"], keys["foreign"] = outcomes.opened[rows], given.foreign
         keys["address"][self._is_folded(judged)[rows]] = 0
         spoofed = np.flatnonzero(_is_spoofed(judged)[rows])
-        who = keys["who"][spoofed]
+        endpoint = keys["endpoint"][spoofed]
         keys[spoofed] = np.zeros(1, KEY)
-        keys["who"][spoofed], keys["foreign"][spoofed] = who, _SPOOFED_KEY
+        keys["endpoint"][spoofed], keys["foreign"][spoofed] = endpoint, _SPOOFED_KEY
         return keys
 
     def _judgement(self, row: int, judged: JudgedConnections) -> Judgement:
-        return self._judging.judgements[int(judged.verdicts.judgement[row])]
-
-
-def _peer(owner: Owner | None) -> tuple[str, str, str, str]:
-    if owner is None:
-        return "unknown", "", "", ""
-    return owner.kind, owner.namespace, owner.workload, owner.name
+        return self._verdicts.judgements.values[int(judged.verdicts.judgement[row])]
 
 
 def _is_spoofed(judged: JudgedConnections) -> NDArray[np.bool_]:
-    """Which are reported for their source's address, whatever else they are. (n,)"""
-    is_spoofed: NDArray[np.bool_] = judged.ends.foreign & (judged.verdicts.own != _DENIED)
+    """Return which connections are reported for their source address alone. (n,)"""
+    local_verdict = judged.verdicts.outcomes.local_verdict
+    is_spoofed: NDArray[np.bool_] = judged.given.foreign & (local_verdict != _DENIED)
     return is_spoofed
+
+
+def _spoofed(labels: EventLabels) -> EventLabels:
+    """Return the event for all that an endpoint sends from foreign addresses."""
+    return labels._replace(
+        verdict=SPOOFED,
+        direction=DIRECTIONS[0],
+        peer_kind="unknown",
+        peer_namespace="",
+        peer_workload="",
+        peer_name="",
+        peer_address="",
+        scope="unknown",
+        protocol=OTHER,
+        port=OTHER,
+        policy="",
+        reason=FOREIGN_SOURCE,
+    )
 
 
 def _text(address: NDArray[np.uint64]) -> str:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""On the host's own interfaces: whose socket a connection is, by its cgroup, and what only passes.
+"""On the host's own interfaces: find each connection's socket by its cgroup, and recognise
+forwarded traffic.
 
-What the kernel noted in the row decides where it can. What came in and was never answered
-says only whether some socket takes it: then the kernel is asked which.
+What the kernel noted in the row decides where it can. For inbound packets that were never
+answered it notes only that some socket receives them: then the kernel is asked which.
 """
 
 from typing import NamedTuple
@@ -13,63 +14,66 @@ from numpy.typing import NDArray
 from podtally.ledger.connections import Flags
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.new_connections import NewConnections, reversed_keys, tracker_tuples
-from podtally.ledger.ownership import is_one_hosts
+from podtally.ledger.ownership import is_unicast
 from podtally.ledger.peers import PeerFinder
 
-_IGMP = 2  # what the kernel reports of its own groups has no socket, and is never forwarded
+_IGMP = 2  # membership reports of the kernel have no socket, and are never forwarded
 
 
 class Sockets(NamedTuple):
-    """``cgroup`` (n,) of the host's socket, 0: the kernel itself; ``passing`` (n,): not ours."""
+    """Of connections (n,)."""
 
-    cgroup: NDArray[np.int64]
-    passing: NDArray[np.bool_]
+    cgroup: NDArray[np.int64]  # of the host's socket; 0: the kernel itself
+    forwarded: NDArray[np.bool_]  # between others
 
 
-def of(flows: NewConnections, present: EpochContext, remotes: PeerFinder, flags: Flags) -> Sockets:
-    """Of connections on interfaces that several endpoints share. (n,)"""
+def find_sockets(
+    flows: NewConnections, context: EpochContext, peers: PeerFinder, flags: Flags
+) -> Sockets:
+    """Return the sockets of connections on interfaces that endpoints share. (n,)"""
     key = flows.key
     cgroup = key["cgroup_high"].astype(np.int64) << 32 | key["cgroup_low"]
-    nobody = np.zeros(len(key), np.bool_)
-    if not flags.socket:  # programs that did not look
-        return Sockets(cgroup, nobody)
-    unsaid = (cgroup == 0) & (flows.seen & np.uint64(flags.socket) == 0)
+    if not flags.socket:  # programs that do not look for sockets
+        return Sockets(cgroup, np.zeros(len(key), np.bool_))
+    no_socket = (cgroup == 0) & (flows.seen & np.uint64(flags.socket) == 0)
     silent = (flows.sent == 0) & (key["first_direction"] != 0)
-    # What leaves without a socket was not made here.
-    passing = unsaid & ~silent & (key["protocol"] != _IGMP)
-    came = np.flatnonzero(unsaid & silent)
-    if len(came):
-        some = flows.take(came)
-        taken = some.seen & np.uint64(flags.socket << flags.shift) != 0
-        passing[came] = ~taken & _sent_on(some, present, remotes)
-        asked = some.key[taken]
-        cgroup[came[taken]] = present.sockets(tracker_tuples(asked), asked["ifindex"])
-    return Sockets(cgroup, passing)
+    # What leaves without a socket was not sent by this host.
+    forwarded = no_socket & ~silent & (key["protocol"] != _IGMP)
+    inbound = np.flatnonzero(no_socket & silent)
+    if len(inbound):
+        some = flows.take(inbound)
+        received = some.seen & np.uint64(flags.socket << flags.shift) != 0
+        forwarded[inbound] = ~received & _is_forwarded(some, context, peers)
+        keys = some.key[received]
+        cgroup[inbound[received]] = context.sockets(tracker_tuples(keys), keys["ifindex"])
+    return Sockets(cgroup, forwarded)
 
 
-def elsewhere(
-    flows: NewConnections, found: Sockets, present: EpochContext, remotes: PeerFinder
+def in_other_namespace(
+    flows: NewConnections, sockets: Sockets, context: EpochContext, peers: PeerFinder
 ) -> NDArray[np.bool_]:
-    """Return which sockets are of another network namespace on the same link (macvlan, ipvlan):
-    their addresses are none of the host's. (n,)
+    """Return which sockets are in another network namespace on the same link (macvlan, ipvlan):
+    their addresses are not the host's. (n,)
     """
-    chosen = (found.cgroup > 0) & is_one_hosts(flows.key["local_address"])
+    chosen = (sockets.cgroup > 0) & is_unicast(flows.key["local_address"])
     rows = np.flatnonzero(chosen)
-    for at_ns in (flows.at_ns, np.full(len(chosen), present.now_ns)):
-        own = remotes.is_host(present.names, flows.key["local_address"][rows], at_ns[rows])
+    for at_ns in (flows.at_ns, np.full(len(chosen), context.now_ns)):
+        own = peers.is_host(context.names, flows.key["local_address"][rows], at_ns[rows])
         rows = rows[~own]
     chosen[:] = False
     chosen[rows] = True
     return chosen
 
 
-def _sent_on(
-    flows: NewConnections, present: EpochContext, remotes: PeerFinder
+def _is_forwarded(
+    flows: NewConnections, context: EpochContext, peers: PeerFinder
 ) -> NDArray[np.bool_]:
-    """What no socket takes: it is for another address, or for a port that leads to one."""
+    """Return which inbound packets without a socket are for another address, or for a port that
+    is translated to one. (n,)
+    """
     key = flows.key
-    own = remotes.is_host(present.names, key["local_address"], flows.at_ns)
-    translated = present.translate(tracker_tuples(reversed_keys(key)))
-    elsewhere = translated.found & (translated.address != key["local_address"]).any(axis=1)
-    sent_on: NDArray[np.bool_] = ~own | elsewhere
-    return sent_on
+    own = peers.is_host(context.names, key["local_address"], flows.at_ns)
+    translated = context.translate(tracker_tuples(reversed_keys(key)))
+    is_changed = translated.found & (translated.address != key["local_address"]).any(axis=1)
+    forwarded: NDArray[np.bool_] = ~own | is_changed
+    return forwarded

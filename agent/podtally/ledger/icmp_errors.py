@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of ICMP errors: which flow each is about (``bpf/quote.h``)."""
+"""Find rows of ICMP errors, and the flow that each quotes (``bpf/quote.h``)."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,16 +10,16 @@ from podtally.ledger.connections import Flags
 
 def errors_among(seen: NDArray[np.uint64], flags: Flags) -> NDArray[np.bool_]:
     """Return which rows are of ICMP errors. (n,)"""
-    said = np.uint64(flags.icmp_error | flags.icmp_error << flags.shift)
-    found: NDArray[np.bool_] = (seen & said) != 0
+    bits = np.uint64(flags.icmp_error | flags.icmp_error << flags.shift)
+    found: NDArray[np.bool_] = (seen & bits) != 0
     return found
 
 
 def quoted_fingerprints(rows: FlowRows, flags: Flags) -> NDArray[np.uint64]:
-    """Return the fingerprints of the flows that rows of ICMP errors are about. (n,)"""
-    to_here = np.uint64(flags.icmp_error << flags.shift)
+    """Return the fingerprints of the flows that ICMP errors quote. (n,)"""
+    to_local = np.uint64(flags.icmp_error << flags.shift)
     relayed = np.uint64(flags.icmp_relayed | flags.icmp_relayed << flags.shift)
-    shift = ((rows.seen & to_here) != 0) + 2 * ((rows.seen & relayed) != 0)
+    shift = ((rows.seen & to_local) != 0) + 2 * ((rows.seen & relayed) != 0)
     quoted: NDArray[np.uint64] = rows.fingerprint ^ (
         np.uint64(flags.error_fingerprint) << shift.astype(np.uint64)
     )

@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decide who opened a connection, from what its packets show; the evidence can be forged.
+"""Find out who opened a connection.
 
-An endpoint that may send raw frames can forge whatever leaves its own interface, and, where
-the node routes a frame back to it, whatever seems to come from a peer; a peer can forge what
-arrives. So contradicting evidence is never settled in favour of one side: the connection is
-CONTESTED, policy is asked about both openings, and the stricter answer holds. Forged evidence
-can add an opening, and never take one away.
+What its packets show comes first, and can be forged: an endpoint that may send raw frames can
+forge what leaves its interface and, where the node routes a frame back to it, what seems to come
+from a peer; a peer can forge what arrives. So contradicting evidence is never settled in favour of
+one side: the connection is CONTESTED, both openings are judged, and the stricter verdict holds.
+Forged evidence can add an opening, and never take one away.
+
+A connection that was under way before its first packet was seen shows nothing: then what is
+remembered of the same ports decides, then the connection tracker; else its initiator is unknown.
 """
+
+import os
 
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.arrays.packed_fields import PackedFields
 from podtally.ledger.connections import (
     BEGAN_HERE,
     BEGAN_THERE,
@@ -18,29 +24,47 @@ from podtally.ledger.connections import (
     CONTESTED,
     TCP,
     TCP_ACK,
+    ConnectionColumns,
     Flags,
+    Timeouts,
 )
+from podtally.ledger.epoch_context import EpochContext
+from podtally.ledger.interfaces import Interfaces
+from podtally.ledger.new_connections import NewConnections, reversed_keys, tracked
+
+_UDP, _SCTP = 17, 132
+_FIRST_EPHEMERAL = 32768  # net.ipv4.ip_local_port_range
+_MAX_REMEMBERED = 1 << 15
+_REMEMBERED_NS = 3_600_000_000_000
+_LONG_NS = 10_000_000_000  # a connection that lasted this long may go on after a silence
+_TIMEOUTS = Timeouts()
+_PORTS = PackedFields(local=16, remote=16)
+_OTHERS = PackedFields(ifindex=32, protocol=8)
+_ODD = np.frombuffer(os.urandom(48), np.uint64) | np.uint64(1)
+_MAX_LOOKUPS = 1024  # in the tracker, for each batch of rows; twice 6 µs each
 
 
-def opener_of(seen: NDArray[np.uint64], key: NDArray[np.void], flags: Flags) -> NDArray[np.uint8]:
+def initiator_of(
+    seen: NDArray[np.uint64], key: NDArray[np.void], flags: Flags
+) -> NDArray[np.uint8]:
     """Return BEGAN_* of connections, with CONTESTED where both sides seem to have opened. (n,)
 
-    TCP: a SYN without ACK is an opening of its sender. A SYN/ACK says that the other side
-    asked, if that side went on: an unasked one (a scan, backscatter) is refused with a RST
-    that has no ACK. Other protocols: the side of the first packet.
+    TCP: a SYN without ACK is an opening by its sender. A SYN/ACK shows that the other side opened,
+    if that side went on: it refuses an unexpected one (a scan, backscatter) with a RST without
+    ACK. Other protocols: the side of the first packet.
     """
-    here_syn, there_syn = _has(seen, flags.syn_only), _has(seen, flags.syn_only << flags.shift)
-    here_answers = _has(seen, flags.syn_ack) & _has(seen, TCP_ACK << flags.shift)
-    there_answers = _has(seen, flags.syn_ack << flags.shift) & _has(seen, TCP_ACK)
-    here, there = here_syn | there_answers, there_syn | here_answers
-    # Of contradicting evidence the answer tells which is likelier: only who was asked answers.
+    local_syn, peer_syn = _has(seen, flags.syn_only), _has(seen, flags.syn_only << flags.shift)
+    local_replies = _has(seen, flags.syn_ack) & _has(seen, TCP_ACK << flags.shift)
+    peer_replies = _has(seen, flags.syn_ack << flags.shift) & _has(seen, TCP_ACK)
+    local, peer = local_syn | peer_replies, peer_syn | local_replies
+    # If both sides seem to have opened, the one that was sent a SYN/ACK is likelier.
     likelier = np.select(
-        [there_answers & ~here_answers, here_answers & ~there_answers],
+        [peer_replies & ~local_replies, local_replies & ~peer_replies],
         [BEGAN_HERE, BEGAN_THERE],
         BEGAN_UNKNOWN,
     )
     tcp = np.select(
-        [here & there, here, there],
+        [local & peer, local, peer],
         [CONTESTED | likelier, np.full_like(likelier, BEGAN_HERE), BEGAN_THERE],
         BEGAN_UNKNOWN,
     )
@@ -49,13 +73,13 @@ def opener_of(seen: NDArray[np.uint64], key: NDArray[np.void], flags: Flags) -> 
 
 
 def opening_flags(flags: Flags) -> np.uint64:
-    """Return the bits of ``seen`` that ``opened`` goes by, in both directions."""
+    """Return the bits of ``seen`` that ``initiator_of`` uses, in both directions."""
     each = flags.syn_only | flags.syn_ack | TCP_ACK
     return np.uint64(each | each << flags.shift)
 
 
 def is_certain(began: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return where one side is known to have opened, and nothing contradicts it. (n,)"""
+    """Return where the initiator is known, and nothing contradicts it. (n,)"""
     certain: NDArray[np.bool_] = (began == BEGAN_HERE) | (began == BEGAN_THERE)
     return certain
 
@@ -63,3 +87,127 @@ def is_certain(began: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def _has(seen: NDArray[np.uint64], bits: int) -> NDArray[np.bool_]:
     has: NDArray[np.bool_] = seen & np.uint64(bits) != 0
     return has
+
+
+class InitiatorFinder:
+    """Remembers the initiators of one ledger's connections."""
+
+    def __init__(self, flags: Flags, interfaces: Interfaces) -> None:
+        self._flags = flags
+        self._interfaces = interfaces
+        self._fingerprint = np.zeros(0, np.uint64)  # ascending; of connections that ended
+        self._began = np.zeros(0, np.uint8)
+        self._ended_ns = np.zeros(0, np.int64)
+
+    def remember(self, ended: ConnectionColumns, now_ns: int) -> None:
+        """Remember who opened connections that are over but may still go on."""
+        is_long = ended.last_ns - ended.first_ns > _LONG_NS
+        chosen = np.flatnonzero((is_long | (ended.key["protocol"] == TCP)) & (ended.began != 0))
+        if not len(chosen):
+            return
+        fingerprint = np.concatenate([ended.fingerprint[chosen], self._fingerprint])
+        began = np.concatenate([ended.began[chosen], self._began])
+        ended_ns = np.concatenate([ended.last_ns[chosen], self._ended_ns])
+        _, latest = np.unique(fingerprint, return_index=True)  # the first: what is new
+        latest = latest[ended_ns[latest] > now_ns - _REMEMBERED_NS]
+        if len(latest) > _MAX_REMEMBERED:
+            young = np.argpartition(ended_ns[latest], -_MAX_REMEMBERED)[-_MAX_REMEMBERED:]
+            latest = np.sort(latest[young])
+            latest = latest[np.argsort(fingerprint[latest], kind="stable")]
+        self._fingerprint, self._began = fingerprint[latest], began[latest]
+        self._ended_ns = ended_ns[latest]
+
+    def find(
+        self,
+        seen: NDArray[np.uint64],
+        fingerprint: NDArray[np.uint64],
+        key: NDArray[np.void],
+        first_ns: NDArray[np.int64],
+        present: EpochContext,
+    ) -> NDArray[np.uint8]:
+        """Return BEGAN_* of new connections, CONTESTED where evidence contradicts itself. (n,)"""
+        began = initiator_of(seen, key, self._flags)
+        protocol = key["protocol"]
+        unproven = np.flatnonzero((protocol != TCP) | (began == BEGAN_UNKNOWN))
+        if not len(unproven):
+            return began
+        known = self._remembered(fingerprint[unproven])
+        began[unproven] = np.where(known != BEGAN_UNKNOWN, known, began[unproven])
+        rows = unproven[known == BEGAN_UNKNOWN]
+        began[rows] = self._of_unproven(key[rows], began[rows], first_ns[rows], present)
+        return began
+
+    def _of_unproven(
+        self,
+        key: NDArray[np.void],
+        began: NDArray[np.uint8],
+        first_ns: NDArray[np.int64],
+        present: EpochContext,
+    ) -> NDArray[np.uint8]:
+        """Return BEGAN_* where there is only the first packet to go by, or nothing. (n,)"""
+        protocol = key["protocol"]
+        is_local = began == BEGAN_HERE
+        server = np.where(is_local, key["remote_port"], key["local_port"])
+        client = np.where(is_local, key["local_port"], key["remote_port"])
+        has_ports = (protocol == _UDP) | (protocol == _SCTP)
+        # A first packet from a server's port to a client's looks like a reply.
+        replies = has_ports & (server >= _FIRST_EPHEMERAL) & (client < _FIRST_EPHEMERAL)
+        known = np.full(len(key), BEGAN_UNKNOWN, np.uint8)
+        rows = np.flatnonzero(replies | (protocol == TCP))[:_MAX_LOOKUPS]
+        if len(rows):
+            known[rows] = _tracked(key[rows], present)
+        requests = (server < _FIRST_EPHEMERAL) & (client >= _FIRST_EPHEMERAL)
+        early = has_ports & ~requests & may_be_under_way(key, first_ns, self._interfaces)
+        guessed = np.where(early, BEGAN_UNKNOWN, began)
+        return np.where(known != BEGAN_UNKNOWN, known, guessed).astype(np.uint8)
+
+    def _remembered(self, fingerprint: NDArray[np.uint64]) -> NDArray[np.uint8]:
+        if not len(self._fingerprint):
+            return np.full(len(fingerprint), BEGAN_UNKNOWN, np.uint8)
+        place = np.searchsorted(self._fingerprint, fingerprint)
+        np.minimum(place, len(self._fingerprint) - 1, out=place)
+        found = self._fingerprint[place] == fingerprint
+        return np.where(found, self._began[place], BEGAN_UNKNOWN).astype(np.uint8)
+
+
+def may_be_under_way(
+    key: NDArray[np.void], first_ns: NDArray[np.int64], interfaces: Interfaces
+) -> NDArray[np.bool_]:
+    """Return which connections may have been opened before their interface was watched, and have
+    been silent until they were first seen. (n,)
+    """
+    since_ns = interfaces.in_use_since(key["ifindex"].astype(np.int64))
+    silent_ns = np.where(key["protocol"] == TCP, _TIMEOUTS.tcp, _TIMEOUTS.other)
+    early: NDArray[np.bool_] = (since_ns > 0) & (first_ns - since_ns < silent_ns)
+    return early
+
+
+def contest_mirrored(flows: NewConnections, foreign: NDArray[np.bool_]) -> None:
+    """Mark connections CONTESTED whose peer's packets their own endpoint sends: it forges the
+    peer's address, and the node routes the frame back. ``foreign`` (n,): sent from an address that
+    is not the endpoint's.
+    """
+    forged = np.flatnonzero(foreign)
+    if len(forged):
+        mirrored = np.isin(_hashes(flows.key), _hashes(reversed_keys(flows.key[forged])))
+        flows.began[mirrored] |= CONTESTED
+
+
+def _hashes(key: NDArray[np.void]) -> NDArray[np.uint64]:
+    """Return a hash of each key; secret, so that no one can choose a key with another's hash."""
+    words = [*key["local_address"].T, *key["remote_address"].T]
+    ports = _PORTS.pack(local=key["local_port"], remote=key["remote_port"])
+    others = _OTHERS.pack(ifindex=key["ifindex"], protocol=key["protocol"])
+    words += [ports.view(np.uint64), others.view(np.uint64)]
+    mixed = np.zeros(len(key), np.uint64)
+    for word, odd in zip(words, _ODD, strict=True):
+        mixed = (mixed ^ word) * odd
+        mixed ^= mixed >> np.uint64(32)
+    return mixed
+
+
+def _tracked(key: NDArray[np.void], present: EpochContext) -> NDArray[np.uint8]:
+    """Return the side whose packet the connection tracker saw first; BEGAN_UNKNOWN: neither."""
+    local, peer = tracked(key, present).found, tracked(reversed_keys(key), present).found
+    sides = [local & ~peer, peer & ~local]
+    return np.select(sides, [BEGAN_HERE, BEGAN_THERE], BEGAN_UNKNOWN).astype(np.uint8)

@@ -129,7 +129,7 @@ class Ledger:
         leaving = np.array([i for i in gone if self.interfaces.known(i)], np.int64)
         ended = [*replaced, self.connections.settle(now_ns, leaving)]
         for each in ended:
-            self.row_booking.openings.remember(each, now_ns)
+            self.row_booking.initiators.remember(each, now_ns)
         ended = [*self.waiting.hold(ended), self.waiting.name(present)]
         books = LedgerTables(self.interfaces, self.accounts, self.attribution)
         described = [
@@ -155,12 +155,12 @@ class Ledger:
         After a start nothing has changed until all policies have been heard of.
         """
         self.attribution.learn(present)
-        changed = self._judged_for != self.attribution.judging.changes
+        changed = self._judged_for != self.attribution.verdicts.changes
         if changed and not present.declared.unsynced:
             columns = self.connections.columns
             before = columns.first_ns <= self.settled_ns  # those of this epoch know already
             columns.account[before & ~self.waiting.among(columns)] = UNNAMED
-            self._judged_for = self.attribution.judging.changes
+            self._judged_for = self.attribution.verdicts.changes
         self.settled_ns = present.now_ns
 
     def _release(self) -> None:
@@ -256,7 +256,7 @@ class Ledger:
             limited=self.accounts.limited,
             overflow_packets=self.overflow_packets,
             waiting=len(self.waiting),
-            name_timeouts=self.attribution.name_timeouts,
+            name_timeouts=self.attribution.waits.timeouts,
             candidate_changes=self.candidate_rows.view(candidates),
         )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put together what policy says of a connection that either side may have opened."""
+"""What policies decide on connections, and on those that either side may have opened."""
 
 from typing import NamedTuple
 
@@ -17,9 +17,9 @@ from podtally.ledger.judge_input import JudgeInput
 from podtally.policy.model import DENIED, UNKNOWN, VERDICTS, DirectionVerdict
 from podtally.policy.reference import engine
 
-NO_OUTCOME = -1  # nobody was asked
-# Causes of an `unknown` that is missed where a policy isolates. Of objects that cannot be read, and
-# of selectors that cannot be evaluated, there are alerts of their own.
+NO_OUTCOME = -1  # policies were not evaluated
+# Causes of an `unknown` that is reported where a policy isolates. Unreadable objects and selectors
+# that cannot be evaluated have alerts of their own.
 _MISSED = (engine.PROTOCOL, engine.UNKNOWN_END, engine.DOUBT, engine.SAME_PRIORITY)
 _UNKNOWN, _DENIED = VERDICTS.index(UNKNOWN), VERDICTS.index(DENIED)
 
@@ -27,53 +27,53 @@ _UNKNOWN, _DENIED = VERDICTS.index(UNKNOWN), VERDICTS.index(DENIED)
 class Outcomes(NamedTuple):
     """Of connections; index i of every array is the same one."""
 
-    verdict: NDArray[np.uint8]  # of both ends
-    here: NDArray[np.int32]
-    there: NDArray[np.int32]
-    own: NDArray[np.uint8]  # the verdict of our end alone
-    opened: NDArray[np.uint8]  # BEGAN_*
-    port_known: NDArray[np.bool_]
-    in_doubt: NDArray[np.bool_]  # our end denies the one opening, and it may have been the other
+    verdict: NDArray[np.uint8]  # local and peer combined
+    local: NDArray[np.int32]  # the local outcome's number; NO_OUTCOME
+    peer: NDArray[np.int32]  # the peer's
+    local_verdict: NDArray[np.uint8]  # of the local endpoint's policies alone
+    opened: NDArray[np.uint8]  # BEGAN_*: the opening that was judged
+    port_known: NDArray[np.bool_]  # whether the port of that opening is the server's
+    in_doubt: NDArray[np.bool_]  # one opening is denied locally, and it may have been the other
 
     def put(self, rows: NDArray[np.int64], part: "Outcomes") -> None:
         for name in Outcomes._fields:
             getattr(self, name)[rows] = getattr(part, name)
 
     def decisive(self) -> NDArray[np.int64]:
-        """The side that makes the verdict what it is; ours, if it is both."""
-        return np.where(self.own == self.verdict, self.here, self.there).astype(np.int64)
+        """Return the outcome that decides the verdict; the local one, if both do. (n,)"""
+        return np.where(self.local_verdict == self.verdict, self.local, self.peer).astype(np.int64)
 
 
 def no_outcomes(count: int) -> Outcomes:
-    """Of connections on which no side could be asked."""
-    nobody, unknown = np.full(count, NO_OUTCOME, np.int32), np.full(count, _UNKNOWN, np.uint8)
+    """Return unknown verdicts, without an evaluation."""
+    none, unknown = np.full(count, NO_OUTCOME, np.int32), np.full(count, _UNKNOWN, np.uint8)
     no = np.zeros(count, np.bool_)
     opened = np.full(count, BEGAN_UNKNOWN, np.uint8)
-    return Outcomes(unknown, nobody, nobody.copy(), unknown.copy(), opened, no, no.copy())
+    return Outcomes(unknown, none, none.copy(), unknown.copy(), opened, no, no.copy())
 
 
-def is_missed(side: DirectionVerdict) -> bool:
-    """Whether policies that select our end for certain leave its verdict open."""
-    return bool(side.policies) and side.cause in _MISSED
+def is_missed(outcome: DirectionVerdict) -> bool:
+    """Return whether policies certainly select the endpoint and yet do not decide."""
+    return bool(outcome.policies) and outcome.cause in _MISSED
 
 
-def combine_openings(here: Outcomes, there: Outcomes, ends: JudgeInput) -> Outcomes:
-    """Return what holds, given the answers if our end opened them and if the other end did.
+def combine_openings(local: Outcomes, peer: Outcomes, given: JudgeInput) -> Outcomes:
+    """Combine the outcomes if the local endpoint opened the connections and if the peer did.
 
-    What holds of both openings holds. Where evidence contradicts itself, both are taken to
-    have happened, and a denial of one is a denial: so forged evidence hides none.
+    What both openings agree on holds. Where evidence contradicts itself, both are taken to have
+    happened and a denial of one is a denial: forged evidence hides none.
     """
-    contested = ends.began & CONTESTED != 0
-    denied_here, denied_there = here.verdict == _DENIED, there.verdict == _DENIED
-    one_denied = contested & (denied_here != denied_there)
-    decided = one_denied | (here.verdict == there.verdict)
-    is_there = np.where(one_denied, denied_there, ends.likely_opener == BEGAN_THERE)
-    picked = _where(is_there, there, here)
-    port_known = decided & (one_denied | (ends.began & BEGAN_SIDE != 0))
-    in_doubt = ~decided & ((here.own == _DENIED) | (there.own == _DENIED))
+    contested = given.began & CONTESTED != 0
+    local_denied, peer_denied = local.verdict == _DENIED, peer.verdict == _DENIED
+    one_denied = contested & (local_denied != peer_denied)
+    decided = one_denied | (local.verdict == peer.verdict)
+    by_peer = np.where(one_denied, peer_denied, given.likely_initiator == BEGAN_THERE)
+    picked = _where(by_peer, peer, local)
+    port_known = decided & (one_denied | (given.began & BEGAN_SIDE != 0))
+    in_doubt = ~decided & ((local.local_verdict == _DENIED) | (peer.local_verdict == _DENIED))
     found = _where(decided, picked, no_outcomes(len(decided)))
-    # Even where it is not known, the direction of a doubt is that of what would be denied.
-    opened = np.where(here.own == _DENIED, BEGAN_HERE, BEGAN_THERE)
+    # A doubt has the direction of what would be denied, even where the opener is unknown.
+    opened = np.where(local.local_verdict == _DENIED, BEGAN_HERE, BEGAN_THERE)
     opened = np.where(in_doubt, opened, found.opened).astype(np.uint8)
     return found._replace(opened=opened, port_known=port_known, in_doubt=in_doubt)
 

@@ -65,7 +65,7 @@ class PendingConnections:
         """Name those whose names have come, or are not waited for any longer, and book all
         that they have moved. Returns those among them that are over.
         """
-        self._attribution.begin_waiting()
+        self._attribution.waits.restart()
         if not self._accounts.waiting.any():
             return no_connections()
         columns = self._connections.columns
@@ -83,7 +83,7 @@ class PendingConnections:
         """What waiting connections are by now; what is owed for those with a name is booked."""
         accounts = self._accounts
         flows = new_connections(columns)
-        account, event = self._attribution.name(flows, present)
+        account, event = self._attribution.attribute(flows, present)
         named = np.flatnonzero(~accounts.waiting[account])
         for direction in (0, 1):
             amounts = np.zeros((len(named), 3), np.int64)

@@ -23,9 +23,8 @@ from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.events import NO_EVENT, Events
 from podtally.ledger.families import DENIED, UNDECIDED
 from podtally.ledger.icmp_errors import errors_among, quoted_fingerprints
-from podtally.ledger.initiator import opener_of, opening_flags
+from podtally.ledger.initiator import InitiatorFinder, initiator_of, opening_flags
 from podtally.ledger.new_connections import NewConnections, carries_data, new_connections
-from podtally.ledger.openers import Openings
 
 ColdRows = Callable[[NDArray[np.int64]], NDArray[np.void]]
 
@@ -49,7 +48,7 @@ class RowBooking:
         self._errors: list[tuple[FlowRows, ColdRows]] = []  # of this epoch
         self._flags = connections.flags
         self._opening = opening_flags(connections.flags)
-        self.openings = Openings(connections.flags, attribution.interfaces)
+        self.initiators = InitiatorFinder(connections.flags, attribution.interfaces)
         self.begin()
 
     def begin(self) -> None:
@@ -155,7 +154,7 @@ class RowBooking:
         if len(news):
             at = place[news]
             before, seen = columns.began[at], columns.seen[at] | rows.seen[news]
-            began = opener_of(seen, columns.key[at], self._flags) | before & CONTESTED
+            began = initiator_of(seen, columns.key[at], self._flags) | before & CONTESTED
             # A side known from earlier epochs, memory or the tracker stays known; what
             # contradicts it contests it and never replaces it.
             side, side_before = began & BEGAN_SIDE, before & BEGAN_SIDE
@@ -188,7 +187,9 @@ class RowBooking:
         One that is denied from now on, or denied by others, is counted again.
         """
         columns = self.connections.columns
-        named = self.attribution.name(new_connections(columns.take(place)), present, wait=False)
+        named = self.attribution.attribute(
+            new_connections(columns.take(place)), present, wait=False
+        )
         before = columns.event[place]
         changed = (named.event != before) & (named.event != NO_EVENT)
         columns.account[place], columns.event[place] = named
@@ -231,12 +232,12 @@ class RowBooking:
         for field in KEY.names or ():
             key[field] = cold_rows[field]
         first_ns = cold_rows["first_seen_ns"].astype(np.int64)
-        began = self.openings.of(rows.seen, rows.fingerprint, key, first_ns, present)
+        began = self.initiators.find(rows.seen, rows.fingerprint, key, first_ns, present)
         if began_before is not None:  # what goes on in the same ports shows no SYN
             began = np.where(began == BEGAN_UNKNOWN, began_before, began).astype(np.uint8)
         has_data = carries_data(rows.bytes, rows.packets)
         flows = NewConnections(key, began, first_ns, rows.seen, rows.packets[:, 0], has_data)
-        named = self.attribution.name(flows, present)
+        named = self.attribution.attribute(flows, present)
         self.accounts.count_new(named.account, began, present.now_ns)
         self.events.count(named.event, present.now_ns)
         self.began_unknown += int(np.count_nonzero(began & BEGAN_SIDE == BEGAN_UNKNOWN))

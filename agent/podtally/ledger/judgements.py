@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Number the judgements of connections, so that accounts can be told apart by them."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.arrays.distinct import distinct
+from podtally.arrays.packed_fields import PackedFields
+from podtally.ledger.account import Judgement
+from podtally.ledger.connections import BEGAN_UNKNOWN
+from podtally.ledger.judge_input import JudgeInput
+from podtally.ledger.label_sets import DIRECTIONS
+from podtally.ledger.outcomes import NO_OUTCOME, Outcomes, is_missed
+from podtally.policy.explain.reasons import deciding_policies
+from podtally.policy.model import DENIED, UNKNOWN, VERDICTS
+from podtally.policy.vector.evaluator import Evaluator
+
+UNKNOWN_INITIATOR = "unknown initiator"  # a cause: the opening was not seen
+FOREIGN_SENDER = "foreign source"  # a cause: sent from an address that is not the endpoint's
+_UNKNOWN, _DENIED = VERDICTS.index(UNKNOWN), VERDICTS.index(DENIED)
+
+# Outcomes and the candidates' verdict are stored plus 1: 0 is none.
+_PARTS = PackedFields(
+    candidate_outcome=24,
+    candidate_verdict=3,
+    foreign=1,
+    missed=1,
+    exposed=1,
+    opened=2,
+    outcome=24,
+    verdict=3,
+)
+
+
+class JudgementTable:
+    """Judgements by number; valid until policies change.
+
+    ``candidates`` evaluates policies together with the candidates, if there are any.
+    """
+
+    def __init__(self, evaluator: Evaluator, candidates: Evaluator | None) -> None:
+        self.values: list[Judgement] = []
+        self._evaluator = evaluator
+        self._candidates = candidates
+        self._numbers: dict[Judgement, int] = {}
+        self._by_parts: dict[int, int] = {}
+
+    def of(
+        self, given: JudgeInput, outcomes: Outcomes, with_candidates: Outcomes | None
+    ) -> NDArray[np.int64]:
+        """Return the numbers of connections' judgements. (n,)"""
+        denied = (outcomes.verdict == _DENIED) & (outcomes.local_verdict == _DENIED)
+        unknown = outcomes.verdict == _UNKNOWN
+        missed = unknown & (outcomes.local_verdict == _UNKNOWN)
+        missed &= ~given.may_be_unknown & ~given.foreign
+        missed &= outcomes.in_doubt | (outcomes.local != NO_OUTCOME)
+        shows_direction, opened = denied | missed, outcomes.opened
+        parts = {
+            "verdict": outcomes.verdict,
+            "outcome": np.where(denied | unknown, outcomes.decisive() + 1, 0),
+            "exposed": given.exposed,
+            "missed": missed,
+            "foreign": given.foreign,
+        }
+        if with_candidates is not None:
+            others = with_candidates
+            differs = (others.verdict != outcomes.verdict) & (
+                others.local_verdict != outcomes.local_verdict
+            )
+            shows_direction = shows_direction | differs
+            opened = np.where(opened == BEGAN_UNKNOWN, others.opened, opened)
+            denies = differs & (others.local_verdict == _DENIED)
+            parts["candidate_verdict"] = np.where(differs, others.verdict + 1, 0)
+            parts["candidate_outcome"] = np.where(denies, others.local + 1, 0)
+        parts["opened"] = np.where(shows_direction, opened, 0)
+        different, place = distinct(_PARTS.pack(**parts))
+        numbers = [self._number(each) for each in different.tolist()]
+        return np.array(numbers, np.int64)[place]
+
+    def missed(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which verdicts are unknown although policies isolate the endpoint. (n,)"""
+        different, place = distinct(numbers)
+        missed = [self.values[number].missed for number in different.tolist()]
+        return np.array(missed, np.bool_)[place]
+
+    def _number(self, packed: int) -> int:
+        number = self._by_parts.get(packed)
+        if number is None:
+            judgement = self._judgement(packed)
+            number = self._numbers.setdefault(judgement, len(self.values))
+            if number == len(self.values):
+                self.values.append(judgement)
+            self._by_parts[packed] = number
+        return number
+
+    def _judgement(self, packed: int) -> Judgement:
+        parts = _PARTS.unpack(packed)
+        verdict, outcome = VERDICTS[parts["verdict"]], parts["outcome"] - 1
+        candidate, candidate_outcome = parts["candidate_verdict"], parts["candidate_outcome"] - 1
+        missed, opened = bool(parts["missed"]), parts["opened"]
+        policy = cause = candidate_policy = ""
+        if verdict == UNKNOWN:
+            cause = FOREIGN_SENDER if parts["foreign"] else UNKNOWN_INITIATOR
+            if outcome != NO_OUTCOME:
+                result = self._evaluator.outcome(outcome)
+                cause, missed = result.cause, missed and is_missed(result)
+        elif outcome != NO_OUTCOME:
+            policy = deciding_policies(self._evaluator.outcome(outcome))
+        if candidate_outcome != NO_OUTCOME and self._candidates is not None:
+            candidate_policy = deciding_policies(self._candidates.outcome(candidate_outcome))
+        return Judgement(
+            verdict=verdict,
+            direction=DIRECTIONS[opened - 1] if opened else "",
+            policy=policy,
+            cause=cause,
+            exposed=bool(parts["exposed"]),
+            candidate=VERDICTS[candidate - 1] if candidate else "",
+            candidate_policy=candidate_policy,
+            missed=missed,
+            foreign=bool(parts["foreign"]),
+        )
