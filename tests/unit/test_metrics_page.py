@@ -17,9 +17,9 @@ from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.publisher import Health, Publisher
 from podtally.identity.name_table import WELL_KNOWN
 from podtally.ledger.families import FAMILIES
+from podtally.ledger.judgements import FOREIGN_SENDER, UNKNOWN_INITIATOR
 from podtally.ledger.label_sets import ACCOUNTS
 from podtally.ledger.series import SeriesView
-from podtally.ledger.judgements import FOREIGN_SENDER, UNKNOWN_INITIATOR
 from podtally.ledger.view import View
 from podtally.netlink.model import Hook, Mode
 from podtally.policy.model import VERDICTS
