@@ -57,7 +57,10 @@ def test_another_version_of_a_resource_is_not_taken_for_nothing(run: Run, tmp_pa
     with Scripted(lambda t: (200, answers[t]) if t in answers else empty(t)) as server:
         status, out, _ = run("check", *live(tmp_path, server.url))
     assert status == 1
-    assert "strays: apiVersion: 'policy.networking.k8s.io/v1beta9' is not read for this kind" in out
+    assert (
+        "strays: apiVersion: 'policy.networking.k8s.io/v1beta9' is not supported for this kind"
+        in out
+    )
 
 
 def test_a_right_to_what_is_there_is_asked_for(run: Run, tmp_path: Path) -> None:

@@ -124,12 +124,12 @@ def test_what_is_in_a_file_counts_before_the_api(
         assert addresses == {"web": ("203.0.113.7",), "x": ()}  # which only the API has
         assert (names(declared), verdict(sources)) == (["shop/a"], DENIED)
         assert sorted(each.name for each in declared.ingresses) == ["web", "x"]
-        sources.heard(changed("networkpolicies", "ADDED", network_policy("pay/a")))
+        sources.apply(changed("networkpolicies", "ADDED", network_policy("pay/a")))
         sources.declared()
         twice = [record.message for record in caplog.records]
         assert twice == [
-            "in the policies: api: NetworkPolicy shop/a: is in a file too, which counts; remove one",
-            "in the policies: api: Ingress shop/web: is in a file too, which counts; remove one",
+            "policies: api: NetworkPolicy shop/a: is also in a file, which overrides it; remove one",
+            "policies: api: Ingress shop/web: is also in a file, which overrides it; remove one",
         ]
         path.write_text("")
         sources.reload()
@@ -167,7 +167,7 @@ def test_candidates_are_apart_and_marked(tmp_path: Path, caplog: pytest.LogCaptu
         assert [policy.candidate for policy in declared.candidates] == [True]
         assert sources.state().candidates == 1
         assert declared.ingresses == ()
-        assert "Ingress shop/web: judges nothing, so it cannot be a candidate" in caplog.text
+        assert "Ingress shop/web: is ignored: an Ingress judges no traffic" in caplog.text
         written(folder / "b.json", network_policy("shop/a"), network_policy("shop/c"))
         assert len(reloaded(sources, declared).candidates) == 2
     finally:
@@ -188,23 +188,21 @@ def test_problems_are_told_once_and_so_is_that_they_are_mended(
         assert (state.unreadable, state.errors, state.counts) == (23, 23, {})
         lines = [record.message for record in caplog.records]
         assert len(lines) == 21
-        assert lines[0].startswith(
-            f"in the policies: {path}:1: NetworkPolicy shop/bad-0: spec.wrong"
-        )
-        assert lines[20] == "in the policies: and 3 more problems"
-        sources.heard(changed("networkpolicies", "ADDED", network_policy("pay/a")))
+        assert lines[0].startswith(f"policies: {path}:1: NetworkPolicy shop/bad-0: spec.wrong")
+        assert lines[20] == "policies: and 3 more problems"
+        sources.apply(changed("networkpolicies", "ADDED", network_policy("pay/a")))
         again = sources.declared()
         assert len(caplog.records) == 21
         written(path, network_policy("shop/good"))
         reloaded(sources, again)
-        assert caplog.records[21].message == f"in the policies: {path} has no problem any more"
+        assert caplog.records[21].message == f"policies: {path} is fixed"
         assert first is not again
-        sources.heard(changed("networkpolicies", "MODIFIED", network_policy("pay/a", wrong=1)))
+        sources.apply(changed("networkpolicies", "MODIFIED", network_policy("pay/a", wrong=1)))
         sources.declared()
         assert "api: NetworkPolicy pay/a: spec.wrong" in caplog.records[22].message
-        sources.heard(changed("networkpolicies", "DELETED", network_policy("pay/a")))
+        sources.apply(changed("networkpolicies", "DELETED", network_policy("pay/a")))
         sources.declared()
-        assert "api: NetworkPolicy pay/a has no problem any more" in caplog.records[23].message
+        assert "api: NetworkPolicy pay/a is fixed" in caplog.records[23].message
         assert len(caplog.records) == 24
 
 
@@ -282,7 +280,7 @@ def test_start_waits_for_what_takes_long_and_says_so(
     sources.start()
     assert names(sources.declared()) == ["shop/a"]
     assert "reading policy files" in caplog.messages[0]
-    assert "policy files were read in" in caplog.messages[1]
+    assert "policy files loaded in" in caplog.messages[1]
     files.seconds = 3000.0
     files.begun.clear()
     sources.reload()
@@ -323,7 +321,7 @@ def test_a_real_list_and_watch_ends_in_what_is_declared() -> None:
 
         def now() -> str:
             while not events.empty():
-                sources.heard(events.get())
+                sources.apply(events.get())
             return verdict(sources)
 
         kube = KubeSource(access_to(api), POLICY_RESOURCES, events.put, PATIENT)

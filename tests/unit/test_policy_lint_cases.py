@@ -142,7 +142,7 @@ ODD = {
     "no name": (POD.replace("name: t", "name: T_x"), ["error schema metadata.name"]),
     "comments in JSON": (f'{{\n// why\n{JSON}}}', ["error schema  JSON has no comments"]),
     "comma in JSON": (
-        f'{{{JSON},"spec":{{"podSelector":{{}},}}}}', ["warning schema  a comma before a closing bracket"]),
+        f'{{{JSON},"spec":{{"podSelector":{{}},}}}}', ["warning schema  trailing comma is not valid JSON"]),
     "key twice in JSON": (f'{{{JSON},"kind":"x"}}', ["error schema  given twice"]),
     "values of a chart": ("replicaCount: 1\n", ["warning schema  skipped"]),
     "a namespace of no pods": (

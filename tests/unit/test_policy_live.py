@@ -40,7 +40,7 @@ def test_until_all_was_heard_nothing_is_undeclared_or_allowed() -> None:
         now = live.now()
         judged = Engine((*now.policies, *now.stand_ins)).judge(QUESTION)
         assert judged.verdict == UNKNOWN
-        assert f"{missing} have not been heard from the API yet" in reason(QUESTION, judged)
+        assert f"{missing} are not yet synced from the API" in reason(QUESTION, judged)
         assert "unsynced" in {judged.ingress.cause, judged.egress.cause}
         assert "unreadable" not in {judged.ingress.cause, judged.egress.cause}
         live.apply(page(missing, [], last=False))

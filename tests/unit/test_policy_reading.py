@@ -329,7 +329,7 @@ def test_one_object() -> None:
     assert isinstance(found, Policy)
     with pytest.raises(PodtallyError, match=r"here: NetworkPolicy: metadata.name: is required"):
         read_object({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy"}, "here")
-    with pytest.raises(PodtallyError, match="no object of Kubernetes"):
+    with pytest.raises(PodtallyError, match="not a Kubernetes object"):
         read_object({})
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the declared policies say of a connection: values in, values out."""
+"""Network policies: from manifests to a verdict for each connection, with its reason."""

@@ -236,7 +236,7 @@ class IdentitySources:
                     kind = source.capitalize()
                     directory.named(container, Endpoint(source, name, name, kind, source, labels))
                 case ObjectPage(resource) | Changed(resource) if resource in POLICY_RESOURCE_NAMES:
-                    self.policies.heard(answer)
+                    self.policies.apply(answer)
                 case ObjectPage() | Changed():
                     directory.apply_api_event(answer, Clocks(time.time_ns(), time.monotonic_ns()))
 

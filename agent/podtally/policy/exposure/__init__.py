@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pods are declared to be exposed to the outside."""
+"""Which pods Ingresses and Services expose to the outside."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is valid and should be otherwise."""
+"""Lint: valid policies that are probably mistakes."""

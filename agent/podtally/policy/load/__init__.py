@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From text, files and the API to policies, and what becomes of what cannot be read."""
+"""Loading: from text, files and the API to policies, or stand-ins for unreadable ones."""

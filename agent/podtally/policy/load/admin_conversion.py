@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the admin tiers' kinds as written to what they mean; the objects have been found valid."""
+"""Conversion of valid objects of the admin tiers' kinds to the model."""
 
 from collections.abc import Iterator
 
@@ -134,7 +134,7 @@ def _peers(given: _Peers) -> tuple[Peer, ...]:
 
 
 def _peer(given: wire.IngressPeer | wire.EgressPeer | wire.BaselinePeer) -> Iterator[Peer]:
-    """One for each network, else one."""
+    """Yield a peer for each network, otherwise a single one."""
     if given.namespaces is not None or given.pods is not None:
         yield _pods(given.namespaces, given.pods)
     if isinstance(given, wire.IngressPeer):
@@ -144,7 +144,7 @@ def _peer(given: wire.IngressPeer | wire.EgressPeer | wire.BaselinePeer) -> Iter
     for text in given.networks or ():
         cidr = parse_cel(text)
         if cidr is None:
-            raise ValueError(f"{text!r} is no CIDR, and was found valid")
+            raise ValueError(f"invalid CIDR {text!r} passed validation")
         yield Block(cidr.network())
     if isinstance(given, wire.EgressPeer) and given.domain_names:
         yield DomainPeer(given.domain_names)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The policies and Ingresses that the Kubernetes API has: what to watch, and what is kept of each.
+"""The API resources of policies and Ingresses: what to watch, and what is kept of each object.
 
-An object comes from a server that took it, maybe a newer or an older one than we know. So its
-metadata are not judged again; a field of its spec that is not known makes it unreadable, since
-it may say anything.
+The server has accepted the object, and may be newer or older than this code. So its metadata is
+not validated again; an unknown field in its spec makes it unreadable, since it may mean anything.
 """
 
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from podtally.policy.load.documents import Document, LineMap
 from podtally.policy.load.parser import ParsedPolicies, PolicyObject, read_documents
 from podtally.policy.problems import ERROR, Problem
 
-SOURCE = "api"  # where problems are, in place of a file
+SOURCE = "api"  # the source of problems, in place of a file
 
 T = TypeVar("T")
 
@@ -28,10 +27,10 @@ class ApiPolicyObject(msgspec.Struct, frozen=True):
     """What is kept of an object."""
 
     kind: str
-    namespace: str  # "" where the kind has none
+    namespace: str  # "" if cluster-scoped
     name: str
     uid: str
-    policy_object: PolicyObject  # an unreadable one, if it cannot be told
+    policy_object: PolicyObject  # a stand-in, if it is unreadable
     problems: tuple[Problem, ...] = ()  # why it is unreadable
 
 
@@ -61,7 +60,7 @@ def _declared(item: _RawObject, api_version: str, kind: str) -> ApiPolicyObject:
 
 
 def _of_metadata(item: _RawObject) -> dict[str, Any]:
-    """What a meaning depends on."""
+    """Return the metadata that the policy depends on."""
     meta = item.metadata
     found: dict[str, Any] = {"name": meta.name}
     if meta.namespace:
@@ -102,7 +101,7 @@ def _bounded(decode: Callable[[bytes], T]) -> Callable[[bytes], T]:
         try:
             return decode(body)
         except RecursionError:
-            raise ValueError("nested too deep") from None
+            raise ValueError("nested too deeply") from None
 
     return decode_bounded
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policies as they would be with the candidates, and what tells sets of candidates apart."""
+"""Candidate policies (dry run): the policies that would be in force, and their fingerprint."""
 
 import hashlib
 from typing import Any
@@ -11,13 +11,14 @@ from podtally.policy.names import name_of
 
 
 def has_candidates(declared: DeclaredPolicies) -> bool:
-    """Whether anything is to be judged beside the policies in force."""
+    """Whether there is anything to evaluate besides the policies in force."""
     return bool(declared.candidates or declared.deleted)
 
 
 def with_candidates(declared: DeclaredPolicies) -> list[Policy]:
-    """As if the candidates were applied, each in the place of its namesake or beside the rest, and
-    what is to be deleted were not there.
+    """Return the policies as if the candidates were applied and those to be deleted were gone.
+
+    A candidate replaces the policy in force of the same name.
     """
     gone = {name_of(policy) for policy in declared.candidates} | set(declared.deleted)
     kept = [policy for policy in declared.policies if name_of(policy) not in gone]
@@ -25,15 +26,15 @@ def with_candidates(declared: DeclaredPolicies) -> list[Policy]:
 
 
 def missing_deletions(declared: DeclaredPolicies) -> list[PolicyName]:
-    """What is to be deleted, but is not there."""
+    """Return the policies to be deleted that are not in force."""
     known = {name_of(policy) for policy in declared.policies}
     return [name for name in map(PolicyName._make, declared.deleted) if name not in known]
 
 
 def fingerprint(declared: DeclaredPolicies) -> str:
-    """Of the candidates, and of the policies in force that they are to replace; "" without any.
+    """Return a hash of the candidates and the policies that they replace; "" without any.
 
-    The same after a restart.
+    It is stable across restarts.
     """
     if not has_candidates(declared):
         return ""
@@ -45,7 +46,7 @@ def fingerprint(declared: DeclaredPolicies) -> str:
 
 
 def _stable(value: Any) -> Any:
-    """The same in another process, where sets have another order."""
+    """Return the value with sets sorted: their order differs between processes."""
     if isinstance(value, frozenset):
         return tuple(sorted(value))
     return tuple(map(_stable, value)) if isinstance(value, tuple) else value

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From NetworkPolicy, HostPolicy and Ingress as written to what they mean, defaults filled in.
+"""Conversion of valid NetworkPolicies, HostPolicies and Ingresses to the model.
 
-The objects have been found valid; the defaults are k8s.io/kubernetes
-``pkg/apis/networking/v1/defaults.go``. The admin tiers' kinds are in ``meaning_admin``.
+Defaults are those of k8s.io/kubernetes ``pkg/apis/networking/v1/defaults.go``.
 """
 
 from podtally.policy.cidr import parse_sloppy
@@ -35,7 +34,7 @@ from podtally.policy.model import (
 from podtally.policy.schema import network
 
 PROTOCOLS = {"TCP": TCP, "UDP": UDP, "SCTP": SCTP}
-DEFAULT_NAMESPACE = "default"  # of a request that names none
+DEFAULT_NAMESPACE = "default"  # where none is given
 
 
 def network_policy(policy: network.NetworkPolicy, candidate: bool) -> Policy:
@@ -101,7 +100,7 @@ def ingress(given: network.Ingress) -> DeclaredIngress:
 
 
 def name_of(meta: network.PolicyObjectMetadata) -> str:
-    """Of an object that has only ``generateName`` the server would make one up."""
+    """Return the name, or the ``generateName`` from which the server would make one."""
     return meta.name or meta.generate_name
 
 
@@ -118,7 +117,7 @@ def selector(given: network.LabelSelector) -> Selector:
 
 
 def _policy_types(spec: network.NetworkSpec | network.HostSpec) -> tuple[str, ...]:
-    """As given, else Ingress, and Egress if it has such rules (``SetDefaults_NetworkPolicy``)."""
+    """Return them; the default adds Egress if it has rules (``SetDefaults_NetworkPolicy``)."""
     if spec.policy_types:
         return spec.policy_types
     return ("Ingress", "Egress") if spec.egress else ("Ingress",)
@@ -158,7 +157,7 @@ def _block(given: network.IPBlock) -> Block:
 def _network(text: str) -> Network:
     cidr = parse_sloppy(text)
     if cidr is None:
-        raise ValueError(f"{text!r} is no CIDR, and was found valid")
+        raise ValueError(f"invalid CIDR {text!r} passed validation")
     return cidr.network()
 
 

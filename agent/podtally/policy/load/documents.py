@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts into documents: one object each, with its kind and its lines; what it says is not read.
+"""Split text into documents: one object each, with its kind and lines; the content stays plain.
 
-A text may hold many YAML documents, JSON values, and lists of objects. One that cannot be
-read is a problem of its own and hides no other: pieces are split where kubectl splits them.
-What has neither apiVersion nor kind is no object (a Helm chart's values): it is skipped, with
-a warning.
+A text may hold many YAML documents, JSON values and lists of objects. One that cannot be parsed
+hides no other: pieces are split where kubectl splits them. Without apiVersion and kind it is not
+an object (a Helm chart's values): it is skipped with a warning.
 """
 
 import json
@@ -21,31 +20,31 @@ from podtally.yamltree.tree import TreeBudget, TreeError, TreeNode, json_values,
 
 MAX_BYTES = 64 << 20  # 10,000 pods as the API prints them
 MAX_PIECES = 50_000
-_MAX_LOCATED = 8 << 20  # characters of JSON that are read again, to tell a line
+_MAX_LOCATED = 8 << 20  # characters of JSON parsed again to find a line
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class LineMap:
-    """Where the fields of a document stand."""
+    """The line of each field of a document; JSON is parsed again on first use."""
 
     def __init__(
         self, node: TreeNode | None, first: int = 0, text: str = "", index: int = 0
     ) -> None:
         self._node = node
         self._first = first
-        self._json = text  # the JSON text that it is in, whose lines are told when asked for
-        self._index = index  # which of the values in it
-        self._whole = self  # of a part: what it is a part of, which is located once for all
+        self._json = text  # the JSON text that holds it, until its lines are needed
+        self._index = index  # of the value in that text
+        self._whole = self  # of a part: the document, which is located once for all parts
         self._below: Path = ()
 
     def below(self, path: Path) -> "LineMap":
-        """Those of a part."""
+        """Return the lines of a part."""
         part = LineMap(None)
         part._whole, part._below = self._whole, self._below + path
         return part
 
     def at(self, path: Path) -> int:
-        """The line of the field, or of what is nearest around it; 0 if it cannot be told."""
+        """Return the line of the field or its nearest parent; 0 if unknown."""
         whole = self._whole
         if whole._node is None and whole._json:
             whole._node, whole._json = _locate(whole._json, whole._index), ""
@@ -53,10 +52,10 @@ class LineMap:
 
 
 class Document(NamedTuple):
-    """An object as it was written."""
+    """An object as written."""
 
     source: str
-    api_version: str  # "" where it is missing
+    api_version: str  # "" if missing
     kind: str
     content: dict[str, Any]
     lines: LineMap
@@ -65,7 +64,7 @@ class Document(NamedTuple):
         return Problem(self.source, self.lines.at(path), self.subject(), "", message)
 
     def subject(self) -> str:
-        """What it is, as far as it says so: "NetworkPolicy shop/allow"."""
+        """Return kind and name, as far as present: "NetworkPolicy shop/allow"."""
         metadata = self.content.get("metadata")
         given = metadata if isinstance(metadata, dict) else {}
         words = [given.get(key) for key in ("namespace", "name")]
@@ -74,23 +73,23 @@ class Document(NamedTuple):
 
 
 class LostText(NamedTuple):
-    """A piece of text that is no document, though it may have been meant for one."""
+    """A piece of text that could not be parsed, and the policies it may hold."""
 
-    problem: Problem  # one of the text's
-    policies: tuple[Document, ...]  # that it speaks of: kind and namespace, see ``salvage``
+    problem: Problem  # also among the text's problems
+    policies: tuple[Document, ...]  # kind and namespace only, see ``salvage``
 
 
 class ParsedText(NamedTuple):
-    """All that a text holds."""
+    """The documents and problems of a text."""
 
     documents: tuple[Document, ...]
     problems: tuple[Problem, ...]
     lost: tuple[LostText, ...] = ()
-    blank: bool = False  # it holds nothing at all, but for comments
+    blank: bool = False  # nothing but comments
 
 
 def read_text(text: str | bytes, source: str) -> ParsedText:
-    """``source`` is the name for problems: a file, mostly."""
+    """Parse a text; ``source`` names it in problems, usually a file."""
     found = _TextBuilder(source)
     try:
         plain = _decode(text)
@@ -100,7 +99,7 @@ def read_text(text: str | bytes, source: str) -> ParsedText:
     pieces, budget = _pieces(plain), TreeBudget()
     for count, (piece, first_line) in enumerate(pieces):
         if count >= MAX_PIECES:
-            message = f"more than {MAX_PIECES} documents; the rest is not read: split the file"
+            message = f"more than {MAX_PIECES} documents; the rest is ignored: split the file"
             found.lose(first_line, message, "")
             break
         try:
@@ -116,7 +115,7 @@ def read_text(text: str | bytes, source: str) -> ParsedText:
 
 
 class _TextBuilder:
-    """What was found in a text so far."""
+    """Collects the documents and problems of a text."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -136,12 +135,14 @@ class _TextBuilder:
         self._miss(Problem(self._source, line, "", "", message), salvage.salvaged(piece))
 
     def take(self, value: Any, lines: LineMap, kind: str = "") -> None:
-        """Take the object, or the objects of a list; ``kind`` is what a list of one leaves out."""
+        """Add the object, or those of a list; ``kind`` is the list's, for items without a kind."""
         if value is None or value == {}:
             return
         self._is_blank = False
         if not isinstance(value, dict):
-            self.warn(lines.at(()), "skipped, not an object: it needs apiVersion, kind, metadata")
+            self.warn(
+                lines.at(()), "skipped, not an object: apiVersion, kind, metadata are required"
+            )
             return
         api_version, own_kind = value.get("apiVersion"), value.get("kind")
         document = Document(
@@ -156,10 +157,10 @@ class _TextBuilder:
         elif isinstance(own_kind, str) and own_kind and document.api_version:
             self._documents.append(document)
         elif is_policy(document.api_version, document.kind):
-            self._documents.append(document)  # what is missing is found when it is read
+            self._documents.append(document)  # the parser reports what is missing
         else:
             lacks = "apiVersion" if not document.api_version else "kind"
-            message = f"skipped: {lacks} is missing or no text, so it is no Kubernetes object"
+            message = f"skipped, not a Kubernetes object: {lacks} is missing or not a string"
             problem = document.problem((lacks,), message)
             self._problems.append(problem._replace(severity=WARNING))
 
@@ -175,7 +176,7 @@ class _TextBuilder:
                 message = f'unknown field {brief(like)} (did you mean "items"?)'
                 self._miss(document.problem((like,), message), [])
             else:
-                message = "has no items; drop it, or give it some"
+                message = "has no items; remove it, or add some"
                 problem = document.problem((), message)
                 self._problems.append(problem._replace(severity=WARNING))
             return
@@ -193,7 +194,7 @@ class _TextBuilder:
 
 
 def _readable(text: str | bytes) -> str:
-    """What can be read of a text that is too long, or no UTF-8."""
+    """Return the readable part of a text that is too long or not UTF-8."""
     cut = text[:MAX_BYTES]
     return cut if isinstance(cut, str) else cut.decode("utf-8", "replace")
 
@@ -207,11 +208,11 @@ def _decode(text: str | bytes) -> str:
         return text.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = text.count(b"\n", 0, error.start) + 1
-        raise TreeError(line, "not UTF-8; save it as that") from None
+        raise TreeError(line, "not UTF-8; save it as UTF-8") from None
 
 
 def _pieces(text: str) -> Iterator[tuple[str, int]]:
-    """Split at lines of three hyphens, as apimachinery's ``YAMLReader`` does; with first lines."""
+    """Split at lines of three hyphens, as apimachinery's ``YAMLReader``; yield text, first line."""
     start, line, first_line = 0, 1, 1
     for found in re.finditer(r"^---[ \t\r]*(?:#.*)?$", text, re.MULTILINE):
         line = first_line + text.count("\n", start, found.end()) + 1
@@ -223,14 +224,14 @@ def _pieces(text: str) -> Iterator[tuple[str, int]]:
 
 
 def _values(piece: str, first_line: int, budget: TreeBudget) -> Iterator[tuple[Any, LineMap]]:
-    """As JSON where it begins like it (which is much faster), else or if that fails as YAML."""
+    """Parse as JSON if it starts like JSON (much faster); otherwise, or if that fails, as YAML."""
     if piece.lstrip()[:1] == "{":
         try:
             values = list(json_values(piece))
             if _SURROGATE.search(piece):
                 json.dumps(values, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise TreeError(first_line, "half a surrogate pair; write the character") from None
+            raise TreeError(first_line, "unpaired surrogate; write the character itself") from None
         except TreeError:
             commented = salvage.comment_in_json(piece)
             if commented:
@@ -238,7 +239,7 @@ def _values(piece: str, first_line: int, budget: TreeBudget) -> Iterator[tuple[A
                 raise TreeError(line, "JSON has no comments; remove them") from None
             comma = salvage.trailing_comma(piece)
             if comma:
-                message = "a comma before a closing bracket is no JSON: read as YAML; remove it"
+                message = "trailing comma is not valid JSON, parsed as YAML: remove it"
                 budget.doubt(first_line + comma - 1, message)
         else:
             padded = "\n" * (first_line - 1) + piece
@@ -250,7 +251,7 @@ def _values(piece: str, first_line: int, budget: TreeBudget) -> Iterator[tuple[A
 
 
 def _locate(text: str, index: int) -> TreeNode | None:
-    """JSON is YAML, nearly; where it is not, the line of the field is not told."""
+    """Parse JSON as YAML to find lines; None where that fails."""
     if len(text) > _MAX_LOCATED or index:
         return None
     try:
@@ -260,7 +261,7 @@ def _locate(text: str, index: int) -> TreeNode | None:
 
 
 def _inherit(item: Any, api_version: str, kind: str) -> Any:
-    """Items of an answer of the API have no kind of their own: the list's says it."""
+    """Return an item with the list's kind; items in an API response have none of their own."""
     if not isinstance(item, dict) or not kind or "kind" in item:
         return item
     return {"apiVersion": api_version, "kind": kind, **item}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads policy files in a thread of its own, once a second: a thousand policies take seconds."""
+"""Reads policy files in a thread, once a second: a thousand policies take seconds to parse."""
 
 import logging
 import threading
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 1.0
 _LOG_AFTER_SECONDS = 2.0
-_STOP_SECONDS = 0.9  # a load that is under way then is left behind
+_STOP_SECONDS = 0.9  # a load still running then is abandoned
 _NOTHING = LoadedFiles(ParsedPolicies(), (), False)
 
 
@@ -26,7 +26,7 @@ class LoadedSets(NamedTuple):
 
 
 class PolicyReader:
-    """``read`` is the same object until a file has changed; may be read by any thread."""
+    """``read`` is the same object until a file changes; any thread may read it."""
 
     def __init__(self, files: PolicyFiles | None, candidates: PolicyFiles | None) -> None:
         self._files = files
@@ -38,18 +38,18 @@ class PolicyReader:
         self.read = LoadedSets(_unread(files, False), _unread(candidates, True))
 
     def start(self) -> None:
-        """Returns when all has been read once, or cannot be (see ``alive``)."""
+        """Start; return when all files have been read once, or cannot be (see ``alive``)."""
         if not self._is_needed:
             return
         began = time.monotonic()
         self._worker.start()
-        told = False
+        logged = False
         while not (self._loaded.wait(0.1) or self._worker.trouble) and self._worker.alive:
-            if not told and time.monotonic() - began > _LOG_AFTER_SECONDS:
-                told = True
-                log.info("reading policy files; counts are booked when they are read")
-        if told:
-            log.info("policy files were read in %.1f s", time.monotonic() - began)
+            if not logged and time.monotonic() - began > _LOG_AFTER_SECONDS:
+                logged = True
+                log.info("reading policy files; booking starts when they are loaded")
+        if logged:
+            log.info("policy files loaded in %.1f s", time.monotonic() - began)
 
     def stop(self) -> None:
         self._stopped = True
@@ -86,7 +86,7 @@ class PolicyReader:
 
 
 def _unread(files: PolicyFiles | None, candidate: bool) -> LoadedFiles:
-    """What is in force until files were read: nobody can say that nothing is declared."""
+    """Return what is in force until the files are read: every endpoint is in doubt."""
     if files is None:
         return _NOTHING
     problem = Problem("policy files", 0, "", "", "have not been read yet")

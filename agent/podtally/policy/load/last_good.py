@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps the last good version of objects that cannot be read in a new version of their file."""
+"""Keeps the last good version of objects that the new version of their file breaks."""
 
 from podtally.policy.load.parser import ParsedPolicies
 from podtally.policy.model import Policy
@@ -8,10 +8,10 @@ _Key = tuple[str, str, str]
 
 
 def with_last_good(before: ParsedPolicies, now: ParsedPolicies) -> tuple[ParsedPolicies, bool]:
-    """Return the new version with what had to be kept of the one in force, and whether any was.
+    """Return the new version with the objects kept from the one in force, and whether any was.
 
-    An unreadable object is replaced by its namesake. Where a piece of the text is lost, whatever
-    is missing may have been in it.
+    An unreadable object keeps its last good version. If part of the text cannot be parsed, every
+    missing object is kept, since it may be in that part.
     """
     good = {_key(policy): policy for policy in before.policies if not policy.unreadable}
     policies = [good.get(_key(p), p) if p.unreadable else p for p in now.policies]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The policies that the Kubernetes API tells of, as they are now; its events in, meanings out.
+"""The policies in the Kubernetes API, kept current by its events.
 
-Belongs to the main thread. A resource that was never listed to its end is stood in for by an
-unreadable policy for every pod: until then nobody can say that nothing is declared. Of an
-object that cannot be read the last version that could be stays in force.
+Main thread only. Until a resource has been listed completely, an unreadable policy stands in for
+it and selects every pod. An object that becomes unreadable stays in force in its last good
+version.
 """
 
 from collections.abc import Iterator
@@ -22,14 +22,14 @@ Key = tuple[str, str]
 
 
 class LiveSnapshot(NamedTuple):
-    """What the API says."""
+    """The policies in the API at one moment."""
 
     policies: tuple[Policy, ...]
-    stand_ins: tuple[Policy, ...]  # for resources that were not heard of yet
+    stand_ins: tuple[Policy, ...]  # for resources not yet synced
     ingresses: tuple[DeclaredIngress, ...]
     problems: tuple[Problem, ...]
     ingresses_known: bool
-    stale: int = 0  # objects in force in an earlier version, since theirs cannot be read
+    stale: int = 0  # objects in force in an earlier version
 
 
 class LivePolicies:
@@ -37,12 +37,12 @@ class LivePolicies:
         self._objects: dict[str, dict[Key, ApiPolicyObject]] = {
             name: {} for name in sorted(POLICY_RESOURCE_NAMES)
         }
-        self._listed: dict[str, set[Key]] = {}  # so far, by lists that are under way
-        self._heard: set[str] = set()  # resources that were listed to the end
+        self._listed: dict[str, set[Key]] = {}  # so far, by lists in progress
+        self._synced: set[str] = set()  # resources listed completely
         self._now: LiveSnapshot | None = None
 
     def apply(self, event: ApiEvent) -> None:
-        """Take in what the API told; events of other resources are let pass."""
+        """Apply an event; those of other resources are ignored."""
         objects = self._objects.get(event.resource)
         if objects is None:
             return
@@ -54,14 +54,14 @@ class LivePolicies:
             self._put(objects, event.object)
 
     def now(self) -> LiveSnapshot:
-        """The same object until something of it changes."""
+        """Return the snapshot: the same object until something changes."""
         if self._now is None:
             self._now = self._gathered()
         return self._now
 
     def unsynced(self) -> tuple[str, ...]:
-        """Names of the resources that were never listed to the end."""
-        return tuple(name for name in self._objects if name not in self._heard)
+        """Return the names of resources not yet listed completely."""
+        return tuple(name for name in self._objects if name not in self._synced)
 
     def _take_page(self, objects: dict[Key, ApiPolicyObject], page: ObjectPage) -> None:
         if page.first:
@@ -74,8 +74,8 @@ class LivePolicies:
             for key in objects.keys() - listed:
                 self._drop(objects, key)
             del self._listed[page.resource]
-            if page.resource not in self._heard:
-                self._heard.add(page.resource)
+            if page.resource not in self._synced:
+                self._synced.add(page.resource)
                 self._now = None
 
     def _put(self, objects: dict[Key, ApiPolicyObject], item: ApiPolicyObject) -> None:
@@ -91,7 +91,7 @@ class LivePolicies:
             item.policy_object,
             item.problems,
         ):
-            # Listed anew, or only its labels or status are others: the meaning is kept once.
+            # Listed again, or only labels or status changed: one copy of the policy is kept.
             item = msgspec.structs.replace(before, uid=item.uid)
         else:
             self._now = None
@@ -109,14 +109,14 @@ class LivePolicies:
             tuple(self._stand_ins()),
             tuple(meaning for meaning in meanings if isinstance(meaning, DeclaredIngress)),
             tuple(problem for item in found for problem in item.problems),
-            INGRESSES in self._heard,
+            INGRESSES in self._synced,
             sum(bool(item.problems) and not item.policy_object.unreadable for item in found),
         )
 
     def _stand_ins(self) -> Iterator[Policy]:
         for name in self.unsynced():
             if name != INGRESSES:
-                why = f"{name} have not been heard from the API yet"
+                why = f"{name} are not yet synced from the API"
                 yield Policy(
                     UNSYNCED,
                     "",

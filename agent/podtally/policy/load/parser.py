@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents into policies: which kinds are read, and what becomes of what cannot be.
+"""Parse documents into policies: decode, validate and convert each supported kind.
 
-An object of which nobody can tell what it means becomes an unreadable policy for whom it may be
-for, so that they are judged ``unknown``: nothing fails open. Kinds that are not read are passed
-on.
+An object whose meaning is lost becomes an unreadable policy for the endpoints it may select, so
+that these are judged ``unknown``: nothing fails open. Documents of other kinds are passed on.
 """
 
 from collections.abc import Callable, Iterable
@@ -27,12 +26,12 @@ PolicyObject = Policy | DeclaredIngress
 
 
 class _PolicyKind(NamedTuple):
-    """How a kind is read: its shape, its rules, and its meaning (and whether a candidate's)."""
+    """How a kind is parsed."""
 
-    shape: Any
-    nulls: Callable[[Any], Any]
-    check: Callable[[Any], Iterable[Fault]]
-    mean: Callable[[Any, bool], PolicyObject]
+    shape: Any  # its struct in ``schema``
+    nulls: Callable[[Any], Any]  # removes nulls as the API does
+    validate: Callable[[Any], Iterable[Fault]]
+    convert: Callable[[Any, bool], PolicyObject]  # True: of a candidate
 
 
 _KINDS = {
@@ -76,24 +75,24 @@ _KINDS = {
 
 
 class ParsedPolicies(NamedTuple):
-    """All that was read; problems are in the order of the documents."""
+    """The policies of a text, or of many; problems in the order of the documents."""
 
     policies: tuple[Policy, ...] = ()
     ingresses: tuple[DeclaredIngress, ...] = ()
-    others: tuple[Document, ...] = ()  # of kinds that are not read here
+    others: tuple[Document, ...] = ()  # of other kinds
     problems: tuple[Problem, ...] = ()
-    lost: tuple[Problem, ...] = ()  # those of texts, or parts of them, that hold no object
+    lost: tuple[Problem, ...] = ()  # of texts, or parts, that could not be parsed
 
 
 class _ParsedDocument(NamedTuple):
-    """What one document came to."""
+    """The result for one document."""
 
     policy_object: PolicyObject | None
     faults: list[Fault]
 
 
 def read_text(text: str | bytes, source: str, candidate: bool = False) -> ParsedPolicies:
-    """``source`` names the text in problems; ``candidate`` marks policies not applied yet."""
+    """Parse a text; ``source`` names it in problems, ``candidate`` marks its policies."""
     found = documents.read_text(text, source)
     reading = read_documents(found.documents, candidate)
     policies = tuple(
@@ -125,10 +124,10 @@ def read_documents(given: Iterable[Document], candidate: bool = False) -> Parsed
 
 
 def read_object(content: dict[str, Any], where: str = "object") -> PolicyObject | None:
-    """One object that is there as values; None if it is of a kind that is not read.
+    """Parse one object given as plain values; None if its kind is not supported.
 
-    PodtallyError with what is wrong if the API server would refuse it and it cannot be told what
-    it was to mean. What that cannot be told of, but the server takes, is an unreadable policy.
+    Raises PodtallyError if the API server would reject it and its meaning is lost. If the server
+    accepts it nevertheless, the result is an unreadable policy.
     """
     document = _document(content, where)
     if not _is_read(document):
@@ -136,12 +135,12 @@ def read_object(content: dict[str, Any], where: str = "object") -> PolicyObject 
     one = _read(document, candidate=False)
     if any(fault.lost and fault.severity == ERROR for fault in one.faults):
         wrong = [str(problem_of(document, fault)) for fault in one.faults[:10]]
-        raise PodtallyError("; ".join(wrong), "fix it as the API server would have it")
+        raise PodtallyError("; ".join(wrong), "fix the object; the API server would reject it")
     return one.policy_object
 
 
 def accepts(content: dict[str, Any]) -> bool:
-    """Whether the API server would take the object (one of a kind that is not read here: yes)."""
+    """Whether the API server would accept the object; True for unsupported kinds."""
     try:
         document = _document(content, "object")
     except PodtallyError:
@@ -152,7 +151,7 @@ def accepts(content: dict[str, Any]) -> bool:
 
 
 def merged(readings: Iterable[ParsedPolicies]) -> ParsedPolicies:
-    """As one; of two objects of one name the later counts, as when both are applied."""
+    """Merge into one; of two objects of the same name the later wins, as with kubectl apply."""
     policies: dict[tuple[str, str, str, bool], Policy] = {}
     ingresses: dict[tuple[str, str], DeclaredIngress] = {}
     unreadable_ones: list[Policy] = []
@@ -189,7 +188,7 @@ def problem_of(document: Document, fault: Fault) -> Problem:
 def _document(content: dict[str, Any], where: str) -> Document:
     api_version, kind = content.get("apiVersion"), content.get("kind")
     if not isinstance(api_version, str) or not isinstance(kind, str):
-        raise PodtallyError(f"{where}: no object of Kubernetes", "give it apiVersion and kind")
+        raise PodtallyError(f"{where}: not a Kubernetes object", "add apiVersion and kind")
     return Document(where, api_version, kind, content, LineMap(None))
 
 
@@ -206,7 +205,7 @@ def _read(document: Document, candidate: bool) -> _ParsedDocument:
     else:
         decoded, faults = _decode(document, kind)
         if not any(fault.lost for fault in faults):
-            return _ParsedDocument(kind.mean(decoded, candidate), faults)
+            return _ParsedDocument(kind.convert(decoded, candidate), faults)
     worst = next(fault for fault in faults if fault.lost)
     if document.kind == "Ingress":
         return _ParsedDocument(ingress_stand_in(document, problem_of(document, worst)), faults)
@@ -215,7 +214,7 @@ def _read(document: Document, candidate: bool) -> _ParsedDocument:
 
 def _unknown_kind(given: str) -> str:
     if not given:
-        return f"is missing or no text; give one of {', '.join(_KINDS)}"
+        return f"is missing or not a string; use one of {', '.join(_KINDS)}"
     close = similar(given, _KINDS)
     known = f'did you mean "{close}"?' if close else f"known: {', '.join(_KINDS)}"
     return f"unknown kind {brief(given)} ({known})"
@@ -224,24 +223,26 @@ def _unknown_kind(given: str) -> str:
 def _unknown_version(document: Document) -> str:
     right = " or ".join(kinds.API_VERSIONS[document.kind])
     if not document.api_version:
-        return f"is missing or no text; give {right}"
-    return f"{brief(document.api_version)} is not read for this kind; use {right}"
+        return f"is missing or not a string; use {right}"
+    return f"{brief(document.api_version)} is not supported for this kind; use {right}"
 
 
 def _decode(document: Document, kind: _PolicyKind) -> tuple[Any, list[Fault]]:
     try:
         content = kind.nulls(document.content)
     except RecursionError:
-        return None, [Fault((), "nested too deep; flatten it")]
+        return None, [Fault((), "nested too deeply; flatten it")]
     decoded, faults = decoding.convert_all(content, kind.shape)
     if decoded is None:
         return None, faults
-    # What a field that cannot be read has left behind is no fault of its own.
+    # A field that could not be decoded is not reported again as missing.
     left = [fault.path for fault in faults]
-    checked = [f for f in kind.check(decoded) if not any(p[: len(f.path)] == f.path for p in left)]
+    checked = [
+        f for f in kind.validate(decoded) if not any(p[: len(f.path)] == f.path for p in left)
+    ]
     return decoded, [*faults, *checked]
 
 
 def _twice(kind: str, namespace: str, name: str) -> Problem:
     subject = f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
-    return Problem("", 0, subject, "", "is declared twice; the later one counts", WARNING)
+    return Problem("", 0, subject, "", "is declared twice; the later one is used", WARNING)

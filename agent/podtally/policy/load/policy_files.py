@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policies in files and folders, read again when they change; alone in this room it does I/O.
+"""Policies in files and folders, reloaded when they change.
 
-What was readable is not lost: while an object of a file cannot be read, its last good version
-stays in force and the file is reported as stale. What never was readable is in force as
-stand-ins, which put in doubt what the readable part selects and nothing else: a stray file
-is no policy. A file that is gone from a folder has been taken back; of a path that was named
-and is not there nothing is known, so everything is in doubt.
+While an object is unreadable, its last good version stays in force and the file is reported as
+stale. Without one, stand-ins put in doubt what the readable part selects, and nothing else: a
+stray file is not a policy. A file removed from a folder is withdrawn; a configured path that is
+missing puts everything in doubt.
 """
 
 import hashlib
@@ -24,11 +23,11 @@ from podtally.policy.model import Policy
 from podtally.policy.problems import ERROR, Problem
 
 SUFFIXES = (".json", ".yaml", ".yml")  # of files in folders, as kubectl's
-_SETTLED_NS = 2_000_000_000  # a file that old cannot change again under the same time stamp
+_SETTLED_NS = 2_000_000_000  # a file this old cannot change again within the same time stamp
 
 
 class FileStamp(NamedTuple):
-    """Changes when a file does, or may."""
+    """File metadata; a changed file has another stamp."""
 
     device: int
     inode: int
@@ -38,7 +37,7 @@ class FileStamp(NamedTuple):
 
 
 class PolicyFile(NamedTuple):
-    """A file as it was last read."""
+    """A file as last read."""
 
     stamp: FileStamp | None  # None: read it again
     digest: bytes
@@ -48,15 +47,15 @@ class PolicyFile(NamedTuple):
 
 
 class LoadedFiles(NamedTuple):
-    """What all files say."""
+    """The policies of all files."""
 
     parsed: ParsedPolicies
     stale: tuple[str, ...]  # files that are in force in an earlier version
-    changed: bool  # since the load before
+    changed: bool  # since the previous load
 
 
 class PolicyFiles:
-    """A set of files and folders; ``load`` again and again. Not for several threads."""
+    """A set of files and folders to ``load`` repeatedly. Not thread-safe."""
 
     def __init__(self, paths: Sequence[Path], candidate: bool = False) -> None:
         self._paths = tuple(paths)
@@ -65,7 +64,7 @@ class PolicyFiles:
         self._loaded: LoadedFiles | None = None
 
     def load(self) -> LoadedFiles:
-        """Read what has changed. Without a change, it costs a ``stat`` a file."""
+        """Load what has changed; a file without a change costs one ``stat``."""
         files: dict[str, PolicyFile] = {}
         for path in self._paths:
             for name, unread in self._found(path):
@@ -80,7 +79,7 @@ class PolicyFiles:
         return self._loaded
 
     def _found(self, path: Path) -> Iterator[tuple[str, str | None]]:
-        """Names of files, and why one cannot be looked at; known ones stay if a folder cannot."""
+        """Yield file names, each with the problem if any; known files of a broken folder stay."""
         try:
             if not stat.S_ISDIR(os.stat(path).st_mode):
                 yield str(path), None
@@ -90,7 +89,7 @@ class PolicyFiles:
             return
         errors: list[OSError] = []
         for folder, folders, names in os.walk(path, onerror=errors.append):
-            # A mounted ConfigMap keeps its versions in hidden folders, and links to the one.
+            # A mounted ConfigMap has its versions in hidden folders, and links to the current one.
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
                 if name.endswith(SUFFIXES) and not name.startswith("."):
@@ -99,7 +98,7 @@ class PolicyFiles:
             yield from self._known(Path(str(failed.filename)), failed)
 
     def _known(self, path: Path, error: OSError) -> Iterator[tuple[str, str | None]]:
-        why = f"cannot be read: {error.strerror}; check the path and its rights"
+        why = f"cannot be read: {error.strerror}; check the path and its permissions"
         within = os.path.join(str(path), "")
         known = [name for name in self._files if name == str(path) or name.startswith(within)]
         for name in known or [str(path)]:
@@ -110,7 +109,7 @@ class PolicyFiles:
         try:
             stamp, text = _content(name, before.stamp if before else None)
         except OSError as error:
-            return self._lost(name, f"cannot be read: {error.strerror}; check its rights")
+            return self._lost(name, f"cannot be read: {error.strerror}; check its permissions")
         if text is None and before is not None:
             return before
         digest = hashlib.blake2b(text or b"").digest()
@@ -136,7 +135,7 @@ class PolicyFiles:
 
 
 def _content(name: str, known: FileStamp | None) -> tuple[FileStamp | None, bytes | None]:
-    """Stamp and text; no text if the stamp is the known one. The file may be replaced meanwhile."""
+    """Return stamp and text, read from one descriptor; no text if the stamp is the known one."""
     descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not hang
     with open(descriptor, "rb") as file:
         info = os.fstat(descriptor)

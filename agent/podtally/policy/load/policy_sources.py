@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is declared at this moment, by files and by the Kubernetes API: what the agent asks.
+"""The policies in force, from files and from the Kubernetes API.
 
-An object that is in a file counts before its namesake in the API. Belongs to the main thread;
-files are read in a thread of ``reader``'s.
+An object in a file overrides the one of the same name in the API. Main thread only; files are
+read in the thread of ``file_reader``.
 """
 
 from collections import Counter
@@ -24,30 +24,30 @@ from podtally.policy.problems import ERROR, WARNING, Problem
 
 _NO_API = LiveSnapshot((), (), (), (), ingresses_known=True)
 
-M = TypeVar("M", Policy, DeclaredIngress)
+T = TypeVar("T", Policy, DeclaredIngress)
 
 _Key = tuple[str, str, str]  # kind, namespace, name
 
 
 class DeclaredPolicies(NamedTuple):
-    policies: tuple[Policy, ...]  # in force; with stand-ins for what is not known yet
-    candidates: tuple[Policy, ...]  # not applied yet: marked so
+    policies: tuple[Policy, ...]  # in force; with stand-ins for resources not yet synced
+    candidates: tuple[Policy, ...]  # dry run
     ingresses: tuple[DeclaredIngress, ...]
-    ingresses_known: bool = True  # False: the API has not told of all yet
-    unsynced: bool = False  # the API has not told of all policies yet: stand-ins are among them
-    deleted: tuple[_Key, ...] = ()  # candidates too: as if these were not there
-    stale_candidates: tuple[str, ...] = ()  # files that are tried in an earlier version
+    ingresses_known: bool = True  # False: not yet synced from the API
+    unsynced: bool = False  # some policies are not yet synced: stand-ins are among them
+    deleted: tuple[_Key, ...] = ()  # dry run: as if these were deleted
+    stale_candidates: tuple[str, ...] = ()  # candidate files in use in an earlier version
 
 
 class PolicyState(NamedTuple):
-    """How the sources are, for the agent's own metrics."""
+    """The state of the sources, for the agent's own metrics."""
 
     counts: Mapping[str, int]  # readable objects in force, by kind
-    unreadable: int  # objects, and texts; those of the API also if an earlier version is in force
-    stale_files: int  # that are in force in an earlier version
+    unreadable: int  # objects and texts; from the API also those with an earlier version in force
+    stale_files: int  # in force in an earlier version
     candidates: int  # readable ones
-    errors: int  # problems of that severity, in all sources
-    unsynced: tuple[str, ...]  # resources of the API that were never listed to the end
+    errors: int  # problems of severity error, in all sources
+    unsynced: tuple[str, ...]  # API resources not yet listed completely
 
 
 class PolicySources:
@@ -62,12 +62,12 @@ class PolicySources:
         self._reader = PolicyReader(files, candidates)
         self._live = live
         self._log = ProblemLog()
-        self._read, self._said = self._reader.read, _NO_API  # of which the next are made
-        self._declared, self._problems = self._put_together(self._read, self._said)
-        self.latest = self._declared  # as the last epoch asked for it: for any thread
+        self._read, self._snapshot = self._reader.read, _NO_API  # of which the next are made
+        self._declared, self._problems = self._combine(self._read, self._snapshot)
+        self.latest = self._declared  # as of the last epoch; for any thread
 
     def start(self) -> None:
-        """Returns when all files have been read once."""
+        """Start; return when all files have been read once."""
         self._reader.start()
 
     def stop(self) -> None:
@@ -75,62 +75,62 @@ class PolicySources:
 
     @property
     def alive(self) -> bool:
-        """Whether files are read again as they change; True where there are none."""
+        """Whether changed files are reloaded; True if there are none."""
         return self._reader.alive
 
     @property
     def trouble(self) -> str:
-        """What is wrong with the thread that reads files; "" if nothing is."""
+        """The failure of the thread that reads files; "" if none."""
         return self._reader.trouble
 
     def reload(self) -> None:
-        """Look at the files now, not within a second. May be called by any thread."""
+        """Check the files now, not within a second. Any thread may call it."""
         self._reader.reload()
 
-    def heard(self, event: ApiEvent) -> None:
-        """Take in what the API told; events of other resources are let pass."""
+    def apply(self, event: ApiEvent) -> None:
+        """Apply an event of the API; those of other resources are ignored."""
         if self._live is not None:
             self._live.apply(event)
 
     def declared(self) -> DeclaredPolicies:
-        """The same object until something of it changes."""
+        """Return the policies in force: the same object until something changes."""
         read, live = self._reader.read, self._live.now() if self._live else _NO_API
-        if read is not self._read or live is not self._said:
-            self._read, self._said = read, live
-            declared, self._problems = self._put_together(read, live)
+        if read is not self._read or live is not self._snapshot:
+            self._read, self._snapshot = read, live
+            declared, self._problems = self._combine(read, live)
             if declared != self._declared:
                 self._declared = self.latest = declared
-            self._log.tell(self._problems)
+            self._log.update(self._problems)
         return self._declared
 
     def state(self) -> PolicyState:
         policies, candidates, ingresses, *_ = self.declared()
-        told: list[PolicyObject] = [*policies, *candidates, *ingresses]
-        stand_ins = {policy.unreadable for policy in self._said.stand_ins}
-        unreadable = {meaning.unreadable for meaning in told if meaning.unreadable} - stand_ins
+        objects: list[PolicyObject] = [*policies, *candidates, *ingresses]
+        stand_ins = {policy.unreadable for policy in self._snapshot.stand_ins}
+        unreadable = {each.unreadable for each in objects if each.unreadable} - stand_ins
         in_force: list[PolicyObject] = [*policies, *ingresses]
         return PolicyState(
             MappingProxyType(Counter(_kind_of(m) for m in in_force if not m.unreadable)),
-            len(unreadable) + self._said.stale,
+            len(unreadable) + self._snapshot.stale,
             len(self._read.files.stale) + len(self._read.candidates.stale),
             sum(not policy.unreadable for policy in candidates) + len(self._deleted),
             sum(problem.severity == ERROR for problem in self._problems),
             self._live.unsynced() if self._live else (),
         )
 
-    def _put_together(
+    def _combine(
         self, read: LoadedSets, live: LiveSnapshot
     ) -> tuple[DeclaredPolicies, tuple[Problem, ...]]:
         files, candidates = read.files.parsed, read.candidates.parsed
         of_files: list[PolicyObject] = [*files.policies, *files.ingresses]
         of_api: list[PolicyObject] = [*live.policies, *live.ingresses]
-        in_files = {_key_of(meaning) for meaning in of_files}
-        twice = [meaning for meaning in of_api if _key_of(meaning) in in_files]
+        in_files = {_key_of(each) for each in of_files}
+        overridden = [each for each in of_api if _key_of(each) in in_files]
         problems = (
             *files.problems,
             *candidates.problems,
             *live.problems,
-            *map(_also_in_a_file, twice),
+            *map(_also_in_a_file, overridden),
             *map(_no_candidate, candidates.ingresses),
             *map(
                 _selects_nothing, filter(_is_without_pods, (*files.policies, *candidates.policies))
@@ -151,31 +151,31 @@ class PolicySources:
 def _published(
     ingresses: Iterable[DeclaredIngress], live: LiveSnapshot
 ) -> Iterator[DeclaredIngress]:
-    """With the addresses that lead to them, which a controller tells the API only."""
+    """Yield Ingresses of files with their addresses, which a controller publishes in the API."""
     addresses = {_key_of(ingress): ingress.addresses for ingress in live.ingresses}
     for ingress in ingresses:
         yield ingress._replace(addresses=ingress.addresses or addresses.get(_key_of(ingress), ()))
 
 
-def _without(meanings: Iterable[M], keys: Set[_Key]) -> list[M]:
-    return [meaning for meaning in meanings if _key_of(meaning) not in keys]
+def _without(objects: Iterable[T], keys: Set[_Key]) -> list[T]:
+    return [each for each in objects if _key_of(each) not in keys]
 
 
-def _kind_of(meaning: PolicyObject) -> str:
-    return meaning.kind if isinstance(meaning, Policy) else "Ingress"
+def _kind_of(each: PolicyObject) -> str:
+    return each.kind if isinstance(each, Policy) else "Ingress"
 
 
-def _key_of(meaning: PolicyObject) -> _Key:
-    return _kind_of(meaning), meaning.namespace, meaning.name
+def _key_of(each: PolicyObject) -> _Key:
+    return _kind_of(each), each.namespace, each.name
 
 
-def _also_in_a_file(meaning: PolicyObject) -> Problem:
-    message = "is in a file too, which counts; remove one"
-    return Problem(SOURCE, 0, _subject(meaning), "", message, WARNING)
+def _also_in_a_file(each: PolicyObject) -> Problem:
+    message = "is also in a file, which overrides it; remove one"
+    return Problem(SOURCE, 0, _subject(each), "", message, WARNING)
 
 
 def _is_without_pods(policy: Policy) -> bool:
-    """Whether it is in a namespace that podtally gives to endpoints that are no pods."""
+    """Whether it is in a namespace that podtally uses for endpoints that are not pods."""
     return policy.kind == "NetworkPolicy" and policy.namespace in NON_POD_NAMESPACES
 
 
@@ -184,10 +184,10 @@ def _selects_nothing(policy: Policy) -> Problem:
 
 
 def _no_candidate(declared: DeclaredIngress) -> Problem:
-    message = "judges nothing, so it cannot be a candidate; it is left out"
+    message = "is ignored: an Ingress judges no traffic, so it cannot be a candidate"
     return Problem("", 0, _subject(declared), "", message, WARNING)
 
 
-def _subject(meaning: PolicyObject) -> str:
-    kind, namespace, name = _key_of(meaning)
+def _subject(each: PolicyObject) -> str:
+    kind, namespace, name = _key_of(each)
     return f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the policies that a text with a syntax error speaks of, and says why it is no object.
+"""Finds the policies mentioned in text with a syntax error, and the likely cause of the error.
 
-What is found is a kind and a namespace or more: enough to limit what the text may put in doubt.
-A text that names no kind of policy may be none, and a template has to be rendered before anybody
-can apply it: nothing is found in these.
+A kind and its namespaces are enough to limit what the text puts in doubt. Text that names no
+policy kind holds none; neither does a template, which must be rendered before it is applied.
 """
 
 import re
@@ -12,7 +11,7 @@ from typing import Any
 from podtally.policy.schema import kinds
 from podtally.policy.validate.names import dns_label
 
-_MAX_CHARACTERS = 8 << 20  # characters that are looked at
+_MAX_CHARACTERS = 8 << 20  # examined
 _KIND = re.compile(r"""["']?\bkind["']?[ \t]*:[ \t]*["']?([A-Za-z]{1,63})\b""")
 _NAMESPACE = re.compile(r"""["']?\bnamespace["']?[ \t]*:[ \t]*["']?([^\s"',}#]{0,64})""")
 _TEMPLATE = re.compile(r"\{\{[-\s\w.$\"(/]")
@@ -24,14 +23,14 @@ _COMMA = re.compile(r",\s*[}\]]")
 
 
 def salvaged(piece: str) -> list[dict[str, Any]]:
-    """Return objects with apiVersion, kind and namespace of the policies in a broken text."""
+    """Return objects with apiVersion, kind and namespace for the policies in broken text."""
     text = piece[:_MAX_CHARACTERS]
     if is_template(text):
         return []
     found = dict.fromkeys(kind for kind in _KIND.findall(text) if kind in kinds.API_VERSIONS)
     namespaces: list[Any] = list(dict.fromkeys(_NAMESPACE.findall(text))) or [None]
     if any(name is not None and dns_label(name) for name in namespaces):
-        namespaces = [{}]  # there is one, and it cannot be told which
+        namespaces = [{}]  # there is one, but it is unknown
     return [
         _stand_in(kind, namespace)
         for kind in found
@@ -44,7 +43,7 @@ def is_template(text: str) -> bool:
 
 
 def with_likely_cause(piece: str, line: int, message: str) -> tuple[int, str]:
-    """Return the line and the message for a text that is no YAML, with its likely cause."""
+    """Return line and message of a YAML error, with its likely cause."""
     found = _TEMPLATE.search(piece)
     if found:
         at = piece.count("\n", 0, found.start()) + 1
@@ -55,17 +54,17 @@ def with_likely_cause(piece: str, line: int, message: str) -> tuple[int, str]:
         what = f"the placeholder {found.group()[:40]} is not filled in"
         return at, f"{what} ({message}): fill it in first, as envsubst does"
     if "\t" in piece and "cannot start any token" in message:
-        return line, f"{message}: YAML does not indent with tabs, use spaces"
+        return line, f"{message}: indent with spaces, YAML does not allow tabs"
     return line, message
 
 
 def comment_in_json(piece: str) -> int:
-    """Return the line of the first comment in a text that is JSON by its looks; else 0."""
+    """Return the line of the first comment in text that looks like JSON; 0 if none."""
     return _line_of(_COMMENT, piece)
 
 
 def trailing_comma(piece: str) -> int:
-    """Return the line of the first comma before a closing bracket; else 0."""
+    """Return the line of the first trailing comma; 0 if none."""
     return _line_of(_COMMA, piece)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stand-ins for policies that cannot be read: they select what the readable part says."""
+"""Stand-ins for unreadable policies: they select what the readable part selects."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ from podtally.policy.schema.kinds import ADMIN_GROUP, group_of
 from podtally.policy.validate import network_checks
 from podtally.yamltree.scalars import brief
 
-BEFORE_ALL = -1  # a priority that no policy can have
+BEFORE_ALL = -1  # a priority before every valid one
 
 _ALL_PODS = PodSubject(EVERYTHING, EVERYTHING)
 _ALL_OF_THE_HOST = HostSubject(EVERYTHING, host=True)
@@ -36,7 +36,7 @@ _TIERS = {"BaselineAdminNetworkPolicy": BASELINE_TIER}
 
 
 def all_unreadable(problem: Problem, candidate: bool) -> tuple[Policy, ...]:
-    """Return stand-ins for a source of which nothing can be read: it may be about everybody."""
+    """Return stand-ins for a source that cannot be read at all: it may select every endpoint."""
     reason = str(problem)
     return tuple(
         Policy("unreadable", "", problem.source, subject, None, None, ADMIN_TIER, BEFORE_ALL,
@@ -46,9 +46,9 @@ def all_unreadable(problem: Problem, candidate: bool) -> tuple[Policy, ...]:
 
 
 def lost_text_stand_ins(text: LostText, candidate: bool) -> tuple[Policy, ...]:
-    """Return stand-ins for a text that holds no object: of the policies that it speaks of.
+    """Return stand-ins for a text that cannot be parsed: one for each policy it mentions.
 
-    If it speaks of none it puts nothing in doubt: one that selects nothing reports it.
+    If it mentions none, nothing is in doubt: a stand-in that selects nothing reports it.
     """
     policies = [document for document in text.policies if document.kind != "Ingress"]
     if not policies:
@@ -63,9 +63,9 @@ def empty_stand_in(problem: Problem, candidate: bool) -> Policy:
 
 
 def stand_in(document: Document, problem: Problem, candidate: bool) -> Policy:
-    """Return a stand-in for the object: it selects what its readable part says, and no more.
+    """Return a stand-in for the object: it selects what its readable part selects, no more.
 
-    A slip in the name of a kind leaves its API group, whose kinds are alike.
+    If the kind is misspelt, the API group still says how to read the subject.
     """
     reason, kind, group = str(problem), document.kind, group_of(document.api_version)
     metadata, spec = _part(document.content, "metadata"), _part(document.content, "spec")
@@ -76,7 +76,7 @@ def stand_in(document: Document, problem: Problem, candidate: bool) -> Policy:
     if group != ADMIN_GROUP:
         selector = _selector(spec.get("podSelector"))
         namespace = _namespace(document, metadata)
-        if namespace is None:  # of one of all: after the admin tier, whose word is certain
+        if namespace is None:  # any namespace: after the admin tier, which decides for certain
             subject = PodSubject(EVERYTHING, selector)
             return Policy(kind, "", name, subject, None, None, ADMIN_TIER, LAST_PRIORITY,
                           candidate, reason)  # fmt: skip
@@ -94,7 +94,7 @@ def stand_in(document: Document, problem: Problem, candidate: bool) -> Policy:
 
 
 def ingress_stand_in(document: Document, problem: Problem) -> DeclaredIngress | None:
-    """Return a stand-in for an Ingress, which may declare any Service of its namespace."""
+    """Return a stand-in for an Ingress: it may expose any Service of its namespace."""
     metadata = _part(document.content, "metadata")
     namespace = _namespace(document, metadata)
     if namespace is None:
@@ -104,9 +104,10 @@ def ingress_stand_in(document: Document, problem: Problem) -> DeclaredIngress | 
 
 
 def _untouched(spec: dict[str, Any]) -> str:
-    """The direction that a NetworkPolicy with a good selector does not isolate, whatever is wrong
-    with its rules: a server refuses the object, or drops the fields that it does not know, and
-    without ``egress`` and ``policyTypes`` nothing isolates that direction.
+    """Return the direction that a NetworkPolicy with a valid selector does not isolate; or "".
+
+    Whatever is wrong with its rules: a server rejects the object, or drops the unknown fields,
+    and without ``egress`` and ``policyTypes`` egress is not isolated.
     """
     selector = _decoded(spec.get("podSelector"), network.LabelSelector, decoding.built_in_nulls)
     types = spec.get("policyTypes")
@@ -125,7 +126,7 @@ def _part(content: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _namespace(document: Document, metadata: dict[str, Any]) -> str | None:
-    """Return the namespace, "default" where none is given; None if it cannot be told."""
+    """Return the namespace, by default "default"; None if unknown."""
     given = metadata.get("namespace")
     if not isinstance(document.content.get("metadata"), dict):
         return None
@@ -150,7 +151,7 @@ def _text(value: Any) -> str:
 
 
 def _selector(given: Any) -> Selector:
-    """The selector if it is a good one, else all."""
+    """Return the selector if valid, otherwise one that selects everything."""
     decoded = _decoded(given, network.LabelSelector, decoding.built_in_nulls)
     if not isinstance(decoded, network.LabelSelector) or any(network_checks.selector(decoded, ())):
         return EVERYTHING
