@@ -244,9 +244,9 @@ def test_service_traffic_is_judged_by_the_pod_and_its_port(
     back = {"workload": "web", "peer_workload": "client", "port": "8080"}
     samples = eventually(agent, begun(**back), {verdict: 1})
     line = wait_for(partial(records, flows), lambda r: r.local.pod == "client")
-    assert (line.verdict, line.remote.port) == (verdict, FRONT)
-    assert line.remote.backend is not None
-    assert line.remote.backend.port == 8080
+    assert (line.verdict, line.peer.port) == (verdict, FRONT)
+    assert line.peer.backend is not None
+    assert line.peer.backend.port == 8080
     if verdict == "allowed":
         assert line.reason == "shop/web ingress[0]"
         assert by("policy", samples, DENIED) == {}
@@ -277,4 +277,4 @@ def test_a_pod_and_its_own_node_are_allowed_and_it_is_said_why(
 
 
 def is_with_the_node(port: int, line: FlowRecord) -> bool:
-    return line.remote.kind == "host" and port in (line.local.port, line.remote.port)
+    return line.peer.kind == "host" and port in (line.local.port, line.peer.port)

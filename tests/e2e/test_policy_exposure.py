@@ -161,7 +161,7 @@ def is_exposed(pod: str, line: EventRecord) -> bool:
 
 def exposure(folder: Path, pod: str, port: int, peer: str) -> str:
     def wanted(line: FlowRecord) -> bool:
-        here, there = line.local, line.remote
+        here, there = line.local, line.peer
         return (here.pod, here.port, there.address) == (pod, port, peer)
 
     return wait_for(lambda: records(folder / "flows"), wanted).exposure

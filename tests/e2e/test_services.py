@@ -125,9 +125,9 @@ def test_a_service_is_resolved_to_the_pod_that_answers(
     assert value(samples, "podtally_conntrack_available") == 1
     lines = wait_for_lines(log, 2)
     (line,) = (each for each in lines if each["local"]["pod"] == client.netns)
-    assert line["remote"]["workload"] == "front"
+    assert line["peer"]["workload"] == "front"
     backend = {"namespace": "netns", "workload": web.netns, "port": POD_PORT}
-    assert line["remote"]["backend"] == backend
+    assert line["peer"]["backend"] == backend
 
 
 def wait_for_lines(log: Path, count: int) -> list[dict[str, dict[str, object]]]:

@@ -54,7 +54,7 @@ def test_a_line_tells_all_of_a_connection(tmp_path: Path) -> None:
         {
             "start": "2024-02-29T11:59:50Z",  # first seen at second 1, now is 11
             "duration_seconds": 4.0,
-            "began": "egress",
+            "direction": "egress",
             "protocol": "tcp",
             "local": {
                 "namespace": "shop",
@@ -64,7 +64,7 @@ def test_a_line_tells_all_of_a_connection(tmp_path: Path) -> None:
                 "address": "10.99.0.7",
                 "port": 40123,
             },
-            "remote": {
+            "peer": {
                 "kind": "external",
                 "namespace": "",
                 "workload": "office",
@@ -89,7 +89,7 @@ def test_each_connection_has_its_line(tmp_path: Path) -> None:
         line["local"]["address"] + " " + line["local"]["interface"]: line
         for line in lines(tmp_path / "flows.jsonl")
     }
-    assert {key: (line["began"], line["local"]["pod"]) for key, line in told.items()} == {
+    assert {key: (line["direction"], line["local"]["pod"]) for key, line in told.items()} == {
         "10.99.0.7 veth7": ("egress", "web-0"),
         "2001:db8::9 veth9": ("ingress", "db-0"),
         "10.99.0.7 ifindex 23": ("egress", "unknown"),

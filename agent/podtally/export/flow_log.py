@@ -56,14 +56,14 @@ class FlowSums(msgspec.Struct, frozen=True):
 
 
 class FlowRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line; ``began`` is the direction of the connection: egress, ingress, unknown."""
+    """One line of the flow log."""
 
     start: datetime.datetime
     duration_seconds: float
-    began: str
+    direction: str  # egress: opened by the local end; ingress: by the peer; or unknown
     protocol: str
     local: FlowEndpoint
-    remote: FlowPeer
+    peer: FlowPeer
     verdict: str
     reason: str  # empty where nothing was judged
     bytes: FlowSums
@@ -121,7 +121,7 @@ def records(ended: ClosedConnections, now_ns: int, now: datetime.datetime) -> li
                 _BEGAN.get(began, UNKNOWN),
                 protocol_name(there[2]),
                 _local(ended, *here),
-                _remote(names, there[0], there[1]),
+                _peer(names, there[0], there[1]),
                 names.verdict,
                 reason,
                 FlowSums(*count),
@@ -144,7 +144,7 @@ def _local(ended: ClosedConnections, address: str, port: int, ifindex: int) -> F
     )
 
 
-def _remote(names: Account, address: str, port: int) -> FlowPeer:
+def _peer(names: Account, address: str, port: int) -> FlowPeer:
     return FlowPeer(
         names.peer_kind,
         names.peer_namespace,
