@@ -15,10 +15,10 @@ from podtally.identity.cluster_labels import NO_CLUSTER_LABELS
 from podtally.identity.directory import (
     HISTORY_NS,
     REMEMBER_NS,
-    SETTLE_NS,
     TICK_NS,
     Directory,
 )
+from podtally.identity.endpoint_names import SETTLE_NS
 from podtally.identity.interface_endpoints import InterfaceEndpoint, address_number
 from podtally.identity.model import DISPUTED, UNKNOWN, UNKNOWN_ENDPOINT, Endpoint, Owner, host_owner
 from podtally.identity.name_table import UNRESOLVED
@@ -148,7 +148,7 @@ def test_what_the_api_said_once_outlives_it() -> None:
     assert (found.node, found.ports) == ("node1", ())
     assert owner(made, "10.99.0.7").ports == ()
     again = Directory((), NETWORKS, PATIENCE, ClusterState("node1"))
-    again.restore(made.residents(), START + 60 * SECOND)
+    again.restore(made.interface_endpoints(), START + 60 * SECOND)
     assert endpoint(again, at_ns=START + 61 * SECOND) == found
 
 
@@ -203,7 +203,7 @@ def test_until_the_api_was_heard_a_pods_workload_is_not_known() -> None:
     assert endpoint(alone, at_ns=START + PATIENCE).workload == "web-5d9c-x7"
     api = NAMED._replace(source="kubernetes", workload="web", workload_kind="Deployment")
     again = Directory((), NETWORKS, PATIENCE, ClusterState("node1"))
-    (resident,) = made.residents()
+    (resident,) = made.interface_endpoints()
     again.restore([replace(resident, named=api)], START + PATIENCE)
     again.named(UID, logs)
     assert endpoint(again, at_ns=START + 3 * PATIENCE).workload_kind == "Deployment"
@@ -312,8 +312,10 @@ def test_a_name_of_an_older_checkpoint_is_of_this_node() -> None:
     found = endpoint(made, at_ns=START + PATIENCE)
     assert found == NAMED._replace(source="kubernetes", node="node1")
     assert owner(made, "10.99.0.7").node == "node1"
-    kept = msgspec.json.decode(msgspec.json.encode(made.residents()), type=list[InterfaceEndpoint])
-    assert kept == made.residents()
+    kept = msgspec.json.decode(
+        msgspec.json.encode(made.interface_endpoints()), type=list[InterfaceEndpoint]
+    )
+    assert kept == made.interface_endpoints()
 
 
 def test_addresses_outlive_their_endpoint() -> None:
@@ -397,7 +399,12 @@ def test_a_packet_of_its_own_tells_since_when_an_address_is_anothers() -> None:
 
 def changed(made: Directory, ifindex: int, address: str, at_ns: int, routed: bool = False) -> None:
     """An address is added to those of an interface, on its own other end."""
-    mine = {packed(each) for r in made.residents() if r.ifindex == ifindex for each in r.current()}
+    mine = {
+        packed(each)
+        for r in made.interface_endpoints()
+        if r.ifindex == ifindex
+        for each in r.current()
+    }
     here = frozenset(mine | {packed(address)}) if routed else frozenset(mine)
     on_link = frozenset({packed(address)})
     made.apply_addresses(AddressesChanged(ifindex, (*mine, *on_link), at_ns, here, on_link))
@@ -490,7 +497,7 @@ def test_a_later_agent_remembers_and_takes_nothing_for_granted() -> None:
     made.netns_named(7, "blue")
     made.gone(7, START + SECOND)
     again = Directory((), NETWORKS)
-    again.restore(made.residents(), START + SECOND)
+    again.restore(made.interface_endpoints(), START + SECOND)
     again.refresh(START + 2 * SECOND)
     assert again.names.endpoint(7).name == "blue"
     again.appeared(7, "veth7", "green", host=False, at_ns=START + 3 * SECOND)  # another
@@ -506,10 +513,10 @@ def test_what_happened_while_nobody_looked_nobody_can_tell() -> None:
     made.addresses_changed(9, [packed("10.99.0.9")], START)
     known, now = START + SECOND, START + 5 * SECOND
     again = Directory((), NETWORKS)
-    again.restore(made.residents(), known)
+    again.restore(made.interface_endpoints(), known)
     again.appeared(9, "veth9", "green", host=False, at_ns=now)
     again.appeared(11, "veth11", "red", host=False, at_ns=now)
-    again.looked({9, 11}, now)
+    again.interfaces_listed({9, 11}, now)
     again.addresses_changed(11, [packed("10.99.0.7")], now)
     again.refresh(now)
     assert owner(again, "10.99.0.7", known - 1).workload == "blue"
@@ -527,7 +534,7 @@ def test_what_happened_while_nobody_looked_nobody_can_tell() -> None:
 def test_at_the_first_start_of_all_nothing_is_in_doubt() -> None:
     made = directory()
     made.netns_named(7, "blue")
-    made.looked({7}, START + SECOND)
+    made.interfaces_listed({7}, START + SECOND)
     made.refresh(START + SECOND)
     assert owner(made, "10.99.0.7", START - SECOND).workload == "blue"
     assert made.contested() == []

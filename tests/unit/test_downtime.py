@@ -45,7 +45,7 @@ class Agent:
         self.directory = Directory((), {}, PATIENCE_NS, ClusterState("here"))
 
     def restart(self, known: float, at: float) -> None:
-        residents = self.directory.residents()
+        residents = self.directory.interface_endpoints()
         self.directory = Directory((), {}, PATIENCE_NS, ClusterState("here"))
         self.directory.restore(residents, monotonic(known))
         self.now = at
@@ -60,7 +60,9 @@ class Agent:
         self.directory.gone(ifindex_of(truth), monotonic(at))
 
     def looked(self, there: list[Truth]) -> None:
-        self.directory.looked({ifindex_of(truth) for truth in there}, monotonic(self.now))
+        self.directory.interfaces_listed(
+            {ifindex_of(truth) for truth in there}, monotonic(self.now)
+        )
 
     def hear(self, kind: str, item: Json) -> None:
         (pod,) = PODS.decode_list(list_of(item)).objects

@@ -38,7 +38,7 @@ class PartyLookup:
         self._node_name = node_name
         self._now_ns = now_ns
         self._names = directory.names
-        self._gone = {r.ifindex for r in list(directory.residents()) if r.gone_ns}
+        self._gone = {r.ifindex for r in list(directory.interface_endpoints()) if r.gone_ns}
 
     def find(self, text: str) -> PolicyEndpoint:
         """Return the endpoint of NAMESPACE/POD, NAMESPACE/WORKLOAD, an address, or the plain

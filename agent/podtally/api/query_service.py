@@ -43,7 +43,7 @@ class QueryService:
         names = self._directory.names
         rows = [
             _row(resident, names.endpoint(resident.ifindex))
-            for resident in list(self._directory.residents())
+            for resident in list(self._directory.interface_endpoints())
             if not resident.gone_ns
         ]
         sockets = [_socket(endpoint) for endpoint in dict.fromkeys(names.sockets.values())]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is behind an interface or an address: sources in, one immutable table out."""
+"""Names of interfaces' endpoints and of address owners, by time: one immutable table."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of the addresses that are configured behind an interface count as its endpoint's.
+"""Decides which of the addresses configured behind an interface count as its endpoint's.
 
-Whoever is in a namespace may configure any address. It counts if this host routes it to the
-interface, or if the API says that the pod has it. What is neither is no claim; and what the
-API says to be another's is no fact.
+Anyone in a namespace may configure any address. It counts if this host routes it to the
+interface, or if the API confirms it for the pod. Others make no claim, and an address that the
+API gives to another endpoint is no FACT.
 """
 
 from collections.abc import Callable, Collection, Iterable, Set
@@ -21,42 +21,42 @@ from podtally.identity.interface_endpoints import (
 from podtally.identity.model import FOREVER, UNKNOWN, Claim, Owner
 from podtally.netlink.model import AddressesChanged
 
-# The API tells late of a new pod, and that an old one has its address no more.
+# The API reports late that a new pod has an address, and that an old one lost it.
 API_LATE_NS = 10_000_000_000
-SETTLED_NS = 2_000_000_000  # the host's route comes right after the address
-EVENT_DELAY_NS = 1_000_000_000  # so late an interface is heard of at most
+SETTLED_NS = 2_000_000_000  # the host's route follows right after the address
+EVENT_DELAY_NS = 1_000_000_000  # the longest delay of an interface's events
 CONTESTED_NS = 30_000_000_000
 _FIRST = CONFIRMED + 1
-_MAX_ENDED = 128  # addresses that an endpoint had, as far as they are remembered
+_MAX_ENDED = 128  # remembered former addresses of an endpoint
 
 
-def with_addresses(resident: InterfaceEndpoint, event: AddressesChanged) -> InterfaceEndpoint:
-    """Return the resident with the addresses that it has now."""
+def with_addresses(interface: InterfaceEndpoint, event: AddressesChanged) -> InterfaceEndpoint:
+    """Return the interface with its present addresses."""
     now = {address_text(address): address for address in event.addresses}
-    held: list[AddressSpan] = []
-    for each in resident.addresses:
+    span: list[AddressSpan] = []
+    for each in interface.addresses:
         if each.until_ns != FOREVER:
-            held.append(each)
+            span.append(each)
         elif each.address not in now:
-            held.append(each._replace(until_ns=event.at_ns))
+            span.append(each._replace(until_ns=event.at_ns))
         else:
-            held += _again(each, now.pop(each.address), event)
-    held += [_held(written, now[written], event) for written in sorted(now)]
-    ended = [each for each in held if each.until_ns != FOREVER]
+            span += _again(each, now.pop(each.address), event)
+    span += [_span(written, now[written], event) for written in sorted(now)]
+    ended = [each for each in span if each.until_ns != FOREVER]
     if len(ended) > _MAX_ENDED:
         forgotten = set(ended[:-_MAX_ENDED])
-        held = [each for each in held if each not in forgotten]
-    return replace(resident, addresses=tuple(held), excess=event.excess)
+        span = [each for each in span if each not in forgotten]
+    return replace(interface, addresses=tuple(span), excess=event.excess)
 
 
-def _held(written: str, address: bytes, event: AddressesChanged) -> AddressSpan:
+def _span(written: str, address: bytes, event: AddressesChanged) -> AddressSpan:
     routed = event.routed is None or address in event.routed
     return AddressSpan(written, event.at_ns, FOREVER, routed, address in event.on_link)
 
 
 def _again(before: AddressSpan, address: bytes, event: AddressesChanged) -> list[AddressSpan]:
-    """An address that is still there, but its route may have come or gone."""
-    now = _held(before.address, address, event)
+    """Return the spans of an address that is still there; its route may have changed."""
+    now = _span(before.address, address, event)
     if now.routed == before.routed:
         return [before._replace(on_link=now.on_link)]
     if now.routed and event.at_ns - before.from_ns < SETTLED_NS:
@@ -65,26 +65,26 @@ def _again(before: AddressSpan, address: bytes, event: AddressesChanged) -> list
 
 
 class ApiEvidence(NamedTuple):
-    """What the API says, as far as one endpoint is concerned."""
+    """What the API reports about one endpoint."""
 
-    confirmed: Set[int] = frozenset()  # addresses that it says the endpoint has
-    here: Set[str] = frozenset()  # UIDs of pods whose interfaces are here
+    confirmed: Set[int] = frozenset()  # addresses that the API confirms
+    local_uids: Set[str] = frozenset()  # of pods whose interfaces are watched
     claimed: Callable[[int], list[Claim]] | None = None  # claims to an address; None: no API
 
 
 class AddressClaims:
-    """The claims that interfaces make, and which addresses are in dispute."""
+    """The claims of interfaces, and the addresses that changed owners a moment ago."""
 
     def __init__(self) -> None:
-        self.contested: dict[str, int] = {}  # addresses, and when they last changed hands
+        self.contested: dict[str, int] = {}  # addresses, and when they last changed owners
         self.host: frozenset[int] = frozenset()  # the host's own addresses
 
-    def began(
-        self, new: Set[str], others: Iterable[InterfaceEndpoint], at_ns: int, after_dark: bool
+    def add(
+        self, new: Set[str], others: Iterable[InterfaceEndpoint], at_ns: int, after_downtime: bool
     ) -> None:
-        """Note that an endpoint has new addresses, which others may have had."""
-        if new and not after_dark:
-            had = {held.address for other in others for held in other.addresses}
+        """Note new addresses of an endpoint: those that others may have had are contested."""
+        if new and not after_downtime:
+            had = {span.address for other in others for span in other.addresses}
             new = new & had
         self.contested |= dict.fromkeys(new, at_ns)
 
@@ -94,34 +94,34 @@ class AddressClaims:
                 del self.contested[address]
 
     def claims(
-        self, resident: InterfaceEndpoint, owner: Owner, told: ApiEvidence, now_ns: int
+        self, interface: InterfaceEndpoint, owner: Owner, evidence: ApiEvidence, now_ns: int
     ) -> list[Claim]:
-        """Return what the addresses behind an interface make of its endpoint."""
+        """Return the claims of the addresses behind an interface for its endpoint."""
         made = []
-        for held in resident.addresses:
-            address = address_number(held.address)
-            confirmed = address in told.confirmed
-            if address in self.host or not (held.routed or confirmed):
+        for span in interface.addresses:
+            address = address_number(span.address)
+            confirmed = address in evidence.confirmed
+            if address in self.host or not (span.routed or confirmed):
                 continue
             strength = FACT
-            if held.until_ns == FOREVER:  # of the past the API tells late
+            if span.until_ns == FOREVER:  # the API reports late about the past
                 if confirmed:
                     strength = CONFIRMED
-                elif told.claimed is not None and now_ns >= held.from_ns + API_LATE_NS:
-                    strength = _others(told, address, owner.uid) or FACT
-            made.append(Claim(address, owner, held.from_ns, held.until_ns, strength))
+                elif evidence.claimed is not None and now_ns >= span.from_ns + API_LATE_NS:
+                    strength = _others(evidence, address, owner.uid) or FACT
+            made.append(Claim(address, owner, span.from_ns, span.until_ns, strength))
         return made
 
     def unsettled(
-        self, residents: Collection[InterfaceEndpoint], now_ns: int
+        self, interfaces: Collection[InterfaceEndpoint], now_ns: int
     ) -> tuple[list[Claim], int]:
-        """Return claims for what two have since a moment ago, and until when to make them:
-        that one of them has let it go is heard soon.
+        """Return UNSETTLED claims to addresses that two have since a moment ago, and until when
+        they hold: the event that one of them lost it comes soon.
         """
         made, until_ns = [], FOREVER
         for address, at_ns in self.contested.items():
             if now_ns < at_ns + EVENT_DELAY_NS:
-                since = [s for each in residents if (s := each.routed_since(address))]
+                since = [s for each in interfaces if (s := each.routed_since(address))]
                 if len(since) > 1:
                     made.append(
                         Claim(address_number(address), UNSETTLED, max(since), FOREVER, _FIRST)
@@ -130,46 +130,46 @@ class AddressClaims:
         return made, until_ns
 
 
-def unrouted_addresses(resident: InterfaceEndpoint, told: Set[int], now_ns: int) -> list[int]:
-    """Return addresses of an interface's own other end that are not routed to it, though
-    they have been there for a while; ``told`` are those that the API confirms.
+def unrouted_addresses(interface: InterfaceEndpoint, confirmed: Set[int], now_ns: int) -> list[int]:
+    """Return addresses configured on an interface's peer for a while, neither routed to it nor
+    among ``confirmed``, those that the API confirms.
     """
     return [
         address
-        for held in resident.addresses
-        if held.until_ns == FOREVER and held.on_link and not held.routed
-        if now_ns >= held.from_ns + API_LATE_NS
-        if (address := address_number(held.address)) not in told
+        for span in interface.addresses
+        if span.until_ns == FOREVER and span.on_link and not span.routed
+        if now_ns >= span.from_ns + API_LATE_NS
+        if (address := address_number(span.address)) not in confirmed
     ]
 
 
 def has_known_owner(owner: Owner) -> bool:
-    """Whether an address without a claim of ours is known to be another's."""
+    """Return whether an address that we do not claim has a known owner."""
     if owner.kind == "external":
         return bool(owner.name) or owner.scope == "internet"
     return owner.kind != UNKNOWN
 
 
-def next_due(resident: InterfaceEndpoint, now_ns: int) -> int:
-    """Return when the API must have told of an address; FOREVER if it must have of all."""
-    due = (h.from_ns + API_LATE_NS for h in resident.addresses if h.until_ns == FOREVER)
+def next_due(interface: InterfaceEndpoint, now_ns: int) -> int:
+    """Return when the API should know of a further address; FOREVER if there is none."""
+    due = (h.from_ns + API_LATE_NS for h in interface.addresses if h.until_ns == FOREVER)
     return min((each for each in due if each > now_ns), default=FOREVER)
 
 
-def _others(told: ApiEvidence, address: int, mine: str) -> int:
-    """Return the strength of what the API claims for somebody else; 0 if it claims nothing.
+def _others(evidence: ApiEvidence, address: int, own_uid: str) -> int:
+    """Return the strength of the API's claims for other owners; 0 if there are none.
 
-    Of this node's pods it may tell long after they have gone: those count that are here.
+    The API may report this node's pods long after they have gone: only watched ones count.
     """
-    assert told.claimed is not None
+    assert evidence.claimed is not None
     return max(
         (
             claim.strength
-            for claim in told.claimed(address)
+            for claim in evidence.claimed(address)
             if claim.until_ns == FOREVER and claim.strength <= POD_STRENGTH
-            if claim.owner.uid != mine
+            if claim.owner.uid != own_uid
             if (claim.owner.kind, claim.owner.scope) != ("pod", "node")
-            or claim.owner.uid in told.here
+            or claim.owner.uid in evidence.local_uids
         ),
         default=0,
     )

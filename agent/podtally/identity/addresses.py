@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who has which address, and since when: claims in, one immutable table to look up in out.
+"""Owners of addresses by time: collects claims, makes an immutable table for look-ups.
 
-How contradicting claims are resolved is ``intervals``' to say.
+``claims`` resolves contradicting claims.
 """
 
 import os
@@ -16,11 +16,11 @@ from podtally.identity.claims import Interval, resolve
 from podtally.identity.model import FOREVER, Claim, Owner
 
 _WORD = (1 << 64) - 1
-_SPARE_OWNERS = 1024  # of the past, before those still in the table are numbered anew
+_SPARE_OWNERS = 1024  # former owners, before those still in the table are renumbered
 _ROWS_A_BUCKET = 0.25
 
 # Multiply-shift hashing of two words (Dietzfelbinger et al. 1997). The multipliers are
-# secret, so that nobody can choose addresses that all fall into one bucket.
+# secret, so that no one can choose addresses that all fall into one bucket.
 _MULTIPLIERS = np.frombuffer(os.urandom(16), np.uint64) | np.uint64(1)
 
 
@@ -37,7 +37,7 @@ class AddressRows(NamedTuple):
         return AddressRows._make(column[index] for column in self)
 
 
-# Behind the last row, for buckets that begin there: never begun, so never found.
+# After the last row, for buckets that start there: never begun, so never found.
 _SENTINEL = AddressRows._make(
     np.array([value], dtype)
     for value, dtype in zip((0, 0, FOREVER, 0, -1), (np.uint64,) * 2 + (np.int64,) * 3, strict=True)
@@ -60,13 +60,13 @@ class AddressTable:
     def look_up(
         self, high: NDArray[np.uint64], low: NDArray[np.uint64], at_ns: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """Indexes into ``owners``, -1 where nobody has the address then; all are (n,)."""
+        """Return indexes into ``owners``, -1 where the address has no owner then; all are (n,)."""
         rows = self.rows
         bucket = _buckets(high, low, len(self.starts) - 1)
         place = self.starts[bucket]
         begun = self._begun(place, high, low, at_ns)
         owner = np.where(begun & (at_ns < rows.until_ns[place]), rows.owner[place], -1)
-        # Most are found at once. The others go on, row by row, to the ends of their buckets.
+        # Most are found at once. The others are searched row by row to the ends of their buckets.
         index = np.flatnonzero(~begun)
         place, end = place[index] + 1, self.starts[bucket[index] + 1]
         while (inside := place < end).any():
@@ -79,9 +79,9 @@ class AddressTable:
         return owner
 
     def recent(self, since_ns: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-        """Halves of the addresses that somebody got, lost or took over at ``since_ns`` or later.
+        """Return halves of the addresses whose owner changed at ``since_ns`` or later.
 
-        Both are (n,), sorted as one number, without repetition.
+        Both are (n,), sorted as one number, unique.
         """
         rows = self.rows.take(slice(-1))
         ended = (rows.until_ns >= since_ns) & (rows.until_ns != FOREVER)
@@ -94,7 +94,7 @@ class AddressTable:
         return high[first], low[first]
 
     def without(self, high: NDArray[np.uint64], low: NDArray[np.uint64]) -> AddressRows:
-        """The rows of all other addresses than these, each (n,); no sentinel."""
+        """Return the rows of all other addresses than these (n,), without the sentinel."""
         rows = self.rows
         bucket = _buckets(high, low, len(self.starts) - 1)
         place, end = self.starts[bucket], self.starts[bucket + 1]
@@ -113,9 +113,9 @@ class AddressTable:
         low: NDArray[np.uint64],
         at_ns: NDArray[np.int64],
     ) -> NDArray[np.bool_]:
-        """Whether rows are of these addresses, and have begun by then; all are (n,).
+        """Return whether rows are of these addresses and have begun by then; all are (n,).
 
-        In an empty bucket's place stands a row of a later one, thus of another address.
+        For an empty bucket the row is of a later bucket, thus of another address.
         """
         rows = self.rows
         begun: NDArray[np.bool_] = rows.low[place] == low
@@ -125,7 +125,7 @@ class AddressTable:
 
 
 def _table(owners: Sequence[Owner], rows: AddressRows) -> AddressTable:
-    """A table of rows in any order but that of each address, whose latest comes first."""
+    """Make a table of rows in any order, but with the latest row of each address first."""
     buckets = 1 << max(8, int(len(rows.high) / _ROWS_A_BUCKET).bit_length())
     bucket = _buckets(rows.high, rows.low, buckets)
     starts = np.zeros(buckets + 1, np.int32)
@@ -145,9 +145,9 @@ def _buckets(high: NDArray[np.uint64], low: NDArray[np.uint64], buckets: int) ->
 
 
 class ClaimBook:
-    """What everybody claims at present, by whoever claims it; for one thread.
+    """The present claims, by the key of their source; for one thread.
 
-    ``first`` are owners that shall have the first indexes: those of networks.
+    ``first`` are owners that get the first indexes: those of networks.
     """
 
     def __init__(self, first: Sequence[Owner] = ()) -> None:
@@ -160,7 +160,7 @@ class ClaimBook:
         self._table = _table(self._owners, _SENTINEL.take(slice(0)))
 
     def put(self, key: Hashable, claims: Iterable[Claim]) -> None:
-        """Replace what ``key`` claimed; nothing means that it claims nothing any more."""
+        """Replace the claims of ``key``; an empty list removes them."""
         fresh = tuple(claims)
         before = self._claimed.get(key, ())
         if fresh == before:
@@ -182,22 +182,22 @@ class ClaimBook:
             self._ended.add(key)
 
     def forget(self, before_ns: int) -> None:
-        """Drop the claims that ended by then: nobody asks about times before it any more."""
+        """Drop the claims that ended by ``before_ns``: no look-ups ask about earlier times."""
         for key in list(self._ended):
             claims = self._claimed[key]
             if any(claim.until_ns <= before_ns for claim in claims):
                 self.put(key, [claim for claim in claims if claim.until_ns > before_ns])
 
     def claims(self, address: int) -> list[Claim]:
-        """Who has or had an address, oldest first, as look-ups are answered."""
+        """Return the resolved claims to an address, oldest first, as look-ups see them."""
         return [Claim(address, i.owner, i.from_ns, i.until_ns) for i in self._resolved(address)]
 
     def claimed(self, address: int) -> list[Claim]:
-        """All claims to an address as they were made."""
+        """Return all claims to an address as they were made."""
         return [claim for _, claim in self._claims.get(address, ())]
 
     def table(self) -> AddressTable:
-        """What is claimed now; the same object until that changes."""
+        """Return the table of present claims; the same object until they change."""
         if self._changed:
             fresh = [
                 (address, interval)
@@ -230,7 +230,7 @@ class ClaimBook:
         return index
 
     def _number(self, owners: Iterable[Owner]) -> None:
-        """Begin a new list of owners, so that those of the past are let go."""
+        """Start a new list of owners, so that former ones are released."""
         self._owners: list[Owner] = []
         self._index: dict[Owner, int] = {}
         for owner in (*self._first, *owners):

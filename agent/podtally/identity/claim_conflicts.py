@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts, by endpoint, the addresses that it configures and that are another's."""
+"""Counts the addresses that endpoints configure although they belong to others."""
 
 import logging
 from collections.abc import Iterable, Set
@@ -20,63 +20,62 @@ ConflictCounts = dict[tuple[str, str], int]  # by namespace and workload
 
 
 class ClaimConflicts:
-    """Reports each interface once in the log, when it begins to contradict others."""
+    """Counts conflicts, and logs each interface once when its conflicts start."""
 
     def __init__(self) -> None:
         self._reported: set[int] = set()
 
     def count(
         self,
-        residents: Iterable[InterfaceEndpoint],
+        interfaces: Iterable[InterfaceEndpoint],
         names: Names,
         cluster: ClusterState | None,
         now_ns: int,
     ) -> ConflictCounts:
         found: ConflictCounts = {}
-        behind = [each for each in residents if not (each.host or each.gone_ns)]
+        behind = [each for each in interfaces if not (each.host or each.gone_ns)]
         first = _first_holders(behind)
-        contradicting = set()
-        for resident in behind:
-            others = _of_others(resident, names, cluster, now_ns)
-            others += _disputed(resident, first, names, now_ns)
-            count = len(others) + resident.excess
+        conflicting = set()
+        for interface in behind:
+            others = _of_others(interface, names, cluster, now_ns)
+            others += _disputed(interface, first, names, now_ns)
+            count = len(others) + interface.excess
             if not count:
                 continue
-            endpoint = names.endpoint(resident.ifindex)
+            endpoint = names.endpoint(interface.ifindex)
             key = (endpoint.namespace, endpoint.workload)
             found[key] = found.get(key, 0) + count
-            contradicting.add(resident.ifindex)
-            if resident.ifindex not in self._reported:
-                self._report(resident, names, others, count)
-        self._reported = contradicting
+            conflicting.add(interface.ifindex)
+            if interface.ifindex not in self._reported:
+                self._report(interface, names, others, count)
+        self._reported = conflicting
         return found
 
     def _report(
-        self, resident: InterfaceEndpoint, names: Names, others: list[int], count: int
+        self, interface: InterfaceEndpoint, names: Names, others: list[int], count: int
     ) -> None:
-        endpoint = names.endpoint(resident.ifindex)
-        first = address_text(others[0].to_bytes(16, "big")) if others else "more than it can need"
+        endpoint = names.endpoint(interface.ifindex)
+        first = address_text(others[0].to_bytes(16, "big")) if others else "too many addresses"
         log.warning(
-            "%s/%s (%s) configures addresses that are not its own: %s, %d in all; they are not "
-            "believed",
+            "%s/%s (%s) configures addresses that are not its own: %s, %d in all; they are ignored",
             endpoint.namespace,
             endpoint.name,
-            resident.interface,
+            interface.interface,
             first,
             count,
         )
 
 
 def _of_others(
-    resident: InterfaceEndpoint, names: Names, cluster: ClusterState | None, now_ns: int
+    interface: InterfaceEndpoint, names: Names, cluster: ClusterState | None, now_ns: int
 ) -> list[int]:
-    """Addresses that are routed elsewhere, and known to be somebody's there."""
-    if all(held.routed for held in resident.addresses):
+    """Return addresses that are routed elsewhere and have a known owner there."""
+    if all(span.routed for span in interface.addresses):
         return []
-    told: Set[int] = frozenset()
-    if cluster is not None and resident.found is not None:
-        told = cluster.addresses_of_pod(resident.found.name)
-    suspects = unrouted_addresses(resident, told, now_ns)
+    confirmed: Set[int] = frozenset()
+    if cluster is not None and interface.found is not None:
+        confirmed = cluster.addresses_of_pod(interface.found.name)
+    suspects = unrouted_addresses(interface, confirmed, now_ns)
     owners = _look_up(names, suspects, now_ns)
     return [
         address
@@ -85,32 +84,32 @@ def _of_others(
     ]
 
 
-def _first_holders(residents: list[InterfaceEndpoint]) -> dict[str, int]:
-    """Since when somebody has each address that endpoints have now."""
+def _first_holders(interfaces: list[InterfaceEndpoint]) -> dict[str, int]:
+    """Return since when each present address of endpoints has had a holder."""
     first: dict[str, int] = {}
-    for resident in residents:
-        for held in resident.addresses:
-            if held.until_ns == FOREVER and held.routed:
-                first[held.address] = min(held.from_ns, first.get(held.address, FOREVER))
+    for interface in interfaces:
+        for span in interface.addresses:
+            if span.until_ns == FOREVER and span.routed:
+                first[span.address] = min(span.from_ns, first.get(span.address, FOREVER))
     return first
 
 
 def _disputed(
-    resident: InterfaceEndpoint, first: dict[str, int], names: Names, now_ns: int
+    interface: InterfaceEndpoint, first: dict[str, int], names: Names, now_ns: int
 ) -> list[int]:
-    """Addresses that another had before, and still has."""
+    """Return addresses that another endpoint had before, and still has."""
     later = [
-        address_number(held.address)
-        for held in resident.addresses
-        if held.until_ns == FOREVER and held.routed and held.from_ns > first[held.address]
-        if now_ns >= held.from_ns + SETTLED_NS
+        address_number(span.address)
+        for span in interface.addresses
+        if span.until_ns == FOREVER and span.routed and span.from_ns > first[span.address]
+        if now_ns >= span.from_ns + SETTLED_NS
     ]
     owners = (names.owners[owner] for owner in _look_up(names, later, now_ns))
-    mine = names.endpoint(resident.ifindex)
+    own = names.endpoint(interface.ifindex)
     return [
         address
         for address, owner in zip(later, owners, strict=True)
-        if (owner.namespace, owner.name) != (mine.namespace, mine.name)
+        if (owner.namespace, owner.name) != (own.namespace, own.name)
     ]
 
 

@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who had one address, and when: what the sources claim, made into disjoint intervals.
+"""Resolves the sources' claims to one address into disjoint intervals.
 
-What the sources claim overlaps, contradicts itself and comes late. It is resolved
-by these rules:
+Claims overlap, contradict each other and come late. The rules:
 
-1. Where claims overlap, the strongest hold, and the others are not asked.
-2. Equally strong claims below FACT are bounds from outside, as an API tells them:
-   where they name one owner, he has the address; where they name several, nobody can
-   tell which, and the owner is DISPUTED, not finally while the end of one may still be
-   told: while more than one has not ended.
-   One pod told twice (by the same UID) is one owner, in the words of the later claim.
-3. Of equally strong claims from FACT on, which this host's own interfaces make, the one
-   that began last holds if the others end before it does: an address was handed over. If not,
-   somebody has taken what another has, and the owner is DISPUTED.
-4. What an interface proves is heard a little late: who gets an address that nobody has,
-   has it from GAP_NS before such a claim on, and from FIRST_GAP_NS before it if no earlier
-   owner is known, but never while anybody else has a claim.
+1. Where claims overlap, only the strongest count.
+2. Equally strong claims below FACT are outer bounds, as an API reports them. If they name one
+   owner, it has the address. If they name several, the owner is DISPUTED; not final while the
+   end of one may still be reported, that is, while more than one has not ended.
+   Claims with the same UID are of one owner, as described by the later claim.
+3. Of equally strong claims from FACT on, which this host's interfaces make, the latest wins if
+   the others end before it does: the address was reassigned. Otherwise two have it, and the
+   owner is DISPUTED.
+4. Events of interfaces come a little late: the owner of a free address has it from GAP_NS before
+   such a claim on, from FIRST_GAP_NS before it if no earlier owner is known, but never while
+   another has a claim.
 """
 
 from collections.abc import Iterable
@@ -24,8 +22,8 @@ from typing import NamedTuple
 
 from podtally.identity.model import DISPUTED, FOREVER, Claim, Owner
 
-FACT = 20  # from this strength on a claim is no bound, but what an interface of this host has
-CONFIRMED = FACT + 1  # and the API says the same
+FACT = 20  # from this strength on a claim is not a bound, but proven by an interface here
+CONFIRMED = FACT + 1  # and confirmed by the API
 GAP_NS = 1_000_000_000
 FIRST_GAP_NS = 10_000_000_000
 
@@ -33,7 +31,7 @@ UNSETTLED = DISPUTED._replace(final=False)
 
 
 class Interval(NamedTuple):
-    """From ``from_ns`` on, until before ``until_ns``."""
+    """An owner from ``from_ns`` on, until before ``until_ns``."""
 
     from_ns: int
     until_ns: int
@@ -41,7 +39,7 @@ class Interval(NamedTuple):
 
 
 def resolve(claims: Iterable[Claim]) -> list[Interval]:
-    """The claims to one address as disjoint intervals, oldest first."""
+    """Return the owners of one address as disjoint intervals, oldest first."""
     waiting = [claim for claim in claims if claim.from_ns < claim.until_ns]
     waiting.sort(key=_order)
     bounds = sorted({c.from_ns for c in waiting} | {c.until_ns for c in waiting})
@@ -59,13 +57,13 @@ def resolve(claims: Iterable[Claim]) -> list[Interval]:
 
 
 def _order(claim: Claim) -> tuple[object, ...]:
-    """By the beginning, then by name; ports that are not known (None) cannot be compared."""
+    """Sort by start, then by name; unknown ports (None) cannot be compared."""
     ports = claim.owner.ports
     return claim.from_ns, claim.owner._replace(ports=None), ports is not None, ports or ()
 
 
 def _holder(active: list[Claim]) -> tuple[Owner, bool]:
-    """Who has it, and whether an interface of this host proves it."""
+    """Return the owner, and whether an interface of this host proves it."""
     strength = max(claim.strength for claim in active)
     strongest = [claim for claim in active if claim.strength == strength]
     if strength < FACT and len({_identity(claim.owner) for claim in strongest}) > 1:
@@ -81,12 +79,12 @@ def _holder(active: list[Claim]) -> tuple[Owner, bool]:
 
 
 def _identity(owner: Owner) -> tuple[str, ...]:
-    """What tells owners apart; labels and workload of the same one may come late or change."""
+    """Return what identifies an owner; its labels and workload may come late or change."""
     return (owner.uid,) if owner.uid else (owner.kind, owner.namespace, owner.name)
 
 
 def _append(intervals: list[Interval], new: Interval, proved: bool) -> None:
-    """Add an interval behind the last, as far back as rule 4 has it; equals become one."""
+    """Append an interval, extended back by rule 4, or extend the last one if equal."""
     if not intervals:
         gap_ns = FIRST_GAP_NS if proved else 0
         intervals.append(new._replace(from_ns=new.from_ns - gap_ns))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The time before a start when nobody looked at the interfaces: who had which address in doubt.
+"""The agent's downtime before a start, and the addresses whose owner in it is unknown.
 
-Of that time there is the word of the API alone. It tells of an end seconds late, and until then
-a pod would seem to have what the next one had; so of this node's pods it is not believed.
+Only the API reports about that time. It reports the end of a pod seconds late, and until then
+the pod would seem to have an address that the next one had already; so its reports on this
+node's pods do not count.
 """
 
 from collections.abc import Iterable
@@ -10,29 +11,29 @@ from collections.abc import Iterable
 from podtally.identity.claims import FACT, FIRST_GAP_NS
 from podtally.identity.model import DISPUTED, Claim
 
-_STRENGTH = FACT - 1  # than an interface that was there before and after, nothing is stronger
+_STRENGTH = FACT - 1  # weaker only than an interface that was there before and after
 
 
 class Downtime:
-    """From ``from_ns`` to ``until_ns``; at the first start of all it is no time at all."""
+    """From ``from_ns`` to ``until_ns``; empty at the very first start."""
 
     def __init__(self) -> None:
         self.from_ns = self.until_ns = 0
         self._addresses: set[int] = set()
 
     def reaches(self, at_ns: int) -> bool:
-        """Whether who first has an address then would have had it in the dark as well."""
+        """Return whether a claim that starts at ``at_ns`` would reach back into the downtime."""
         return self.until_ns > 0 and at_ns < self.until_ns + FIRST_GAP_NS
 
-    def doubt(self, addresses: Iterable[int]) -> bool:
-        """Take note that these may have changed hands in it; True if that is new of any."""
+    def mark_disputed(self, addresses: Iterable[int]) -> bool:
+        """Note that addresses may have changed owners in it; return whether any is new."""
         before = len(self._addresses)
         self._addresses.update(addresses)
         return len(self._addresses) > before
 
     def mark_pods_disputed(self, claims: Iterable[Claim]) -> bool:
-        """The same, of what the API tells of this node's pods."""
-        return self.doubt(
+        """Note the addresses that the API claims for this node's pods; return if any is new."""
+        return self.mark_disputed(
             claim.address
             for claim in claims
             if (claim.owner.kind, claim.owner.scope) == ("pod", "node")
@@ -41,7 +42,7 @@ class Downtime:
         )
 
     def claims(self) -> list[Claim]:
-        """That nobody can tell who had them."""
+        """Return claims that the owner of the noted addresses is DISPUTED."""
         return [
             Claim(address, DISPUTED, self.from_ns, self.until_ns, _STRENGTH)
             for address in sorted(self._addresses)

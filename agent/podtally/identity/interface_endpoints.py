@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of who lives behind one watched interface, or has a socket of the host: values."""
+"""The endpoint behind a watched interface as far as it is known, and address conversions."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ MAPPED = 0xFFFF << 32  # ::ffff:0:0/96, RFC 4291 2.5.5.2
 
 
 class AddressSpan(NamedTuple):
-    """An address, and when it was had: CLOCK_MONOTONIC, in ns.
+    """An address and the time in which it was configured: CLOCK_MONOTONIC, in ns.
 
-    ``routed``: this host sends what is for it to the interface. ``on_link``: it is configured
-    on the interface's own other end.
+    ``routed``: this host routes it to the interface. ``on_link``: it is configured on the
+    interface's own peer.
     """
 
     address: str
@@ -28,7 +28,10 @@ class AddressSpan(NamedTuple):
 
 @dataclass(frozen=True)
 class InterfaceEndpoint:
-    """Who lives behind an interface; ``named`` is what a source has called it, once one has."""
+    """What is known of the endpoint behind an interface; the checkpoint stores it.
+
+    ``found`` is the owner by cgroup, ``named`` the name that a pod keeps.
+    """
 
     ifindex: int
     interface: str
@@ -39,41 +42,41 @@ class InterfaceEndpoint:
     addresses: tuple[AddressSpan, ...] = ()
     appeared_ns: int = 0
     gone_ns: int = 0
-    excess: int = 0  # addresses beyond those that are looked at
+    excess: int = 0  # addresses beyond the limit
 
     def has(self, address: str) -> bool:
-        """Return whether it has or had an address that is routed to it."""
-        return any(held.address == address and held.routed for held in self.addresses)
+        """Return whether an address is or was routed to it."""
+        return any(span.address == address and span.routed for span in self.addresses)
 
     def routed_since(self, address: str) -> int:
-        """Return since when it has an address that is routed to it; 0 if it has it not now."""
-        mine = (h for h in self.addresses if h.address == address and h.routed)
-        return max((h.from_ns for h in mine if h.until_ns == FOREVER), default=0)
+        """Return since when an address is routed to it; 0 if it is not now."""
+        spans = (h for h in self.addresses if h.address == address and h.routed)
+        return max((h.from_ns for h in spans if h.until_ns == FOREVER), default=0)
 
     def current(self) -> set[str]:
-        """Return the addresses that it has now and that are routed to it."""
+        """Return the addresses that are routed to it now."""
         return {h.address for h in self.addresses if h.until_ns == FOREVER and h.routed}
 
 
 def address_number(address: str) -> int:
-    """128 bits; IPv4 as ::ffff:a.b.c.d. ValueError if it is no address."""
+    """Return 128 bits, IPv4 as ::ffff:a.b.c.d; ValueError if it is not an address."""
     parsed = ipaddress.ip_address(address)
     return int(parsed) | MAPPED if parsed.version == 4 else int(parsed)
 
 
 def address_text(address: bytes) -> str:
-    """Sixteen bytes as they are written."""
+    """Return the text of an address of sixteen bytes."""
     parsed = ipaddress.IPv6Address(address)
     return str(parsed.ipv4_mapped or parsed)
 
 
 def lower_word(address: str) -> int:
-    """The second half of an address, as the kernel's rows hold it: in network order."""
+    """Return the second half of an address, as in the kernel's rows: in network order."""
     return int.from_bytes(address_number(address).to_bytes(16, "big")[8:], "little")
 
 
 def static_endpoint(entry: StaticEndpoint, node: str) -> Endpoint:
-    """Return who an entry of the configuration names."""
+    """Return the endpoint of an entry of the configuration."""
     return Endpoint(
         entry.namespace,
         entry.name,

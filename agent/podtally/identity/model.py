@@ -1,35 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a name consists of: an Endpoint is watched here, an Owner has an address somewhere."""
+"""The values of a name: an Endpoint is on this node, an Owner has an address anywhere."""
 
 from typing import NamedTuple
 
 from podtally.runtimes.model import Labels
 
 UNKNOWN = "unknown"
-FOREVER = (1 << 63) - 1  # the end of what has not ended, in ns
+FOREVER = (1 << 63) - 1  # ns: not ended
 
 
 Ports = tuple[tuple[str, int, int], ...]  # of containers: name, IANA protocol, number
 
 
 class Endpoint(NamedTuple):
-    """Who is behind a watched interface, or behind a socket of the host."""
+    """The endpoint behind a watched interface or a host socket."""
 
     namespace: str
     name: str
     workload: str
     workload_kind: str
-    source: str  # how it was found: static, kubernetes, cri, pod logs, docker, systemd, host ...
+    source: str  # of the name: static, kubernetes, cri, pod logs, docker, systemd, host ...
     labels: Labels = ()
     uid: str = ""  # of a pod
-    final: bool = True  # False: its name may still come, and its flows wait for it
-    node: str = ""  # that it runs on; "" where no API tells what this node is called
-    ports: Ports | None = None  # that have names; None: not known
+    final: bool = True  # False: a better name may still come; flows wait for it
+    node: str = ""  # where it runs; "" without an API
+    ports: Ports | None = None  # named ports; None: not known
     host_network: bool = False  # it sends through the host's own interfaces
 
 
 class Owner(NamedTuple):
-    """Who has an address, and how far away that is, seen from this node."""
+    """The owner of an address, and how far away it is, seen from this node."""
 
     kind: str  # pod, service, node, host, external, unknown
     namespace: str
@@ -45,11 +45,11 @@ class Owner(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """That somebody has an address, from a time to a time: CLOCK_MONOTONIC, in ns.
+    """A source's statement that an owner has an address for a time: CLOCK_MONOTONIC, in ns.
 
-    Both are bounds from outside: certainly not before ``from_ns``, certainly not from
-    ``until_ns`` on (FOREVER: it has it now). ``strength`` decides between claims to the
-    same address at the same time: the higher wins; between equals see ``addresses``.
+    Both times are outer bounds: certainly not before ``from_ns``, certainly not from
+    ``until_ns`` on (FOREVER: not ended). Of claims to an address at the same time, the higher
+    ``strength`` wins; for equal ones see ``claims``.
     """
 
     address: int  # 128 bits; IPv4 as ::ffff:a.b.c.d
@@ -60,7 +60,7 @@ class Claim(NamedTuple):
 
 
 class PeerLabels(NamedTuple):
-    """An owner in the words of the metrics' labels."""
+    """An owner as label values of metrics."""
 
     kind: str
     namespace: str
@@ -71,7 +71,7 @@ class PeerLabels(NamedTuple):
 UNKNOWN_ENDPOINT = Endpoint(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
 PRIVATE = Owner("external", "", "", "", "private")
 INTERNET = Owner("external", "", "", "", "internet")
-DISPUTED = Owner(UNKNOWN, "", "", "", UNKNOWN)  # two have a claim, and nobody can tell
+DISPUTED = Owner(UNKNOWN, "", "", "", UNKNOWN)  # several claims, undecidable
 
 
 def peer_labels(owner: Owner) -> PeerLabels:
@@ -79,7 +79,7 @@ def peer_labels(owner: Owner) -> PeerLabels:
 
 
 def owner_of(endpoint: Endpoint, kind: str = "pod") -> Owner:
-    """An endpoint of this node, seen from another."""
+    """Return an endpoint of this node as the owner of an address."""
     return Owner(
         kind,
         endpoint.namespace,
@@ -96,5 +96,5 @@ def owner_of(endpoint: Endpoint, kind: str = "pod") -> Owner:
 
 
 def host_owner(node: str) -> Owner:
-    """The host itself: one owner, whichever source claims its addresses."""
+    """Return the host itself: one owner, whichever source claims its addresses."""
     return Owner("host", "", "host", "host", "node", node=node, ports=())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The immutable table of names that flows are named by; a new one replaces it whole."""
+"""The immutable table of names for flows; every change makes a new table."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from podtally.identity.networks import Prefix, RangeTable, parse_prefix
 # RFC 1918, RFC 6598, RFC 4193: not routed on the internet.
 PRIVATE_NETWORKS = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
 
-# Addresses with a meaning of their own (RFC 6890, RFC 5771, RFC 4291); the metadata
-# service of the clouds has a name because people are alerted on it.
+# Special addresses (RFC 6890, RFC 5771, RFC 4291); the clouds' metadata service has a name
+# since alerts refer to it.
 WELL_KNOWN = {
     "loopback": ("127.0.0.0/8", "::1/128"),
     "link-local": ("169.254.0.0/16", "fe80::/10"),
@@ -27,12 +27,12 @@ WELL_KNOWN = {
 
 
 UNRESOLVED_POD = Owner(UNKNOWN, "", "", "", "cluster", final=False)
-UNRESOLVED = Owner(UNKNOWN, "", "", "", UNKNOWN, final=False)  # perhaps a pod's or a Service's
+UNRESOLVED = Owner(UNKNOWN, "", "", "", UNKNOWN, final=False)  # may belong to a pod or a Service
 
 
 @dataclass(frozen=True)
 class Networks:
-    """Who is behind addresses that nobody claims: networks with a name, then INTERNET."""
+    """Owners of addresses without a claim: named networks, otherwise INTERNET."""
 
     owners: tuple[Owner, ...]
     ranges: RangeTable  # its values are indexes into ``owners``
@@ -43,13 +43,13 @@ class Names:
     """Endpoints by interface and by socket, owners by address and time."""
 
     endpoints: Mapping[int, Endpoint]  # by ifindex
-    sockets: Mapping[int, Endpoint]  # by cgroup id: who is behind a socket of the host
+    sockets: Mapping[int, Endpoint]  # by cgroup id: of host sockets
     addresses: AddressTable
     networks: Networks
 
     @property
     def owners(self) -> Sequence[Owner]:
-        """Those of networks and addresses; see AddressTable for how long an index holds."""
+        """Return the owners of networks and addresses; AddressTable says how long indexes hold."""
         return self.addresses.owners
 
     def endpoint(self, ifindex: int) -> Endpoint:
@@ -58,7 +58,7 @@ class Names:
     def look_up(
         self, high: NDArray[np.uint64], low: NDArray[np.uint64], at_ns: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """Indexes into ``owners`` for addresses as upper and lower halves; all are (n,)."""
+        """Return indexes into ``owners`` for addresses as upper and lower halves; all are (n,)."""
         owner = self.addresses.look_up(high, low, at_ns)
         unclaimed = np.flatnonzero(owner < 0)
         owner[unclaimed] = self.networks.ranges.look_up(high[unclaimed], low[unclaimed])
@@ -70,11 +70,11 @@ def build_networks(
     pod_networks: Iterable[str] = (),
     cluster_unknown: bool = False,
 ) -> Networks:
-    """Networks by name win over those that are built in, narrower ones over wider ones.
+    """Make the networks; configured ones win over built-in ones, narrower over wider ones.
 
-    Who has an address of ``pod_networks`` the API will tell. ``cluster_unknown``: until it has
-    told of pods and Services, any private address may be one's. ``owners`` are the same with
-    and without them.
+    Addresses of ``pod_networks`` are unresolved until the API reports their pods. With
+    ``cluster_unknown`` (pods and Services not listed yet), all private addresses are. ``owners``
+    are the same in all cases.
     """
     owners: dict[Owner, int] = {INTERNET: 0}
     prefixes: dict[tuple[int, int], Prefix] = {}
@@ -107,12 +107,12 @@ def build_names(
     addresses: AddressTable,
     networks: Networks,
 ) -> Names:
-    """Put a table together; claimed addresses win over ``networks``.
+    """Make a table; claimed addresses win over ``networks``.
 
-    ValueError if the addresses' book was not begun with the networks' owners.
+    ValueError if the addresses' ClaimBook was not made with the networks' owners.
     """
     if tuple(addresses.owners[: len(networks.owners)]) != networks.owners:
-        raise ValueError("the addresses are of a book that was not made with networks.owners")
+        raise ValueError("the addresses are of a ClaimBook that was not made with networks.owners")
     return Names(dict(endpoints), dict(sockets), addresses, networks)
 
 
@@ -121,7 +121,7 @@ def _external(name: str, scope: str) -> Owner:
 
 
 def _scope(network: str, plain: Networks) -> str:
-    """A named network is as far away as its first address is without the name."""
+    """Return the scope of a named network: that of its first address without the name."""
     first = parse_prefix(network, 0).first
     halves = (np.array([half], np.uint64) for half in (first >> 64, first & ((1 << 64) - 1)))
     return plain.owners[int(plain.ranges.look_up(*halves)[0])].scope

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Longest-prefix match of many addresses at once, IPv4 and IPv6 alike.
+"""Longest-prefix match of many addresses at once, for IPv4 and IPv6.
 
 Prefixes are flattened into disjoint ranges when the table is built, so that a
 look-up is three binary searches over sorted 64-bit words, whatever the prefixes.
@@ -19,12 +19,12 @@ _MAPPED = 0xFFFF << 32  # ::ffff:0:0/96, RFC 4291 2.5.5.2
 
 class Prefix(NamedTuple):
     first: int  # the lowest address, 128 bits
-    bits: int  # how many of them are fixed
+    bits: int  # of the prefix
     value: int
 
 
 def parse_prefix(text: str, value: int) -> Prefix:
-    """Read a network or an address; IPv4 becomes ::ffff:a.b.c.d. ValueError if it is neither."""
+    """Parse a network or an address; IPv4 becomes ::ffff:a.b.c.d. ValueError if it is neither."""
     network = ipaddress.ip_network(text)
     first = int(network.network_address)
     if network.version == 4:
@@ -33,7 +33,7 @@ def parse_prefix(text: str, value: int) -> Prefix:
 
 
 class RangeTable:
-    """Which value has the longest prefix around an address; ``default`` where none has."""
+    """Finds the value of the longest prefix of an address; ``default`` if there is none."""
 
     def __init__(self, prefixes: Iterable[Prefix], default: int = 0) -> None:
         starts, values = _flatten(prefixes, default)
@@ -48,7 +48,7 @@ class RangeTable:
         self._starts = group * self._ranks + np.searchsorted(self._lows, low) + 1
 
     def look_up(self, high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Values for addresses given as the upper and lower halves of 128 bits, both (n,)."""
+        """Return the values for addresses as upper and lower halves of 128 bits, both (n,)."""
         group = np.searchsorted(self._highs, high, side="right") - 1
         inside = self._highs[group] == high
         rank = np.where(inside, np.searchsorted(self._lows, low, side="right"), self._ranks - 1)
@@ -57,10 +57,10 @@ class RangeTable:
 
 
 def _flatten(prefixes: Iterable[Prefix], default: int) -> tuple[list[int], list[int]]:
-    """Disjoint ranges from address 0 on: where each starts, and its value.
+    """Return disjoint ranges from address 0 on: their starts and values.
 
-    Walks the prefixes from the left, the wider first; they nest or are apart, so the
-    ones around the current address are a stack.
+    Walks the prefixes in order, wider ones first. Prefixes nest or are disjoint, so those around
+    the current address are a stack.
     """
     bounds: dict[int, int] = {0: default}
     around: list[tuple[int, int]] = [(1 << ADDRESS_BITS, default)]  # (first address behind, value)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Services: the ports that lead to them on every node, and the backends behind their ports.
+"""Services: their node ports, and the backends of their ports.
 
-kube-proxy picks a backend for each connection; which one is not told here, only which ones it
+kube-proxy picks a backend for each connection. Which one is not known here, only which ones it
 may have picked.
 """
 
@@ -16,7 +16,7 @@ from podtally.identity.model import FOREVER, Owner
 from podtally.kube.objects import EndpointSlice, KubeService
 from podtally.kube.ports import PROTOCOLS
 
-LINGER_NS = 60 * 1_000_000_000  # so long a connection to a backend that went may still be read
+LINGER_NS = 60 * 1_000_000_000  # connections to a removed backend may be read this late
 
 ServiceName = tuple[str, str]  # namespace and name
 PortKey = tuple[int, int]  # protocol and port
@@ -28,7 +28,7 @@ class BackendAddress(NamedTuple):
 
 
 class CommonBackend(NamedTuple):
-    """What is the same of all backends; 0, 0 and None where it is not."""
+    """What all backends have in common; 0, 0 and None for what differs."""
 
     address: int
     port: int
@@ -36,7 +36,7 @@ class CommonBackend(NamedTuple):
 
 
 class Services:
-    """An immutable view."""
+    """An immutable view of all Services."""
 
     def __init__(
         self,
@@ -51,15 +51,15 @@ class Services:
         self._backends = backends
 
     def nodeport(self, protocol: int, port: int) -> Owner | None:
-        """The Service behind a port of every node's addresses.
+        """Return the Service of a node port.
 
-        ``nodeport_keys``, sorted, holds ``protocol << 16 | port`` for look-ups of many at once;
-        ``nodeport_owners`` stands in the same order.
+        For look-ups of many at once, ``nodeport_keys`` has ``protocol << 16 | port``, sorted, and
+        ``nodeport_owners`` the owners in the same order.
         """
         return self._nodeports.get(protocol << 16 | port)
 
     def backends(self, service: ServiceName, port: PortKey) -> tuple[BackendAddress, ...]:
-        """Where a connection to a Service's port may have gone within the last minute."""
+        """Return the backends that connections to a port may have used in the last minute."""
         return self._backends.get(service, {}).get(port, ())
 
 
@@ -67,7 +67,7 @@ NO_SERVICES = Services({}, {})
 
 
 class ServiceTable:
-    """Services and EndpointSlices as they change; ``view`` is what others get."""
+    """Services and EndpointSlices as they change; ``view`` returns an immutable view."""
 
     def __init__(self) -> None:
         self._services: dict[ServiceName, KubeService] = {}
@@ -93,7 +93,7 @@ class ServiceTable:
     def drop_service(self, service: KubeService) -> None:
         name = (service.namespace, service.name)
         known = self._services.get(name)
-        if known and known.uid == service.uid:  # not one that was made anew under its name
+        if known and known.uid == service.uid:  # not another one with its name
             del self._services[name]
             self._stale.add(name)
 
@@ -121,7 +121,7 @@ class ServiceTable:
         return self._slices
 
     def view(self, now_ns: int) -> Services:
-        """The same object until something changed."""
+        """Return a view; the same object until something changes."""
         self._stale.update(name for name, at in self._lingering.items() if at <= now_ns)
         if self._view is None or self._stale:
             for name in self._stale:
@@ -139,17 +139,17 @@ class ServiceTable:
             self._backends.pop(name, None)
             return
         serving = self._serving.setdefault(name, {})
-        now_there = self._now_there(service)
-        for port in serving.keys() | now_there.keys():
-            seen = _seen(serving.get(port, {}), now_there.get(port, []), now_ns)
+        present = self._present(service)
+        for port in serving.keys() | present.keys():
+            seen = _with_lingering(serving.get(port, {}), present.get(port, []), now_ns)
             due = min(seen.values(), default=FOREVER)
             if due < FOREVER:
                 self._lingering[name] = min(due, self._lingering.get(name, due))
             serving[port] = seen
         self._backends[name] = {port: tuple(seen) for port, seen in serving.items() if seen}
 
-    def _now_there(self, service: KubeService) -> dict[PortKey, list[BackendAddress]]:
-        """Backends by the Service's ports; a slice's port has the name of the Service's port."""
+    def _present(self, service: KubeService) -> dict[PortKey, list[BackendAddress]]:
+        """Return backends by the Service's ports, which slices refer to by name."""
         ports = {(p.name, p.protocol): p.port for p in service.ports}
         found: dict[PortKey, list[BackendAddress]] = {}
         for piece_name in self._slices_of.get((service.namespace, service.name), ()):
@@ -171,10 +171,10 @@ class ServiceTable:
         }
 
 
-def _seen(
+def _with_lingering(
     before: Mapping[BackendAddress, int], there: list[BackendAddress], now_ns: int
 ) -> dict[BackendAddress, int]:
-    """Backends and until when they count: for ever while they are there, else a while more."""
+    """Return backends and until when they count: FOREVER while present, then LINGER_NS more."""
     seen = dict.fromkeys(there, FOREVER)
     for backend, known_until_ns in before.items():
         if now_ns < known_until_ns:
@@ -188,7 +188,7 @@ def service_owner(service: KubeService) -> Owner:
 
 
 def parse_address(text: str) -> int | None:
-    """128 bits, IPv4 as ::ffff:a.b.c.d; None if it is no address but a host's name."""
+    """Return 128 bits, IPv4 as ::ffff:a.b.c.d; None for a host name."""
     try:
         return address_number(text)
     except ValueError:
@@ -198,9 +198,9 @@ def parse_address(text: str) -> int | None:
 def common_backend(
     backends: Sequence[BackendAddress], owner_at: Callable[[int], Owner | None]
 ) -> CommonBackend | None:
-    """What holds of a connection whichever backend it went to; None: nothing does.
+    """Return what is true of a connection whichever backend it uses; None if nothing is.
 
-    Several backends may still be of one workload and have one port.
+    Several backends may still belong to one workload and have one port.
     """
     if not backends:
         return None
@@ -215,7 +215,7 @@ def common_backend(
 
 
 def _shared(owner: Owner | None) -> Owner | None:
-    """An owner without what tells it from others of its workload."""
+    """Return an owner without what distinguishes it from others of its workload."""
     if owner is None:
         return None
     return owner._replace(name="", node="", uid="", labels=(), ports=None)

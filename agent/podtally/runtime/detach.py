@@ -73,7 +73,7 @@ def _book_the_rest(config: Config, generation: Generation, checkpoint: Checkpoin
     directory.restore(contents.extras.residents, contents.extras.known_ns)
     directory.refresh(now_ns)
     known_ns = contents.extras.known_ns
-    extras = Extras(directory.residents(), contents.extras.own_metrics, known_ns)
+    extras = Extras(directory.interface_endpoints(), contents.extras.own_metrics, known_ns)
 
     inputs = EpochInputs(EpochContext(directory.names, now_ns))
     with closing(open_table(generation)) as table, closing(AccountMap(generation)) as accounts:

@@ -155,7 +155,7 @@ class IdentitySources:
         now_ns = time.monotonic_ns()
         if now_ns >= self._next_contradicted_ns:
             self._next_contradicted_ns = now_ns + CONTRADICTED_EVERY_NS
-            here, names = self.directory.residents(), self.directory.names
+            here, names = self.directory.interface_endpoints(), self.directory.names
             self._contradicted = self._contradictions.count(here, names, cluster, now_ns)
         if kube is None or cluster is None:
             return state

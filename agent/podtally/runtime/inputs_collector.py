@@ -46,7 +46,7 @@ class InputsCollector:
 
     def extras(self, own_metrics: dict[str, list[float]]) -> Extras:
         """Return what the checkpoint keeps beside the ledger."""
-        endpoints = self._sources.directory.residents()
+        endpoints = self._sources.directory.interface_endpoints()
         return Extras(endpoints, own_metrics, self._interfaces.known_ns)
 
     def _counters(self, gone: Mapping[int, LastReading | None]) -> InterfaceCounters:

@@ -77,7 +77,7 @@ class InterfaceEvents:
         for ifindex in self._ledger.interfaces.watched_ifindexes():
             if ifindex not in self.watched:
                 self._gone[ifindex] = None
-        self._directory.looked(self.watched, time.monotonic_ns())
+        self._directory.interfaces_listed(self.watched, time.monotonic_ns())
 
     def take_gone(self) -> dict[int, LastReading | None]:
         """Return interfaces removed since the last call, with their last readings."""
