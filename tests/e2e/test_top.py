@@ -340,7 +340,7 @@ def test_an_agent_with_tls_and_a_password(tmp_path: Path) -> None:
             "--listen", f"127.0.0.1:{port}", PODTALLY_BASIC_AUTH=f"{USER}:{PASSWORD}"
         )
         assert code == 2
-        assert "speaks TLS" in err
+        assert "requires TLS" in err
 
 
 def test_who_reads_no_more_is_no_error(shop: Shop) -> None:

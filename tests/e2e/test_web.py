@@ -100,7 +100,7 @@ def test_an_answer_does_not_wait_for_the_clients_ack(protected: Client) -> None:
 
 def test_who_speaks_no_tls_is_told_so(protected: Client) -> None:
     told = Client(protected.port).get("/metrics")
-    assert (told.status, told.body) == (400, "this port speaks TLS: ask by https\n")
+    assert (told.status, told.body) == (400, "this port requires TLS: use https\n")
     assert protected.get("/metrics").status == 200
 
 

@@ -117,12 +117,12 @@ def _asked_by_commands(agent: Agent, authority: Authority, web: Path, tmp_path: 
     config_of_other.write_text(f"web_config_file: {other}\n")
     stranger = Authority(tmp_path / "strangers", "strangers-ca").own.certificate
     for arguments, variables, told in (
-        (here, {}, "wants a user and a password"),
-        (here, {"PODTALLY_BASIC_AUTH": f"{USER}:wrong"}, "wants a user and a password, others"),
+        (here, {}, "requires a user and a password"),
+        (here, {"PODTALLY_BASIC_AUTH": f"{USER}:wrong"}, "wrong user or password"),
         (here, {"PODTALLY_BASIC_AUTH": USER}, "has no password"),
-        ((), password, "speaks TLS"),
-        (("--config", str(config_of_other)), password, "another certificate"),
-        ((), password | {"PODTALLY_CA_FILE": str(stranger)}, "no TLS with"),
+        ((), password, "requires TLS"),
+        (("--config", str(config_of_other)), password, "is not the one of the web configuration"),
+        ((), password | {"PODTALLY_CA_FILE": str(stranger)}, "TLS with"),
         ((), password | {"PODTALLY_CA_FILE": str(file)}, "cannot be used"),
         ((), {"PODTALLY_BASIC_AUTH_FILE": "/nowhere"}, "cannot read /nowhere"),
     ):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many clients may be connected, and which one has to go for another."""
+"""The limit of connections, and which one is closed beyond it."""
 
 import socket
 from collections.abc import Iterator
@@ -32,10 +32,10 @@ def is_hung_up(client: socket.socket) -> bool:
 def test_exactly_so_many_may_stay(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
     clients = ConnectionLimit(LIMIT)
     for server, _ in pairs[:LIMIT]:
-        clients.enter(server)
+        clients.add(server)
     assert len(clients) == LIMIT
     assert not any(is_hung_up(client) for _, client in pairs)
-    clients.enter(pairs[LIMIT][0])
+    clients.add(pairs[LIMIT][0])
     assert len(clients) == LIMIT
     assert [is_hung_up(client) for _, client in pairs] == [True, False, False, False]
 
@@ -43,16 +43,16 @@ def test_exactly_so_many_may_stay(pairs: list[tuple[socket.socket, socket.socket
 def test_who_asked_last_stays_longest(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
     clients = ConnectionLimit(LIMIT)
     for server, _ in pairs[:LIMIT]:
-        clients.enter(server)
-    clients.heard(pairs[0][0])
-    clients.enter(pairs[LIMIT][0])
+        clients.add(server)
+    clients.touch(pairs[0][0])
+    clients.add(pairs[LIMIT][0])
     assert [is_hung_up(client) for _, client in pairs] == [False, True, False, False]
 
 
 def test_who_has_left_makes_room(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
     clients = ConnectionLimit(LIMIT)
     for server, _ in pairs[:LIMIT]:
-        clients.enter(server)
-    clients.leave(pairs[1][0])
-    clients.enter(pairs[LIMIT][0])
+        clients.add(server)
+    clients.remove(pairs[1][0])
+    clients.add(pairs[LIMIT][0])
     assert not any(is_hung_up(client) for _, client in pairs)

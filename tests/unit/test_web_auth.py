@@ -47,7 +47,10 @@ def test_only_the_right_password_enters() -> None:
         ("a", "\0", HTTPStatus.UNAUTHORIZED),
     ):
         given = Credentials(name.encode(), password.encode())
-        assert [users.judge(given), users.judge(given)] == [status] * 2, (name, password)
+        assert [users.authenticate(given), users.authenticate(given)] == [status] * 2, (
+            name,
+            password,
+        )
 
 
 def test_a_hash_that_bcrypt_refuses_is_told_at_once() -> None:
@@ -58,7 +61,7 @@ def test_a_hash_that_bcrypt_refuses_is_told_at_once() -> None:
 def timed(users: Users, name: str, password: str) -> float:
     """The CPU of this thread: others on the machine do not count."""
     start = time.thread_time()
-    users.judge(Credentials(name.encode(), password.encode()))
+    users.authenticate(Credentials(name.encode(), password.encode()))
     return time.thread_time() - start
 
 
@@ -77,24 +80,24 @@ def test_a_scrape_costs_no_hash_and_a_stranger_as_much_as_a_wrong_password() -> 
 def test_what_is_remembered_of_strangers_is_bounded() -> None:
     users = Users({"a": hashed("right")})
     for i in range(300):
-        assert users.judge(Credentials(b"a", b"%d" % i)) == HTTPStatus.UNAUTHORIZED
+        assert users.authenticate(Credentials(b"a", b"%d" % i)) == HTTPStatus.UNAUTHORIZED
     assert len(users._refused) == 128
-    assert users.judge(Credentials(b"a", b"right")) == HTTPStatus.OK
+    assert users.authenticate(Credentials(b"a", b"right")) == HTTPStatus.OK
 
 
 def test_a_flood_of_guesses_keeps_nobody_out_who_is_known() -> None:
     users = Users({"a": hashed("right", DEAR)})
-    assert users.judge(Credentials(b"a", b"right")) == HTTPStatus.OK
+    assert users.authenticate(Credentials(b"a", b"right")) == HTTPStatus.OK
     told: list[HTTPStatus] = []
 
     def guess(i: int) -> None:
-        told.append(users.judge(Credentials(b"a", b"guess %d" % i)))
+        told.append(users.authenticate(Credentials(b"a", b"guess %d" % i)))
 
     threads = [threading.Thread(target=guess, args=(i,)) for i in range(40)]
     for thread in threads:
         thread.start()
     assert timed(users, "a", "right") < 0.01
-    assert users.judge(Credentials(b"a", b"right")) == HTTPStatus.OK
+    assert users.authenticate(Credentials(b"a", b"right")) == HTTPStatus.OK
     for thread in threads:
         thread.join()
     assert set(told) == {HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS}

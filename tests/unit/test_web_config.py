@@ -75,41 +75,41 @@ BCRYPT = hashed("x")
 @pytest.mark.parametrize(
     ("text", "field", "what", "fix"),
     [
-        ("", "", "neither protects nor sets anything", "leave web_config_file out"),
-        ("{}", "", "neither protects", "basic_auth_users"),
+        ("", "", "no settings", "remove web_config_file"),
+        ("{}", "", "no settings", "basic_auth_users"),
         ("tls_config: {}", "", 'unknown field "tls_config"', "docs/web.md"),
         ("rate_limit: {burst: 1}", "", 'unknown field "rate_limit"', "docs/web.md"),
         (PAIR + ", insecure: true}", "tls_server_config", 'unknown field "insecure"', "docs/web.md"),
         (PAIR + ", min_version: 1.2}", "tls_server_config.min_version", "must be text", "docs"),
         (PAIR + ", min_version: TLS11}", "tls_server_config.min_version", "RFC 8996", "TLS12"),
-        (PAIR + ", max_version: SSL30}", "tls_server_config.max_version", "no version", "TLS13"),
-        (PAIR + ", min_version: TLS13, max_version: TLS12}", "tls_server_config.min_version", "above", "exchange"),
+        (PAIR + ", max_version: SSL30}", "tls_server_config.max_version", "unknown TLS version", "TLS13"),
+        (PAIR + ", min_version: TLS13, max_version: TLS12}", "tls_server_config.min_version", "above", "swap"),
         (PAIR + ", cipher_suites: [RC4]}", "tls_server_config.cipher_suites", "'RC4'", "TLS_ECDHE"),
         (PAIR + ", cipher_suites: [TLS_AES_128_GCM_SHA256]}", "tls_server_config.cipher_suites", "TLS 1.3", "choose"),
-        (PAIR + ", min_version: TLS13, cipher_suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]}", "tls_server_config.cipher_suites", "not spoken", "drop"),
-        (PAIR + ", curve_preferences: [CurveP384, X25519]}", "tls_server_config.curve_preferences", "one curve", "name one"),
+        (PAIR + ", min_version: TLS13, cipher_suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]}", "tls_server_config.cipher_suites", "TLS 1.2, which is disabled", "drop"),
+        (PAIR + ", curve_preferences: [CurveP384, X25519]}", "tls_server_config.curve_preferences", "one curve", "keep one"),
         (PAIR + ", curve_preferences: [P256]}", "tls_server_config.curve_preferences", "'P256'", "CurveP256"),
-        (PAIR + ", cert: x}", "tls_server_config.cert", "cert_file is there", "keep one"),
+        (PAIR + ", cert: x}", "tls_server_config.cert", "cert_file is given", "keep one"),
         ("tls_server_config: {cert_file: a.pem}", "tls_server_config", "neither key_file", "key_file"),
         ("tls_server_config: {}", "tls_server_config", "neither cert_file", "cert_file"),
         ("tls_server_config:", "tls_server_config", "must be an object", "docs"),
-        (PAIR + ", client_auth_type: RequireAnyClientCert}", "tls_server_config.client_auth_type", "nobody verified", "RequireAndVerify"),
-        (PAIR + ", client_auth_type: Require}", "tls_server_config.client_auth_type", "not understood", "NoClientCert"),
+        (PAIR + ", client_auth_type: RequireAnyClientCert}", "tls_server_config.client_auth_type", "unverified", "RequireAndVerify"),
+        (PAIR + ", client_auth_type: Require}", "tls_server_config.client_auth_type", "invalid value 'Require'", "NoClientCert"),
         (PAIR + ", client_auth_type: RequireAndVerifyClientCert}", "tls_server_config.client_auth_type", "needs the CA", "client_ca_file"),
-        (PAIR + ", client_ca_file: ca.pem}", "tls_server_config", "no client is asked", "client_auth_type"),
+        (PAIR + ", client_ca_file: ca.pem}", "tls_server_config", "clients need no certificate", "client_auth_type"),
         (PAIR + ", client_allowed_sans: [a]}", "tls_server_config.client_allowed_sans", "without a cert", "RequireAndVerify"),
-        (PAIR + ", client_auth_type: RequireAndVerifyClientCert, client_ca: x, client_allowed_sans: []}", "tls_server_config.client_allowed_sans", "nobody", "name some"),
+        (PAIR + ", client_auth_type: RequireAndVerifyClientCert, client_ca: x, client_allowed_sans: []}", "tls_server_config.client_allowed_sans", "no names", "add names"),
         ("http_server_config: {http2: true}", "http_server_config.http2", "HTTP/2", "false"),
         ("http_server_config: {headers: {Server: x}}", "http_server_config.headers.Server", "cannot be set", "X-Frame"),
         ("http_server_config: {headers: {X-Frame-Options: allow}}", "http_server_config.headers.X-Frame-Options", "'allow'", "deny"),
-        ('http_server_config: {headers: {X-XSS-Protection: "1\\r\\nSet-Cookie: a"}}', "http_server_config.headers.X-XSS-Protection", "signs", "ASCII"),
+        ('http_server_config: {headers: {X-XSS-Protection: "1\\r\\nSet-Cookie: a"}}', "http_server_config.headers.X-XSS-Protection", "invalid characters", "ASCII"),
         ("basic_auth_users:", "basic_auth_users", "must be an object", "docs"),
-        ("basic_auth_users: {}", "basic_auth_users", "nobody", "drop it"),
-        ("basic_auth_users: {a: secret}", "basic_auth_users.a", "no bcrypt hash", "htpasswd"),
+        ("basic_auth_users: {}", "basic_auth_users", "no users", "drop it"),
+        ("basic_auth_users: {a: secret}", "basic_auth_users.a", "invalid bcrypt hash", "htpasswd"),
         ("basic_auth_users: {a: 7}", "basic_auth_users", "must be text", "docs"),
-        (f"basic_auth_users: {{a.b: {BCRYPT[:-1]}}}", "basic_auth_users.a.b", "no bcrypt hash", "htpasswd"),
-        (f"basic_auth_users: {{'a:b': {BCRYPT}}}", "basic_auth_users.a:b", "no colon", "another"),
-        (f"basic_auth_users: {{a: {BCRYPT.replace('$04$', '$18$')}}}", "basic_auth_users.a", "cost is 18", "cost of 10"),
+        (f"basic_auth_users: {{a.b: {BCRYPT[:-1]}}}", "basic_auth_users.a.b", "invalid bcrypt hash", "htpasswd"),
+        (f"basic_auth_users: {{'a:b': {BCRYPT}}}", "basic_auth_users.a:b", "cannot have a colon", "another"),
+        (f"basic_auth_users: {{a: {BCRYPT.replace('$04$', '$18$')}}}", "basic_auth_users.a", "cost 18", "cost of 10"),
         (f"basic_auth_users:\n  a: {BCRYPT}\n  a: {BCRYPT}", "", "given twice", "fix"),
         (f"basic_auth_users: {{a: {BCRYPT}}}\n---\n{{}}", "", "second document; drop it", ""),
         ("basic_auth_users: {a: [", "", "not YAML", "fix"),
@@ -152,7 +152,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, pair: Pair, authority: Author
         (fifo, pair.key, "", "not a regular file"),
         (huge, pair.key, "", "more than 1 MiB"),
         (pair.key, pair.key, "", "not a certificate"),
-        (pair.certificate, pair.certificate, "", "no private key"),
+        (pair.certificate, pair.certificate, "", "not a private key"),
         (pair.certificate, encrypted, "", "is encrypted"),
         (pair.certificate, other.key, "", "KEY_VALUES_MISMATCH"),
         (pair.certificate, pair.key, ca, "no certificates in PEM"),
@@ -169,12 +169,12 @@ def test_certificates_may_stand_in_the_file(tmp_path: Path, pair: Pair) -> None:
     lines = ["tls_server_config:"]
     for field, path in (("cert", pair.certificate), ("key", pair.key)):
         lines += [f"  {field}: |", *(f"    {line}" for line in path.read_text().splitlines())]
-    assert WebConfigWatch(written(tmp_path, "\n".join(lines))).now().context is not None
+    assert WebConfigWatch(written(tmp_path, "\n".join(lines))).current().context is not None
 
 
 def test_versions_suites_and_curves_reach_openssl(tmp_path: Path, pair: Pair) -> None:
     more = f", max_version: TLS12, cipher_suites: [{', '.join(CIPHERS)}], curve_preferences: [CurveP384]"
-    context = WebConfigWatch(written(tmp_path, secure(pair, more))).now().context
+    context = WebConfigWatch(written(tmp_path, secure(pair, more))).current().context
     assert context is not None
     assert context.maximum_version == ssl.TLSVersion.TLSv1_2
     names = [each["name"] for each in context.get_ciphers() if each["protocol"] != "TLSv1.3"]

@@ -40,30 +40,30 @@ def test_changes_are_taken_and_a_broken_version_is_told_once(
     one, two = (f"basic_auth_users: {{{name}: {BCRYPT}}}\n" for name in ("one", "two"))
     path = written(tmp_path, one)
     watched = WebConfigWatch(path)
-    assert watched.now().judge(header("one", "x")) == HTTPStatus.OK
-    assert watched.now().judge(header("two", "x")) == HTTPStatus.UNAUTHORIZED
+    assert watched.current().authenticate(header("one", "x")) == HTTPStatus.OK
+    assert watched.current().authenticate(header("two", "x")) == HTTPStatus.UNAUTHORIZED
     path.write_text(two)
-    assert watched.now().judge(header("two", "x")) == HTTPStatus.OK
-    assert watched.now().judge(header("one", "x")) == HTTPStatus.UNAUTHORIZED
+    assert watched.current().authenticate(header("two", "x")) == HTTPStatus.OK
+    assert watched.current().authenticate(header("one", "x")) == HTTPStatus.UNAUTHORIZED
     assert [record.levelname for record in caplog.records] == ["INFO"]
     caplog.clear()
     path.write_text("basic_auth_users: {three: short}\n")
     for _ in range(3):
-        assert watched.now().judge(header("two", "x")) == HTTPStatus.OK
+        assert watched.current().authenticate(header("two", "x")) == HTTPStatus.OK
     [record] = caplog.records
     assert record.levelname == "ERROR"
-    assert "stays as it was: " in record.message
+    assert "stays in force: " in record.message
     assert "basic_auth_users.three" in record.message
     caplog.clear()
     path.unlink()
-    watched.now()
-    watched.now()
+    watched.current()
+    watched.current()
     assert "cannot read the web configuration" in caplog.text
     assert len(caplog.records) == 1
     path.write_text(two)
-    watched.now()
-    assert f"the web configuration {path} is read again" in caplog.records[-1].message
-    watched.now()
+    watched.current()
+    assert f"reloaded the web configuration {path}" in caplog.records[-1].message
+    watched.current()
     assert len(caplog.records) == 2
 
 
@@ -79,9 +79,9 @@ def test_a_file_that_is_half_written_opens_no_door(
     watched = WebConfigWatch(path)
     for text in (cut, secure(pair) + cut, users + cut):
         path.write_text(text)
-        assert watched.now().judge("") == HTTPStatus.UNAUTHORIZED
-        assert watched.now().context is not None
-    assert caplog.text.count("stays as it was") == len({cut, secure(pair) + cut, users + cut})
+        assert watched.current().authenticate("") == HTTPStatus.UNAUTHORIZED
+        assert watched.current().context is not None
+    assert caplog.text.count("stays in force") == len({cut, secure(pair) + cut, users + cut})
 
 
 @pytest.mark.usefixtures("impatient")
@@ -93,10 +93,10 @@ def test_client_certificates_are_not_dropped_by_an_edit(
     watched = WebConfigWatch(path)
     for weaker in (f"{ca}VerifyClientCertIfGiven", ""):
         path.write_text(secure(pair, weaker))
-        context = watched.now().context
+        context = watched.current().context
         assert context is not None
         assert context.verify_mode == ssl.CERT_REQUIRED
-    assert caplog.text.count("is gone") == 2
+    assert caplog.text.count("was removed") == 2
 
 
 @pytest.mark.usefixtures("impatient")
@@ -109,13 +109,13 @@ def test_the_names_that_clients_must_have_are_not_dropped_by_an_edit(
     watched = WebConfigWatch(path)
     path.write_text(secure(pair, required))
     assert allowed_names(watched) == ("a.example",)
-    assert "client_allowed_sans is gone" in caplog.text
+    assert "client_allowed_sans was removed" in caplog.text
     path.write_text(secure(pair, f"{required}, client_allowed_sans: [b.example]"))
     assert allowed_names(watched) == ("b.example",)
 
 
 def allowed_names(watched: WebConfigWatch) -> object:
-    tls = watched.now().tls
+    tls = watched.current().tls
     assert tls is not None
     return tls.client_allowed_sans
 
@@ -129,13 +129,13 @@ def test_a_renewed_certificate_keeps_who_is_known(
     key.write_bytes(pair.key.read_bytes())
     text = f"basic_auth_users: {{a: {BCRYPT}}}\n" + secure(Pair(certificate, key))
     watched = WebConfigWatch(written(tmp_path, text))
-    first = watched.now()
+    first = watched.current()
     renewed = authority.issue("renewed", "IP:127.0.0.1")
     certificate.write_bytes(renewed.certificate.read_bytes())  # and the key a moment later
-    assert watched.now() is first
+    assert watched.current() is first
     assert "KEY_VALUES_MISMATCH" in caplog.text
     key.write_bytes(renewed.key.read_bytes())
-    second = watched.now()
+    second = watched.current()
     assert second.context is not first.context
     assert second.users is first.users
 
@@ -147,8 +147,8 @@ def test_files_are_looked_at_now_and_then(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(reload, "CHECK_INTERVAL_SECONDS", 0.05)
     watched = WebConfigWatch(path)
     path.write_text(f"basic_auth_users: {{b: {BCRYPT}}}\n")
-    assert seldom.now().judge(header("b", "x")) == HTTPStatus.UNAUTHORIZED
+    assert seldom.current().authenticate(header("b", "x")) == HTTPStatus.UNAUTHORIZED
     end = time.monotonic() + 60
-    while watched.now().judge(header("b", "x")) != HTTPStatus.OK:
+    while watched.current().authenticate(header("b", "x")) != HTTPStatus.OK:
         assert time.monotonic() < end
         time.sleep(0.05)

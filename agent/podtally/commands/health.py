@@ -10,7 +10,7 @@ from podtally import config
 from podtally.commands.agent_query import LISTEN_VARIABLE
 from podtally.errors import PodtallyError
 from podtally.web import client
-from podtally.web.tls import SPEAKS_TLS
+from podtally.web.tls import TLS_REQUIRED
 
 _EPILOG = """\
 examples:
@@ -20,7 +20,7 @@ examples:
 Exit codes: 0 healthy, 1 not healthy (one line says why), 2 usage error, or a fixable problem
 (no agent answers).
 """
-_EXPECTS_TLS = (int(http.client.BAD_REQUEST), SPEAKS_TLS)
+_EXPECTS_TLS = (int(http.client.BAD_REQUEST), TLS_REQUIRED)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Basic authentication (RFC 7617) against bcrypt hashes, which cost what a scrape must not."""
+"""Basic authentication (RFC 7617) against bcrypt hashes, which are too slow for every scrape."""
 
 import base64
 import binascii
@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from podtally.errors import PodtallyError
 
-_USED_BYTES = 72  # of a password; bcrypt has no room for more
-_MOST_REFUSED = 128  # that are remembered
-_MOST_WAITING = 8  # for a hash; beyond, whoever is known already still enters
+_USED_BYTES = 72  # of a password; bcrypt ignores the rest
+_MAX_REFUSED = 128  # remembered
+_MAX_WAITING = 8  # for a hash; verified clients never wait
 
 
 class Credentials(NamedTuple):
@@ -24,7 +24,7 @@ class Credentials(NamedTuple):
 
 
 def credentials(header: str) -> Credentials | None:
-    """Return what an ``Authorization`` header tells, if it is one of these."""
+    """Return the credentials of an ``Authorization`` header, or None."""
     scheme, _, text = header.strip().partition(" ")
     if scheme.lower() != "basic":
         return None
@@ -36,12 +36,14 @@ def credentials(header: str) -> Credentials | None:
 
 
 class Users:
-    """Who may enter. Hashes are computed one at a time, without the interpreter's lock; whom a
-    hash let in, or kept out, is known afterwards by a keyed digest, which tells nobody anything.
+    """The users and their bcrypt hashes.
+
+    Hashes are computed one at a time, without the interpreter's lock. Results are remembered by
+    a keyed digest, which does not reveal the password.
     """
 
     def __init__(self, hashes: Mapping[str, str]) -> None:
-        """``hashes``: of at least one user. PodtallyError, if bcrypt takes one for none."""
+        """``hashes``: by name, not empty. PodtallyError if bcrypt rejects one."""
         import bcrypt  # noqa: PLC0415 - only where there are users
 
         self._check = bcrypt.checkpw
@@ -51,21 +53,21 @@ class Users:
         self._verified: dict[bytes, bytes] = {}  # one for each user
         self._refused: dict[bytes, None] = {}  # the latest
         self._hashing = threading.Lock()
-        self._waiting = threading.BoundedSemaphore(_MOST_WAITING)
+        self._waiting = threading.BoundedSemaphore(_MAX_WAITING)
         for name, hashed in hashes.items():
             salt = hashed[len("$2b$10$") :][:22]
             try:
                 bcrypt.hashpw(b"", f"$2b$04${salt}".encode())
             except ValueError:
                 raise PodtallyError(
-                    f"basic_auth_users.{name}: this is no bcrypt hash",
-                    "make one: htpasswd -nBC 10 USER",
+                    f"basic_auth_users.{name}: invalid bcrypt hash",
+                    "create one: htpasswd -nBC 10 USER",
                 ) from None
 
-    def judge(self, given: Credentials) -> HTTPStatus:
-        """OK, UNAUTHORIZED, or TOO_MANY_REQUESTS while strangers keep it busy."""
-        who, claim = self._digest(given.name), self._digest(*given)
-        if self._is_verified(who, claim):
+    def authenticate(self, given: Credentials) -> HTTPStatus:
+        """Return OK, UNAUTHORIZED, or TOO_MANY_REQUESTS while too many wait for a hash."""
+        user, claim = self._digest(given.name), self._digest(*given)
+        if self._is_verified(user, claim):
             return HTTPStatus.OK
         if claim in self._refused:
             return HTTPStatus.UNAUTHORIZED
@@ -73,24 +75,24 @@ class Users:
             return HTTPStatus.TOO_MANY_REQUESTS
         try:
             with self._hashing:
-                if self._is_verified(who, claim) or self._compute(who, claim, given.password):
+                if self._is_verified(user, claim) or self._compute(user, claim, given.password):
                     return HTTPStatus.OK
         finally:
             self._waiting.release()
         return HTTPStatus.UNAUTHORIZED
 
-    def _is_verified(self, who: bytes, claim: bytes) -> bool:
-        return hmac.compare_digest(claim, self._verified.get(who, b""))
+    def _is_verified(self, user: bytes, claim: bytes) -> bool:
+        return hmac.compare_digest(claim, self._verified.get(user, b""))
 
-    def _compute(self, who: bytes, claim: bytes, password: bytes) -> bool:
-        """A stranger is held against somebody's hash, always the same one's: it takes as long."""
-        hashed = self._hashes.get(who)
-        other = self._all[int.from_bytes(who[:8], "big") % len(self._all)]
+    def _compute(self, user: bytes, claim: bytes, password: bytes) -> bool:
+        """Check the password; an unknown user's against another hash, to take as long."""
+        hashed = self._hashes.get(user)
+        other = self._all[int.from_bytes(user[:8], "big") % len(self._all)]
         matches = self._check(password[:_USED_BYTES], hashed or other)
         if matches and hashed is not None:
-            self._verified[who] = claim
+            self._verified[user] = claim
             return True
-        while len(self._refused) >= _MOST_REFUSED:
+        while len(self._refused) >= _MAX_REFUSED:
             del self._refused[next(iter(self._refused))]
         self._refused[claim] = None
         return False

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the web configuration file as Prometheus' exporters have it (exporter-toolkit,
-docs/web-configuration.md), and holds it against what is supported here. What is not is an
-error and never ignored: it could be what protects the server.
+"""Reads the web configuration file, in the format of Prometheus' exporters (exporter-toolkit,
+docs/web-configuration.md). Unsupported fields are errors, never ignored: they might protect
+the server.
 """
 
 import os
@@ -16,8 +16,8 @@ from podtally.errors import PodtallyError
 from podtally.yamltree.shapes import explain_mismatch, shape_error
 from podtally.yamltree.tree import TreeError, TreeNode, yaml_document
 
-MAX_BYTES = 1 << 20  # of one file; a bundle of all public CAs has a quarter
-MAX_HASH_COST = 14  # of a bcrypt hash, which is computed for whoever asks: a second
+MAX_BYTES = 1 << 20  # of a file; a bundle of all public CAs has a quarter of it
+MAX_HASH_COST = 14  # of a bcrypt hash, which any client can make the agent compute: a second
 VERSIONS = ("TLS12", "TLS13")
 OLD_VERSIONS = ("TLS10", "TLS11")
 CIPHERS = {  # Go's names of TLS 1.2's suites with forward secrecy, and OpenSSL's
@@ -42,7 +42,7 @@ NO_CERTIFICATE, IF_GIVEN, REQUIRED = (
     *("NoClientCert", "VerifyClientCertIfGiven", "RequireAndVerifyClientCert"),
 )
 _UNVERIFIED = ("RequestClientCert", "RequireAnyClientCert", "RequireClientCert")
-HEADERS: dict[str, tuple[str, ...]] = {  # that may be set, and to what; nothing: to anything
+HEADERS: dict[str, tuple[str, ...]] = {  # allowed headers and values; (): any value
     "Content-Security-Policy": (),
     "Strict-Transport-Security": (),
     "X-Content-Type-Options": ("nosniff",),
@@ -78,14 +78,14 @@ class TlsServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HttpServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``http_server_config``; HTTP/2 is not spoken here."""
+    """``http_server_config``; HTTP/2 is not supported."""
 
     http2: bool = False
     headers: dict[str, str] = {}
 
 
 class WebConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the file says, checked. What is there with nothing in it is an error."""
+    """The file, checked; an empty section is an error."""
 
     tls_server_config: TlsServerConfig | msgspec.UnsetType = msgspec.UNSET
     http_server_config: HttpServerConfig = HttpServerConfig()
@@ -97,7 +97,7 @@ class WebConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def users(self) -> dict[str, str]:
-        """Names, and bcrypt hashes of their passwords."""
+        """Bcrypt hashes of the passwords, by name."""
         return self.basic_auth_users or {}
 
     def __repr__(self) -> str:
@@ -105,7 +105,7 @@ class WebConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _FieldPlace(NamedTuple):
-    """Where the file says what, for errors."""
+    """Finds the line of a field, for errors."""
 
     path: Path
     root: TreeNode
@@ -116,33 +116,33 @@ class _FieldPlace(NamedTuple):
 
 
 def read_web_config(path: Path) -> WebConfig:
-    """Return what the file says; PodtallyError. Files that it names are not read yet."""
+    """Read and check the file; PodtallyError. The files that it names are not read yet."""
     root = _tree(path)
     try:
-        told = msgspec.convert(root.value, type=WebConfig)
+        config = msgspec.convert(root.value, type=WebConfig)
     except msgspec.ValidationError as error:
         steps, _ = explain_mismatch(error)
         where = f"{path}:{root.line_at(steps)}" if steps else str(path)
         raise shape_error(error, where, _SEE) from None
     place = _FieldPlace(path, root)
-    if told == WebConfig():
+    if config == WebConfig():
         raise PodtallyError(
-            f"{path}: it neither protects nor sets anything",
-            "put tls_server_config or basic_auth_users into it, or leave web_config_file out",
+            f"{path}: no settings",
+            "add tls_server_config or basic_auth_users, or remove web_config_file",
         )
-    _check_http(told.http_server_config, place)
-    if told.basic_auth_users is not msgspec.UNSET:
-        _check_users(told.basic_auth_users, place)
-    if told.tls is None:
-        return told
-    _check_material(told.tls, place)
-    _check_client_certificates(told.tls, place)
-    _check_protocol(told.tls, place)
-    return msgspec.structs.replace(told, tls_server_config=_beside(told.tls, path))
+    _check_http(config.http_server_config, place)
+    if config.basic_auth_users is not msgspec.UNSET:
+        _check_users(config.basic_auth_users, place)
+    if config.tls is None:
+        return config
+    _check_material(config.tls, place)
+    _check_client_certificates(config.tls, place)
+    _check_protocol(config.tls, place)
+    return msgspec.structs.replace(config, tls_server_config=_beside(config.tls, path))
 
 
 def read_file(path: Path) -> bytes:
-    """Return the content of a regular file that is not huge; OSError. A FIFO must not hang."""
+    """Return the content of a regular file; OSError if it is too large. Never waits for a FIFO."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -168,42 +168,42 @@ def _tree(path: Path) -> TreeNode:
 
 
 def _beside(tls: TlsServerConfig, path: Path) -> TlsServerConfig:
-    """Relative paths are relative to the file."""
+    """Return the paths relative to the configuration file's directory."""
     names = ("cert_file", "key_file", "client_ca_file")
-    told = {name: getattr(tls, name) for name in names}
-    there = {name: str(path.parent / file) for name, file in told.items() if file}
+    files = {name: getattr(tls, name) for name in names}
+    there = {name: str(path.parent / file) for name, file in files.items() if file}
     return msgspec.structs.replace(tls, **there)
 
 
 def _check_http(http: HttpServerConfig, place: _FieldPlace) -> None:
     if http.http2:
-        place.wrong((_HTTP, "http2"), "HTTP/2 is not spoken here", "write false, or drop it")
+        place.wrong((_HTTP, "http2"), "HTTP/2 is not supported", "set it to false, or drop it")
     for name, value in http.headers.items():
         steps = (_HTTP, "headers", name)
         allowed = HEADERS.get(name)
         if allowed is None:
             place.wrong(steps, "this header cannot be set", f"choose from {', '.join(HEADERS)}")
         if value and allowed and value not in allowed:
-            place.wrong(steps, f"{value!r} is not understood", f"write {' or '.join(allowed)}")
+            place.wrong(steps, f"invalid value {value!r}", f"use {' or '.join(allowed)}")
         if not (value.isascii() and (value.isprintable() or not value)):
-            place.wrong(steps, "has signs that no header can hold", "write plain ASCII in one line")
+            place.wrong(steps, "invalid characters in a header", "use printable ASCII in one line")
 
 
 def _check_users(users: dict[str, str], place: _FieldPlace) -> None:
     if not users:
-        place.wrong((_USERS,), "nobody is named, so nobody could enter", "name some, or drop it")
+        place.wrong((_USERS,), "no users: no client could connect", "add users, or drop it")
     for name, hashed in users.items():
         steps = (_USERS, name)
         found = _HASH.fullmatch(hashed)
-        if ":" in name:  # RFC 7617, 2: it ends there
-            place.wrong(steps, "a user's name has no colon", "choose another one")
+        if ":" in name:  # RFC 7617, 2
+            place.wrong(steps, "a user name cannot have a colon", "choose another name")
         if found is None:
-            place.wrong(steps, "this is no bcrypt hash", "make one: htpasswd -nBC 10 USER")
+            place.wrong(steps, "invalid bcrypt hash", "create one: htpasswd -nBC 10 USER")
         if not 4 <= int(found[1]) <= MAX_HASH_COST:
             place.wrong(
                 steps,
-                f"the hash's cost is {found[1]}, and whoever asks makes the agent compute it",
-                f"hash with a cost of 10 to {MAX_HASH_COST}: htpasswd -nBC 10 USER",
+                f"bcrypt cost {found[1]} is too slow: any client can make the agent compute it",
+                f"use a cost of 10 to {MAX_HASH_COST}: htpasswd -nBC 10 USER",
             )
 
 
@@ -211,31 +211,35 @@ def _check_material(tls: TlsServerConfig, place: _FieldPlace) -> None:
     for name in ("cert", "key", "client_ca"):
         inline, file = getattr(tls, name), getattr(tls, f"{name}_file")
         if inline and file:
-            place.wrong((_TLS, name), f"{name}_file is there as well", "keep one of them")
+            place.wrong((_TLS, name), f"{name}_file is given as well", "keep one of them")
         if name != "client_ca" and not (inline or file):
-            place.wrong((_TLS,), f"neither {name}_file nor {name} is there", f"give {name}_file")
+            place.wrong((_TLS,), f"neither {name}_file nor {name} is given", f"give {name}_file")
 
 
 def _check_client_certificates(tls: TlsServerConfig, place: _FieldPlace) -> None:
-    told, named = tls.client_auth_type, bool(tls.client_ca or tls.client_ca_file)
+    auth_type, named = tls.client_auth_type, bool(tls.client_ca or tls.client_ca_file)
     steps = (_TLS, "client_auth_type")
-    if told in _UNVERIFIED:
-        place.wrong(steps, f"{told} would trust what nobody verified", f"write {REQUIRED}")
-    if told not in (NO_CERTIFICATE, IF_GIVEN, REQUIRED):
+    if auth_type in _UNVERIFIED:
+        place.wrong(steps, f"{auth_type} accepts unverified certificates", f"use {REQUIRED}")
+    if auth_type not in (NO_CERTIFICATE, IF_GIVEN, REQUIRED):
         fix = f"choose from {NO_CERTIFICATE}, {IF_GIVEN}, {REQUIRED}"
-        place.wrong(steps, f"{told!r} is not understood", fix)
-    if told == NO_CERTIFICATE and named:
-        place.wrong((_TLS,), "a client CA, but no client is asked", f"client_auth_type: {REQUIRED}")
-    if told != NO_CERTIFICATE and not named:
-        place.wrong(steps, f"{told} needs the CA of the clients", "give client_ca_file")
+        place.wrong(steps, f"invalid value {auth_type!r}", fix)
+    if auth_type == NO_CERTIFICATE and named:
+        place.wrong(
+            (_TLS,),
+            "a client CA is given, but clients need no certificate",
+            f"client_auth_type: {REQUIRED}",
+        )
+    if auth_type != NO_CERTIFICATE and not named:
+        place.wrong(steps, f"{auth_type} needs the CA of the clients", "give client_ca_file")
     if tls.client_allowed_sans is msgspec.UNSET:
         return
-    if told != REQUIRED:
+    if auth_type != REQUIRED:
         fix = f"client_auth_type: {REQUIRED}"
-        place.wrong((_TLS, "client_allowed_sans"), "clients may come without a certificate", fix)
+        place.wrong((_TLS, "client_allowed_sans"), "clients may connect without a certificate", fix)
     if not tls.client_allowed_sans:
-        fix = "name some, or drop it"
-        place.wrong((_TLS, "client_allowed_sans"), "nobody is named, so nobody could enter", fix)
+        fix = "add names, or drop it"
+        place.wrong((_TLS, "client_allowed_sans"), "no names: no client could connect", fix)
 
 
 def _check_protocol(tls: TlsServerConfig, place: _FieldPlace) -> None:
@@ -243,22 +247,22 @@ def _check_protocol(tls: TlsServerConfig, place: _FieldPlace) -> None:
         version = getattr(tls, name)
         fix = f"choose from {', '.join(VERSIONS)}"
         if version in OLD_VERSIONS:
-            place.wrong((_TLS, name), f"{version} is broken, and not spoken (RFC 8996)", fix)
+            place.wrong((_TLS, name), f"{version} is insecure and not supported (RFC 8996)", fix)
         if version not in VERSIONS:
-            place.wrong((_TLS, name), f"{version!r} is no version of TLS", fix)
+            place.wrong((_TLS, name), f"unknown TLS version {version!r}", fix)
     if tls.min_version > tls.max_version:
-        place.wrong((_TLS, "min_version"), "is above max_version", "exchange them")
+        place.wrong((_TLS, "min_version"), "is above max_version", "swap them")
     for name in tls.cipher_suites:
         if name not in CIPHERS:
-            what = f"{name!r} cannot be chosen: a suite of TLS 1.3, unsafe, or unknown"
+            what = f"{name!r} cannot be selected: it is unknown, insecure, or of TLS 1.3"
             place.wrong((_TLS, "cipher_suites"), what, f"choose from {', '.join(CIPHERS)}")
     if tls.cipher_suites and tls.min_version == "TLS13":
-        what = "suites of TLS 1.2, which is not spoken"
+        what = "these suites are for TLS 1.2, which is disabled"
         place.wrong((_TLS, "cipher_suites"), what, "drop it, or set min_version to TLS12")
     for name in tls.curve_preferences:
         if name not in CURVES:
             fix = f"choose from {', '.join(CURVES)}"
-            place.wrong((_TLS, "curve_preferences"), f"{name!r} is not understood", fix)
+            place.wrong((_TLS, "curve_preferences"), f"unknown curve {name!r}", fix)
     if len(tls.curve_preferences) > 1:
-        what = "only one curve can be chosen here (Python's ssl)"
-        place.wrong((_TLS, "curve_preferences"), what, "name one, or drop it")
+        what = "only one curve is supported (Python's ssl)"
+        place.wrong((_TLS, "curve_preferences"), what, "keep one, or drop it")

@@ -1,66 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is connected to the HTTP server: so many at most, and who has waited longest goes first."""
+"""Limits the connections of the HTTP server: beyond it, the longest-idle one is closed."""
 
 import contextlib
 import socket
 import threading
 
-MAX_CONNECTIONS = 100  # each costs a thread
+MAX_CONNECTIONS = 100  # each needs a thread
 
 
 class ConnectionLimit:
-    """Who is just accepted and asks at once is never the one to go, however many just sit."""
+    """The open connections, the longest-idle first.
 
-    def __init__(self, most: int = MAX_CONNECTIONS) -> None:
-        self._most = most
-        self._connected: dict[socket.socket, None] = {}  # who was last heard of, last
+    A client that sends its request at once is never the one to be closed.
+    """
+
+    def __init__(self, limit: int = MAX_CONNECTIONS) -> None:
+        self._limit = limit
+        self._connected: dict[socket.socket, None] = {}  # the last active, last
         self._lock = threading.Condition()
 
     def __len__(self) -> int:
         return len(self._connected)
 
-    def enter(self, client: socket.socket) -> None:
-        """Take one in; if there are too many, the one who was silent longest is hung up on."""
+    def add(self, client: socket.socket) -> None:
+        """Add a connection; beyond the limit, close the longest-idle one."""
         with self._lock:
             self._connected[client] = None
-            if len(self._connected) > self._most:
-                eldest = next(iter(self._connected))
-                del self._connected[eldest]
-                _hang_up(eldest, socket.SHUT_RDWR)
+            if len(self._connected) > self._limit:
+                idlest = next(iter(self._connected))
+                del self._connected[idlest]
+                _shut_down(idlest, socket.SHUT_RDWR)
 
-    def heard(self, client: socket.socket) -> None:
-        """It has asked, or was answered."""
+    def touch(self, client: socket.socket) -> None:
+        """Note that it is active."""
         with self._lock:
             if client in self._connected:
                 del self._connected[client]
                 self._connected[client] = None
 
-    def becomes(self, client: socket.socket, secured: socket.socket) -> None:
-        """It is another object from now on, and waits since when it waited."""
+    def replace(self, client: socket.socket, secured: socket.socket) -> None:
+        """Replace the socket by its TLS socket; its idle time continues."""
         with self._lock:
             self._connected = {
                 secured if each is client else each: None for each in self._connected
             }
 
-    def leave(self, client: socket.socket) -> None:
-        """Before it is closed: its descriptor may be another's at once."""
+    def remove(self, client: socket.socket) -> None:
+        """Remove a connection before it is closed: its descriptor may be reused at once."""
         with self._lock:
             self._connected.pop(client, None)
             self._lock.notify_all()
 
-    def part(self, seconds: float) -> None:
-        """Ask nobody for more, and give so long for the answers that are on their way."""
+    def drain(self, seconds: float) -> None:
+        """Accept no more requests, wait for replies under way, then close all."""
         with self._lock:
             for client in self._connected:
-                _hang_up(client, socket.SHUT_RD)
+                _shut_down(client, socket.SHUT_RD)
             self._lock.wait_for(lambda: not self._connected, seconds)
             for client in self._connected:
-                _hang_up(client, socket.SHUT_RDWR)
+                _shut_down(client, socket.SHUT_RDWR)
 
 
-def _hang_up(client: socket.socket, how: int) -> None:
-    """Its own thread closes it. Not SSLSocket.shutdown(), which takes the TLS state away from
-    under a reader.
+def _shut_down(client: socket.socket, how: int) -> None:
+    """Shut the socket down; its own thread closes it. Not SSLSocket.shutdown(), which would
+    remove the TLS state while a thread reads.
     """
     with contextlib.suppress(OSError):
         socket.socket.shutdown(client, how)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers one client's HTTP requests: GET and HEAD, without a body."""
+"""Serves one client's HTTP requests: GET and HEAD, without a body."""
 
 from collections.abc import Mapping
 from email.message import Message
@@ -22,7 +22,7 @@ from podtally.export.publisher import Publisher
 from podtally.web.connection_limit import ConnectionLimit
 from podtally.web.reload import WebConfigWatch
 
-CLIENT_TIMEOUT_SECONDS = 10.0  # with a client's handshake, and with its request
+CLIENT_TIMEOUT_SECONDS = 10.0  # for its handshake, and for its request
 
 _INDEX = (
     f"podtally\n\n/metrics\n/livez\n/readyz\n{ENDPOINTS}\n{RESOLVE}?address=\n"
@@ -30,39 +30,41 @@ _INDEX = (
 ).encode()
 _LIVEZ, _READYZ = _HEALTH = ("/livez", "/readyz")
 _NO_HEADERS: Mapping[str, str] = {}
-_REMOTE = ErrorReply(
+_LOCAL_ONLY = ErrorReply(
     "the API is served to this host only, unless clients authenticate",
-    "ask on the node, or set web_config_file with users or client certificates (docs/web.md)",
+    "query it on the node, or set web_config_file with users or client certificates (docs/web.md)",
 )
 
 
 class ServerState(Protocol):
-    """What a listener serves, and to whom."""
+    """What a listener serves, and to which clients."""
 
     publisher: Publisher
     api: ApiRouter | None
     web: WebConfigWatch
-    clients: ConnectionLimit
-    local: bool  # a Unix socket: the file's mode says who may connect
+    connections: ConnectionLimit
+    local: bool  # a Unix socket, protected by its mode
 
 
 class Handler(BaseHTTPRequestHandler):
     """One connection; ``server`` is a ``Site``."""
 
     timeout = CLIENT_TIMEOUT_SECONDS
-    disable_nagle_algorithm = True  # else what is last waits 40 ms for the client's delayed ACK
+    disable_nagle_algorithm = (
+        True  # otherwise the last segment waits 40 ms for the client's delayed ACK
+    )
     protocol_version = "HTTP/1.1"
     server_version = "podtally"
     sys_version = ""
 
     @property
-    def _site(self) -> ServerState:
-        site: ServerState = self.server  # type: ignore[assignment]
-        return site
+    def _state(self) -> ServerState:
+        state: ServerState = self.server  # type: ignore[assignment]
+        return state
 
     def parse_request(self) -> bool:
-        """Refuse what a proxy might read as another number of requests (RFC 9112, 11.2): no
-        request here has a body, and one that is refused ends the connection.
+        """Refuse requests with a body, which a proxy might read as several requests (RFC 9112,
+        11.2), and close the connection.
         """
         if not super().parse_request():
             return False
@@ -72,15 +74,15 @@ class Handler(BaseHTTPRequestHandler):
         return not wrong
 
     def do_GET(self) -> None:
-        site = self._site
-        site.clients.heard(self.connection)
+        state = self._state
+        state.connections.touch(self.connection)
         path, _, query = self.path.partition("?")
-        if path in _HEALTH:  # the kubelet has no password
-            health = site.publisher.health()
+        if path in _HEALTH:  # the kubelet sends no password
+            health = state.publisher.health()
             self._report(health.alive or (health.ready if path == _READYZ else ""))
-        elif self._may_enter():
+        elif self._authenticate():
             self._reply(path, query)
-        site.clients.heard(self.connection)
+        state.connections.touch(self.connection)
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -91,12 +93,12 @@ class Handler(BaseHTTPRequestHandler):
     do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _not_allowed
 
     def end_headers(self) -> None:
-        for name, value in self._site.web.now().headers.items():
+        for name, value in self._state.web.current().headers.items():
             self.send_header(name, value)
         super().end_headers()
 
-    def _may_enter(self) -> bool:
-        status = self._site.web.now().judge(self.headers.get("Authorization", ""))
+    def _authenticate(self) -> bool:
+        status = self._state.web.current().authenticate(self.headers.get("Authorization", ""))
         if status == HTTPStatus.OK:
             return True
         extra = {"WWW-Authenticate": 'Basic realm="podtally", charset="UTF-8"'}
@@ -105,20 +107,20 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(status, f"{status.phrase.lower()}\n".encode(), "text/plain", extra)
         return False
 
-    def _may_ask_api(self) -> bool:
-        """Endpoints and policies are for this host, and for clients known by name."""
-        site = self._site
-        return site.local or site.web.now().authenticates or _is_loopback(self.client_address)
+    def _may_use_api(self) -> bool:
+        """Return whether the client is on this host, or authenticated."""
+        state = self._state
+        return state.local or state.web.current().authenticates or _is_loopback(self.client_address)
 
     def _reply(self, path: str, query: str) -> None:
-        api = self._site.api
+        api = self._state.api
         if path == "/metrics":
-            body, kind = self._site.publisher.render(self.headers.get("Accept", ""))
+            body, kind = self._state.publisher.render(self.headers.get("Accept", ""))
             self._answer(HTTPStatus.OK, body, kind)
         elif path.startswith(PREFIX) and api is not None:
-            allowed = self._may_ask_api()
+            allowed = self._may_use_api()
             status, body = (
-                api.reply(path, query) if allowed else reply_json(HTTPStatus.FORBIDDEN, _REMOTE)
+                api.reply(path, query) if allowed else reply_json(HTTPStatus.FORBIDDEN, _LOCAL_ONLY)
             )
             self._answer(status, body, "application/json")
         elif path == "/":
@@ -126,16 +128,18 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._answer(HTTPStatus.NOT_FOUND, b"not found\n", "text/plain")
 
-    def _report(self, trouble: str) -> None:
-        status = HTTPStatus.SERVICE_UNAVAILABLE if trouble else HTTPStatus.OK
-        self._answer(status, f"{trouble or 'ok'}\n".encode(), "text/plain")
+    def _report(self, problem: str) -> None:
+        status = HTTPStatus.SERVICE_UNAVAILABLE if problem else HTTPStatus.OK
+        self._answer(status, f"{problem or 'ok'}\n".encode(), "text/plain")
 
     def _refuse(
-        self, status: HTTPStatus, words: str, extra: Mapping[str, str] = _NO_HEADERS
+        self, status: HTTPStatus, message: str, extra: Mapping[str, str] = _NO_HEADERS
     ) -> None:
-        """Answer, and end the connection: what follows on it may be the request's body."""
+        """Reply and close the connection: what follows may be the request's body."""
         self.close_connection = True
-        self._answer(status, f"{words}\n".encode(), "text/plain", {**extra, "Connection": "close"})
+        self._answer(
+            status, f"{message}\n".encode(), "text/plain", {**extra, "Connection": "close"}
+        )
 
     def _answer(
         self, status: HTTPStatus, body: bytes, kind: str, extra: Mapping[str, str] = _NO_HEADERS
@@ -150,28 +154,28 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """A scrape is no news."""
+        """Log nothing: scrapes are frequent."""
 
 
 class LocalHandler(Handler):
-    """The same on a Unix socket, which has no Nagle's algorithm to disable."""
+    """The handler for a Unix socket, which has no Nagle's algorithm to disable."""
 
     disable_nagle_algorithm = False
 
 
 def _framing_error(headers: Message) -> str:
-    """Return why a request may have a body, or may be read as having one; "" if it has none."""
+    """Return why a request has, or seems to have, a body; "" if it has none."""
     if headers.defects:
         return "malformed header"
     if headers.get_all("Transfer-Encoding"):
-        return "a request has no body here: drop Transfer-Encoding"
+        return "requests must have no body: drop Transfer-Encoding"
     if any(length != "0" for length in headers.get_all("Content-Length", [])):
-        return "a request has no body here: drop Content-Length"
+        return "requests must have no body: drop Content-Length"
     return ""
 
 
 def _is_loopback(client_address: tuple[str, int] | str) -> bool:
-    """Whether the client's own address is one: where routes let outsiders reach 127.0.0.1
-    (net.ipv4.conf.*.route_localnet, which kube-proxy sets), theirs is not.
+    """Return whether the client's address is loopback. Remote clients may reach 127.0.0.1
+    (net.ipv4.conf.*.route_localnet, which kube-proxy sets), but not from a loopback address.
     """
     return ip_address(client_address[0]).is_loopback

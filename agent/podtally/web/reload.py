@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps what is in force of the web configuration, and reads it again when its files change."""
+"""Holds the web configuration in force, and reloads it when its files change."""
 
 import logging
 import ssl
@@ -29,95 +29,99 @@ CHECK_INTERVAL_SECONDS = 1.0
 
 
 class WebFiles(NamedTuple):
-    """All that the files say; what is equal need not be made anew."""
+    """The content of the files, to be compared with a later version."""
 
     config: WebConfig
     pem: Pem | None
 
 
 class WebSettings(NamedTuple):
-    """What the server goes by."""
+    """What the server uses, made from the files."""
 
-    written: WebFiles
+    files: WebFiles
     context: ssl.SSLContext | None = None
     users: Users | None = None
 
     @property
     def tls(self) -> TlsServerConfig | None:
-        return self.written.config.tls
+        return self.files.config.tls
 
     @property
     def headers(self) -> dict[str, str]:
-        """Those to be sent with every answer."""
-        told = self.written.config.http_server_config.headers
-        return {name: value for name, value in told.items() if value}
+        """Headers of every reply."""
+        headers = self.files.config.http_server_config.headers
+        return {name: value for name, value in headers.items() if value}
 
     @property
     def authenticates(self) -> bool:
-        """Whether every client that enters has shown a password or a certificate."""
+        """Whether every client must present a password or a certificate."""
         tls = self.tls
         return self.users is not None or (tls is not None and tls.client_auth_type == REQUIRED)
 
-    def judge(self, authorization: str) -> HTTPStatus:
-        """Tell whether somebody with such a header may enter: OK, or what to answer."""
+    def authenticate(self, authorization: str) -> HTTPStatus:
+        """Return OK, or the status to reply with, for an ``Authorization`` header."""
         if self.users is None:
             return HTTPStatus.OK
         given = credentials(authorization)
-        return HTTPStatus.UNAUTHORIZED if given is None else self.users.judge(given)
+        return HTTPStatus.UNAUTHORIZED if given is None else self.users.authenticate(given)
 
 
 _PLAIN = WebSettings(WebFiles(WebConfig(), None))
 
 
 def load(path: Path) -> WebSettings:
-    """Read the configuration and all that it names; PodtallyError."""
+    """Read the configuration and the files that it names; PodtallyError."""
     return _made(_read(path), _PLAIN)
 
 
 class WebConfigWatch:
-    """Whoever asks what is in force may find that it has changed: at most one a second looks,
-    and nobody waits for it. A version that cannot be used changes nothing, and is logged once.
+    """Reloads the web configuration while it is used.
+
+    At most one thread a second checks the files; no other waits for it. An invalid version
+    changes nothing, and is logged once.
     """
 
     def __init__(self, path: Path | None) -> None:
-        """Without a path, nothing is protected. PodtallyError."""
+        """Without a path, nothing is protected; PodtallyError."""
         self._path = path
-        self._in_force = load(path) if path else _PLAIN
-        self._seen = self._in_force.written
-        self._trouble = Condition(log)
-        self._look_at = time.monotonic() + CHECK_INTERVAL_SECONDS
-        self._looking = threading.Lock()
+        self._current = load(path) if path else _PLAIN
+        self._seen = self._current.files
+        self._failing = Condition(log)
+        self._check_at = time.monotonic() + CHECK_INTERVAL_SECONDS
+        self._checking = threading.Lock()
 
-    def now(self) -> WebSettings:
-        if self._path is not None and time.monotonic() >= self._look_at:
-            self._look(self._path)
-        return self._in_force
+    def current(self) -> WebSettings:
+        if self._path is not None and time.monotonic() >= self._check_at:
+            self._check(self._path)
+        return self._current
 
-    def _look(self, path: Path) -> None:
-        if not self._looking.acquire(blocking=False):
+    def _check(self, path: Path) -> None:
+        if not self._checking.acquire(blocking=False):
             return
         try:
-            self._take(path)
-            self._look_at = time.monotonic() + CHECK_INTERVAL_SECONDS
+            self._reload(path)
+            self._check_at = time.monotonic() + CHECK_INTERVAL_SECONDS
         finally:
-            self._looking.release()
+            self._checking.release()
 
-    def _take(self, path: Path) -> None:
+    def _reload(self, path: Path) -> None:
         try:
-            written = _read(path)
-            if written == self._seen and not self._trouble.is_met:
+            files = _read(path)
+            if files == self._seen and not self._failing.is_met:
                 return
-            if written != self._in_force.written:
-                _refuse_weaker(path, self._in_force.written.config, written.config)
-                self._in_force = _made(written, self._in_force)
+            if files != self._current.files:
+                _refuse_weaker(path, self._current.files.config, files.config)
+                self._current = _made(files, self._current)
         except PodtallyError as error:
-            self._trouble.met("the web configuration stays as it was: %s", error)
+            self._failing.met(
+                "cannot reload the web configuration, the last one stays in force: %s", error
+            )
             return
-        self._seen = written
-        if self._trouble.is_met:
-            self._trouble.over("the web configuration %s is read again", path)
+        self._seen = files
+        if self._failing.is_met:
+            self._failing.over("reloaded the web configuration %s", path)
         else:
-            log.info("the web configuration %s is read again", path)
+            log.info("reloaded the web configuration %s", path)
 
 
 def _read(path: Path) -> WebFiles:
@@ -125,21 +129,22 @@ def _read(path: Path) -> WebFiles:
     return WebFiles(config, read_pem(config.tls) if config.tls else None)
 
 
-def _made(written: WebFiles, before: WebSettings) -> WebSettings:
-    config, pem = written
+def _made(files: WebFiles, before: WebSettings) -> WebSettings:
+    config, pem = files
     context = server_context(config.tls, pem) if config.tls and pem else None
-    users = before.users  # with whom they know already
-    if config.users != before.written.config.users:
+    users = before.users  # keeps the verified passwords
+    if config.users != before.files.config.users:
         users = Users(config.users) if config.users else None
-    return WebSettings(written, context, users)
+    return WebSettings(files, context, users)
 
 
 def _refuse_weaker(path: Path, before: WebConfig, after: WebConfig) -> None:
-    """A file that is being written looks like one that protects nothing."""
+    """Refuse a version without a protection that the last one had: it may be half-written."""
     for what, had, has in zip(_LAYERS, _layers(before), _layers(after), strict=True):
         if had and not has:
             raise PodtallyError(
-                f"{path}: {what} is gone", "restart the agent if that is meant, or put it back"
+                f"{path}: {what} was removed",
+                "restart the agent if that is intended, or restore it",
             )
 
 

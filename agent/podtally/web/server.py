@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Listens for HTTP clients, by TCP and on a Unix socket, each served in a thread of its own.
+"""Listens for HTTP clients on TCP and on a Unix socket; each is served in its own thread.
 
-What is served comes from what was published last; the kernel is never read for a request.
+Replies come from what was published last; no request reads the kernel.
 """
 
 import contextlib
@@ -27,16 +27,16 @@ from podtally.web.unix_socket import short_path
 
 log = logging.getLogger(__name__)
 
-_FAREWELL_SECONDS = 2.0
+_DRAIN_SECONDS = 2.0
 
 _Request = socket.socket | tuple[bytes, socket.socket]  # as socketserver has it
 
 
 class WebServer:
-    """Bound when made, so that a port in use is known before anything is attached.
+    """Binds when created, so that a port in use is an error before anything is attached.
 
-    Until ``start`` connections are refused: a scraper need not wait for a compiler. On
-    ``api_socket``, a path, root of this host is served without TLS and passwords.
+    Until ``start`` connections are refused: a scraper does not wait for the compiler.
+    ``api_socket`` is a path that serves root of this host, without TLS and passwords.
     """
 
     def __init__(
@@ -52,22 +52,22 @@ class WebServer:
         self._listeners: list[_Listener] = [tcp]
         self._api_socket = api_socket
         self.url = "{}://{}:{}/metrics".format(
-            "https" if web.now().tls else "http",
+            "https" if web.current().tls else "http",
             f"[{address[0]}]" if ":" in address[0] else address[0] or "localhost",
             tcp.server_address[1],
         )
         self._threads: list[threading.Thread] = []
 
-    def start(self, publisher: Publisher, answers: QuerySource | None = None) -> None:
-        """Answer from now on; without ``answers`` there is no ``/api/v1``."""
+    def start(self, publisher: Publisher, queries: QuerySource | None = None) -> None:
+        """Start serving; without ``queries`` there is no ``/api/v1``."""
         if self._api_socket is not None:
             self._listen_on(self._api_socket)
         for listener in self._listeners:
             listener.publisher = publisher
-            listener.api = None if answers is None else ApiRouter(answers, publisher)
+            listener.api = None if queries is None else ApiRouter(queries, publisher)
             try:
                 listener.server_activate()
-            except OSError as error:  # another that was bound at the same time listens already
+            except OSError as error:  # another server bound at the same time
                 raise _cannot_listen(self._address, error) from None
         self._threads = [
             threading.Thread(
@@ -79,68 +79,68 @@ class WebServer:
             thread.start()
 
     def _listen_on(self, path: Path) -> None:
-        """The agent goes on without it: commands then ask by TCP."""
+        """Listen on the Unix socket; without it, commands use TCP."""
         try:
             self._listeners.append(_bind_unix(path))
         except OSError as error:
-            log.warning("cannot listen on %s: %s; commands ask by TCP", path, error.strerror)
+            log.warning("cannot listen on %s: %s; commands use TCP", path, error.strerror)
 
     def close(self) -> None:
-        """Free the port, and hang up; what is being answered may be finished."""
+        """Release the port; replies under way may complete."""
         for listener, thread in zip(self._listeners, self._threads, strict=False):
-            # Wakes the thread that accepts, which looks up rarely; accept() fails from now on.
+            # Wakes the accepting thread, which polls rarely; accept() fails from now on.
             listener.socket.shutdown(socket.SHUT_RDWR)
             listener.shutdown()
             thread.join()
         for listener in self._listeners:
             listener.server_close()
-            listener.clients.part(_FAREWELL_SECONDS)
+            listener.connections.drain(_DRAIN_SECONDS)
 
 
 class _Listener(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 128  # who comes in a burst waits, and is not sent away
+    request_queue_size = 128  # a burst of clients waits instead of being refused
     local = False
-    _trouble = Condition(log)  # of all listeners
+    _failing = Condition(log)  # of all listeners
     publisher: Publisher
     api: ApiRouter | None
     web: WebConfigWatch
-    clients: ConnectionLimit
+    connections: ConnectionLimit
 
     def process_request(self, request: _Request, client_address: object) -> None:
         assert isinstance(request, socket.socket)
-        self.clients.enter(request)
+        self.connections.add(request)
         super().process_request(request, client_address)
 
     def finish_request(self, request: _Request, client_address: object) -> None:
-        """In a thread of the client's own, which its handshake may hold up."""
+        """Serve the client in its own thread, which a slow handshake may block."""
         assert isinstance(request, socket.socket)
-        in_force = self.web.now()
-        if in_force.context is None:
+        settings = self.web.current()
+        if settings.context is None:
             super().finish_request(request, client_address)
             return
         request.settimeout(CLIENT_TIMEOUT_SECONDS)
-        with in_force.context.wrap_socket(
+        with settings.context.wrap_socket(
             request, server_side=True, do_handshake_on_connect=False
         ) as secured:
-            self.clients.becomes(request, secured)
+            self.connections.replace(request, secured)
             try:
-                if complete_handshake(secured, in_force.tls):
+                if complete_handshake(secured, settings.tls):
                     super().finish_request(secured, client_address)
                     tls_close(secured)
             finally:
-                self.clients.leave(secured)
+                self.connections.remove(secured)
 
     def shutdown_request(self, request: _Request) -> None:
         assert isinstance(request, socket.socket)
-        self.clients.leave(request)
+        self.connections.remove(request)
         super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up before it is answered is no news either."""
+        """Log unexpected errors; clients that disconnect early are not."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError | ssl.SSLError):
-            log.debug("cannot answer %s", client_address, exc_info=True)
-            self._trouble.met("cannot answer a client: %r", sys.exception())
+            log.debug("cannot serve %s", client_address, exc_info=True)
+            self._failing.met("cannot serve a client: %r", sys.exception())
 
 
 class _UnixListener(_Listener):
@@ -160,14 +160,14 @@ class _UnixListener(_Listener):
 
 
 def _bind_unix(path: Path) -> _UnixListener:
-    """Take the place of a socket that an agent before left; OSError."""
+    """Bind, replacing the socket that an earlier agent left; OSError."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise OSError(0, "the file that is there is no socket")
+            raise OSError(0, "the existing file is not a socket")
         path.unlink()
     with short_path(path) as name:
         listener = _UnixListener(name, LocalHandler, bind_and_activate=False)  # type: ignore[arg-type]
-        listener.web, listener.clients, listener.path = (
+        listener.web, listener.connections, listener.path = (
             WebConfigWatch(None),
             ConnectionLimit(),
             path,
@@ -187,7 +187,7 @@ def _bind(address: tuple[str, int]) -> _Listener:
     host, port = address
     kind = type("_Family", (_Listener,), {"address_family": _family(host)})
     http: _Listener = kind((host, port), Handler, bind_and_activate=False)
-    http.clients = ConnectionLimit()
+    http.connections = ConnectionLimit()
     try:
         http.server_bind()
     except OSError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TLS as the web configuration has it: what it is made of, its context, and who may enter by it."""
+"""TLS of the web configuration: its certificates, its context, and client certificates."""
 
 import ipaddress
 import os
@@ -14,7 +14,7 @@ import msgspec
 from podtally.errors import PodtallyError
 from podtally.web.config import CIPHERS, CURVES, IF_GIVEN, REQUIRED, TlsServerConfig, read_file
 
-SPEAKS_TLS = b"this port speaks TLS: ask by https\n"  # to who asks it without
+TLS_REQUIRED = b"this port requires TLS: use https\n"
 _VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 _VERIFY = {IF_GIVEN: ssl.CERT_OPTIONAL, REQUIRED: ssl.CERT_REQUIRED}
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
@@ -22,7 +22,7 @@ _END = b"-----END CERTIFICATE-----"
 
 
 class Pem(NamedTuple):
-    """What was in the files, or in the configuration itself."""
+    """Certificates and key, from files or inline."""
 
     certificate: bytes
     key: bytes
@@ -33,7 +33,7 @@ class Pem(NamedTuple):
 
 
 def read_pem(tls: TlsServerConfig) -> Pem:
-    """Read what is named; PodtallyError."""
+    """Read the certificates and the key; PodtallyError."""
     return Pem(
         read_certificate(tls),
         _read("key", tls.key, tls.key_file),
@@ -42,12 +42,12 @@ def read_pem(tls: TlsServerConfig) -> Pem:
 
 
 def read_certificate(tls: TlsServerConfig) -> bytes:
-    """Read only what is no secret; PodtallyError."""
+    """Read the certificate only; PodtallyError."""
     return _read("cert", tls.cert, tls.cert_file)
 
 
 def first_certificate(pem: bytes) -> bytes:
-    """Return the server's own of a chain, in DER; PodtallyError."""
+    """Return the server's own certificate of a chain, in DER; PodtallyError."""
     start, end = pem.find(_BEGIN), pem.find(_END)
     try:
         text = pem[start : end + len(_END)].decode("ascii") if 0 <= start < end else ""
@@ -59,7 +59,7 @@ def first_certificate(pem: bytes) -> bytes:
 
 
 def server_context(tls: TlsServerConfig, pem: Pem) -> ssl.SSLContext:
-    """Make a context, complete with certificates; PodtallyError."""
+    """Return a context with the certificates; PodtallyError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _VERSIONS[tls.min_version]
     context.maximum_version = _VERSIONS[tls.max_version]
@@ -79,16 +79,16 @@ def server_context(tls: TlsServerConfig, pem: Pem) -> ssl.SSLContext:
 
 
 def is_allowed(tls: TlsServerConfig, peer: ssl.SSLSocket) -> bool:
-    """Tell whether the certificate has one of the names that may enter, if they are told."""
+    """Return whether the certificate has one of the allowed names, if there are any."""
     if tls.client_allowed_sans is msgspec.UNSET:
         return True
-    told = peer.getpeercert() or {}
-    names = {_plain(each[1]) for each in told.get("subjectAltName", ()) if len(each) == 2}
+    certificate = peer.getpeercert() or {}
+    names = {_plain(each[1]) for each in certificate.get("subjectAltName", ()) if len(each) == 2}
     return not names.isdisjoint(map(_plain, tls.client_allowed_sans))
 
 
 def _plain(name: object) -> str:
-    """Addresses have several spellings."""
+    """Return an address in its canonical form."""
     try:
         return str(ipaddress.ip_address(str(name).strip()))
     except ValueError:
@@ -103,7 +103,7 @@ def _read(field: str, inline: str, file: str) -> bytes:
     except OSError as error:
         raise PodtallyError(
             f"tls_server_config.{field}_file: cannot read {file}: {error.strerror}",
-            "check the path and its rights",
+            "check the path and its permissions",
         ) from None
 
 
@@ -111,9 +111,11 @@ def _load_own(context: ssl.SSLContext, tls: TlsServerConfig, pem: Pem) -> None:
     first_certificate(pem.certificate)
     where = tls.key_file or "the key"
     if b"PRIVATE KEY-----" not in pem.key:
-        raise PodtallyError(f"tls_server_config.key: {where}: no private key in PEM", "check it")
+        raise PodtallyError(
+            f"tls_server_config.key: {where}: not a private key in PEM", "check the file"
+        )
 
-    def no_password() -> str:  # else OpenSSL would ask for it on the terminal
+    def no_password() -> str:  # otherwise OpenSSL would prompt on the terminal
         raise PodtallyError(
             f"tls_server_config.key: {where} is encrypted",
             "decrypt it: openssl pkey -in FILE -out FILE",
@@ -125,8 +127,8 @@ def _load_own(context: ssl.SSLContext, tls: TlsServerConfig, pem: Pem) -> None:
         except ssl.SSLError as error:
             raise PodtallyError(
                 f"tls_server_config: {tls.cert_file or 'cert'} and {tls.key_file or 'key'} "
-                f"cannot be used: {_words(error)}",
-                "is the key the certificate's own? renew both together",
+                f"cannot be used: {_reason(error)}",
+                "do key and certificate match? renew both together",
             ) from None
 
 
@@ -136,10 +138,10 @@ def _load_authority(context: ssl.SSLContext, tls: TlsServerConfig, pem: bytes) -
     except (ssl.SSLError, ValueError) as error:
         where = tls.client_ca_file or "client_ca"
         raise PodtallyError(
-            f"tls_server_config.client_ca: {where}: no certificates in PEM: {_words(error)}",
-            "check it",
+            f"tls_server_config.client_ca: {where}: no certificates in PEM: {_reason(error)}",
+            "check the file",
         ) from None
-    # As Go takes them: whatever is named is trusted, also an intermediate one.
+    # As in Go: every certificate given is trusted, also an intermediate one.
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
 
 
@@ -148,14 +150,15 @@ def _choose_curve(context: ssl.SSLContext, name: str) -> None:
         context.set_ecdh_curve(CURVES[name])
     except (ValueError, ssl.SSLError) as error:
         raise PodtallyError(
-            f"tls_server_config.curve_preferences: {name}: {_words(error)}", "choose another"
+            f"tls_server_config.curve_preferences: {name}: {_reason(error)}", "choose another curve"
         ) from None
 
 
 @contextmanager
 def _as_file(content: bytes) -> Iterator[str]:
-    """OpenSSL takes own certificates from files only; this one is in no folder, so that what was
-    read and compared is what is used, and a key that stands in the configuration stays in memory.
+    """Yield the path of an anonymous file: OpenSSL reads its own certificate from files only.
+
+    So it uses exactly what was read and compared, and an inline key stays in memory.
     """
     descriptor = os.memfd_create("podtally-pem", os.MFD_CLOEXEC)
     try:
@@ -166,5 +169,5 @@ def _as_file(content: bytes) -> Iterator[str]:
         os.close(descriptor)
 
 
-def _words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return (isinstance(error, ssl.SSLError) and error.reason) or str(error)
