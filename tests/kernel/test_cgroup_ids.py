@@ -39,7 +39,7 @@ def own_path() -> str:
     return next(line.removeprefix("0::") for line in lines if line.startswith("0::"))
 
 
-def test_a_cgroup_comes_and_goes(ids: CgroupIds) -> None:
+def test_a_cgroup_is_made_and_removed(ids: CgroupIds) -> None:
     assert ids.is_whole
     with cgroup() as number:
         assert ids.path_of(number) == own_path()
@@ -53,7 +53,7 @@ def test_no_such_cgroup(ids: CgroupIds, number: int) -> None:
     assert ids.path_of(number) is None
 
 
-def test_nothing_is_seen_without_a_mount_or_once_closed(ids: CgroupIds) -> None:
+def test_no_paths_without_a_mount_or_after_close(ids: CgroupIds) -> None:
     assert not CgroupIds(None).is_whole
     assert CgroupIds(None).path_of(ROOT_ID) is None
     ids.close()

@@ -124,7 +124,7 @@ def netns() -> Iterator[str]:
         yield "ptl-finder"
 
 
-def test_a_process_that_was_there_before_its_interface(host: Host) -> None:
+def test_a_process_older_than_its_interface(host: Host) -> None:
     pid = host.process(POD)
     link = host.plug("ptl0", str(pid))
     before_ns = time.monotonic_ns()
@@ -135,7 +135,7 @@ def test_a_process_that_was_there_before_its_interface(host: Host) -> None:
     assert host.silent(0.2)  # found is found
 
 
-def test_a_process_that_comes_later_and_goes_soon(host: Host, netns: str) -> None:
+def test_a_short_process_younger_than_its_interface(host: Host, netns: str) -> None:
     """A pod of 200 ms; here it also begins 50 ms after its interface."""
     link = host.plug("ptl0", netns)
     host.finder.look(link.ifindex, link.peer_nsid)
@@ -145,7 +145,7 @@ def test_a_process_that_comes_later_and_goes_soon(host: Host, netns: str) -> Non
     assert event[:3] == (link.ifindex, CgroupOwner("pod", UID), pid)
 
 
-def test_a_process_that_enters_its_namespace_after_it_was_looked_at(host: Host) -> None:
+def test_a_process_that_enters_its_namespace_after_a_walk(host: Host) -> None:
     """Runtimes clone first, and unshare then."""
     walked = host.process(POD)
     first = host.plug("ptl0", str(walked))
@@ -161,7 +161,7 @@ def test_a_process_that_enters_its_namespace_after_it_was_looked_at(host: Host) 
     assert host.process_found(0.5)[:3] == (second.ifindex, CgroupOwner("pod", OTHER_UID), pid)
 
 
-def test_a_unit_is_told_but_a_pod_is_waited_for(host: Host, netns: str) -> None:
+def test_a_unit_is_reported_while_a_pod_may_still_come(host: Host, netns: str) -> None:
     enter = ("nsenter", f"--net=/run/netns/{netns}")
     unit = host.process(UNIT, *enter)
     link = host.plug("ptl0", netns)
@@ -172,7 +172,7 @@ def test_a_unit_is_told_but_a_pod_is_waited_for(host: Host, netns: str) -> None:
     assert host.process_found()[:3] == (link.ifindex, CgroupOwner("pod", UID), pod)
 
 
-def test_the_more_telling_of_two_is_told_last(host: Host, netns: str) -> None:
+def test_the_more_specific_owner_is_reported_last(host: Host, netns: str) -> None:
     enter = ("nsenter", f"--net=/run/netns/{netns}")
     host.process(POD, *enter)
     host.process(UNIT, *enter)
@@ -195,7 +195,7 @@ def test_several_interfaces_of_one_pod_and_one_later(host: Host) -> None:
     assert host.process_found(0.1)[:3] == (links[2].ifindex, CgroupOwner("pod", UID), pid)
 
 
-def test_a_namespace_in_which_nobody_lives(host: Host, netns: str) -> None:
+def test_a_namespace_without_processes(host: Host, netns: str) -> None:
     link = host.plug("ptl0", netns)
     host.finder.look(link.ifindex, link.peer_nsid)
     assert host.silent(0.3)
@@ -215,7 +215,7 @@ def living_in(cgroup: str) -> Iterator[None]:
         (path / back.strip("/") / "cgroup.procs").write_text(str(os.getpid()))
 
 
-def test_our_own_cgroup_tells_nothing(host: Host) -> None:
+def test_our_own_cgroup_is_ignored(host: Host) -> None:
     """We are in a unit or a session, and so may be what was started beside us."""
     host.cgroups.append(UNIT)
     with living_in(UNIT):
@@ -231,7 +231,7 @@ def test_our_own_cgroup_tells_nothing(host: Host) -> None:
         assert host.silent(0.3)
 
 
-def test_what_is_forgotten_is_not_told(host: Host, netns: str) -> None:
+def test_forgotten_interfaces_are_not_reported(host: Host, netns: str) -> None:
     link = host.plug("ptl0", netns)
     host.finder.look(link.ifindex, link.peer_nsid)
     host.finder.forget(link.ifindex)
@@ -239,7 +239,7 @@ def test_what_is_forgotten_is_not_told(host: Host, netns: str) -> None:
     assert host.silent(0.5)
 
 
-def test_an_id_that_has_become_another_namespaces(host: Host, netns: str) -> None:
+def test_an_id_reused_by_another_namespace(host: Host, netns: str) -> None:
     """An interface of a namespace that ended is not named by who has its id now."""
     link = host.plug("ptl0", str(host.process(POD)))
     other = host.plug("ptl1", netns)
@@ -250,7 +250,7 @@ def test_an_id_that_has_become_another_namespaces(host: Host, netns: str) -> Non
     assert host.silent(0.3)
 
 
-def test_a_pod_that_is_found_is_named(host: Host) -> None:
+def test_a_found_pod_is_named(host: Host) -> None:
     link = host.plug("ptl0", str(host.process(POD)))
     host.finder.look(link.ifindex, link.peer_nsid)
     host.process_found()
@@ -258,7 +258,7 @@ def test_a_pod_that_is_found_is_named(host: Host) -> None:
     assert host.hear() == PodNamed(UID, "shop", "web-0", (), "pod logs")
 
 
-def test_walks_end_when_everybody_is_found(host: Host) -> None:
+def test_walks_end_when_all_are_found(host: Host) -> None:
     link = host.plug("ptl0", str(host.process(POD)))
     host.finder.look(link.ifindex, link.peer_nsid)
     host.process_found()
@@ -287,7 +287,7 @@ IMPERSONATIONS = (
 
 
 @pytest.mark.parametrize("name", IMPERSONATIONS)
-def test_what_a_user_makes_is_the_users(host: Host, name: str) -> None:
+def test_cgroups_of_a_user_are_the_users(host: Host, name: str) -> None:
     """Below the user's manager whatever it is called; below another place by who owns it."""
     manager = f"{PARENT}/user.slice/user-1000.slice/user@1000.service"
     assert owner_of_process(host.process(f"{manager}/{name}")) == CgroupOwner(
@@ -301,7 +301,7 @@ def test_what_a_user_makes_is_the_users(host: Host, name: str) -> None:
     assert owner_of_process(host.process(f"{delegated}/{name}")) is None
 
 
-def test_only_a_full_walk_looks_at_the_old_again(host: Host) -> None:
+def test_only_a_full_walk_checks_old_processes_again(host: Host) -> None:
     """A process much older than a runtime's first that changes its namespace."""
     pid = host.process(POD, *late(2.5), until="busybox")
     time.sleep(2.1)

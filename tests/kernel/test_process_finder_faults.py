@@ -12,7 +12,7 @@ from tests.kernel.test_process_finder import POD, Host, host
 __all__ = ["host"]
 
 
-def test_no_descriptors_for_a_while(host: Host, tmp_path: Path) -> None:
+def test_recovers_from_a_lack_of_descriptors(host: Host, tmp_path: Path) -> None:
     """Its thread goes on, and finds who came meanwhile."""
     link = host.plug("ptl0", str(host.process(POD)))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

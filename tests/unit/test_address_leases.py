@@ -67,7 +67,7 @@ def instants(truth: Truth) -> list[float]:
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("late", [0.2, 5.0])
-def test_nothing_wrong_is_said_of_a_succession(seed: int, late: float) -> None:
+def test_no_wrong_owner_in_a_succession(seed: int, late: float) -> None:
     random_ = random.Random(seed)
     truths = succession(random_, 12)
     observer = Observer(WALL)
@@ -86,7 +86,7 @@ def test_nothing_wrong_is_said_of_a_succession(seed: int, late: float) -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_what_has_ended_is_not_said_for_sure_before_the_next_could_be_heard(seed: int) -> None:
+def test_the_end_of_a_lease_is_not_final_before_the_next_could_be_reported(seed: int) -> None:
     """Asked as soon as an end is heard: the next may have the address by then, unheard of."""
     random_ = random.Random(seed)
     truths = succession(random_, 12)
@@ -131,7 +131,7 @@ def test_a_pod_with_a_new_sandbox_has_another_address() -> None:
     assert observer.owner(WALL + 5, "198.18.0.8") == "nobody"
 
 
-def test_of_before_the_first_list_only_what_is_sure_is_claimed() -> None:
+def test_before_the_first_list_only_certain_times_are_claimed() -> None:
     observer = Observer(WALL)
     # Admitted long before it got its address, which another may have had, gone before the list.
     waited = pod("waited", "waited", status=status(ADDRESS, Run(WALL - 60, WALL - 5, WALL - 4.5)))
@@ -171,7 +171,7 @@ def test_terminating_pods_keep_their_address() -> None:
     assert observer.owner(WALL + 600.5) == "nobody"
 
 
-def test_a_step_of_the_wall_clock_moves_no_claim_that_was_made() -> None:
+def test_a_step_of_the_wall_clock_moves_no_claim() -> None:
     observer = Observer(WALL)
     observer.hear("ADDED", running("web", WALL + 10), WALL + 11)
     (before,) = observer.claims["pod", "web"]
@@ -189,7 +189,7 @@ def ended(uid: str, run: Run, **more: Any) -> Json:
     return pod(uid, uid, status=status(ADDRESS, run, "Succeeded"), **more)
 
 
-def test_the_last_second_waits_for_one_who_may_have_begun_in_it() -> None:
+def test_the_last_second_waits_for_a_pod_that_may_have_started_in_it() -> None:
     """The API tells whole seconds: the next may have the address in the same one, unheard of."""
     first = Run(WALL + 10, WALL + 11, WALL + 12, finished=WALL + 20.1, gone=WALL + 20.2)
     second = Run(WALL + 20, WALL + 20.5, WALL + 20.6)
@@ -208,7 +208,7 @@ def test_the_last_second_waits_for_one_who_may_have_begun_in_it() -> None:
     assert observer.owner(WALL + 21.8) == "second"
 
 
-def test_what_is_heard_of_was_before() -> None:
+def test_a_reported_pod_had_its_address_before() -> None:
     observer = Observer(WALL)
     run = Run(WALL + 10, WALL + 11, WALL + 12, finished=WALL + 20.1)
     observer.hear("ADDED", running("web", WALL + 12.0), WALL + 12.1)
@@ -217,7 +217,7 @@ def test_what_is_heard_of_was_before() -> None:
     assert observer.claims["pod", "web"][-1].until_ns == monotonic(WALL + 20.3)
 
 
-def test_forgetting_who_was_before_changes_nothing() -> None:
+def test_forgetting_earlier_pods_changes_nothing() -> None:
     first = Run(WALL + 10, WALL + 11, WALL + 12, finished=WALL + 20.1, gone=WALL + 22.2)
     observer = Observer(WALL)
     observer.hear("ADDED", ended("first", first), WALL + 22.5)

@@ -91,7 +91,7 @@ claims_of = st.builds(
 
 @settings(max_examples=600, deadline=None)
 @given(st.lists(claims_of, max_size=7))
-def test_every_instant_is_as_the_rules_have_it(claims: list[Claim]) -> None:
+def test_every_instant_follows_the_rules(claims: list[Claim]) -> None:
     intervals = resolve(claims)
     for each in instants(claims):
         assert held(intervals, each) == holder(claims, each), each - START
@@ -300,7 +300,7 @@ def test_every_address_is_found_among_many(
     assert {owner.uid for owner in found if owner is not None} == left
 
 
-def test_nobody_claims_anything() -> None:
+def test_no_claims() -> None:
     assert look_up(ClaimBook().table(), [(ADDRESS, at(0)), (0, 0), (0, FOREVER)]) == [None] * 3
     assert look_up(ClaimBook().table(), []) == []
 
@@ -334,7 +334,7 @@ def test_a_key_claims_an_address_more_than_once() -> None:
     assert book.claims(ADDRESS + 1) == []
 
 
-def test_owners_are_told_once_and_those_of_the_past_let_go() -> None:
+def test_owners_are_listed_once_and_former_ones_released() -> None:
     book = ClaimBook([NODE, DNS])
     book.put("stays", [Claim(ADDRESS + 1, WEB, at(0))])
     lists = set()
@@ -368,7 +368,7 @@ def test_owners_are_told_once_and_those_of_the_past_let_go() -> None:
         ("beaten", [claim(WEB, 0, 60, FACT), claim(API_POD, 10, 20)], 61, False),
     ],
 )
-def test_addresses_that_changed_hands(
+def test_recently_reassigned_addresses(
     why: str, claims: list[Claim], since: float, expected: bool
 ) -> None:
     book = ClaimBook()
@@ -380,7 +380,7 @@ def test_addresses_that_changed_hands(
     ), why
 
 
-def test_addresses_that_changed_hands_are_sorted_and_told_once() -> None:
+def test_recently_reassigned_addresses_are_sorted_and_unique() -> None:
     book = ClaimBook()
     for i, address in enumerate(ADDRESSES):
         book.put(i, [Claim(address, WEB, at(0), at(5)), Claim(address, DNS, at(5), at(9))])

@@ -195,7 +195,7 @@ def test_a_path(path: str, found: CgroupOwner) -> None:
 
 
 @pytest.mark.parametrize("path", SILENT)
-def test_a_path_that_says_nothing(path: str) -> None:
+def test_a_path_without_an_owner(path: str) -> None:
     assert owner_of_path(path) is None
 
 
@@ -215,7 +215,7 @@ def test_where_root_alone_makes_cgroups(path: str, found: CgroupOwner) -> None:
     assert owner_of_path(path, lambda _: True) == found
 
 
-def test_who_may_make_cgroups_is_asked_of_the_parent() -> None:
+def test_made_by_root_is_checked_for_the_parent() -> None:
     asked: list[str] = []
 
     def made_by_root(path: str) -> bool:
@@ -236,7 +236,7 @@ def test_a_host_that_is_a_container() -> None:
     assert base_of("/init.scope") == base_of("/") == base_of(f"/kubepods/pod{UID}/{ID}") == ""
 
 
-def test_a_name_that_cannot_be_shown() -> None:
+def test_an_unprintable_name() -> None:
     found = owner_of_path(r"/system.slice/x\x0aevil\x1b.service")
     assert found == systemd(r"x\x0aevil\x1b.service")
     assert owner_of_path(os.fsdecode(b"/system.slice/\xff.service")) == systemd(r"\xff.service")
@@ -293,6 +293,6 @@ def test_processes_of_a_real_node() -> None:
         assert {owner_of_file(line) for line in process.cgroup.splitlines()} == {expected}
 
 
-def test_what_is_found_survives_the_checkpoint() -> None:
+def test_an_owner_survives_the_checkpoint() -> None:
     for found in (POD, POD_CONTAINER):
         assert msgspec.json.decode(msgspec.json.encode(found), type=CgroupOwner) == found

@@ -157,7 +157,7 @@ def test_no_instant_is_claimed_wrongly(whole: Replay) -> None:
     assert disputed <= asked * 0.01
 
 
-def test_after_a_pod_is_gone_nobody_takes_its_address_for_its_own(whole: Replay) -> None:
+def test_the_address_of_a_removed_pod_is_not_claimed_for_it(whole: Replay) -> None:
     for truth in truths():
         after = instants(truth.gone, monotonic(65.0))
         assert truth.uid not in {whole.owner(truth.address, at) for at in after}
@@ -168,7 +168,7 @@ def test_a_pod_has_its_address_by_the_time_it_is_reported(whole: Replay) -> None
         assert whole.owner(truth.address, truth.got) == truth.uid
 
 
-def test_what_is_said_while_it_happens_is_as_right() -> None:
+def test_claims_made_live_are_as_right() -> None:
     replay = Replay()
     known = truths()
     asked = 0
@@ -200,7 +200,7 @@ def test_a_completed_pod_yields_to_the_running_one_with_its_address() -> None:
     assert replay.owner(address, monotonic(47.0)) == "37d521f1-668d-4f98-92c3-cff5a9b21a70"
 
 
-def test_a_relist_tells_what_went_meanwhile() -> None:
+def test_a_relist_removes_what_went_meanwhile() -> None:
     replay = Replay()
     for at in replay.play():
         if at > 46.5:
@@ -262,7 +262,7 @@ def test_endpoints_are_those_of_this_node() -> None:
     assert replay.cluster.endpoint("386b7211-cf93-45f7-a4da-4323dd510800") is None
 
 
-def test_every_recorded_resource_is_understood() -> None:
+def test_every_recorded_resource_is_decoded() -> None:
     for name in ("nodes", "services", "endpointslices", "namespaces", "pods"):
         replay = Replay()
         for _ in replay.play(name):

@@ -102,7 +102,7 @@ def test_addresses_are_128_bits() -> None:
     assert parse_address("node-1.example") is None
 
 
-def test_scope_follows_the_zones_whenever_they_come() -> None:
+def test_scope_follows_the_zones_in_any_order() -> None:
     api = Api()
     api.show("pods", runs("a", "198.18.0.1"), runs("b", "198.18.0.2", on="there"))
     assert api.owner("pod", "uid-a").scope == "node"
@@ -130,7 +130,7 @@ def test_nodes_and_the_host() -> None:
     assert api.cluster.counts().nodes == 1
 
 
-def test_a_pod_of_a_cron_job_waits_for_its_job_to_be_heard_of() -> None:
+def test_a_pod_of_a_cron_job_waits_for_its_job() -> None:
     api = Api()
     owners = controlled("Job", "run-1", "job-1")
     api.tell("pods", "ADDED", runs("p", "198.18.0.1", metadata__ownerReferences=owners), 0.0)
@@ -152,7 +152,7 @@ def test_a_pod_of_a_cron_job_waits_for_its_job_to_be_heard_of() -> None:
     assert api.owner("pod", "uid-p").workload == "nightly"
 
 
-def test_a_job_that_is_never_heard_of_stands_for_itself_after_a_while() -> None:
+def test_a_job_that_is_never_listed_is_the_workload_after_a_while() -> None:
     api = Api()
     owners = controlled("Job", "run-1", "job-1")
     api.tell("pods", "ADDED", runs("p", "198.18.0.1", metadata__ownerReferences=owners), 0.0)
@@ -163,7 +163,7 @@ def test_a_job_that_is_never_heard_of_stands_for_itself_after_a_while() -> None:
     assert api.owner("pod", "uid-p").final
 
 
-def test_a_static_pod_is_found_by_what_the_kubelet_calls_it() -> None:
+def test_a_static_pod_is_found_by_the_kubelets_uid() -> None:
     api = Api()
     marks = {"kubernetes.io/config.mirror": "c0ffee", "kubernetes.io/config.hash": "c0ffee"}
     api.show("pods", runs("proxy-here", "198.18.0.1", metadata__annotations=marks))
@@ -188,7 +188,7 @@ def test_an_endpoint_is_remembered_for_a_while() -> None:
     assert api.cluster.endpoint("uid-p") is None
 
 
-def test_what_a_list_of_several_pages_does_not_show_is_gone() -> None:
+def test_objects_missing_in_a_list_of_several_pages_are_gone() -> None:
     api = Api()
     a, b, c = (runs(name, f"198.18.0.{i}") for i, name in enumerate("abc", 1))
     api.pages("pods", [(a,), (b,), (c,)], 0.0)
@@ -228,7 +228,7 @@ def test_labels_of_nodes() -> None:
     assert api.cluster.node_labels("there") is None
 
 
-def test_places_are_the_same_until_a_label_is_another() -> None:
+def test_cluster_labels_are_the_same_until_a_label_changes() -> None:
     api = Api()
     cluster = api.cluster
     team: Json = {"metadata": {"name": "shop", "labels": {"team": "pay"}}}
@@ -260,7 +260,7 @@ def test_places_are_the_same_until_a_label_is_another() -> None:
     assert before.nodes.keys() == {"here", "there"}  # what somebody still holds stays
 
 
-def test_a_node_made_anew_under_its_name_is_another() -> None:
+def test_a_node_created_again_with_its_name_is_another() -> None:
     api = Api()
     again = node("there", "198.18.9.2", "a")
     again["metadata"]["uid"] = "uid-again"
@@ -275,7 +275,7 @@ def test_a_node_made_anew_under_its_name_is_another() -> None:
     assert api.cluster.node_labels("there") is None
 
 
-def test_what_policies_ask_of_a_pod() -> None:
+def test_fields_of_a_pod_for_policies() -> None:
     api = Api()
     made = [{"name": "c", "ports": [{"name": "http", "containerPort": 8080}]}]
     api.show("pods", runs("p", "198.18.0.1", spec__containers=made), runs("q", "198.18.0.2"))
@@ -290,7 +290,7 @@ def test_what_policies_ask_of_a_pod() -> None:
     assert on_host.host_network
 
 
-def test_the_host_is_one_owner_by_whatever_source() -> None:
+def test_the_host_is_one_owner_for_all_sources() -> None:
     api = Api()
     api.show("nodes", node("here", "198.18.9.1"), node("there", "198.18.9.2"))
     assert api.owner("node", "uid-here") == host_owner("here")
@@ -346,7 +346,7 @@ def test_a_headless_service_has_backends_too() -> None:
     assert api.claims["service", "uid-db"] == []
 
 
-def test_the_view_of_services_has_what_they_were_made_of() -> None:
+def test_the_view_of_services_has_their_objects() -> None:
     api = Api()
     item = service("web", "10.99.1.1", HTTP)
     api.show("services", item)
@@ -362,7 +362,7 @@ def test_the_view_of_services_has_what_they_were_made_of() -> None:
     assert list(after.objects) == [("shop", "web")]
 
 
-def test_a_backend_that_went_counts_for_another_minute() -> None:
+def test_a_removed_backend_counts_for_another_minute() -> None:
     api = Api()
     api.show("services", service("web", "10.99.1.1", HTTP))
     api.show("endpointslices", piece("web", ["198.18.0.1"], MAIN))
@@ -396,7 +396,7 @@ def test_nodeports_by_protocol_and_port() -> None:
     assert services.nodeport(17, 30443) is not None
 
 
-def test_a_service_made_anew_under_its_name_is_another() -> None:
+def test_a_service_created_again_with_its_name_is_another() -> None:
     api = Api()
     old, new = service("web", "10.99.1.1", HTTP), service("web", "10.99.1.9", HTTP, created=20.0)
     new["metadata"]["uid"] = "uid-again"
@@ -414,7 +414,7 @@ def owner(name: str, workload: str, scope: str = "cluster") -> Owner:
     return Owner("pod", "shop", name, workload, scope, "Deployment", uid=name)
 
 
-def test_what_backends_agree_on() -> None:
+def test_common_backend() -> None:
     a, b, c = BackendAddress(1, 80), BackendAddress(2, 80), BackendAddress(3, 81)
     known = {1: owner("web-1", "web"), 2: owner("web-2", "web"), 3: owner("db-1", "db")}
     assert common_backend((), known.get) is None

@@ -88,14 +88,14 @@ def test_a_container() -> None:
         )
     )
 )
-def test_fields_are_read_as_they_were_written(written: list[tuple[int, int | bytes]]) -> None:
+def test_fields_are_decoded_as_encoded(written: list[tuple[int, int | bytes]]) -> None:
     data = b"".join(
         number_field(n, v) if isinstance(v, int) else bytes_field(n, v) for n, v in written
     )
     assert list(fields(data)) == written
 
 
-def test_fixed_width_numbers_are_passed_over() -> None:
+def test_fixed_width_numbers_are_skipped() -> None:
     data = b"\x09" + bytes(8) + b"\x15" + bytes(4) + number_field(3, 23)
     assert list(fields(data)) == [Field(1, bytes(8)), Field(2, bytes(4)), Field(3, 23)]
 
@@ -114,18 +114,18 @@ def test_fixed_width_numbers_are_passed_over() -> None:
         bytes_field(1, bytes_field(3, "ready")),
     ],
 )
-def test_what_is_no_message_is_refused(data: bytes) -> None:
+def test_invalid_messages_are_refused(data: bytes) -> None:
     with pytest.raises(MalformedError):
         messages.read_sandboxes(data)
 
 
 @given(st.binary(max_size=200))
-def test_nothing_but_malformed_comes_of_noise(data: bytes) -> None:
+def test_noise_raises_only_malformed_error(data: bytes) -> None:
     with suppress(MalformedError):
         messages.read_sandboxes(data)
 
 
-def test_what_a_real_runtime_told() -> None:
+def test_messages_of_a_real_runtime() -> None:
     """The same pods as crictl printed them: every name and label comes through."""
     path = RECORDINGS / "cri/node1.pods.json"
     if not path.exists():
@@ -169,18 +169,18 @@ def test_a_call(path: Path) -> None:
     assert server.asked == [(LIST, b"question")]
 
 
-def test_an_empty_answer_is_one(path: Path) -> None:
+def test_an_empty_response_is_valid(path: Path) -> None:
     with serving(path, lambda *_: Answer((b"",))):
         assert call(path) == b""
 
 
-def test_an_answer_longer_than_any_window_of_http2(path: Path) -> None:
+def test_a_response_longer_than_an_http2_window(path: Path) -> None:
     long = bytes(range(256)) * 20_000
     with serving(path, lambda *_: Answer((long,))):
         assert call(path) == long
 
 
-def test_an_answer_without_end_is_cut_off(path: Path) -> None:
+def test_an_endless_response_is_cut_off(path: Path) -> None:
     with (
         serving(path, lambda *_: Answer((bytes(17 << 20),))),
         pytest.raises(grpc_unary.CallError, match="more than"),
@@ -203,7 +203,7 @@ def test_an_answer_without_end_is_cut_off(path: Path) -> None:
         (Answer(close=True), "closed without|Broken pipe|reset by peer", -1),
     ],
 )  # fmt: skip
-def test_what_is_no_answer(path: Path, answer: Answer, words: str, status: int) -> None:
+def test_invalid_responses(path: Path, answer: Answer, words: str, status: int) -> None:
     with (
         serving(path, lambda *_: answer),
         pytest.raises(grpc_unary.CallError, match=words) as caught,
@@ -212,7 +212,7 @@ def test_what_is_no_answer(path: Path, answer: Answer, words: str, status: int) 
     assert caught.value.status == status
 
 
-def test_an_answer_needs_its_status(path: Path) -> None:
+def test_a_response_needs_a_status(path: Path) -> None:
     """A server that dies in between ends the stream too."""
     with (
         serving(path, lambda *_: Answer((b"half",), trailers=None)),
@@ -221,7 +221,7 @@ def test_an_answer_needs_its_status(path: Path) -> None:
         call(path)
 
 
-def test_a_server_that_hangs_is_left_in_time(path: Path) -> None:
+def test_a_hanging_server_times_out(path: Path) -> None:
     began = time.monotonic()
     with serving(path, lambda *_: Answer(hang=True)):
         with pytest.raises(grpc_unary.CallError, match=re.escape("within 0.2 s")):
@@ -229,7 +229,7 @@ def test_a_server_that_hangs_is_left_in_time(path: Path) -> None:
         assert 0.15 < time.monotonic() - began < BOUND_SECONDS
 
 
-def test_nobody_there(path: Path) -> None:
+def test_no_server(path: Path) -> None:
     with pytest.raises(grpc_unary.CallError, match="No such file"):
         call(path)
     path.write_text("")
@@ -240,7 +240,7 @@ def test_nobody_there(path: Path) -> None:
 # -- the runtime -----------------------------------------------------------------------------
 
 
-def test_without_a_runtime_nothing_is_asked(path: Path) -> None:
+def test_without_a_runtime_no_call_is_made(path: Path) -> None:
     cri = CriClient([path])
     assert cri.socket() is None
     assert cri.sandboxes() is None
@@ -253,9 +253,7 @@ def test_the_runtime_answers(path: Path) -> None:
     assert server.asked == [(LIST, messages.list_sandboxes(uid=UID))]
 
 
-def test_a_fault_is_counted_each_time_and_told_once(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failures_are_counted_and_logged_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     answers = [
         Answer(trailers=(("grpc-status", "14"), ("grpc-message", "down"))),
@@ -275,7 +273,7 @@ def test_a_fault_is_counted_each_time_and_told_once(
     assert "answers again" in told[2]
 
 
-def test_a_containerd_without_cri_is_asked_again_only_when_it_is_another(path: Path) -> None:
+def test_a_containerd_without_cri_is_tried_again_only_after_a_restart(path: Path) -> None:
     unimplemented = Answer(trailers=(("grpc-status", "12"), ("grpc-message", "unknown service")))
     cri = CriClient([path])
     with serving(path, lambda *_: unimplemented) as server:
@@ -288,7 +286,7 @@ def test_a_containerd_without_cri_is_asked_again_only_when_it_is_another(path: P
         assert cri.sandboxes() == [WEB]
 
 
-def test_the_next_socket_is_asked_where_one_serves_no_pods(tmp_path: Path, path: Path) -> None:
+def test_the_next_socket_is_used_where_one_serves_no_pods(tmp_path: Path, path: Path) -> None:
     other = tmp_path / "crio.sock"
     unimplemented = Answer(trailers=(("grpc-status", "12"),))
     with (

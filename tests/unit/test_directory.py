@@ -102,7 +102,7 @@ def test_a_static_entry_for_an_interface_of_the_host_is_in_its_network() -> None
 
 
 @pytest.mark.parametrize("name", [f"cni-{UID}", UID, f"netns-{UID}"])
-def test_what_a_runtime_calls_a_namespace_names_nobody(name: str) -> None:
+def test_generated_namespace_names_are_ignored(name: str) -> None:
     made = directory()
     made.netns_named(7, name)
     assert endpoint(made) == UNKNOWN_ENDPOINT._replace(final=False)
@@ -125,7 +125,7 @@ def test_a_pod_waits_for_its_name_under_its_uid() -> None:
     assert made.unnamed() == []
 
 
-def test_the_api_is_waited_for_and_what_the_node_says_serves_when_it_does_not_come() -> None:
+def test_names_of_the_node_count_when_the_api_does_not_answer_in_time() -> None:
     made = directory(cluster=ClusterState("node1"))
     made.process_found(7, POD)
     made.named(UID, NAMED)
@@ -134,7 +134,7 @@ def test_the_api_is_waited_for_and_what_the_node_says_serves_when_it_does_not_co
     assert owner(made, "10.99.0.7").node == "node1"
 
 
-def test_what_the_api_said_once_outlives_it() -> None:
+def test_a_name_of_the_api_outlives_it() -> None:
     cluster = ClusterState("node1")
     made = directory(cluster=cluster)
     made.process_found(7, POD)
@@ -152,7 +152,7 @@ def test_what_the_api_said_once_outlives_it() -> None:
     assert endpoint(again, at_ns=START + 61 * SECOND) == found
 
 
-def test_of_the_pods_networks_an_address_is_some_pods_that_the_api_will_name() -> None:
+def test_addresses_of_pod_networks_wait_for_the_api() -> None:
     cluster = ClusterState("node1")
     made = directory(cluster=cluster)
     (nodes,) = (resource for resource in RESOURCES if resource.name == "nodes")
@@ -175,7 +175,7 @@ def synced(made: Directory) -> None:
     made.refresh(START + 1)
 
 
-def test_until_the_api_was_heard_a_private_address_may_be_a_pods_or_a_services() -> None:
+def test_private_addresses_wait_for_the_first_lists() -> None:
     """And an agent without a cluster, or one that knows it, takes it for what it is."""
     made = directory(cluster=ClusterState("node1"))
     made.refresh(START)
@@ -189,7 +189,7 @@ def test_until_the_api_was_heard_a_private_address_may_be_a_pods_or_a_services()
         assert owner(made, address).scope == "private"
 
 
-def test_until_the_api_was_heard_a_pods_workload_is_not_known() -> None:
+def test_a_workload_is_unknown_until_the_first_lists() -> None:
     """From the logs: a name, which a ReplicaSet may have made. The checkpoint may know."""
     logs = Endpoint("shop", "web-5d9c-x7", "web-5d9c-x7", "Pod", "pod logs", uid=UID)
     made = directory(cluster=ClusterState("node1"))
@@ -209,7 +209,7 @@ def test_until_the_api_was_heard_a_pods_workload_is_not_known() -> None:
     assert endpoint(again, at_ns=START + 3 * PATIENCE).workload_kind == "Deployment"
 
 
-def test_a_container_has_the_name_that_its_engine_gives_it() -> None:
+def test_a_container_has_the_name_of_its_engine() -> None:
     made = directory()
     made.process_found(7, DOCKER)
     called = Endpoint("docker", "db", "db", "Docker", "docker", (("app", "db"),))
@@ -245,7 +245,7 @@ def told(made: Directory, resource: str, item: Json) -> None:
     made.apply_api_event(Changed(resource, event_.type, event_.object, START), Clocks(START, START))
 
 
-def test_the_host_bears_the_name_of_its_node_whoever_tells_of_it() -> None:
+def test_the_host_has_the_name_of_its_node_from_all_sources() -> None:
     static = StaticEndpoint("db", "shop", address="10.99.0.9")
     made = directory(static, cluster=ClusterState("node1"))
     made.appeared(2, "eth0", "", host=True, at_ns=START)
@@ -266,7 +266,7 @@ def test_the_host_bears_the_name_of_its_node_whoever_tells_of_it() -> None:
     assert made.names.sockets[4357].node == "node1"
 
 
-def test_a_pod_of_the_api_is_in_the_network_that_the_api_says() -> None:
+def test_a_pods_host_network_is_as_in_the_api() -> None:
     made = directory(cluster=ClusterState("node1"))
     made.socket_found(4358, POD, START)
     told(made, "pods", pod("web-0", UID, spec__nodeName="node1"))
@@ -277,7 +277,7 @@ def test_a_pod_of_the_api_is_in_the_network_that_the_api_says() -> None:
     assert made.names.sockets[4358].host_network
 
 
-def test_a_pod_that_has_no_name_yet_is_on_this_node() -> None:
+def test_a_pod_without_a_name_is_on_this_node() -> None:
     made = directory(cluster=ClusterState("node1"))
     made.process_found(7, POD)
     found = endpoint(made, at_ns=START + PATIENCE)
@@ -285,7 +285,7 @@ def test_a_pod_that_has_no_name_yet_is_on_this_node() -> None:
     assert found.ports is None
 
 
-def test_places_are_the_clusters_and_not_known_without_one() -> None:
+def test_cluster_labels_are_unknown_without_a_cluster() -> None:
     assert directory().cluster_labels() is NO_CLUSTER_LABELS
     assert not NO_CLUSTER_LABELS.known
     assert NO_CLUSTER_LABELS.namespace_labels("shop") is None
@@ -340,7 +340,7 @@ def test_addresses_outlive_their_endpoint() -> None:
     assert owner(made, "10.99.0.7", gone - 1).workload == ""
 
 
-def test_who_is_waited_for_is_not_forgotten() -> None:
+def test_an_endpoint_with_waiting_flows_is_not_forgotten() -> None:
     patient = Directory((), NETWORKS, 2 * REMEMBER_NS)
     patient.appeared(7, "veth7", "", host=False, at_ns=START)
     patient.process_found(7, POD)
@@ -360,7 +360,7 @@ def reassigned() -> Directory:
     return made
 
 
-def test_an_address_that_two_have_is_nobodys() -> None:
+def test_an_address_that_two_have_is_disputed() -> None:
     """Not finally for a moment, in which the first may be heard to have let it go."""
     made = reassigned()
     assert owner(made, "10.99.0.7", START + SECOND - 1).workload == "blue"
@@ -374,7 +374,7 @@ def test_an_address_that_two_have_is_nobodys() -> None:
     assert owner(made, "10.99.0.7", START + 4 * SECOND).workload == "blue"
 
 
-def test_an_address_that_is_let_go_is_the_next_ones() -> None:
+def test_a_released_address_is_the_next_ones() -> None:
     made = reassigned()
     made.gone(7, START + SECOND + EVENT_DELAY_NS // 2)
     made.refresh(START + SECOND + EVENT_DELAY_NS // 2)
@@ -382,7 +382,7 @@ def test_an_address_that_is_let_go_is_the_next_ones() -> None:
     assert owner(made, "10.99.0.7", START + SECOND).workload == "green"
 
 
-def test_a_packet_of_its_own_tells_since_when_an_address_is_anothers() -> None:
+def test_a_packet_proves_since_when_an_address_is_anothers() -> None:
     made = reassigned()
     assert made.contested() == ["10.99.0.7"]
     sent = START + SECOND // 2
@@ -412,7 +412,7 @@ def changed(made: Directory, ifindex: int, address: str, at_ns: int, routed: boo
 
 
 @pytest.mark.parametrize("address", ["198.18.7.7", "203.0.113.9", "8.8.8.8"])
-def test_an_address_that_is_not_routed_to_an_interface_is_no_claim(address: str) -> None:
+def test_an_unrouted_address_is_no_claim(address: str) -> None:
     made = reassigned()
     before = owner(made, address)
     changed(made, 9, address, START)
@@ -421,7 +421,7 @@ def test_an_address_that_is_not_routed_to_an_interface_is_no_claim(address: str)
     assert owner(made, address, START + SECOND).workload == "green"
 
 
-def test_a_route_that_goes_takes_the_address_with_it() -> None:
+def test_a_removed_route_ends_the_address() -> None:
     made = reassigned()
     nine = packed("10.99.0.9")
     made.addresses_changed(9, [nine], START)
@@ -431,7 +431,7 @@ def test_a_route_that_goes_takes_the_address_with_it() -> None:
     assert owner(made, "10.99.0.9", START + 4 * SECOND).kind == "external"
 
 
-def test_a_static_address_is_not_for_whoever_configures_it() -> None:
+def test_a_static_address_belongs_to_its_entry() -> None:
     made = directory(StaticEndpoint("victim", address="10.99.0.99"))
     changed(made, 7, "10.99.0.99", START)
     assert endpoint(made).name != "victim"
@@ -452,7 +452,7 @@ def addressed(name: str, uid: str, address: str) -> Json:
     return made
 
 
-def test_what_the_api_confirms_needs_no_route_and_is_beyond_dispute() -> None:
+def test_a_confirmed_address_needs_no_route_and_wins() -> None:
     """As with Cilium, whose pods are reached by no route; another takes the address."""
     made = directory(cluster=cluster_of(addressed("web-0", UID, "10.99.0.7")))
     made.apply_addresses(AddressesChanged(7, (packed("10.99.0.7"),), START, frozenset()))
@@ -465,7 +465,7 @@ def test_what_the_api_confirms_needs_no_route_and_is_beyond_dispute() -> None:
     assert owner(made, "10.99.0.7", START + SECOND).uid == UID
 
 
-def test_what_the_api_says_to_be_anothers_is_disputed_once_it_must_have_told() -> None:
+def test_an_address_that_the_api_gives_to_another_is_disputed_after_its_delay() -> None:
     """A remote pod's address on a bridge that many nodes share."""
     there = addressed("there", "uid-there", "10.99.0.50")
     there["spec"]["nodeName"] = "there"
@@ -492,7 +492,7 @@ def test_a_table_is_made_only_when_something_changed() -> None:
     assert made.names is not before
 
 
-def test_a_later_agent_remembers_and_takes_nothing_for_granted() -> None:
+def test_a_restarted_agent_remembers_but_checks_again() -> None:
     made = directory()
     made.netns_named(7, "blue")
     made.gone(7, START + SECOND)
@@ -506,7 +506,7 @@ def test_a_later_agent_remembers_and_takes_nothing_for_granted() -> None:
     assert owner(again, "2001:db8::7", START + 3 * SECOND).workload == ""
 
 
-def test_what_happened_while_nobody_looked_nobody_can_tell() -> None:
+def test_owners_during_the_downtime_are_unknown() -> None:
     made = directory()
     made.netns_named(7, "blue")
     made.appeared(9, "veth9", "green", host=False, at_ns=START)
@@ -531,7 +531,7 @@ def test_what_happened_while_nobody_looked_nobody_can_tell() -> None:
     assert owner(again, "10.99.0.7", now - 2 * SECOND).kind == "unknown"
 
 
-def test_at_the_first_start_of_all_nothing_is_in_doubt() -> None:
+def test_the_first_start_has_no_downtime() -> None:
     made = directory()
     made.netns_named(7, "blue")
     made.interfaces_listed({7}, START + SECOND)
@@ -540,7 +540,7 @@ def test_at_the_first_start_of_all_nothing_is_in_doubt() -> None:
     assert made.contested() == []
 
 
-def test_unnamed_are_those_that_are_there_and_nobody_knows() -> None:
+def test_unnamed_interfaces() -> None:
     made = directory()
     made.appeared(9, "veth9", "green", host=False, at_ns=START)
     made.refresh(START)

@@ -104,7 +104,7 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
 
 
 @pytest.mark.parametrize("heard_at", [WALL + 10.9, WALL + 11.4])
-def test_who_had_an_address_before_one_who_came_while_nobody_looked_is_not_known(
+def test_the_owner_before_one_that_came_in_the_downtime_is_unknown(
     agent: Agent, heard_at: float
 ) -> None:
     """Nobody else ever claims it, so he would have it from long before on."""
@@ -126,7 +126,9 @@ def test_who_had_an_address_before_one_who_came_while_nobody_looked_is_not_known
     assert agent.owner(WALL + 11).uid == later.uid
 
 
-def test_a_pod_whose_end_is_not_told_yet_has_not_what_the_next_had(agent: Agent) -> None:
+def test_a_pod_whose_end_is_not_reported_yet_does_not_have_the_next_ones_address(
+    agent: Agent,
+) -> None:
     """The first one's link was never seen, and the API tells of its end two seconds late."""
     first, later = life(0, WALL + 9.9, WALL + 10.3), life(1, WALL + 10.3, WALL + 10.8)
     agent.restart(known=WALL + 9.8, at=WALL + 10.7)
@@ -141,7 +143,7 @@ def test_a_pod_whose_end_is_not_told_yet_has_not_what_the_next_had(agent: Agent)
     assert agent.owner(WALL + 10.65).uid == later.uid
 
 
-def test_nor_has_he_where_the_next_has_gone_unseen_as_well(agent: Agent) -> None:
+def test_nor_if_the_next_pod_has_gone_in_the_downtime_as_well(agent: Agent) -> None:
     first = life(0, WALL + 9.9, WALL + 10.3)  # and another until 10.6, whom nobody tells of
     agent.restart(known=WALL + 9.8, at=WALL + 10.7)
     agent.hear_list([])
@@ -156,7 +158,7 @@ def test_nor_has_he_where_the_next_has_gone_unseen_as_well(agent: Agent) -> None
     assert agent.owner(WALL + 10.4).kind == UNKNOWN
 
 
-def test_who_was_there_before_and_after_had_his_address_all_the_time(agent: Agent) -> None:
+def test_an_interface_there_before_and_after_had_its_address_all_the_time(agent: Agent) -> None:
     stays = life(0, WALL + 1, WALL + 90)
     agent.link(stays, WALL + 1)
     agent.restart(known=WALL + 9.8, at=WALL + 10.7)
@@ -251,9 +253,7 @@ class Soak:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_nothing_wrong_is_said_by_an_agent_that_was_dead_when_it_began(
-    agent: Agent, seed: int
-) -> None:
+def test_no_wrong_owner_after_a_kill_amid_a_succession(agent: Agent, seed: int) -> None:
     soak = Soak(agent, seed)
     soak.run()
     print(f"named: {soak.right} of {soak.right + soak.missed}")

@@ -65,9 +65,7 @@ def test_podman(tmp_path: Path, containers: ContainerNames, file: str) -> None:
     assert containers.find(OTHER) == ContainerName("other")
 
 
-def test_a_user_cannot_make_us_wait_or_read_elsewhere(
-    tmp_path: Path, containers: ContainerNames
-) -> None:
+def test_fifos_and_links_are_not_followed(tmp_path: Path, containers: ContainerNames) -> None:
     elsewhere = tmp_path / "elsewhere.json"
     write(elsewhere, [{"id": ID, "names": ["wrong"]}])
     directory = tmp_path / "podman/overlay-containers"

@@ -23,7 +23,9 @@ def policy(name: str) -> Object:
     return {"metadata": {"name": name}, "spec": {"priority": 1}}
 
 
-def test_what_is_not_there_is_told_once_and_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_absent_resource_is_logged_once_and_is_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.INFO, logger="podtally")
     with ApiServer() as api, Watching(api, [ADMIN], EAGER) as watching:
         source = watching.source
@@ -61,7 +63,7 @@ def test_a_crd_that_is_installed_later_is_found_and_one_that_goes_too(
         assert watching.source.errors(NAME) == 0
 
 
-def test_it_is_seldom_looked_for_and_still_as_fresh_as_the_others() -> None:
+def test_an_absent_resource_is_seldom_requested_and_still_fresh() -> None:
     with ApiServer() as api, Watching(api, [ADMIN, resource("pods")], SLOW) as watching:
         wait_for(lambda: watching.source.absent(NAME))
         asked = len(api.asked_for(NAME, "list"))
@@ -76,7 +78,7 @@ def test_it_is_seldom_looked_for_and_still_as_fresh_as_the_others() -> None:
         assert len(api.asked_for(NAME, "list")) == asked == 2
 
 
-def test_a_404_of_a_server_that_starts_does_not_take_away_what_was_there() -> None:
+def test_a_404_of_a_starting_server_removes_nothing() -> None:
     with ApiServer() as api:
         api.install(NAME)
         api.put(NAME, policy("a"))
@@ -110,7 +112,7 @@ def test_without_being_optional_a_404_is_an_error() -> None:
         assert watching.table.pages(NAME) == []
 
 
-def test_stop_is_prompt_while_it_waits_to_look_again() -> None:
+def test_stop_is_prompt_while_waiting_for_the_next_request() -> None:
     with ApiServer() as api:
         watching = Watching(api, [ADMIN], SLOW)
         wait_for(lambda: watching.source.absent(NAME))
@@ -120,7 +122,7 @@ def test_stop_is_prompt_while_it_waits_to_look_again() -> None:
         wait_for(lambda: not watching.source.alive(NAME))
 
 
-def test_looks_for_it_become_rarer_up_to_ten_minutes() -> None:
+def test_waits_for_an_absent_resource_grow_to_ten_minutes() -> None:
     first, last = ClientTiming().absent_seconds
     assert (first, last) == (60.0, 600.0)
     for seed in range(100):

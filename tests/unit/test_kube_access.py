@@ -77,7 +77,7 @@ def test_a_token_and_a_ca_file_beside_the_kubeconfig(cluster: Cluster) -> None:
     assert names(kubeconfig.load(cluster.write({"token": SECRET}))) == ["one"]
 
 
-def test_a_token_file_is_read_anew(cluster: Cluster) -> None:
+def test_a_token_file_is_read_again(cluster: Cluster) -> None:
     (cluster.folder / "token").write_text("old")
     access = kubeconfig.load(cluster.write({"tokenFile": "token", "token": "another"}))
     with pytest.raises(ApiError, match="401"):
@@ -122,7 +122,7 @@ def test_a_ca_given_as_data_and_a_server_behind_a_path(cluster: Cluster) -> None
     assert kubeconfig.load(path).server.url == cluster.api.url + "/k8s/c1"
 
 
-def test_a_certificate_that_does_not_fit_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_certificate_of_another_name_is_refused(cluster: Cluster, tmp_path: Path) -> None:
     other = Authority(tmp_path / "other", "other-ca")
     wrong = cluster.write({"token": SECRET}, **{"certificate-authority": str(other.own[0])})
     with pytest.raises(ConnectError, match="certificate"):
@@ -146,7 +146,7 @@ def test_tls_server_name_and_insecure(cluster: Cluster) -> None:
     assert names(kubeconfig.load(cluster.write({"token": SECRET}, **fields))) == ["one"]
 
 
-def test_a_watch_over_tls_ends_at_once_when_told(cluster: Cluster) -> None:
+def test_stop_ends_a_watch_over_tls_at_once(cluster: Cluster) -> None:
     access = kubeconfig.load(cluster.write({"token": SECRET}))
     with Watching(cluster.api, access=access) as watching:
         watching.agrees()
@@ -309,19 +309,19 @@ def test_stop_ends_a_plugin_that_never_does(cluster: Cluster) -> None:
         ("print(json.dumps({'kind': 'ExecCredential', 'apiVersion': 'x/v1'}))", "printed x/v1"),
     ],
 )
-def test_what_a_plugin_does_wrong_is_said(cluster: Cluster, code: str, said: str) -> None:
+def test_errors_of_plugins(cluster: Cluster, code: str, said: str) -> None:
     with pytest.raises(PodtallyError, match=said) as caught:
         names(PluginFolder(cluster).load(code))
     assert f"{cluster.folder}/kubeconfig: user agent: exec" in str(caught.value)
     assert SECRET not in str(caught.value)
 
 
-def test_a_plugin_that_is_not_there(cluster: Cluster) -> None:
+def test_a_missing_plugin(cluster: Cluster) -> None:
     with pytest.raises(PodtallyError, match=r"cannot run .*/bin/none: .*; apt-get install the-pl"):
         names(PluginFolder(cluster).load("", command="./bin/none"))
 
 
-def test_an_encrypted_key_asks_nobody(
+def test_an_encrypted_key_does_not_prompt(
     authority: Authority, pairs: tuple[Pair, Pair], tmp_path: Path
 ) -> None:
     locked = tmp_path / "locked.key"

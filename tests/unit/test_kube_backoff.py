@@ -27,13 +27,13 @@ def test_waits_grow_to_their_bound_and_no_further() -> None:
         assert 0.42 * bound < mean < 0.58 * bound  # of a uniform one: half
 
 
-def test_two_agents_do_not_come_back_together() -> None:
+def test_two_agents_wait_for_different_times() -> None:
     one, other = Backoff(ClientTiming()), Backoff(ClientTiming())
     pairs = [(one.next("away", 2.0), other.next("away", 3.0)) for _ in range(23)]
     assert all(first != second for first, second in pairs)
 
 
-def test_another_kind_of_failure_begins_anew() -> None:
+def test_another_kind_of_failure_starts_another_series() -> None:
     """A server that was away for long and now answers 503 is asked again soon."""
     backoff = Backoff(ClientTiming())
     for _ in range(23):

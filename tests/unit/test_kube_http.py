@@ -135,7 +135,7 @@ def test_errors(head: bytes, body: bytes, seconds: float, message: str) -> None:
     assert status.message == message
 
 
-def test_an_interrupt_ends_what_waits_and_what_would_follow() -> None:
+def test_an_interrupt_ends_waiting_and_later_calls() -> None:
     with answering(CHUNKED, stays=True) as client:
         lines = client.lines("/", "application/json")
         timer = threading.Timer(0.05, client.interrupt)
@@ -147,7 +147,7 @@ def test_an_interrupt_ends_what_waits_and_what_would_follow() -> None:
         timer.join()
 
 
-def test_nobody_listens() -> None:
+def test_no_server() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     client = Client(

@@ -36,7 +36,7 @@ def life(run: Run, phase: str = "Running", **more: Any) -> Life:
     return found.life
 
 
-def test_a_page_tells_its_version_and_how_to_go_on() -> None:
+def test_a_page_has_its_version_and_token() -> None:
     page = DECODERS["pods"].decode_list(list_of(pod("a"), pod("b"), version="42", more="next"))
     assert [item.name for item in page.objects] == ["a", "b"]
     assert page[1:3] == ("42", "next")
@@ -63,7 +63,7 @@ def test_watch_events() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"metadata":{},"items":[{"spec":{}}]}'])
-def test_what_is_no_list_is_refused(body: bytes) -> None:
+def test_invalid_lists_are_refused(body: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
         DECODERS["pods"].decode_list(body)
 
@@ -88,7 +88,7 @@ def test_a_pod() -> None:
     assert one("pods", pod(spec__hostNetwork=True)).host_network
 
 
-def test_labels_that_many_have_are_kept_once() -> None:
+def test_equal_labels_are_kept_once() -> None:
     page = DECODERS["pods"].decode_list(
         list_of(*(pod(str(i), metadata__labels={"tier": "front end"}) for i in range(2)))
     )
@@ -106,7 +106,7 @@ def ports_of(**spec: Any) -> Ports:
     return found.ports
 
 
-def test_ports_of_a_pod_are_those_that_have_names() -> None:
+def test_only_named_ports_of_a_pod_are_kept() -> None:
     dns = [{"name": "dns", "containerPort": 53, "protocol": p} for p in ("UDP", "TCP", "SCTP")]
     assert ports_of(
         containers=[
@@ -137,7 +137,7 @@ def test_sidecars_ports_count_and_those_of_other_init_containers_do_not() -> Non
     ) == (("http", 6, 80), ("metrics", 6, 9))
 
 
-def test_ports_that_many_have_are_kept_once() -> None:
+def test_equal_ports_are_kept_once() -> None:
     made = [container({"name": "front end", "containerPort": 80})]
     page = DECODERS["pods"].decode_list(
         list_of(*(pod(str(i), spec__containers=made) for i in range(2)))
@@ -153,26 +153,26 @@ def test_life_of_a_pod_that_runs() -> None:
     assert life(Run(100, 102, 104)) == Life(100, 102, 104, 104, 0, 0, False)
 
 
-def test_a_container_that_ended_but_will_be_started_again_is_no_end() -> None:
+def test_a_container_that_will_be_restarted_does_not_end_its_pod() -> None:
     assert life(Run(100, 102, 104, 106)) == Life(100, 102, 104, 106, 0, 0, False)
     run = Run(100, 102, 104, 106, exit_code=1)
     assert not life(run, spec__restartPolicy="OnFailure").over
 
 
 @pytest.mark.parametrize("policy", ["Never", "OnFailure"])
-def test_a_container_that_will_not_be_started_again_is_the_end(policy: str) -> None:
+def test_a_container_that_will_not_be_restarted_ends_its_pod(policy: str) -> None:
     found = life(Run(100, 102, 104, 106), spec__restartPolicy=policy)
     assert found == Life(100, 102, 104, 106, 106, 0, True)
 
 
-def test_rules_of_the_containers_own_leave_it_to_the_phase() -> None:
+def test_with_container_restart_rules_the_phase_decides() -> None:
     rules = [{"name": "main", "restartPolicy": "Always"}]
     more: Json = {"spec__restartPolicy": "Never", "spec__containers": rules}
     assert not life(Run(100, 102, 104, 106), **more).over
     assert life(Run(100, 102, 104, 106), "Failed", **more).over
 
 
-def test_a_sidecar_that_still_runs_is_no_end() -> None:
+def test_a_running_sidecar_keeps_its_pod_alive() -> None:
     made = status("10.99.0.1", Run(100, 102, 104, 106))
     made["initContainerStatuses"] = [
         {"state": {"running": {"startedAt": "1970-01-01T00:01:43Z"}}}  # second 103
@@ -200,13 +200,13 @@ def test_a_pod_that_crashed_and_waited_ends_when_it_is_deleted() -> None:
     assert (gone.ended_seconds, gone.gone_seconds) == (130, 130)
 
 
-def test_a_sandbox_that_was_not_there_yet_is_no_end() -> None:
+def test_a_sandbox_that_is_not_ready_yet_is_no_end() -> None:
     # Never reported as ready: the condition is still of the time before the containers.
     run = Run(100, sandbox=None, started=104, finished=106)
     assert life(run, "Succeeded", spec__restartPolicy="Never").ended_seconds == 106
 
 
-def test_an_evicted_pod_does_not_tell_its_end() -> None:
+def test_the_end_of_an_evicted_pod_is_unknown() -> None:
     found: KubePod = one("pods", pod(status={"phase": "Failed", "podIP": "10.99.0.1"}))
     assert found.life == Life(0, 0, 0, 0, 0, 0, True)
 
@@ -253,7 +253,7 @@ def test_services() -> None:
     assert one("services", named).type == "ExternalName"
 
 
-def test_slices_keep_what_may_get_traffic() -> None:
+def test_slices_keep_endpoints_that_may_get_traffic() -> None:
     conditions = [None, {}, {"ready": False}, {"ready": False, "serving": True}]
     endpoints = [
         {"addresses": [f"10.99.0.{i}"]} | ({} if known is None else {"conditions": known})

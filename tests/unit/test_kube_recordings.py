@@ -37,7 +37,7 @@ def whole(name: str, item: Object) -> Object:
     return {"kind": KINDS[name].kind, "apiVersion": KINDS[name].api_version} | item
 
 
-def test_played_in_time_a_watch_hears_what_was_recorded() -> None:
+def test_a_watch_of_a_replay_gets_what_was_recorded() -> None:
     with ApiServer() as api:
         player = Player(api.store, ("pods",))
         chosen = resource("pods", "spec.nodeName=node1")
@@ -60,7 +60,7 @@ def test_played_in_time_a_watch_hears_what_was_recorded() -> None:
         "504.future-version.list",
     ],
 )
-def test_recorded_errors_are_answered_alike(name: str) -> None:
+def test_recorded_errors_are_replayed(name: str) -> None:
     """The test server's Status objects are those of a real one, as far as a client reads them."""
     recorded = json.loads((RECORDINGS / "errors" / f"{name}.json").read_text())
     with ApiServer(authorizations={"Bearer right"}) as api:

@@ -55,7 +55,7 @@ def test_a_list_comes_in_pages_and_changes_follow() -> None:
         assert all("resourceVersion" not in request.query for request in lists)
 
 
-def test_an_empty_list_is_told_too() -> None:
+def test_an_empty_list_is_an_event() -> None:
     with ApiServer() as api, Watching(api) as watching:
         wait_for(lambda: len(watching.table.pages("pods")) == 1)
         (page,) = watching.table.pages("pods")
@@ -100,7 +100,7 @@ def test_bookmarks_carry_a_quiet_watch_over_a_compaction() -> None:
 
 
 @pytest.mark.parametrize("by_http", [True, False])
-def test_gone_makes_a_new_list_which_tells_what_disappeared(by_http: bool) -> None:
+def test_after_410_a_new_list_removes_what_disappeared(by_http: bool) -> None:
     with filled(ApiServer()) as api, Watching(api) as watching:
         watching.agrees()
         api.faults.gone_by_http = by_http
@@ -116,7 +116,7 @@ def test_gone_makes_a_new_list_which_tells_what_disappeared(by_http: bool) -> No
         watching.agrees()
 
 
-def test_an_expired_continue_begins_the_list_again() -> None:
+def test_an_expired_token_starts_the_list_again() -> None:
     with filled(ApiServer()) as api:
         api.faults.hang = True
         with Watching(api, timing=PATIENT) as watching:
@@ -157,7 +157,7 @@ def test_a_line_cut_in_the_middle_is_no_event_and_none_is_lost() -> None:
         assert names == [f"{when}-{cut}" for cut in (1, 23, 10_000) for when in ("cut-at", "after")]
 
 
-def test_a_watch_that_stops_speaking_is_given_up_and_listed_anew() -> None:
+def test_a_silent_watch_is_replaced_by_a_list() -> None:
     with filled(ApiServer()) as api, Watching(api, timing=QUICK) as watching:
         watching.agrees()
         api.faults.freeze = True
@@ -170,7 +170,7 @@ def test_a_watch_that_stops_speaking_is_given_up_and_listed_anew() -> None:
         watching.agrees()
 
 
-def test_a_server_that_takes_requests_and_never_answers() -> None:
+def test_a_server_that_never_answers() -> None:
     with filled(ApiServer()) as api:
         api.faults.hang = True
         with Watching(api, timing=QUICK) as watching:
@@ -197,7 +197,7 @@ def test_a_restarted_server(lose_history: bool) -> None:
         assert watching.source.lists("pods") == (4 if lose_history else 1)
 
 
-def test_away_and_back_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="podtally")
     resources = [resource("pods"), resource("nodes"), resource("services")]
     with filled(ApiServer()) as api, Watching(api, resources) as watching:
@@ -237,7 +237,7 @@ def test_a_rotated_token_is_read_again(tmp_path: Path) -> None:
             assert watching.source.lists("pods") == 1
 
 
-def test_after_the_first_401_it_is_tried_again_at_once() -> None:
+def test_the_first_401_is_retried_at_once() -> None:
     slow = replace(PATIENT, first_bound_seconds=5000.0, error_max_seconds=5000.0)
     with filled(ApiServer()) as api:
         api.faults.errors.append(Fault(401, "Unauthorized"))
@@ -245,7 +245,7 @@ def test_after_the_first_401_it_is_tried_again_at_once() -> None:
             watching.agrees()
 
 
-def test_429_is_given_the_time_that_it_asks_for() -> None:
+def test_429_waits_for_retry_after() -> None:
     with filled(ApiServer()) as api:
         api.faults.errors.append(Fault(429, "TooManyRequests", 1, "pods", "list"))
         with Watching(api) as watching:
@@ -283,7 +283,7 @@ def test_errors_of_the_server_pass(code: int) -> None:
             assert watching.source.errors("pods") == 3
 
 
-def test_an_error_event_that_is_not_gone_goes_on_from_where_it_was() -> None:
+def test_an_error_event_other_than_410_continues_the_watch() -> None:
     with filled(ApiServer()) as api, Watching(api) as watching:
         watching.agrees()
         api.faults.error_event = (500, "InternalError")
@@ -294,7 +294,7 @@ def test_an_error_event_that_is_not_gone_goes_on_from_where_it_was() -> None:
         assert watching.source.lists("pods") == 1
 
 
-def test_a_version_from_the_future_is_listed_anew() -> None:
+def test_a_version_from_the_future_is_listed_again() -> None:
     with filled(ApiServer()) as api, Watching(api) as watching:
         watching.agrees()
         api.away()
@@ -339,7 +339,7 @@ def test_a_server_that_starts_refuses_for_a_moment(
     assert not [record for record in caplog.records if "right" in record.message]
 
 
-def test_what_was_never_heard_of_is_as_old_as_the_agent() -> None:
+def test_a_resource_never_in_contact_is_as_old_as_the_agent() -> None:
     with ApiServer() as api:
         api.away()
         before = time.monotonic_ns()
@@ -352,7 +352,7 @@ def test_a_granted_right_is_seen_within_ten_seconds() -> None:
     assert ClientTiming().forbidden_max_seconds + 1 < 10
 
 
-def test_what_cannot_be_decoded_is_counted_and_listed_anew() -> None:
+def test_undecodable_lines_are_counted_and_listed_again() -> None:
     wild = replace(PATIENT, error_max_seconds=0.05)
     plain = resource("pods")
 
@@ -373,7 +373,7 @@ def test_what_cannot_be_decoded_is_counted_and_listed_anew() -> None:
 
 
 @pytest.mark.parametrize("state", ["watching", "hanging", "away", "frozen", "throttled"])
-def test_stop_does_not_wait_for_what_the_client_waits_for(state: str) -> None:
+def test_stop_does_not_wait_for_the_server(state: str) -> None:
     never = 100 * BOUND_SECONDS
     timing = replace(
         PATIENT,
@@ -419,7 +419,7 @@ def test_late_answers_are_consistent() -> None:
             assert names == [f"late-{number}" for number in range(23)]
 
 
-def test_watches_ask_for_different_times_and_bookmarks() -> None:
+def test_watches_have_different_timeouts_and_bookmarks() -> None:
     long = replace(PATIENT, watch_seconds=(300.0, 600.0))
     with filled(ApiServer()) as api:
         api.watch_limit_seconds = 0.05

@@ -42,7 +42,7 @@ def workload(name: str, owners: list[Json], labels: dict[str, str] | None = None
         ([{"kind": "Thing", "name": "t", "uid": "u"}], {}, ("web-x", "Pod")),
     ],
 )
-def test_by_who_made_it(
+def test_by_owner_reference(
     owners: list[Json], labels: dict[str, str], expected: tuple[str, str]
 ) -> None:
     assert workload("web-x", owners, labels) == expected

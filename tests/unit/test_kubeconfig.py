@@ -39,7 +39,7 @@ HTTPS = {"server": "https://127.0.0.1:1"}
         ({"token": 23}, HTTPS, r"users\[0\].user.token: must be text .*, not a whole number"),
     ],
 )
-def test_a_bad_kubeconfig_is_said_with_file_and_field(
+def test_errors_name_file_and_field(
     tmp_path: Path, user: dict[str, Any], fields: dict[str, Any], said: str
 ) -> None:
     path = write_config(tmp_path, user, fields)
@@ -50,7 +50,7 @@ def test_a_bad_kubeconfig_is_said_with_file_and_field(
     assert SECRET not in str(caught.value)
 
 
-def test_what_is_not_there_at_all(tmp_path: Path) -> None:
+def test_missing_parts(tmp_path: Path) -> None:
     path = write_config(tmp_path, {"token": SECRET}, HTTPS)
     with pytest.raises(PodtallyError, match="contexts: no 'there'; there is: broken, here"):
         kubeconfig.load(path, "there")

@@ -82,7 +82,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., ResolverHost]]:
 Start = Callable[..., ResolverHost]
 
 
-def test_the_logs_name_a_pod_at_once_and_the_runtime_then_its_labels(start: Start) -> None:
+def test_the_logs_name_a_pod_at_once_and_the_runtime_adds_labels(start: Start) -> None:
     host = start()
     host.log_directory(1)
     with serving(host.socket, lambda *_: Answer((listed(sandbox(1)),))) as server:
@@ -103,7 +103,7 @@ def test_without_a_runtime_the_logs_are_enough(start: Start) -> None:
     assert host.silent()
 
 
-def test_a_pod_that_the_runtime_lists_late_is_asked_for_until_then(start: Start) -> None:
+def test_a_pod_that_the_runtime_lists_late_is_retried(start: Start) -> None:
     host = start()
     answers = [
         Answer((b"",)),
@@ -116,7 +116,7 @@ def test_a_pod_that_the_runtime_lists_late_is_asked_for_until_then(start: Start)
     assert host.resolver.errors == 1
 
 
-def test_many_pods_are_one_question(start: Start) -> None:
+def test_many_pods_are_resolved_with_one_list(start: Start) -> None:
     """Asked while an answer is under way, so that they wait together."""
     host = start()
     everybody = listed(*(sandbox(number) for number in range(24)))
@@ -139,7 +139,7 @@ def test_many_pods_are_one_question(start: Start) -> None:
     assert [bool(request) for _, request in server.asked] == [True, False]
 
 
-def test_of_several_sandboxes_the_ready_one_then_the_newest_counts(start: Start) -> None:
+def test_the_ready_sandbox_counts_then_the_newest(start: Start) -> None:
     host = start()
     several = [
         sandbox(1, name="newest", created_ns=3, ready=False),
@@ -153,7 +153,7 @@ def test_of_several_sandboxes_the_ready_one_then_the_newest_counts(start: Start)
 
 
 @pytest.mark.parametrize("kind", ["containerd", "cri-o", "container"])
-def test_a_container_of_a_pod_whose_cgroup_tells_no_uid(start: Start, kind: str) -> None:
+def test_a_container_of_a_pod_whose_cgroup_has_no_uid(start: Start, kind: str) -> None:
     host = start()
     container = bytes_field(1, bytes_field(1, ID) + bytes_field(2, SANDBOX_ID))
     bare = sandbox(1, id=SANDBOX_ID)
@@ -167,7 +167,7 @@ def test_a_container_of_a_pod_whose_cgroup_tells_no_uid(start: Start, kind: str)
             assert host.hear() == PodNamed(bare.uid, "shop", "web-1", bare.labels, "cri", each)
 
 
-def test_docker_is_asked_for_its_own_and_the_runtime_is_not(start: Start) -> None:
+def test_docker_containers_are_not_looked_up_in_the_cri(start: Start) -> None:
     host = start()
     directory = host.place / "docker" / ID
     directory.mkdir(parents=True)
@@ -180,7 +180,7 @@ def test_docker_is_asked_for_its_own_and_the_runtime_is_not(start: Start) -> Non
     assert server.asked == []
 
 
-def test_what_has_no_other_name_is_not_asked_for(start: Start) -> None:
+def test_owners_without_another_name_are_not_looked_up(start: Start) -> None:
     host = start()
     with serving(host.socket, lambda *_: Answer((b"",))) as server:
         host.resolver.request(CgroupOwner("systemd", "nginx.service"))
@@ -196,7 +196,7 @@ def hanging(host: ResolverHost) -> Iterator[None]:
         yield
 
 
-def test_a_runtime_that_hangs_does_not_hold_up_the_logs_for_long(start: Start) -> None:
+def test_a_hanging_runtime_delays_the_logs_only_briefly(start: Start) -> None:
     host = start()
     with hanging(host):
         host.log_directory(1)

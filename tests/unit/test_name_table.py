@@ -83,7 +83,7 @@ def test_owners(address: str, expected: Owner) -> None:
     assert owner(made, address) == expected
 
 
-def test_a_claim_wins_over_a_network_of_one_address_while_it_holds() -> None:
+def test_a_claim_wins_over_a_network_of_one_address_while_it_lasts() -> None:
     made = names(NETWORKS, Claim(number("10.99.23.5"), POD, NOW_NS, NOW_NS + 23))
     assert owner(made, "10.99.23.5") == POD
     assert owner(made, "10.99.23.5", NOW_NS + 22) == POD
@@ -114,7 +114,7 @@ def test_many_at_once_in_their_order() -> None:
     assert found == [str(i * 7 % 40) if i * 7 % 40 < 23 else "lab" for i in range(40)]
 
 
-def test_endpoints_nobody_knows_are_unknown_and_never_guessed() -> None:
+def test_endpoints_without_a_name_are_unknown() -> None:
     made = names({})
     assert made.endpoint(7) == WEB
     assert made.endpoint(9) == UNKNOWN_ENDPOINT

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from podtally.identity.networks import RangeTable, parse_prefix
+from podtally.identity.networks import PrefixTable, parse_prefix
 
 Network = IPv4Network | IPv6Network
 WORD = (1 << 64) - 1
@@ -17,7 +17,7 @@ MAPPED = 0xFFFF << 32
 LAST = (1 << 128) - 1
 
 
-def look_up(table: RangeTable, addresses: list[int]) -> list[int]:
+def look_up(table: PrefixTable, addresses: list[int]) -> list[int]:
     high = np.array([address >> 64 for address in addresses], np.uint64)
     low = np.array([address & WORD for address in addresses], np.uint64)
     values: list[int] = table.look_up(high, low).tolist()
@@ -78,8 +78,8 @@ anywhere = st.one_of(
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(st.one_of(v4, v6), max_size=23), st.lists(anywhere, max_size=5))
-def test_finds_what_a_search_through_all_finds(networks: list[Network], also: list[int]) -> None:
-    table = RangeTable(
+def test_agrees_with_a_linear_search(networks: list[Network], also: list[int]) -> None:
+    table = PrefixTable(
         parse_prefix(str(network), value) for value, network in enumerate(networks, 1)
     )
     addresses = list(also)
@@ -125,17 +125,17 @@ def test_borders(address: str, value: int) -> None:
         "2001:db8::23",
         "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
     )
-    table = RangeTable(parse_prefix(text, i) for i, text in enumerate(listed, 1))
+    table = PrefixTable(parse_prefix(text, i) for i, text in enumerate(listed, 1))
     assert look_up(table, [number(address)]) == [value]
 
 
 def test_nothing_listed() -> None:
-    assert look_up(RangeTable([], default=23), [0, LAST]) == [23, 23]
-    assert look_up(RangeTable([]), []) == []
+    assert look_up(PrefixTable([], default=23), [0, LAST]) == [23, 23]
+    assert look_up(PrefixTable([]), []) == []
 
 
 def test_everything_listed() -> None:
-    table = RangeTable([parse_prefix("::/0", 1), parse_prefix("0.0.0.0/0", 2)], default=9)
+    table = PrefixTable([parse_prefix("::/0", 1), parse_prefix("0.0.0.0/0", 2)], default=9)
     assert look_up(table, [0, MAPPED, MAPPED | 0xFFFFFFFF, (MAPPED | 0xFFFFFFFF) + 1, LAST]) == [
         1,
         2,
@@ -150,6 +150,6 @@ def test_ipv4_is_read_as_mapped() -> None:
 
 
 @pytest.mark.parametrize("text", ["10.99.0.1/16", "10.99.0.0/33", "web", "", "2001:db8::/129"])
-def test_refuses_what_is_no_network(text: str) -> None:
+def test_rejects_invalid_networks(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_prefix(text, 1)

@@ -24,7 +24,7 @@ def test_a_pod_by_its_uid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [f"a_b_c_{UID}", f"b_{UID}", f"_b_{UID}", UID, f"__{UID}"])
-def test_what_no_kubelet_would_write_names_nobody(tmp_path: Path, name: str) -> None:
+def test_directories_of_other_names_are_ignored(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     assert PodLogs(tmp_path).find(UID) is None
 
@@ -60,7 +60,7 @@ def test_an_unchanged_directory_is_not_listed_again(tmp_path: Path) -> None:
     assert logs.find(HASH) == PodLog("kube-system", "etcd-node1")
 
 
-def test_what_a_real_kubelet_made(tmp_path: Path) -> None:
+def test_directories_of_a_real_kubelet(tmp_path: Path) -> None:
     if not RECORDED.exists():
         pytest.skip(f"{RECORDED} is not here")
     lines = [line.split()[1] for line in RECORDED.read_text().splitlines()]

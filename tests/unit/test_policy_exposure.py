@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from podtally.identity.cluster.state import ClusterState
 from podtally.identity.interface_endpoints import address_number
 from podtally.identity.services import LINGER_NS, BackendAddress, Services
-from podtally.kube.objects import KubeService, ServicePort
+from podtally.kube.objects import KubeService, KubeServicePort
 from podtally.policy.exposure.exposures import ExposureBuilder, build_exposure
 from podtally.policy.exposure.table import NOTHING, FirstMatchTable, TableRows
 from podtally.policy.ingress import DeclaredIngress, IngressRoute
@@ -293,7 +293,10 @@ def test_what_has_not_changed_is_kept_and_changes_nothing() -> None:
         name = ("shop", f"s{chance.randrange(5)}")
         kind = chance.choice(("ClusterIP", "NodePort", "LoadBalancer"))
         outside = ("203.0.113.1",) if kind == "LoadBalancer" else ()
-        fronts = (ServicePort("http", "TCP", 80, 30080), ServicePort("https", "TCP", 443, 30443))
+        fronts = (
+            KubeServicePort("http", "TCP", 80, 30080),
+            KubeServicePort("https", "TCP", 443, 30443),
+        )
         objects[name] = KubeService(*name, "", ("10.99.200.1", *outside), fronts, 0, kind, outside)
         chosen = tuple(map(address_number, chance.sample(pods, chance.randrange(5))))
         backends[name] = {

@@ -14,7 +14,7 @@ from podtally.identity.model import FOREVER, Claim, Endpoint, Owner
 from podtally.identity.name_table import Names
 from podtally.identity.services import BackendAddress as Address
 from podtally.identity.services import Services
-from podtally.kube.objects import KubeService, ServicePort
+from podtally.kube.objects import KubeService, KubeServicePort
 from podtally.ledger.checkpoint import Checkpoint, Extras, Position
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.events import Due
@@ -493,7 +493,7 @@ def test_an_event_is_kept_while_its_connection_lasts_and_until_it_is_told() -> N
 
 def test_exposed_to_the_outside() -> None:
     service = KubeService(
-        "shop", "web", "u", ("10.99.200.1",), (ServicePort("", "TCP", 80, 30080),), 0
+        "shop", "web", "u", ("10.99.200.1",), (KubeServicePort("", "TCP", 80, 30080),), 0
     )
     nodeport = msgspec.structs.replace(service, type="NodePort")
     behind = {("shop", "web"): {(TCP, 80): (Address(address_number(WEB_ADDRESS), 8080),)}}
@@ -510,7 +510,7 @@ def test_exposed_to_the_outside() -> None:
 
 def test_events_of_declared_exposure_say_how_it_is_declared() -> None:
     service = KubeService(
-        "shop", "web", "u", ("10.99.200.1",), (ServicePort("", "TCP", 80, 30080),), 0
+        "shop", "web", "u", ("10.99.200.1",), (KubeServicePort("", "TCP", 80, 30080),), 0
     )
     nodeport = msgspec.structs.replace(service, type="NodePort")
     behind = {("shop", "web"): {(TCP, 80): (Address(address_number(WEB_ADDRESS), 8080),)}}

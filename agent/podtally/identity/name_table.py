@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from podtally.identity.addresses import AddressTable
 from podtally.identity.model import INTERNET, PRIVATE, UNKNOWN, UNKNOWN_ENDPOINT, Endpoint, Owner
-from podtally.identity.networks import Prefix, RangeTable, parse_prefix
+from podtally.identity.networks import Prefix, PrefixTable, parse_prefix
 
 # RFC 1918, RFC 6598, RFC 4193: not routed on the internet.
 PRIVATE_NETWORKS = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
@@ -35,7 +35,7 @@ class Networks:
     """Owners of addresses without a claim: named networks, otherwise INTERNET."""
 
     owners: tuple[Owner, ...]
-    ranges: RangeTable  # its values are indexes into ``owners``
+    ranges: PrefixTable  # its values are indexes into ``owners``
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def build_networks(
     for name, texts in WELL_KNOWN.items():
         for text in texts:
             add(text, _external(name, "private"))
-    plain = Networks(tuple(owners), RangeTable(prefixes.values()))
+    plain = Networks(tuple(owners), PrefixTable(prefixes.values()))
     owners.setdefault(UNRESOLVED_POD, len(owners))
     owners.setdefault(UNRESOLVED, len(owners))
     for text in PRIVATE_NETWORKS if cluster_unknown else ():
@@ -98,7 +98,7 @@ def build_networks(
     for name, texts in networks.items():
         for text in texts:
             add(text, _external(name, _scope(text, plain)))
-    return Networks(tuple(owners), RangeTable(prefixes.values()))
+    return Networks(tuple(owners), PrefixTable(prefixes.values()))
 
 
 def build_names(

@@ -32,7 +32,7 @@ def parse_prefix(text: str, value: int) -> Prefix:
     return Prefix(first, network.prefixlen, value)
 
 
-class RangeTable:
+class PrefixTable:
     """Finds the value of the longest prefix of an address; ``default`` if there is none."""
 
     def __init__(self, prefixes: Iterable[Prefix], default: int = 0) -> None:

@@ -67,7 +67,7 @@ class KubeNode(KeptObject, frozen=True):
     labels: Labels = ()
 
 
-class ServicePort(KeptObject, frozen=True):
+class KubeServicePort(KeptObject, frozen=True):
     name: str
     protocol: str
     port: int
@@ -79,7 +79,7 @@ class KubeService(KeptObject, frozen=True):
     name: str
     uid: str
     addresses: tuple[str, ...]  # cluster, external and load balancer addresses
-    ports: tuple[ServicePort, ...]
+    ports: tuple[KubeServicePort, ...]
     created_seconds: int
     type: str = "ClusterIP"  # or NodePort, LoadBalancer, ExternalName
     # Reachable from outside: external IPs, then the load balancer's addresses and names.
@@ -226,7 +226,7 @@ def _service(item: _WireService) -> KubeService:
         uid=meta.uid,
         addresses=tuple(dict.fromkeys(a for a in addresses if a not in ("", "None"))),
         ports=tuple(
-            ServicePort(intern(port.name), intern(port.protocol), port.port, port.node_port)
+            KubeServicePort(intern(port.name), intern(port.protocol), port.port, port.node_port)
             for port in spec.ports or ()
         ),
         created_seconds=seconds(meta.creation_timestamp),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from podtally.runtimes.engine_files import ContainerName, docker_name, podman_name
 
 
-class Engine(NamedTuple):
+class ContainerEngine(NamedTuple):
     """A container runtime; in a cgroup path, ID are the 64 digits of a container's id.
 
     Root alone makes the cgroups in ``parents`` and in ``units``.
@@ -32,7 +32,7 @@ class Engine(NamedTuple):
 
 # The first CRI socket that serves pods is used: the order decides.
 ENGINES = (
-    Engine(
+    ContainerEngine(
         name="containerd",
         prefixes=("containerd", "cri-containerd", "nerdctl"),
         parents=("default", "k8s.io"),  # namespaces: of `ctr` and `nerdctl`, and of the CRI
@@ -41,14 +41,14 @@ ENGINES = (
         sockets=(Path("/run/containerd/containerd.sock"),),
         in_cri=True,
     ),
-    Engine(
+    ContainerEngine(
         name="cri-o",
         prefixes=("crio", "crio-conmon"),
         units=("crio.service", "cri-o.service"),
         sockets=(Path("/run/crio/crio.sock"),),
         in_cri=True,
     ),
-    Engine(
+    ContainerEngine(
         name="docker",
         prefixes=("docker",),
         parents=("docker", "moby"),  # moby: Docker's namespace in containerd
@@ -57,7 +57,7 @@ ENGINES = (
         read_name=docker_name,
         storage=Path("/var/lib/docker/containers"),
     ),
-    Engine(
+    ContainerEngine(
         name="podman",
         prefixes=("libpod", "libpod-conmon", "libpod-payload"),  # payload: --cgroups=split, Quadlet
         parents=("libpod_parent",),
@@ -66,13 +66,13 @@ ENGINES = (
         storage=Path("/var/lib/containers/storage"),
     ),
     # Kubernetes distributions that start a containerd of their own.
-    Engine(
+    ContainerEngine(
         name="containerd",
         units=("k3s.service", "k3s-agent.service", "rke2-server.service", "rke2-agent.service"),
         sockets=(Path("/run/k3s/containerd/containerd.sock"),),
         in_cri=True,
     ),
-    Engine(
+    ContainerEngine(
         name="containerd",
         units=("k0scontroller.service", "k0sworker.service"),
         sockets=(Path("/run/k0s/containerd.sock"),),
