@@ -77,7 +77,7 @@ class Watcher:
             self._read = file.tell() - len(rest)
         at = time.monotonic()
         for line in map(json.loads, lines):
-            if line["local"]["workload"] == "victim":
+            if line["endpoint"]["workload"] == "victim":
                 self.event_at.setdefault((line["peer"]["address"], line["port"]), at)
             self.scans += "scan" in line
 

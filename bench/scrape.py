@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scraping a real agent that has 10,000 series, then 100,000, and what it does to the epochs.
 
-One pod sends to many ports of another, which makes a series for each, direction and
-metric. Then the agent is left alone for a while, and scraped again and again for as
+One pod sends to many ports of many declared networks, which makes a series for each port,
+direction and metric. Then the agent is left alone for a while, and scraped again and again for as
 long; lateness of the epochs is the agent's own histogram.
 """
 
@@ -12,8 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import NamedTuple
 
+import yaml
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
@@ -26,12 +28,14 @@ EXAMPLE = "scripts/bench scrape --scrapes 50"
 COLUMNS = ("figure", "value", "target", "ok")
 LATE_SECONDS = 0.05
 
-# A port makes a series for each of two pods, two directions and three metrics.
-_SEND = """
+# A port makes a series for two directions and three metrics; a peer has 100 ports at most.
+PORTS = 100
+_SEND = f"""
 import socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-for port in range(20000, 20000 + int(sys.argv[1])):
-    s.sendto(b"x", ("10.99.251.2", port))
+for network in range(int(sys.argv[1])):
+    for port in range(20000, 20000 + {PORTS}):
+        s.sendto(b"x", (f"10.98.{{network}}.1", port))
 """
 _SCRAPE = f"""
 import sys, time, urllib.request
@@ -61,12 +65,12 @@ class Scraped(NamedTuple):
 
 
 class Size(NamedTuple):
-    ports: int
-    series: int  # at least so many
+    networks: int
+    series: int  # at least
     seconds: float  # a scrape may take
 
 
-SIZES = (Size(900, 10_000, 0.05), Size(8500, 100_000, 0.5))
+SIZES = (Size(18, 10_000, 0.05), Size(170, 100_000, 0.5))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,10 +88,13 @@ def main(arguments: argparse.Namespace) -> int:
 def _measure(size: Size, scrapes: int, report: Report) -> None:
     with node.node(2) as names, tempfile.TemporaryDirectory() as state:
         _join(names)
-        with node.agent(state, "--series-limit", "1000000") as (process, _):
+        config = Path(state, "podtally.yaml")
+        config.write_text(yaml.safe_dump({"networks": _networks(size.networks)}))
+        flags = ("--config", str(config), "--series-limit", "1000000")
+        with node.agent(state, *flags) as (process, _):
             node.until(node.ready, process)
             progress(f"making {size.series} series")
-            _in(names[0], _SEND, str(size.ports))
+            _in(names[0], _SEND, str(size.networks))
             time.sleep(2.5)
             before = _scrape(1, 0.0)
             progress("an agent left alone")
@@ -130,12 +137,17 @@ def _stock(body: str) -> float:
     return statistics.median(seconds)
 
 
+def _networks(count: int) -> dict[str, str]:
+    return {f"n{number}": f"10.98.{number}.0/24" for number in range(count)}
+
+
 def _join(names: list[str]) -> None:
-    """Two pods that reach each other through the node."""
+    """Join two pods by a bridge; the first reaches the networks by way of the second."""
     node.ip(f"-n {node.NODE} link add ptl-br0 up type bridge")
     for i, name in enumerate(names):
         node.ip(f"-n {node.NODE} link set ptlb{i} master ptl-br0")
         node.ip(f"-n {name} addr add 10.99.251.{i + 1}/24 dev eth0")
+    node.ip(f"-n {names[0]} route add 10.98.0.0/16 via 10.99.251.2")
 
 
 def _in(namespace: str, code: str, *arguments: str) -> str:

@@ -115,14 +115,14 @@ def assert_judged(found: dict[str, Any]) -> None:
     assert {key for key, verdict in verdicts.items() if verdict == "denied"} == leaks
     assert {verdict for key, verdict in verdicts.items() if key not in leaks} == {"allowed"}
     assert {pod["pod"] for pod in found["pods"] if pod["denied"]} == {"stray-x2", "payments-8e"}
-    events = {event["local"]["pod"]: event for event in found["events"]}
+    events = {event["endpoint"]["pod"]: event for event in found["events"]}
     assert len(events) == len(found["events"]) == 2
     stray, payments = events["stray-x2"], events["payments-8e"]
     assert (stray["policy"], payments["policy"]) == ("shop/default-deny", "billing/only-the-bank")
     assert "nothing is allowed in egress" in stray["reason"]
     assert "203.0.113.10 is in 203.0.113.10/32, excepted" in payments["reason"]
     for event in events.values():
-        pod = next(pod for pod in found["pods"] if pod["pod"] == event["local"]["pod"])
+        pod = next(pod for pod in found["pods"] if pod["pod"] == event["endpoint"]["pod"])
         assert event["event"] == "denied"
         assert 0 < event["connections"] <= pod["denied"]
 
@@ -255,7 +255,7 @@ def _metrics_tell(words: str) -> bool:
 def _log_tells() -> bool:
     text = EVENT_LOG.read_text() if EVENT_LOG.exists() else ""
     events = [json.loads(line) for line in text.splitlines()]
-    return any((e["local"]["pod"], e["event"]) == ("stray-x2", "denied") for e in events)
+    return any((e["endpoint"]["pod"], e["event"]) == ("stray-x2", "denied") for e in events)
 
 
 def _table_tells(shown: bytearray) -> bool:

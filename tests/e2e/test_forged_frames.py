@@ -105,10 +105,10 @@ def test_a_frame_in_the_peers_name_hides_no_denial(
             asking.sendall(b"secret")
             assert answering.recv(6) == b"secret"
     found = wait_for(lambda: events(log), lambda line: line.event == "denied")
-    assert (found.direction, found.local.pod, found.port) == ("egress", "stray", 4444)
+    assert (found.direction, found.endpoint.pod, found.port) == ("egress", "stray", 4444)
     assert found.peer.address == SERVER
     forged = wait_for(lambda: events(log), lambda line: line.event == "spoofed")
-    assert (forged.local.pod, forged.connections) == ("stray", 1)
+    assert (forged.endpoint.pod, forged.connections) == ("stray", 1)
     samples = eventually(agent, lambda s: by("workload", s, SPOOFED), {"stray": 1})
     assert by("port", samples, DENIED) == {"4444": 1}
 
@@ -148,9 +148,9 @@ def test_what_policy_cannot_decide_is_reported(
         return wait_for(lambda: events(log), lines)
 
     for name in odd:
-        assert reported(name, "unknown").local.pod == "stray", name
+        assert reported(name, "unknown").endpoint.pod == "stray", name
     # Whoever opened them, both ways are shut.
-    assert reported("tcp", "denied").local.pod == "stray"
+    assert reported("tcp", "denied").endpoint.pod == "stray"
     wait_for(lambda: events(log), lambda line: line.port is None and line.protocol == "tcp")
     samples = agent.samples()
     assert by("protocol", samples, UNDECIDED) == dict.fromkeys(odd, 1)
@@ -193,7 +193,7 @@ def test_what_a_bridge_floods_accuses_no_bystander(
     mdns = packets.ETHERNET + packets.IPV4 + 8
     look = partial(by, "peer_workload", name=FLOWS, workload="w7")
     samples = eventually(agent, lambda s: look(samples=s), {"multicast": mdns})
-    assert {line.local.pod for line in events(log)} == {"c"}
+    assert {line.endpoint.pod for line in events(log)} == {"c"}
     assert set(by("workload", samples, DENIED)) == {"c"}
     assert told(samples, "podtally_undeclared_exposure_connections_total") == {}
     flooded = {workload for workload in bystanders(samples) if workload != "c"}

@@ -243,7 +243,7 @@ def test_service_traffic_is_judged_by_the_pod_and_its_port(
     eventually(agent, begun(**front), {verdict: 1})
     back = {"workload": "web", "peer_workload": "client", "port": "8080"}
     samples = eventually(agent, begun(**back), {verdict: 1})
-    line = wait_for(partial(records, flows), lambda r: r.local.pod == "client")
+    line = wait_for(partial(records, flows), lambda r: r.endpoint.pod == "client")
     assert (line.verdict, line.peer.port) == (verdict, FRONT)
     assert line.peer.backend is not None
     assert line.peer.backend.port == 8080
@@ -253,7 +253,7 @@ def test_service_traffic_is_judged_by_the_pod_and_its_port(
     else:
         assert "port 8080 is not 80" in line.reason
         told = wait_for(partial(events, log), lambda e: e.event == "denied")
-        assert (told.local.pod, told.peer.name, told.port) == ("web", "client", 8080)
+        assert (told.endpoint.pod, told.peer.name, told.port) == ("web", "client", 8080)
         assert by("workload", samples, DENIED) == {"web": 1}
 
 
@@ -277,4 +277,4 @@ def test_a_pod_and_its_own_node_are_allowed_and_it_is_said_why(
 
 
 def is_with_the_node(port: int, line: FlowRecord) -> bool:
-    return line.peer.kind == "host" and port in (line.local.port, line.peer.port)
+    return line.peer.kind == "host" and port in (line.endpoint.port, line.peer.port)

@@ -102,10 +102,10 @@ def test_what_nobody_declares_is_counted_and_told(
             assert (line.event, line.direction) == ("undeclared", "ingress")
             assert (line.peer.address, line.port) == (OUTSIDE[1], port)
         lines = events(tmp_path / "events")
-        told_of = {(e.local.pod, e.port) for e in lines if e.exposure == "undeclared"}
+        told_of = {(e.endpoint.pod, e.port) for e in lines if e.exposure == "undeclared"}
         assert told_of == {("stray", 8080), ("web", 9090)}
         balanced = "LoadBalancer ingress/controller:443"
-        assert balanced in {e.exposure for e in lines if e.local.pod == "controller"}
+        assert balanced in {e.exposure for e in lines if e.endpoint.pod == "controller"}
     assert scraper.faults == []
     assert exposure(tmp_path, "web", 8080, front.controller.ipv4) == (
         "Ingress shop/front (web.example/)"
@@ -156,12 +156,12 @@ def exposed_web(samples: Samples) -> dict[str, int]:
 
 
 def is_exposed(pod: str, line: EventRecord) -> bool:
-    return line.exposure == "undeclared" and line.local.pod == pod
+    return line.exposure == "undeclared" and line.endpoint.pod == pod
 
 
 def exposure(folder: Path, pod: str, port: int, peer: str) -> str:
     def wanted(line: FlowRecord) -> bool:
-        here, there = line.local, line.peer
+        here, there = line.endpoint, line.peer
         return (here.pod, here.port, there.address) == (pod, port, peer)
 
     return wait_for(lambda: records(folder / "flows"), wanted).exposure

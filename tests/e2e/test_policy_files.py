@@ -158,7 +158,7 @@ def test_both_ends_have_the_verdict_and_the_end_that_denies_is_told(
         ("loader", "egress", "", "3306", "data/out"): 1,
     }
     lines = records_of(tmp_path / "flows", 2 * 4 + 2)
-    reasons = {(r.local.pod, r.peer.address, r.verdict): r.reason for r in lines}
+    reasons = {(r.endpoint.pod, r.peer.address, r.verdict): r.reason for r in lines}
     nearest = "nearest data/out egress[0]: 203.0.113.10"
     assert nearest in reasons["loader", OUTSIDE[0], "denied"]
     assert "data/out egress[0]" in reasons["loader", OUTSIDE[1], "allowed"]
@@ -182,7 +182,7 @@ def test_an_event_is_told_within_two_seconds(
         line = wait_for(partial(events, tmp_path / "events"), partial(is_denied, port))
         took.append(watch.unhindered())
         assert (line.direction, line.policy) == ("ingress", "shop/allow-frontend")
-        assert (line.local.pod, line.peer.name) == ("frontend", "stray")
+        assert (line.endpoint.pod, line.peer.name) == ("frontend", "stray")
         assert line.peer.address == shop.pods["stray"].ipv4
         assert "role=stray, not role=user" in line.reason
         assert (line.connections, line.new_connections) == (1, 1)

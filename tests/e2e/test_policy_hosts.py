@@ -141,7 +141,7 @@ def test_units_and_the_host_are_judged_by_host_policies(
             assert (line.peer.kind, line.peer.address) == ("external", ELSEWHERE)
             assert f"{ELSEWHERE} is not in {THERE}" in line.reason
             line = wait_for(lambda: events(told_in), lambda e: (e.event, e.port) == ("denied", 25))
-            assert (line.direction, line.local.workload) == ("egress", "host")
+            assert (line.direction, line.endpoint.workload) == ("egress", "host")
             write(policies, POLICIES.format(office=ELSEWHERE))
             from_elsewhere, look = partial(ask_host, world, ELSEWHERE, 22), begun(**ssh)
             until_verdict(agent, from_elsewhere, look, "allowed")

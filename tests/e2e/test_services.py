@@ -124,7 +124,7 @@ def test_a_service_is_resolved_to_the_pod_that_answers(
     assert value(samples, "podtally_connections_total", **answered, direction="ingress") == 1
     assert value(samples, "podtally_conntrack_available") == 1
     lines = wait_for_lines(log, 2)
-    (line,) = (each for each in lines if each["local"]["pod"] == client.netns)
+    (line,) = (each for each in lines if each["endpoint"]["pod"] == client.netns)
     assert line["peer"]["workload"] == "front"
     backend = {"namespace": "netns", "workload": web.netns, "port": POD_PORT}
     assert line["peer"]["backend"] == backend

@@ -74,7 +74,7 @@ METRICS = (
 )  # fmt: skip
 
 EVENT = (
-    b'{"time":"2024-02-29T12:00:00.023Z","event":"denied","direction":"egress","local":{"namespace":'
+    b'{"time":"2024-02-29T12:00:00.023Z","event":"denied","direction":"egress","endpoint":{"namespace":'
     b'"shop","pod":"stray-x2","workload":"stray","workload_kind":"Deployment"},"peer":{"kind":'
     b'"external","namespace":"","workload":"","name":"","address":"198.18.7.7","scope":"private"},'
     b'"protocol":"tcp","port":4444,"policy":"shop/default-deny","reason":"isolated in egress by '
@@ -194,9 +194,11 @@ def test_of_several_verdicts_the_worst_is_shown(verdicts: list[str], worst: str)
 
 def test_the_last_events_are_shown_in_the_order_in_which_they_began() -> None:
     def one(pod: str, seconds: int, connections: int) -> EventRecord:
-        local = msgspec.structs.replace(STRAYS.local, pod=pod)
+        endpoint = msgspec.structs.replace(STRAYS.endpoint, pod=pod)
         time = f"2024-02-29T12:00:{seconds:02}.023Z"
-        return msgspec.structs.replace(STRAYS, local=local, time=time, connections=connections)
+        return msgspec.structs.replace(
+            STRAYS, endpoint=endpoint, time=time, connections=connections
+        )
 
     denied = (one("a", 9, 1), one("b", 1, 1), one("c", 3, 2), one("d", 4, 2_300))
     events = (msgspec.structs.replace(one("e", 10, 1), event="undeclared"), *denied)
@@ -227,8 +229,8 @@ def test_the_event_log_is_followed_by_whole_lines(tmp_path: Path) -> None:
     again = EVENT.replace(b'"connections":23', b'"connections":29')
     path.write_bytes(EVENT + again + EVENT.replace(b"stray-x2", b"stray-x3"))
     first, second = tail.latest()
-    assert (first.connections, first.local.pod) == (29, "stray-x2")
-    assert (second.connections, second.local.pod) == (23, "stray-x3")
+    assert (first.connections, first.endpoint.pod) == (29, "stray-x2")
+    assert (second.connections, second.endpoint.pod) == (23, "stray-x3")
     path.write_bytes(EVENT.replace(b'"connections":23', b'"connections":31'))  # it was rolled
     assert [event.connections for event in tail.latest()] == [31, 23]
 
@@ -286,7 +288,7 @@ def test_a_fault_is_named(old: str, new: str, fault: str) -> None:
         (msgspec.structs.replace(STRAYS, direction="ingress"),),
         (
             msgspec.structs.replace(
-                STRAYS, local=msgspec.structs.replace(STRAYS.local, pod="frontend-7d")
+                STRAYS, endpoint=msgspec.structs.replace(STRAYS.endpoint, pod="frontend-7d")
             ),
         ),
     ],

@@ -66,7 +66,7 @@ def test_a_line_tells_all_of_an_event(path: Path) -> None:
         "time": "2024-02-29T12:00:00.023Z",
         "event": "denied",
         "direction": "egress",
-        "local": {
+        "endpoint": {
             "namespace": "shop",
             "pod": "stray-x2",
             "workload": "stray",
@@ -90,7 +90,7 @@ def test_a_line_tells_all_of_an_event(path: Path) -> None:
         "first": "2024-02-29T11:58:59.023Z",
         "last": "2024-02-29T12:00:00.000Z",  # 23.5 ms ago is within this millisecond
     }
-    assert list(line)[:4] == ["time", "event", "direction", "local"]
+    assert list(line)[:4] == ["time", "event", "direction", "endpoint"]
 
 
 def test_exposure_is_told_where_there_is_some(path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_line_is_a_line_whatever_a_name_holds(path: Path, name: str) -> None:
     log.write([DUE._replace(labels=LABELS._replace(pod=name)), DUE], NOW_NS, NOW)
     log.close()
     first, second = (json.loads(line) for line in path.read_bytes().split(b"\n")[:2])
-    assert (first["local"]["pod"], second["local"]["pod"]) == (name, "stray-x2")
+    assert (first["endpoint"]["pod"], second["endpoint"]["pod"]) == (name, "stray-x2")
     assert first.keys() == second.keys()
     assert first["bytes"] == second["bytes"]
 

@@ -56,7 +56,7 @@ def test_a_line_tells_all_of_a_connection(tmp_path: Path) -> None:
             "duration_seconds": 4.0,
             "direction": "egress",
             "protocol": "tcp",
-            "local": {
+            "endpoint": {
                 "namespace": "shop",
                 "pod": "web-0",
                 "workload": "web",
@@ -86,10 +86,10 @@ def test_each_connection_has_its_line(tmp_path: Path) -> None:
     assert log.write([], 1000 * SECOND, NOW) == 0
     log.close()
     told = {
-        line["local"]["address"] + " " + line["local"]["interface"]: line
+        line["endpoint"]["address"] + " " + line["endpoint"]["interface"]: line
         for line in lines(tmp_path / "flows.jsonl")
     }
-    assert {key: (line["direction"], line["local"]["pod"]) for key, line in told.items()} == {
+    assert {key: (line["direction"], line["endpoint"]["pod"]) for key, line in told.items()} == {
         "10.99.0.7 veth7": ("egress", "web-0"),
         "2001:db8::9 veth9": ("ingress", "db-0"),
         "10.99.0.7 ifindex 23": ("egress", "unknown"),
@@ -187,5 +187,5 @@ def test_a_hyphen_is_standard_output(capfd: pytest.CaptureFixture[str], tmp_path
             os.close(fd)
     with os.fdopen(reader) as pipe:
         (line,) = (json.loads(each) for each in pipe)
-    assert line["local"]["pod"] == "web-0"
+    assert line["endpoint"]["pod"] == "web-0"
     assert not Path("-").exists()

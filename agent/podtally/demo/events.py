@@ -46,5 +46,5 @@ class EventTail:
 
 def _key(event: EventRecord) -> _Key:
     """Return what identifies an event."""
-    endpoints = (event.local.namespace, event.local.pod, *msgspec.structs.astuple(event.peer))
+    endpoints = (event.endpoint.namespace, event.endpoint.pod, *msgspec.structs.astuple(event.peer))
     return (event.event, event.direction, *endpoints, event.protocol, event.port, event.reason)

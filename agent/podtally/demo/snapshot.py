@@ -109,7 +109,7 @@ def _not_denied(row: PodRow, events: Iterable[EventRecord]) -> list[str]:
         "the flows' verdict": any(each.verdict == DENIED for each in row.outbound),
         _DENIED: row.denied > 0,
         "the event log": any(
-            (event.local.pod, event.event, event.direction) == (row.pod, DENIED, "egress")
+            (event.endpoint.pod, event.event, event.direction) == (row.pod, DENIED, "egress")
             for event in events
         ),
     }

@@ -147,7 +147,7 @@ def _event(event: EventRecord) -> str:
     time = event.time.partition("T")[2][:8]  # UTC
     plural = "" if event.connections == 1 else "s"
     count = f"{event.connections:,} connection{plural}"
-    return f"{time}Z  {event.local.pod} {connection.strip()}  {event.event}  {count}"
+    return f"{time}Z  {event.endpoint.pod} {connection.strip()}  {event.event}  {count}"
 
 
 def _books(books: Sequence[BookRow]) -> list[list[Cell]]:

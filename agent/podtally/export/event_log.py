@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The event log: one JSON line for each denied or undeclared event that is due.
+"""The event log: one JSON line for each event that is due.
 
-Which events are due, and how often, is the ledger's to say.
+The ledger decides which events are due, and how often.
 """
 
 import datetime
@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 import msgspec
 
+from podtally.export.log_records import DirectionSums
 from podtally.export.log_sink import json_line, sink
 from podtally.ledger.events import Due, EventLabels
 from podtally.ledger.exposed import UNDECLARED as UNDECLARED_EXPOSURE
 from podtally.ledger.label_sets import DIRECTIONS
 from podtally.policy.model import ALLOWED
 
-EXPOSED = "exposed"  # policy allows it, but nothing declares that it may come from outside
+EXPOSED = "exposed"  # policy allows it, but no Ingress or Service declares it
 
 
 class EventEndpoint(msgspec.Struct, frozen=True):
@@ -34,37 +35,32 @@ class EventPeer(msgspec.Struct, frozen=True):
     scope: str
 
 
-class EventSums(msgspec.Struct, frozen=True):
-    egress: int
-    ingress: int
-
-
-class Scan(msgspec.Struct, frozen=True):
-    """How many different ports and addresses an event stands for."""
+class EventScan(msgspec.Struct, frozen=True):
+    """The number of different ports and addresses of an event that is a scan."""
 
     ports: int
     addresses: int
-    exact: bool  # else there are about so many addresses
+    exact: bool  # whether ``addresses`` is exact, not an estimate
 
 
 class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line; times are RFC 3339, in UTC, to the millisecond."""
 
     time: str
-    event: str  # denied, undeclared, exposed, ...: what the line is about
-    direction: str  # egress: the connection began here
-    local: EventEndpoint
+    event: str  # denied, undeclared, exposed, unknown or spoofed
+    direction: str  # egress: the endpoint opened the connection
+    endpoint: EventEndpoint
     peer: EventPeer
     protocol: str
     port: int | None  # None: unknown, or one of many
     policy: str
     reason: str
-    verdict: str = ""  # of policy; left out where it is the event
+    verdict: str = ""  # left out where it is the event
     exposure: str = ""
-    scan: Scan | None = None
+    scan: EventScan | None = None
     connections: int
     new_connections: int
-    bytes: EventSums
+    bytes: DirectionSums
     first: str
     last: str
 
@@ -72,8 +68,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 class EventLog:
     """Appends to a file that rolls beyond ``max_bytes``, or to standard output (``-``).
 
-    ``rate`` is how many lines a second it takes; for one that had been silent, a second's
-    worth at once.
+    ``rate`` is the limit in lines per second, with bursts of the lines of one second.
     """
 
     def __init__(self, path: str, max_bytes: int, rate: int) -> None:
@@ -83,17 +78,17 @@ class EventLog:
         self._out = sink(path, max_bytes, "--events")
 
     def room(self, now_ns: int) -> int:
-        """How many lines may be written now."""
+        """Return how many lines may be written now."""
         since_seconds = (now_ns - self._asked_ns) / 1e9
         self._asked_ns = now_ns
         self._room = min(self._rate, self._room + since_seconds * self._rate)
         return int(self._room)
 
     def write(self, due: Sequence[Due], now_ns: int, now: datetime.datetime) -> int:
-        """Append a line for each; returns how many. OSError: there is none of them in the log.
+        """Append a line for each event and return how many; OSError: none of them is in the log.
 
-        ``now_ns`` (CLOCK_MONOTONIC) and ``now`` are one instant on two clocks. Without
-        events, what a slow reader of standard output was still owed is sent.
+        Without events, this sends what a slow reader of standard output has not taken yet.
+        ``now_ns`` (CLOCK_MONOTONIC) and ``now`` are the same instant on two clocks.
         """
         self._out.append(b"".join(json_line(event(each, now_ns, now)) for each in due))
         self._room -= len(due)
@@ -113,7 +108,7 @@ def event(due: Due, now_ns: int, now: datetime.datetime) -> EventRecord:
         time=_rfc3339(now),
         event=kind(labels),
         direction=labels.direction,
-        local=EventEndpoint(labels.namespace, labels.pod, labels.workload, labels.workload_kind),
+        endpoint=_endpoint(labels),
         peer=_peer(labels),
         protocol=labels.protocol,
         port=int(labels.port) if labels.port.isdecimal() else None,
@@ -121,17 +116,17 @@ def event(due: Due, now_ns: int, now: datetime.datetime) -> EventRecord:
         reason=reason(due),
         verdict=labels.verdict if kind(labels) != labels.verdict else "",
         exposure=labels.exposure,
-        scan=Scan(*due.scan) if due.scan is not None else None,
+        scan=EventScan(*due.scan) if due.scan is not None else None,
         connections=due.connections,
         new_connections=due.new_connections,
-        bytes=EventSums(due.egress_bytes, due.ingress_bytes),
+        bytes=DirectionSums(due.egress_bytes, due.ingress_bytes),
         first=at(due.first_ns),
         last=at(due.last_ns),
     )
 
 
 def reason(due: Due) -> str:
-    """Why, in words; of a scan, what it was of."""
+    """Return the reason; for a scan, with the number of ports and addresses."""
     scan = due.scan
     if scan is None:
         return due.labels.reason
@@ -143,19 +138,28 @@ def reason(due: Due) -> str:
 
 
 def kind(labels: EventLabels) -> str:
-    """What the event is about: the verdict, unless that is no reason for one."""
+    """Return the kind of event: the verdict, or EXPOSED if policy allows it."""
     is_exposed = labels.exposure == UNDECLARED_EXPOSURE and labels.verdict == ALLOWED
     return EXPOSED if is_exposed else labels.verdict
 
 
+def _endpoint(labels: EventLabels) -> EventEndpoint:
+    return EventEndpoint(
+        namespace=labels.namespace,
+        pod=labels.pod,
+        workload=labels.workload,
+        workload_kind=labels.workload_kind,
+    )
+
+
 def _peer(labels: EventLabels) -> EventPeer:
     return EventPeer(
-        labels.peer_kind,
-        labels.peer_namespace,
-        labels.peer_workload,
-        labels.peer_name,
-        labels.peer_address,
-        labels.scope,
+        kind=labels.peer_kind,
+        namespace=labels.peer_namespace,
+        workload=labels.peer_workload,
+        name=labels.peer_name,
+        address=labels.peer_address,
+        scope=labels.scope,
     )
 
 

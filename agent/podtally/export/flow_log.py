@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flow log: one JSON line for every connection that is over, in a file that rolls.
+"""The flow log: one JSON line for each closed connection.
 
-Lines follow the checkpoint: an agent that is killed between the two may leave a line
-out, never a count.
+Lines are written after the checkpoint: an agent that is killed between the two may lose a
+line, never a count.
 """
 
 import datetime
@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.export.log_records import DirectionSums
 from podtally.export.log_sink import json_line, sink
 from podtally.ledger.account import Account
 from podtally.ledger.closed import ClosedConnections
@@ -20,7 +21,7 @@ from podtally.ledger.connections import BEGAN_HERE, BEGAN_THERE
 from podtally.ledger.label_sets import DIRECTIONS, UNKNOWN, protocol_name
 
 NAMELESS = Account(-1, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, 0, 0)
-_BEGAN = {BEGAN_HERE: DIRECTIONS[0], BEGAN_THERE: DIRECTIONS[1]}
+_DIRECTIONS = {BEGAN_HERE: DIRECTIONS[0], BEGAN_THERE: DIRECTIONS[1]}
 
 
 class FlowEndpoint(msgspec.Struct, frozen=True):
@@ -33,7 +34,7 @@ class FlowEndpoint(msgspec.Struct, frozen=True):
 
 
 class FlowBackend(msgspec.Struct, frozen=True):
-    """Who answered for a Service, as far as that is known; ``port`` is the pod's, 0: not known."""
+    """The backend of a Service, where it is known; ``port`` is the pod's, 0 if not known."""
 
     namespace: str
     workload: str
@@ -50,41 +51,36 @@ class FlowPeer(msgspec.Struct, frozen=True, omit_defaults=True):
     backend: FlowBackend | None = None  # of a Service
 
 
-class FlowSums(msgspec.Struct, frozen=True):
-    egress: int
-    ingress: int
-
-
-class FlowRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of the flow log."""
+class FlowRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line; ``direction`` is egress if the endpoint opened the connection."""
 
     start: datetime.datetime
     duration_seconds: float
-    direction: str  # egress: opened by the local end; ingress: by the peer; or unknown
+    direction: str  # egress, ingress or unknown
     protocol: str
-    local: FlowEndpoint
+    endpoint: FlowEndpoint
     peer: FlowPeer
     verdict: str
-    reason: str  # empty where nothing was judged
-    bytes: FlowSums
-    packets: FlowSums
-    exposure: str = ""  # of what came in: by which Ingress or Service; undeclared
+    reason: str  # empty without a verdict
+    bytes: DirectionSums
+    packets: DirectionSums
+    exposure: str = ""  # of traffic from outside: the Ingress or Service, or undeclared
 
 
 class FlowLog:
-    """Appends to ``path``, which beyond ``max_bytes`` becomes ``path``.1, or to standard
-    output (``-``).
+    """Appends to ``path``, or to standard output (``-``).
+
+    A file that grows beyond ``max_bytes`` becomes ``path``.1.
     """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         self._file = sink(str(path), max_bytes, "--flow-log")
 
     def write(self, ended: list[ClosedConnections], now_ns: int, now: datetime.datetime) -> int:
-        """Append the connections of an epoch; returns how many. OSError if the disk is full.
+        """Append an epoch's closed connections and return how many; OSError if the disk is full.
 
-        Without connections, what a slow reader of standard output was still owed is sent.
-
-        ``now_ns`` (CLOCK_MONOTONIC) and ``now`` are one instant on two clocks.
+        Without connections, this sends what a slow reader of standard output has not taken yet.
+        ``now_ns`` (CLOCK_MONOTONIC) and ``now`` are the same instant on two clocks.
         """
         lines = [json_line(record) for each in ended for record in records(each, now_ns, now)]
         self._file.append(b"".join(lines))
@@ -95,9 +91,9 @@ class FlowLog:
 
 
 def records(ended: ClosedConnections, now_ns: int, now: datetime.datetime) -> list[FlowRecord]:
-    """Lines for connections; the one loop over flows, of those that are over."""
+    """Return the lines of closed connections: the only Python loop over flows."""
     columns, key = ended.columns, ended.columns.key
-    local, remote = _texts(key["local_address"]), _texts(key["remote_address"])
+    endpoints, peers = _texts(key["local_address"]), _texts(key["remote_address"])
     rows = zip(
         columns.account.tolist(),
         columns.began.tolist(),
@@ -105,54 +101,65 @@ def records(ended: ClosedConnections, now_ns: int, now: datetime.datetime) -> li
         columns.last_ns.tolist(),
         columns.bytes.tolist(),
         columns.packets.tolist(),
-        zip(local, key["local_port"].tolist(), key["ifindex"].tolist(), strict=True),
-        zip(remote, key["remote_port"].tolist(), key["protocol"].tolist(), strict=True),
-        ended.reasons or [""] * len(local),
-        ended.exposures or [""] * len(local),
+        zip(endpoints, key["local_port"].tolist(), key["ifindex"].tolist(), strict=True),
+        zip(peers, key["remote_port"].tolist(), key["protocol"].tolist(), strict=True),
+        ended.reasons or [""] * len(endpoints),
+        ended.exposures or [""] * len(endpoints),
         strict=True,
     )
     lines = []
-    for account, began, first_ns, last_ns, count, packets, here, there, reason, exposure in rows:
+    for (
+        account,
+        began,
+        first_ns,
+        last_ns,
+        bytes_,
+        packets,
+        here,
+        there,
+        reason,
+        exposure,
+    ) in rows:
         names = ended.accounts.get(account, NAMELESS)
         lines.append(
             FlowRecord(
-                now - datetime.timedelta(microseconds=(now_ns - first_ns) // 1000),
-                max(0, last_ns - first_ns) / 1e9,
-                _BEGAN.get(began, UNKNOWN),
-                protocol_name(there[2]),
-                _local(ended, *here),
-                _peer(names, there[0], there[1]),
-                names.verdict,
-                reason,
-                FlowSums(*count),
-                FlowSums(*packets),
-                exposure,
+                start=now - datetime.timedelta(microseconds=(now_ns - first_ns) // 1000),
+                duration_seconds=max(0, last_ns - first_ns) / 1e9,
+                direction=_DIRECTIONS.get(began, UNKNOWN),
+                protocol=protocol_name(there[2]),
+                endpoint=_endpoint(ended, *here),
+                peer=_peer(names, there[0], there[1]),
+                verdict=names.verdict,
+                reason=reason,
+                bytes=DirectionSums(*bytes_),
+                packets=DirectionSums(*packets),
+                exposure=exposure,
             )
         )
     return lines
 
 
-def _local(ended: ClosedConnections, address: str, port: int, ifindex: int) -> FlowEndpoint:
+def _endpoint(ended: ClosedConnections, address: str, port: int, ifindex: int) -> FlowEndpoint:
     endpoint = ended.endpoints[ifindex]
     return FlowEndpoint(
-        endpoint.namespace,
-        endpoint.name,
-        endpoint.workload,
-        ended.interfaces[ifindex],
-        address,
-        port,
+        namespace=endpoint.namespace,
+        pod=endpoint.name,
+        workload=endpoint.workload,
+        interface=ended.interfaces[ifindex],
+        address=address,
+        port=port,
     )
 
 
 def _peer(names: Account, address: str, port: int) -> FlowPeer:
     return FlowPeer(
-        names.peer_kind,
-        names.peer_namespace,
-        names.peer_workload,
-        names.scope,
-        address,
-        port,
-        FlowBackend(*names.backend) if names.backend is not None else None,
+        kind=names.peer_kind,
+        namespace=names.peer_namespace,
+        workload=names.peer_workload,
+        scope=names.scope,
+        address=address,
+        port=port,
+        backend=FlowBackend(*names.backend) if names.backend is not None else None,
     )
 
 
