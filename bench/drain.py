@@ -25,10 +25,11 @@ from podtally.identity.addresses import ClaimBook
 from podtally.identity.model import Endpoint
 from podtally.identity.name_table import Names, build_names, build_networks
 from podtally.kernel import abi
-from podtally.ledger.checkpoint import Checkpoint, Extras, Position
+from podtally.ledger.checkpoint import Checkpoint, Position
 from podtally.ledger.connections import flags_of
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger, Limits
+from podtally.runtime.extras import Extras
 
 EXAMPLE = "scripts/bench drain --rounds 9"
 COLUMNS = ("step", "flows", "cpu_s", "ns_per_flow", "target_s", "ok")
@@ -123,7 +124,9 @@ def _epoch(rig: Rig, flows: int, ledger: Ledger, names: Names) -> Times:
     ledger.settle(present, ())
     booked = time.process_time()
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
-        Checkpoint(Path(directory)).write(Position("boot", "bench", 0), ledger, Extras())
+        Checkpoint(Path(directory)).write(
+            Position("boot", "bench", 0), ledger.save() | Extras().save()
+        )
     written = time.process_time()
     table.clear(half)
     cleared = time.process_time()

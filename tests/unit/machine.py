@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.kernel.table import Table
-from podtally.ledger.checkpoint import Checkpoint, Extras, Position
+from podtally.ledger.checkpoint import Checkpoint, Position
 from podtally.ledger.connections import BEGAN_SIDE, BEGAN_UNKNOWN
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.families import BOOKS, FLOWS, PODS
@@ -22,6 +22,7 @@ from podtally.ledger.label_sets import DIRECTIONS, BookLabels, PodLabels
 from podtally.ledger.series import SeriesView
 from podtally.ledger.view import View
 from podtally.runtime.epoch_inputs import EpochInputs, InterfaceCounters
+from podtally.runtime.extras import Extras
 from podtally.runtime.journal import EpochResult, HalfAtRest, Journal
 from tests.unit.model import INTERFACES, OPENING, Kernel, Model, Packet
 from tests.unit.rows import SECOND, SHOP, gaps, make_ledger, names
@@ -192,7 +193,7 @@ class Machine:
         before = None
         if read is not None:
             before, contents = read
-            contents.restore(self.ledger, self._now_ns)
+            self.ledger.load(contents, self._now_ns)
             if before.generation == self.kernel.generation:  # as install._settled does
                 self.replaced = None
         for ifindex, name in INTERFACES.items():
@@ -222,7 +223,7 @@ class Machine:
             journal.commit(self._here(old), Extras())
         journal.book(journal.flip(), self.collect_names())
         self.ledger.counter_deltas.forget()
-        self.checkpoint.write(self._here(self.kernel), self.ledger, Extras())
+        self.checkpoint.write(self._here(self.kernel), self.ledger.save() | Extras().save())
         self.steps.reach("before promote")
         self.replaced = None
 

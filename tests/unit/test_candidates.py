@@ -8,13 +8,14 @@ import pytest
 from podtally.config import load
 from podtally.config.policy_name import PolicyName, parse_name
 from podtally.errors import PodtallyError
-from podtally.ledger.checkpoint import Checkpoint, Extras, Position
+from podtally.ledger.checkpoint import Checkpoint, Position
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.families import CANDIDATES
 from podtally.ledger.ledger import Ledger
 from podtally.policy.load.candidates import fingerprint, missing_deletions, with_candidates
 from podtally.policy.load.policy_files import PolicyFiles
 from podtally.policy.load.policy_sources import DeclaredPolicies, PolicySources
+from podtally.runtime.extras import Extras
 from tests.unit.lookup_host import INTO_WEB, Host
 from tests.unit.rows import SECOND
 from tests.unit.test_api import ask, serve
@@ -41,11 +42,11 @@ def at(declared: DeclaredPolicies, second: int) -> EpochContext:
 
 
 def restarted(ledger: Ledger, folder: Path) -> Ledger:
-    Checkpoint(folder).write(Position("b", "g", 1), ledger, Extras())
+    Checkpoint(folder).write(Position("b", "g", 1), ledger.save() | Extras().save())
     read = Checkpoint(folder).read()
     assert read is not None
     again = make()
-    read[1].restore(again, 9 * SECOND)
+    again.load(read[1], 9 * SECOND)
     return again
 
 

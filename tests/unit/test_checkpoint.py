@@ -5,6 +5,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,13 +18,14 @@ from podtally.ledger.checkpoint import (
     SCHEMA,
     Checkpoint,
     CheckpointError,
-    Extras,
     Position,
 )
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.families import FLOWS
 from podtally.ledger.ledger import Ledger
+from podtally.ledger.saved import SavedError
 from podtally.ledger.view import View
+from podtally.runtime.extras import Extras, extras_of
 from podtally.runtimes.cgroups import CgroupOwner
 from tests.unit.rows import (
     SECOND,
@@ -72,7 +74,7 @@ def filled() -> Ledger:
 
 
 def written(state_dir: Path) -> bytes:
-    Checkpoint(state_dir).write(HERE, filled(), EXTRAS)
+    Checkpoint(state_dir).write(HERE, filled().save() | EXTRAS.save())
     return (state_dir / "checkpoint").read_bytes()
 
 
@@ -85,8 +87,8 @@ def restored(state_dir: Path) -> tuple[Position, Ledger, Extras]:
     read = Checkpoint(state_dir).read()
     assert read is not None
     ledger = make_ledger()
-    read[1].restore(ledger, 2 * SECOND)
-    return read[0], ledger, read[1].extras
+    ledger.load(read[1], 2 * SECOND)
+    return read[0], ledger, extras_of(read[1])
 
 
 def plain(view: View) -> list[object]:
@@ -103,7 +105,7 @@ def plain(view: View) -> list[object]:
 
 def test_everything_comes_back(tmp_path: Path) -> None:
     before = filled()
-    size = Checkpoint(tmp_path).write(HERE, before, EXTRAS)
+    size = Checkpoint(tmp_path).write(HERE, before.save() | EXTRAS.save())
     assert size == (tmp_path / "checkpoint").stat().st_size
     position, after, extras = restored(tmp_path)
     assert position == HERE
@@ -119,7 +121,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
 
 def test_both_go_on_alike(tmp_path: Path) -> None:
     before = filled()
-    Checkpoint(tmp_path).write(HERE, before, EXTRAS)
+    Checkpoint(tmp_path).write(HERE, before.save() | EXTRAS.save())
     _, after, _ = restored(tmp_path)
     for ledger in (before, after):
         flows = [Flow(local_port=1000 + i, bytes=(29, 0)) for i in range(29)]
@@ -132,7 +134,7 @@ def test_both_go_on_alike(tmp_path: Path) -> None:
 
 
 def test_an_empty_ledger_comes_back(tmp_path: Path) -> None:
-    Checkpoint(tmp_path).write(HERE, make_ledger(), Extras())
+    Checkpoint(tmp_path).write(HERE, make_ledger().save() | Extras().save())
     _, ledger, extras = restored(tmp_path)
     assert extras == Extras()
     assert len(ledger.view()[FLOWS].labels) == 0
@@ -150,7 +152,7 @@ def test_labels_that_change_are_written_anew(tmp_path: Path) -> None:
     for count in range(3):
         book(ledger, names(), [Flow(remote_port=2000 + count, seen=from_here(SYN))])
         ledger.settle(EpochContext(names(), SECOND), [])
-        checkpoint.write(HERE, ledger, Extras())
+        checkpoint.write(HERE, ledger.save() | Extras().save())
         assert plain(restored(tmp_path)[1].view())[0] == plain(ledger.view())[0]
 
 
@@ -167,8 +169,8 @@ def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def refuses(state_dir: Path, content: bytes) -> str:
     checkpoint = Checkpoint(state_dir)
     checkpoint.path.write_bytes(content)
-    with pytest.raises(CheckpointError) as caught:
-        checkpoint.read()
+    with pytest.raises((CheckpointError, SavedError)) as caught:
+        restored(state_dir)
     return str(caught.value)
 
 
@@ -205,12 +207,13 @@ def test_more_than_was_written_is_found(whole: bytes, state_dir: Path) -> None:
     ("what", "change", "why"),
     [
         ("a later schema", (MAGIC + bytes([SCHEMA]), b"podtally\x63"), "schema 99"),
+        ("a part of another type", (b'"retired_gaps":[', b'"retired_gaps":7,"x":['), "array"),
         ("no JSON", (b'{"position"', b'["position"'), "head"),
         ("a wrong type", (b'"epoch":23', b'"epoch":"a'), "head"),
         ("no dtype", (b"'<u8'", b"'<zz'"), "arrays"),
         ("no literal", (b"'<i8'", b"f('i)"), "arrays"),
         ("another place", (b'"offset":', b'"offset":99'), "arrays"),
-        ("an array that is missing", (b'"pods.sums"', b'"gods.sums"'), "pods.sums"),
+        ("an array that is missing", (b'"pods.sums"', b'"gods.sums"'), "pods: the array sums"),
     ],
 )
 def test_written_by_another_podtally(
@@ -244,8 +247,51 @@ def test_put_aside_keeps_the_file(tmp_path: Path) -> None:
 
 def test_a_write_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
     checkpoint, ledger = Checkpoint(tmp_path), filled()
-    checkpoint.write(HERE, ledger, Extras())
+    checkpoint.write(HERE, ledger.save() | Extras().save())
     (tmp_path / "checkpoint.new").mkdir()  # root may write anywhere else
     with pytest.raises(IsADirectoryError):
-        checkpoint.write(HERE, make_ledger(), Extras())
+        checkpoint.write(HERE, make_ledger().save() | Extras().save())
     assert plain(restored(tmp_path)[1].view())[0] == plain(ledger.view())[0]
+
+
+def test_a_checkpoint_of_schema_8_is_read(tmp_path: Path) -> None:
+    ledger = filled()
+    parts = ledger.save() | EXTRAS.save()
+    old_names = {"interfaces.pairs": "interfaces", "counter_deltas.key": "kernel.key"}
+    old_names["counter_deltas.sums"] = "kernel.read"
+    own = ("interfaces", "extras", "candidate_rows", "totals", "scans", "counter_deltas")
+    labels = {
+        name: msgspec.Raw(saved.values)
+        for name, saved in parts.items()
+        if name not in (*own, "connections", "pending")
+    }
+    Checkpoint(tmp_path).write(HERE, parts)
+    path = tmp_path / "checkpoint"
+    data = path.read_bytes()
+    length = struct.unpack_from("<I", data, 12)[0]
+    head = msgspec.json.decode(data[16 : 16 + length])
+    for place in head["arrays"]:
+        name = place["name"].replace("pending.", "held.")
+        place["name"] = old_names.get(name, name)
+    totals = msgspec.json.decode(parts["totals"].values)
+    totals["began_unknown"] = totals.pop("unknown_initiators")
+    totals["came_too_late"] = totals.pop("name_timeouts")
+    older = {
+        **{"position": head["position"], "arrays": head["arrays"], "labels": labels, **totals},
+        "interfaces": msgspec.Raw(parts["interfaces"].values),
+        "extras": msgspec.Raw(parts["extras"].values),
+        "tried": msgspec.Raw(parts["candidate_rows"].values),
+    }
+    text = msgspec.json.encode(older)
+    text += b" " * (-(len(text) + 16) % 64)
+    prefix = struct.pack("<8sII", MAGIC, 8, len(text))
+    path.write_bytes(sealed(prefix + text + data[16 + length : -4]))
+    position, again, extras = restored(tmp_path)
+    assert (position, extras) == (HERE, EXTRAS)
+    assert plain(again.view()) == plain(restored_from(ledger, tmp_path).view())
+
+
+def restored_from(ledger: Ledger, state_dir: Path) -> Ledger:
+    """As written today, and read again."""
+    Checkpoint(state_dir).write(HERE, ledger.save() | EXTRAS.save())
+    return restored(state_dir)[1]

@@ -11,7 +11,7 @@ from podtally.identity.interface_endpoints import address_number
 from podtally.identity.model import Claim, Endpoint, Owner
 from podtally.identity.name_table import Names
 from podtally.ledger.account import Account
-from podtally.ledger.checkpoint import Checkpoint, Extras, Position
+from podtally.ledger.checkpoint import Checkpoint, Position
 from podtally.ledger.costs import (
     CONTRACT,
     PARTS,
@@ -25,6 +25,7 @@ from podtally.ledger.families import COSTS, FLOWS, KUBECOST
 from podtally.ledger.label_sets import CostLabels, KubecostLabels
 from podtally.ledger.ledger import Ledger, Limits
 from podtally.ledger.series import SeriesTable
+from podtally.runtime.extras import Extras
 from tests.unit.rows import FLAGS, SECOND, SHOP, SYN, Flow, book, from_here, names
 
 CENTS_9 = SeriesOptions(egress={"internet": 900}, ingress={})
@@ -109,10 +110,10 @@ def test_nothing_is_lost_to_rounding_however_long_it_goes_on() -> None:
 def test_a_lower_price_takes_nothing_back(tmp_path: Path, cheaper: SeriesOptions) -> None:
     first, checkpoint = make(CENTS_9), Checkpoint(tmp_path)
     turn(first, flow(sent=10**9))
-    checkpoint.write(Position("boot", "generation", 1), first, Extras())
+    checkpoint.write(Position("boot", "generation", 1), first.save() | Extras().save())
     read, again = checkpoint.read(), make(cheaper)
     assert read is not None
-    read[1].restore(again, SECOND)
+    again.load(read[1], SECOND)
     label = CostLabels("shop", "web", "internet", "egress")
     assert dollars(again)[label] == 9 * PARTS // 100
     turn(again, flow(sent=10**9), now_ns=2 * SECOND)

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from podtally.ledger import families
-from podtally.ledger.checkpoint import CheckpointError, Extras, Position
+from podtally.ledger.checkpoint import CheckpointError, Position
+from podtally.runtime.extras import Extras
 from podtally.runtime.journal import Journal, UnwritableError
 from tests.unit.machine import BOOT, STEPS, Crash, Machine
 from tests.unit.model import FLOWS, Kernel, Packet

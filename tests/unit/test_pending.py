@@ -9,11 +9,12 @@ import pytest
 from podtally.identity.interface_endpoints import address_number
 from podtally.identity.model import UNKNOWN_ENDPOINT, Claim, Endpoint, Owner
 from podtally.identity.name_table import Names
-from podtally.ledger.checkpoint import Checkpoint, Extras, Position
+from podtally.ledger.checkpoint import Checkpoint, Position
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.families import BOOKS, FLOWS, PODS
 from podtally.ledger.label_sets import BookLabels
 from podtally.ledger.ledger import Ledger
+from podtally.runtime.extras import Extras
 from tests.unit.rows import (
     ACK,
     RST,
@@ -171,11 +172,11 @@ def test_the_wait_survives_a_restart(tmp_path: Path) -> None:
     ledger = watched(7, 9)
     ended = BEGUN._replace(ifindex=9, local="10.99.0.8")
     turn(ledger, [BEGUN, ended], names({7: NAMELESS, 9: NAMELESS}), gone=[9], now_ns=2 * SECOND)
-    Checkpoint(tmp_path).write(Position("boot", "generation", 1), ledger, Extras())
+    Checkpoint(tmp_path).write(Position("boot", "generation", 1), ledger.save() | Extras().save())
     read = Checkpoint(tmp_path).read()
     assert read is not None
     after = make_ledger()
-    read[1].restore(after, 3 * SECOND)
+    after.load(read[1], 3 * SECOND)
     assert after.view().waiting == 2
     assert flows(after) == {}
     turn(after, [MORE], names({7: WEB, 9: SHOP[9]}), now_ns=4 * SECOND)

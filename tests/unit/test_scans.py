@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from podtally.export.event_log import reason
-from podtally.ledger.checkpoint import Checkpoint, Extras, Position
+from podtally.ledger.checkpoint import Checkpoint, Position
 from podtally.ledger.events import PEERS_AND_PORTS, PORTS, Due, EventLabels, Events
 from podtally.ledger.families import SCANS
 from podtally.ledger.scans import KEPT, Scan, Scans
 from podtally.ledger.series import SeriesTable
 from podtally.ledger.shares import level, rank
+from podtally.runtime.extras import Extras
 from tests.unit.rows import SECOND
 from tests.unit.test_verdicts import (
     DB_ADDRESS,
@@ -98,10 +99,10 @@ def test_a_scan_takes_no_neighbours_events_and_puts_off_none_of_their_lines() ->
 def test_scans_go_on_over_a_restart(tmp_path: Path) -> None:
     ledger, at = make(), present(declare(ONLY_MYSQL))
     epoch(ledger, at, [out("198.18.7.7", port) for port in range(1, 1001)])
-    Checkpoint(tmp_path).write(Position("boot", "generation", 23), ledger, Extras())
+    Checkpoint(tmp_path).write(Position("boot", "generation", 23), ledger.save() | Extras().save())
     again, read = make(), Checkpoint(tmp_path).read()
     assert read is not None
-    read[1].restore(again, 2 * SECOND)
+    again.load(read[1], 2 * SECOND)
     epoch(again, at._replace(now_ns=3 * SECOND), [out("198.18.7.7", p) for p in range(901, 1901)])
     assert len(again.events) == PORTS + 1
     (scan,) = (each for each in told(again, most=99) if each.scan is not None)

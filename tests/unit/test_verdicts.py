@@ -15,7 +15,7 @@ from podtally.identity.name_table import Names
 from podtally.identity.services import BackendAddress as Address
 from podtally.identity.services import Services
 from podtally.kube.objects import KubeService, KubeServicePort
-from podtally.ledger.checkpoint import Checkpoint, Extras, Position
+from podtally.ledger.checkpoint import Checkpoint, Position
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.events import Due
 from podtally.ledger.families import CANDIDATES, DENIED, EXPOSED, FLOWS, UNKNOWN_VERDICTS
@@ -26,6 +26,7 @@ from podtally.policy.exposure.exposures import build_exposure
 from podtally.policy.load.parser import read_text
 from podtally.policy.load.policy_sources import DeclaredPolicies
 from podtally.policy.model import Policy
+from podtally.runtime.extras import Extras
 from tests.unit.rows import (
     ACK,
     FLAGS,
@@ -458,10 +459,10 @@ def test_what_was_judged_and_told_comes_back_from_the_checkpoint(tmp_path: Path)
     epoch(ledger, at, [first, into(FAR_ADDRESS, 80), Flow("203.0.113.5", seen=ACK)])
     assert told(ledger)
     epoch(ledger, at._replace(now_ns=2 * SECOND), [out("198.18.7.7", 80, local_port=2)])
-    Checkpoint(tmp_path).write(here, ledger, Extras())
+    Checkpoint(tmp_path).write(here, ledger.save() | Extras().save())
     again, read = make(), Checkpoint(tmp_path).read()
     assert read is not None
-    read[1].restore(again, 3 * SECOND)
+    again.load(read[1], 3 * SECOND)
     for family in (DENIED, UNKNOWN_VERDICTS, EXPOSED, CANDIDATES):
         before, after = (each.view()[family] for each in (ledger, again))
         assert list(after.labels) == list(before.labels)

@@ -30,6 +30,7 @@ from podtally.ledger.costs import CONTRACT, CostSeries, SeriesOptions
 from podtally.ledger.families import COSTS, FLOWS, PODS
 from podtally.ledger.family import BYTES, CONNECTIONS, PACKETS, Family
 from podtally.ledger.label_sets import DIRECTIONS, OTHER, UNKNOWN, PodLabels
+from podtally.ledger.saved import EncodedOnce, Saved
 from podtally.ledger.series import NO_SERIES, SeriesTable, padded, used
 from podtally.ledger.shares import Shares, Taken
 from podtally.ledger.tables import Tables
@@ -57,6 +58,7 @@ class AccountTable:
         self.pods = np.full((16, 2), NO_SERIES, np.int64)
         self._others = AccountSeriesTables(tables, shown)
         self._costs = CostSeries(tables[COSTS], shown)
+        self._encoded = EncodedOnce()
         self.waiting = np.zeros(16, np.bool_)
         self.flooded = np.zeros(16, np.bool_)  # of frames for others
         self.silent = np.zeros(16, np.bool_)  # those, and of groups: the endpoint sends nothing
@@ -172,6 +174,13 @@ class AccountTable:
         """Yield the tables of the other families, with their series in use."""
         yield from self._others.in_use(self.slot != FREE)
         yield self._costs_table, self._costs.in_use(self.slot != FREE)
+
+    def save(self) -> Saved:
+        return Saved(self._encoded.encode(self.version, self.pairs))
+
+    def load(self, saved: Saved, now_ns: int) -> None:
+        """Call after the flow series are loaded."""
+        self.restore(saved.decode(list[tuple[int, Account]]), now_ns)
 
     def pairs(self) -> list[tuple[int, Account]]:
         return [(index, account) for account, index in self._index.items()]

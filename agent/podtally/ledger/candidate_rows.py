@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from podtally.ledger.label_sets import CandidateLabels
+from podtally.ledger.saved import Saved, encode
 from podtally.ledger.series import SeriesTable, SeriesView
 from podtally.policy.load.candidates import fingerprint
 from podtally.policy.load.policy_sources import DeclaredPolicies
@@ -54,8 +55,9 @@ class CandidateRows:
         rows = np.flatnonzero(grown.any(axis=1))
         return SeriesView([labels[row] for row in rows.tolist()], grown[rows])
 
-    def dump(self) -> Before:
-        return Before(self._of, tuple(self._before.items()))
+    def save(self) -> Saved:
+        return Saved(encode(Before(self._of, tuple(self._before.items()))))
 
-    def restore(self, before: Before) -> None:
+    def load(self, saved: Saved, now_ns: int) -> None:  # noqa: ARG002: as every Part
+        before = saved.decode(Before)
         self._of, self._before = before.of, dict(before.sums)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from podtally.kernel import abi
 from podtally.kernel.table import FlowRows
+from podtally.ledger.saved import Saved
 from podtally.ledger.shares import level
 
 TCP = 6
@@ -60,6 +61,14 @@ class ConnectionColumns(NamedTuple):
 
     def take(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> "ConnectionColumns":
         return ConnectionColumns._make(column[index] for column in self)
+
+    def save(self) -> Saved:
+        return Saved(arrays=self._asdict())
+
+
+def loaded_connections(saved: Saved) -> ConnectionColumns:
+    """Return what ``ConnectionColumns.save`` returned."""
+    return ConnectionColumns(*(saved.array(name) for name in ConnectionColumns._fields))
 
 
 def no_connections() -> ConnectionColumns:
@@ -152,6 +161,12 @@ class Connections:
 
     def __len__(self) -> int:
         return len(self.columns.fingerprint)
+
+    def save(self) -> Saved:
+        return self.columns.save()
+
+    def load(self, saved: Saved, now_ns: int) -> None:  # noqa: ARG002: as every Part
+        self.columns = loaded_connections(saved)
 
     def find(self, fingerprint: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return the places of ascending fingerprints (n,), and which of them are known."""

@@ -4,6 +4,7 @@
 import numpy as np
 
 from podtally.kernel.account_map import AccountReading
+from podtally.ledger.saved import Saved
 
 _NONE = np.zeros(0, np.int64)
 _NO_PAIRS = np.zeros((0, 2), np.int64)
@@ -16,6 +17,12 @@ class CounterDeltas:
     def __init__(self) -> None:
         self.key = _NONE  # ifindex * 2 + direction, ascending
         self.sums = np.zeros((0, 5), np.int64)  # bytes, packets: other, overflow; tagged
+
+    def save(self) -> Saved:
+        return Saved(arrays={"key": self.key, "sums": self.sums})
+
+    def load(self, saved: Saved, now_ns: int) -> None:  # noqa: ARG002: as every Part
+        self.key, self.sums = saved.array("key"), saved.array("sums")
 
     def grown(self, accounts: AccountReading) -> AccountReading:
         """Return by how much accounts have grown since the last call."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.ledger.label_sets import OTHER, ScanLabels
+from podtally.ledger.saved import Saved
 from podtally.ledger.scans import Scan, Scans
 from podtally.ledger.series import SeriesTable
 from podtally.ledger.shares import Shares, Taken, rank
@@ -74,7 +75,7 @@ class Events:
         self.scanning = scanning
         self._scanning = np.full(16, NO_EVENT, np.int64)  # by number of the event
         self._endpoint = np.zeros(16, np.int64)  # by number of the event
-        self.table: SeriesTable[EventLabels] = SeriesTable(3)
+        self.table: SeriesTable[EventLabels] = SeriesTable(3, EventLabels)
         self.first_ns = np.zeros(16, np.int64)
         self.told = np.zeros((16, 3), np.int64)
         self.told_ns = np.zeros(16, np.int64)
@@ -228,6 +229,16 @@ class Events:
         for index, labels in pairs:
             self._enter(index, labels, 0)
         self.scans.keep([index for index, labels in pairs if labels.reason == SCAN])
+
+    def save(self) -> Saved:
+        table = self.table.save()
+        told = {"first_ns": self.first_ns, "told": self.told, "told_ns": self.told_ns}
+        return table._replace(arrays={**table.arrays, **told})
+
+    def load(self, saved: Saved, now_ns: int) -> None:
+        """Call after the series of scans are loaded."""
+        self.table.load(saved, now_ns)
+        self.restore(*(saved.array(name) for name in ("first_ns", "told", "told_ns")))
 
     def restore(
         self, first_ns: NDArray[np.int64], told: NDArray[np.int64], told_ns: NDArray[np.int64]

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from podtally.arrays.distinct import distinct
 from podtally.ledger.balance import Balance, Margin, Pair, Readings, settle
+from podtally.ledger.saved import Saved, encode
 
 NO_PAIRS = np.zeros((0, 2), np.int64)
 UNBOUNDED = np.iinfo(np.int64).max >> 2  # an upper bound out of reach, and sums of it fit
@@ -244,6 +245,13 @@ class Interfaces:
         self._clear(slot)
         self.version += 1
         self._free.append(slot)
+
+    def save(self) -> Saved:
+        records, pairs = self.dump()
+        return Saved(encode(records), {"pairs": pairs})
+
+    def load(self, saved: Saved, now_ns: int) -> None:  # noqa: ARG002: as every Part
+        self.restore(saved.decode(list[InterfaceRecord]), saved.array("pairs"))
 
     def dump(self) -> tuple[list[InterfaceRecord], NDArray[np.int64]]:
         """Return records, and the pairs of each in the order of _KEPT, (n, 13, 2)."""

@@ -5,9 +5,10 @@ Pure: it is given what the kernel counted, who is who and what time it is. When 
 kernel is read and when the result is written down is the epoch's business.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,11 +35,14 @@ from podtally.ledger.interfaces import Interfaces, Losses
 from podtally.ledger.label_sets import DIRECTIONS, BookLabels
 from podtally.ledger.pending import PendingConnections
 from podtally.ledger.row_booking import ColdRows, RowBooking
+from podtally.ledger.saved import Part, Saved, SavedError, encode
 from podtally.ledger.series import SeriesView
 from podtally.ledger.tables import Tables
 from podtally.ledger.view import View
 
 NEARLY_FULL = 0.9  # of the series limit: then those of long silent peers are let go
+
+_TOTALS = "totals"  # the part of LedgerTotals
 
 
 class Limits(NamedTuple):
@@ -49,6 +53,16 @@ class Limits(NamedTuple):
     events: int = 10_000  # more are told of together
     undeclared_events: bool = False  # whether what is undeclared is told of, too
     forwarders: tuple[str, ...] = ()  # globs of workloads that send and receive for others
+
+
+class LedgerTotals(msgspec.Struct, frozen=True):
+    """Counts of the ledger as a whole, for the checkpoint."""
+
+    retired_gaps: list[tuple[BookLabels, int]]
+    unknown_initiators: int
+    overflow_packets: int
+    limited: int
+    name_timeouts: int
 
 
 class Ledger:
@@ -95,6 +109,53 @@ class Ledger:
         self._judged_for = 0  # changes that the judge knew of
         self.settled_ns = 0  # the end of the last epoch
         self._kernel_delta = NOTHING_GROWN
+
+    def _parts(self) -> dict[str, Part]:
+        """Return the parts that the checkpoint keeps, in the order they are loaded."""
+        return {
+            **self.tables.by_name,
+            "events": self.events,
+            "scans": self.events.scans,
+            "accounts": self.accounts,
+            "interfaces": self.interfaces,
+            "connections": self.connections,
+            "pending": self.waiting,
+            "counter_deltas": self.counter_deltas,
+            "candidate_rows": self.candidate_rows,
+        }
+
+    def save(self) -> dict[str, Saved]:
+        """Return all parts for the checkpoint."""
+        totals = LedgerTotals(
+            list(self.retired_gaps.items()),
+            self.row_booking.began_unknown,
+            self.overflow_packets,
+            self.accounts.limited,
+            self.attribution.waits.timeouts,
+        )
+        parts = {name: part.save() for name, part in self._parts().items()}
+        return {**parts, _TOTALS: Saved(encode(totals))}
+
+    def load(self, saved: Mapping[str, Saved], now_ns: int) -> None:
+        """Restore what ``save`` returned, into a new ledger; parts may be missing.
+
+        SavedError if a part cannot be read; then the ledger must not be used.
+        """
+        for name, part in self._parts().items():
+            if name in saved:
+                try:
+                    part.load(saved[name], now_ns)
+                except SavedError as error:
+                    raise SavedError(f"{name}: {error}") from None
+        if _TOTALS in saved:
+            totals = saved[_TOTALS].decode(LedgerTotals)
+            self.retired_gaps = dict(totals.retired_gaps)
+            self.row_booking.began_unknown = totals.unknown_initiators
+            self.overflow_packets = totals.overflow_packets
+            self.accounts.limited = totals.limited
+            self.attribution.waits.timeouts = totals.name_timeouts
+        self.settled_ns = now_ns
+        self.begin()
 
     def begin(self) -> None:
         """Start an epoch's sums."""

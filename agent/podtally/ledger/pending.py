@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections whose names may still come: what they move is kept apart until they are named.
+"""Keeps connections that wait for a name: their traffic is booked when they are named.
 
-A waiting connection's own totals are all that is owed for it, so nothing else has to be
-remembered, and the wait survives the agent with the connections.
+A waiting connection's own totals are what is pending, so nothing else is stored, and the wait
+survives a restart with the connections.
 """
 
 import numpy as np
@@ -10,15 +10,22 @@ from numpy.typing import NDArray
 
 from podtally.ledger.accounts import AccountTable
 from podtally.ledger.attribution import AttributedConnections, Attribution
-from podtally.ledger.connections import ConnectionColumns, Connections, join, no_connections
+from podtally.ledger.connections import (
+    ConnectionColumns,
+    Connections,
+    join,
+    loaded_connections,
+    no_connections,
+)
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.events import Events
 from podtally.ledger.family import BYTES, PACKETS
 from podtally.ledger.new_connections import new_connections
+from podtally.ledger.saved import Saved
 
 
 class PendingConnections:
-    """Those among the connections that wait, and in ``held`` those that are over and wait."""
+    """Open connections that wait, and in ``held`` closed ones that wait."""
 
     def __init__(
         self,
@@ -38,19 +45,25 @@ class PendingConnections:
             return 0
         return len(self.held.account) + int(self.among(self._connections.columns).sum())
 
+    def save(self) -> Saved:
+        return self.held.save()
+
+    def load(self, saved: Saved, now_ns: int) -> None:  # noqa: ARG002: as every Part
+        self.held = loaded_connections(saved)
+
     def among(self, columns: ConnectionColumns) -> NDArray[np.bool_]:
         account = columns.account
         waiting: NDArray[np.bool_] = (account >= 0) & self._accounts.waiting[np.maximum(account, 0)]
         return waiting
 
     def on(self, ifindex: int) -> bool:
-        """Whether any connection of this interface waits."""
+        """Return whether any connection of this interface waits."""
         columns = self._connections.columns
         own = columns.take(columns.key["ifindex"] == ifindex)
         return bool((self.held.key["ifindex"] == ifindex).any() or self.among(own).any())
 
     def hold(self, ended: list[ConnectionColumns]) -> list[ConnectionColumns]:
-        """Keep those that are over and still wait; returns the others."""
+        """Keep closed connections that still wait; return the others."""
         if not self._accounts.waiting.any():
             return ended
         over = []

@@ -11,9 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.ledger.saved import Saved
+
 PORTS = 1 << 16
 KEPT = 1024  # hashes of each event, 8 KiB
 _NONE = np.uint64(2**64 - 1)
+
+_ARRAYS = ("events", "ports", "hashes")
 
 
 class Scan(NamedTuple):
@@ -62,6 +66,12 @@ class Scans:
         """Forget all but these."""
         for number in self._ports.keys() - set(events):
             del self._ports[number], self._hashes[number]
+
+    def save(self) -> Saved:
+        return Saved(arrays=dict(zip(_ARRAYS, self.dump(), strict=True)))
+
+    def load(self, saved: Saved, now_ns: int) -> None:  # noqa: ARG002: as every Part
+        self.restore(*(saved.array(name) for name in _ARRAYS))
 
     def dump(self) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint64]]:
         """For the checkpoint: events (n,), their ports (n, PORTS / 8), hashes (n, KEPT)."""

@@ -2,10 +2,12 @@
 """Counters under label sets: what /metrics shows, as 64-bit sums."""
 
 from collections.abc import Hashable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from podtally.ledger.saved import EncodedOnce, Saved
 
 Labels = TypeVar("Labels", bound=Hashable)
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -27,7 +29,10 @@ class SeriesTable(Generic[Labels]):
     another's.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, labels: Any = Any) -> None:
+        """``labels``: the type of the label sets, which ``load`` needs."""
+        self._labels_type = labels
+        self._encoded = EncodedOnce()
         self.version = 0  # changes with the label sets, not with their sums
         self.forgotten = 0  # how many were: their indexes may be others'
         self._labels: list[Labels | None] = []
@@ -98,6 +103,16 @@ class SeriesTable(Generic[Labels]):
             self._shown = (self.version, list(self._index), index)
         _, labels, index = self._shown
         return SeriesView(labels, self._sums[index])
+
+    def save(self) -> Saved:
+        sums, moved_ns = self.sums()
+        arrays = {"sums": sums, "moved_ns": moved_ns}
+        return Saved(self._encoded.encode(self.version, self.pairs), arrays)
+
+    def load(self, saved: Saved, now_ns: int) -> None:  # noqa: ARG002: as every Part
+        pairs = saved.decode(list[tuple[int, self._labels_type]])  # type: ignore[name-defined]
+        if pairs or saved.arrays:
+            self.restore(pairs, saved.array("sums"), saved.array("moved_ns"))
 
     def pairs(self) -> list[tuple[int, Labels]]:
         """For the checkpoint: index and labels of each set."""

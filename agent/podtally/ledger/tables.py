@@ -14,7 +14,7 @@ class Tables:
 
     def __init__(self) -> None:
         self.by_name: Mapping[str, SeriesTable[Any]] = {
-            each.name: SeriesTable(len(each.sums)) for each in KEPT
+            each.name: SeriesTable(len(each.sums), each.labels) for each in KEPT
         }
 
     def __getitem__(self, family: Family[Labels]) -> SeriesTable[Labels]:

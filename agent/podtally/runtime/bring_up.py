@@ -22,12 +22,14 @@ from podtally.kernel import capabilities
 from podtally.kernel.account_map import UNATTRIBUTED, AccountMap
 from podtally.kernel.pins import Generation, PinKeeper, Pins, digest
 from podtally.kernel.table import Table, open_table
-from podtally.ledger.checkpoint import Checkpoint, Position
+from podtally.ledger.checkpoint import Checkpoint, Parts, Position
 from podtally.ledger.closed import ClosedConnections
 from podtally.ledger.connections import flags_of
 from podtally.ledger.costs import SeriesOptions, parts_per_byte
 from podtally.ledger.ledger import Ledger, Limits
+from podtally.ledger.saved import SavedError
 from podtally.policy.model import UNDECLARED
+from podtally.runtime.extras import extras_of
 from podtally.runtime.generations import install, options_of
 from podtally.runtime.identity_sources import IdentitySources
 from podtally.runtime.inputs_collector import InputsCollector
@@ -92,21 +94,24 @@ def bring_up(
 
     A failure leaves no thread and no open file behind.
     """
-    before, contents = read_checkpoint(checkpoint)
+    before, parts = read_checkpoint(checkpoint)
     installed = install(pins, config, before.generation if before else None)
     if before is not None and not installed.goes_on_from(before.generation):
-        before = contents = None
+        before = parts = None
         put_aside(checkpoint, "it belongs to other kernel programs than those pinned here")
     generation = installed.current
     with ExitStack() as opened:
-        ledger, now_ns = make_ledger(config, generation), time.monotonic_ns()
+        ledger = make_ledger(config, generation)
         sources = make_identity_sources(config)
         opened.callback(sources.close)
         directory = sources.directory
-        if contents is not None:
-            contents.restore(ledger, now_ns)
-            directory.restore(contents.extras.residents, contents.extras.known_ns)
-            metrics.restore(contents.extras.own_metrics)
+        if parts is not None:
+            try:
+                _restore(parts, ledger, directory, metrics)
+            except SavedError as error:
+                put_aside(checkpoint, str(error))
+                opened.close()
+                return bring_up(config, pins, checkpoint, metrics)
         metrics.loader_runs.inc(installed.compiled)
         # An unfinished change of generations is finished first; then the programs are compiled.
         is_todays = generation.about.digest == digest(options_of(config))
@@ -163,6 +168,14 @@ def bring_up(
                 opened=opened.pop_all(),
             )
     return bring_up(config, pins, checkpoint, metrics)
+
+
+def _restore(parts: Parts, ledger: Ledger, directory: Directory, metrics: AgentMetrics) -> None:
+    """Restore a checkpoint; SavedError if a part cannot be read."""
+    ledger.load(parts, time.monotonic_ns())
+    extras = extras_of(parts)
+    directory.restore(extras.residents, extras.known_ns)
+    metrics.restore(extras.own_metrics)
 
 
 def _give_up_rights(config: Config) -> None:

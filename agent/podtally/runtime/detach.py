@@ -11,11 +11,13 @@ from podtally.identity.directory import Directory
 from podtally.kernel.account_map import AccountMap
 from podtally.kernel.pins import Generation, Pins
 from podtally.kernel.table import open_table
-from podtally.ledger.checkpoint import Checkpoint, CheckpointError, Contents, Extras, Position
+from podtally.ledger.checkpoint import Checkpoint, CheckpointError, Parts, Position
 from podtally.ledger.epoch_context import EpochContext
+from podtally.ledger.saved import SavedError
 from podtally.netlink.model import Attachment
 from podtally.runtime.bring_up import make_ledger
 from podtally.runtime.epoch_inputs import EpochInputs
+from podtally.runtime.extras import Extras, extras_of
 from podtally.runtime.generations import settled
 from podtally.runtime.journal import Journal
 from podtally.runtime.recovery import boot_id, position_at
@@ -50,15 +52,17 @@ def _position(checkpoint: Checkpoint) -> Position | None:
     return read[0] if read is not None else None
 
 
-def _read(checkpoint: Checkpoint) -> tuple[Position, Contents] | None:
+def _read(checkpoint: Checkpoint) -> tuple[Position, Parts] | None:
     """Return the checkpoint; None without one of this boot."""
     try:
         read = checkpoint.read()
     except CheckpointError as error:
-        raise PodtallyError(
-            f"the checkpoint {checkpoint.path} cannot be used: {error}", "remove it"
-        ) from None
+        raise _unusable(checkpoint, error) from None
     return read if read is not None and read[0].boot_id == boot_id() else None
+
+
+def _unusable(checkpoint: Checkpoint, error: Exception) -> PodtallyError:
+    return PodtallyError(f"the checkpoint {checkpoint.path} cannot be used: {error}", "remove it")
 
 
 def _book_the_rest(config: Config, generation: Generation, checkpoint: Checkpoint) -> None:
@@ -66,14 +70,17 @@ def _book_the_rest(config: Config, generation: Generation, checkpoint: Checkpoin
     read = _read(checkpoint)
     if read is None:
         return
-    before, contents = read
+    before, parts = read
     ledger, directory = make_ledger(config, generation), Directory((), {})
     now_ns = time.monotonic_ns()
-    contents.restore(ledger, now_ns)
-    directory.restore(contents.extras.residents, contents.extras.known_ns)
+    try:
+        ledger.load(parts, now_ns)
+        saved = extras_of(parts)
+    except SavedError as error:
+        raise _unusable(checkpoint, error) from None
+    directory.restore(saved.residents, saved.known_ns)
     directory.refresh(now_ns)
-    known_ns = contents.extras.known_ns
-    extras = Extras(directory.interface_endpoints(), contents.extras.own_metrics, known_ns)
+    extras = Extras(directory.interface_endpoints(), saved.own_metrics, saved.known_ns)
 
     inputs = EpochInputs(EpochContext(directory.names, now_ns))
     with closing(open_table(generation)) as table, closing(AccountMap(generation)) as accounts:
@@ -85,4 +92,4 @@ def _book_the_rest(config: Config, generation: Generation, checkpoint: Checkpoin
         journal.book(journal.flip(), inputs)
         here = position_at(generation, table.epoch)
     # All of it is booked, and this says so until the maps are gone; then no maps match it.
-    checkpoint.write(here, ledger, extras)
+    checkpoint.write(here, ledger.save() | extras.save())

@@ -5,9 +5,9 @@ import time
 from collections.abc import Mapping
 
 from podtally.kernel.table import Table
-from podtally.ledger.checkpoint import Extras
 from podtally.ledger.ledger import Ledger
 from podtally.runtime.epoch_inputs import EpochInputs, InterfaceCounters
+from podtally.runtime.extras import Extras
 from podtally.runtime.identity_sources import IdentitySources
 from podtally.runtime.interface_counters import LastReading
 from podtally.runtime.interface_events import InterfaceEvents

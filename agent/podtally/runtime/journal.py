@@ -20,10 +20,11 @@ from typing import NamedTuple, Protocol
 
 from podtally.kernel.account_map import AccountReading
 from podtally.kernel.table import Table
-from podtally.ledger.checkpoint import Checkpoint, Extras, Position
+from podtally.ledger.checkpoint import Checkpoint, Position
 from podtally.ledger.closed import ClosedConnections
 from podtally.ledger.ledger import Ledger
 from podtally.runtime.epoch_inputs import EpochInputs
+from podtally.runtime.extras import Extras
 
 
 class AccountReader(Protocol):
@@ -114,7 +115,7 @@ class Journal:
         epoch = self.table.epoch
         try:
             size = self._checkpoint.write(
-                Position(here.boot_id, here.generation, epoch), self.ledger, extras
+                Position(here.boot_id, here.generation, epoch), self.ledger.save() | extras.save()
             )
         except OSError as error:
             raise UnwritableError(error.strerror or str(error)) from error

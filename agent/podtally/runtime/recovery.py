@@ -10,9 +10,10 @@ from podtally.export.agent_metrics import AgentMetrics
 from podtally.kernel.account_map import AccountMap
 from podtally.kernel.pins import Generation
 from podtally.kernel.table import open_table
-from podtally.ledger.checkpoint import Checkpoint, CheckpointError, Contents, Extras, Position
+from podtally.ledger.checkpoint import Checkpoint, CheckpointError, Parts, Position
 from podtally.ledger.closed import ClosedConnections
 from podtally.ledger.ledger import Ledger
+from podtally.runtime.extras import Extras
 from podtally.runtime.inputs_collector import InputsCollector
 from podtally.runtime.journal import EpochResult, Journal
 
@@ -27,7 +28,7 @@ def position_at(generation: Generation, epoch: int) -> Position:
     return Position(boot_id(), generation.about.generation, epoch)
 
 
-def read_checkpoint(checkpoint: Checkpoint) -> tuple[Position | None, Contents | None]:
+def read_checkpoint(checkpoint: Checkpoint) -> tuple[Position | None, Parts | None]:
     """Return the checkpoint of this boot; one that cannot be used is put aside."""
     try:
         read = checkpoint.read()
@@ -91,7 +92,7 @@ class Recovery:
             at_rest = journal.flip()
             closed += journal.book(at_rest, self.collector.collect_names(table)).closed
         self.ledger.counter_deltas.forget()
-        self.checkpoint.write(here, self.ledger, self._extras())
+        self.checkpoint.write(here, self.ledger.save() | self._extras().save())
         return closed
 
     def _commit(self, journal: Journal, here: Position) -> EpochResult:
