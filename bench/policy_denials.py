@@ -84,7 +84,7 @@ def run(shape: str, policies: list[Policy], epochs: int = EPOCHS) -> Epochs:
         ledger.attribution.attribute(flows, present, wait=False)
         words = ledger.attribution.explain(flows, [DENIED] * DENIALS, present)
         seconds.append(time.process_time() - start)
-        denied += sum("isolated in egress by shop/many" in text for text in words.reasons)
+        denied += sum("denied by default: shop/many selects it" in text for text in words.reasons)
         reasons.update(words.reasons)
     return Epochs(seconds, denied, len(reasons))
 

@@ -119,7 +119,7 @@ def assert_judged(found: dict[str, Any]) -> None:
     assert len(events) == len(found["events"]) == 2
     stray, payments = events["stray-x2"], events["payments-8e"]
     assert (stray["policy"], payments["policy"]) == ("shop/default-deny", "billing/only-the-bank")
-    assert "nothing is allowed in egress" in stray["reason"]
+    assert "no egress rule allows this" in stray["reason"]
     assert "203.0.113.10 is in 203.0.113.10/32, excepted" in payments["reason"]
     for event in events.values():
         pod = next(pod for pod in found["pods"] if pod["pod"] == event["endpoint"]["pod"])
@@ -261,7 +261,7 @@ def _log_tells() -> bool:
 def _table_tells(shown: bytearray) -> bool:
     text = re.sub(r"\x1b\[[\d;]*\w", "", shown.decode(errors="ignore"))
     row = re.search(r"^stray-x2 +-> internet :4444 +! denied", text, re.MULTILINE)
-    return row is not None and "isolated in egress by shop/default-deny" in text
+    return row is not None and "denied by default: shop/default-deny selects it" in text
 
 
 def _drain_and_end(demo: subprocess.Popen[bytes], screen: int) -> None:

@@ -12,7 +12,7 @@ from tests.e2e.traffic import flood
 RULES, RATE, SECONDS = 8_000, 3_000, 10
 FLOWS = 20_000  # different ones, see tests.e2e.traffic
 LATE_SECONDS = 15.0  # all epochs together, on a busy machine; 0.3 s on one that is not
-ISOLATED = "isolated in egress by shop/many"
+ISOLATED = "denied by default: shop/many selects it and no egress rule allows this"
 NEAREST = f"{ISOLATED}; nearest shop/many egress[0]: "
 
 

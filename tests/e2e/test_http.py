@@ -196,7 +196,7 @@ def test_what_is_explained_is_what_is_counted(judging: Judging) -> None:
     code, out, _ = judging.run("explain", "shop/web-0", judging.db.ipv6, f"{OTHER_PORT}/TCP")
     assert code == 1
     assert out.endswith(
-        f"denied: isolated in ingress by shop/into-db; nearest shop/into-db ingress[0]: "
+        f"denied: denied by default: shop/into-db selects it and no ingress rule allows this; nearest shop/into-db ingress[0]: "
         f"port {OTHER_PORT} is not {PORT}\n\nwith the candidates: the same\n"
     )
     code, _, err = judging.run("explain", "shop/wep-0", "shop/db-0", "80")

@@ -164,7 +164,10 @@ def test_both_ends_have_the_verdict_and_the_end_that_denies_is_told(
     assert "data/out egress[0]" in reasons["loader", OUTSIDE[1], "allowed"]
     for here, there, role in (("frontend", "stray", "stray"), ("stray", "frontend", "stray")):
         reason = reasons[here, pods[there].ipv4, "denied"]
-        assert "isolated in ingress by shop/allow-frontend; nearest" in reason
+        assert (
+            "denied by default: shop/allow-frontend selects it and no ingress rule allows this; nearest"
+            in reason
+        )
         assert f"role={role}, not role=user" in reason
     assert reasons["user", pods["frontend"].ipv4, "allowed"] == "shop/allow-frontend ingress[0]"
 

@@ -374,7 +374,9 @@ def test_explain_asks_the_agent(judging: tuple[Served, Host]) -> None:
     code, out, err = ask(served, *asked)
     assert (code, err) == (1, "")
     assert out.startswith("shop/db-0 (10.99.0.3) to shop/web-0 (10.99.0.2), TCP 8080\n\negress of ")
-    assert out.splitlines()[-1].startswith("denied: isolated in ingress by shop/into-web; nearest ")
+    assert out.splitlines()[-1].startswith(
+        "denied: denied by default: shop/into-web selects it and no ingress rule allows this; nearest "
+    )
     assert "candidate" not in out
     code, out, _ = ask(served, *asked, "--output", "json")
     assert code == 1
@@ -393,10 +395,10 @@ def test_explain_tells_what_the_candidates_would_say(judging: tuple[Served, Host
     now, _, then = out.partition("\nwith the candidates\n")
     assert (
         now.splitlines()[-1]
-        == "undeclared: no policy isolates shop/db-0 in egress; 203.0.113.9 is no pod, so no policy selects it"
+        == "undeclared: no policy isolates shop/db-0 in egress; 203.0.113.9 is not a pod, so no policy selects it"
     )
     assert "shop/no-egress  selects the source and isolates it" in then
-    assert then.splitlines()[-1].startswith("with the candidates denied: isolated in egress by ")
+    assert then.splitlines()[-1].startswith("with the candidates denied: denied by default: ")
     _, out, _ = ask(served, "explain", "people/user", "203.0.113.9", "80")
     assert out.endswith("\nwith the candidates: the same\n")
 

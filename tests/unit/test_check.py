@@ -294,15 +294,15 @@ egress of shop/stray (10.99.0.3)
   network policies
     shop/out                        selects the source and isolates it
     shop/out egress[0]              does not match: 10.99.0.1 is not in 203.0.113.0/24 and port 8080 is not 3306
-  denied: isolated in egress by shop/out; nearest shop/out egress[0]: 10.99.0.1 is not in 203.0.113.0/24 and port 8080 is not 3306
+  denied: denied by default: shop/out selects it and no egress rule allows this; nearest shop/out egress[0]: 10.99.0.1 is not in 203.0.113.0/24 and port 8080 is not 3306
 
 ingress of shop/frontend-6d4b-x2x7k (10.99.0.1)
   network policies
     shop/allow-frontend             selects the destination and isolates it
     shop/allow-frontend ingress[0]  does not match: shop/stray lacks role=user
-  denied: isolated in ingress by shop/allow-frontend; nearest shop/allow-frontend ingress[0]: shop/stray lacks role=user
+  denied: denied by default: shop/allow-frontend selects it and no ingress rule allows this; nearest shop/allow-frontend ingress[0]: shop/stray lacks role=user
 
-denied: isolated in egress by shop/out; nearest shop/out egress[0]: 10.99.0.1 is not in 203.0.113.0/24 and port 8080 is not 3306; isolated in ingress by shop/allow-frontend; nearest shop/allow-frontend ingress[0]: shop/stray lacks role=user
+denied: denied by default: shop/out selects it and no egress rule allows this; nearest shop/out egress[0]: 10.99.0.1 is not in 203.0.113.0/24 and port 8080 is not 3306; denied by default: shop/allow-frontend selects it and no ingress rule allows this; nearest shop/allow-frontend ingress[0]: shop/stray lacks role=user
 """
     )
 

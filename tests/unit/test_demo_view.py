@@ -77,8 +77,8 @@ EVENT = (
     b'{"time":"2024-02-29T12:00:00.023Z","event":"denied","direction":"egress","endpoint":{"namespace":'
     b'"shop","pod":"stray-x2","workload":"stray","workload_kind":"Deployment"},"peer":{"kind":'
     b'"external","namespace":"","workload":"","name":"","address":"198.18.7.7","scope":"private"},'
-    b'"protocol":"tcp","port":4444,"policy":"shop/default-deny","reason":"isolated in egress by '
-    b'shop/default-deny; nothing is allowed in egress","connections":23,"new_connections":2,'
+    b'"protocol":"tcp","port":4444,"policy":"shop/default-deny","reason":"denied by default: '
+    b'shop/default-deny selects it and no egress rule allows this","connections":23,"new_connections":2,'
     b'"bytes":{"egress":4600,"ingress":0},"first":"2024-02-29T11:58:59.023Z",'
     b'"last":"2024-02-29T12:00:00.000Z"}\n'
 )  # as the agent writes it
@@ -95,7 +95,7 @@ stray-x2        230 B    460 B       23  -> private :4444  ! denied   460 B   46
 
 EVENTS (connections that no policy allows; podtally blocks nothing)
 12:00:00Z  stray-x2 -> private 198.18.7.7:4444  denied  23 connections
-    isolated in egress by shop/default-deny; nothing is allowed in egress
+    denied by default: shop/default-deny selects it and no egress rule allows this
 
 BOOKS (BYTES)               FLOWS  OTHER  OVERFLOW  GAP
 ptd-frontend   ingress  1,234,567     84         0    0
@@ -131,7 +131,7 @@ def test_a_narrow_terminal_sees_the_conversations_and_no_line_too_long() -> None
     assert max(map(len, lines)) <= 80
     lines = drawn(after_ten_seconds(), Style(40, colour=False))
     assert max(map(len, lines)) <= 40
-    assert "nothing is allowed in egress" in " ".join(map(str.strip, lines))
+    assert "no egress rule allows this" in " ".join(map(str.strip, lines))
 
 
 @pytest.mark.parametrize("columns", [60, 70, 79])

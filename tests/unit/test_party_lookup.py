@@ -113,7 +113,7 @@ def test_who_is_there_but_not_named_is_unknown(host: Host) -> None:
     host.link(None, "10.99.0.77")
     told = host.explain("10.99.0.77", "shop/web", 8080)
     assert (told.from_, told.verdict, told.egress) == ("10.99.0.77", "unknown", "unknown")
-    assert "who 10.99.0.77 is, is not known" in told.reason
+    assert "no known owner of 10.99.0.77" in told.reason
 
 
 def test_a_pod_that_has_gone_gives_its_name_to_the_next(host: Host) -> None:
@@ -215,7 +215,7 @@ def test_candidates_are_a_second_verdict(host: Host) -> None:
     told = host.explain("shop/db", "203.0.113.9")
     assert told.candidate is not None
     assert (told.verdict, told.candidate.verdict) == ("undeclared", "denied")
-    assert told.candidate.reason.startswith("isolated in egress by shop/no-egress")
+    assert told.candidate.reason.startswith("denied by default: shop/no-egress selects it")
     named = [(each.namespace, each.name, each.unreadable) for each in host.answers.candidates()]
     assert named == [("shop", "no-egress", "")]
     host.declare(candidates=["{"])

@@ -210,7 +210,7 @@ def test_a_reason_names_the_policy_and_what_did_not_match() -> None:
     allowed, denied = judge.judge(asked).outcome
     assert judge.reason(asked, 0, int(allowed)) == "shop/web ingress[0]"
     assert judge.reason(asked, 1, int(denied)) == (
-        "isolated in ingress by shop/web; nearest shop/web ingress[0]: port 5432 is not 80"
+        "denied by default: shop/web selects it and no ingress rule allows this; nearest shop/web ingress[0]: port 5432 is not 80"
     )
 
 

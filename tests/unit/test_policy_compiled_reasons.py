@@ -88,7 +88,7 @@ def test_connections_that_no_rule_tells_apart_are_searched_for_once(
         words = judge.reasons(given, judge.judge(given).outcome)
         assert len(set(words)) == 200
         assert words[7].startswith(
-            "isolated in egress by shop/many; nearest shop/many egress[0]: "
+            "denied by default: shop/many selects it and no egress rule allows this; nearest shop/many egress[0]: "
             "203.0.113.7 is not in 10.0.0.0/24"
         )
     assert len(searches) == 3  # below, at and above the port of the rules
@@ -108,7 +108,7 @@ def test_beyond_the_budget_a_reason_names_the_policies_only() -> None:
     sides = judge.judge(given).outcome
     budget = ReasonBudget(200, 100)
     words = judge.reasons(given, sides, budget)
-    short = words.count("isolated in egress by shop/many")
+    short = words.count("denied by default: shop/many selects it and no egress rule allows this")
     assert 20 < short < 80
     # What one endpoint asks for costs no other anything.
     other = given._replace(local=np.ones(100, np.int32))
@@ -134,10 +134,13 @@ def test_reasons_follow_labels_and_policies() -> None:
     by_label = policy("shop/p", ingress=rules(Rule(0, ALLOW, ())))
     judge = Evaluator([by_label], [WEB])
     given = denied(["203.0.113.1"])._replace(is_egress=np.zeros(1, np.bool_))
-    assert "it names nobody" in judge.reasons(given, judge.judge(given).outcome)[0]
+    assert "it has no peers" in judge.reasons(given, judge.judge(given).outcome)[0]
     judge.set_endpoint(0, WEB._replace(name="other"))
     judge.set_policies([by_label._replace(name="q")])
-    assert "isolated in ingress by shop/q" in judge.reasons(given, judge.judge(given).outcome)[0]
+    assert (
+        "denied by default: shop/q selects it"
+        in judge.reasons(given, judge.judge(given).outcome)[0]
+    )
 
 
 def test_address_classes_are_the_networks_around_an_address() -> None:

@@ -339,7 +339,7 @@ def test_explaining_tells_who_isolates_what_each_rule_says_and_what_decides() ->
         ("ingress", ""),
     ]
     assert steps[2].says == "allowed: ClusterNetworkPolicy/p egress[0]"
-    assert steps[5].says.startswith("denied: isolated in ingress by shop/db")
+    assert steps[5].says.startswith("denied: denied by default: shop/db selects it")
 
 
 def test_the_order_of_policies_does_not_matter() -> None:

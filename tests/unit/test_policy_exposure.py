@@ -243,7 +243,7 @@ def test_an_ingress_that_cannot_be_read_makes_its_namespace_doubtful() -> None:
     found = build_exposure([broken], services(objects, slices), ())
     assert (
         declared(found, "10.99.0.1", 8080)
-        == "Ingress shop/web cannot be read and may mean Service shop/web:80"
+        == "Ingress shop/web cannot be read and may expose Service shop/web:80"
     )
     assert declared(found, "10.99.0.2", 8080) == "LoadBalancer shop/api:80"  # that is certain
     assert declared(found, "10.99.0.3", 8080) == ""

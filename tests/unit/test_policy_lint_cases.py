@@ -115,7 +115,7 @@ ODD = {
         POD + "  egress: [{from: [{podSelector: {}}]}]\n", ['error schema spec.egress[0].from (did you mean "to"?)']),
     "type in lower case": (
         POD + "  policyTypes: [ingress]\n", ['error schema spec.policyTypes[0] (did you mean "Ingress"?)']),
-    "tab": (POD + "\tingress: [{}]\n", ["error schema  use spaces"]),
+    "tab": (POD + "\tingress: [{}]\n", ["error schema  indent with spaces"]),
     "older version": (
         POD.replace("networking.k8s.io/v1", "extensions/v1beta1"), ["error schema apiVersion use networking.k8s.io/v1"]),
     "kind in lower case": (

@@ -57,7 +57,7 @@ def problems(written: Any) -> list[str]:
 def test_a_denied_probe_has_its_sides_and_its_reason() -> None:
     (outcome,) = outcomes(case(probe("x/a", "x/b", "deny")))
     assert (outcome.verdict, outcome.ingress, outcome.egress) == ("denied", "denied", "undeclared")
-    assert outcome.reason == "isolated in ingress by x/none; nothing is allowed in ingress"
+    assert outcome.reason == "denied by default: x/none selects it and no ingress rule allows this"
     assert outcome.ok
 
 

@@ -48,32 +48,32 @@ REASONS = [
                 ),
             ),
         ],
-        "isolated in egress by shop/db and shop/dns; nearest shop/db egress[0]: shop/db has app=db, not app=web",
+        "denied by default: shop/db and shop/dns select it and no egress rule allows this; nearest shop/db egress[0]: shop/db has app=db, not app=web",
     ),
     (
         ask(WEB, DB, 5432),
         [policy("shop/db", egress=rules(Rule(0, ALLOW, (PodPeer(None),), (PolicyPort(TCP, 3306, 3306),))))],
-        "isolated in egress by shop/db; nearest shop/db egress[0]: port 5432 is not 3306",
+        "denied by default: shop/db selects it and no egress rule allows this; nearest shop/db egress[0]: port 5432 is not 3306",
     ),
     (
         ask(WEB, outside("203.0.113.10"), 3306),
         [policy("shop/db", egress=rules(Rule(0, ALLOW, (block("203.0.113.0/24", "203.0.113.10/32"),))))],
-        "isolated in egress by shop/db; nearest shop/db egress[0]: 203.0.113.10 is in 203.0.113.10/32, excepted from 203.0.113.0/24",
+        "denied by default: shop/db selects it and no egress rule allows this; nearest shop/db egress[0]: 203.0.113.10 is in 203.0.113.10/32, excepted from 203.0.113.0/24",
     ),
     (
         ask(WEB, DB, 80, UDP),
         [policy("shop/p", egress=rules(Rule(0, ALLOW, None, (PolicyPort(TCP, 80, 80), PolicyPort(TCP, 90, 99)))))],
-        "isolated in egress by shop/p; nearest shop/p egress[0]: UDP is not TCP",
+        "denied by default: shop/p selects it and no egress rule allows this; nearest shop/p egress[0]: UDP is not TCP",
     ),
     (
         ask(WEB, DB, 80),
         [policy("shop/p", egress=rules(Rule(0, ALLOW, None, (PolicyPort(TCP, name="sql"), PolicyPort(TCP, 90, 99)))))],
-        "isolated in egress by shop/p; nearest shop/p egress[0]: port 80 is not sql (shop/db has none) or 90-99",
+        "denied by default: shop/p selects it and no egress rule allows this; nearest shop/p egress[0]: port 80 is not sql (shop/db has none) or 90-99",
     ),
     (
         ask(WEB, DB),
         [policy("shop/p", egress=())],
-        "isolated in egress by shop/p; nothing is allowed in egress",
+        "denied by default: shop/p selects it and no egress rule allows this",
     ),
     (
         ask(WEB, DB),
@@ -83,12 +83,12 @@ REASONS = [
     (
         ask(WEB, outside()),
         [admin("p", Rule(0, ALLOW, (DomainPeer(("a.example", "b.example")),)))],
-        "ClusterNetworkPolicy/p egress[0]: whether a.example or b.example is 203.0.113.9 is not known without DNS",
+        "ClusterNetworkPolicy/p egress[0]: whether a.example or b.example resolves to 203.0.113.9 is unknown without DNS",
     ),
     (
         ask(WEB._replace(namespace="bank"), DB),
         [policy("shop/p", ingress=rules(Rule(0, ALLOW, (PodPeer(labelled(team="a")),))))],
-        "isolated in ingress by shop/p; nearest shop/p ingress[0]: namespace bank lacks team=a",
+        "denied by default: shop/p selects it and no ingress rule allows this; nearest shop/p ingress[0]: namespace bank lacks team=a",
     ),
     (
         ask(WEB, DB),
@@ -115,16 +115,16 @@ def test_a_port_that_is_not_known_is_said_so() -> None:
     policies = [policy("shop/p", ingress=by_number)]
     question = ask(WEB, DB, 0)
     assert reason(question, Engine(policies).judge(question)) == (
-        "shop/p ingress[0]: which port it is, is not known"
+        "shop/p ingress[0]: the port is unknown"
     )
     policies = [policy("shop/p", ingress=by_name)]
     assert reason(question, Engine(policies).judge(question)) == (
-        "isolated in ingress by shop/p; nearest shop/p ingress[0]: "
+        "denied by default: shop/p selects it and no ingress rule allows this; nearest shop/p ingress[0]: "
         "the port is not sql (shop/db has none)"
     )
     hidden = ask(WEB, DB._replace(ports=None), 80)
     assert reason(hidden, Engine(policies).judge(hidden)) == (
-        "shop/p ingress[0]: which port sql is, is not known"
+        "shop/p ingress[0]: the number of port sql is unknown"
     )
     named = ask(WEB, DB._replace(ports=(NamedPort("sql", TCP, 3306),)), 0)
     assert Engine(policies).judge(named).verdict == "unknown"
@@ -156,9 +156,7 @@ def test_nothing_decides_about_the_own_node_but_an_admin_tier() -> None:
     question = ask(WEB._replace(node="n1"), node("n1", "198.18.0.1"))
     verdict = Engine([policy("shop/closed", egress=())]).judge(question)
     assert deciding_policies(verdict.egress) == ""
-    assert (
-        reason(question, verdict) == "node n1 is the own node of shop/web, which is always allowed"
-    )
+    assert reason(question, verdict) == "always allowed: node n1 is the node of shop/web"
     deny = admin("p", Rule(0, DENY, (NodePeer(EVERYTHING),)))
     assert deciding_policies(Engine([deny]).judge(question).egress) == "ClusterNetworkPolicy/p"
 

@@ -165,7 +165,7 @@ def test_a_denied_connection() -> None:
     assert (event.labels.peer_address, event.labels.port) == ("203.0.113.10", "3306")
     assert event.labels.policy == "shop/only-mysql"
     assert event.labels.reason == (
-        "isolated in egress by shop/only-mysql; nearest shop/only-mysql egress[0]: "
+        "denied by default: shop/only-mysql selects it and no egress rule allows this; nearest shop/only-mysql egress[0]: "
         "203.0.113.10 is in 203.0.113.10/32, excepted from 203.0.113.0/24"
     )
     assert (event.connections, event.new_connections, event.egress_bytes) == (1, 1, 23)
@@ -430,7 +430,7 @@ def test_the_flow_log_tells_why() -> None:
     book(ledger, at, [ended])
     (over,) = ledger.settle(at, [7])
     assert over.reasons == [
-        "isolated in egress by shop/only-mysql; nearest shop/only-mysql egress[0]: "
+        "denied by default: shop/only-mysql selects it and no egress rule allows this; nearest shop/only-mysql egress[0]: "
         "198.18.7.7 is not in 203.0.113.0/24 and port 80 is not 3306"
     ]
 

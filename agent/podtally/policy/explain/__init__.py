@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a connection has its verdict, in words."""
+"""Explanations: why a connection has its verdict."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How policies, rules, parties, networks and ports are written for people to read."""
+"""Formats policies, rules, endpoints, networks and ports for people to read."""
 
 from ipaddress import IPv6Address, ip_network
 from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP
@@ -34,7 +34,7 @@ def format_policy(policy: Policy) -> str:
 
 
 def format_rule(policy: Policy, rule: Rule, direction: str) -> str:
-    # The API takes any characters here, and this goes to terminals and logs.
+    # The API allows any characters here, and this goes to terminals and logs.
     shown = rule.name if rule.name.isprintable() else ascii(rule.name)
     name = f" ({shown})" if shown else ""
     return f"{format_policy(policy)} {direction}[{rule.index}]{name}"
@@ -42,7 +42,7 @@ def format_rule(policy: Policy, rule: Rule, direction: str) -> str:
 
 def format_address(ip: int) -> str:
     address = IPv6Address(ip)
-    return str(address.ipv4_mapped or address) if ip else "an address that is not known"
+    return str(address.ipv4_mapped or address) if ip else "an unknown address"
 
 
 def format_endpoint(endpoint: PolicyEndpoint, ip: int) -> str:
@@ -67,7 +67,7 @@ def format_network(network: Network) -> str:
 
 
 def format_port(port: PolicyPort) -> str:
-    """Without its protocol."""
+    """Format a port without its protocol."""
     if port.name:
         return port.name
     if (port.first, port.last) == (0, LAST_PORT):
@@ -86,7 +86,7 @@ def format_requirement(requirement: Requirement) -> str:
 
 
 def join_words(words: list[str], join: str, most: int = 4) -> str:
-    """As in: a, b or c; what is beyond the first is only counted."""
+    """Join as "a, b or c"; words beyond ``most`` are counted: "2 more"."""
     if len(words) > most:
         words = [*words[:most], f"{len(words) - most} more"]
     return f" {join} ".join(filter(None, (", ".join(words[:-1]), words[-1])))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a rule does not match, or may, in words; and how near it came, to find the nearest.
+"""Near misses: why a rule does not match, or only may, and which rule came nearest.
 
-Only asked for what is shown, so that it may look at everything again.
+Used only for what is shown, so it may examine everything again.
 """
 
 from collections.abc import Iterable
@@ -46,25 +46,25 @@ from podtally.policy.reference.matching import (
 from podtally.policy.reference.selectors import selects, selects_namespace
 from podtally.runtimes.model import Labels
 
-_BOTH_FAIL = 10  # further away than any rule of which one half matches
-_NEAREST = 1  # no half that fails is nearer
+_BOTH_FAIL = 10  # further than any rule of which peers or ports match
+_NEAREST = 1  # the least distance of failing peers or ports
 MIN_BOTH_FAIL = _BOTH_FAIL + 2 * _NEAREST
-_MAX_PORTS = 4  # ports, of those that a rule has
+_MAX_PORTS = 4  # of a rule's ports, in a message
 
 
 class NearMiss(NamedTuple):
-    """What of a rule does not match, for certain; the nearest where there are several."""
+    """What of a rule certainly does not match."""
 
     distance: int  # 0: it matches, or may
     policy: Policy
     rule: Rule
     at_peer: bool  # the peers do not match
-    peer: Peer | None  # the one that came nearest; None: there are none
+    peer: Peer | None  # the nearest peer; None: there are none
     at_port: bool  # the ports do not match
 
 
 def near_miss(rule: Rule, policy: Policy, conn: RuleInput) -> NearMiss:
-    """How near the rule came; without words, which ``words_of`` makes."""
+    """Return how near the rule came to matching."""
     at_port = ports_match(rule, conn) is False
     at_peer = peers_match(rule, policy, conn) is False
     port = _port_distance(rule.ports or (), conn) if at_port else 0
@@ -76,7 +76,7 @@ def near_miss(rule: Rule, policy: Policy, conn: RuleInput) -> NearMiss:
 def nearest_miss(
     rules: Iterable[tuple[Policy, Rule]], conn: RuleInput, least: int | None = None
 ) -> NearMiss | None:
-    """The rule that came nearest, the first of equals; ``least``: no distance is less."""
+    """Return the nearest rule, the first of equals; ``least`` is a lower bound of all distances."""
     found: NearMiss | None = None
     enough = _NEAREST if least is None else least
     for policy, rule in rules:
@@ -89,37 +89,39 @@ def nearest_miss(
 
 
 def describe_miss(found: NearMiss, conn: RuleInput) -> str:
-    """What does not match, in words."""
+    """Say what does not match."""
     peer = port = ""
     if found.at_peer:
-        peer = _peer_words(found.peer, found.policy, conn) if found.peer else "it names nobody"
+        peer = _peer_words(found.peer, found.policy, conn) if found.peer else "it has no peers"
     if found.at_port:
         port = _ports(found.rule.ports or (), conn)
     return " and ".join(filter(None, (peer, port)))
 
 
 def describe_mismatch(rule: Rule, policy: Policy, conn: RuleInput) -> str:
-    """What of the rule does not match, in words; the nearest where there are several."""
+    """Say what of the rule does not match, for the nearest peer."""
     return describe_miss(near_miss(rule, policy, conn), conn)
 
 
 def describe_doubt(rule: Rule, policy: Policy, conn: RuleInput) -> str:
-    """What would have to be known to say whether the rule matches."""
+    """Say what is unknown that decides whether the rule matches."""
     if ports_match(rule, conn) is None:
         if not is_port_known(conn):
-            return "which port it is, is not known"
+            return "the port is unknown"
         named = next(p for p in rule.ports or () if port_matches(p, conn) is None)
-        return f"which port {named.name} is, is not known"
+        return f"the number of port {named.name} is unknown"
     peers = (p for p in rule.peers or () if peer_matches(p, policy, conn) is None)
     peer = next(peers, None)
     who = format_endpoint(conn.peer, conn.peer_ip)
     if isinstance(peer, DomainPeer):
-        return f"whether {join_words(list(peer.names), 'or')} is {who} is not known without DNS"
+        return (
+            f"whether {join_words(list(peer.names), 'or')} resolves to {who} is unknown without DNS"
+        )
     if isinstance(peer, Block):
-        return "the address is not known"
+        return "the address is unknown"
     if conn.peer.kind == UNIDENTIFIED:
-        return f"who {who} is, is not known"
-    return f"the labels of {who} are not known"
+        return f"no known owner of {who}"
+    return f"the labels of {who} are unknown"
 
 
 def _port_distance(ports: tuple[PolicyPort, ...], conn: RuleInput) -> int:
@@ -137,7 +139,7 @@ def _ports(ports: tuple[PolicyPort, ...], conn: RuleInput) -> str:
         return f"{format_protocol(conn.protocol)} is not {join_words(others, 'or')}"
     asked = f"port {conn.port}" if is_port_known(conn) else "the port"
     words = [_port(port, conn) for port in same[:_MAX_PORTS]]
-    more = [""] * (len(same) - len(words))  # that are only counted
+    more = [""] * (len(same) - len(words))  # only counted
     return f"{asked} is not {join_words([*words, *more], 'or', _MAX_PORTS)}"
 
 
@@ -195,11 +197,11 @@ def _peer_words(peer: Peer, policy: Policy, conn: RuleInput) -> str:
         return _block(peer, conn.peer_ip)
     if isinstance(peer, NodePeer):
         if endpoint.kind != NODE and not endpoint.host_network:
-            return f"{who} is no node"
+            return f"{who} is not a node"
         return f"node {endpoint.node} {_lacks(peer.nodes, endpoint.node_labels)}"
     if isinstance(peer, PodPeer):
         return _pod(peer, policy, endpoint, who)
-    return f"{who} is not selected" if endpoint.kind == HOST else f"{who} is no endpoint of a host"
+    return f"{who} is not selected" if endpoint.kind == HOST else f"{who} is not a host endpoint"
 
 
 def _block(block: Block, ip: int) -> str:
@@ -212,9 +214,9 @@ def _block(block: Block, ip: int) -> str:
 
 def _pod(peer: PodPeer, policy: Policy, endpoint: PolicyEndpoint, who: str) -> str:
     if endpoint.kind != POD:
-        return f"{who} is no pod"
+        return f"{who} is not a pod"
     if endpoint.host_network:
-        return f"{who} uses its node's network, so no pod selector means it"
+        return f"{who} uses its node's network, so no pod selector matches it"
     if _in_namespace(peer, policy, endpoint):
         return f"{who} {_lacks(peer.pods, endpoint.labels)}"
     if peer.namespaces is None:
@@ -224,7 +226,7 @@ def _pod(peer: PodPeer, policy: Policy, endpoint: PolicyEndpoint, who: str) -> s
 
 
 def _lacks(selector: Selector, labels: Labels | None) -> str:
-    """The first requirement that does not hold, and what is there instead."""
+    """Say which requirement fails first, and the label's actual value."""
     known = dict(labels or ())
     for requirement in selector.requirements:
         if selects(Selector((requirement,)), labels) is False:

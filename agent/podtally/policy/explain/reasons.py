@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A verdict's reason as one line: the policy and the rule, or what isolates and what came nearest.
+"""The reason for a verdict in one line: the policy and rule, or the isolation and nearest rule.
 
-Made when it is asked for; see ``explaining`` for every step.
+Made on demand; ``steps`` has every step.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ _BY_SERVICE = ", through a Service where no admin rule denies it"
 
 
 def reason(question: Question, verdict: Verdict) -> str:
-    """Of the side, or sides, that made the verdict what it is; once, where both say the same."""
+    """Return the reasons of the directions that gave the verdict; once if they are the same."""
     outcomes = ((EGRESS, verdict.egress), (INGRESS, verdict.ingress))
     sentences = (
         direction_reason(outcome, engine.rule_input(question, direction))
@@ -47,47 +47,51 @@ def reason(question: Question, verdict: Verdict) -> str:
 def direction_reason(
     outcome: DirectionVerdict, conn: RuleInput, search: NearestSearch | None = None
 ) -> str:
-    """``search`` finds the rule that came nearest, of policies that isolate."""
+    """Return the reason of one direction; ``search`` finds the nearest isolating rule."""
     words = _by_cause(outcome, conn)
     if words is not None:
         return words
     policies = _named(outcome)
     if outcome.cause == engine.ISOLATED:
-        nearest_ = _nearest_words(outcome.policies, conn, search or _of_all)
-        return f"isolated in {conn.direction} by {policies}; {nearest_}"
+        near = _nearest_words(outcome.policies, conn, search or _of_all)
+        return f"{_denied_by_default(outcome, conn.direction)}{near}"
     if outcome.cause == engine.SAME_PRIORITY:
-        return f"{policies} have the same priority and do not agree"
+        return f"{policies} have the same priority and disagree"
     if outcome.cause == engine.PROTOCOL:
         protocol = format_protocol(conn.protocol)
-        return f"what isolation by {policies} means for {protocol} is not defined"
+        return f"isolation by {policies} is not defined for {protocol}"
     if outcome.cause in (engine.UNREADABLE, UNSYNCED):
         why = outcome.policies[0].unreadable
         return why if outcome.cause == UNSYNCED else f"{policies} cannot be read: {why}"
     local = format_endpoint(conn.local, 0)
-    return (
-        f"whether {policies} selects {local} in {conn.direction} is not known: its labels are not"
-    )
+    return f"{policies} may select {local} in {conn.direction}: its labels are unknown"
 
 
 def short_reason(outcome: DirectionVerdict, direction: str) -> str:
-    """What decided, without why: it costs nothing, whatever the policies are."""
+    """Return what decided, without the nearest rule: cheap for any number of rules."""
     if outcome.rule is not None and outcome.policies:
         return format_rule(outcome.policies[0], outcome.rule, direction)
     if outcome.policies:
-        words = {engine.ISOLATED: "isolated", engine.UNREADABLE: "unreadable"}
-        return f"{words.get(outcome.cause, outcome.cause)} in {direction} by {_named(outcome)}"
+        if outcome.cause == engine.ISOLATED:
+            return _denied_by_default(outcome, direction)
+        return f"{outcome.cause} in {direction} by {_named(outcome)}"
     return outcome.cause
 
 
+def _denied_by_default(outcome: DirectionVerdict, direction: str) -> str:
+    select = "selects" if len(outcome.policies) == 1 else "select"
+    return f"denied by default: {_named(outcome)} {select} it and no {direction} rule allows this"
+
+
 def _named(outcome: DirectionVerdict) -> str:
-    told = [format_policy(policy) for policy in outcome.policies[:_MAX_POLICIES]]
-    return join_words([*told, *[""] * (len(outcome.policies) - len(told))], "and")
+    words = [format_policy(policy) for policy in outcome.policies[:_MAX_POLICIES]]
+    return join_words([*words, *[""] * (len(outcome.policies) - len(words))], "and")
 
 
 def deciding_policies(outcome: DirectionVerdict) -> str:
-    """The policies that decided, in few words, for a label; "" where none did.
+    """Return the deciding policies for a label; "" if none did.
 
-    Who isolates may be many: all of them would make a label of any length.
+    Isolating policies may be many: only the first are named.
     """
     if outcome.cause == engine.RULE:
         return format_policy(outcome.policies[0])
@@ -102,13 +106,13 @@ def deciding_policies(outcome: DirectionVerdict) -> str:
 def _nearest_words(policies: tuple[Policy, ...], conn: RuleInput, search: NearestSearch) -> str:
     found = search(policies, conn)
     if found is None:
-        return f"nothing is allowed in {conn.direction}"
+        return ""
     rule = format_rule(found.policy, found.rule, conn.direction)
-    return f"nearest {rule}: {describe_miss(found, conn)}"
+    return f"; nearest {rule}: {describe_miss(found, conn)}"
 
 
 def _of_all(policies: tuple[Policy, ...], conn: RuleInput) -> NearMiss | None:
-    """The nearest of all rules, one after the other."""
+    """Return the nearest of all rules by linear search."""
     return nearest_miss(
         ((policy, rule) for policy in policies for rule in rules_of(policy, conn.direction) or ()),
         conn,
@@ -124,12 +128,12 @@ def _by_cause(outcome: DirectionVerdict, conn: RuleInput) -> str | None:
         return f"{format_rule(policy, outcome.rule, conn.direction)}: {doubt}"
     local = format_endpoint(conn.local, conn.local_ip)
     peer = format_endpoint(conn.peer, conn.peer_ip)
-    nobody = local if conn.local.kind == UNIDENTIFIED else peer
+    unidentified = local if conn.local.kind == UNIDENTIFIED else peer
     return {
         engine.OPEN: f"no policy isolates {local} in {conn.direction}",
         engine.LOOPBACK: f"{local} always reaches itself{_BY_SERVICE if conn.by_service else ''}",
-        engine.OWN_NODE: f"{peer} is the own node of {local}, which is always allowed",
+        engine.OWN_NODE: f"always allowed: {peer} is the node of {local}",
         engine.HOST_NETWORK: f"{local} uses its node's network, so no policy selects it",
-        engine.OUTSIDE: f"{local} is no pod, so no policy selects it",
-        engine.UNKNOWN_END: f"who {nobody} is, is not known",
+        engine.OUTSIDE: f"{local} is not a pod, so no policy selects it",
+        engine.UNKNOWN_END: f"no known owner of {unidentified}",
     }.get(outcome.cause)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a verdict comes about, step by step: who isolates, what each rule says, what decides."""
+"""The steps to a verdict: which policies isolate, whether each rule matches, what decides."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -15,7 +15,7 @@ _TIERS = ("admin tier", "network policies", "baseline tier")
 
 
 class Step(NamedTuple):
-    """``about`` is a policy, a rule, or empty where the step is the end's verdict."""
+    """``about`` is a policy or a rule, or empty if the step is the direction's verdict."""
 
     direction: str
     tier: str
@@ -24,9 +24,9 @@ class Step(NamedTuple):
 
 
 def explain(question: Question, policies: Iterable[Policy]) -> list[Step]:
-    """The source's egress, then the destination's ingress; each ends with its verdict.
+    """Return the steps of the source's egress, then the destination's ingress, each with a verdict.
 
-    All tiers are told, also those behind the one that decides: the verdict names that.
+    They include the tiers after the one that decides; the verdict names that one.
     """
     engine = Engine(policies)
     steps: list[Step] = []

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pods serve an Ingress: told by the address that its controller has published for it.
+"""Which pods serve an Ingress: those behind the address that its controller has published.
 
-Nothing is guessed from names, labels or classes. A controller writes into the status of an
-Ingress where it is reached, as a rule what it finds in its own Service: ingress-nginx
-``statusAddressFromService()``, Traefik's ``publishedService``. The pods behind the Service
-that has this address are the controller's.
+Nothing is guessed from names, labels or classes. A controller writes its address into the status
+of an Ingress, usually from its own Service (ingress-nginx ``statusAddressFromService()``,
+Traefik's ``publishedService``). The pods behind the Service with this address are the controller.
 """
 
 from collections.abc import Collection, Iterable
@@ -18,11 +17,11 @@ _TCP = PROTOCOLS["TCP"]
 # "An Ingress does not expose arbitrary ports or protocols" (concepts, Ingress).
 _WEB_PORTS = (80, 443)
 
-AddressKey = int | str  # an address of 128 bits, or a host's name
+AddressKey = int | str  # an address of 128 bits, or a host name
 
 
 class ControllerPods:
-    """Asks of one view of the Services, and of the addresses that the nodes have."""
+    """Finds the controller pods of Ingresses in one view of the Services."""
 
     def __init__(self, services: Services, node_addresses: Iterable[str]) -> None:
         self._services = services
@@ -31,11 +30,10 @@ class ControllerPods:
         self._known: dict[tuple[str, ...], frozenset[int]] = {}
 
     def behind(self, addresses: tuple[str, ...]) -> frozenset[int]:
-        """Addresses of the pods that an Ingress with these addresses is served by.
+        """Return the addresses of the pods that serve an Ingress with these addresses.
 
-        None where that cannot be told. What a node's address leads to is not known (the
-        controller's host ports, or whatever balances load with the nodes' own addresses), and
-        what comes from one need not be the controller's, though it is in the host's network.
+        Empty if unknown. A node's address may lead anywhere (the controller's host ports, a load
+        balancer that uses node addresses), and traffic from it need not be the controller's.
         """
         if addresses not in self._known:
             places = {address_key(text) for text in addresses} - self._nodes
@@ -49,11 +47,11 @@ class ControllerPods:
             name = (there[0].namespace, there[0].name)
             ports = [(PROTOCOLS.get(port.protocol, 0), port.port) for port in there[0].ports]
             return {address for port in ports for address in self._backends(name, port)}
-        # Several Services share an address by their ports.
+        # Several Services share an address, each with its ports.
         return {address for port in _WEB_PORTS for address in self._at_port(there, port)}
 
     def _at_port(self, there: Iterable[KubeService], port: int) -> Collection[int]:
-        """None where Services claim the same port and do not mean the same pods."""
+        """Return the backends; none if Services claim the same port with different pods."""
         fronts = [(each.namespace, each.name) for each in there if _has(each, port)]
         fleets = {self._backends(name, (_TCP, port)) for name in fronts}
         return fleets.pop() if len(fleets) == 1 else frozenset()
@@ -74,15 +72,15 @@ class ControllerPods:
 def is_proxied(service: KubeService) -> bool:
     """Whether any address leads to its backends: k8s.io/kubernetes ``ShouldSkipService()``.
 
-    Not so with an ExternalName, nor without a cluster address, whatever external IPs it has.
+    Not for an ExternalName, nor without a cluster address, whatever external IPs it has.
     """
     has_own = any(each not in service.outside_addresses for each in service.addresses)
     return has_own and service.type != "ExternalName"
 
 
-@lru_cache(maxsize=1 << 14)  # the same texts come again with each change of a Service
+@lru_cache(maxsize=1 << 14)  # the same texts recur with each change of a Service
 def address_key(text: str) -> AddressKey:
-    """The same for all ways to write an address, or a name of DNS."""
+    """Return the same key for every notation of an address or DNS name."""
     address = parse_address(text)
     return text.rstrip(".").lower() if address is None else address
 

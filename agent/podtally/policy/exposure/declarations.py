@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Ingresses and Services declare to be exposed, each with the backends that it means.
+"""What Ingresses and Services declare as exposed, each with its backends.
 
-As Kubernetes does: an Ingress names Services of its own namespace and a port of theirs by its
-number or name, and speaks HTTP, so TCP, to their endpoints; a Service is proxied from outside
-if its type or its external IPs say so.
+An Ingress names Services in its namespace and a port by number or name, and sends HTTP, so TCP,
+to their endpoints; a Service is exposed if its type or external IPs say so.
 """
 
 from collections.abc import Iterable, Iterator
@@ -32,22 +31,22 @@ class ExposureDeclaration(NamedTuple):
     namespace: str
     name: str  # of the Ingress, else of the Service
     service: str
-    port: int  # the Service's; of a NodePort the nodes'
+    port: int  # the Service's port; of a NodePort, the node's
     protocol: str = "TCP"
     routes: tuple[IngressRoute, ...] = ()  # of the Ingress, to this port
-    unreadable: bool = False  # the Ingress cannot be read: nobody knows whether it declares this
+    unreadable: bool = False  # the Ingress cannot be read: it may declare this
 
     @property
     def text(self) -> str:
         protocol = "" if self.protocol == "TCP" else f"/{self.protocol}"
         front = f"{self.namespace}/{self.service}:{self.port}{protocol}"
         if self.unreadable:
-            return f"{self.via} cannot be read and may mean Service {front}"
+            return f"{self.via} cannot be read and may expose Service {front}"
         return f"{self.via} by Service {front}" if self.kind == INGRESS else f"{self.kind} {front}"
 
     @property
     def via(self) -> str:
-        """What an ingress controller's traffic is by."""
+        """The Ingress with its routes, for traffic of its controller."""
         told, more = map(_route_text, self.routes[:_MAX_ROUTES]), len(self.routes) - _MAX_ROUTES
         routes = ", ".join((*told, f"+{more}") if more > 0 else told)
         return f"{self.kind} {self.namespace}/{self.name}" + (f" ({routes})" if routes else "")
@@ -55,14 +54,14 @@ class ExposureDeclaration(NamedTuple):
 
 class DeclaredExposure(NamedTuple):
     declaration: ExposureDeclaration
-    backends: tuple[BackendAddress, ...]  # of the last minute, as ``Services`` has it
+    backends: tuple[BackendAddress, ...]  # of the last minute
     addresses: tuple[str, ...] = ()  # that lead to the Ingress: its controller's
 
 
 def find_declarations(
     ingresses: Iterable[DeclaredIngress], services: Services
 ) -> list[DeclaredExposure]:
-    """The ones that say most about an exposure first; those that nobody can read last."""
+    """Return all exposures: the most specific first, those of unreadable Ingresses last."""
     in_order = sorted(ingresses, key=lambda each: (each.namespace, each.name))
     found = [each for ingress in in_order for each in _of_ingress(ingress, services)]
     by_kind: dict[str, list[DeclaredExposure]] = {kind: [] for kind in _SERVICE_KINDS}
@@ -92,9 +91,9 @@ def _of_ingress(ingress: DeclaredIngress, services: Services) -> Iterator[Declar
 
 
 def _front(namespace: str, route: IngressRoute, services: Services) -> tuple[str, int] | None:
-    """The Service and the number of its port, headless or not; controllers ask its endpoints.
+    """Return the Service and its port number; it may be headless, controllers use its endpoints.
 
-    A resource is the controller's own affair, and an ExternalName leads to no pods.
+    None for a controller-specific resource, and for an ExternalName, which has no pods.
     """
     wanted = route.backend
     service = services.objects.get((namespace, wanted.service)) if wanted else None
@@ -114,7 +113,7 @@ def _route_text(route: IngressRoute) -> str:
 
 
 def _of_service(service: KubeService, services: Services) -> Iterator[DeclaredExposure]:
-    """One for each port, by what exposes it most widely."""
+    """Yield one for each port, by what exposes it most widely."""
     kind = _kind(service)
     if not kind or not is_proxied(service):
         return
@@ -128,7 +127,7 @@ def _of_service(service: KubeService, services: Services) -> Iterator[DeclaredEx
 
 
 def _kind(service: KubeService) -> str:
-    """A load balancer is declared from when it is asked for, not only once it has an address."""
+    """Return the kind of exposure, ""; a load balancer counts before it has an address."""
     if service.type in (LOAD_BALANCER, NODE_PORT):
         return service.type
     return EXTERNAL_IPS if service.outside_addresses else ""
@@ -137,7 +136,7 @@ def _kind(service: KubeService) -> str:
 def _of_unreadable(
     ingresses: list[DeclaredIngress], services: Services
 ) -> Iterator[DeclaredExposure]:
-    """Whatever they could mean: any port of TCP of any Service of their namespaces."""
+    """Yield all that they may expose: every TCP port of every Service in their namespaces."""
     first = {ingress.namespace: ingress for ingress in reversed(ingresses)}
     for (namespace, name), service in sorted(services.objects.items()):
         ingress = first.get(namespace)

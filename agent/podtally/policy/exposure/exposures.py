@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pods are declared to be exposed to the outside, asked for many connections at once.
+"""Lookup of declared exposure for many connections at once.
 
-What is outside, and what becomes of traffic that nothing declares, is the ledger's to say.
+Which peers are external, and what undeclared traffic means, is decided in ``ledger``.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,29 +23,28 @@ from podtally.policy.exposure.table import NOTHING, FirstMatchTable, TableRows, 
 from podtally.policy.ingress import DeclaredIngress
 from podtally.policy.vector.addresses import Addresses
 
-# A word is a protocol, a port and, of what a controller may send, the controller's class. Ports
-# have bits to spare: numbers beyond them, which stand for what is not known, are no one's.
+# A word is a protocol, a port and, for traffic of a controller, the controller's class. Ports have
+# spare bits: numbers above 65535, which stand for unknown ports, match nothing.
 _PORT_SHIFT, _CLASS_SHIFT = np.uint64(8), np.uint64(40)
 
 
 @dataclass(frozen=True, eq=False)
 class Exposure:
-    """Immutable. Indexes are places in ``declarations`` and ``certain``; NOTHING is -1."""
+    """Immutable. Indexes refer to ``declarations`` and ``certain``; NOTHING is -1."""
 
     declarations: Sequence[ExposureDeclaration]
     certain: NDArray[np.bool_]  # False: an Ingress that cannot be read may declare it
     _declared: FirstMatchTable
-    _controllers: FirstMatchTable  # to classes: controllers of the same Ingresses
+    _controllers: FirstMatchTable  # addresses to classes: controllers of the same Ingresses
     _via: FirstMatchTable
 
     def declared(
         self, addresses: Addresses, protocol: NDArray[np.uint8], port: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """What first declares a pod's port to be exposed: indexes, or NOTHING; all are (n,).
+        """Return the first declaration of each pod port: indexes, or NOTHING; all are (n,).
 
-        The port is the pod's own, as is the address: of who answers, not of a Service. Of what
-        is not known (an address or a port of 0) nothing is found, which does not say that
-        nothing declares it.
+        Address and port are the pod's own, not a Service's. Unknown ones (0) find nothing, which
+        does not mean that nothing declares them.
         """
         return self._declared.look_up(addresses, _word(protocol, port))
 
@@ -56,8 +55,8 @@ class Exposure:
         protocol: NDArray[np.uint8],
         port: NDArray[np.int64],
     ) -> NDArray[np.int64]:
-        """By which Ingress these peers, being its controller, send to a pod: as ``declared``."""
-        classes = self._classes(peers).astype(np.uint64)  # of NOTHING all bits are set: none has it
+        """Return the Ingress whose controller each peer is and that leads to the pod, or NOTHING."""
+        classes = self._classes(peers).astype(np.uint64)  # NOTHING has all bits set: no match
         word = classes << _CLASS_SHIFT | _word(protocol, port)
         return self._via.look_up(addresses, word)
 
@@ -71,7 +70,7 @@ class Exposure:
 
 
 class ExposureBuilder:
-    """Makes an Exposure anew, and remembers of the last one what has not changed."""
+    """Builds an Exposure, reusing the unchanged parts of the last one."""
 
     def __init__(self) -> None:
         self._known: tuple[list[DeclaredExposure], _ServingControllers] | None = None
@@ -84,9 +83,9 @@ class ExposureBuilder:
         services: Services,
         node_addresses: Iterable[str],
     ) -> Exposure:
-        """The same object until it would say something else.
+        """Return the exposure: the same object until it changes.
 
-        ``node_addresses`` are those in the status of all nodes: see ``Fleets``.
+        ``node_addresses`` are those in the status of all nodes: see ``ControllerPods``.
         """
         found = find_declarations(ingresses, services)
         serving = _serving(found, ControllerPods(services, node_addresses))
@@ -108,10 +107,10 @@ class ExposureBuilder:
         )
 
     def _rows(self, found: list[DeclaredExposure]) -> TableRows:
-        """A row a backend; of a Service's port that has the same ones still, they are kept."""
+        """Return a row for each backend; those of an unchanged Service port are reused."""
         packed = {}
         for _, backends, _ in found:
-            # By its id, which is its own as long as the tuple is kept beside.
+            # By id, which is unique as long as the tuple is kept with it.
             known = self._packed.get(id(backends)) or (backends, _pack(backends))
             packed[id(backends)] = known
         self._packed = packed
@@ -125,7 +124,7 @@ class ExposureBuilder:
 def build_exposure(
     ingresses: Iterable[DeclaredIngress], services: Services, node_addresses: Iterable[str]
 ) -> Exposure:
-    """See ``Exposures``; for who asks once."""
+    """Build an exposure once: see ``ExposureBuilder``."""
     return ExposureBuilder().exposure(ingresses, services, node_addresses)
 
 
@@ -133,7 +132,7 @@ class _ServingControllers(NamedTuple):
     """Which controllers serve which declarations."""
 
     fleets: list[frozenset[int]]  # addresses of controllers
-    number: list[int]  # of the fleet, for each declaration; or NOTHING
+    number: list[int]  # of the fleet for each declaration; or NOTHING
 
 
 def _serving(found: list[DeclaredExposure], fleets: ControllerPods) -> _ServingControllers:
@@ -144,10 +143,9 @@ def _serving(found: list[DeclaredExposure], fleets: ControllerPods) -> _ServingC
 
 
 def _of_controllers(rows: TableRows, serving: _ServingControllers) -> tuple[TableRows, TableRows]:
-    """Controllers to their classes, and for each class, to what it may send and by what.
+    """Return controllers with their classes, and the rows that each class may send to.
 
-    Two Services may have the same controller, or parts of it; the class of a controller is
-    the fleets that it belongs to.
+    Two Services may share controller pods; the class of a pod is the set of its fleets.
     """
     member_of: dict[int, list[int]] = {}
     for number, fleet in enumerate(serving.fleets):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An address and a word, to the first of the values that were given for both: many at once.
+"""Lookup of address and word, many at once: the first value given for both.
 
-Exact, without hashing: each part is numbered by binary search among the few it can be.
+Exact, without hashing: each part is numbered by binary search among its few distinct values.
 """
 
 from collections.abc import Iterable
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from podtally.policy.vector.addresses import Addresses
 
 NOTHING = -1
-_NUMBER_BITS = np.uint64(32)  # more rows than that are in no memory
+_NUMBER_BITS = np.uint64(32)  # more rows than fit in memory
 
 
 class TableRows(NamedTuple):
     """Index i of every array is the same row."""
 
-    high: NDArray[np.uint64]  # the address; in host order
+    high: NDArray[np.uint64]  # the address in two words, host byte order
     low: NDArray[np.uint64]
     word: NDArray[np.uint64]
     value: NDArray[np.int64]
@@ -29,7 +29,7 @@ class TableRows(NamedTuple):
 
 
 def concat_rows(parts: Iterable[TableRows]) -> TableRows:
-    """One below the other."""
+    """Concatenate rows."""
     columns = list(zip(*parts, strict=True))
     if not columns:
         nothing = np.zeros(0, np.uint64)
@@ -38,10 +38,10 @@ def concat_rows(parts: Iterable[TableRows]) -> TableRows:
 
 
 class FirstMatchTable:
-    """Immutable. Where rows have the same address and word, the first one counts."""
+    """Immutable. Of rows with the same address and word, the first one wins."""
 
     def __init__(self, rows: TableRows) -> None:
-        # Words and upper halves are few, so that only two searches are in long arrays.
+        # Words and upper halves are few, so only two searches are in long arrays.
         self._highs, high = _numbered(rows.high)
         self._words, word = _numbered(rows.word)
         self._lows, low = _numbered(rows.low)
@@ -50,10 +50,10 @@ class FirstMatchTable:
         self._values = rows.value[first]
 
     def look_up(self, addresses: Addresses, word: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Values, or NOTHING; all are (n,)."""
+        """Return values, or NOTHING; all are (n,)."""
         if not len(self._keys):
             return np.full(len(word), NOTHING, np.int64)
-        # What is not there gets a number, too, another's; therefore all must have been found.
+        # A missing part gets the number of another; therefore every part must be found.
         high, has_high = _searched(self._highs, addresses.high)
         word, has_word = _searched(self._words, word)
         low, has_low = _searched(self._lows, addresses.low)
@@ -64,7 +64,7 @@ class FirstMatchTable:
 
 
 def _numbered(values: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """The different ones in order, and the place of each."""
+    """Return the distinct values in order, and the position of each value."""
     different, place = np.unique(values, return_inverse=True)
     return different, place.astype(np.uint64)
 
@@ -72,7 +72,7 @@ def _numbered(values: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[n
 def _searched(
     known: NDArray[np.uint64], wanted: NDArray[np.uint64]
 ) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-    """A place in ``known``, and whether it is there; both are (n,)."""
+    """Return positions in ``known``, and whether each is there; both are (n,)."""
     place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
     return place.astype(np.uint64), known[place] == wanted
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Combines tiers where something is in doubt: the verdict that holds whatever turns out, or none.
+"""Combines the tiers' results: the verdict that holds whatever the doubts turn out to be.
 
-A verdict is unknown only if it depends on what is not known. Each tier tells what it decides
-without its doubts, and what each of these could make of it.
+A verdict is unknown only if it depends on missing knowledge. Each tier gives its decision
+without its doubts, and the possible verdicts of each doubt.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,14 +12,14 @@ from podtally.policy.model import PASS, DirectionVerdict
 
 
 class Doubt(NamedTuple):
-    """A rule, or a policy, of which it is not known whether it applies."""
+    """A rule or policy that may apply."""
 
-    verdicts: frozenset[str]  # that it may come to; PASS: whatever the next tiers say
+    verdicts: frozenset[str]  # the possible ones; PASS: those of the next tiers
     outcome: DirectionVerdict  # unknown, with the cause
 
 
 class TierResult(NamedTuple):
-    """A tier: what it decides, if none of its doubts applies; None: the next one is asked."""
+    """A tier's decision if none of its doubts applies; None: the next tier decides."""
 
     decided: DirectionVerdict | None
     doubts: Sequence[Doubt] = ()
@@ -28,11 +28,11 @@ class TierResult(NamedTuple):
 class Resolved(NamedTuple):
     outcome: DirectionVerdict  # the answer
     without: DirectionVerdict  # the answer if no doubt applies
-    verdicts: frozenset[str]  # all that it may be
+    verdicts: frozenset[str]  # all possible ones
 
 
 def resolve(stages: Sequence[Callable[[], TierResult]], last: DirectionVerdict) -> Resolved:
-    """Ask tiers in order, those behind only if they matter; ``last`` is said behind them all."""
+    """Combine tiers in order; later ones are evaluated only if needed. ``last`` is the default."""
     if not stages:
         return Resolved(last, last, frozenset((last.verdict,)))
     decided, doubts = stages[0]()

@@ -1,28 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judges one connection by the declared policies, in the words of the API's documentation.
+"""The reference engine: judges one connection, quoting the API's documentation.
 
-Each end is judged by itself: the source by its egress, the destination by its ingress; "for a
-connection to be allowed, both must allow it". Within a side the tiers have their say in
-order: Admin, NetworkPolicy, Baseline. Where the documentation is silent:
+Each endpoint is judged separately: the source by its egress, the destination by its ingress; "for
+a connection to be allowed, both must allow it". In each direction the tiers decide in order:
+Admin, NetworkPolicy, Baseline. Where the documentation is silent:
 
 - "Traffic to and from the node where a Pod is running is always allowed" (the Kubernetes page on
-  network policies) is said of NetworkPolicy: that tier cannot forbid it, the admin tiers and
-  the baseline are asked about it like about any other traffic.
-- A pod reaches itself by its own address whatever any tier says: that never leaves the pod.
-  Through a Service it does: the tiers of ClusterNetworkPolicy see it ("is subject to
-  ClusterNetworkPolicy", network-policy-api on hairpin traffic), NetworkPolicy cannot forbid it.
-- A pod of the host's network is its node: it is selected by nothing, and a peer only by address
-  or as a node.
-- Two policies of one tier and one priority that do not agree leave it open ("there is
-  no way for the user to reliably determine which"): unknown.
-- What isolation means for protocols other than TCP, UDP and SCTP is left to plugins: unknown,
-  for pods that NetworkPolicy selects. Admin rules without ports match them.
-- What is not known (an end, labels, a name of DNS, an unreadable policy) makes the verdict
-  unknown only where it matters: if the verdict is the same whether or not the rule or
-  policy in doubt applies, it stands (``outcome``). A peer of whom nothing is known may be the
-  own node or the pod itself, so NetworkPolicy denies it nothing for certain. A port
-  that is not known (0) is all of them at once.
-- HostPolicy is judged as NetworkPolicy is; nothing is exempt there but the party itself.
+  network policies) applies to NetworkPolicy: that tier cannot deny it, the admin tiers and the
+  baseline judge it like any other traffic.
+- A pod always reaches itself by its own address: that traffic never leaves the pod. Through a
+  Service it does: the tiers of ClusterNetworkPolicy see it ("is subject to
+  ClusterNetworkPolicy", network-policy-api on hairpin traffic), NetworkPolicy cannot deny it.
+- A host-network pod is its node: nothing selects it, and as a peer it matches only by address or
+  as a node.
+- Two policies of the same tier and priority that disagree: unknown ("there is no way for the
+  user to reliably determine which").
+- For protocols other than TCP, UDP and SCTP, isolation is up to the plugin: unknown, for pods
+  that NetworkPolicy selects. Admin rules without ports match them.
+- Missing knowledge (an endpoint, labels, a DNS name, an unreadable policy) makes the verdict
+  unknown only if it matters: if the verdict is the same whether or not the rule or policy in
+  doubt applies, it stands (``doubt``). An unidentified peer may be the own node or the pod
+  itself, so NetworkPolicy never denies it for certain. An unknown port (0) is any port.
+- HostPolicy is judged as NetworkPolicy is; only traffic to itself is exempt there.
 """
 
 from collections.abc import Iterable
@@ -64,18 +63,18 @@ from podtally.policy.reference.matching import (
     uses_node,
 )
 
-# Causes of a side's verdict.
+# Causes of a direction's verdict.
 RULE = "rule"  # allowed or denied by a rule
 ISOLATED = "isolated"  # denied: policies isolate, and no rule of theirs allows
 OPEN = "open"  # undeclared: nothing isolates
-LOOPBACK = "loopback"  # allowed: to itself; where tiers see it, as none of them denies it
-OWN_NODE = "own node"  # allowed: from or to the node that the pod runs on, as no tier denies it
+LOOPBACK = "loopback"  # allowed: to itself, and no tier that sees it denies it
+OWN_NODE = "own node"  # allowed: from or to the node the pod runs on, and no tier denies it
 HOST_NETWORK = "host network"  # undeclared: policies do not select such pods
-OUTSIDE = "outside"  # undeclared: no pod, so no policy's subject
+OUTSIDE = "outside"  # undeclared: not a pod, so no policy selects it
 UNKNOWN_END = "unknown end"
 UNREADABLE = "unreadable"  # a policy that might decide
 DOUBT = "doubt"  # a rule might decide
-SELECTION = "selection"  # whether the policy is for this end is not known
+SELECTION = "selection"  # it is unknown whether the policy selects the endpoint
 SAME_PRIORITY = "same priority"
 PROTOCOL = "protocol"
 
@@ -85,11 +84,11 @@ _ALLOWED, _DENIED = frozenset((ALLOWED,)), frozenset((DENIED,))
 _EITHER = _ALLOWED | _DENIED
 _ANYTHING = _EITHER | {PASS}
 
-MaybeSelecting = tuple[Policy, bool]  # and whether it is certain that the policy is for the party
+MaybeSelecting = tuple[Policy, bool]  # and whether it certainly selects the endpoint
 
 
 class SelectingPolicies(NamedTuple):
-    """The policies for a party; the admin tiers' in groups of one priority, in order."""
+    """The policies that select an endpoint; the admin tiers' by priority, in order."""
 
     admin: tuple[tuple[MaybeSelecting, ...], ...]
     network: tuple[MaybeSelecting, ...]
@@ -97,7 +96,7 @@ class SelectingPolicies(NamedTuple):
 
 
 class Engine:
-    """Judges by a set of policies, which does not change. Order of policies does not matter."""
+    """Judges by a fixed set of policies, given in any order."""
 
     def __init__(self, policies: Iterable[Policy]) -> None:
         ordered = sorted(policies, key=evaluation_order)
@@ -114,7 +113,7 @@ class Engine:
         return Verdict(combine(ingress.verdict, egress.verdict), ingress, egress)
 
     def direction_verdict(self, conn: RuleInput) -> DirectionVerdict:
-        """What the policies of one end say."""
+        """Return the verdict of one endpoint's policies."""
         exempt = _exempt(conn)
         if exempt is not None:
             return exempt
@@ -143,7 +142,7 @@ class Engine:
 
 
 def evaluation_order(policy: Policy) -> tuple[int, int, str, str, str]:
-    """By tier, then by priority; among equals by name, so that the same is told each time."""
+    """Sort key: tier, then priority; among equals the name, for a stable explanation."""
     return (policy.tier, policy.priority, policy.kind, policy.namespace, policy.name)
 
 
@@ -157,7 +156,7 @@ def rule_input(question: Question, direction: str) -> RuleInput:
 
 
 def combine(ingress: str, egress: str) -> str:
-    """Both ends have to let it pass; declared is what at least one end declares."""
+    """Combine both directions: both must allow it; it is declared if one of them declares it."""
     verdicts = (ingress, egress)
     for verdict in (DENIED, UNKNOWN, ALLOWED):
         if verdict in verdicts:
@@ -166,7 +165,7 @@ def combine(ingress: str, egress: str) -> str:
 
 
 def is_itself(local: PolicyEndpoint, peer: PolicyEndpoint) -> bool:
-    """Whether both are one pod, or one endpoint of a host, whichever addresses they use."""
+    """Whether both are the same pod or host endpoint, by any of its addresses."""
     if local.kind != peer.kind or (local.kind == POD and not local.name):
         return local is peer
     return (local.namespace, local.name, local.unit, local.container) == (
@@ -186,7 +185,7 @@ def is_own_node(conn: RuleInput) -> bool:
 
 
 def _exempt(conn: RuleInput) -> DirectionVerdict | None:
-    """What no policy is asked about."""
+    """Return the verdict if no policy applies to the endpoint or connection at all."""
     local = conn.local
     if local.kind == UNIDENTIFIED:
         return DirectionVerdict(UNKNOWN, UNKNOWN_END)
@@ -202,7 +201,7 @@ def _exempt(conn: RuleInput) -> DirectionVerdict | None:
 
 
 def _spared(conn: RuleInput) -> DirectionVerdict | None:
-    """What NetworkPolicy cannot forbid, though the tiers around it can."""
+    """Return the verdict if NetworkPolicy cannot deny the connection, though other tiers can."""
     if is_itself(conn.local, conn.peer):
         return DirectionVerdict(ALLOWED, LOOPBACK)
     return DirectionVerdict(ALLOWED, OWN_NODE) if is_own_node(conn) else None
@@ -218,7 +217,7 @@ def _grouped(chosen: Iterable[MaybeSelecting]) -> tuple[tuple[MaybeSelecting, ..
 
 
 def _in_order(groups: tuple[tuple[MaybeSelecting, ...], ...], conn: RuleInput) -> TierResult:
-    """An admin tier: "policies with lower priority values ... are checked before"."""
+    """Judge by an admin tier: "policies with lower priority values ... are checked before"."""
     doubts: list[Doubt] = []
     for group in groups:
         decided = _of_one_priority(group, conn, doubts)
@@ -229,14 +228,14 @@ def _in_order(groups: tuple[tuple[MaybeSelecting, ...], ...], conn: RuleInput) -
 
 
 def cause_of(policy: Policy) -> str:
-    """Why nobody knows what a policy without a meaning says."""
+    """Return the cause of the doubt about a stand-in."""
     return UNSYNCED if policy.kind == UNSYNCED else UNREADABLE
 
 
 def _of_one_priority(
     group: tuple[MaybeSelecting, ...], conn: RuleInput, doubts: list[Doubt]
 ) -> DirectionVerdict | None:
-    """What is decided, for all that is certain; what is not is added to ``doubts``."""
+    """Return the certain decision of one priority, if any; append the rest to ``doubts``."""
     outcomes = [outcome for chosen in group if (outcome := _first_match(*chosen, conn, doubts))]
     if not outcomes:
         return None
@@ -252,7 +251,7 @@ def _of_one_priority(
 def _first_match(
     policy: Policy, certain: bool, conn: RuleInput, doubts: list[Doubt]
 ) -> DirectionVerdict | None:
-    """The first in order: rules "at the top ... would take the highest precedence"."""
+    """Return the first match: rules "at the top ... would take the highest precedence"."""
     if policy.unreadable:
         if applies_in(policy, conn.direction):
             doubts.append(Doubt(_ANYTHING, DirectionVerdict(UNKNOWN, cause_of(policy), (policy,))))
@@ -278,7 +277,7 @@ def _first_match(
 def _united(
     network: tuple[MaybeSelecting, ...], conn: RuleInput, spared: DirectionVerdict | None
 ) -> TierResult:
-    """NetworkPolicies are united: "the order of evaluation does not affect the policy result"."""
+    """Judge by NetworkPolicies: "the order of evaluation does not affect the policy result"."""
     told = [chosen for chosen in network if applies_in(chosen[0], conn.direction)]
     if not told:
         return TierResult(None)
@@ -299,11 +298,12 @@ def _united(
 def _any_rule(
     told: list[MaybeSelecting], isolating: tuple[Policy, ...], conn: RuleInput
 ) -> TierResult:
-    """What "matches at least one rule across all of the NetworkPolicy objects" is allowed; "any
-    connections not explicitly allowed are rejected", if some policy certainly isolates.
+    """Allow what "matches at least one rule across all of the NetworkPolicy objects".
+
+    "Any connections not explicitly allowed are rejected", if some policy certainly isolates.
     """
     doubts: list[Doubt] = []
-    may_deny = False  # a policy of which it is not known whether it selects the end
+    may_deny = False  # by a policy that may select the endpoint
     for policy, certain in told:
         if policy.unreadable:
             doubts.append(Doubt(_EITHER, DirectionVerdict(UNKNOWN, cause_of(policy), (policy,))))
@@ -318,7 +318,7 @@ def _any_rule(
                 outcome = DirectionVerdict(UNKNOWN, SELECTION if met else DOUBT, (policy,), rule)
                 doubts.append(Doubt(_ALLOWED, outcome))
         may_deny = may_deny or not matches
-    is_stranger = conn.peer.kind == UNIDENTIFIED  # it may be the pod's own node, or itself
+    is_stranger = conn.peer.kind == UNIDENTIFIED  # it may be the pod's own node, or the pod itself
     if not isolating:
         if may_deny:
             verdicts = _EITHER if is_stranger else _DENIED

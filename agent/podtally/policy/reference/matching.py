@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a subject means a party, and a rule a connection: True, False, or None: not known."""
+"""Whether a subject selects an endpoint, and a rule matches a connection; None: unknown."""
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -34,15 +34,13 @@ from podtally.policy.reference.selectors import and3, selects, selects_namespace
 
 HAVE_PORTS = (TCP, UDP, SCTP)  # protocols for which the API defines what policies mean
 
-EndpointSelector = (
-    PodPeer | PodSubject | NodePeer | HostSubject
-)  # by labels or names, not by address
+EndpointSelector = PodPeer | PodSubject | NodePeer | HostSubject  # by label or name, not by address
 
 _MAPPED, _MAPPED_BITS = 0xFFFF, 96  # ::ffff:0:0/96, RFC 4291 2.5.5.2
 
 
 class RuleInput(NamedTuple):
-    """A question as the policies of one end see it: ``local`` is whom they select."""
+    """A connection as one endpoint's policies see it; they select ``local``."""
 
     direction: str
     local: PolicyEndpoint
@@ -51,7 +49,7 @@ class RuleInput(NamedTuple):
     peer_ip: int
     destination: PolicyEndpoint
     protocol: int
-    port: int  # 0: the protocol has none, or which one it is is not known
+    port: int  # 0: the protocol has no ports, or the port is unknown
     by_service: bool = False  # see Question
 
 
@@ -60,24 +58,24 @@ def rules_of(policy: Policy, direction: str) -> tuple[Rule, ...] | None:
 
 
 def applies_in(policy: Policy, direction: str) -> bool:
-    """Whether the policy may say something of that direction."""
+    """Whether the policy applies, or may apply, in the direction."""
     if policy.unreadable:
         return policy.untouched != direction
     return rules_of(policy, direction) is not None
 
 
 def selects_endpoint(policy: Policy, endpoint: PolicyEndpoint) -> bool | None:
-    """Whether the policy is for this party.
+    """Whether the policy selects the endpoint.
 
-    Those of the host's network are nobody's subject: "host-networked pods are not included in
-    subject selection" (ClusterNetworkPolicySubject); the Kubernetes page on network policies
-    has them as the node, which no NetworkPolicy selects.
+    No policy selects host-network pods: "host-networked pods are not included in subject
+    selection" (ClusterNetworkPolicySubject); the Kubernetes page on network policies treats them
+    as the node, which no NetworkPolicy selects.
     """
     return selector_matches(policy.subject, policy.namespace, endpoint)
 
 
 def rule_matches(rule: Rule, policy: Policy, conn: RuleInput) -> bool | None:
-    """Whether the rule is about this connection: it "must match both ports and from"."""
+    """Whether the rule matches the connection: it "must match both ports and from"."""
     at_port = ports_match(rule, conn)
     if at_port is False:
         return False
@@ -85,14 +83,14 @@ def rule_matches(rule: Rule, policy: Policy, conn: RuleInput) -> bool | None:
 
 
 def peers_match(rule: Rule, policy: Policy, conn: RuleInput) -> bool | None:
-    """Any of them; "if this field is empty or missing, this rule matches all sources"."""
+    """Whether any matches; "if this field is empty or missing, this rule matches all sources"."""
     if rule.peers is None:
         return True
     return any3(peer_matches(peer, policy, conn) for peer in rule.peers)
 
 
 def ports_match(rule: Rule, conn: RuleInput) -> bool | None:
-    """Any of them; "if this field is empty or missing, this rule matches all ports"."""
+    """Whether any matches; "if this field is empty or missing, this rule matches all ports"."""
     if rule.ports is None:
         return True
     return any3(port_matches(port, conn) for port in rule.ports)
@@ -103,8 +101,8 @@ def peer_matches(peer: Peer, policy: Policy, conn: RuleInput) -> bool | None:
     if isinstance(peer, Block):
         return in_block(peer, conn.peer_ip) if conn.peer_ip else None
     if isinstance(peer, DomainPeer):
-        # Names that resolve to pods and nodes may be meant as well (NPEP-133, expected
-        # behaviour), so without the answers of DNS nobody is ruled out.
+        # Names may also resolve to pods and nodes (NPEP-133, expected behaviour), so without
+        # DNS answers no peer is ruled out.
         return None
     return (
         None
@@ -116,11 +114,11 @@ def peer_matches(peer: Peer, policy: Policy, conn: RuleInput) -> bool | None:
 def selector_matches(
     meant: EndpointSelector, namespace: str, endpoint: PolicyEndpoint
 ) -> bool | None:
-    """Whether labels and names select the party; ``namespace`` is the policy's own."""
+    """Whether labels and names select the endpoint; ``namespace`` is the policy's own."""
     if isinstance(meant, HostSubject):
         return _host_matches(meant, endpoint)
     if isinstance(meant, NodePeer):
-        # "It selects the nodeIPs", so that it means what uses the node's network.
+        # "It selects the nodeIPs", so it matches whatever uses the node's network.
         return uses_node(endpoint) and selects(meant.nodes, endpoint.node_labels)
     if endpoint.kind != POD or endpoint.host_network:
         return False
@@ -141,14 +139,14 @@ def uses_node(endpoint: PolicyEndpoint) -> bool:
 
 
 def in_block(block: Block, ip: int) -> bool:
-    """In the CIDR and in none of its exceptions; IPv4 is compared with IPv4 only (mapped)."""
+    """Whether it is in the CIDR and in none of its exceptions; IPv4 matches IPv4 only (mapped)."""
     return in_network(block.network, ip) and not any(in_network(n, ip) for n in block.excepted)
 
 
 def in_network(network: Network, ip: int) -> bool:
     first, bits = network
     if bits < _MAPPED_BITS and ip >> 32 == _MAPPED:
-        return False  # ::/0 is all of IPv6, and IPv4 only looks like a part of it here
+        return False  # ::/0 is all of IPv6; mapped IPv4 only looks like a part of it
     return (ip ^ first) >> (ADDRESS_BITS - bits) == 0
 
 
@@ -163,7 +161,7 @@ def port_matches(port: PolicyPort, conn: RuleInput) -> bool | None:
 
 
 def is_port_known(conn: RuleInput) -> bool:
-    """As 0 stands for a port that is not known: IANA keeps it back, nothing is served there."""
+    """Whether the port is known. Port 0 means unknown: IANA reserves it, nothing uses it."""
     return conn.port != 0 or conn.protocol not in HAVE_PORTS
 
 
@@ -172,7 +170,7 @@ def is_every_port(port: PolicyPort) -> bool:
 
 
 def _named_port_matches(name: str, conn: RuleInput) -> bool | None:
-    """A named port is what the destination calls so; who is no pod has no names."""
+    """Whether the destination has the port under that name; only pods name ports."""
     endpoint = conn.destination
     if endpoint.kind == UNIDENTIFIED:
         return None
@@ -200,7 +198,7 @@ def _host_matches(meant: HostSubject, endpoint: PolicyEndpoint) -> bool | None:
 
 
 def any3(answers: Iterable[bool | None]) -> bool | None:
-    """Or, of three values."""
+    """Return the three-valued or."""
     found: bool | None = False
     for answer in answers:
         if answer:

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whom labels select; answers True, False, or None where what is known does not tell."""
+"""Whether a label selector selects a set of labels: True, False, or None: unknown."""
 
 from functools import lru_cache
 
 from podtally.policy.model import NAMESPACE_NAME_LABEL, Requirement, Selector
 from podtally.runtimes.model import Labels
 
-_MAX_CACHED = 1 << 16  # answers; clusters have few different sets of labels
+_MAX_CACHED = 1 << 16  # results; clusters have few different label sets
 
 
 def and3(one: bool | None, other: bool | None) -> bool | None:
-    """And, of three values."""
+    """Return the three-valued and."""
     if one is False or other is False:
         return False
     return None if one is None or other is None else True
@@ -18,7 +18,7 @@ def and3(one: bool | None, other: bool | None) -> bool | None:
 
 @lru_cache(_MAX_CACHED)
 def selects(selector: Selector, labels: Labels | None) -> bool | None:
-    """Labels that are None are not known: only the empty selector is sure of them."""
+    """Return the match. Labels None are unknown: only the empty selector certainly selects them."""
     if labels is None:
         return None if selector.requirements else True
     known = dict(labels)
@@ -27,9 +27,9 @@ def selects(selector: Selector, labels: Labels | None) -> bool | None:
 
 @lru_cache(_MAX_CACHED)
 def selects_namespace(selector: Selector, name: str, labels: Labels | None) -> bool | None:
-    """As ``selects``; the label with the namespace's name is the API server's, and always known.
+    """Match as ``selects``. The label with the namespace's name is always known.
 
-    So it is where the labels come from a manifest, which may leave it out, or are not known.
+    The API server sets it, so a manifest may omit it.
     """
     known = dict(labels or ())
     known[NAMESPACE_NAME_LABEL] = name
@@ -43,7 +43,7 @@ def selects_namespace(selector: Selector, name: str, labels: Labels | None) -> b
 
 
 def _holds(requirement: Requirement, labels: dict[str, str]) -> bool:
-    """LabelSelectorRequirement, apimachinery ``labels.Requirement.Matches``."""
+    """Match as apimachinery's ``labels.Requirement.Matches``."""
     key, operator, values = requirement
     if operator == "In":
         return key in labels and labels[key] in values
@@ -53,4 +53,4 @@ def _holds(requirement: Requirement, labels: dict[str, str]) -> bool:
         return key in labels
     if operator == "DoesNotExist":
         return key not in labels
-    raise ValueError(f"{operator!r} is no operator of a label selector")
+    raise ValueError(f"unsupported label selector operator {operator!r}")
