@@ -50,6 +50,8 @@ def _node() -> list[str]:
         lines += [
             f"link add {host.interface} type veth peer name eth0 netns {host.netns}",
             f"link set {host.interface} master {BRIDGE} up",
+            # podtally takes an address for a pod's if the node routes it there
+            *(f"route add {address} dev {BRIDGE}" for address in (host.address, *host.also)),
         ]
     return lines
 
