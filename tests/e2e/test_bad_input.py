@@ -126,7 +126,7 @@ def test_the_port_is_in_use(agent: Agent, node: Node, places: Places) -> None:
             ":1: networks.office: 203.0.113.1/24 has host bits set",
         ),
         ("listen: [", "podtally.yaml:2: not YAML"),
-        ("attach: xdp", ":1: attach: 'xdp' is not understood"),
+        ("attach: xdp", ":1: attach: invalid value 'xdp'"),
     ],
 )
 def test_the_configuration_is_wrong(agent: Agent, tmp_path: Path, text: str, expected: str) -> None:

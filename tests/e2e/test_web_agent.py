@@ -157,7 +157,7 @@ def test_a_configuration_that_cannot_be_used_leaves_no_trace(
     agent.start()
     assert agent.process is not None
     assert agent.process.wait(timeout=30) == 2
-    assert f"{web}:4: tls_server_config.min_version: TLS10 is broken" in agent.said()
+    assert f"{web}:4: tls_server_config.min_version: TLS10 is insecure" in agent.said()
     assert not agent.places.pin_dir.exists()
     config = tmp_path / "podtally.yaml"
     config.write_text(f"web_config_file: {web}\n")
@@ -166,7 +166,7 @@ def test_a_configuration_that_cannot_be_used_leaves_no_trace(
         capture_output=True, text=True, check=False, env=environment(),
     )  # fmt: skip
     assert done.returncode == 2
-    assert "TLS10 is broken" in done.stderr
+    assert "TLS10 is insecure" in done.stderr
 
 
 @pytest.mark.usefixtures("three_pods")

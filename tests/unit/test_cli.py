@@ -129,7 +129,7 @@ def test_wrong_use_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixtu
     [
         (["run", "--epoch", "0"], "--epoch"),
         (["run", "--epoch", "soon"], "--epoch: 'soon' is not a duration"),
-        (["run", "--attach", "xdp"], "--attach: 'xdp' is not understood; choose from auto"),
+        (["run", "--attach", "xdp"], "--attach: invalid value 'xdp'; choose from auto"),
         (["run", "--max-flows", "0"], "--max-flows"),
         (["run", "--listen", "nowhere"], "nowhere"),
         (["detach", "--config", "/nonexistent/podtally.yaml"], "/nonexistent/podtally.yaml"),

@@ -146,7 +146,7 @@ def test_verdicts_of_events(given: str | list[str], verdicts: tuple[str, ...]) -
 
 
 def test_two_logs_do_not_share_a_file() -> None:
-    with pytest.raises(PodtallyError, match="flow log and events are both to go to a/b; name two"):
+    with pytest.raises(PodtallyError, match="flow_log and events are both a/b; use two"):
         load(None, {"flow_log": "./a/b", "events": "a/b"})
     assert load(None, {"flow_log": "a/b", "events": "b"}).events == "b"
 
@@ -175,7 +175,7 @@ def test_one_file_for_both_logs_is_refused_however_it_is_spelled(
             other = logs / ".." / "logs" / "flows"
     named = [str(one), str(other)]
     flow_log, events = reversed(named) if turned else named
-    with pytest.raises(PodtallyError, match="both to go to"):
+    with pytest.raises(PodtallyError, match="are both"):
         load(None, {"flow_log": flow_log, "events": events})
 
 
@@ -190,12 +190,12 @@ def test_two_files_are_two(tmp_path: Path) -> None:
 def test_no_log_is_where_the_other_is_rolled_to(tmp_path: Path, turned: bool) -> None:
     named = [str(tmp_path / "log"), str(tmp_path / "log.1")]
     flow_log, events = reversed(named) if turned else named
-    with pytest.raises(PodtallyError, match=r"log\.1 is where .*/log is rolled to"):
+    with pytest.raises(PodtallyError, match=r"log\.1 is the rotated file of .*/log"):
         load(None, {"flow_log": flow_log, "events": events})
 
 
 def test_standard_output_is_for_one_log() -> None:
-    with pytest.raises(PodtallyError, match="both to go to -"):
+    with pytest.raises(PodtallyError, match="are both -"):
         load(None, {"flow_log": "-", "events": "-"})
     assert load(None, {"flow_log": "-", "events": "b"}).flow_log == Path("-")
     assert load(None, {"flow_log": "b", "events": "-"}).events == "-"
@@ -226,9 +226,9 @@ def test_a_file_that_says_nothing(file: Path, text: str) -> None:
         ("a label that is no text", "endpoints: [{netns: a, name: b, labels: {c: 5}}]\n", ["labels", "not a whole number"]),
         ("no map", "- epoch\n", ["must be a mapping of settings"]),
         ("an epoch of nothing", "epoch: 0\n", ["epoch", "above 0s"]),
-        ("an epoch that never ends", "epoch: .inf\n", [":1: .inf is no number"]),
-        ("an epoch that is no number", "epoch: .nan\n", [":1: .nan is no number"]),
-        ("a grace without end", "series_grace: .inf\n", [":1: .inf is no number"]),
+        ("an epoch that never ends", "epoch: .inf\n", [":1: .inf is not a JSON number"]),
+        ("an epoch that is no number", "epoch: .nan\n", [":1: .nan is not a JSON number"]),
+        ("a grace without end", "series_grace: .inf\n", [":1: .inf is not a JSON number"]),
         ("too many flows", "max_flows: 99999999\n", ["max_flows", "2097152"]),
         ("no flows", "max_flows: 0\n", ["max_flows", "at least 1"]),
         ("an unknown way to attach", "attach: xdp\n", ["attach", "'xdp'", "auto, tcx, clsact"]),

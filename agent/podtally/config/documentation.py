@@ -5,7 +5,7 @@ import re
 
 from podtally.config.settings import SETTINGS, default_text
 
-_HEAD = "| key | flag | default | type | what it is, and what it costs |\n|---|---|---|---|---|\n"
+_HEAD = "| key | flag | default | type | meaning, and cost |\n|---|---|---|---|---|\n"
 _MARKED = re.compile(r"(<!-- settings: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kinds of settings: how a value of the file or of a flag is read.
+"""Kinds of settings: how a value from the file or a flag is parsed.
 
-A value is what YAML makes of the file, or the text of a flag. Each kind takes text as people
-write it (``1m30s``, ``64MiB``, ``a,b``), so a flag and the file take the same.
+A value is a YAML value, or the text of a flag. Each kind accepts text as people write it
+(``1m30s``, ``64MiB``, ``a,b``), so flags and the file accept the same.
 """
 
 import ipaddress
@@ -16,7 +16,7 @@ from podtally.config.policy_name import PolicyName, parse_name
 
 Steps = tuple[str | int, ...]
 
-STANDARD_OUTPUT = "-"  # in the place of the path of a log
+STANDARD_OUTPUT = "-"  # instead of the path of a log
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -28,7 +28,7 @@ _NAMES |= {dict: "a mapping", type(None): "nothing"}
 
 
 class SettingError(Exception):
-    """A value that a setting cannot take; ``steps`` lead to the part of it that is wrong."""
+    """An invalid value; ``steps`` lead to the invalid part."""
 
     def __init__(self, message: str, fix: str = "", steps: Steps = ()) -> None:
         super().__init__(message)
@@ -46,7 +46,7 @@ class SettingKind(NamedTuple):
 
 
 def refused(value: object, wanted: str) -> SettingError:
-    """Return the problem of a value of another type, or of text that cannot be read."""
+    """Return the error for a value of another type, or for text that cannot be parsed."""
     if isinstance(value, str):
         return SettingError(f"{value!r} is not {wanted}")
     return SettingError(f"must be {wanted}, not {_NAMES.get(type(value), 'this')}")
@@ -58,7 +58,7 @@ def _text(value: Any) -> str:
             f"must be text, not {_NAMES.get(type(value), 'this')}", "put it in quotes"
         )
     if not value:
-        raise SettingError("is empty", "leave it out, or give it a value")
+        raise SettingError("is empty", "remove it, or give it a value")
     return value
 
 
@@ -70,7 +70,7 @@ def _address(value: Any) -> str:
     text = _text(value)
     host, separator, port = text.rpartition(":")
     if not separator or not port.isdigit() or not port.isascii() or int(port) > 65535:
-        raise SettingError(f"{text!r} is not ADDR:PORT", "for example 127.0.0.1:9775")
+        raise SettingError(f"{text!r} is not ADDR:PORT", "use for example 127.0.0.1:9775")
     del host
     return text
 
@@ -84,7 +84,7 @@ def duration_text(seconds_: float) -> str:
 
 
 def seconds(least: float = 0.0, most: float = 3600.0, *, above: bool = True) -> SettingKind:
-    """A duration, read as seconds: above ``least``, or at least that."""
+    """A duration in seconds: above ``least``, or at least that."""
 
     def read(value: Any) -> float:
         wanted = "a duration like 0.5, 30s or 1m30s"
@@ -96,7 +96,7 @@ def seconds(least: float = 0.0, most: float = 3600.0, *, above: bool = True) -> 
             found = _number(value, wanted)
         within = found > least if above else found >= least
         if not (within and found <= most):
-            raise SettingError(f"{value} is out of range", f"write {limits}")
+            raise SettingError(f"{value} is out of range", f"use {limits}")
         return float(found)
 
     lower = f"{'above' if above else 'at least'} {duration_text(least)}"
@@ -123,7 +123,7 @@ def count(least: int = 1, most: int | None = None, unit: str = "number") -> Sett
         if isinstance(value, bool) or not isinstance(value, int):
             raise refused(value, "a whole number")
         if value < least or (most is not None and value > most):
-            raise SettingError(f"{value} is out of range", f"write {limits}")
+            raise SettingError(f"{value} is out of range", f"use {limits}")
         return value
 
     limits = f"at least {least}" + ("" if most is None else f" and at most {most}")
@@ -139,16 +139,16 @@ def _size(value: Any) -> int:
         raise refused(str(value), wanted)
     size = int(float(matched[1]) * _FACTORS[matched[2] or ""])
     if size < 1:
-        raise SettingError(f"{value} is out of range", "write at least 1 byte")
+        raise SettingError(f"{value} is out of range", "use at least 1 byte")
     return size
 
 
 def choice(*options: str) -> SettingKind:
     def read(value: Any) -> str:
-        # YAML 1.1 reads on and off as truth values
+        # YAML 1.1 reads on and off as booleans
         plain = {True: "on", False: "off"}.get(value, value) if type(value) is bool else value
         if plain not in options:
-            raise SettingError(f"{plain!r} is not understood", f"choose from {', '.join(options)}")
+            raise SettingError(f"invalid value {plain!r}", f"choose from {', '.join(options)}")
         return str(plain)
 
     return SettingKind(", ".join(f"`{each}`" for each in options), read, "|".join(options))
@@ -161,7 +161,7 @@ def _switch(value: Any) -> bool:
 
 
 def items(value: Any) -> Iterable[tuple[Steps, str]]:
-    """Yield the texts of one text, with commas between, or of a list, with the steps to each."""
+    """Yield the items of a comma-separated text or a list, with the steps to each."""
     if isinstance(value, list):
         for number, each in enumerate(value):
             try:
@@ -185,19 +185,17 @@ def words(*options: str) -> SettingKind:
         found = [text for _, text in items(value)]
         for text in found:
             if text not in options:
-                raise SettingError(
-                    f"{text!r} is not understood", f"choose from {', '.join(options)}"
-                )
+                raise SettingError(f"unknown word {text!r}", f"choose from {', '.join(options)}")
         if not found:
             raise SettingError("is empty", f"choose from {', '.join(options)}")
         return tuple(option for option in options if option in found)
 
     listed = ", ".join(f"`{each}`" for each in options)
-    return SettingKind(f"{listed}: a list, or with commas between", read, "WORDS")
+    return SettingKind(f"{listed}: a list, or comma-separated", read, "WORDS")
 
 
 def networks(value: Any) -> dict[str, tuple[str, ...]]:
-    """Names, each with one prefix or several; SettingError."""
+    """Parse names, each with one or more prefixes; SettingError."""
     if not isinstance(value, dict):
         raise refused(value, "a mapping of names to prefixes")
     found = {}
@@ -214,7 +212,7 @@ def _prefix(text: str) -> str:
     try:
         ipaddress.ip_network(text)
     except ValueError as error:
-        raise SettingError(str(error), "write it as in 203.0.113.0/24") from None
+        raise SettingError(str(error), "use for example 203.0.113.0/24") from None
     return text
 
 
@@ -225,7 +223,7 @@ def _forwarders(value: Any) -> tuple[str, ...]:
         if not namespace or not workload:
             raise SettingError(
                 f"{pattern!r} is not NAMESPACE/WORKLOAD",
-                "write it as in kube-system/egress-gateway; * stands for any characters",
+                "use for example kube-system/egress-gateway; * matches any characters",
             )
     return found
 
@@ -236,8 +234,8 @@ def _policy_names(value: Any) -> tuple[PolicyName, ...]:
         name = parse_name(text)
         if name is None:
             raise SettingError(
-                f"{text[:200]!r} names no policy",
-                "write NetworkPolicy/NAMESPACE/NAME, or ClusterNetworkPolicy/NAME",
+                f"invalid policy name {text[:200]!r}",
+                "use NetworkPolicy/NAMESPACE/NAME, or ClusterNetworkPolicy/NAME",
                 steps,
             )
         names.append(name)
@@ -246,7 +244,7 @@ def _policy_names(value: Any) -> tuple[PolicyName, ...]:
 
 TEXT = SettingKind("text", _text, "TEXT")
 NAME = SettingKind("text", _text, "NAME")
-GLOBS = SettingKind("globs, with commas between; `!GLOB` excludes", _text, "PATTERN")
+GLOBS = SettingKind("globs, comma-separated; `!GLOB` excludes", _text, "PATTERN")
 PATH = SettingKind("path", _path, "PATH")
 LOG = SettingKind("path, or `-` for standard output", _path, "PATH")
 SOCKET = SettingKind("path, `auto` or `off`", _text, "PATH")
@@ -255,7 +253,7 @@ ADDRESS = SettingKind("address and port", _address, "ADDR:PORT")
 SIZE = SettingKind("size, such as `64MiB`", _size, "SIZE")
 SWITCH = SettingKind("`true`, `false`", _switch, "", switch=True)
 POLICY_NAMES = SettingKind(
-    "`KIND/NAMESPACE/NAME`, `KIND/NAME` where the kind has no namespace, or a list",
+    "`KIND/NAMESPACE/NAME`, `KIND/NAME` if cluster-scoped, or a list",
     _policy_names,
     "KIND/NAMESPACE/NAME",
     repeats=True,

@@ -21,9 +21,9 @@ _SEE = "see docs/configuration.md"
 
 
 def load(path: Path | None, flags: Mapping[str, Any]) -> Config:
-    """Return the configuration; ``flags`` by setting, None where one is not given. PodtallyError.
+    """Return the configuration; ``flags`` by setting, None if not given; PodtallyError.
 
-    Without ``path`` the default file is read if it is there.
+    Without ``path`` the default file is read, if it exists.
     """
     values: dict[str, Any] = {}
     if path is not None or DEFAULT_FILE.exists():
@@ -35,12 +35,12 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Config:
 
 
 def from_arguments(args: argparse.Namespace) -> Config:
-    """Return the configuration of a command whose flags are those of settings. PodtallyError."""
+    """Return the configuration of a command's arguments; PodtallyError."""
     return load(args.config, {name: vars(args)[name] for name in SETTINGS if name in vars(args)})
 
 
 def add_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
-    """Add the flags of settings, in groups titled as the documentation is."""
+    """Add the flags of settings, in the groups of the documentation."""
     groups: dict[str, Any] = {}
     for setting in (SETTINGS[name] for name in names):
         group = groups.get(setting.group)
@@ -67,8 +67,8 @@ def add_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
 
 def _help(setting: Setting) -> str:
     default = default_text(setting)
-    told = default == "none" or "default" in setting.help
-    return (setting.help if told else f"{setting.help} ({default})").replace("%", "%%")
+    stated = default == "none" or "default" in setting.help
+    return (setting.help if stated else f"{setting.help} (default: {default})").replace("%", "%%")
 
 
 def _from_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(root.value, dict):
         raise PodtallyError(
-            f"{path}:{root.line}: must be a mapping of settings", "write `epoch: 1s`, for example"
+            f"{path}:{root.line}: must be a mapping of settings", "use for example `epoch: 1s`"
         )
     values = {}
     for key, value in root.value.items():
@@ -99,7 +99,7 @@ def _from_file(path: Path) -> dict[str, Any]:
             message = f"unknown setting {key!r}"
             raise _wrong(path, root, (key,), message, did_you_mean(str(key), SETTINGS))
         if value is None:
-            continue  # `key:` with nothing behind it leaves the default
+            continue  # `key:` without a value keeps the default
         try:
             values[key] = setting.kind.read(value)
         except SettingError as problem:
@@ -130,21 +130,21 @@ def _tree(path: Path) -> TreeNode | None:
 
 
 def _check_logs(flow_log: Path | None, events: str | None) -> None:
-    """Refuse one file for both logs, however it is spelled, and one log that the other rolls to."""
+    """Refuse one file for both logs, and a log that the other one is rotated to."""
     if flow_log is None or events is None:
         return
     if _same_file(flow_log, Path(events)):
-        raise PodtallyError(f"flow log and events are both to go to {events}", "name two files")
+        raise PodtallyError(f"flow_log and events are both {events}", "use two files")
     if STANDARD_OUTPUT in (str(flow_log), events):
         return
     for one, other in ((flow_log, Path(events)), (Path(events), flow_log)):
-        rolled = Path(f"{one}.1")
-        if _same_file(rolled, other):
-            raise PodtallyError(f"{other} is where {one} is rolled to", "name two files")
+        rotated = Path(f"{one}.1")
+        if _same_file(rotated, other):
+            raise PodtallyError(f"{other} is the rotated file of {one}", "use two files")
 
 
 def _same_file(one: Path, other: Path) -> bool:
-    """Whether both are one file, or would be: by links, by another way to it, as hard links."""
+    """Return whether both are, or would be, the same file."""
     if STANDARD_OUTPUT in (str(one), str(other)):
         return one == other
     with contextlib.suppress(OSError):

@@ -13,7 +13,7 @@ CLUSTER_SCOPED = (
 
 
 class PolicyName(NamedTuple):
-    """Of a policy; it goes as KIND/NAMESPACE/NAME, or KIND/NAME where the kind has no namespace."""
+    """The name of a policy: KIND/NAMESPACE/NAME, or KIND/NAME if cluster-scoped."""
 
     kind: str
     namespace: str
@@ -24,7 +24,7 @@ class PolicyName(NamedTuple):
 
 
 def parse_name(text: str) -> PolicyName | None:
-    """None: it names no policy."""
+    """Parse a policy name; None if it is invalid."""
     kind, *rest = text.split("/")
     if kind in NAMESPACED and len(rest) == 2 and all(rest):
         return PolicyName(kind, *rest)

@@ -44,26 +44,26 @@ Kubernetes = Literal["auto", "on", "off"]
 FlowLabels = Literal["workload", "pod"]
 
 # Groups, as --help and docs/configuration.md title them.
-PLACES = "Places"
-COUNTING = "What is counted"
-SERIES = "What series there are"
-NAMES = "Where names come from"
+PLACES = "Addresses and paths"
+COUNTING = "Counting"
+SERIES = "Series"
+NAMES = "Sources of names"
 POLICY = "Policy"
 LOGS = "Logs"
 _MAX_GRACE = 366 * 86400.0
 
 
 class Setting(NamedTuple):
-    """What is declared of one setting; ``name`` is its key in the file."""
+    """The declaration of one setting; ``name`` is its key in the file."""
 
     name: str
     default: Any
     kind: SettingKind
     group: str
-    help: str  # one line, for --help
-    text: str  # for the documentation: what it is, and what it costs
-    flag: str  # "" for one that only the file has
-    restart: bool  # a reload does not change it
+    help: str  # for --help
+    text: str  # for the documentation: meaning, and cost
+    flag: str  # "": only in the file
+    restart: bool  # not changed by a reload
 
 
 def _setting(
@@ -76,7 +76,7 @@ def _setting(
     flag: bool | str = True,
     restart: bool = False,
 ) -> T:
-    """Return a dataclass field; ``text`` is ``help`` if it says all."""
+    """Return a dataclass field; ``text`` defaults to ``help``."""
     declared = {
         "kind": kind,
         "group": group,
@@ -93,14 +93,14 @@ def _setting(
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that an agent is configured with."""
+    """The configuration of an agent."""
 
     listen: str = _setting(
         DEFAULT_LISTEN,
         ADDRESS,
         PLACES,
-        "where /metrics, health and the API answer",
-        "where `/metrics`, `/livez`, `/readyz` and the API answer; `0.0.0.0:9775` for a Prometheus elsewhere, `[::]:9775` for IPv6",
+        "address of /metrics, health checks and the API",
+        "address of `/metrics`, `/livez`, `/readyz` and the API; `0.0.0.0:9775` for a Prometheus on another host, `[::]:9775` for IPv6",
     )
     web_config_file: Path | None = _setting(
         None,
@@ -113,130 +113,130 @@ class Config:
         DEFAULT_STATE_DIR,
         PATH,
         PLACES,
-        "where the checkpoint is kept",
-        "the checkpoint, which must outlive the agent, not a boot: a tmpfs is best",
+        "directory of the checkpoint",
+        "directory of the checkpoint, which must outlive the agent but not a reboot: a tmpfs is best",
         restart=True,
     )
     pin_dir: Path = _setting(
         DEFAULT_PIN_DIR,
         PATH,
         PLACES,
-        "where programs and maps are pinned",
-        "where programs and maps are pinned, on a bpffs; one for each agent",
+        "directory where programs and maps are pinned",
+        "directory where programs and maps are pinned, on a bpffs; each agent needs its own",
         restart=True,
     )
     interfaces: str | None = _setting(
         None,
         GLOBS,
         COUNTING,
-        "globs, comma-separated, !GLOB excludes (default: all pod interfaces)",
-        "which interfaces; none: every pod's. With globs, those that match and no others: to see the host's own processes, name the uplink as well (`veth*,cali*,eth0`). A packet on each costs 7 to 28 ns",
+        "interfaces to watch: globs, comma-separated, !GLOB excludes (default: all pod interfaces)",
+        "interfaces to watch; none: all pod interfaces. With globs, only those that match: to see the host's own processes, add the uplink (`veth*,cali*,eth0`). Each packet costs 7 to 28 ns",
     )
     epoch: float = _setting(
         1.0,
         seconds(),
         COUNTING,
-        "time between two readings of the kernel's table",
-        "between two readings of the kernel's table: the numbers are at most this old. At 1 s an agent at rest takes 0.3 to 1 % of a core",
+        "interval at which the kernel's flow table is read",
+        "interval at which the kernel's flow table is read: counts are at most this old. At 1 s an idle agent takes 0.3 to 1 % of a core",
     )
     max_flows: int = _setting(
         65536,
         count(1, 2**21),
         COUNTING,
-        "flows that may be active within one epoch",
-        "flows active within one epoch; more are booked as `overflow`. 27 MB of kernel memory, and as much again with each doubling (2 x 208 bytes a flow, a power of two of them)",
+        "flows that can be active in one epoch",
+        "flows that can be active in one epoch; more are booked as `overflow`. Takes 27 MB of kernel memory, proportional to its value (rounded up to a power of two, 2 x 208 bytes a flow)",
         restart=True,
     )
     attach: Attach = _setting(
         "auto",
         choice("auto", "tcx", "clsact"),
         COUNTING,
-        "how programs are attached (auto: TCX where the kernel has it)",
-        "how programs are attached to interfaces; `auto`: TCX where the kernel has it, which takes the kernel some 25 ms per interface; clsact takes 1 ms",
+        "how programs are attached (auto: TCX if the kernel supports it)",
+        "how programs are attached to interfaces; `auto`: TCX if the kernel supports it. Attaching by TCX takes the kernel some 25 ms per interface, by clsact 1 ms",
         restart=True,
     )
     flow_labels: FlowLabels = _setting(
         "workload",
         choice("workload", "pod"),
         SERIES,
-        "what flow series name; pod makes more series, which come and go with pods",
-        "what flow series are labelled with. `pod`: a series for each pod and peer, which comes and goes with it; [avoid](metrics.md#traffic) where pods are many or short-lived",
+        "label flow series by workload or by pod; pod makes many more series",
+        "label flow series by workload or by pod. `pod` makes a series for each pod and peer, which ends with the pod; [avoid it](metrics.md#traffic) if pods are many or short-lived",
     )
     series_limit: int = _setting(
         10_000,
         count(),
         SERIES,
-        "label sets of flows; an endpoint's excess is summed under `other`",
-        "label sets of flows, each with bytes, packets and connections; an endpoint with more than its share of them has the rest under `other`, sums exact",
+        "label sets of flows; the excess of an endpoint is summed as `other`",
+        "label sets of flows, each with bytes, packets and connections. Each endpoint has a share; its excess is summed as `other`, and totals stay exact",
     )
     series_grace: float = _setting(
         300.0,
         seconds(0, _MAX_GRACE, above=False),
         SERIES,
-        "how long series of dead pods stay",
-        "how long series of dead pods stay: a few scrapes, or their last bytes are never scraped",
+        "how long series of deleted pods stay",
+        "how long series of deleted pods stay: at least a few scrape intervals, or their last bytes are never scraped",
     )
     prices: Prices = _setting(
         Prices(),
         PRICES,
         SERIES,
         "what bytes cost",
-        "what bytes cost: `podtally_egress_cost_dollars_total`. A series for each workload and scope that has a price",
+        "what bytes cost, for `podtally_egress_cost_dollars_total`: a series for each workload and scope with a price",
         flag=False,
     )
     kubecost_alias: bool = _setting(
         False,
         SWITCH,
         SERIES,
-        "kubecost_pod_network_egress_bytes_total as well, for OpenCost and Kubecost",
-        "`kubecost_pod_network_egress_bytes_total` as well, for OpenCost and Kubecost: series for each pod",
+        "also export kubecost_pod_network_egress_bytes_total, for OpenCost and Kubecost",
+        "also export `kubecost_pod_network_egress_bytes_total`, for OpenCost and Kubecost: series for each pod",
     )
     kubernetes: Kubernetes = _setting(
         "auto",
         choice("auto", "on", "off"),
         NAMES,
-        "watch the Kubernetes API (auto: if there is a service account, or kubeconfig)",
-        "whether the Kubernetes API is watched; `auto`: if there is a service account, or `kubeconfig`. 10,000 pods take some 70 MB, and each agent watches all of them",
+        "watch the Kubernetes API (auto: if there is a service account or a kubeconfig)",
+        "watch the Kubernetes API; `auto`: if there is a service account, or `kubeconfig` is set. Each agent watches all pods: 10,000 take some 70 MB",
     )
     kubeconfig: Path | None = _setting(
-        None, PATH, NAMES, "how to reach the API from outside of the cluster"
+        None, PATH, NAMES, "how to reach the API from outside the cluster"
     )
     kube_context: str | None = _setting(
         None,
         NAME,
         NAMES,
-        "its context (default: the current one)",
-        "a context of it; none: the current one",
+        "context of the kubeconfig (default: the current one)",
+        "context of the kubeconfig; none: the current one",
     )
     node_name: str | None = _setting(
         None,
         NAME,
         NAMES,
-        "this node, as the API calls it (default: $NODE_NAME, or the host's name)",
-        "this node, as the API calls it; none: `$NODE_NAME`, else the host's name in lower case",
+        "name of this node in the API (default: $NODE_NAME, or the host name)",
+        "name of this node in the API; none: `$NODE_NAME`, or the host name in lower case",
     )
     cri_socket: str = _setting(
         "auto",
         SOCKET,
         NAMES,
-        "the container runtime's socket (auto: the usual places)",
-        "the container runtime's socket; `auto`: the usual places",
+        "socket of the container runtime (auto: the usual paths)",
+        "socket of the container runtime; `auto`: the usual paths",
     )
     pod_logs: Path = _setting(
         DEFAULT_POD_LOGS,
         PATH,
         NAMES,
-        "the kubelet's pod logs, whose directories name pods",
+        "directory of the kubelet's pod logs, which has the names of pods",
     )
     name_wait: float = _setting(
         10.0,
         seconds(),
         NAMES,
-        "how long flows wait for a name that may still come",
-        "how long flows wait for a name that may still come; then they are `unknown`, and counted",
+        "how long flows wait for a name that may still arrive",
+        "how long flows wait for a name that may still arrive; after that they are counted as `unknown`",
     )
     endpoints: tuple[StaticEndpoint, ...] = _setting(
-        (), ENDPOINTS, NAMES, "names for interfaces that nothing else names", flag=False
+        (), ENDPOINTS, NAMES, "names for interfaces without another source", flag=False
     )
     networks: Mapping[str, tuple[str, ...]] = _setting(
         {}, NETWORKS, NAMES, "names for external addresses", flag=False
@@ -245,80 +245,80 @@ class Config:
         (),
         FORWARDERS,
         NAMES,
-        "workloads that forward traffic of others",
-        "workloads that send and receive for others (routers, VPN, egress gateways, direct server return): packets from addresses that are not theirs are judged as their own, not counted as spoofed",
+        "workloads that forward traffic for others",
+        "workloads that forward traffic for others (routers, VPN, egress gateways, direct server return): packets with other source addresses are evaluated as their own, and not counted as spoofed",
         flag=False,
     )
     policies: tuple[Path, ...] = _setting(
         (),
         PATHS,
         POLICY,
-        "a file or directory of policies, reloaded when it changes; may be repeated",
-        "files and directories of policies, beside those of the API; checked for changes each second ([policy.md](policy.md))",
+        "file or directory of policies, reloaded when it changes; may be repeated",
+        "files and directories of policies, in addition to those of the API; checked for changes every second ([policy.md](policy.md))",
     )
     candidate_delete: tuple[PolicyName, ...] = _setting(
         (),
         POLICY_NAMES,
         POLICY,
-        "a policy in force, evaluated beside the others as if it were deleted; may be repeated",
-        "policies in force, evaluated as if they were deleted",
+        "dry run: evaluate as if this policy were deleted; may be repeated",
+        "dry run: policies in force, evaluated as if they were deleted",
     )
     candidates: tuple[Path, ...] = _setting(
         (),
         PATHS,
         POLICY,
-        "candidate policies, evaluated beside those in force (dry run); may be repeated",
-        "candidate policies, evaluated beside those in force (dry run): each connection is judged twice",
+        "dry run: evaluate these candidate policies too; may be repeated",
+        "dry run: candidate policies, evaluated in addition to those in force; each connection is evaluated twice",
         flag="candidate",
     )
     flow_log: Path | None = _setting(
         None,
         LOG,
         LOGS,
-        "a JSON line for every finished connection; - is standard output",
-        "a line for every finished connection, some 500 bytes each ([logs.md](logs.md))",
+        "write a JSON line for every finished connection; - is standard output",
+        "write a line for every finished connection, some 500 bytes each ([logs.md](logs.md))",
     )
     flow_log_max_bytes: int = _setting(
         64 << 20,
         SIZE,
         LOGS,
         "size at which the flow log is rotated to PATH.1",
-        "size at which the file is rotated to `PATH.1`; so twice as much on disk",
+        "size at which the file is rotated to `PATH.1`; it can take twice as much on disk",
     )
     events: str | None = _setting(
         None,
         TEXT._replace(words=LOG.words, metavar="PATH"),
         LOGS,
-        "a JSON line for each denied or undeclared connection; - is standard output",
-        "a line for each new connection that policy denies or that no policy covers",
+        "write a JSON line for each denied or undeclared connection; - is standard output",
+        "write a line for each new connection that policy denies or that no policy covers",
     )
     events_max_bytes: int = _setting(
         64 << 20,
         SIZE,
         LOGS,
         "size at which the event log is rotated to PATH.1",
-        "as with the flow log",
+        "size at which the file is rotated, as for the flow log",
     )
     events_rate: int = _setting(
         50,
-        count(unit="lines a second"),
+        count(unit="lines per second"),
         LOGS,
-        "lines a second, on average",
-        "on average; more wait, and are written later with greater sums",
+        "lines per second, on average",
+        "lines per second, on average; other events wait, and are written later with larger counts",
     )
     events_interval: float = _setting(
         60.0,
         seconds(),
         LOGS,
-        "time between two lines of the same event",
-        "between two lines of the same event; twice as long each time while it goes on, up to an hour",
+        "time between two lines of one event",
+        "time between two lines of one event; it doubles while the event continues, up to an hour",
     )
     events_verdicts: tuple[str, ...] = _setting(
         EVENT_VERDICTS,
         words(*EVENT_VERDICTS),
         LOGS,
-        "verdicts that make events",
-        "which verdicts make events; `undeclared` is noisy if you have few policies",
+        "verdicts that cause events",
+        "verdicts that cause events; `undeclared` is noisy if you have few policies",
     )
 
     def listen_address(self) -> tuple[str, int]:
@@ -329,11 +329,11 @@ class Config:
 def _declared() -> Iterator[Setting]:
     given = Config()
     for each in dataclasses.fields(Config):
-        told = dict(each.metadata)
-        flag = told.pop("flag")
+        declared = dict(each.metadata)
+        flag = declared.pop("flag")
         words = flag if isinstance(flag, str) else each.name if flag else ""
         made = f"--{words.replace('_', '-')}" if words else ""
-        yield Setting(name=each.name, default=getattr(given, each.name), flag=made, **told)
+        yield Setting(name=each.name, default=getattr(given, each.name), flag=made, **declared)
 
 
 SETTINGS = {each.name: each for each in _declared()}

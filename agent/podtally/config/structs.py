@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings that have fields of their own: static endpoints and prices."""
+"""Structured settings: static endpoints and prices."""
 
 import ipaddress
 from typing import Annotated, Any, Literal, TypeVar
@@ -13,33 +13,33 @@ from podtally.yamltree.suggestion import did_you_mean
 T = TypeVar("T")
 
 Scope = Literal["node", "zone", "cross_zone", "cluster", "private", "internet", "unknown"]
-# Dollars for 10^9 bytes. Above it, the price of a long epoch's bytes may not fit into 64 bits.
+# Dollars per 10^9 bytes; a higher price of a long epoch's bytes may not fit 64 bits.
 Price = Annotated[float, msgspec.Meta(ge=0, le=10)]
 PRICE_STEP = 0.0001
 
 
 class StaticEndpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One entry of ``endpoints:``, found by exactly one of netns, interface and address."""
+    """An entry of ``endpoints:``, matched by exactly one of netns, interface and address."""
 
     name: str
     namespace: str = "static"
-    workload: str = ""  # the name, if not given
+    workload: str = ""  # default: the name
     workload_kind: str = ""
     labels: dict[str, str] = {}
     netns: str = ""  # a name under /run/netns
-    interface: str = ""  # the interface that is watched
+    interface: str = ""  # the watched interface
     address: str = ""
 
     def __post_init__(self) -> None:
         if sum(map(bool, (self.netns, self.interface, self.address))) != 1:
             raise ValueError(f"endpoint {self.name!r} needs one of netns, interface and address")
-        if self.address:  # as addresses are written everywhere else, to be compared with them
+        if self.address:  # canonical, to be compared
             address = str(ipaddress.ip_address(self.address))
             msgspec.structs.force_setattr(self, "address", address)
 
 
 class Prices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``prices:``, in dollars for 10^9 bytes, by how far away the peer is."""
+    """``prices:``, in dollars per 10^9 bytes, by the peer's scope."""
 
     egress: dict[Scope, Price] = {}
     ingress: dict[Scope, Price] = {}

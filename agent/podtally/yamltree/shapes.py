@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Explains in our own words how a value differs from the type that it should have.
+"""Explains in plain words how a value differs from its type.
 
-msgspec's messages change from version to version, and are a Python programmer's. They are taken
-apart here, once; what is not recognised is passed on.
+msgspec's messages change between versions, and are for Python programmers. They are parsed
+here, once; unrecognised ones are passed on.
 """
 
 import re
@@ -40,7 +40,7 @@ def explain_mismatch(error: msgspec.ValidationError) -> tuple[Steps, str]:
 
 
 def unknown_field(error: msgspec.ValidationError) -> tuple[Steps, str] | None:
-    """Return the object and the name of the field that its type does not have, if that is it."""
+    """Return the object and the field that its type does not have, if that is the error."""
     words, at = _parted(error)
     unknown = _UNKNOWN.fullmatch(words)
     return (_steps(at), unknown.group(1)) if unknown else None
@@ -53,7 +53,7 @@ def field_of(steps: Steps) -> str:
 
 
 def shape_error(error: msgspec.ValidationError, where: str, fix: str) -> PodtallyError:
-    """Make the error for a file or flag ``where`` whose value has another shape."""
+    """Return the error for a value of the wrong shape; ``where`` is a file or flag."""
     unknown = unknown_field(error)
     if unknown:
         steps, words = (*unknown[0], ""), f'unknown field "{unknown[1][:_MAX_WORDS]}"'
@@ -64,7 +64,7 @@ def shape_error(error: msgspec.ValidationError, where: str, fix: str) -> Podtall
 
 
 def _parted(error: msgspec.ValidationError) -> tuple[str, str]:
-    """Of "Expected `int`, got `str` - at `$.spec.x[0].port`", the words and the path."""
+    """Split "Expected `int`, got `str` - at `$.spec.x[0].port`" into message and path."""
     text = str(error)
     words, separator, at = text.rpartition(" - at `")
     if not separator:
@@ -73,7 +73,7 @@ def _parted(error: msgspec.ValidationError) -> tuple[str, str]:
 
 
 def _steps(path: str) -> Steps:
-    """Of ``.spec.ingress[0].ports``; they end where a map's key comes, which msgspec leaves out."""
+    """Return the steps of ``.spec.ingress[0].ports``, up to a map's key, which msgspec omits."""
     steps: list[str | int] = []
     for name, index in _STEP.findall(path):
         if index == "...":

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text into trees of plain values that know their lines: YAML and JSON, from hands not trusted.
+"""Parses untrusted YAML and JSON into trees of plain values with line numbers.
 
-Whatever the text, time and memory are bounded: by its size, its depth and the number of its
-nodes with every alias written out. What a value means is not known here. A key given twice
-is an error, as it is to ``kubectl apply``.
+Time and memory are bounded by the size of the text, its depth, and the number of its nodes
+with all aliases expanded. A duplicate key is an error, as for ``kubectl apply``.
 """
 
 import json
@@ -20,7 +19,7 @@ MAX_DEPTH = 100
 MAX_NODES = 1_000_000  # of a YAML text; a file of 10,000 policies has some 600,000
 MAX_JSON_VALUES = 5_000_000  # of a JSON text: 10,000 pods as the API prints them have 3,000,000
 
-_MOST_DOUBTS = 100
+_MAX_WARNINGS = 100
 _TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels; flatten it"
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NO_PARTS: dict[str | int, "TreeNode"] = {}
@@ -28,7 +27,7 @@ _COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq", "!")
 
 
 class TreeError(Exception):
-    """The text cannot be read; ``line`` is 1 for the first, 0 if it cannot be told."""
+    """The text is invalid; ``line`` starts at 1, and is 0 if unknown."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(message)
@@ -37,7 +36,7 @@ class TreeError(Exception):
 
 
 class TreeNode:
-    """A value, where it stands, and the nodes of its parts."""
+    """A value, its line, and the nodes of its parts."""
 
     __slots__ = ("depth", "line", "parts", "size", "value")
 
@@ -45,11 +44,11 @@ class TreeNode:
         self.value = value
         self.line = line
         self.parts: dict[str | int, TreeNode] = {} if isinstance(value, dict | list) else _NO_PARTS
-        self.size = 1  # nodes, aliases written out; 0 while it is being read
+        self.size = 1  # nodes, with aliases expanded; 0 while it is read
         self.depth = 0  # levels below it
 
     def line_at(self, path: tuple[str | int, ...]) -> int:
-        """The line of the part, or of the nearest one around it that is there."""
+        """Return the line of the part, or of its nearest existing parent."""
         node = self
         for step in path:
             part = node.parts.get(step)
@@ -60,15 +59,15 @@ class TreeNode:
 
 
 class TreeBudget:
-    """What the documents of one text may have in nodes, together; and what is doubtful in them."""
+    """The limit of nodes for all documents of a text, and the warnings in them."""
 
     def __init__(self) -> None:
         self.spent = 0
-        self.doubts: list[tuple[int, str]] = []  # the first ones: lines and messages
+        self.warnings: list[tuple[int, str]] = []  # the first ones: line and message
 
-    def doubt(self, line: int, message: str) -> None:
-        if len(self.doubts) < _MOST_DOUBTS:
-            self.doubts.append((line, message))
+    def warn(self, line: int, message: str) -> None:
+        if len(self.warnings) < _MAX_WARNINGS:
+            self.warnings.append((line, message))
 
     def spend(self, nodes: int, line: int) -> None:
         self.spent += nodes
@@ -78,16 +77,16 @@ class TreeBudget:
 
 
 class _Open(NamedTuple):
-    """A collection whose end has not come."""
+    """A collection that is still open."""
 
     node: TreeNode
-    before: int  # nodes that were spent before it
-    keys: list[tuple[str, int]]  # the key that waits for its value, if any
+    before: int  # nodes spent before it
+    keys: list[tuple[str, int]]  # the key that has no value yet, if any
     merged: list[TreeNode]
 
 
 class _Composer:
-    """Makes nodes of one document's events."""
+    """Builds the nodes of one document from parser events."""
 
     def __init__(self, first_line: int, budget: TreeBudget) -> None:
         self._first_line = first_line
@@ -113,8 +112,8 @@ class _Composer:
     def _scalar(self, event: yaml.ScalarEvent, line: int) -> None:
         self._budget.spend(1, line)
         if event.value in AMBIGUOUS and event.implicit[0] and event.tag is None:
-            message = f"{event.value} is text here, and a truth value to kubectl: put it in quotes"
-            self._budget.doubt(line, message)
+            message = f"{event.value} is text here, but a boolean for kubectl: quote it"
+            self._budget.warn(line, message)
         if self._wants_key():
             self._open[-1].keys.append((_key(event, line), line))
             return
@@ -129,14 +128,14 @@ class _Composer:
         if self._wants_key():
             raise TreeError(node.line, "a mapping's key must be plain text")
         if event.tag and event.tag not in _COLLECTIONS:
-            raise TreeError(node.line, f"the tag {brief(event.tag)} is not understood; drop it")
+            raise TreeError(node.line, f"unknown tag {brief(event.tag)}; drop it")
         node.size = 0
         self._name(event.anchor, node)
         self._open.append(_Open(node, self._budget.spent - 1, [], []))
 
     def _end(self) -> None:
         node, before, _, merged = self._open.pop()
-        for other in merged:  # a key's own value goes before one that is merged
+        for other in merged:  # own keys override merged ones
             for key, part in other.parts.items():
                 if key not in node.parts:
                     self._budget.spend(part.size, node.line)
@@ -150,9 +149,9 @@ class _Composer:
         name = event.anchor or ""
         target = self._anchors.get(name)
         if target is None:
-            raise TreeError(line, f"no anchor is called {brief(name)}")
+            raise TreeError(line, f"unknown anchor {brief(name)}")
         if target.size == 0:
-            raise TreeError(line, f"the anchor {brief(name)} contains itself; break it up")
+            raise TreeError(line, f"the anchor {brief(name)} contains itself; remove the cycle")
         if self._wants_key():
             raise TreeError(line, "a mapping's key must be plain text, not an alias")
         if len(self._open) + target.depth > MAX_DEPTH:
@@ -192,7 +191,7 @@ class _Composer:
 
 
 def yaml_trees(text: str, budget: TreeBudget, first_line: int = 1) -> Iterator[TreeNode]:
-    """The documents of one piece of YAML; TreeError."""
+    """Yield the documents of a YAML text; TreeError."""
     try:
         composer = _Composer(first_line, budget)
         for event in yaml.parse(text, Loader=yaml.CSafeLoader):
@@ -214,16 +213,16 @@ def yaml_trees(text: str, budget: TreeBudget, first_line: int = 1) -> Iterator[T
 
 
 def _open_brackets(text: str) -> int:
-    """How deep flow collections are nested where ``text`` ends; roughly, quotes are not seen.
+    """Return roughly how deep flow collections are nested at the end of ``text`` (ignores quotes).
 
-    The parser looks ahead, and from some version on refuses depth itself: in its own words, and
-    before the events of the first levels have come.
+    Recent parsers refuse deep nesting themselves, with another message, before the events of
+    the first levels arrive.
     """
     return sum(text.count(sign) for sign in "[{") - sum(text.count(sign) for sign in "]}")
 
 
 def yaml_document(text: str) -> TreeNode | None:
-    """The one document of a text, None if there is none; TreeError."""
+    """Return the only document of a text, None if there is none; TreeError."""
     documents = list(yaml_trees(text, TreeBudget()))
     if len(documents) > 1:
         raise TreeError(documents[1].line, "a second document; drop it")
@@ -231,7 +230,7 @@ def yaml_document(text: str) -> TreeNode | None:
 
 
 def json_values(text: str) -> Iterator[Any]:
-    """The values of a JSON text, one behind the other; TreeError."""
+    """Yield the values of a JSON text; TreeError."""
     if sum(text.count(sign) for sign in ",[{") > MAX_JSON_VALUES:
         raise TreeError(0, f"more than {MAX_JSON_VALUES} values; split it")
     decoder = json.JSONDecoder(
@@ -278,11 +277,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(text: str) -> Any:
-    raise TreeError(0, f"{text} is no number here; write digits")
+    raise TreeError(0, f"{text} is not a number here; use digits")
 
 
 def _mappings(node: TreeNode, line: int) -> list[TreeNode]:
-    """What ``<<`` merges: a mapping or a list of them (yaml.org/type/merge.html)."""
+    """Return what ``<<`` merges: a mapping or a list of them (yaml.org/type/merge.html)."""
     found = list(node.parts.values()) if isinstance(node.value, list) else [node]
     if not all(isinstance(part.value, dict) for part in found):
         raise TreeError(line, "only mappings can be merged by '<<'")
@@ -292,7 +291,7 @@ def _mappings(node: TreeNode, line: int) -> list[TreeNode]:
 def _key(event: yaml.ScalarEvent, line: int) -> str:
     value = event.value if event.value == "<<" else _scalar_value(event, line)
     if value is None:
-        raise TreeError(line, "a mapping's key is empty; name it, or put it in quotes")
+        raise TreeError(line, "a mapping's key is empty; name it, or quote it")
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)

@@ -109,8 +109,8 @@ def read_text(text: str | bytes, source: str) -> ParsedText:
             line = (error.line or first_line) - first_line + 1
             line, message = salvage.with_likely_cause(piece, line, error.message)
             found.lose(line + first_line - 1, message, piece)
-    for line, doubtful in budget.doubts:
-        found.warn(line, doubtful)
+    for line, message in budget.warnings:
+        found.warn(line, message)
     return found.text()
 
 
@@ -240,7 +240,7 @@ def _values(piece: str, first_line: int, budget: TreeBudget) -> Iterator[tuple[A
             comma = salvage.trailing_comma(piece)
             if comma:
                 message = "trailing comma is not valid JSON, parsed as YAML: remove it"
-                budget.doubt(first_line + comma - 1, message)
+                budget.warn(first_line + comma - 1, message)
         else:
             padded = "\n" * (first_line - 1) + piece
             for index, value in enumerate(values):
