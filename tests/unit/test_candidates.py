@@ -127,7 +127,9 @@ def test_deletions_are_a_setting(tmp_path: Path) -> None:
     file.write_text("candidate_delete: [NetworkPolicy/shop/only-mysql]\n")
     assert load(file, {}).candidate_delete == (ONLY,)
     file.write_text("candidate_delete: shop/only-mysql\n")
-    with pytest.raises(PodtallyError, match="candidate_delete: invalid policy name 'shop/only-mysql'"):
+    with pytest.raises(
+        PodtallyError, match="candidate_delete: invalid policy name 'shop/only-mysql'"
+    ):
         load(file, {})
 
 
