@@ -72,7 +72,9 @@ def fill(connections: Connections, rows: list[Flow], now_ns: int = SECOND) -> No
         ),
         (from_here(SYN) | from_here(SYN_ACK), BEGAN_HERE),
         (from_here(SYN) | from_here(SYN_ACK) | to_here(SYN_ACK), CONTESTED),
-        (to_here(SYN) | from_here(SYN_ACK) | to_here(SYN_ACK), CONTESTED),
+        # an opening of ours would have passed our hook: the SYN/ACK from outside proves none
+        (to_here(SYN) | from_here(SYN_ACK) | to_here(SYN_ACK), BEGAN_THERE),
+        (to_here(SYN) | to_here(SYN_ACK) | from_here(SYN_ACK | ACK), BEGAN_THERE),
     ],
 )
 def test_who_began_tcp(seen: int, began: int) -> None:

@@ -30,6 +30,7 @@ from podtally.ledger.families import (
     UNKNOWN_VERDICTS,
 )
 from podtally.ledger.ledger import Ledger, Limits
+from podtally.ledger.ownership import is_unicast
 from podtally.ledger.series import SeriesView
 from podtally.netlink.conntrack import Translations, Tuples
 from tests.unit.rows import (
@@ -316,6 +317,20 @@ def test_what_comes_to_a_group_is_one_series_and_nothing_else(address: str) -> N
     assert not view[DENIED].labels
 
 
+@pytest.mark.parametrize(
+    ("address", "is_host"),
+    [
+        *[("240.10.12.2", True), ("255.255.255.254", True), ("223.255.255.255", True)],
+        *[("224.0.0.1", False), ("239.255.255.255", False), ("255.255.255.255", False)],
+    ],
+)
+def test_class_e_has_hosts(address: str, is_host: bool) -> None:
+    """240.0.0.0/4 is used for pods; only the last address of it is a broadcast."""
+    number = address_number(address).to_bytes(16)
+    words = np.frombuffer(number, np.uint64)[None]
+    assert bool(is_unicast(words)[0]) == is_host
+
+
 def test_the_sender_to_a_group_is_judged() -> None:
     ledger = settled((ONLY_MYSQL,), [Flow("224.0.0.251", UDP, 5353, 5353)])
     assert [event.labels.direction for event in told(ledger, 5 * SECOND)] == ["egress"]
@@ -413,6 +428,33 @@ def test_data_without_an_opening_are_news_and_headers_are_not() -> None:
     assert (labels.workload, labels.cause, values(view)) == ("web", "unknown initiator", [1])
 
 
+@pytest.mark.parametrize(
+    ("sent", "packets", "is_news"),
+    [
+        (54 * 40, 40, False),  # bare segments, however many
+        (66 * 10, 10, False),  # with timestamps
+        (1054, 1, True),
+        (20 * 1054 + 600 * 54, 620, True),  # data among many bare segments
+        (500 * 94, 500, True),  # in the options
+    ],
+)
+def test_no_number_of_bare_segments_hides_data(sent: int, packets: int, is_news: bool) -> None:
+    ledger = make(undeclared=False)
+    flow = Flow(T, TCP, 41003, 4445, seen=from_here(ACK), bytes=(sent, 600 * 54))
+    epoch(ledger, present(declare(ONLY_MYSQL)), [flow._replace(packets=(packets, 600))])
+    assert bool(told(ledger)) == is_news
+
+
+def test_a_forged_answer_to_an_allowed_connection_accuses_nobody() -> None:
+    """A peer that may connect adds a SYN/ACK, as if the pod had connected to it."""
+    ledger, at = make(), present(declare(ONLY_MYSQL))
+    came_in = to_here(SYN) | from_here(SYN_ACK) | from_here(ACK) | to_here(ACK)
+    flow = Flow("198.18.7.7", TCP, 80, 23000, seen=came_in, first_direction=1)
+    epoch(ledger, at, [flow])
+    epoch(ledger, at._replace(now_ns=2 * SECOND), [flow._replace(seen=to_here(SYN_ACK))])
+    assert not denied(ledger)
+
+
 def test_mid_stream_while_the_watch_is_young_is_no_news() -> None:
     ledger = make(undeclared=False)
     ledger.interfaces.appeared(7, "veth7", (1_000_000, 1_000_000), at_ns=SECOND)
@@ -422,13 +464,13 @@ def test_mid_stream_while_the_watch_is_young_is_no_news() -> None:
     assert not told(ledger, 2 * SECOND)
 
 
-def test_unknown_peers_share_an_event_whatever_their_address() -> None:
+def test_each_unknown_peer_is_named() -> None:
     ledger = make(undeclared=False)
     flows = [Flow(f"198.18.7.{n}", 47, 0, 0) for n in range(1, 24)]
     epoch(ledger, present(declare(ONLY_MYSQL)), flows)
-    (event,) = told(ledger)
-    assert (event.labels.verdict, event.labels.peer_address) == ("unknown", "")
-    assert (event.labels.protocol, event.connections) == ("gre", 23)
+    events = told(ledger, most=99)
+    assert {each.labels.peer_address for each in events} == {f"198.18.7.{n}" for n in range(1, 24)}
+    assert {(each.labels.verdict, each.labels.protocol) for each in events} == {("unknown", "gre")}
 
 
 def test_a_frame_in_the_peers_name_contests_what_has_no_handshake() -> None:

@@ -46,7 +46,8 @@ def test_a_scan_is_one_event_and_sums_stay_exact() -> None:
     assert sum(event.egress_bytes for event in due) == 12_032 * 23
     assert len(due) == PORTS + 1
     (scan,) = (event for event in due if event.scan is not None)
-    assert scan.scan == (12_032 - PORTS, 1, True)
+    assert scan.scan is not None
+    assert scan.scan[:3] == (12_032 - PORTS, 1, True)
     assert reason(scan) == f"scan: {12_032 - PORTS:,} ports on 1 address"
     assert (scan.labels.workload, scan.labels.peer_address, scan.labels.port) == (
         "web", "198.18.7.7", "other"
@@ -65,7 +66,8 @@ def test_a_sweep_of_addresses_is_one_event_of_the_endpoint() -> None:
     assert sum(event.connections for event in due) == 800
     assert len(due) == PEERS_AND_PORTS + 1
     (scan,) = (event for event in due if event.scan is not None)
-    assert scan.scan == (1, 700, True)
+    assert scan.scan is not None
+    assert scan.scan[:3] == (1, 700, True)
     assert (scan.labels.pod, scan.labels.peer_kind, scan.labels.policy) == (
         "web-0", "other", "shop/only-mysql"
     )  # fmt: skip
@@ -96,6 +98,34 @@ def test_a_scan_takes_no_neighbours_events_and_puts_off_none_of_their_lines() ->
     assert all(event.scan is None for event in due if event.labels.workload == "db")
 
 
+def test_a_large_transfer_among_many_small_ones_is_named_and_reported_soon() -> None:
+    ledger, at = make(), present(declare(ONLY_MYSQL))
+    epoch(ledger, at, [out(f"198.18.{n // 250}.{n % 250 + 1}", 4611) for n in range(130)])
+    indexes, due = ledger.events.due(1000, SECOND, 2 * SECOND)
+    assert any(event.scan is not None for event in due)
+    ledger.events.tell(indexes, 2 * SECOND)
+    large = out("198.18.7.7", 4611)._replace(bytes=(420_000, 0))
+    epoch(ledger, at._replace(now_ns=4 * SECOND), [large])
+    again = ledger.events.due(1000, SECOND, 4 * SECOND)[1]
+    (scan,) = (event for event in again if event.scan is not None)
+    assert scan.scan is not None
+    assert scan.scan.largest[0] == ("198.18.7.7", 420_000)
+    assert reason(scan).endswith("; 420,000 bytes with 198.18.7.7")
+
+
+def test_bytes_of_peers_are_kept_for_the_largest() -> None:
+    scans, address = Scans(), np.zeros((1000, 2), np.uint64)
+    address[:, 1] = np.arange(1000)
+    scans.observe(np.zeros(1000, np.int32), np.full(1000, 80), address)
+    for _ in range(3):
+        scans.weigh(np.zeros(1000, np.int32), address, np.arange(1000))
+    found = scans.of(0)
+    assert found is not None
+    assert [amount for _, amount in found.largest] == [3 * 999, 3 * 998, 3 * 997]
+    scans.keep([])
+    assert not scans._weights
+
+
 def test_scans_go_on_over_a_restart(tmp_path: Path) -> None:
     ledger, at = make(), present(declare(ONLY_MYSQL))
     epoch(ledger, at, [out("198.18.7.7", port) for port in range(1, 1001)])
@@ -106,7 +136,8 @@ def test_scans_go_on_over_a_restart(tmp_path: Path) -> None:
     epoch(again, at._replace(now_ns=3 * SECOND), [out("198.18.7.7", p) for p in range(901, 1901)])
     assert len(again.events) == PORTS + 1
     (scan,) = (each for each in told(again, most=99) if each.scan is not None)
-    assert scan.scan == (1900 - PORTS, 1, True)
+    assert scan.scan is not None
+    assert scan.scan[:3] == (1900 - PORTS, 1, True)
     assert again.view()[SCANS].values.tolist() == [[1900 - PORTS]]
 
 

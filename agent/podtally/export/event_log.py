@@ -35,12 +35,20 @@ class EventPeer(msgspec.Struct, frozen=True):
     scope: str
 
 
-class EventScan(msgspec.Struct, frozen=True):
+class ScanPeer(msgspec.Struct, frozen=True):
+    """One of the peers with most bytes, in both directions, since the agent started."""
+
+    address: str
+    bytes: int
+
+
+class EventScan(msgspec.Struct, frozen=True, omit_defaults=True):
     """The number of different ports and addresses of an event that is a scan."""
 
     ports: int
     addresses: int
     exact: bool  # whether ``addresses`` is exact, not an estimate
+    largest: list[ScanPeer] = []
 
 
 class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -116,13 +124,20 @@ def event(due: Due, now_ns: int, now: datetime.datetime) -> EventRecord:
         reason=reason(due),
         verdict=labels.verdict if kind(labels) != labels.verdict else "",
         exposure=labels.exposure,
-        scan=EventScan(*due.scan) if due.scan is not None else None,
+        scan=_scan(due),
         connections=due.connections,
         new_connections=due.new_connections,
         bytes=DirectionSums(due.egress_bytes, due.ingress_bytes),
         first=at(due.first_ns),
         last=at(due.last_ns),
     )
+
+
+def _scan(due: Due) -> EventScan | None:
+    if due.scan is None:
+        return None
+    ports, addresses, exact, largest = due.scan
+    return EventScan(ports, addresses, exact, [ScanPeer(*each) for each in largest])
 
 
 def reason(due: Due) -> str:
@@ -134,7 +149,11 @@ def reason(due: Due) -> str:
     ports = f"{scan.ports:,} port{'' if scan.ports == 1 else 's'}"
     about = "" if scan.exact else "about "
     addresses = f"{about}{scan.addresses:,} address{'' if scan.addresses == 1 else 'es'}"
-    return f"{due.labels.reason}: {ports} {preposition} {addresses}"
+    words = f"{due.labels.reason}: {ports} {preposition} {addresses}"
+    if scan.addresses > 1 and scan.largest:
+        address, amount = scan.largest[0]
+        words += f"; {amount:,} bytes with {address}"
+    return words
 
 
 def kind(labels: EventLabels) -> str:

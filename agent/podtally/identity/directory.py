@@ -30,7 +30,7 @@ from podtally.netlink.model import AddressesChanged
 from podtally.runtimes.cgroups import CgroupOwner
 
 REMEMBER_NS = 60_000_000_000  # keep removed interfaces for flows that are read late
-HISTORY_NS = 900_000_000_000  # how far back look-ups of an address may ask
+HISTORY_NS = 300_000_000_000  # how far back look-ups of an address may ask
 WAIT_STEP_NS = 250_000_000  # how often to retry names that may still come
 MAX_SOCKETS = 4096  # remembered cgroups of host sockets
 TICK_NS = 10_000_000  # the coarse clock may be this much behind (CONFIG_HZ=100)

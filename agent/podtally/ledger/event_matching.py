@@ -144,8 +144,6 @@ class EventMatcher:
         )
         if _is_spoofed(judged)[row]:
             return _spoofed(labels)
-        if self._is_folded(judged)[row]:
-            labels = labels._replace(peer_address="")
         if many:
             return labels
         exposure = self._exposure(judged, row, context)
@@ -166,12 +164,6 @@ class EventMatcher:
         is_foreign = judged.given.foreign[row] and reason != FOREIGN_SOURCE
         return f"{reason}; {FOREIGN_SOURCE}" if is_foreign else reason
 
-    def _is_folded(self, judged: JudgedConnections) -> NDArray[np.bool_]:
-        """Return which connections share an event whatever the peer's address. (n,)"""
-        peer = self._verdicts.endpoints.of_owners(judged.given.owner)
-        folded: NDArray[np.bool_] = judged.is_missed & (peer < 0)
-        return folded
-
     def _keys(self, judged: JudgedConnections, rows: NDArray[np.int64]) -> NDArray[np.void]:
         given, outcomes = judged.given.take(rows), judged.verdicts.outcomes
         keys = np.zeros(len(rows), KEY)
@@ -181,7 +173,6 @@ class EventMatcher:
         keys["outcome"] = outcomes.local[rows]
         keys["port"], keys["protocol"] = judged.server_port[rows], given.protocol
         keys["opened"], keys["foreign"] = outcomes.opened[rows], given.foreign
-        keys["address"][self._is_folded(judged)[rows]] = 0
         spoofed = np.flatnonzero(_is_spoofed(judged)[rows])
         endpoint = keys["endpoint"][spoofed]
         keys[spoofed] = np.zeros(1, KEY)

@@ -23,6 +23,7 @@ PORTS = 20  # of them, of one peer
 SCAN = "scan"  # the reason of what stands for many
 _AGAIN = 10  # an event has grown once its bytes, or connections, are so many times those reported
 _LONGEST_NS = 3_600_000_000_000  # between two reports of an event that goes on
+_LARGE = 1 << 16  # bytes that are news, if the event has grown so much
 _QUIET = 10  # intervals after which an event is over, and the rest of it is reported
 
 
@@ -125,6 +126,13 @@ class Events:
         if len(rows):
             self.scans.observe(event[rows], port[rows], address[rows])
 
+    def scans_among(self, event: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return the places of scans among events (n,), which may be NO_EVENT."""
+        if not len(self.scans):
+            return np.zeros(0, np.int64)
+        scanning = (event != NO_EVENT) & (self._scanning[np.maximum(event, 0)] != NO_EVENT)
+        return np.flatnonzero(scanning)
+
     def count(self, event: NDArray[np.int32], now_ns: int) -> None:
         """Connections (n,), some of which may be of NO_EVENT, are of these from now on."""
         some = event[event != NO_EVENT]
@@ -204,7 +212,9 @@ class Events:
         told, told_ns = self.told[: len(sums)], self.told_ns[: len(sums)]
         age = told_ns - self.first_ns[: len(sums)]
         patience = np.clip(age, interval_ns, max(interval_ns, _LONGEST_NS))
+        bytes_, before = sums[:, :CONNECTIONS].sum(axis=1), told[:, :CONNECTIONS].sum(axis=1)
         much = sums[:, CONNECTIONS] >= _AGAIN * told[:, CONNECTIONS]
+        much |= (bytes_ >= _AGAIN * before) & (bytes_ - before >= _LARGE)
         over = now_ns - moved_ns >= _QUIET * interval_ns
         return np.where(told_ns == 0, 0, np.where(much | over, interval_ns, patience))
 

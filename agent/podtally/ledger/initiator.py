@@ -56,6 +56,9 @@ def initiator_of(
     local_syn, peer_syn = _has(seen, flags.syn_only), _has(seen, flags.syn_only << flags.shift)
     local_replies = _has(seen, flags.syn_ack) & _has(seen, TCP_ACK << flags.shift)
     peer_replies = _has(seen, flags.syn_ack << flags.shift) & _has(seen, TCP_ACK)
+    # The endpoint's own SYN passes our hook: where the peer's was seen and no own one, a SYN/ACK
+    # from the peer proves nothing, and may be anybody's.
+    peer_replies &= local_syn | ~peer_syn
     local, peer = local_syn | peer_replies, peer_syn | local_replies
     # If both sides seem to have opened, the one that was sent a SYN/ACK is likelier.
     likelier = np.select(

@@ -12,7 +12,8 @@ from podtally.ledger.shares import rank
 from podtally.netlink.conntrack import Translations, Tuples
 
 MAX_TRACKED = 2048  # connections of one interface, in one batch, that the tracker is asked about
-_BARE_SEGMENT = 120  # bytes: Ethernet, IPv6, TCP and its options
+_BARE_IPV4, _BARE_IPV6 = 14 + 20 + 20, 14 + 40 + 20  # bytes: Ethernet, IP, TCP without options
+_OPTIONS = 200  # bytes: those of a few segments; timestamps are 12 in each
 
 
 class NewConnections(NamedTuple):
@@ -36,14 +37,22 @@ def new_connections(columns: ConnectionColumns) -> NewConnections:
         at_ns=columns.first_ns,
         seen=columns.seen,
         sent=columns.packets[:, 0],
-        has_data=carries_data(columns.bytes, columns.packets),
+        has_data=carries_data(columns.key, columns.bytes, columns.packets),
     )
 
 
-def carries_data(bytes_: NDArray[np.int64], packets: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return whether packets (n, 2) are larger, on average, than TCP's headers. (n,)"""
-    larger: NDArray[np.bool_] = bytes_.sum(axis=1) > _BARE_SEGMENT * packets.sum(axis=1)
-    return larger
+def carries_data(
+    key: NDArray[np.void], bytes_: NDArray[np.int64], packets: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Return whether either side sent more than TCP's headers: bytes and packets are (n, 2). (n,)
+
+    What is beyond the smallest headers is summed by side, so no number of bare segments, and
+    none of the other side, makes up for data. A few segments may have options.
+    """
+    is_ipv4 = key["local_address"][:, 0] == 0
+    headers = np.where(is_ipv4, _BARE_IPV4, _BARE_IPV6)[:, None]
+    beyond: NDArray[np.bool_] = np.logical_or.reduce(bytes_ - headers * packets > _OPTIONS, axis=1)
+    return beyond
 
 
 def tracked(key: NDArray[np.void], context: EpochContext) -> Translations:

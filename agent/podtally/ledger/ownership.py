@@ -18,7 +18,8 @@ from podtally.identity.name_table import Names
 OWN, FLOODED, GROUP, FOREIGN = 0, 1, 2, 3  # kinds of connections, by their local address
 
 _MAPPED = 0xFFFF  # the upper half of the lower word of an IPv4 address, ::ffff:0:0/96
-_GROUP4, _GROUP6 = 14, 0xFF  # 224.0.0.0/4 and all above; ff00::/8
+_GROUP4, _GROUP6 = 14, 0xFF  # 224.0.0.0/4; ff00::/8
+_BROADCAST4 = 0xFFFFFFFF
 _LINK_LOCAL4, _LINK_LOCAL6 = 169 << 8 | 254, 0xFE80 >> 6  # 169.254.0.0/16, fe80::/10
 _DISPUTED = -2  # the owner of an address that two claim
 _OTHER = -1  # no pod
@@ -121,7 +122,8 @@ def _families(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.i
 
 def _is_group(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Return which are multicast or broadcast addresses. (n,)"""
-    four = _is_ipv4(high, low) & (low >> np.uint64(28) & np.uint64(0xF) >= _GROUP4)
+    last = low & np.uint64(_BROADCAST4)
+    four = _is_ipv4(high, low) & ((last >> np.uint64(28) == _GROUP4) | (last == _BROADCAST4))
     is_group: NDArray[np.bool_] = four | (high >> np.uint64(56) == _GROUP6)
     return is_group
 

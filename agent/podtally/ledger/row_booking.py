@@ -112,6 +112,10 @@ class RowBooking:
             booked.account[new], booked.event[new] = fresh.account, fresh.event
             self.connections.begin(fresh)
         self._add(booked, rows, present.now_ns)
+        scans = self.events.scans_among(booked.event)
+        if len(scans):
+            address = cold(rows.place[scans])["remote_address"]
+            self.events.scans.weigh(booked.event[scans], address, rows.bytes[scans].sum(axis=1))
 
     def _book_known(
         self, rows: FlowRows, place: NDArray[np.int64], cold: ColdRows, present: EpochContext
@@ -168,9 +172,9 @@ class RowBooking:
         unopened = np.flatnonzero(columns.began[place] == BEGAN_UNKNOWN)
         if len(unopened):
             at = place[unopened]
-            bytes_, packets = columns.bytes[at], columns.packets[at]
+            key, bytes_, packets = columns.key[at], columns.bytes[at], columns.packets[at]
             after = (bytes_ + rows.bytes[unopened], packets + rows.packets[unopened])
-            again.append(at[~carries_data(bytes_, packets) & carries_data(*after)])
+            again.append(at[~carries_data(key, bytes_, packets) & carries_data(key, *after)])
         if self.accounts.silent.any():
             silent = self.accounts.silent[np.maximum(columns.account[place], 0)]
             answers = (columns.packets[place, 0] == 0) & (rows.packets[:, 0] > 0)
@@ -235,7 +239,7 @@ class RowBooking:
         began = self.initiators.find(rows.seen, rows.fingerprint, key, first_ns, present)
         if began_before is not None:  # what goes on in the same ports shows no SYN
             began = np.where(began == BEGAN_UNKNOWN, began_before, began).astype(np.uint8)
-        has_data = carries_data(rows.bytes, rows.packets)
+        has_data = carries_data(key, rows.bytes, rows.packets)
         flows = NewConnections(key, began, first_ns, rows.seen, rows.packets[:, 0], has_data)
         named = self.attribution.attribute(flows, present)
         self.accounts.count_new(named.account, began, present.now_ns)

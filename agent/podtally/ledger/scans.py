@@ -5,7 +5,9 @@ Ports exactly, by one bit each. Addresses by the smallest of their hashes (Bar-Y
 al. 2002): exactly up to ``KEPT`` of them, beyond that within 3 % or so.
 """
 
+import sys
 from collections.abc import Collection
+from ipaddress import IPv6Address
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +17,8 @@ from podtally.ledger.saved import Saved
 
 PORTS = 1 << 16
 KEPT = 1024  # hashes of each event, 8 KiB
+LARGEST = 3  # peers of an event that are named
+_WEIGHED = 64  # peers of an event whose bytes are kept: those with most
 _NONE = np.uint64(2**64 - 1)
 
 _ARRAYS = ("events", "ports", "hashes")
@@ -26,6 +30,7 @@ class Scan(NamedTuple):
     ports: int
     addresses: int
     exact: bool  # else there are about so many addresses
+    largest: tuple[tuple[str, int], ...] = ()  # the peers with most bytes, since the start
 
 
 class Scans:
@@ -34,6 +39,7 @@ class Scans:
     def __init__(self) -> None:
         self._ports: dict[int, NDArray[np.uint8]] = {}
         self._hashes: dict[int, NDArray[np.uint64]] = {}
+        self._weights: dict[int, dict[tuple[int, int], int]] = {}  # bytes by address
 
     def __len__(self) -> int:
         return len(self._ports)
@@ -52,6 +58,29 @@ class Scans:
             before = self._hashes.get(number, np.zeros(0, np.uint64))
             self._hashes[number] = np.union1d(before, hashes[own])[:KEPT]
 
+    def weigh(
+        self, event: NDArray[np.int32], address: NDArray[np.uint64], bytes_: NDArray[np.int64]
+    ) -> None:
+        """Add the bytes (n,) of peers (n, 2) to scans (n,), so that a large one among many stays
+        visible; of each scan the peers with most bytes are kept.
+        """
+        for number in np.unique(event).tolist():
+            own = np.flatnonzero(event == number)
+            each, place = np.unique(address[own], axis=0, return_inverse=True)
+            sums = np.bincount(place.ravel(), bytes_[own], len(each)).astype(np.int64)
+            top = np.argsort(sums)[-_WEIGHED:]
+            known = self._weights.setdefault(number, {})
+            for (high, low), amount in zip(each[top].tolist(), sums[top].tolist(), strict=True):
+                known[high, low] = known.get((high, low), 0) + amount
+            if len(known) > _WEIGHED:
+                kept = sorted(known.items(), key=lambda item: -item[1])[:_WEIGHED]
+                self._weights[number] = dict(kept)
+
+    def _largest(self, event: int) -> tuple[tuple[str, int], ...]:
+        weights = self._weights.get(event, {})
+        ordered = sorted(weights.items(), key=lambda item: -item[1])[:LARGEST]
+        return tuple((_text(address), amount) for address, amount in ordered)
+
     def of(self, event: int) -> Scan | None:
         """None of an event that stands for one peer and port."""
         bits = self._ports.get(event)
@@ -59,13 +88,15 @@ class Scans:
             return None
         ports, hashes = int(np.bitwise_count(bits).sum()), self._hashes[event]
         if len(hashes) < KEPT:
-            return Scan(ports, len(hashes), True)
-        return Scan(ports, round((KEPT - 1) * 2.0**64 / float(hashes[-1])), False)
+            return Scan(ports, len(hashes), True, self._largest(event))
+        about = round((KEPT - 1) * 2.0**64 / float(hashes[-1]))
+        return Scan(ports, about, False, self._largest(event))
 
     def keep(self, events: Collection[int]) -> None:
         """Forget all but these."""
         for number in self._ports.keys() - set(events):
             del self._ports[number], self._hashes[number]
+            self._weights.pop(number, None)
 
     def save(self) -> Saved:
         return Saved(arrays=dict(zip(_ARRAYS, self.dump(), strict=True)))
@@ -92,6 +123,12 @@ class Scans:
         for row, number in enumerate(events.tolist()):
             self._ports[number] = ports[row].copy()
             self._hashes[number] = hashes[row][hashes[row] != _NONE]
+
+
+def _text(address: tuple[int, int]) -> str:
+    """An address in network order, as rows have it."""
+    parsed = IPv6Address(b"".join(word.to_bytes(8, sys.byteorder) for word in address))
+    return str(parsed.ipv4_mapped or parsed)
 
 
 def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
