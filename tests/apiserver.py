@@ -47,11 +47,11 @@ class _Listener(ThreadingHTTPServer):
     generation = 0
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: connections end as tests want it."""
+        """Log nothing: tests break connections on purpose."""
 
 
 class ApiServer:
-    """Begins to serve at once; ``with ApiServer() as api:`` ends it."""
+    """Serves at once; ``with ApiServer() as api:`` stops it."""
 
     def __init__(
         self,
@@ -108,12 +108,12 @@ class ApiServer:
         self.store.delete(resource, namespace, name)
 
     def install(self, resource: str) -> None:
-        """Have a custom resource from now on, as if its CRD had been applied."""
+        """Add a custom resource, as if its CRD had been applied."""
         kind = KINDS[resource]
         self.kinds = self.kinds | {kind.path: kind}
 
     def uninstall(self, resource: str) -> None:
-        """Delete all its objects, then end its watches and know it no more."""
+        """Delete all objects of a resource, end its watches and remove it."""
         for key in self.store.objects(resource):
             self.store.delete(resource, *key)
         self.kinds = {path: kind for path, kind in self.kinds.items() if kind.name != resource}
@@ -151,7 +151,7 @@ class ApiServer:
         self.back()
 
     def cut(self) -> None:
-        """End every open connection without a proper end of the answer."""
+        """Cut every open connection within the response."""
         with self._lock:
             connections, self._connections = self._connections, set()
         for connection in connections:
@@ -173,7 +173,7 @@ class ApiServer:
             self._connections.discard(connection)
 
     def asked(self, request: Request) -> Fault | None:
-        """Note a request; return the fault that it meets."""
+        """Record a request; return the fault for it."""
         with self._lock:
             self.requests.append(request)
             for fault in self.faults.errors:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Certificates for tests, made on the spot with the openssl command."""
+"""Certificates for tests, made with the openssl command."""
 
 import shutil
 import subprocess

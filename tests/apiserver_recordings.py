@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plays what a real API server told of a two-node cluster (``../shared/k8s-recordings``)."""
+"""Replays the recordings of a two-node cluster (``../shared/k8s-recordings``)."""
 
 import json
 import threading
@@ -66,7 +66,7 @@ class Player:
         self._next = 0
 
     def play_until(self, at_seconds: float) -> None:
-        """Write at once what was heard by that time of the recordings."""
+        """Write at once all events up to a time of the recordings."""
         while self._next < len(self.events):
             event = self.events[self._next]
             if event.at_seconds > at_seconds:

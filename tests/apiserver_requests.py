@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Request(NamedTuple):
-    """What was asked: for tests to look at."""
+    """A recorded request."""
 
     resource: str
     verb: str  # list, watch
@@ -29,7 +29,7 @@ class Request(NamedTuple):
 
 
 class Refused(Exception):  # noqa: N818 - not an error of ours
-    """Answered with a Status."""
+    """An error that is answered with a Status."""
 
     def __init__(
         self, code: int, reason: str, message: str, metadata: dict[str, str] | None = None
@@ -324,7 +324,7 @@ class _Answer:
         return self._selector.takes(item) and self._namespace in ("", namespace)
 
     def _listed(self, item: Object) -> Object:
-        """Return an item as it stands in a list: its kind is said once, for all."""
+        """Return an item as in a list, without its kind."""
         if self._metadata_only:
             return self._with_kind(item)
         return {name: part for name, part in item.items() if name not in ("kind", "apiVersion")}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the test API server knows: objects under one global resourceVersion, and their history.
+"""The test API server's store: objects under one global resourceVersion, and their history.
 
 Each write becomes visible after a delay (``lag_seconds``), in order, for lists and watches alike.
 """
@@ -96,7 +96,7 @@ class Store:
             self.changed.notify_all()
 
     def begin_with(self, resource: str, items: list[Object], version: int) -> None:
-        """Take ``items`` as they are for what was there before the first write."""
+        """Store ``items`` unchanged, as present before the first write."""
         with self.changed:
             assert not self._writes, "only before the first write"
             for item in items:
@@ -156,7 +156,7 @@ class Store:
             self.changed.notify_all()
 
     def items(self, resource: str, version: int) -> list[Object]:
-        """Return what was there at ``version``, in the order of their keys."""
+        """Return the objects at ``version``, in the order of their keys."""
         with self.changed:
             if (resource, version) not in self._snapshots:
                 if len(self._snapshots) > 16:

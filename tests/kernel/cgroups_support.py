@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cgroups in all hierarchies that the machine has, as a runtime makes them, and their removal."""
+"""Makes and removes cgroups in all hierarchies of the machine, as a runtime does."""
 
 import os
 import time
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def hierarchies() -> list[Path]:
-    """Where cgroups are mounted; one of v2, or all of v1 (and the v2 beside them)."""
+    """Return where cgroups are mounted: one of v2, or all of v1 (and the v2 of a hybrid host)."""
     mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     kinds = {Path(words[4]): words[words.index("-") + 1] for words in mounts}
     return sorted(path for path, kind in kinds.items() if kind in ("cgroup", "cgroup2"))
@@ -28,7 +28,7 @@ def make_cgroup(hierarchy: Path, cgroup: str) -> None:
 
 @contextmanager
 def own_cgroups() -> Iterator[list[str]]:
-    """A list of those to remove in the end, with what is below, and with what came above."""
+    """Yield a list of cgroups to remove in the end, with children and new parents."""
     before = {path for hierarchy in hierarchies() for path in _shallow(hierarchy)}
     made: list[str] = []
     try:

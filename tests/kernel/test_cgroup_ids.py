@@ -61,7 +61,7 @@ def test_no_paths_without_a_mount_or_after_close(ids: CgroupIds) -> None:
 
 
 def test_without_the_right_to_open_by_handle(mount: Mount) -> None:
-    """Of a cgroup that is there before the first look-up, and of one that comes after it."""
+    """For a cgroup that exists before the first look-up, and for a later one."""
     reader, writer = os.pipe()
     with cgroup() as first:
         here = own_path()

@@ -36,7 +36,7 @@ UNIT = f"{PARENT}/system.slice/demo.service"
 
 @dataclass
 class Host:
-    """A namespace with a finder that watches over it."""
+    """A namespace with a finder."""
 
     place: Path
     stack: ExitStack
@@ -100,7 +100,7 @@ class Host:
 
 
 def late(seconds: float) -> tuple[str, ...]:
-    """To have a network namespace of one's own, but later."""
+    """Return a command that enters a network namespace of its own after a while."""
     if shutil.which("busybox") is None:
         pytest.skip("needs busybox (scripts/setup --dev)")
     return ("busybox", "sh", "-c", f'sleep {seconds}; exec unshare --net "$@"', "sh")
@@ -136,7 +136,7 @@ def test_a_process_older_than_its_interface(host: Host) -> None:
 
 
 def test_a_short_process_younger_than_its_interface(host: Host, netns: str) -> None:
-    """A pod of 200 ms; here it also begins 50 ms after its interface."""
+    """A pod of 200 ms that starts 50 ms after its interface."""
     link = host.plug("ptl0", netns)
     host.finder.look(link.ifindex, link.peer_nsid)
     time.sleep(0.05)
@@ -240,7 +240,7 @@ def test_forgotten_interfaces_are_not_reported(host: Host, netns: str) -> None:
 
 
 def test_an_id_reused_by_another_namespace(host: Host, netns: str) -> None:
-    """An interface of a namespace that ended is not named by who has its id now."""
+    """An interface of a removed namespace is not named by the new holder of its id."""
     link = host.plug("ptl0", str(host.process(POD)))
     other = host.plug("ptl1", netns)
     host.finder.look(other.ifindex, link.peer_nsid)
@@ -288,7 +288,7 @@ IMPERSONATIONS = (
 
 @pytest.mark.parametrize("name", IMPERSONATIONS)
 def test_cgroups_of_a_user_are_the_users(host: Host, name: str) -> None:
-    """Below the user's manager whatever it is called; below another place by who owns it."""
+    """Below the user's manager whatever its name; elsewhere by the cgroup's ownership."""
     manager = f"{PARENT}/user.slice/user-1000.slice/user@1000.service"
     assert owner_of_process(host.process(f"{manager}/{name}")) == CgroupOwner(
         "systemd", "user@1000.service"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The finder, when the process has no descriptors left for a while."""
+"""The process finder while no descriptors are left."""
 
 import os
 import resource
@@ -13,7 +13,7 @@ __all__ = ["host"]
 
 
 def test_recovers_from_a_lack_of_descriptors(host: Host, tmp_path: Path) -> None:
-    """Its thread goes on, and finds who came meanwhile."""
+    """The thread continues, and finds processes that came meanwhile."""
     link = host.plug("ptl0", str(host.process(POD)))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods that take one another's address with almost no gap, and what an API tells of them, late."""
+"""Pods that reuse an address with almost no gap, and the API's late events about them."""
 
 import random
 from typing import NamedTuple
@@ -14,7 +14,7 @@ ADDRESS = "198.18.0.7"
 
 
 class Truth(NamedTuple):
-    """Unix seconds. The address was had from ``sandbox`` to ``gone``."""
+    """Unix seconds. The pod had the address from ``sandbox`` to ``gone``."""
 
     uid: str
     run: Run
@@ -36,7 +36,7 @@ def monotonic(at: float) -> int:
 
 
 def told(truth: Truth, until: float) -> Json:
-    """The pod's status as the kubelet knows it at a moment."""
+    """Return the pod's status at a moment, as the kubelet knows it."""
     past = (m if m is not None and m <= until else None for m in truth.run[:5])
     seen = Run._make([*past, 0])
     has = ADDRESS if seen.sandbox is not None else None
@@ -48,7 +48,7 @@ def told(truth: Truth, until: float) -> Json:
 
 
 def succession(random_: random.Random, pods: int) -> list[Truth]:
-    """Pods that have one address, one after the other, at times with almost no gap."""
+    """Make pods that have one address in turn, sometimes with almost no gap."""
     at, made = WALL + random_.random() + 10, []
     for number in range(pods):
         admitted = at - random_.choice((0.0, 0.3, 4.0))  # waits for a volume meanwhile

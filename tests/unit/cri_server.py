@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A gRPC server over a unix socket that answers as a test wants: late, in pieces, wrongly."""
+"""A gRPC server over a unix socket with responses by the test: late, in pieces, invalid."""
 
 import socket
 import struct
@@ -18,7 +18,7 @@ OK = (("grpc-status", "0"),)
 
 @dataclass(frozen=True)
 class Answer:
-    """``messages`` are framed; ``raw`` goes before them as it is."""
+    """``messages`` are framed; ``raw`` goes before them unchanged."""
 
     messages: tuple[bytes, ...] = ()
     trailers: tuple[tuple[str, str], ...] | None = OK  # None: none at all

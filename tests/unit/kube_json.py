@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Objects as the API sends them, with what a test says of them."""
+"""Objects as the API sends them, made from a test's values."""
 
 import json
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ Json = dict[str, Any]
 
 
 class Run(NamedTuple):
-    """A pod's life as its status tells it, in Unix seconds; None: not yet."""
+    """The times in a pod's status, in Unix seconds; None: not yet."""
 
     admitted: float | None = None
     sandbox: float | None = None
@@ -20,7 +20,7 @@ class Run(NamedTuple):
 
 
 def stamp(seconds: float | None) -> str | None:
-    """As metav1.Time is written: whole seconds."""
+    """Format as metav1.Time: whole seconds."""
     if seconds is None:
         return None
     return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of the Kubernetes client share: plain decoders, a consumer, short waits."""
+"""Shared by the tests of the Kubernetes client: plain decoders, a consumer, short waits."""
 
 import json
 import queue
@@ -78,7 +78,7 @@ def pod(name: str, **labels: str) -> Object:
 
 
 class Table:
-    """A consumer as the agent is one: what is there, by the events alone."""
+    """A consumer like the agent: the present objects, by events alone."""
 
     def __init__(self) -> None:
         self.queue: queue.SimpleQueue[ApiEvent] = queue.SimpleQueue()
@@ -147,7 +147,7 @@ class Watching:
         self.source.stop()
 
     def agrees(self, name: str = "pods", seconds: float = BOUND_SECONDS) -> None:
-        """Wait until the consumer has what the server has."""
+        """Wait until the consumer has the server's objects."""
 
         def same() -> bool:
             truth = self.api.store.objects(name)

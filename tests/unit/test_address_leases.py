@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods that take one another's address: nothing wrong is ever said for sure, however late the API."""
+"""Pods that reuse each other's addresses: no final owner is wrong, however late the API."""
 
 import itertools
 import random
@@ -21,7 +21,7 @@ PODS = next(resource for resource in RESOURCES if resource.name == "pods")
 
 
 class Observer:
-    """A Cluster on another node, and what it claims now."""
+    """A ClusterState of another node, and its present claims."""
 
     def __init__(self, at: float) -> None:
         self.cluster = ClusterState("there")
@@ -44,7 +44,7 @@ class Observer:
             self.claims[key] = list(claims)
 
     def owner(self, at: float, address: str = ADDRESS) -> str:
-        """UID; ``disputed``; ``waits`` where one is named who may not be it; or ``nobody``."""
+        """Return a UID, ``disputed``, ``waits`` for an owner that is not final, or ``nobody``."""
         found = {
             claim.owner
             for claims in self.claims.values()
@@ -87,7 +87,7 @@ def test_no_wrong_owner_in_a_succession(seed: int, late: float) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_the_end_of_a_lease_is_not_final_before_the_next_could_be_reported(seed: int) -> None:
-    """Asked as soon as an end is heard: the next may have the address by then, unheard of."""
+    """As soon as an end is reported, the next pod may have the address without being reported."""
     random_ = random.Random(seed)
     truths = succession(random_, 12)
     observer = Observer(WALL)
@@ -190,7 +190,7 @@ def ended(uid: str, run: Run, **more: Any) -> Json:
 
 
 def test_the_last_second_waits_for_a_pod_that_may_have_started_in_it() -> None:
-    """The API tells whole seconds: the next may have the address in the same one, unheard of."""
+    """The API gives whole seconds: the next pod may have the address in the same second."""
     first = Run(WALL + 10, WALL + 11, WALL + 12, finished=WALL + 20.1, gone=WALL + 20.2)
     second = Run(WALL + 20, WALL + 20.5, WALL + 20.6)
     observer = Observer(WALL)
@@ -235,7 +235,7 @@ def test_forgetting_earlier_pods_changes_nothing() -> None:
 
 
 def test_the_clock_of_another_node_may_be_ahead() -> None:
-    """So a pod may have had its address before the second in which it says it was admitted."""
+    """So a pod may have had its address before the second in which it was admitted."""
     life = Life(100, 0, 0, 0, 0, 0, over=False)
     assert possible_from(life, 0) == 100 * SECOND_NS - SKEW_NS
     assert possible_from(life, 5) == 100 * SECOND_NS - SKEW_NS + 5

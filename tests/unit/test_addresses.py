@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who had an address at a time: claims resolved, held against a plain reading of the rules."""
+"""Owners of an address by time: resolved claims, compared with a plain reading of the rules."""
 
 import random
 from collections.abc import Sequence
@@ -66,7 +66,7 @@ def holder(claims: Sequence[Claim], at_ns: int) -> Owner | None:
 
 
 def instants(claims: Sequence[Claim]) -> list[int]:
-    """Every time at which an answer may change, and the moments beside it."""
+    """Return every time at which the owner may change, and the moments before and after."""
     bounds = {ns for c in claims for ns in (c.from_ns, c.until_ns) if ns != FOREVER}
     bounds |= {c.from_ns - gap for c in claims for gap in (GAP_NS, FIRST_GAP_NS)}
     return sorted({ns + beside for ns in bounds for beside in (-1, 0, 1)} | {FOREVER - 1})
@@ -202,7 +202,7 @@ def look_up(table: AddressTable, asked: Sequence[tuple[int, int]]) -> list[Owner
 
 
 class Book(RuleBasedStateMachine):
-    """Any claims put, replaced, taken back and forgotten: the table knows what is left."""
+    """Claims put, replaced, removed and forgotten in any order: the table has the rest."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -262,7 +262,7 @@ TestBook.settings = settings(max_examples=40, stateful_step_count=12, deadline=N
 
 
 def many(count: int) -> list[Claim]:
-    """Addresses in a row and all over IPv6, some with a history."""
+    """Consecutive and random IPv6 addresses, some with a history."""
     chance = random.Random(23)
     claims = []
     for i in range(count):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What cgroup paths say, as kubelets, container runtimes and systemd write them."""
+"""Owners by cgroup paths, as kubelets, container runtimes and systemd write them."""
 
 import json
 import os
@@ -227,7 +227,7 @@ def test_made_by_root_is_checked_for_the_parent() -> None:
 
 
 def test_a_host_that_is_a_container() -> None:
-    """A node of kind without a cgroup namespace: its pods are not its own container's."""
+    """A node of kind without a cgroup namespace: its pods do not belong to its container."""
     node = f"/docker/{OTHER}"
     pod = f"{node}/kubelet/kubepods/besteffort/pod{UID}/{ID}"
     assert base_of(f"{node}/init.scope") == node
@@ -284,7 +284,7 @@ def recorded() -> list[Recorded]:
 
 
 def test_processes_of_a_real_node() -> None:
-    """A hybrid host: each line of each process says the same."""
+    """A hybrid host: each line of each process names the same owner."""
     processes = recorded()
     assert len(processes) > 5
     for process in processes:

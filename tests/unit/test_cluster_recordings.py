@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims made of a real cluster's watch, held against what each pod is known to have had."""
+"""Claims from a recorded watch of a real cluster, compared with the known addresses of each pod."""
 
 import json
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Truth(NamedTuple):
-    """An address was a pod's for sure from ``got`` to ``lost``, in ns, and not after ``gone``."""
+    """The pod certainly had the address from ``got`` to ``lost``, in ns, and not after ``gone``."""
 
     uid: str
     address: int
@@ -48,7 +48,7 @@ def recorded(name: str) -> Iterator[tuple[float, bytes]]:
 
 
 def wall_offset() -> float:
-    """Unix time less the recording's: the least by which nothing is stamped in the future."""
+    """Return Unix time minus the recording's: the least by which no event is in the future."""
     found = 0.0
     for at, line in recorded("pods"):
         item = json.loads(line)["object"]
@@ -67,7 +67,7 @@ def clocks(seconds: float) -> Clocks:
 
 
 class Replay:
-    """A Cluster that is fed with the recording, and the claims it made."""
+    """A ClusterState that is fed with the recording, and its claims."""
 
     def __init__(self, node: str = "node2") -> None:
         self.cluster = ClusterState(node)
@@ -90,7 +90,7 @@ class Replay:
             self.claims[key] = list(claims)
 
     def play(self, name: str = "pods") -> Iterator[float]:
-        """Yields the time of each event once it was taken in."""
+        """Apply the events; yield the time of each."""
         for at, line in recorded(name):
             event = DECODERS[name].decode_event(line)
             if event.object is not None:
@@ -100,7 +100,7 @@ class Replay:
                 yield at
 
     def owner(self, address: int, at_ns: int) -> str:
-        """The reference: who alone claims an address, among the strongest that do."""
+        """Return the only owner among the strongest claims to an address: the reference."""
         found = [
             claim
             for claims in self.claims.values()

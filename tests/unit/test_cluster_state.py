@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names, scopes and backends as the API's objects tell them, in whatever order they come."""
+"""Names, scopes and backends from the API's objects, in any order."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def ns(at: float) -> int:
 
 
 class Api:
-    """Tells a Cluster of the node ``here`` of objects; times in seconds from ``WALL``."""
+    """Feeds objects to the ClusterState of the node ``here``; times in seconds from ``WALL``."""
 
     def __init__(self) -> None:
         self.cluster = ClusterState("here")

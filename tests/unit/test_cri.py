@@ -37,7 +37,7 @@ WEB = Sandbox(ID, UID, "shop", "web-0", (("app", "web"),), 1_795_252_986_838_449
 
 
 def written(sandbox: Sandbox) -> bytes:
-    """PodSandbox as a runtime writes it: what is zero is left out, unknown fields stand around."""
+    """Encode a PodSandbox as a runtime does: without zeros, with unknown fields."""
     metadata = bytes_field(1, sandbox.name) + bytes_field(2, sandbox.uid)
     metadata += bytes_field(3, sandbox.namespace)
     if sandbox.attempt:
@@ -213,7 +213,7 @@ def test_invalid_responses(path: Path, answer: Answer, words: str, status: int) 
 
 
 def test_a_response_needs_a_status(path: Path) -> None:
-    """A server that dies in between ends the stream too."""
+    """A server that dies meanwhile ends the stream too."""
     with (
         serving(path, lambda *_: Answer((b"half",), trailers=None)),
         pytest.raises(grpc_unary.CallError, match="without a status"),

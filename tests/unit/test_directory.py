@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The directory: what the sources say of an interface, and which names come of it."""
+"""The directory: reports of the sources, and the names that result."""
 
 from dataclasses import replace
 
@@ -176,7 +176,7 @@ def synced(made: Directory) -> None:
 
 
 def test_private_addresses_wait_for_the_first_lists() -> None:
-    """And an agent without a cluster, or one that knows it, takes it for what it is."""
+    """An agent without a cluster, or with all objects, takes the pod as the workload."""
     made = directory(cluster=ClusterState("node1"))
     made.refresh(START)
     for address in ("10.99.64.9", "172.16.0.1", "192.168.7.7", "fd00::1"):
@@ -190,7 +190,7 @@ def test_private_addresses_wait_for_the_first_lists() -> None:
 
 
 def test_a_workload_is_unknown_until_the_first_lists() -> None:
-    """From the logs: a name, which a ReplicaSet may have made. The checkpoint may know."""
+    """The logs have only a name, perhaps of a ReplicaSet's pod; the checkpoint may know more."""
     logs = Endpoint("shop", "web-5d9c-x7", "web-5d9c-x7", "Pod", "pod logs", uid=UID)
     made = directory(cluster=ClusterState("node1"))
     made.process_found(7, POD)
@@ -351,7 +351,7 @@ def test_an_endpoint_with_waiting_flows_is_not_forgotten() -> None:
 
 
 def reassigned() -> Directory:
-    """From blue behind veth7 to green behind veth9, heard of a second later."""
+    """From blue behind veth7 to green behind veth9, reported a second later."""
     made = directory()
     made.netns_named(7, "blue")
     made.appeared(9, "veth9", "green", host=False, at_ns=START + SECOND)
@@ -361,7 +361,7 @@ def reassigned() -> Directory:
 
 
 def test_an_address_that_two_have_is_disputed() -> None:
-    """Not finally for a moment, in which the first may be heard to have let it go."""
+    """Not final for a moment, in which the first may be reported to have lost it."""
     made = reassigned()
     assert owner(made, "10.99.0.7", START + SECOND - 1).workload == "blue"
     assert owner(made, "10.99.0.7", START + SECOND) == UNSETTLED
@@ -398,7 +398,7 @@ def test_a_packet_proves_since_when_an_address_is_anothers() -> None:
 
 
 def changed(made: Directory, ifindex: int, address: str, at_ns: int, routed: bool = False) -> None:
-    """An address is added to those of an interface, on its own other end."""
+    """Add an address to an interface, on its own peer."""
     mine = {
         packed(each)
         for r in made.interface_endpoints()
@@ -453,7 +453,7 @@ def addressed(name: str, uid: str, address: str) -> Json:
 
 
 def test_a_confirmed_address_needs_no_route_and_wins() -> None:
-    """As with Cilium, whose pods are reached by no route; another takes the address."""
+    """As with Cilium, whose pods have no routes; another endpoint configures the address."""
     made = directory(cluster=cluster_of(addressed("web-0", UID, "10.99.0.7")))
     made.apply_addresses(AddressesChanged(7, (packed("10.99.0.7"),), START, frozenset()))
     made.process_found(7, POD)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The doctor asks each source of names once, and says what is wrong with it."""
+"""The doctor checks each source of names once, and says what is wrong with it."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An agent killed amid pods that take one another's address: unknown is right, a wrong name is not."""
+"""An agent killed while pods reuse addresses: unknown is right, a wrong name is not."""
 
 import random
 import time
@@ -37,7 +37,7 @@ PACKED = address_number(ADDRESS).to_bytes(16, "big")
 
 
 class Agent:
-    """The names that one agent after another gives; all times are Unix seconds."""
+    """The names of one agent after another; all times are Unix seconds."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = float(WALL)
@@ -74,7 +74,7 @@ class Agent:
         self.directory.apply_api_event(ObjectPage("pods", pods, True, True, now.monotonic_ns), now)
 
     def sent(self, truth: Truth, at: float) -> None:
-        """The first packet that was counted on a pod's own interface."""
+        """Note the first packet counted on a pod's own interface."""
         if ADDRESS in self.directory.contested():
             self.directory.observed(ifindex_of(truth), PACKED, monotonic(at))
 
@@ -107,7 +107,7 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
 def test_the_owner_before_one_that_came_in_the_downtime_is_unknown(
     agent: Agent, heard_at: float
 ) -> None:
-    """Nobody else ever claims it, so he would have it from long before on."""
+    """No one else claims it, so the pod would have it from long before on."""
     later = life(1, WALL + 10.3, WALL + 20)
     agent.restart(known=WALL + 10, at=WALL + 11)
     if heard_at < agent.now:
@@ -129,7 +129,7 @@ def test_the_owner_before_one_that_came_in_the_downtime_is_unknown(
 def test_a_pod_whose_end_is_not_reported_yet_does_not_have_the_next_ones_address(
     agent: Agent,
 ) -> None:
-    """The first one's link was never seen, and the API tells of its end two seconds late."""
+    """The first pod's link was never seen, and the API reports its end two seconds late."""
     first, later = life(0, WALL + 9.9, WALL + 10.3), life(1, WALL + 10.3, WALL + 10.8)
     agent.restart(known=WALL + 9.8, at=WALL + 10.7)
     agent.hear_list([])
@@ -180,7 +180,7 @@ def test_a_pod_of_another_node_is_named_by_the_api_alone(agent: Agent) -> None:
 
 
 class Soak:
-    """Pods on an address that was free before, and an agent that was dead when they began."""
+    """Pods on an address that was free before, started during the agent's downtime."""
 
     def __init__(self, agent: Agent, seed: int) -> None:
         random_ = random.Random(seed)
@@ -223,7 +223,7 @@ class Soak:
         assert not self._asked
 
     def _epoch(self, before: float, now: float) -> None:
-        """Take in what is heard; then what was sent by now is named, or waits."""
+        """Apply the events; then flows up to now are named, or wait."""
         self._links(before, now)
         for at, kind, item in self.events:
             if before < at <= now:

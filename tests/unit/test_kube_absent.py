@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resources of CRDs that a cluster need not have: a 404 is an answer, and not for ever."""
+"""Resources of CRDs that not every cluster has: a 404 is no error, and checked again."""
 
 import logging
 import random

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the agent gets to an API server: service account, kubeconfig, certificates, plugins."""
+"""Access to an API server: service account, kubeconfig, certificates, plugins."""
 
 import base64
 import json
@@ -26,7 +26,7 @@ from tests.unit.kubeconfig_files import SECRET, write_config
 
 @dataclass(frozen=True)
 class Cluster:
-    """A server with TLS, and what one needs to get in."""
+    """A server with TLS, and the credentials for it."""
 
     api: ApiServer
     ca: Path

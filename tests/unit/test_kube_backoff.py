@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waits between attempts: growing, bounded, and no two agents alike."""
+"""Waits between attempts: growing, bounded, different for each agent."""
 
 import random
 
@@ -34,7 +34,7 @@ def test_two_agents_wait_for_different_times() -> None:
 
 
 def test_another_kind_of_failure_starts_another_series() -> None:
-    """A server that was away for long and now answers 503 is asked again soon."""
+    """A server that was unreachable for long and now answers 503 is retried soon."""
     backoff = Backoff(ClientTiming())
     for _ in range(23):
         backoff.next("away", 2.0)

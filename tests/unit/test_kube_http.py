@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP client, byte by byte: what comes over the wire, and what is made of it."""
+"""The HTTP client, byte by byte."""
 
 import socket
 import threading

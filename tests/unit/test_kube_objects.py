@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is kept of the API's objects, and how lists and watch events are decoded."""
+"""The kept fields of the API's objects, and decoding of lists and watch events."""
 
 import json
 from typing import Any

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a real cluster told, played by the test server and heard through the client."""
+"""Recordings of a real cluster, replayed by the test server and read through the client."""
 
 import json
 
@@ -33,7 +33,7 @@ def test_the_recordings_end_as_the_cluster_did(disturbed: bool) -> None:
 
 
 def whole(name: str, item: Object) -> Object:
-    """Return an item with its kind, which those of a list go without."""
+    """Return an item with its kind, which items of a list lack."""
     return {"kind": KINDS[name].kind, "apiVersion": KINDS[name].api_version} | item
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Kubernetes client against a server that does everything wrong that servers do."""
+"""The Kubernetes client against a server with all faults that real servers have."""
 
 import itertools
 import logging

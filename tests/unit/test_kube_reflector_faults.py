@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever happens to server and connection: once it is quiet, the consumer has the truth."""
+"""Faults of server and connection: once they end, the consumer has the server's state."""
 
 import random
 
@@ -76,7 +76,7 @@ class Disturbed(RuleBasedStateMachine):
 
     @rule()
     def agrees(self) -> None:
-        """Also in the middle, so that not all trouble comes before the first list."""
+        """Also in the middle, so that not all faults come before the first list."""
         self.api.release()
         self.watching.agrees("pods", 15.0)
         self.watching.agrees("nodes", 15.0)

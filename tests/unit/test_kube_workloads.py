@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which workload a pod belongs to."""
+"""The workload of a pod."""
 
 import pytest
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is wrong in a kubeconfig is said with its place, and without its secrets."""
+"""Errors in a kubeconfig name the field, and show no secrets."""
 
 from pathlib import Path
 from typing import Any

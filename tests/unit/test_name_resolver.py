@@ -117,7 +117,7 @@ def test_a_pod_that_the_runtime_lists_late_is_retried(start: Start) -> None:
 
 
 def test_many_pods_are_resolved_with_one_list(start: Start) -> None:
-    """Asked while an answer is under way, so that they wait together."""
+    """Requested while a call is in progress, so that they are due together."""
     host = start()
     everybody = listed(*(sandbox(number) for number in range(24)))
     asked, waiting = threading.Event(), threading.Event()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is behind an interface and an address: networks by name, and whoever claims an address."""
+"""Names of interfaces and addresses: configured networks and claims."""
 
 import ipaddress
 

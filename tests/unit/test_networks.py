@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Longest-prefix match, held against a search that tries them all."""
+"""Longest-prefix match, compared with a linear search."""
 
 import ipaddress
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
@@ -36,7 +36,7 @@ def bounds(network: Network) -> tuple[int, int]:
 
 
 def brute_force(networks: list[Network], address: int) -> int:
-    """The place of the last of the narrowest networks around an address, from 1; 0: none."""
+    """Return the position of the last of the narrowest networks around an address, from 1; 0: none."""
     width = 1 << 129
     found = 0
     for place, network in enumerate(networks, 1):

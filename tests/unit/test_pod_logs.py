@@ -37,7 +37,7 @@ def test_without_a_kubelet(tmp_path: Path) -> None:
 
 
 def test_a_late_directory_is_found_even_within_the_same_tick(tmp_path: Path) -> None:
-    """A file system's clock may stand still between two directories, and ours not."""
+    """A file system's clock may not advance between two directories."""
     logs = PodLogs(tmp_path)
     assert logs.find(UID) is None
     listed_at = os.stat(tmp_path).st_mtime_ns
@@ -47,7 +47,7 @@ def test_a_late_directory_is_found_even_within_the_same_tick(tmp_path: Path) -> 
 
 
 def test_an_unchanged_directory_is_not_listed_again(tmp_path: Path) -> None:
-    """Seen by what is made behind the directory's back: it stays unseen until the time moves."""
+    """A directory made without a change of the mtime stays unseen until the mtime changes."""
     (tmp_path / f"shop_web-0_{UID}").mkdir()
     long_ago = time.time_ns() - 60_000_000_000
     os.utime(tmp_path, ns=(long_ago, long_ago))
