@@ -74,7 +74,7 @@ def run(shape: str, policies: list[Policy], epochs: int = EPOCHS) -> Epochs:
     declared = DeclaredPolicies((*policies, policy()), (), ())
     places = ClusterLabels("n1", {"shop": ()}, {"n1": ()}, known=True)
     limits = Limits(series=10_000, connections=100_000, grace_ns=300 * _SECOND)
-    ledger = Ledger(SEEN, limits, keep_ended=True)
+    ledger = Ledger(SEEN, limits, keep_closed=True)
     seconds, denied, reasons = [], 0, set[str]()
     for epoch in range(epochs):
         now_ns = (1000 + epoch) * _SECOND

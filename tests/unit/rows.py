@@ -130,7 +130,7 @@ def columns(flows: Sequence[Flow], account: int = 0, now_ns: int = SECOND) -> Co
 
 
 def make_ledger(series: int = 10_000, grace_ns: int = 300 * SECOND) -> Ledger:
-    return Ledger(FLAGS, Limits(series, 10_000, grace_ns), keep_ended=True)
+    return Ledger(FLAGS, Limits(series, 10_000, grace_ns), keep_closed=True)
 
 
 def book(

@@ -43,7 +43,7 @@ def world() -> Names:
 
 
 def make(shown: SeriesOptions, series: int = 1000) -> Ledger:
-    ledger = Ledger(FLAGS, Limits(series, 10_000, 300 * SECOND), shown=shown)
+    ledger = Ledger(FLAGS, Limits(series, 10_000, 300 * SECOND), options=shown)
     for ifindex in (7, 9):
         ledger.interfaces.appeared(ifindex, f"veth{ifindex}", (0, 0))
         ledger.interfaces.attached(ifindex, True, (0, 0))

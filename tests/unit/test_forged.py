@@ -236,7 +236,7 @@ def test_an_address_that_is_heard_of_late_is_the_endpoints() -> None:
     """It is known before the flow need be named, if not as early as its first packet."""
     ledger, flow = make(undeclared=False), out(T, 443)._replace(local="10.99.0.77")
     epoch(ledger, present(declare()), [flow])
-    assert len(ledger.waiting) == 1
+    assert len(ledger.pending) == 1
     new = Claim(address_number("10.99.0.77"), owner_of(WEB), SECOND + 7)
     late = names({7: WEB}, [Claim(address_number(WEB_ADDRESS), owner_of(WEB), 0), new])
     epoch(ledger, present(declare(), late, 2 * SECOND), [])

@@ -96,7 +96,7 @@ def declare(*texts: str, candidates: Sequence[str] = ()) -> DeclaredPolicies:
 
 def make(undeclared: bool = True, events: int = 1000) -> Ledger:
     limits = Limits(10_000, 10_000, 300 * SECOND, events=events, undeclared_events=undeclared)
-    return Ledger(FLAGS, limits, keep_ended=True)
+    return Ledger(FLAGS, limits, keep_closed=True)
 
 
 def who(far: Owner = FAR) -> Names:

@@ -36,7 +36,7 @@ class LedgerTables(NamedTuple):
 
 
 def describe(
-    columns: ConnectionColumns, books: LedgerTables, present: EpochContext
+    columns: ConnectionColumns, books: LedgerTables, context: EpochContext
 ) -> ClosedConnections:
     """Return connections with their labels; sets ``account`` where it is UNNAMED."""
     ifindex = columns.key["ifindex"]
@@ -46,20 +46,20 @@ def describe(
     unnamed = np.flatnonzero(there & (columns.account == UNNAMED))
     if len(unnamed):  # without traffic since
         flows = new_connections(columns.take(unnamed))
-        columns.account[unnamed] = books.attribution.attribute(flows, present, wait=False).account
+        columns.account[unnamed] = books.attribution.attribute(flows, context, wait=False).account
     accounts = books.accounts.at(np.unique(columns.account))
     reasons, exposures = [""] * len(ifindex), [""] * len(ifindex)
     rows = np.flatnonzero(there)
     if len(rows):
         some = columns.take(rows)
         verdicts = [accounts[i].verdict for i in some.account.tolist()]
-        words = books.attribution.explain(new_connections(some), verdicts, present)
+        words = books.attribution.explain(new_connections(some), verdicts, context)
         for row, reason, exposure in zip(rows.tolist(), *words, strict=True):
             reasons[row], exposures[row] = reason, exposure
     return ClosedConnections(
         columns,
         accounts,
-        {i: present.names.endpoint(i) for i in interfaces},
+        {i: context.names.endpoint(i) for i in interfaces},
         {i: books.interfaces.name(i) for i in interfaces},
         reasons,
         exposures,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Books an epoch: rows and accounts in, sums under labels out; nothing is lost or counted twice.
 
-Pure: it is given what the kernel counted, who is who and what time it is. When the
-kernel is read and when the result is written down is the epoch's business.
+Pure: the kernel's counts, names and the time are arguments. ``runtime.journal`` decides when
+the kernel is read and when the result is written.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,6 @@ from podtally.ledger.attribution import Attribution, AttributionSettings
 from podtally.ledger.candidate_rows import CandidateRows
 from podtally.ledger.closed import ClosedConnections, LedgerTables, describe
 from podtally.ledger.connections import (
-    UNNAMED,
     Connections,
     Flags,
 )
@@ -34,13 +33,14 @@ from podtally.ledger.interface_totals import InterfaceTotals
 from podtally.ledger.interfaces import Interfaces, Losses
 from podtally.ledger.label_sets import DIRECTIONS, BookLabels
 from podtally.ledger.pending import PendingConnections
+from podtally.ledger.relabelling import Relabelling
 from podtally.ledger.row_booking import ColdRows, RowBooking
 from podtally.ledger.saved import Part, Saved, SavedError, encode
 from podtally.ledger.series import SeriesView
 from podtally.ledger.tables import Tables
 from podtally.ledger.view import View
 
-NEARLY_FULL = 0.9  # of the series limit: then those of long silent peers are let go
+NEARLY_FULL = 0.9  # of the series limit: then series of idle peers are removed
 
 _TOTALS = "totals"  # the part of LedgerTotals
 
@@ -48,10 +48,10 @@ _TOTALS = "totals"  # the part of LedgerTotals
 class Limits(NamedTuple):
     series: int
     connections: int
-    grace_ns: int  # how long the series of the dead are kept
-    patience_ns: int = 10_000_000_000  # how long a flow waits for its name
-    events: int = 10_000  # more are told of together
-    undeclared_events: bool = False  # whether what is undeclared is told of, too
+    grace_ns: int  # how long series of what is gone are kept
+    patience_ns: int = 10_000_000_000  # how long a connection waits for its name
+    events: int = 10_000  # more are summed up as scans
+    undeclared_events: bool = False  # events of undeclared connections, too
     forwarders: tuple[str, ...] = ()  # globs of workloads that send and receive for others
 
 
@@ -66,21 +66,21 @@ class LedgerTotals(msgspec.Struct, frozen=True):
 
 
 class Ledger:
-    """All that podtally has counted since its first start on this boot."""
+    """Everything podtally has counted since its first start on this boot."""
 
     def __init__(
         self,
         flags: Flags,
         limits: Limits,
-        keep_ended: bool = False,
-        shown: SeriesOptions = CONTRACT,
+        keep_closed: bool = False,
+        options: SeriesOptions = CONTRACT,
     ) -> None:
-        self._keep_ended = keep_ended
+        self._keep_closed = keep_closed
         self.limits = limits
         self.tables = Tables()
         self.flows, self.pods = self.tables[families.FLOWS], self.tables[families.PODS]
         self.books, self.drops = self.tables[families.BOOKS], self.tables[families.DROPS_BYTES]
-        self.accounts = AccountTable(self.tables, limits.series, shown)
+        self.accounts = AccountTable(self.tables, limits.series, options)
         self.events = Events(limits.events, self.tables[families.SCANS])
         self.connections = Connections(flags, limits.connections)
         self.interfaces = Interfaces()
@@ -88,11 +88,11 @@ class Ledger:
             limits.patience_ns,
             self.events,
             limits.undeclared_events,
-            shown.by_pod,
+            options.by_pod,
             limits.forwarders,
         )
         self.attribution = Attribution(self.interfaces, self.accounts, flags, settings)
-        self.waiting = PendingConnections(
+        self.pending = PendingConnections(
             self.connections, self.accounts, self.events, self.attribution
         )
         self.row_booking = RowBooking(
@@ -105,9 +105,9 @@ class Ledger:
         self._interface_totals = InterfaceTotals(
             self.interfaces, self.accounts, self.books, self.drops, self.pods
         )
-        self._reopened_for: Names | None = None
-        self._judged_for = 0  # changes that the judge knew of
-        self.settled_ns = 0  # the end of the last epoch
+        self._relabelling = Relabelling(
+            self.connections, self.pending, self.interfaces, self.accounts, self.attribution
+        )
         self._kernel_delta = NOTHING_GROWN
 
     def _parts(self) -> dict[str, Part]:
@@ -119,7 +119,7 @@ class Ledger:
             "accounts": self.accounts,
             "interfaces": self.interfaces,
             "connections": self.connections,
-            "pending": self.waiting,
+            "pending": self.pending,
             "counter_deltas": self.counter_deltas,
             "candidate_rows": self.candidate_rows,
         }
@@ -154,36 +154,36 @@ class Ledger:
             self.overflow_packets = totals.overflow_packets
             self.accounts.limited = totals.limited
             self.attribution.waits.timeouts = totals.name_timeouts
-        self.settled_ns = now_ns
+        self._relabelling.settled_ns = now_ns
         self.begin()
 
     def begin(self) -> None:
         """Start an epoch's sums."""
         self.row_booking.begin()
 
-    def book_rows(self, rows: FlowRows, cold: ColdRows, present: EpochContext) -> None:
+    def book_rows(self, rows: FlowRows, cold: ColdRows, context: EpochContext) -> None:
         """Book a batch of rows, each connection at most once in an epoch."""
-        self.candidate_rows.learn(present.declared, self.tables[families.CANDIDATES])
-        self.row_booking.book_rows(rows, cold, present)
+        self.candidate_rows.learn(context.declared, self.tables[families.CANDIDATES])
+        self.row_booking.book_rows(rows, cold, context)
 
-    # -- what the kernel counts outside of rows -------------------------------------
+    # -- what the kernel counts outside of rows -----------------------------------
 
     def book_kernel_accounts(self, accounts: KernelAccounts) -> None:
-        """Book what the kernel's cumulative accounts have grown by since they were last read."""
+        """Book the growth of the kernel's accounts since the last reading."""
         self._kernel_delta = self.counter_deltas.grown(accounts)
         self.overflow_packets += int(self._kernel_delta.packets[:, 1].sum())
 
     # -- the end of an epoch --------------------------------------------------------
 
-    def settle(self, present: EpochContext, gone: Iterable[int]) -> list[ClosedConnections]:
-        """Put the epoch's sums where they belong; ``gone`` are interfaces to be let go
-        after this. Returns the connections that ended, if they are to be kept.
+    def settle(self, context: EpochContext, gone: Iterable[int]) -> list[ClosedConnections]:
+        """Add the epoch's sums to their series. Return the closed connections, if the ledger keeps
+        them. ``gone`` are removed interfaces: call ``let_go`` for them after this.
         """
-        now_ns = present.now_ns
-        self.candidate_rows.learn(present.declared, self.tables[families.CANDIDATES])
-        self.row_booking.book_errors(present)
+        now_ns = context.now_ns
+        self.candidate_rows.learn(context.declared, self.tables[families.CANDIDATES])
+        self.row_booking.book_errors(context)
         delta, self._kernel_delta = self._kernel_delta, NOTHING_GROWN
-        self._interface_totals.settle(delta, self.row_booking.sums, present.names, now_ns)
+        self._interface_totals.settle(delta, self.row_booking.sums, context.names, now_ns)
         self._settle_flows(now_ns)
         replaced = self.row_booking.replaced
         self.begin()
@@ -191,47 +191,25 @@ class Ledger:
         ended = [*replaced, self.connections.settle(now_ns, leaving)]
         for each in ended:
             self.row_booking.initiators.remember(each, now_ns)
-        ended = [*self.waiting.hold(ended), self.waiting.name(present)]
+        ended = [*self.pending.hold(ended), self.pending.name(context)]
         books = LedgerTables(self.interfaces, self.accounts, self.attribution)
         described = [
-            describe(each, books, present)
+            describe(each, books, context)
             for each in ended
-            if self._keep_ended and len(each.fingerprint)
+            if self._keep_closed and len(each.fingerprint)
         ]
-        self._reopen_unknown(present.names)
-        self._reopen_judged(present)
+        self._relabelling.after_epoch(context)
         self._release()
         return described
 
-    def _reopen_unknown(self, names: Names) -> None:
-        """When names have changed, whose other end was unknown is asked for again."""
-        if names is not self._reopened_for and self.accounts.unknown.any():
-            account = self.connections.columns.account
-            account[(account >= 0) & self.accounts.unknown[np.maximum(account, 0)]] = UNNAMED
-        self._reopened_for = names
-
-    def _reopen_judged(self, present: EpochContext) -> None:
-        """When policies or labels have changed, whatever comes after is judged by the new ones.
-
-        After a start nothing has changed until all policies have been heard of.
-        """
-        self.attribution.learn(present)
-        changed = self._judged_for != self.attribution.verdicts.changes
-        if changed and not present.declared.unsynced:
-            columns = self.connections.columns
-            before = columns.first_ns <= self.settled_ns  # those of this epoch know already
-            columns.account[before & ~self.waiting.among(columns)] = UNNAMED
-            self._judged_for = self.attribution.verdicts.changes
-        self.settled_ns = present.now_ns
-
     def _release(self) -> None:
-        """Forget the interfaces that have gone and that nothing is owed on any more."""
+        """Forget removed interfaces on which nothing is pending any more."""
         for ifindex in self.interfaces.leaving_ifindexes():
             if not self._has_pending(ifindex):
                 self._remove(ifindex)
 
     def _has_pending(self, ifindex: int) -> bool:
-        return self.interfaces.has_pending(ifindex) or self.waiting.on(ifindex)
+        return self.interfaces.has_pending(ifindex) or self.pending.on(ifindex)
 
     def _remove(self, ifindex: int) -> None:
         slot = self.interfaces.slot(ifindex)
@@ -262,7 +240,7 @@ class Ledger:
         self._interface_totals.close(ifindex, counters, now_ns, losses)
 
     def let_go(self, ifindex: int) -> None:
-        """Forget an interface; its series stay for the grace, its gap with them."""
+        """Forget an interface; its series and its gap stay for the grace period."""
         if not self.interfaces.known(ifindex):
             return
         slot = self.interfaces.slot(ifindex)
@@ -270,31 +248,23 @@ class Ledger:
             if gap:
                 labels = BookLabels(self.interfaces.names[slot], direction)
                 self.retired_gaps[labels] = self.retired_gaps.get(labels, 0) + gap
-        self._close_accounts([ifindex])
+        self._relabelling.of_interfaces([ifindex])
         if self._has_pending(ifindex):
             self.interfaces.leave(ifindex)
         else:
             self._remove(ifindex)
 
     def rename(self, ifindexes: Iterable[int]) -> None:
-        """The endpoints of these interfaces have new names: what flows from now on is theirs."""
+        """Book under new names from now on: the endpoints of these interfaces have been renamed."""
         changed = [i for i in ifindexes if self.interfaces.known(i)]
         if changed:
-            self._close_accounts(changed)
-
-    def _close_accounts(self, ifindexes: list[int]) -> None:
-        """No connection may go on under the index of an account that can become another's."""
-        columns = self.connections.columns
-        booked = np.isin(columns.key["ifindex"], ifindexes) & ~self.waiting.among(columns)
-        columns.account[booked] = UNNAMED
-        for ifindex in ifindexes:
-            self.accounts.close(self.interfaces.slot(ifindex))
+            self._relabelling.of_interfaces(changed)
 
     def expire(self, names: Names, now_ns: int) -> None:
-        """Forget the series of what is no more and has been silent for the grace."""
+        """Forget series of what is gone and has been idle for the grace period."""
         before = now_ns - self.limits.grace_ns
         self._interface_totals.expire(before, names, now_ns)
-        # The living keep their series, silent or not, unless there is a need for room.
+        # What is there keeps its series, idle or not, unless room is needed.
         full = len(self.flows) > self.limits.series * NEARLY_FULL
         if full or self.accounts.shares.full():
             booked = self.connections.columns.account
@@ -302,8 +272,8 @@ class Ledger:
         self.flows.expire(before, self.accounts.series_in_use())
         for table, in_use in self.accounts.others_in_use():
             table.expire(before, in_use)
-        told_of = [self.connections.columns.event, self.waiting.held.event]
-        events = np.unique(np.concatenate(told_of)).astype(np.int64)
+        events_in_use = [self.connections.columns.event, self.pending.held.event]
+        events = np.unique(np.concatenate(events_in_use)).astype(np.int64)
         self.events.expire(before, events[events != NO_EVENT])
         for labels in [each for each in self.retired_gaps if self.books.find(each) is None]:
             del self.retired_gaps[labels]
@@ -316,7 +286,7 @@ class Ledger:
             unknown_initiators=self.row_booking.began_unknown,
             limited=self.accounts.limited,
             overflow_packets=self.overflow_packets,
-            waiting=len(self.waiting),
+            waiting=len(self.pending),
             name_timeouts=self.attribution.waits.timeouts,
             candidate_changes=self.candidate_rows.view(candidates),
         )

@@ -74,9 +74,9 @@ class PendingConnections:
             over.append(columns.take(~waiting))
         return over
 
-    def name(self, present: EpochContext) -> ConnectionColumns:
-        """Name those whose names have come, or are not waited for any longer, and book all
-        that they have moved. Returns those among them that are over.
+    def name(self, context: EpochContext) -> ConnectionColumns:
+        """Book connections whose names are known now, or that have waited long enough. Return
+        the closed ones among them.
         """
         self._attribution.waits.restart()
         if not self._accounts.waiting.any():
@@ -84,26 +84,26 @@ class PendingConnections:
         columns = self._connections.columns
         waiting = np.flatnonzero(self.among(columns))
         columns.account[waiting], columns.event[waiting] = self._settle(
-            columns.take(waiting), present
+            columns.take(waiting), context
         )
-        account, event = self._settle(self.held, present)
+        account, event = self._settle(self.held, context)
         named = ~self._accounts.waiting[account]
         over = self.held._replace(account=account.astype(np.int32), event=event).take(named)
         self.held = self.held.take(~named)
         return over
 
-    def _settle(self, columns: ConnectionColumns, present: EpochContext) -> AttributedConnections:
-        """What waiting connections are by now; what is owed for those with a name is booked."""
+    def _settle(self, columns: ConnectionColumns, context: EpochContext) -> AttributedConnections:
+        """Return what waiting connections are now; book the totals of those with a name."""
         accounts = self._accounts
         flows = new_connections(columns)
-        account, event = self._attribution.attribute(flows, present)
+        account, event = self._attribution.attribute(flows, context)
         named = np.flatnonzero(~accounts.waiting[account])
         for direction in (0, 1):
             amounts = np.zeros((len(named), 3), np.int64)
             amounts[:, BYTES] = columns.bytes[named, direction]
             amounts[:, PACKETS] = columns.packets[named, direction]
-            accounts.add(account[named], direction, amounts, present.now_ns)
-        accounts.count_new(account[named], columns.began[named], present.now_ns)
-        self._events.count(event, present.now_ns)
-        self._events.add_bytes(event, columns.bytes, present.now_ns)
+            accounts.add(account[named], direction, amounts, context.now_ns)
+        accounts.count_new(account[named], columns.began[named], context.now_ns)
+        self._events.count(event, context.now_ns)
+        self._events.add_bytes(event, columns.bytes, context.now_ns)
         return AttributedConnections(account, event)

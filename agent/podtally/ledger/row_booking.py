@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes an epoch's rows in: each to its connection, named when it begins, summed by account."""
+"""Books an epoch's rows: each joins its connection; bytes and packets are summed by account."""
 
 from collections.abc import Callable
 
@@ -30,7 +30,7 @@ ColdRows = Callable[[NDArray[np.int64]], NDArray[np.void]]
 
 
 class RowBooking:
-    """``sums`` (4, accounts): bytes, then packets, from and to the endpoint; of this epoch."""
+    """``sums`` (4, accounts) of this epoch: bytes, then packets, each from and to the endpoint."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class RowBooking:
         self.events = events
         self.attribution = attribution
         self.began_unknown = 0
-        self.replaced: list[ConnectionColumns] = []  # connections in whose ports others have begun
+        self.replaced: list[ConnectionColumns] = []  # connections whose ports are reused
         self._errors: list[tuple[FlowRows, ColdRows]] = []  # of this epoch
         self._flags = connections.flags
         self._opening = opening_flags(connections.flags)
@@ -56,7 +56,7 @@ class RowBooking:
         self.sums = np.zeros((4, len(self.accounts)), np.int64)
         self.replaced = []
 
-    def book_rows(self, rows: FlowRows, cold: ColdRows, present: EpochContext) -> None:
+    def book_rows(self, rows: FlowRows, cold: ColdRows, context: EpochContext) -> None:
         """Book a batch of rows, each connection at most once in an epoch.
 
         Rows of ICMP errors wait for the epoch's last batch: what they quote may be in it.
@@ -65,21 +65,21 @@ class RowBooking:
         if errors.any():
             self._errors.append((FlowRows._make(column[errors] for column in rows), cold))
             rows = FlowRows._make(column[~errors] for column in rows)
-        self._book(rows, cold, present)
+        self._book(rows, cold, context)
 
-    def book_errors(self, present: EpochContext) -> None:
-        """Book the epoch's ICMP errors: each with the connection it quotes.
+    def book_errors(self, context: EpochContext) -> None:
+        """Book the epoch's ICMP errors, each with the connection it quotes.
 
-        One that quotes no connection is ICMP of its sender, to be judged as such.
+        One that quotes no connection is booked and judged as ICMP of its sender.
         """
         held, self._errors = self._errors, []
         for rows, cold in held:
             quoted = quoted_fingerprints(rows, self._flags)
-            account, event = self.connections.add_errors(quoted, rows, present.now_ns)
+            account, event = self.connections.add_errors(quoted, rows, context.now_ns)
             unnamed = account == UNNAMED
             if unnamed.any():
                 place, _ = self.connections.find(np.unique(quoted[unnamed]))
-                self.rename(place, present)
+                self.rename(place, context)
                 place = np.searchsorted(self.connections.columns.fingerprint, quoted[unnamed])
                 account[unnamed] = self.connections.columns.account[place]
                 event[unnamed] = self.connections.columns.event[place]
@@ -88,16 +88,16 @@ class RowBooking:
             self._add(
                 AttributedConnections(account[found].astype(np.int64), event[found]),
                 some,
-                present.now_ns,
+                context.now_ns,
             )
-            self._book(FlowRows._make(column[~found] for column in rows), cold, present)
+            self._book(FlowRows._make(column[~found] for column in rows), cold, context)
 
-    def _book(self, rows: FlowRows, cold: ColdRows, present: EpochContext) -> None:
+    def _book(self, rows: FlowRows, cold: ColdRows, context: EpochContext) -> None:
         if not len(rows.fingerprint):
             return
         place, known = self.connections.find(rows.fingerprint)
         if known.all():
-            booked = self._book_known(rows, place, cold, present)
+            booked = self._book_known(rows, place, cold, context)
         else:
             booked = AttributedConnections(
                 np.empty(len(place), np.int64), np.empty(len(place), np.int32)
@@ -105,52 +105,52 @@ class RowBooking:
             old = np.flatnonzero(known)
             some = FlowRows._make(column[old] for column in rows)
             booked.account[old], booked.event[old] = self._book_known(
-                some, place[old], cold, present
+                some, place[old], cold, context
             )
             new = np.flatnonzero(~known)
-            fresh = self._begin(FlowRows._make(column[new] for column in rows), cold, present)
+            fresh = self._begin(FlowRows._make(column[new] for column in rows), cold, context)
             booked.account[new], booked.event[new] = fresh.account, fresh.event
             self.connections.begin(fresh)
-        self._add(booked, rows, present.now_ns)
+        self._add(booked, rows, context.now_ns)
         scans = self.events.scans_among(booked.event)
         if len(scans):
             address = cold(rows.place[scans])["remote_address"]
             self.events.scans.weigh(booked.event[scans], address, rows.bytes[scans].sum(axis=1))
 
     def _book_known(
-        self, rows: FlowRows, place: NDArray[np.int64], cold: ColdRows, present: EpochContext
+        self, rows: FlowRows, place: NDArray[np.int64], cold: ColdRows, context: EpochContext
     ) -> AttributedConnections:
-        """Add rows to their connections; returns what they are booked under."""
+        """Add rows to their connections; return their accounts and events."""
         connections = self.connections
         reused = connections.reused(place, rows.seen)
-        handed = self._reassigned(rows, place, cold, present)
+        handed = self._reassigned(rows, place, cold, context)
         if handed is not None:
             reused = reused | handed
         if not reused.any():
             uncounted = self._reopen(place, rows)
-            connections.add_to(place, (rows.bytes, rows.packets), rows.seen, present.now_ns)
+            connections.add_to(place, (rows.bytes, rows.packets), rows.seen, context.now_ns)
         else:
             old = FlowRows._make(column[~reused] for column in rows)
             amounts = (old.bytes, old.packets)
             uncounted = self._reopen(place[~reused], old)
-            connections.add_to(place[~reused], amounts, old.seen, present.now_ns)
+            connections.add_to(place[~reused], amounts, old.seen, context.now_ns)
             again = FlowRows._make(column[reused] for column in rows)
-            fresh = self._begin(again, cold, present, connections.columns.began[place[reused]])
+            fresh = self._begin(again, cold, context, connections.columns.began[place[reused]])
             self.replaced.append(connections.replace(place[reused], fresh))
         unnamed = place[connections.columns.account[place] == UNNAMED]
         if len(unnamed):
-            self.rename(unnamed, present)
+            self.rename(unnamed, context)
         columns = connections.columns
         if len(uncounted):
             account = columns.account[uncounted].astype(np.int64)
-            self.accounts.count_openings(account, columns.began[uncounted], present.now_ns)
+            self.accounts.count_openings(account, columns.began[uncounted], context.now_ns)
         return AttributedConnections(columns.account[place].astype(np.int64), columns.event[place])
 
     def _reopen(self, place: NDArray[np.int64], rows: FlowRows) -> NDArray[np.int64]:
-        """Have connections named again about which these rows, not added yet, tell more: who
-        opened them, or that the endpoint answers where it only seemed to be passed by.
+        """Set connections to UNNAMED for which these rows, not added yet, are new evidence: of
+        the opener, or of an endpoint that answers frames it seemed to receive by flooding.
 
-        Returns the places of those whose opening was not counted yet.
+        Return the places of those whose opening was not counted yet.
         """
         columns = self.connections.columns
         news = np.flatnonzero(rows.seen & ~columns.seen[place] & self._opening)
@@ -185,40 +185,39 @@ class RowBooking:
         to_count: NDArray[np.int64] = uncounted[columns.account[uncounted] == UNNAMED]
         return to_count
 
-    def rename(self, place: NDArray[np.int64], present: EpochContext) -> None:
-        """Name connections again that were named before: others are there, or policy has changed.
-
-        One that is denied from now on, or denied by others, is counted again.
+    def rename(self, place: NDArray[np.int64], context: EpochContext) -> None:
+        """Find the labels of connections again; count those that are denied from now on, or by
+        other policies.
         """
         columns = self.connections.columns
         named = self.attribution.attribute(
-            new_connections(columns.take(place)), present, wait=False
+            new_connections(columns.take(place)), context, wait=False
         )
         before = columns.event[place]
         changed = (named.event != before) & (named.event != NO_EVENT)
         columns.account[place], columns.event[place] = named
         if changed.any():
             others = self.events.policies_differ(before[changed], named.event[changed])
-            self.accounts.count(DENIED, named.account[changed][others], present.now_ns)
-            self.accounts.count(UNDECIDED, named.account[changed], present.now_ns)
-            self.events.count(named.event[changed], present.now_ns)
+            self.accounts.count(DENIED, named.account[changed][others], context.now_ns)
+            self.accounts.count(UNDECIDED, named.account[changed], context.now_ns)
+            self.events.count(named.event[changed], context.now_ns)
 
     def _reassigned(
-        self, rows: FlowRows, place: NDArray[np.int64], cold: ColdRows, present: EpochContext
+        self, rows: FlowRows, place: NDArray[np.int64], cold: ColdRows, context: EpochContext
     ) -> NDArray[np.bool_] | None:
-        """Which rows go on under the addresses of a connection whose other end is somebody
-        else by now. (n,); None: none of them
+        """Return which rows continue a connection whose peer's address has another owner now,
+        (n,); None: none of them.
         """
-        if not len(present.reassigned):
+        if not len(context.reassigned):
             return None
         remote = self.connections.columns.key["remote_address"][place]
-        some = np.flatnonzero(np.isin(remote[:, 1], present.reassigned))
+        some = np.flatnonzero(np.isin(remote[:, 1], context.reassigned))
         if not len(some):
             return None
         high, low = remote[some].byteswap().T
         now_ns = cold(rows.place[some])["first_seen_ns"].astype(np.int64)
         then_ns = self.connections.columns.first_ns[place[some]]
-        look_up = present.names.look_up
+        look_up = context.names.look_up
         handed = np.zeros(len(place), np.bool_)
         handed[some] = look_up(high, low, now_ns) != look_up(high, low, then_ns)
         return handed
@@ -227,23 +226,23 @@ class RowBooking:
         self,
         rows: FlowRows,
         cold: ColdRows,
-        present: EpochContext,
+        context: EpochContext,
         began_before: NDArray[np.uint8] | None = None,
     ) -> ConnectionColumns:
-        """New connections from rows, named as of their first packet."""
+        """Return new connections from rows, with labels as of their first packet."""
         cold_rows = cold(rows.place)
         key = np.empty(len(cold_rows), KEY)
         for field in KEY.names or ():
             key[field] = cold_rows[field]
         first_ns = cold_rows["first_seen_ns"].astype(np.int64)
-        began = self.initiators.find(rows.seen, rows.fingerprint, key, first_ns, present)
-        if began_before is not None:  # what goes on in the same ports shows no SYN
+        began = self.initiators.find(rows.seen, rows.fingerprint, key, first_ns, context)
+        if began_before is not None:  # in reused ports without a SYN
             began = np.where(began == BEGAN_UNKNOWN, began_before, began).astype(np.uint8)
         has_data = carries_data(key, rows.bytes, rows.packets)
         flows = NewConnections(key, began, first_ns, rows.seen, rows.packets[:, 0], has_data)
-        named = self.attribution.attribute(flows, present)
-        self.accounts.count_new(named.account, began, present.now_ns)
-        self.events.count(named.event, present.now_ns)
+        named = self.attribution.attribute(flows, context)
+        self.accounts.count_new(named.account, began, context.now_ns)
+        self.events.count(named.event, context.now_ns)
         self.began_unknown += int(np.count_nonzero(began & BEGAN_SIDE == BEGAN_UNKNOWN))
         return ConnectionColumns(
             rows.fingerprint,
@@ -252,7 +251,7 @@ class RowBooking:
             began,
             rows.seen,
             first_ns,
-            np.full(len(key), present.now_ns, np.int64),
+            np.full(len(key), context.now_ns, np.int64),
             rows.bytes,
             rows.packets,
             key,
@@ -261,7 +260,7 @@ class RowBooking:
     def _add(self, booked: AttributedConnections, rows: FlowRows, now_ns: int) -> None:
         account = booked.account
         short = len(self.accounts) - self.sums.shape[1]
-        if short > 0:  # accounts were opened for these rows
+        if short > 0:  # these rows have opened accounts
             self.sums = np.pad(self.sums, ((0, 0), (0, short)))
         for direction in (0, 1):
             np.add.at(self.sums[direction], account, rows.bytes[:, direction])
