@@ -276,7 +276,7 @@ def test_a_full_pipe_takes_nothing_and_holds_nobody_up() -> None:
     stream = Stream(writing)
     filled = fill(writing)
     for _ in range(2):
-        with pytest.raises(BlockingIOError, match="nobody reads it"):
+        with pytest.raises(BlockingIOError, match="is not being read"):
             stream.append(b"lost\n")
     os.read(reading, filled)
     stream.append(b"kept\n")
@@ -400,7 +400,7 @@ def test_a_closed_standard_output_is_said_at_the_start() -> None:
     start = "import os, sys; os.close(1); os.execv(sys.executable, sys.argv[1:])"
     done = program("-c", start, sys.executable, "-c", PROGRAM, stderr=subprocess.PIPE)
     assert done.returncode == 1
-    assert "PodtallyError: there is no standard output" in done.stderr
+    assert "PodtallyError: standard output is closed" in done.stderr
 
 
 def test_the_flag_is_named() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from podtally.export.event_log import reason
 from podtally.ledger.checkpoint import Checkpoint, Position
-from podtally.ledger.events import PEERS_AND_PORTS, PORTS, Due, EventLabels, Events
+from podtally.ledger.events import MAX_PEERS_AND_PORTS, MAX_PORTS, Due, EventLabels, Events
 from podtally.ledger.families import SCANS
 from podtally.ledger.scans import KEPT, Scan, Scans
 from podtally.ledger.series import SeriesTable
@@ -44,17 +44,17 @@ def test_a_scan_is_one_event_and_sums_stay_exact() -> None:
     due = told(ledger, most=10_000)
     assert sum(event.connections for event in due) == 12_032
     assert sum(event.egress_bytes for event in due) == 12_032 * 23
-    assert len(due) == PORTS + 1
+    assert len(due) == MAX_PORTS + 1
     (scan,) = (event for event in due if event.scan is not None)
     assert scan.scan is not None
-    assert scan.scan[:3] == (12_032 - PORTS, 1, True)
-    assert reason(scan) == f"scan: {12_032 - PORTS:,} ports on 1 address"
+    assert scan.scan[:3] == (12_032 - MAX_PORTS, 1, True)
+    assert reason(scan) == f"scan: {12_032 - MAX_PORTS:,} ports on 1 address"
     assert (scan.labels.workload, scan.labels.peer_address, scan.labels.port) == (
         "web", "198.18.7.7", "other"
     )  # fmt: skip
     (labels,) = ledger.view()[SCANS].labels
     assert labels == ("shop", "web", "egress", "denied")
-    assert ledger.view()[SCANS].values.tolist() == [[12_032 - PORTS]]
+    assert ledger.view()[SCANS].values.tolist() == [[12_032 - MAX_PORTS]]
 
 
 def test_a_sweep_of_addresses_is_one_event_of_the_endpoint() -> None:
@@ -64,7 +64,7 @@ def test_a_sweep_of_addresses_is_one_event_of_the_endpoint() -> None:
         epoch(ledger, at._replace(now_ns=(1 + second) * SECOND), [out(a, 80) for a in swept])
     due = told(ledger, most=10_000)
     assert sum(event.connections for event in due) == 800
-    assert len(due) == PEERS_AND_PORTS + 1
+    assert len(due) == MAX_PEERS_AND_PORTS + 1
     (scan,) = (event for event in due if event.scan is not None)
     assert scan.scan is not None
     assert scan.scan[:3] == (1, 700, True)
@@ -103,7 +103,7 @@ def test_a_large_transfer_among_many_small_ones_is_named_and_reported_soon() -> 
     epoch(ledger, at, [out(f"198.18.{n // 250}.{n % 250 + 1}", 4611) for n in range(130)])
     indexes, due = ledger.events.due(1000, SECOND, 2 * SECOND)
     assert any(event.scan is not None for event in due)
-    ledger.events.tell(indexes, 2 * SECOND)
+    ledger.events.mark_reported(indexes, 2 * SECOND)
     large = out("198.18.7.7", 4611)._replace(bytes=(420_000, 0))
     epoch(ledger, at._replace(now_ns=4 * SECOND), [large])
     again = ledger.events.due(1000, SECOND, 4 * SECOND)[1]
@@ -134,11 +134,11 @@ def test_scans_go_on_over_a_restart(tmp_path: Path) -> None:
     assert read is not None
     again.load(read[1], 2 * SECOND)
     epoch(again, at._replace(now_ns=3 * SECOND), [out("198.18.7.7", p) for p in range(901, 1901)])
-    assert len(again.events) == PORTS + 1
+    assert len(again.events) == MAX_PORTS + 1
     (scan,) = (each for each in told(again, most=99) if each.scan is not None)
     assert scan.scan is not None
-    assert scan.scan[:3] == (1900 - PORTS, 1, True)
-    assert again.view()[SCANS].values.tolist() == [[1900 - PORTS]]
+    assert scan.scan[:3] == (1900 - MAX_PORTS, 1, True)
+    assert again.view()[SCANS].values.tolist() == [[1900 - MAX_PORTS]]
 
 
 def test_a_scan_that_is_over_gives_its_share_back() -> None:
@@ -147,7 +147,7 @@ def test_a_scan_that_is_over_gives_its_share_back() -> None:
         now_ns = hour * 3600 * SECOND
         scan = [out("198.18.7.7", port, local_port=hour) for port in range(1, 101)]
         epoch(ledger, at._replace(now_ns=now_ns), scan)
-        assert len(told(ledger, now_ns, most=99)) == PORTS + 1
+        assert len(told(ledger, now_ns, most=99)) == MAX_PORTS + 1
         epoch(ledger, at._replace(now_ns=now_ns + 200 * SECOND), [])
         ledger.expire(at.names, now_ns + 900 * SECOND)
         assert (len(ledger.events), len(ledger.events.scans)) == (0, 0)
@@ -208,7 +208,7 @@ def made_events(*at: tuple[str, int]) -> tuple[Events, list[int]]:
 
 def ports_due(events: Events, most: int, now_ns: int) -> Iterator[tuple[str, str]]:
     index, due = events.due(most, 60 * SECOND, now_ns)
-    events.tell(index, now_ns)
+    events.mark_reported(index, now_ns)
     return ((each.labels.pod, each.labels.port) for each in due)
 
 
@@ -223,12 +223,12 @@ def test_of_new_events_each_endpoints_first_comes_before_any_ones_second() -> No
 def test_what_was_never_reported_comes_first_and_then_what_was_longest_ago() -> None:
     events, numbers = made_events(("a", 1), ("b", 1), ("c", 1), ("d", 1))
     for second, number in zip((30, 10, 20), numbers[:3], strict=True):
-        events.tell([number], second * SECOND)
+        events.mark_reported([number], second * SECOND)
     events.count(np.array(numbers, np.int32), 100 * SECOND)  # all have grown since
     _, due = events.due(9, 60 * SECOND, 100 * SECOND)
     assert [each.labels.pod for each in due] == ["d", "b", "c", "a"]
     assert [each.labels.pod for each in events.due(2, 60 * SECOND, 100 * SECOND)[1]] == ["d", "b"]
-    assert events.untold == 2
+    assert events.pending == 2
 
 
 def reports(events: Events, number: int, seconds: range, until: int) -> list[tuple[int, int]]:
@@ -239,7 +239,7 @@ def reports(events: Events, number: int, seconds: range, until: int) -> list[tup
         if second in seconds:
             events.count(np.array([number], np.int32), now_ns)
         index, due = events.due(9, 60 * SECOND, now_ns)
-        events.tell(index, now_ns)
+        events.mark_reported(index, now_ns)
         told += [(second, each.new_connections) for each in due]
     return told
 
@@ -259,7 +259,7 @@ def test_an_event_that_goes_on_is_reported_at_growing_intervals_and_when_it_is_o
 def test_an_event_that_grows_tenfold_is_not_put_off() -> None:
     events, (number,) = made_events(("a", 1))
     reports(events, number, range(2, 3000), 3000)
-    before = int(events.told[number, 2])
+    before = int(events.reported[number, 2])
     events.count(np.full(10 * before, number, np.int32), 3000 * SECOND)
     assert reports(events, number, range(3000, 3000), 3000 + 61)
 

@@ -148,7 +148,7 @@ def denied(ledger: Ledger) -> dict[DeniedLabels, int]:
 
 def told(ledger: Ledger, now_ns: int = SECOND, most: int = 1000) -> list[Due]:
     index, due = ledger.events.due(most, 60 * SECOND, now_ns)
-    ledger.events.tell(index, now_ns)
+    ledger.events.mark_reported(index, now_ns)
     return due
 
 

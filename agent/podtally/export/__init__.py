@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readers of the ledger: /metrics, /livez, /readyz and the flow log."""
+"""Outputs of the ledger and the agent: /metrics, the flow log and the event log."""

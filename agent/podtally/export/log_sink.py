@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Appends whole lines to where a log goes: a file that rolls, or standard output.
+"""Appends lines to a log: a file that rolls, or standard output.
 
-An OSError means that none of the text given is in the log. What stands in the lines is
-for others.
+An OSError means that nothing of the given text is in the log.
 """
 
 import contextlib
@@ -20,8 +19,8 @@ import msgspec
 from podtally.config import STANDARD_OUTPUT
 from podtally.errors import PodtallyError
 
-# An epoch waits no longer than this for whoever reads standard output.
-PATIENCE_SECONDS = 0.1
+# The longest that an epoch waits for the reader of standard output.
+MAX_WAIT_SECONDS = 0.1
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -29,7 +28,7 @@ _ENCODER = msgspec.json.Encoder()
 class RollingFile:
     """Appends to ``path``; beyond ``max_bytes`` the file becomes ``path``.1.
 
-    ``flag`` is the one that named the path. A file that somebody moved away is made anew.
+    ``flag`` is the one that names the path. A file that was moved away is created again.
     """
 
     def __init__(self, path: Path, max_bytes: int, flag: str = "--flow-log") -> None:
@@ -44,7 +43,7 @@ class RollingFile:
             ) from None
 
     def append(self, text: bytes) -> None:
-        """Append all of ``text``, which ends with a newline; OSError: nothing is appended."""
+        """Append ``text``, which ends with a newline; OSError: nothing is appended."""
         if not text:
             return
         if not self._in_place():
@@ -55,7 +54,7 @@ class RollingFile:
             self._reopen()
             size = os.fstat(self._fd).st_size
         if size and os.pread(self._fd, 1, size - 1) != b"\n":
-            text = b"\n" + text  # an agent was killed while it wrote: that line ends here
+            text = b"\n" + text  # terminate the partial line of an agent that was killed
         _write_whole(self._fd, text)
 
     def close(self) -> None:
@@ -81,21 +80,21 @@ class RollingFile:
                 words = "it is a symbolic link, which is not followed"
                 raise OSError(errno.ELOOP, words, str(self._path)) from None
             raise
-        if not stat.S_ISREG(os.fstat(fd).st_mode):  # it could neither roll nor be cut back
+        if not stat.S_ISREG(os.fstat(fd).st_mode):  # it can neither roll nor be truncated
             os.close(fd)
             raise OSError(errno.EINVAL, "it is not a regular file", str(self._path))
         return fd
 
 
 class Stream:
-    """Writes to an open file that is somebody else's: a pipe, a socket, a terminal, a file.
+    """Writes to an inherited descriptor: a pipe, a socket, a terminal, a file.
 
-    It may be shared with other writers, so it is not made non-blocking, but asked whether
-    it is ready. What a slow reader leaves behind of a batch is sent before the next one.
+    It may be shared with other writers, so it is polled, not made non-blocking. What a slow
+    reader has not taken of a batch is sent before the next one.
     """
 
     def __init__(self, fd: int) -> None:
-        """The descriptor is closed with the stream."""
+        """Take over ``fd``, which is closed with the stream."""
         self._fd = fd
         self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
         self._ready = select.poll()
@@ -103,7 +102,7 @@ class Stream:
         self._rest = b""
 
     def append(self, text: bytes) -> None:
-        """Send ``text``, or take it to be sent; OSError: nothing of it is sent, nor will be."""
+        """Send ``text``, or queue it; OSError: nothing of it is sent or queued."""
         if self._is_file:
             _write_whole(self._fd, text)
             return
@@ -111,7 +110,7 @@ class Stream:
         if not text:
             return
         if self._rest:
-            raise _nobody_reads()
+            raise _is_full()
         self._rest = text
         try:
             self._send()
@@ -121,7 +120,7 @@ class Stream:
                 raise
         if self._rest is text:
             self._rest = b""
-            raise _nobody_reads()
+            raise _is_full()
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -132,34 +131,36 @@ class Stream:
         try:
             self._send()
         except OSError:
-            self._rest = b""  # who was to read it is gone
+            self._rest = b""  # the reader is gone
             raise
 
     def _send(self) -> None:
-        until = time.monotonic() + PATIENCE_SECONDS
+        until = time.monotonic() + MAX_WAIT_SECONDS
         while self._rest and self._ready.poll(max(0.0, until - time.monotonic()) * 1000):
             try:
                 written = os.write(self._fd, _piece(self._rest))
-            except BlockingIOError:  # another made it non-blocking, and has filled it since
+            except BlockingIOError:  # another process made it non-blocking, and filled it
                 return
             self._rest = self._rest[written:]
 
 
 def sink(path: str, max_bytes: int, flag: str) -> "RollingFile | Stream":
-    """What appends to a file, or to standard output if ``path`` is ``-``."""
+    """Return the sink of a file, or of standard output if ``path`` is ``-``."""
     if path == STANDARD_OUTPUT:
         return standard_output()
     return RollingFile(Path(path), max_bytes, flag)
 
 
 def standard_output() -> Stream:
-    if sys.__stdout__ is None:  # descriptor 1 was closed, and may be anything by now
-        raise PodtallyError("there is no standard output", "name a file, or leave it open")
+    if sys.__stdout__ is None:  # descriptor 1 was closed, and may be another file by now
+        raise PodtallyError(
+            "standard output is closed", "set a file, or leave standard output open"
+        )
     return Stream(os.dup(sys.__stdout__.fileno()))
 
 
 def json_line(value: object) -> bytes:
-    """A value as one line of JSON, whatever its strings hold."""
+    """Return a value as one line of JSON, whatever its strings contain."""
     try:
         return _ENCODER.encode(value) + b"\n"
     except UnicodeEncodeError:  # half a surrogate pair, as from a file name that is not UTF-8
@@ -180,12 +181,14 @@ def _write_whole(fd: int, text: bytes) -> None:
 
 
 def _piece(text: bytes) -> bytes:
-    """As many lines as pass in one piece, and into a pipe that is ready without waiting.
+    """Return as many lines as one atomic write takes; a longer line is split.
 
-    pipe(7): writes of up to PIPE_BUF bytes are atomic. A line longer than that goes in parts.
+    pipe(7): writes of up to PIPE_BUF bytes are atomic, and do not block on a pipe that is ready.
     """
     return text[: text.rfind(b"\n", 0, select.PIPE_BUF) + 1 or select.PIPE_BUF]
 
 
-def _nobody_reads() -> OSError:
-    return BlockingIOError(errno.EAGAIN, "it is full and nobody reads it", "standard output")
+def _is_full() -> OSError:
+    return BlockingIOError(
+        errno.EAGAIN, "the pipe is full and is not being read", "standard output"
+    )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a connection is booked under: an interface, and what its labels show.
+"""The account of a connection: an interface, and the values of its labels.
 
-Connections share an account if they differ in nothing that a label shows.
+Connections with the same labels on the same interface share an account.
 """
 
 from typing import NamedTuple
@@ -24,45 +24,45 @@ from podtally.ledger.label_sets import (
 )
 
 NO_PORT = 0
-UNKNOWN_PORT = -1  # who began the connection is not known, so neither is whose port is whose
+UNKNOWN_PORT = -1  # the initiator is unknown, so the server is, too
 LIMITED_PORT = -2
 WAITING_PORT = -3
 FORWARDED_PORT = -4
-MANY_PORT = -5  # one of more ports or peers than are shown one by one
-MANY_PROTOCOLS = 255  # (reserved, RFC 5237) with MANY_PORT: one of those that few use
-SHOWN_PROTOCOLS = (1, 6, 17, 58, 132)  # the rest is "other" where peers are
+MANY_PORT = -5  # one of more ports or peers than have series of their own
+MANY_PROTOCOLS = 255  # (reserved, RFC 5237) with MANY_PORT: a rare protocol
+SHOWN_PROTOCOLS = (1, 6, 17, 58, 132)  # others are "other" where peers are
 FLOODED_PORT = -6
 GROUP_PORT = -7
-APART = (WAITING_PORT, FORWARDED_PORT, FLOODED_PORT)  # ports of accounts that are in no series
+APART = (WAITING_PORT, FORWARDED_PORT, FLOODED_PORT)  # ports of accounts without series
 
 
 class PeerBackend(NamedTuple):
-    """Who answers behind a Service's address, as far as that is known."""
+    """The backend behind a Service's address, as far as it is known."""
 
     namespace: str
     workload: str
-    port: int  # the pod's own; NO_PORT if it is not known
+    port: int  # the pod's; NO_PORT if it is not known
 
 
 class Judgement(NamedTuple):
-    """What policy says of a connection, in the words of the metrics' labels."""
+    """The judgement of policy on a connection, in values of the metrics' labels."""
 
     verdict: str = UNKNOWN
-    direction: str = ""  # of the connection, where a series below shows it
-    policy: str = ""  # what denies it at our end; "" where it is denied at the other end only
-    cause: str = ""  # why it is unknown
-    exposed: bool = False  # it comes from outside, and nothing declares that it may
-    candidate: str = ""  # the verdict if the candidates were applied, where that is another
+    direction: str = ""  # of the connection, for the families that show it
+    policy: str = ""  # that denies it at the endpoint; "" if only the peer's policies do
+    cause: str = ""  # why the verdict is unknown
+    exposed: bool = False  # it comes from outside, and no Ingress or Service declares it
+    candidate: str = ""  # the verdict with the candidates, if it differs
     candidate_policy: str = ""
-    missed: bool = False  # policies isolate our end, and yet its verdict is unknown
-    foreign: bool = False  # it is sent from an address that is not the endpoint's
+    missed: bool = False  # policies isolate the endpoint, and its verdict is unknown
+    foreign: bool = False  # sent from an address that is not the endpoint's
 
 
 UNJUDGED = Judgement()
 
 
 class Account(NamedTuple):
-    """What makes an account: an interface's slot, and the labels that its flows have."""
+    """An interface's slot, and the labels that its flows have."""
 
     slot: int
     namespace: str
@@ -74,16 +74,16 @@ class Account(NamedTuple):
     scope: str
     protocol: int
     port: int  # the server's; NO_PORT, UNKNOWN_PORT
-    pod: str = ""  # on an interface that several share (the host's): whose total this adds to
+    pod: str = ""  # on a shared interface (the host's): the pod whose total this adds to
     backend: PeerBackend | None = None
     judgement: Judgement = UNJUDGED
-    endpoint: str = ""  # whose it is by name and namespace, whatever the labels say
+    endpoint: str = ""  # the name of the endpoint, whatever the labels say
     endpoint_namespace: str = ""
-    limited_scope: str = ""  # how far it goes, where the series limit takes that from the label
+    limited_scope: str = ""  # the scope, where the series limit replaces the label
 
     @property
     def distance(self) -> str:
-        """The scope: what a price is of."""
+        """The scope, for prices."""
         return self.limited_scope or self.scope
 
     @property
@@ -92,14 +92,15 @@ class Account(NamedTuple):
 
 
 def with_any_port(account: Account) -> Account:
-    """The account of connections to more ports of a peer than are shown one by one."""
+    """Return the account of a peer's ports beyond those with series of their own."""
     backend = account.backend and account.backend._replace(port=NO_PORT)
     return account._replace(port=MANY_PORT, backend=backend)
 
 
 def with_any_peer(account: Account) -> Account:
-    """The account of connections to more peers than are shown one by one: who has them, how
-    far they go and what policy says stays exact.
+    """Return the account of peers beyond those with series of their own.
+
+    Workload, scope and verdict stay exact.
     """
     return account._replace(
         peer_kind=OTHER,
@@ -112,37 +113,38 @@ def with_any_peer(account: Account) -> Account:
 
 
 def overflow_account(account: Account) -> Account:
-    """Where an account goes for which there is no series; its pod's total stays its own."""
-    others = (OTHER,) * 6
-    namespace = account.namespace if account.pod else OTHER
-    judgement = account.judgement._replace(verdict=OTHER)  # the rest of it has tables of its own
+    """Return the account that replaces one without room; its pod's total stays exact."""
     return Account(
-        account.slot,
-        namespace,
-        *others,
-        0,
-        LIMITED_PORT,
-        account.pod,
-        None,
-        judgement,
-        account.endpoint,
-        account.endpoint_namespace,
-        account.distance,
+        slot=account.slot,
+        namespace=account.namespace if account.pod else OTHER,
+        workload=OTHER,
+        workload_kind=OTHER,
+        peer_kind=OTHER,
+        peer_namespace=OTHER,
+        peer_workload=OTHER,
+        scope=OTHER,
+        protocol=0,
+        port=LIMITED_PORT,
+        pod=account.pod,
+        judgement=account.judgement._replace(verdict=OTHER),  # other families keep the rest
+        endpoint=account.endpoint,
+        endpoint_namespace=account.endpoint_namespace,
+        limited_scope=account.distance,
     )
 
 
 def waiting(slot: int) -> Account:
-    """Where an interface's connections are booked until they can be named."""
+    """Return the account of an interface's connections that wait for a name."""
     return Account(slot, *("",) * 7, 0, WAITING_PORT)
 
 
 def forwarded(slot: int) -> Account:
-    """What passes an uplink on its way to and from others, and is booked under them."""
+    """Return the account of traffic that passes an uplink for other interfaces, which book it."""
     return Account(slot, *("",) * 7, 0, FORWARDED_PORT)
 
 
 def flooded(slot: int) -> Account:
-    """What a bridge sends to every port, for addresses that are not the endpoint's."""
+    """Return the account of frames that a bridge floods, for addresses of others."""
     return Account(slot, *("",) * 7, 0, FLOODED_PORT)
 
 
@@ -246,7 +248,7 @@ def port_name(port: int) -> str:
 def server_port(
     began: NDArray[np.uint8], local_port: NDArray[np.uint16], remote_port: NDArray[np.uint16]
 ) -> NDArray[np.int64]:
-    """The port of whoever was asked, UNKNOWN_PORT if that is not known; never the client's. (n,)"""
-    asked = np.where(began == BEGAN_HERE, remote_port, local_port).astype(np.int64)
-    asked[(began != BEGAN_HERE) & (began != BEGAN_THERE)] = UNKNOWN_PORT
-    return asked
+    """Return the server's port, never the client's; UNKNOWN_PORT if it is not known. (n,)"""
+    server = np.where(began == BEGAN_HERE, remote_port, local_port).astype(np.int64)
+    server[(began != BEGAN_HERE) & (began != BEGAN_THERE)] = UNKNOWN_PORT
+    return server

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What candidates would change since they are what they are: counters less those of before.
+"""What the present candidates would change: counters less their values when they were loaded.
 
-The series of /metrics go on, whatever the candidates were; who asks for the candidates of now
-is not told of earlier ones.
+The series of /metrics continue over a change of candidates; the API shows the present ones.
 """
 
 from typing import NamedTuple
@@ -16,48 +15,50 @@ from podtally.policy.load.candidates import fingerprint
 from podtally.policy.load.policy_sources import DeclaredPolicies
 
 
-class Before(NamedTuple):
-    """For the checkpoint."""
+class CandidateBaseline(NamedTuple):
+    """The counters when the candidates were loaded, for the checkpoint."""
 
-    of: str = ""  # the candidates' fingerprint
+    fingerprint: str = ""  # of the candidates
     sums: tuple[tuple[CandidateLabels, tuple[int, int, int]], ...] = ()
 
 
 class CandidateRows:
+    """Keeps the baseline of the present candidates."""
+
     def __init__(self) -> None:
-        self._of = ""
+        self._fingerprint = ""
         self._declared: DeclaredPolicies | None = None
         self._before: dict[CandidateLabels, tuple[int, int, int]] = {}
 
     def learn(self, declared: DeclaredPolicies, table: SeriesTable[CandidateLabels]) -> None:
-        """Begin again if the candidates are others; before an epoch's sums are added."""
+        """Take a new baseline if the candidates have changed; called before an epoch's sums."""
         if declared is self._declared or declared.unsynced:
             return
         self._declared = declared
-        of = fingerprint(declared)
-        if of != self._of:
-            self._of = of
+        found = fingerprint(declared)
+        if found != self._fingerprint:
+            self._fingerprint = found
             labels, values = table.view()
             sums = (tuple(row) for row in values.tolist())
             self._before = dict(zip(labels, sums, strict=True))
 
     def view(self, table: SeriesTable[CandidateLabels]) -> SeriesView[CandidateLabels]:
-        """The series that have grown since, with what they have grown by."""
+        """Return the series that have grown since the baseline, with their growth."""
         labels, values = table.view()
         if not self._before:
             return SeriesView(labels, values)
         nothing = (0, 0, 0)
         before = np.array([self._before.get(each, nothing) for each in labels], np.int64)
         before = before.reshape(values.shape)
-        # A series that was forgotten in between began again from zero.
-        goes_on = np.all(before <= values, axis=1, keepdims=True)
-        grown = np.where(goes_on, values - before, values)
+        # A series that was removed in between has restarted from zero.
+        continues = np.all(before <= values, axis=1, keepdims=True)
+        grown = np.where(continues, values - before, values)
         rows = np.flatnonzero(grown.any(axis=1))
         return SeriesView([labels[row] for row in rows.tolist()], grown[rows])
 
     def save(self) -> Saved:
-        return Saved(encode(Before(self._of, tuple(self._before.items()))))
+        return Saved(encode(CandidateBaseline(self._fingerprint, tuple(self._before.items()))))
 
     def load(self, saved: Saved, now_ns: int) -> None:  # noqa: ARG002: as every Part
-        before = saved.decode(Before)
-        self._of, self._before = before.of, dict(before.sums)
+        before = saved.decode(CandidateBaseline)
+        self._fingerprint, self._before = before.fingerprint, dict(before.sums)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Denied and undeclared connections, summed by what an event tells of them.
+"""Sums of events: denied, undeclared and other connections, by what the event log shows.
 
-How they are written down is the event log's (``export/events``).
+``export.event_log`` writes them.
 """
 
 from collections.abc import Collection
@@ -18,20 +18,20 @@ from podtally.ledger.shares import Shares, Taken, rank
 
 NO_EVENT = -1
 EGRESS_BYTES, INGRESS_BYTES, CONNECTIONS = 0, 1, 2
-PEERS_AND_PORTS = 100  # an endpoint's events of one verdict and direction; the rest is a scan
-PORTS = 20  # of them, of one peer
-SCAN = "scan"  # the reason of what stands for many
-_AGAIN = 10  # an event has grown once its bytes, or connections, are so many times those reported
-_LONGEST_NS = 3_600_000_000_000  # between two reports of an event that goes on
-_LARGE = 1 << 16  # bytes that are news, if the event has grown so much
-_QUIET = 10  # intervals after which an event is over, and the rest of it is reported
+MAX_PEERS_AND_PORTS = 100  # of an endpoint, verdict and direction; the rest is a scan
+MAX_PORTS = 20  # of one peer
+SCAN = "scan"  # the reason of an event that stands for many
+_GROWTH = 10  # an event is reported again at this multiple of its bytes or connections
+_MAX_INTERVAL_NS = 3_600_000_000_000  # between two reports of an event that continues
+_LARGE = 1 << 16  # bytes that are reported, if the event has grown by ``_GROWTH``
+_QUIET = 10  # intervals without traffic after which an event is over
 
 
 class EventLabels(NamedTuple):
-    """What makes an event: connections that differ in none of these are told of in one line."""
+    """The identity of an event: connections with the same labels are in the same event."""
 
-    verdict: str  # denied, undeclared; or another, of what is exposed and undeclared
-    direction: str  # egress: the connection began here; ingress: it began there
+    verdict: str  # denied or undeclared; any other if the exposure is undeclared
+    direction: str  # egress: the endpoint opened the connections
     namespace: str
     pod: str
     workload: str
@@ -43,50 +43,50 @@ class EventLabels(NamedTuple):
     peer_address: str
     scope: str
     protocol: str
-    port: str  # the server's own: of the backend behind a Service
+    port: str  # the server's; behind a Service the backend's
     policy: str
     reason: str
     exposure: str  # "", "undeclared", or how it is declared
 
 
 class Due(NamedTuple):
-    """One event that is to be told now, with its sums so far."""
+    """One event that is to be reported now, with its sums so far."""
 
     labels: EventLabels
     connections: int
-    new_connections: int  # since it was last told
+    new_connections: int  # since it was last reported
     egress_bytes: int
     ingress_bytes: int
     first_ns: int  # CLOCK_MONOTONIC: the first connection's first packet
     last_ns: int  # the last epoch with bytes
-    scan: Scan | None = None  # of an event that stands for many peers or ports
+    scan: Scan | None = None  # only of an event that stands for many peers or ports
 
 
 class Events:
-    """Events by number, with sums that only grow, and how much of them was told.
+    """Events by index, with sums that only grow, and the sums that were reported last.
 
-    An endpoint that has more than its share of ``limit`` has one event for the ports of a
-    peer beyond it, and one for the peers: a scan.
+    Beyond its share of ``limit``, an endpoint has one event for the ports of a peer, then one
+    for all peers: a scan.
     """
 
     def __init__(self, limit: int, scanning: SeriesTable[ScanLabels]) -> None:
         """``scanning`` counts the connections of scans."""
-        self.shares = Shares(limit, PEERS_AND_PORTS, PORTS)
+        self.shares = Shares(limit, MAX_PEERS_AND_PORTS, MAX_PORTS)
         self.scans = Scans()
         self.scanning = scanning
-        self._scanning = np.full(16, NO_EVENT, np.int64)  # by number of the event
-        self._endpoint = np.zeros(16, np.int64)  # by number of the event
+        self._scanning = np.full(16, NO_EVENT, np.int64)  # by index of the event
+        self._endpoint = np.zeros(16, np.int64)  # a hash, by index of the event
         self.table: SeriesTable[EventLabels] = SeriesTable(3, EventLabels)
         self.first_ns = np.zeros(16, np.int64)
-        self.told = np.zeros((16, 3), np.int64)
-        self.told_ns = np.zeros(16, np.int64)
-        self.untold = 0  # that were due when events were last asked for, and had to wait
+        self.reported = np.zeros((16, 3), np.int64)
+        self.reported_ns = np.zeros(16, np.int64)
+        self.pending = 0  # events that were due at the last call of ``due`` and not returned
 
     def __len__(self) -> int:
         return len(self.table)
 
     def index_of(self, labels: EventLabels, first_ns: int, now_ns: int) -> int:
-        """The number of an event, which is made if it is new and there is room."""
+        """Return the index of an event, or of the one that stands for it beyond the share."""
         index = self.table.find(labels)
         if index is not None:
             return index
@@ -95,7 +95,7 @@ class Events:
             return self.index_of(fitting, first_ns, now_ns)
         index = self.table.index_of(labels, now_ns)
         self._enter(index, labels, now_ns)
-        self.first_ns[index], self.told[index], self.told_ns[index] = first_ns, 0, 0
+        self.first_ns[index], self.reported[index], self.reported_ns[index] = first_ns, 0, 0
         return index
 
     def _fitting(self, labels: EventLabels) -> EventLabels:
@@ -121,7 +121,7 @@ class Events:
     def observe(
         self, event: NDArray[np.int32], port: NDArray[np.int64], address: NDArray[np.uint64]
     ) -> None:
-        """Count the different ports (n,) and addresses (n, 2) of those that are scans."""
+        """Count different ports (n,) and addresses (n, 2) of the events (n,) that are scans."""
         rows = np.flatnonzero(self._scanning[event] != NO_EVENT)
         if len(rows):
             self.scans.observe(event[rows], port[rows], address[rows])
@@ -134,7 +134,7 @@ class Events:
         return np.flatnonzero(scanning)
 
     def count(self, event: NDArray[np.int32], now_ns: int) -> None:
-        """Connections (n,), some of which may be of NO_EVENT, are of these from now on."""
+        """Count connections in events (n,); NO_EVENT is allowed."""
         some = event[event != NO_EVENT]
         if len(some):
             amounts = np.zeros((len(some), 3), np.int64)
@@ -145,7 +145,7 @@ class Events:
             self.scanning.add(scans, np.ones((len(scans), 1), np.int64), now_ns)
 
     def add_bytes(self, event: NDArray[np.int32], bytes_: NDArray[np.int64], now_ns: int) -> None:
-        """Add bytes (n, 2), from and to the endpoint, to events (n,), or NO_EVENT."""
+        """Add bytes (n, 2), egress and ingress, to events (n,); NO_EVENT is allowed."""
         rows = np.flatnonzero(event != NO_EVENT)
         if len(rows):
             amounts = np.zeros((len(rows), 3), np.int64)
@@ -155,7 +155,7 @@ class Events:
     def policies_differ(
         self, before: NDArray[np.int32], after: NDArray[np.int32]
     ) -> NDArray[np.bool_]:
-        """Whether other policies deny in one event than in the other, or do in one only. (n,)"""
+        """Return whether the denying policies of two events differ. (n,)"""
         every, place = np.unique(np.concatenate([before, after]), return_inverse=True)
         known: dict[str, int] = {}
         numbers = [known.setdefault(self._policy(each), len(known)) for each in every.tolist()]
@@ -168,26 +168,26 @@ class Events:
         return "" if labels is None else labels.policy
 
     def due(self, most: int, interval_ns: int, now_ns: int) -> tuple[list[int], list[Due]]:
-        """At most so many events that are to be told now, with their numbers.
+        """Return up to ``most`` events to report now, and their indexes.
 
-        Those that were never told come before the others, and among them each endpoint's
-        first before any endpoint's second; then those told longest ago.
+        Events that were never reported come first, each endpoint's first before any endpoint's
+        second; then those whose last report is oldest.
         """
         sums, moved_ns = self.table.sums()
-        told, told_ns = self.told[: len(sums)], self.told_ns[: len(sums)]
-        patience = self._patience(sums, moved_ns, interval_ns, now_ns)
-        index = np.flatnonzero(self._grown(sums) & (now_ns - told_ns >= patience))
-        self.untold = max(0, len(index) - most)
-        index = index[np.argsort(told_ns[index], kind="stable")]
-        again = told_ns[index] > 0
+        reported, reported_ns = self.reported[: len(sums)], self.reported_ns[: len(sums)]
+        intervals = self._intervals(sums, moved_ns, interval_ns, now_ns)
+        index = np.flatnonzero(self._grown(sums) & (now_ns - reported_ns >= intervals))
+        self.pending = max(0, len(index) - most)
+        index = index[np.argsort(reported_ns[index], kind="stable")]
+        again = reported_ns[index] > 0
         turn = np.where(again, 0, rank(self._endpoint[index]))
-        index = index[np.lexsort((told_ns[index], turn, again))][:most]
+        index = index[np.lexsort((reported_ns[index], turn, again))][:most]
         labels = dict(self.table.pairs()) if len(index) else {}
         return index.tolist(), [
             Due(
                 labels[i],
                 int(sums[i, CONNECTIONS]),
-                int(sums[i, CONNECTIONS] - told[i, CONNECTIONS]),
+                int(sums[i, CONNECTIONS] - reported[i, CONNECTIONS]),
                 int(sums[i, EGRESS_BYTES]),
                 int(sums[i, INGRESS_BYTES]),
                 int(self.first_ns[i]),
@@ -197,42 +197,43 @@ class Events:
             for i in index.tolist()
         ]
 
-    def _patience(
+    def _intervals(
         self,
         sums: NDArray[np.int64],
         moved_ns: NDArray[np.int64],
         interval_ns: int,
         now_ns: int,
     ) -> NDArray[np.int64]:
-        """How long after it was last told an event is told again. (n,)
+        """Return how long after its last report an event is reported again. (n,)
 
-        The longer it goes on, the longer: each report comes when the event is twice as old.
-        One that has grown much, or is over, is not put off.
+        The interval doubles while the event continues. One that has grown much, or is over, is
+        reported after ``interval_ns``.
         """
-        told, told_ns = self.told[: len(sums)], self.told_ns[: len(sums)]
-        age = told_ns - self.first_ns[: len(sums)]
-        patience = np.clip(age, interval_ns, max(interval_ns, _LONGEST_NS))
-        bytes_, before = sums[:, :CONNECTIONS].sum(axis=1), told[:, :CONNECTIONS].sum(axis=1)
-        much = sums[:, CONNECTIONS] >= _AGAIN * told[:, CONNECTIONS]
-        much |= (bytes_ >= _AGAIN * before) & (bytes_ - before >= _LARGE)
+        reported, reported_ns = self.reported[: len(sums)], self.reported_ns[: len(sums)]
+        age = reported_ns - self.first_ns[: len(sums)]
+        intervals = np.clip(age, interval_ns, max(interval_ns, _MAX_INTERVAL_NS))
+        bytes_ = sums[:, :CONNECTIONS].sum(axis=1)
+        before = reported[:, :CONNECTIONS].sum(axis=1)
+        grown = sums[:, CONNECTIONS] >= _GROWTH * reported[:, CONNECTIONS]
+        grown |= (bytes_ >= _GROWTH * before) & (bytes_ - before >= _LARGE)
         over = now_ns - moved_ns >= _QUIET * interval_ns
-        return np.where(told_ns == 0, 0, np.where(much | over, interval_ns, patience))
+        return np.where(reported_ns == 0, 0, np.where(grown | over, interval_ns, intervals))
 
-    def tell(self, index: Collection[int], now_ns: int) -> None:
-        """Take note that these have been told of, with their sums as they are."""
+    def mark_reported(self, index: Collection[int], now_ns: int) -> None:
+        """Note that events were reported with their present sums."""
         at = np.array(list(index), np.int64)
-        self.told[at] = self.table.sums()[0][at]
-        self.told_ns[at] = now_ns
+        self.reported[at] = self.table.sums()[0][at]
+        self.reported_ns[at] = now_ns
 
     def expire(self, before_ns: int, in_use: NDArray[np.int64]) -> None:
-        """Forget what has not grown since, and of which all was told."""
-        untold = np.flatnonzero(self._grown(self.table.sums()[0]))
-        if self.table.expire(before_ns, np.union1d(in_use, untold)):
-            self._learn()
+        """Remove events that have not grown since ``before_ns`` and are reported completely."""
+        unreported = np.flatnonzero(self._grown(self.table.sums()[0]))
+        if self.table.expire(before_ns, np.union1d(in_use, unreported)):
+            self._restore_shares()
         self.scanning.expire(before_ns, self._scanning[self._scanning != NO_EVENT])
 
-    def _learn(self) -> None:
-        """Take the shares, and what scans are, from the table."""
+    def _restore_shares(self) -> None:
+        """Set the shares and scans from the table."""
         self.shares.clear()
         self._scanning[:] = NO_EVENT
         pairs = self.table.pairs()
@@ -242,8 +243,8 @@ class Events:
 
     def save(self) -> Saved:
         table = self.table.save()
-        told = {"first_ns": self.first_ns, "told": self.told, "told_ns": self.told_ns}
-        return table._replace(arrays={**table.arrays, **told})
+        reported = {"first_ns": self.first_ns, "told": self.reported, "told_ns": self.reported_ns}
+        return table._replace(arrays={**table.arrays, **reported})
 
     def load(self, saved: Saved, now_ns: int) -> None:
         """Call after the series of scans are loaded."""
@@ -251,41 +252,44 @@ class Events:
         self.restore(*(saved.array(name) for name in ("first_ns", "told", "told_ns")))
 
     def restore(
-        self, first_ns: NDArray[np.int64], told: NDArray[np.int64], told_ns: NDArray[np.int64]
+        self,
+        first_ns: NDArray[np.int64],
+        reported: NDArray[np.int64],
+        reported_ns: NDArray[np.int64],
     ) -> None:
-        """Take back what was told, after the tables."""
-        self.first_ns, self.told, self.told_ns = first_ns, told, told_ns
+        """Restore what was reported, after the tables."""
+        self.first_ns, self.reported, self.reported_ns = first_ns, reported, reported_ns
         self._make_room(16)
-        self._learn()
+        self._restore_shares()
 
     def _grown(self, sums: NDArray[np.int64]) -> NDArray[np.bool_]:
-        told = self.told[: len(sums)]
-        more = sums[:, CONNECTIONS] > told[:, CONNECTIONS]
-        bytes_, before = sums[:, :CONNECTIONS].sum(axis=1), told[:, :CONNECTIONS].sum(axis=1)
-        grown: NDArray[np.bool_] = more | (bytes_ > _AGAIN * before)
+        reported = self.reported[: len(sums)]
+        more = sums[:, CONNECTIONS] > reported[:, CONNECTIONS]
+        bytes_, before = sums[:, :CONNECTIONS].sum(axis=1), reported[:, :CONNECTIONS].sum(axis=1)
+        grown: NDArray[np.bool_] = more | (bytes_ > _GROWTH * before)
         return grown
 
     def _make_room(self, size: int) -> None:
-        more = max(size, len(self.told_ns)) - len(self._scanning)
+        more = max(size, len(self.reported_ns)) - len(self._scanning)
         if more > 0:
             more = max(more, len(self._scanning))
             self._scanning = np.pad(self._scanning, (0, more), constant_values=NO_EVENT)
             self._endpoint = np.pad(self._endpoint, (0, more))
-        more = size - len(self.told_ns)
+        more = size - len(self.reported_ns)
         if more > 0:
-            more = max(more, len(self.told_ns))
+            more = max(more, len(self.reported_ns))
             self.first_ns = np.pad(self.first_ns, (0, more))
-            self.told_ns = np.pad(self.told_ns, (0, more))
-            self.told = np.pad(self.told, ((0, more), (0, 0)))
+            self.reported_ns = np.pad(self.reported_ns, (0, more))
+            self.reported = np.pad(self.reported, ((0, more), (0, 0)))
 
 
 def with_any_port(labels: EventLabels) -> EventLabels:
-    """The event of connections to more ports of a peer than are reported one by one."""
+    """Return the event of a peer's ports beyond those reported one by one."""
     return labels._replace(protocol=OTHER, port=OTHER, reason=SCAN)
 
 
 def with_any_peer(labels: EventLabels) -> EventLabels:
-    """The event of connections to more peers than are reported one by one."""
+    """Return the event of peers beyond those reported one by one."""
     return with_any_port(labels)._replace(
         peer_kind=OTHER,
         peer_namespace=OTHER,

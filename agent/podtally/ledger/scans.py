@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts the different ports and addresses of events that stand for many, in bounded memory.
+"""Counts different ports and addresses of scans, in bounded memory.
 
 Ports exactly, by one bit each. Addresses by the smallest of their hashes (Bar-Yossef et
-al. 2002): exactly up to ``KEPT`` of them, beyond that within 3 % or so.
+al. 2002): exactly up to ``KEPT``, beyond that within about 3 %.
 """
 
 import sys
@@ -25,16 +25,16 @@ _ARRAYS = ("events", "ports", "hashes")
 
 
 class Scan(NamedTuple):
-    """How many there were since the event's first connection."""
+    """Different ports and addresses since the event's first connection."""
 
     ports: int
     addresses: int
-    exact: bool  # else there are about so many addresses
+    exact: bool  # whether ``addresses`` is exact, not an estimate
     largest: tuple[tuple[str, int], ...] = ()  # the peers with most bytes, since the start
 
 
 class Scans:
-    """By number of the event; 16 KiB for each."""
+    """Ports and addresses by index of the event; 16 KiB each."""
 
     def __init__(self) -> None:
         self._ports: dict[int, NDArray[np.uint8]] = {}
@@ -47,7 +47,7 @@ class Scans:
     def observe(
         self, event: NDArray[np.int32], port: NDArray[np.int64], address: NDArray[np.uint64]
     ) -> None:
-        """Take note of connections to ports (n,) of addresses (n, 2), by their events (n,)."""
+        """Add connections to ports (n,) of addresses (n, 2) to events (n,)."""
         hashes = _mixed(_mixed(address[:, 0]) ^ address[:, 1])
         for number in np.unique(event).tolist():
             own = event == number
@@ -82,7 +82,7 @@ class Scans:
         return tuple((_text(address), amount) for address, amount in ordered)
 
     def of(self, event: int) -> Scan | None:
-        """None of an event that stands for one peer and port."""
+        """Return the counts of an event; None if it is not a scan."""
         bits = self._ports.get(event)
         if bits is None:
             return None
@@ -93,7 +93,7 @@ class Scans:
         return Scan(ports, about, False, self._largest(event))
 
     def keep(self, events: Collection[int]) -> None:
-        """Forget all but these."""
+        """Remove all other events."""
         for number in self._ports.keys() - set(events):
             del self._ports[number], self._hashes[number]
             self._weights.pop(number, None)
@@ -105,7 +105,7 @@ class Scans:
         self.restore(*(saved.array(name) for name in _ARRAYS))
 
     def dump(self) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint64]]:
-        """For the checkpoint: events (n,), their ports (n, PORTS / 8), hashes (n, KEPT)."""
+        """Return events (n,), ports (n, PORTS / 8) and hashes (n, KEPT), for the checkpoint."""
         hashes = np.full((len(self._hashes), KEPT), _NONE)
         for row, own in zip(hashes, self._hashes.values(), strict=True):
             row[: len(own)] = own
@@ -119,7 +119,7 @@ class Scans:
     def restore(
         self, events: NDArray[np.int64], ports: NDArray[np.uint8], hashes: NDArray[np.uint64]
     ) -> None:
-        """Take back what ``dump`` gave."""
+        """Restore what ``dump`` returned."""
         for row, number in enumerate(events.tolist()):
             self._ports[number] = ports[row].copy()
             self._hashes[number] = hashes[row][hashes[row] != _NONE]

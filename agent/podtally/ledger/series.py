@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counters under label sets: what /metrics shows, as 64-bit sums."""
+"""Tables of series: label sets with 64-bit sums."""
 
 from collections.abc import Hashable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -16,7 +16,7 @@ NO_SERIES = -1  # in arrays of indexes of series
 
 
 class SeriesView(NamedTuple, Generic[Labels]):
-    """A copy for readers: ``values[i]`` are the sums under ``labels[i]``."""
+    """A copy for readers: ``values[i]`` are the sums of ``labels[i]``."""
 
     labels: Sequence[Labels]
     values: NDArray[np.int64]
@@ -25,8 +25,7 @@ class SeriesView(NamedTuple, Generic[Labels]):
 class SeriesTable(Generic[Labels]):
     """Label sets, each with ``width`` sums that only grow.
 
-    An index stays a label set's own until the set is forgotten; then it may be
-    another's.
+    A label set keeps its index until it is removed; then the index may be used again.
     """
 
     def __init__(self, width: int, labels: Any = Any) -> None:
@@ -34,7 +33,7 @@ class SeriesTable(Generic[Labels]):
         self._labels_type = labels
         self._encoded = EncodedOnce()
         self.version = 0  # changes with the label sets, not with their sums
-        self.forgotten = 0  # how many were: their indexes may be others'
+        self.forgotten = 0  # label sets removed so far: their indexes may be in use again
         self._labels: list[Labels | None] = []
         self._index: dict[Labels, int] = {}
         self._free: list[int] = []
@@ -46,7 +45,7 @@ class SeriesTable(Generic[Labels]):
         return len(self._index)
 
     def index_of(self, labels: Labels, now_ns: int) -> int:
-        """The index of a label set, which is made if it is new."""
+        """Return the index of a label set, which is added if it is new."""
         index = self._index.get(labels)
         if index is None:
             index = self._free.pop() if self._free else len(self._labels)
@@ -66,22 +65,22 @@ class SeriesTable(Generic[Labels]):
         return self._labels[index]
 
     def add(self, index: NDArray[np.int64], amounts: NDArray[np.int64], now_ns: int) -> None:
-        """Add ``amounts`` (n, width) to the sets at ``index`` (n,), which may repeat."""
+        """Add ``amounts`` (n, width) to the sets at ``index`` (n,), which may have duplicates."""
         np.add.at(self._sums, index, amounts)
         self._moved_ns[index[amounts.any(axis=1)]] = now_ns
 
     def carry(self, index: NDArray[np.int64], low: int, high: int, base: int) -> None:
-        """Keep column ``low`` of sets (n,) below ``base``, and put whole ones into ``high``."""
+        """Carry multiples of ``base`` from column ``low`` of sets (n,) to column ``high``."""
         whole, rest = np.divmod(self._sums[index, low], base)
         self._sums[index, high] += whole
         self._sums[index, low] = rest
 
     def idle(self, before_ns: int) -> NDArray[np.bool_]:
-        """By index: whether a set's sums have not grown since ``before_ns``."""
+        """Return, by index, whether a set's sums have not grown since ``before_ns``."""
         return self._moved_ns[: len(self._labels)] < before_ns
 
     def expire(self, before_ns: int, in_use: NDArray[np.int64]) -> int:
-        """Forget the sets that have not grown since ``before_ns`` and are not ``in_use``."""
+        """Remove the sets that have not grown since ``before_ns`` and are not ``in_use``."""
         idle = self.idle(before_ns)
         idle[in_use] = False
         forgotten = [i for i in np.flatnonzero(idle).tolist() if self._labels[i] is not None]
@@ -97,7 +96,7 @@ class SeriesTable(Generic[Labels]):
         return len(forgotten)
 
     def view(self) -> SeriesView[Labels]:
-        """``labels`` is the same object until the label sets change."""
+        """Return a copy; ``labels`` is the same object until the label sets change."""
         if self._shown is None or self._shown[0] != self.version:
             index = np.array(list(self._index.values()), np.int64)
             self._shown = (self.version, list(self._index), index)
@@ -115,11 +114,11 @@ class SeriesTable(Generic[Labels]):
             self.restore(pairs, saved.array("sums"), saved.array("moved_ns"))
 
     def pairs(self) -> list[tuple[int, Labels]]:
-        """For the checkpoint: index and labels of each set."""
+        """Return index and labels of each set, for the checkpoint."""
         return [(index, labels) for labels, index in self._index.items()]
 
     def sums(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """For the checkpoint: sums by index, and when they last grew."""
+        """Return sums by index, and when they last grew, for the checkpoint."""
         size = len(self._labels)
         return self._sums[:size], self._moved_ns[:size]
 
@@ -129,7 +128,7 @@ class SeriesTable(Generic[Labels]):
         sums: NDArray[np.int64],
         moved_ns: NDArray[np.int64],
     ) -> None:
-        """Take back what ``pairs`` and ``sums`` gave; every set keeps its index."""
+        """Restore what ``pairs`` and ``sums`` returned; every set keeps its index."""
         self._labels = [None] * len(sums)
         self._make_room()
         self._sums[: len(sums)] = sums

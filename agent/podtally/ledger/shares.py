@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits what one endpoint may take of a shared limit, so that its neighbours keep theirs.
+"""Divides a limit among endpoints, so that none can use it up.
 
-An endpoint may use up to a quarter of the whole, first come, first served; below its
-guaranteed share it is served even when the whole is used up by others.
+An endpoint may use up to a quarter of the whole, first come, first served. Below its
+guaranteed share it is served even if others have used up the whole.
 """
 
 from collections import Counter
@@ -12,34 +12,33 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-_GREEDY = 4  # one endpoint may use this part of the whole
-_LEAST = 8  # guaranteed to each endpoint, however many there are
-_BACKSTOP = 2  # times the whole: what guarantees may add up to
+_PART = 4  # one endpoint may use one part in four
+_GUARANTEED = 8  # for each endpoint, however many there are
+_BACKSTOP = 2  # times the whole: the limit of all guarantees together
 
 
 class Taken(NamedTuple):
-    """What one thing that is counted was taken for; both must be hashable."""
+    """The endpoint and peer that one item counts for."""
 
     endpoint: Hashable
     peer: Hashable  # of that endpoint
 
 
 class Shares:
-    """Counts what each endpoint and each of its peers has taken of ``whole``."""
+    """Counts the items that each endpoint and each of its peers has taken of ``whole``."""
 
     def __init__(self, whole: int, most: int | None = None, by_peer: int = 100) -> None:
-        """``most``: for one endpoint, if that is less than a quarter of the whole;
-        ``by_peer``: for one peer of an endpoint.
-        """
+        """Limit an endpoint to ``most`` or a quarter of the whole, and a peer to ``by_peer``."""
         self._whole = whole
-        self.most = max(1, min(whole // _GREEDY, whole if most is None else most))
+        self.most = max(1, min(whole // _PART, whole if most is None else most))
         self.by_peer = by_peer
         self._endpoints: Counter[Hashable] = Counter()
         self._peers: Counter[Taken] = Counter()
 
     def take(self, taken: Taken, any_port: bool = False) -> None:
-        """Count one, of a peer or of ``any_port`` of it; what stands for many peers is not
-        to be counted.
+        """Count one item of a peer; with ``any_port``, one that stands for its ports.
+
+        Items that stand for many peers are not counted.
         """
         self._endpoints[taken.endpoint] += 1
         if not any_port:
@@ -58,23 +57,23 @@ class Shares:
         return self._peers[taken] < self.by_peer
 
     def has_room(self, taken: Taken, used: int) -> bool:
-        """Whether the endpoint may take another one, when ``used`` of the whole are."""
+        """Return whether the endpoint may take another item, with ``used`` of the whole taken."""
         own = self._endpoints[taken.endpoint]
         if own >= self.most:
             return False
         return used < self._whole or own < self._guaranteed()
 
     def full(self) -> set[Hashable]:
-        """The endpoints that have taken all they may, or have for one of their peers."""
+        """Return the endpoints that have used their share, or that of one of their peers."""
         full = {endpoint for endpoint, own in self._endpoints.items() if own >= self.most}
         return full | {key.endpoint for key, own in self._peers.items() if own >= self.by_peer}
 
     def exhausted(self, used: int) -> bool:
-        """Whether not even what stands for many may be added."""
-        return used >= max(_BACKSTOP * self._whole, self._whole + _LEAST)
+        """Return whether not even an item that stands for many may be added."""
+        return used >= max(_BACKSTOP * self._whole, self._whole + _GUARANTEED)
 
     def _guaranteed(self) -> int:
-        return min(self.most, max(_LEAST, self._whole // (2 * max(1, len(self._endpoints)))))
+        return min(self.most, max(_GUARANTEED, self._whole // (2 * max(1, len(self._endpoints)))))
 
 
 Key = TypeVar("Key", bound=Hashable)
@@ -87,10 +86,10 @@ def _one_less(counter: Counter[Key], key: Key) -> None:
 
 
 def beyond(group: NDArray[np.int64], known: NDArray[np.int64], most: int) -> NDArray[np.bool_]:
-    """Which values are more than ``most`` of their group, with those already known. (n,)
+    """Return which new values exceed ``most`` values of their group. (n,)
 
-    ``group`` (n,) are the groups of new values, in the order in which they are served;
-    ``known`` (m,) those of known ones, ascending.
+    ``group`` (n,) are the groups of the new values, in the order of service; ``known`` (m,)
+    those of known values, ascending.
     """
     before = np.searchsorted(known, group, side="right") - np.searchsorted(known, group)
     found: NDArray[np.bool_] = before + rank(group) >= most
@@ -98,7 +97,7 @@ def beyond(group: NDArray[np.int64], known: NDArray[np.int64], most: int) -> NDA
 
 
 def rank(group: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many of the same group come before each. (n,)"""
+    """Return how many values of the same group come before each. (n,)"""
     order = np.argsort(group, kind="stable")
     ordered = group[order]
     place = np.empty(len(group), np.int64)
@@ -107,12 +106,12 @@ def rank(group: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def level(counts: NDArray[np.int64], whole: int) -> int:
-    """The most that each may keep of its ``counts`` so that they add up to ``whole`` at most."""
+    """Return the largest cap on each of ``counts`` that keeps their sum within ``whole``."""
     ascending = np.sort(counts)
     n = len(ascending)
     if int(ascending.sum()) <= whole:
         return int(ascending[-1]) if n else 0
     before = np.concatenate([[0], np.cumsum(ascending)[:-1]])
-    # Those below the level keep all; the others share what these leave.
+    # Counts below the level are kept; the others share the rest.
     shares = (whole - before) // np.arange(n, 0, -1)
     return int(shares[np.flatnonzero(shares < ascending)[0]])

@@ -62,6 +62,6 @@ class LogOutput:
             return
         if due:
             self._event_log_failing.over("events are written again")
-        events.tell(index, now_ns)
-        self._metrics.events_pending.set(events.untold)
+        events.mark_reported(index, now_ns)
+        self._metrics.events_pending.set(events.pending)
         self._metrics.events_logged.inc(len(due))
