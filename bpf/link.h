@@ -125,8 +125,9 @@ static __always_inline bool is_solicited_node_of(const struct in6_addr *address,
 
 /*
  * To a global address, as when a neighbour's reachability is probed: a first router would
- * forward that. So both ends share the prefix of a link, and nothing is left to choose:
- * the target is one of the two ends, the option the frame's own source.
+ * forward that. So the source is link-local (RFC 4291 2.5.6: not forwarded), or both have
+ * the prefix of one link; and nothing is left to choose: the target is the destination of a
+ * solicitation or the source of an advertisement, the option the frame's own source.
  */
 static __always_inline bool is_plain_probe(const struct ipv6hdr *ip, const struct nd_message *nd,
 					   u32 length, const __be16 *mac)
@@ -134,8 +135,10 @@ static __always_inline bool is_plain_probe(const struct ipv6hdr *ip, const struc
 	const struct in6_addr *target =
 		nd->type == ND_NEIGHBOR_SOLICITATION ? &ip->daddr : &ip->saddr;
 
-	if (ip->saddr.s6_addr32[0] != ip->daddr.s6_addr32[0] ||
-	    ip->saddr.s6_addr32[1] != ip->daddr.s6_addr32[1] || !same_address(target, nd->target))
+	if (!is_link_local(&ip->saddr) && (ip->saddr.s6_addr32[0] != ip->daddr.s6_addr32[0] ||
+					   ip->saddr.s6_addr32[1] != ip->daddr.s6_addr32[1]))
+		return false;
+	if (!same_address(target, nd->target))
 		return false;
 	if (length == ND_HEADER)
 		return true;
