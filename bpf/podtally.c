@@ -309,7 +309,7 @@ static __always_inline bool is_for_socket(struct __sk_buff *skb, const struct pa
 	return bound || stays_here(skb, packet);
 }
 
-/* Facts that change a few times in a connection, off the common path. */
+/* Facts that change a few times in a connection, and those of a SYN; off the common path. */
 static __always_inline void note_flags(struct hot *slot, u64 flags, u32 direction)
 {
 	if ((flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
@@ -384,11 +384,14 @@ static __always_inline void note_sender(struct __sk_buff *skb, u32 index)
 	}
 }
 
-/* Adds a packet to its slot, and what it tells that is new. */
+/*
+ * Adds a packet to its slot, and its facts that are new. A SYN is always new: what it means
+ * depends on the ACK beside it, and both bits may be there already.
+ */
 static __always_inline u64 add(struct hot *slot, u32 index, u64 traffic, u64 flags, u32 direction)
 {
 	u64 before = __sync_fetch_and_add(&slot->traffic[direction], traffic);
-	u64 news = flags & ~(slot->seen >> direction * SEEN_SHIFT);
+	u64 news = flags & (~(slot->seen >> direction * SEEN_SHIFT) | TCP_SYN);
 
 	if (news)
 		note_flags(slot, flags, direction);

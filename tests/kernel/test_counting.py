@@ -129,29 +129,40 @@ def test_first_seen_is_now(kernel: Kernel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "answered", "own_facts", "their_facts"),
+    ("sent", "answered", "own_facts", "peer_facts"),
     [
         ([SYN], [], "syn_only", ""),
         ([SYN, ACK, PSH | ACK, FIN | ACK], [SYN | ACK, ACK], "syn_only", "syn_ack"),
         ([SYN | ACK, ACK], [SYN, ACK], "syn_ack", "syn_only"),
         ([ACK, PSH | ACK], [ACK], "", ""),
+        ([SYN | ACK, SYN], [], "syn_only syn_ack", ""),
+        ([ACK, SYN, SYN | ACK], [], "syn_only syn_ack", ""),
+        ([SYN | PSH | ACK, SYN | PSH], [SYN | ACK, SYN], "syn_only syn_ack", "syn_only syn_ack"),
     ],
-    ids=["unanswered", "we began", "they began", "begun before"],
+    ids=[
+        "unanswered",
+        "we began",
+        "they began",
+        "begun before",
+        "syn/ack, then syn",
+        "ack, syn, syn/ack",
+        "both, both ways",
+    ],
 )
 def test_tcp_flags(
-    kernel: Kernel, sent: list[int], answered: list[int], own_facts: str, their_facts: str
+    kernel: Kernel, sent: list[int], answered: list[int], own_facts: str, peer_facts: str
 ) -> None:
     layout = kernel.layout
-    facts = {"": 0, "syn_only": layout.seen_syn_only, "syn_ack": layout.seen_syn_ack}
+    bits = {"syn_only": layout.seen_syn_only, "syn_ack": layout.seen_syn_ack}
     for flags in sent:
         kernel.send("from_pod", ipv4(TCP, tcp(flags=flags)), TIMES)
     for flags in answered:
         kernel.send("to_pod", reversed_ends(ipv4(TCP, tcp(flags=flags))), TIMES)
 
     (entry,) = kernel.entries()
-    own = int(np.bitwise_or.reduce([0, *sent])) | facts[own_facts]
-    theirs = int(np.bitwise_or.reduce([0, *answered])) | facts[their_facts]
-    assert entry.seen == own | theirs << layout.seen_shift
+    own = int(np.bitwise_or.reduce([0, *sent, *(bits[name] for name in own_facts.split())]))
+    peers = int(np.bitwise_or.reduce([0, *answered, *(bits[name] for name in peer_facts.split())]))
+    assert entry.seen == own | peers << layout.seen_shift
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
