@@ -30,14 +30,14 @@
 
 #define ETHERNET_GROUP 1 /* in the first byte of a MAC address */
 #define IP_BARE_HEADER 0x45 /* version 4, five words: no options */
-#define MULTICAST 14 /* upper four bits of 224.0.0.0/4, and of what is above: broadcast */
+#define MULTICAST 14 /* upper four bits of 224.0.0.0/4 */
 #define MULTICAST6 0xff /* upper eight of ff00::/8 */
 #define IP6_VERSION 0x60 /* in the upper half of the first byte */
 #define IP_FRAGMENT 0x3fff /* more fragments, or an offset: RFC 791 3.1 */
 #define IP_LATER_FRAGMENT 0x1fff
 #define IP6_LATER_FRAGMENT 0xfff8 /* RFC 8200 4.5 */
 #define IP6_FRAGMENT 0xfff9 /* more fragments, or an offset */
-#define MAX_VLAN_TAGS 2
+#define MAX_VLAN_TAGS 8
 #define MAX_EXTENSION_HEADERS 8 /* RFC 8200 4.1 has six kinds; what is behind a ninth is not read */
 #define EXTENSION_SIZE 8 /* at least */
 #define IP_SIZE_LIMIT 0x80000 /* of BIG TCP, whose length does not fit the header */
@@ -107,6 +107,17 @@ static __always_inline bool has_ports(u8 protocol)
 static __always_inline u64 mapped_ipv4(__be32 address)
 {
 	return ((u64)address << 32) | htonl(0xffff);
+}
+
+/* Multicast or broadcast; 240.0.0.0/4 below it is unicast, as for the kernel (ipv4_is_multicast()). */
+static __always_inline bool is_group4(__be32 address)
+{
+	return ntohl(address) >> 28 == MULTICAST || address == htonl(INADDR_BROADCAST);
+}
+
+static __always_inline bool is_vlan(__be16 type)
+{
+	return type == htons(ETH_P_8021Q) || type == htons(ETH_P_8021AD);
 }
 
 /*
@@ -236,7 +247,7 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, u32 offset, struct 
 	packet->destination[1] = mapped_ipv4(ip.daddr);
 	packet->protocol = ip.protocol;
 	packet->ipv4 = true;
-	if (ntohl(ip.daddr) >> 28 >= MULTICAST)
+	if (is_group4(ip.daddr))
 		packet->facts |= SEEN_GROUP;
 	offset += ip.ihl * 4;
 	rest->offset = offset;
@@ -336,7 +347,13 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, u32 offset, struct 
 	return 0;
 }
 
-/* Any frame, at leisure. -1: no IP header, or link housekeeping. */
+/*
+ * Any frame. -1: no IP header, or link housekeeping.
+ *
+ * The kernel removes any number of tags with VLAN id 0 (__netif_receive_skb_core()), so
+ * whatever is behind the last tag parsed here may be routed: that is a flow of protocol 0
+ * and unspecified addresses, SEEN_UNPARSED.
+ */
 static __always_inline int parse_any(struct __sk_buff *skb, struct packet *packet,
 				     struct rest *rest, const bool routers)
 {
@@ -352,7 +369,7 @@ static __always_inline int parse_any(struct __sk_buff *skb, struct packet *packe
 	for (int i = 0; i < MAX_VLAN_TAGS; i++) {
 		struct vlan_tag tag;
 
-		if (type != htons(ETH_P_8021Q) && type != htons(ETH_P_8021AD))
+		if (!is_vlan(type))
 			break;
 		if (bpf_skb_load_bytes(skb, offset, &tag, sizeof(tag)))
 			return -1;
@@ -363,5 +380,8 @@ static __always_inline int parse_any(struct __sk_buff *skb, struct packet *packe
 		return parse_ipv4(skb, offset, packet, rest, routers);
 	if (type == htons(ETH_P_IPV6))
 		return parse_ipv6(skb, offset, packet, rest, macs + ETH_ALEN / 2, routers);
-	return -1;
+	if (!is_vlan(type))
+		return -1;
+	packet->facts |= SEEN_UNPARSED;
+	return 0;
 }

@@ -274,7 +274,7 @@ static __always_inline bool stays_here(struct __sk_buff *skb, const struct packe
 		route.family = AF_INET;
 		route.ipv4_src = packet->source[1] >> 32;
 		route.ipv4_dst = packet->destination[1] >> 32;
-		if (ntohl(route.ipv4_dst) >> 28 >= MULTICAST)
+		if (is_group4(route.ipv4_dst))
 			return true;
 	} else {
 		route.family = AF_INET6;

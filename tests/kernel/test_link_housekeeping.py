@@ -9,6 +9,7 @@ from tests.kernel.link_frames import FROM_ROUTERS, HOUSEKEEPING, LOOKALIKES
 from tests.kernel.packets import (
     BROADCAST_MAC,
     GROUP_MAC,
+    ICMP,
     ICMPV6,
     MAC,
     TCP,
@@ -91,6 +92,8 @@ GROUPS = {
     "v6 multicast":             to_mac(MDNS6, GROUP_MAC),
     "v6 multicast, options":    to_mac(ipv6_with([60], UDP, ports()), GROUP_MAC),
     "v4 broadcast":             to_mac(ipv4(UDP, ports(9, 9), ends=("10.99.0.1", "255.255.255.255")), BROADCAST_MAC),
+    "v4 broadcast, frame to one": to_mac(vlan(ipv4(UDP, ports(9, 9), ends=("10.99.0.1", "255.255.255.255"))), MAC),
+    "v4 multicast, frame to one": to_mac(vlan(ipv4(UDP, ports(9, 9), ends=("10.99.0.1", "239.255.255.255"))), MAC),
     "v4 subnet's broadcast":    to_mac(ipv4(UDP, ports(9, 9), ends=("10.99.0.1", "10.99.0.255")), BROADCAST_MAC),
     "v4 to one, frame to all":  to_mac(ipv4(TCP, tcp()), BROADCAST_MAC),
     "v6 to one, frame to all":  to_mac(ipv6(TCP, tcp()), GROUP_MAC),
@@ -104,6 +107,9 @@ SINGLE = {
     "v6":                       to_mac(ipv6(UDP, ports()), MAC),
     "v4 with options":          to_mac(ipv4(UDP, ports(), options=bytes(8)), MAC),
     "802.1Q v6":                to_mac(vlan(ipv6(UDP, ports())), MAC),
+    "v4 class E":               to_mac(ipv4(ICMP, bytes(8), ends=("10.99.0.1", "240.0.0.1")), MAC),
+    "v4 class E, options":      to_mac(ipv4(UDP, ports(), options=bytes(8), ends=("10.99.0.1", "250.1.2.3")), MAC),
+    "v4 class E, last but one": to_mac(vlan(ipv4(UDP, ports(), ends=("10.99.0.1", "255.255.255.254"))), MAC),
 }  # fmt: skip
 
 

@@ -75,14 +75,21 @@ class Row(NamedTuple):
     def needed_for_ip(self) -> int:
         """Bytes up to the end of the bare IP header."""
         bare = ETHERNET + (IPV6 if _carries_ipv6(self.frame) else IPV4)
-        return bare + TAG * sum(self.frame[at : at + 2] in _TAGS for at in (12, 16))
+        return bare + TAG * _tag_count(self.frame)
 
 
 _TAGS = [value.to_bytes(2, "big") for value in (TYPE_8021Q, TYPE_8021AD)]
 
 
+def _tag_count(frame: bytes) -> int:
+    count = 0
+    while frame[12 + TAG * count :][:2] in _TAGS:
+        count += 1
+    return count
+
+
 def _carries_ipv6(frame: bytes) -> bool:
-    return TYPE_IPV6.to_bytes(2, "big") in (frame[12:14], frame[16:18], frame[20:22])
+    return frame[12 + TAG * _tag_count(frame) :][:2] == TYPE_IPV6.to_bytes(2, "big")
 
 
 def v4(frame: bytes, protocol: int, flow_ports: tuple[int, int] = (0, 0), more: int = 0) -> Row:
@@ -174,6 +181,10 @@ FLOWS = {
     "two tags v4":              tagged(TCP4, Q, AD),
     "two tags v6":              tagged(UDP6, Q, AD),
     "two 802.1Q v4":            tagged(UDP4, Q, Q),
+    "three tags":               tagged(TCP4, Q, Q, AD),
+    "four 802.1Q v6":           tagged(TCP6, *4 * [Q]),
+    "eight 802.1Q v4":          tagged(UDP4, *8 * [Q]),
+    "eight 802.1ad v6":         tagged(UDP6, *8 * [AD]),
     "tag, options":             tagged(OPTIONS, Q),
     "two tags, all extensions": tagged(EXTENSIONS, Q, AD),
 }  # fmt: skip
@@ -185,7 +196,7 @@ OTHERS = {
     "802.3 length":             ether(46, bytes(46)),
     "ethernet alone":           ether(0x88B5, b""),
     "arp behind a tag":         vlan(ether(TYPE_ARP, bytes(28))),
-    "three tags":               vlan(vlan(vlan(TCP4.frame)), TYPE_8021AD),
+    "arp behind eight tags":    tagged(v4(ether(TYPE_ARP, bytes(28)), 0), *8 * [Q]).frame,
     "v4 says version 6":        ipv4(TCP, tcp(), first=0x65),
     "v6 says version 4":        ipv6(TCP, tcp(), version=4),
     "v6 udp says version 4":    ipv6(UDP, ports(), version=4),
@@ -226,6 +237,23 @@ def test_no_flow(kernel: Kernel, program: str, frame: bytes) -> None:
     assert kernel.entries() == []
     assert kernel.account(direction, OTHER) == Account(TIMES * len(frame), TIMES)
     assert kernel.account(1 - direction, OTHER) == NOTHING
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("row", [TCP4, TCP6], ids=["v4", "v6"])
+@pytest.mark.parametrize("tag_type", [Q, AD], ids=["802.1Q", "802.1ad"])
+def test_more_tags_than_are_parsed(kernel: Kernel, program: str, row: Row, tag_type: int) -> None:
+    """The kernel removes any number of priority tags, so such a frame may be routed."""
+    direction = DIRECTION[program]
+    for tags in (9, 10, 100):
+        kernel.send(program, tagged(row, *tags * [tag_type]).frame, TIMES)
+
+    (entry,) = kernel.entries()
+    seen = entry.seen >> kernel.layout.seen_shift * direction
+    assert entry.flow == Flow(0, "::", 0, "::", 0)
+    assert entry.packets[direction] == 3 * TIMES
+    assert seen & kernel.layout.seen_unparsed
+    assert kernel.account(direction, OTHER) == NOTHING
 
 
 def shortest(frame: bytes) -> int:
