@@ -58,7 +58,7 @@ def declared(text: str) -> list[DeclaredDocuments]:
 
 def found(text: str, check: str, with_cluster: bool = False) -> list[tuple[int, str, str]]:
     """Line, field and message of what a check tells."""
-    world = manifests.from_case(CASE, "", "").world if with_cluster else None
+    world = manifests.from_case(CASE, "", "").model if with_cluster else None
     told = [each for each in lint(declared(text), world) if each.check == check]
     return [(each.problem.line, each.problem.field, each.problem.message) for each in told]
 
@@ -131,14 +131,14 @@ def test_nodes_and_networks_of_an_admin_policy_have_their_places() -> None:
 def test_a_port_that_nobody_calls_so() -> None:
     text = net("podSelector: {}\ningress:\n- ports: [{port: http}]\n- ports: [{port: htpp}]")
     assert found(text, SELECTS_NOTHING, with_cluster=True) == [
-        (8, "spec.ingress[1]", "no pod that the policy selects calls a port htpp")
+        (8, "spec.ingress[1]", "no pod that the policy selects has a port named htpp")
     ]
 
 
 def test_in_egress_the_name_of_a_port_is_anybodys() -> None:
     subject = "podSelector: {matchLabels: {app: db}}\n"
     text = net(subject + "egress:\n- ports: [{port: http}]\n- ports: [{port: htpp}]")
-    why = "no pod of the cluster calls a port htpp"
+    why = "no pod of the cluster has a port named htpp"
     assert found(text, SELECTS_NOTHING, with_cluster=True) == [(8, "spec.egress[1]", why)]
     text = net(subject + "ingress:\n- ports: [{port: http}]")
     assert len(found(text, SELECTS_NOTHING, with_cluster=True)) == 1
@@ -164,7 +164,7 @@ def test_rules_that_policy_types_leave_out() -> None:
 
 def test_an_object_that_is_declared_twice() -> None:
     text = net("podSelector: {}") + "---\n" + net("podSelector: {}")
-    assert found(text, DUPLICATE) == [(7, "", "is declared in p.yaml:1 too; the later one counts")]
+    assert found(text, DUPLICATE) == [(7, "", "is also declared in p.yaml:1; the later one is used")]
 
 
 def test_a_policy_of_another_kind_is_told() -> None:
@@ -203,11 +203,11 @@ def test_a_rule_in_the_shadow_of_another_of_its_policy_and_of_a_wider_policy() -
     )
     wider = net("podSelector: {}\ningress:\n- from: [{ipBlock: {cidr: 10.99.0.0/16}}]", "wide")
     assert found(text + "---\n" + wider, SHADOWED) == [
-        (7, "spec.ingress[0]", "makes no difference: shop/p ingress[1] allows all that it does"),
+        (7, "spec.ingress[0]", "makes no difference: shop/p ingress[1] allows everything it allows"),
         (
             11,
             "spec.ingress[2]",
-            "makes no difference: shop/wide ingress[0] allows all that it does",
+            "makes no difference: shop/wide ingress[0] allows everything it allows",
         ),
     ]
     elsewhere = net("podSelector: {}\ningress:\n- {}", "wide", "other")
@@ -225,7 +225,7 @@ def test_in_the_admin_tier_only_what_is_asked_before_shadows() -> None:
     first, last = admin(narrow, "n", 1), admin(wide, "w", 2)
     assert found(first + "---\n" + last, SHADOWED) == []
     assert [m for _, _, m in found(admin(narrow, "n", 3) + "---\n" + last, SHADOWED)] == [
-        "is never reached: AdminNetworkPolicy/w ingress[0] (deny) takes all that it matches"
+        "is never reached: AdminNetworkPolicy/w ingress[0] (deny) matches everything it matches"
     ]
     assert found(admin(narrow, "n", 2) + "---\n" + last, SHADOWED) == []  # nobody knows which
     below = net("podSelector: {}\ningress:\n- from: [{namespaceSelector: {}}]")
@@ -339,6 +339,6 @@ def test_findings_of_the_corpora_can_be_written() -> None:
     told: list[LintFinding] = []
     for case in json.loads(path.read_text())["cases"]:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": case["policies"]})
-        told += lint(declared(text), manifests.from_case(case, "", "").world)
+        told += lint(declared(text), manifests.from_case(case, "", "").model)
     assert {each.check for each in told} >= {SELECTS_NOTHING, SHADOWED, UNISOLATED}
     assert all(str(each.problem) for each in told)

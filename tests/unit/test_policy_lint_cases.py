@@ -210,7 +210,7 @@ def test_a_block_of_services_addresses_is_reported(
         "egress[0].to[0].ipBlock",
         "egress[0].to[1].ipBlock",
     ]
-    assert all("holds addresses of Services (a/dns), which policy never sees" in li for li in lines)
+    assert all("contains Service addresses (a/dns), which never match" in li for li in lines)
 
 
 def test_a_namespace_of_that_name_may_have_pods(
@@ -252,11 +252,11 @@ def test_a_named_port_of_another_protocol_is_a_finding() -> None:
         "metadata: {name: p, namespace: a}",
         "metadata: {name: p, namespace: a}, spec: {containers: [{ports: [{name: dns, containerPort: 53, protocol: UDP}]}]}",
     )
-    world = from_documents(read_text(cluster, "c").documents).world
+    world = from_documents(read_text(cluster, "c").documents).model
     for port, words in (
-        ("{port: dns}", ["port dns is UDP there, and this rule is for TCP"]),
+        ("{port: dns}", ["port dns is UDP, but this rule is for TCP"]),
         ("{port: dns, protocol: UDP}", []),
-        ("{port: web}", ["no pod that the policy selects calls a port web"]),
+        ("{port: web}", ["no pod that the policy selects has a port named web"]),
     ):
         given = [
             each for each in lint(declared(PORT % port), world) if each.check == "selects-nothing"

@@ -104,7 +104,7 @@ def test_a_matrix_comes_after_the_probes_and_in_rows() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "why"),
-    [(["o.", "i"], "must be 2 rows"), (["o?", "io"], "no cell of a matrix")],
+    [(["o.", "i"], "must have 2 rows"), (["o?", "io"], "unknown matrix cell")],
 )
 def test_a_matrix_that_is_no_table_is_never_ok(rows: list[str], why: str) -> None:
     matrix = {"protocol": "TCP", "port": 80, "endpoints": ["x/a", "y/c"], "rows": rows}
@@ -172,12 +172,12 @@ def test_a_pod_without_an_address_is_known_by_labels_but_in_no_block() -> None:
     ("odd", "why"),
     [
         (probe("x/nobody", "x/a"), "no pod 'x/nobody'"),
-        (probe("10.99.0.300", "x/a"), "is no address"),
-        (probe("x/a", "x/b", protocol="ICMP"), "is none of TCP, UDP, SCTP"),
+        (probe("10.99.0.300", "x/a"), "invalid address"),
+        (probe("x/a", "x/b", protocol="ICMP"), "use one of TCP, UDP, SCTP"),
         (probe("x/a", "x/b", port=70000), "between 0 and 65535"),
         (probe("x/a", "x/b", port="http"), "whole number"),
-        (probe("x/a", "x/b", family="IPX"), "is none of IPv4, IPv6"),
-        ({**probe("x/a", "x/b"), "to": {"pod": "x/a", "ip": "10.99.0.1"}}, "a pod or an ip"),
+        (probe("x/a", "x/b", family="IPX"), "use one of IPv4, IPv6"),
+        ({**probe("x/a", "x/b"), "to": {"pod": "x/a", "ip": "10.99.0.1"}}, "either pod or ip"),
         (None, "must be an object"),
     ],
 )
@@ -215,7 +215,7 @@ def test_what_is_odd_in_a_cluster_costs_its_own_part() -> None:
     assert [outcome.verdict for outcome in outcomes(written)] == ["allowed", "unknown"]
     told = "\n".join(problems(written))
     assert all(f"tests.json: one: {field}" in told for field in ("pods[1]", "pods[2]", "nodes"))
-    assert "pods[3].ips: 'here' is no address" in told
+    assert "pods[3].ips: invalid address 'here'" in told
 
 
 @pytest.mark.parametrize(

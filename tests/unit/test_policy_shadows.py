@@ -197,4 +197,4 @@ def test_a_search_that_ends_early_says_so() -> None:
     assert [each.check for each in lint(given, None)] == [NO_DNS, SHADOWED]
     _, short = lint(given, None, ComparisonBudget(comparisons=0))
     assert (short.check, short.problem.subject) == (SHADOWED, "policies")
-    assert "2 were not compared" in short.problem.message
+    assert "2 rules not compared" in short.problem.message

@@ -115,7 +115,7 @@ def cluster_of(given: Iterable[Document], problems: Sequence[Problem] = ()) -> C
     """Return the cluster of the documents; PodtallyError if there are problems."""
     found = manifests.from_documents(given)
     _refuse((*problems, *found.problems))
-    return found.world
+    return found.model
 
 
 def read_file(name: str) -> bytes:
@@ -162,7 +162,7 @@ def _world_of_case(content: bytes, name: str, errors: Sequence[Problem]) -> Clus
         _refuse(errors)
     found = manifests.from_case(value, name, "")
     _refuse(found.problems)
-    return found.world
+    return found.model
 
 
 def _refuse(problems: Iterable[Problem]) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cases of policy tests as they are written: a cluster, its policies, questions, expectations.
+"""Reads policy test cases: a cluster, its policies, probes and expected verdicts.
 
-The format is told in docs/policy.md. What is odd in a case costs its own part only: a probe
-that cannot be asked tells why, and an unreadable policy stands for whom it may select.
+docs/policy.md describes the format. A broken part affects only itself: an invalid probe carries
+its error, and an unreadable policy puts in doubt what it may select.
 """
 
 import json
@@ -35,14 +35,14 @@ from podtally.policy.schema.decoding import convert
 from podtally.yamltree.scalars import brief
 from podtally.yamltree.tree import TreeBudget, TreeError, json_values, yaml_trees
 
-# What a word expects; no word expects nothing.
+# The verdicts that an expectation accepts; no word accepts all.
 EXPECTED_VERDICTS: dict[str, tuple[str, ...]] = {
     "allow": (ALLOWED, UNDECLARED),
     "deny": (DENIED,),
     "": VERDICTS,
     **{verdict: (verdict,) for verdict in VERDICTS},
 }
-# The cells of a matrix: what is expected of the whole, of ingress and of egress.
+# The cells of a matrix: the expected verdict, of ingress and of egress.
 _CELLS = {
     ".": ("allow", "allow", "allow"),
     "i": ("deny", "deny", "allow"),
@@ -56,9 +56,9 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class Probe(NamedTuple):
-    """A question, and what is expected; ``wrong`` tells what is wrong with either."""
+    """A question and the expected verdicts; ``wrong`` is the error in either."""
 
-    question: Question | None  # None: it cannot be asked
+    question: Question | None  # None: invalid
     wrong: str
     expect: str
     expect_ingress: str
@@ -73,7 +73,7 @@ class Case(NamedTuple):
 
 class CaseFile(NamedTuple):
     cases: tuple[Case, ...]
-    problems: tuple[Problem, ...]  # of all that is no policy
+    problems: tuple[Problem, ...]  # of everything but policies
     policy_problems: tuple[Problem, ...]
 
 
@@ -103,7 +103,7 @@ class _WireMatrix(msgspec.Struct, frozen=True):
 
 
 def read_cases(text: bytes, source: str) -> CaseFile:
-    """From JSON or YAML: an object with ``cases``, a list of cases, or one; PodtallyError."""
+    """Read JSON or YAML: an object with ``cases``, a list of cases, or one case; PodtallyError."""
     written = _cases(parse_text(text, source), source)
     cases: list[Case] = []
     problems: list[Problem] = []
@@ -115,12 +115,12 @@ def read_cases(text: bytes, source: str) -> CaseFile:
             problems += reader.problems
             policy_problems += reader.policy_problems
         else:
-            problems.append(Problem(source, 0, f"case {index}", "", "is no object; drop it"))
+            problems.append(Problem(source, 0, f"case {index}", "", "is not an object; remove it"))
     return CaseFile(tuple(cases), tuple(problems), tuple(policy_problems))
 
 
 def parse_text(text: bytes, source: str) -> Any:
-    """The value of a text that is JSON or YAML; PodtallyError."""
+    """Return the value of a JSON or YAML text; PodtallyError."""
     if len(text) > MAX_BYTES:
         raise PodtallyError(f"{source}: more than {MAX_BYTES >> 20} MiB", "split it")
     try:
@@ -132,9 +132,9 @@ def parse_text(text: bytes, source: str) -> Any:
         else:
             values = [node.value for node in yaml_trees(plain, TreeBudget())]
     except UnicodeDecodeError:
-        raise PodtallyError(f"{source}: not UTF-8", "save it as that") from None
+        raise PodtallyError(f"{source}: not UTF-8", "save it as UTF-8") from None
     except UnicodeEncodeError:
-        raise PodtallyError(f"{source}: half a surrogate pair", "write the character") from None
+        raise PodtallyError(f"{source}: unpaired surrogate", "write the character") from None
     except TreeError as error:
         where = f"{source}:{error.line}" if error.line else source
         raise PodtallyError(f"{where}: {error.message}") from None
@@ -153,12 +153,12 @@ def _cases(value: Any, source: str) -> list[Any]:
         if "probes" in value or "matrices" in value:
             return [value]
     raise PodtallyError(
-        f"{source}: no tests of policies", "give an object with cases, or one case with probes"
+        f"{source}: not a policy test", "use an object with cases, or one case with probes"
     )
 
 
 class _CaseReader:
-    """Reads one case; once."""
+    """Reads one case, once."""
 
     def __init__(self, content: Mapping[str, Any], source: str, index: int) -> None:
         self.problems: list[Problem] = []
@@ -167,12 +167,12 @@ class _CaseReader:
         self._name = given if isinstance(given, str) and given else f"case {index}"
         self._content = content
         self._source = source
-        self._world = ClusterModel((), (), ())
+        self._model = ClusterModel((), (), ())
 
     def case(self) -> Case:
         found = manifests.from_case(self._content, self._source, self._name)
         self.problems += found.problems
-        self._world = found.world
+        self._model = found.model
         policies = tuple(self._policies())
         probes = [self._probe(item, index) for index, item in self._items("probes")]
         for index, item in self._items("matrices"):
@@ -195,7 +195,7 @@ class _CaseReader:
             return self._wrong(("probes", index), question, wanted)
         odd = [word for word in wanted if word not in EXPECTED_VERDICTS]
         if odd:
-            message = f"expects {brief(odd[0])}; write allow or deny"
+            message = f"unknown expectation {brief(odd[0])}: use allow or deny"
             return self._wrong(("probes", index), message, wanted)._replace(question=question)
         return Probe(question, "", *wanted)
 
@@ -207,9 +207,9 @@ class _CaseReader:
             return
         count = len(wire.endpoints)
         if len(wire.rows) != count or any(len(row) != count for row in wire.rows):
-            yield self._wrong(path, f"must be {count} rows of {count} cells, one an endpoint")
+            yield self._wrong(path, f"must have {count} rows of {count} cells, one per endpoint")
             return
-        endpoints = [self._party(_end(text)) for text in wire.endpoints]
+        endpoints = [self._endpoint(_end(text)) for text in wire.endpoints]
         for source, row in zip(endpoints, wire.rows, strict=True):
             for destination, cell in zip(endpoints, row, strict=True):
                 if cell != _NOT_ASKED:
@@ -224,26 +224,26 @@ class _CaseReader:
     ) -> Probe:
         wanted = _CELLS.get(cell)
         if wanted is None:
-            return self._wrong(("matrices",), f"{brief(cell)} is no cell of a matrix")
-        question = _asked(source, destination, wire)
+            return self._wrong(("matrices",), f"unknown matrix cell {brief(cell)}")
+        question = _make_question(source, destination, wire)
         if isinstance(question, str):
             return self._wrong(("matrices",), question, wanted)
         return Probe(question, "", *wanted)
 
     def _question(self, wire: _WireProbe) -> Question | str:
-        return _asked(self._party(wire.from_), self._party(wire.to), wire)
+        return _make_question(self._endpoint(wire.from_), self._endpoint(wire.to), wire)
 
-    def _party(self, end: _WireEnd) -> PolicyEndpoint | str:
-        """Who the end is, or why that cannot be told."""
+    def _endpoint(self, end: _WireEnd) -> PolicyEndpoint | str:
+        """Return the endpoint, or the error."""
         if (end.pod is None) == (end.ip is None):
-            return "an end must have a pod or an ip"
+            return "an endpoint must have either pod or ip"
         if end.pod is not None:
             namespace, _, name = end.pod.partition("/")
-            return self._world.pod(namespace, name) or f"the case has no pod {brief(end.pod)}"
+            return self._model.pod(namespace, name) or f"the case has no pod {brief(end.pod)}"
         address = parse_address(end.ip or "")
         if address is None:
-            return f"{brief(end.ip or '')} is no address"
-        return self._world.at(address)._replace(ips=(address,))
+            return f"invalid address {brief(end.ip or '')}"
+        return self._model.at(address)._replace(ips=(address,))
 
     def _items(self, name: str) -> Iterable[tuple[int, Any]]:
         given = self._content.get(name)
@@ -262,24 +262,24 @@ class _CaseReader:
 
 
 def _end(text: str) -> _WireEnd:
-    """Of a matrix: ``ns/pod`` or ``ip:address``."""
+    """Parse an endpoint of a matrix: ``ns/pod`` or ``ip:address``."""
     if text.startswith("ip:"):
         return _WireEnd(ip=text.removeprefix("ip:"))
     return _WireEnd(pod=text)
 
 
-def _asked(
+def _make_question(
     source: PolicyEndpoint | str, destination: PolicyEndpoint | str, wire: _WireProbe | _WireMatrix
 ) -> Question | str:
     for end in (source, destination):
         if isinstance(end, str):
             return end
     if wire.protocol not in PROTOCOLS:
-        return f"{brief(wire.protocol)} is none of {', '.join(PROTOCOLS)}"
+        return f"unsupported protocol {brief(wire.protocol)}: use one of {', '.join(PROTOCOLS)}"
     if not 0 <= wire.port <= LAST_PORT:
         return f"a port must be between 0 and {LAST_PORT}"
     if wire.family is not None and wire.family not in FAMILIES:
-        return f"{brief(wire.family)} is none of {', '.join(FAMILIES)}"
+        return f"unsupported family {brief(wire.family)}: use one of {', '.join(FAMILIES)}"
     assert isinstance(source, PolicyEndpoint)
     assert isinstance(destination, PolicyEndpoint)
     chosen = connection_ends(source, destination, wire.family or "")
@@ -288,15 +288,15 @@ def _asked(
 
 
 def _policy(content: Any, where: str) -> ParsedPolicies:
-    """What is no policy that is read here may be one, for anybody."""
+    """Parse a policy; anything else may be a policy that selects every endpoint."""
     if isinstance(content, dict):
         api_version, kind = content.get("apiVersion"), content.get("kind")
         words = [word if isinstance(word, str) else "" for word in (api_version, kind)]
         reading = read_documents([Document(where, words[0], words[1], content, LineMap(None))])
         if not reading.others:
             return reading
-        message = f"the kind {brief(words[1])} is not read; give a policy"
+        message = f"unsupported kind {brief(words[1])}: use a policy"
     else:
-        message = "is no object; give a policy"
+        message = "is not an object: use a policy"
     problem = Problem(where, 0, "", "", message)
     return ParsedPolicies(policies=all_unreadable(problem, False), problems=(problem,))

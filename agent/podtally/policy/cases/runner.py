@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of the probes of a case: verdicts with their reasons, and whether they fit."""
+"""Runs test cases: the verdict and reason of each probe, and whether it is as expected."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from podtally.policy.reference.engine import Engine
 
 
 class ProbeResult(NamedTuple):
-    """``ok``: the verdict is what is expected, and each direction's where that is stated."""
+    """``ok``: the verdict is as expected, and that of each direction, if given."""
 
     case: str
     number: int  # of the probe in its case, from 0
@@ -24,7 +24,7 @@ class ProbeResult(NamedTuple):
 
 
 def run_case(case: Case, more: Sequence[Policy] = ()) -> Iterator[ProbeResult]:
-    """In the order of the probes, by the case's policies and ``more``, which beat namesakes."""
+    """Judge the probes in order; ``more`` policies override those of the case by name."""
     names = {_name(policy) for policy in more if not policy.unreadable}
     engine = Engine([*(p for p in case.policies if _name(p) not in names), *more])
     for number, probe in enumerate(case.probes):

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Namespaces, nodes and pods as they are written, in manifests or in a case of tests, to a World.
+"""Reads namespaces, nodes, pods and Services from manifests or a test case into a ClusterModel.
 
-One that cannot be read is a problem of its own, and is not there: who asks for it is told that
-nobody is known by that name. Unknown fields are stepped over, since servers have new ones.
+An unreadable object is reported and left out. Unknown fields are ignored: servers add new ones.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,7 +30,7 @@ _NO_LIFE = Life(0, 0, 0, 0, 0, 0, False)
 
 
 class ClusterDocuments(NamedTuple):
-    world: ClusterModel
+    model: ClusterModel
     problems: tuple[Problem, ...]
 
 
@@ -126,7 +125,7 @@ class _CaseNamespace(msgspec.Struct, frozen=True):
 
 
 class _ClusterBuilder:
-    """What was read so far."""
+    """Collects the objects read so far."""
 
     def __init__(self) -> None:
         self.members: list[ClusterPod] = []
@@ -134,22 +133,22 @@ class _ClusterBuilder:
         self.namespaces: list[NamespaceModel] = []
         self.services: dict[str, tuple[int, ...]] = {}
 
-    def world(self) -> ClusterModel:
+    def model(self) -> ClusterModel:
         return ClusterModel(self.members, self.nodes, self.namespaces, self.services)
 
 
 def from_documents(documents: Iterable[Document]) -> ClusterDocuments:
-    """Of kinds other than Namespace, Node, Pod and Service nothing is needed."""
+    """Read Namespaces, Nodes, Pods and Services; other kinds are ignored."""
     found, problems = _ClusterBuilder(), []
     for document in documents:
         fault = _take(document, found) if document.api_version == "v1" else None
         if fault is not None:
             problems.append(problem_of(document, fault))
-    return ClusterDocuments(found.world(), tuple(problems))
+    return ClusterDocuments(found.model(), tuple(problems))
 
 
 def from_case(case: Mapping[str, Any], source: str, subject: str) -> ClusterDocuments:
-    """The ``namespaces``, ``nodes`` and ``pods`` of a case (docs/policy.md)."""
+    """Read the ``namespaces``, ``nodes`` and ``pods`` of a test case (docs/policy.md)."""
     found, problems = _ClusterBuilder(), []
     for index, each in _items(case, "namespaces", _CaseNamespace):
         if isinstance(each, Fault):
@@ -168,7 +167,7 @@ def from_case(case: Mapping[str, Any], source: str, subject: str) -> ClusterDocu
             problems.append(_problem(source, subject, "pods", index, pod))
         else:
             found.members.append(pod)
-    return ClusterDocuments(found.world(), tuple(problems))
+    return ClusterDocuments(found.model(), tuple(problems))
 
 
 def _take(document: Document, found: _ClusterBuilder) -> Fault | None:
@@ -279,7 +278,7 @@ def _addresses(texts: Iterable[str]) -> tuple[int, ...] | Fault:
     for text in texts:
         address = parse_address(text)
         if address is None:
-            return Fault(("ips",), f"{text[:64]!r} is no address")
+            return Fault(("ips",), f"invalid address {text[:64]!r}")
         found.append(address)
     return tuple(found)
 
@@ -301,7 +300,7 @@ def _converted(value: Any, shape: type[T]) -> T | Fault:
     try:
         return convert(built_in_nulls(value), shape)
     except RecursionError:
-        return Fault((), "nested too deep; flatten it")
+        return Fault((), "nested too deeply; flatten it")
 
 
 def _problem(source: str, subject: str, name: str, index: int, fault: Fault) -> Problem:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who there is to be judged in a cluster that is written down: parties by name and by address."""
+"""A cluster at one moment: its pods, nodes, namespaces and Services, by name and by address."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -14,11 +14,11 @@ FAMILIES = (IPV4, IPV6)
 
 
 class ClusterPod(NamedTuple):
-    """A pod, with what policies do not ask for."""
+    """A pod, with what policies do not select by."""
 
     endpoint: PolicyEndpoint
-    workload: str = ""  # "" where nothing tells
-    over: bool = False  # Succeeded or Failed: its addresses may be another's
+    workload: str = ""  # "": unknown
+    over: bool = False  # Succeeded or Failed: its addresses may be reassigned
 
 
 class NamespaceModel(NamedTuple):
@@ -27,7 +27,7 @@ class NamespaceModel(NamedTuple):
 
 
 class ClusterModel:
-    """A cluster at one moment. What it does not tell of somebody is not known, never guessed."""
+    """A cluster at one moment. What it does not contain is unknown, never guessed."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class ClusterModel:
 
     @property
     def namespaces(self) -> Mapping[str, Labels | None]:
-        """By name; also those of which only a pod tells, whose labels are not known (None)."""
+        """Namespace labels by name; None (unknown) for those seen only in a pod."""
         return self._namespaces
 
     def pod(self, namespace: str, name: str) -> PolicyEndpoint | None:
@@ -63,7 +63,7 @@ class ClusterModel:
         return member.endpoint if member else None
 
     def workload(self, namespace: str, name: str) -> PolicyEndpoint | None:
-        """A pod of the workload: the first by name that is not over."""
+        """Return a pod of the workload: the first by name that has not finished."""
         pods = [
             member
             for member in self._members.values()
@@ -73,7 +73,7 @@ class ClusterModel:
         return first.endpoint if first else None
 
     def at(self, address: int) -> PolicyEndpoint:
-        """Who has the address; a node goes before the pods that use its network."""
+        """Return the owner of the address; a node, not the host-network pods on it."""
         return self._holders.get(address) or PolicyEndpoint(ADDRESS, ips=(address,))
 
     def _placed(self, pod: PolicyEndpoint) -> PolicyEndpoint:
@@ -87,7 +87,7 @@ class ClusterModel:
             for address in pod.ips:
                 if pod.host_network:
                     holders[address] = _node_of(pod)
-                elif address in holders:  # two that live have it: nobody can tell whom it means
+                elif address in holders:  # two running pods have it: ambiguous
                     holders[address] = PolicyEndpoint(UNIDENTIFIED, ips=(address,))
                 else:
                     holders[address] = pod
@@ -97,7 +97,7 @@ class ClusterModel:
 
 
 class ConnectionEnds(NamedTuple):
-    """The two ends of a connection, and the addresses that they use; 0: not known which."""
+    """Source and destination of a connection, and the addresses they use; 0: unknown."""
 
     source: PolicyEndpoint
     destination: PolicyEndpoint
@@ -112,9 +112,9 @@ class ConnectionEnds(NamedTuple):
 def connection_ends(
     source: PolicyEndpoint, destination: PolicyEndpoint, family: str = ""
 ) -> ConnectionEnds:
-    """In the family, or without one in the first that both ends have.
+    """Choose addresses of the family, by default of the first that both endpoints have.
 
-    Without a family in common the only address that an end has is still known.
+    Without a common family, an endpoint's only address is used.
     """
     families = (family,) if family else tuple(dict.fromkeys(map(family_of, source.ips)))
     for one in families:
@@ -129,17 +129,17 @@ def family_of(address: int) -> str:
     return IPV4 if address >> 32 == _MAPPED else IPV6
 
 
-def selectable_pods(world: ClusterModel) -> tuple[PolicyEndpoint, ...]:
-    """The pods that policies may select: not those of the host's network, none that is over."""
+def selectable_pods(model: ClusterModel) -> tuple[PolicyEndpoint, ...]:
+    """Return the pods that policies can select: not host-network, not finished."""
     return tuple(
         member.endpoint
-        for member in world.members
+        for member in model.members
         if not member.over and member.endpoint.kind == POD and not member.endpoint.host_network
     )
 
 
 def _node_of(pod: PolicyEndpoint) -> PolicyEndpoint:
-    """The node whose network the pod uses, as far as the pod tells."""
+    """Return the node of a host-network pod, as far as the pod describes it."""
     return PolicyEndpoint(
         NODE, name=pod.node, ips=pod.ips, node=pod.node, node_labels=pod.node_labels
     )

@@ -55,7 +55,7 @@ class Exposure:
         protocol: NDArray[np.uint8],
         port: NDArray[np.int64],
     ) -> NDArray[np.int64]:
-        """Return the Ingress whose controller each peer is and that leads to the pod, or NOTHING."""
+        """Return the Ingress whose controller each peer is, leading to the pod, or NOTHING."""
         classes = self._classes(peers).astype(np.uint64)  # NOTHING has all bits set: no match
         word = classes << _CLASS_SHIFT | _word(protocol, port)
         return self._via.look_up(addresses, word)

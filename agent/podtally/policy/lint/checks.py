@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What should not stand so in policies that can be read: by themselves, and against a cluster.
+"""Runs all checks on readable policies: by themselves, and against a cluster.
 
-What the API server would refuse is ``reading``'s to tell.
+What the API server would reject is reported by ``load.parser``.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,19 +29,19 @@ from podtally.policy.problems import WARNING, Problem
 from podtally.policy.reference.matching import rules_of
 from podtally.yamltree.scalars import brief
 
-# Of IANA's protocol numbers those that people write into policies.
+# Protocols without ports that people write into policies.
 _WITHOUT_PORTS = frozenset({"ICMP", "ICMPV6", "IGMP", "ESP", "AH", "GRE", "IPIP", "ARP"})
 
 
 def lint(
     declared: Sequence[DeclaredDocuments],
-    world: ClusterModel | None,
+    model: ClusterModel | None,
     budget: ComparisonBudget | None = None,
 ) -> list[LintFinding]:
-    """Without a world only what the policies tell by themselves; in the order of the policies."""
+    """Return findings in the order of the policies; without a model those of policies alone."""
     findings: list[LintFinding] = []
     readable = [each for each in declared if not each.policy.unreadable]
-    cluster = LintCluster(world) if world else None
+    cluster = LintCluster(model) if model else None
     for each in declared:
         findings += _portless(each.document)
     for each in readable:
@@ -50,17 +50,17 @@ def lint(
     findings += intent_findings(readable)
     findings += _twice(readable)
     findings += _shadowed(readable, budget or ComparisonBudget())
-    if world is not None and cluster is not None:
-        findings += service_address_findings(readable, world)
-        findings += unisolated_findings([each.policy for each in declared], world, cluster)
+    if model is not None and cluster is not None:
+        findings += service_address_findings(readable, model)
+        findings += unisolated_findings([each.policy for each in declared], model, cluster)
     return findings
 
 
 def unsupported_kinds(others: Iterable[Document]) -> Iterator[LintFinding]:
-    """Of documents that are no policies to podtally, those that are to others."""
+    """Yield a finding for each document that is a policy of an unsupported kind."""
     for document in others:
         if document.kind.endswith("NetworkPolicy"):
-            message = f"is a policy of {document.api_version}, which is not judged"
+            message = f"unsupported policy kind of {document.api_version}: not evaluated"
             yield finding(UNSUPPORTED_KIND, document, ("kind",), message)
 
 
@@ -90,7 +90,7 @@ def _twice(declared: Sequence[DeclaredDocuments]) -> Iterator[LintFinding]:
         key = (policy.kind, policy.namespace, policy.name)
         if key in first:
             where = f"{first[key].source}:{first[key].lines.at(())}"
-            message = f"is declared in {where} too; the later one counts"
+            message = f"is also declared in {where}; the later one is used"
             yield finding(DUPLICATE, document, (), message)
         first.setdefault(key, document)
 
@@ -105,12 +105,12 @@ def _shadowed(
         path = ("spec", shadow.direction, shadow.rule.index)
         yield finding(SHADOWED, documents[id(shadow.policy)], path, _shadow_words(shadow))
     if budget.skipped:
-        message = f"too many rules are alike: the search ended, {budget.skipped} were not compared"
+        message = f"too many similar rules: stopped with {budget.skipped} rules not compared"
         yield LintFinding(SHADOWED, Problem("", 0, "policies", "", message, WARNING))
 
 
 def _shadow_words(shadow: ShadowedRule) -> str:
     other = format_rule(shadow.other, shadow.other_rule, shadow.direction)
     if shadow.policy.tier == shadow.other.tier == NETWORK_TIER:
-        return f"makes no difference: {other} allows all that it does"
-    return f"is never reached: {other} ({shadow.other_rule.action}) takes all that it matches"
+        return f"makes no difference: {other} allows everything it allows"
+    return f"is never reached: {other} ({shadow.other_rule.action}) matches everything it matches"

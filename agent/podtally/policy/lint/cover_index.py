@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the few peers and ports that may cover a given one, without a look at all of them.
+"""Index of rules by peers and ports, to find the few that may cover a given rule.
 
-What is found is a superset of what covers (``covering``), in ascending order of the numbers
-under which it was added.
+Results are a superset of the covering rules (``subsumption``), in ascending order of number.
 """
 
 from collections.abc import Hashable, Iterator
@@ -28,11 +27,11 @@ from podtally.policy.model import (
 
 _EVERYONE = "everyone"
 _ALL = "all"
-_MAX_TRIED = 4  # peers, ports of a rule: the one with the fewest that may cover it is taken
+_MAX_TRIED = 4  # peers or ports of a rule: the one with the fewest candidates is used
 
 
 class CoverCandidates:
-    """Numbers that were found, in ascending lists."""
+    """Numbers found, in ascending lists."""
 
     def __init__(self, lists: list[list[int]]) -> None:
         self._lists = [each for each in lists if each]
@@ -155,7 +154,7 @@ def _prefix(network: Network, bits: int) -> Hashable:
 
 
 def _token(scopes: list[tuple[str, Selector]]) -> Hashable:
-    """Return something that whatever the selectors cover must say as well."""
+    """Return a token that every selector covered by these contains."""
     token: Hashable = (scopes[0][0], _ALL)
     for scope, selector in reversed(scopes):
         for requirement in selector.requirements:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is found in policies that should not stand so, each under the name of its check."""
+"""Lint findings and the names of the checks."""
 
 from typing import Any, NamedTuple
 
@@ -22,13 +22,13 @@ ALLOW_ALL = "allow-all"
 NO_DNS = "no-dns"
 SERVICE_ADDRESS = "service-address"
 CHECKS = {
-    SCHEMA: "the API server would refuse it, or should",
-    SELECTS_NOTHING: "a selector or a named port that means nobody",
+    SCHEMA: "the API server would reject it, or should",
+    SELECTS_NOTHING: "a selector or a named port that matches nothing",
     SHADOWED: "a rule that never makes a difference",
-    PROTOCOL_WITHOUT_PORTS: "a port of a protocol that has none",
-    IGNORED_RULES: "rules of a direction that policyTypes leaves out",
+    PROTOCOL_WITHOUT_PORTS: "a port of a protocol without ports",
+    IGNORED_RULES: "rules of a direction that policyTypes does not include",
     DUPLICATE: "an object that is declared more than once",
-    UNSUPPORTED_KIND: "a policy of a kind that podtally does not read",
+    UNSUPPORTED_KIND: "a policy of a kind that podtally does not support",
     POLICY_TYPES: "egress without policyTypes: ingress is denied too, or nothing is isolated",
     NO_SELECTOR: "a NetworkPolicy without podSelector, which selects every pod",
     OR_SELECTORS: "a namespaceSelector and a podSelector in two peers: one of them is enough",
@@ -45,7 +45,7 @@ class LintFinding(NamedTuple):
 
 
 class DeclaredDocuments(NamedTuple):
-    """A policy, and as what it was written."""
+    """A policy and the document that declares it."""
 
     policy: Policy
     document: Document
@@ -59,7 +59,7 @@ def finding(check: str, document: Document, path: Path, message: str) -> LintFin
 
 
 def part(content: Any, *path: str | int) -> Any:
-    """What stands there; None if nothing does."""
+    """Return the value at the path; None if there is none."""
     for step in path:
         if isinstance(step, int):
             there = isinstance(content, list) and step < len(content)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NetworkPolicies that are valid and probably do not do what was meant."""
+"""Checks for valid NetworkPolicies that probably do not do what their author intended."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ _WHOLE = (0, 96)  # bits of the networks ::/0 and 0.0.0.0/0
 
 
 def intent_findings(declared: Sequence[DeclaredDocuments]) -> Iterator[LintFinding]:
-    """Yield what the policies tell by themselves."""
+    """Yield the findings that need no cluster."""
     for each in declared:
         if each.policy.kind == "NetworkPolicy":
             yield from _types(each)
@@ -93,7 +93,7 @@ def _allow_all(each: DeclaredDocuments) -> Iterator[LintFinding]:
 
 
 def _without_dns(declared: Sequence[DeclaredDocuments]) -> Iterator[LintFinding]:
-    """Egress rules of pods that no policy allows to ask for names."""
+    """Check that pods with egress rules that need names may use DNS."""
     index, allowing = PeerIndex(), list[Policy]()
     for policy, _ in declared:
         if any(_allows_dns(rule) for rule in policy.egress or ()):
@@ -109,14 +109,14 @@ def _without_dns(declared: Sequence[DeclaredDocuments]) -> Iterator[LintFinding]
 
 
 def _needs_names(rule: Rule) -> bool:
-    """Return whether it leads to more than addresses that are written down."""
+    """Return whether the rule allows more than explicit addresses."""
     return rule.peers is None or any(
         not isinstance(peer, Block) or peer.network.bits in _WHOLE for peer in rule.peers
     )
 
 
 def _allows_dns(rule: Rule) -> bool:
-    """Also by a name, which is a pod's to give."""
+    """Return whether the rule allows DNS; any named port may be it."""
     return rule.action == ALLOW and (
         rule.ports is None
         or any(
@@ -127,15 +127,15 @@ def _allows_dns(rule: Rule) -> bool:
 
 
 def service_address_findings(
-    declared: Sequence[DeclaredDocuments], world: ClusterModel
+    declared: Sequence[DeclaredDocuments], model: ClusterModel
 ) -> Iterator[LintFinding]:
-    """Yield blocks of Services' addresses: policy sees the pod behind a Service, never these."""
+    """Yield ipBlocks of Service addresses: policies apply to the pods behind, never to these."""
     others = sorted(
         ip
-        for endpoint in (*(m.endpoint for m in world.members), *world.nodes)
+        for endpoint in (*(m.endpoint for m in model.members), *model.nodes)
         for ip in endpoint.ips
     )
-    services = sorted((ip, name) for name, ips in world.services.items() for ip in ips)
+    services = sorted((ip, name) for name, ips in model.services.items() for ip in ips)
     known: dict[Block, list[str]] = {}
     for policy, document in declared:
         for direction in (INGRESS, EGRESS):
@@ -148,14 +148,14 @@ def service_address_findings(
                     if known[peer]:
                         path = ("spec", direction, rule.index, PEERS[direction], number, "ipBlock")
                         names = join_words(sorted(set(known[peer])), "and")
-                        message = f"holds addresses of Services ({names}), which policy never sees"
+                        message = f"contains Service addresses ({names}), which never match"
                         yield finding(SERVICE_ADDRESS, document, path, message)
 
 
 def _services_in(
     block: Block, services: Sequence[tuple[int, str]], others: Sequence[int]
 ) -> list[str]:
-    """Return the Services in a block that holds no known address besides; both are sorted."""
+    """Return the Services in a block without other known addresses; both lists are sorted."""
     first = block.network.first
     end = first + (1 << (128 - block.network.bits))
     if bisect_left(others, first) < bisect_left(others, end):

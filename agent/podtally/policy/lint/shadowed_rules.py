@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules that never make a difference, since others match all that they match.
+"""Finds rules that never make a difference, because others match everything they match.
 
-Only the rules are compared that an index finds (``cover_index``), so that the cost is that of
-the rules, not of their pairs. Where the index finds too many a budget ends the search.
+An index (``cover_index``) limits comparisons, so the cost grows with rules, not pairs. If it
+finds too many, a budget ends the search.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,8 +16,8 @@ from podtally.policy.model import ADMIN_TIER, EGRESS, INGRESS, NETWORK_TIER, PAS
 from podtally.policy.reference.engine import evaluation_order
 from podtally.policy.reference.matching import rules_of
 
-_FEW = 32  # rules: it is quicker to compare them than to look for fewer
-MAX_COMPARISONS = 2_000_000  # of two rules; some ten seconds
+_FEW = 32  # rules: comparing them is faster than searching for fewer
+MAX_COMPARISONS = 2_000_000  # of two rules; about ten seconds
 
 
 class ShadowedRule(NamedTuple):
@@ -31,7 +31,7 @@ class ShadowedRule(NamedTuple):
 
 
 class ComparisonBudget:
-    """How many pairs of rules may be compared; ``skipped`` counts rules that were not."""
+    """The comparisons of two rules left; ``skipped`` counts rules not compared."""
 
     def __init__(self, comparisons: int = MAX_COMPARISONS) -> None:
         self.left = comparisons
@@ -41,7 +41,7 @@ class ComparisonBudget:
 def shadowed_rules(
     policies: Iterable[Policy], budget: ComparisonBudget | None = None
 ) -> Iterator[ShadowedRule]:
-    """For each rule that is shadowed the first that shadows it."""
+    """Yield each shadowed rule with the first rule that shadows it."""
     budget = budget or ComparisonBudget()
     ordered = sorted((p for p in policies if not p.unreadable), key=evaluation_order)
     cluster = [policy for policy in ordered if policy.tier != NETWORK_TIER]
@@ -64,7 +64,7 @@ Entry = tuple[Policy, Rule]
 
 
 class _RuleSet:
-    """The rules of some policies in one direction, in order, and where to look for covers."""
+    """The rules of some policies in one direction, in order, indexed by what they may cover."""
 
     def __init__(
         self,
@@ -93,12 +93,9 @@ class _RuleSet:
             self._same[key].append(number)
 
     def covering(self, policy: Policy, rule: Rule) -> Iterator[Entry]:
-        """Yield rules that cover it, whoever's, of policies that are for all whom it is for.
-
-        In order; itself too.
-        """
+        """Yield in order the rules that cover it, in policies that cover its subject; itself too."""
         if rule.peers == () or rule.ports == ():
-            return  # matches nothing at all, which is another check's to report
+            return  # matches nothing; reported by another check
         wider = self._of_wider(policy)
         fewest = self._peers.find(rule.peers, policy.namespace)
         if fewest.count > _FEW:
@@ -116,7 +113,7 @@ class _RuleSet:
                 yield other, other_rule
 
     def _of_wider(self, policy: Policy) -> list[list[int]]:
-        """Numbers of the rules of policies that are for all whom it is for, a list a subject."""
+        """Return the numbers of rules whose policies cover its subject, a list per subject."""
         key = (policy.subject, policy.namespace)
         found = self._wider.get(key)
         if found is None:
@@ -128,7 +125,7 @@ class _RuleSet:
 
 
 def _deciding(cluster: Sequence[Policy], direction: str) -> list[Entry]:
-    """Rules of the Admin tier that decide for all tiers: no Pass is, or may be, asked before."""
+    """Return the Admin tier's rules that decide for all tiers: no Pass can come first."""
     found: list[Entry] = []
     admin = (policy for policy in cluster if policy.tier == ADMIN_TIER)
     for _, group in groupby(admin, key=lambda policy: policy.priority):
@@ -143,7 +140,7 @@ def _deciding(cluster: Sequence[Policy], direction: str) -> list[Entry]:
 
 
 def _is_asked_before(other: Policy, policy: Policy) -> bool:
-    """Of two of one priority nobody knows which is."""
+    """Whether ``other`` comes first; unknown, so False, for equal priorities."""
     return other.tier == policy.tier and other.priority < policy.priority
 
 
@@ -164,7 +161,7 @@ def _in_order(
 
 
 def _in_union(space: Sequence[Policy], rules: _RuleSet, admin: _RuleSet) -> Iterator[ShadowedRule]:
-    """NetworkPolicies of a namespace: of two rules that mean the same the later is told."""
+    """Check NetworkPolicies of one namespace; of two equal rules the later one is reported."""
     numbers = {
         (id(policy), rule.index): number for number, (policy, rule) in enumerate(rules.entries)
     }
@@ -188,7 +185,7 @@ def _in_union(space: Sequence[Policy], rules: _RuleSet, admin: _RuleSet) -> Iter
 def _is_same_or_later(
     entry: Entry, numbers: dict[tuple[int, int], int], own: Entry, here: int
 ) -> bool:
-    """Whether it is the rule itself, or a later one that means the same."""
+    """Whether it is the rule itself, or a later equal one."""
     (other, other_rule), (policy, rule) = entry, own
     number = numbers[id(other), other_rule.index]
     if number <= here:

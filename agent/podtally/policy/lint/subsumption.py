@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether all that one selector, peer or rule means is meant by another too: certainly, or not.
+"""Whether one selector, peer or rule certainly covers another: matches everything it matches.
 
-By what is written alone, not by whom a cluster has; where it cannot be told the answer is no.
+Decided by the text alone, not by a cluster; False if uncertain.
 """
 
 from functools import lru_cache
@@ -31,17 +31,17 @@ _MAX_CACHED = 1 << 16  # answers
 
 
 class _KnownLabels(NamedTuple):
-    """What a selector says of one label."""
+    """What a selector requires of one label."""
 
-    only: frozenset[str] | None = None  # its value is one of these; None: it may be any
-    never: frozenset[str] = frozenset()  # its value is none of these, if it is there
+    only: frozenset[str] | None = None  # its value is one of these; None: any
+    never: frozenset[str] = frozenset()  # its value, if present, is not one of these
     there: bool = False
     absent: bool = False
 
 
 @lru_cache(_MAX_CACHED)
 def is_contradictory(selector: Selector) -> bool:
-    """Whether no labels at all could be selected."""
+    """Whether no labels can satisfy it."""
     facts = (_known(selector, requirement.key) for requirement in selector.requirements)
     return any((each.there and each.absent) or each.only == frozenset() for each in facts)
 
@@ -52,12 +52,12 @@ def covers_selector(outer: Selector, inner: Selector) -> bool:
 
 
 def covers_subject(outer: Policy, inner: Policy) -> bool:
-    """Whether the one is for everybody whom the other is for."""
+    """Whether ``outer`` selects every endpoint that ``inner`` selects."""
     return _covers_peer(outer.subject, outer.namespace, inner.subject, inner.namespace)
 
 
 def covers_rule(outer: Rule, outer_policy: Policy, inner: Rule, inner_policy: Policy) -> bool:
-    """Whether the one matches every connection that the other does; who has the rules aside."""
+    """Whether ``outer`` matches every connection that ``inner`` matches, subjects aside."""
     if outer.ports is not None:
         if not inner.ports:
             return False
@@ -90,7 +90,7 @@ def _covers_peer(
 
 
 def namespaces_of(meant: PodPeer | PodSubject, own: str) -> Selector:
-    """The policy's own namespace is the one that has its name for a label (KEP-2161)."""
+    """Return the namespace selector; for the policy's own namespace, by name label (KEP-2161)."""
     if meant.namespaces is not None:
         return meant.namespaces
     return Selector((Requirement(NAMESPACE_NAME_LABEL, "In", frozenset((own,))),))
@@ -146,7 +146,7 @@ def _with(known: _KnownLabels, requirement: Requirement) -> _KnownLabels:
 
 
 def _follows(wanted: Requirement, known: _KnownLabels) -> bool:
-    """Whether what is known of the label makes the requirement hold."""
+    """Whether the known facts about the label imply the requirement."""
     if wanted.operator == "In":
         return known.only is not None and known.only <= wanted.values
     if wanted.operator == "NotIn":
