@@ -164,7 +164,9 @@ def test_rules_that_policy_types_leave_out() -> None:
 
 def test_an_object_that_is_declared_twice() -> None:
     text = net("podSelector: {}") + "---\n" + net("podSelector: {}")
-    assert found(text, DUPLICATE) == [(7, "", "is also declared in p.yaml:1; the later one is used")]
+    assert found(text, DUPLICATE) == [
+        (7, "", "is also declared in p.yaml:1; the later one is used")
+    ]
 
 
 def test_a_policy_of_another_kind_is_told() -> None:
@@ -203,7 +205,11 @@ def test_a_rule_in_the_shadow_of_another_of_its_policy_and_of_a_wider_policy() -
     )
     wider = net("podSelector: {}\ningress:\n- from: [{ipBlock: {cidr: 10.99.0.0/16}}]", "wide")
     assert found(text + "---\n" + wider, SHADOWED) == [
-        (7, "spec.ingress[0]", "makes no difference: shop/p ingress[1] allows everything it allows"),
+        (
+            7,
+            "spec.ingress[0]",
+            "makes no difference: shop/p ingress[1] allows everything it allows",
+        ),
         (
             11,
             "spec.ingress[2]",
