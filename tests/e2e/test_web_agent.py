@@ -119,7 +119,7 @@ def _asked_by_commands(agent: Agent, authority: Authority, web: Path, tmp_path: 
     for arguments, variables, told in (
         (here, {}, "requires a user and a password"),
         (here, {"PODTALLY_BASIC_AUTH": f"{USER}:wrong"}, "wrong user or password"),
-        (here, {"PODTALLY_BASIC_AUTH": USER}, "has no password"),
+        (here, {"PODTALLY_BASIC_AUTH": USER}, "no password"),
         ((), password, "requires TLS"),
         (("--config", str(config_of_other)), password, "is not the one of the web configuration"),
         ((), password | {"PODTALLY_CA_FILE": str(stranger)}, "TLS with"),

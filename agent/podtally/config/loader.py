@@ -68,6 +68,8 @@ def add_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
 def _help(setting: Setting) -> str:
     default = default_text(setting)
     stated = default == "none" or "default" in setting.help
+    if not stated and setting.help.endswith(")"):
+        return f"{setting.help[:-1]}; default: {default})".replace("%", "%%")
     return (setting.help if stated else f"{setting.help} (default: {default})").replace("%", "%%")
 
 

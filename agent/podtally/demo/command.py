@@ -29,7 +29,7 @@ is not touched."""
 
 _EPILOG = """\
 examples:
-  podtally demo                     live table, until Ctrl-C
+  podtally demo                        live table, until Ctrl-C
   podtally demo --seconds 10 -o json   the final table as JSON
 
 You can edit the policies while it runs: new connections are evaluated against them.
