@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from podtally.policy.endpoints import NON_POD_NAMESPACES
+from podtally.runtimes.cgroups import SHORT, CgroupOwner, owner_of_path
 from podtally.runtimes.engine_files import ContainerName
-from podtally.runtimes.engines import ContainerNames
+from podtally.runtimes.engines import ENGINES, ContainerEngine, ContainerNames
 
 ID = "0123456789abcdef" * 4
 OTHER = "fedcba9876543210" * 4
@@ -73,3 +75,14 @@ def test_fifos_and_links_are_not_followed(tmp_path: Path, containers: ContainerN
     os.mkfifo(directory / "volatile-containers.json")
     (directory / "containers.json").symlink_to(elsewhere)
     assert containers.find(ID) is None
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.units[0])
+def test_a_declaration_is_all_that_an_engine_needs(engine: ContainerEngine) -> None:
+    names = [f"/system.slice/{prefix}-{ID}.scope" for prefix in engine.prefixes]
+    names += [f"/{parent}/{ID}" for parent in engine.parents if parent not in engine.free_names]
+    for path in names:
+        assert owner_of_path(path) == CgroupOwner(engine.name, ID[:SHORT], ID), path
+    for parent in engine.free_names:
+        assert owner_of_path(f"/{parent}/web") == CgroupOwner(engine.name, "web"), parent
+    assert engine.name in NON_POD_NAMESPACES

@@ -8,6 +8,7 @@ other endpoints of this host by HostPolicies.
 from podtally.identity.cluster_labels import ClusterLabels
 from podtally.identity.model import UNKNOWN, Endpoint, Owner
 from podtally.policy.model import ADDRESS, HOST, NODE, POD, UNIDENTIFIED, NamedPort, PolicyEndpoint
+from podtally.runtimes.engines import ENGINE_NAMES
 
 ADDRESS_ONLY = PolicyEndpoint(ADDRESS)  # known by its address only
 UNIDENTIFIED_ENDPOINT = PolicyEndpoint(UNIDENTIFIED)
@@ -19,7 +20,7 @@ _STATIC = "static"  # namespace of configured endpoints that name none
 NON_POD_NAMESPACES = frozenset(
     (
         *(_HOST_NAME, _UNIT, _STATIC, "netns", "lxc", "machine"),
-        *("docker", "containerd", "cri-o", "podman"),
+        *ENGINE_NAMES,
     )
 )
 
