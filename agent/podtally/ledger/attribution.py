@@ -194,11 +194,21 @@ class Attribution:
         self, flows: NewConnections, local: LocalEndpoints, peers: PeerColumns
     ) -> JudgeInput:
         given = judge_input(flows, self._endpoints.policy_endpoint[local.endpoint], peers)
-        unopened = (flows.key["protocol"] == TCP) & (flows.began & BEGAN_SIDE == BEGAN_UNKNOWN)
-        under_way = may_be_under_way(flows.key, flows.at_ns, self.interfaces)
-        bare = unopened & ~flows.has_data & (flows.seen & self._unparsed == 0)
-        may_be_unknown = under_way & (flows.began == BEGAN_UNKNOWN) | bare
+        may_be_unknown = np.zeros(len(flows.key), np.bool_)
+        rows = np.flatnonzero(flows.began & BEGAN_SIDE == BEGAN_UNKNOWN)
+        if len(rows):
+            may_be_unknown[rows] = self._may_be_unknown(flows.take(rows))
         return given._replace(foreign=local.ownership == FOREIGN, may_be_unknown=may_be_unknown)
+
+    def _may_be_unknown(self, flows: NewConnections) -> NDArray[np.bool_]:
+        """Return which connections without an initiator may have been opened before they were
+        watched, or show neither an opening nor data. (n,)
+        """
+        under_way = may_be_under_way(flows.key, flows.at_ns, self.interfaces)
+        is_bare = (flows.key["protocol"] == TCP) & ~flows.has_data
+        is_bare &= flows.seen & self._unparsed == 0
+        found: NDArray[np.bool_] = under_way & (flows.began == BEGAN_UNKNOWN) | is_bare
+        return found
 
     def _from_outside(self, given: JudgeInput, local: LocalEndpoints) -> NDArray[np.bool_]:
         """Return what was opened to a pod from outside the cluster. (n,)"""

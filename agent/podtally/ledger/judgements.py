@@ -44,6 +44,7 @@ class JudgementTable:
         self._candidates = candidates
         self._numbers: dict[Judgement, int] = {}
         self._by_parts: dict[int, int] = {}
+        self._missed = np.zeros(0, np.bool_)  # by number
 
     def of(
         self, given: JudgeInput, outcomes: Outcomes, with_candidates: Outcomes | None
@@ -79,9 +80,9 @@ class JudgementTable:
 
     def missed(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which verdicts are unknown although policies isolate the endpoint. (n,)"""
-        different, place = distinct(numbers)
-        missed = [self.values[number].missed for number in different.tolist()]
-        return np.array(missed, np.bool_)[place]
+        if len(self._missed) < len(self.values):
+            self._missed = np.array([each.missed for each in self.values], np.bool_)
+        return self._missed[numbers]
 
     def _number(self, packed: int) -> int:
         number = self._by_parts.get(packed)

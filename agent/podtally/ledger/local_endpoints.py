@@ -91,23 +91,24 @@ class LocalEndpointFinder:
         self, slot: NDArray[np.int64], flows: NewConnections, context: EpochContext
     ) -> LocalEndpoints:
         """``slot`` (n,) are those of the interfaces. Notes the cgroups found in the keys."""
-        n = len(slot)
-        cgroup, other_namespace = np.zeros(n, np.int64), np.zeros(n, np.bool_)
-        forwarded = np.zeros(n, np.bool_)
+        places, forwarded = _PLACE.pack(slot=slot), np.zeros(len(slot), np.bool_)
         shared = np.flatnonzero(self._interfaces.host[slot])
         if len(shared):
             some = flows.take(shared)
             sockets = find_sockets(some, context, self._peers, self._flags)
             flows.key["cgroup_high"][shared] = sockets.cgroup >> 32
             flows.key["cgroup_low"][shared] = sockets.cgroup & 0xFFFFFFFF
-            cgroup[shared], forwarded[shared] = sockets.cgroup, sockets.forwarded
-            other_namespace[shared] = in_other_namespace(some, sockets, context, self._peers)
-        places = _PLACE.pack(slot=slot, other_namespace=other_namespace, cgroup=cgroup)
+            forwarded[shared] = sockets.forwarded
+            places[shared] = _PLACE.pack(
+                slot=slot[shared],
+                other_namespace=in_other_namespace(some, sockets, context, self._peers),
+                cgroup=sockets.cgroup,
+            )
         different, place = distinct(places)
         numbers = [self._number(each, context.names) for each in different.tolist()]
         endpoint = np.array(numbers, np.int64)[place]
         final = self._final[endpoint]
-        ownership = np.full(n, OWN, np.int8)
+        ownership = np.full(len(slot), OWN, np.int8)
         rows = np.flatnonzero(self.is_pod[endpoint] & final)
         given = OwnershipInput(
             endpoint=self._owner[endpoint[rows]],
@@ -116,7 +117,8 @@ class LocalEndpointFinder:
             sent=flows.sent[rows],
         )
         ownership[rows] = self._ownership.kinds(given, context.names, context.now_ns)
-        ownership[(ownership != GROUP) & self._forwards[endpoint]] = OWN
+        if self._forwarders:
+            ownership[(ownership != GROUP) & self._forwards[endpoint]] = OWN
         return LocalEndpoints(endpoint, final, forwarded, ownership)
 
     def _number(self, packed: int, names: Names) -> int:

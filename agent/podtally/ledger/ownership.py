@@ -74,11 +74,10 @@ class Ownership:
         # Most local addresses are the endpoint's own: one look-up decides.
         rows = np.flatnonzero((kinds == OWN) & self._are_known(given.endpoint, high, low))
         for at_ns in (given.at_ns, np.full(len(high), now_ns)):  # or since then
-            owner = self._of_owner[names.look_up(high[rows], low[rows], at_ns[rows])]
-            other = (owner != given.endpoint[rows]) & (owner != _DISPUTED)
-            rows = rows[other]
             if not len(rows):
                 return kinds
+            owner = self._of_owner[names.look_up(high[rows], low[rows], at_ns[rows])]
+            rows = rows[(owner != given.endpoint[rows]) & (owner != _DISPUTED)]
         flooded = silent[rows]
         kinds[rows[flooded]] = FLOODED
         sources = rows[~flooded]
