@@ -153,7 +153,7 @@ def test_custom_resources_are_read_where_they_are(api: ApiServer, run: Run, tmp_
         (Fault(401, "Unauthorized", resource="pods", times=-1), "log in again"),
     ],
 )
-def test_an_error_of_the_server_is_told_with_the_mend(
+def test_an_error_of_the_server_is_shown_with_the_fix(
     fault: Fault, words: str, api: ApiServer, run: Run, tmp_path: Path
 ) -> None:
     api.faults.errors.append(fault)
@@ -170,7 +170,7 @@ def test_an_error_that_passes_is_none(api: ApiServer, run: Run, tmp_path: Path) 
     assert (status, err) == (0, "")
 
 
-def test_who_does_not_answer_or_refuses_us(api: ApiServer, run: Run, tmp_path: Path) -> None:
+def test_a_server_that_does_not_answer_or_refuses(api: ApiServer, run: Run, tmp_path: Path) -> None:
     status, out, err = run("check", *live(tmp_path, api.url, "wrong"))
     assert (status, out) == (2, "")
     assert "namespaces: 401 Unauthorized; log in again" in err
@@ -238,7 +238,7 @@ def test_explain_of_what_is_applied(api: ApiServer, run: Run, tmp_path: Path) ->
 
 
 @pytest.mark.skipif(not RECORDINGS.is_dir(), reason="no ../shared/k8s-recordings")
-def test_what_a_real_cluster_told(run: Run, tmp_path: Path) -> None:
+def test_recordings_of_a_real_cluster(run: Run, tmp_path: Path) -> None:
     with ApiServer() as api:
         Player(api.store).play_until(float("inf"))
         policies = len(api.store.objects("networkpolicies"))
@@ -256,7 +256,7 @@ def test_what_a_real_cluster_told(run: Run, tmp_path: Path) -> None:
         assert f"{name} ({one['status']['podIP']}) to 203.0.113.9" in out
 
 
-def test_a_terminal_is_told_what_goes_on(api: ApiServer, tmp_path: Path) -> None:
+def test_progress_on_a_terminal(api: ApiServer, tmp_path: Path) -> None:
     api.faults.hang = True
     command = [sys.executable, "-m", "podtally", "check", *live(tmp_path, api.url)]
     ours, theirs = pty.openpty()

@@ -24,7 +24,7 @@ def empty(target: str) -> tuple[int, Any] | None:
     return (200, EMPTY) if there else None
 
 
-def test_a_list_that_grows_old_is_begun_anew(run: Run, tmp_path: Path) -> None:
+def test_an_expired_list_restarts(run: Run, tmp_path: Path) -> None:
     """What was read of it before is not kept: it may have gone meanwhile."""
     asked: list[str] = []
 
@@ -63,7 +63,7 @@ def test_another_version_of_a_resource_is_not_taken_for_nothing(run: Run, tmp_pa
     )
 
 
-def test_a_right_to_what_is_there_is_asked_for(run: Run, tmp_path: Path) -> None:
+def test_missing_rights_are_reported_for_existing_resources(run: Run, tmp_path: Path) -> None:
     there = {
         ADMIN: (200, {"versions": [{"version": "v1alpha1"}, {"version": "v1alpha2"}]}),
         f"{ADMIN}/v1alpha1": (200, {"resources": [{"name": "adminnetworkpolicies"}]}),

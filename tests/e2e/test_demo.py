@@ -78,7 +78,7 @@ def assert_nothing_is_left() -> None:
     assert not PIN_DIR.exists()
 
 
-def test_the_demo_shows_who_talks_to_whom_and_its_books_close(tmp_path: Path) -> None:
+def test_the_demo_shows_conversations_and_its_books_close(tmp_path: Path) -> None:
     log = tmp_path / "agent.log"
     code, out, err = end(demo("--seconds", "10", "--output", "json", "--keep-agent-log", str(log)))
     assert code == 0, f"{out}{err}{log.read_text() if log.exists() else ''}"
@@ -175,7 +175,7 @@ def test_programs_that_do_not_load_are_said_with_cause_and_log(
     assert_nothing_is_left()
 
 
-def test_the_stray_is_told_of_in_time_in_the_metrics_the_event_log_and_the_table(
+def test_the_stray_pod_is_reported_in_time_in_metrics_event_log_and_table(
     tmp_path: Path,
 ) -> None:
     words = tmp_path / "stderr"

@@ -62,7 +62,7 @@ def test_metrics_keep_to_the_contract(running: Agent) -> None:
     assert {name: found.get(name) for name in CONTRACT} == CONTRACT
 
 
-def test_openmetrics_where_it_is_asked_for(running: Agent) -> None:
+def test_openmetrics_on_request(running: Agent) -> None:
     asked = urllib.request.Request(
         running.places.url + "/metrics",
         headers={"Accept": "application/openmetrics-text; version=1.0.0"},
@@ -204,7 +204,7 @@ def test_what_is_explained_is_what_is_counted(judging: Judging) -> None:
     assert "unknown endpoint 'shop/wep-0'; known names: shop/web-0, " in err
 
 
-def test_a_candidate_is_a_second_verdict_and_what_it_would_change_is_told(judging: Judging) -> None:
+def test_a_candidate_is_a_second_verdict_and_its_changes_are_shown(judging: Judging) -> None:
     told = judging.explain("shop/db-0", "203.0.113.9", "80")
     assert (told["verdict"], told["candidate"]["verdict"]) == ("undeclared", "denied")
     assert judging.run("candidates") == (

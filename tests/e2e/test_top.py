@@ -289,7 +289,7 @@ def test_live_it_shows_rates_outlives_the_agent_and_ends_by_ctrl_c(shop: Shop) -
         assert b"Traceback" not in screen.heard
 
 
-def test_no_colours_where_nobody_wants_them(shop: Shop) -> None:
+def test_no_colours_if_unwanted(shop: Shop) -> None:
     shop.leak()
     eventually(shop.agent, lambda samples: len(told(samples, CONNECTIONS)), 1)
     with terminal(*where(shop.agent), "--interval", "0.1", NO_COLOR="1") as screen:
@@ -343,7 +343,7 @@ def test_an_agent_with_tls_and_a_password(tmp_path: Path) -> None:
         assert "requires TLS" in err
 
 
-def test_who_reads_no_more_is_no_error(shop: Shop) -> None:
+def test_a_closed_pipe_is_no_error(shop: Shop) -> None:
     shop.leak()
     eventually(shop.agent, lambda samples: len(told(samples, CONNECTIONS)), 1)
     reader, writer = os.pipe()

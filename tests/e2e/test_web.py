@@ -81,7 +81,7 @@ def test_what_answers_whom(protected: Client) -> None:
     assert "podtally_pod_packets_total" in protected.get("/metrics").body
 
 
-def test_a_connection_is_asked_for_the_password_each_time(protected: Client) -> None:
+def test_each_request_needs_the_password(protected: Client) -> None:
     connection = protected.connection()
     statuses = [ask(connection, "/metrics", each).status for each in (PASSWORD, None, PASSWORD)]
     connection.close()
@@ -98,13 +98,13 @@ def test_an_answer_does_not_wait_for_the_clients_ack(protected: Client) -> None:
     assert min(took) < 0.03
 
 
-def test_who_speaks_no_tls_is_told_so(protected: Client) -> None:
+def test_plain_http_to_a_tls_port_is_explained(protected: Client) -> None:
     told = Client(protected.port).get("/metrics")
     assert (told.status, told.body) == (400, "this port requires TLS: use https\n")
     assert protected.get("/metrics").status == 200
 
 
-def test_nothing_but_the_versions_that_are_told(
+def test_only_the_configured_tls_versions(
     written: Written, authority: Authority, pair: Pair
 ) -> None:
     with served(written(tls(pair, min_version="TLS13"))) as port:
@@ -116,7 +116,7 @@ def test_nothing_but_the_versions_that_are_told(
             client.get("/metrics", None)
 
 
-def test_the_end_of_a_connection_is_told(protected: Client) -> None:
+def test_the_server_sends_close_notify(protected: Client) -> None:
     """Else a client could not tell it from one that was cut off."""
     assert protected.context is not None
     protected.context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # Python sets it
@@ -176,7 +176,7 @@ def test_a_certificate_if_there_is_one(
 
 @pytest.mark.parametrize("words", [b"", CLIENT_HELLO, b"GET /metrics HTTP/1.1\r\nHos"])
 @pytest.mark.parametrize("secured", [True, False])
-def test_two_hundred_who_sit_there_stop_nobody(
+def test_two_hundred_idle_clients_block_no_one(
     written: Written, authority: Authority, pair: Pair, words: bytes, secured: bool
 ) -> None:
     config = written(tls(pair) + users() if secured else users())
@@ -193,7 +193,7 @@ def test_two_hundred_who_sit_there_stop_nobody(
 # SSLContext.wrap_socket() leaves a socket that was reset before to the garbage collector.
 @pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
 @pytest.mark.parametrize("secured", [True, False])
-def test_who_hangs_up_rudely_is_no_news(
+def test_abrupt_disconnects_are_not_logged(
     written: Written, authority: Authority, pair: Pair, secured: bool, caplog: LogCapture
 ) -> None:
     reset = struct.pack("ii", 1, 0)  # SO_LINGER for no time: RST instead of FIN
@@ -206,7 +206,7 @@ def test_who_hangs_up_rudely_is_no_news(
     assert caplog.text == ""
 
 
-def test_who_shook_hands_and_drips_stops_nobody(protected: Client) -> None:
+def test_a_slow_client_after_the_handshake_blocks_no_one(protected: Client) -> None:
     assert protected.context is not None
     dripping: list[ssl.SSLSocket] = []
     try:

@@ -67,7 +67,7 @@ def test_books_that_do_not_close_are_a_finding(capsys: pytest.CaptureFixture[str
         (200, b"\xff\xfe", "is not podtally's"),
     ],
 )  # fmt: skip
-def test_who_is_no_podtally(
+def test_another_server_is_not_podtally(
     status: int, body: bytes, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(body, status) as where:
@@ -79,7 +79,7 @@ def test_who_is_no_podtally(
     assert "\x1b" not in told.err
 
 
-def test_nobody_answers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_agent_answers(capsys: pytest.CaptureFixture[str]) -> None:
     assert top("--listen", "127.0.0.1:1") == cli.USAGE_ERROR
     assert "no podtally answers on 127.0.0.1:1: Connection refused" in capsys.readouterr().err
 

@@ -215,7 +215,7 @@ def test_the_table_of_endpoints(served: Served) -> None:
     assert heads.index("POD") == first.index("node?")
 
 
-def test_who_had_it_is_told_the_latest_first(served: Served) -> None:
+def test_earlier_owners_are_listed_latest_first(served: Served) -> None:
     code, out, err = ask(served, "resolve", "10.99.0.2")
     assert (code, err) == (0, "")
     rows = [line.split() for line in out.splitlines()]
@@ -231,7 +231,7 @@ def test_who_had_it_is_told_the_latest_first(served: Served) -> None:
     ("at", "name"),
     [("2026-01-31T12:30:00Z", "job-a"), ("2026-01-31 14:30:00+01:00", "job-b"), ("1s", "web-0")],
 )
-def test_who_had_it_then(served: Served, at: str, name: str) -> None:
+def test_the_owner_at_a_time(served: Served, at: str, name: str) -> None:
     code, out, _ = ask(served, "resolve", "10.99.0.2", "--at", at)
     assert code == 0
     assert [line.split()[2] for line in out.splitlines()] == ["NAME", name]
@@ -246,7 +246,7 @@ def test_json(served: Served) -> None:
     assert json.loads(out) == served.get("/api/v1/resolve?address=2001:db8::2")[1]
 
 
-def test_nobody(served: Served) -> None:
+def test_no_endpoints_and_no_owner(served: Served) -> None:
     assert ask(served, "resolve", "10.99.0.3") == (1, "", "no known owner of 10.99.0.3\n")
     code, out, err = ask(served, "resolve", "10.99.0.2", "--at", "2026-01-01T00:00:00Z")
     assert (code, out) == (1, "")
@@ -300,7 +300,7 @@ class _Other(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("other", ["an older agent", "another server", "no server of HTTP"])
-def test_who_else_answers_is_no_agent(other: str) -> None:
+def test_another_server_is_not_an_agent(other: str) -> None:
     with socket.socket() as silent, HTTPServer(("127.0.0.1", 0), _Other) as server:
         if other == "an older agent":
             older = serve(None)
@@ -388,7 +388,7 @@ def test_explain_asks_the_agent(judging: tuple[Served, Host]) -> None:
     assert "refuses: unknown endpoint 'shop/wep-0'; known names: shop/web-0" in err
 
 
-def test_explain_tells_what_the_candidates_would_say(judging: tuple[Served, Host]) -> None:
+def test_explain_includes_the_candidates(judging: tuple[Served, Host]) -> None:
     served, host = judging
     host.declare(INTO_WEB, candidates=[NO_EGRESS])
     _, out, _ = ask(served, "explain", "shop/db", "203.0.113.9", "80")

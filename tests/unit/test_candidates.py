@@ -50,7 +50,7 @@ def restarted(ledger: Ledger, folder: Path) -> Ledger:
     return again
 
 
-def test_what_earlier_candidates_made_is_not_told_of_and_counters_stay(tmp_path: Path) -> None:
+def test_changes_of_earlier_candidates_are_not_shown_and_counters_stay(tmp_path: Path) -> None:
     ledger = make()
     epoch(ledger, at(declare(candidates=[ONLY_MYSQL]), 1), [out("203.0.113.10", 3306)])
     assert tried(ledger) == {("undeclared", "denied"): 1}
@@ -133,7 +133,7 @@ def test_deletions_are_a_setting(tmp_path: Path) -> None:
         load(file, {})
 
 
-def test_a_stale_candidate_file_is_told_and_is_no_success(tmp_path: Path) -> None:
+def test_a_stale_candidate_file_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "next.yaml"
     file.write_text(INTO_WEB)
     sources = PolicySources(candidates=PolicyFiles([file], candidate=True), deleted=[ONLY])

@@ -221,7 +221,7 @@ def test_probes_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert [row["verdict"] for row in json.loads(out)["probes"]] == ["undeclared", "undeclared"]
 
 
-def test_an_unreadable_policy_is_told_and_makes_verdicts_unknown(
+def test_an_unreadable_policy_is_reported_and_makes_verdicts_unknown(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tests = folder / "tests.json"
@@ -281,7 +281,7 @@ def test_every_check_is_in_the_documentation() -> None:
     assert all(f"| `{check}` |" in text for check in CHECKS)
 
 
-def test_explain_tells_each_step(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_shows_each_step(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ("--policies", folder / "policies", "--cluster", folder / "cluster.yaml")
     status, out, _ = run(capsys, "explain", "shop/stray", "shop/frontend", 8080, *asked)
     assert status == 1

@@ -117,7 +117,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ["run", "--epochs", "1"],
     ],
 )
-def test_wrong_use_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_usage_error_exits_with_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)
     assert ended.value.code == cli.USAGE_ERROR
@@ -210,7 +212,7 @@ def test_help_needs_none_of_the_agent(module: str) -> None:
     assert done.stdout.strip() == ""
 
 
-def test_who_reads_no_more_is_no_error(tmp_path: Path) -> None:
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     """Also where the output is so short that it is written at the end only."""
     (tmp_path / "fine.yaml").write_text("epoch: 1\n")
     reader, writer = os.pipe()

@@ -106,7 +106,9 @@ def test_policies_that_cannot_be_read_are_findings(
     assert last == f"{path}: {len(problems)} problem{'s' * (len(problems) > 1)} in policies"
 
 
-def test_a_terminal_is_told_no_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_are_not_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text(POLICY.replace("podSelector: {}", 'podSelector: {matchLabels: {"\\e]0;x": a}}'))
     status, told, _ = check(capsys, written(tmp_path, f"policies: {bad}\n"))

@@ -40,7 +40,7 @@ def test_exactly_so_many_may_stay(pairs: list[tuple[socket.socket, socket.socket
     assert [is_hung_up(client) for _, client in pairs] == [True, False, False, False]
 
 
-def test_who_asked_last_stays_longest(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
+def test_the_last_active_connection_stays(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
     clients = ConnectionLimit(LIMIT)
     for server, _ in pairs[:LIMIT]:
         clients.add(server)
@@ -49,7 +49,7 @@ def test_who_asked_last_stays_longest(pairs: list[tuple[socket.socket, socket.so
     assert [is_hung_up(client) for _, client in pairs] == [False, True, False, False]
 
 
-def test_who_has_left_makes_room(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
+def test_a_removed_connection_makes_room(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
     clients = ConnectionLimit(LIMIT)
     for server, _ in pairs[:LIMIT]:
         clients.add(server)

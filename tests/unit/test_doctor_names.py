@@ -31,7 +31,7 @@ def asking(server: ApiServer, folder: Path) -> Config:
     return Config(kubeconfig=write_config(folder, {"token": "t"}, cluster), cri_socket="off")
 
 
-def test_every_resource_that_is_watched_is_asked_for(server: ApiServer, tmp_path: Path) -> None:
+def test_every_watched_resource_is_listed(server: ApiServer, tmp_path: Path) -> None:
     for resource in POLICY_RESOURCES:
         if resource.optional:
             server.install(resource.name)
@@ -54,7 +54,7 @@ def test_an_optional_resource_need_not_be_there(server: ApiServer, tmp_path: Pat
     assert found["API networkpolicies"].ok is False
 
 
-def test_a_right_that_lacks_is_named_with_the_mend(server: ApiServer, tmp_path: Path) -> None:
+def test_a_missing_right_is_named_with_its_fix(server: ApiServer, tmp_path: Path) -> None:
     server.faults.errors.append(Fault(403, "Forbidden", resource="jobs"))
     found = findings(asking(server, tmp_path))
     assert found["API jobs"].ok is False

@@ -51,7 +51,7 @@ def test_good_files(file: Path) -> None:
     ]
 
 
-def test_what_is_unreadable_is_told_with_its_line_and_is_not_fatal(file: Path) -> None:
+def test_unreadable_policies_have_their_line_and_are_not_fatal(file: Path) -> None:
     file.write_text(GOOD + BAD)
     good, bad = findings(file)
     assert (good.ok, good.detail) == (True, f"1 in {file}")
@@ -61,7 +61,7 @@ def test_what_is_unreadable_is_told_with_its_line_and_is_not_fatal(file: Path) -
     assert not is_fatal(bad)
 
 
-def test_of_many_problems_a_few_are_told(file: Path) -> None:
+def test_only_a_few_of_many_problems_are_shown(file: Path) -> None:
     file.write_text("".join(BAD.replace("bad", f"bad-{i}") for i in range(23)))
     found = findings(file)
     assert [each.ok for each in found] == [False] * 6

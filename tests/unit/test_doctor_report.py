@@ -20,7 +20,7 @@ FATAL = DoctorFinding("bcc", False, "No module named 'bcc'", "install it", fatal
 UNTOLD = DoctorFinding("clock source", None, "unknown", fatal=True)
 
 
-def test_text_has_the_mend_under_what_is_lacking() -> None:
+def test_text_has_the_fix_below_each_finding() -> None:
     out = io.StringIO()
     assert report_text([FINE, SLIGHT, FATAL], out, Style(80, colour=False)) == 1
     assert out.getvalue().splitlines() == [
@@ -94,7 +94,7 @@ def test_jit(tmp_path: Path, text: str, ok: bool) -> None:
     assert features.jit(tmp_path).ok is ok
 
 
-def test_what_cannot_be_read_is_not_judged(tmp_path: Path) -> None:
+def test_unreadable_files_give_unknown(tmp_path: Path) -> None:
     assert features.jit(tmp_path).ok is None
     assert features.clock(tmp_path).ok is None
 

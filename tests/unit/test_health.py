@@ -34,7 +34,7 @@ def test_well(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     assert health(capsys, "--listen", where, "--ready") == (0, "ok\n", "")
 
 
-def test_not_well_is_told_with_its_reason(
+def test_an_unhealthy_agent_has_a_reason(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = f"127.0.0.1:{served.port}"
@@ -54,14 +54,14 @@ def test_it_asks_where_the_file_says(
     assert health(capsys, "--config", str(path)) == (0, "ok\n", "")
 
 
-def test_a_proxy_of_the_environment_is_not_asked(
+def test_proxies_of_the_environment_are_not_used(
     served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     assert health(capsys, "--listen", f"127.0.0.1:{served.port}")[0] == 0
 
 
-def test_nobody_answers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_agent_answers(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:  # bound, and nobody listens
         taken.bind(("127.0.0.1", 0))
         where = "{}:{}".format(*taken.getsockname())
@@ -70,7 +70,7 @@ def test_nobody_answers(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"no podtally answers on {where}: Connection refused" in error
 
 
-def test_somebody_else_answers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_server_answers(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         thread = threading.Thread(target=_greet, args=(other, b"SSH-2.0-OpenSSH\r\n"))
         thread.start()

@@ -51,7 +51,7 @@ def host() -> Host:
         ("::ffff:203.0.113.9", "203.0.113.9"),
     ],
 )
-def test_who_is_meant(host: Host, asked: str, shown: str) -> None:
+def test_endpoints_by_name(host: Host, asked: str, shown: str) -> None:
     assert host.explain(asked, "203.0.113.10").from_ == shown
     assert host.explain("203.0.113.10", asked).to == shown
 
@@ -78,7 +78,7 @@ def test_the_address_is_of_the_family_that_both_have(host: Host) -> None:
         ("x" * 1000, "'" + "x" * 100 + "'", "use"),
     ],
 )
-def test_nobody_is_meant(host: Host, asked: str, what: str, fix: str) -> None:
+def test_unknown_endpoints(host: Host, asked: str, what: str, fix: str) -> None:
     host.link(None, "10.99.0.77")  # nobody knows who that is
     with pytest.raises(PodtallyError) as refused:
         host.explain(asked, "203.0.113.10")
@@ -100,7 +100,7 @@ def test_labels_of_pods_and_namespaces_and_named_ports(host: Host) -> None:
     assert steps[0] == ("shop/into-web", "selects the destination and isolates it")
 
 
-def test_labels_that_change_are_asked_for_anew(host: Host) -> None:
+def test_changed_labels_are_read_again(host: Host) -> None:
     host.declare(INTO_WEB)
     answers = host.answers
     assert answers.explain("shop/db", "shop/web", "8080").verdict == "denied"
@@ -108,7 +108,7 @@ def test_labels_that_change_are_asked_for_anew(host: Host) -> None:
     assert answers.explain("shop/db", "shop/web", "8080").verdict == "allowed"
 
 
-def test_who_is_there_but_not_named_is_unknown(host: Host) -> None:
+def test_an_endpoint_without_a_name_is_unknown(host: Host) -> None:
     host.declare(INTO_WEB)
     host.link(None, "10.99.0.77")
     told = host.explain("10.99.0.77", "shop/web", 8080)
@@ -131,7 +131,7 @@ def test_a_pod_that_has_gone_gives_its_name_to_the_next(host: Host) -> None:
     assert host.explain("shop/cache", "203.0.113.9").from_ == "shop/cache-0 (10.99.0.8)"
 
 
-def test_who_has_gone_is_not_explained(host: Host) -> None:
+def test_a_deleted_pod_is_unknown(host: Host) -> None:
     host.explain("shop/db-0", "shop/db-1")
     host.directory.gone(8, time.monotonic_ns())  # db-0
     host.tell("pods", labelled("web-0", "10.99.0.2"))

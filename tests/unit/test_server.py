@@ -55,7 +55,7 @@ def test_metrics(served: Served) -> None:
     assert "# EOF" not in body
 
 
-def test_openmetrics_is_served_where_it_is_asked_for(served: Served) -> None:
+def test_openmetrics_is_served_on_request(served: Served) -> None:
     status, kind, body = served.get(
         "/metrics", Accept="application/openmetrics-text;version=1.0.0,text/plain;q=0.5"
     )
@@ -96,7 +96,7 @@ def test_a_connection_can_be_used_again(served: Served) -> None:
     connection.close()
 
 
-def test_a_client_that_says_nothing_holds_up_nobody(served: Served) -> None:
+def test_a_silent_client_does_not_block_others(served: Served) -> None:
     with socket.create_connection(("127.0.0.1", served.port), timeout=60):
         assert served.get("/livez")[0] == 200
 

@@ -29,7 +29,7 @@ DEAR = 10  # a hash's cost that can be felt
         ("Bearer " + header("a", "b").split()[1], None),
     ],
 )
-def test_what_a_header_tells(told: str, meant: Credentials | None) -> None:
+def test_credentials_of_a_header(told: str, meant: Credentials | None) -> None:
     assert credentials(told) == meant
 
 
@@ -53,7 +53,7 @@ def test_only_the_right_password_enters() -> None:
         )
 
 
-def test_a_hash_that_bcrypt_refuses_is_told_at_once() -> None:
+def test_an_invalid_hash_is_refused_at_start() -> None:
     with pytest.raises(PodtallyError, match=r"basic_auth_users\.a: "):
         Users({"a": "$2b$04$" + "." * 21 + "9" + "." * 31})
 
@@ -65,7 +65,7 @@ def timed(users: Users, name: str, password: str) -> float:
     return time.thread_time() - start
 
 
-def test_a_scrape_costs_no_hash_and_a_stranger_as_much_as_a_wrong_password() -> None:
+def test_a_scrape_costs_no_hash_and_an_unknown_user_takes_as_long_as_a_wrong_password() -> None:
     users = Users({"a": hashed("right", DEAR)})
     hash_seconds = timed(users, "a", "right")
     assert hash_seconds > 0.01
@@ -77,7 +77,7 @@ def test_a_scrape_costs_no_hash_and_a_stranger_as_much_as_a_wrong_password() -> 
     assert timed(users, "z", "wrong0") < hash_seconds / 50
 
 
-def test_what_is_remembered_of_strangers_is_bounded() -> None:
+def test_remembered_failures_are_bounded() -> None:
     users = Users({"a": hashed("right")})
     for i in range(300):
         assert users.authenticate(Credentials(b"a", b"%d" % i)) == HTTPStatus.UNAUTHORIZED
@@ -85,7 +85,7 @@ def test_what_is_remembered_of_strangers_is_bounded() -> None:
     assert users.authenticate(Credentials(b"a", b"right")) == HTTPStatus.OK
 
 
-def test_a_flood_of_guesses_keeps_nobody_out_who_is_known() -> None:
+def test_a_flood_of_guesses_does_not_block_verified_users() -> None:
     users = Users({"a": hashed("right", DEAR)})
     assert users.authenticate(Credentials(b"a", b"right")) == HTTPStatus.OK
     told: list[HTTPStatus] = []

@@ -130,7 +130,7 @@ def test_what_is_not_understood_is_an_error(
     assert "secret" not in str(refused.value)
 
 
-def test_the_line_is_told(tmp_path: Path) -> None:
+def test_errors_have_their_line(tmp_path: Path) -> None:
     path = written(tmp_path, f"basic_auth_users:\n  a: {BCRYPT}\n  b: wrong\n")
     with pytest.raises(PodtallyError, match=rf"^{path}:3: basic_auth_users.b: "):
         read_web_config(path)
@@ -182,7 +182,7 @@ def test_versions_suites_and_curves_reach_openssl(tmp_path: Path, pair: Pair) ->
     assert context.options & ssl.OP_CIPHER_SERVER_PREFERENCE
 
 
-def test_the_page_tells_of_every_field() -> None:
+def test_the_page_documents_every_field() -> None:
     page = (Path(__file__).parents[2] / "docs/web.md").read_text()
     structs = (WebConfig, TlsServerConfig, HttpServerConfig)
     names = {field.name for struct in structs for field in msgspec.structs.fields(struct)}

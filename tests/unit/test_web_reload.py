@@ -33,7 +33,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_changes_are_taken_and_a_broken_version_is_told_once(
+def test_changes_are_loaded_and_an_invalid_version_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -121,7 +121,7 @@ def allowed_names(watched: WebConfigWatch) -> object:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_renewed_certificate_keeps_who_is_known(
+def test_a_renewed_certificate_keeps_verified_users(
     tmp_path: Path, authority: Authority, pair: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:
     certificate, key = tmp_path / "c.pem", tmp_path / "c.key"
@@ -140,7 +140,7 @@ def test_a_renewed_certificate_keeps_who_is_known(
     assert second.users is first.users
 
 
-def test_files_are_looked_at_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_checked_at_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, f"basic_auth_users: {{a: {BCRYPT}}}\n")
     monkeypatch.setattr(reload, "CHECK_INTERVAL_SECONDS", 3600.0)
     seldom = WebConfigWatch(path)
