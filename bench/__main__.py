@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures podtally against the figures it has to keep; each subcommand is a module here."""
+"""Measure podtally against its targets; each benchmark is a module of this package."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ class Benchmark(Protocol):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
 
     def main(self, arguments: argparse.Namespace) -> int:
-        """Measure and print; 0 fine, 1 a target missed."""
+        """Measure and print; return 0, or 1 if a target is missed."""
         ...
 
 
@@ -37,7 +37,10 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
-        prog="scripts/bench", description=__doc__, epilog="example: scripts/bench packet"
+        prog="scripts/bench",
+        description=__doc__,
+        epilog="example: scripts/bench packet",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=100),
     )
     commands = whole.add_subparsers(required=True, metavar="BENCHMARK")
     for title, module in BENCHMARKS.items():

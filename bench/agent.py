@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent at rest: memory and CPU with 100 endpoints, and how soon it counts.
+"""An idle agent with 100 endpoints: memory, CPU, cold and warm start.
 
 Makes network namespaces, each with a pair of interfaces into a namespace that stands
 for the node, and runs the real agent there. They are silent but for a ping a second

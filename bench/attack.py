@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One pod attacks the agent while another is denied: is the other reported, in time and by name?
+"""One pod attacks the agent: are the denials of another reported in time, by name?
 
 The attacker scans ports and addresses, floods, claims addresses and forges SYNs, all at
 once, behind a real agent; the victim begins denied connections meanwhile. Nothing leaves

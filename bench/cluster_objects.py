@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists of a big cluster as the API server sends them, in files of one page each."""
+"""Lists of a big cluster as the API server sends them, one page to a file."""
 
 import json
 from collections.abc import Iterator

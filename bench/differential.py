@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled form of policies held against the plain engine, on random probes."""
+"""Compare the vector engine with the reference engine, on random probes."""
 
 from collections import Counter
 from collections.abc import Iterator

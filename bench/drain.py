@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cost per flow: taking flows out of the kernel, joined, named, booked and cleared.
+"""Cost per flow of an epoch: read, join, attribute, book and clear.
 
 The flows are put into the table by packets. The first epoch makes them known
 connections; the epochs after it are measured, step by step, in CPU time of this
@@ -93,10 +93,10 @@ def _measure(rig: Rig, case: Case, rounds: int, report: Report) -> None:
     whole = medians.book + medians.clear
     for step, seconds, target in (
         ("raw read (floor)", medians.raw, 0.0),
-        ("read, join, name, book", medians.book, 0.0),
+        ("read, join, attribute, book", medians.book, 0.0),
         ("clear", medians.clear, 0.0),
-        ("checkpoint (beside)", medians.checkpoint, 0.0),
-        ("all but the checkpoint", whole, case.target_seconds),
+        ("checkpoint (separate)", medians.checkpoint, 0.0),
+        ("all without the checkpoint", whole, case.target_seconds),
     ):
         met = not target or seconds <= target
         nanoseconds = seconds / case.flows * 1e9
@@ -104,7 +104,7 @@ def _measure(rig: Rig, case: Case, rounds: int, report: Report) -> None:
     if case is CASES[0]:
         mib, limit = peak[0] / (1 << 20), MEMORY_TARGET / (1 << 20)
         report.rows.append(
-            ("peak memory beside the tables, MiB", case.flows, mib, 0.0, limit, mib <= limit)
+            ("peak memory without the tables, MiB", case.flows, mib, 0.0, limit, mib <= limit)
         )
 
 

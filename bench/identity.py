@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory and CPU time that the objects of a big cluster cost, and what is made of them.
+"""Memory and CPU time of a big cluster's objects.
 
 Each run is an interpreter of its own, which decodes the lists page by page, as they come
 from the API server, and keeps what the agent keeps. The whole agent is not measured here.

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cost of judging connections by many policies, and of judging again what a change makes stale.
+"""Cost of verdicts under many policies, and of updating them after a change.
 
 A big cluster: pods of deployments with addresses of both families, policies of
 five rules in their namespaces, some over the whole cluster. Flows are between pods, and from and
 to addresses outside; each of them is a pair of ends that comes again and again. What
-is judged is compared with the plain engine on some of the pairs. Times are CPU time.
+is judged is compared with the reference engine on some of the pairs. Times are CPU time.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def _differential(probes: int, report: Report) -> None:
     for found in outcome.differences[:3]:
         progress(str(found))
     wrong = len(outcome.differences)
-    report.rows.append((f"of {outcome.probes:,} probes judged otherwise", wrong, 0, not wrong))
+    report.rows.append((f"of {outcome.probes:,} probes with another verdict", wrong, 0, not wrong))
 
 
 def _measure(rounds: int, report: Report) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An API server of a big cluster, for the agent under measurement to list and watch.
 
-``python -m bench.kube_server KUBECONFIG`` writes how to reach it there, says so, and serves
-until its input ends.
+``python -m bench.kube_server KUBECONFIG`` writes a kubeconfig, prints a line, and serves until its
+input ends.
 """
 
 import sys

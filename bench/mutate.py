@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mutation testing: changes one token of a module, runs the tests that import it, and tells which
-changes no test noticed.
+"""Mutation testing: change one token of a module, run the tests that import it, and report the
+changes that no test notices.
 """
 
 import argparse

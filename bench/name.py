@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cost per flow of naming who is at the other end, and of keeping the table of names.
+"""Cost per flow of attribution, and of updating the table of names.
 
 A big cluster: pods with an IPv4 and an IPv6 address, Services, declared networks; every
 twentieth pod has its addresses from others, who had them within the last minute. Flows
@@ -32,7 +32,7 @@ from podtally.ledger.new_connections import NewConnections as NewFlows
 EXAMPLE = "scripts/bench name --rounds 9"
 COLUMNS = ("figure", "value", "target", "ok")
 PODS, SERVICES, NETWORKS, FLOWS = 10_000, 1_000, 5_000, 1_000_000
-EVERY = 20  # so many pods one has addresses that were others' before
+EVERY = 20  # one pod in this many has addresses that were others' before
 EARLIER_OWNERS = 4
 INTERFACES, PAIRS = 100, 5_000  # pods of this node, and which peers they speak to in all
 CHANGES = 20  # pods that come or go between two tables
@@ -92,15 +92,15 @@ def main(arguments: argparse.Namespace) -> int:
     for kind, (name, _, _) in enumerate(_KINDS):
         seconds = _seconds(names, flows.take(flows.kind == kind), arguments.rounds)
         count = int(np.count_nonzero(flows.kind == kind))
-        report.rows.append((f"{name}, {count} flows, ns a flow", seconds / count * 1e9, "", True))
+        report.rows.append((f"{name}, {count} flows, ns per flow", seconds / count * 1e9, "", True))
     nanoseconds = _seconds(names, flows, arguments.rounds) / FLOWS * 1e9
     met = nanoseconds <= NS_A_FLOW_TARGET
-    report.rows.append(("all, in random order, ns a flow", nanoseconds, NS_A_FLOW_TARGET, met))
+    report.rows.append(("all, in random order, ns per flow", nanoseconds, NS_A_FLOW_TARGET, met))
     nanoseconds = _to_accounts(names, flows, arguments.rounds) / FLOWS * 1e9
     met = nanoseconds <= NS_A_FLOW_TARGET
-    what = f"both ends and port, to {PAIRS:,} accounts, ns a flow"
+    what = f"endpoint, peer and port, to {PAIRS:,} accounts, ns per flow"
     report.rows.append((what, nanoseconds, NS_A_FLOW_TARGET, met))
-    report.rows.append(("the table from nothing, ms", cluster.seconds * 1e3, "", True))
+    report.rows.append(("table of names from scratch, ms", cluster.seconds * 1e3, "", True))
     refresh = 1e3 * statistics.median(_refresh(cluster, i) for i in range(arguments.rounds))
     met = refresh <= REFRESH_MS_TARGET
     report.rows.append((f"after {CHANGES} changes, ms", refresh, REFRESH_MS_TARGET, met))

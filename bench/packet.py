@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cost per packet: the flow programs against a plain counter of 5-tuples.
+"""Cost per packet, against a plain counter of 5-tuples.
 
 Each case runs every program in random order, again and again; the medians count,
 less that of an empty program. One packet is turned into the next flow before every run.

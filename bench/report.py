@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prints what a benchmark found, as a table or JSON; measuring is the benchmarks' own."""
+"""Print the results of a benchmark, as a table or JSON."""
 
 import json
 import platform

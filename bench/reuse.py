@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of pods that take each other's addresses, with late answers, kills, and no API for a while.
+"""Names of pods that reuse addresses, with late answers, kills and no API for a while.
 
 Each pod counts for itself what it moves, with whom; the agent has only interfaces, cgroups
 and the late API. Pods whose objects never come have to be ``unknown``, and nothing else.

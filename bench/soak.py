@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exact books under everything at once: mixed load, kill -9, upgrades, a full table, churn.
+"""Exact books under mixed load, kill -9, upgrades, a full table and churn.
 
 Every scenario runs the real agent over pods in network namespaces, and ends by holding
 its books against the links' own counters, read before its first start and after the

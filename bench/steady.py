@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory and descriptors of an agent while one pod a second comes and goes, for a long time."""
+"""Memory and descriptors of an agent over a long time, with one new pod a second."""
 
 import argparse
 import os
@@ -97,7 +97,9 @@ def main(arguments: argparse.Namespace) -> int:
             misfits = coming.misfits(agent.samples())
             recent = dict(list(coming.moved.items())[-MISFITS_SHOWN:])
             wrong = sum(pod in misfits for pod in recent)
-            report.rows.append(("of the last pods, not booked as they count", wrong, 0, not wrong))
+            report.rows.append(
+                ("of the last pods, booked differently from their own counts", wrong, 0, not wrong)
+            )
             samples = assert_books_close(agent, opening, 30.0)
             worst = max((abs(gap) for gap in gaps(samples).values()), default=0)
             report.rows.append(("largest gap, bytes", worst, 0, worst == 0))
