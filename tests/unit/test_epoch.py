@@ -98,6 +98,7 @@ def finish(machine: Machine) -> None:
     machine.check()
 
 
+@pytest.mark.slow  # Hypothesis over whole lives of an agent: 10 s of CPU
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(moves, max_size=40), st.lists(packets, max_size=5))
 @example([("send", Packet(0, 0)), ("kill", ("amid clear", 0))], [Packet(1, 1, flags=SYN)])

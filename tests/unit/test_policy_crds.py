@@ -168,6 +168,7 @@ def objects(draw: st.DrawFn, crd: Crd) -> dict[str, Any]:
     return {"apiVersion": api_version, "kind": crd.kind, "metadata": metadata, "spec": spec}
 
 
+@pytest.mark.slow  # Hypothesis over whole CRDs: 10 s of CPU
 @pytest.mark.parametrize(
     "crd", CRDS, ids=lambda crd: f"{crd.kind}-{crd.version}-{crd.experimental}"
 )

@@ -62,7 +62,14 @@ def test_promtool_accepts_the_rules() -> None:
     promtool("check", "rules", "--lint=all", "--lint-fatal", *FILES)
 
 
-@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        # weeks of samples: 17 s of CPU
+        pytest.param(path, marks=pytest.mark.slow if path.stem == "usual" else (), id=path.stem)
+        for path in TESTS
+    ],
+)
 def test_promtool_fires_and_silences(path: Path) -> None:
     promtool("test", "rules", path)
 
