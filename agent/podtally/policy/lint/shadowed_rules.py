@@ -93,7 +93,7 @@ class _RuleSet:
             self._same[key].append(number)
 
     def covering(self, policy: Policy, rule: Rule) -> Iterator[Entry]:
-        """Yield in order the rules that cover it, in policies that cover its subject; itself too."""
+        """Yield in order the rules that cover it in policies covering its subject; itself too."""
         if rule.peers == () or rule.ports == ():
             return  # matches nothing; reported by another check
         wider = self._of_wider(policy)
