@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cache of verdicts: connections packed into keys of four words, and the outcome of each."""
+"""Verdict cache: connections packed into keys of four words, each with its outcome number.
+
+Open addressing in flat arrays, so a million lookups are a few gathers.
+"""
 
 import os
 from typing import NamedTuple
@@ -19,7 +22,7 @@ Keys = NDArray[np.uint64]  # (n, WORDS)
 KEY_WORDS = 4
 
 
-# Secret, so that nobody can choose connections that all fall into one place.
+# Secret, so that connections cannot be chosen to collide.
 _SECRETS = np.frombuffer(os.urandom(8 * (KEY_WORDS + 1)), np.uint64) | np.uint64(1)
 
 
@@ -29,17 +32,17 @@ _32, _24, _8 = np.uint64(32), np.uint64(24), np.uint64(8)
 class PackedConnections(NamedTuple):
     """Index i of every array is the same connection."""
 
-    local: NDArray[np.int32]  # the end that is judged: a party's number
+    local: NDArray[np.int32]  # number of the endpoint whose policies judge
     peer: NDArray[np.int32]  # or ADDRESS_INDEX, UNKNOWN_INDEX
-    high: NDArray[np.uint64]  # the peer's address, 128 bits in two words; 0: not known
+    high: NDArray[np.uint64]  # the peer's address, 128 bits in two words; 0: unknown
     low: NDArray[np.uint64]
     protocol: NDArray[np.int32]
     port: NDArray[np.int32]  # the destination's own, 0 to 65535; 0: see rules.Asked
-    is_egress: NDArray[np.bool_]  # whether the local end began it
+    is_egress: NDArray[np.bool_]  # whether the local endpoint opened it
 
 
 class UnpackedKeys(NamedTuple):
-    """Local and peer are rows of ``Parties``."""
+    """As PackedConnections, with local and peer as rows of ``EndpointTable``."""
 
     local: NDArray[np.int64]
     peer: NDArray[np.int64]
@@ -61,7 +64,7 @@ def pack_keys(connections: PackedConnections) -> Keys:
 
 
 def endpoint_rows(words: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Local and peer, as rows of ``Parties``."""
+    """Return local and peer as rows of ``EndpointTable``."""
     both = words[:, 0]
     return (both >> _32).astype(np.int64), (both & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
@@ -79,16 +82,16 @@ def unpack_keys(words: Keys) -> UnpackedKeys:
 
 
 def unique_rows(words: Keys) -> tuple[Keys, NDArray[np.int64]]:
-    """Each once, and which of those every row is."""
+    """Return the distinct rows, and the index of each row among them."""
     _, first, inverse = np.unique(hashes(words), return_index=True, return_inverse=True)
     unique, inverse = words[first], inverse.ravel()
-    if not np.array_equal(unique[inverse], words):  # two have one hash
+    if not np.array_equal(unique[inverse], words):  # hash collision
         unique, inverse = np.unique(words, axis=0, return_inverse=True)
     return unique, inverse.ravel()
 
 
 def hashes(words: Keys) -> NDArray[np.uint64]:
-    """(n,); a chain of multiplications, so that no structure of the words is left."""
+    """Return hashes, (n,): a chain of multiplications that leaves no structure of the words."""
     mixed = np.zeros(len(words), np.uint64)
     for column, secret in enumerate(_SECRETS[:KEY_WORDS]):
         mixed ^= words[:, column]
@@ -121,7 +124,7 @@ class VerdictCache:
         return self._used
 
     def find(self, words: Keys) -> Numbers:
-        """(n,); MISSING where it is not known."""
+        """Return outcome numbers, (n,); MISSING if not cached."""
         found = np.empty(len(words), np.int32)
         for start in range(0, len(words), _CHUNK):
             part = words[start : start + _CHUNK]
@@ -130,7 +133,7 @@ class VerdictCache:
         return found
 
     def put(self, words: Keys, numbers: Numbers) -> None:
-        """Connections that are all different; what is known of them is replaced."""
+        """Store outcomes of distinct connections, replacing older ones."""
         self._make_room(len(words))
         places = _places(words)
         slots = self._slots(words, places)
@@ -139,14 +142,14 @@ class VerdictCache:
         self._insert(words[~known], places[~known], numbers[~known])
 
     def known(self) -> NDArray[np.int64]:
-        """The slots of all that is known, for ``words`` and ``forget``."""
+        """Return the slots in use, for ``words`` and ``forget``."""
         return np.flatnonzero(self._numbers != MISSING)
 
     def words(self, slots: NDArray[np.int64]) -> Keys:
         return self._words[slots]
 
     def forget(self, slots: NDArray[np.int64]) -> None:
-        """To be judged again; their places stay taken for the same words."""
+        """Forget outcomes; the slots stay reserved for the same connections."""
         self._numbers[slots] = MISSING
 
     def clear(self) -> None:
@@ -160,7 +163,7 @@ class VerdictCache:
         self._numbers = np.full(slots, MISSING, np.int32)
 
     def _slots(self, words: Keys, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where they are; -1 where they are not."""
+        """Return the slots; -1 if not cached."""
         places = wanted & self._mask
         found = np.where(self._taken[places], places, -1)
         open_ = np.flatnonzero((self._words[places] != words).any(axis=1) & (found >= 0))
@@ -190,7 +193,7 @@ class VerdictCache:
             )
 
     def _make_room(self, more: int) -> None:
-        """At most half of the slots are taken."""
+        """Grow so that at most half of the slots are in use."""
         if 2 * (self._used + more) <= self._mask + 1:
             return
         kept = self._taken & (self._numbers != MISSING)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parties that no policy can tell apart are one class; selectors become sets of classes."""
+"""Classes of endpoints that no policy distinguishes; selectors become sets of classes."""
 
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ from podtally.policy.vector.selectors import (
     match_of,
 )
 
-UNKNOWN_CLASS, ADDRESS_CLASS = 0, 1  # of ends that are no party
+UNKNOWN_CLASS, ADDRESS_CLASS = 0, 1  # reserved: unidentified, address only
 
 
 _ABSENT = -1
@@ -52,7 +52,7 @@ class _PodSlots(NamedTuple):
 
 
 class EndpointClasses:
-    """The classes, and what has been asked of all of them; both only grow."""
+    """The classes, and the match of every selector with each; both only grow."""
 
     def __init__(self) -> None:
         self.endpoints: list[
@@ -77,11 +77,11 @@ class EndpointClasses:
 
     @property
     def size(self) -> int:
-        """Grades that are kept."""
+        """The number of matches kept."""
         return self.table.rows * self.table.columns
 
     def number(self, endpoint: PolicyEndpoint) -> int:
-        """Its class, by all that policies can see of it but for its addresses."""
+        """Return its class, by everything policies can select it by except addresses."""
         if endpoint.kind in (UNIDENTIFIED, ADDRESS):
             alike = PolicyEndpoint(endpoint.kind)
         else:
@@ -108,19 +108,19 @@ class EndpointClasses:
         return number
 
     def named(self, name: str) -> NDArray[np.int64]:
-        """The keys of all ports of that name, sorted."""
+        """Return the keys of all ports of that name, sorted."""
         if name not in self._named_keys:
             self._named_keys[name] = np.array(self._named.get(name, ()), np.int64)
         return self._named_keys[name]
 
     def without_ports(self) -> NDArray[np.bool_]:
-        """(classes,); whether it is not known what they call their ports."""
+        """Return whether each class has unknown port names, (classes,)."""
         found = np.zeros(len(self.endpoints), np.bool_)
         found[self._without_ports] = True
         return found
 
     def forget_columns(self) -> None:
-        """After compiling; they are made again when there is more to compile."""
+        """Free what only compiling needs; it is rebuilt on demand."""
         self._columns = None
         self._pods.forget_columns()
         self._namespaces.forget_columns()
@@ -150,7 +150,7 @@ class EndpointClasses:
             self._named_keys.pop(port.name, None)
 
     def _of_one(self, endpoint: PolicyEndpoint) -> Matches:
-        """(slots,); of a class that is new."""
+        """Return the matches of a new class with every selector, (slots,)."""
         if endpoint.kind == UNIDENTIFIED:
             return np.full(self.table.rows, MAYBE, np.uint8)
         found = np.zeros(self.table.rows, np.uint8)
@@ -168,7 +168,7 @@ class EndpointClasses:
         return found
 
     def _of_all(self, meant: EndpointSelector, namespace: str) -> Matches:
-        """(classes,); of a selector that is new."""
+        """Return the matches of a new selector with every class, (classes,)."""
         found: Matches
         if isinstance(meant, NodePeer | HostSubject):
             grades = (_grade_of(meant, namespace, endpoint) for endpoint in self.endpoints)
@@ -206,7 +206,7 @@ class EndpointClasses:
 
 
 def _grade_of(meant: EndpointSelector, namespace: str, endpoint: PolicyEndpoint) -> int:
-    """As the plain engine has it."""
+    """Match as the reference engine does."""
     return (
         MAYBE
         if endpoint.kind == UNIDENTIFIED
@@ -219,5 +219,5 @@ def is_selectable(endpoint: PolicyEndpoint) -> bool:
 
 
 def port_key(number: int, protocol: int, port: int) -> int:
-    """A port of a class as one word; ports have 16 bits, protocols 8."""
+    """Pack class, protocol (8 bits) and port (16 bits) into one word."""
     return number << 24 | protocol << 16 | port

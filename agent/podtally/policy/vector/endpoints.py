@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parties by number, with what decides apart from their class: who they are, and where."""
+"""Endpoints by number, with what matters besides their class: identity and node."""
 
 from collections.abc import Iterable
 from typing import NamedTuple, TypeVar
@@ -29,7 +29,7 @@ _T = TypeVar("_T", bound=np.generic)
 
 
 class EndpointTable:
-    """Rows are numbers plus ENDS; every array has one row each, and some to spare."""
+    """Rows are numbers plus RESERVED_ROWS; every array has a row per endpoint, and spare ones."""
 
     def __init__(self, endpoints: Iterable[PolicyEndpoint], classes: EndpointClasses) -> None:
         self._classes = classes
@@ -76,7 +76,7 @@ class EndpointTable:
 
     def _identify(self, row: int, endpoint: PolicyEndpoint) -> None:
         if len(self._identities) > 2 * len(self._endpoints) + _SPARE:
-            # Most are of parties that are gone.
+            # Most belong to former endpoints.
             self._identities.clear()
             for other, known in enumerate(self._endpoints):
                 self._identify(other, known)
@@ -89,7 +89,7 @@ class EndpointTable:
 
 
 def _who(endpoint: PolicyEndpoint, row: int) -> tuple[object, ...]:
-    """What ``engine.is_itself`` compares."""
+    """Return what ``engine.is_itself`` compares."""
     if endpoint.kind == POD and not endpoint.name:
         return (row,)
     return (endpoint.kind, endpoint.namespace, endpoint.name, endpoint.unit, endpoint.container)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judges an epoch's connections at once, and remembers; the same verdicts as ``engine``'s.
+"""Judges all connections of an epoch at once, with the verdicts of the reference engine.
 
-One end's policies at a time: (endpoint, peer, protocol, port, direction). Connections that
-were judged before are looked up; the others are judged rule by rule in arrays, by classes of
-parties that no policy can tell apart. What a change of a policy or of a party makes
-stale is told by the ends of the connections, and judged again when it is next asked for.
+One endpoint's policies at a time: (endpoint, peer, protocol, port, direction). Known connections
+come from the cache; the others are judged rule by rule in arrays, by classes of endpoints that no
+policy distinguishes. A changed policy or endpoint invalidates the connections it affects.
 """
 
 import sys
@@ -58,7 +57,7 @@ from podtally.policy.vector.tiers import OPEN, TierInput, Tiers
 
 
 class PreparedPolicies:
-    """What is the same for all batches until the policies change; it grows with the classes."""
+    """What is constant until the policies change; it grows with the classes."""
 
     def __init__(
         self, policies: Sequence[CompiledPolicy], classes: EndpointClasses, outcomes: OutcomeTable
@@ -88,7 +87,7 @@ class PreparedPolicies:
 
 
 def _exempt(endpoint: PolicyEndpoint, outcomes: OutcomeTable) -> int:
-    """As the engine's, but for the pod itself."""
+    """As the engine's ``_exempt``, except for traffic to itself."""
     if endpoint.kind == UNIDENTIFIED:
         return outcomes.number(UNKNOWN, engine.UNKNOWN_END)
     if endpoint.kind not in (POD, HOST):
@@ -125,7 +124,7 @@ _COMBINED = np.array(
 
 class Evaluated(NamedTuple):
     verdict: NDArray[np.uint8]  # places in model.VERDICTS
-    outcome: NDArray[np.int32]  # for ``Judge.side``, until policies are set anew
+    outcome: NDArray[np.int32]  # for ``Evaluator.outcome``, until policies are set again
 
 
 class Evaluator:
@@ -165,12 +164,12 @@ class Evaluator:
 
     @property
     def cached(self) -> int:
-        """How many connections would only be looked up."""
+        """The number of connections in the cache."""
         return len(self._cache.known())
 
     @property
     def classes(self) -> int:
-        """How many kinds of parties are told apart, those that are gone and still kept too."""
+        """The number of endpoint classes, including former ones still kept."""
         return len(self._classes.endpoints)
 
     def outcome(self, number: int) -> DirectionVerdict:
@@ -223,14 +222,14 @@ class Evaluator:
         return self._now().tiers(is_egress).nearest(policies, batch)
 
     def set_endpoint(self, number: int, endpoint: PolicyEndpoint) -> None:
-        """A new party, or one that has changed; what it is an end of is judged again.
+        """Add or change an endpoint; its connections are judged again.
 
-        ``number`` is that of a party or the next: IndexError if it is neither.
+        ``number`` is that of an endpoint or the next free one, otherwise IndexError.
         """
         self.set_endpoints({number: endpoint})
 
     def add_endpoints(self, endpoints: Iterable[PolicyEndpoint]) -> int:
-        """New ones, in order; the number of the first."""
+        """Add endpoints in order; return the number of the first."""
         first = len(self._endpoints)
         self.set_endpoints(dict(enumerate(endpoints, first)))
         return first
@@ -258,7 +257,7 @@ class Evaluator:
         self._cache.forget(slots[is_changed[local] | is_changed[peer]])
 
     def set_policies(self, policies: Iterable[Policy]) -> None:
-        """All there are; what those that differ have a say in, or had, is judged again."""
+        """Set all policies; connections affected by changed ones are judged again."""
         known = {id(one.policy): one for one in self._policies}
         after = list(policies)
         gone = [known[number] for number in known.keys() - set(map(id, after))]
@@ -294,7 +293,7 @@ class Evaluator:
             slots, words = slots[~stale], words[~stale]
 
     def _without_past(self) -> None:
-        """Classes and selectors only grow: made anew once most may be of what is gone."""
+        """Rebuild classes and selectors, which only grow, once most may be obsolete."""
         if self._classes.size <= self._most:
             return
         self._classes = EndpointClasses()

@@ -23,7 +23,7 @@ from podtally.policy.vector.selectors import NO, YES
 
 
 class Plan(NamedTuple):
-    """Of one class, in one direction."""
+    """The rules to try for one class, in one direction."""
 
     tiers: tuple[Indices, Indices, Indices]  # entries, twice, and 1 more if the policy is certain
     told: tuple[Policy, ...] = ()  # NetworkPolicies that may be for it
@@ -31,7 +31,7 @@ class Plan(NamedTuple):
 
 
 class Plans:
-    """Made when they are first asked for; ``policies`` are in ``engine.order``."""
+    """Plans by class, made on first use; ``policies`` are in ``engine.evaluation_order``."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Plans:
             grades = self._classes.table.at(self._subjects[places], number)
             chosen = np.flatnonzero(grades != NO)
             places, certain = places[chosen], (grades[chosen] == YES).astype(np.int64)
-            # Most classes differ in what no policy asks for.
+            # Most classes differ only in what no policy selects by.
             key = (places << 1 | certain).tobytes()
             if key not in self._alike:
                 self._alike[key] = self._plan(places, certain)
@@ -157,7 +157,7 @@ class PairPlan(NamedTuple):
 
 
 def matching_pairs(pairing: PairPlan, table: RuleTable, batch: Batch) -> Iterator[Pairs]:
-    """All of a connection's pairs come at once."""
+    """Yield the matching pairs, all of a connection together."""
     for asked, codes in pairing.parts():
         yield _hits(pairing, table, batch, asked, codes)
     for codes, rows in pairing.long():

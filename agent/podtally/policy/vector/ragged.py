@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists of different lengths, one after another in one array."""
+"""Lists of different lengths, concatenated in one array."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ Indices = NDArray[np.int64]
 
 
 class RaggedLists(NamedTuple):
-    """List i is that of ``starts[i]`` and the ``counts[i] - 1`` places after it."""
+    """List i has ``counts[i]`` members, from position ``starts[i]``."""
 
     starts: Indices
     counts: Indices
@@ -19,20 +19,20 @@ class RaggedLists(NamedTuple):
         return RaggedLists(self.starts[index], self.counts[index])
 
     def members(self) -> tuple[Indices, Indices]:
-        """Which list each of all their members is in, and its place; in the order of the lists."""
+        """Return the list and the position of every member, in the order of the lists."""
         owner = np.repeat(np.arange(len(self.counts)), self.counts)
         before = np.cumsum(self.counts) - self.counts
         return owner, np.arange(len(owner)) + (self.starts - before)[owner]
 
 
 def ragged_lists(lengths: list[int]) -> RaggedLists:
-    """One right after the other."""
+    """Return consecutive lists of these lengths."""
     counts = np.array(lengths, np.int64)
     return RaggedLists(np.cumsum(counts) - counts, counts)
 
 
 def first_of_runs(*columns: Indices) -> NDArray[np.bool_]:
-    """(n,); whether any column has another value than in the row before."""
+    """Return whether each row differs from the one before in any column, (n,)."""
     found = np.zeros(len(columns[0]), np.bool_)
     found[:1] = True
     for column in columns:
@@ -41,7 +41,7 @@ def first_of_runs(*columns: Indices) -> NDArray[np.bool_]:
 
 
 def sum_before(amounts: Indices, starts: NDArray[np.bool_]) -> Indices:
-    """(n,); the sum of the amounts before each place within its run."""
+    """Return the sum of the amounts before each position within its run, (n,)."""
     total = np.cumsum(amounts) - amounts
     first = np.flatnonzero(starts)
     found: Indices = total - total[first][np.cumsum(starts) - 1]

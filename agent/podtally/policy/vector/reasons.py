@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reasons in words for many connections; alike ones are searched for once, and within a budget.
+"""Reasons for many connections, within a budget; similar ones are searched for once.
 
 Which rule came nearest is the same for all connections that no rule tells apart: by the side,
 the classes of the peer, of its address and of the port. The words are made for each.
@@ -109,7 +109,7 @@ Candidates = Callable[
 
 
 class ReasonBudget:
-    """Units of work; a unit is some 50 microseconds. One endpoint has a share of them."""
+    """Units of work of about 50 microseconds; one endpoint may use a share of them."""
 
     def __init__(self, units: int, share: int) -> None:
         self._units, self._share = units, share

@@ -28,7 +28,7 @@ class LabelSets:
         self._columns: dict[str, tuple[NDArray[np.int32], dict[str, int]]] = {}
 
     def add(self, labels: Labels | None, namespace: str = "") -> int:
-        """Labels that are None are not known; a namespace's name always is."""
+        """Return the number of a label set; labels None are unknown, a namespace name is known."""
         number = self._numbers.setdefault((labels, namespace), len(self._known))
         if number == len(self._known):
             known = dict(labels or ())
@@ -79,7 +79,7 @@ _SPARE = 256  # rows and columns, before both planes are made anew
 
 
 class MatchTable:
-    """A row a selector, a column a class; both only come to it."""
+    """One row per selector, one column per class; both are only added."""
 
     def __init__(self) -> None:
         self.rows, self.columns = 0, 0
@@ -135,7 +135,7 @@ def _larger(plane: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uin
 
 
 class SelectorIndex:
-    """Numbers selectors; each stands under every value of the first label that it asks for."""
+    """Numbers selectors, indexed by the values of the first label that each requires."""
 
     def __init__(self) -> None:
         self._selectors: list[Selector] = []
@@ -182,7 +182,7 @@ def match_of(answer: bool | None) -> int:
 
 
 def max_of_lists(owner: Indices, grades: Matches, count: int) -> Matches:
-    """(count,); of each list, of what its members have; NO if there are none."""
+    """Return the greatest match of each list, (count,); NO for an empty one."""
     found = np.zeros(count, np.uint8)
     for grade in (MAYBE, YES):
         found[owner[grades == grade]] = grade

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tiers' say on many connections at once: branch for branch what ``engine`` does for one."""
+"""Judges many connections by tiers: branch for branch what the reference engine does for one."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
