@@ -3,7 +3,8 @@
 
 import numpy as np
 
-from podtally.ledger.interfaces import Interfaces, Losses
+from podtally.ledger.balance import Losses
+from podtally.ledger.interfaces import Interfaces
 
 
 def watch(interfaces: Interfaces, ifindex: int, counter: tuple[int, int]) -> int:

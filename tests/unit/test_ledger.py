@@ -10,10 +10,10 @@ import pytest
 from podtally.identity.interface_endpoints import address_number
 from podtally.identity.model import Claim, Owner
 from podtally.identity.name_table import Names
+from podtally.ledger.balance import Losses
 from podtally.ledger.closed import ClosedConnections
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.families import BOOKS, DROPS_BYTES, FLOWS, PODS
-from podtally.ledger.interfaces import Losses
 from podtally.ledger.label_sets import BookLabels, FlowLabels, PodLabels
 from podtally.ledger.ledger import Ledger
 from podtally.ledger.series import SeriesView

@@ -44,6 +44,20 @@ class Margin(NamedTuple):
     headers: Pair  # Ethernet headers that the interface leaves out of its counter
 
 
+class Losses(NamedTuple):
+    """Frames that only one side counts, as the kernel reports them; (n, 2) as the counters.
+
+    All but ``queued`` and ``largest`` are cumulative. A sum below the last one means that the
+    counter restarted from zero.
+    """
+
+    before: Pair  # frames counted, then dropped before the hook
+    after: Pair  # frames dropped behind the hook, not counted
+    frames: Pair  # frames counted, perhaps without their Ethernet header
+    queued: Pair  # bytes behind the hook, not counted yet
+    largest: NDArray[np.int64]  # bytes of the largest frame, (n,)
+
+
 class Readings(NamedTuple):
     """Bytes (n, 2): what was booked up to now, and two readings of the counters around now."""
 

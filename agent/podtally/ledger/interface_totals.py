@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from podtally.identity.name_table import Names
 from podtally.kernel.account_map import AccountReading
 from podtally.ledger.accounts import AccountTable
-from podtally.ledger.interfaces import Interfaces, Losses
+from podtally.ledger.balance import Losses
+from podtally.ledger.interfaces import Interfaces
 from podtally.ledger.label_sets import ACCOUNTS, DIRECTIONS, BookLabels, PodLabels
 from podtally.ledger.series import SeriesTable
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.arrays.distinct import distinct
-from podtally.ledger.balance import Balance, Margin, Pair, Readings, settle
+from podtally.ledger.balance import Balance, Losses, Margin, Readings, settle
 from podtally.ledger.saved import Saved, encode
 
 NO_PAIRS = np.zeros((0, 2), np.int64)
@@ -32,20 +32,6 @@ class InterfaceRecord(NamedTuple):
     host: bool = False
     leaving: bool = False
     in_use_since_ns: int = 0  # see Interfaces
-
-
-class Losses(NamedTuple):
-    """Frames that only one side counts, as the kernel reports them; (n, 2) as the counters.
-
-    All but ``queued`` and ``largest`` are cumulative. A sum below the last one means that the
-    counter restarted from zero.
-    """
-
-    before: Pair  # frames counted, then dropped before the hook
-    after: Pair  # frames dropped behind the hook, not counted
-    frames: Pair  # frames counted, perhaps without their Ethernet header
-    queued: Pair  # bytes behind the hook, not counted yet
-    largest: NDArray[np.int64]  # bytes of the largest frame, (n,)
 
 
 class UnexplainedBytes(NamedTuple):

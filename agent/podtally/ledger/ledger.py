@@ -18,6 +18,7 @@ from podtally.kernel.table import FlowRows
 from podtally.ledger import families
 from podtally.ledger.accounts import AccountTable
 from podtally.ledger.attribution import Attribution, AttributionSettings
+from podtally.ledger.balance import Losses
 from podtally.ledger.candidate_rows import CandidateRows
 from podtally.ledger.closed import ClosedConnections, LedgerTables, describe
 from podtally.ledger.connections import (
@@ -28,9 +29,8 @@ from podtally.ledger.costs import CONTRACT, SeriesOptions
 from podtally.ledger.counter_deltas import NOTHING_GROWN, CounterDeltas
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.events import NO_EVENT, Events
-from podtally.ledger.family import BYTES, PACKETS
 from podtally.ledger.interface_totals import InterfaceTotals
-from podtally.ledger.interfaces import Interfaces, Losses
+from podtally.ledger.interfaces import Interfaces
 from podtally.ledger.label_sets import DIRECTIONS, BookLabels
 from podtally.ledger.pending import PendingConnections
 from podtally.ledger.relabelling import Relabelling
@@ -184,7 +184,7 @@ class Ledger:
         self.row_booking.book_errors(context)
         delta, self._kernel_delta = self._kernel_delta, NOTHING_GROWN
         self._interface_totals.settle(delta, self.row_booking.sums, context.names, now_ns)
-        self._settle_flows(now_ns)
+        self.row_booking.settle(now_ns)
         replaced = self.row_booking.replaced
         self.begin()
         leaving = np.array([i for i in gone if self.interfaces.known(i)], np.int64)
@@ -216,16 +216,6 @@ class Ledger:
         self.accounts.close(slot)
         self.accounts.close_waiting(slot)
         self.interfaces.remove(ifindex)
-
-    # -- sums -------------------------------------------------------------------------
-
-    def _settle_flows(self, now_ns: int) -> None:
-        moved = np.flatnonzero(self.row_booking.sums.any(axis=0))
-        for direction in (0, 1):
-            amounts = np.zeros((len(moved), 3), np.int64)
-            amounts[:, BYTES] = self.row_booking.sums[direction, moved]
-            amounts[:, PACKETS] = self.row_booking.sums[2 + direction, moved]
-            self.accounts.add(moved, direction, amounts, now_ns)
 
     def close_books(
         self,

@@ -22,6 +22,7 @@ from podtally.ledger.connections import (
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.events import NO_EVENT, Events
 from podtally.ledger.families import DENIED, UNDECIDED
+from podtally.ledger.family import BYTES, PACKETS
 from podtally.ledger.icmp_errors import errors_among, quoted_fingerprints
 from podtally.ledger.initiator import InitiatorFinder, initiator_of, opening_flags
 from podtally.ledger.new_connections import NewConnections, carries_data, new_connections
@@ -55,6 +56,15 @@ class RowBooking:
         """Start an epoch's sums."""
         self.sums = np.zeros((4, len(self.accounts)), np.int64)
         self.replaced = []
+
+    def settle(self, now_ns: int) -> None:
+        """Add the epoch's sums to the series of the accounts."""
+        moved = np.flatnonzero(self.sums.any(axis=0))
+        for direction in (0, 1):
+            amounts = np.zeros((len(moved), 3), np.int64)
+            amounts[:, BYTES] = self.sums[direction, moved]
+            amounts[:, PACKETS] = self.sums[2 + direction, moved]
+            self.accounts.add(moved, direction, amounts, now_ns)
 
     def book_rows(self, rows: FlowRows, cold: ColdRows, context: EpochContext) -> None:
         """Book a batch of rows, each connection at most once in an epoch.

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.ledger.balance import Losses
 from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.interfaces import Losses
 
 
 class InterfaceCounters(NamedTuple):
