@@ -1,4 +1,4 @@
-# podtally with all that it needs: no node needs headers or a compiler of its own.
+# podtally with all dependencies: nodes need no headers and no compiler.
 #
 #   docker build -t podtally .
 #   docker run --rm --network host --pid host --read-only --tmpfs /tmp \
@@ -6,7 +6,7 @@
 #     --cap-add NET_BROADCAST --security-opt no-new-privileges --security-opt apparmor=unconfined \
 #     -v /sys/fs/bpf:/sys/fs/bpf -v /run/podtally:/run/podtally podtally
 #
-# The same every time with SNAPSHOT (an instant of snapshot.debian.org, as 20261101T000000Z), BASE by its digest,
+# Reproducible with SNAPSHOT (a timestamp of snapshot.debian.org, as 20261101T000000Z), BASE by digest,
 # SOURCE_DATE_EPOCH, and a builder that writes no other time: see docs/install.md.
 ARG BASE=debian:bookworm-slim
 
@@ -18,8 +18,8 @@ RUN if [ -n "$SNAPSHOT" ]; then \
 		&& printf 'Acquire::Check-Valid-Until "false";\n' >/etc/apt/apt.conf.d/snapshot; \
 	fi
 
-# The headers of any kernel serve, since the programs include UAPI headers only. Debian keeps
-# them in two trees, which become one; what bcc never reads is left out.
+# Headers of any kernel will do, since the programs include UAPI headers only. Debian keeps
+# them in two trees, merged here; what bcc never reads is left out.
 FROM debian AS headers
 WORKDIR /packages
 RUN apt-get update \
@@ -40,7 +40,7 @@ RUN apt-get update \
 FROM debian AS build
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
 	ca-certificates python3-pip
-# Compiled files that are checked by their contents, not by a time: they do not differ from build to build.
+# Compiled files are validated by content, not by time, so they are the same in every build.
 ARG SOURCE_DATE_EPOCH=0
 ENV SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH} PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
@@ -57,7 +57,7 @@ RUN pip --python /tools/bin/python wheel --no-build-isolation --no-deps --no-ind
 	&& find /opt/podtally -type d -name tests -prune -exec rm -r {} +
 
 FROM debian
-# bcc is what brings the compiler, LLVM as a library; nothing else can compile here.
+# bcc brings the compiler, LLVM as a library; nothing else here can compile.
 RUN apt-get update \
 	&& DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-bpfcc \
 	&& rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf /var/cache/ldconfig/aux-cache \
@@ -75,7 +75,7 @@ LABEL org.opencontainers.image.title="podtally" \
 	org.opencontainers.image.revision="${REVISION}" \
 	org.opencontainers.image.base.name="docker.io/library/debian:bookworm-slim"
 EXPOSE 9775
-# Compiling on a busy machine takes its time; until then nobody answers.
+# Compiling takes time on a busy machine; until then the agent does not answer.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=11m CMD ["podtally", "health"]
 ENTRYPOINT ["podtally"]
 CMD ["run"]

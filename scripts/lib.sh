@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
-# Sourced by the other scripts, in the checkout: who owns it, and how to run something as root
-# without leaving root's files in it.
+# Sourced by the other scripts, in the checkout: runs commands as its owner, or as root without
+# leaving root's files in it.
 
 # Runs a command as the checkout's owner, also under sudo, so that the owner can remove what it makes.
 as_owner() {
@@ -20,7 +20,7 @@ as_owner() {
 	fi
 }
 
-# Becomes root with a command of the checkout; Python's, pytest's and Hypothesis' caches are then root's own.
+# Runs a command of the checkout as root, with separate caches for Python, pytest and Hypothesis.
 exec_as_root() {
 	local -a become=()
 	local cache

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A failure is told at once, not at the end of a long run."""
+"""Lanes, isolation of parallel workers, and failures printed as they happen."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.isolation import isolate
 LINES = 40
 TESTS = Path(__file__).parent
 
-# How long an example takes says how busy the machine is, and nothing about the code.
+# The time of an example depends on the machine's load, not on the code.
 settings.register_profile("podtally", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("podtally")
 
@@ -20,7 +20,7 @@ settings.load_profile("podtally")
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") and os.geteuid() == 0:
         isolate()
-    config.pluginmanager.register(_Teller(config))
+    config.pluginmanager.register(_FailurePrinter(config))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(item.path.relative_to(TESTS).parts[0])
 
 
-class _Teller:
+class _FailurePrinter:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
 

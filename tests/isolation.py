@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Namespaces of its own for a worker that runs tests beside others."""
+"""Isolate pytest workers that run in parallel."""
 
 import ctypes
 import os
@@ -9,9 +9,10 @@ CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000  # linux/sched.h
 
 
 def isolate() -> None:
-    """Give the calling thread, and what it starts, a network, a /run, a /sys and a bpffs of its own.
+    """Give the calling thread and its children their own network, /run, /sys and bpffs.
 
-    Everything else is shared, processes and cgroups too: tests name theirs by process id. OSError.
+    Everything else is shared, processes and cgroups included: tests name theirs by process id.
+    OSError.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNS | CLONE_NEWNET):
