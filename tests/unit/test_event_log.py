@@ -362,7 +362,7 @@ def test_a_reader_that_leaves_in_the_middle_is_told_of() -> None:
 PROGRAM = """
 import datetime
 from podtally.export.event_log import EventLog
-from tests.unit.test_events_log import DUE, NOW, NOW_NS
+from tests.unit.test_event_log import DUE, NOW, NOW_NS
 log = EventLog("-", 1, 50)
 print(log.write([DUE] * 23, NOW_NS, NOW))
 log.close()
