@@ -271,7 +271,7 @@ class Machine:
         self._shown = shown
 
     def forget(self) -> None:
-        """The checkpoint is lost: the sums begin anew."""
+        """The checkpoint is lost: the sums restart from zero."""
         self._shown = {}
 
     # -- the reckoning ---------------------------------------------------------------

@@ -147,7 +147,7 @@ def test_nothing_there_is_not_broken(tmp_path: Path) -> None:
     assert Checkpoint(tmp_path).read() is None
 
 
-def test_labels_that_change_are_written_anew(tmp_path: Path) -> None:
+def test_labels_that_change_are_written_again(tmp_path: Path) -> None:
     checkpoint, ledger = Checkpoint(tmp_path), filled()
     for count in range(3):
         book(ledger, names(), [Flow(remote_port=2000 + count, seen=from_here(SYN))])

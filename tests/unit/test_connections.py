@@ -51,11 +51,11 @@ def fill(connections: Connections, rows: list[Flow], now_ns: int = SECOND) -> No
         (from_here(ACK) | to_here(ACK), BEGAN_UNKNOWN),
         (from_here(SYN), BEGAN_HERE),
         (to_here(SYN), BEGAN_THERE),
-        # an answer that nobody was seen to ask for, and that the asked side refused or ignored
+        # an answer to no request, refused or ignored by its receiver
         (to_here(SYN_ACK), BEGAN_UNKNOWN),
         (to_here(SYN_ACK) | from_here(RST), BEGAN_UNKNOWN),
         (from_here(SYN_ACK), BEGAN_UNKNOWN),
-        # the SYN was missed, and what followed was not
+        # the SYN was missed, later packets were not
         (to_here(SYN_ACK) | from_here(ACK), BEGAN_HERE),
         (from_here(SYN_ACK) | to_here(ACK), BEGAN_THERE),
         (from_here(SYN) | to_here(SYN_ACK), BEGAN_HERE),
@@ -135,7 +135,7 @@ def test_a_packet_keeps_it_alive() -> None:
     assert connections.columns.packets.tolist() == [[2, 2]]
 
 
-def test_a_syn_begins_anew_only_what_has_ended() -> None:
+def test_a_syn_reuses_only_ports_of_ended_connections() -> None:
     connections = Connections(FLAGS, 23)
     rows = flows(3)
     rows = [

@@ -202,7 +202,7 @@ def test_drops_behind_the_hook_hide_no_loss() -> None:
     assert book.epoch(0, 1000, losses(after=100)) == 1000
 
 
-def test_drops_in_front_of_the_hook_explain_what_nobody_booked() -> None:
+def test_drops_before_the_hook_explain_unbooked_bytes() -> None:
     book = Book()
     assert book.epoch(0, 0, losses()) == 0
     assert book.epoch(0, 3000, losses(before=2)) == 0
@@ -258,7 +258,7 @@ def test_a_checkpoint_without_drops_can_be_restored() -> None:
 
 
 def test_another_interface_under_the_same_number_has_new_books() -> None:
-    """It went while nobody looked, and its successor has counted less."""
+    """It was removed while no agent ran, and its successor has counted less."""
     interfaces = Interfaces()
     slot = watch(interfaces, 7, (0, 0))
     interfaces.booked[slot] += (5000, 7000)

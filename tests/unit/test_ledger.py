@@ -261,7 +261,7 @@ def test_the_last_epoch_of_an_interface_ends_its_connections_by_name() -> None:
     assert ledger.connections.columns.key["ifindex"].tolist() == [9]
 
 
-def test_a_connection_of_an_interface_let_go_goes_on_under_nobodys_account() -> None:
+def test_a_connection_of_a_removed_interface_has_no_account() -> None:
     """Its account may be another's by then; an interface must not come back by being named."""
     ledger = watched(7, 9)
     turn(ledger, [Flow(protocol=UDP)])
@@ -340,7 +340,7 @@ def test_what_was_dropped_on_its_way_to_a_pod_is_not_received() -> None:
     ledger.close_books(np.array([7]), np.array([[0, 1000]]), 2 * SECOND, losses(after=(0, 3)))
     assert contents(ledger.view()[PODS])[label] == [1000, 13]
     turn(ledger, gone=[7])
-    assert not ledger.interfaces.known(7)  # nothing is owed on it
+    assert not ledger.interfaces.known(7)  # nothing is pending on it
 
 
 def losses(after: tuple[int, int]) -> Losses:
@@ -369,7 +369,7 @@ def test_kernel_accounts_are_booked_by_what_they_grew() -> None:
     assert ledger.view().overflow_packets == 1
 
 
-def test_an_account_that_shrank_began_anew() -> None:
+def test_an_account_that_shrank_restarted_from_zero() -> None:
     ledger = watched(7)
     for other, overflow in ((101, 5), (23, 7), (29, 7)):
         ledger.book_kernel_accounts(accounts_of({(7, 0): (other, overflow, 1, 1)}))
@@ -377,7 +377,7 @@ def test_an_account_that_shrank_began_anew() -> None:
     assert booked(ledger, "veth7") == [0, 101 + 29, 5 + 7]  # all of its sums, not only one
 
 
-def test_an_account_that_was_closed_begins_anew_though_it_has_grown_beyond() -> None:
+def test_a_closed_account_restarts_from_zero_though_it_has_grown_beyond() -> None:
     ledger = watched(7, 9)
     ledger.book_kernel_accounts(accounts_of({(7, 0): (101, 0, 1, 0), (9, 1): (5, 0, 1, 0)}))
     turn(ledger)
@@ -422,7 +422,7 @@ def test_strangers_are_booked_under_unknown() -> None:
     assert booked(ledger, "unknown") == [0, 23, 0]
 
 
-def test_nothing_is_kept_of_ended_connections_that_nobody_wants() -> None:
+def test_closed_connections_are_not_kept_without_a_flow_log() -> None:
     ledger = Ledger(FLAGS, make_ledger().limits)
     book(ledger, names(), [Flow(seen=from_here(RST))])
     turn(ledger)

@@ -17,7 +17,7 @@ class Epoch(NamedTuple):
 
     before: int  # from the last reading of the counter to the flip
     after: int  # from the flip to this epoch's reading
-    lost: int = 0  # of all that, what nobody books; negative: booked twice
+    lost: int = 0  # bytes of these that are not booked; negative: booked twice
 
 
 class Book:

@@ -144,7 +144,7 @@ def test_killed_at_a_step_and_again_while_starting(machine: Machine, step: str, 
     machine.steps.crash_at(step)
     with pytest.raises(Crash, match=step):
         machine.turn()
-    send_some(machine, 31)  # nobody is there, and the kernel counts
+    send_some(machine, 31)  # no agent runs, and the kernel counts
     machine.steps.crash_at(again)
     start(machine)
     finish(machine)
