@@ -109,10 +109,10 @@ def test_many_parties_are_added_at_once_and_the_rest_stays_remembered() -> None:
     assert judge.cached == 4  # nothing has changed
 
 
-def test_a_connection_of_nobody_there_is_no_answer() -> None:
+def test_a_connection_of_an_unknown_number_is_an_error() -> None:
     judge = Evaluator([OPEN_TO_WEB], [WEB, DB])
     for nobody in (TO_DB._replace(peer=2), TO_DB._replace(local=2)):
-        with pytest.raises(IndexError, match="beyond the 2"):
+        with pytest.raises(IndexError, match="out of range"):
             verdicts(judge, nobody)
     assert judge.cached == 0
 

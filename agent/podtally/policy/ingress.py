@@ -50,7 +50,9 @@ class _IngressStatus(msgspec.Struct, frozen=True):
 def addresses_of(status: Any) -> tuple[str, ...]:
     """Return the addresses in ``status.loadBalancer.ingress``; none if malformed."""
     try:
-        told = msgspec.convert(status, _IngressStatus).load_balancer.ingress
+        points = msgspec.convert(status, _IngressStatus).load_balancer.ingress
     except msgspec.ValidationError:
         return ()
-    return tuple(dict.fromkeys(text for each in told for text in (each.ip, each.hostname) if text))
+    return tuple(
+        dict.fromkeys(text for each in points for text in (each.ip, each.hostname) if text)
+    )

@@ -258,8 +258,8 @@ def _case_pod(pod: _CasePod) -> ClusterPod | Fault:
 def _workload(pod: PolicyEndpoint, controller: Controller | None) -> str:
     labels = pod.labels or ()
     if controller is None:
-        told = from_labels(pod.name, labels)
-        return told.name if told else ""
+        workload = from_labels(pod.name, labels)
+        return workload.name if workload else ""
     kept = KubePod(pod.namespace, pod.name, "", pod.node, labels, controller, False, "",
                    pod.host_network, (), _NO_LIFE)  # fmt: skip
     return of_pod(kept, {}).name

@@ -47,8 +47,11 @@ class ExposureDeclaration(NamedTuple):
     @property
     def via(self) -> str:
         """The Ingress with its routes, for traffic of its controller."""
-        told, more = map(_route_text, self.routes[:_MAX_ROUTES]), len(self.routes) - _MAX_ROUTES
-        routes = ", ".join((*told, f"+{more}") if more > 0 else told)
+        own_routes, more = (
+            map(_route_text, self.routes[:_MAX_ROUTES]),
+            len(self.routes) - _MAX_ROUTES,
+        )
+        routes = ", ".join((*own_routes, f"+{more}") if more > 0 else own_routes)
         return f"{self.kind} {self.namespace}/{self.name}" + (f" ({routes})" if routes else "")
 
 
@@ -81,10 +84,10 @@ def _of_ingress(ingress: DeclaredIngress, services: Services) -> Iterator[Declar
         front = _front(ingress.namespace, route, services)
         if front is not None:
             routes.setdefault(front, []).append(route)
-    for (service, port), told in routes.items():
+    for (service, port), own_routes in routes.items():
         namespace, name = ingress.namespace, ingress.name
         declaration = ExposureDeclaration(
-            INGRESS, namespace, name, service, port, "TCP", tuple(told)
+            INGRESS, namespace, name, service, port, "TCP", tuple(own_routes)
         )
         backends = services.backends((namespace, service), (PROTOCOLS["TCP"], port))
         yield DeclaredExposure(declaration, backends, ingress.addresses)

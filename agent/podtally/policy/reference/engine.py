@@ -117,26 +117,26 @@ class Engine:
         exempt = _exempt(conn)
         if exempt is not None:
             return exempt
-        selecting, spared = self.selecting(conn.local), _spared(conn)
+        selecting, undeniable = self.selecting(conn.local), _undeniable(conn)
         # "If Admin tier has made a final decision (Accept or Deny) on a connection, then no
         # further evaluation is done." "v1.NetworkPolicy always makes a final decision for
         # selected pods. Further evaluation only happens for Pods not selected by a
         # v1.NetworkPolicy."
         stages = (
-            partial(_in_order, selecting.admin, conn),
-            partial(_united, selecting.network, conn, spared),
-            partial(_in_order, selecting.baseline, conn),
+            partial(_admin_tier, selecting.admin, conn),
+            partial(_network_tier, selecting.network, conn, undeniable),
+            partial(_admin_tier, selecting.baseline, conn),
         )
         # "If a given connection wasn't allowed or denied by any of the tiers, the default
         # kubernetes policy is applied, which says that all pods can communicate."
-        return resolve(stages, spared or DirectionVerdict(UNDECLARED, OPEN)).outcome
+        return resolve(stages, undeniable or DirectionVerdict(UNDECLARED, OPEN)).outcome
 
     def _selecting(self, endpoint: PolicyEndpoint) -> SelectingPolicies:
         own = self._network.get(endpoint.namespace if endpoint.kind == POD else "", ())
-        cluster = _chosen(self._cluster, endpoint)
+        cluster = _selecting_policies(self._cluster, endpoint)
         return SelectingPolicies(
             _grouped(chosen for chosen in cluster if chosen[0].tier == ADMIN_TIER),
-            tuple(_chosen(own, endpoint)),
+            tuple(_selecting_policies(own, endpoint)),
             _grouped(chosen for chosen in cluster if chosen[0].tier == BASELINE_TIER),
         )
 
@@ -200,14 +200,16 @@ def _exempt(conn: RuleInput) -> DirectionVerdict | None:
     )
 
 
-def _spared(conn: RuleInput) -> DirectionVerdict | None:
+def _undeniable(conn: RuleInput) -> DirectionVerdict | None:
     """Return the verdict if NetworkPolicy cannot deny the connection, though other tiers can."""
     if is_itself(conn.local, conn.peer):
         return DirectionVerdict(ALLOWED, LOOPBACK)
     return DirectionVerdict(ALLOWED, OWN_NODE) if is_own_node(conn) else None
 
 
-def _chosen(policies: Iterable[Policy], endpoint: PolicyEndpoint) -> list[MaybeSelecting]:
+def _selecting_policies(
+    policies: Iterable[Policy], endpoint: PolicyEndpoint
+) -> list[MaybeSelecting]:
     answers = ((policy, selects_endpoint(policy, endpoint)) for policy in policies)
     return [(policy, bool(answer)) for policy, answer in answers if answer is not False]
 
@@ -216,11 +218,11 @@ def _grouped(chosen: Iterable[MaybeSelecting]) -> tuple[tuple[MaybeSelecting, ..
     return tuple(tuple(group) for _, group in groupby(chosen, key=lambda c: c[0].priority))
 
 
-def _in_order(groups: tuple[tuple[MaybeSelecting, ...], ...], conn: RuleInput) -> TierResult:
+def _admin_tier(groups: tuple[tuple[MaybeSelecting, ...], ...], conn: RuleInput) -> TierResult:
     """Judge by an admin tier: "policies with lower priority values ... are checked before"."""
     doubts: list[Doubt] = []
     for group in groups:
-        decided = _of_one_priority(group, conn, doubts)
+        decided = _by_priority(group, conn, doubts)
         if decided is not None:
             # Pass "skips all further ClusterNetworkPolicy rules in the current tier".
             return TierResult(None if decided.verdict == PASS else decided, doubts)
@@ -232,7 +234,7 @@ def cause_of(policy: Policy) -> str:
     return UNSYNCED if policy.kind == UNSYNCED else UNREADABLE
 
 
-def _of_one_priority(
+def _by_priority(
     group: tuple[MaybeSelecting, ...], conn: RuleInput, doubts: list[Doubt]
 ) -> DirectionVerdict | None:
     """Return the certain decision of one priority, if any; append the rest to ``doubts``."""
@@ -274,29 +276,29 @@ def _first_match(
     return None
 
 
-def _united(
-    network: tuple[MaybeSelecting, ...], conn: RuleInput, spared: DirectionVerdict | None
+def _network_tier(
+    network: tuple[MaybeSelecting, ...], conn: RuleInput, undeniable: DirectionVerdict | None
 ) -> TierResult:
     """Judge by NetworkPolicies: "the order of evaluation does not affect the policy result"."""
-    told = [chosen for chosen in network if applies_in(chosen[0], conn.direction)]
-    if not told:
+    applicable = [chosen for chosen in network if applies_in(chosen[0], conn.direction)]
+    if not applicable:
         return TierResult(None)
-    first = told[0][0]
-    isolating = tuple(p for p, certain in told if certain and not p.unreadable)
-    if spared is not None:
+    first = applicable[0][0]
+    isolating = tuple(p for p, certain in applicable if certain and not p.unreadable)
+    if undeniable is not None:
         if isolating:
-            return TierResult(spared)
+            return TierResult(undeniable)
         cause = cause_of(first) if first.unreadable else SELECTION
         return TierResult(None, [Doubt(_ALLOWED, DirectionVerdict(UNKNOWN, cause, (first,)))])
     if conn.local.kind == POD and conn.protocol not in HAVE_PORTS:
         # "For other protocols, such as ARP or ICMP, the behaviour is undefined."
         named = isolating or (first,)
         return TierResult(None, [Doubt(_EITHER, DirectionVerdict(UNKNOWN, PROTOCOL, named))])
-    return _any_rule(told, isolating, conn)
+    return _any_rule(applicable, isolating, conn)
 
 
 def _any_rule(
-    told: list[MaybeSelecting], isolating: tuple[Policy, ...], conn: RuleInput
+    applicable: list[MaybeSelecting], isolating: tuple[Policy, ...], conn: RuleInput
 ) -> TierResult:
     """Allow what "matches at least one rule across all of the NetworkPolicy objects".
 
@@ -304,7 +306,7 @@ def _any_rule(
     """
     doubts: list[Doubt] = []
     may_deny = False  # by a policy that may select the endpoint
-    for policy, certain in told:
+    for policy, certain in applicable:
         if policy.unreadable:
             doubts.append(Doubt(_EITHER, DirectionVerdict(UNKNOWN, cause_of(policy), (policy,))))
             continue
@@ -318,12 +320,16 @@ def _any_rule(
                 outcome = DirectionVerdict(UNKNOWN, SELECTION if met else DOUBT, (policy,), rule)
                 doubts.append(Doubt(_ALLOWED, outcome))
         may_deny = may_deny or not matches
-    is_stranger = conn.peer.kind == UNIDENTIFIED  # it may be the pod's own node, or the pod itself
+    peer_unidentified = (
+        conn.peer.kind == UNIDENTIFIED
+    )  # it may be the pod's own node, or the pod itself
     if not isolating:
         if may_deny:
-            verdicts = _EITHER if is_stranger else _DENIED
-            doubts.append(Doubt(verdicts, DirectionVerdict(UNKNOWN, SELECTION, (told[0][0],))))
+            verdicts = _EITHER if peer_unidentified else _DENIED
+            doubts.append(
+                Doubt(verdicts, DirectionVerdict(UNKNOWN, SELECTION, (applicable[0][0],)))
+            )
         return TierResult(None, doubts)
-    if is_stranger:
+    if peer_unidentified:
         doubts.append(Doubt(_ALLOWED, DirectionVerdict(UNKNOWN, UNKNOWN_END, isolating)))
     return TierResult(DirectionVerdict(DENIED, ISOLATED, isolating), doubts)

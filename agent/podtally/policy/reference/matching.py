@@ -112,25 +112,25 @@ def peer_matches(peer: Peer, policy: Policy, conn: RuleInput) -> bool | None:
 
 
 def selector_matches(
-    meant: EndpointSelector, namespace: str, endpoint: PolicyEndpoint
+    selector: EndpointSelector, namespace: str, endpoint: PolicyEndpoint
 ) -> bool | None:
     """Whether labels and names select the endpoint; ``namespace`` is the policy's own."""
-    if isinstance(meant, HostSubject):
-        return _host_matches(meant, endpoint)
-    if isinstance(meant, NodePeer):
+    if isinstance(selector, HostSubject):
+        return _host_matches(selector, endpoint)
+    if isinstance(selector, NodePeer):
         # "It selects the nodeIPs", so it matches whatever uses the node's network.
-        return uses_node(endpoint) and selects(meant.nodes, endpoint.node_labels)
+        return uses_node(endpoint) and selects(selector.nodes, endpoint.node_labels)
     if endpoint.kind != POD or endpoint.host_network:
         return False
-    if meant.namespaces is None:  # "... in the policy's own namespace"
+    if selector.namespaces is None:  # "... in the policy's own namespace"
         in_namespace: bool | None = endpoint.namespace == namespace
     else:
         in_namespace = selects_namespace(
-            meant.namespaces, endpoint.namespace, endpoint.namespace_labels
+            selector.namespaces, endpoint.namespace, endpoint.namespace_labels
         )
     if in_namespace is False:
         return False
-    return and3(in_namespace, selects(meant.pods, endpoint.labels))
+    return and3(in_namespace, selects(selector.pods, endpoint.labels))
 
 
 def uses_node(endpoint: PolicyEndpoint) -> bool:
@@ -183,16 +183,17 @@ def _named_port_matches(name: str, conn: RuleInput) -> bool | None:
     return None if any(port[:2] == (name, conn.protocol) for port in endpoint.ports) else False
 
 
-def _host_matches(meant: HostSubject, endpoint: PolicyEndpoint) -> bool | None:
+def _host_matches(selector: HostSubject, endpoint: PolicyEndpoint) -> bool | None:
     if endpoint.kind != HOST:
         return False
     return any3(
         (
-            meant.host and endpoint.host_network,
-            bool(endpoint.unit) and any(fnmatchcase(endpoint.unit, glob) for glob in meant.units),
+            selector.host and endpoint.host_network,
+            bool(endpoint.unit)
+            and any(fnmatchcase(endpoint.unit, glob) for glob in selector.units),
             bool(endpoint.container)
-            and any(fnmatchcase(endpoint.container, glob) for glob in meant.containers),
-            meant.endpoints is not None and selects(meant.endpoints, endpoint.labels),
+            and any(fnmatchcase(endpoint.container, glob) for glob in selector.containers),
+            selector.endpoints is not None and selects(selector.endpoints, endpoint.labels),
         )
     )
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-RESERVED_ROWS = 2  # rows before the parties, of the two ends that are none
+RESERVED_ROWS = 2  # rows before the endpoints: unidentified, address only
 
 
 ADDRESS_INDEX, UNKNOWN_INDEX = -1, -2  # their numbers

@@ -91,20 +91,20 @@ class EndpointClasses:
             self._add(alike, number)
         return number
 
-    def slot(self, meant: EndpointSelector, namespace: str) -> int:
-        """Where the grades of this are kept; ``namespace`` is the policy's own."""
-        number = self._slots.setdefault((meant, namespace), self.table.rows)
+    def slot(self, selector: EndpointSelector, namespace: str) -> int:
+        """Return the row of its matches; ``namespace`` is the policy's own."""
+        number = self._slots.setdefault((selector, namespace), self.table.rows)
         if number == self.table.rows:
-            self.table.add_row(self._of_all(meant, namespace))
-            if isinstance(meant, PodPeer | PodSubject):
-                if meant.namespaces is None:
+            self.table.add_row(self._of_all(selector, namespace))
+            if isinstance(selector, PodPeer | PodSubject):
+                if selector.namespaces is None:
                     within = _ABSENT - self._name(namespace)
                 else:
-                    within = self._namespace_selectors.number(meant.namespaces)
-                self._pod_rows.append((number, within, self._pod_selectors.number(meant.pods)))
+                    within = self._namespace_selectors.number(selector.namespaces)
+                self._pod_rows.append((number, within, self._pod_selectors.number(selector.pods)))
                 self._pod_slots = None
             else:
-                self._others.append((number, meant, namespace))
+                self._others.append((number, selector, namespace))
         return number
 
     def named(self, name: str) -> NDArray[np.int64]:
@@ -154,8 +154,8 @@ class EndpointClasses:
         if endpoint.kind == UNIDENTIFIED:
             return np.full(self.table.rows, MAYBE, np.uint8)
         found = np.zeros(self.table.rows, np.uint8)
-        for slot, meant, namespace in self._others:
-            found[slot] = match_of(selector_matches(meant, namespace, endpoint))
+        for slot, selector, namespace in self._others:
+            found[slot] = match_of(selector_matches(selector, namespace, endpoint))
         if is_selectable(endpoint) and self._pod_rows:
             slots, namespaces, pods = self._all_slots()
             spaces = self._namespace_selectors.matches(
@@ -167,20 +167,20 @@ class EndpointClasses:
             found[slots] = np.minimum(within, self._pod_selectors.matches(endpoint.labels)[pods])
         return found
 
-    def _of_all(self, meant: EndpointSelector, namespace: str) -> Matches:
+    def _of_all(self, selector: EndpointSelector, namespace: str) -> Matches:
         """Return the matches of a new selector with every class, (classes,)."""
         found: Matches
-        if isinstance(meant, NodePeer | HostSubject):
-            grades = (_grade_of(meant, namespace, endpoint) for endpoint in self.endpoints)
-            return np.fromiter(grades, np.uint8, len(self.endpoints))
+        if isinstance(selector, NodePeer | HostSubject):
+            matches = (_match_of(selector, namespace, endpoint) for endpoint in self.endpoints)
+            return np.fromiter(matches, np.uint8, len(self.endpoints))
         columns = self._all()
-        if meant.namespaces is None:
+        if selector.namespaces is None:
             within = columns.namespace == self._names.get(namespace, _ABSENT)
             found = within.astype(np.uint8) << 1
         else:
-            found = self._namespaces.matches(meant.namespaces)[columns.namespace_set]
-        if meant.pods != EVERYTHING:
-            found = np.minimum(found, self._pods.matches(meant.pods)[columns.pod_set])
+            found = self._namespaces.matches(selector.namespaces)[columns.namespace_set]
+        if selector.pods != EVERYTHING:
+            found = np.minimum(found, self._pods.matches(selector.pods)[columns.pod_set])
         found[~columns.selectable] = NO
         found[UNKNOWN_CLASS] = MAYBE
         return found
@@ -205,12 +205,12 @@ class EndpointClasses:
         return self._pod_slots
 
 
-def _grade_of(meant: EndpointSelector, namespace: str, endpoint: PolicyEndpoint) -> int:
+def _match_of(selector: EndpointSelector, namespace: str, endpoint: PolicyEndpoint) -> int:
     """Match as the reference engine does."""
     return (
         MAYBE
         if endpoint.kind == UNIDENTIFIED
-        else match_of(selector_matches(meant, namespace, endpoint))
+        else match_of(selector_matches(selector, namespace, endpoint))
     )
 
 

@@ -58,9 +58,9 @@ class EndpointTable:
         return self._endpoints[RESERVED_ROWS:]
 
     def put(self, number: int, endpoint: PolicyEndpoint) -> None:
-        """``number`` is a party's, or the next free one. IndexError if it is neither."""
+        """Set an endpoint; ``number`` is in use or the next free one, otherwise IndexError."""
         if not 0 <= number <= len(self):
-            raise IndexError(f"party {number} of {len(self)}")
+            raise IndexError(f"endpoint {number} of {len(self)}")
         self._set(number + RESERVED_ROWS, endpoint)
 
     def _set(self, row: int, endpoint: PolicyEndpoint) -> None:
@@ -80,7 +80,9 @@ class EndpointTable:
             self._identities.clear()
             for other, known in enumerate(self._endpoints):
                 self._identify(other, known)
-        self.identity[row] = self._identities.setdefault(_who(endpoint, row), len(self._identities))
+        self.identity[row] = self._identities.setdefault(
+            _identity(endpoint, row), len(self._identities)
+        )
 
     def _grow(self, rows: int) -> None:
         self.class_of, self.identity = _longer(self.class_of, rows), _longer(self.identity, rows)
@@ -88,7 +90,7 @@ class EndpointTable:
         self.is_pod = _longer(self.is_pod, rows)
 
 
-def _who(endpoint: PolicyEndpoint, row: int) -> tuple[object, ...]:
+def _identity(endpoint: PolicyEndpoint, row: int) -> tuple[object, ...]:
     """Return what ``engine.is_itself`` compares."""
     if endpoint.kind == POD and not endpoint.name:
         return (row,)

@@ -128,7 +128,7 @@ class Evaluated(NamedTuple):
 
 
 class Evaluator:
-    """Policies and parties, and what was judged by them.
+    """Policies and endpoints, and the cached verdicts.
 
     ``by_service``: what a pod sends to itself goes through a Service, see ``model.Question``.
     """
@@ -149,9 +149,9 @@ class Evaluator:
         self._policies: list[CompiledPolicy] = []
         self._prepared: PreparedPolicies | None = None
         self._reasons = ReasonWriter(self._nearest)
-        self._most = sys.maxsize  # of what the classes keep, before they are made anew
+        self._max_size = sys.maxsize  # of the classes, before they are rebuilt
         self.set_policies(policies)
-        self._most = max(2 * self._classes.size, _MIN_SIZE)
+        self._max_size = max(2 * self._classes.size, _MIN_SIZE)
 
     def judge(self, connections: PackedConnections) -> Evaluated:
         found = np.empty(len(connections.local), np.int32)
@@ -235,21 +235,21 @@ class Evaluator:
         return first
 
     def set_endpoints(self, endpoints: Mapping[int, PolicyEndpoint]) -> None:
-        """As ``put_party``, of many at once; new ones in the order of their numbers."""
+        """Add or change many endpoints; new ones in the order of their numbers."""
         before = len(self._endpoints)
         known = (
             (number, endpoint) for number, endpoint in endpoints.items() if 0 <= number < before
         )
         changed = [number for number, endpoint in known if endpoint != self._endpoints[number]]
         if changed:
-            self._forget_parties(changed)
+            self._forget_endpoints(changed)
             self._reasons.forget_texts()
         for number, endpoint in endpoints.items():
             self._endpoints.put(number, endpoint)
-        self._without_past()
+        self._drop_obsolete()
 
-    def _forget_parties(self, numbers: Sequence[int]) -> None:
-        """A party that is new needs none of this: nothing can have been asked about it."""
+    def _forget_endpoints(self, numbers: Sequence[int]) -> None:
+        """Forget connections of changed endpoints; new endpoints have none."""
         is_changed = np.zeros(len(self._endpoints) + RESERVED_ROWS, np.bool_)
         is_changed[np.array(numbers) + RESERVED_ROWS] = True
         slots = self._cache.known()
@@ -275,10 +275,10 @@ class Evaluator:
             known[id(policy)] = one
         self._classes.forget_columns()
         self._policies = [known[id(policy)] for policy in after]
-        self._forget_concerned([*unused.values(), *fresh])
-        self._without_past()
+        self._forget_affected([*unused.values(), *fresh])
+        self._drop_obsolete()
 
-    def _forget_concerned(self, policies: Sequence[CompiledPolicy]) -> None:
+    def _forget_affected(self, policies: Sequence[CompiledPolicy]) -> None:
         self._prepared, self._reasons = None, ReasonWriter(self._nearest)
         if len(self._outcomes) > _MAX_OUTCOMES:
             self._outcomes = OutcomeTable()
@@ -292,15 +292,15 @@ class Evaluator:
             self._cache.forget(slots[stale])
             slots, words = slots[~stale], words[~stale]
 
-    def _without_past(self) -> None:
+    def _drop_obsolete(self) -> None:
         """Rebuild classes and selectors, which only grow, once most may be obsolete."""
-        if self._classes.size <= self._most:
+        if self._classes.size <= self._max_size:
             return
         self._classes = EndpointClasses()
         self._endpoints = EndpointTable(self._endpoints.all(), self._classes)
         self._policies = [compile_policy(one.policy, self._classes) for one in self._policies]
         self._classes.forget_columns()
-        self._most = max(2 * self._classes.size, _MIN_SIZE)
+        self._max_size = max(2 * self._classes.size, _MIN_SIZE)
         self._prepared, self._reasons = None, ReasonWriter(self._nearest)
 
     def _look_up(self, words: Keys) -> Numbers:
@@ -322,7 +322,7 @@ class Evaluator:
         prepared = self._now()
         each, identity = unpack_keys(words), self._endpoints.identity
         if max(each.local.max(), each.peer.max()) >= len(self._endpoints) + RESERVED_ROWS:
-            raise IndexError(f"a connection of a party beyond the {len(self._endpoints)} there are")
+            raise IndexError(f"endpoint number out of range: there are {len(self._endpoints)}")
         found = prepared.exempt()[self._endpoints.class_of[each.local]]
         itself = (found == OPEN) & (identity[each.local] == identity[each.peer])
         spared = np.full(len(found), OPEN, np.int32)

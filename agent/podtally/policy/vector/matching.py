@@ -26,7 +26,7 @@ class Plan(NamedTuple):
     """The rules to try for one class, in one direction."""
 
     tiers: tuple[Indices, Indices, Indices]  # entries, twice, and 1 more if the policy is certain
-    told: tuple[Policy, ...] = ()  # NetworkPolicies that may be for it
+    network_policies: tuple[Policy, ...] = ()  # NetworkPolicies that may be for it
     isolating: tuple[Policy, ...] = ()  # those of them that certainly are
 
 
@@ -59,9 +59,9 @@ class Plans:
     def of(self, number: int) -> Plan:
         if number not in self._plans:
             places = self._of_namespace(number)
-            grades = self._classes.table.at(self._subjects[places], number)
-            chosen = np.flatnonzero(grades != NO)
-            places, certain = places[chosen], (grades[chosen] == YES).astype(np.int64)
+            matches = self._classes.table.at(self._subjects[places], number)
+            chosen = np.flatnonzero(matches != NO)
+            places, certain = places[chosen], (matches[chosen] == YES).astype(np.int64)
             # Most classes differ only in what no policy selects by.
             key = (places << 1 | certain).tobytes()
             if key not in self._alike:
@@ -81,15 +81,15 @@ class Plans:
 
     def _plan(self, places: Indices, certain: Indices) -> Plan:
         first, last = np.searchsorted(places, self._bounds)
-        told = [self._policies[place].policy for place in places[first:last]]
-        sure = zip(told, certain[first:last], strict=True)
+        network_policies = [self._policies[place].policy for place in places[first:last]]
+        sure = zip(network_policies, certain[first:last], strict=True)
         return Plan(
             (
                 self._codes(places[:first], certain[:first]),
                 self._codes(places[first:last], certain[first:last]),
                 self._codes(places[last:], certain[last:]),
             ),
-            tuple(told),
+            tuple(network_policies),
             tuple(policy for policy, one in sure if one and not policy.unreadable),
         )
 

@@ -160,7 +160,7 @@ class _Shape(NamedTuple):
 
 
 class ReasonWriter:
-    """For one set of policies, and as long as parties stay as they are."""
+    """Writes reasons for one set of policies, while endpoints stay the same."""
 
     def __init__(self, candidates: Candidates) -> None:
         self._candidates = candidates
@@ -169,7 +169,7 @@ class ReasonWriter:
         self._texts: dict[tuple[int, bytes], str] = {}
 
     def forget_texts(self) -> None:
-        """When a party has changed; names and labels stand in them."""
+        """Forget texts when an endpoint changes: they contain names and labels."""
         self._texts.clear()
 
     def known(self, number: int, key: bytes) -> str | None:

@@ -16,7 +16,7 @@ from podtally.policy.vector.ragged import Indices, ragged_lists
 from podtally.policy.vector.rules import CompiledPolicy, CompiledRule, RuleIndex
 from podtally.policy.vector.selectors import MAYBE, NO, YES, Matches, max_of_lists
 
-_ROWS = 1 << 13  # at a time, which bounds what their grades by all rules take
+_ROWS = 1 << 13  # at a time, to bound the memory of their matches
 
 
 _NONE = -1  # instead of the number of ports, or of ranges
@@ -54,7 +54,7 @@ class RuleTable:
         self._slots_of = ragged_lists([len(each) for each in slots])
         self._slots = np.array([slot for each in slots for slot in each], np.int64)
         self.denies = np.array([_denies(entry) for entry in self.entries], np.bool_)
-        # What is said of all peers, whoever they are.
+        # The match of every peer, whatever it is.
         self._least = np.array([_least(entry) for entry in self.entries], np.uint8)
 
     def sparse(self, codes: Indices) -> RuleIndex:
@@ -131,8 +131,8 @@ def affected_by(
     isolates even so.
     """
     each = unpack_keys(words)
-    grades = classes.table.of_row(one.subject)
-    found: NDArray[np.bool_] = grades[endpoints.class_of[each.local]] != NO
+    matches = classes.table.of_row(one.subject)
+    found: NDArray[np.bool_] = matches[endpoints.class_of[each.local]] != NO
     if one.policy.tier == NETWORK_TIER or one.policy.unreadable:
         return found
     for is_egress in (False, True):

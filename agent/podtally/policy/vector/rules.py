@@ -135,8 +135,8 @@ class RuleIndex:
             yield owner * self.size + place[at]
         peers, of_row = np.unique(batch.peer, return_inverse=True)
         for number, peer in enumerate(peers.tolist()):
-            grades = self._classes.table.at(self._slots, peer)
-            selected = self._owners[grades != NO]
+            matches = self._classes.table.at(self._slots, peer)
+            selected = self._owners[matches != NO]
             yield _product(np.flatnonzero(of_row.ravel() == number), selected, self.size)
 
 

@@ -43,10 +43,10 @@ class LabelSets:
     def matches(self, selector: Selector) -> Matches:
         found = np.full(len(self._known), YES, np.uint8)
         for requirement in selector.requirements:
-            np.minimum(found, self._grades(requirement), out=found)
+            np.minimum(found, self._matches(requirement), out=found)
         return found
 
-    def _grades(self, requirement: Requirement) -> Matches:
+    def _matches(self, requirement: Requirement) -> Matches:
         key, operator, wanted = requirement
         codes, numbers = self._column(key)
         if operator in ("In", "NotIn"):
@@ -75,7 +75,7 @@ class LabelSets:
         self._columns.clear()
 
 
-_SPARE = 256  # rows and columns, before both planes are made anew
+_SPARE = 256  # rows and columns, before both planes are rebuilt
 
 
 class MatchTable:
@@ -87,20 +87,20 @@ class MatchTable:
         self._sure = np.zeros((0, 0), np.uint8)
         self._possible = np.zeros((0, 0), np.uint8)
 
-    def add_row(self, grades: Matches) -> None:
+    def add_row(self, matches: Matches) -> None:
         """(columns,)"""
         self._make_room(self.rows + 1, self.columns)
         for plane, least in ((self._sure, YES), (self._possible, MAYBE)):
-            bits = np.packbits(grades >= least)
+            bits = np.packbits(matches >= least)
             plane[self.rows, : len(bits)] = bits
         self.rows += 1
 
-    def add_column(self, grades: Matches) -> None:
+    def add_column(self, matches: Matches) -> None:
         """(rows,)"""
         self._make_room(self.rows, self.columns + 1)
         byte, bit = self.columns >> 3, np.uint8(0x80 >> (self.columns & 7))
-        self._sure[: self.rows, byte] |= (grades == YES) * bit
-        self._possible[: self.rows, byte] |= (grades >= MAYBE) * bit
+        self._sure[: self.rows, byte] |= (matches == YES) * bit
+        self._possible[: self.rows, byte] |= (matches >= MAYBE) * bit
         self.columns += 1
 
     def of_row(self, row: int) -> Matches:
@@ -181,9 +181,9 @@ def match_of(answer: bool | None) -> int:
     return MAYBE if answer is None else YES if answer else NO
 
 
-def max_of_lists(owner: Indices, grades: Matches, count: int) -> Matches:
+def max_of_lists(owner: Indices, matches: Matches, count: int) -> Matches:
     """Return the greatest match of each list, (count,); NO for an empty one."""
     found = np.zeros(count, np.uint8)
-    for grade in (MAYBE, YES):
-        found[owner[grades == grade]] = grade
+    for level in (MAYBE, YES):
+        found[owner[matches == level]] = level
     return found

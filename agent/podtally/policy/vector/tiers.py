@@ -85,7 +85,7 @@ class _Planned(NamedTuple):
     plans: list[Plan]
     of_row: Indices  # which of them
     is_pod: NDArray[np.bool_]  # of each plan, whether it is a pod's
-    told: NDArray[np.int64]  # of each, how many NetworkPolicies may be for it
+    network_policies: NDArray[np.int64]  # of each, how many NetworkPolicies may be for it
     isolating: NDArray[np.bool_]  # of each, whether some of them certainly is
 
 
@@ -122,9 +122,9 @@ class Tiers:
             if not len(rows) or tier not in self._tiers:
                 continue
             stage = (
-                self._united(planned, asked, rows)
+                self._network_tier(planned, asked, rows)
                 if tier == NETWORK_TIER
-                else self._in_order(tier, planned, asked, rows)
+                else self._admin_tier(tier, planned, asked, rows)
             )
             stages.append(stage)
             rows = rows[stage.unsettled()[rows]]
@@ -158,18 +158,18 @@ class Tiers:
             plans,
             of_row.ravel(),
             np.array([self._classes.endpoints[number].kind == POD for number in classes], np.bool_),
-            np.array([len(plan.told) for plan in plans], np.int64),
+            np.array([len(plan.network_policies) for plan in plans], np.int64),
             np.array([bool(plan.isolating) for plan in plans], np.bool_),
         )
 
-    def _in_order(
+    def _admin_tier(
         self, tier: int, planned: _Planned, asked: TierInput, rows: Indices
     ) -> TierResults:
         """An admin tier; what the engine's _in_order does."""
         decided = np.full(len(asked.batch.local), OPEN, np.int32)
         doubts = []
         for matches in self._matching(tier, planned, rows, asked):
-            pairs = self._that_count(matches)
+            pairs = self._until_decided(matches)
             certain = pairs.match_kind == DECIDES
             certain |= pairs.match_kind == UNKNOWN_END
             rules = pairs.take(certain)
@@ -180,10 +180,10 @@ class Tiers:
             open_ = pairs.take(pairs.match_kind != DECIDES)
             mask = np.where(open_.match_kind == UNKNOWN_END, _ALLOWED, self._mask[open_.entry])
             found = Doubts(open_.row, mask, self._outcomes_of(open_))
-            doubts += [found, self._that_differ(rules)]
+            doubts += [found, self._disagreeing(rules)]
         return TierResults(decided, concat_doubts(doubts))
 
-    def _that_count(self, matches: Pairs) -> Pairs:
+    def _until_decided(self, matches: Pairs) -> Pairs:
         """Without those behind one that would have been taken: of the policy, if it is for the
         end, and of all that come after its priority, if that is certain.
         """
@@ -200,7 +200,7 @@ class Tiers:
         kept = sum_before(has.astype(np.int64), of_run) == 0
         return pairs.take(kept[run] if len(run) else np.zeros(0, np.bool_))
 
-    def _that_differ(self, rules: Pairs) -> Doubts:
+    def _disagreeing(self, rules: Pairs) -> Doubts:
         """Policies of one priority that do not agree: the engine's SAME_PRIORITY."""
         first = np.flatnonzero(first_of_runs(rules.row))
         of = np.cumsum(first_of_runs(rules.row)) - 1
@@ -226,13 +226,13 @@ class Tiers:
         assert rule is not None
         return self._outcomes.number(UNKNOWN, engine.SAME_PRIORITY, policies, rule.rule)
 
-    def _united(self, planned: _Planned, asked: TierInput, rows: Indices) -> TierResults:
+    def _network_tier(self, planned: _Planned, asked: TierInput, rows: Indices) -> TierResults:
         """The tier of NetworkPolicy; HostPolicy's too."""
         batch = asked.batch
         decided = np.full(len(batch.local), OPEN, np.int32)
-        rows = rows[planned.told[planned.of_row[rows]] > 0]
+        rows = rows[planned.network_policies[planned.of_row[rows]] > 0]
         is_spared = asked.undeniable[rows] != OPEN
-        doubts = [self._spare(planned, asked, rows[is_spared], decided)]
+        doubts = [self._judge_undeniable(planned, asked, rows[is_spared], decided)]
         rows = rows[~is_spared]
         undefined = ~has_ports(batch.protocol[rows]) & planned.is_pod[planned.of_row[rows]]
         doubts.append(self._all(engine.PROTOCOL, _EITHER, planned, rows[undefined]))
@@ -256,7 +256,7 @@ class Tiers:
         decided[isolated] = self._isolated(engine.ISOLATED, planned, isolated)
         strangers = rows[is_isolated & is_stranger]
         doubts.append(self._all(engine.UNKNOWN_END, _ALLOWED, planned, strangers))
-        may_deny = ~is_isolated & (matched[rows] < planned.told[planned.of_row[rows]])
+        may_deny = ~is_isolated & (matched[rows] < planned.network_policies[planned.of_row[rows]])
         for chosen, either in (
             (may_deny & is_stranger, _EITHER),
             (may_deny & ~is_stranger, _DENIED),
@@ -264,7 +264,7 @@ class Tiers:
             doubts.append(self._all(engine.SELECTION, either, planned, rows[chosen]))
         return TierResults(decided, concat_doubts(doubts))
 
-    def _spare(
+    def _judge_undeniable(
         self, planned: _Planned, asked: TierInput, rows: Indices, decided: Numbers
     ) -> Doubts:
         """What the tier cannot forbid; ``decided`` is filled in where it is asked for certain."""
@@ -291,7 +291,7 @@ class Tiers:
         verdict = DENIED if cause == engine.ISOLATED else UNKNOWN
         outcomes = []
         for plan in map(planned.plans.__getitem__, numbers):
-            named = plan.isolating or plan.told[:1]
+            named = plan.isolating or plan.network_policies[:1]
             why = cause
             if not plan.isolating and cause != engine.PROTOCOL and named[0].unreadable:
                 why = engine.cause_of(named[0])
