@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts, kills and asks real agents, and remembers every value they ever showed."""
 
+import http.client
 import os
 import signal
 import subprocess
@@ -146,7 +147,7 @@ def get(url: str) -> tuple[int, str]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()
-    except OSError:  # not there yet, or killed while it answered
+    except (OSError, http.client.HTTPException):  # not there yet, or killed amid its answer
         return 0, ""
 
 
