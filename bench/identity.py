@@ -103,7 +103,7 @@ def _measure(folder: Path) -> Figures:
     for page in _pages(next(r for r in RESOURCES if r.name == "pods"), folder):
         cluster.apply(page, _clocks())
     again = time.process_time() - again
-    if not table.owners or not len(services.nodeport_keys):
+    if not table.owners or not services.nodeports:
         raise PodtallyError("the tables are empty")
     pods = cluster.counts().pods
     return Figures(pods, grown, peak, list_seconds, whole - list_seconds, again)

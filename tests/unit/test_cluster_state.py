@@ -387,9 +387,11 @@ def test_nodeports_by_protocol_and_port() -> None:
     ports = [*HTTP, {"name": "quic", "port": 443, "protocol": "UDP", "nodePort": 30443}]
     api.show("services", service("web", "10.99.1.1", ports))
     services = api.cluster.services()
-    assert services.nodeport_keys.tolist() == [6 << 16 | 30080, 17 << 16 | 30443]
-    assert [owner.name for owner in services.nodeport_owners] == ["web", "web"]
-    assert services.nodeport(17, 30443) is services.nodeport_owners[1]
+    assert {key: owner.name for key, owner in services.nodeports.items()} == {
+        (6, 30080): "web",
+        (17, 30443): "web",
+    }
+    assert services.nodeport(17, 30443) is services.nodeports[17, 30443]
     assert services.nodeport(6, 30443) is None
     api.tell("services", "DELETED", service("web", "10.99.1.1", ports), 1.0)
     assert api.cluster.services().nodeport(17, 30443) is None

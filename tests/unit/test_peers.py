@@ -83,7 +83,7 @@ def services(*addresses: str, ports: tuple[int, ...] = (5353,)) -> Services:
     backends = tuple(
         BackendAddress(address_number(address), port) for address in addresses for port in ports
     )
-    return Services({UDP << 16 | 30053: DNS}, {("kube-system", "dns"): {(UDP, 53): backends}})
+    return Services({(UDP, 30053): DNS}, {("kube-system", "dns"): {(UDP, 53): backends}})
 
 
 def ended(flow: Flow, present: EpochContext) -> ClosedConnections:

@@ -8,9 +8,6 @@ may have picked.
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from podtally.identity.interface_endpoints import address_number
 from podtally.identity.model import FOREVER, Owner
 from podtally.kube.objects import EndpointSlice, KubeService
@@ -40,23 +37,17 @@ class Services:
 
     def __init__(
         self,
-        nodeports: Mapping[int, Owner],
+        nodeports: Mapping[PortKey, Owner],
         backends: Mapping[ServiceName, Mapping[PortKey, tuple[BackendAddress, ...]]],
         objects: Mapping[ServiceName, KubeService] | None = None,
     ) -> None:
         self.objects: Mapping[ServiceName, KubeService] = objects or {}
-        self.nodeport_keys: NDArray[np.int64] = np.array(sorted(nodeports), np.int64)
-        self.nodeport_owners = tuple(nodeports[key] for key in sorted(nodeports))
-        self._nodeports = nodeports
+        self.nodeports = nodeports
         self._backends = backends
 
     def nodeport(self, protocol: int, port: int) -> Owner | None:
-        """Return the Service of a node port.
-
-        For look-ups of many at once, ``nodeport_keys`` has ``protocol << 16 | port``, sorted, and
-        ``nodeport_owners`` the owners in the same order.
-        """
-        return self._nodeports.get(protocol << 16 | port)
+        """Return the Service of a node port."""
+        return self.nodeports.get((protocol, port))
 
     def backends(self, service: ServiceName, port: PortKey) -> tuple[BackendAddress, ...]:
         """Return the backends that connections to a port may have used in the last minute."""
@@ -162,9 +153,9 @@ class ServiceTable:
                     there += [BackendAddress(address, port.port) for address in addresses]
         return found
 
-    def _nodeports(self) -> dict[int, Owner]:
+    def _nodeports(self) -> dict[PortKey, Owner]:
         return {
-            PROTOCOLS[port.protocol] << 16 | port.node_port: service_owner(service)
+            (PROTOCOLS[port.protocol], port.node_port): service_owner(service)
             for service in self._services.values()
             for port in service.ports
             if port.node_port and port.protocol in PROTOCOLS

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.arrays.packed_fields import PackedFields
+
 RESERVED_ROWS = 2  # rows before the endpoints: unidentified, address only
 
 
@@ -26,7 +28,9 @@ KEY_WORDS = 4
 _SECRETS = np.frombuffer(os.urandom(8 * (KEY_WORDS + 1)), np.uint64) | np.uint64(1)
 
 
-_32, _24, _8 = np.uint64(32), np.uint64(24), np.uint64(8)
+_ROWS = PackedFields(local=31, peer=32)
+_HOW = PackedFields(protocol=8, port=16, is_egress=1)
+_32 = np.uint64(32)
 
 
 class PackedConnections(NamedTuple):
@@ -55,29 +59,32 @@ class UnpackedKeys(NamedTuple):
 
 def pack_keys(connections: PackedConnections) -> Keys:
     words = np.empty((len(connections.local), KEY_WORDS), np.uint64)
-    local = connections.local.astype(np.int64) + RESERVED_ROWS
-    words[:, 0] = local << 32 | (connections.peer.astype(np.int64) + RESERVED_ROWS)
+    words[:, 0] = _ROWS.pack(
+        local=connections.local.astype(np.int64) + RESERVED_ROWS,
+        peer=connections.peer.astype(np.int64) + RESERVED_ROWS,
+    )
     words[:, 1], words[:, 2] = connections.high, connections.low
-    protocol = connections.protocol.astype(np.int64)
-    words[:, 3] = protocol << 24 | connections.port.astype(np.int64) << 8 | connections.is_egress
+    words[:, 3] = _HOW.pack(
+        protocol=connections.protocol, port=connections.port, is_egress=connections.is_egress
+    )
     return words
 
 
 def endpoint_rows(words: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return local and peer as rows of ``EndpointTable``."""
-    both = words[:, 0]
-    return (both >> _32).astype(np.int64), (both & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    rows = words[:, 0].astype(np.int64)
+    return _ROWS.get("local", rows), _ROWS.get("peer", rows)
 
 
 def unpack_keys(words: Keys) -> UnpackedKeys:
-    how = words[:, 3]
+    how = words[:, 3].astype(np.int64)
     return UnpackedKeys(
         *endpoint_rows(words),
         words[:, 1],
         words[:, 2],
-        (how >> _24).astype(np.int32),
-        (how >> _8 & np.uint64(0xFFFF)).astype(np.int32),
-        (how & np.uint64(1)).astype(np.bool_),
+        _HOW.get("protocol", how).astype(np.int32),
+        _HOW.get("port", how).astype(np.int32),
+        _HOW.get("is_egress", how).astype(np.bool_),
     )
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.arrays.packed_fields import PackedFields
 from podtally.policy.model import (
     ADDRESS,
     EVERYTHING,
@@ -218,6 +219,9 @@ def is_selectable(endpoint: PolicyEndpoint) -> bool:
     return endpoint.kind == POD and not endpoint.host_network
 
 
+PORT_KEY = PackedFields(number=39, protocol=8, port=16)
+
+
 def port_key(number: int, protocol: int, port: int) -> int:
     """Pack class, protocol (8 bits) and port (16 bits) into one word."""
-    return number << 24 | protocol << 16 | port
+    return PORT_KEY.pack_one(number=number, protocol=protocol, port=port)

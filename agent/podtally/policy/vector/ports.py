@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from podtally.policy.model import ANY_PROTOCOL, PolicyPort
 from podtally.policy.reference.matching import is_every_port
-from podtally.policy.vector.classes import EndpointClasses
+from podtally.policy.vector.classes import PORT_KEY, EndpointClasses
 from podtally.policy.vector.endpoints import Batch, has_ports
 from podtally.policy.vector.ragged import Indices, RaggedLists
 from podtally.policy.vector.selectors import MAYBE, NO, YES, Matches, max_of_lists
@@ -92,14 +92,18 @@ class PortTable:
     ) -> Matches:
         found = np.zeros(len(names), np.uint8)
         destination = batch.destination[rows]
-        asked = destination.astype(np.int64) << 24 | batch.protocol[rows] << 16 | batch.port[rows]
+        asked = PORT_KEY.pack(
+            number=destination, protocol=batch.protocol[rows], port=batch.port[rows]
+        )
         for number in np.unique(names):
             of_name = np.flatnonzero(names == number)
             keys = self._classes.named(self._names[number])
             found[of_name] = _among(keys, asked[of_name]) * np.uint8(YES)
             loose = of_name[open_[of_name]]
             # Some port that the destination calls so, whatever its number.
-            found[loose] = _among(keys >> 16, asked[loose] >> 16) * np.uint8(MAYBE)
+            found[loose] = _among(
+                PORT_KEY.prefix("protocol", keys), PORT_KEY.prefix("protocol", asked[loose])
+            ) * np.uint8(MAYBE)
         found[self._classes.without_ports()[destination]] = MAYBE
         return found
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.arrays.packed_fields import PackedFields
 from podtally.policy.model import EGRESS, INGRESS, Block, DomainPeer, Policy, Rule
 from podtally.policy.reference.matching import applies_in
 from podtally.policy.vector.addresses import BlockRanges
@@ -70,7 +71,8 @@ _SOME = 64  # rules for a connection, as a guess, beside those that are tried on
 _K1, _K2, _K3 = (np.uint64(k | 1) for k in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB1331))
 
 
-_32 = np.uint64(32)
+_CLASSES = PackedFields(peer=31, destination=32)
+_PORTS = PackedFields(protocol=8, port=32)  # port: between which bounds
 
 
 _64, _ALL = 64, (1 << 64) - 1
@@ -146,13 +148,11 @@ def group_connections(
     """One row of each kind that rules cannot tell apart, and of which kind each is; ``bounds``
     are the ports at which they begin to differ, ascending.
     """
-    port = np.searchsorted(bounds, batch.port[rows], side="right").astype(np.uint64)
+    port = np.searchsorted(bounds, batch.port[rows], side="right")
     words = np.empty((len(rows), KEY_WORDS), np.uint64)
-    words[:, 0] = batch.peer[rows].astype(np.uint64) << _32 | batch.destination[rows].astype(
-        np.uint64
-    )
+    words[:, 0] = _CLASSES.pack(peer=batch.peer[rows], destination=batch.destination[rows])
     words[:, 1], words[:, 2] = batch.high[rows], batch.low[rows]
-    words[:, 3] = batch.protocol[rows].astype(np.uint64) << _32 | port
+    words[:, 3] = _PORTS.pack(protocol=batch.protocol[rows], port=port)
     unique, kind = unique_rows(words)
     one = np.empty(len(unique), np.int64)
     one[kind] = rows
