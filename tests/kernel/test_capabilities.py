@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Capabilities that are given up, by real processes: what they cannot do any more, nor get back."""
+"""Giving up capabilities in real processes, and requiring them where seccomp refuses bpf(2)."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from podtally.kernel.capabilities import BIT_OF, RUNNING, in_effect, running
-from podtally.kernel.rights import CAPABILITIES
+from podtally.kernel.capabilities import BIT_OF, CAPABILITIES, RUNNING, in_effect, running
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -24,7 +24,7 @@ def python(text: str, *before: str) -> str:
         text=True,
         check=False,
         timeout=30,
-        env=os.environ | {"PYTHONPATH": str(SOURCES)},
+        env=os.environ | {"PYTHONPATH": str(SOURCES), "OPENBLAS_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -165,3 +165,35 @@ def test_in_effect_is_what_proc_says() -> None:
     )
     known = int(line.split()[1], 16) & (1 << len(BIT_OF)) - 1
     assert bits(in_effect()) == known
+
+
+# A seccomp filter (seccomp(2)) that answers bpf(2) with EPERM, as runtimes' profiles do.
+_FORBIDDEN = """
+import ctypes, struct
+SYS_BPF, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 321, 38, 22, 2
+LD_NR, JEQ, RET, ALLOW, REFUSE = 0x20, 0x15, 0x06, 0x7FFF0000, 0x00050001
+lines = ((LD_NR, 0, 0, 0), (JEQ, 0, 1, SYS_BPF), (RET, 0, 0, REFUSE), (RET, 0, 0, ALLOW))
+code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *each) for each in lines))
+program = ctypes.create_string_buffer(struct.pack("@HP", len(lines), ctypes.addressof(code)))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+assert libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0) == 0
+"""
+_REQUIRE = """
+from podtally.errors import PodtallyError
+from podtally.kernel import capabilities
+try:
+    capabilities.require()
+except PodtallyError as error:
+    print(error)
+else:
+    print("fine")
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the number of bpf(2) is x86-64's")
+def test_require_names_a_seccomp_profile() -> None:
+    assert python(_REQUIRE) == "fine\n"
+    words = python(_FORBIDDEN + _REQUIRE)
+    assert "bpf(2) is refused" in words
+    assert "seccomp" in words

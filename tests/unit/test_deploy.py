@@ -12,9 +12,8 @@ import yaml
 
 import podtally
 from podtally import config
-from podtally.kernel.capabilities import RUNNING
+from podtally.kernel.capabilities import CAPABILITIES, RUNNING
 from podtally.kernel.compile_job import TIMEOUT_SECONDS
-from podtally.kernel.rights import CAPABILITIES
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 OVERLAYS = ("plain", "prometheus-operator", "openshift")

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from podtally import config
-from podtally.kernel.capabilities import RUNNING
+from podtally.kernel.capabilities import CAPABILITIES, RUNNING
 from podtally.kernel.compile_job import TIMEOUT_SECONDS
-from podtally.kernel.rights import CAPABILITIES
 from podtally.runtime.epoch_loop import STUCK_AFTER_SECONDS
 
 UNIT = Path(__file__).parents[2] / "systemd" / "podtally.service"

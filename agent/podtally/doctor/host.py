@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from podtally.doctor.finding import DoctorFinding, error_text
-from podtally.kernel import headers, rights
+from podtally.kernel import headers
+from podtally.kernel.capabilities import CAPABILITIES, FIX, missing
 from podtally.kernel.pins import BPF_FS_MAGIC, filesystem_of
 from podtally.runtimes.cgroup_ids import CgroupIds, find_mount
 
@@ -21,10 +22,10 @@ _STATE_ROOM_BYTES = 32 << 20
 
 
 def capabilities(status: Path = Path("/proc/self/status")) -> Iterator[DoctorFinding]:
-    lacking = rights.lacking(status)
-    for each in rights.CAPABILITIES:
-        ok = each not in lacking
-        yield DoctorFinding(each.name, ok, each.purpose, "" if ok else rights.MEND, each.needed)
+    absent = missing(status)
+    for each in CAPABILITIES:
+        ok = each not in absent
+        yield DoctorFinding(each.name, ok, each.purpose, "" if ok else FIX, each.needed)
 
 
 def bpffs(pin_dir: Path) -> DoctorFinding:

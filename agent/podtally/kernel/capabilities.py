@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gives up the capabilities that the running agent needs no more; what needs which is told here.
+"""Capabilities: which the agent needs and why, which it has, and giving up the rest once it runs.
 
-Since a process of root gets back on exec whatever its bounding set has, that is cut as well.
+A process of root regains on exec whatever its bounding set has, so that is cut as well.
 """
 
 import ctypes
@@ -9,8 +9,12 @@ import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from podtally.errors import PodtallyError
+from podtally.kernel import bpf
+
+FIX = "run as root, or grant it (a container's capabilities.add)"
 
 # include/uapi/linux/capability.h, in the order of the bits
 _NAMES = """
@@ -22,15 +26,34 @@ _NAMES = """
 """
 BIT_OF = {f"CAP_{name}": bit for bit, name in enumerate(_NAMES.split())}
 
-# What goes on as long as the agent runs: new pods come all the time. CAP_PERFMON is for the
-# loader, which has done its work by then.
+
+class Capability(NamedTuple):
+    name: str
+    purpose: str
+    needed: bool  # the agent does not start without it
+
+    @property
+    def bit(self) -> int:
+        return BIT_OF[self.name]
+
+
+CAPABILITIES = (
+    Capability("CAP_BPF", "loading programs and maps", True),
+    Capability("CAP_NET_ADMIN", "attaching to interfaces", True),
+    Capability("CAP_PERFMON", "packet-pointer arithmetic in programs", True),
+    Capability("CAP_NET_BROADCAST", "notifications of pod address changes", False),
+    Capability("CAP_SYS_PTRACE", "naming pods by the processes of other users", False),
+)
+_INCLUDED_IN_SYS_ADMIN = ("CAP_BPF", "CAP_PERFMON")
+
+# Needed for as long as the agent runs, since pods come and go. Only the loader needs CAP_PERFMON.
 RUNNING = frozenset(
     (
-        "CAP_BPF",  # maps that are pinned; kernels before 5.19 ask it of every bpf(2)
+        "CAP_BPF",  # pinned maps; kernels before 5.19 require it for every bpf(2)
         "CAP_NET_ADMIN",  # attaching; addresses in other namespaces; the connection tracker
-        "CAP_NET_BROADCAST",  # a subscription that overran is made anew
+        "CAP_NET_BROADCAST",  # opening a new subscription after an overrun
         "CAP_SYS_PTRACE",  # /proc/PID/ns/net of another user's process
-        "CAP_DAC_READ_SEARCH",  # cgroups by handle; what rootless runtimes keep in homes
+        "CAP_DAC_READ_SEARCH",  # cgroups by handle; files of rootless runtimes in homes
     )
 )
 _WRITES_EVERYWHERE = "CAP_DAC_OVERRIDE"
@@ -59,10 +82,36 @@ class _Word(ctypes.Structure):
 _Words = _Word * 2
 
 
-def running(written: Iterable[Path]) -> frozenset[str]:
-    """What the loop needs that writes into these directories.
+def missing(status: Path = Path("/proc/self/status")) -> list[Capability]:
+    """Return those of CAPABILITIES that are not in effect."""
+    line = next(x for x in status.read_text().splitlines() if x.startswith("CapEff:"))
+    effective = int(line.split()[1], 16)
+    admin = bool(effective >> BIT_OF["CAP_SYS_ADMIN"] & 1)
+    return [
+        each
+        for each in CAPABILITIES
+        if not (effective >> each.bit & 1 or (admin and each.name in _INCLUDED_IN_SYS_ADMIN))
+    ]
 
-    A directory of another user is written to with CAP_DAC_OVERRIDE alone.
+
+def require(status: Path = Path("/proc/self/status")) -> None:
+    """Raise PodtallyError if a needed capability is missing, or bpf(2) is refused nevertheless."""
+    short = [f"{each.name} ({each.purpose})" for each in missing(status) if each.needed]
+    if short:
+        raise PodtallyError(f"missing {', '.join(short)}", FIX)
+    try:
+        os.close(bpf.map_create(bpf.MAP_TYPE_ARRAY, 4, 8, 1))
+    except PermissionError:
+        raise PodtallyError(
+            "bpf(2) is refused although the capabilities are in effect",
+            "a seccomp profile or a security module forbids it: see docs/install.md",
+        ) from None
+
+
+def running(written: Iterable[Path]) -> frozenset[str]:
+    """Return what the running agent needs to write into these directories.
+
+    A directory of another user takes CAP_DAC_OVERRIDE.
     """
     user = os.geteuid()
     foreign = [path for path in written if os.stat(path).st_uid != user]
@@ -70,12 +119,10 @@ def running(written: Iterable[Path]) -> frozenset[str]:
 
 
 def keep(needed: frozenset[str]) -> frozenset[str]:
-    """Give up all but ``needed`` for good, and for programs started from now on; returns what
-    is in effect then.
+    """Give up all but ``needed`` for good, also in child processes; return those in effect then.
 
-    Only for a process of one thread: capabilities are a thread's (capabilities(7)), and
-    threads that it starts later have its own. PodtallyError otherwise; OSError if the
-    kernel refuses.
+    Only for a process with one thread: capabilities belong to a thread (capabilities(7)), and
+    threads started later inherit them. PodtallyError otherwise; OSError if the kernel refuses.
     """
     if (threads := _threads()) != 1:
         raise PodtallyError(
@@ -97,14 +144,14 @@ def keep(needed: frozenset[str]) -> frozenset[str]:
 
 
 def in_effect() -> frozenset[str]:
-    """The calling thread's effective set; bits without a name here are left out."""
+    """Return the calling thread's effective set, without bits that have no name here."""
     low, high = _read()
     effective = low.effective | high.effective << 32
     return frozenset(name for name, bit in BIT_OF.items() if effective >> bit & 1)
 
 
 def _threads() -> int:
-    """How many there are; one that was just joined is given time to be gone."""
+    """Count the threads; one that was just joined gets time to end."""
     end = time.monotonic() + _JOINED_SECONDS
     while (threads := len(os.listdir("/proc/self/task"))) > 1 and time.monotonic() < end:
         time.sleep(0.001)
@@ -119,12 +166,12 @@ def _read() -> "ctypes.Array[_Word]":
 
 
 def _cut_bounding_set(bits: int) -> None:
-    """Needs CAP_SETPCAP; a container that has it not has a small set from its runtime."""
+    """Drop all other bits, if CAP_SETPCAP is in effect; without it, a container's set is small."""
     if "CAP_SETPCAP" not in in_effect():
         return
     bit = 0
-    while (there := _libc.prctl(_PR_CAPBSET_READ, bit, 0, 0, 0)) >= 0:  # EINVAL behind the last
-        if there and not bits >> bit & 1 and _libc.prctl(_PR_CAPBSET_DROP, bit, 0, 0, 0):
+    while (is_set := _libc.prctl(_PR_CAPBSET_READ, bit, 0, 0, 0)) >= 0:  # EINVAL behind the last
+        if is_set and not bits >> bit & 1 and _libc.prctl(_PR_CAPBSET_DROP, bit, 0, 0, 0):
             raise _error("prctl(PR_CAPBSET_DROP)")
         bit += 1
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from podtally.config import Config
 from podtally.config.settings import RESTART_ONLY
 from podtally.errors import PodtallyError
-from podtally.kernel import rights
+from podtally.kernel import capabilities
 from podtally.runtime.bring_up import bring_up
 from podtally.runtime.epoch_loop import EpochLoop
 from podtally.runtime.prepared_resources import PreparedResources
@@ -43,7 +43,7 @@ class Signals:
 
 def run(config: Config, read_again: Callable[[], Config]) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
-    rights.require()
+    capabilities.require()
     service, signals = ServiceManager(), Signals()
     service.status("compiling and attaching")
     try:
