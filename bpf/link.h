@@ -1,13 +1,13 @@
-/* SPDX-License-Identifier: GPL-2.0 */
+/* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Link housekeeping: what ARP is to IPv4, the same for IPv6 and for multicast groups, and
- * DHCP before there is an address. Hosts send it by themselves, bridges flood it to every
- * port, no policy can speak of it: it is booked as `other`, as ARP is.
+ * Link housekeeping: the counterparts of ARP for IPv6 and for multicast groups, and DHCP
+ * before there is an address. Hosts send it unprompted, bridges flood it to every port,
+ * and no policy can express it: it is booked as `other`, like ARP.
  *
- * It must not become a place to hide payload. So a message counts as housekeeping only if
- * a router would not forward it, or, where that cannot be told from the packet, if all of
- * it follows from its headers; it is no longer than a real one, and so is its frame; and
- * what only routers and servers send is not taken from a pod. Anything else is a flow.
+ * It must not hide payload. So a message counts as housekeeping only if a router would not
+ * forward it, or, where the packet does not show that, if its headers determine all of it;
+ * it and its frame are no longer than real ones; and messages that only routers and servers
+ * send are not accepted from a pod. Anything else is a flow.
  */
 #pragma once
 #include <linux/if_ether.h>

@@ -1,20 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * From a packet to the words of its flow. No map is touched here.
+ * Parses a packet into the words of its flow. Uses no maps.
  *
  * Nearly every packet is an Ethernet frame with a bare IPv4 or IPv6 header and the
  * ports behind it, all in the linear area: parse_plain() reads it in place. The
  * rest (VLAN tags in the data, IPv4 options, extension headers, fragments, frames
  * to a group, headers outside the linear area, packets cut short) goes to
- * parse_any(), which copies header by header and takes as long as it takes.
+ * parse_any(), which copies header by header and may be slow.
  *
  * A packet with a whole IP header is routed, whatever is behind that: it is a flow.
- * Ports are read only within the length that the IP header says (Ethernet pads
- * short frames); where they are not to be had, the flow is that of port 0, and
- * SEEN_UNPARSED says so.
+ * Ports are read only within the length in the IP header (Ethernet pads short
+ * frames); if they are not all there, the flow has port 0 and SEEN_UNPARSED.
  *
  * Ethernet types are __be16 as in the packet and are compared with htons() only,
- * protocols are __u8: the one cannot be taken for the other.
+ * protocols are __u8: the two cannot be confused.
  */
 #pragma once
 #include <linux/if_ether.h>
@@ -61,7 +60,7 @@ struct packet {
 	u16 facts; /* SEEN_*, of this packet */
 };
 
-/* What lies behind the IP headers of a packet that parse_any() took, as far as it says. */
+/* What follows the IP headers of a packet, as far as parse_any() found out. */
 struct rest {
 	u32 offset;
 	u32 size;
@@ -225,8 +224,8 @@ static __always_inline u16 place_of_fragment(u16 units)
 }
 
 /*
- * `routers`: whether what routers and DHCP servers send may come this way; from a pod
- * it is no housekeeping.
+ * `routers`: whether routers and DHCP servers may send this way; what a pod sends in
+ * their place is not housekeeping.
  */
 static __always_inline int parse_ipv4(struct __sk_buff *skb, u32 offset, struct packet *packet,
 				      struct rest *rest, const bool routers)

@@ -5,26 +5,25 @@
  *   packet -> parse -> fingerprint -> a slot of the active half += (bytes, packets)
  *                                     no slot, or no flow: += in `books`
  *
- * The programs only watch: whatever happens here, the verdict is TC_ACT_UNSPEC, so
- * the packet goes on to the next program as though we were not attached.
+ * The programs only observe: the verdict is always TC_ACT_UNSPEC, so the packet goes on
+ * to the next program as if none of these were attached.
  *
- * Maps are touched in this file only: bcc rewrites `map.lookup()` in the file it is
- * given, not in what that file includes.
+ * Only this file uses maps: bcc rewrites `map.lookup()` in the file that it compiles,
+ * not in included files.
  *
  * The loader sets SLOTS (a power of two, at least BLOCK_SLOTS; in each half) and the
  * secrets SECRET_0 .. SECRET_7, those with odd numbers odd.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
+#include "fingerprint.h"
 #include "parse.h"
 #include "quote.h"
+#include "sockets.h"
 
 #define BLOCKS (SLOTS / BLOCK_SLOTS) /* in each half */
-#define MMAPABLE 1024 /* BPF_F_MMAPABLE, as a literal: bcc wants one */
-#define NO_PREALLOC 1 /* BPF_F_NO_PREALLOC: the agent makes the entries, a packet never does */
-
-#define AF_INET 2
-#define AF_INET6 10
+#define MMAPABLE 1024 /* BPF_F_MMAPABLE; bcc requires a literal */
+#define NO_PREALLOC 1 /* BPF_F_NO_PREALLOC; only the agent creates entries */
 
 struct block {
 	struct hot slots[BLOCK_SLOTS];
@@ -50,7 +49,7 @@ static __always_inline void book(u32 ifindex, u32 direction, u32 account, u64 by
 	struct book_key key = { .ifindex = ifindex, .direction = direction };
 	struct book *book = books.lookup(&key);
 
-	if (!book) { /* attached by a stranger: the account of no interface */
+	if (!book) { /* not attached by the agent: the account of unattributed interfaces */
 		key.ifindex = 0;
 		book = books.lookup(&key);
 	}
@@ -62,9 +61,9 @@ static __always_inline void book(u32 ifindex, u32 direction, u32 account, u64 by
 
 /*
  * A VLAN tag beside the data is not in skb->len. Whether the interface counted its
- * four bytes cannot be told here: it did if the tag came in the data and the kernel
- * took it out (skb_vlan_untag()), it did not if a VLAN device had put it beside. So
- * such frames are counted, and the books tell the one from the other.
+ * four bytes is not known here: it did if the tag came in the data and the kernel
+ * removed it (skb_vlan_untag()), it did not if a VLAN device set it. So such frames
+ * are counted, and the books distinguish the two cases.
  */
 static __always_inline void note_tag(u32 ifindex, u32 direction)
 {
@@ -75,64 +74,7 @@ static __always_inline void note_tag(u32 ifindex, u32 direction)
 		__sync_fetch_and_add(&book->tagged, 1);
 }
 
-/* A packet turned to the endpoint's side; ports in network order. */
-struct flow {
-	const u64 *local;
-	const u64 *remote;
-	u32 ifindex;
-	u16 local_port;
-	u16 remote_port;
-	u8 protocol;
-};
-
-/*
- * The fingerprint stands for the flow: two flows that share one would be booked as
- * one. So nobody may be able to aim at that, and neighbours must not meet by nature.
- * Each part of the key has a universal hash with secrets of its own, and these are
- * summed: two keys meet for at most one choice of secrets in 2^32. The products do
- * not wait for each other.
- *
- *   - 32 bits times an odd secret of 64: what differs in bit b makes 64 - b bits of
- *     the product differ. Hence host order, where what varies most stands low; hence
- *     also no 64 bits times 64: top bits of two words would cancel, whatever the secrets.
- *   - a word of an IPv6 address by NH (RFC 4418 5.2): both halves plus secrets, modulo
- *     2^32, multiplied.
- */
-#define NH(word, secret)                           \
-	((u64)(u32)((u32)(word) + (u32)(secret)) * \
-	 (u32)((u32)((word) >> 32) + (u32)((secret) >> 32)))
-
-static __always_inline u64 fingerprint_of(const struct flow *flow, bool ipv4)
-{
-	u64 interface = (u64)flow->protocol << 32 | flow->ifindex;
-	u64 ports = ntohl(flow->local_port | (u32)flow->remote_port << 16);
-	u64 sum = ports * SECRET_5 + interface * SECRET_7;
-
-	if (ipv4)
-		sum += (u64)ntohl(flow->local[1] >> 32) * SECRET_1 +
-		       (u64)ntohl(flow->remote[1] >> 32) * SECRET_3;
-	else
-		sum += NH(flow->local[0], SECRET_0) + NH(flow->local[1], SECRET_2) +
-		       NH(flow->remote[0], SECRET_4) + NH(flow->remote[1], SECRET_6);
-	sum ^= sum >> 32;
-	sum *= SECRET_1;
-	sum ^= sum >> 29;
-	return sum ? sum : 1; /* 0 is a free slot */
-}
-
-/* Turned to the endpoint's side. */
-static __always_inline void turn(struct flow *flow, const struct packet *packet, u32 direction)
-{
-	bool from = direction == FROM_ENDPOINT;
-
-	flow->protocol = packet->protocol;
-	flow->local = from ? packet->source : packet->destination;
-	flow->remote = from ? packet->destination : packet->source;
-	flow->local_port = from ? packet->source_port : packet->destination_port;
-	flow->remote_port = from ? packet->destination_port : packet->source_port;
-}
-
-/* The fingerprint of a row of ICMP errors; 0: the packet is none. */
+/* The fingerprint of a row of ICMP errors; 0 if the packet is not an ICMP error. */
 static __always_inline u64 fingerprint_of_error(struct __sk_buff *skb, struct packet *packet,
 						const struct rest *rest, u32 ifindex,
 						const u32 direction, const bool uplink)
@@ -152,7 +94,7 @@ static __always_inline u64 fingerprint_of_error(struct __sk_buff *skb, struct pa
 	return fingerprint ? fingerprint : 1;
 }
 
-/* Of a stranger's interface: the lane of no interface. */
+/* The lane of an interface; one not attached by the agent shares that of ifindex 0. */
 static __always_inline struct lane *lane_of(u32 ifindex, u32 number)
 {
 	struct book_key key = { .ifindex = ifindex, .direction = number };
@@ -166,9 +108,9 @@ static __always_inline struct lane *lane_of(u32 ifindex, u32 number)
 }
 
 /*
- * Later fragments belong to the first one's flow: it leaves its ports in its lane. Only
- * fragments come here. Each place is one word, so nothing is half written; whose place is
- * taken by another packet's stays without ports, as do fragments that overtake their first.
+ * Later fragments belong to the flow of the first, which stores its ports in its lane.
+ * Called for fragments only. A place is one word, so reads are never torn. Fragments whose
+ * place another packet has taken, or that overtake their first, have no ports.
  */
 static __always_inline void join_fragment(struct __sk_buff *skb, struct packet *packet,
 					  const struct rest *rest, u32 ifindex, u32 number)
@@ -212,7 +154,7 @@ static __always_inline void join_fragment(struct __sk_buff *skb, struct packet *
 	packet->destination_port = kept >> 16;
 }
 
-/* Whether a lane may claim one more slot: see flow.h. It is a bound, no account. */
+/* Whether a lane may claim one more slot: see flow.h. The count is approximate. */
 static __always_inline bool may_claim(struct control *ctl, u64 epoch, u32 ifindex, u32 number)
 {
 	u64 taken = *(volatile u64 *)&ctl->used[epoch & 1], claimed, left;
@@ -236,77 +178,6 @@ static __always_inline bool may_claim(struct control *ctl, u64 epoch, u32 ifinde
 		return false;
 	__sync_fetch_and_add(&lane->claimed, 1);
 	return true;
-}
-
-/* The socket that a TCP or UDP packet is for, connected or listening; to be released. */
-static __always_inline struct bpf_sock *find_receiver(struct __sk_buff *skb,
-						      const struct packet *packet)
-{
-	struct bpf_sock_tuple tuple = {};
-	u32 size = packet->ipv4 ? sizeof(tuple.ipv4) : sizeof(tuple.ipv6);
-
-	if (packet->ipv4) {
-		tuple.ipv4.saddr = packet->source[1] >> 32;
-		tuple.ipv4.daddr = packet->destination[1] >> 32;
-		tuple.ipv4.sport = packet->source_port;
-		tuple.ipv4.dport = packet->destination_port;
-	} else {
-		__builtin_memcpy(tuple.ipv6.saddr, packet->source, sizeof(tuple.ipv6.saddr));
-		__builtin_memcpy(tuple.ipv6.daddr, packet->destination, sizeof(tuple.ipv6.daddr));
-		tuple.ipv6.sport = packet->source_port;
-		tuple.ipv6.dport = packet->destination_port;
-	}
-	if (packet->protocol == IPPROTO_TCP)
-		return bpf_sk_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
-	if (packet->protocol == IPPROTO_UDP)
-		return bpf_sk_lookup_udp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
-	return NULL;
-}
-
-/* Whether the routes say that a packet goes no further than this host. */
-static __always_inline bool stays_here(struct __sk_buff *skb, const struct packet *packet)
-{
-	struct bpf_fib_lookup route = {};
-	long answer;
-
-	route.ifindex = SKB_FIELD(skb, ifindex);
-	if (packet->ipv4) {
-		route.family = AF_INET;
-		route.ipv4_src = packet->source[1] >> 32;
-		route.ipv4_dst = packet->destination[1] >> 32;
-		if (is_group4(route.ipv4_dst))
-			return true;
-	} else {
-		route.family = AF_INET6;
-		__builtin_memcpy(route.ipv6_src, packet->source, sizeof(route.ipv6_src));
-		__builtin_memcpy(route.ipv6_dst, packet->destination, sizeof(route.ipv6_dst));
-		if (ntohl(route.ipv6_dst[0]) >> 24 == MULTICAST6)
-			return true;
-	}
-	answer = bpf_fib_lookup(skb, &route, sizeof(route), 0);
-	return answer == BPF_FIB_LKUP_RET_NOT_FWDED || answer == BPF_FIB_LKUP_RET_FWD_DISABLED;
-}
-
-/*
- * Whether a packet from outside is for a socket of this host, as far as can be told
- * before the kernel has translated and routed it. A socket bound to all addresses
- * matches whatever address the packet goes to, a pod's too: there the routes decide.
- * The socket's cgroup cannot be asked: bpf_sk_cgroup_id() is not for tc programs. One
- * in TIME_WAIT is not found.
- */
-static __always_inline bool is_for_socket(struct __sk_buff *skb, const struct packet *packet)
-{
-	struct bpf_sock *sk = find_receiver(skb, packet);
-	bool bound;
-
-	if (!sk)
-		return false;
-	if (packet->ipv4)
-		bound = sk->src_ip4;
-	else
-		bound = sk->src_ip6[0] | sk->src_ip6[1] | sk->src_ip6[2] | sk->src_ip6[3];
-	bpf_sk_release(sk);
-	return bound || stays_here(skb, packet);
 }
 
 /* Facts that change a few times in a connection, and those of a SYN; off the common path. */
@@ -335,9 +206,8 @@ static __always_inline void carry(struct hot *slot, u32 index, u32 direction)
 
 /*
  * The claimer of a slot lists it and writes the row; others may already add to it.
- * The row's cache line is seldom at hand, and an atomic waits for all stores before
- * it: so nothing atomic comes after the row, and the line is fetched while the next
- * packet is parsed.
+ * The row is rarely in the cache, and an atomic waits for all stores before it: so no
+ * atomic follows the row, and its line is fetched while the next packet is parsed.
  */
 static __always_inline void write_row(const struct flow *flow, u32 index, u32 half, u32 direction)
 {
@@ -369,9 +239,9 @@ static __always_inline void write_row(const struct flow *flow, u32 index, u32 ha
 }
 
 /*
- * Whose packet leaves is certain, whatever translates its addresses: its socket comes
- * with it. The claimer, on another CPU, may still be writing the row, and win; that
- * there was a socket is noted all the same.
+ * The sender of an outgoing packet is certain even under address translation: the packet
+ * has its socket. The claimer, on another CPU, may still be writing the row and overwrite
+ * the cgroup; SEEN_SOCKET is set all the same.
  */
 static __always_inline void note_sender(struct __sk_buff *skb, u32 index)
 {
@@ -385,8 +255,8 @@ static __always_inline void note_sender(struct __sk_buff *skb, u32 index)
 }
 
 /*
- * Adds a packet to its slot, and its facts that are new. A SYN is always new: what it means
- * depends on the ACK beside it, and both bits may be there already.
+ * Adds a packet and its facts to its slot; returns those that are new. A SYN is always
+ * new: its meaning depends on the ACK beside it, and both bits may be set already.
  */
 static __always_inline u64 add(struct hot *slot, u32 index, u64 traffic, u64 flags, u32 direction)
 {

@@ -1,11 +1,11 @@
-/* SPDX-License-Identifier: GPL-2.0 */
+/* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * ICMP errors: which packet one quotes. It belongs to that packet's flow; the ledger joins
- * them (quoted.py), since a flow may have been silent for longer than an epoch.
+ * ICMP errors: the packet that one quotes. An error belongs to that packet's flow; the
+ * ledger joins them (icmp_errors.py), since the flow may be silent for longer than an epoch.
  *
- * Only what can be an answer is taken for one: it goes to the sender of what it quotes, is
- * no longer than errors are, and is whole. From a pod it must also come from where the
- * quoted packet went: a pod is no router. Anything else is ICMP, as an echo is.
+ * Accepted only if it can be an answer: sent to the source of the quoted packet, no longer
+ * than errors are, and whole. From a pod its source must be the destination of the quoted
+ * packet: a pod is no router. Anything else is plain ICMP, like an echo.
  */
 #pragma once
 #include "parse.h"

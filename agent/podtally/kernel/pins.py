@@ -28,7 +28,15 @@ from podtally.kernel import abi, bpf
 PROGRAMS = ("from_pod", "to_pod", "from_host", "to_host")
 MAPS = ("control", "hot", "cold", "used", "books", "lanes", "fence", "fence_inner")
 SECRETS = 8
-SOURCES = ("podtally.c", "parse.h", "link.h", "quote.h", "flow.h")
+SOURCES = (
+    "podtally.c",
+    "fingerprint.h",
+    "flow.h",
+    "link.h",
+    "parse.h",
+    "quote.h",
+    "sockets.h",
+)
 BPF_FS_MAGIC = "bpf"
 
 
