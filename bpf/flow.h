@@ -24,7 +24,7 @@
  */
 #define BLOCK_SLOTS 128
 #define NEAR_PROBES 8 /* without a loop: where most flows are */
-#define PROBES 64 /* at five eighths full, 1 new flow in 10,000 finds no slot in so many */
+#define PROBES 64 /* at five eighths full, 1 new flow in 10,000 finds no slot */
 
 /*
  * hot.traffic packs both counts into one word, so that a packet costs one atomic

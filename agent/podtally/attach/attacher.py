@@ -52,7 +52,7 @@ class Attacher:
         self._requests.close()
 
     def attach(self, link: Link, role: Role) -> tuple[Mode, bool]:
-        """Put our programs on both hooks; how, and whether counting begins anew with it.
+        """Attach our programs to both hooks; return how, and whether counting restarts from zero.
 
         Idempotent. Raises OSError (``is_gone()`` tells whether the interface vanished) or
         PodtallyError; then none of ours is left on the interface.

@@ -62,7 +62,7 @@ class Clsact:
         return next((f.prog_id for f in self._filters(ifindex, hook) if _ours(f)), None)
 
     def detach(self, ifindex: int) -> list[Attachment]:
-        """Take ours off both hooks, and the qdisc if we made it and nobody uses it."""
+        """Detach ours from both hooks, and remove the qdisc if we made it and it is unused."""
         if tc.qdisc_kind(self._requests, ifindex) != "clsact":
             return []
         removed = []
@@ -78,7 +78,7 @@ class Clsact:
         return removed
 
     def forget(self, ifindex: int) -> None:
-        """Drop the note: a gone interface's number may come back with somebody else's qdisc."""
+        """Forget the qdisc: its ifindex may be reused by an interface with a foreign one."""
         if self._made_dir is not None:
             (self._made_dir / str(ifindex)).unlink(missing_ok=True)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The byte counters of all interfaces at once; whose they are is left to others."""
+"""Read the byte counters of all interfaces at once; mapping them to endpoints is done elsewhere."""
 
 import struct
 from typing import NamedTuple

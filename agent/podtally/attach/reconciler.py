@@ -96,7 +96,7 @@ class Reconciler:
         self.check_routes(every=False)  # of ports that came before others of their bridge
 
     def attach_lost(self) -> None:
-        """Attach again where somebody has taken our programs off, or removed their pins, and
+        """Attach again where our programs have been detached, or removed their pins, and
         where it failed before.
         """
         for known in list(self._known.values()):
@@ -245,7 +245,7 @@ class Reconciler:
             self._events.put(Renamed(link.ifindex, link.name))
         moved = link.peer_nsid != known.link.peer_nsid
         if known.role is Role.POD and link.peer_nsid < 0:
-            # the other end is going; its farewell is still to be told apart
+            # the peer interface is going away; keep its identity to recognise its last messages
             link = link._replace(
                 peer_ifindex=known.link.peer_ifindex, peer_nsid=known.link.peer_nsid
             )

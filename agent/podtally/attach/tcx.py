@@ -66,7 +66,7 @@ class Tcx:
         return removed
 
     def own(self) -> list[Attachment]:
-        """All of ours that stand; pins whose interface is gone are removed on the way."""
+        """Return all of our attachments; remove pins of interfaces that are gone."""
         found = []
         pins = sorted(self._directory.iterdir()) if self._directory.is_dir() else []
         for pin in pins:
@@ -110,7 +110,7 @@ class Tcx:
 
     def _other_role(self, prog_id: int, hook: Hook, program: Program) -> bool:
         """Whether the program there counts for another kind of endpoint, or may do so: then
-        counts begin anew.
+        counts restart from zero.
         """
         if program.name not in PROGRAMS.values() or prog_id == program.id:
             return False

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 _GROUPS = (GROUP_LINK, GROUP_IPV4_ADDRESS, GROUP_IPV6_ADDRESS)
 _RECEIVE_BUFFER = 4 << 20  # about 1,000 link announcements, each charged as 4 KiB
 # A name is made as an empty file and the namespace mounted on it a moment later, which
-# nobody announces: look again after these times.
+# is not announced: look again after these times.
 _NAME_DELAYS_S = (0.005, 0.05, 0.5)
 # Nor are routes followed, of which a host may have a million: after an address has come, they
 # are looked up after these times, and all of them now and then.

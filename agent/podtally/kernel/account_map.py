@@ -17,7 +17,7 @@ from podtally.errors import PodtallyError
 from podtally.kernel import abi, bpf
 from podtally.kernel.pins import Generation
 
-UNATTRIBUTED = 0  # the ifindex of the account of interfaces nobody opened accounts for
+UNATTRIBUTED = 0  # ifindex of the account of interfaces without accounts of their own
 
 
 class AccountReading(NamedTuple):

@@ -209,7 +209,7 @@ def lookup_all(
 ) -> tuple[NDArray[np.void], NDArray[np.void]]:
     """Read a per-CPU hash of at most ``room`` entries: keys (n,) and values (n, cpus).
 
-    Entries are never removed while somebody else reads, so one pass is exact; the
+    Entries are never removed during a read, so one pass is exact; the
     kernel walks bucket by bucket (``generic_map_lookup_batch()``), and ENOENT is
     its way of saying that this was the last batch.
     """

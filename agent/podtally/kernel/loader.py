@@ -86,7 +86,7 @@ def check_layout(module: Any, layout: abi.Layout) -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """End with the agent ``parent``: a loader must not pin what nobody waits for.
+    """End with the agent ``parent``: a loader must not pin for an agent that is gone.
 
     It may have been killed before this was asked for, while Python was still starting.
     """

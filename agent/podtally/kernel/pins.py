@@ -98,7 +98,7 @@ class Generation:
 
 
 class PinKeeper:
-    """Holds what a generation has pinned, so that what somebody removes can be pinned again."""
+    """Holds the pinned objects of a generation, to pin them again if their pins are removed."""
 
     def __init__(self, generation: Generation) -> None:
         root = generation.root
@@ -182,7 +182,7 @@ class Pins:
         return self._generation(self.next)
 
     def promote(self) -> Generation:
-        """Put the successor in the place of the generation in use, whose pins go.
+        """Replace the generation in use by its successor, and remove the old pins.
 
         Stopped at any point, it can be called again.
         """

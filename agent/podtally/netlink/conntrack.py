@@ -128,7 +128,7 @@ class Translator:
         ipv4 = bool(is_mapped(row["local"])[0])
         try:
             fresh = zones_of(IPV4 if ipv4 else IPV6, row) - set(self.zones)
-        except OSError:  # before Linux 5.8 the whole table would be told
+        except OSError:  # before Linux 5.8 the kernel would report the whole table
             try:
                 fresh = zones_in_use() - set(self.zones)
             except OSError:
@@ -161,8 +161,8 @@ class Translator:
         try:
             self._socket = open_socket(RECEIVE_BUFFER, NETLINK_NETFILTER)
             self._socket.setblocking(False)
-            nobody = IPV4.requests(np.zeros(1, TUPLE), 0)
-            answers, _ = exchange(self._socket, nobody, self._answers)
+            unspecified = IPV4.requests(np.zeros(1, TUPLE), 0)
+            answers, _ = exchange(self._socket, unspecified, self._answers)
         except OSError as error:  # EPROTONOSUPPORT: no nfnetlink
             return error.strerror or str(error)
         codes = failures(answers).tolist()

@@ -138,9 +138,9 @@ class TupleLayout:
         return answers, readable
 
     def _without_zones(self, data: Bytes) -> Bytes:
-        """The same answers without what tells of zones of one direction (CTA_TUPLE_ZONE).
+        """Return the same answers without zones of one direction (CTA_TUPLE_ZONE).
 
-        It stands behind the parts of a tuple, whose length is greater by it.
+        The attribute follows the parts of a tuple and adds to its length.
         """
         part, first = self.answer["original"].itemsize, self._original_end
         at = first - part

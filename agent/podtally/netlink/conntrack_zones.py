@@ -27,7 +27,7 @@ from podtally.netlink.netlink import (
 
 NETLINK_NETFILTER = 12
 DEFAULT_ZONE = 0
-MAX_ENTRIES = 4000  # that are looked at where the kernel cannot be told which are wanted
+MAX_ENTRIES = 4000  # examined where the kernel cannot filter
 _DONE = 3
 _ROOM = 1 << 16
 _NFGENMSG = 4  # bytes

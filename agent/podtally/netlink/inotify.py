@@ -28,7 +28,7 @@ class NewFiles:
         os.close(self._fd)
 
     def clear(self) -> None:
-        """Forget what was told, and watch directories that exist only now."""
+        """Discard what was reported, and watch directories that are new."""
         try:
             while os.read(self._fd, 1 << 16):
                 pass

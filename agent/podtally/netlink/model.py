@@ -4,7 +4,7 @@
 import enum
 from typing import NamedTuple, Protocol
 
-# A counter whose last value nobody can tell any more: see Gone.
+# A counter whose last value is unknown: see Gone.
 UNKNOWN = -1
 
 
@@ -58,7 +58,7 @@ class Frames(NamedTuple):
 
 
 class Link(NamedTuple):
-    """One interface, as one netlink message tells it."""
+    """One interface, as one netlink message describes it."""
 
     ifindex: int
     name: str

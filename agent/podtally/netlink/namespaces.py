@@ -67,7 +67,7 @@ class Namespaces:
         files = _files()
         self._ids = {path: known for path, known in self._ids.items() if path in files}
         # an id does not change while its namespace lives, so files without one come first;
-        # a file may have been made anew under its old name, so the others come after
+        # a file may have been created again under its old name, so the others come after
         for path in sorted(files, key=lambda path: self._ids.get(path, NOT_ASSIGNED)):
             if self._look(path) == nsid:
                 return printable(path.name)

@@ -126,7 +126,7 @@ class Requests:
         return answers[0].body
 
     def dump(self, kind: int, body: bytes) -> list[Message]:
-        """Ask for all objects; asks anew while changes cut the answer in two."""
+        """Dump all objects; repeats while changes interrupt the dump."""
         with self._lock:
             for _ in range(_DUMP_TRIES):
                 answers = list(self._answers(self._send(kind, F_REQUEST | F_DUMP, body)))

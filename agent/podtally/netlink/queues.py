@@ -61,5 +61,5 @@ class QueueReader:
 def _dropped_since(last: tc.Queue | None, now: tc.Queue | None) -> int:
     if last is not None and now is not None and (last.kind, last.handle) == (now.kind, now.handle):
         return (now.drops - last.drops) % (1 << 32)
-    # A qdisc that is removed drops what waits in it, and nobody counts that.
+    # A qdisc that is removed drops what is queued in it, uncounted.
     return (last.waiting if last is not None else 0) + (now.drops if now is not None else 0)

@@ -17,7 +17,7 @@ _RTA_VIA = 18
 _RTN_UNICAST = 1
 _MAPPED = bytes(10) + b"\xff\xff"
 _AF_INET, _AF_INET6 = 2, 10
-# Documentation and discard-only (RFC 5737, RFC 6666): nobody has a narrower route to them,
+# Documentation and discard-only (RFC 5737, RFC 6666): no host has a narrower route to them,
 # and asking for one sends nothing.
 _FAR_AWAY = (
     (_AF_INET, ipaddress.IPv4Address("198.51.100.1")),

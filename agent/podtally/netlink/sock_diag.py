@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose sockets take the packets that come in: the cgroups of their makers, as inet_diag tells.
+"""Look up the sockets that receive packets: the cgroups of their creators, by inet_diag.
 
 A tc program finds the socket, and may not ask for its cgroup: bpf_sk_cgroup_id() is not for
 what a look-up returns there. One request for each distinct packet, many in a system call.

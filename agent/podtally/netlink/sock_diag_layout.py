@@ -88,10 +88,10 @@ def _addresses(words: NDArray[np.uint64], ipv4: NDArray[np.bool_]) -> Bytes:
 def are_sockets(data: Bytes) -> NDArray[np.bool_]:
     """Which rows of bytes (n, ROOM) tell of a socket. (n,)"""
     heads = messages(data)
-    told: NDArray[np.bool_] = (heads["kind"] == SOCK_DIAG_BY_FAMILY) & (
+    found: NDArray[np.bool_] = (heads["kind"] == SOCK_DIAG_BY_FAMILY) & (
         heads["length"] >= _ANSWER_BYTES
     )
-    return told
+    return found
 
 
 def cgroup_ids(data: Bytes) -> NDArray[np.int64]:
