@@ -92,7 +92,7 @@ def test_a_new_configuration_loses_no_count(
     pid = agent.process.pid
     with Scraper(agent.places.url).running() as scraper, mixed(three_pods):
         time.sleep(1.0)
-        hang_up(agent, "is the same")
+        hang_up(agent, "has not changed")
         for text in (PRICED, "flow_labels: pod\n" + PRICED, "interfaces: ptl-a\n" + PRICED):
             file.write_text(text)
             hang_up(agent, "watching")
@@ -178,7 +178,7 @@ def test_the_running_agent_has_what_it_needs_and_no_more(
         )
         for kind in ("CapEff", "CapPrm", "CapBnd", "CapAmb", "CapInh"):
             assert int(status[kind], 16) & ~allowed == 0, (task, kind, status)
-    assert "cannot give up" not in agent.said()
+    assert "cannot drop capabilities" not in agent.said()
     three_pods.bridged_pod("d")
     end = time.monotonic() + 10
     while value(agent.samples(), "podtally_attached_interfaces") < 4:
