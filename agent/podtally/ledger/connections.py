@@ -189,8 +189,9 @@ class Connections:
     ) -> None:
         """Add (bytes, packets), both (n, 2), to the connections at ``place``, all different."""
         columns = self.columns
-        columns.bytes[place] += amounts[0]
-        columns.packets[place] += amounts[1]
+        # take() copies pairs faster than an index does.
+        columns.bytes[place] = columns.bytes.take(place, axis=0) + amounts[0]
+        columns.packets[place] = columns.packets.take(place, axis=0) + amounts[1]
         columns.seen[place] |= seen
         columns.last_ns[place] = now_ns
 

@@ -55,6 +55,13 @@ def carries_data(
     return beyond
 
 
+def may_carry_data(bytes_: NDArray[np.int64], packets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return where ``carries_data`` may be true, without looking at keys. (n,)"""
+    beyond = bytes_ - _BARE_IPV4 * packets > _OPTIONS
+    may: NDArray[np.bool_] = beyond[:, 0] | beyond[:, 1]
+    return may
+
+
 def tracked(key: NDArray[np.void], context: EpochContext) -> Translations:
     """Return what the connection tracker knows of connections (n,). It is asked about at most
     MAX_TRACKED of each interface; the others count as not found.

@@ -25,7 +25,12 @@ from podtally.ledger.families import DENIED, UNDECIDED
 from podtally.ledger.family import BYTES, PACKETS
 from podtally.ledger.icmp_errors import errors_among, quoted_fingerprints
 from podtally.ledger.initiator import InitiatorFinder, initiator_of, opening_flags
-from podtally.ledger.new_connections import NewConnections, carries_data, new_connections
+from podtally.ledger.new_connections import (
+    NewConnections,
+    carries_data,
+    may_carry_data,
+    new_connections,
+)
 
 ColdRows = Callable[[NDArray[np.int64]], NDArray[np.void]]
 
@@ -179,12 +184,9 @@ class RowBooking:
             again.append(at[began != before])
             columns.began[at] = began
         # Without an opening, headers alone are no news, and data are.
-        unopened = np.flatnonzero(columns.began[place] == BEGAN_UNKNOWN)
+        unopened = np.flatnonzero(columns.began.take(place) == BEGAN_UNKNOWN)
         if len(unopened):
-            at = place[unopened]
-            key, bytes_, packets = columns.key[at], columns.bytes[at], columns.packets[at]
-            after = (bytes_ + rows.bytes[unopened], packets + rows.packets[unopened])
-            again.append(at[~carries_data(key, bytes_, packets) & carries_data(key, *after)])
+            again.append(self._with_first_data(place[unopened], rows, unopened))
         if self.accounts.silent.any():
             silent = self.accounts.silent[np.maximum(columns.account[place], 0)]
             answers = (columns.packets[place, 0] == 0) & (rows.packets[:, 0] > 0)
@@ -194,6 +196,24 @@ class RowBooking:
         columns.account[some[(account >= 0) & ~self.accounts.waiting[account]]] = UNNAMED
         to_count: NDArray[np.int64] = uncounted[columns.account[uncounted] == UNNAMED]
         return to_count
+
+    def _with_first_data(
+        self, at: NDArray[np.int64], rows: FlowRows, index: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Return the connections among ``at`` (n,) to which rows at ``index`` (n,) bring the first
+        data.
+        """
+        columns = self.connections.columns  # take() copies pairs faster than an index does
+        bytes_, packets = columns.bytes.take(at, axis=0), columns.packets.take(at, axis=0)
+        more = (rows.bytes.take(index, axis=0), rows.packets.take(index, axis=0))
+        after = (bytes_ + more[0], packets + more[1])
+        some = np.flatnonzero(may_carry_data(*after))
+        key = columns.key[at[some]]
+        before = carries_data(key, bytes_[some], packets[some])
+        first: NDArray[np.int64] = at[
+            some[~before & carries_data(key, after[0][some], after[1][some])]
+        ]
+        return first
 
     def rename(self, place: NDArray[np.int64], context: EpochContext) -> None:
         """Find the labels of connections again; count those that are denied from now on, or by
