@@ -92,5 +92,5 @@ def settled(
     else:
         pins.discard_successor()  # left by a loader that was stopped
     if current is None and successor is None and (pins.root / "maps").is_dir():
-        log.error("the maps under %s have no description: their counts are lost", pins.root)
+        log.error("the maps under %s have no description: what they counted is lost", pins.root)
     return _whole(current), successor
