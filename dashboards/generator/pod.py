@@ -118,8 +118,8 @@ _TRAFFIC = Row(
         ),
         lines(
             "Bytes by port",
-            "Both directions; the port is the server's, whoever that is. unknown: nobody saw who "
-            "began the connection. 0: the protocol has no ports.",
+            "Both directions; the port is the server's, at whichever end. unknown: the opening of "
+            "the connection was not seen. 0: the protocol has no ports.",
             Line(
                 f"topk(10, {rate(_FLOWS, ONE_WORKLOAD, 'protocol', 'port')})",
                 "{{protocol}} {{port}}",

@@ -17,8 +17,8 @@ from podtally.runtimes import grpc_unary
 from podtally.runtimes.cri import CriClient
 from podtally.runtimes.cri_proto import (
     CriContainer,
-    Field,
     MalformedError,
+    ProtoField,
     Sandbox,
     bytes_field,
     fields,
@@ -97,7 +97,11 @@ def test_fields_are_decoded_as_encoded(written: list[tuple[int, int | bytes]]) -
 
 def test_fixed_width_numbers_are_skipped() -> None:
     data = b"\x09" + bytes(8) + b"\x15" + bytes(4) + number_field(3, 23)
-    assert list(fields(data)) == [Field(1, bytes(8)), Field(2, bytes(4)), Field(3, 23)]
+    assert list(fields(data)) == [
+        ProtoField(1, bytes(8)),
+        ProtoField(2, bytes(4)),
+        ProtoField(3, 23),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ class _ContainerStatus(KubeStruct, frozen=True):
     last_state: _ContainerState | None = None
 
 
-class _Condition(KubeStruct, frozen=True):
+class _PodCondition(KubeStruct, frozen=True):
     type: str
     status: str
     last_transition_time: datetime | None = None
@@ -107,7 +107,7 @@ class _PodStatusJson(KubeStruct, frozen=True):
     start_time: datetime | None = None
     pod_ip: str = msgspec.field(name="podIP", default="")
     pod_ips: list[_PodIp] | None = msgspec.field(name="podIPs", default=None)
-    conditions: list[_Condition] | None = None
+    conditions: list[_PodCondition] | None = None
     init_container_statuses: list[_ContainerStatus] | None = None
     container_statuses: list[_ContainerStatus] | None = None
     ephemeral_container_statuses: list[_ContainerStatus] | None = None

@@ -15,7 +15,7 @@ _COLUMNS = (  # of connections
 )
 
 
-class _Head(msgspec.Struct, frozen=True):
+class _OlderHead(msgspec.Struct, frozen=True):
     labels: dict[str, msgspec.Raw]
     interfaces: msgspec.Raw
     extras: msgspec.Raw
@@ -29,7 +29,7 @@ class _Head(msgspec.Struct, frozen=True):
 
 def parts_of_older(head: bytes) -> tuple[dict[str, bytes], dict[str, str]]:
     """Return the values of each part, and the new names of arrays; msgspec.DecodeError."""
-    older = msgspec.json.decode(head, type=_Head)
+    older = msgspec.json.decode(head, type=_OlderHead)
     values = {name: bytes(labels) for name, labels in older.labels.items()}
     values |= {
         "interfaces": bytes(older.interfaces),

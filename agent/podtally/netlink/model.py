@@ -92,7 +92,7 @@ class Attachment(NamedTuple):
 
 
 class ForeignProgram(NamedTuple):
-    """Somebody else's program on a hook; ``prog_id`` is 0 for a filter that is no BPF program."""
+    """Another owner's program on a hook; ``prog_id`` is 0 for a filter that is no BPF program."""
 
     ifindex: int
     hook: Hook
@@ -130,7 +130,7 @@ class Attached(NamedTuple):
 
 
 class Detached(NamedTuple):
-    """Somebody took our programs off an interface that is still there; Attached follows."""
+    """Our programs were removed from an interface that still exists; Attached follows."""
 
     ifindex: int
     name: str

@@ -55,12 +55,12 @@ class CriContainer(NamedTuple):
     sandbox_id: str
 
 
-class Field(NamedTuple):
+class ProtoField(NamedTuple):
     number: int
     value: int | bytes
 
 
-def fields(data: bytes) -> Iterator[Field]:
+def fields(data: bytes) -> Iterator[ProtoField]:
     """Yield the fields of one message; fixed-width numbers as bytes."""
     at = 0
     while at < len(data):
@@ -68,7 +68,7 @@ def fields(data: bytes) -> Iterator[Field]:
         number, wire_type = key >> 3, key & 7
         if wire_type == _VARINT:
             value, at = _varint(data, at)
-            yield Field(number, value)
+            yield ProtoField(number, value)
             continue
         if wire_type == _BYTES:
             size, at = _varint(data, at)
@@ -78,7 +78,7 @@ def fields(data: bytes) -> Iterator[Field]:
             raise MalformedError(f"wire type {wire_type}")
         if at + size > len(data):
             raise MalformedError(f"field {number} is cut short")
-        yield Field(number, data[at : at + size])
+        yield ProtoField(number, data[at : at + size])
         at += size
 
 

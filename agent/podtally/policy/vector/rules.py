@@ -81,7 +81,7 @@ _64, _ALL = 64, (1 << 64) - 1
 Words64 = NDArray[np.uint64]
 
 
-class _Networks(NamedTuple):
+class _RuleNetworks(NamedTuple):
     """Of one length: what they are found by, ascending, and the rule of each."""
 
     bits: int
@@ -164,12 +164,12 @@ def _product(rows: Indices, places: Indices, size: int) -> Indices:
     return found
 
 
-def _networks(bits: int, each: list[tuple[int, int]]) -> _Networks:
+def _networks(bits: int, each: list[tuple[int, int]]) -> _RuleNetworks:
     high = np.array([first >> _64 for first, _ in each], np.uint64)
     low = np.array([first & _ALL for first, _ in each], np.uint64)
     hashes, place = _hashes(bits, high, low), np.array([place for _, place in each], np.int64)
     order = np.argsort(hashes, kind="stable")
-    return _Networks(bits, hashes[order], place[order])
+    return _RuleNetworks(bits, hashes[order], place[order])
 
 
 def _hashes(bits: int, high: Words64, low: Words64) -> Words64:
