@@ -332,7 +332,7 @@ def test_stray_files_neither_hide_a_denial_nor_put_others_in_doubt(
         converse(stray, frontend, 81)
     eventually(agent, look, {"denied": before["denied"] + 3})
     said = agent.said()
-    assert "values.yaml:1: skipped: apiVersion is missing" in said
+    assert "values.yaml:1: skipped, not a Kubernetes object: apiVersion is missing" in said
     assert "a template, not an object" in said
 
 
