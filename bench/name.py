@@ -24,7 +24,7 @@ from podtally.identity.addresses import ClaimBook
 from podtally.identity.model import FOREVER, Claim, Endpoint, Owner
 from podtally.identity.name_table import Names, Networks, build_names, build_networks
 from podtally.kernel.table import BATCH
-from podtally.ledger.connections import BEGAN_HERE, KEY, Flags
+from podtally.ledger.connections import INITIATOR_ENDPOINT, KEY, Flags
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger, Limits
 from podtally.ledger.new_connections import NewConnections as NewFlows
@@ -249,9 +249,9 @@ def _to_accounts(names: Names, flows: Flows, rounds: int) -> float:
     limits = Limits(series=4 * PAIRS, connections=1, grace_ns=_SECOND)
     attribution = Ledger(SEEN, limits).attribution
     nothing = np.zeros(FLOWS, np.uint64)
-    began = np.full(FLOWS, BEGAN_HERE, np.uint8)
+    initiator = np.full(FLOWS, INITIATOR_ENDPOINT, np.uint8)
     everything = NewFlows(
-        key, began, chosen.at_ns, nothing, nothing.astype(np.int64), nothing.astype(np.bool_)
+        key, initiator, chosen.at_ns, nothing, nothing.astype(np.int64), nothing.astype(np.bool_)
     )
     taken = []
     for _ in range(rounds + 1):

@@ -17,7 +17,7 @@ from podtally.identity.addresses import ClaimBook
 from podtally.identity.cluster_labels import ClusterLabels
 from podtally.identity.model import Endpoint
 from podtally.identity.name_table import Names, build_names, build_networks
-from podtally.ledger.connections import BEGAN_HERE, KEY, Flags
+from podtally.ledger.connections import INITIATOR_ENDPOINT, KEY, Flags
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger, Limits
 from podtally.ledger.new_connections import NewConnections
@@ -105,10 +105,10 @@ def _flows(shape: str, epoch: int, now_ns: int) -> NewConnections:
     key["ifindex"], key["protocol"] = 7, TCP
     key["local_port"], key["remote_port"] = 40_000 + number % 20_000, port
     nothing = np.zeros(DENIALS, np.uint64)
-    began = np.full(DENIALS, BEGAN_HERE, np.uint8)
+    initiator = np.full(DENIALS, INITIATOR_ENDPOINT, np.uint8)
     at_ns = np.full(DENIALS, now_ns, np.int64)
     return NewConnections(
-        key, began, at_ns, nothing, nothing.astype(np.int64), nothing.astype(np.bool_)
+        key, initiator, at_ns, nothing, nothing.astype(np.int64), nothing.astype(np.bool_)
     )
 
 

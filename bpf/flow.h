@@ -42,7 +42,7 @@
  * bits 16-23, and facts the union cannot tell, in the byte above each.
  */
 #define SEEN_SHIFT 16 /* from one direction to the next */
-#define SEEN_SYN_ONLY 256 /* a SYN without ACK: this side began the connection */
+#define SEEN_SYN_ONLY 256 /* a SYN without ACK: this side opened the connection */
 #define SEEN_SYN_ACK 512 /* a SYN with ACK: this side was asked */
 #define SEEN_SOCKET 1024 /* uplinks only: the packet is of, or for, a socket of the host */
 #define SEEN_GROUP 2048 /* sent to a group: by the frame's destination, or the packet's */

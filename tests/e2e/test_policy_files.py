@@ -242,7 +242,7 @@ def test_a_policy_edited_under_an_open_connection(
     assert scraper.faults == []
     assert scraper.scrapes > 20
     assert_sums(samples, shop)
-    assert verdicts(samples, **stray) == {"denied": 1}  # it began once
+    assert verdicts(samples, **stray) == {"denied": 1}  # it opened once
     newly = {port: count for (_, _, _, port, _), count in denials(samples).items()}
     assert newly["80"] == 2  # denied from its beginning, and once more from the second edit on
 

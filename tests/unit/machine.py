@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from podtally.kernel.table import Table
 from podtally.ledger.checkpoint import Checkpoint, Position
-from podtally.ledger.connections import BEGAN_SIDE, BEGAN_UNKNOWN
+from podtally.ledger.connections import INITIATOR_MASK, INITIATOR_UNKNOWN
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.families import BOOKS, FLOWS, PODS
 from podtally.ledger.label_sets import DIRECTIONS, BookLabels, PodLabels
@@ -298,9 +298,13 @@ class Machine:
             for direction in (0, 1)
         }
         assert [gap for _, gap in gaps(view)] == [0] * 2 * len(INTERFACES)
-        assert view.connections == len(model.began)
+        assert view.connections == len(model.initiator)
         assert view.unknown_initiators == len(
-            [began for began in model.first_began.values() if began & BEGAN_SIDE == BEGAN_UNKNOWN]
+            [
+                initiator
+                for initiator in model.first_initiator.values()
+                if initiator & INITIATOR_MASK == INITIATOR_UNKNOWN
+            ]
         )
 
 

@@ -10,11 +10,11 @@ from podtally.kernel import abi
 from podtally.kernel.account_map import AccountReading as KernelAccounts
 from podtally.kernel.table import Arrays
 from podtally.ledger.connections import (
-    BEGAN_HERE,
-    BEGAN_SIDE,
-    BEGAN_THERE,
-    BEGAN_UNKNOWN,
     CONTESTED,
+    INITIATOR_ENDPOINT,
+    INITIATOR_MASK,
+    INITIATOR_PEER,
+    INITIATOR_UNKNOWN,
 )
 from podtally.ledger.label_sets import DIRECTIONS, FlowLabels, protocol_name
 from tests.unit.rows import (
@@ -141,13 +141,13 @@ def seen_of(packet: Packet) -> int:
 
 
 class Model:
-    """What was sent; who began what follows from all rows of it up to an epoch's."""
+    """What was sent; who opened what follows from all rows of it up to an epoch's."""
 
     def __init__(self) -> None:
         self.rows: dict[int, dict[int, _Row]] = {}  # by epoch and flow
         self.seen: dict[int, int] = {}
-        self.began: dict[int, int] = {}
-        self.first_began: dict[int, int] = {}
+        self.initiator: dict[int, int] = {}
+        self.first_initiator: dict[int, int] = {}
         self._flows: Counter[tuple[FlowLabels, int]] = Counter()  # and place among the sums
         self.account: Counter[tuple[int, int, str]] = Counter()  # ifindex, direction, account
         self.packets: Counter[tuple[int, int]] = Counter()
@@ -170,21 +170,21 @@ class Model:
                 self._seal(flow, row)
 
     def _seal(self, flow: int, row: "_Row") -> None:
-        before = self.began.get(flow, BEGAN_UNKNOWN)
+        before = self.initiator.get(flow, INITIATOR_UNKNOWN)
         seen = self.seen[flow] = self.seen.get(flow, 0) | row.seen
-        began = _began(FLOWS[flow], seen, row.first_direction)
-        if began == CONTESTED:  # the side that earlier epochs showed stays the likelier one
-            began |= before
-        if FLOWS[flow].protocol != TCP and flow in self.began:
-            began = before
-        self.began[flow] = began
-        self.first_began.setdefault(flow, began)
+        initiator = _initiator(FLOWS[flow], seen, row.first_direction)
+        if initiator == CONTESTED:  # the side that earlier epochs showed stays the likelier one
+            initiator |= before
+        if FLOWS[flow].protocol != TCP and flow in self.initiator:
+            initiator = before
+        self.initiator[flow] = initiator
+        self.first_initiator.setdefault(flow, initiator)
         for direction in (0, 1):
-            labels = labels_of(FLOWS[flow], direction, began)
+            labels = labels_of(FLOWS[flow], direction, initiator)
             for unit in (0, 1):
                 self._flows[labels, unit] += row.sums[direction, unit]
-            opened = began & BEGAN_SIDE == (BEGAN_HERE, BEGAN_THERE)[direction]
-            self._flows[labels, 2] += opened and before & BEGAN_SIDE == BEGAN_UNKNOWN
+            opened = initiator & INITIATOR_MASK == (INITIATOR_ENDPOINT, INITIATOR_PEER)[direction]
+            self._flows[labels, 2] += opened and before & INITIATOR_MASK == INITIATOR_UNKNOWN
 
     def flows(self) -> dict[FlowLabels, tuple[int, int, int]]:
         """Bytes, packets and connections, as /metrics has to show them."""
@@ -207,19 +207,19 @@ class _Row:
         self.sums: Counter[tuple[int, int]] = Counter()  # by direction and unit
 
 
-def _began(flow: Flow, seen: int, first_direction: int) -> int:
+def _initiator(flow: Flow, seen: int, first_direction: int) -> int:
     if flow.protocol != TCP:
-        return (BEGAN_HERE, BEGAN_THERE)[first_direction]
+        return (INITIATOR_ENDPOINT, INITIATOR_PEER)[first_direction]
     here = bool(seen & FLAGS.syn_only)
     there = bool(seen & FLAGS.syn_only << FLAGS.shift)
     if here and there:
         return CONTESTED
-    return BEGAN_HERE if here else BEGAN_THERE if there else BEGAN_UNKNOWN
+    return INITIATOR_ENDPOINT if here else INITIATOR_PEER if there else INITIATOR_UNKNOWN
 
 
-def labels_of(flow: Flow, direction: int, began: int) -> FlowLabels:
-    side = began & BEGAN_SIDE
-    port = {BEGAN_HERE: str(flow.remote_port), BEGAN_THERE: str(flow.local_port)}.get(
+def labels_of(flow: Flow, direction: int, initiator: int) -> FlowLabels:
+    side = initiator & INITIATOR_MASK
+    port = {INITIATOR_ENDPOINT: str(flow.remote_port), INITIATOR_PEER: str(flow.local_port)}.get(
         side, "unknown"
     )
     pod = SHOP[flow.ifindex]
@@ -239,5 +239,5 @@ def labels_of(flow: Flow, direction: int, began: int) -> FlowLabels:
         scope,
         protocol_name(flow.protocol),
         port,
-        "undeclared",  # whoever began it
+        "undeclared",  # whoever opened it
     )

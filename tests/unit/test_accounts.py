@@ -18,7 +18,7 @@ from podtally.ledger.account import (
     with_any_peer,
 )
 from podtally.ledger.accounts import AccountTable
-from podtally.ledger.connections import BEGAN_HERE, BEGAN_THERE, BEGAN_UNKNOWN
+from podtally.ledger.connections import INITIATOR_ENDPOINT, INITIATOR_PEER, INITIATOR_UNKNOWN
 from podtally.ledger.families import FLOWS
 from podtally.ledger.label_sets import FlowLabels
 from podtally.ledger.series import SeriesTable
@@ -36,11 +36,12 @@ def make(limit: int = 1000) -> tuple[AccountTable, SeriesTable[FlowLabels]]:
 
 
 @pytest.mark.parametrize(
-    ("began", "port"), [(BEGAN_HERE, 443), (BEGAN_THERE, 40123), (BEGAN_UNKNOWN, UNKNOWN_PORT)]
+    ("initiator", "port"),
+    [(INITIATOR_ENDPOINT, 443), (INITIATOR_PEER, 40123), (INITIATOR_UNKNOWN, UNKNOWN_PORT)],
 )
-def test_the_servers_port(began: int, port: int) -> None:
+def test_the_servers_port(initiator: int, port: int) -> None:
     local, remote = np.array([40123], np.uint16), np.array([443], np.uint16)
-    assert server_port(np.array([began], np.uint8), local, remote).tolist() == [port]
+    assert server_port(np.array([initiator], np.uint8), local, remote).tolist() == [port]
 
 
 @pytest.mark.parametrize(

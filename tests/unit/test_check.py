@@ -334,7 +334,7 @@ def test_explain_ends_by_the_verdict(
     ended, out, _ = run(capsys, "explain", *ends, *asked, "--output", "json")
     told = json.loads(out)
     assert (ended, told["verdict"]) == (status, verdict)
-    assert told["steps"][-1]["says"].startswith(told["ingress"])
+    assert told["steps"][-1]["result"].startswith(told["ingress"])
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ RESIDENTS = [
         addresses=(AddressSpan("10.99.0.7", 3), AddressSpan("2001:db8::7", 3, 5)),
     ),
     InterfaceEndpoint(
-        9, "veth9", found=CgroupOwner("pod", "1f6c9b1e-0000-4000-8000-000000000023"), gone_ns=5
+        9, "veth9", owner=CgroupOwner("pod", "1f6c9b1e-0000-4000-8000-000000000023"), gone_ns=5
     ),
 ]
 EXTRAS = Extras(RESIDENTS, {"loader_runs": [23.0], "swap_seconds": [1.0, 2.0, 0.5]})
@@ -259,9 +259,15 @@ def test_a_checkpoint_of_schema_8_is_read(tmp_path: Path) -> None:
     parts = ledger.save() | EXTRAS.save()
     old_names = {"interfaces.pairs": "interfaces", "counter_deltas.key": "kernel.key"}
     old_names["counter_deltas.sums"] = "kernel.read"
+    old_names["connections.initiator"] = "connections.began"
+    old_names["held.initiator"] = "held.began"
+    families = {"unknown_verdicts": "unjudged", "undecided": "missed"}
+    families["scan_connections"] = "scanning"
+    for array in ("sums", "moved_ns"):
+        old_names |= {f"{new}.{array}": f"{old}.{array}" for new, old in families.items()}
     own = ("interfaces", "extras", "candidate_rows", "totals", "scans", "counter_deltas")
     labels = {
-        name: msgspec.Raw(saved.values)
+        families.get(name, name): msgspec.Raw(saved.values)
         for name, saved in parts.items()
         if name not in (*own, "connections", "pending")
     }
@@ -279,7 +285,11 @@ def test_a_checkpoint_of_schema_8_is_read(tmp_path: Path) -> None:
     older = {
         **{"position": head["position"], "arrays": head["arrays"], "labels": labels, **totals},
         "interfaces": msgspec.Raw(parts["interfaces"].values),
-        "extras": msgspec.Raw(parts["extras"].values),
+        "extras": msgspec.Raw(
+            parts["extras"]
+            .values.replace(b'"owner"', b'"found"')
+            .replace(b'"pod_name"', b'"named"')
+        ),
         "tried": msgspec.Raw(parts["candidate_rows"].values),
     }
     text = msgspec.json.encode(older)

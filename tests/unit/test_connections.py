@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections under way: who began them, when they are over, and how they are found."""
+"""Connections under way: who opened them, when they end, and how they are found."""
 
 import numpy as np
 import pytest
 
 from podtally.ledger.connections import (
-    BEGAN_HERE,
-    BEGAN_THERE,
-    BEGAN_UNKNOWN,
     CONTESTED,
+    INITIATOR_ENDPOINT,
+    INITIATOR_PEER,
+    INITIATOR_UNKNOWN,
     Connections,
     Timeouts,
     has_ended,
@@ -45,49 +45,58 @@ def fill(connections: Connections, rows: list[Flow], now_ns: int = SECOND) -> No
 
 
 @pytest.mark.parametrize(
-    ("seen", "began"),
+    ("seen", "initiator"),
     [
-        (0, BEGAN_UNKNOWN),
-        (from_here(ACK) | to_here(ACK), BEGAN_UNKNOWN),
-        (from_here(SYN), BEGAN_HERE),
-        (to_here(SYN), BEGAN_THERE),
+        (0, INITIATOR_UNKNOWN),
+        (from_here(ACK) | to_here(ACK), INITIATOR_UNKNOWN),
+        (from_here(SYN), INITIATOR_ENDPOINT),
+        (to_here(SYN), INITIATOR_PEER),
         # an answer to no request, refused or ignored by its receiver
-        (to_here(SYN_ACK), BEGAN_UNKNOWN),
-        (to_here(SYN_ACK) | from_here(RST), BEGAN_UNKNOWN),
-        (from_here(SYN_ACK), BEGAN_UNKNOWN),
+        (to_here(SYN_ACK), INITIATOR_UNKNOWN),
+        (to_here(SYN_ACK) | from_here(RST), INITIATOR_UNKNOWN),
+        (from_here(SYN_ACK), INITIATOR_UNKNOWN),
         # the SYN was missed, later packets were not
-        (to_here(SYN_ACK) | from_here(ACK), BEGAN_HERE),
-        (from_here(SYN_ACK) | to_here(ACK), BEGAN_THERE),
-        (from_here(SYN) | to_here(SYN_ACK), BEGAN_HERE),
-        (from_here(SYN) | to_here(SYN_ACK) | from_here(ACK), BEGAN_HERE),
-        (to_here(SYN) | from_here(SYN_ACK) | to_here(ACK), BEGAN_THERE),
+        (to_here(SYN_ACK) | from_here(ACK), INITIATOR_ENDPOINT),
+        (from_here(SYN_ACK) | to_here(ACK), INITIATOR_PEER),
+        (from_here(SYN) | to_here(SYN_ACK), INITIATOR_ENDPOINT),
+        (from_here(SYN) | to_here(SYN_ACK) | from_here(ACK), INITIATOR_ENDPOINT),
+        (to_here(SYN) | from_here(SYN_ACK) | to_here(ACK), INITIATOR_PEER),
         # a simultaneous open (RFC 9293 3.5), or a forged frame; the answer tells which is likelier
         (from_here(SYN) | to_here(SYN), CONTESTED),
         (from_here(SYN) | to_here(SYN) | from_here(SYN_ACK) | to_here(SYN_ACK), CONTESTED),
         (from_here(SYN | ACK) | to_here(SYN_ACK), CONTESTED),
-        (from_here(SYN) | to_here(SYN) | to_here(SYN_ACK) | from_here(ACK), CONTESTED | BEGAN_HERE),
+        (
+            from_here(SYN) | to_here(SYN) | to_here(SYN_ACK) | from_here(ACK),
+            CONTESTED | INITIATOR_ENDPOINT,
+        ),
         (
             from_here(SYN) | to_here(SYN) | from_here(SYN_ACK) | to_here(ACK),
-            CONTESTED | BEGAN_THERE,
+            CONTESTED | INITIATOR_PEER,
         ),
-        (from_here(SYN) | from_here(SYN_ACK), BEGAN_HERE),
+        (from_here(SYN) | from_here(SYN_ACK), INITIATOR_ENDPOINT),
         (from_here(SYN) | from_here(SYN_ACK) | to_here(SYN_ACK), CONTESTED),
         # an opening of ours would have passed our hook: the SYN/ACK from outside proves none
-        (to_here(SYN) | from_here(SYN_ACK) | to_here(SYN_ACK), BEGAN_THERE),
-        (to_here(SYN) | to_here(SYN_ACK) | from_here(SYN_ACK | ACK), BEGAN_THERE),
+        (to_here(SYN) | from_here(SYN_ACK) | to_here(SYN_ACK), INITIATOR_PEER),
+        (to_here(SYN) | to_here(SYN_ACK) | from_here(SYN_ACK | ACK), INITIATOR_PEER),
     ],
 )
-def test_who_began_tcp(seen: int, began: int) -> None:
+def test_initiator_of_tcp(seen: int, initiator: int) -> None:
     for first_direction in (0, 1):  # tells nothing of TCP
         row = Flow(first_direction=first_direction)
-        assert initiator_of(np.array([seen], np.uint64), key_of([row]), FLAGS).tolist() == [began]
+        assert initiator_of(np.array([seen], np.uint64), key_of([row]), FLAGS).tolist() == [
+            initiator
+        ]
 
 
-@pytest.mark.parametrize(("first_direction", "began"), [(0, BEGAN_HERE), (1, BEGAN_THERE)])
+@pytest.mark.parametrize(
+    ("first_direction", "initiator"), [(0, INITIATOR_ENDPOINT), (1, INITIATOR_PEER)]
+)
 @pytest.mark.parametrize("protocol", [1, UDP, 58, 132])
-def test_who_began_what_has_no_syn(protocol: int, first_direction: int, began: int) -> None:
+def test_initiator_of_a_connection_without_a_syn(
+    protocol: int, first_direction: int, initiator: int
+) -> None:
     row = Flow(protocol=protocol, first_direction=first_direction)
-    assert initiator_of(np.zeros(1, np.uint64), key_of([row]), FLAGS).tolist() == [began]
+    assert initiator_of(np.zeros(1, np.uint64), key_of([row]), FLAGS).tolist() == [initiator]
 
 
 @pytest.mark.parametrize(

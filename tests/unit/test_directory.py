@@ -204,7 +204,7 @@ def test_a_workload_is_unknown_until_the_first_lists() -> None:
     api = NAMED._replace(source="kubernetes", workload="web", workload_kind="Deployment")
     again = Directory((), NETWORKS, PATIENCE, ClusterState("node1"))
     (resident,) = made.interface_endpoints()
-    again.restore([replace(resident, named=api)], START + PATIENCE)
+    again.restore([replace(resident, pod_name=api)], START + PATIENCE)
     again.named(UID, logs)
     assert endpoint(again, at_ns=START + 3 * PATIENCE).workload_kind == "Deployment"
 
@@ -302,8 +302,8 @@ def test_cluster_labels_are_unknown_without_a_cluster() -> None:
 def test_a_name_of_an_older_checkpoint_is_of_this_node() -> None:
     """Written before an Endpoint had a node and ports."""
     written = (
-        b'[{"ifindex":7,"interface":"veth7","found":["pod","%(uid)s",""],'
-        b'"named":["shop","web-0","web","StatefulSet","kubernetes",[["app","web"]],"%(uid)s",true],'
+        b'[{"ifindex":7,"interface":"veth7","owner":["pod","%(uid)s",""],'
+        b'"pod_name":["shop","web-0","web","StatefulSet","kubernetes",[["app","web"]],"%(uid)s",true],'
         b'"addresses":[["10.99.0.7",3]]}]' % {b"uid": UID.encode()}
     )
     residents = msgspec.json.decode(written, type=list[InterfaceEndpoint])

@@ -181,7 +181,7 @@ def test_what_comes_between_two_readings_is_no_gap(machine: Machine) -> None:
     finish(machine)
 
 
-def test_who_began_is_carried_from_epoch_to_epoch_and_over_a_crash(machine: Machine) -> None:
+def test_the_initiator_is_carried_from_epoch_to_epoch_and_over_a_crash(machine: Machine) -> None:
     machine.send(Packet(0, 0, flags=SYN))
     machine.turn()
     machine.steps.crash_at("after flip")
@@ -273,7 +273,7 @@ def test_rows_half_cleared_of_a_checkpoint_that_is_lost_begin_nothing(machine: M
     machine.forget()
     machine.start()
     assert len(machine.ledger.connections) == 0
-    assert machine.ledger.row_booking.began_unknown == 0
+    assert machine.ledger.row_booking.unknown_initiators == 0
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_ports_used_again_are_another_connection() -> None:
     assert list(flows_of(ledger).values()) == [[124, 2, 2]]
     ended = turn(ledger, now_ns=9 * SECOND)
     assert [each.columns.bytes.tolist() for each in ended] == [[[23, 29]]]
-    assert ended[0].columns.began.tolist() == [1]
+    assert ended[0].columns.initiator.tolist() == [1]
 
 
 def test_an_end_without_a_new_beginning_is_the_same_connection() -> None:

@@ -135,8 +135,8 @@ def test_how_many_series_there_are_where_it_is_a_number() -> None:
     for metric in METRICS:
         if not metric.labels:
             assert metric.series == f"fine: {shown[metric.name]}", metric.name
-    (unjudged,) = (metric for metric in METRICS if metric.labels == {"cause"})
-    assert unjudged.series == f"fine: {len(CAUSES)}"
+    (unknown_verdicts,) = (metric for metric in METRICS if metric.labels == {"cause"})
+    assert unknown_verdicts.series == f"fine: {len(CAUSES)}"
 
 
 def test_every_label_is_explained() -> None:

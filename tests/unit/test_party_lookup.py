@@ -96,7 +96,7 @@ def test_labels_of_pods_and_namespaces_and_named_ports(host: Host) -> None:
     assert "team=a" in host.explain("shop/db", "shop/web", 8080).reason
     assert host.explain("203.0.113.9", "shop/web-1", 8080).verdict == "allowed"
     assert host.explain("198.18.5.5", "shop/web-1", 8080).verdict == "denied"
-    steps = [(step.about, step.says) for step in told.steps if step.about]
+    steps = [(step.item, step.result) for step in told.steps if step.item]
     assert steps[0] == ("shop/into-web", "selects the destination and isolates it")
 
 

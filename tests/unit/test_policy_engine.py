@@ -330,7 +330,7 @@ def test_explaining_tells_who_isolates_what_each_rule_says_and_what_decides() ->
             admin("p", Rule(0, ALLOW, (PodPeer(EVERYTHING),))),
         ],
     )
-    assert [step[::2] if not step.about else (step.about, step.says) for step in steps] == [
+    assert [step[::2] if not step.item else (step.item, step.result) for step in steps] == [
         ("ClusterNetworkPolicy/p", "selects the source"),
         ("ClusterNetworkPolicy/p egress[0]", "matches: allow"),
         ("egress", ""),
@@ -338,8 +338,8 @@ def test_explaining_tells_who_isolates_what_each_rule_says_and_what_decides() ->
         ("shop/db ingress[0]", "does not match: port 5432 is not 3306"),
         ("ingress", ""),
     ]
-    assert steps[2].says == "allowed: ClusterNetworkPolicy/p egress[0]"
-    assert steps[5].says.startswith("denied: denied by default: shop/db selects it")
+    assert steps[2].result == "allowed: ClusterNetworkPolicy/p egress[0]"
+    assert steps[5].result.startswith("denied: denied by default: shop/db selects it")
 
 
 def test_the_order_of_policies_does_not_matter() -> None:

@@ -67,7 +67,7 @@ ODD = {
         ["warning policy-types spec.egress"]),
     "empty egress without types": (POD + "  egress: []\n", ["warning policy-types spec.egress"]),
     "egress that is ignored": (
-        POD + "  policyTypes: [Ingress]\n  egress: [{ports: [{port: 1}]}]\n", ["warning not-asked spec.egress"]),
+        POD + "  policyTypes: [Ingress]\n  egress: [{ports: [{port: 1}]}]\n", ["warning ignored-rules spec.egress"]),
     "no DNS": (
         POD + "  policyTypes: [Egress]\n  egress: [{to: [{podSelector: {}}], ports: [{port: 53}]}]\n",
         ["warning no-dns spec.egress"]),

@@ -182,7 +182,7 @@ def test_a_denied_connection() -> None:
         ((WEB_FROM_FAR,), into("203.0.113.5", 80), "denied"),
         ((UNREADABLE,), out("203.0.113.5", 443), "unknown"),
         ((ONLY_MYSQL,), Flow("203.0.113.5", remote_port=3306, seen=ACK), "unknown"),
-        ((), Flow("203.0.113.5", remote_port=3306, seen=ACK), "undeclared"),  # whoever began it
+        ((), Flow("203.0.113.5", remote_port=3306, seen=ACK), "undeclared"),  # whoever opened it
         ((ONLY_MYSQL, WEB_FROM_FAR), Flow("203.0.113.5", remote_port=3307, seen=ACK), "denied"),
         ((ONLY_MYSQL,), Flow("203.0.113.5", ICMP, 0, 0), "unknown"),
         ((), Flow("203.0.113.5", ICMP, 0, 0), "undeclared"),

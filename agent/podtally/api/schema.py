@@ -70,8 +70,8 @@ class ResolveReply(msgspec.Struct, frozen=True):
 class StepRow(msgspec.Struct, frozen=True):
     direction: str
     tier: str
-    about: str
-    says: str
+    item: str
+    result: str
 
 
 class ExplainedVerdict(msgspec.Struct, frozen=True):

@@ -123,7 +123,7 @@ def show(explanation: Explanation, out: TextIO) -> None:
 
 
 def _show_steps(explanation: Explanation, steps: Sequence[StepRow], out: TextIO) -> None:
-    width = max((len(step.about) for step in steps), default=0)
+    width = max((len(step.item) for step in steps), default=0)
     for direction, name in ((EGRESS, explanation.from_), (INGRESS, explanation.to)):
         out.write(f"\n{_bold(f'{direction} of {name}', out)}\n")
         tier = ""
@@ -131,7 +131,7 @@ def _show_steps(explanation: Explanation, steps: Sequence[StepRow], out: TextIO)
             if step.tier and step.tier != tier:
                 tier = step.tier
                 out.write(f"  {tier}\n")
-            line = f"    {step.about:<{width}}  {step.says}" if step.about else f"  {step.says}"
+            line = f"    {step.item:<{width}}  {step.result}" if step.item else f"  {step.result}"
             out.write(f"{printable(line)}\n")
 
 

@@ -17,11 +17,11 @@ from podtally.export.log_records import DirectionSums
 from podtally.export.log_sink import json_line, sink
 from podtally.ledger.account import Account
 from podtally.ledger.closed import ClosedConnections
-from podtally.ledger.connections import BEGAN_HERE, BEGAN_THERE
+from podtally.ledger.connections import INITIATOR_ENDPOINT, INITIATOR_PEER
 from podtally.ledger.label_sets import DIRECTIONS, UNKNOWN, protocol_name
 
 NAMELESS = Account(-1, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, 0, 0)
-_DIRECTIONS = {BEGAN_HERE: DIRECTIONS[0], BEGAN_THERE: DIRECTIONS[1]}
+_DIRECTIONS = {INITIATOR_ENDPOINT: DIRECTIONS[0], INITIATOR_PEER: DIRECTIONS[1]}
 
 
 class FlowEndpoint(msgspec.Struct, frozen=True):
@@ -96,7 +96,7 @@ def records(ended: ClosedConnections, now_ns: int, now: datetime.datetime) -> li
     endpoints, peers = _texts(key["local_address"]), _texts(key["remote_address"])
     rows = zip(
         columns.account.tolist(),
-        columns.began.tolist(),
+        columns.initiator.tolist(),
         columns.first_ns.tolist(),
         columns.last_ns.tolist(),
         columns.bytes.tolist(),
@@ -110,7 +110,7 @@ def records(ended: ClosedConnections, now_ns: int, now: datetime.datetime) -> li
     lines = []
     for (
         account,
-        began,
+        initiator,
         first_ns,
         last_ns,
         bytes_,
@@ -125,7 +125,7 @@ def records(ended: ClosedConnections, now_ns: int, now: datetime.datetime) -> li
             FlowRecord(
                 start=now - datetime.timedelta(microseconds=(now_ns - first_ns) // 1000),
                 duration_seconds=max(0, last_ns - first_ns) / 1e9,
-                direction=_DIRECTIONS.get(began, UNKNOWN),
+                direction=_DIRECTIONS.get(initiator, UNKNOWN),
                 protocol=protocol_name(there[2]),
                 endpoint=_endpoint(ended, *here),
                 peer=_peer(names, there[0], there[1]),

@@ -73,8 +73,8 @@ def _of_others(
     if all(span.routed for span in interface.addresses):
         return []
     confirmed: Set[int] = frozenset()
-    if cluster is not None and interface.found is not None:
-        confirmed = cluster.addresses_of_pod(interface.found.name)
+    if cluster is not None and interface.owner is not None:
+        confirmed = cluster.addresses_of_pod(interface.owner.name)
     suspects = unrouted_addresses(interface, confirmed, now_ns)
     owners = _look_up(names, suspects, now_ns)
     return [

@@ -83,7 +83,7 @@ class Directory:
         self._change(ifindex, netns=netns)
 
     def process_found(self, ifindex: int, owner: CgroupOwner) -> None:
-        self._change(ifindex, found=owner)
+        self._change(ifindex, owner=owner)
 
     def named(self, key: str, endpoint: Endpoint) -> None:
         """Take the name of a pod, by UID, or of a container, by its full id."""
@@ -227,12 +227,12 @@ class Directory:
     def _name_interfaces(self, now_ns: int) -> tuple[dict[int, Endpoint], int]:
         """Name all interfaces and claim their addresses; return when to check claims again."""
         endpoints, recheck_ns = {}, FOREVER
-        uids = {each.found.name for each in self._interfaces.values() if each.found}
+        uids = {each.owner.name for each in self._interfaces.values() if each.owner}
         for ifindex, interface in list(self._interfaces.items()):
             name = self._endpoint_names.of_interface(interface)
             endpoints[ifindex] = name.endpoint
-            if name.keep and name.endpoint != interface.named:
-                self._interfaces[ifindex] = replace(interface, named=name.endpoint)
+            if name.keep and name.endpoint != interface.pod_name:
+                self._interfaces[ifindex] = replace(interface, pod_name=name.endpoint)
             if not interface.host:
                 self._claim_addresses(interface, owner_of(name.endpoint), uids, now_ns)
                 if self.cluster is not None:
@@ -244,7 +244,7 @@ class Directory:
     ) -> None:
         """Claim the addresses behind an interface for its endpoint."""
         confirmed: Set[int] = frozenset()
-        found = interface.found
+        found = interface.owner
         if self.cluster is not None and found is not None and found.kind == "pod":
             confirmed = self.cluster.addresses_of_pod(found.name)
         evidence = ApiEvidence(confirmed, uids, self.book.claimed if self.cluster else None)
@@ -275,8 +275,8 @@ class Directory:
             if interface.gone_ns and interface.gone_ns < before_ns:
                 del self._interfaces[ifindex]
                 self._stale = True
-                if interface.found is not None:
-                    self._endpoint_names.forget(interface.found)
+                if interface.owner is not None:
+                    self._endpoint_names.forget(interface.owner)
         self._addresses.forget(now_ns)
         self.book.forget(now_ns - HISTORY_NS)
 

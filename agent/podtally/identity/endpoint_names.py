@@ -82,7 +82,7 @@ class EndpointNames:
                 return InterfaceName(static._replace(host_network=interface.host))
         if interface.host:
             return InterfaceName(self._host)
-        owner, since_ns = interface.found, interface.appeared_ns
+        owner, since_ns = interface.owner, interface.appeared_ns
         if owner is not None and owner.kind == "pod":
             return self._of_pod(owner, interface)
         if interface.netns and not _GENERATED.fullmatch(interface.netns):
@@ -102,7 +102,7 @@ class EndpointNames:
     def _of_pod(self, owner: CgroupOwner, interface: InterfaceEndpoint) -> InterfaceName:
         """Return a pod by UID; a name once known stays when the sources forget it."""
         endpoint = self._of_owner(owner, interface.appeared_ns) or UNKNOWN_ENDPOINT
-        known = interface.named
+        known = interface.pod_name
         if known is not None and (
             endpoint.namespace == UNKNOWN
             or (known.source == "kubernetes" and endpoint.source != "kubernetes")

@@ -30,15 +30,15 @@ class AddressSpan(NamedTuple):
 class InterfaceEndpoint:
     """What is known of the endpoint behind an interface; the checkpoint stores it.
 
-    ``found`` is the owner by cgroup, ``named`` the name that a pod keeps.
+    ``owner`` is the owner by cgroup, ``pod_name`` the name that a pod keeps.
     """
 
     ifindex: int
     interface: str
     host: bool = False
     netns: str = ""
-    found: CgroupOwner | None = None
-    named: Endpoint | None = None
+    owner: CgroupOwner | None = None
+    pod_name: Endpoint | None = None
     addresses: tuple[AddressSpan, ...] = ()
     appeared_ns: int = 0
     gone_ns: int = 0

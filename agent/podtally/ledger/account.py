@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.ledger.connections import BEGAN_HERE, BEGAN_THERE
+from podtally.ledger.connections import INITIATOR_ENDPOINT, INITIATOR_PEER
 from podtally.ledger.label_sets import (
     OTHER,
     UNKNOWN,
@@ -54,7 +54,7 @@ class Judgement(NamedTuple):
     exposed: bool = False  # it comes from outside, and no Ingress or Service declares it
     candidate: str = ""  # the verdict with the candidates, if it differs
     candidate_policy: str = ""
-    missed: bool = False  # policies isolate the endpoint, and its verdict is unknown
+    undecided: bool = False  # policies isolate the endpoint, and its verdict is unknown
     foreign: bool = False  # sent from an address that is not the endpoint's
 
 
@@ -176,7 +176,7 @@ def unknown_labels(account: Account) -> UnknownLabels | None:
 
 def undecided_labels(account: Account) -> UndecidedLabels | None:
     judgement = account.judgement
-    if not judgement.missed:
+    if not judgement.undecided:
         return None
     return UndecidedLabels(
         namespace=account.namespace,
@@ -246,9 +246,9 @@ def port_name(port: int) -> str:
 
 
 def server_port(
-    began: NDArray[np.uint8], local_port: NDArray[np.uint16], remote_port: NDArray[np.uint16]
+    initiator: NDArray[np.uint8], local_port: NDArray[np.uint16], remote_port: NDArray[np.uint16]
 ) -> NDArray[np.int64]:
     """Return the server's port, never the client's; UNKNOWN_PORT if it is not known. (n,)"""
-    server = np.where(began == BEGAN_HERE, remote_port, local_port).astype(np.int64)
-    server[(began != BEGAN_HERE) & (began != BEGAN_THERE)] = UNKNOWN_PORT
+    server = np.where(initiator == INITIATOR_ENDPOINT, remote_port, local_port).astype(np.int64)
+    server[(initiator != INITIATOR_ENDPOINT) & (initiator != INITIATOR_PEER)] = UNKNOWN_PORT
     return server

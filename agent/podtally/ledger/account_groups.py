@@ -74,10 +74,10 @@ class AccountGroups:
         peer: tuple[Numbers, Numbers],
         late: NDArray[np.bool_],
         key: NDArray[np.void],
-        began: NDArray[np.uint8],
+        initiator: NDArray[np.uint8],
     ) -> Numbers:
         """Return the groups of connections; ``peer`` are PeerKinds, and judgements. (n,)"""
-        port = server_port(began, key["local_port"], key["remote_port"])
+        port = server_port(initiator, key["local_port"], key["remote_port"])
         return _GROUP.pack(
             endpoint=endpoint,
             peer=self._peers.of(_PEER.pack(kind=peer[0], judgement=peer[1])),

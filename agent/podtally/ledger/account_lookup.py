@@ -28,7 +28,7 @@ class AccountInput(NamedTuple):
     peers: PeerColumns
     judgement: NDArray[np.int64]
     key: NDArray[np.void]
-    opened: NDArray[np.uint8]  # BEGAN_*
+    opened: NDArray[np.uint8]  # INITIATOR_*
 
 
 class AccountLookup:

@@ -25,7 +25,12 @@ from podtally.ledger.account import (
     with_any_port,
 )
 from podtally.ledger.account_series import AccountSeriesTables
-from podtally.ledger.connections import BEGAN_HERE, BEGAN_SIDE, BEGAN_THERE, BEGAN_UNKNOWN
+from podtally.ledger.connections import (
+    INITIATOR_ENDPOINT,
+    INITIATOR_MASK,
+    INITIATOR_PEER,
+    INITIATOR_UNKNOWN,
+)
 from podtally.ledger.costs import CONTRACT, CostSeries, SeriesOptions
 from podtally.ledger.families import COSTS, FLOWS, PODS
 from podtally.ledger.family import BYTES, CONNECTIONS, PACKETS, Family
@@ -114,18 +119,20 @@ class AccountTable:
         self._others.add_traffic(account, direction, amounts, now_ns)
         self._costs.add(account, direction, amounts[:, BYTES], now_ns)
 
-    def count_new(self, account: NDArray[np.int64], began: NDArray[np.uint8], now_ns: int) -> None:
+    def count_new(
+        self, account: NDArray[np.int64], initiator: NDArray[np.uint8], now_ns: int
+    ) -> None:
         """Count new connections (n,)."""
-        self.count_openings(account, began, now_ns)
+        self.count_openings(account, initiator, now_ns)
         self._others.count_openings(account, now_ns)
 
     def count_openings(
-        self, account: NDArray[np.int64], began: NDArray[np.uint8], now_ns: int
+        self, account: NDArray[np.int64], initiator: NDArray[np.uint8], now_ns: int
     ) -> None:
         """Count connections (n,) whose initiator has just become known."""
-        began = np.where(self.silent[account], BEGAN_UNKNOWN, began)
-        for direction, side in enumerate((BEGAN_HERE, BEGAN_THERE)):
-            begun = account[began & BEGAN_SIDE == side]
+        initiator = np.where(self.silent[account], INITIATOR_UNKNOWN, initiator)
+        for direction, side in enumerate((INITIATOR_ENDPOINT, INITIATOR_PEER)):
+            begun = account[initiator & INITIATOR_MASK == side]
             one = np.zeros((len(begun), 3), np.int64)
             one[:, CONNECTIONS] = 1
             self.add(begun, direction, one, now_ns)

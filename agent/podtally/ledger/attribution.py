@@ -17,10 +17,10 @@ from podtally.ledger.account import UNKNOWN_PORT, flooded, forwarded, waiting
 from podtally.ledger.account_lookup import AccountInput, AccountLookup
 from podtally.ledger.accounts import AccountTable
 from podtally.ledger.connections import (
-    BEGAN_HERE,
-    BEGAN_SIDE,
-    BEGAN_THERE,
-    BEGAN_UNKNOWN,
+    INITIATOR_ENDPOINT,
+    INITIATOR_MASK,
+    INITIATOR_PEER,
+    INITIATOR_UNKNOWN,
     TCP,
     Flags,
 )
@@ -171,18 +171,18 @@ class Attribution:
             given = given._replace(exposed=undeclared(given, outside, context.exposure))
         verdicts = self.verdicts.judge(given)
         outcomes = verdicts.outcomes
-        opened = np.where(outcomes.port_known, outcomes.opened, BEGAN_UNKNOWN)
+        opened = np.where(outcomes.port_known, outcomes.opened, INITIATOR_UNKNOWN)
         to_book = AccountInput(local.endpoint, peers, verdicts.judgement, flows.key, opened)
         account = self._lookup.of(to_book, context.now_ns)
         judged = JudgedConnections(
             given=given,
             verdicts=verdicts,
-            is_missed=self.verdicts.judgements.missed(verdicts.judgement),
+            is_undecided=self.verdicts.judgements.undecided(verdicts.judgement),
             from_outside=outside,
             endpoint=local.endpoint,
             first_ns=flows.at_ns,
             server_port=np.select(
-                [opened == BEGAN_HERE, opened == BEGAN_THERE],
+                [opened == INITIATOR_ENDPOINT, opened == INITIATOR_PEER],
                 [given.peer_port, given.local_port],
                 UNKNOWN_PORT,
             ),
@@ -195,7 +195,7 @@ class Attribution:
     ) -> JudgeInput:
         given = judge_input(flows, self._endpoints.policy_endpoint[local.endpoint], peers)
         may_be_unknown = np.zeros(len(flows.key), np.bool_)
-        rows = np.flatnonzero(flows.began & BEGAN_SIDE == BEGAN_UNKNOWN)
+        rows = np.flatnonzero(flows.initiator & INITIATOR_MASK == INITIATOR_UNKNOWN)
         if len(rows):
             may_be_unknown[rows] = self._may_be_unknown(flows.take(rows))
         return given._replace(foreign=local.ownership == FOREIGN, may_be_unknown=may_be_unknown)
@@ -207,11 +207,11 @@ class Attribution:
         under_way = may_be_under_way(flows.key, flows.at_ns, self.interfaces)
         is_bare = (flows.key["protocol"] == TCP) & ~flows.has_data
         is_bare &= flows.seen & self._unparsed == 0
-        found: NDArray[np.bool_] = under_way & (flows.began == BEGAN_UNKNOWN) | is_bare
+        found: NDArray[np.bool_] = under_way & (flows.initiator == INITIATOR_UNKNOWN) | is_bare
         return found
 
     def _from_outside(self, given: JudgeInput, local: LocalEndpoints) -> NDArray[np.bool_]:
         """Return what was opened to a pod from outside the cluster. (n,)"""
-        found: NDArray[np.bool_] = may_be_inbound(given.began)
+        found: NDArray[np.bool_] = may_be_inbound(given.initiator)
         found &= self._endpoints.is_pod[local.endpoint]
         return found & self.verdicts.endpoints.are_outside(given.owner)

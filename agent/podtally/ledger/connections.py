@@ -21,9 +21,9 @@ TCP_FIN, TCP_RST, TCP_ACK = 1, 4, 16
 
 # Who opened a connection: our endpoint (HERE) or its peer (THERE). CONTESTED is added where
 # evidence contradicts itself; the rest is then the likelier side, if any (``initiator``).
-BEGAN_UNKNOWN, BEGAN_HERE, BEGAN_THERE = 0, 1, 2
+INITIATOR_UNKNOWN, INITIATOR_ENDPOINT, INITIATOR_PEER = 0, 1, 2
 CONTESTED = 4
-BEGAN_SIDE = 3  # the bits beside CONTESTED
+INITIATOR_MASK = 3  # the bits beside CONTESTED
 UNNAMED = -1  # the account of a connection whose labels have to be found again
 NO_CONNECTION = -2  # in the place of an account: no such connection
 
@@ -51,7 +51,7 @@ class ConnectionColumns(NamedTuple):
     fingerprint: NDArray[np.uint64]
     account: NDArray[np.int32]
     event: NDArray[np.int32]  # that it belongs to; NO_EVENT
-    began: NDArray[np.uint8]
+    initiator: NDArray[np.uint8]
     seen: NDArray[np.uint64]  # the union of the rows' flags
     first_ns: NDArray[np.int64]
     last_ns: NDArray[np.int64]  # the end of the epoch in which it was last seen

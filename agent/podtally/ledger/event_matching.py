@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.ledger.account import Judgement, port_name
-from podtally.ledger.connections import BEGAN_HERE
+from podtally.ledger.connections import INITIATOR_ENDPOINT
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.event_keys import ANY_PEER, ANY_PORT, KEY, KnownKeys, hashed
 from podtally.ledger.events import NO_EVENT, EventLabels, Events, with_any_peer, with_any_port
@@ -37,7 +37,7 @@ class JudgedConnections(NamedTuple):
 
     given: JudgeInput
     verdicts: ConnectionVerdicts
-    is_missed: NDArray[np.bool_]  # see Judgement
+    is_undecided: NDArray[np.bool_]  # see Judgement
     from_outside: NDArray[np.bool_]  # opened from outside the cluster, to a pod
     endpoint: NDArray[np.int64]  # index in ``endpoints``
     first_ns: NDArray[np.int64]
@@ -98,7 +98,7 @@ class EventMatcher:
         reported: NDArray[np.bool_] = is_local & (outcomes.verdict == _DENIED)
         if self._undeclared:
             reported |= is_local & (outcomes.verdict == _UNDECLARED)
-        return reported | judged.is_missed | judged.given.foreign | judged.given.exposed
+        return reported | judged.is_undecided | judged.given.foreign | judged.given.exposed
 
     def _keep_known(self, context: EpochContext) -> None:
         version, forgotten = self._verdicts.version, self._events.table.forgotten
@@ -122,7 +122,7 @@ class EventMatcher:
         judgement = self._judgement(row, judged)
         number = int(given.owner[row])
         owner = context.names.owners[number] if number != NO_OWNER else None
-        is_egress = outcomes.opened[row] == BEGAN_HERE
+        is_egress = outcomes.opened[row] == INITIATOR_ENDPOINT
         labels = EventLabels(
             verdict=judgement.verdict,
             direction=DIRECTIONS[0 if is_egress else 1],

@@ -4,7 +4,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.ledger.connections import BEGAN_THERE, CONTESTED
+from podtally.ledger.connections import CONTESTED, INITIATOR_PEER
 from podtally.ledger.judge_input import JudgeInput
 from podtally.policy.exposure.exposures import Exposure
 from podtally.policy.exposure.table import NOTHING
@@ -16,9 +16,9 @@ _HAS_PORTS = np.zeros(256, np.bool_)  # by protocol: what can be exposed by a po
 _HAS_PORTS[[TCP, UDP, SCTP]] = True
 
 
-def may_be_inbound(began: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def may_be_inbound(initiator: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return where the peer opened the connection, or seems to have. (n,)"""
-    found: NDArray[np.bool_] = (began == BEGAN_THERE) | (began & CONTESTED != 0)
+    found: NDArray[np.bool_] = (initiator == INITIATOR_PEER) | (initiator & CONTESTED != 0)
     return found
 
 
@@ -38,7 +38,7 @@ def exposures(given: JudgeInput, from_outside: NDArray[np.bool_], exposure: Expo
     """Return the Ingress or Service that exposes each inbound connection; "" for the others."""
     texts = [""] * len(from_outside)
     given = given._replace(server_port=given.local_port)
-    rows = np.flatnonzero(_has_port(given) & may_be_inbound(given.began))
+    rows = np.flatnonzero(_has_port(given) & may_be_inbound(given.initiator))
     some = given.take(rows)
     peers, addresses = (Addresses(*a.T) for a in (some.peer_address, some.local_address))
     via = exposure.via(peers, addresses, some.protocol, some.server_port)

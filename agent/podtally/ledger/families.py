@@ -201,7 +201,7 @@ DENIED = Family(
     of_accounts=AccountSeries(labels=denied_labels, counts=Counts.OPENED),
 )
 UNKNOWN_VERDICTS = Family(
-    name="unjudged",
+    name="unknown_verdicts",
     labels=UnknownLabels,
     sums=TRAFFIC[2:],
     section=Section.POLICY,
@@ -215,7 +215,7 @@ UNKNOWN_VERDICTS = Family(
     of_accounts=AccountSeries(labels=unknown_labels, counts=Counts.OPENED),
 )
 UNDECIDED = Family(
-    name="missed",
+    name="undecided",
     labels=UndecidedLabels,
     sums=TRAFFIC[2:],
     section=Section.POLICY,
@@ -260,7 +260,7 @@ EXPOSED = Family(
     of_accounts=AccountSeries(labels=exposed_labels, counts=Counts.OPENED),
 )
 SCANS = Family(
-    name="scanning",
+    name="scan_connections",
     labels=ScanLabels,
     sums=TRAFFIC[2:],
     section=Section.POLICY,

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from podtally.arrays.packed_fields import PackedFields
 from podtally.ledger.connections import (
-    BEGAN_HERE,
-    BEGAN_THERE,
-    BEGAN_UNKNOWN,
     CONTESTED,
+    INITIATOR_ENDPOINT,
+    INITIATOR_PEER,
+    INITIATOR_UNKNOWN,
     TCP,
     TCP_ACK,
     ConnectionColumns,
@@ -47,7 +47,7 @@ _MAX_LOOKUPS = 1024  # in the tracker, for each batch of rows; twice 6 µs each
 def initiator_of(
     seen: NDArray[np.uint64], key: NDArray[np.void], flags: Flags
 ) -> NDArray[np.uint8]:
-    """Return BEGAN_* of connections, with CONTESTED where both sides seem to have opened. (n,)
+    """Return INITIATOR_* of connections, with CONTESTED where both sides seem to have opened. (n,)
 
     TCP: a SYN without ACK is an opening by its sender. A SYN/ACK shows that the other side opened,
     if that side went on: it refuses an unexpected one (a scan, backscatter) with a RST without
@@ -63,15 +63,15 @@ def initiator_of(
     # If both sides seem to have opened, the one that was sent a SYN/ACK is likelier.
     likelier = np.select(
         [peer_replies & ~local_replies, local_replies & ~peer_replies],
-        [BEGAN_HERE, BEGAN_THERE],
-        BEGAN_UNKNOWN,
+        [INITIATOR_ENDPOINT, INITIATOR_PEER],
+        INITIATOR_UNKNOWN,
     )
     tcp = np.select(
         [local & peer, local, peer],
-        [CONTESTED | likelier, np.full_like(likelier, BEGAN_HERE), BEGAN_THERE],
-        BEGAN_UNKNOWN,
+        [CONTESTED | likelier, np.full_like(likelier, INITIATOR_ENDPOINT), INITIATOR_PEER],
+        INITIATOR_UNKNOWN,
     )
-    others = np.where(key["first_direction"] == 0, BEGAN_HERE, BEGAN_THERE)
+    others = np.where(key["first_direction"] == 0, INITIATOR_ENDPOINT, INITIATOR_PEER)
     return np.where(key["protocol"] == TCP, tcp, others).astype(np.uint8)
 
 
@@ -81,9 +81,9 @@ def opening_flags(flags: Flags) -> np.uint64:
     return np.uint64(each | each << flags.shift)
 
 
-def is_certain(began: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def is_certain(initiator: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return where the initiator is known, and nothing contradicts it. (n,)"""
-    certain: NDArray[np.bool_] = (began == BEGAN_HERE) | (began == BEGAN_THERE)
+    certain: NDArray[np.bool_] = (initiator == INITIATOR_ENDPOINT) | (initiator == INITIATOR_PEER)
     return certain
 
 
@@ -99,17 +99,17 @@ class InitiatorFinder:
         self._flags = flags
         self._interfaces = interfaces
         self._fingerprint = np.zeros(0, np.uint64)  # ascending; of connections that ended
-        self._began = np.zeros(0, np.uint8)
+        self._initiator = np.zeros(0, np.uint8)
         self._ended_ns = np.zeros(0, np.int64)
 
     def remember(self, ended: ConnectionColumns, now_ns: int) -> None:
         """Remember who opened connections that are over but may still go on."""
         is_long = ended.last_ns - ended.first_ns > _LONG_NS
-        chosen = np.flatnonzero((is_long | (ended.key["protocol"] == TCP)) & (ended.began != 0))
+        chosen = np.flatnonzero((is_long | (ended.key["protocol"] == TCP)) & (ended.initiator != 0))
         if not len(chosen):
             return
         fingerprint = np.concatenate([ended.fingerprint[chosen], self._fingerprint])
-        began = np.concatenate([ended.began[chosen], self._began])
+        initiator = np.concatenate([ended.initiator[chosen], self._initiator])
         ended_ns = np.concatenate([ended.last_ns[chosen], self._ended_ns])
         _, latest = np.unique(fingerprint, return_index=True)  # the first: what is new
         latest = latest[ended_ns[latest] > now_ns - _REMEMBERED_NS]
@@ -117,7 +117,7 @@ class InitiatorFinder:
             young = np.argpartition(ended_ns[latest], -_MAX_REMEMBERED)[-_MAX_REMEMBERED:]
             latest = np.sort(latest[young])
             latest = latest[np.argsort(fingerprint[latest], kind="stable")]
-        self._fingerprint, self._began = fingerprint[latest], began[latest]
+        self._fingerprint, self._initiator = fingerprint[latest], initiator[latest]
         self._ended_ns = ended_ns[latest]
 
     def find(
@@ -128,49 +128,49 @@ class InitiatorFinder:
         first_ns: NDArray[np.int64],
         present: EpochContext,
     ) -> NDArray[np.uint8]:
-        """Return BEGAN_* of new connections, CONTESTED where evidence contradicts itself. (n,)"""
-        began = initiator_of(seen, key, self._flags)
+        """Return INITIATOR_* of new connections; CONTESTED: evidence contradicts itself. (n,)"""
+        initiator = initiator_of(seen, key, self._flags)
         protocol = key["protocol"]
-        unproven = np.flatnonzero((protocol != TCP) | (began == BEGAN_UNKNOWN))
+        unproven = np.flatnonzero((protocol != TCP) | (initiator == INITIATOR_UNKNOWN))
         if not len(unproven):
-            return began
+            return initiator
         known = self._remembered(fingerprint[unproven])
-        began[unproven] = np.where(known != BEGAN_UNKNOWN, known, began[unproven])
-        rows = unproven[known == BEGAN_UNKNOWN]
-        began[rows] = self._of_unproven(key[rows], began[rows], first_ns[rows], present)
-        return began
+        initiator[unproven] = np.where(known != INITIATOR_UNKNOWN, known, initiator[unproven])
+        rows = unproven[known == INITIATOR_UNKNOWN]
+        initiator[rows] = self._of_unproven(key[rows], initiator[rows], first_ns[rows], present)
+        return initiator
 
     def _of_unproven(
         self,
         key: NDArray[np.void],
-        began: NDArray[np.uint8],
+        initiator: NDArray[np.uint8],
         first_ns: NDArray[np.int64],
         present: EpochContext,
     ) -> NDArray[np.uint8]:
-        """Return BEGAN_* where there is only the first packet to go by, or nothing. (n,)"""
+        """Return INITIATOR_* where there is only the first packet to go by, or nothing. (n,)"""
         protocol = key["protocol"]
-        is_local = began == BEGAN_HERE
+        is_local = initiator == INITIATOR_ENDPOINT
         server = np.where(is_local, key["remote_port"], key["local_port"])
         client = np.where(is_local, key["local_port"], key["remote_port"])
         has_ports = (protocol == _UDP) | (protocol == _SCTP)
         # A first packet from a server's port to a client's looks like a reply.
         replies = has_ports & (server >= _FIRST_EPHEMERAL) & (client < _FIRST_EPHEMERAL)
-        known = np.full(len(key), BEGAN_UNKNOWN, np.uint8)
+        known = np.full(len(key), INITIATOR_UNKNOWN, np.uint8)
         rows = np.flatnonzero(replies | (protocol == TCP))[:_MAX_LOOKUPS]
         if len(rows):
             known[rows] = _tracked(key[rows], present)
         requests = (server < _FIRST_EPHEMERAL) & (client >= _FIRST_EPHEMERAL)
         early = has_ports & ~requests & may_be_under_way(key, first_ns, self._interfaces)
-        guessed = np.where(early, BEGAN_UNKNOWN, began)
-        return np.where(known != BEGAN_UNKNOWN, known, guessed).astype(np.uint8)
+        guessed = np.where(early, INITIATOR_UNKNOWN, initiator)
+        return np.where(known != INITIATOR_UNKNOWN, known, guessed).astype(np.uint8)
 
     def _remembered(self, fingerprint: NDArray[np.uint64]) -> NDArray[np.uint8]:
         if not len(self._fingerprint):
-            return np.full(len(fingerprint), BEGAN_UNKNOWN, np.uint8)
+            return np.full(len(fingerprint), INITIATOR_UNKNOWN, np.uint8)
         place = np.searchsorted(self._fingerprint, fingerprint)
         np.minimum(place, len(self._fingerprint) - 1, out=place)
         found = self._fingerprint[place] == fingerprint
-        return np.where(found, self._began[place], BEGAN_UNKNOWN).astype(np.uint8)
+        return np.where(found, self._initiator[place], INITIATOR_UNKNOWN).astype(np.uint8)
 
 
 def may_be_under_way(
@@ -193,7 +193,7 @@ def contest_mirrored(flows: NewConnections, foreign: NDArray[np.bool_]) -> None:
     forged = np.flatnonzero(foreign)
     if len(forged):
         mirrored = np.isin(_hashes(flows.key), _hashes(reversed_keys(flows.key[forged])))
-        flows.began[mirrored] |= CONTESTED
+        flows.initiator[mirrored] |= CONTESTED
 
 
 def _hashes(key: NDArray[np.void]) -> NDArray[np.uint64]:
@@ -210,7 +210,9 @@ def _hashes(key: NDArray[np.void]) -> NDArray[np.uint64]:
 
 
 def _tracked(key: NDArray[np.void], present: EpochContext) -> NDArray[np.uint8]:
-    """Return the side whose packet the connection tracker saw first; BEGAN_UNKNOWN: neither."""
+    """Return the side whose packet the connection tracker saw first; INITIATOR_UNKNOWN: neither."""
     local, peer = tracked(key, present).found, tracked(reversed_keys(key), present).found
     sides = [local & ~peer, peer & ~local]
-    return np.select(sides, [BEGAN_HERE, BEGAN_THERE], BEGAN_UNKNOWN).astype(np.uint8)
+    return np.select(sides, [INITIATOR_ENDPOINT, INITIATOR_PEER], INITIATOR_UNKNOWN).astype(
+        np.uint8
+    )

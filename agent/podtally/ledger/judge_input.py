@@ -6,7 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.ledger.connections import BEGAN_HERE, BEGAN_SIDE, BEGAN_THERE, BEGAN_UNKNOWN
+from podtally.ledger.connections import (
+    INITIATOR_ENDPOINT,
+    INITIATOR_MASK,
+    INITIATOR_PEER,
+    INITIATOR_UNKNOWN,
+)
 from podtally.ledger.new_connections import NewConnections
 from podtally.ledger.peer_columns import NO_OWNER, PeerColumns
 
@@ -20,7 +25,7 @@ class JudgeInput(NamedTuple):
     peer_address: NDArray[np.uint64]  # (n, 2)
     protocol: NDArray[np.uint8]
     server_port: NDArray[np.int64]  # the backend's, behind a Service; 0: none, or unknown
-    began: NDArray[np.uint8]
+    initiator: NDArray[np.uint8]
     exposed: NDArray[np.bool_]  # from outside the cluster, and nothing declares it
     local_port: NDArray[np.int64]
     peer_port: NDArray[np.int64]  # the backend's, behind a Service
@@ -33,34 +38,34 @@ class JudgeInput(NamedTuple):
 
     def opened_by(self, side: int) -> "JudgeInput":
         """Return the same connections as if one side had opened all of them."""
-        return self.opened_as(np.full_like(self.began, side))
+        return self.opened_as(np.full_like(self.initiator, side))
 
     def opened_as(self, side: NDArray[np.uint8]) -> "JudgeInput":
         """Return the same connections as if each had been opened by the given side (n,)."""
-        port = np.where(side == BEGAN_HERE, self.peer_port, self.local_port)
-        return self._replace(server_port=port, began=side)
+        port = np.where(side == INITIATOR_ENDPOINT, self.peer_port, self.local_port)
+        return self._replace(server_port=port, initiator=side)
 
 
 def judge_input(
     flows: NewConnections, endpoint: NDArray[np.int32], peers: PeerColumns
 ) -> JudgeInput:
     """``endpoint`` (n,): numbers of the local PolicyEndpoints."""
-    key, began = flows.key, flows.began
+    key, initiator = flows.key, flows.initiator
     local_port, peer_port = key["local_port"].astype(np.int64), peers.port.astype(np.int64)
-    side = began & BEGAN_SIDE
-    first = np.where(key["first_direction"] == 0, BEGAN_HERE, BEGAN_THERE)
+    side = initiator & INITIATOR_MASK
+    first = np.where(key["first_direction"] == 0, INITIATOR_ENDPOINT, INITIATOR_PEER)
     return JudgeInput(
         endpoint=endpoint,
         local_address=key["local_address"].byteswap(),
         owner=np.where(peers.final, peers.owner, NO_OWNER),  # without names that came too late
         peer_address=peers.address,
         protocol=key["protocol"],
-        server_port=np.where(side == BEGAN_HERE, peer_port, local_port),
-        began=began,
+        server_port=np.where(side == INITIATOR_ENDPOINT, peer_port, local_port),
+        initiator=initiator,
         exposed=np.zeros(len(key), np.bool_),
         local_port=local_port,
         peer_port=peer_port,
-        likely_initiator=np.where(side == BEGAN_UNKNOWN, first, side).astype(np.uint8),
+        likely_initiator=np.where(side == INITIATOR_UNKNOWN, first, side).astype(np.uint8),
         may_be_unknown=np.zeros(len(key), np.bool_),
         foreign=np.zeros(len(key), np.bool_),
     )

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from podtally.arrays.distinct import distinct
 from podtally.arrays.packed_fields import PackedFields
 from podtally.ledger.account import Judgement
-from podtally.ledger.connections import BEGAN_UNKNOWN
+from podtally.ledger.connections import INITIATOR_UNKNOWN
 from podtally.ledger.judge_input import JudgeInput
 from podtally.ledger.label_sets import DIRECTIONS
-from podtally.ledger.outcomes import NO_OUTCOME, Outcomes, is_missed
+from podtally.ledger.outcomes import NO_OUTCOME, Outcomes, is_undecided
 from podtally.policy.explain.reasons import deciding_policies
 from podtally.policy.model import DENIED, UNKNOWN, VERDICTS
 from podtally.policy.vector.evaluator import Evaluator
@@ -24,7 +24,7 @@ _PARTS = PackedFields(
     candidate_outcome=24,
     candidate_verdict=3,
     foreign=1,
-    missed=1,
+    undecided=1,
     exposed=1,
     opened=2,
     outcome=24,
@@ -44,7 +44,7 @@ class JudgementTable:
         self._candidates = candidates
         self._numbers: dict[Judgement, int] = {}
         self._by_parts: dict[int, int] = {}
-        self._missed = np.zeros(0, np.bool_)  # by number
+        self._undecided = np.zeros(0, np.bool_)  # by number
 
     def of(
         self, given: JudgeInput, outcomes: Outcomes, with_candidates: Outcomes | None
@@ -52,15 +52,15 @@ class JudgementTable:
         """Return the numbers of connections' judgements. (n,)"""
         denied = (outcomes.verdict == _DENIED) & (outcomes.local_verdict == _DENIED)
         unknown = outcomes.verdict == _UNKNOWN
-        missed = unknown & (outcomes.local_verdict == _UNKNOWN)
-        missed &= ~given.may_be_unknown & ~given.foreign
-        missed &= outcomes.in_doubt | (outcomes.local != NO_OUTCOME)
-        shows_direction, opened = denied | missed, outcomes.opened
+        undecided = unknown & (outcomes.local_verdict == _UNKNOWN)
+        undecided &= ~given.may_be_unknown & ~given.foreign
+        undecided &= outcomes.in_doubt | (outcomes.local != NO_OUTCOME)
+        shows_direction, opened = denied | undecided, outcomes.opened
         parts = {
             "verdict": outcomes.verdict,
             "outcome": np.where(denied | unknown, outcomes.decisive() + 1, 0),
             "exposed": given.exposed,
-            "missed": missed,
+            "undecided": undecided,
             "foreign": given.foreign,
         }
         if with_candidates is not None:
@@ -69,7 +69,7 @@ class JudgementTable:
                 others.local_verdict != outcomes.local_verdict
             )
             shows_direction = shows_direction | differs
-            opened = np.where(opened == BEGAN_UNKNOWN, others.opened, opened)
+            opened = np.where(opened == INITIATOR_UNKNOWN, others.opened, opened)
             denies = differs & (others.local_verdict == _DENIED)
             parts["candidate_verdict"] = np.where(differs, others.verdict + 1, 0)
             parts["candidate_outcome"] = np.where(denies, others.local + 1, 0)
@@ -78,11 +78,11 @@ class JudgementTable:
         numbers = [self._number(each) for each in different.tolist()]
         return np.array(numbers, np.int64)[place]
 
-    def missed(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def undecided(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which verdicts are unknown although policies isolate the endpoint. (n,)"""
-        if len(self._missed) < len(self.values):
-            self._missed = np.array([each.missed for each in self.values], np.bool_)
-        return self._missed[numbers]
+        if len(self._undecided) < len(self.values):
+            self._undecided = np.array([each.undecided for each in self.values], np.bool_)
+        return self._undecided[numbers]
 
     def _number(self, packed: int) -> int:
         number = self._by_parts.get(packed)
@@ -98,13 +98,13 @@ class JudgementTable:
         parts = _PARTS.unpack(packed)
         verdict, outcome = VERDICTS[parts["verdict"]], parts["outcome"] - 1
         candidate, candidate_outcome = parts["candidate_verdict"], parts["candidate_outcome"] - 1
-        missed, opened = bool(parts["missed"]), parts["opened"]
+        undecided, opened = bool(parts["undecided"]), parts["opened"]
         policy = cause = candidate_policy = ""
         if verdict == UNKNOWN:
             cause = FOREIGN_SENDER if parts["foreign"] else UNKNOWN_INITIATOR
             if outcome != NO_OUTCOME:
                 result = self._evaluator.outcome(outcome)
-                cause, missed = result.cause, missed and is_missed(result)
+                cause, undecided = result.cause, undecided and is_undecided(result)
         elif outcome != NO_OUTCOME:
             policy = deciding_policies(self._evaluator.outcome(outcome))
         if candidate_outcome != NO_OUTCOME and self._candidates is not None:
@@ -117,6 +117,6 @@ class JudgementTable:
             exposed=bool(parts["exposed"]),
             candidate=VERDICTS[candidate - 1] if candidate else "",
             candidate_policy=candidate_policy,
-            missed=missed,
+            undecided=undecided,
             foreign=bool(parts["foreign"]),
         )

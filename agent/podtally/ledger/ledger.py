@@ -128,7 +128,7 @@ class Ledger:
         """Return all parts for the checkpoint."""
         totals = LedgerTotals(
             list(self.retired_gaps.items()),
-            self.row_booking.began_unknown,
+            self.row_booking.unknown_initiators,
             self.overflow_packets,
             self.accounts.limited,
             self.attribution.waits.timeouts,
@@ -150,7 +150,7 @@ class Ledger:
         if _TOTALS in saved:
             totals = saved[_TOTALS].decode(LedgerTotals)
             self.retired_gaps = dict(totals.retired_gaps)
-            self.row_booking.began_unknown = totals.unknown_initiators
+            self.row_booking.unknown_initiators = totals.unknown_initiators
             self.overflow_packets = totals.overflow_packets
             self.accounts.limited = totals.limited
             self.attribution.waits.timeouts = totals.name_timeouts
@@ -273,7 +273,7 @@ class Ledger:
         return View(
             series={**self.tables.views(), families.GAPS.name: self._gaps()},
             connections=len(self.connections),
-            unknown_initiators=self.row_booking.began_unknown,
+            unknown_initiators=self.row_booking.unknown_initiators,
             limited=self.accounts.limited,
             overflow_packets=self.overflow_packets,
             waiting=len(self.pending),

@@ -20,7 +20,7 @@ class NewConnections(NamedTuple):
     """Connections to be attributed; index i of every array is the same one."""
 
     key: NDArray[np.void]  # KEY
-    began: NDArray[np.uint8]
+    initiator: NDArray[np.uint8]
     at_ns: NDArray[np.int64]  # their first packet
     seen: NDArray[np.uint64]  # as in ConnectionColumns
     sent: NDArray[np.int64]  # packets from the endpoint
@@ -33,7 +33,7 @@ class NewConnections(NamedTuple):
 def new_connections(columns: ConnectionColumns) -> NewConnections:
     return NewConnections(
         key=columns.key,
-        began=columns.began,
+        initiator=columns.initiator,
         at_ns=columns.first_ns,
         seen=columns.seen,
         sent=columns.packets[:, 0],

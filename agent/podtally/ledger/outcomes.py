@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.ledger.connections import (
-    BEGAN_HERE,
-    BEGAN_SIDE,
-    BEGAN_THERE,
-    BEGAN_UNKNOWN,
     CONTESTED,
+    INITIATOR_ENDPOINT,
+    INITIATOR_MASK,
+    INITIATOR_PEER,
+    INITIATOR_UNKNOWN,
 )
 from podtally.ledger.judge_input import JudgeInput
 from podtally.policy.model import DENIED, UNKNOWN, VERDICTS, DirectionVerdict
@@ -20,7 +20,7 @@ from podtally.policy.reference import engine
 NO_OUTCOME = -1  # policies were not evaluated
 # Causes of an `unknown` that is reported where a policy isolates. Unreadable objects and selectors
 # that cannot be evaluated have alerts of their own.
-_MISSED = (engine.PROTOCOL, engine.UNKNOWN_END, engine.DOUBT, engine.SAME_PRIORITY)
+_UNDECIDED = (engine.PROTOCOL, engine.UNKNOWN_END, engine.DOUBT, engine.SAME_PRIORITY)
 _UNKNOWN, _DENIED = VERDICTS.index(UNKNOWN), VERDICTS.index(DENIED)
 
 
@@ -31,7 +31,7 @@ class Outcomes(NamedTuple):
     local: NDArray[np.int32]  # the local outcome's number; NO_OUTCOME
     peer: NDArray[np.int32]  # the peer's
     local_verdict: NDArray[np.uint8]  # of the local endpoint's policies alone
-    opened: NDArray[np.uint8]  # BEGAN_*: the opening that was judged
+    opened: NDArray[np.uint8]  # INITIATOR_*: the opening that was judged
     port_known: NDArray[np.bool_]  # whether the port of that opening is the server's
     in_doubt: NDArray[np.bool_]  # one opening is denied locally, and it may have been the other
 
@@ -48,13 +48,13 @@ def no_outcomes(count: int) -> Outcomes:
     """Return unknown verdicts, without an evaluation."""
     none, unknown = np.full(count, NO_OUTCOME, np.int32), np.full(count, _UNKNOWN, np.uint8)
     no = np.zeros(count, np.bool_)
-    opened = np.full(count, BEGAN_UNKNOWN, np.uint8)
+    opened = np.full(count, INITIATOR_UNKNOWN, np.uint8)
     return Outcomes(unknown, none, none.copy(), unknown.copy(), opened, no, no.copy())
 
 
-def is_missed(outcome: DirectionVerdict) -> bool:
+def is_undecided(outcome: DirectionVerdict) -> bool:
     """Return whether policies certainly select the endpoint and yet do not decide."""
-    return bool(outcome.policies) and outcome.cause in _MISSED
+    return bool(outcome.policies) and outcome.cause in _UNDECIDED
 
 
 def combine_openings(local: Outcomes, peer: Outcomes, given: JudgeInput) -> Outcomes:
@@ -63,17 +63,17 @@ def combine_openings(local: Outcomes, peer: Outcomes, given: JudgeInput) -> Outc
     What both openings agree on holds. Where evidence contradicts itself, both are taken to have
     happened and a denial of one is a denial: forged evidence hides none.
     """
-    contested = given.began & CONTESTED != 0
+    contested = given.initiator & CONTESTED != 0
     local_denied, peer_denied = local.verdict == _DENIED, peer.verdict == _DENIED
     one_denied = contested & (local_denied != peer_denied)
     decided = one_denied | (local.verdict == peer.verdict)
-    by_peer = np.where(one_denied, peer_denied, given.likely_initiator == BEGAN_THERE)
+    by_peer = np.where(one_denied, peer_denied, given.likely_initiator == INITIATOR_PEER)
     picked = _where(by_peer, peer, local)
-    port_known = decided & (one_denied | (given.began & BEGAN_SIDE != 0))
+    port_known = decided & (one_denied | (given.initiator & INITIATOR_MASK != 0))
     in_doubt = ~decided & ((local.local_verdict == _DENIED) | (peer.local_verdict == _DENIED))
     found = _where(decided, picked, no_outcomes(len(decided)))
     # A doubt has the direction of what would be denied, even where the opener is unknown.
-    opened = np.where(local.local_verdict == _DENIED, BEGAN_HERE, BEGAN_THERE)
+    opened = np.where(local.local_verdict == _DENIED, INITIATOR_ENDPOINT, INITIATOR_PEER)
     opened = np.where(in_doubt, opened, found.opened).astype(np.uint8)
     return found._replace(opened=opened, port_known=port_known, in_doubt=in_doubt)
 

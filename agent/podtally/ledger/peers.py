@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from podtally.identity.model import Owner, peer_labels
 from podtally.identity.name_table import Names
-from podtally.ledger.connections import BEGAN_THERE
+from podtally.ledger.connections import INITIATOR_PEER
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.new_connections import NewConnections
 from podtally.ledger.peer_columns import PeerColumns, PeerKind, PeerKinds, owners_at
@@ -35,7 +35,7 @@ class PeerFinder:
             port=flows.key["remote_port"].astype(np.int64),
         )
         # A client opens connections to a Service; packets that come from its address are replies.
-        served = self._serves[owner] & (flows.began != BEGAN_THERE)
+        served = self._serves[owner] & (flows.initiator != INITIATOR_PEER)
         if served.any():
             served &= _HAS_PORTS[flows.key["protocol"]]
             rows = np.flatnonzero(served)

@@ -103,7 +103,7 @@ class PendingConnections:
             amounts[:, BYTES] = columns.bytes[named, direction]
             amounts[:, PACKETS] = columns.packets[named, direction]
             accounts.add(account[named], direction, amounts, context.now_ns)
-        accounts.count_new(account[named], columns.began[named], context.now_ns)
+        accounts.count_new(account[named], columns.initiator[named], context.now_ns)
         self._events.count(event, context.now_ns)
         self._events.add_bytes(event, columns.bytes, context.now_ns)
         return AttributedConnections(account, event)

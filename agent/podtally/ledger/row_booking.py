@@ -10,9 +10,9 @@ from podtally.kernel.table import FlowRows
 from podtally.ledger.accounts import AccountTable
 from podtally.ledger.attribution import AttributedConnections, Attribution
 from podtally.ledger.connections import (
-    BEGAN_SIDE,
-    BEGAN_UNKNOWN,
     CONTESTED,
+    INITIATOR_MASK,
+    INITIATOR_UNKNOWN,
     KEY,
     NO_CONNECTION,
     UNNAMED,
@@ -49,7 +49,7 @@ class RowBooking:
         self.accounts = accounts
         self.events = events
         self.attribution = attribution
-        self.began_unknown = 0
+        self.unknown_initiators = 0
         self.replaced: list[ConnectionColumns] = []  # connections whose ports are reused
         self._errors: list[tuple[FlowRows, ColdRows]] = []  # of this epoch
         self._flags = connections.flags
@@ -150,7 +150,7 @@ class RowBooking:
             uncounted = self._reopen(place[~reused], old)
             connections.add_to(place[~reused], amounts, old.seen, context.now_ns)
             again = FlowRows._make(column[reused] for column in rows)
-            fresh = self._begin(again, cold, context, connections.columns.began[place[reused]])
+            fresh = self._begin(again, cold, context, connections.columns.initiator[place[reused]])
             self.replaced.append(connections.replace(place[reused], fresh))
         unnamed = place[connections.columns.account[place] == UNNAMED]
         if len(unnamed):
@@ -158,7 +158,7 @@ class RowBooking:
         columns = connections.columns
         if len(uncounted):
             account = columns.account[uncounted].astype(np.int64)
-            self.accounts.count_openings(account, columns.began[uncounted], context.now_ns)
+            self.accounts.count_openings(account, columns.initiator[uncounted], context.now_ns)
         return AttributedConnections(columns.account[place].astype(np.int64), columns.event[place])
 
     def _reopen(self, place: NDArray[np.int64], rows: FlowRows) -> NDArray[np.int64]:
@@ -172,19 +172,19 @@ class RowBooking:
         uncounted, again = place[:0], [place[:0]]
         if len(news):
             at = place[news]
-            before, seen = columns.began[at], columns.seen[at] | rows.seen[news]
-            began = initiator_of(seen, columns.key[at], self._flags) | before & CONTESTED
+            before, seen = columns.initiator[at], columns.seen[at] | rows.seen[news]
+            initiator = initiator_of(seen, columns.key[at], self._flags) | before & CONTESTED
             # A side known from earlier epochs, memory or the tracker stays known; what
             # contradicts it contests it and never replaces it.
-            side, side_before = began & BEGAN_SIDE, before & BEGAN_SIDE
+            side, side_before = initiator & INITIATOR_MASK, before & INITIATOR_MASK
             contradicted = (side != side_before) & (side != 0) & (side_before != 0)
-            began = np.where(side == BEGAN_UNKNOWN, began | before, began)
-            began[contradicted] |= CONTESTED
-            uncounted = at[(before & BEGAN_SIDE == 0) & (began & BEGAN_SIDE != 0)]
-            again.append(at[began != before])
-            columns.began[at] = began
+            initiator = np.where(side == INITIATOR_UNKNOWN, initiator | before, initiator)
+            initiator[contradicted] |= CONTESTED
+            uncounted = at[(before & INITIATOR_MASK == 0) & (initiator & INITIATOR_MASK != 0)]
+            again.append(at[initiator != before])
+            columns.initiator[at] = initiator
         # Without an opening, headers alone are no news, and data are.
-        unopened = np.flatnonzero(columns.began.take(place) == BEGAN_UNKNOWN)
+        unopened = np.flatnonzero(columns.initiator.take(place) == INITIATOR_UNKNOWN)
         if len(unopened):
             again.append(self._with_first_data(place[unopened], rows, unopened))
         if self.accounts.silent.any():
@@ -257,7 +257,7 @@ class RowBooking:
         rows: FlowRows,
         cold: ColdRows,
         context: EpochContext,
-        began_before: NDArray[np.uint8] | None = None,
+        initiator_before: NDArray[np.uint8] | None = None,
     ) -> ConnectionColumns:
         """Return new connections from rows, with labels as of their first packet."""
         cold_rows = cold(rows.place)
@@ -265,20 +265,24 @@ class RowBooking:
         for field in KEY.names or ():
             key[field] = cold_rows[field]
         first_ns = cold_rows["first_seen_ns"].astype(np.int64)
-        began = self.initiators.find(rows.seen, rows.fingerprint, key, first_ns, context)
-        if began_before is not None:  # in reused ports without a SYN
-            began = np.where(began == BEGAN_UNKNOWN, began_before, began).astype(np.uint8)
+        initiator = self.initiators.find(rows.seen, rows.fingerprint, key, first_ns, context)
+        if initiator_before is not None:  # in reused ports without a SYN
+            initiator = np.where(
+                initiator == INITIATOR_UNKNOWN, initiator_before, initiator
+            ).astype(np.uint8)
         has_data = carries_data(key, rows.bytes, rows.packets)
-        flows = NewConnections(key, began, first_ns, rows.seen, rows.packets[:, 0], has_data)
+        flows = NewConnections(key, initiator, first_ns, rows.seen, rows.packets[:, 0], has_data)
         named = self.attribution.attribute(flows, context)
-        self.accounts.count_new(named.account, began, context.now_ns)
+        self.accounts.count_new(named.account, initiator, context.now_ns)
         self.events.count(named.event, context.now_ns)
-        self.began_unknown += int(np.count_nonzero(began & BEGAN_SIDE == BEGAN_UNKNOWN))
+        self.unknown_initiators += int(
+            np.count_nonzero(initiator & INITIATOR_MASK == INITIATOR_UNKNOWN)
+        )
         return ConnectionColumns(
             rows.fingerprint,
             named.account.astype(np.int32),
             named.event,
-            began,
+            initiator,
             rows.seen,
             first_ns,
             np.full(len(key), context.now_ns, np.int64),

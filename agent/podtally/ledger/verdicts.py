@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.identity.model import Endpoint
-from podtally.ledger.connections import BEGAN_HERE, BEGAN_THERE
+from podtally.ledger.connections import INITIATOR_ENDPOINT, INITIATOR_PEER
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.initiator import is_certain
 from podtally.ledger.judge_input import JudgeInput
@@ -137,22 +137,25 @@ class VerdictStage:
 
     def _of_sources(self, evaluator: Evaluator, given: JudgeInput) -> Outcomes:
         """Judge connections as if each were sent from the endpoint's own address."""
-        certain = is_certain(given.began)
+        certain = is_certain(given.initiator)
         if certain.all():
             return self._of_openings(evaluator, given)
         found = no_outcomes(len(given.endpoint))
         known, others = np.flatnonzero(certain), np.flatnonzero(~certain)
         found.put(known, self._of_openings(evaluator, given.take(known)))
         some = given.take(others)
-        local = self._of_openings(evaluator, some.opened_by(BEGAN_HERE))
-        peer = self._of_openings(evaluator, some.opened_by(BEGAN_THERE))
+        local = self._of_openings(evaluator, some.opened_by(INITIATOR_ENDPOINT))
+        peer = self._of_openings(evaluator, some.opened_by(INITIATOR_PEER))
         found.put(others, combine_openings(local, peer, some))
         return found
 
     def _of_openings(self, evaluator: Evaluator, given: JudgeInput) -> Outcomes:
         """Judge connections whose opener is known."""
         n = len(given.endpoint)
-        peer, is_egress = self.endpoints.of_owners(given.owner), given.began == BEGAN_HERE
+        peer, is_egress = (
+            self.endpoints.of_owners(given.owner),
+            given.initiator == INITIATOR_ENDPOINT,
+        )
         local = evaluator.judge(_local(given, peer, is_egress))
         verdict, peer_outcome = local.verdict.copy(), np.full(n, NO_OUTCOME, np.int32)
         both = np.flatnonzero(self.endpoints.are_local(given.owner) & (peer >= 0))
@@ -165,7 +168,7 @@ class VerdictStage:
             local=local.outcome,
             peer=peer_outcome,
             local_verdict=local.verdict,
-            opened=given.began.copy(),
+            opened=given.initiator.copy(),
             port_known=np.ones(n, np.bool_),
             in_doubt=np.zeros(n, np.bool_),
         )
@@ -183,7 +186,7 @@ class VerdictStage:
                 given.peer_address.astype(np.int64),
                 given.protocol,
                 given.server_port,
-                given.began,
+                given.initiator,
             ]
         )
         _, first, place = np.unique(keys, axis=0, return_index=True, return_inverse=True)
@@ -208,7 +211,10 @@ class VerdictStage:
         """Return the reasons of the local endpoint, and of the peer where that decides too. (n,)"""
         outcomes = verdicts.outcomes
         given = given.opened_as(outcomes.opened)
-        peer, is_egress = self.endpoints.of_owners(given.owner), given.began == BEGAN_HERE
+        peer, is_egress = (
+            self.endpoints.of_owners(given.owner),
+            given.initiator == INITIATOR_ENDPOINT,
+        )
         texts: list[list[str]] = [[] for _ in range(len(given.endpoint))]
         for numbers, packed in (
             (outcomes.local, _local(given, peer, is_egress)),

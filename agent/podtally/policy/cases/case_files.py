@@ -51,7 +51,7 @@ _CELLS = {
     "X": ("deny", "", ""),
     "o": ("allow", "", ""),
 }
-_NOT_ASKED = "-"
+_NOT_CHECKED = "-"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -212,7 +212,7 @@ class _CaseReader:
         endpoints = [self._endpoint(_end(text)) for text in wire.endpoints]
         for source, row in zip(endpoints, wire.rows, strict=True):
             for destination, cell in zip(endpoints, row, strict=True):
-                if cell != _NOT_ASKED:
+                if cell != _NOT_CHECKED:
                     yield self._cell(wire, source, destination, cell)
 
     def _cell(

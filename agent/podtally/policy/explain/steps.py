@@ -15,12 +15,12 @@ _TIERS = ("admin tier", "network policies", "baseline tier")
 
 
 class Step(NamedTuple):
-    """``about`` is a policy or a rule, or empty if the step is the direction's verdict."""
+    """``item`` is a policy or a rule, or empty if the step is the direction's verdict."""
 
     direction: str
     tier: str
-    about: str
-    says: str
+    item: str
+    result: str
 
 
 def explain(question: Question, policies: Iterable[Policy]) -> list[Step]:
@@ -44,25 +44,25 @@ def explain(question: Question, policies: Iterable[Policy]) -> list[Step]:
 
 
 def _of_policy(policy: Policy, certain: bool, tier: str, conn: RuleInput) -> list[Step]:
-    about = format_policy(policy)
+    item = format_policy(policy)
     if policy.unreadable:
-        return [Step(conn.direction, tier, about, f"cannot be read: {policy.unreadable}")]
+        return [Step(conn.direction, tier, item, f"cannot be read: {policy.unreadable}")]
     rules = rules_of(policy, conn.direction)
     if rules is None:
         return []
     selects = "selects" if certain else "may select"
     isolates = " and isolates it" if tier == _TIERS[1] else ""
     head = f"{selects} the {'source' if conn.direction == EGRESS else 'destination'}{isolates}"
-    steps = [Step(conn.direction, tier, about, head)]
+    steps = [Step(conn.direction, tier, item, head)]
     return steps + [_of_rule(rule, policy, tier, conn) for rule in rules]
 
 
 def _of_rule(rule: Rule, policy: Policy, tier: str, conn: RuleInput) -> Step:
     met = rule_matches(rule, policy, conn)
     if met:
-        says = f"matches: {rule.action}"
+        result = f"matches: {rule.action}"
     elif met is None:
-        says = f"may match: {describe_doubt(rule, policy, conn)}"
+        result = f"may match: {describe_doubt(rule, policy, conn)}"
     else:
-        says = f"does not match: {describe_mismatch(rule, policy, conn)}"
-    return Step(conn.direction, tier, format_rule(policy, rule, conn.direction), says)
+        result = f"does not match: {describe_mismatch(rule, policy, conn)}"
+    return Step(conn.direction, tier, format_rule(policy, rule, conn.direction), result)

@@ -45,10 +45,10 @@ def lint(
     for each in declared:
         findings += _portless(each.document)
     for each in readable:
-        findings += _not_asked(each)
+        findings += _ignored_rules(each)
         findings += selector_findings(each, cluster)
     findings += intent_findings(readable)
-    findings += _twice(readable)
+    findings += _duplicates(readable)
     findings += _shadowed(readable, budget or ComparisonBudget())
     if model is not None and cluster is not None:
         findings += service_address_findings(readable, model)
@@ -76,7 +76,7 @@ def _portless(document: Document) -> Iterator[LintFinding]:
                         yield finding(PROTOCOL_WITHOUT_PORTS, document, at, message)
 
 
-def _not_asked(each: DeclaredDocuments) -> Iterator[LintFinding]:
+def _ignored_rules(each: DeclaredDocuments) -> Iterator[LintFinding]:
     for direction in (INGRESS, EGRESS):
         written = items(each.document.content, "spec", direction)
         if written and rules_of(each.policy, direction) is None:
@@ -84,7 +84,7 @@ def _not_asked(each: DeclaredDocuments) -> Iterator[LintFinding]:
             yield finding(IGNORED_RULES, each.document, ("spec", direction), message)
 
 
-def _twice(declared: Sequence[DeclaredDocuments]) -> Iterator[LintFinding]:
+def _duplicates(declared: Sequence[DeclaredDocuments]) -> Iterator[LintFinding]:
     first: dict[tuple[str, str, str], Document] = {}
     for policy, document in declared:
         key = (policy.kind, policy.namespace, policy.name)
