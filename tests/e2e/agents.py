@@ -208,7 +208,7 @@ def misfits(samples: Samples, opening: Counters, closing: Counters) -> list[Misf
     return [each for each in found if each.gap or each.counted != each.booked]
 
 
-def assert_books_close(agent: Agent, opening: Counters, seconds: float = 5.0) -> Samples:
+def assert_books_close(agent: Agent, opening: Counters, seconds: float = 60.0) -> Samples:
     """All traffic has stopped: within a few epochs every book must close, to the byte."""
     end = time.monotonic() + seconds
     while True:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.e2e.agents import Samples, value
-from tests.e2e.pods import Node, Pod, own_counters, pod_socket
+from tests.e2e.pods import Node, Pod, own_counters, pod_socket, until_up
 
 DISCARD = 9
 SINK_NUMBER = 250  # its link is 10.99.250.0/30
@@ -38,6 +38,8 @@ class Churn:
         name = f"p{number}"
         pod = self.node.routed_pod(name, 1 + number % NUMBERS)
         time.sleep(START_SECONDS)
+        until_up(pod.link)
+        until_up("eth0", pod.netns)
         size = 100 + number % 1000
         with (
             pod_socket(pod, socket.AF_INET, socket.SOCK_DGRAM) as there,
@@ -63,7 +65,7 @@ class Churn:
         return {pod: (own, booked[pod]) for pod, own in self.moved.items() if booked[pod] != own}
 
 
-def arrived(pod: Pod, least: int, seconds: float = 2.0) -> Moved:
+def arrived(pod: Pod, least: int, seconds: float = 60.0) -> Moved:
     """What the pod's own end counts when all is through; a neighbour may have to be found first."""
     end = time.monotonic() + seconds
     while min(moved := Moved(*own_counters(pod))) < least:

@@ -85,7 +85,7 @@ class Node:
     def remove(self, name: str) -> None:
         ip("netns", "del", self.pods.pop(name).netns)
 
-    def quiet(self, seconds: float = 1.0, limit: float = 15.0) -> Counters:
+    def quiet(self, seconds: float = 1.0, limit: float = 60.0) -> Counters:
         """Wait until no counter has moved for a while; returns them."""
         end = time.monotonic() + limit
         before, since = counters(), time.monotonic()
@@ -131,6 +131,18 @@ def dropped() -> dict[str, int]:
         for link in json.loads(ip("-j", "-s", "link", "show"))
         if link["ifname"].startswith("ptl-")
     }
+
+
+def until_up(link: str, netns: str = "") -> None:
+    """Wait until the link sends: the kernel gives it its queue later, from a work queue."""
+    words = ("-n", netns) if netns else ()
+    end = time.monotonic() + 60.0
+    while True:
+        (shown,) = json.loads(ip(*words, "-j", "link", "show", link))
+        if shown["operstate"] == "UP" and shown["qdisc"] != "noop":
+            return
+        assert time.monotonic() < end, shown
+        time.sleep(0.002)
 
 
 def own_counters(pod: Pod) -> tuple[int, int]:

@@ -234,7 +234,9 @@ def _lines(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines() if path.exists() else []
 
 
-def wait_for(read: Callable[[], list[T]], wanted: Callable[[T], bool], seconds: float = 8.0) -> T:
+def wait_for(
+    read: Callable[[], list[T]], wanted: Callable[[T], bool], seconds: float = TRUTH_SECONDS
+) -> T:
     """The first of what is read that is wanted."""
     end = time.monotonic() + seconds
     while True:

@@ -14,6 +14,7 @@ import pytest
 from tests.e2e.agents import (
     Agent,
     Places,
+    Samples,
     Scraper,
     assert_books_close,
     booked,
@@ -23,6 +24,7 @@ from tests.e2e.agents import (
 )
 from tests.e2e.conftest import MakeAgent
 from tests.e2e.pods import Node, ip
+from tests.e2e.policy_world import eventually
 from tests.e2e.traffic import mixed
 
 WRONG_USE = 2
@@ -267,11 +269,16 @@ def test_a_corrupt_checkpoint_is_put_aside(three_pods: Node, agent: Agent, spoil
     (aside,) = agent.places.state_dir.glob("checkpoint.unusable-*")
     assert aside.read_bytes() == spoiled[spoil]
     assert f"it is now {aside}" in agent.said()
-    time.sleep(0.3)
-    books = booked(agent.samples())
-    for key in (("ptl-a", "egress"), ("ptl-b", "ingress")):
-        assert books[key] >= closing[key] - before[key] > 0  # the kernel's rows were booked
-    assert set(gaps(agent.samples()).values()) == {0}
+    keys = ("ptl-a", "egress"), ("ptl-b", "ingress")
+    moved = {key: closing[key] - before[key] for key in keys}
+    assert all(moved.values())
+
+    def kernel_rows_are_booked(samples: Samples) -> bool:
+        books = booked(samples)
+        return all(books.get(key, 0) >= moved[key] for key in keys)
+
+    samples = eventually(agent, kernel_rows_are_booked, True)
+    assert set(gaps(samples).values()) == {0}
 
 
 # -- the end ----------------------------------------------------------------------------
@@ -326,13 +333,12 @@ def test_detach_leaves_nothing_and_a_later_run_goes_on(
         assert hooks("ptl-a") == ""
         agent.start()
         agent.wait_ready()
-        time.sleep(0.5)
-        samples = agent.samples()
+        # what was counted between the stop and the detaching is in the books, too
+        whole = counted["ptl-a", "egress"] + 3 * 98
+        look = lambda samples: booked(samples).get(("ptl-a", "egress"), 0) >= whole  # noqa: E731
+        samples = eventually(agent, look, True)
     assert scraper.faults == []
     assert set(gaps(samples).values()) == {0}
-    books = booked(samples)
-    # what was counted between the stop and the detaching is in the books, too
-    assert books["ptl-a", "egress"] >= counted["ptl-a", "egress"] + 3 * 98
 
 
 def qdiscs() -> str:

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pods come and go: each one's bytes are booked under its own name, and nothing stays behind."""
 
-import time
-
 import pytest
 
 from tests.e2e.agents import Scraper, gaps
 from tests.e2e.churn import churn, footprint
 from tests.e2e.conftest import MakeAgent
 from tests.e2e.pods import Node, counters
+from tests.e2e.policy_world import eventually
 
 PODS, SECONDS = 24, 6.0
 GROWTH_KB = 4096  # the first pods warm up caches and the allocator
@@ -29,10 +28,8 @@ def test_every_pod_is_booked_under_its_own_name(
         coming.run(PODS // 3, SECONDS / 3)
         before = footprint(pid)
         coming.run(PODS - PODS // 3, SECONDS * 2 / 3)
-        time.sleep(1)
-    samples = agent.samples()
+        samples = eventually(agent, coming.misfits, {})
     assert len(coming.moved) == PODS
-    assert coming.misfits(samples) == {}
     assert not any(gaps(samples).values())
     assert scraper.faults == []
     after = footprint(pid)

@@ -46,8 +46,7 @@ def test_a_missing_pin_is_no_crash_loop(node_with_a: Node, agent: Agent, pin: st
     agent.wait_ready()
     sh("ping -q -c 3 -i 0.05 10.99.1.2")
     node_with_a.quiet()
-    samples = agent.samples()
-    assert value(samples, BOOKS_BYTES, account="flows") > 0
+    wait(lambda: value(agent.samples(), BOOKS_BYTES, account="flows") > 0, agent)
     assert "Traceback" not in agent.said()
     if pin == "progs/from_pod":  # the maps are all there: nothing is lost
         assert "lost" not in agent.said()

@@ -142,8 +142,9 @@ def test_the_admin_tiers_are_heard_of_where_their_crds_are(
     look = begun(workload="client", direction="egress", port="80")
     with Scraper(agent.places.url).running() as scraper:
         asks(shop)()
-        samples = eventually(agent, look, {"denied": 1})
-        assert by("policy", samples, DENIED) == {"ClusterNetworkPolicy/quiet": 1}
+        policy = partial(by, "policy", name=DENIED)
+        wanted = {"denied": 1}, {"ClusterNetworkPolicy/quiet": 1}
+        samples = eventually(agent, lambda s: (look(s), policy(samples=s)), wanted)
         kinds = {"NetworkPolicy": 1, "ClusterNetworkPolicy": 1}
         assert by("kind", samples, "podtally_policies") == kinds
         shop.api.delete("clusternetworkpolicies", "", "quiet")
@@ -165,8 +166,8 @@ def test_a_right_that_is_missing_makes_unknown_and_not_undeclared(
     look = begun(workload="client", direction="egress", port="80")
     with Scraper(agent.places.url).running() as scraper:
         asks(shop)()
-        samples = eventually(agent, look, {"unknown": 1})
-        assert by("cause", samples, UNJUDGED) == {"unsynced": 2}  # both ends are here
+        both = {"unknown": 1}, {"unsynced": 2}  # both ends are here
+        eventually(agent, lambda s: (look(s), by("cause", s, UNJUDGED)), both)
         agent.wait_said(f'resources: ["{resource}"]')
         shop.api.release()
         until_verdict(agent, asks(shop), look, "undeclared", HEARD_SECONDS)
@@ -194,9 +195,9 @@ def test_before_the_api_was_ever_heard_nothing_is_known(
         look = begun(workload="client", direction="egress", port="80")
         with Scraper(agent.places.url).running() as scraper:
             converse(client, web, 80)
-            samples = eventually(agent, look, {"unknown": 1})
+            both = {"unknown": 1}, {"unsynced": 2}
+            samples = eventually(agent, lambda s: (look(s), by("cause", s, UNJUDGED)), both)
             assert value(samples, UNHEARD) == 5
-            assert by("cause", samples, UNJUDGED) == {"unsynced": 2}
             shop.api.back()
             until_verdict(agent, asks(shop), look, "denied", HEARD_SECONDS)
             assert value(agent.samples(), UNHEARD) == 0
@@ -269,8 +270,9 @@ def test_a_pod_and_its_own_node_are_allowed_and_it_is_said_why(
     of_web = {"workload": "web"}
     eventually(agent, begun(**of_web, peer_kind="host", port="80"), {"allowed": 1})
     eventually(agent, begun(**of_web, peer_kind="host", port="90"), {"allowed": 1})
-    samples = eventually(agent, begun(**of_web, peer_kind="pod"), {"denied": 1})
-    assert by("direction", samples, DENIED) == {"egress": 1, "ingress": 1}  # of the pods' own talk
+    eventually(agent, begun(**of_web, peer_kind="pod"), {"denied": 1})
+    own_talk = {"egress": 1, "ingress": 1}
+    eventually(agent, lambda s: by("direction", s, DENIED), own_talk)
     for port in (80, 90):
         line = wait_for(partial(records, flows), partial(is_with_the_node, port))
         assert "is the node of shop/web" in line.reason

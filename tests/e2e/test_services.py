@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.apiserver import ApiServer
-from tests.e2e.agents import Agent, gaps, value
+from tests.e2e.agents import Agent, assert_books_close, value
 from tests.e2e.conftest import MakeAgent
 from tests.e2e.kube_node import kubeconfig
 from tests.e2e.pods import Node, Pod, pod_socket
@@ -104,12 +104,12 @@ def test_a_service_is_resolved_to_the_pod_that_answers(
     reach = kubeconfig(tmp_path / "kubeconfig", f"http://127.0.0.1:{server.port}")
     flags = ("--kubeconfig", str(reach), "--node-name", "node1", "--flow-log", str(log))
     agent: Agent = make_agent(*flags)
+    opening = node.quiet()
     agent.start()
     agent.wait_ready()
     exchange(client, web, address)
     node.quiet()
-    samples = agent.samples()
-    assert not any(gaps(samples).values())
+    samples = assert_books_close(agent, opening)
     asked = {
         "workload": client.netns,
         "peer_kind": "service",
