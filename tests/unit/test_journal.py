@@ -150,7 +150,7 @@ def test_killed_at_a_step_and_again_while_starting(machine: Machine, step: str, 
     finish(machine)
 
 
-@pytest.mark.parametrize("passes", [0, 1])
+@pytest.mark.parametrize("passes", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("step", [*STEPS, "before promote"])
 @pytest.mark.parametrize("killed_at", STEPS)
 def test_killed_while_the_programs_are_replaced(

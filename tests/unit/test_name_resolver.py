@@ -39,13 +39,13 @@ def sandbox(number: int, **changes: object) -> Sandbox:
 class ResolverHost:
     """A resolver over directories and a socket of the test, and what it reports."""
 
-    def __init__(self, place: Path, *, cri: bool = True) -> None:
+    def __init__(self, place: Path, *, cri: bool, timeout: float) -> None:
         self.place = place
         self.socket = place / "cri.sock"
         self.heard: queue.SimpleQueue[NameFound] = queue.SimpleQueue()
         self.resolver = NameResolver(
             self.heard.put,
-            CriClient([self.socket], BOUND_SECONDS) if cri else None,
+            CriClient([self.socket], timeout) if cri else None,
             PodLogs(place / "pods"),
             ContainerNames({"docker": place / "docker", "podman": place / "podman"}),
         )
@@ -68,8 +68,8 @@ class ResolverHost:
 def start(tmp_path: Path) -> Iterator[Callable[..., ResolverHost]]:
     made: list[ResolverHost] = []
 
-    def make(*, cri: bool = True) -> ResolverHost:
-        host = ResolverHost(tmp_path, cri=cri)
+    def make(*, cri: bool = True, timeout: float = BOUND_SECONDS) -> ResolverHost:
+        host = ResolverHost(tmp_path, cri=cri, timeout=timeout)
         made.append(host)
         host.resolver.start()
         return host
@@ -197,7 +197,7 @@ def hanging(host: ResolverHost) -> Iterator[None]:
 
 
 def test_a_hanging_runtime_delays_the_logs_only_briefly(start: Start) -> None:
-    host = start()
+    host = start(timeout=1.0)
     with hanging(host):
         host.log_directory(1)
         host.resolver.request(pod(1))
