@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The names by which each endpoint knows addresses, and since when. Immutable.
+
+Key: (endpoint, address). Each record is one answer; a look-up is for a time, so a connection
+gets what its endpoint knew at its first packet, however late it is read.
+"""
+
+import os
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.dns.candidates import FORGOTTEN, MESSAGES_LOST, Candidates
+from podtally.dns.tracker import Answer
+
+RECORD = np.dtype(
+    [
+        ("hash", np.uint64),  # of endpoint and address; records are sorted by it, then by time
+        ("address", np.uint64, (2,)),  # host order
+        ("at_ns", np.int64),  # CLOCK_MONOTONIC
+        ("endpoint", np.uint32),
+        ("ttl", np.uint32),  # seconds
+        ("name", np.int32),  # the queried one: index in ``texts``
+        ("chain", np.int32),  # of aliases, joined: index in ``texts``
+        ("resolver", np.int32),  # index in ``resolvers``
+        ("pad", np.uint32),
+    ]
+)
+MAX_RECORDS = 131_072
+MAX_RECORDS_OF_ONE = 8192  # of one endpoint; the oldest go first
+MAX_RESOLVERS = 4096  # further ones share a number that is never trusted
+MAX_RECORDS_OF_PAIR = 128  # of one endpoint and address
+RECENT_NS = 5_000_000_000  # rows are read so late at most, unless the agent was down
+OTHER_RESOLVER = 0
+CHAIN_SEPARATOR = " > "
+# Secret, because endpoints choose addresses.
+_ODD = np.frombuffer(os.urandom(24), np.uint64) | np.uint64(1)
+
+Texts = tuple[str, ...]
+
+
+class Found(NamedTuple):
+    """Entries of connections, one for each name and trust, oldest answer first.
+
+    ``row`` (m,) is the connection, ``record`` (m,) the index in ``records``.
+    """
+
+    row: NDArray[np.int64]
+    record: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class DomainTable:
+    """Replaced as a whole by ``updated``."""
+
+    records: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, RECORD))
+    texts: Texts = ("",)
+    resolvers: tuple[bytes, ...] = (b"",)
+    missing: tuple[tuple[int, int], ...] = ()  # endpoints with bits of ``Candidates.missing``
+    forgotten: int = 0  # records dropped at a limit
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def find(
+        self,
+        endpoints: NDArray[np.int64],
+        addresses: NDArray[np.uint64],
+        times_ns: NDArray[np.int64],
+        trusted: NDArray[np.bool_],
+    ) -> Found:
+        """Return what endpoints (n,) knew of addresses (n, 2), in host order, at times (n,).
+
+        ``trusted`` is by number of the resolver.
+        """
+        records = self.records
+        wanted = _hash(endpoints, addresses)
+        start = np.searchsorted(records["hash"], wanted)
+        stop = np.searchsorted(records["hash"], wanted, side="right")
+        counts = stop - start
+        row = np.repeat(np.arange(len(counts)), counts)
+        record = np.arange(len(row)) + np.repeat(start - (np.cumsum(counts) - counts), counts)
+        some = records[record]
+        keep = some["endpoint"] == endpoints[row]
+        keep &= (some["address"] == addresses[row]).all(axis=1)
+        keep &= some["at_ns"] <= times_ns[row]
+        row, record, some = row[keep], record[keep], some[keep]
+        # of one name and trust the latest: records of a row are in the order of time
+        trust = trusted[some["resolver"]]
+        order = np.lexsort((record, trust, some["name"], row))
+        row, record = row[order], record[order]
+        name, trust = some["name"][order], trust[order]
+        last = np.ones(len(row), np.bool_)
+        if len(row):
+            last[:-1] = (row[1:] != row[:-1]) | (name[1:] != name[:-1]) | (trust[1:] != trust[:-1])
+        row, record = row[last], record[last]
+        order = np.lexsort((records["at_ns"][record], row))
+        return Found(row[order], record[order])
+
+    def candidates(
+        self,
+        found: Found,
+        times_ns: NDArray[np.int64],
+        missing: NDArray[np.uint8],
+        trusted: NDArray[np.bool_],
+        wall_offset: float,
+    ) -> Candidates:
+        """Return ``found`` as the policies read it.
+
+        ``wall_offset`` is what CLOCK_MONOTONIC lacks of the wall clock, in seconds.
+        """
+        n, some = len(times_ns), self.records[found.record]
+        used, names = np.unique(some["name"], return_inverse=True)
+        answered = some["at_ns"] / 1e9 + wall_offset
+        return Candidates(
+            table=tuple(self.texts[i] for i in used.tolist()),
+            offsets=np.searchsorted(found.row, np.arange(n + 1)).astype(np.int64),
+            names=names.astype(np.int32),
+            answered=answered,
+            expires=answered + some["ttl"],
+            trusted=trusted[some["resolver"]],
+            at=times_ns / 1e9 + wall_offset,
+            missing=missing,
+        )
+
+    def missing_of(self, endpoints: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return why names of endpoints (n,) may be missing: bits. (n,)"""
+        bits = np.zeros(len(endpoints), np.uint8)
+        for endpoint, why in self.missing:  # few: trouble only
+            bits[endpoints == endpoint] |= why
+        return bits
+
+    def trust(self, resolvers: Collection[bytes]) -> NDArray[np.bool_]:
+        """Return which of the table's resolvers are among ``resolvers``, by number."""
+        return np.array([each in resolvers for each in self.resolvers], np.bool_)
+
+    # -- changes ---------------------------------------------------------------------------
+
+    def updated(
+        self,
+        answers: Sequence[Answer],
+        now_ns: int,
+        missing: Iterable[tuple[int, int]] = (),
+        gone: Collection[int] = (),
+    ) -> "DomainTable":
+        """Return the table with more answers, and without endpoints that are ``gone``."""
+        if not (answers or gone or missing):
+            return self
+        table = self
+        if gone:
+            records = self.records[~np.isin(self.records["endpoint"], list(gone))]
+            kept = tuple(each for each in self.missing if each[0] not in gone)
+            table = replace(table, records=records, missing=kept)
+        if missing:
+            table = table._with_missing(missing)
+        return table._with(answers, now_ns) if answers else table
+
+    def _with_missing(self, more: Iterable[tuple[int, int]]) -> "DomainTable":
+        bits = dict(self.missing)
+        for endpoint, why in more:
+            bits[endpoint] = bits.get(endpoint, 0) | why
+        return replace(self, missing=tuple(sorted(bits.items())))
+
+    def _with(self, answers: Sequence[Answer], now_ns: int) -> "DomainTable":
+        texts, resolvers = list(self.texts), list(self.resolvers)
+        numbers = {text: i for i, text in enumerate(texts)}
+        known = {address: i for i, address in enumerate(resolvers)}
+
+        def text_number(text: str) -> int:
+            number = numbers.setdefault(text, len(texts))
+            if number == len(texts):
+                texts.append(text)
+            return number
+
+        rows: list[tuple[int, ...]] = []
+        addresses: list[bytes] = []
+        for answer in answers:
+            resolver = known.get(answer.resolver, -1)
+            if resolver < 0:
+                resolver = len(resolvers) if len(resolvers) < MAX_RESOLVERS else OTHER_RESOLVER
+                if resolver != OTHER_RESOLVER:
+                    known[answer.resolver] = resolver
+                    resolvers.append(answer.resolver)
+            name = text_number(answer.name)
+            chain = text_number(CHAIN_SEPARATOR.join(answer.chain)) if answer.chain else 0
+            row = (answer.at_ns, answer.endpoint, answer.ttl, name, chain, resolver)
+            rows += [row] * len(answer.addresses)
+            addresses += answer.addresses
+        fresh = np.zeros(len(rows), RECORD)
+        fields = ("at_ns", "endpoint", "ttl", "name", "chain", "resolver")
+        for column, values in zip(fields, np.array(rows, np.int64).T, strict=True):
+            fresh[column] = values
+        fresh["address"] = np.frombuffer(b"".join(addresses), ">u8").reshape(-1, 2)
+        fresh["hash"] = _hash(fresh["endpoint"].astype(np.int64), fresh["address"])
+        records = np.concatenate([self.records, fresh])
+        records = records[np.lexsort((records["at_ns"], records["hash"]))]
+        made = replace(
+            self,
+            records=_newest_of_pairs(_compact(records, now_ns)),
+            texts=tuple(texts),
+            resolvers=tuple(resolvers),
+        )
+        return made._bounded()._without_unused()
+
+    def _bounded(self) -> "DomainTable":
+        """Drop the oldest records beyond the limits; count them."""
+        records, keep = self.records, np.ones(len(self.records), np.bool_)
+        endpoints, place, counts = np.unique(
+            records["endpoint"], return_inverse=True, return_counts=True
+        )
+        most = MAX_RECORDS_OF_ONE
+        if len(records) > MAX_RECORDS:  # those with most go first
+            most = min(most, _level(counts, MAX_RECORDS))
+        full = np.flatnonzero(counts > most)
+        for each in full.tolist():
+            rows = np.flatnonzero(place == each)
+            oldest = np.argsort(records["at_ns"][rows], kind="stable")[: counts[each] - most]
+            keep[rows[oldest]] = False
+        if not len(full):
+            return self
+        table = self._with_missing((int(endpoints[i]), FORGOTTEN) for i in full.tolist())
+        dropped = int(np.count_nonzero(~keep))
+        return replace(table, records=records[keep], forgotten=self.forgotten + dropped)
+
+    def _without_unused(self) -> "DomainTable":
+        """Renumber texts and resolvers once most are in no record."""
+        if len(self.texts) <= 2 * (len(self.records) + 512):
+            return self
+        records = self.records.copy()
+        texts = _renumber(records, ("name", "chain"), self.texts)
+        resolvers = _renumber(records, ("resolver",), self.resolvers)
+        return replace(self, records=records, texts=texts, resolvers=resolvers)
+
+    # -- the checkpoint ------------------------------------------------------------------------
+
+    def values(self) -> "SavedTable":
+        """Return what the checkpoint keeps beside ``records``."""
+        return SavedTable(
+            list(self.texts),
+            [each.hex() for each in self.resolvers],
+            list(self.missing),
+            self.forgotten,
+        )
+
+
+class SavedTable(msgspec.Struct, frozen=True):
+    texts: list[str]
+    resolvers: list[str]
+    missing: list[tuple[int, int]]
+    forgotten: int
+
+
+def restored(records: NDArray[np.void], values: SavedTable) -> DomainTable:
+    """Return a table of what was saved; ValueError if that is damaged."""
+    if records.dtype != RECORD:
+        raise ValueError("records of another layout")
+    for column in ("name", "chain"):
+        if len(records) and not 0 <= int(records[column].max()) < len(values.texts):
+            raise ValueError(f"a {column} is missing")
+    if len(records) and int(records["resolver"].max()) >= len(values.resolvers):
+        raise ValueError("a resolver is missing")
+    records = records.copy()
+    records["hash"] = _hash(records["endpoint"].astype(np.int64), records["address"])
+    return DomainTable(
+        records=records[np.lexsort((records["at_ns"], records["hash"]))],
+        texts=tuple(values.texts),
+        resolvers=tuple(bytes.fromhex(each) for each in values.resolvers),
+        missing=tuple(values.missing),
+        forgotten=values.forgotten,
+    )
+
+
+NO_DOMAINS = DomainTable()
+
+
+def lost(endpoints: Iterable[int]) -> list[tuple[int, int]]:
+    """Return ``missing`` for endpoints of which messages were lost."""
+    return [(each, MESSAGES_LOST) for each in endpoints]
+
+
+def _renumber(records: NDArray[np.void], fields: tuple[str, ...], values: tuple) -> tuple:  # type: ignore[type-arg]
+    used = np.unique(np.concatenate([np.zeros(1, np.int32), *(records[each] for each in fields)]))
+    for each in fields:
+        records[each] = np.searchsorted(used, records[each])
+    return tuple(values[i] for i in used.tolist())
+
+
+def _compact(records: NDArray[np.void], now_ns: int) -> NDArray[np.void]:
+    """Of the answers with the same name from the same resolver keep the first, the last, and
+    those of the last RECENT_NS: they say what was known at which time.
+    """
+    fields = ("at_ns", "resolver", "name", "endpoint")
+    keys = [records[each] for each in fields] + [records["hash"]]
+    order = np.lexsort(keys)
+    ordered = records[order]
+    same = np.zeros(len(order), np.bool_)
+    same[1:] = ordered["hash"][1:] == ordered["hash"][:-1]
+    for each in ("endpoint", "name", "resolver"):
+        same[1:] &= ordered[each][1:] == ordered[each][:-1]
+    old = ordered["at_ns"] < now_ns - RECENT_NS
+    drop = same.copy()  # neither the first ...
+    drop[:-1] &= same[1:] & old[1:]  # ... nor the last one that is old
+    drop[-1:] = False
+    drop &= old
+    if not drop.any():
+        return records
+    keep = np.ones(len(order), np.bool_)
+    keep[order[drop]] = False
+    return records[keep]
+
+
+def _newest_of_pairs(records: NDArray[np.void]) -> NDArray[np.void]:
+    """Keep the newest MAX_RECORDS_OF_PAIR of each pair: they bound what a look-up costs."""
+    behind = np.searchsorted(records["hash"], records["hash"], side="right")
+    return records[behind - np.arange(len(records)) <= MAX_RECORDS_OF_PAIR]
+
+
+def _hash(endpoints: NDArray[np.int64], addresses: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return hashes of endpoints (n,) and addresses (n, 2). Equal ones are compared in full."""
+    mixed = endpoints.astype(np.uint64) * _ODD[0]
+    mixed ^= addresses[:, 0] * _ODD[1]
+    mixed ^= mixed >> np.uint64(29)
+    mixed += addresses[:, 1] * _ODD[2]
+    mixed *= _ODD[0]
+    found: NDArray[np.uint64] = mixed ^ mixed >> np.uint64(32)
+    return found
+
+
+def _level(counts: NDArray[np.int64], whole: int) -> int:
+    """Return the largest cap on each of ``counts`` that keeps their sum within ``whole``."""
+    low, high = 0, int(counts.max(initial=0))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if int(np.minimum(counts, middle).sum()) <= whole:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names by endpoint, address and time."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from podtally.dns import domain_table
+from podtally.dns.candidates import FORGOTTEN, Candidates
+from podtally.dns.domain_table import NO_DOMAINS, DomainTable, restored
+from podtally.dns.tracker import Answer
+from tests.unit.dns_messages import OTHER_POD, POD, RESOLVER, mapped
+
+SECOND = 1_000_000_000
+ROGUE = mapped("10.99.0.66")
+
+
+def answer(name: str, *addresses: str, at: float = 1.0, **changes: object) -> Answer:
+    made = Answer(POD, int(at * SECOND), RESOLVER, name, (), tuple(map(mapped, addresses)), 30)
+    return made._replace(**changes)  # type: ignore[arg-type]
+
+
+def words(*addresses: str) -> NDArray[np.uint64]:
+    return np.frombuffer(b"".join(map(mapped, addresses)), ">u8").reshape(-1, 2).astype(np.uint64)
+
+
+def looked_up(
+    table: DomainTable, endpoint: int, address: str, at: float
+) -> list[tuple[str, float, bool]]:
+    """Return names with the time of the answer and trust, oldest first."""
+    times = np.array([int(at * SECOND)])
+    trusted = table.trust({RESOLVER})
+    found = table.find(np.array([endpoint]), words(address), times, trusted)
+    candidates = table.candidates(found, times, np.zeros(1, np.uint8), trusted, 0.0)
+    return listed(candidates, 0)
+
+
+def listed(candidates: Candidates, row: int) -> list[tuple[str, float, bool]]:
+    span = slice(*candidates.offsets[row : row + 2].tolist())
+    return [
+        (candidates.table[name], answered, trust)
+        for name, answered, trust in zip(
+            candidates.names[span].tolist(),
+            candidates.answered[span].tolist(),
+            candidates.trusted[span].tolist(),
+            strict=True,
+        )
+    ]
+
+
+def test_a_name_counts_from_its_answer_on() -> None:
+    table = NO_DOMAINS.updated([answer("a.example", "203.0.113.1")], 2 * SECOND)
+    assert looked_up(table, POD, "203.0.113.1", 0.9) == []
+    assert looked_up(table, POD, "203.0.113.1", 1.0) == [("a.example", 1.0, True)]
+    assert looked_up(table, POD, "203.0.113.1", 9999.0) == [("a.example", 1.0, True)]
+    assert looked_up(table, POD, "203.0.113.2", 2.0) == []
+
+
+def test_what_another_pod_asked_for_names_nothing_here() -> None:
+    table = NO_DOMAINS.updated([answer("a.example", "203.0.113.1")], 2 * SECOND)
+    assert looked_up(table, OTHER_POD, "203.0.113.1", 2.0) == []
+
+
+def test_several_names_and_the_latest_answer_of_each() -> None:
+    answers = [
+        answer("a.example", "203.0.113.1", at=1.0),
+        answer("b.example", "203.0.113.1", at=2.0),
+        answer("a.example", "203.0.113.1", at=3.0),
+        answer("a.example", "203.0.113.1", at=5.0),
+    ]
+    table = NO_DOMAINS.updated(answers, 6 * SECOND)
+    assert looked_up(table, POD, "203.0.113.1", 4.0) == [
+        ("b.example", 2.0, True),
+        ("a.example", 3.0, True),
+    ]
+    assert looked_up(table, POD, "203.0.113.1", 2.5) == [
+        ("a.example", 1.0, True),
+        ("b.example", 2.0, True),
+    ]
+
+
+def test_a_rogue_resolver_does_not_hide_the_trusted_answer() -> None:
+    answers = [
+        answer("a.example", "203.0.113.1"),
+        answer("a.example", "203.0.113.1", at=2.0, resolver=ROGUE),
+    ]
+    table = NO_DOMAINS.updated(answers, 3 * SECOND)
+    assert looked_up(table, POD, "203.0.113.1", 3.0) == [
+        ("a.example", 1.0, True),
+        ("a.example", 2.0, False),
+    ]
+
+
+def test_old_answers_are_merged_and_the_first_and_last_stay() -> None:
+    table, now = NO_DOMAINS, 0
+    for second in range(1, 101):
+        now = second * SECOND
+        table = table.updated([answer("a.example", "203.0.113.1", at=second)], now)
+    assert len(table) < 12
+    assert looked_up(table, POD, "203.0.113.1", 99.5) == [("a.example", 99.0, True)]
+    assert looked_up(table, POD, "203.0.113.1", 1.5) == [("a.example", 1.0, True)]
+    assert looked_up(table, POD, "203.0.113.1", 0.5) == []
+
+
+def test_many_at_once_agree_with_a_plain_search() -> None:
+    random = np.random.default_rng(23)
+    answers = [
+        answer(
+            f"n{random.integers(20)}.example",
+            *{f"203.0.113.{i}" for i in random.integers(1, 9, 3)},
+            at=int(at),
+            endpoint=int(random.integers(1, 4)),
+        )
+        for at in random.integers(1, 4, 300)
+    ]
+    table = NO_DOMAINS.updated(answers[:100], 4 * SECOND).updated(answers[100:], 4 * SECOND)
+    endpoints = random.integers(1, 5, 200)
+    addresses = [f"203.0.113.{i}" for i in random.integers(1, 12, 200)]
+    times = random.integers(0, 5, 200) * SECOND
+    trusted = table.trust({RESOLVER})
+    found = table.find(endpoints, words(*addresses), times, trusted)
+    candidates = table.candidates(found, times, np.zeros(200, np.uint8), trusted, 0.0)
+    for row in range(200):
+        expected: dict[str, float] = {}
+        for each in answers:
+            if (
+                each.endpoint == endpoints[row]
+                and mapped(addresses[row]) in each.addresses
+                and each.at_ns <= times[row]
+            ):
+                expected[each.name] = max(expected.get(each.name, 0.0), each.at_ns / SECOND)
+        assert {name: at for name, at, _ in listed(candidates, row)} == expected
+
+
+def test_limits_take_the_oldest_of_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(domain_table, "MAX_RECORDS", 100)
+    greedy = [answer(f"n{i}.example", f"203.0.{i // 250}.{i % 250}", at=i) for i in range(1, 500)]
+    modest = [answer("b.example", "203.0.113.1", endpoint=OTHER_POD)]
+    table = NO_DOMAINS.updated([*greedy, *modest], 500 * SECOND)
+    assert len(table) == 100
+    assert table.forgotten == 400
+    assert looked_up(table, OTHER_POD, "203.0.113.1", 500.0) == [("b.example", 1.0, True)]
+    assert looked_up(table, POD, "203.0.1.249", 500.0) == [("n499.example", 499.0, True)]
+    assert table.missing_of(np.array([POD, OTHER_POD])).tolist() == [FORGOTTEN, 0]
+
+
+def test_one_address_with_many_names_is_bounded() -> None:
+    names = [answer(f"n{i}.example", "203.0.113.1", at=i / 1000) for i in range(1, 3000)]
+    table = NO_DOMAINS.updated(names, 3 * SECOND)
+    assert len(table) == domain_table.MAX_RECORDS_OF_PAIR
+    assert looked_up(table, POD, "203.0.113.1", 3.0)[-1][0] == "n2999.example"
+
+
+def test_unused_names_are_dropped() -> None:
+    table = NO_DOMAINS
+    for turn in range(5):
+        batch = [answer(f"t{turn}n{i}.example", "203.0.113.1", at=turn + 1) for i in range(1000)]
+        table = table.updated(batch, (turn + 1) * SECOND)
+    assert len(table.texts) < 3 * 1000
+    assert looked_up(table, POD, "203.0.113.1", 9.0)[-1][0].startswith("t4n")
+
+
+def test_removed_endpoints_are_forgotten() -> None:
+    table = NO_DOMAINS.updated([answer("a.example", "203.0.113.1")], SECOND, missing=[(POD, 4)])
+    table = table.updated([], 2 * SECOND, gone={POD})
+    assert (len(table), table.missing) == (0, ())
+
+
+def test_the_checkpoint() -> None:
+    answers = [
+        answer("a.example", "203.0.113.1", chain=("b.example", "c.example")),
+        answer("d.example", "203.0.113.2"),
+    ]
+    before = NO_DOMAINS.updated(answers, 2 * SECOND, missing=[(9, 4)])
+    after = restored(before.records.copy(), before.values())
+    assert looked_up(after, POD, "203.0.113.1", 2.0) == [("a.example", 1.0, True)]
+    assert after.missing == ((9, 4),)
+    with pytest.raises(ValueError, match="name is missing"):
+        restored(before.records.copy(), NO_DOMAINS.values())
