@@ -8,11 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.policy_worlds import Maker, Probe, World
+from podtally.dns.candidates import NO_NAME_COLUMN, NameColumn, from_lists
+from podtally.dns.known_names import NO_NAMES
 from podtally.policy.model import (
     ADDRESS,
     EGRESS,
     INGRESS,
     UNIDENTIFIED,
+    VERDICTS,
     DirectionVerdict,
     PolicyEndpoint,
 )
@@ -36,6 +39,7 @@ class Outcome(NamedTuple):
     probes: int
     causes: Counter[str]  # of the plain engine's sides
     differences: list[Difference]
+    strict: int = 0  # probes with another verdict where DNS answers end with their TTL
 
 
 def run(probes: int, first_seed: int = 0) -> Outcome:
@@ -46,7 +50,9 @@ def run(probes: int, first_seed: int = 0) -> Outcome:
         for each in _of_seed(seed):
             outcome.causes.update(each.causes)
             outcome.differences.extend(each.differences)
-            outcome = outcome._replace(probes=outcome.probes + each.probes)
+            outcome = outcome._replace(
+                probes=outcome.probes + each.probes, strict=outcome.strict + each.strict
+            )
         seed += 1
     return outcome
 
@@ -75,18 +81,26 @@ def _of_seed(seed: int) -> Iterator[Outcome]:
 
 def _compare(seed: int, probes: list[Probe], world: World, judge: Evaluator) -> Outcome:
     judged = judge.judge(connections(probes))
-    engine, causes = Engine(world.policies), Counter[str]()
+    engine, causes, differs = Engine(world.policies), Counter[str](), 0
     differences = []
-    for probe, number in zip(probes, judged.outcome, strict=True):
-        plain, other = engine.direction_verdict(asked(probe, world)), judge.outcome(int(number))
+    for probe, number, strict in zip(probes, judged.outcome, judged.strict, strict=True):
+        conn = asked(probe, world)
+        plain, other = engine.direction_verdict(conn), judge.outcome(int(number))
+        enforced = engine.direction_verdict(conn._replace(names=conn.names.valid())).verdict
         causes[f"{plain.verdict}: {plain.cause}"] += 1
-        if plain != other:
+        differs += enforced != plain.verdict
+        if plain != other or VERDICTS[strict] != enforced:
             differences.append(Difference(seed, probe, plain, other))
-    return Outcome(len(probes), causes, differences)
+    return Outcome(len(probes), causes, differences, differs)
 
 
 def connections(probes: list[Probe]) -> PackedConnections:
-    local, peer, ip, protocol, port, is_egress = zip(*probes, strict=True)
+    local, peer, ip, protocol, port, is_egress, names = zip(*probes, strict=True)
+    candidates = from_lists(
+        [each.answers for each in names],
+        [each.at for each in names],
+        [each.missing for each in names],
+    )
     return PackedConnections(
         np.array(local, np.int32),
         np.array(peer, np.int32),
@@ -95,6 +109,7 @@ def connections(probes: list[Probe]) -> PackedConnections:
         np.array(protocol, np.int32),
         np.array(port, np.int32),
         np.array(is_egress, np.bool_),
+        NameColumn(candidates) if any(each != NO_NAMES for each in names) else NO_NAME_COLUMN,
     )
 
 
@@ -109,4 +124,5 @@ def asked(probe: Probe, world: World) -> RuleInput:
     local_ip = local.ips[0] if local.ips else 0
     how = (probe.protocol, probe.port)
     ends = (local, local_ip, peer, probe.ip, destination)
-    return RuleInput(direction, *ends, *how, world.by_service)
+    names = probe.names if probe.is_egress else NO_NAMES
+    return RuleInput(direction, *ends, *how, world.by_service, names)

@@ -25,6 +25,7 @@ from bench import differential
 from bench import policy_cluster as cluster
 from bench import policy_denials as denials
 from bench.report import Report, progress, show
+from podtally.dns.candidates import NameColumn
 from podtally.errors import PodtallyError
 from podtally.policy.model import ADDRESS, Policy, PolicyEndpoint
 from podtally.policy.reference.engine import Engine
@@ -68,6 +69,7 @@ def _differential(probes: int, report: Report) -> None:
     outcome = differential.run(probes)
     for cause, count in outcome.causes.most_common():
         report.rows.append((cause, count, "", True))
+    report.rows.append(("another verdict where TTLs are enforced", outcome.strict, "", True))
     for found in outcome.differences[:3]:
         progress(str(found))
     wrong = len(outcome.differences)
@@ -209,7 +211,7 @@ def _take(pairs: PackedConnections, index: NDArray[np.int64]) -> PackedConnectio
 
 
 def _bytes(connections: PackedConnections) -> int:
-    return sum(column.nbytes for column in connections)
+    return sum(column.nbytes for column in connections if not isinstance(column, NameColumn))
 
 
 def _kept_bytes() -> int:

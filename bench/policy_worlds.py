@@ -4,6 +4,15 @@
 import random
 from typing import NamedTuple
 
+from podtally.dns.known_names import (
+    ENCRYPTED_DNS,
+    NAMES_OFF,
+    NO_NAMES,
+    SEEN_LATE,
+    Answered,
+    KnownNames,
+)
+from podtally.policy.domain_patterns import WILDCARD
 from podtally.policy.model import (
     ADDRESS,
     ADMIN_TIER,
@@ -45,6 +54,8 @@ KEYS, VALUES = ("a", "b", "kubernetes.io/metadata.name"), ("", "x", "y", *NAMESP
 NUMBERS, NAMES = (0, 1, 53, 80, 81, 8080, LAST_PORT), ("web", "dns", "none")
 ICMP = 1
 PROTOCOLS = (TCP, TCP, UDP, SCTP, ICMP)
+DOMAIN_LABELS = ("a", "b", "c")
+NOW, EXPIRES = 1.8e9, (-3600.0, -1e-3, 0.0, 30.0)  # seconds
 _MAPPED = 0xFFFF << 32
 _V4, _V6 = _MAPPED | 10 << 24 | 99 << 16, 0x20010DB8 << 96  # 10.99.0.0, 2001:db8::
 _SPREAD = 64  # addresses of each family
@@ -65,6 +76,7 @@ class Probe(NamedTuple):
     protocol: int
     port: int
     is_egress: bool
+    names: KnownNames = NO_NAMES  # of the peer
 
 
 class Maker:
@@ -72,6 +84,7 @@ class Maker:
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
+        self._by_name = 0.5 if seed % 3 == 0 else 0.0  # peers of rules that allow
 
     def world(self) -> World:
         chance = self._random
@@ -95,7 +108,31 @@ class Maker:
         known = endpoints[peer].ips if peer >= 0 else ()
         ip = chance.choice((*known, self._ip())) if chance.random() < 0.95 else 0
         port = chance.choice(NUMBERS)  # 0: not known
-        return Probe(local, peer, ip, chance.choice(PROTOCOLS), port, chance.random() < 0.5)
+        how = (chance.choice(PROTOCOLS), port, chance.random() < 0.5)
+        return Probe(local, peer, ip, *how, self._known_names())
+
+    def _known_names(self) -> KnownNames:
+        """Answers in any order, some expired, some not trusted; often none."""
+        chance = self._random
+        names = [self.domain_name() for _ in range(chance.choice((0, 0, 1, 1, 2, 3)))]
+        answers = tuple(
+            Answered(name, NOW - chance.choice((0, 5, 60)), NOW + chance.choice(EXPIRES), trusted)
+            for name, trusted in dict.fromkeys((n, chance.random() < 0.8) for n in names)
+        )
+        return KnownNames(answers, NOW, chance.choice((0, 0, NAMES_OFF, SEEN_LATE | ENCRYPTED_DNS)))
+
+    def domain_name(self) -> str:
+        chance = self._random
+        return ".".join(chance.choice(DOMAIN_LABELS) for _ in range(chance.randint(1, 4)))
+
+    def _domains(self, allows: bool) -> DomainPeer:
+        """Names and wildcards, sometimes one twice or one within another."""
+        chance = self._random
+        names = [
+            WILDCARD * (chance.random() < 0.4) + self.domain_name()
+            for _ in range(chance.randint(1, 3))
+        ]
+        return DomainPeer(tuple(dict.fromkeys(names)), allows)
 
     def place(self, below: int) -> int:
         return self._random.randrange(below)
@@ -156,22 +193,25 @@ class Maker:
         action = ALLOW if tier == NETWORK_TIER else chance.choice((ALLOW, DENY, PASS))
         peers: tuple[Peer, ...] | None = None
         if chance.random() < 0.85:
-            peers = tuple(self._peer() for _ in range(chance.choice((0, 1, 1, 1, 2, 3))))
+            allows = action == ALLOW and tier != BASELINE_TIER
+            peers = tuple(self._peer(allows) for _ in range(chance.choice((0, 1, 1, 1, 2, 3))))
         ports: tuple[PolicyPort, ...] | None = None
         if chance.random() < 0.6:
             ports = tuple(self._port() for _ in range(chance.choice((0, 1, 1, 2, 3))))
         return Rule(index, action, peers, ports)
 
-    def _peer(self) -> Peer:
+    def _peer(self, allows: bool) -> Peer:
         chance = self._random
         kind = chance.random()
+        if allows and kind < self._by_name:
+            return self._domains(allows)
         if kind < 0.4:
             return PodPeer(None if chance.random() < 0.4 else self._selector(), self._selector())
         if kind < 0.8:
             return self._block()
         if kind < 0.88:
             return NodePeer(self._selector())
-        return self._hosts() if kind < 0.95 else DomainPeer(("example.com",))
+        return self._hosts() if kind < 0.92 else self._domains(allows)
 
     def _block(self) -> Block:
         chance = self._random

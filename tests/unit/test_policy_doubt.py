@@ -8,17 +8,17 @@ from collections.abc import Sequence
 import pytest
 
 from bench.differential import asked
-from bench.policy_worlds import Maker, World
+from bench.policy_worlds import NOW, Maker, Probe, World
+from podtally.dns.known_names import Answered
 from podtally.policy.model import (
     ALLOW,
     DENY,
     EVERYTHING,
     NETWORK_TIER,
     PASS,
-    Block,
     DirectionVerdict,
     DomainPeer,
-    Network,
+    Peer,
     PodSubject,
     Policy,
     Rule,
@@ -113,7 +113,8 @@ def test_what_is_decided_stands_however_the_doubts_turn_out() -> None:
             engine_ = Engine(turned.policies)
             for probe, before in zip(probes, now, strict=True):
                 if before != "unknown":
-                    after = engine_.direction_verdict(asked(probe, turned)).verdict
+                    seen = asked(_seen(probe, maker), turned)
+                    after = engine_.direction_verdict(seen).verdict
                     # An end of which nothing is known, a port 0, and the like are left as they are.
                     assert after in (before, "unknown"), (seed, probe)
     assert all(decided[verdict] > 100 for verdict in ("allowed", "denied", "undeclared", "unknown"))
@@ -160,11 +161,24 @@ def _resolved(given: Policy, chance: random.Random) -> Policy:
 
 
 def _rule(rule: Rule, chance: random.Random) -> Rule:
-    """A name resolves to everything, or to nothing."""
+    """A name that has no defined meaning means what it does elsewhere, or nothing."""
     if rule.peers is None:
         return rule
-    kept = [peer for peer in rule.peers if not isinstance(peer, DomainPeer)]
-    if len(kept) == len(rule.peers) or chance.random() < 0.5:
-        return rule._replace(peers=tuple(kept))
-    everything = (Block(Network(0xFFFF << 32, 96)), Block(Network(0, 0)))
-    return rule._replace(peers=(*kept, *everything))
+    means_nothing = chance.random() < 0.5
+    peers: list[Peer] = []
+    for peer in rule.peers:
+        if not isinstance(peer, DomainPeer) or peer.is_defined:
+            peers.append(peer)
+        elif not means_nothing:
+            peers.append(peer._replace(is_defined=True))
+    return rule._replace(peers=tuple(peers))
+
+
+def _seen(probe: Probe, maker: Maker) -> Probe:
+    """All DNS of the endpoint was seen, and there may have been another answer."""
+    if not probe.names.missing:
+        return probe
+    answers, more = probe.names.answers, maker.place(2)
+    if more:
+        answers = (*answers, Answered(maker.domain_name(), NOW - 1, NOW + 9))
+    return probe._replace(names=probe.names._replace(answers=answers, missing=0))

@@ -185,7 +185,7 @@ def test_admin_network_policy() -> None:
                     Block(Network(MAPPED | 10 << 24, 104)),
                     Block(Network(0x20010DB8 << 96, 32)),
                     NodePeer(EVERYTHING),
-                    DomainPeer(("*.example.com",)),
+                    DomainPeer(("*.example.com",), is_defined=False),
                 ),
                 None,
                 "first",

@@ -83,7 +83,7 @@ REASONS = [
     (
         ask(WEB, outside()),
         [admin("p", Rule(0, ALLOW, (DomainPeer(("a.example", "b.example")),)))],
-        "ClusterNetworkPolicy/p egress[0]: whether a.example or b.example resolves to 203.0.113.9 is unknown without DNS",
+        "ClusterNetworkPolicy/p egress[0]: whether a.example or b.example resolves to 203.0.113.9 is unknown: DNS is not captured",
     ),
     (
         ask(WEB._replace(namespace="bank"), DB),

@@ -10,21 +10,30 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# Bits of ``Candidates.missing``: why an endpoint may know names that are not listed.
-NAMES_OFF = 1  # DNS messages are not captured
-SEEN_LATE = 2  # the endpoint was there before the agent
-MESSAGES_LOST = 4  # the kernel or the parser dropped messages of this endpoint
-ENCRYPTED_DNS = 8  # it speaks DNS over TLS, QUIC or HTTPS
-FORGOTTEN = 16  # names of this endpoint were dropped at a limit
+from podtally.dns.known_names import (
+    ENCRYPTED_DNS,
+    FORGOTTEN,
+    MESSAGES_LOST,
+    NAMES_OFF,
+    NO_NAMES,
+    SEEN_LATE,
+    Answered,
+    KnownNames,
+)
 
-
-class Answered(NamedTuple):
-    """One answer that named the peer's address. Times: wall clock, seconds."""
-
-    name: str  # the queried one, lower case, without a trailing dot
-    answered: float
-    expires: float
-    trusted: bool = True  # from a resolver that counts for verdicts
+__all__ = [
+    "ENCRYPTED_DNS",
+    "FORGOTTEN",
+    "MESSAGES_LOST",
+    "NAMES_OFF",
+    "NO_NAME_COLUMN",
+    "SEEN_LATE",
+    "Answered",
+    "Candidates",
+    "NameColumn",
+    "empty",
+    "from_lists",
+]
 
 
 class Candidates(NamedTuple):
@@ -54,6 +63,18 @@ class Candidates(NamedTuple):
     def rows(self) -> NDArray[np.int64]:
         """Return the connection of every entry, (m,)."""
         return np.repeat(np.arange(len(self.at)), np.diff(self.offsets))
+
+    def known(self, row: int) -> KnownNames:
+        """Return the names of one connection."""
+        entries = slice(int(self.offsets[row]), int(self.offsets[row + 1]))
+        columns = (self.answered, self.expires, self.trusted)
+        answers = zip(
+            (self.table[name] for name in self.names[entries].tolist()),
+            *(column[entries].tolist() for column in columns),
+            strict=True,
+        )
+        found = tuple(Answered(*answer) for answer in answers)
+        return KnownNames(found, float(self.at[row]), int(self.missing[row]))
 
     def take(self, index: NDArray[np.int64]) -> "Candidates":
         """Return the candidates of the connections ``index``, in that order."""
@@ -103,3 +124,35 @@ def from_lists(
         at=np.array(at, np.float64),
         missing=np.array(missing, np.uint8),
     )
+
+
+class NameColumn:
+    """The candidates of connections as a column: an index takes connections."""
+
+    def __init__(
+        self, candidates: Candidates | None = None, rows: NDArray[np.int64] | None = None
+    ) -> None:
+        """Without candidates, the column has any length and no names."""
+        if candidates is not None and rows is None:
+            rows = np.arange(len(candidates.at))
+        self._candidates, self._rows = candidates, rows
+
+    def __getitem__(self, index: NDArray[np.int64] | NDArray[np.bool_] | slice) -> "NameColumn":
+        if self._candidates is None or self._rows is None:
+            return self
+        return NameColumn(self._candidates, self._rows[index])
+
+    def candidates(self) -> Candidates | None:
+        """Return those of the column's connections, in its order; None: there are no names."""
+        if self._candidates is None or self._rows is None:
+            return None
+        return self._candidates.take(self._rows)
+
+    def known(self, row: int) -> KnownNames:
+        """Return the names of one connection."""
+        if self._candidates is None or self._rows is None:
+            return NO_NAMES
+        return self._candidates.known(int(self._rows[row]))
+
+
+NO_NAME_COLUMN = NameColumn()

@@ -7,6 +7,7 @@ None means unknown where a comment says so; nothing is guessed from it.
 
 from typing import NamedTuple
 
+from podtally.dns.known_names import NO_NAMES, KnownNames
 from podtally.runtimes.model import Labels
 
 ALLOWED, DENIED, UNDECLARED, UNKNOWN = "allowed", "denied", "undeclared", "unknown"
@@ -68,7 +69,10 @@ class NodePeer(NamedTuple):
 
 
 class DomainPeer(NamedTuple):
+    """Peers that the source found by a name; see ``domain_patterns`` for the form of names."""
+
     names: tuple[str, ...]
+    is_defined: bool = True  # False: the API does not say what it means in such a rule
 
 
 class HostSubject(NamedTuple):
@@ -169,6 +173,7 @@ class Question(NamedTuple):
     destination_ip: int
     # Through a Service: a pod's connection to itself then leaves the pod.
     by_service: bool = False
+    names: KnownNames = NO_NAMES  # by which the source found the destination's address
 
 
 class DirectionVerdict(NamedTuple):

@@ -7,6 +7,7 @@ Used only for what is shown, so it may examine everything again.
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from podtally.policy.explain.domains import domain_doubt, domain_mismatch
 from podtally.policy.explain.formatting import (
     format_address,
     format_endpoint,
@@ -114,9 +115,7 @@ def describe_doubt(rule: Rule, policy: Policy, conn: RuleInput) -> str:
     peer = next(peers, None)
     who = format_endpoint(conn.peer, conn.peer_ip)
     if isinstance(peer, DomainPeer):
-        return (
-            f"whether {join_words(list(peer.names), 'or')} resolves to {who} is unknown without DNS"
-        )
+        return domain_doubt(peer, conn)
     if isinstance(peer, Block):
         return "the address is unknown"
     if conn.peer.kind == UNIDENTIFIED:
@@ -177,6 +176,8 @@ def _distance(peer: Peer, policy: Policy, conn: RuleInput) -> int:
         return 1 if any(in_network(n, conn.peer_ip) for n in peer.excepted) else 3
     if isinstance(peer, NodePeer):
         return 1 if endpoint.kind == NODE or endpoint.host_network else 4
+    if isinstance(peer, DomainPeer):
+        return 1 if conn.names.answers else 3
     if not isinstance(peer, PodPeer):
         return 2
     if endpoint.kind != POD or endpoint.host_network:
@@ -201,6 +202,8 @@ def _peer_words(peer: Peer, policy: Policy, conn: RuleInput) -> str:
         return f"node {endpoint.node} {_lacks(peer.nodes, endpoint.node_labels)}"
     if isinstance(peer, PodPeer):
         return _pod(peer, policy, endpoint, who)
+    if isinstance(peer, DomainPeer):
+        return domain_mismatch(peer, conn)
     return f"{who} is not selected" if endpoint.kind == HOST else f"{who} is not a host endpoint"
 
 

@@ -6,6 +6,7 @@ Made on demand; ``steps`` has every step.
 
 from collections.abc import Callable
 
+from podtally.policy.explain.domains import evidence
 from podtally.policy.explain.formatting import (
     format_endpoint,
     format_policy,
@@ -121,7 +122,8 @@ def _of_all(policies: tuple[Policy, ...], conn: RuleInput) -> NearMiss | None:
 
 def _by_cause(outcome: DirectionVerdict, conn: RuleInput) -> str | None:
     if outcome.rule is not None and outcome.cause == engine.RULE:
-        return format_rule(outcome.policies[0], outcome.rule, conn.direction)
+        policy, rule = outcome.policies[0], outcome.rule
+        return f"{format_rule(policy, rule, conn.direction)}{evidence(rule, policy, conn)}"
     if outcome.rule is not None and outcome.cause == engine.DOUBT:
         policy = outcome.policies[0]
         doubt = describe_doubt(outcome.rule, policy, conn)

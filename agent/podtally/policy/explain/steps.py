@@ -4,6 +4,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from podtally.policy.explain.domains import evidence
 from podtally.policy.explain.formatting import format_policy, format_rule
 from podtally.policy.explain.near_miss import describe_doubt, describe_mismatch
 from podtally.policy.explain.reasons import direction_reason
@@ -60,7 +61,7 @@ def _of_policy(policy: Policy, certain: bool, tier: str, conn: RuleInput) -> lis
 def _of_rule(rule: Rule, policy: Policy, tier: str, conn: RuleInput) -> Step:
     met = rule_matches(rule, policy, conn)
     if met:
-        result = f"matches: {rule.action}"
+        result = f"matches: {rule.action}{evidence(rule, policy, conn)}"
     elif met is None:
         result = f"may match: {describe_doubt(rule, policy, conn)}"
     else:

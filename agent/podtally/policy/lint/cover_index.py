@@ -9,6 +9,7 @@ from heapq import merge
 
 import numpy as np
 
+from podtally.policy.domain_patterns import above
 from podtally.policy.lint.subsumption import is_contradictory, namespaces_of
 from podtally.policy.model import (
     ANY_PROTOCOL,
@@ -88,7 +89,9 @@ class PeerIndex:
             lengths = (bits for bits in self._bits if bits <= peer.network.bits)
             return self._under([_prefix(peer.network, bits) for bits in lengths])
         if isinstance(peer, DomainPeer):
-            return self._under([("domain", name) for name in peer.names[:1]])
+            return self._under(
+                [("domain", each) for name in peer.names[:1] for each in above(name)]
+            )
         if isinstance(peer, NodePeer):
             scopes = [("node", peer.nodes)]
         elif isinstance(peer, PodPeer | PodSubject):

@@ -7,6 +7,7 @@ Decided by the text alone, not by a cluster; False if uncertain.
 from functools import lru_cache
 from typing import NamedTuple
 
+from podtally.policy.domain_patterns import covers
 from podtally.policy.model import (
     ANY_PROTOCOL,
     LAST_PORT,
@@ -85,7 +86,9 @@ def _covers_peer(
     if isinstance(outer, NodePeer) and isinstance(inner, NodePeer):
         return covers_selector(outer.nodes, inner.nodes)
     if isinstance(outer, DomainPeer) and isinstance(inner, DomainPeer):
-        return set(outer.names) >= set(inner.names)
+        if inner.is_defined != outer.is_defined:
+            return False
+        return all(any(covers(each, name) for each in outer.names) for name in inner.names)
     return outer == inner
 
 

@@ -4,6 +4,7 @@
 from collections.abc import Iterator
 
 from podtally.policy.cidr import parse_cel
+from podtally.policy.domain_patterns import normalise
 from podtally.policy.load.conversion import PROTOCOLS, name_of, selector
 from podtally.policy.model import (
     ADMIN_TIER,
@@ -46,7 +47,7 @@ def admin_network_policy(policy: wire.AdminNetworkPolicy, candidate: bool) -> Po
         )
         or None,
         tuple(
-            _rule(n, r.name, r.action, _peers(r.to or ()), _ports(r.ports))
+            _rule(n, r.name, r.action, _peers(r.to or (), r.action == "Allow"), _ports(r.ports))
             for n, r in enumerate(spec.egress)
         )
         or None,
@@ -83,6 +84,7 @@ def baseline_admin_network_policy(
 
 def cluster_network_policy(policy: wire.ClusterNetworkPolicy, candidate: bool) -> Policy:
     spec = policy.spec or wire.ClusterSpec()
+    accepts = "Accept" if _TIERS[spec.tier or "Admin"] == ADMIN_TIER else None
     return Policy(
         policy.kind,
         "",
@@ -94,7 +96,13 @@ def cluster_network_policy(policy: wire.ClusterNetworkPolicy, candidate: bool) -
         )
         or None,
         tuple(
-            _rule(n, r.name, r.action, _peers(r.to or ()), _protocols(r.protocols))
+            _rule(
+                n,
+                r.name,
+                r.action,
+                _peers(r.to or (), r.action == accepts),
+                _protocols(r.protocols),
+            )
             for n, r in enumerate(spec.egress)
         )
         or None,
@@ -120,6 +128,11 @@ def _rule(
     return Rule(index, _ACTIONS[action or ""], peers, ports, name)
 
 
+def _domains(names: tuple[str, ...], allows: bool) -> DomainPeer:
+    """Return a peer by name. "Currently only ALLOW type rules are proposed" (NPEP-133)."""
+    return DomainPeer(tuple(dict.fromkeys(map(normalise, names))), allows)
+
+
 def _pods(namespaces: LabelSelector | None, pods: wire.NamespacedPods | None) -> PodPeer:
     if pods is None:
         return PodPeer(selector(namespaces or LabelSelector()))
@@ -129,11 +142,14 @@ def _pods(namespaces: LabelSelector | None, pods: wire.NamespacedPods | None) ->
     )
 
 
-def _peers(given: _Peers) -> tuple[Peer, ...]:
-    return tuple(peer for one in given for peer in _peer(one))
+def _peers(given: _Peers, allows: bool = False) -> tuple[Peer, ...]:
+    """``allows``: the rule allows, in the Admin tier."""
+    return tuple(peer for one in given for peer in _peer(one, allows))
 
 
-def _peer(given: wire.IngressPeer | wire.EgressPeer | wire.BaselinePeer) -> Iterator[Peer]:
+def _peer(
+    given: wire.IngressPeer | wire.EgressPeer | wire.BaselinePeer, allows: bool
+) -> Iterator[Peer]:
     """Yield a peer for each network, otherwise a single one."""
     if given.namespaces is not None or given.pods is not None:
         yield _pods(given.namespaces, given.pods)
@@ -147,7 +163,7 @@ def _peer(given: wire.IngressPeer | wire.EgressPeer | wire.BaselinePeer) -> Iter
             raise ValueError(f"invalid CIDR {text!r} passed validation")
         yield Block(cidr.network())
     if isinstance(given, wire.EgressPeer) and given.domain_names:
-        yield DomainPeer(given.domain_names)
+        yield _domains(given.domain_names, allows)
 
 
 def _ports(given: tuple[wire.AdminPort, ...] | None) -> tuple[PolicyPort, ...] | None:

@@ -5,6 +5,7 @@ Defaults are those of k8s.io/kubernetes ``pkg/apis/networking/v1/defaults.go``.
 """
 
 from podtally.policy.cidr import parse_sloppy
+from podtally.policy.domain_patterns import normalise
 from podtally.policy.ingress import (
     CLASS_ANNOTATION,
     DeclaredIngress,
@@ -20,6 +21,7 @@ from podtally.policy.model import (
     TCP,
     UDP,
     Block,
+    DomainPeer,
     HostSubject,
     Network,
     Peer,
@@ -66,7 +68,7 @@ def host_policy(policy: network.HostPolicy, candidate: bool) -> Policy:
         for index, rule in enumerate(spec.ingress)
     )
     egress = tuple(
-        Rule(index, ALLOW, _host_peers(rule.to), _ports(rule.ports))
+        Rule(index, ALLOW, _host_destinations(rule.to), _ports(rule.ports))
         for index, rule in enumerate(spec.egress)
     )
     types = _policy_types(spec)
@@ -143,7 +145,21 @@ def _host_peers(given: tuple[network.HostPeer, ...]) -> tuple[Peer, ...] | None:
     )
 
 
-def endpoints(given: network.HostSpec | network.HostPeer) -> HostSubject:
+def _host_destinations(given: tuple[network.HostDestination, ...]) -> tuple[Peer, ...] | None:
+    return tuple(map(_host_destination, given)) or None
+
+
+def _host_destination(given: network.HostDestination) -> Peer:
+    if given.ip_block is not None:
+        return _block(given.ip_block)
+    if given.domain_names:
+        return DomainPeer(tuple(dict.fromkeys(map(normalise, given.domain_names))))
+    return endpoints(given)
+
+
+def endpoints(
+    given: network.HostSpec | network.HostPeer | network.HostDestination,
+) -> HostSubject:
     labelled = given.endpoint_selector
     return HostSubject(
         None if labelled is None else selector(labelled), given.units, given.containers, given.host

@@ -21,6 +21,8 @@ Admin, NetworkPolicy, Baseline. Where the documentation is silent:
   unknown only if it matters: if the verdict is the same whether or not the rule or policy in
   doubt applies, it stands (``doubt``). An unidentified peer may be the own node or the pod
   itself, so NetworkPolicy never denies it for certain. An unknown port (0) is any port.
+- A name in a rule that denies or passes, or of the baseline: "only ALLOW type rules are proposed"
+  (NPEP-133). Such a rule may match where the name does, and is a doubt.
 - HostPolicy is judged as NetworkPolicy is; only traffic to itself is exempt there.
 """
 
@@ -29,6 +31,7 @@ from functools import lru_cache, partial
 from itertools import groupby
 from typing import NamedTuple
 
+from podtally.dns.known_names import NO_NAMES
 from podtally.policy.model import (
     ADMIN_TIER,
     ALLOW,
@@ -112,6 +115,10 @@ class Engine:
         ingress = self.direction_verdict(rule_input(question, INGRESS))
         return Verdict(combine(ingress.verdict, egress.verdict), ingress, egress)
 
+    def strict_verdict(self, question: Question) -> str:
+        """Return the verdict of an implementation that enforces the TTLs of DNS answers."""
+        return self.judge(question._replace(names=question.names.valid())).verdict
+
     def direction_verdict(self, conn: RuleInput) -> DirectionVerdict:
         """Return the verdict of one endpoint's policies."""
         exempt = _exempt(conn)
@@ -147,12 +154,13 @@ def evaluation_order(policy: Policy) -> tuple[int, int, str, str, str]:
 
 
 def rule_input(question: Question, direction: str) -> RuleInput:
-    source, destination, protocol, port, source_ip, destination_ip, by_service = question
+    source, destination, protocol, port, source_ip, destination_ip, by_service, names = question
     if direction == INGRESS:
         ends = (destination, destination_ip, source, source_ip)
     else:
         ends = (source, source_ip, destination, destination_ip)
-    return RuleInput(direction, *ends, destination, protocol, port, by_service)
+    known = names if direction == EGRESS else NO_NAMES
+    return RuleInput(direction, *ends, destination, protocol, port, by_service, known)
 
 
 def combine(ingress: str, egress: str) -> str:

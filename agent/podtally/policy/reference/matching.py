@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from podtally.dns.known_names import NO_NAMES, Answered, KnownNames
 from podtally.identity.networks import ADDRESS_BITS
+from podtally.policy.domain_patterns import matches
 from podtally.policy.model import (
     ANY_PROTOCOL,
     HOST,
@@ -51,6 +53,7 @@ class RuleInput(NamedTuple):
     protocol: int
     port: int  # 0: the protocol has no ports, or the port is unknown
     by_service: bool = False  # see Question
+    names: KnownNames = NO_NAMES  # of the peer; only of egress
 
 
 def rules_of(policy: Policy, direction: str) -> tuple[Rule, ...] | None:
@@ -101,14 +104,34 @@ def peer_matches(peer: Peer, policy: Policy, conn: RuleInput) -> bool | None:
     if isinstance(peer, Block):
         return in_block(peer, conn.peer_ip) if conn.peer_ip else None
     if isinstance(peer, DomainPeer):
-        # Names may also resolve to pods and nodes (NPEP-133, expected behaviour), so without
-        # DNS answers no peer is ruled out.
-        return None
+        return domain_matches(peer, conn.names)
     return (
         None
         if endpoint.kind == UNIDENTIFIED
         else selector_matches(peer, policy.namespace, endpoint)
     )
+
+
+def domain_matches(peer: DomainPeer, names: KnownNames) -> bool | None:
+    """Whether the endpoint found the peer by one of the names; from NPEP-133.
+
+    "Pods are expected to make a DNS query for a domain before sending traffic to it." An answer
+    that has expired still counts: applications keep addresses. Pods and nodes may have names
+    too, so whose the address is does not matter.
+    """
+    if matching_answer(peer, names) is not None:
+        return True if peer.is_defined else None
+    return None if names.missing else False
+
+
+def matching_answer(peer: DomainPeer, names: KnownNames) -> Answered | None:
+    """Return the answer for one of the names that is valid for longest, from a trusted resolver."""
+    found = [
+        answer
+        for answer in names.answers
+        if answer.trusted and any(matches(pattern, answer.name) for pattern in peer.names)
+    ]
+    return max(found, key=lambda answer: (answer.expires, answer.answered), default=None)
 
 
 def selector_matches(

@@ -103,6 +103,17 @@ class HostPeer(PolicyStruct, frozen=True):
     host: bool = False
 
 
+class HostDestination(PolicyStruct, frozen=True):
+    """As HostPeer, or domain names."""
+
+    ip_block: IPBlock | None = None
+    endpoint_selector: LabelSelector | None = None
+    units: tuple[str, ...] = ()
+    containers: tuple[str, ...] = ()
+    host: bool = False
+    domain_names: tuple[str, ...] | None = None
+
+
 class HostIngressRule(PolicyStruct, frozen=True):
     ports: tuple[NetworkPort, ...] = ()
     from_: tuple[HostPeer, ...] = msgspec.field(name="from", default=())
@@ -110,7 +121,7 @@ class HostIngressRule(PolicyStruct, frozen=True):
 
 class HostEgressRule(PolicyStruct, frozen=True):
     ports: tuple[NetworkPort, ...] = ()
-    to: tuple[HostPeer, ...] = ()
+    to: tuple[HostDestination, ...] = ()
 
 
 class HostSpec(PolicyStruct, frozen=True):
@@ -144,7 +155,9 @@ class HostPolicy(PolicyStruct, frozen=True):
             ports:  # missing or empty: all
             - {protocol: TCP, port: 22}  # endPort makes it a range; no named ports
           egress:
-          - to: [{units: ["postgresql@*.service"]}]
+          - to:  # as from, or by the names that the endpoint's DNS answers have
+            - {units: ["postgresql@*.service"]}
+            - {domainNames: [api.example.com, "*.cdn.example.com"]}
 
     As with NetworkPolicy, the selected endpoints are isolated in the directions of policyTypes,
     and what any rule of any policy allows is allowed.

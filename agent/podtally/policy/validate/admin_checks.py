@@ -7,7 +7,6 @@ label selectors and protocols, so the server accepts what nothing can act on: su
 loaded as unreadable.
 """
 
-import re
 from typing import NamedTuple
 
 from podtally.policy.cidr import parse_cel
@@ -25,6 +24,7 @@ from podtally.policy.schema.admin import (
 )
 from podtally.policy.schema.network import LabelSelector, PolicyObjectMetadata
 from podtally.policy.validate import network_checks
+from podtally.policy.validate.domain_checks import domain_names
 from podtally.policy.validate.network_checks import Faults, not_one_of
 from podtally.policy.validate.port_checks import (
     admin_port,
@@ -39,15 +39,6 @@ _LAST_PRIORITY = 1000
 _MAX_RULE_NAME_CHARACTERS = 100
 _MAX_NETWORKS = 25
 _MAX_NETWORK_CHARACTERS = 43
-# All patterns but the newest say A-z, so a label may start with some symbols, as in _dmarc.
-_STRICT_DOMAIN = re.compile(
-    r"(\*\.)?([a-zA-Z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.)+"
-    r"[a-zA-Z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.?"
-)
-_DOMAIN = re.compile(
-    r"(\*\.)?([a-zA-z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.)+"
-    r"[a-zA-z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.?"
-)
 Peer = IngressPeer | BaselinePeer | EgressPeer
 
 
@@ -214,9 +205,7 @@ def _peer(peer: Peer, path: Path, grammar: _Grammar) -> Faults:
         for index, text in enumerate(peer.networks):
             yield from _network(text, (*path, "networks", index))
     if isinstance(peer, EgressPeer) and peer.domain_names is not None:
-        yield from _set(peer.domain_names, (*path, "domainNames"))
-        for index, text in enumerate(peer.domain_names):
-            yield from _domain(text, (*path, "domainNames", index))
+        yield from domain_names(peer.domain_names, (*path, "domainNames"))
 
 
 def _network(text: str, path: Path) -> Faults:
@@ -225,13 +214,6 @@ def _network(text: str, path: Path) -> Faults:
         yield Fault(path, f"invalid CIDR {brief(text)}: use the form 203.0.113.0/24")
     elif cidr.network().first != cidr.address:
         yield warning(path, f"{brief(text)} has host bits, which v1beta1 rejects")
-
-
-def _domain(text: str, path: Path) -> Faults:
-    if not _DOMAIN.fullmatch(text):
-        yield Fault(path, f"invalid domain name {brief(text)}: use the form *.example.com")
-    elif not _STRICT_DOMAIN.fullmatch(text):
-        yield warning(path, f"{brief(text)} has a label starting with a symbol; v1beta1 rejects it")
 
 
 def _set(given: tuple[str, ...], path: Path) -> Faults:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from podtally.policy.cidr import parse_sloppy
 from podtally.policy.problems import Fault, Path, warning
 from podtally.policy.schema.network import (
+    HostDestination,
     HostPeer,
     HostPolicy,
     HostSpec,
@@ -21,6 +22,7 @@ from podtally.policy.schema.network import (
     NetworkPort,
     PolicyObjectMetadata,
 )
+from podtally.policy.validate.domain_checks import domain_names
 from podtally.policy.validate.names import (
     dns_label,
     dns_subdomain,
@@ -73,8 +75,8 @@ def host_policy(policy: HostPolicy) -> Faults:
     for index, egress in enumerate(spec.egress):
         path = ("spec", "egress", index)
         yield from _host_ports(egress.ports, path)
-        for number, peer in enumerate(egress.to):
-            yield from _host_peer(peer, (*path, "to", number))
+        for number, destination in enumerate(egress.to):
+            yield from _host_destination(destination, (*path, "to", number))
     yield from _policy_types(spec.policy_types)
 
 
@@ -227,13 +229,13 @@ def _policy_types(given: tuple[str, ...]) -> Faults:
             yield not_one_of((*path, index), name, POLICY_TYPES)
 
 
-def _names_endpoints(given: HostSpec | HostPeer) -> bool:
+def _names_endpoints(given: HostSpec | HostPeer | HostDestination) -> bool:
     return bool(
         given.endpoint_selector is not None or given.units or given.containers or given.host
     )
 
 
-def _endpoints(given: HostSpec | HostPeer, path: Path) -> Faults:
+def _endpoints(given: HostSpec | HostPeer | HostDestination, path: Path) -> Faults:
     yield from selector(given.endpoint_selector, (*path, "endpointSelector"))
     for name, globs in (("units", given.units), ("containers", given.containers)):
         for index, glob in enumerate(globs):
@@ -250,6 +252,16 @@ def _host_peer(peer: HostPeer, path: Path) -> Faults:
             yield Fault(path, "must not have both ipBlock and endpoints; split it into two peers")
     elif not _names_endpoints(peer):
         yield Fault(path, "is empty; add ipBlock, endpointSelector, units, containers or host")
+
+
+def _host_destination(peer: HostDestination, path: Path) -> Faults:
+    if peer.domain_names is None:
+        fields = (peer.ip_block, peer.endpoint_selector, peer.units, peer.containers, peer.host)
+        yield from _host_peer(HostPeer(*fields), path)
+        return
+    if peer.ip_block is not None or _names_endpoints(peer):
+        yield Fault(path, "must not have domainNames and other fields; split it into two peers")
+    yield from domain_names(peer.domain_names, (*path, "domainNames"))
 
 
 def _host_ports(given: tuple[NetworkPort, ...], path: Path) -> Faults:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.arrays.packed_fields import PackedFields
+from podtally.dns.candidates import NO_NAME_COLUMN, NameColumn
 
 RESERVED_ROWS = 2  # rows before the endpoints: unidentified, address only
 
@@ -29,7 +30,7 @@ _SECRETS = np.frombuffer(os.urandom(8 * (KEY_WORDS + 1)), np.uint64) | np.uint64
 
 
 _ROWS = PackedFields(local=31, peer=32)
-_HOW = PackedFields(protocol=8, port=16, is_egress=1)
+_HOW = PackedFields(protocol=8, port=16, is_egress=1, names=20)
 _32 = np.uint64(32)
 
 
@@ -43,6 +44,7 @@ class PackedConnections(NamedTuple):
     protocol: NDArray[np.int32]
     port: NDArray[np.int32]  # the destination's own, 0 to 65535; 0: see rules.Asked
     is_egress: NDArray[np.bool_]  # whether the local endpoint opened it
+    names: NameColumn = NO_NAME_COLUMN  # of the peers, as the local endpoint found them
 
 
 class UnpackedKeys(NamedTuple):
@@ -55,9 +57,11 @@ class UnpackedKeys(NamedTuple):
     protocol: NDArray[np.int32]
     port: NDArray[np.int32]
     is_egress: NDArray[np.bool_]
+    names: NDArray[np.int32]  # a class of ``NameClasses``
 
 
 def pack_keys(connections: PackedConnections) -> Keys:
+    """Pack connections without the names of their peers."""
     words = np.empty((len(connections.local), KEY_WORDS), np.uint64)
     words[:, 0] = _ROWS.pack(
         local=connections.local.astype(np.int64) + RESERVED_ROWS,
@@ -65,9 +69,18 @@ def pack_keys(connections: PackedConnections) -> Keys:
     )
     words[:, 1], words[:, 2] = connections.high, connections.low
     words[:, 3] = _HOW.pack(
-        protocol=connections.protocol, port=connections.port, is_egress=connections.is_egress
+        protocol=connections.protocol,
+        port=connections.port,
+        is_egress=connections.is_egress,
     )
     return words
+
+
+def with_names(words: Keys, names: NDArray[np.int32]) -> Keys:
+    """Return keys from ``pack_keys`` with classes of names, (n,)."""
+    found = words.copy()
+    found[:, 3] |= _HOW.pack(names=names).astype(np.uint64)
+    return found
 
 
 def endpoint_rows(words: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -85,6 +98,7 @@ def unpack_keys(words: Keys) -> UnpackedKeys:
         _HOW.get("protocol", how).astype(np.int32),
         _HOW.get("port", how).astype(np.int32),
         _HOW.get("is_egress", how).astype(np.bool_),
+        _HOW.get("names", how).astype(np.int32),
     )
 
 

@@ -19,6 +19,7 @@ from podtally.policy.model import (
     PolicyEndpoint,
 )
 from podtally.policy.reference.matching import EndpointSelector, selector_matches
+from podtally.policy.vector.name_classes import NameClasses
 from podtally.policy.vector.selectors import (
     MAYBE,
     NO,
@@ -60,6 +61,7 @@ class EndpointClasses:
             PolicyEndpoint
         ] = []  # one of each class, without name, addresses and node
         self.table = MatchTable()  # slots, classes
+        self.names = NameClasses()
         self._numbers: dict[PolicyEndpoint, int] = {}
         self._pods, self._namespaces = LabelSets(), LabelSets()
         self._names: dict[str, int] = {}  # namespaces

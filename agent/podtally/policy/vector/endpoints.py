@@ -111,6 +111,7 @@ class Batch(NamedTuple):
     destination: NDArray[np.int32]  # class
     protocol: NDArray[np.int32]
     port: NDArray[np.int32]
+    names: NDArray[np.int32]  # class, see ``NameClasses``
 
     def take(self, index: Indices | NDArray[np.bool_] | slice) -> "Batch":
         return Batch._make(column[index] for column in self)
@@ -129,7 +130,9 @@ def batch_of(words: Keys, is_egress: bool, endpoints: EndpointTable) -> Batch:
     each = unpack_keys(words)
     mine, other = endpoints.class_of[each.local], endpoints.class_of[each.peer]
     destination = other if is_egress else mine
-    return Batch(mine, other, each.high, each.low, destination, each.protocol, each.port)
+    return Batch(
+        mine, other, each.high, each.low, destination, each.protocol, each.port, each.names
+    )
 
 
 def is_own_node(words: Keys, endpoints: EndpointTable) -> NDArray[np.bool_]:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.dns.candidates import NameColumn
+from podtally.dns.known_names import NO_NAMES
 from podtally.policy.explain.reasons import short_reason
 from podtally.policy.model import (
     ALLOWED,
@@ -26,6 +28,7 @@ from podtally.policy.model import (
     UNKNOWN,
     VERDICTS,
     DirectionVerdict,
+    DomainPeer,
     Policy,
     PolicyEndpoint,
     Rule,
@@ -46,9 +49,11 @@ from podtally.policy.vector.cache import (
     pack_keys,
     unique_rows,
     unpack_keys,
+    with_names,
 )
 from podtally.policy.vector.classes import EndpointClasses
 from podtally.policy.vector.endpoints import EndpointTable, batch_of, is_own_node
+from podtally.policy.vector.name_classes import NameClasses
 from podtally.policy.vector.outcomes import OutcomeTable
 from podtally.policy.vector.reasons import NO_LIMIT, JudgedConnection, ReasonBudget, ReasonWriter
 from podtally.policy.vector.rule_table import affected_by
@@ -125,6 +130,7 @@ _COMBINED = np.array(
 class Evaluated(NamedTuple):
     verdict: NDArray[np.uint8]  # places in model.VERDICTS
     outcome: NDArray[np.int32]  # for ``Evaluator.outcome``, until policies are set again
+    strict: NDArray[np.uint8]  # the verdict where DNS answers end with their TTL
 
 
 class Evaluator:
@@ -155,12 +161,29 @@ class Evaluator:
 
     def judge(self, connections: PackedConnections) -> Evaluated:
         found = np.empty(len(connections.local), np.int32)
+        strict = np.empty(len(found), np.uint8)
         for start in range(0, len(found), _ROWS):
             part = slice(start, start + _ROWS)
-            found[part] = self._look_up(
-                pack_keys(PackedConnections._make(c[part] for c in connections))
-            )
-        return Evaluated(self._outcomes.codes(found), found)
+            some = PackedConnections._make(c[part] for c in connections)
+            found[part], strict[part] = self._of_part(some)
+        return Evaluated(self._outcomes.codes(found), found, strict)
+
+    def _of_part(self, connections: PackedConnections) -> tuple[Numbers, NDArray[np.uint8]]:
+        """Return the outcomes, and the strict verdicts."""
+        if self._classes.names.is_full:
+            self._set_names(self._classes.names.lists)
+        words = pack_keys(connections)
+        names = self._classes.names.of(connections.names, connections.is_egress)
+        if names is None:
+            found = self._look_up(words)
+            return found, self._outcomes.codes(found)
+        found = self._look_up(with_names(words, names.names))
+        strict = self._outcomes.codes(found)
+        differs = np.flatnonzero(names.names != names.valid)
+        if len(differs):
+            of_valid = self._look_up(with_names(words[differs], names.valid[differs]))
+            strict[differs] = self._outcomes.codes(of_valid)
+        return found, strict
 
     @property
     def cached(self) -> int:
@@ -182,7 +205,7 @@ class Evaluator:
     def rule_input(self, connections: PackedConnections, index: int) -> RuleInput:
         """One of the connections, for the plain engine and for ``reasons``."""
         row = PackedConnections._make(column[index : index + 1] for column in connections)
-        return self._rule_input(unpack_keys(pack_keys(row)), 0)
+        return self._rule_input(unpack_keys(pack_keys(row)), 0, row.names)
 
     def reason(self, connections: PackedConnections, index: int, number: int) -> str:
         """In words, of one of the connections and the number of its side."""
@@ -197,18 +220,25 @@ class Evaluator:
     ) -> list[str]:
         """In words, of each connection and the number of its side; short beyond the budget."""
         words = pack_keys(connections)
+        classes = self._classes.names.of(connections.names, connections.is_egress)
+        if classes is not None:
+            words = with_names(words, classes.names)
         each = unpack_keys(words)
         found = []
         for row, number in enumerate(numbers.tolist()):
             word = words[row : row + 1]
-            text = self._reasons.known(number, word.tobytes())
+            known = NO_NAMES if classes is None else connections.names.known(row)
+            text = self._reasons.known(number, word.tobytes(), known)
             if text is None and budget.is_spent(int(each.local[row])):
                 direction = EGRESS if each.is_egress[row] else INGRESS
                 text = short_reason(self._outcomes[number], direction)
             if text is None:
                 kinds = (int(self._endpoints.class_of[end[row]]) for end in (each.local, each.peer))
                 given = JudgedConnection(
-                    word, self._rule_input(each, row), int(each.local[row]), *kinds
+                    word,
+                    self._rule_input(each, row, connections.names),
+                    int(each.local[row]),
+                    *kinds,
                 )
                 text = self._reasons.text(number, self._outcomes[number], given, budget)
             found.append(text)
@@ -275,8 +305,17 @@ class Evaluator:
             known[id(policy)] = one
         self._classes.forget_columns()
         self._policies = [known[id(policy)] for policy in after]
+        lists = tuple(dict.fromkeys(peer for one in self._policies for peer in one.domains()))
+        if set(lists) != set(self._classes.names.lists):
+            self._set_names(lists)
         self._forget_affected([*unused.values(), *fresh])
         self._drop_obsolete()
+
+    def _set_names(self, lists: Iterable[DomainPeer]) -> None:
+        """Number the classes of names from zero, and forget connections, which have them."""
+        self._classes.names = NameClasses(lists)
+        self._cache.clear()
+        self._prepared, self._reasons = None, ReasonWriter(self._nearest)
 
     def _forget_affected(self, policies: Sequence[CompiledPolicy]) -> None:
         self._prepared, self._reasons = None, ReasonWriter(self._nearest)
@@ -296,7 +335,9 @@ class Evaluator:
         """Rebuild classes and selectors, which only grow, once most may be obsolete."""
         if self._classes.size <= self._max_size:
             return
-        self._classes = EndpointClasses()
+        lists, self._classes = self._classes.names.lists, EndpointClasses()
+        if lists:
+            self._set_names(lists)
         self._endpoints = EndpointTable(self._endpoints.all(), self._classes)
         self._policies = [compile_policy(one.policy, self._classes) for one in self._policies]
         self._classes.forget_columns()
@@ -339,7 +380,7 @@ class Evaluator:
                 found[rows] = prepared.tiers(is_egress).judge(asked)
         return found
 
-    def _rule_input(self, each: UnpackedKeys, row: int) -> RuleInput:
+    def _rule_input(self, each: UnpackedKeys, row: int, names: NameColumn) -> RuleInput:
         local = self._endpoints[int(each.local[row]) - RESERVED_ROWS]
         peer = self._endpoints[int(each.peer[row]) - RESERVED_ROWS]
         is_egress = bool(each.is_egress[row])
@@ -353,6 +394,7 @@ class Evaluator:
             int(each.protocol[row]),
             int(each.port[row]),
             self._by_service,
+            names.known(row) if is_egress else NO_NAMES,
         )
 
 

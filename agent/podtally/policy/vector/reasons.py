@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from podtally.dns.known_names import KnownNames
 from podtally.identity.networks import ADDRESS_BITS
 from podtally.policy.explain.near_miss import MIN_BOTH_FAIL, NearMiss, nearest_miss
 from podtally.policy.explain.reasons import direction_reason, short_reason
@@ -16,6 +17,7 @@ from podtally.policy.model import (
     INGRESS,
     Block,
     DirectionVerdict,
+    DomainPeer,
     Network,
     Policy,
     PolicyPort,
@@ -157,6 +159,7 @@ class _Shape(NamedTuple):
     addresses: AddressClasses
     ports: PortClasses
     size: int  # rules, and what is in them
+    has_domains: bool
 
 
 class ReasonWriter:
@@ -166,15 +169,15 @@ class ReasonWriter:
         self._candidates = candidates
         self._shapes: dict[tuple[int, str], _Shape] = {}
         self._searched: dict[tuple[object, ...], _Searched] = {}
-        self._texts: dict[tuple[int, bytes], str] = {}
+        self._texts: dict[tuple[int, bytes, KnownNames], str] = {}
 
     def forget_texts(self) -> None:
         """Forget texts when an endpoint changes: they contain names and labels."""
         self._texts.clear()
 
-    def known(self, number: int, key: bytes) -> str | None:
+    def known(self, number: int, key: bytes, names: KnownNames) -> str | None:
         """The reason of a side on a connection, if it was made before; ``key``: its word."""
-        return self._texts.get((number, key))
+        return self._texts.get((number, key, names))
 
     def text(
         self, number: int, outcome: DirectionVerdict, given: JudgedConnection, budget: ReasonBudget
@@ -191,7 +194,7 @@ class ReasonWriter:
         text = direction_reason(outcome, given.conn, lambda *_: near)
         if len(self._texts) >= _MAX_CACHED:
             self._texts.clear()
-        self._texts[number, given.word.tobytes()] = text
+        self._texts[number, given.word.tobytes(), given.conn.names] = text
         return text
 
     def _nearest_of(
@@ -229,7 +232,8 @@ class ReasonWriter:
             if not budget.take(given.who, size // _SHAPED):
                 return None
             ports = (port for rule in rules for port in rule.ports or () if not port.name)
-            shape = _Shape(AddressClasses(_networks(rules)), PortClasses(ports), size)
+            named = any(isinstance(p, DomainPeer) for rule in rules for p in rule.peers or ())
+            shape = _Shape(AddressClasses(_networks(rules)), PortClasses(ports), size, named)
             self._shapes[number, direction] = shape
         return shape
 
@@ -250,6 +254,7 @@ def _alike(number: int, shape: _Shape, given: JudgedConnection) -> tuple[object,
         conn.protocol,
         shape.ports.of(conn.port),
         names,
+        conn.names if shape.has_domains else None,
     )
 
 

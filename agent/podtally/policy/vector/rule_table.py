@@ -38,7 +38,7 @@ class RuleTable:
         self._classes = classes
         self._sparse: dict[bytes, RuleIndex] = {}
         ranges: list[BlockRanges] = []
-        numbers, slots = [], []
+        numbers, slots, lists = [], [], []
         self._ports = PortTable(classes)
         ports = []
         for entry in self.entries:
@@ -48,11 +48,14 @@ class RuleTable:
             if entry is not None and entry.ranges is not None:
                 ranges.append(entry.ranges)
             slots.append(() if entry is None else entry.slots)
+            lists.append([classes.names.number(p) for p in entry.domains] if entry else [])
         self._ports.close()
         self._ports_of, self._ranges_of = np.array(ports, np.int64), np.array(numbers, np.int64)
         self._ranges = RangeTable(ranges)
         self._slots_of = ragged_lists([len(each) for each in slots])
         self._slots = np.array([slot for each in slots for slot in each], np.int64)
+        self._lists_of = ragged_lists([len(each) for each in lists])
+        self._lists = np.array([number for each in lists for number in each], np.int64)
         self.denies = np.array([_denies(entry) for entry in self.entries], np.bool_)
         # The match of every peer, whatever it is.
         self._least = np.array([_least(entry) for entry in self.entries], np.uint8)
@@ -95,6 +98,11 @@ class RuleTable:
         of_slots = self._classes.table.at(self._slots[place], columns)
         found = max_of_lists(owner, of_slots, len(entries))
         np.maximum(found, self._least[entries], out=found)
+        if len(self._lists):
+            owner, place = self._lists_of.of(entries).members()
+            names = batch.names[rows[owner]].astype(np.int64)
+            of_lists = self._classes.names.at(names, self._lists[place])
+            np.maximum(found, max_of_lists(owner, of_lists, len(entries)), out=found)
         numbers = self._ranges_of[entries]
         some = np.flatnonzero((numbers != _NONE) & (found != YES))
         held = self._blocks(numbers[some], batch, rows[some])
@@ -113,7 +121,7 @@ def _entries(one: CompiledPolicy, is_egress: bool) -> Sequence[CompiledRule | No
 
 
 def _least(entry: CompiledRule | None) -> int:
-    if entry is None or entry.by_name:
+    if entry is None:
         return MAYBE
     return YES if entry.everyone else NO
 

@@ -22,7 +22,7 @@ class CompiledRule(NamedTuple):
     rule: Rule
     slots: tuple[int, ...] = ()  # peers by labels
     ranges: BlockRanges | None = None  # peers by address
-    by_name: bool = False  # peers by a name of DNS
+    domains: tuple[DomainPeer, ...] = ()  # peers by name
     everyone: bool = False
 
 
@@ -34,6 +34,10 @@ class CompiledPolicy(NamedTuple):
 
     def rules(self, is_egress: bool) -> tuple[CompiledRule, ...] | None:
         return self.egress if is_egress else self.ingress
+
+    def domains(self) -> Iterator[DomainPeer]:
+        for rule in (*(self.ingress or ()), *(self.egress or ())):
+            yield from rule.domains
 
     def applies_in(self, is_egress: bool) -> bool:
         return applies_in(self.policy, EGRESS if is_egress else INGRESS)
@@ -58,8 +62,8 @@ def _rule(rule: Rule, namespace: str, classes: EndpointClasses) -> CompiledRule:
         for peer in rule.peers
         if not isinstance(peer, Block | DomainPeer)
     ]
-    by_name = any(isinstance(peer, DomainPeer) for peer in rule.peers)
-    return CompiledRule(rule, tuple(slots), BlockRanges(blocks) if blocks else None, by_name)
+    domains = tuple(peer for peer in rule.peers if isinstance(peer, DomainPeer))
+    return CompiledRule(rule, tuple(slots), BlockRanges(blocks) if blocks else None, domains)
 
 
 _PAIRS = 1 << 17  # at a time, which bounds the memory that they take
@@ -72,7 +76,7 @@ _K1, _K2, _K3 = (np.uint64(k | 1) for k in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5
 
 
 _CLASSES = PackedFields(peer=31, destination=32)
-_PORTS = PackedFields(protocol=8, port=32)  # port: between which bounds
+_PORTS = PackedFields(protocol=8, port=32, names=20)  # port: between which bounds
 
 
 _64, _ALL = 64, (1 << 64) - 1
@@ -99,13 +103,17 @@ class RuleIndex:
         ranged: list[int] = []
         slots: list[int] = []
         owners: list[int] = []
+        lists: list[int] = []
+        named: list[int] = []
         networks: dict[int, list[tuple[int, int]]] = {}
         for place, rule in enumerate(rules):
-            if rule is None or rule.everyone or rule.by_name:
+            if rule is None or rule.everyone:
                 tried.append(place)
                 continue
             slots += rule.slots
             owners += [place] * len(rule.slots)
+            lists += [classes.names.number(peer) for peer in rule.domains]
+            named += [place] * len(rule.domains)
             if rule.ranges is not None:
                 ranged.append(place)
             for peer in rule.rule.peers or ():
@@ -113,6 +121,7 @@ class RuleIndex:
                     networks.setdefault(peer.network.bits, []).append((peer.network.first, place))
         self._tried, self._ranged = np.array(tried, np.int64), np.array(ranged, np.int64)
         self._slots, self._owners = np.array(slots, np.int64), np.array(owners, np.int64)
+        self._lists, self._named = np.array(lists, np.int64), np.array(named, np.int64)
         self._networks = [_networks(bits, each) for bits, each in networks.items()]
 
     def parts(self, batch: Batch) -> Iterator[tuple[Indices, Indices]]:
@@ -140,6 +149,11 @@ class RuleIndex:
             matches = self._classes.table.at(self._slots, peer)
             selected = self._owners[matches != NO]
             yield _product(np.flatnonzero(of_row.ravel() == number), selected, self.size)
+        if len(self._lists):
+            names, of_row = np.unique(batch.names, return_inverse=True)
+            for number, name in enumerate(names.tolist()):
+                selected = self._named[self._classes.names.of_class(name)[self._lists] != NO]
+                yield _product(np.flatnonzero(of_row.ravel() == number), selected, self.size)
 
 
 def group_connections(
@@ -152,7 +166,7 @@ def group_connections(
     words = np.empty((len(rows), KEY_WORDS), np.uint64)
     words[:, 0] = _CLASSES.pack(peer=batch.peer[rows], destination=batch.destination[rows])
     words[:, 1], words[:, 2] = batch.high[rows], batch.low[rows]
-    words[:, 3] = _PORTS.pack(protocol=batch.protocol[rows], port=port)
+    words[:, 3] = _PORTS.pack(protocol=batch.protocol[rows], port=port, names=batch.names[rows])
     unique, kind = unique_rows(words)
     one = np.empty(len(unique), np.int64)
     one[kind] = rows

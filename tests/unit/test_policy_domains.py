@@ -1,0 +1,427 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules by domain name, in both engines: which answers make one match, and what stays unknown."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from podtally.dns.candidates import NameColumn, from_lists
+from podtally.dns.known_names import (
+    ENCRYPTED_DNS,
+    FORGOTTEN,
+    MESSAGES_LOST,
+    NAMES_OFF,
+    SEEN_LATE,
+    Answered,
+    KnownNames,
+)
+from podtally.policy.domain_patterns import above, covers, matches, normalise
+from podtally.policy.explain.reasons import direction_reason
+from podtally.policy.model import (
+    ADDRESS,
+    ALLOW,
+    BASELINE_TIER,
+    DENY,
+    EGRESS,
+    EVERYTHING,
+    HOST,
+    PASS,
+    TCP,
+    UNIDENTIFIED,
+    VERDICTS,
+    DomainPeer,
+    HostSubject,
+    PodPeer,
+    PodSubject,
+    Policy,
+    PolicyEndpoint,
+    PolicyPort,
+    Question,
+    Rule,
+)
+from podtally.policy.reference.engine import Engine, rule_input
+from podtally.policy.vector import name_classes
+from podtally.policy.vector.evaluator import (
+    ADDRESS_INDEX,
+    UNKNOWN_INDEX,
+    Evaluator,
+    PackedConnections,
+)
+from tests.unit.policy_support import ask, block, ip, outside, pod, policy, rules
+
+AT = 1_800_000_000.0
+WEB, DB = pod("shop/web", "10.99.0.1"), pod("shop/db", "10.99.0.2")
+CLOSED = policy("shop/closed", egress=())
+HTTPS = (PolicyPort(TCP, 443, 443),)
+
+
+class Judged(NamedTuple):
+    verdict: str
+    reason: str
+    strict: str  # the verdict where answers end with their TTL
+
+
+def answered(name: str, ago: float = 12, ttl: float = 30, trusted: bool = True) -> Answered:
+    return Answered(name, AT - ago, AT - ago + ttl, trusted)
+
+
+def known(*answers: Answered | str, missing: int = 0) -> KnownNames:
+    written = tuple(answered(a) if isinstance(a, str) else a for a in answers)
+    return KnownNames(written, AT, missing)
+
+
+def admin(*written: Rule, name: str = "payments", priority: int = 10) -> Policy:
+    """Of the admin tier, over all pods."""
+    subject, egress = PodSubject(EVERYTHING), rules(*written)
+    return Policy("ClusterNetworkPolicy", "", name, subject, None, egress, 0, priority)
+
+
+def by_name(*names: str, action: str = ALLOW) -> Rule:
+    return Rule(0, action, (DomainPeer(names, action == ALLOW),))
+
+
+def judge(names: KnownNames, *policies: Policy, question: Question | None = None) -> Judged:
+    """Judge an egress by both engines, which must agree."""
+    question = (question or ask(WEB, outside(), 443))._replace(names=names)
+    engine, conn = Engine(policies), rule_input(question, EGRESS)
+    plain = engine.direction_verdict(conn)
+    strict = engine.direction_verdict(conn._replace(names=names.valid())).verdict
+    found = Judged(plain.verdict, direction_reason(plain, conn), strict)
+    compiled = Evaluator(policies, (question.source, question.destination))
+    peer = {ADDRESS: ADDRESS_INDEX, UNIDENTIFIED: UNKNOWN_INDEX}.get(question.destination.kind, 1)
+    packed = PackedConnections(
+        np.zeros(1, np.int32),
+        np.array([peer], np.int32),
+        np.array([question.destination_ip >> 64], np.uint64),
+        np.array([question.destination_ip & (1 << 64) - 1], np.uint64),
+        np.array([question.protocol], np.int32),
+        np.array([question.port], np.int32),
+        np.ones(1, np.bool_),
+        NameColumn(from_lists([names.answers], [names.at], [names.missing])),
+    )
+    other = compiled.judge(packed)
+    number = int(other.outcome[0])
+    assert compiled.outcome(number) == plain
+    assert compiled.reason(packed, 0, number) == found.reason
+    assert VERDICTS[int(other.strict[0])] == strict
+    return found
+
+
+# -- 1: rules that accept, in the Admin tier ---------------------------------------------------
+
+
+def test_a_name_that_the_pod_asked_for_is_allowed_with_the_evidence() -> None:
+    payments = admin(Rule(0, ALLOW, (PodPeer(EVERYTHING),)), by_name("api.stripe.com"))
+    found = judge(known("api.stripe.com"), payments, CLOSED)
+    assert found == (
+        "allowed",
+        "ClusterNetworkPolicy/payments egress[1]: api.stripe.com, queried 12 s before, TTL 30",
+        "allowed",
+    )
+
+
+@pytest.mark.parametrize("action", [DENY, PASS])
+def test_a_name_in_a_rule_that_denies_or_passes_is_a_doubt_where_it_could_matter(
+    action: str,
+) -> None:
+    odd = admin(by_name("api.example.com", action=action))
+    network = policy("shop/open", egress=rules(Rule(0, ALLOW)))
+    found = judge(known("api.example.com"), odd, CLOSED if action == PASS else network)
+    # Where it passes, NetworkPolicy denies either way.
+    assert found.verdict == ("denied" if action == PASS else "unknown")
+    if action == DENY:
+        assert found.reason == (
+            "ClusterNetworkPolicy/payments egress[0]: api.example.com matches, but the API defines "
+            "names only in rules that allow"
+        )
+    assert judge(known("other.example.com"), odd, network).verdict == "allowed"
+    assert (
+        judge(known("api.example.com"), odd, admin(Rule(0, DENY), priority=1)).verdict == "denied"
+    )
+
+
+def test_a_name_in_a_rule_that_passes_matters_before_a_denial() -> None:
+    rest = Rule(1, DENY, (block("0.0.0.0/0"),))
+    odd = admin(by_name("api.example.com", action=PASS), rest)
+    assert judge(known("api.example.com"), odd).verdict == "unknown"
+    assert judge(known(), odd).verdict == "denied"
+
+
+def test_a_name_in_the_baseline_is_a_doubt() -> None:
+    rule = Rule(0, ALLOW, (DomainPeer(("api.example.com",), is_defined=False),))
+    baseline = admin(rule, Rule(1, DENY))._replace(tier=BASELINE_TIER)
+    assert judge(known("api.example.com"), baseline).verdict == "unknown"
+    assert judge(known("www.example.com"), baseline).verdict == "denied"
+    assert judge(known("api.example.com"), baseline, CLOSED).verdict == "denied"
+
+
+# -- 2: names and wildcards --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "expected"),
+    [
+        ("kubernetes.io", "kubernetes.io", True),
+        ("kubernetes.io", "www.kubernetes.io", False),
+        ("kubernetes.io", "my-kubernetes.io", False),
+        ("*.kubernetes.io", "www.kubernetes.io", True),
+        ("*.kubernetes.io", "latest.blog.kubernetes.io", True),
+        ("*.kubernetes.io", "kubernetes.io", False),
+        ("*.kubernetes.io", "my-kubernetes.io", False),
+        ("*.kubernetes.io", "kubernetes.io.evil.example", False),
+        ("*.blog.kubernetes.io", "www.kubernetes.io", False),
+        ("_dmarc.example.com", "_dmarc.example.com", True),
+    ],
+)
+def test_what_a_pattern_matches(pattern: str, name: str, expected: bool) -> None:
+    assert matches(pattern, name) is expected
+    verdict = judge(known(name), admin(by_name(pattern)), CLOSED).verdict
+    assert verdict == ("allowed" if expected else "denied")
+
+
+def test_case_and_a_trailing_dot_do_not_matter() -> None:
+    assert normalise("API.Example.COM.") == "api.example.com"
+    assert normalise("*.Example.com.") == "*.example.com"
+
+
+def test_one_of_many_names_is_enough() -> None:
+    listed = [f"n{n}.example.com" for n in range(24)]
+    named = admin(by_name(*listed, "*.example.org"))
+    assert judge(known("n23.example.com"), named, CLOSED).verdict == "allowed"
+    assert judge(known("a.example.org"), named, CLOSED).verdict == "allowed"
+    assert judge(known("a.example.net"), named, CLOSED).verdict == "denied"
+
+
+def test_what_a_pattern_covers() -> None:
+    assert covers("*.a.b", "x.a.b")
+    assert covers("*.a.b", "*.x.a.b")
+    assert not covers("*.a.b", "a.b")
+    assert not covers("*.x.a.b", "*.a.b")
+    assert above("*.a.b.c") == ["*.a.b.c", "*.b.c", "*.c"]
+
+
+# -- 3: whose answers --------------------------------------------------------------------------
+
+
+def test_an_address_that_the_pod_has_no_answer_for_is_not_of_the_name() -> None:
+    found = judge(known(), admin(by_name("api.example.com")), CLOSED)
+    assert (found.verdict, found.strict) == ("denied", "denied")
+    only = policy(
+        "", kind="HostPolicy", subject=HostSubject(EVERYTHING), egress=rules(by_name("a.b"))
+    )
+    host = PolicyEndpoint(HOST, ips=(ip("10.99.0.9"),), unit="app.service")
+    found = judge(known(), only, question=ask(host, outside(), 443))
+    assert found.reason.endswith(
+        "nearest HostPolicy/ egress[0]: 203.0.113.9 was in no DNS answer, so it is not a.b"
+    )
+
+
+def test_the_name_that_was_queried_counts_not_the_canonical_one() -> None:
+    """The name table lists queried names only; a rule for the canonical one does not match."""
+    allowed = judge(known("www.example.com"), admin(by_name("www.example.com")), CLOSED)
+    denied = judge(known("www.example.com"), admin(by_name("edge.cdn.example")), CLOSED)
+    assert (allowed.verdict, denied.verdict) == ("allowed", "denied")
+
+
+def test_ports_count_as_in_any_rule() -> None:
+    named = admin(by_name("api.example.com")._replace(ports=HTTPS))
+    names = known("api.example.com")
+    assert judge(names, named, CLOSED).verdict == "allowed"
+    assert judge(names, named, CLOSED, question=ask(WEB, outside(), 80)).verdict == "denied"
+
+
+# -- 5: time -----------------------------------------------------------------------------------
+
+
+def test_an_expired_answer_still_counts_and_the_strict_verdict_stands_beside() -> None:
+    names = known(answered("api.stripe.com", ago=70, ttl=30))
+    found = judge(names, admin(by_name("api.stripe.com")), CLOSED)
+    assert found == (
+        "allowed",
+        "ClusterNetworkPolicy/payments egress[0]: api.stripe.com, queried 70 s before, TTL 30, "
+        "expired 40 s before",
+        "denied",
+    )
+
+
+def test_an_answer_is_valid_until_its_ttl_ends() -> None:
+    named = admin(by_name("api.example.com"))
+    assert judge(known(answered("api.example.com", 30, 30)), named, CLOSED).strict == "allowed"
+    late = known(answered("api.example.com", 30.001, 30))
+    assert judge(late, named, CLOSED).strict == "denied"
+
+
+def test_an_expired_answer_does_not_matter_beside_a_valid_one() -> None:
+    named = admin(by_name("*.example.com"))
+    names = known(answered("old.example.com", 90, 30), answered("new.example.com", 2, 5))
+    found = judge(names, named, CLOSED)
+    assert found.strict == "allowed"
+    assert found.reason.endswith("new.example.com, queried 2 s before, TTL 5")
+
+
+def test_an_expired_answer_does_not_matter_if_another_rule_allows() -> None:
+    also = Rule(0, ALLOW, (block("203.0.113.0/24"),))
+    names = known(answered("api.example.com", 90, 30))
+    assert judge(names, admin(by_name("api.example.com"), also), CLOSED).strict == "allowed"
+
+
+# -- 6: trust ----------------------------------------------------------------------------------
+
+
+def test_a_resolver_that_is_not_trusted_allows_nothing() -> None:
+    host = policy(
+        "h",
+        kind="HostPolicy",
+        subject=HostSubject(EVERYTHING),
+        egress=rules(by_name("api.example.com")),
+    )
+    names = known(answered("api.example.com", trusted=False))
+    client = PolicyEndpoint(HOST, ips=(ip("10.99.0.9"),), unit="app.service")
+    found = judge(names, host, question=ask(client, outside(), 443))
+    assert found.verdict == "denied"
+    assert found.reason.endswith(
+        "nearest HostPolicy/h egress[0]: 203.0.113.9 is api.example.com only by a resolver that is "
+        "not trusted"
+    )
+    assert judge(names, admin(by_name("api.example.com")), CLOSED).verdict == "denied"
+
+
+def test_the_rule_allows_no_dns() -> None:
+    resolver = ask(WEB, outside("10.99.0.53"), 53)
+    assert (
+        judge(known(), admin(by_name("api.example.com")), CLOSED, question=resolver).verdict
+        == "denied"
+    )
+
+
+# -- 7: doubt ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("missing", "why"),
+    [
+        (NAMES_OFF, "DNS is not captured"),
+        (SEEN_LATE, "it was there before the agent"),
+        (MESSAGES_LOST, "DNS messages were lost"),
+        (ENCRYPTED_DNS, "it uses encrypted DNS"),
+        (FORGOTTEN, "names were dropped at a limit"),
+        (SEEN_LATE | ENCRYPTED_DNS, "it was there before the agent and it uses encrypted DNS"),
+    ],
+)
+def test_without_all_dns_a_mismatch_is_unknown_with_the_cause(missing: int, why: str) -> None:
+    named = admin(by_name("api.example.com", "*.example.org"))
+    found = judge(known("www.example.com", missing=missing), named, CLOSED)
+    assert found.verdict == "unknown"
+    assert found.reason == (
+        "ClusterNetworkPolicy/payments egress[0]: whether api.example.com or *.example.org "
+        f"resolves to 203.0.113.9 is unknown: {why}"
+    )
+
+
+def test_a_known_address_matches_whatever_else_is_missing() -> None:
+    names = known("api.example.com", missing=SEEN_LATE)
+    assert judge(names, admin(by_name("api.example.com")), CLOSED).verdict == "allowed"
+
+
+def test_doubt_counts_only_if_it_can_change_the_outcome() -> None:
+    named, nothing = admin(by_name("api.example.com")), known(missing=NAMES_OFF)
+    assert (
+        judge(nothing, named, policy("shop/open", egress=rules(Rule(0, ALLOW)))).verdict
+        == "allowed"
+    )
+    assert judge(nothing, admin(Rule(0, DENY), priority=1), named).verdict == "denied"
+    assert judge(nothing, named, CLOSED, question=ask(WEB, outside(), 443)).verdict == "unknown"
+    assert judge(nothing, named).verdict == "unknown"  # allowed, or undeclared
+
+
+def test_where_names_are_missing_an_expired_answer_may_have_been_renewed() -> None:
+    names = known(answered("api.example.com", 90, 30), missing=MESSAGES_LOST)
+    found = judge(names, admin(by_name("api.example.com")), CLOSED)
+    assert (found.verdict, found.strict) == ("allowed", "unknown")
+
+
+# -- 8, 9: pods and hosts ----------------------------------------------------------------------
+
+
+def test_a_pod_has_names_too() -> None:
+    name = "10-99-0-2.shop.pod.cluster.local"
+    headless = admin(by_name("*.pod.cluster.local"))
+    assert judge(known(name), headless, CLOSED, question=ask(WEB, DB, 443)).verdict == "allowed"
+    assert judge(known(), headless, CLOSED, question=ask(WEB, DB, 443)).verdict == "denied"
+
+
+def test_an_unidentified_peer_is_judged_by_its_name() -> None:
+    stranger = PolicyEndpoint(UNIDENTIFIED, ips=(ip("203.0.113.9"),))
+    question = ask(WEB, stranger, 443)
+    named = admin(by_name("api.example.com"))
+    assert judge(known("api.example.com"), named, CLOSED, question=question).verdict == "allowed"
+
+
+def test_host_policies_have_the_same_field() -> None:
+    host = PolicyEndpoint(HOST, ips=(ip("10.99.0.9"),), unit="app.service")
+    only = policy(
+        "updates",
+        kind="HostPolicy",
+        subject=HostSubject(EVERYTHING),
+        egress=rules(by_name("*.debian.org")),
+    )
+    question = ask(host, outside(), 443)
+    found = judge(known("deb.debian.org"), only, question=question)
+    assert found.verdict == "allowed"
+    assert (
+        found.reason == "HostPolicy/updates egress[0]: deb.debian.org, queried 12 s before, TTL 30"
+    )
+    assert judge(known("debian.org"), only, question=question).verdict == "denied"
+
+
+# -- the classes of the vector engine ----------------------------------------------------------
+
+
+def _connections(names: list[KnownNames]) -> PackedConnections:
+    n = len(names)
+    address = ip("203.0.113.9")
+    column = from_lists(
+        [k.answers for k in names], [k.at for k in names], [k.missing for k in names]
+    )
+    return PackedConnections(
+        np.zeros(n, np.int32),
+        np.full(n, ADDRESS_INDEX, np.int32),
+        np.full(n, address >> 64, np.uint64),
+        np.full(n, address & (1 << 64) - 1, np.uint64),
+        np.full(n, TCP, np.int32),
+        np.full(n, 443, np.int32),
+        np.ones(n, np.bool_),
+        NameColumn(column),
+    )
+
+
+def test_ever_new_names_are_forgotten_and_judged_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(name_classes, "MAX_CLASSES", 4)
+    monkeypatch.setattr(name_classes, "_MAX_BYTES", 8)
+    listed = [f"{n:03b}" for n in range(8)]
+    named = admin(*(by_name(f"{name}.example.com") for name in listed))
+    evaluator = Evaluator([named, CLOSED], [WEB])
+    for turn in range(3):
+        names = [known(f"{n}.example.com", f"{m}.example.com") for n in listed for m in listed]
+        names += [known(f"{turn}x{n}.example.com") for n in range(9)]
+        found = evaluator.judge(_connections(names))
+        assert [VERDICTS[code] for code in found.verdict] == ["allowed"] * 64 + ["denied"] * 9
+
+
+def test_a_changed_list_is_judged_at_once() -> None:
+    evaluator = Evaluator([admin(by_name("a.example.com")), CLOSED], [WEB])
+    asked = _connections([known("a.example.com"), known("b.example.com")])
+    before = [VERDICTS[code] for code in evaluator.judge(asked).verdict]
+    evaluator.set_policies([admin(by_name("b.example.com")), CLOSED])
+    after = [VERDICTS[code] for code in evaluator.judge(asked).verdict]
+    evaluator.set_policies([CLOSED])
+    without = [VERDICTS[code] for code in evaluator.judge(asked).verdict]
+    assert (before, after) == (["allowed", "denied"], ["denied", "allowed"])
+    assert without == ["denied", "denied"]
+
+
+def test_replies_and_ingress_have_no_names() -> None:
+    evaluator = Evaluator([admin(by_name("a.example.com")), CLOSED], [WEB])
+    asked = _connections([known("a.example.com")])._replace(is_egress=np.zeros(1, np.bool_))
+    assert VERDICTS[int(evaluator.judge(asked).verdict[0])] == "undeclared"
