@@ -57,14 +57,14 @@ class Exchange(NamedTuple):
 class Observed(NamedTuple):
     """What was seen since the last time; endpoints are interface indexes."""
 
-    answers: list[Answer] = []
-    exchanges: Mapping[Exchange, int] = {}
-    seconds: Mapping[int, tuple[int, list[int]]] = {}  # sum in ns, and counts by bucket
-    truncated: Mapping[int, int] = {}
-    unsolicited: Mapping[int, int] = {}
-    unreadable: Mapping[int, int] = {}
-    lost: frozenset[int] = frozenset()  # of these endpoints, messages are missing
-    long_names: Mapping[tuple[int, str], int] = {}
+    answers: list[Answer]
+    exchanges: Mapping[Exchange, int]
+    seconds: Mapping[int, tuple[int, list[int]]]  # sum in ns, and counts by bucket
+    truncated: Mapping[int, int]
+    unsolicited: Mapping[int, int]
+    unreadable: Mapping[int, int]
+    lost: frozenset[int]  # of these endpoints, messages are missing
+    long_names: Mapping[tuple[int, str], int]
 
 
 class RecentQuery(NamedTuple):
