@@ -195,7 +195,7 @@ def _resolved(asked: Message, found: _Sections) -> Message:
         return asked
     return asked._replace(
         addresses=tuple(dict.fromkeys(address for address, _ in records)),
-        ttl=min(ttl, min(each for _, each in records)),
+        ttl=min(ttl, *(each for _, each in records)),
         chain=tuple(chain),
     )
 
