@@ -83,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
         return api
 
     def setup(self) -> None:
-        if self.api.tls is not None:  # here, not in accept: a slow client holds up nobody
+        if self.api.tls is not None:  # here, not in accept: a slow client blocks no other
             self.request.settimeout(10)
             self.request = self.api.tls.wrap_socket(self.request, server_side=True)
             self.request.settimeout(None)

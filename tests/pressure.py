@@ -24,6 +24,6 @@ class Stopwatch:
         self._began = time.monotonic()
 
     def unhindered(self) -> float:
-        """Return the seconds in which nobody waited for a CPU: what is held against a promise."""
+        """Return the seconds in which no task waited for a CPU: what is held against a promise."""
         elapsed = time.monotonic() - self._began
         return max(0.0, elapsed - (stalled_seconds() - self._stalled))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods that come and go and take each other's addresses, faster than the API tells of them."""
+"""Pods that come and go and take each other's addresses, faster than the API reports them."""
 
 import heapq
 import itertools
@@ -19,9 +19,9 @@ from tests.e2e.pod_life import Errand, Peer, Report
 SHORTEST_SECONDS = 0.2
 LONGEST_SECONDS = 2.0
 PATIENCE_SECONDS = 120.0  # also on a loaded machine
-NEVER_TOLD_EVERY = 20  # a pod in so many is never heard of through the API
-PAIR_EVERY = 5  # a pod in so many visits the one before
-SIX_EVERY = 3  # a pod in so many has IPv6, and talks over it
+HIDDEN_EVERY = 20  # one pod in this number is never heard of through the API
+PAIR_EVERY = 5  # one pod in this number visits the one before
+SIX_EVERY = 3  # one pod in this number has IPv6, and talks over it
 # Between the runtime's making of the link and the start of the pod's process: the CNI plugins
 # take longer than that to end, and then the sandbox has to be made.
 START_SECONDS = 0.1
@@ -121,8 +121,8 @@ class Soak:
         place = number % PAIR_EVERY
         visits, visited = place == PAIR_EVERY - 1, place == PAIR_EVERY - 2
         pair = number // PAIR_EVERY if visits or visited else number  # both talk the same way
-        told = (number + NEVER_TOLD_EVERY // 2) % NEVER_TOLD_EVERY != 0
-        pod = spec(f"p{number}", self._take_address(), pair % SIX_EVERY == 0, told)
+        result = (number + HIDDEN_EVERY // 2) % HIDDEN_EVERY != 0
+        pod = spec(f"p{number}", self._take_address(), pair % SIX_EVERY == 0, result)
         life = self._dice.choice((SHORTEST_SECONDS, self._dice.uniform(0.2, LONGEST_SECONDS)))
         friend = peer_of(self._host, self._host.six) if visits and self._host else None
         waits = int(visited and number + 1 < self.plan.pods)

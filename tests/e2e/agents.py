@@ -22,7 +22,7 @@ from tests.e2e.pods import Counters, Key, counters
 
 SOURCES = Path(podtally.__file__).parents[1]
 READY_SECONDS = 660.0  # a first start compiles: seconds, on a busy machine minutes
-# Counters that begin anew with the process, or of a checkpoint that could not be written.
+# Counters that restart with the process, or of a checkpoint that could not be written.
 OF_ONE_PROCESS = ("process_", "podtally_checkpoint_errors")
 COUNTERS = ("_total", "_bucket", "_count", "_sum")
 
@@ -120,7 +120,7 @@ class Agent:
             time.sleep(0.01)
 
     def get(self, path: str) -> tuple[int, str]:
-        """Status and body; status 0 where nobody answers."""
+        """Status and body; status 0 without an answer."""
         return get(self.places.url + path)
 
     def samples(self) -> Samples:
@@ -200,9 +200,9 @@ class Misfit:
 
 def misfits(samples: Samples, opening: Counters, closing: Counters) -> list[Misfit]:
     """Hold the books against the links' counters, which the agent has no hand in."""
-    books, told = booked(samples), gaps(samples)
+    books, result = booked(samples), gaps(samples)
     found = [
-        Misfit(key, now - opening.get(key, 0), books.get(key, -1), told.get(key, -1))
+        Misfit(key, now - opening.get(key, 0), books.get(key, -1), result.get(key, -1))
         for key, now in closing.items()
     ]
     return [each for each in found if each.gap or each.counted != each.booked]
@@ -221,7 +221,7 @@ def assert_books_close(agent: Agent, opening: Counters, seconds: float = 60.0) -
 
 
 class Scraper:
-    """Scrapes whenever somebody answers, and notes every counter that went down or away."""
+    """Scrapes while the agent answers, and notes every counter that went down or away."""
 
     def __init__(self, url: str, every: float = 0.2) -> None:
         self._url, self._every = url + "/metrics", every

@@ -67,10 +67,10 @@ class Webhook:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 size = int(self.headers["Content-Length"])
-                told = json.loads(self.rfile.read(size))
+                result = json.loads(self.rfile.read(size))
                 notices.extend(
-                    Notice(told["receiver"], each["status"], each["labels"], each["annotations"])
-                    for each in told["alerts"]
+                    Notice(result["receiver"], each["status"], each["labels"], each["annotations"])
+                    for each in result["alerts"]
                 )
                 self.send_response(204)
                 self.end_headers()
@@ -123,9 +123,9 @@ def watch(folder: Path, scraping: Configuration, alerting: Configuration) -> Ite
     sent = {**scraping, "alerting": {"alertmanagers": targets}}
     with ExitStack() as stack:
         stack.enter_context(webhook.running())
-        told = write(folder / "alertmanager.yml", {**alerting, "receivers": receivers})
+        result = write(folder / "alertmanager.yml", {**alerting, "receivers": receivers})
         flags = (f"--storage.path={folder / 'alertmanager'}", "--cluster.listen-address=")
-        stack.enter_context(running("prometheus-alertmanager", told, ports[1], *flags))
+        stack.enter_context(running("prometheus-alertmanager", result, ports[1], *flags))
         config = write(folder / "prometheus.yml", sent)
         place = f"--storage.tsdb.path={folder / 'tsdb'}"
         url = stack.enter_context(running("prometheus", config, ports[0], place))

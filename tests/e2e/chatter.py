@@ -42,7 +42,7 @@ def main(own4: str, peer4: str, own6: str, peer6: str, *flags: str) -> None:
 def odd_frames(peer: str) -> list[bytes]:
     """ARP, SCTP, LLDP, and IPv4 and IPv6 cut short; broadcast, so that every pod gets them."""
     arp = struct.pack("!HHBBH", 1, packets.TYPE_IPV4, 6, 4, 1)
-    # a probe from no address (RFC 5227 2.1.1), so that nobody learns a wrong one
+    # a probe from no address (RFC 5227 2.1.1), so that no host learns a wrong one
     arp += bytes(10) + bytes(6) + socket.inet_aton(peer)
     whole = packets.ipv4(packets.SCTP, packets.ports(3868, 3868, 23))
     made = [
@@ -62,7 +62,7 @@ def echo(kind: int, turn: int) -> bytes:
 
 
 def _udp(family: int, own: str) -> socket.socket:
-    """A socket that others send to as well, and that nobody reads."""
+    """A socket that others send to as well, and without a reader."""
     made = socket.socket(family, socket.SOCK_DGRAM)
     made.bind((own, DISCARD))
     return made

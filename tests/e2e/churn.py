@@ -53,7 +53,7 @@ class Churn:
         self.node.remove(name)
 
     def run(self, pods: int, seconds: float) -> None:
-        """So many more pods, evenly over the time."""
+        """Add pods, evenly over the time."""
         started, first = time.monotonic(), len(self.moved)
         for number in range(pods):
             self.one(first + number)

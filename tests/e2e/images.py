@@ -16,7 +16,7 @@ APPLETS = ("sh", "sleep", "nc", "wget", "httpd", "true")
 
 
 def write_image(path: Path, name: str) -> None:
-    """A docker-archive (the form of ``docker save``) of one layer; it sleeps unless told else."""
+    """A docker-archive (the form of ``docker save``) of one layer; it sleeps unless given a command."""
     layer = _layer()
     config = json.dumps(
         {

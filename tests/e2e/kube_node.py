@@ -33,7 +33,7 @@ class PodSpec(NamedTuple):
     six: bool  # it has an IPv6 address as well, and prefers that
     uid: str
     container: str
-    has_object: bool = True  # False: the API never tells of it
+    has_object: bool = True  # False: the API never reports it
 
     @property
     def link(self) -> str:

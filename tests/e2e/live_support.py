@@ -25,20 +25,20 @@ DENY_STRAYS = {
 }
 
 
-class Told(NamedTuple):
+class CommandResult(NamedTuple):
     status: int
     out: str
     err: str
 
 
-Run = Callable[..., Told]
+Run = Callable[..., CommandResult]
 
 
 def runner(capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: object) -> Told:
+    def run(*arguments: object) -> CommandResult:
         status = cli.main([str(argument) for argument in arguments])
-        told = capsys.readouterr()
-        return Told(status, told.out, told.err)
+        result = capsys.readouterr()
+        return CommandResult(status, result.out, result.err)
 
     return run
 

@@ -68,7 +68,7 @@ class NameWatch:
 
 @dataclass
 class Outages:
-    """Kills the agent and starts it again, and notes from when to when nobody was there."""
+    """Kills the agent and starts it again, and notes when it was away."""
 
     agent: Agent
     spans: list[Span] = field(default_factory=list)

@@ -102,7 +102,7 @@ class _Host:
         self._buffer = b""
 
     def run(self) -> None:
-        """Until nobody gives errands any more."""
+        """Until there are no more errands."""
         is_wanted = True
         while is_wanted:
             for key, _ in self._ready.select():

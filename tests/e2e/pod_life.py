@@ -113,7 +113,7 @@ class Life:
         return self._probes == self._probes_wanted and visited
 
     def _talk(self, peer: Peer, port: int, kind: bytes, times: int = DATAGRAMS) -> None:
-        """Send so many datagrams from a new port, and wait for their echoes."""
+        """Send datagrams from a new port, and wait for their echoes."""
         payload = message(kind, self._errand.name, self._dice.randrange(1000))
         wire, moved = on_wire(peer.address, payload), self._udp[peer.name]
         with _udp(peer.address) as to:

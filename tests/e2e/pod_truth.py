@@ -40,7 +40,7 @@ class Verdict(NamedTuple):
     wrong: list[Misfit]
     short: list[Misfit]
     unknown_bytes: int  # of both ends, booked under no name
-    unknown_own_bytes: int  # of them, those whose names nobody could know
+    unknown_own_bytes: int  # of them, those whose names could not be known
 
     @property
     def is_exact(self) -> bool:
@@ -138,7 +138,7 @@ def _own_pods(lived: Iterable[Lived]) -> Counter[PodKey]:
 
 
 def _is_misplaced(key: FlowKey, booked: int) -> bool:
-    """Nobody here talks to anything but pods."""
+    """Pods talk to pods only."""
     return booked > 0 and " " in key.peer
 
 

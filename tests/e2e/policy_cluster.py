@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node of a cluster for tests of policy: pods with cgroups and processes, and an API that tells of all."""
+"""A node of a cluster for tests of policy: pods with cgroups and processes, and an API that reports all."""
 
 import subprocess
 import uuid
@@ -54,7 +54,7 @@ class Cluster:
         self._objects[name] = self.api.put("pods", item)
 
     def policy(self, name: str, **spec: Any) -> None:
-        """A NetworkPolicy ``namespace/name``; over all pods of the namespace, unless told."""
+        """A NetworkPolicy ``namespace/name``; over all pods of the namespace, by default."""
         namespace, _, short = name.partition("/")
         metadata = {"namespace": namespace, "name": short}
         spec = {"podSelector": {}, **spec}

@@ -161,7 +161,7 @@ def begun(**labels: str) -> Look:
     return lambda samples: verdicts(samples, **labels)
 
 
-def told(samples: Samples, name: str) -> dict[Labels, int]:
+def series_of(samples: Samples, name: str) -> dict[Labels, int]:
     """All series of a metric that are not zero."""
     return {labels: int(v) for (each, labels), v in samples.items() if each == name and v}
 

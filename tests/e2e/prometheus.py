@@ -63,8 +63,8 @@ class Prometheus:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
             with error:
-                told = error.read().decode()
-            raise AssertionError(f"{what} {parameters}: {told}") from None
+                result = error.read().decode()
+            raise AssertionError(f"{what} {parameters}: {result}") from None
 
 
 @contextmanager
@@ -76,12 +76,12 @@ def prometheus(
     if program is None:
         pytest.skip("no prometheus here (Debian package prometheus)")
     every = f"{SCRAPE_SECONDS}s"
-    told = {
+    result = {
         "global": {"scrape_interval": every, "evaluation_interval": every},
         "scrape_configs": scrapes,
         "rule_files": [str(path) for path in rules],
     }
-    config = write(folder / "prometheus.yml", told)
+    config = write(folder / "prometheus.yml", result)
     with running(program, config, port, f"--storage.tsdb.path={folder / 'tsdb'}") as url:
         yield Prometheus(url)
 

@@ -48,8 +48,8 @@ class Host:
         """Wait until properties of the unit have these values."""
         end = time.monotonic() + seconds
         while not wanted.items() <= (state := self.state()).items():
-            told = {key: state.get(key) for key in (*wanted, "Result", "StatusText")}
-            assert time.monotonic() < end, f"{told}\n{self.log()}"
+            result = {key: state.get(key) for key in (*wanted, "Result", "StatusText")}
+            assert time.monotonic() < end, f"{result}\n{self.log()}"
             time.sleep(0.1)
         return state
 

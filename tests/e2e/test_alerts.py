@@ -36,7 +36,7 @@ WINDOW_SECONDS = 8
 FIRST_SECONDS = 40  # the same, while both start on a busy machine
 START_TIME = "podtally_counters_start_time_seconds"
 WAITED_FOR = ("PodtallyEgressDenied", "PodtallyEgressToMetadata")
-TOLD_SECONDS = 60.0  # on the busiest machine; a few are usual
+NOTICE_SECONDS = 60.0  # on the busiest machine; a few are usual
 METADATA = OUTSIDE[2]  # stands for the metadata address by its name: that one is not ours
 PODS = {
     "web": Static("shop", "web", {"app": "web"}),
@@ -110,13 +110,13 @@ def routes() -> dict[str, Any]:
     return proposed
 
 
-def is_told(status: str, **labels: str) -> Callable[[Notice], bool]:
+def is_notice(status: str, **labels: str) -> Callable[[Notice], bool]:
     wanted = labels.items()
     return lambda notice: notice.status == status and wanted <= notice.labels.items()
 
 
 def fired(seen: Watch) -> set[str]:
-    """Names of all alerts that fired since the beginning, whether somebody was told or not."""
+    """Names of all alerts that fired since the beginning, notified or not."""
     asked = 'count by (alertname) (count_over_time(ALERTS{alertstate="firing"}[10m]))'
     return {each.labels["alertname"] for each in seen.prometheus.instant(asked, time.time())}
 
@@ -149,13 +149,13 @@ def test_a_stray_pods_first_denied_connection_reaches_the_webhook(
         began = time.monotonic()
         converse(pods["stray"], world, 4444, (OUTSIDE[0], 4444))
         converse(pods["mail"], world, 80, (METADATA, 80))
-        denied = seen.webhook.wait_for(is_told("firing", workload="stray"), TOLD_SECONDS)
-        metadata = seen.webhook.wait_for(is_told("firing", workload="mail"), TOLD_SECONDS)
+        denied = seen.webhook.wait_for(is_notice("firing", workload="stray"), NOTICE_SECONDS)
+        metadata = seen.webhook.wait_for(is_notice("firing", workload="mail"), NOTICE_SECONDS)
         print(f"told {time.monotonic() - began:.1f} s after the first connection")
         assert_told(denied, metadata)
         for workload in ("stray", "mail"):
-            wanted = is_told("resolved", workload=workload)
-            seen.webhook.wait_for(wanted, WINDOW_SECONDS + TOLD_SECONDS)
+            wanted = is_notice("resolved", workload=workload)
+            seen.webhook.wait_for(wanted, WINDOW_SECONDS + NOTICE_SECONDS)
         before = len(seen.webhook.notices)
         agent.kill()
         agent.start()
@@ -163,7 +163,7 @@ def test_a_stray_pods_first_denied_connection_reaches_the_webhook(
         wait_until_gone_and_heard(seen)
         assert seen.webhook.notices[before:] == []
         converse(pods["stray"], world, 4445, (OUTSIDE[0], 4445))
-        seen.webhook.wait_for(is_told("firing", port="4445"), TOLD_SECONDS)
+        seen.webhook.wait_for(is_notice("firing", port="4445"), NOTICE_SECONDS)
         assert fired(seen) == set(WAITED_FOR)
         assert {notice.labels["port"] for notice in seen.webhook.notices} == {"4444", "4445", "80"}
 
@@ -181,9 +181,11 @@ def test_the_first_connection_of_a_new_agent_reaches_the_webhook(
         {"80": 1},
     )
     with watch(tmp_path, scraping(agent, tmp_path, FIRST_SECONDS), routes()) as seen:
-        told = seen.webhook.wait_for(is_told("firing", workload="mail"), TOLD_SECONDS)
-        assert told.name == "PodtallyEgressToMetadata"
-        seen.webhook.wait_for(is_told("resolved", workload="mail"), FIRST_SECONDS + TOLD_SECONDS)
+        result = seen.webhook.wait_for(is_notice("firing", workload="mail"), NOTICE_SECONDS)
+        assert result.name == "PodtallyEgressToMetadata"
+        seen.webhook.wait_for(
+            is_notice("resolved", workload="mail"), FIRST_SECONDS + NOTICE_SECONDS
+        )
         assert fired(seen) == {"PodtallyEgressToMetadata"}
 
 

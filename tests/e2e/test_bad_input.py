@@ -262,7 +262,7 @@ def test_a_corrupt_checkpoint_is_put_aside(three_pods: Node, agent: Agent, spoil
     file.write_bytes(spoiled[spoil])
     a, b = three_pods.pods["a"], three_pods.pods["b"]
     before = three_pods.quiet(0.5)
-    ip("netns", "exec", a.netns, "ping", "-c", "3", "-i", "0.01", b.ipv4)  # nobody looks
+    ip("netns", "exec", a.netns, "ping", "-c", "3", "-i", "0.01", b.ipv4)  # unobserved
     closing = three_pods.quiet(0.5)
     agent.start()
     agent.wait_ready()

@@ -81,17 +81,17 @@ def test_what_is_applied_is_linted(api: ApiServer, run: Run, tmp_path: Path) -> 
     block = {"cidr": "203.0.113.0/24", "except": ["203.0.114.0/24"]}
     api.put("networkpolicies", changed(OUT, egress=[{"to": [{"ipBlock": block}]}]))
     api.put("ingresses", changed(WEB, defaultBackend={}))
-    told = run("check", *live(tmp_path, api.url), "--output", "json", "--ignore", "unisolated")
-    rows = json.loads(told.out)["findings"]
-    assert told.status == 1
+    result = run("check", *live(tmp_path, api.url), "--output", "json", "--ignore", "unisolated")
+    rows = json.loads(result.out)["findings"]
+    assert result.status == 1
     assert {(row["file"], row["line"]) for row in rows} == {("api", 0)}
     assert {(row["object"], row["field"], row["check"]) for row in rows} == {
         ("NetworkPolicy shop/allow-frontend", "spec.podSelector", "selects-nothing"),
         ("NetworkPolicy shop/out", "spec.egress[0].to[0].ipBlock.except[0]", "schema"),
         ("Ingress shop/web", "spec.defaultBackend", "schema"),
     }
-    told = run("check", *live(tmp_path, api.url), "--ignore", "unisolated")
-    assert told.out.startswith("error: api: NetworkPolicy shop/")
+    result = run("check", *live(tmp_path, api.url), "--ignore", "unisolated")
+    assert result.out.startswith("error: api: NetworkPolicy shop/")
 
 
 def test_live_finds_what_files_of_the_same_have(api: ApiServer, run: Run, tmp_path: Path) -> None:
@@ -108,8 +108,8 @@ def test_live_finds_what_files_of_the_same_have(api: ApiServer, run: Run, tmp_pa
     from_files = run("check", written, "--cluster", written, "--output", "json")
     both = run("check", written, *live(tmp_path, api.url), "--output", "json")
     rows = [
-        [{**row, "file": "", "line": 0} for row in json.loads(told.out)["findings"]]
-        for told in (from_api, from_files, both)
+        [{**row, "file": "", "line": 0} for row in json.loads(result.out)["findings"]]
+        for result in (from_api, from_files, both)
     ]
     assert rows[0] == rows[1] == rows[2]
     assert {row["check"] for row in rows[0]} == {"allow-all", "shadowed", "unisolated"}
@@ -227,14 +227,14 @@ def test_the_kubeconfig_is_found_as_kubectl_finds_it(
 def test_explain_of_what_is_applied(api: ApiServer, run: Run, tmp_path: Path) -> None:
     asked = ("explain", "shop/stray", "shop/frontend", "80", "--output", "json")
     status, out, _ = run(*asked, *live(tmp_path, api.url))
-    told = json.loads(out)
-    assert (status, told["verdict"], told["ingress"], told["egress"]) == (1, *["denied"] * 3)
-    assert "shop/allow-frontend ingress[0]: shop/stray lacks role=user" in told["reason"]
+    result = json.loads(out)
+    assert (status, result["verdict"], result["ingress"], result["egress"]) == (1, *["denied"] * 3)
+    assert "shop/allow-frontend ingress[0]: shop/stray lacks role=user" in result["reason"]
     candidate = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy"} | FRONTEND
     (tmp_path / "next.yaml").write_text(yaml.safe_dump(candidate))
     status, out, _ = run(*asked, "--policies", tmp_path / "next.yaml", *live(tmp_path, api.url))
-    told = json.loads(out)
-    assert (status, told["ingress"], told["egress"]) == (1, "denied", "undeclared")
+    result = json.loads(out)
+    assert (status, result["ingress"], result["egress"]) == (1, "denied", "undeclared")
 
 
 @pytest.mark.skipif(not RECORDINGS.is_dir(), reason="no ../shared/k8s-recordings")
@@ -243,12 +243,12 @@ def test_recordings_of_a_real_cluster(run: Run, tmp_path: Path) -> None:
         Player(api.store).play_until(float("inf"))
         policies = len(api.store.objects("networkpolicies"))
         pods = api.store.objects("pods").values()
-        told = run("check", *live(tmp_path, api.url), "--output", "json")
-        assert {row["check"] for row in json.loads(told.out)["findings"]} <= {
+        result = run("check", *live(tmp_path, api.url), "--output", "json")
+        assert {row["check"] for row in json.loads(result.out)["findings"]} <= {
             "unisolated",
             "selects-nothing",
         }
-        assert told.err == ""
+        assert result.err == ""
         assert f"policies: {policies}," in run("check", *live(tmp_path, api.url)).out
         one = next(p for p in pods if not p["spec"].get("hostNetwork") and p["status"].get("podIP"))
         name = f"{one['metadata']['namespace']}/{one['metadata']['name']}"
@@ -264,30 +264,30 @@ def test_progress_on_a_terminal(api: ApiServer, tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs) as shown:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as piped:
             os.close(theirs)
-            told = os.read(ours, 1_000)
+            result = os.read(ours, 1_000)
             waited = time.monotonic() - began
             time.sleep(0.5)
             api.release()
             _, errors = piped.communicate(timeout=20)
         shown.communicate(timeout=20)
-        told += _rest(ours)
+        result += _rest(ours)
     assert waited > 2.0
-    assert b"podtally: listing namespaces" in told
-    assert told.endswith(b"\r\x1b[K")  # it is wiped away
+    assert b"podtally: listing namespaces" in result
+    assert result.endswith(b"\r\x1b[K")  # it is wiped away
     assert errors == b""
     assert (shown.returncode, piped.returncode) == (1, 1)
 
 
 def _rest(terminal: int) -> bytes:
-    told = b""
+    result = b""
     try:
         while piece := os.read(terminal, 1_000):
-            told += piece
-    except OSError:  # EIO: nobody has the other end open (pty(7))
+            result += piece
+    except OSError:  # EIO: no reader has the other end open (pty(7))
         pass
     finally:
         os.close(terminal)
-    return told
+    return result
 
 
 def test_what_is_listed_is_what_the_agent_watches() -> None:

@@ -137,7 +137,7 @@ def test_the_runtime_tells_its_pods(stage: Stage) -> None:
     assert cri.errors == 0
 
 
-def test_a_stopped_pod_is_still_told(stage: Stage) -> None:
+def test_a_stopped_pod_is_still_reported(stage: Stage) -> None:
     run_pod(stage, WEB, "sleep", "1000")
     stage.node.call("StopPodSandbox", b"\x0a\x40" + stage.sandboxes[WEB.name].encode())
     listed = CriClient().sandboxes(uid=WEB.uid)
@@ -145,7 +145,7 @@ def test_a_stopped_pod_is_still_told(stage: Stage) -> None:
     assert [(s.name, s.ready) for s in listed] == [(WEB.name, False)]
 
 
-def test_who_they_are_is_found_without_an_api_server(stage: Stage) -> None:
+def test_their_names_are_found_without_an_api_server(stage: Stage) -> None:
     events: queue.SimpleQueue[NamingEvent] = queue.SimpleQueue()
     finder = ProcessFinder(
         events.put, NameResolver(events.put, CriClient(), PodLogs(), ContainerNames())

@@ -45,8 +45,8 @@ NOTHING = {
     "agent: Kubernetes resources not synced A": "every resource is synced",
     "agent: Conflicting addresses A": "no pod has another's address",
     "overview: Dropped bytes, by kind A": "nothing is dropped",
-    "policy: Scans A": "nobody scans",
-    "policy: Spoofed packets A": "nobody spoofs",
+    "policy: Scans A": "no scans",
+    "policy: Spoofed packets A": "no spoofing",
     "policy: Undecided at isolated workloads A": "policy decides everything",
     "egress: Now and a week ago B": "there was no Prometheus a week ago",
 }

@@ -29,10 +29,10 @@ from tests.pressure import stalled_seconds
 
 SOURCES = Path(podtally.__file__).parents[1]
 
-# The agent compiles its kernel programs anew, on a machine that does other things too.
+# The agent compiles its kernel programs again, on a machine that does other things too.
 TIMEOUT_SECONDS = 900.0
 
-TOLD_SECONDS = 2.0  # from the stray's first packet until it is told that it is denied
+NOTICE_SECONDS = 2.0  # from the stray's first packet until it is shown as denied
 
 # Runs in the stray's namespace: the time of its first packet to where it leaks.
 WITNESS = """
@@ -105,7 +105,7 @@ def uses(found: dict[str, Any], kind: str) -> set[tuple[str, str, str]]:
 
 
 def assert_judged(found: dict[str, Any]) -> None:
-    """Both leaks are denied, and told of with their reasons; nothing else is, or is unknown."""
+    """Both leaks are denied, and reported with their reasons; nothing else is, or is unknown."""
     leaks = {("stray-x2", "internet", "4444"), ("payments-8e", "old-bank", "3306")}
     verdicts = {
         (pod["pod"], use["peer"], use["port"]): use["verdict"]
@@ -195,14 +195,14 @@ def test_the_stray_pod_is_reported_in_time_in_metrics_event_log_and_table(
         witness = _witness(process)
         undo.callback(_end_witness, witness)
         stalled = stalled_seconds()
-        told = _when_told(process, ours, words)
+        result = _when_shown(process, ours, words)
         stalled = stalled_seconds() - stalled
         assert witness.stdout is not None
         first = float(witness.stdout.readline())
-        after = {who: round(at - first, 2) for who, at in told.items()}
+        after = {who: round(at - first, 2) for who, at in result.items()}
         print(f"seconds after the stray's first packet: {after}")
         assert set(after) == {"metrics", "event log", "table"}, words.read_text()
-        assert all(0 < seconds <= TOLD_SECONDS + stalled for seconds in after.values()), after
+        assert all(0 < seconds <= NOTICE_SECONDS + stalled for seconds in after.values()), after
         process.send_signal(signal.SIGINT)
     assert process.returncode == 0
     assert_nothing_is_left()
@@ -220,7 +220,7 @@ def _witness(demo: subprocess.Popen[bytes]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def _when_told(demo: subprocess.Popen[bytes], screen: int, words: Path) -> dict[str, float]:
+def _when_shown(demo: subprocess.Popen[bytes], screen: int, words: Path) -> dict[str, float]:
     """Look for the denial in all places at once; returns when it was in each."""
     shown = bytearray()
     tells: dict[str, Callable[[], bool]] = {
@@ -228,15 +228,15 @@ def _when_told(demo: subprocess.Popen[bytes], screen: int, words: Path) -> dict[
         "event log": _log_tells,
         "table": lambda: _table_tells(shown),
     }
-    told: dict[str, float] = {}
+    result: dict[str, float] = {}
     deadline = time.monotonic() + TIMEOUT_SECONDS
-    while len(told) < len(tells) and demo.poll() is None and time.monotonic() < deadline:
+    while len(result) < len(tells) and demo.poll() is None and time.monotonic() < deadline:
         if select.select([screen], [], [], 0.05)[0]:
             shown += os.read(screen, 65536)
-        for who in tells.keys() - told.keys():
+        for who in tells.keys() - result.keys():
             if tells[who]():
-                told[who] = time.monotonic()
-    return told
+                result[who] = time.monotonic()
+    return result
 
 
 def _metrics_tell(words: str) -> bool:
@@ -270,7 +270,7 @@ def _drain_and_end(demo: subprocess.Popen[bytes], screen: int) -> None:
         demo.send_signal(signal.SIGINT)
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while demo.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError):  # EIO: nobody has the other end open (pty(7))
+        with contextlib.suppress(OSError):  # EIO: no reader has the other end open (pty(7))
             if select.select([screen], [], [], 0.1)[0]:
                 os.read(screen, 65536)
     if demo.poll() is None:

@@ -24,8 +24,8 @@ from tests.e2e.policy_world import (
     events,
     eventually,
     outside,
+    series_of,
     stream,
-    told,
     wait_for,
 )
 from tests.kernel import packets
@@ -202,6 +202,6 @@ def test_what_a_bridge_floods_accuses_no_bystander(
     samples = eventually(agent, look, ({"multicast": mdns}, True, multicast_to))
     assert {line.endpoint.pod for line in events(log)} == {"c"}
     assert set(by("workload", samples, DENIED)) == {"c"}
-    assert told(samples, "podtally_undeclared_exposure_connections_total") == {}
+    assert series_of(samples, "podtally_undeclared_exposure_connections_total") == {}
     assert by("workload", samples, SPOOFED) == {}
     assert_books_close(agent, before)

@@ -124,7 +124,7 @@ def pods(samples: Samples, namespace: str, pod: str) -> tuple[int, int]:
     return egress, ingress
 
 
-def test_sockets_are_booked_under_who_has_them(
+def test_sockets_are_booked_under_their_owner(
     node: Node, make_agent: MakeAgent, tmp_path: Path
 ) -> None:
     logs = tmp_path / "pods"

@@ -140,8 +140,8 @@ class Judging(NamedTuple):
     def explain(self, *asked: str) -> dict[str, Any]:
         _, out, err = self.run("explain", *asked, "--output", "json")
         assert err == ""
-        told: dict[str, Any] = json.loads(out)
-        return told
+        result: dict[str, Any] = json.loads(out)
+        return result
 
     def connect(self, port: int) -> None:
         """From web to db; both are judged by what is declared, and neither is stopped."""
@@ -191,8 +191,11 @@ def test_what_is_explained_is_what_is_counted(judging: Judging) -> None:
     for port, verdict in ((PORT, "allowed"), (OTHER_PORT, "denied")):
         judging.booked(port, verdict)
         for web in ("shop/web-0", judging.web.ipv4):
-            told = judging.explain(web, "shop/db-0", str(port))
-            assert (told["verdict"], told["from"]) == (verdict, f"shop/web-0 ({judging.web.ipv4})")
+            result = judging.explain(web, "shop/db-0", str(port))
+            assert (result["verdict"], result["from"]) == (
+                verdict,
+                f"shop/web-0 ({judging.web.ipv4})",
+            )
     code, out, _ = judging.run("explain", "shop/web-0", judging.db.ipv6, f"{OTHER_PORT}/TCP")
     assert code == 1
     assert out.endswith(
@@ -205,8 +208,8 @@ def test_what_is_explained_is_what_is_counted(judging: Judging) -> None:
 
 
 def test_a_candidate_is_a_second_verdict_and_its_changes_are_shown(judging: Judging) -> None:
-    told = judging.explain("shop/db-0", "203.0.113.9", "80")
-    assert (told["verdict"], told["candidate"]["verdict"]) == ("undeclared", "denied")
+    result = judging.explain("shop/db-0", "203.0.113.9", "80")
+    assert (result["verdict"], result["candidate"]["verdict"]) == ("undeclared", "denied")
     assert judging.run("candidates") == (
         0,
         "nothing observed would change; candidates: shop/no-one\n",

@@ -100,7 +100,7 @@ def test_it_counts_and_names_as_the_daemonset_has_it(node: Node, container: Cont
     assert_named(container, *node.pods.values())
     assert_books_close(container, opening)
     assert container.stop_container() == 0
-    ping(node.pods["a"], node.pods["b"])  # nobody is there, and it is counted
+    ping(node.pods["a"], node.pods["b"])  # the agent is away, and it is counted
     container.runc("delete", container.name)
     container.start()
     container.wait_ready()

@@ -178,7 +178,7 @@ def test_a_right_that_is_missing_makes_unknown_and_not_undeclared(
 def test_before_the_api_was_ever_heard_nothing_is_known(
     node: Node, make_agent: MakeAgent, tmp_path: Path
 ) -> None:
-    """Pods whose names the configuration tells: it is only the policies that nobody knows."""
+    """Pods whose names the configuration tells: it is only the policies that are unknown."""
     with cluster(node) as shop:
         web, client = node.routed_pod("web", 5), node.routed_pod("client", 6)
         shop.policy("shop/web", podSelector={"matchLabels": {"app": "web"}}, ingress=[])
@@ -253,8 +253,8 @@ def test_service_traffic_is_judged_by_the_pod_and_its_port(
         assert by("policy", samples, DENIED) == {}
     else:
         assert "port 8080 is not 80" in line.reason
-        told = wait_for(partial(events, log), lambda e: e.event == "denied")
-        assert (told.endpoint.pod, told.peer.name, told.port) == ("web", "client", 8080)
+        result = wait_for(partial(events, log), lambda e: e.event == "denied")
+        assert (result.endpoint.pod, result.peer.name, result.port) == ("web", "client", 8080)
         assert by("workload", samples, DENIED) == {"web": 1}
 
 

@@ -78,7 +78,7 @@ def denied(samples: Samples) -> int:
     return int(value(samples, "podtally_policy_denied_total"))
 
 
-def test_killed_between_denials_every_event_is_told_with_its_sum(
+def test_killed_between_denials_every_event_is_reported_with_its_sum(
     stage: Stage, tmp_path: Path
 ) -> None:
     chance, truth = random.Random(23), Counter[tuple[str, int | None]]()
@@ -96,7 +96,7 @@ def test_killed_between_denials_every_event_is_told_with_its_sum(
                 deny()
                 time.sleep(chance.uniform(0, 0.02))
             agent.kill()
-            deny()  # which nobody but the kernel sees
+            deny()  # which only the kernel sees
             agent.start()
             if kill % 2:  # else killed amid its start, or just after
                 agent.wait_ready()
@@ -108,11 +108,11 @@ def test_killed_between_denials_every_event_is_told_with_its_sum(
     assert by("policy", samples, "podtally_policy_denied_total") == {"shop/shut": truth.total()}
     assert len(truth) == len(OUTSIDE) * len(PORTS)
     for place in truth:
-        told = [e for e in events(log) if (e.peer.address, e.port) == place]
-        counts = [e.connections for e in told]
+        result = [e for e in events(log) if (e.peer.address, e.port) == place]
+        counts = [e.connections for e in result]
         assert counts == sorted(counts), place  # said again after a kill, but never less
-        assert sum(e.new_connections for e in told) >= truth[place]
-        sums = [e.bytes.egress + e.bytes.ingress for e in told]
+        assert sum(e.new_connections for e in result) >= truth[place]
+        sums = [e.bytes.egress + e.bytes.ingress for e in result]
         assert sums == sorted(sums), place
     assert "Traceback" not in agent.said()
 
@@ -133,7 +133,7 @@ def errors(samples: Samples) -> bool:
 
 @pytest.mark.parametrize("trouble", ["full disk", "no folder"])
 @pytest.mark.parametrize("killed", [False, True])
-def test_what_cannot_be_written_is_told_later(
+def test_what_cannot_be_written_is_reported_later(
     stage: Stage, tmp_path: Path, trouble: str, killed: bool
 ) -> None:
     with small_disk(tmp_path / "disk") as disk:
@@ -199,7 +199,9 @@ def test_a_flow_log_that_cannot_be_written_is_logged_when_it_starts_and_when_it_
     assert agent.said().count("cannot write the flow log") == 1
 
 
-def test_a_flood_is_told_whole_and_no_faster_than_it_may_be(stage: Stage, tmp_path: Path) -> None:
+def test_a_flood_is_reported_whole_and_no_faster_than_it_may_be(
+    stage: Stage, tmp_path: Path
+) -> None:
     log, opening = tmp_path / "events", counters()
     agent = stage.running("--events", str(log), "--events-rate", str(RATE))
     ports = range(20_001, 20_001 + GROUPS // len(OUTSIDE))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes from outside: declared by an Ingress or a load balancer, or by nobody."""
+"""What comes from outside: declared by an Ingress, a load balancer or not at all."""
 
 import time
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from tests.e2e.policy_world import (
     eventually,
     outside,
     records,
-    told,
+    series_of,
     until_verdict,
     verdicts,
     wait_for,
@@ -81,7 +81,7 @@ def running(front: Front, make_agent: MakeAgent, folder: Path) -> Agent:
     return agent
 
 
-def test_what_nobody_declares_is_counted_and_told(
+def test_undeclared_exposure_is_counted_and_reported(
     front: Front, make_agent: MakeAgent, tmp_path: Path
 ) -> None:
     agent, opening, world = running(front, make_agent, tmp_path), counters(), front.world
@@ -147,7 +147,7 @@ def test_what_is_declared_may_change(front: Front, make_agent: MakeAgent, tmp_pa
 def exposed(samples: Samples) -> dict[tuple[str, str], int]:
     return {
         (dict(labels)["workload"], dict(labels)["port"]): count
-        for labels, count in told(samples, EXPOSED).items()
+        for labels, count in series_of(samples, EXPOSED).items()
     }
 
 

@@ -29,8 +29,8 @@ from tests.e2e.policy_world import (
     eventually,
     outside,
     records,
+    series_of,
     talk,
-    told,
     until_verdict,
     verdicts,
     wait_for,
@@ -119,7 +119,7 @@ def assert_sums(samples: Samples, pods: Node) -> None:
             ), (name, direction)
 
 
-def test_both_ends_have_the_verdict_and_the_end_that_denies_is_told(
+def test_both_ends_have_the_verdict_and_the_end_that_denies_is_reported(
     shop: Node, flags: tuple[str, ...], make_agent: MakeAgent, tmp_path: Path
 ) -> None:
     world, pods = outside(shop), shop.pods
@@ -172,7 +172,7 @@ def test_both_ends_have_the_verdict_and_the_end_that_denies_is_told(
     assert reasons["user", pods["frontend"].ipv4, "allowed"] == "shop/allow-frontend ingress[0]"
 
 
-def test_an_event_is_told_within_two_seconds(
+def test_an_event_is_reported_within_two_seconds(
     shop: Node, flags: tuple[str, ...], make_agent: MakeAgent, tmp_path: Path
 ) -> None:
     """With epochs of a second, at any instant of one."""
@@ -195,7 +195,7 @@ def test_an_event_is_told_within_two_seconds(
 
 
 def is_counted(port: int, samples: Samples) -> bool:
-    return any(("port", str(port)) in labels for labels in told(samples, DENIED))
+    return any(("port", str(port)) in labels for labels in series_of(samples, DENIED))
 
 
 def is_denied(port: int, line: EventRecord) -> bool:
@@ -206,12 +206,12 @@ def denials(samples: Samples) -> dict[tuple[str, ...], int]:
     names = ("workload", "direction", "peer_workload", "port", "policy")
     return {
         tuple(dict(labels)[name] for name in names): count
-        for labels, count in told(samples, DENIED).items()
+        for labels, count in series_of(samples, DENIED).items()
     }
 
 
 def records_of(path: Path, count: int) -> list[FlowRecord]:
-    """All that are there, once there are so many."""
+    """All that are there, once there are enough."""
     wait_for(lambda: [len(records(path))], lambda found: found >= count)
     return records(path)
 
@@ -288,7 +288,7 @@ def test_a_file_that_becomes_unreadable_stays_in_force_as_it_was(
     assert "Traceback" not in agent.said()
 
 
-def test_what_never_was_readable_is_unknown_until_it_is_mended(
+def test_what_never_was_readable_is_unknown_until_it_is_fixed(
     shop: Node, flags: tuple[str, ...], policies: Path, make_agent: MakeAgent, tmp_path: Path
 ) -> None:
     agent = running(make_agent, *flags)
@@ -375,7 +375,7 @@ def test_candidates_tell_what_they_would_change(
         changed = {("candidate", "denied"), ("workload", "user"), ("peer_kind", "external")}
         moved = sum(
             count
-            for labels, count in told(samples, "podtally_candidate_bytes_total").items()
+            for labels, count in series_of(samples, "podtally_candidate_bytes_total").items()
             if changed <= set(labels)
         )
         out = {"workload": "user", "peer_kind": "external"}
@@ -398,5 +398,5 @@ def would(samples: Samples) -> dict[tuple[str, ...], int]:
     names = ("workload", "direction", "peer_workload", "verdict", "candidate", "policy")
     return {
         tuple(dict(labels)[name] for name in names): count
-        for labels, count in told(samples, "podtally_candidate_connections_total").items()
+        for labels, count in series_of(samples, "podtally_candidate_connections_total").items()
     }

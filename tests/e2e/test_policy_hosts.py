@@ -18,8 +18,8 @@ from tests.e2e.policy_world import (
     eventually,
     no_other_names,
     receive,
+    series_of,
     stream,
-    told,
     until_verdict,
     wait_for,
     write,
@@ -136,7 +136,7 @@ def test_units_and_the_host_are_judged_by_host_policies(
             assert by("policy", samples, DENIED) == {
                 "HostPolicy/ssh-from-the-office": 2,
                 "HostPolicy/no-mail": 1,
-            }, told(samples, DENIED)
+            }, series_of(samples, DENIED)
             line = wait_for(lambda: events(told_in), lambda e: (e.event, e.port) == ("denied", 22))
             assert (line.peer.kind, line.peer.address) == ("external", ELSEWHERE)
             assert f"{ELSEWHERE} is not in {THERE}" in line.reason

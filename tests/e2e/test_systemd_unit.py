@@ -99,7 +99,7 @@ def kept(host: Host) -> set[str]:
     return {name for name, bit in BIT_OF.items() if bits >> bit & 1}
 
 
-def test_what_it_cannot_start_with_is_told(host: Host) -> None:
+def test_what_it_cannot_start_with_is_reported(host: Host) -> None:
     host.run("mkdir", "-p", "/etc/podtally")
     host.run("sh", "-c", "echo 'epok: 1' >/etc/podtally/podtally.yaml")
     host.run("systemctl", "start", "podtally", check=False)

@@ -37,8 +37,8 @@ from tests.e2e.policy_world import (
     converse,
     eventually,
     outside,
+    series_of,
     talk,
-    told,
     verdicts,
 )
 from tests.e2e.web_support import NAMES, PASSWORD, USER, served, tls, users
@@ -141,8 +141,8 @@ def test_it_shows_what_the_metrics_say_and_the_denied_as_denied(shop: Shop, node
     assert found["totals"]["denied"]["connections"] == TIMES
     assert found["totals"]["unknown"] == {"connections": 0, "bytes": 0}
     assert found["books"]["gaps"] == []
-    assert found["books"]["bytes"] == sum(told(samples, "podtally_books_bytes_total").values())
-    assert shown(found) == {name: told(samples, name) for name in (FLOWS, CONNECTIONS)}
+    assert found["books"]["bytes"] == sum(series_of(samples, "podtally_books_bytes_total").values())
+    assert shown(found) == {name: series_of(samples, name) for name in (FLOWS, CONNECTIONS)}
 
     code, out, _ = run(*where(shop.agent))
     assert code == 0
@@ -177,8 +177,8 @@ def settled(agent: Agent) -> Samples:
         before = agent.samples()
         time.sleep(0.5)
         now = agent.samples()
-        same = all(told(before, name) == told(now, name) for name in (FLOWS, CONNECTIONS))
-        if same and sum(told(now, CONNECTIONS).values()) == 4 * TIMES:
+        same = all(series_of(before, name) == series_of(now, name) for name in (FLOWS, CONNECTIONS))
+        if same and sum(series_of(now, CONNECTIONS).values()) == 4 * TIMES:
             return now
         assert time.monotonic() < end, agent.said()
 
@@ -224,7 +224,7 @@ class Terminal(NamedTuple):
         return self.table()
 
     def listen(self) -> None:
-        with contextlib.suppress(OSError):  # EIO: nobody has the other end open (pty(7))
+        with contextlib.suppress(OSError):  # EIO: no reader has the other end open (pty(7))
             if select.select([self.master], [], [], 0.05)[0]:
                 self.heard.extend(os.read(self.master, 65536))
 
@@ -265,7 +265,7 @@ def rate(table: str, workload: str) -> str:
 def test_live_it_shows_rates_outlives_the_agent_and_ends_by_ctrl_c(shop: Shop) -> None:
     shop.trade()
     shop.leak()
-    eventually(shop.agent, lambda samples: len(told(samples, CONNECTIONS)), 4)
+    eventually(shop.agent, lambda samples: len(series_of(samples, CONNECTIONS)), 4)
     with terminal(*where(shop.agent), "--interval", "0.3") as screen:
         table = screen.wait(lambda text: re.search(r"^shop/stray .*! denied", text, re.MULTILINE))
         assert max(map(len, table.splitlines())) <= COLUMNS
@@ -291,7 +291,7 @@ def test_live_it_shows_rates_outlives_the_agent_and_ends_by_ctrl_c(shop: Shop) -
 
 def test_no_colours_if_unwanted(shop: Shop) -> None:
     shop.leak()
-    eventually(shop.agent, lambda samples: len(told(samples, CONNECTIONS)), 1)
+    eventually(shop.agent, lambda samples: len(series_of(samples, CONNECTIONS)), 1)
     with terminal(*where(shop.agent), "--interval", "0.1", NO_COLOR="1") as screen:
         screen.wait(lambda text: "! denied" in text)
         assert re.search(rb"\x1b\[[\d;]*m", screen.heard) is None
@@ -312,7 +312,7 @@ def test_ctrl_c_ends_it_where_sigint_is_inherited_as_ignored(shop: Shop) -> None
 
 def test_a_terminal_that_is_none_worth_the_name_gets_the_totals_once(shop: Shop) -> None:
     shop.leak()
-    eventually(shop.agent, lambda samples: len(told(samples, CONNECTIONS)), 1)
+    eventually(shop.agent, lambda samples: len(series_of(samples, CONNECTIONS)), 1)
     with terminal(*where(shop.agent), TERM="dumb", NO_COLOR="1") as screen:
         assert screen.process.wait(PATIENCE_SECONDS) == 0
         screen.listen()
@@ -345,7 +345,7 @@ def test_an_agent_with_tls_and_a_password(tmp_path: Path) -> None:
 
 def test_a_closed_pipe_is_no_error(shop: Shop) -> None:
     shop.leak()
-    eventually(shop.agent, lambda samples: len(told(samples, CONNECTIONS)), 1)
+    eventually(shop.agent, lambda samples: len(series_of(samples, CONNECTIONS)), 1)
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "wb") as nobody:

@@ -64,7 +64,7 @@ def protected(written: Written, authority: Authority, pair: Pair) -> Iterator[Cl
         yield Client(port, authority)
 
 
-def test_what_answers_whom(protected: Client) -> None:
+def test_paths_and_credentials(protected: Client) -> None:
     for path in ("/metrics", "/"):
         assert protected.get(path).status == 200
         for password in ("wrong", "", None):
@@ -72,12 +72,12 @@ def test_what_answers_whom(protected: Client) -> None:
             assert (refused.status, refused.body) == (401, "unauthorized\n")
             assert refused.headers["WWW-Authenticate"].startswith("Basic realm=")
             assert refused.headers["X-Content-Type-Options"] == "nosniff"
-    assert protected.get("/elsewhere", None).status == 401  # what is there is told to nobody
+    assert protected.get("/elsewhere", None).status == 401  # paths are not revealed
     assert protected.get("/elsewhere").status == 404
     for path in ("/livez", "/readyz"):
-        told = protected.get(path, None)
-        assert (told.status, told.body) == (200, "ok\n")
-        assert told.headers["X-Content-Type-Options"] == "nosniff"
+        result = protected.get(path, None)
+        assert (result.status, result.body) == (200, "ok\n")
+        assert result.headers["X-Content-Type-Options"] == "nosniff"
     assert "podtally_pod_packets_total" in protected.get("/metrics").body
 
 
@@ -99,8 +99,8 @@ def test_an_answer_does_not_wait_for_the_clients_ack(protected: Client) -> None:
 
 
 def test_plain_http_to_a_tls_port_is_explained(protected: Client) -> None:
-    told = Client(protected.port).get("/metrics")
-    assert (told.status, told.body) == (400, "this port requires TLS: use https\n")
+    result = Client(protected.port).get("/metrics")
+    assert (result.status, result.body) == (400, "this port requires TLS: use https\n")
     assert protected.get("/metrics").status == 200
 
 
@@ -127,8 +127,8 @@ def test_the_server_sends_close_notify(protected: Client) -> None:
         ) as secured,
     ):
         secured.sendall(b"GET /livez HTTP/1.1\r\nConnection: close\r\n\r\n")
-        told = b"".join(iter(lambda: secured.recv(4096), b""))
-    assert told.endswith(b"ok\n")
+        result = b"".join(iter(lambda: secured.recv(4096), b""))
+    assert result.endswith(b"ok\n")
 
 
 def test_client_certificates(
@@ -287,7 +287,7 @@ def test_a_server_that_closes_frees_its_port_and_hangs_up(
             kept = client.connection()
             assert ask(kept, "/metrics", PASSWORD).status == 200
             closing = Stopwatch()
-        assert closing.unhindered() < 1.5  # nobody who idles is waited for
+        assert closing.unhindered() < 1.5  # idle clients are not waited for
         with pytest.raises(OSError):  # noqa: PT011 - it depends on who is quicker
             socket.create_connection(("127.0.0.1", port), timeout=1)
         assert kept.sock.recv(1) == b""

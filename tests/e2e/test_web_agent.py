@@ -116,7 +116,7 @@ def _asked_by_commands(agent: Agent, authority: Authority, web: Path, tmp_path: 
     config_of_other = tmp_path / "other.yaml"
     config_of_other.write_text(f"web_config_file: {other}\n")
     stranger = Authority(tmp_path / "strangers", "strangers-ca").own.certificate
-    for arguments, variables, told in (
+    for arguments, variables, result in (
         (here, {}, "requires a user and a password"),
         (here, {"PODTALLY_BASIC_AUTH": f"{USER}:wrong"}, "wrong user or password"),
         (here, {"PODTALLY_BASIC_AUTH": USER}, "no password"),
@@ -127,8 +127,8 @@ def _asked_by_commands(agent: Agent, authority: Authority, web: Path, tmp_path: 
         ((), {"PODTALLY_BASIC_AUTH_FILE": "/nowhere"}, "cannot read /nowhere"),
     ):
         code, out, err = run(agent, "endpoints", *arguments, **variables)
-        assert (code, out) == (2, ""), told
-        assert told in err
+        assert (code, out) == (2, ""), result
+        assert result in err
         assert PASSWORD not in err
         assert err.count("\n") == 1
 

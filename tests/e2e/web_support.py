@@ -38,8 +38,8 @@ def users(password: str = PASSWORD, cost: int = COST) -> str:
 
 def tls(pair: Pair, **more: str) -> str:
     lines = {"cert_file": str(pair.certificate), "key_file": str(pair.key)} | more
-    told = "".join(f"  {name}: {value}\n" for name, value in lines.items())
-    return "tls_server_config:\n" + told
+    result = "".join(f"  {name}: {value}\n" for name, value in lines.items())
+    return "tls_server_config:\n" + result
 
 
 class Answer(NamedTuple):
@@ -89,8 +89,8 @@ class Client:
 def ask(connection: http.client.HTTPConnection, path: str, password: str | None) -> Answer:
     headers = {}
     if password is not None:
-        told = base64.b64encode(f"{USER}:{password}".encode()).decode()
-        headers["Authorization"] = f"Basic {told}"
+        result = base64.b64encode(f"{USER}:{password}".encode()).decode()
+        headers["Authorization"] = f"Basic {result}"
     connection.request("GET", path, headers=headers)
     response = connection.getresponse()
     return Answer(response.status, dict(response.getheaders()), response.read().decode())
@@ -109,7 +109,7 @@ def served(web_config: Path | None, port: int = 0) -> Iterator[int]:
 
 @contextmanager
 def idlers(port: int, count: int, words: bytes = b"") -> Iterator[list[socket.socket]]:
-    """So many who connect, say ``words``, and then nothing."""
+    """Clients that connect, say ``words``, and then nothing."""
     made: list[socket.socket] = []
     try:
         for _ in range(count):

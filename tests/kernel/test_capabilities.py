@@ -49,13 +49,13 @@ def test_names_are_the_kernels() -> None:
     header = Path("/usr/include/linux/capability.h")
     if not header.exists():
         pytest.skip("no linux/capability.h")
-    told = {
+    result = {
         words[1]: int(words[2])
         for words in map(str.split, header.read_text().splitlines())
         if len(words) == 3 and words[1].startswith("CAP_") and words[2].isdecimal()
     }
-    assert told == BIT_OF
-    assert {each.name: each.bit for each in CAPABILITIES}.items() <= told.items()
+    assert result == BIT_OF
+    assert {each.name: each.bit for each in CAPABILITIES}.items() <= result.items()
 
 
 def test_only_what_is_needed_is_left_in_every_set() -> None:
@@ -135,9 +135,9 @@ other.join()
 print(sorted(capabilities.keep(frozenset())))
 """
     )
-    told, after = out.splitlines()
-    assert told.startswith("cannot give up capabilities: 2 threads have them")
-    assert told.endswith("True")
+    result, after = out.splitlines()
+    assert result.startswith("cannot give up capabilities: 2 threads have them")
+    assert result.endswith("True")
     assert after == "[]"
 
 

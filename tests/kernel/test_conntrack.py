@@ -74,7 +74,7 @@ def tuples(asked: Iterable[Asked]) -> Tuples:
     )
 
 
-def told(translations: Translations) -> list[tuple[str, int] | None]:
+def backends_of(translations: Translations) -> list[tuple[str, int] | None]:
     """In plain words: address and port, or None where nothing was found."""
     answers: list[tuple[str, int] | None] = []
     for found, address, port in zip(*translations, strict=True):
@@ -212,7 +212,7 @@ def test_the_backend_of_a_service(
     ]
     assert len(set(asked)) == 92
     assert translator.available, translator.reason
-    assert told(translator.translate(tuples(asked))) == wanted
+    assert backends_of(translator.translate(tuples(asked))) == wanted
     assert translator.errors == 0
 
 
@@ -223,7 +223,7 @@ def test_sctp(shop: Shop, translator: Translator) -> None:
     asked = (shop.front.ipv4, 20023, SERVICE, 80, SCTP)
     if not any("sctp" in line for line in tracked()):
         pytest.skip("the kernel does not track SCTP (CONFIG_NF_CT_PROTO_SCTP)")
-    assert told(translator.translate(tuples([asked]))) == [("10.99.2.2", 8080)]
+    assert backends_of(translator.translate(tuples([asked]))) == [("10.99.2.2", 8080)]
 
 
 def test_a_pod_that_is_its_own_backend(
@@ -231,7 +231,7 @@ def test_a_pod_that_is_its_own_backend(
 ) -> None:
     connections.listen(shop.front, AF_INET, 8080)
     asked = connections.call(shop.front, (OWN_SERVICE, 80))
-    assert told(translator.translate(tuples([asked]))) == [("10.99.1.2", 8080)]
+    assert backends_of(translator.translate(tuples([asked]))) == [("10.99.1.2", 8080)]
 
 
 def test_without_nat_it_is_the_remote_itself(
@@ -243,7 +243,7 @@ def test_without_nat_it_is_the_remote_itself(
         connections.call(shop.front, (address, 8080))
         for address in (shop.back.ipv4, shop.back.ipv6)
     ]
-    assert told(translator.translate(tuples(asked))) == [(row[2], 8080) for row in asked]
+    assert backends_of(translator.translate(tuples(asked))) == [(row[2], 8080) for row in asked]
 
 
 def test_what_another_began_is_not_found(
@@ -253,7 +253,7 @@ def test_what_another_began_is_not_found(
     connections.listen(shop.back, AF_INET, 8080)
     local, port, _, _, protocol = connections.call(shop.front, (SERVICE, 80))
     seen_by_backend = (shop.back.ipv4, 8080, local, port, protocol)
-    assert told(translator.translate(tuples([seen_by_backend]))) == [None]
+    assert backends_of(translator.translate(tuples([seen_by_backend]))) == [None]
     assert translator.errors == 0
 
 
@@ -279,7 +279,7 @@ def test_the_unknown_is_not_found(
         (local, port, "2001:db8::a63:c801", remote_port, protocol),  # ends as the Service does
         ("2001:db8:1::2", port, SERVICE6, remote_port, protocol),
     ]
-    answers = told(translator.translate(tuples([known, *strangers, known])))
+    answers = backends_of(translator.translate(tuples([known, *strangers, known])))
     assert answers == [("10.99.2.2", 8080), *[None] * len(strangers), ("10.99.2.2", 8080)]
     assert translator.errors == 0
 
@@ -292,11 +292,11 @@ def test_a_closed_connection_is_known_a_while(shop: Shop, translator: Translator
     time.sleep(0.05)
     (line,) = [row for row in tracked() if f"sport={asked[1]} " in row]
     assert "TIME_WAIT" in line or "CLOSE" in line
-    assert told(translator.translate(tuples([asked]))) == [("10.99.2.2", 8080)]
+    assert backends_of(translator.translate(tuples([asked]))) == [("10.99.2.2", 8080)]
     subprocess.run(
         ["conntrack", "-D", "-p", "tcp", "--sport", str(asked[1])], check=True, capture_output=True
     )
-    assert told(translator.translate(tuples([asked]))) == [None]
+    assert backends_of(translator.translate(tuples([asked]))) == [None]
 
 
 @pytest.mark.parametrize("zone", ["zone", "original zone", "reply zone"])
@@ -316,9 +316,9 @@ def test_zones(shop: Shop, connections: Connections, zone: str, family: int) -> 
     translator = Translator()
     try:
         back = ("2001:db8:2::2" if family == AF_INET6 else "10.99.2.2", 5353)
-        assert told(translator.translate(tuples(asked))) == [back] * 3
+        assert backends_of(translator.translate(tuples(asked))) == [back] * 3
         assert translator.zones == ([0] if zone.startswith("reply") else [0, 7])
-        assert told(translator.translate(tuples([*asked, strange]))) == [*[back] * 3, None]
+        assert backends_of(translator.translate(tuples([*asked, strange]))) == [*[back] * 3, None]
         assert (translator.lookups, translator.not_found, translator.errors) == (7, 1, 0)
     finally:
         translator.close()
@@ -342,7 +342,7 @@ def test_a_translation_in_a_zone_counts_more_than_none(
     try:
         asked = ("10.99.1.2", 7000, SERVICE, 53, UDP)
         translator.zones.append(7)
-        assert told(translator.translate(tuples([asked]))) == [("10.99.2.2", 5353)]
+        assert backends_of(translator.translate(tuples([asked]))) == [("10.99.2.2", 5353)]
     finally:
         translator.close()
 
@@ -370,7 +370,7 @@ def test_thousands_at_once(shop: Shop, translator: Translator) -> None:
     rows = fill(range(20000, 22000))
     order = np.random.default_rng(23).integers(0, len(rows), 5000).tolist()
     wanted = [None if i % 2 else ("10.99.2.2", 30000 + i) for i in order]
-    assert told(translator.translate(tuples(rows[i] for i in order))) == wanted
+    assert backends_of(translator.translate(tuples(rows[i] for i in order))) == wanted
     assert translator.errors == 0
 
 
@@ -380,14 +380,14 @@ def test_what_finds_no_room_is_counted(shop: Shop, translator: Translator, optio
     assert translator._socket is not None
     translator._socket.setsockopt(socket.SOL_SOCKET, option, 1)  # the kernel's least: some KiB
     rows = fill(range(20000, 20200))
-    answers = told(translator.translate(tuples(rows)))
+    answers = backends_of(translator.translate(tuples(rows)))
     for i, answer in enumerate(answers):
         assert answer in (None, ("10.99.2.2", 30000 + i))
     lost = [i for i, answer in enumerate(answers) if answer is None and i % 2 == 0]
     assert lost
     assert len(lost) <= translator.errors <= 200
     before = translator.errors
-    assert told(translator.translate(tuples(rows[2:3]))) == [("10.99.2.2", 30002)]
+    assert backends_of(translator.translate(tuples(rows[2:3]))) == [("10.99.2.2", 30002)]
     assert translator.errors == before
 
 
@@ -411,14 +411,14 @@ def test_nothing_is_asked_where_the_module_is_not_loaded(
     connections.callback(translator.close)
     connections.listen(shop.back, AF_INET, 8080)
     asked = tuples([connections.call(shop.front, (SERVICE, 80))])
-    assert told(translator.translate(asked)) == [None]
+    assert backends_of(translator.translate(asked)) == [None]
     assert (translator.available, translator.reason) == (False, "nf_conntrack is not loaded")
     (tmp_path / "nf_conntrack_max").touch()
-    assert told(translator.translate(asked)) == [("10.99.2.2", 8080)]
+    assert backends_of(translator.translate(asked)) == [("10.99.2.2", 8080)]
     assert (translator.available, translator.reason) == (True, "")
 
 
-def test_who_may_not_ask_is_told(shop: Shop) -> None:
+def test_a_missing_permission_is_reported(shop: Shop) -> None:
     """Without CAP_NET_ADMIN the kernel refuses; nothing is found, and nothing breaks."""
     code = (
         "import os\n"

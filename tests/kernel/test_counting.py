@@ -180,7 +180,7 @@ def test_only_an_uplink_asks_for_sockets(kernel: Kernel, program: str) -> None:
 
 
 def test_the_cgroup_of_the_last_epoch_is_forgotten(kernel: Kernel) -> None:
-    """As the carries are: whoever claims the slot writes the row anew."""
+    """As the carries are: whoever claims the slot writes all of the row."""
     for program in ("from_host", "to_host"):
         kernel.send(program, UDP4 if program == "from_host" else reversed_ends(UDP4))
         (place,) = np.flatnonzero(kernel.hot["fingerprint"])
@@ -190,7 +190,7 @@ def test_the_cgroup_of_the_last_epoch_is_forgotten(kernel: Kernel) -> None:
 
 
 @pytest.mark.parametrize("field", ["cgroup_high", "cgroup_low", "carries"])
-def test_whoever_claims_a_slot_writes_all_of_its_row(kernel: Kernel, field: str) -> None:
+def test_claiming_a_slot_writes_all_of_its_row(kernel: Kernel, field: str) -> None:
     cold = shared(kernel.generation, "cold").view(kernel.layout.cold)
     kernel.send("from_pod", UDP4)
     (place,) = np.flatnonzero(kernel.hot["fingerprint"])
@@ -287,7 +287,7 @@ def test_a_full_table(small: Kernel) -> None:
 
 def test_an_interface_without_accounts_is_a_stranger(kernel: Kernel) -> None:
     kernel.books.close_accounts(LOOPBACK)
-    kernel.send("from_pod", ARP, TIMES)  # booked nowhere: nobody opened any account
+    kernel.send("from_pod", ARP, TIMES)  # booked nowhere: no account is open
     kernel.books.open_accounts(UNATTRIBUTED)
     kernel.send("to_pod", ARP, TIMES)
 

@@ -77,7 +77,7 @@ def test_every_pod_has_traffic_and_nothing_is_left_behind(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("built")
 def test_a_killed_demos_servers_and_namespaces_are_cleared(tmp_path: Path) -> None:
-    """Somebody else's process in a demo namespace is left alone, ours are ended."""
+    """Another process in a demo namespace is left alone, ours are ended."""
     curious = subprocess.Popen(
         ["nsenter", f"--net=/run/netns/{USER.netns}", "sleep", "60"], start_new_session=True
     )

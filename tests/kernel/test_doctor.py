@@ -101,7 +101,7 @@ def test_pins_need_a_bpffs(tmp_path: Path) -> None:
     assert host.bpffs(BPFFS / "ptl-not-there").ok
 
 
-def test_a_pin_directory_in_use_is_told(pin_dir: Path) -> None:
+def test_a_pin_directory_in_use_is_reported(pin_dir: Path) -> None:
     assert host.pin_lock(pin_dir).ok
     fd = os.open(pin_dir, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -113,7 +113,7 @@ def test_a_pin_directory_in_use_is_told(pin_dir: Path) -> None:
     assert "in use by an agent" in finding.detail
 
 
-def test_an_instruction_the_kernel_does_not_know_is_told_in_the_verifiers_words() -> None:
+def test_an_instruction_the_kernel_does_not_know_is_reported_in_the_verifiers_words() -> None:
     with pytest.raises(OSError, match="invalid func"):
         bytecode.load(bytecode.call(9999))
 
@@ -133,7 +133,7 @@ def test_no_interface_is_a_note_not_a_fault(inside: Callable[..., object], pin_d
     ]
 
 
-def test_a_program_before_ours_is_told(inside: Callable[..., object], pin_dir: Path) -> None:
+def test_a_program_before_ours_is_reported(inside: Callable[..., object], pin_dir: Path) -> None:
     found = inside(with_a_stranger_in_front, pin_dir)
     assert isinstance(found, list)
     assert found[0].ok

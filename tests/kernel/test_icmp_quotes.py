@@ -58,7 +58,7 @@ def is_v4(frame: bytes) -> bool:
 def error(
     asked: bytes, kind: int | None = None, sender: str | None = None, quoted: int = 500
 ) -> bytes:
-    """What ``asked`` is answered with, quoting so many bytes of it."""
+    """What ``asked`` is answered with, quoting some bytes of it."""
     packet = asked[14:][:quoted]
     if is_v4(asked):
         message = struct.pack("!BBHI", ERRORS4[0] if kind is None else kind, 3, 0, 0) + packet

@@ -121,7 +121,7 @@ def test_an_epoch_is_a_new_beginning(table: Kernel) -> None:
         table.table.clear(rest)
 
 
-def test_nobody_is_asked_while_there_is_room(table: Kernel) -> None:
+def test_no_lane_is_checked_while_there_is_room(table: Kernel) -> None:
     send(table, "from_pod", FREE)
 
     assert rows(table, FROM) == FREE

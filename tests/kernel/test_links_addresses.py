@@ -78,9 +78,9 @@ def test_an_address_that_the_host_reaches_elsewhere(inbox: Inbox) -> None:
     for address in ("198.18.7.7", "203.0.113.1", "10.99.1.1"):
         inbox.clear()
         sh(f"ip -n {pod} addr add {address}/32 dev eth0")
-        told = routed(inbox, "10.99.1.2")
-        assert mapped(address) in told.addresses
-        assert mapped(address) in told.on_link
+        result = routed(inbox, "10.99.1.2")
+        assert mapped(address) in result.addresses
+        assert mapped(address) in result.on_link
     sh("ip route add 198.18.7.7/32 dev v0")
     routed(inbox, "10.99.1.2", "198.18.7.7")
 
@@ -121,11 +121,11 @@ def test_ten_thousand_addresses(inbox: Inbox) -> None:
         f"addr add 198.18.{number >> 8}.{number & 255}/32 dev eth0\n" for number in range(1, 10_001)
     )
     subprocess.run(["ip", "-n", pod, "-force", "-batch", "-"], input=lines.encode(), check=True)
-    told = inbox.wait(AddressesChanged, lambda e: e.excess > 10_000 - MAX_ADDRESSES, 30)
+    result = inbox.wait(AddressesChanged, lambda e: e.excess > 10_000 - MAX_ADDRESSES, 30)
     time.sleep(3)
     after = resource.getrusage(resource.RUSAGE_SELF)
-    assert mapped("10.99.1.2") in told.addresses
-    assert len(told.addresses) == MAX_ADDRESSES
+    assert mapped("10.99.1.2") in result.addresses
+    assert len(result.addresses) == MAX_ADDRESSES
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(f"{spent:.2f} s of CPU")
     assert spent < CPU_SECONDS

@@ -93,7 +93,7 @@ def test_an_older_program_is_replaced_in_place(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_another_role_counts_anew(
+def test_another_role_counts_from_zero(
     pins: Path, fds: Mapping[str, int], link: Link, mode: Mode
 ) -> None:
     attacher = Attacher(pins, fds, mode)
@@ -124,7 +124,7 @@ def test_auto_takes_tcx_where_the_kernel_has_it(pins: Path, fds: Mapping[str, in
 
 @pytest.fixture
 def foreign(pins: Path) -> Iterator[int]:
-    """Filters, a qdisc and TCX links of somebody else on v0; yields the program's id."""
+    """Filters, a qdisc and TCX links of another program on v0; yields the program's id."""
     fd, number = load("stranger"), ifindex("v0")
     pin = pins / "stranger"
     bpf.obj_pin(fd, pin)
@@ -194,7 +194,7 @@ def test_only_a_qdisc_known_to_be_ours_is_removed(
     later.close()
 
 
-def test_a_qdisc_that_somebody_makes_after_ours_was_removed_is_left_alone(
+def test_a_qdisc_that_another_program_makes_after_ours_was_removed_is_left_alone(
     pins: Path, fds: Mapping[str, int], link: Link, tmp_path: Path
 ) -> None:
     """The note that the qdisc is ours goes with it."""
@@ -209,7 +209,7 @@ def test_a_qdisc_that_somebody_makes_after_ours_was_removed_is_left_alone(
     assert "clsact" in sh("tc qdisc show dev v0")
 
 
-def test_an_ingress_qdisc_is_an_error_with_a_mend(
+def test_an_ingress_qdisc_is_an_error_with_a_fix(
     pins: Path, fds: Mapping[str, int], link: Link, tmp_path: Path
 ) -> None:
     sh("tc qdisc add dev v0 ingress")

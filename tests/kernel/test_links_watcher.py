@@ -167,7 +167,7 @@ def test_an_end_announced_before_its_peer_moves(host: Host, pod: str) -> None:
         host.inbox.wait(Attached)
 
 
-def test_addresses_are_told_and_followed(host: Host, pod: str) -> None:
+def test_addresses_are_reported_and_followed(host: Host, pod: str) -> None:
     with host.watching():
         make_pod("v0", pod)
         host.inbox.wait(Attached)
@@ -175,15 +175,15 @@ def test_addresses_are_told_and_followed(host: Host, pod: str) -> None:
         sh(f"ip -n {pod} addr add 2001:db8::2/64 dev eth0 nodad")
         sh(f"ip -n {pod} link set lo up")
         wanted = {mapped("10.99.1.2"), mapped("2001:db8::2")}
-        told = host.inbox.wait(AddressesChanged, lambda event: wanted <= set(event.addresses))
-        assert mapped("127.0.0.1") not in told.addresses
-        assert mapped("10.99.1.1") not in told.addresses, "the host's own end"
+        result = host.inbox.wait(AddressesChanged, lambda event: wanted <= set(event.addresses))
+        assert mapped("127.0.0.1") not in result.addresses
+        assert mapped("10.99.1.1") not in result.addresses, "the host's own end"
         sh(f"ip -n {pod} addr del 10.99.1.2/24 dev eth0")
         host.inbox.clear()
         sh(f"ip -n {pod} addr add 10.99.1.3/24 dev eth0")
-        told = host.inbox.wait(AddressesChanged)
-        assert mapped("10.99.1.3") in told.addresses
-        assert mapped("10.99.1.2") not in told.addresses
+        result = host.inbox.wait(AddressesChanged)
+        assert mapped("10.99.1.3") in result.addresses
+        assert mapped("10.99.1.2") not in result.addresses
 
 
 def test_an_uplinks_addresses_are_the_hosts(host: Host, pod: str) -> None:
@@ -236,7 +236,7 @@ def test_a_dying_namespace_takes_its_count_along(host: Host, pod: str) -> None:
     assert host.left() == []
 
 
-def test_a_new_name_is_told(host: Host, pod: str) -> None:
+def test_a_new_name_is_reported(host: Host, pod: str) -> None:
     with host.watching():
         make_pod("v0", pod)
         number = host.inbox.wait(Attached).ifindex
@@ -284,7 +284,7 @@ def test_vanishing_while_being_attached_is_no_error(either_mode: Host, pod: str)
     assert host.left() == []
 
 
-def test_a_failure_is_told_in_one_line_and_tried_again(host: Host, pod: str) -> None:
+def test_a_failure_is_reported_in_one_line_and_tried_again(host: Host, pod: str) -> None:
     def fail(number: int) -> None:
         raise OSError(errno.ENOSPC, "no room for its account")
 

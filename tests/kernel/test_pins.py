@@ -166,7 +166,7 @@ def test_promote_can_be_stopped_anywhere(
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_stopped_amid_a_change_programs_never_count_into_maps_that_nobody_reads(
+def test_stopped_amid_a_change_programs_never_count_into_maps_that_are_not_read(
     two_generations: "TwoGenerations",
     directory: Path,
     monkeypatch: pytest.MonkeyPatch,

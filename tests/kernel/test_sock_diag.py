@@ -198,16 +198,16 @@ def test_of_several_on_one_port_the_one_that_gets_it(
         )
         for _ in range(3)
     )
-    told, true = [], []
+    result, true = [], []
     for _ in range(40):
         sender = sockets.there(protocol, ends)
-        told.append(ask(diag, (ends.host, 5000, ends.out, port_of(sender), protocol)))
+        result.append(ask(diag, (ends.host, 5000, ends.out, port_of(sender), protocol)))
         if protocol == UDP:
             true.append(who_gets(receivers, sender, (ends.host, 5000)))
         else:
             sender.connect((ends.host, 5000))
             true.append(who_accepts(receivers))
-    assert told == true
+    assert result == true
     assert set(true) == set(receivers)
 
 
@@ -282,7 +282,7 @@ def test_a_namespace_without_loopback(sockets: Sockets) -> None:
     assert (diag.available, diag.reason) == (True, "")
 
 
-def test_what_is_sent_to_many_is_nobodys(diag: SocketDiag, sockets: Sockets) -> None:
+def test_what_is_sent_to_many_has_no_owner(diag: SocketDiag, sockets: Sockets) -> None:
     for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
         first = sockets.enter_context(socket.socket(family, DATAGRAM))
         first.bind((address, 5353 if family == socket.AF_INET else 5354))
@@ -297,7 +297,7 @@ def test_what_is_sent_to_many_is_nobodys(diag: SocketDiag, sockets: Sockets) -> 
     assert ask(diag, ("240.0.0.1", 5353, OUT4, 5353, UDP)) > 0
 
 
-def test_what_cannot_be_asked_for(diag: SocketDiag, sockets: Sockets) -> None:
+def test_what_cannot_be_evaluated_for(diag: SocketDiag, sockets: Sockets) -> None:
     sockets.make(UDP, socket.AF_INET6, ("::", 5000))
     for asked in (
         (HOST4, 5000, OUT4, 40000, SCTP),

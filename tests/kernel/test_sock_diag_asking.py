@@ -93,7 +93,7 @@ def test_what_finds_no_room_is_counted(crowd: dict[int, int], option: int) -> No
 
 @pytest.mark.parametrize("stale", [0, 0xFFFF])
 def test_an_answer_to_something_else_is_not_taken(crowd: dict[int, int], stale: int) -> None:
-    """One that nobody waited for is of no use, and in the way of another."""
+    """One that no task waited for is of no use, and in the way of another."""
     diag = SocketDiag()
     assert diag._socket is not None
     packet = np.zeros(1, PACKET)
@@ -108,7 +108,7 @@ def test_an_answer_to_something_else_is_not_taken(crowd: dict[int, int], stale: 
     diag.close()
 
 
-def test_numbers_begin_anew(diag: SocketDiag, crowd: dict[int, int]) -> None:
+def test_numbers_restart(diag: SocketDiag, crowd: dict[int, int]) -> None:
     """Long before they are too large for their 32 bits."""
     rows = in_a_row(1, 300)
     diag._sequence = 0x7FFFFFFF - 200
@@ -167,7 +167,7 @@ def test_no_capability_is_needed() -> None:
     assert run(code) == "True|"
 
 
-def test_who_cannot_ask_is_told() -> None:
+def test_a_missing_permission_is_reported() -> None:
     """No descriptor is left for the socket; nothing is found, and nothing breaks."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     code = (

@@ -304,7 +304,7 @@ def test_a_socket_on_all_addresses_is_not_meant_by_a_pods(
 
 
 @both
-def test_what_a_pod_sends_is_nobodys_here(
+def test_what_a_pod_sends_has_no_owner_here(
     uplink: Uplink, ours: int, sockets: Sockets, ends: Ends
 ) -> None:
     """The veth hands the pod's socket over with the packet; ip_rcv_core() orphans it."""

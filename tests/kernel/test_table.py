@@ -92,7 +92,7 @@ def test_clear_can_be_repeated(kernel: Kernel, count: int, cleared: str) -> None
 
 
 def test_carries_of_the_last_epoch_are_forgotten(kernel: Kernel) -> None:
-    """The cold row is not cleared: whoever claims its slot next writes it anew."""
+    """The cold row is not cleared: whoever claims its slot next writes it again."""
     frame, layout = ipv4(UDP, ports()), kernel.layout
     for _ in range(2):
         kernel.send("from_pod", frame)

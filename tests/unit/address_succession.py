@@ -35,7 +35,7 @@ def monotonic(at: float) -> int:
     return round((at - WALL + BOOT) * SECOND)
 
 
-def told(truth: Truth, until: float) -> Json:
+def pod_at(truth: Truth, until: float) -> Json:
     """Return the pod's status at a moment, as the kubelet knows it."""
     past = (m if m is not None and m <= until else None for m in truth.run[:5])
     seen = Run._make([*past, 0])
@@ -72,8 +72,8 @@ def heard(
             assert moment is not None
             written = moment + random_.uniform(0.0, late / 2)
             kind = "ADDED" if moment == truth.run.admitted else "MODIFIED"
-            events.append((written, kind, told(truth, moment)))
-        events.append((written + 0.01, "DELETED", told(truth, written)))
+            events.append((written, kind, pod_at(truth, moment)))
+        events.append((written + 0.01, "DELETED", pod_at(truth, written)))
     per_pod: dict[str, float] = {}
     ordered = []
     for written, kind, item in events:  # one pod's events keep their order

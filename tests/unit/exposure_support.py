@@ -82,7 +82,7 @@ def services(
     cluster: ClusterState | None = None,
     at_ns: int = SECOND,
 ) -> Services:
-    """As the API tells of them."""
+    """As the API reports them."""
     cluster = cluster or ClusterState("here")
     clocks = Clocks(at_ns, at_ns)
     for resource, items in (("services", objects), ("endpointslices", slices)):

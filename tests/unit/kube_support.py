@@ -94,7 +94,7 @@ class Table:
             if isinstance(event, ObjectPage):
                 self._page(there, event)
             elif event.kind == "DELETED":
-                del there[key_of(event.object)]  # KeyError: it was told of twice, or never
+                del there[key_of(event.object)]  # KeyError: it was reported twice, or never
             else:
                 there[key_of(event.object)] = event.object
 

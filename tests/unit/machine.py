@@ -44,7 +44,7 @@ class Steps:
         self._passes = 0
 
     def crash_at(self, step: str, passes: int = 0) -> None:
-        """Die at a step, when it has been passed so many times."""
+        """Die at a step, when it has been passed ``n`` times."""
         self._crash_at, self._passes = step, passes
 
     def is_due(self, step: str) -> bool:

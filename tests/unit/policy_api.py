@@ -13,7 +13,7 @@ BY_NAME = {resource.name: resource for resource in POLICY_RESOURCES}
 
 
 def network_policy(name: str, **spec: Any) -> Json:
-    """``namespace/name``; over all pods of the namespace, unless told."""
+    """``namespace/name``; over all pods of the namespace, by default."""
     namespace, _, short = name.partition("/")
     metadata = {"name": short, "namespace": namespace, "uid": f"uid-{short}"}
     return {"metadata": metadata, "spec": {"podSelector": {}, **spec}}

@@ -52,7 +52,7 @@ def labels(values: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
 
 
 def pod(name: str, address: str = "10.99.0.1", **more: Any) -> PolicyEndpoint:
-    """``namespace/name``; the label ``app`` is the name, unless told."""
+    """``namespace/name``; the label ``app`` is the name, by default."""
     namespace, _, short = name.partition("/")
     endpoint = PolicyEndpoint(POD, namespace, short, (("app", short),), ips=(ip(address),))
     return endpoint._replace(**more)

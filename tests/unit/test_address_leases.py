@@ -138,7 +138,7 @@ def test_before_the_first_list_only_certain_times_are_claimed() -> None:
     observer.hear_list((waited,), WALL)
     assert observer.owner(WALL - 30) == "disputed"
     assert observer.owner(WALL - 3) == "waited"
-    # Heard of as it came: nobody else can have had the address that the list did not show.
+    # Heard of as it came: no other pod can have had the address that the list did not show.
     came = pod("came", "came", status=status("198.18.0.9", Run(WALL + 10, WALL + 20, WALL + 20)))
     observer.hear("ADDED", came, WALL + 21)
     assert observer.owner(WALL + 15, "198.18.0.9") == "came"

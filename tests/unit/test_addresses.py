@@ -115,7 +115,7 @@ def test_every_instant_follows_the_rules(claims: list[Claim]) -> None:
             [(0, 10, WEB), (10, float("inf"), API_POD)],
         ),
         (
-            "a gap between bounds is nobody's",
+            "a gap between bounds has no owner",
             [claim(WEB, 0, 10), claim(API_POD, 10.5)],
             [(0, 10, WEB), (10.5, float("inf"), API_POD)],
         ),
@@ -130,7 +130,7 @@ def test_every_instant_follows_the_rules(claims: list[Claim]) -> None:
             [(-10, 10, WEB), (14, float("inf"), API_POD)],
         ),
         (
-            "bounds overlap: nobody can tell",
+            "bounds overlap: it is unknown",
             [claim(WEB, 0, 12), claim(API_POD, 10, 20)],
             [(0, 10, WEB), (10, 12, DISPUTED), (12, 20, API_POD)],
         ),
@@ -145,7 +145,7 @@ def test_every_instant_follows_the_rules(claims: list[Claim]) -> None:
             [(0, 10, WEB), (10, float("inf"), UNSETTLED)],
         ),
         (
-            "the same pod told twice",
+            "the same pod reported twice",
             [claim(WEB, 0), claim(WEB_LABELLED, 10)],
             [(0, 10, WEB), (10, float("inf"), WEB_LABELLED)],
         ),
@@ -363,8 +363,8 @@ def test_owners_are_listed_once_and_former_ones_released() -> None:
         ("lost", [claim(WEB, 0, 10)], 5, True),
         ("lost before", [claim(WEB, 0, 10)], 10.1, False),
         ("had all the time", [claim(WEB, 0)], 0.1, False),
-        ("the same one, told twice", [claim(WEB, 0, 10), claim(WEB, 9, 60)], 5, True),
-        ("the same one, told twice", [claim(WEB, 0, 10), claim(WEB, 9)], 5, False),
+        ("the same one, reported twice", [claim(WEB, 0, 10), claim(WEB, 9, 60)], 5, True),
+        ("the same one, reported twice", [claim(WEB, 0, 10), claim(WEB, 9)], 5, False),
         ("beaten", [claim(WEB, 0, 60, FACT), claim(API_POD, 10, 20)], 61, False),
     ],
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``podtally top``: who is asked for the page, and what is said if it is nobody, or no podtally."""
+"""``podtally top``: the address of the page, and what is printed if it is down, or not podtally."""
 
 import http.server
 import threading
@@ -72,11 +72,11 @@ def test_another_server_is_not_podtally(
 ) -> None:
     with serving(body, status) as where:
         assert top("--listen", where) == cli.USAGE_ERROR
-    told = capsys.readouterr()
-    assert (told.out, told.err.count("\n")) == ("", 1)
-    assert words in told.err
-    assert where in told.err
-    assert "\x1b" not in told.err
+    result = capsys.readouterr()
+    assert (result.out, result.err.count("\n")) == ("", 1)
+    assert words in result.err
+    assert where in result.err
+    assert "\x1b" not in result.err
 
 
 def test_no_agent_answers(capsys: pytest.CaptureFixture[str]) -> None:

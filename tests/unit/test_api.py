@@ -335,7 +335,7 @@ def test_the_configuration_says_where_it_listens(served: Served, tmp_path: Path)
 
 @pytest.fixture
 def judging() -> Iterator[tuple[Served, Host]]:
-    """Over a host whose API tells of its pods; what was counted is another's."""
+    """Over a host whose API reports its pods; what was counted is another's."""
     host = shop()
     ledger, declared = make(), declare(ONLY_MYSQL, candidates=[INTO_WEB, EXCEPT_NOBODY])
     flows = [out("203.0.113.10", 3306), into("203.0.113.5", 80), into("198.18.7.7", 80)]
@@ -429,12 +429,12 @@ def test_what_candidates_would_change(judging: tuple[Served, Host]) -> None:
         "undeclared unknown shop/web ingress external:office tcp 80 - 1 23",
     ]
     code, out, _ = ask(served, "candidates", "--output", "json")
-    told = json.loads(out)
-    assert (code, told) == (1, served.get("/api/v1/candidates")[1])
-    assert told["policies"][0] == {
+    result = json.loads(out)
+    assert (code, result) == (1, served.get("/api/v1/candidates")[1])
+    assert result["policies"][0] == {
         "kind": "NetworkPolicy", "namespace": "shop", "name": "into-web", "unreadable": "",
     }  # fmt: skip
-    assert sum(row["bytes"] for row in told["changes"]) == 92
+    assert sum(row["bytes"] for row in result["changes"]) == 92
 
 
 def test_candidates_that_change_nothing_and_none_at_all(judging: tuple[Served, Host]) -> None:

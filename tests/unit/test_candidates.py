@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Candidates of now, of before, and deletions that are tried; and how the command tells of them."""
+"""Candidates of now, of before, and deletions that are tried; and how the command prints them."""
 
 from pathlib import Path
 
@@ -152,11 +152,11 @@ def test_a_stale_candidate_file_is_an_error(tmp_path: Path) -> None:
     host.declared = declared
     served = serve(host.answers)
     try:
-        code, told, err = ask(served, "candidates")
+        code, result, err = ask(served, "candidates")
     finally:
         served.server.close()
     assert code == 2
-    assert told == (
+    assert result == (
         "nothing observed would change; candidates: shop/into-web, "
         "without NetworkPolicy/shop/only-mysql\n"
     )

@@ -77,8 +77,8 @@ def case_file(expect: str) -> str:
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     status = cli.main([str(argument) for argument in arguments])
-    told = capsys.readouterr()
-    return status, told.out, told.err
+    result = capsys.readouterr()
+    return status, result.out, result.err
 
 
 def test_good_policies_are_fine(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,9 +202,9 @@ def test_probes_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     tests.write_text(case_file("allow"))
     arguments = ("check", "--probes", tests, folder / "policies" / "out.yaml", "--output", "json")
     status, out, _ = run(capsys, *arguments)
-    told = json.loads(out)["probes"]
+    result = json.loads(out)["probes"]
     assert status == 1
-    assert told[0] == {
+    assert result[0] == {
         "case": "shop",
         "probe": 0,
         "verdict": "allowed",
@@ -214,7 +214,7 @@ def test_probes_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "expect": "allow",
         "ok": True,
     }
-    assert (told[1]["verdict"], told[1]["ok"]) == ("denied", False)
+    assert (result[1]["verdict"], result[1]["ok"]) == ("denied", False)
     tests.write_text(case_file("allow"))
     status, out, _ = run(capsys, "check", "--probes", tests, "--output", "json")
     assert status == 0
@@ -332,9 +332,9 @@ def test_explain_ends_by_the_verdict(
         folder / "cluster.yaml",
     )
     ended, out, _ = run(capsys, "explain", *ends, *asked, "--output", "json")
-    told = json.loads(out)
-    assert (ended, told["verdict"]) == (status, verdict)
-    assert told["steps"][-1]["result"].startswith(told["ingress"])
+    result = json.loads(out)
+    assert (ended, result["verdict"]) == (status, verdict)
+    assert result["steps"][-1]["result"].startswith(result["ingress"])
 
 
 @pytest.mark.parametrize(

@@ -261,6 +261,7 @@ def test_a_checkpoint_of_schema_8_is_read(tmp_path: Path) -> None:
     old_names["counter_deltas.sums"] = "kernel.read"
     old_names["connections.initiator"] = "connections.began"
     old_names["held.initiator"] = "held.began"
+    old_names["events.reported"], old_names["events.reported_ns"] = "events.told", "events.told_ns"
     families = {"unknown_verdicts": "unjudged", "undecided": "missed"}
     families["scan_connections"] = "scanning"
     for array in ("sums", "moved_ns"):

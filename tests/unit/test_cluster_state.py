@@ -257,7 +257,7 @@ def test_cluster_labels_are_the_same_until_a_label_changes() -> None:
         assert cluster.labels_version > version, (resource, kind)
     assert cluster.cluster_labels().namespaces == {"shop": (("team", "x"),)}
     assert cluster.cluster_labels().nodes.keys() == {"here"}
-    assert before.nodes.keys() == {"here", "there"}  # what somebody still holds stays
+    assert before.nodes.keys() == {"here", "there"}  # what a reader still holds stays
 
 
 def test_a_node_created_again_with_its_name_is_another() -> None:

@@ -127,10 +127,10 @@ def test_flags_of_policy_and_events() -> None:
     run.add_arguments(parser)
     words = "--policies a --policies b --candidate c --candidate d --events - --events-rate 7"
     words += " --events-interval 9 --events-max-bytes 11 --events-verdicts undeclared,denied"
-    told = config.from_arguments(parser.parse_args(words.split()))
-    assert (told.policies, told.candidates) == ((Path("a"), Path("b")), (Path("c"), Path("d")))
-    assert (told.events, told.events_rate, told.events_interval) == ("-", 7, 9)
-    assert (told.events_max_bytes, told.events_verdicts) == (11, ("denied", "undeclared"))
+    result = config.from_arguments(parser.parse_args(words.split()))
+    assert (result.policies, result.candidates) == ((Path("a"), Path("b")), (Path("c"), Path("d")))
+    assert (result.events, result.events_rate, result.events_interval) == ("-", 7, 9)
+    assert (result.events_max_bytes, result.events_verdicts) == (11, ("denied", "undeclared"))
 
 
 @pytest.mark.parametrize(

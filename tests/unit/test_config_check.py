@@ -23,8 +23,8 @@ NOT_A_POLICY = POLICY.replace("podSelector: {}\n", "podSelektor: {}\n", 1)
 
 def check(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     status = cli.main(["config", "check", *map(str, arguments)])
-    told = capsys.readouterr()
-    return status, told.out, told.err
+    result = capsys.readouterr()
+    return status, result.out, result.err
 
 
 def written(folder: Path, text: str) -> Path:
@@ -57,8 +57,8 @@ def test_a_file_that_serves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_what_no_agent_could_start_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
 ) -> None:
-    status, told, error = check(capsys, written(tmp_path, text))
-    assert (status, told) == (2, "")
+    status, result, error = check(capsys, written(tmp_path, text))
+    assert (status, result) == (2, "")
     assert words in error
     assert error.count("\n") == 1
 
@@ -67,10 +67,10 @@ def test_named_interfaces_that_are_not_here(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Another host may have them, so the configuration serves."""
-    status, told, _ = check(capsys, written(tmp_path, "interfaces: 'nosuch0, veth*'\n"))
+    status, result, _ = check(capsys, written(tmp_path, "interfaces: 'nosuch0, veth*'\n"))
     assert status == 0
-    assert "warning: interfaces: there is no interface 'nosuch0'\n" in told
-    assert "veth" not in told
+    assert "warning: interfaces: there is no interface 'nosuch0'\n" in result
+    assert "veth" not in result
 
 
 def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,12 +97,12 @@ def test_policies_that_cannot_be_read_are_findings(
     (policies / "bad.yaml").write_text(NOT_A_POLICY)
     (policies / "good.yaml").write_text(POLICY.replace("name: web", "name: other"))
     path = written(tmp_path, f"{setting}: [{policies}]\n")
-    status, told, error = check(capsys, path)
+    status, result, error = check(capsys, path)
     assert (status, error) == (1, "")
-    *problems, last = told.splitlines()
+    *problems, last = result.splitlines()
     assert problems
     assert all(line.startswith(f"{policies / 'bad.yaml'}:") for line in problems)
-    assert "podSelektor" in told
+    assert "podSelektor" in result
     assert last == f"{path}: {len(problems)} problem{'s' * (len(problems) > 1)} in policies"
 
 
@@ -111,9 +111,9 @@ def test_control_characters_are_not_printed(
 ) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text(POLICY.replace("podSelector: {}", 'podSelector: {matchLabels: {"\\e]0;x": a}}'))
-    status, told, _ = check(capsys, written(tmp_path, f"policies: {bad}\n"))
+    status, result, _ = check(capsys, written(tmp_path, f"policies: {bad}\n"))
     assert status == 1
-    assert "\x1b" not in told
+    assert "\x1b" not in result
 
 
 def test_without_a_name_it_is_the_default_file(

@@ -83,7 +83,7 @@ def test_an_endpoint_has_what_the_page_says() -> None:
 
 
 def given(field: msgspec.structs.FieldInfo) -> str:
-    """The default; what is made anew for each (a dict) is empty, as what is no default."""
+    """The default; what is created for each (a dict) is empty, as what is no default."""
     return written(None if field.default in (msgspec.NODEFAULT, "") else field.default)
 
 

@@ -63,18 +63,18 @@ def test_sums_are_exact_beyond_the_integers_that_a_float_has() -> None:
         (talked(WEB, 0, 23, 23), "unknown"),
     ],
 )  # fmt: skip
-def test_direction_is_who_opened_it(metrics: str, direction: str) -> None:
+def test_direction_follows_the_initiator(metrics: str, direction: str) -> None:
     assert [row.direction for row in found(metrics)] == [direction]
 
 
 def test_direction_after_a_change_of_verdict() -> None:
     """The connection is counted under the earlier verdict, later bytes under the new one."""
     metrics = talked(WEB, 2, 23, 23) + talked(WEB._replace(verdict="denied"), 0, 997, 23)
-    told = {row.conversation.verdict: row for row in found(metrics)}
-    assert {verdict: row.direction for verdict, row in told.items()} == {
+    result = {row.conversation.verdict: row for row in found(metrics)}
+    assert {verdict: row.direction for verdict, row in result.items()} == {
         "allowed": "egress", "denied": "egress",
     }  # fmt: skip
-    assert told["denied"].counts == (997, 23, 0, 0)
+    assert result["denied"].counts == (997, 23, 0, 0)
     assert "denied 0 (1.0 kB)" in printed(BUILD + metrics)
 
 
@@ -166,8 +166,8 @@ def test_a_restarted_counter_has_no_negative_rate() -> None:
 
 
 def test_the_first_page_has_no_rates_and_is_sorted_by_bytes() -> None:
-    told = found(talked(STRAY, 1, 100, 0) + talked(WEB, 1, 1000, 4000))
-    assert [(row.conversation.workload, row.rate) for row in told] == [
+    result = found(talked(STRAY, 1, 100, 0) + talked(WEB, 1, 1000, 4000))
+    assert [(row.conversation.workload, row.rate) for row in result] == [
         ("web", None),
         ("stray", None),
     ]

@@ -165,7 +165,7 @@ def test_kubecosts_service_is_the_declared_network() -> None:
 
 
 @pytest.mark.parametrize("scope", ["node", "zone", "cluster", "private", "unknown"])
-def test_kubecost_charges_nothing_where_nobody_knows(scope: str) -> None:
+def test_kubecost_charges_nothing_where_nothing_is_known(scope: str) -> None:
     account = Account(
         0, "shop", "web", "Deployment", "pod", "shop", "db", scope, 6, 80, endpoint="web-0"
     )

@@ -270,11 +270,11 @@ def test_failures_are_counted_and_logged_once(path: Path, caplog: pytest.LogCapt
     with serving(path, lambda *_: answers.pop(0)):
         assert [cri.sandboxes() for _ in range(5)] == [None, None, None, [WEB], [WEB]]
     assert cri.errors == 3
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 3
-    assert "does not answer ListPodSandbox: down" in told[0]
-    assert "invalid message" in told[1]
-    assert "answers again" in told[2]
+    result = [record.getMessage() for record in caplog.records]
+    assert len(result) == 3
+    assert "does not answer ListPodSandbox: down" in result[0]
+    assert "invalid message" in result[1]
+    assert "answers again" in result[2]
 
 
 def test_a_containerd_without_cri_is_tried_again_only_after_a_restart(path: Path) -> None:

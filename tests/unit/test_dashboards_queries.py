@@ -23,7 +23,7 @@ ALL = dashboards()
 QUERIES = [query for name, each in ALL.items() for query in queries(name, each)]
 METRICS = catalogue(PAGE.read_text())
 BUILT_IN = {"__rate_interval": "1m", "__range": "1h", "__range_s": "3600"}
-# No other range vectors, and above all no interval that somebody wrote by hand.
+# No other range vectors, and above all no interval that is written by hand.
 RANGES = {
     ("rate", timedelta(minutes=1)),
     ("increase", timedelta(hours=1)),

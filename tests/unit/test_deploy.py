@@ -100,8 +100,8 @@ def refused(document: Json, version: str) -> str:
 def test_kubernetes_takes_every_object(overlay: Built, version: str) -> None:
     kinds = {each["kind"] for each in overlay.objects}
     assert {"Namespace", "DaemonSet", "ConfigMap", "ClusterRole"} <= kinds
-    told = [refused(each, version) for each in overlay.objects if each["kind"] not in CUSTOM]
-    assert [each for each in told if each] == []
+    result = [refused(each, version) for each in overlay.objects if each["kind"] not in CUSTOM]
+    assert [each for each in result if each] == []
 
 
 def test_the_schemas_do_refuse(built: dict[str, Built]) -> None:
@@ -200,7 +200,7 @@ def metrics_ports(overlay: Built) -> Iterator[int]:
             yield port["containerPort"]
 
 
-def test_who_scrapes_finds_the_metrics(overlay: Built, tmp_path: Path) -> None:
+def test_a_scraper_finds_the_metrics(overlay: Built, tmp_path: Path) -> None:
     labels = overlay.one("DaemonSet")["spec"]["template"]["metadata"]["labels"]
     (port,) = metrics_ports(overlay)
     service = overlay.one("Service")["spec"]
@@ -232,7 +232,7 @@ def test_openshift_grants_what_the_pods_ask_for(built: dict[str, Built]) -> None
     assert not granted["allowPrivilegedContainer"]
 
 
-def test_behind_the_proxy_nobody_else_reaches_the_agent(
+def test_behind_the_proxy_nothing_else_reaches_the_agent(
     built: dict[str, Built], tmp_path: Path
 ) -> None:
     overlay, plain = built[BEHIND_PROXY], built["plain"]

@@ -141,8 +141,8 @@ def test_a_name_of_the_api_outlives_it() -> None:
     made.refresh(START)
     clocks = Clocks(START, START)
     (pods,) = (resource for resource in RESOURCES if resource.name == "pods")
-    told = pods.decode_event(event("ADDED", pod("web-0", UID, spec__nodeName="node1")))
-    made.apply_api_event(Changed("pods", told.type, told.object, START), clocks)
+    result = pods.decode_event(event("ADDED", pod("web-0", UID, spec__nodeName="node1")))
+    made.apply_api_event(Changed("pods", result.type, result.object, START), clocks)
     found = endpoint(made)
     assert (found.namespace, found.name, found.source) == ("shop", "web-0", "kubernetes")
     assert (found.node, found.ports) == ("node1", ())
@@ -161,8 +161,8 @@ def test_addresses_of_pod_networks_wait_for_the_api() -> None:
         "spec": {"podCIDRs": ["10.99.64.0/24", "2001:db8:99::/64"]},
     }
     assert owner(made, "10.99.64.9") == UNRESOLVED
-    told = nodes.decode_event(event("ADDED", node))
-    made.apply_api_event(Changed("nodes", told.type, told.object, START), Clocks(START, START))
+    result = nodes.decode_event(event("ADDED", node))
+    made.apply_api_event(Changed("nodes", result.type, result.object, START), Clocks(START, START))
     made.refresh(START)
     for address in ("10.99.64.9", "2001:db8:99::9"):
         assert owner(made, address) == Owner("unknown", "", "", "", "cluster", final=False)
@@ -195,8 +195,8 @@ def test_a_workload_is_unknown_until_the_first_lists() -> None:
     made = directory(cluster=ClusterState("node1"))
     made.process_found(7, POD)
     made.named(UID, logs)
-    told = endpoint(made, at_ns=START + PATIENCE)
-    assert (told.name, told.workload, told.workload_kind) == ("web-5d9c-x7", UNKNOWN, UNKNOWN)
+    result = endpoint(made, at_ns=START + PATIENCE)
+    assert (result.name, result.workload, result.workload_kind) == ("web-5d9c-x7", UNKNOWN, UNKNOWN)
     alone = directory()
     alone.process_found(7, POD)
     alone.named(UID, logs)
@@ -239,7 +239,7 @@ def test_the_host_is_an_endpoint_and_so_are_its_sockets() -> None:
     assert made.names.sockets[4358] == NAMED._replace(host_network=True)
 
 
-def told(made: Directory, resource: str, item: Json) -> None:
+def result(made: Directory, resource: str, item: Json) -> None:
     (known,) = (each for each in RESOURCES if each.name == resource)
     event_ = known.decode_event(event("ADDED", item))
     made.apply_api_event(Changed(resource, event_.type, event_.object, START), Clocks(START, START))
@@ -254,7 +254,7 @@ def test_the_host_has_the_name_of_its_node_from_all_sources() -> None:
     assert owner(made, "198.18.0.1") == host_owner("node1")
     assert owner(made, "10.99.0.9")[6:] == ("node1", "", (), True, ())
     addresses = [{"type": "InternalIP", "address": "198.18.0.1"}]
-    told(
+    result(
         made,
         "nodes",
         {"metadata": {"name": "node1", "uid": "n1"}, "status": {"addresses": addresses}},
@@ -269,10 +269,10 @@ def test_the_host_has_the_name_of_its_node_from_all_sources() -> None:
 def test_a_pods_host_network_is_as_in_the_api() -> None:
     made = directory(cluster=ClusterState("node1"))
     made.socket_found(4358, POD, START)
-    told(made, "pods", pod("web-0", UID, spec__nodeName="node1"))
+    result(made, "pods", pod("web-0", UID, spec__nodeName="node1"))
     made.refresh(START)
     assert not made.names.sockets[4358].host_network
-    told(made, "pods", pod("web-0", UID, spec__nodeName="node1", spec__hostNetwork=True))
+    result(made, "pods", pod("web-0", UID, spec__nodeName="node1", spec__hostNetwork=True))
     made.refresh(START + 1)
     assert made.names.sockets[4358].host_network
 
@@ -295,7 +295,7 @@ def test_cluster_labels_are_unknown_without_a_cluster() -> None:
     assert (before.node_name, before.known) == ("node1", True)
     made.refresh(START)
     assert made.cluster_labels() is before
-    told(made, "namespaces", {"metadata": {"name": "shop", "labels": {"team": "pay"}}})
+    result(made, "namespaces", {"metadata": {"name": "shop", "labels": {"team": "pay"}}})
     assert made.cluster_labels().namespace_labels("shop") == (("team", "pay"),)
 
 

@@ -64,9 +64,9 @@ def test_json_carries_every_field(listed: list[DoctorFinding], able: bool) -> No
     ],
 )
 def test_one_kind_of_hook_is_enough(refusals: dict[str, str], fatal: bool) -> None:
-    told = findings(refusals)
-    assert [finding.ok for finding in told] == [not why for why in refusals.values()]
-    assert any(finding.fatal and finding.ok is False for finding in told) is fatal
+    result = findings(refusals)
+    assert [finding.ok for finding in result] == [not why for why in refusals.values()]
+    assert any(finding.fatal and finding.ok is False for finding in result) is fatal
 
 
 @pytest.mark.parametrize(

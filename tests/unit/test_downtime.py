@@ -22,8 +22,8 @@ from tests.unit.address_succession import (
     clocks,
     heard,
     monotonic,
+    pod_at,
     succession,
-    told,
 )
 from tests.unit.kube_json import Json, Run, list_of
 
@@ -120,7 +120,7 @@ def test_the_owner_before_one_that_came_in_the_downtime_is_unknown(
     agent.refresh()
     assert agent.owner(WALL + 10.2).final
     agent.now = WALL + 14
-    agent.hear("ADDED", told(later, WALL + 14))
+    agent.hear("ADDED", pod_at(later, WALL + 14))
     agent.refresh()
     assert agent.owner(WALL + 10.2).kind == UNKNOWN
     assert agent.owner(WALL + 11).uid == later.uid
@@ -137,22 +137,22 @@ def test_a_pod_whose_end_is_not_reported_yet_does_not_have_the_next_ones_address
     agent.looked([later])
     agent.now = WALL + 12.2
     agent.gone(later, WALL + 10.8)
-    agent.hear("ADDED", told(first, WALL + 10.0))
+    agent.hear("ADDED", pod_at(first, WALL + 10.0))
     agent.refresh()
     assert agent.owner(WALL + 10.4).kind == UNKNOWN
     assert agent.owner(WALL + 10.65).uid == later.uid
 
 
 def test_nor_if_the_next_pod_has_gone_in_the_downtime_as_well(agent: Agent) -> None:
-    first = life(0, WALL + 9.9, WALL + 10.3)  # and another until 10.6, whom nobody tells of
+    first = life(0, WALL + 9.9, WALL + 10.3)  # and another until 10.6, which no source reports
     agent.restart(known=WALL + 9.8, at=WALL + 10.7)
     agent.hear_list([])
     agent.looked([])
     agent.now = WALL + 12.2
-    agent.hear("ADDED", told(first, WALL + 10.0))
+    agent.hear("ADDED", pod_at(first, WALL + 10.0))
     agent.refresh()
     assert agent.owner(WALL + 10.4).kind == UNKNOWN
-    agent.hear("DELETED", told(first, WALL + 10.3))
+    agent.hear("DELETED", pod_at(first, WALL + 10.3))
     agent.now = WALL + 40
     agent.refresh()
     assert agent.owner(WALL + 10.4).kind == UNKNOWN
@@ -164,13 +164,13 @@ def test_an_interface_there_before_and_after_had_its_address_all_the_time(agent:
     agent.restart(known=WALL + 9.8, at=WALL + 10.7)
     agent.link(stays, WALL + 10.6)
     agent.looked([stays])
-    agent.hear_list([told(stays, WALL + 10)])
+    agent.hear_list([pod_at(stays, WALL + 10)])
     agent.refresh()
     assert agent.owner(WALL + 10.2).uid == stays.uid
 
 
 def test_a_pod_of_another_node_is_named_by_the_api_alone(agent: Agent) -> None:
-    there = told(life(0, WALL + 1, WALL + 90), WALL + 10)
+    there = pod_at(life(0, WALL + 1, WALL + 90), WALL + 10)
     there["spec"]["nodeName"] = "there"
     agent.restart(known=WALL + 9.8, at=WALL + 10.7)
     agent.looked([])

@@ -93,7 +93,7 @@ def test_a_line_tells_all_of_an_event(path: Path) -> None:
     assert list(line)[:4] == ["time", "event", "direction", "endpoint"]
 
 
-def test_exposure_is_told_where_there_is_some(path: Path) -> None:
+def test_exposure_is_reported_where_there_is_some(path: Path) -> None:
     log = EventLog(str(path), 1 << 20, 50)
     labels = LABELS._replace(verdict="undeclared", direction="ingress", exposure="undeclared")
     assert log.write([DUE._replace(labels=labels), DUE], NOW_NS, NOW) == 2
@@ -109,25 +109,25 @@ def test_undeclared_exposure_that_policy_allows_says_what_it_is(path: Path) -> N
     due = [DUE._replace(labels=labels) for labels in (exposed, declared)]
     assert log.write(due, NOW_NS, NOW) == 2
     log.close()
-    told = [(line["event"], line.get("verdict"), line["exposure"]) for line in lines(path)]
-    assert told == [
+    result = [(line["event"], line.get("verdict"), line["exposure"]) for line in lines(path)]
+    assert result == [
         ("exposed", "allowed", "undeclared"),
         ("denied", None, "LoadBalancer shop/web:443"),
     ]
 
 
 @pytest.mark.parametrize(
-    ("port", "told"),
+    ("port", "result"),
     [("0", 0), ("65535", 65535), ("unknown", None), ("other", None), ("", None)],
 )
-def test_a_port_is_a_number_or_null(path: Path, port: str, told: int | None) -> None:
+def test_a_port_is_a_number_or_null(path: Path, port: str, result: int | None) -> None:
     log = EventLog(str(path), 1 << 20, 50)
     log.write([DUE._replace(labels=LABELS._replace(port=port))], NOW_NS, NOW)
     log.close()
-    assert [line["port"] for line in lines(path)] == [told]
+    assert [line["port"] for line in lines(path)] == [result]
 
 
-def test_the_clock_of_another_zone_is_told_as_utc(path: Path) -> None:
+def test_the_clock_of_another_zone_is_reported_as_utc(path: Path) -> None:
     log = EventLog(str(path), 1 << 20, 50)
     elsewhere = NOW.astimezone(datetime.timezone(datetime.timedelta(hours=-7)))
     log.write([DUE], NOW_NS, elsewhere)
@@ -164,7 +164,7 @@ def test_the_log_rolls(path: Path) -> None:
     assert 0 < len(lines(path)) <= len(lines(path.with_suffix(".jsonl.1"))) < 23
 
 
-def test_a_file_that_was_moved_away_is_made_anew_at_once(path: Path) -> None:
+def test_a_file_that_was_moved_away_is_created_again_at_once(path: Path) -> None:
     log = EventLog(str(path), 1 << 20, 50)
     log.write([DUE], NOW_NS, NOW)
     path.rename(path.with_name("moved"))
@@ -267,11 +267,11 @@ def test_a_pipe_gets_whole_lines_in_one_write() -> None:
         stream.append(line * 3)
         stream.append(line * 6)
         stream.close()
-        told = [theirs.recv(1 << 16) for _ in range(3)]
-    assert told == [line * 3, line * 4, line * 2]
+        result = [theirs.recv(1 << 16) for _ in range(3)]
+    assert result == [line * 3, line * 4, line * 2]
 
 
-def test_a_full_pipe_takes_nothing_and_holds_nobody_up() -> None:
+def test_a_full_pipe_takes_nothing_and_blocks_no_one() -> None:
     reading, writing = os.pipe()
     stream = Stream(writing)
     filled = fill(writing)
@@ -337,7 +337,7 @@ def test_a_pipe_that_another_made_non_blocking() -> None:
     os.close(reading)
 
 
-def test_a_pipe_that_nobody_has_open_is_an_error_each_time() -> None:
+def test_a_pipe_without_a_reader_is_an_error_each_time() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     stream = Stream(writing)
@@ -347,7 +347,7 @@ def test_a_pipe_that_nobody_has_open_is_an_error_each_time() -> None:
     stream.close()
 
 
-def test_a_reader_that_leaves_in_the_middle_is_told_of() -> None:
+def test_a_reader_that_leaves_in_the_middle_is_reported() -> None:
     reading, writing = os.pipe()
     stream = Stream(writing)
     stream.append(b"x" * (1 << 20) + b"\n")
@@ -384,9 +384,9 @@ def program(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
 def test_a_hyphen_is_standard_output() -> None:
     done = program("-c", PROGRAM, capture_output=True)
     assert (done.returncode, done.stderr) == (0, "")
-    *told, count = done.stdout.splitlines()
+    *result, count = done.stdout.splitlines()
     assert count == "23"
-    assert [json.loads(line)["policy"] for line in told] == ["shop/out"] * 23
+    assert [json.loads(line)["policy"] for line in result] == ["shop/out"] * 23
 
 
 def test_a_hyphen_into_a_file(path: Path) -> None:

@@ -208,7 +208,7 @@ def test_nothing_booked_yet_still_describes_every_metric() -> None:
     assert [line.split()[2] for line in found] == [m.sample_name for m in metrics for _ in range(2)]
 
 
-def test_kubecosts_names_are_there_only_if_asked_for() -> None:
+def test_kubecosts_names_are_there_only_if_enabled() -> None:
     labels = KubecostLabels("web-0", "shop", "true", "false", "false", "office")
     text = rendered(view_of({families.KUBECOST: ([labels], [[LARGE]])}))
     assert (
@@ -277,7 +277,7 @@ def test_a_view_that_is_published_is_the_next_that_is_rendered() -> None:
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_promtool_has_nothing_to_say() -> None:
     body, _ = publisher().render("")
-    told = subprocess.run(
+    result = subprocess.run(
         ["promtool", "check", "metrics"], input=body, capture_output=True, check=False, timeout=300
     )
-    assert (told.returncode, told.stdout + told.stderr) == (0, b"")
+    assert (result.returncode, result.stdout + result.stderr) == (0, b"")

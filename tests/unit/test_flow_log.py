@@ -85,11 +85,11 @@ def test_each_connection_has_its_line(tmp_path: Path) -> None:
     assert log.write(ended(HERE, THERE, DATAGRAM), 1000 * SECOND, NOW) == 3
     assert log.write([], 1000 * SECOND, NOW) == 0
     log.close()
-    told = {
+    result = {
         line["endpoint"]["address"] + " " + line["endpoint"]["interface"]: line
         for line in lines(tmp_path / "flows.jsonl")
     }
-    assert {key: (line["direction"], line["endpoint"]["pod"]) for key, line in told.items()} == {
+    assert {key: (line["direction"], line["endpoint"]["pod"]) for key, line in result.items()} == {
         "10.99.0.7 veth7": ("egress", "web-0"),
         "2001:db8::9 veth9": ("ingress", "db-0"),
         "10.99.0.7 ifindex 23": ("egress", "unknown"),
@@ -107,8 +107,8 @@ def test_each_line_has_its_own_verdict_and_reason(tmp_path: Path) -> None:
     reasons = ["shop/out egress[0]: port 443 is not 3306", "nothing isolates \udcff"]
     log.write([over._replace(accounts=accounts, reasons=reasons)], 1000 * SECOND, NOW)
     log.close()
-    told = [(line["verdict"], line["reason"]) for line in lines(tmp_path / "flows.jsonl")]
-    assert told == list(zip(["denied", "undeclared"], reasons, strict=True))
+    result = [(line["verdict"], line["reason"]) for line in lines(tmp_path / "flows.jsonl")]
+    assert result == list(zip(["denied", "undeclared"], reasons, strict=True))
 
 
 def test_the_log_is_appended_to(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_an_epoch_of_more_than_the_file_may_hold_is_whole(tmp_path: Path) -> Non
     assert len(lines(tmp_path / "flows.jsonl")) == 23
 
 
-def test_a_file_that_somebody_moved_away_is_made_anew(tmp_path: Path) -> None:
+def test_a_file_that_was_moved_away_is_created_again(tmp_path: Path) -> None:
     path = tmp_path / "flows.jsonl"
     log = FlowLog(path, 10)
     log.write(ended(HERE), SECOND, NOW)

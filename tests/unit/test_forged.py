@@ -56,11 +56,11 @@ from tests.unit.test_verdicts import (
     WEB_FROM_FAR,
     declare,
     denied,
+    due_events,
     epoch,
     make,
     out,
     present,
-    told,
     verdicts,
     who,
 )
@@ -102,7 +102,7 @@ def test_a_forged_frame_hides_no_denied_egress(
         epoch(ledger, at, [TALK._replace(seen=flags, first_direction=1)])
     # At the egress only, or at the ingress as well: both are true of what was seen.
     assert {labels.policy for labels in denied(ledger)} <= {"shop/only-mysql", "shop/web-from-far"}
-    events = [event for event in told(ledger, 9 * SECOND) if event.labels.verdict == "denied"]
+    events = [event for event in due_events(ledger, 9 * SECOND) if event.labels.verdict == "denied"]
     assert any(event.labels.direction == "egress" for event in events) or len(texts) == 2
     assert events
     assert verdicts(ledger)["denied"] >= 700
@@ -116,12 +116,14 @@ def test_a_forged_frame_hides_no_denied_ingress(forged: int, when: str) -> None:
     for second, flags in enumerate(seen[when], 1):
         at = present(declare(WEB_FROM_FAR), now_ns=second * SECOND)
         epoch(ledger, at, [TALK._replace(seen=flags)])
-    (event,) = [event for event in told(ledger, 9 * SECOND) if event.labels.verdict == "denied"]
+    (event,) = [
+        event for event in due_events(ledger, 9 * SECOND) if event.labels.verdict == "denied"
+    ]
     assert event.labels.direction == "ingress"
     assert list(denied(ledger).values()) == [1]
 
 
-def test_of_two_openings_the_answer_tells_whose_port_it_is() -> None:
+def test_of_two_openings_the_answer_shows_the_owner_of_the_port() -> None:
     ledger = make()
     at = present(declare(*BOTH_WAYS))
     epoch(ledger, at, [TALK._replace(seen=REAL_OUT | to_here(SYN), first_direction=1)])
@@ -140,7 +142,7 @@ def test_an_opening_that_is_seen_late_is_counted_then() -> None:
 
 
 def test_backscatter_is_no_egress() -> None:
-    """An answer to nobody, refused by the endpoint: a scan, or a stranger's forged source."""
+    """An unsolicited answer, refused by the endpoint: a scan, or a stranger's forged source."""
     for reply in (0, from_here(RST)):
         ledger = make(undeclared=False)
         row = TALK._replace(seen=to_here(SYN_ACK) | reply, first_direction=1)
@@ -161,14 +163,14 @@ def settled(texts: Sequence[str], flows: Sequence[Flow], at: Names | None = None
     return ledger
 
 
-def test_a_source_that_is_not_the_endpoints_is_counted_and_told_of_in_one_event() -> None:
+def test_a_source_that_is_not_the_endpoints_is_counted_and_reported_in_one_event() -> None:
     flows = [
         Flow("203.0.113.5", UDP, 1000 + i, 53, local=f"198.18.{i}.1", packets=(i + 1, 0))
         for i in range(23)
     ]
     ledger = settled((), [*flows, out("203.0.113.5", 443)])
     assert spoofed(ledger) == [("web", sum(range(1, 24)))]
-    (event,) = told(ledger, 5 * SECOND)
+    (event,) = due_events(ledger, 5 * SECOND)
     labels = event.labels
     assert (labels.verdict, labels.direction, labels.pod) == ("spoofed", "egress", "web-0")
     assert (labels.peer_kind, labels.peer_address, labels.port) == ("unknown", "", "other")
@@ -182,7 +184,7 @@ def test_what_is_denied_stays_so_whatever_source_it_is_sent_from() -> None:
     ledger = settled((ONLY_MYSQL,), [out(T, 4444)._replace(local="198.18.9.9")])
     assert verdicts(ledger) == {"denied": 23}
     assert spoofed(ledger) == [("web", 1)]
-    (event,) = told(ledger, 5 * SECOND)
+    (event,) = due_events(ledger, 5 * SECOND)
     assert event.labels.verdict == "denied"
     assert event.labels.reason.endswith("sent from an address that is not this endpoint's")
 
@@ -191,7 +193,7 @@ def test_the_frame_that_a_pod_sends_to_itself_in_anothers_name() -> None:
     forged = Flow(WEB_ADDRESS, TCP, 4444, 41001, local=T, seen=from_here(SYN))
     ledger = settled(BOTH_WAYS, [forged])
     assert spoofed(ledger) == [("web", 1)]
-    assert [event.labels.verdict for event in told(ledger, 5 * SECOND)] == ["spoofed"]
+    assert [event.labels.verdict for event in due_events(ledger, 5 * SECOND)] == ["spoofed"]
 
 
 @pytest.mark.parametrize(
@@ -223,7 +225,7 @@ def test_where_the_endpoints_addresses_are_not_known_nothing_is_said() -> None:
     assert spoofed(ledger) == []
 
 
-def test_an_address_of_which_nobody_can_tell_whose_it_is_accuses_nobody() -> None:
+def test_an_address_of_unknown_owner_accuses_no_one() -> None:
     claims = [
         Claim(address_number(WEB_ADDRESS), owner_of(WEB), 0),
         Claim(address_number("198.18.9.9"), DISPUTED, 0),
@@ -242,7 +244,7 @@ def test_an_address_that_is_heard_of_late_is_the_endpoints() -> None:
     epoch(ledger, present(declare(), late, 2 * SECOND), [])
     assert spoofed(ledger) == []
     assert verdicts(ledger) == {"undeclared": 23}
-    assert not told(ledger, 2 * SECOND)
+    assert not due_events(ledger, 2 * SECOND)
 
 
 def test_forwarders_send_for_others() -> None:
@@ -255,7 +257,7 @@ def test_forwarders_send_for_others() -> None:
 
 
 def flooded_to_web(remote: str = FAR_ADDRESS, local: str = DB_ADDRESS, protocol: int = TCP) -> Flow:
-    """What somebody sends to another pod, and a bridge to web as well."""
+    """What one pod sends to another, and a bridge to web as well."""
     return Flow(remote, protocol, 3306, 40123, local=local, first_direction=1,
                 seen=to_here(SYN) if protocol == TCP else 0, bytes=(0, 23), packets=(0, 1))  # fmt: skip
 
@@ -266,7 +268,7 @@ def test_what_a_bridge_floods_is_no_connection_of_a_bystanders() -> None:
     epoch(ledger, present(declare(closed), now_ns=5 * SECOND), [flooded_to_web()])
     view = ledger.view()
     assert (len(view[FLOWS].labels), len(view[DENIED].labels)) == (0, 0)
-    assert not told(ledger, 5 * SECOND)
+    assert not due_events(ledger, 5 * SECOND)
     books = {
         labels.direction: sums
         for labels, sums in zip(view[BOOKS].labels, view[BOOKS].values.tolist(), strict=True)
@@ -280,13 +282,13 @@ def test_what_a_bridge_floods_is_no_connection_of_a_bystanders() -> None:
     assert pods == {"egress": [0, 0], "ingress": [23, 1]}
 
 
-def test_who_answers_to_what_was_flooded_is_told_of() -> None:
+def test_an_endpoint_that_answers_a_flood_is_reported() -> None:
     ledger = make(undeclared=False)
     epoch(ledger, present(declare(), now_ns=5 * SECOND), [flooded_to_web()])
     answer = flooded_to_web()._replace(seen=from_here(SYN_ACK), bytes=(23, 0), packets=(1, 0))
     epoch(ledger, present(declare(), now_ns=6 * SECOND), [answer])
     assert spoofed(ledger) == [("web", 1)]
-    assert [event.labels.verdict for event in told(ledger, 6 * SECOND)] == ["spoofed"]
+    assert [event.labels.verdict for event in due_events(ledger, 6 * SECOND)] == ["spoofed"]
 
 
 def test_flooded_to_what_turns_out_to_be_the_endpoints_address() -> None:
@@ -313,7 +315,7 @@ def test_what_comes_to_a_group_is_one_series_and_nothing_else(address: str) -> N
         ("web", "ingress", "external", "multicast", "0")
     ]
     assert [n for *_, n in view[FLOWS].values.tolist()] == [0, 0]
-    assert not told(ledger, 5 * SECOND)
+    assert not due_events(ledger, 5 * SECOND)
     assert not view[DENIED].labels
 
 
@@ -333,7 +335,7 @@ def test_class_e_has_hosts(address: str, is_host: bool) -> None:
 
 def test_the_sender_to_a_group_is_judged() -> None:
     ledger = settled((ONLY_MYSQL,), [Flow("224.0.0.251", UDP, 5353, 5353)])
-    assert [event.labels.direction for event in told(ledger, 5 * SECOND)] == ["egress"]
+    assert [event.labels.direction for event in due_events(ledger, 5 * SECOND)] == ["egress"]
     assert verdicts(ledger) == {"denied": 23}
 
 
@@ -402,10 +404,10 @@ def test_a_reply_that_is_seen_first_while_the_watch_is_young_is_unknown_and_no_e
     reply_first(ledger, present(declare(ONLY_MYSQL), now_ns=2 * SECOND))
     assert {labels.port for labels in ledger.view()[FLOWS].labels} == {"unknown"}
     assert verdicts(ledger) == {"unknown": 23}
-    assert not told(ledger, 2 * SECOND)
+    assert not due_events(ledger, 2 * SECOND)
 
 
-def test_who_sends_from_a_servers_port_hides_no_denial() -> None:
+def test_an_endpoint_that_sends_from_a_servers_port_hides_no_denial() -> None:
     """On an interface that is watched since it is there, the first packet is the first."""
     ledger = make(undeclared=False)
     ledger.interfaces.appeared(7, "veth7", (100, 0), at_ns=SECOND)
@@ -418,10 +420,10 @@ def test_data_without_an_opening_are_news_and_headers_are_not() -> None:
     bare = Flow(T, TCP, 41003, 4445, seen=from_here(ACK), bytes=(66, 0))
     epoch(ledger, present(declare(ONLY_MYSQL)), [bare])
     assert verdicts(ledger) == {"unknown": 66}
-    assert not told(ledger)
+    assert not due_events(ledger)
     data = bare._replace(bytes=(1500, 0))
     epoch(ledger, present(declare(ONLY_MYSQL), now_ns=2 * SECOND), [data])
-    (event,) = told(ledger, 2 * SECOND)
+    (event,) = due_events(ledger, 2 * SECOND)
     assert (event.labels.verdict, event.labels.direction) == ("unknown", "egress")
     view = ledger.view()[UNDECIDED]
     (labels,) = view.labels
@@ -442,10 +444,10 @@ def test_no_number_of_bare_segments_hides_data(sent: int, packets: int, is_news:
     ledger = make(undeclared=False)
     flow = Flow(T, TCP, 41003, 4445, seen=from_here(ACK), bytes=(sent, 600 * 54))
     epoch(ledger, present(declare(ONLY_MYSQL)), [flow._replace(packets=(packets, 600))])
-    assert bool(told(ledger)) == is_news
+    assert bool(due_events(ledger)) == is_news
 
 
-def test_a_forged_answer_to_an_allowed_connection_accuses_nobody() -> None:
+def test_a_forged_answer_to_an_allowed_connection_accuses_no_one() -> None:
     """A peer that may connect adds a SYN/ACK, as if the pod had connected to it."""
     ledger, at = make(), present(declare(ONLY_MYSQL))
     came_in = to_here(SYN) | from_here(SYN_ACK) | from_here(ACK) | to_here(ACK)
@@ -461,14 +463,14 @@ def test_mid_stream_while_the_watch_is_young_is_no_news() -> None:
     flow = Flow(T, TCP, 8080, 41003, seen=from_here(ACK) | to_here(ACK), bytes=(9000, 9000))
     epoch(ledger, present(declare(ONLY_MYSQL), now_ns=2 * SECOND), [flow])
     assert verdicts(ledger) == {"unknown": 18000}
-    assert not told(ledger, 2 * SECOND)
+    assert not due_events(ledger, 2 * SECOND)
 
 
 def test_each_unknown_peer_is_named() -> None:
     ledger = make(undeclared=False)
     flows = [Flow(f"198.18.7.{n}", 47, 0, 0) for n in range(1, 24)]
     epoch(ledger, present(declare(ONLY_MYSQL)), flows)
-    events = told(ledger, most=99)
+    events = due_events(ledger, most=99)
     assert {each.labels.peer_address for each in events} == {f"198.18.7.{n}" for n in range(1, 24)}
     assert {(each.labels.verdict, each.labels.protocol) for each in events} == {("unknown", "gre")}
 

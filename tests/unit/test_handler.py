@@ -117,13 +117,13 @@ def test_other_methods_are_not_allowed(port: int, method: str) -> None:
 def test_head_has_the_status_and_headers_of_get(port: int, path: str) -> None:
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         connection.request("GET", path)
-        told = connection.getresponse()
-        body = told.read()
+        result = connection.getresponse()
+        body = result.read()
         for _ in range(2):  # the connection goes on: no body was sent
             connection.request("HEAD", path)
             head = connection.getresponse()
-            assert (head.status, head.read()) == (told.status, b"")
-            assert head.getheader("Content-Type") == told.getheader("Content-Type")
+            assert (head.status, head.read()) == (result.status, b"")
+            assert head.getheader("Content-Type") == result.getheader("Content-Type")
             assert int(head.getheader("Content-Length", "-1")) == pytest.approx(len(body), abs=200)
 
 
@@ -166,8 +166,8 @@ def test_the_api_is_for_other_hosts_that_show_a_password(tmp_path: Path) -> None
             http.client.HTTPConnection(other_address(), port_of(server), timeout=60)
         ) as asked:
             for password, status in [("wrong", 401), ("secret", 200)]:
-                told = {"Authorization": header("laptop", password)}
-                asked.request("GET", ENDPOINTS, headers=told)
+                result = {"Authorization": header("laptop", password)}
+                asked.request("GET", ENDPOINTS, headers=result)
                 answer = asked.getresponse()
                 assert (answer.status, bool(answer.read())) == (status, True)
     finally:
@@ -192,8 +192,8 @@ def test_a_unix_socket_for_root_alone(tmp_path: Path) -> None:
         server = serve("127.0.0.1", api_socket=path)
         try:
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
-            told = client.get_local(path, ENDPOINTS)
-            assert told == (200, b'{"endpoints":[]}\n')
+            result = client.get_local(path, ENDPOINTS)
+            assert result == (200, b'{"endpoints":[]}\n')
         finally:
             server.close()
         assert not path.exists()

@@ -137,7 +137,7 @@ def test_own_headers_need_no_variable(tmp_path: Path) -> None:
         ("ID=alpine\n", "the distribution's package"),
     ],
 )
-def test_the_mend_names_the_distributions_package(
+def test_the_fix_names_the_distributions_package(
     tmp_path: Path, os_release: str, package: str
 ) -> None:
     (tmp_path / "etc").mkdir()
@@ -145,5 +145,5 @@ def test_the_mend_names_the_distributions_package(
     assert package in headers.missing(tmp_path).fix
 
 
-def test_the_mend_does_without_os_release(tmp_path: Path) -> None:
+def test_the_fix_does_without_os_release(tmp_path: Path) -> None:
     assert "kernel headers" in headers.missing(tmp_path).fix

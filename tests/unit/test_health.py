@@ -24,8 +24,8 @@ def served() -> Iterator[Served]:
 
 def health(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     status = cli.main(["health", *arguments])
-    told = capsys.readouterr()
-    return status, told.out, told.err
+    result = capsys.readouterr()
+    return status, result.out, result.err
 
 
 def test_well(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,11 +62,11 @@ def test_proxies_of_the_environment_are_not_used(
 
 
 def test_no_agent_answers(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.socket() as taken:  # bound, and nobody listens
+    with socket.socket() as taken:  # bound, not listening
         taken.bind(("127.0.0.1", 0))
         where = "{}:{}".format(*taken.getsockname())
-        status, told, error = health(capsys, "--listen", where)
-    assert (status, told) == (2, "")
+        status, result, error = health(capsys, "--listen", where)
+    assert (status, result) == (2, "")
     assert f"no podtally answers on {where}: Connection refused" in error
 
 
@@ -89,10 +89,10 @@ def test_an_agent_that_speaks_tls(tmp_path: Path, capsys: pytest.CaptureFixture[
         thread = threading.Thread(target=_answer_over_tls, args=(plain, context))
         thread.start()
         try:
-            told = health(capsys, "--listen", "{}:{}".format(*plain.getsockname()))
+            result = health(capsys, "--listen", "{}:{}".format(*plain.getsockname()))
         finally:
             thread.join()
-    assert told == (0, "ok\n", "")
+    assert result == (0, "ok\n", "")
 
 
 def _greet(server: socket.socket, words: bytes) -> None:

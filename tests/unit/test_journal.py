@@ -304,7 +304,7 @@ def test_only_what_the_checkpoint_names_is_taken_as_booked(
 
 
 def test_the_accounts_of_another_generation_are_booked_from_nothing(machine: Machine) -> None:
-    """Somebody removed the pins: what the new programs count has nothing to do with before."""
+    """The pins were removed: what the new programs count has nothing to do with before."""
     machine.send_other(7, 0, 101)
     machine.turn()
     machine.kernel = Kernel(5)

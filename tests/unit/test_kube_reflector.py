@@ -87,11 +87,11 @@ def test_bookmarks_carry_a_quiet_watch_over_a_compaction() -> None:
                 api.put("nodes", {"metadata": {"name": "node1"}})
             version = api.store.visible()
 
-            def told() -> bool:
+            def result() -> bool:
                 watches = api.asked_for("pods", "watch")
                 return bool(watches) and int(watches[-1].query["resourceVersion"]) == version
 
-            wait_for(told)
+            wait_for(result)
             api.store.compact()
             before = len(api.asked_for("pods", "watch"))
             wait_for(lambda: len(api.asked_for("pods", "watch")) >= before + 2)

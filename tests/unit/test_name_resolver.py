@@ -89,7 +89,7 @@ def test_the_logs_name_a_pod_at_once_and_the_runtime_adds_labels(start: Start) -
         host.resolver.request(pod(1))
         assert host.hear() == PodNamed(UID.format(1), "shop", "web-1", (), "pod logs")
         assert host.hear() == PodNamed(UID.format(1), "shop", "web-1", (("app", "web"),), "cri")
-        assert host.silent()  # and nobody is asked again
+        assert host.silent()  # and no source is queried again
     assert len(server.asked) == 1
 
 

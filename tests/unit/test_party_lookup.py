@@ -57,8 +57,11 @@ def test_endpoints_by_name(host: Host, asked: str, shown: str) -> None:
 
 
 def test_the_address_is_of_the_family_that_both_have(host: Host) -> None:
-    told = host.explain("shop/web-1", "2001:db8::2")
-    assert (told.from_, told.to) == ("shop/web-1 (2001:db8:1::2)", "shop/web-0 (2001:db8::2)")
+    explanation = host.explain("shop/web-1", "2001:db8::2")
+    assert (explanation.from_, explanation.to) == (
+        "shop/web-1 (2001:db8:1::2)",
+        "shop/web-0 (2001:db8::2)",
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,7 +82,7 @@ def test_the_address_is_of_the_family_that_both_have(host: Host) -> None:
     ],
 )
 def test_unknown_endpoints(host: Host, asked: str, what: str, fix: str) -> None:
-    host.link(None, "10.99.0.77")  # nobody knows who that is
+    host.link(None, "10.99.0.77")  # an unknown owner
     with pytest.raises(PodtallyError) as refused:
         host.explain(asked, "203.0.113.10")
     assert refused.value.what.endswith(what) or refused.value.what.startswith(what)
@@ -88,15 +91,19 @@ def test_unknown_endpoints(host: Host, asked: str, what: str, fix: str) -> None:
 
 def test_labels_of_pods_and_namespaces_and_named_ports(host: Host) -> None:
     host.declare(INTO_WEB)
-    told = host.explain("people/user", "shop/web", 8080)
-    assert (told.verdict, told.ingress, told.egress) == ("allowed", "allowed", "undeclared")
-    assert told.reason == "shop/into-web ingress[0]"
-    assert told.candidate is None
+    explanation = host.explain("people/user", "shop/web", 8080)
+    assert (explanation.verdict, explanation.ingress, explanation.egress) == (
+        "allowed",
+        "allowed",
+        "undeclared",
+    )
+    assert explanation.reason == "shop/into-web ingress[0]"
+    assert explanation.candidate is None
     assert host.explain("people/user", "shop/web", 80).verdict == "denied"
     assert "team=a" in host.explain("shop/db", "shop/web", 8080).reason
     assert host.explain("203.0.113.9", "shop/web-1", 8080).verdict == "allowed"
     assert host.explain("198.18.5.5", "shop/web-1", 8080).verdict == "denied"
-    steps = [(step.item, step.result) for step in told.steps if step.item]
+    steps = [(step.item, step.result) for step in explanation.steps if step.item]
     assert steps[0] == ("shop/into-web", "selects the destination and isolates it")
 
 
@@ -111,9 +118,13 @@ def test_changed_labels_are_read_again(host: Host) -> None:
 def test_an_endpoint_without_a_name_is_unknown(host: Host) -> None:
     host.declare(INTO_WEB)
     host.link(None, "10.99.0.77")
-    told = host.explain("10.99.0.77", "shop/web", 8080)
-    assert (told.from_, told.verdict, told.egress) == ("10.99.0.77", "unknown", "unknown")
-    assert "no known owner of 10.99.0.77" in told.reason
+    explanation = host.explain("10.99.0.77", "shop/web", 8080)
+    assert (explanation.from_, explanation.verdict, explanation.egress) == (
+        "10.99.0.77",
+        "unknown",
+        "unknown",
+    )
+    assert "no known owner of 10.99.0.77" in explanation.reason
 
 
 def test_a_pod_that_has_gone_gives_its_name_to_the_next(host: Host) -> None:
@@ -167,15 +178,15 @@ def test_endpoints_that_are_no_pods() -> None:
         INTO_WEB.replace("namespace: shop", "namespace: front"),
     )
     assert host.explain("ssh.service", "203.0.113.9").reason == "HostPolicy/ssh egress[0]"
-    told = host.explain("systemd/ssh.service", "203.0.113.9", 25)
-    assert (told.from_, told.verdict) == ("ssh.service (198.18.0.1)", "denied")
+    explanation = host.explain("systemd/ssh.service", "203.0.113.9", 25)
+    assert (explanation.from_, explanation.verdict) == ("ssh.service (198.18.0.1)", "denied")
     assert host.explain("203.0.113.9", "host", 22).verdict == "denied"
     assert host.explain("203.0.113.9", "198.18.0.1", 22).to == "host this node (198.18.0.1)"
-    told = host.explain("203.0.113.9", "box1")
-    assert (told.to, told.ingress) == ("box1 (10.99.0.7)", "denied")
+    explanation = host.explain("203.0.113.9", "box1")
+    assert (explanation.to, explanation.ingress) == ("box1 (10.99.0.7)", "denied")
     assert host.explain("10.99.0.7", "10.99.0.5").from_ == "box1 (10.99.0.7)"
-    told = host.explain("203.0.113.9", "plain")
-    assert (told.to, told.verdict) == ("host plain (10.99.0.5)", "undeclared")
+    explanation = host.explain("203.0.113.9", "plain")
+    assert (explanation.to, explanation.verdict) == ("host plain (10.99.0.5)", "undeclared")
     assert host.explain("plain", "front/api", 8080).ingress == "denied"
     assert host.explain("203.0.113.9", "front/api", 8080).ingress == "denied"  # it names no port
     with pytest.raises(PodtallyError, match=r"ssh\.service"):
@@ -198,8 +209,8 @@ def test_pods_on_host_networks(host: Host) -> None:
         each["spec"]["hostNetwork"] = True
         host.tell_more("pods", each)
     host.declare(NO_EGRESS)
-    told = host.explain("shop/cni-0", "203.0.113.9")
-    assert (told.from_, told.egress) == ("shop/cni-0 (10.99.9.1)", "undeclared")
+    explanation = host.explain("shop/cni-0", "203.0.113.9")
+    assert (explanation.from_, explanation.egress) == ("shop/cni-0 (10.99.9.1)", "undeclared")
     assert host.explain("shop/cni-1", "shop/web-0").from_ == "shop/cni-1 (10.99.9.2)"
     assert host.explain("shop/web-0", "shop/cni").to == "shop/cni-0 (10.99.9.1)"
     with pytest.raises(PodtallyError, match="cni-0"):
@@ -208,14 +219,14 @@ def test_pods_on_host_networks(host: Host) -> None:
 
 def test_candidates_are_a_second_verdict(host: Host) -> None:
     host.declare(INTO_WEB, candidates=[NO_EGRESS, "{"])
-    told = host.explain("shop/db", "203.0.113.9")
-    assert told.verdict == "undeclared"
-    assert told.candidate is not None
+    explanation = host.explain("shop/db", "203.0.113.9")
+    assert explanation.verdict == "undeclared"
+    assert explanation.candidate is not None
     host.declare(INTO_WEB, candidates=[NO_EGRESS])
-    told = host.explain("shop/db", "203.0.113.9")
-    assert told.candidate is not None
-    assert (told.verdict, told.candidate.verdict) == ("undeclared", "denied")
-    assert told.candidate.reason.startswith("denied by default: shop/no-egress selects it")
+    explanation = host.explain("shop/db", "203.0.113.9")
+    assert explanation.candidate is not None
+    assert (explanation.verdict, explanation.candidate.verdict) == ("undeclared", "denied")
+    assert explanation.candidate.reason.startswith("denied by default: shop/no-egress selects it")
     named = [(each.namespace, each.name, each.unreadable) for each in host.answers.candidates()]
     assert named == [("shop", "no-egress", "")]
     host.declare(candidates=["{"])
@@ -225,14 +236,14 @@ def test_candidates_are_a_second_verdict(host: Host) -> None:
 
 def test_a_candidate_takes_the_place_of_its_namesake(host: Host) -> None:
     host.declare(NO_EGRESS, candidates=[NO_EGRESS.replace("[Egress]}", "[Egress], egress: [{}]}")])
-    told = host.explain("shop/db", "203.0.113.9")
-    assert told.candidate is not None
-    assert (told.verdict, told.candidate.verdict) == ("denied", "allowed")
+    explanation = host.explain("shop/db", "203.0.113.9")
+    assert explanation.candidate is not None
+    assert (explanation.verdict, explanation.candidate.verdict) == ("denied", "allowed")
 
 
 def test_until_the_api_is_heard_nothing_is_undeclared(host: Host) -> None:
     sources = PolicySources(live=LivePolicies())
     sources.declared()
-    told = QueryService(host.directory, lambda: sources.latest)
+    explanation = QueryService(host.directory, lambda: sources.latest)
     host.directory.refresh(time.monotonic_ns())
-    assert told.explain("shop/web", "203.0.113.9", "80").verdict == "unknown"
+    assert explanation.explain("shop/web", "203.0.113.9", "80").verdict == "unknown"

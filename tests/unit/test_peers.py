@@ -146,7 +146,7 @@ def test_a_node_port_is_a_service_and_the_nodes_other_ports_are_not(address: str
     assert other.backend is None
 
 
-def test_who_is_asked_by_a_services_address_asks_no_service() -> None:
+def test_a_backend_of_a_service_address_is_no_client_of_it() -> None:
     """A pod that another pod asks through a hairpin: the port is the pod's own."""
     flow = Flow("10.99.200.10", 6, 8080, 40123, seen=to_here(SYN))
     (account,) = ended(flow, EpochContext(names(), SECOND, services("10.99.1.1"))).accounts.values()

@@ -88,7 +88,7 @@ def test_a_pod_that_is_never_named_is_unknown_and_counted() -> None:
     assert pods(ledger) == {"unknown": 23}
 
 
-def test_a_name_nobody_gives_up_on_is_given_up_on() -> None:
+def test_a_name_that_never_comes_is_given_up() -> None:
     ledger = watched(7)
     turn(ledger, [BEGUN], of(NAMELESS), now_ns=2 * SECOND)
     turn(ledger, [], of(NAMELESS), now_ns=20 * SECOND)

@@ -181,7 +181,7 @@ def test_a_pod_without_an_address_is_known_by_labels_but_in_no_block() -> None:
         (None, "must be an object"),
     ],
 )
-def test_a_probe_that_cannot_be_asked_is_unknown_and_told(odd: Any, why: str) -> None:
+def test_a_probe_that_cannot_be_evaluated_is_unknown_and_reported(odd: Any, why: str) -> None:
     written = case(odd, probe("x/a", "x/b", "deny"))
     first, second = outcomes(written)
     assert (first.verdict, first.ok) == ("unknown", False)
@@ -199,7 +199,7 @@ def test_a_probe_that_cannot_be_asked_is_unknown_and_told(odd: Any, why: str) ->
         ("policy", ["x/a", "x/b"]),
     ],
 )
-def test_an_unreadable_policy_leaves_open_whom_it_may_select(
+def test_an_unreadable_policy_leaves_open_what_it_may_select(
     broken: Any, unknown: list[str]
 ) -> None:
     pods = ["x/a", "x/b"]
@@ -213,9 +213,9 @@ def test_what_is_odd_in_a_cluster_costs_its_own_part() -> None:
     pods = [PODS[0], {"name": "no-namespace"}, 7, {**PODS[1], "ips": ["here"]}]
     written = case(probe("x/a", "x/a"), probe("x/a", "x/b"), pods=pods, nodes="n1")
     assert [outcome.verdict for outcome in outcomes(written)] == ["allowed", "unknown"]
-    told = "\n".join(problems(written))
-    assert all(f"tests.json: one: {field}" in told for field in ("pods[1]", "pods[2]", "nodes"))
-    assert "pods[3].ips: invalid address 'here'" in told
+    result = "\n".join(problems(written))
+    assert all(f"tests.json: one: {field}" in result for field in ("pods[1]", "pods[2]", "nodes"))
+    assert "pods[3].ips: invalid address 'here'" in result
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_policies_that_are_given_besides_go_before_namesakes() -> None:
 ODD = [None, 0, -1, 10**30, "", "x", [], {}, [None], True, 1.5, "ip:", "a" * 70_000, {"pod": "x"}]
 
 
-def test_nothing_odd_ends_it_and_what_cannot_be_asked_is_never_ok() -> None:
+def test_nothing_odd_ends_it_and_what_cannot_be_evaluated_is_never_ok() -> None:
     """Parts are replaced by odd values; a readable whole has as many outcomes as probes."""
     rng = random.Random(23)
 
@@ -277,8 +277,8 @@ def test_nothing_odd_ends_it_and_what_cannot_be_asked_is_never_ok() -> None:
             continue
         for each in found.cases:
             given = written["probes"] if isinstance(written.get("probes"), list) else []
-            told = list(run_case(each))
-            assert len(told) == len(given)
-            assert not any(o.ok for o in told if o.probe.question is None)
-            denied += sum(outcome.verdict == "denied" for outcome in told)
+            result = list(run_case(each))
+            assert len(result) == len(given)
+            assert not any(o.ok for o in result if o.probe.question is None)
+            denied += sum(outcome.verdict == "denied" for outcome in result)
     assert denied > 1_000  # most are still judged

@@ -22,7 +22,7 @@ FOLDERS = sorted(path for path in CASES.iterdir() if path.is_dir())
 WORDS = {"allowed": "allow", "undeclared": "allow", "denied": "deny", "unknown": "unknown"}
 
 
-def told(folder: Path) -> tuple[str, list[str]]:
+def report_of(folder: Path) -> tuple[str, list[str]]:
     """The text, and which verdicts are not what the case expects."""
     reading = read_text((folder / "policies.yaml").read_bytes(), "policies.yaml")
     assert not reading.problems
@@ -55,7 +55,7 @@ def judged(engine: Engine, question: Question) -> tuple[str, list[str]]:
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_verdicts_and_reasons(folder: Path) -> None:
-    text, wrong = told(folder)
+    text, wrong = report_of(folder)
     assert not wrong
     assert text == (folder / "expected.txt").read_text()
 

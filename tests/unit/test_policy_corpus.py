@@ -39,13 +39,13 @@ def _expanded(path: Path) -> list[dict[str, Any]]:
 def test_every_case_is_wholly_right(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = _path(file)
     status = cli.main(["check", "--probes", str(path), "--output", "json"])
-    told = json.loads(capsys.readouterr().out)["probes"]
+    result = json.loads(capsys.readouterr().out)["probes"]
     cases = _expanded(path)
     assert len(cases) == FILES[file]
     asked = [(case["id"], n, probe) for case in cases for n, probe in enumerate(case["probes"])]
-    assert [(row["case"], row["probe"]) for row in told] == [(name, n) for name, n, _ in asked]
+    assert [(row["case"], row["probe"]) for row in result] == [(name, n) for name, n, _ in asked]
     wrong: dict[str, Any] = {}
-    for row, (name, _, probe) in zip(told, asked, strict=True):
+    for row, (name, _, probe) in zip(result, asked, strict=True):
         assert list(row) == KEYS
         assert row["expect"] == probe["expect"]
         wanted = {"verdict": probe["expect"]}
@@ -54,7 +54,7 @@ def test_every_case_is_wholly_right(file: str, capsys: pytest.CaptureFixture[str
         if any(row[key] not in MEANT[word] for key, word in wanted.items()) or not row["ok"]:
             wrong.setdefault(name, (probe, row))
     assert not wrong, f"{len(wrong)} cases wrong: {next(iter(wrong.values()))}"
-    assert all(row["reason"] for row in told)
+    assert all(row["reason"] for row in result)
     assert status == 0
 
 

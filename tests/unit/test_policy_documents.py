@@ -98,7 +98,7 @@ def test_merge_keys_and_aliases() -> None:
     assert values(text) == [{"k": 1, "l": 3}]
 
 
-def test_lines_are_told_by_field() -> None:
+def test_lines_are_reported_by_field() -> None:
     (document,) = read_text("# a\n---\n" + POLICY, "t.yaml").documents
     assert document.lines.at(("spec", "ingress", 0, "from", 0, "podSelector")) == 11
     assert document.lines.at(("spec", "ingress", 0, "from", 0, "podSelector", "matchLabels")) == 12
@@ -171,7 +171,7 @@ def test_several_json_values_and_a_list_of_lists() -> None:
     ],
     ids=range(30),
 )
-def test_what_cannot_be_read_is_told_with_its_line(
+def test_what_cannot_be_read_is_reported_with_its_line(
     text: str | bytes, line: int, words: str
 ) -> None:
     before = time.monotonic()
@@ -338,7 +338,7 @@ def test_megabyte_names(kind: str) -> None:
     assert len(policy.name) < 300
 
 
-def test_lines_of_a_long_list_in_json_are_told_without_reading_it_anew_for_each() -> None:
+def test_lines_of_a_long_list_in_json_are_reported_without_reading_it_again_for_each() -> None:
     """Each object's line was looked for by a parse of the whole text: ten minutes for this one."""
     bad = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {}}
     items = ",\n".join(json.dumps(bad | {"spec": {"wrong": i}}) for i in range(3000))

@@ -84,7 +84,7 @@ def test_of_several_doubts_the_one_that_matters_is_named() -> None:
     assert [each.name for each in side.policies] == ["q"]
 
 
-def test_whom_a_policy_may_select_is_judged_either_way() -> None:
+def test_what_a_policy_may_select_is_judged_either_way() -> None:
     web = WEB._replace(labels=None)
     some = policy("shop/some", subject=PodSubject(None, labelled(a="b")), egress=())
     for policies, expected in (

@@ -75,7 +75,7 @@ def test_labels_select(selector: Selector, labels: Any, expected: bool | None) -
     assert selects(selector, labels) is expected
 
 
-def test_an_operator_that_does_not_exist_selects_nobody_silently() -> None:
+def test_an_operator_that_does_not_exist_selects_nothing_silently() -> None:
     with pytest.raises(ValueError, match="Like"):
         selects(Selector((Requirement("a", "Like"),)), ())
 
@@ -100,7 +100,7 @@ def test_an_empty_list_isolates_and_an_empty_rule_allows_everything() -> None:
     assert judge(ask(WEB, DB), closed, policy("shop/open", ingress=ALL)).verdict == "allowed"
 
 
-def test_a_rule_that_names_nobody_or_no_port_allows_nothing() -> None:
+def test_a_rule_that_names_no_peer_or_no_port_allows_nothing() -> None:
     nobody = policy("shop/p", ingress=rules(Rule(0, ALLOW, ())))
     nothing = policy("shop/p", ingress=rules(Rule(0, ALLOW, None, ())))
     assert judge(ask(WEB, DB), nobody).verdict == "denied"
@@ -235,7 +235,7 @@ def test_admin_rules_go_by_priority_then_by_place_and_pass_leaves_the_tier() -> 
     assert judge(ask(WEB, DB), skipped, first).verdict == "undeclared"
 
 
-def test_the_baseline_is_for_whom_no_network_policy_selects_in_that_direction() -> None:
+def test_the_baseline_is_for_what_no_network_policy_selects_in_that_direction() -> None:
     baseline = admin("base", Rule(0, DENY), tier=2)
     assert judge(ask(WEB, DB), baseline).verdict == "denied"
     assert judge(ask(WEB, DB), baseline, policy("shop/p", egress=ALL)).verdict == "allowed"
@@ -321,7 +321,7 @@ def test_a_host_policy_selects_units_containers_and_the_hosts_network() -> None:
     assert denied() == []
 
 
-def test_explaining_tells_who_isolates_what_each_rule_says_and_what_decides() -> None:
+def test_explain_shows_what_isolates_each_rule_and_what_decides() -> None:
     question = ask(WEB, DB, 5432)
     steps = explain(
         question,

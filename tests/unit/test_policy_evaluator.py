@@ -57,7 +57,7 @@ def verdicts(judge: Evaluator, *probes: Probe) -> list[str]:
     return [VERDICTS[code] for code in judged.verdict]
 
 
-def test_both_judge_alike_whatever_is_asked() -> None:
+def test_both_judge_alike_for_any_question() -> None:
     outcome = differential.run(PROBES)
     assert not outcome.differences, outcome.differences[0]
     assert outcome.strict > 0
@@ -141,7 +141,9 @@ def adding_takes(judge: Evaluator) -> float:
     return time.process_time() - began
 
 
-def test_who_is_itself_is_told_after_many_others_have_come_and_gone() -> None:
+def test_an_endpoint_that_is_its_own_peer_is_reported_after_many_others_have_come_and_gone() -> (
+    None
+):
     judge = Evaluator([CLOSED], [WEB, DB])
     for i in range(10_007):
         judge.set_endpoint(2, pod(f"shop/churn-{i}", labels=()))

@@ -86,7 +86,7 @@ def test_nothing_is_concluded_from_addresses_that_lead_to_no_service(
     assert declared(found, "10.99.0.1", 8080) != ""  # that it is exposed, is declared all the same
 
 
-def test_a_controller_in_a_nodes_network_is_not_told_from_the_node() -> None:
+def test_a_controller_in_a_nodes_network_is_not_distinguished_from_the_node() -> None:
     found = build_exposure(
         [ingress(WEB_INGRESS, "203.0.113.7")],
         edge(balanced=[{"ip": "203.0.113.7"}]),
@@ -97,7 +97,7 @@ def test_a_controller_in_a_nodes_network_is_not_told_from_the_node() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ports", "pod", "told"),
+    ("ports", "pod", "controllers"),
     [
         ((("", 9000, 8080),), "10.99.1.9", EDGE_PODS),  # no port of an Ingress
         ((("", 80, 8080),), "10.99.1.9", EDGE_PODS),  # who has 80 is not known; 443 is told
@@ -106,13 +106,15 @@ def test_a_controller_in_a_nodes_network_is_not_told_from_the_node() -> None:
         ((("a", 80, 8080), ("b", 443, 8080)), EDGE_PODS, EDGE_PODS),  # they mean the same pods
     ],
 )
-def test_services_share_an_address_by_their_ports(ports: Any, pod: Any, told: Any) -> None:
+def test_services_share_an_address_by_their_ports(ports: Any, pod: Any, controllers: Any) -> None:
     other = service("other", ports=ports, type="LoadBalancer", balanced=BALANCED)
     pods = (pod,) if isinstance(pod, str) else pod
     slices = [*EDGE_SLICES, endpoints("other", *pods, ports=ports)]
     view = services([*edge_services(balanced=BALANCED), other], slices)
     found = build_exposure([ingress(WEB_INGRESS, "203.0.113.7")], view, ())
-    assert tuple(filter(lambda each: controls(found, each), (*EDGE_PODS, "10.99.1.9"))) == told
+    assert (
+        tuple(filter(lambda each: controls(found, each), (*EDGE_PODS, "10.99.1.9"))) == controllers
+    )
 
 
 def test_a_controller_need_not_be_on_the_usual_ports() -> None:

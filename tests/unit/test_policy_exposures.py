@@ -61,7 +61,7 @@ def test_a_service_exposes_by_its_type(spec: Json, text: str) -> None:
     assert declared(found, "10.99.0.1", 8080, protocol=17) == ""
 
 
-def test_each_port_of_a_service_is_its_own_and_protocols_are_told_apart() -> None:
+def test_each_port_of_a_service_is_its_own_and_protocols_are_distinguished() -> None:
     ports = (("dns", 53, 5353, "UDP"), ("dns-tcp", 53, 5353), ("web", 80, 8080))
     view = services(
         [service("d", ports=ports, type="LoadBalancer")],
@@ -93,7 +93,7 @@ def test_both_families_and_no_others_that_share_a_half() -> None:
         assert declared(found, address, 8080) == ""
 
 
-def test_a_service_without_backends_exposes_nobody() -> None:
+def test_a_service_without_backends_exposes_nothing() -> None:
     found = build_exposure((), services([service("web", type="LoadBalancer")], []), ())
     assert declared(found, "10.99.0.1", 8080) == ""
     assert [each.text for each in found.declarations] == ["LoadBalancer shop/web:80"]
@@ -164,7 +164,7 @@ def test_an_ingress_means_a_port_of_a_service_of_its_namespace(
     assert not any(declared(found, f"10.99.0.{i}", 8080, protocol=17) for i in range(1, 5))
 
 
-def test_hosts_and_paths_are_told() -> None:
+def test_hosts_and_paths_are_reported() -> None:
     text = """
 metadata: {name: i, namespace: shop}
 spec:

@@ -59,8 +59,8 @@ def declared(text: str) -> list[DeclaredDocuments]:
 def found(text: str, check: str, with_cluster: bool = False) -> list[tuple[int, str, str]]:
     """Line, field and message of what a check tells."""
     world = manifests.from_case(CASE, "", "").model if with_cluster else None
-    told = [each for each in lint(declared(text), world) if each.check == check]
-    return [(each.problem.line, each.problem.field, each.problem.message) for each in told]
+    result = [each for each in lint(declared(text), world) if each.check == check]
+    return [(each.problem.line, each.problem.field, each.problem.message) for each in result]
 
 
 def net(spec: str, name: str = "p", namespace: str = "shop") -> str:
@@ -83,7 +83,7 @@ def test_a_good_policy_has_no_findings() -> None:
     assert lint(declared(text), None) == []
 
 
-def test_a_selector_that_means_nobody_in_the_cluster() -> None:
+def test_a_selector_that_selects_nothing_in_the_cluster() -> None:
     text = net(
         "podSelector: {matchLabels: {app: wep}}\n"
         "ingress:\n"
@@ -128,7 +128,7 @@ def test_nodes_and_networks_of_an_admin_policy_have_their_places() -> None:
     ]
 
 
-def test_a_port_that_nobody_calls_so() -> None:
+def test_a_port_without_that_name() -> None:
     text = net("podSelector: {}\ningress:\n- ports: [{port: http}]\n- ports: [{port: htpp}]")
     assert found(text, SELECTS_NOTHING, with_cluster=True) == [
         (8, "spec.ingress[1]", "no pod that the policy selects has a port named htpp")
@@ -169,12 +169,12 @@ def test_an_object_that_is_declared_twice() -> None:
     ]
 
 
-def test_a_policy_of_another_kind_is_told() -> None:
+def test_a_policy_of_another_kind_is_reported() -> None:
     text = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: c}\n---\n" + (
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\n"
     )
-    told = list(unsupported_kinds(read_text(text, "p.yaml").documents))
-    assert [(each.check, each.problem.line) for each in told] == [(UNSUPPORTED_KIND, 2)]
+    result = list(unsupported_kinds(read_text(text, "p.yaml").documents))
+    assert [(each.check, each.problem.line) for each in result] == [(UNSUPPORTED_KIND, 2)]
 
 
 def test_unisolated_namespaces_by_direction() -> None:
@@ -220,7 +220,7 @@ def test_a_rule_in_the_shadow_of_another_of_its_policy_and_of_a_wider_policy() -
     assert len(found(text + "---\n" + elsewhere, SHADOWED)) == 1
 
 
-def test_of_two_rules_that_mean_the_same_the_later_is_told() -> None:
+def test_of_two_rules_that_mean_the_same_the_later_is_reported() -> None:
     text = net("podSelector: {}\ningress:\n- ports: [{port: 80}]\n- ports: [{port: 80}]")
     assert [field for _, field, _ in found(text, SHADOWED)] == ["spec.ingress[1]"]
 
@@ -233,7 +233,7 @@ def test_in_the_admin_tier_only_what_is_asked_before_shadows() -> None:
     assert [m for _, _, m in found(admin(narrow, "n", 3) + "---\n" + last, SHADOWED)] == [
         "is never reached: AdminNetworkPolicy/w ingress[0] (deny) matches everything it matches"
     ]
-    assert found(admin(narrow, "n", 2) + "---\n" + last, SHADOWED) == []  # nobody knows which
+    assert found(admin(narrow, "n", 2) + "---\n" + last, SHADOWED) == []  # which is unknown
     below = net("podSelector: {}\ningress:\n- from: [{namespaceSelector: {}}]")
     assert len(found(below + "---\n" + last, SHADOWED)) == 1
     passing = admin("ingress:\n- {action: Pass, from: [{namespaces: {matchLabels: {a: b}}}]}", "q")
@@ -316,10 +316,10 @@ def test_a_shadow_makes_no_difference_to_any_verdict_of_the_corpora() -> None:
         if not path.exists():
             pytest.skip(f"needs ../shared/netpol/{name}")
         for case in read_cases(path.read_bytes(), name).cases:
-            told = list(shadowed_rules(case.policies))
+            result = list(shadowed_rules(case.policies))
             questions = [probe.question for probe in case.probes if probe.question][:600]
             whole = [Engine(case.policies).judge(question)[0] for question in questions]
-            for shadow in told:
+            for shadow in result:
                 engine = Engine(_without(case.policies, shadow))
                 assert [engine.judge(question)[0] for question in questions] == whole, shadow
                 asked += len(questions)
@@ -342,9 +342,9 @@ def test_findings_of_the_corpora_can_be_written() -> None:
     path = SHARED / "admin_shared.json"
     if not path.exists():
         pytest.skip("needs ../shared/netpol/admin_shared.json")
-    told: list[LintFinding] = []
+    result: list[LintFinding] = []
     for case in json.loads(path.read_text())["cases"]:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": case["policies"]})
-        told += lint(declared(text), manifests.from_case(case, "", "").model)
-    assert {each.check for each in told} >= {SELECTS_NOTHING, SHADOWED, UNISOLATED}
-    assert all(str(each.problem) for each in told)
+        result += lint(declared(text), manifests.from_case(case, "", "").model)
+    assert {each.check for each in result} >= {SELECTS_NOTHING, SHADOWED, UNISOLATED}
+    assert all(str(each.problem) for each in result)

@@ -93,7 +93,7 @@ def test_what_a_list_does_not_have_is_gone_at_its_end() -> None:
     live.apply(page("networkpolicies", [network_policy(f"shop/{n}") for n in "abc"]))
     live.apply(page("networkpolicies", [network_policy("shop/d")], last=False))
     assert names(live) == ["a", "b", "c", "d"]
-    # It began anew: what its first attempt had told counts for nothing.
+    # It restarted: nothing of its first attempt counts.
     live.apply(page("networkpolicies", [network_policy("shop/a")], last=False))
     live.apply(page("networkpolicies", [network_policy("shop/e")], first=False))
     assert names(live) == ["a", "e"]
@@ -114,7 +114,7 @@ def test_the_same_object_until_a_meaning_changes() -> None:
     assert live.now() is not before
 
 
-def test_namesakes_of_other_kinds_and_namespaces_are_told_apart() -> None:
+def test_namesakes_of_other_kinds_and_namespaces_are_distinguished() -> None:
     live = heard_of_all()
     live.apply(page("networkpolicies", [network_policy("shop/a"), network_policy("pay/a")]))
     live.apply(page("clusternetworkpolicies", [cluster_policy("a")]))
@@ -123,7 +123,7 @@ def test_namesakes_of_other_kinds_and_namespaces_are_told_apart() -> None:
     assert found == {("NetworkPolicy", "pay"), ("ClusterNetworkPolicy", "")}
 
 
-def test_one_that_is_not_understood_makes_its_pods_unknown_and_nobody_else() -> None:
+def test_one_that_is_not_understood_makes_its_pods_unknown_and_no_others() -> None:
     live = heard_of_all()
     live.apply(changed("networkpolicies", "ADDED", network_policy("shop/a", brandNew=1)))
     assert verdict(live) == UNKNOWN

@@ -299,11 +299,11 @@ def test_kinds_that_are_not_read_are_passed_on() -> None:
     ],
     ids=range(15),
 )  # fmt: skip
-def test_what_cannot_be_read_stands_for_whom_it_may_be_for(
+def test_what_cannot_be_read_stands_for_all_it_may_select(
     text: str, subject: Any, namespace: str, tier: int
 ) -> None:
     found = policy(text)
-    if "-: web" in text:  # the API server takes the key, which nobody can have
+    if "-: web" in text:  # the API server takes the key, which no pod can have
         assert not found.unreadable
         return
     assert found.unreadable.startswith("t.yaml:")
@@ -311,7 +311,7 @@ def test_what_cannot_be_read_stands_for_whom_it_may_be_for(
     assert (found.ingress, found.egress) == (None, None)
 
 
-def test_what_the_server_refuses_but_is_clear_is_judged_and_told() -> None:
+def test_what_the_server_refuses_but_is_clear_is_judged_and_reported() -> None:
     reading = read_text(
         ADMIN.replace(
             "namespaceSelector: {}, podSelector: {matchLabels", "podSelector: {matchLabels"
@@ -433,7 +433,7 @@ def test_the_last_good_version_stays_in_force(tmp_path: Path) -> None:
     assert (loaded.parsed.policies, loaded.stale, loaded.parsed.problems) == (good, (), ())
 
 
-def test_a_path_that_is_not_there_is_told_and_lets_nothing_pass(tmp_path: Path) -> None:
+def test_a_path_that_is_not_there_is_reported_and_lets_nothing_pass(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     files = PolicyFiles([path])
     loaded = files.load()
@@ -458,7 +458,7 @@ def test_a_folder_that_went_away_keeps_its_files_in_force(tmp_path: Path) -> Non
     assert (loaded.parsed.policies, loaded.stale) == (good, (str(folder / "a.yaml"),))
 
 
-def test_a_dangling_link_is_told(tmp_path: Path) -> None:
+def test_a_dangling_link_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").symlink_to(tmp_path / "nowhere")
     (problem,) = PolicyFiles([tmp_path]).load().parsed.problems
     assert problem.source == str(tmp_path / "a.yaml")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policies of files and of the API as one: which count, when they change, what is told of them."""
+"""Policies of files and of the API as one: which count, when they change, what is reported."""
 
 import json
 import logging
@@ -79,7 +79,7 @@ def reloaded(sources: PolicySources, before: DeclaredPolicies) -> DeclaredPolici
 def test_files_are_in_force_when_start_returns(tmp_path: Path) -> None:
     written(tmp_path / "a.json", network_policy("shop/a"), network_policy("shop/b"), HOST)
     sources = PolicySources(PolicyFiles([tmp_path]))
-    assert verdict(sources) == UNKNOWN  # not read yet: nobody can say that nothing is declared
+    assert verdict(sources) == UNKNOWN  # not read yet: so "undeclared" cannot be said
     with running(tmp_path) as sources:
         declared = sources.declared()
         assert names(declared) == ["/ssh", "shop/a", "shop/b"]
@@ -144,7 +144,7 @@ def test_a_file_that_cannot_be_read_does_not_let_the_apis_namesake_count(tmp_pat
         assert verdict(sources) == UNKNOWN
 
 
-def test_what_the_api_has_not_told_yet_is_unknown_and_is_not_counted_as_unreadable() -> None:
+def test_what_the_api_has_not_listed_yet_is_unknown_and_is_not_counted_as_unreadable() -> None:
     with running(live=LivePolicies()) as sources:
         assert sources.alive  # without files there is no thread that could die
         assert verdict(sources) == UNKNOWN
@@ -174,7 +174,7 @@ def test_candidates_are_apart_and_marked(tmp_path: Path, caplog: pytest.LogCaptu
         sources.stop()
 
 
-def test_problems_are_told_once_and_so_is_that_they_are_mended(
+def test_problems_are_reported_once_and_so_is_that_they_are_fixed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="podtally")

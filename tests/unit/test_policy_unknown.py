@@ -71,7 +71,7 @@ def test_names_of_ports_that_are_not_known_leave_it_open() -> None:
     assert Engine([egress]).judge(nobody).egress.cause == engine.DOUBT
 
 
-def test_nothing_denies_for_certain_who_is_not_known() -> None:
+def test_nothing_denies_for_certain_an_unknown_peer() -> None:
     """It may be the pod itself or its own node, which pass whatever a tier says."""
     deny = policy(
         "p",

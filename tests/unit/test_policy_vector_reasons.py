@@ -24,7 +24,7 @@ WEB = pod("shop/web", "10.99.0.1")
 
 
 def test_reasons_are_those_of_the_plain_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: Counter[str] = Counter()
+    result: Counter[str] = Counter()
     for plain in (0, 1 << 20):  # by arrays, and without
         monkeypatch.setattr(reasons, "_MAX_PLAIN_RULES", plain)
         for seed in range(WORLDS):
@@ -39,8 +39,8 @@ def test_reasons_are_those_of_the_plain_form(monkeypatch: pytest.MonkeyPatch) ->
                 ask = asked(probe, world)
                 side = engine.direction_verdict(ask)
                 assert got == direction_reason(side, ask), (seed, probe)
-                told[side.cause] += 1
-    assert told["isolated"] > 500
+                result[side.cause] += 1
+    assert result["isolated"] > 500
 
 
 def many(count: int) -> Policy:

@@ -177,11 +177,11 @@ def test_files_that_the_runbook_names_exist() -> None:
 def test_messages_that_the_runbook_explains_are_the_agents() -> None:
     """The words before, between and after what is put in: ``...``, and names in capitals."""
     table = PAGE_TEXT.partition("| words | |\n|---|---|\n")[2].partition("\n\n")[0]
-    told = [
+    result = [
         code for row in table.splitlines() for code in re.findall(r"`([^`]+)`", row.split(" | ")[0])
     ]
     pieces = {
-        piece for each in told for piece in re.split(r"\W*(?:\.{3}|\b[A-Z]+\b)\W*", each) if piece
+        piece for each in result for piece in re.split(r"\W*(?:\.{3}|\b[A-Z]+\b)\W*", each) if piece
     }
     said = "".join(re.sub(r'"\s*\n\s*f?"', "", path.read_text()) for path in AGENT.rglob("*.py"))
     assert len(pieces) > 10

@@ -22,12 +22,12 @@ from tests.unit.test_verdicts import (
     ONLY_MYSQL,
     WEB_FROM_FAR,
     declare,
+    due_events,
     epoch,
     into,
     make,
     out,
     present,
-    told,
 )
 
 DB_OUT = """\
@@ -41,7 +41,7 @@ spec: {podSelector: {matchLabels: {app: db}}, policyTypes: [Egress]}
 def test_a_scan_is_one_event_and_sums_stay_exact() -> None:
     ledger, at = make(), present(declare(ONLY_MYSQL))
     epoch(ledger, at, [out("198.18.7.7", port) for port in range(1, 12_033)])
-    due = told(ledger, most=10_000)
+    due = due_events(ledger, most=10_000)
     assert sum(event.connections for event in due) == 12_032
     assert sum(event.egress_bytes for event in due) == 12_032 * 23
     assert len(due) == MAX_PORTS + 1
@@ -62,7 +62,7 @@ def test_a_sweep_of_addresses_is_one_event_of_the_endpoint() -> None:
     for second in range(4):
         swept = [f"198.18.{10 + second}.{host}" for host in range(200)]
         epoch(ledger, at._replace(now_ns=(1 + second) * SECOND), [out(a, 80) for a in swept])
-    due = told(ledger, most=10_000)
+    due = due_events(ledger, most=10_000)
     assert sum(event.connections for event in due) == 800
     assert len(due) == MAX_PEERS_AND_PORTS + 1
     (scan,) = (event for event in due if event.scan is not None)
@@ -73,12 +73,12 @@ def test_a_sweep_of_addresses_is_one_event_of_the_endpoint() -> None:
     )  # fmt: skip
 
 
-def test_who_is_scanned_tells_of_another_that_is_denied_as_well() -> None:
+def test_a_scanned_endpoint_reports_another_that_is_denied_as_well() -> None:
     """One source's ports are one event; another source keeps its own."""
     ledger, at = make(), present(declare(WEB_FROM_FAR))
     epoch(ledger, at, [into("198.18.7.7", port) for port in range(1, 3000)])
     epoch(ledger, at, [into("198.18.7.8", 80)])
-    due = told(ledger, most=10_000)
+    due = due_events(ledger, most=10_000)
     (scan,) = (event for event in due if event.scan is not None)
     assert (scan.labels.direction, scan.labels.peer_address) == ("ingress", "198.18.7.7")
     assert reason(scan).endswith("ports from 1 address")
@@ -93,7 +93,7 @@ def test_a_scan_takes_no_neighbours_events_and_puts_off_none_of_their_lines() ->
         out(f"203.0.113.{n}", 22)._replace(ifindex=9, local=DB_ADDRESS) for n in range(1, 6)
     ]
     epoch(ledger, at, neighbours)
-    due = told(ledger, most=10)
+    due = due_events(ledger, most=10)
     assert sorted(event.labels.workload for event in due) == ["db"] * 5 + ["web"] * 5
     assert all(event.scan is None for event in due if event.labels.workload == "db")
 
@@ -135,7 +135,7 @@ def test_scans_go_on_over_a_restart(tmp_path: Path) -> None:
     again.load(read[1], 2 * SECOND)
     epoch(again, at._replace(now_ns=3 * SECOND), [out("198.18.7.7", p) for p in range(901, 1901)])
     assert len(again.events) == MAX_PORTS + 1
-    (scan,) = (each for each in told(again, most=99) if each.scan is not None)
+    (scan,) = (each for each in due_events(again, most=99) if each.scan is not None)
     assert scan.scan is not None
     assert scan.scan[:3] == (1900 - MAX_PORTS, 1, True)
     assert again.view()[SCANS].values.tolist() == [[1900 - MAX_PORTS]]
@@ -147,7 +147,7 @@ def test_a_scan_that_is_over_gives_its_share_back() -> None:
         now_ns = hour * 3600 * SECOND
         scan = [out("198.18.7.7", port, local_port=hour) for port in range(1, 101)]
         epoch(ledger, at._replace(now_ns=now_ns), scan)
-        assert len(told(ledger, now_ns, most=99)) == MAX_PORTS + 1
+        assert len(due_events(ledger, now_ns, most=99)) == MAX_PORTS + 1
         epoch(ledger, at._replace(now_ns=now_ns + 200 * SECOND), [])
         ledger.expire(at.names, now_ns + 900 * SECOND)
         assert (len(ledger.events), len(ledger.events.scans)) == (0, 0)
@@ -233,27 +233,27 @@ def test_what_was_never_reported_comes_first_and_then_what_was_longest_ago() -> 
 
 def reports(events: Events, number: int, seconds: range, until: int) -> list[tuple[int, int]]:
     """When, and of how many connections, while there is one each second of ``seconds``."""
-    told = []
+    due_events = []
     for second in range(seconds.start, until):
         now_ns = second * SECOND
         if second in seconds:
             events.count(np.array([number], np.int32), now_ns)
         index, due = events.due(9, 60 * SECOND, now_ns)
         events.mark_reported(index, now_ns)
-        told += [(second, each.new_connections) for each in due]
-    return told
+        due_events += [(second, each.new_connections) for each in due]
+    return due_events
 
 
 def test_an_event_that_goes_on_is_reported_at_growing_intervals_and_when_it_is_over() -> None:
     """Four hours of one denial a second."""
     events, (number,) = made_events(("a", 1))
-    told = reports(events, number, range(2, 4 * 3600), 6 * 3600)
-    assert len(told) < 15
-    assert sum(each for _, each in told) == 4 * 3600 - 2 + 1
-    gaps = np.diff([second for second, _ in told])
+    due_events = reports(events, number, range(2, 4 * 3600), 6 * 3600)
+    assert len(due_events) < 15
+    assert sum(each for _, each in due_events) == 4 * 3600 - 2 + 1
+    gaps = np.diff([second for second, _ in due_events])
     assert gaps.max() <= 3600
     assert (gaps[2:8] > gaps[1:7] * 1.5).all()
-    assert told[-1][0] <= 4 * 3600 + 600  # ten intervals after the last
+    assert due_events[-1][0] <= 4 * 3600 + 600  # ten intervals after the last
 
 
 def test_an_event_that_grows_tenfold_is_not_put_off() -> None:

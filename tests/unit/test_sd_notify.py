@@ -51,7 +51,7 @@ def test_ready_with_a_status(manager: Manager, service: ServiceManager) -> None:
     assert manager.heard() == {"READY": "1", "STATUS": "watching 3 interfaces"}
 
 
-def test_a_status_is_told_once(manager: Manager, service: ServiceManager) -> None:
+def test_a_status_is_reported_once(manager: Manager, service: ServiceManager) -> None:
     service.status("compiling")
     service.status("compiling")
     service.status("attaching")
@@ -70,9 +70,9 @@ def test_a_status_cannot_smuggle_in_an_assignment(
 def test_reload(manager: Manager, service: ServiceManager) -> None:
     before = time.monotonic_ns() // 1000
     service.reloading()
-    told = manager.heard()
-    assert told["RELOADING"] == "1"
-    assert before <= int(told["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
+    result = manager.heard()
+    assert result["RELOADING"] == "1"
+    assert before <= int(result["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
     service.ready("watching")
     assert manager.heard()["READY"] == "1"
 
@@ -103,7 +103,7 @@ def test_the_watchdog_is_fed_only_if_it_waits(manager: Manager, service: Service
         ({"WATCHDOG_PID": str(os.getpid())}, None),
     ],
 )
-def test_whose_watchdog_it_is(variables: dict[str, str], seconds: float | None) -> None:
+def test_owner_of_the_watchdog(variables: dict[str, str], seconds: float | None) -> None:
     assert ServiceManager(variables).watchdog_seconds == seconds
 
 
@@ -121,7 +121,7 @@ def test_without_a_manager_nothing_is_said() -> None:
     service.close()
 
 
-def test_a_manager_that_went_is_told_of_once(
+def test_a_manager_that_went_is_reported_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "gone")})
@@ -136,7 +136,7 @@ def test_a_manager_that_went_is_told_of_once(
     service.close()
 
 
-def test_a_manager_that_does_not_read_holds_nobody_up(
+def test_a_manager_that_does_not_read_blocks_no_one(
     manager: Manager, service: ServiceManager, caplog: pytest.LogCaptureFixture
 ) -> None:
     waits = Path("/proc/sys/net/unix/max_dgram_qlen")

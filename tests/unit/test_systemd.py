@@ -43,8 +43,8 @@ def verified(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
 
 def test_systemd_understands_every_line(tmp_path: Path) -> None:
     done = verified(tmp_path, UNIT.read_text())
-    told = [line for line in done.stderr.splitlines() if UNIT.name in line]
-    assert (done.returncode, told) == (0, [])
+    result = [line for line in done.stderr.splitlines() if UNIT.name in line]
+    assert (done.returncode, result) == (0, [])
     wrong = verified(tmp_path, UNIT.read_text().replace("ProtectClock=", "ProtectClocks="))
     assert "ProtectClocks" in wrong.stderr
 

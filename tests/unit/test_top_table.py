@@ -112,16 +112,16 @@ def test_names_cannot_command_the_terminal_nor_break_a_line() -> None:
 def test_json_has_every_counter_as_it_is() -> None:
     now, out = seen(METRICS + LONG + books("23")), io.StringIO()
     as_json(TopPage(now, rows(now, None, EVERYTHING), 2), out)
-    told = msgspec.json.decode(out.getvalue(), type=Top)
-    assert [each.workload for each in told.conversations] == ["web", "web"]
-    first = msgspec.to_builtins(told.conversations[0])
+    result = msgspec.json.decode(out.getvalue(), type=Top)
+    assert [each.workload for each in result.conversations] == ["web", "web"]
+    first = msgspec.to_builtins(result.conversations[0])
     assert first == WEB._asdict() | {
         "egress_connections": 23, "ingress_connections": 0, "egress_bytes": 1000, "ingress_bytes": 4000,
     }  # fmt: skip
-    assert told.conversations[1].direction == "ingress"
-    assert told.conversations[1].ingress_connections == 3
-    assert told.totals["denied"] == TrafficTotal(14, 920)
-    assert msgspec.to_builtins(told.books) == {
+    assert result.conversations[1].direction == "ingress"
+    assert result.conversations[1].ingress_connections == 3
+    assert result.totals["denied"] == TrafficTotal(14, 920)
+    assert msgspec.to_builtins(result.books) == {
         "bytes": 6246,
         "gaps": [{"interface": "veth1", "direction": "egress", "bytes": 23}],
     }

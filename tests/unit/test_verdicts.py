@@ -146,7 +146,7 @@ def denied(ledger: Ledger) -> dict[DeniedLabels, int]:
     return dict(zip(view.labels, view.values[:, 0].tolist(), strict=True))
 
 
-def told(ledger: Ledger, now_ns: int = SECOND, most: int = 1000) -> list[Due]:
+def due_events(ledger: Ledger, now_ns: int = SECOND, most: int = 1000) -> list[Due]:
     index, due = ledger.events.due(most, 60 * SECOND, now_ns)
     ledger.events.mark_reported(index, now_ns)
     return due
@@ -160,7 +160,7 @@ def test_a_denied_connection() -> None:
         "shop", "web", "egress", "external", "", "office", "tcp", "3306", "shop/only-mysql"
     )
     assert denied(ledger) == {mysql: 1}
-    (event,) = told(ledger)
+    (event,) = due_events(ledger)
     assert event.labels[:6] == ("denied", "egress", "shop", "web-0", "web", "Deployment")
     assert (event.labels.peer_address, event.labels.port) == ("203.0.113.10", "3306")
     assert event.labels.policy == "shop/only-mysql"
@@ -240,7 +240,7 @@ def test_both_ends_are_judged_where_both_are_here_and_denials_counted_at_the_end
     assert verdicts(ledger) == {"denied": 46}
     (labels,) = denied(ledger)
     assert (labels.workload, labels.direction, labels.policy) == ("db", "ingress", "shop/db-closed")
-    assert [event.labels.pod for event in told(ledger)] == ["db-0"]
+    assert [event.labels.pod for event in due_events(ledger)] == ["db-0"]
 
 
 def test_a_far_pod_is_judged_at_our_end_only() -> None:
@@ -250,7 +250,7 @@ def test_a_far_pod_is_judged_at_our_end_only() -> None:
     assert verdicts(ledger) == {"undeclared": 23}
 
 
-def test_who_has_no_name_is_unknown_as_a_peer_too() -> None:
+def test_an_endpoint_without_a_name_is_unknown_as_a_peer_too() -> None:
     nameless = Owner("pod", "unknown", "unknown", "unknown", "node", "unknown")
     ledger = make()
     epoch(ledger, present(declare(WEB_FROM_FAR), who(nameless)), [into(FAR_ADDRESS, 80)])
@@ -278,7 +278,7 @@ spec:
     assert verdicts(ledger) == {"allowed": 23}
     labels = next(iter(ledger.view()[FLOWS].labels))
     assert (labels.peer_kind, labels.port) == ("service", "13306")
-    ledger = make()  # nobody knows which pod it was: it may be another port, too
+    ledger = make()  # which is unknown pod it was: it may be another port, too
     epoch(ledger, at._replace(translate=present(declare()).translate), [out("198.18.0.3", 13306)])
     assert verdicts(ledger) == {"unknown": 23}
 
@@ -287,7 +287,7 @@ def test_a_verdict_changes_for_what_comes_after_and_no_counter_goes_down() -> No
     ledger = make()
     flow = out("203.0.113.10", 3306)
     epoch(ledger, present(declare()), [flow])
-    assert [event.labels.verdict for event in told(ledger)] == ["undeclared"]
+    assert [event.labels.verdict for event in due_events(ledger)] == ["undeclared"]
     strict = present(declare(ONLY_MYSQL), now_ns=2 * SECOND)
     more = flow._replace(seen=from_here(ACK))
     epoch(ledger, strict, [more])  # moved before anybody had heard of the policy
@@ -295,7 +295,7 @@ def test_a_verdict_changes_for_what_comes_after_and_no_counter_goes_down() -> No
     epoch(ledger, strict._replace(now_ns=3 * SECOND), [more])
     assert verdicts(ledger) == {"undeclared": 46, "denied": 23}
     assert list(denied(ledger).values()) == [1]
-    (event,) = told(ledger, 3 * SECOND)
+    (event,) = due_events(ledger, 3 * SECOND)
     assert (event.labels.verdict, event.connections, event.egress_bytes) == ("denied", 1, 23)
     epoch(ledger, present(declare(), now_ns=4 * SECOND), [more])
     epoch(ledger, present(declare(), now_ns=5 * SECOND), [more])
@@ -313,7 +313,7 @@ def test_what_stays_denied_by_the_same_policy_is_not_counted_again() -> None:
     more = flow._replace(seen=from_here(ACK))
     for second in (2, 3):
         epoch(ledger, present(edited, now_ns=second * SECOND), [more])
-    assert len({event.labels.reason for event in told(ledger, 3 * SECOND)}) == 2
+    assert len({event.labels.reason for event in due_events(ledger, 3 * SECOND)}) == 2
     assert list(denied(ledger).values()) == [1]
 
 
@@ -359,7 +359,7 @@ def test_labels_of_namespaces_count() -> None:
     assert verdicts(ledger) == {"allowed": 23, "unknown": 23}
 
 
-def test_candidates_are_told_apart_where_they_differ() -> None:
+def test_candidates_are_distinguished_where_they_differ() -> None:
     ledger = make()
     at = present(declare(WEB_FROM_FAR, candidates=[ONLY_MYSQL]))
     epoch(ledger, at, [out("203.0.113.10", 3306), out("203.0.113.5", 3306), into(FAR_ADDRESS, 80)])
@@ -385,40 +385,40 @@ def test_a_candidate_takes_the_place_of_its_namesake() -> None:
     assert (labels.verdict, labels.candidate) == ("denied", "allowed")
 
 
-def test_events_are_told_once_a_while_and_summed() -> None:
+def test_events_are_reported_once_a_while_and_summed() -> None:
     ledger, at = make(), present(declare(ONLY_MYSQL))
     epoch(ledger, at, [out("198.18.7.7", 80, local_port=p) for p in (1, 2, 3)])
-    (event,) = told(ledger)
+    (event,) = due_events(ledger)
     assert (event.connections, event.egress_bytes) == (3, 69)
     again = at._replace(now_ns=2 * SECOND)
     epoch(ledger, again, [out("198.18.7.7", 80, local_port=4)])
-    assert not told(ledger, 2 * SECOND)
-    (event,) = told(ledger, 62 * SECOND)
+    assert not due_events(ledger, 2 * SECOND)
+    (event,) = due_events(ledger, 62 * SECOND)
     assert (event.connections, event.new_connections, event.egress_bytes) == (4, 1, 92)
-    assert not told(ledger, 200 * SECOND)
+    assert not due_events(ledger, 200 * SECOND)
 
 
 def test_events_wait_for_their_turn_and_none_is_lost() -> None:
     ledger, at = make(), present(declare(ONLY_MYSQL))
     epoch(ledger, at, [out("198.18.7.7", port) for port in range(1, 8)])
-    seen = [event.labels.port for _ in range(4) for event in told(ledger, most=2)]
+    seen = [event.labels.port for _ in range(4) for event in due_events(ledger, most=2)]
     assert sorted(map(int, seen)) == list(range(1, 8))
 
 
-def test_what_is_undeclared_is_no_event_unless_asked_for() -> None:
+def test_what_is_undeclared_is_no_event_unless_enabled() -> None:
     ledger = make(undeclared=False)
     epoch(ledger, present(declare()), [out("198.18.7.7", 80)])
-    assert not told(ledger)
+    assert not due_events(ledger)
 
 
-def test_a_flow_that_waited_for_its_name_is_judged_and_told_with_all_its_bytes() -> None:
+def test_a_flow_that_waited_for_its_name_is_judged_and_reported_with_all_its_bytes() -> None:
     ledger, declared = make(), declare(ONLY_MYSQL)
     nameless = names({7: WEB._replace(final=False)})
     epoch(ledger, present(declared, nameless), [out("198.18.7.7", 80)])
-    assert not told(ledger)
+    assert not due_events(ledger)
     epoch(ledger, present(declared, now_ns=2 * SECOND), [])
     assert verdicts(ledger) == {"denied": 23}
-    (event,) = told(ledger, 2 * SECOND)
+    (event,) = due_events(ledger, 2 * SECOND)
     assert (event.connections, event.egress_bytes) == (1, 23)
     assert list(denied(ledger).values()) == [1]
 
@@ -452,12 +452,12 @@ spec:
         assert verdicts(ledger) == {verdict: 23}
 
 
-def test_what_was_judged_and_told_comes_back_from_the_checkpoint(tmp_path: Path) -> None:
+def test_what_was_judged_and_reported_comes_back_from_the_checkpoint(tmp_path: Path) -> None:
     ledger, here = make(), Position("boot", "generation", 23)
     at = present(declare(ONLY_MYSQL, candidates=[WEB_FROM_FAR]))
     first = out("198.18.7.7", 80)
     epoch(ledger, at, [first, into(FAR_ADDRESS, 80), Flow("203.0.113.5", seen=ACK)])
-    assert told(ledger)
+    assert due_events(ledger)
     epoch(ledger, at._replace(now_ns=2 * SECOND), [out("198.18.7.7", 80, local_port=2)])
     Checkpoint(tmp_path).write(here, ledger.save() | Extras().save())
     again, read = make(), Checkpoint(tmp_path).read()
@@ -468,8 +468,8 @@ def test_what_was_judged_and_told_comes_back_from_the_checkpoint(tmp_path: Path)
         assert list(after.labels) == list(before.labels)
         assert after.values.tolist() == before.values.tolist()
     assert denied(again)
-    assert not told(again, 3 * SECOND)
-    (event,) = told(again, 100 * SECOND)
+    assert not due_events(again, 3 * SECOND)
+    (event,) = due_events(again, 100 * SECOND)
     assert (event.connections, event.new_connections, event.first_ns) == (2, 1, SECOND)
     # The same connections are the same events' afterwards.
     epoch(again, at._replace(now_ns=101 * SECOND), [first._replace(seen=from_here(ACK))])
@@ -478,13 +478,13 @@ def test_what_was_judged_and_told_comes_back_from_the_checkpoint(tmp_path: Path)
     assert list(denied(again).values()) == [2]
 
 
-def test_an_event_is_kept_while_its_connection_lasts_and_until_it_is_told() -> None:
+def test_an_event_is_kept_while_its_connection_lasts_and_until_it_is_reported() -> None:
     ledger, at = make(), present(declare(ONLY_MYSQL))
     epoch(ledger, at, [out("198.18.7.7", 80), out("198.18.7.7", 81)])
     late = 10_000 * SECOND
     ledger.expire(at.names, late)
     assert len(ledger.events) == 2
-    assert len(told(ledger)) == 2
+    assert len(due_events(ledger)) == 2
     over = [out("198.18.7.7", 80)._replace(seen=from_here(RST))]
     epoch(ledger, at._replace(now_ns=2 * SECOND), over)
     epoch(ledger, at._replace(now_ns=9 * SECOND), [])
@@ -504,7 +504,7 @@ def test_exposed_to_the_outside() -> None:
         at = present(declare())._replace(exposure=build_exposure((), known, ()))
         epoch(ledger, at, [into("198.18.7.7", 8080), into(FAR_ADDRESS, 8080)])
         assert [c for (c,) in ledger.view()[EXPOSED].values.tolist()] == [1] * exposed
-        events = told(ledger)
+        events = due_events(ledger)
         assert [event.labels.exposure for event in events] == ["undeclared"] * exposed
         assert [event.labels.verdict for event in events] == ["undeclared"] * exposed
 
@@ -519,9 +519,9 @@ def test_events_of_declared_exposure_say_how_it_is_declared() -> None:
     ledger = make()
     at = present(declare(WEB_FROM_FAR))._replace(exposure=known)
     epoch(ledger, at, [into("198.18.7.7", 8080), out("203.0.113.5", 443)])
-    found = {(e.labels.verdict, e.labels.exposure) for e in told(ledger)}
+    found = {(e.labels.verdict, e.labels.exposure) for e in due_events(ledger)}
     assert found == {("denied", "NodePort shop/web:30080"), ("undeclared", "")}
     # Once it is declared no more, that is another event.
     at = at._replace(exposure=build_exposure((), Services({}, {}, {}), ()), now_ns=2 * SECOND)
     epoch(ledger, at, [into("198.18.7.7", 8080)._replace(local_port=8080, remote_port=9)])
-    assert [e.labels.exposure for e in told(ledger, 2 * SECOND)] == ["undeclared"]
+    assert [e.labels.exposure for e in due_events(ledger, 2 * SECOND)] == ["undeclared"]

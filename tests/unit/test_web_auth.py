@@ -16,7 +16,7 @@ DEAR = 10  # a hash's cost that can be felt
 
 
 @pytest.mark.parametrize(
-    ("told", "meant"),
+    ("result", "meant"),
     [
         (header("a", "b:c"), Credentials(b"a", b"b:c")),
         (header("", ""), Credentials(b"", b"")),
@@ -29,8 +29,8 @@ DEAR = 10  # a hash's cost that can be felt
         ("Bearer " + header("a", "b").split()[1], None),
     ],
 )
-def test_credentials_of_a_header(told: str, meant: Credentials | None) -> None:
-    assert credentials(told) == meant
+def test_credentials_of_a_header(result: str, meant: Credentials | None) -> None:
+    assert credentials(result) == meant
 
 
 def test_only_the_right_password_enters() -> None:
@@ -88,10 +88,10 @@ def test_remembered_failures_are_bounded() -> None:
 def test_a_flood_of_guesses_does_not_block_verified_users() -> None:
     users = Users({"a": hashed("right", DEAR)})
     assert users.authenticate(Credentials(b"a", b"right")) == HTTPStatus.OK
-    told: list[HTTPStatus] = []
+    result: list[HTTPStatus] = []
 
     def guess(i: int) -> None:
-        told.append(users.authenticate(Credentials(b"a", b"guess %d" % i)))
+        result.append(users.authenticate(Credentials(b"a", b"guess %d" % i)))
 
     threads = [threading.Thread(target=guess, args=(i,)) for i in range(40)]
     for thread in threads:
@@ -100,5 +100,5 @@ def test_a_flood_of_guesses_does_not_block_verified_users() -> None:
     assert users.authenticate(Credentials(b"a", b"right")) == HTTPStatus.OK
     for thread in threads:
         thread.join()
-    assert set(told) == {HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS}
-    assert told.count(HTTPStatus.UNAUTHORIZED) >= 8
+    assert set(result) == {HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS}
+    assert result.count(HTTPStatus.UNAUTHORIZED) >= 8

@@ -60,13 +60,13 @@ http_server_config:
   headers: {{X-Frame-Options: deny, Strict-Transport-Security: max-age=60}}
 basic_auth_users: {{prometheus: {hashed("x").replace("$2b$", "$2y$")}}}
 """
-    told = read_web_config(written(tmp_path / "etc", text))
-    assert told.tls is not None
-    assert told.tls.cert_file == str(tmp_path / "etc/a.pem")
-    assert told.tls.key_file == "/keys/a.key"
-    assert Path(told.tls.client_ca_file).resolve() == tmp_path / "ca.pem"
-    assert told.users.keys() == {"prometheus"}
-    assert "key" not in repr(told)
+    result = read_web_config(written(tmp_path / "etc", text))
+    assert result.tls is not None
+    assert result.tls.cert_file == str(tmp_path / "etc/a.pem")
+    assert result.tls.key_file == "/keys/a.key"
+    assert Path(result.tls.client_ca_file).resolve() == tmp_path / "ca.pem"
+    assert result.users.keys() == {"prometheus"}
+    assert "key" not in repr(result)
 
 
 BCRYPT = hashed("x")
@@ -147,7 +147,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, pair: Pair, authority: Author
     huge = tmp_path / "huge"
     huge.write_bytes(b"x" * ((1 << 20) + 1))
     ca = f"client_auth_type: RequireAndVerifyClientCert, client_ca_file: {pair.key}"
-    for certificate, key, more, told in (
+    for certificate, key, more, result in (
         (tmp_path / "none", pair.key, "", "No such file"),
         (fifo, pair.key, "", "not a regular file"),
         (huge, pair.key, "", "more than 1 MiB"),
@@ -158,7 +158,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, pair: Pair, authority: Author
         (pair.certificate, pair.key, ca, "no certificates in PEM"),
     ):
         text = f"tls_server_config: {{cert_file: {certificate}, key_file: {key}, {more}}}"
-        with pytest.raises(PodtallyError, match=told):
+        with pytest.raises(PodtallyError, match=result):
             WebConfigWatch(written(tmp_path, text))
     with pytest.raises(PodtallyError, match="cannot read the web configuration"):
         WebConfigWatch(tmp_path / "nothing.yml")
@@ -188,7 +188,7 @@ def test_the_page_documents_every_field() -> None:
     names = {field.name for struct in structs for field in msgspec.structs.fields(struct)}
     variables = {value for name, value in vars(client).items() if name.endswith("_VARIABLE")}
     assert len(variables) == 4
-    told = {*names, *variables, *HEADERS, *CURVES, *VERSIONS, NO_CERTIFICATE, IF_GIVEN, REQUIRED}
-    assert {each for each in told if f"`{each}`" not in page} == set()
+    result = {*names, *variables, *HEADERS, *CURVES, *VERSIONS, NO_CERTIFICATE, IF_GIVEN, REQUIRED}
+    assert {each for each in result if f"`{each}`" not in page} == set()
     assert f"up to {MAX_HASH_COST}" in page
     assert f"At most {connection_limit.MAX_CONNECTIONS} connections" in page

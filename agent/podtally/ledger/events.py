@@ -243,13 +243,17 @@ class Events:
 
     def save(self) -> Saved:
         table = self.table.save()
-        reported = {"first_ns": self.first_ns, "told": self.reported, "told_ns": self.reported_ns}
+        reported = {
+            "first_ns": self.first_ns,
+            "reported": self.reported,
+            "reported_ns": self.reported_ns,
+        }
         return table._replace(arrays={**table.arrays, **reported})
 
     def load(self, saved: Saved, now_ns: int) -> None:
         """Call after the series of scans are loaded."""
         self.table.load(saved, now_ns)
-        self.restore(*(saved.array(name) for name in ("first_ns", "told", "told_ns")))
+        self.restore(*(saved.array(name) for name in ("first_ns", "reported", "reported_ns")))
 
     def restore(
         self,

@@ -54,6 +54,8 @@ def parts_of_older(head: bytes) -> tuple[dict[str, bytes], dict[str, str]]:
         **_ARRAYS,
         **{f"held.{old}": f"pending.{new}" for old, new in _COLUMNS.items()},
         "connections.began": "connections.initiator",
+        "events.told": "events.reported",
+        "events.told_ns": "events.reported_ns",
         **{
             f"{old}.{array}": f"{new}.{array}"
             for old, new in _FAMILIES.items()
