@@ -14,13 +14,14 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.agent import cpu_seconds, memory
 from bench.report import Cell, Report, progress, show
+from bench.shares import AGENT_SHARES, ATTACKER_SHARES, group
 from podtally.errors import PodtallyError
 from tests.e2e.agents import Agent, Places, Samples, assert_books_close, value
 from tests.e2e.conftest import free_port
@@ -111,6 +112,7 @@ class Watcher:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="of the attack")
     parser.add_argument("--attach", choices=("auto", "tcx", "clsact"), default="auto")
+    parser.add_argument("--epoch", default="1", help="the agent's, in seconds (default: 1)")
     parser.add_argument("--show-log", action="store_true", help="the agent's own lines, at the end")
 
 
@@ -127,18 +129,24 @@ def attack(made: Node, folder: Path, arguments: argparse.Namespace, report: Repo
     attacker, victim = made.routed_pod("attacker", 5), made.routed_pod("victim", 6)
     for network in NOWHERE:
         ip("route", "add", "blackhole", network)
-    agent, events = _agent(folder, {"attacker": attacker, "victim": victim}, arguments.attach)
+    flags = ("--attach", arguments.attach, "--epoch", arguments.epoch)
+    agent, events = _agent(folder, {"attacker": attacker, "victim": victim}, *flags)
     opening = counters()
-    with _ended(agent):
+    with (
+        group("agent", AGENT_SHARES) as favour,
+        group("attackers", ATTACKER_SHARES) as confine,
+        _ended(agent),
+    ):
         agent.start()
         agent.wait_ready()
+        assert agent.process is not None
+        favour(agent.process.pid)
         events.touch()
         time.sleep(SETTLE_SECONDS)
-        assert agent.process is not None
         before, cpu, began = agent.samples(), cpu_seconds(agent.process.pid), time.monotonic()
         watcher = Watcher(agent, events)
         with watcher.running():
-            with _attacking(spray, attacker, victim, arguments.seconds) as sent:
+            with _attacking(spray, attacker, victim, arguments.seconds, confine) as sent:
                 made_at = _denied(victim, arguments.seconds - 2)
             attacked_cpu = cpu_seconds(agent.process.pid) - cpu
             attacked_seconds = time.monotonic() - began
@@ -168,13 +176,13 @@ def _compiled(folder: Path) -> Path:
     return binary
 
 
-def _agent(folder: Path, pods: dict[str, Pod], attach: str) -> tuple[Agent, Path]:
+def _agent(folder: Path, pods: dict[str, Pod], *more: str) -> tuple[Agent, Path]:
     policy, events = folder / "policy.yaml", folder / "events.jsonl"
     policy.write_text(DENY_OUT)
     known = {pod.netns: Static("shop", name, {}) for name, pod in pods.items()}
     flags = (
         *configuration(folder / "podtally.yaml", known),
-        *("--policies", str(policy), "--events", str(events), "--attach", attach),
+        *("--policies", str(policy), "--events", str(events), *more),
     )
     places = Places(PIN_DIR, folder / "state", free_port())
     return Agent(places, flags, log=folder / "agent.log"), events
@@ -193,7 +201,9 @@ def _ended(agent: Agent) -> Iterator[None]:
 
 
 @contextmanager
-def _attacking(spray: Path, attacker: Pod, victim: Pod, seconds: float) -> Iterator[dict[str, int]]:
+def _attacking(
+    spray: Path, attacker: Pod, victim: Pod, seconds: float, confine: Callable[[int], None]
+) -> Iterator[dict[str, int]]:
     """All attacks at once; gives a mapping that has how much of each was done, in the end."""
     (link,) = json.loads(ip("-j", "link", "show", attacker.link))
     inside = ["ip", "netns", "exec", attacker.netns]
@@ -220,6 +230,7 @@ def _attacking(spray: Path, attacker: Pod, victim: Pod, seconds: float) -> Itera
         )
         for each in (scan, flood, forged, claiming):
             running.callback(each.kill)
+            confine(each.pid)
         typing = threading.Thread(target=claiming.communicate, args=(claims,))
         typing.start()
         done: dict[str, int] = {}
