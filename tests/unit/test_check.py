@@ -213,6 +213,7 @@ def test_probes_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "reason": "shop/out egress[0]",
         "expect": "allow",
         "ok": True,
+        "strict": "allowed",
     }
     assert (result[1]["verdict"], result[1]["ok"]) == ("denied", False)
     tests.write_text(case_file("allow"))
@@ -267,10 +268,10 @@ def test_the_examples_of_the_documentation(
 ) -> None:
     text = (Path(__file__).parents[2] / "docs" / "policy.md").read_text()
     blocks = [part.partition("```")[0] for part in text.split("```yaml\n")[1:]]
-    host, tests = (tmp_path / name for name in ("host.yaml", "tests.yaml"))
-    for file, block in zip((host, tests), blocks, strict=True):
+    host, names, tests = (tmp_path / f"{name}.yaml" for name in ("host", "names", "tests"))
+    for file, block in zip((host, names, tests), blocks, strict=True):
         file.write_text(block)
-    assert run(capsys, "check", host)[0] == 0
+    assert run(capsys, "check", host, names)[0] == 0
     status, out, _ = run(capsys, "check", "--probes", tests)
     assert out.splitlines()[-1] == "cases: 1, probes: 8, probes that differ: 0, in cases: 0"
     assert status == 0

@@ -177,7 +177,10 @@ def test_a_pod_without_an_address_is_known_by_labels_but_in_no_block() -> None:
         (probe("x/a", "x/b", port=70000), "between 0 and 65535"),
         (probe("x/a", "x/b", port="http"), "whole number"),
         (probe("x/a", "x/b", family="IPX"), "use one of IPv4, IPv6"),
-        ({**probe("x/a", "x/b"), "to": {"pod": "x/a", "ip": "10.99.0.1"}}, "either pod or ip"),
+        (
+            {**probe("x/a", "x/b"), "to": {"pod": "x/a", "ip": "10.99.0.1"}},
+            "one of pod, ip and name",
+        ),
         (None, "must be an object"),
     ],
 )

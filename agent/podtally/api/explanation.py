@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from podtally.api.schema import ExplainedVerdict, Explanation, StepRow
 from podtally.errors import PodtallyError
 from podtally.policy.explain.formatting import format_address, format_endpoint, format_protocol
-from podtally.policy.explain.reasons import reason
+from podtally.policy.explain.reasons import reason, strict_words
 from podtally.policy.explain.steps import Step, explain
 from podtally.policy.load.conversion import PROTOCOLS
 from podtally.policy.model import LAST_PORT, Policy, Question, Verdict
@@ -30,6 +30,7 @@ def explain_connection(
         egress=verdict.egress,
         reason=verdict.reason,
         steps=verdict.steps,
+        strict=verdict.strict,
         candidate=_explained_verdict(question, candidate) if candidate else None,
     )
 
@@ -49,14 +50,17 @@ def parse_port(text: str) -> tuple[int, int]:
 
 
 def _explained_verdict(question: Question, policies: Sequence[Policy]) -> ExplainedVerdict:
-    verdict: Verdict = Engine(policies).judge(question)
+    engine = Engine(policies)
+    verdict: Verdict = engine.judge(question)
+    strict = engine.strict_verdict(question, verdict)
     steps: list[Step] = explain(question, policies)
     return ExplainedVerdict(
         verdict.verdict,
         verdict.ingress.verdict,
         verdict.egress.verdict,
-        reason(question, verdict),
+        f"{reason(question, verdict)}{strict_words(verdict.verdict, strict)}",
         tuple(StepRow(*step) for step in steps),
+        "" if strict == verdict.verdict else strict,
     )
 
 

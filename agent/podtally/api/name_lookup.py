@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from podtally.errors import PodtallyError
+from podtally.policy.cidr import parse_address
 
 T = TypeVar("T")
 
@@ -54,6 +55,19 @@ def unknown_endpoint(
     spaces = near_names(namespace, (space for space, _ in names))
     fix = f"known namespaces: {spaces}" if spaces else "see `podtally endpoints` for those known"
     return PodtallyError(what, fix)
+
+
+def is_domain_name(text: str) -> bool:
+    """Whether the text can be a domain name: it has a dot, and is no address or NAMESPACE/NAME."""
+    return "." in text and not {"/", ":"} & set(text) and parse_address(text) is None
+
+
+def no_answer(source: str, name: str) -> PodtallyError:
+    """Return the error for a domain name that the source got no address for."""
+    return PodtallyError(
+        f"{source} has no DNS answer for {name[:_MAX_SHOWN]!r}",
+        "give the address; a rule by name matches only what this pod itself asked for",
+    )
 
 
 def near_names(text: str, names: Iterable[str]) -> str:

@@ -82,6 +82,7 @@ class ExplainedVerdict(msgspec.Struct, frozen=True):
     egress: str  # the source's
     reason: str
     steps: tuple[StepRow, ...]
+    strict: str = ""  # as in Explanation
 
 
 class Explanation(msgspec.Struct, frozen=True, rename={"from_": "from"}, omit_defaults=True):
@@ -96,6 +97,7 @@ class Explanation(msgspec.Struct, frozen=True, rename={"from_": "from"}, omit_de
     egress: str
     reason: str
     steps: tuple[StepRow, ...]
+    strict: str = ""  # the verdict where the TTLs of DNS answers are enforced, if it differs
     candidate: ExplainedVerdict | None = None  # left out if there are no candidates
 
 

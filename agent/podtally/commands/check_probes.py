@@ -29,6 +29,7 @@ class ProbeRow(msgspec.Struct, frozen=True):
     reason: str
     expect: str
     ok: bool
+    strict: str  # the verdict where the TTLs of DNS answers are enforced
 
 
 def run(probes: str, paths: Sequence[str], output: str, out: TextIO) -> int:
@@ -69,8 +70,8 @@ def _write_json(outcomes: Iterator[ProbeResult], out: TextIO) -> bool:
 
 
 def _row(outcome: ProbeResult) -> ProbeRow:
-    case, number, probe, verdict, ingress, egress, reason, ok = outcome
-    return ProbeRow(case, number, verdict, ingress, egress, reason, probe.expect, ok)
+    case, number, probe, verdict, ingress, egress, reason, ok, strict = outcome
+    return ProbeRow(case, number, verdict, ingress, egress, reason, probe.expect, ok, strict)
 
 
 def _write_text(outcomes: Sequence[ProbeResult], cases: int, out: TextIO) -> bool:
@@ -110,7 +111,11 @@ def _connection(probe: Probe) -> tuple[str, str, str]:
 
 
 def _expected(probe: Probe) -> str:
-    """Return the expected verdict, and those of the directions that are stated."""
-    directions = (("ingress", probe.expect_ingress), ("egress", probe.expect_egress))
+    """Return the expected verdict, and those of the directions and the strict one, if stated."""
+    directions = (
+        ("ingress", probe.expect_ingress),
+        ("egress", probe.expect_egress),
+        ("strict", probe.expect_strict),
+    )
     stated = ",".join(f"{name}:{word}" for name, word in directions if word)
     return f"{probe.expect}({stated})" if stated else probe.expect or "-"

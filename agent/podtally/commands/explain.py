@@ -9,13 +9,20 @@ from typing import TextIO
 
 from podtally.api import schema
 from podtally.api.explanation import explain_connection, parse_port
-from podtally.api.name_lookup import KnownName, find, unknown_endpoint
+from podtally.api.name_lookup import (
+    KnownName,
+    find,
+    is_domain_name,
+    no_answer,
+    unknown_endpoint,
+)
 from podtally.api.schema import Explanation, StepRow
 from podtally.commands import agent_query, live_cluster, policy_paths
 from podtally.commands.arguments import add_cluster_file, print_json
 from podtally.commands.policy_paths import PolicyText
 from podtally.commands.tables import BOLD, paint, printable, style_of
 from podtally.errors import PodtallyError
+from podtally.policy.cases.case_names import WrittenNames
 from podtally.policy.cidr import parse_address
 from podtally.policy.cluster.model import ClusterModel, connection_ends
 from podtally.policy.model import ALLOWED, EGRESS, INGRESS, UNDECLARED, PolicyEndpoint
@@ -24,6 +31,7 @@ _EPILOG = """\
 examples:
   podtally explain shop/frontend shop/backend 3000
   podtally explain ssh.service 203.0.113.10 25/TCP --listen 127.0.0.1:9775
+  podtally explain shop/frontend api.example.com 443
   podtally explain shop/frontend shop/backend 3000 --policies policies/ --cluster cluster.yaml
   podtally explain shop/backend 203.0.113.10 3306/TCP --live
   podtally explain shop/backend 203.0.113.10 3306/TCP --live --policies next.yaml
@@ -31,10 +39,11 @@ examples:
 Shows, for the source's egress and the destination's ingress, which policies select it, what
 each of their rules says, and which one decides. FROM and TO are NAMESPACE/POD,
 NAMESPACE/WORKLOAD (its first pod), or an address; PORT is the pod's own port, not a Service's.
+TO may also be a domain name: the address that FROM got for it in its last DNS answer.
 By default the running agent explains what it knows now, also with its candidates if it has
 any. FROM and TO may then also be `host`, or the name of a unit, a container or a node.
 --live reads the cluster from the Kubernetes API and, without --policies, its policies too.
-With --policies and --cluster everything is read from files.
+With --policies and --cluster everything is read from files; --names gives DNS answers.
 Exit codes: 0 allowed or undeclared, 1 denied or unknown, 2 usage error, unreadable input, or a
 fixable problem (no agent answers).
 """
@@ -49,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--policies", nargs="+", default=[], metavar="PATH", help="policy files and directories"
     )
     add_cluster_file(parser)
+    parser.add_argument(
+        "--names", metavar="FILE", help="DNS answers that pods got, as in a test case"
+    )
     live_cluster.add_arguments(parser, "the cluster and, without --policies, its policies")
     agent_query.add_arguments(parser)
 
@@ -56,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Return 0 if the connection is allowed or undeclared, else 1."""
     live_cluster.check_arguments(args)
-    local = args.policies or args.cluster or args.live
+    local = args.policies or args.cluster or args.live or args.names
     explanation = _from_files(args) if local else _from_agent(args)
     if args.output == "json":
         print_json(explanation, sys.stdout)
@@ -80,11 +92,25 @@ def _from_files(args: argparse.Namespace) -> Explanation:
             )
     port, protocol = parse_port(args.port)
     written, cluster = _read(args)
-    source, destination = _find(args.source, cluster), _find(args.destination, cluster)
+    names = policy_paths.read_names(args.names)
+    source = _find(args.source, cluster)
+    destination = _destination(args.destination, source, cluster, names)
     policy_paths.print_errors(written.problems)
-    return explain_connection(
-        connection_ends(source, destination).question(protocol, port), written.policies
-    )
+    question = connection_ends(source, destination).question(protocol, port)
+    question = question._replace(names=names.known(source, question.destination_ip))
+    return explain_connection(question, written.policies)
+
+
+def _destination(
+    text: str, source: PolicyEndpoint, cluster: ClusterModel, names: WrittenNames
+) -> PolicyEndpoint:
+    """Return the endpoint of the text, which may be a domain name; PodtallyError."""
+    if not is_domain_name(text):
+        return _find(text, cluster)
+    found = names.addresses(source, text)
+    if not found:
+        raise no_answer(f"{source.namespace}/{source.name}", text)
+    return cluster.at(found[0])._replace(ips=found[:1])
 
 
 def _read(args: argparse.Namespace) -> tuple[PolicyText, ClusterModel]:

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from podtally.dns.known_names import NAMES_OFF
 from podtally.errors import PodtallyError
-from podtally.policy.cases import case_files
+from podtally.policy.cases import case_files, case_names
+from podtally.policy.cases.case_names import WrittenNames
 from podtally.policy.cluster import manifests
 from podtally.policy.cluster.model import ClusterModel
 from podtally.policy.lint.findings import DeclaredDocuments
@@ -20,7 +22,7 @@ from podtally.policy.load.parser import ParsedPolicies, merged, read_documents
 from podtally.policy.load.policy_files import SUFFIXES
 from podtally.policy.load.stand_ins import lost_text_stand_ins
 from podtally.policy.model import Policy
-from podtally.policy.problems import ERROR, Problem
+from podtally.policy.problems import ERROR, Problem, field_of
 
 STDIN = "-"
 
@@ -116,6 +118,20 @@ def cluster_of(given: Iterable[Document], problems: Sequence[Problem] = ()) -> C
     found = manifests.from_documents(given)
     _refuse((*problems, *found.problems))
     return found.model
+
+
+def read_names(name: str | None) -> WrittenNames:
+    """Read DNS answers: a list, or an object with ``names`` as a test case; PodtallyError."""
+    if name is None:
+        return WrittenNames((), NAMES_OFF)
+    value = case_files.parse_text(read_file(name), name)
+    whole = {"names": value} if isinstance(value, list) else value
+    given = whole.get("names") if isinstance(whole, dict) else None
+    if not isinstance(given, list):
+        raise PodtallyError(f"{name}: no names", "give a list of pod, name and ips")
+    found, faults = case_names.read_names(given, whole.get("names_complete") is not False)
+    _refuse(Problem(name, 0, "", field_of(fault.path), fault.message) for fault in faults)
+    return found
 
 
 def read_file(name: str) -> bytes:

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from podtally.dns.known_names import NAMES_OFF
 from podtally.errors import PodtallyError
+from podtally.policy.cases.case_names import WrittenNames, read_names
 from podtally.policy.cidr import parse_address
 from podtally.policy.cluster import manifests
 from podtally.policy.cluster.model import FAMILIES, ClusterModel, connection_ends
@@ -52,6 +54,7 @@ _CELLS = {
     "o": ("allow", "", ""),
 }
 _NOT_CHECKED = "-"
+_NO_DNS = WrittenNames((), NAMES_OFF)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -63,6 +66,7 @@ class Probe(NamedTuple):
     expect: str
     expect_ingress: str
     expect_egress: str
+    expect_strict: str = ""  # where the TTLs of DNS answers are enforced
 
 
 class Case(NamedTuple):
@@ -80,6 +84,7 @@ class CaseFile(NamedTuple):
 class _WireEnd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pod: str | None = None
     ip: str | None = None
+    name: str | None = None  # of a destination: its first address
 
 
 class _WireProbe(msgspec.Struct, frozen=True, rename={"from_": "from"}):
@@ -92,6 +97,7 @@ class _WireProbe(msgspec.Struct, frozen=True, rename={"from_": "from"}):
     expect: str | None = None
     expect_ingress: str | None = None
     expect_egress: str | None = None
+    expect_strict: str | None = None
 
 
 class _WireMatrix(msgspec.Struct, frozen=True):
@@ -168,11 +174,13 @@ class _CaseReader:
         self._content = content
         self._source = source
         self._model = ClusterModel((), (), ())
+        self._names = _NO_DNS
 
     def case(self) -> Case:
         found = manifests.from_case(self._content, self._source, self._name)
         self.problems += found.problems
         self._model = found.model
+        self._names = self._read_names()
         policies = tuple(self._policies())
         probes = [self._probe(item, index) for index, item in self._items("probes")]
         for index, item in self._items("matrices"):
@@ -190,7 +198,12 @@ class _CaseReader:
         if isinstance(wire, Fault):
             return self._wrong(("probes", index, *wire.path), wire.message)
         question = self._question(wire)
-        wanted = (wire.expect or "", wire.expect_ingress or "", wire.expect_egress or "")
+        wanted = (
+            wire.expect or "",
+            wire.expect_ingress or "",
+            wire.expect_egress or "",
+            wire.expect_strict or "",
+        )
         if isinstance(question, str):
             return self._wrong(("probes", index), question, wanted)
         odd = [word for word in wanted if word not in EXPECTED_VERDICTS]
@@ -209,7 +222,7 @@ class _CaseReader:
         if len(wire.rows) != count or any(len(row) != count for row in wire.rows):
             yield self._wrong(path, f"must have {count} rows of {count} cells, one per endpoint")
             return
-        endpoints = [self._endpoint(_end(text)) for text in wire.endpoints]
+        endpoints = [self._endpoint(_end(text), None) for text in wire.endpoints]
         for source, row in zip(endpoints, wire.rows, strict=True):
             for destination, cell in zip(endpoints, row, strict=True):
                 if cell != _NOT_CHECKED:
@@ -225,18 +238,37 @@ class _CaseReader:
         wanted = _CELLS.get(cell)
         if wanted is None:
             return self._wrong(("matrices",), f"unknown matrix cell {brief(cell)}")
-        question = _make_question(source, destination, wire)
+        question = self._with_names(_make_question(source, destination, wire))
         if isinstance(question, str):
             return self._wrong(("matrices",), question, wanted)
         return Probe(question, "", *wanted)
 
     def _question(self, wire: _WireProbe) -> Question | str:
-        return _make_question(self._endpoint(wire.from_), self._endpoint(wire.to), wire)
+        source = self._endpoint(wire.from_, None)
+        return self._with_names(_make_question(source, self._endpoint(wire.to, source), wire))
 
-    def _endpoint(self, end: _WireEnd) -> PolicyEndpoint | str:
-        """Return the endpoint, or the error."""
-        if (end.pod is None) == (end.ip is None):
-            return "an endpoint must have either pod or ip"
+    def _with_names(self, question: Question | str) -> Question | str:
+        if isinstance(question, str):
+            return question
+        names = self._names.known(question.source, question.destination_ip)
+        return question._replace(names=names)
+
+    def _read_names(self) -> WrittenNames:
+        """Without the field nothing is known of DNS."""
+        if "names" not in self._content:
+            return _NO_DNS
+        given = [item for _, item in self._items("names")]
+        names, faults = read_names(given, self._content.get("names_complete") is not False)
+        for fault in faults:
+            self._wrong(fault.path, fault.message)
+        return names
+
+    def _endpoint(self, end: _WireEnd, source: PolicyEndpoint | str | None) -> PolicyEndpoint | str:
+        """Return the endpoint, or the error; ``source``: of the probe with this destination."""
+        if sum(field is not None for field in (end.pod, end.ip, end.name)) != 1:
+            return "an endpoint must have one of pod, ip and name"
+        if end.name is not None:
+            return self._named(end.name, source)
         if end.pod is not None:
             namespace, _, name = end.pod.partition("/")
             return self._model.pod(namespace, name) or f"the case has no pod {brief(end.pod)}"
@@ -244,6 +276,14 @@ class _CaseReader:
         if address is None:
             return f"invalid address {brief(end.ip or '')}"
         return self._model.at(address)._replace(ips=(address,))
+
+    def _named(self, name: str, source: PolicyEndpoint | str | None) -> PolicyEndpoint | str:
+        if not isinstance(source, PolicyEndpoint):
+            return "only a destination can be a name"
+        found = self._names.addresses(source, name)
+        if not found:
+            return f"names has no address of {brief(name)} for this pod"
+        return self._model.at(found[0])._replace(ips=found[:1])
 
     def _items(self, name: str) -> Iterable[tuple[int, Any]]:
         given = self._content.get(name)
@@ -253,7 +293,7 @@ class _CaseReader:
         return ()
 
     def _wrong(
-        self, path: tuple[str | int, ...], why: str, wanted: tuple[str, str, str] = ("", "", "")
+        self, path: tuple[str | int, ...], why: str, wanted: tuple[str, ...] = ("", "", "")
     ) -> Probe:
         problem = Problem(self._source, 0, self._name, field_of(path), why)
         if not self.problems or self.problems[-1] != problem:

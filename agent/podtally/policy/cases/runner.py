@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from podtally.policy.cases.case_files import EXPECTED_VERDICTS, Case, Probe
-from podtally.policy.explain.reasons import reason
+from podtally.policy.explain.reasons import reason, strict_words
 from podtally.policy.model import UNKNOWN, Policy
 from podtally.policy.reference.engine import Engine
 
@@ -21,6 +21,7 @@ class ProbeResult(NamedTuple):
     egress: str
     reason: str
     ok: bool
+    strict: str = UNKNOWN  # the verdict where the TTLs of DNS answers are enforced
 
 
 def run_case(case: Case, more: Sequence[Policy] = ()) -> Iterator[ProbeResult]:
@@ -34,12 +35,14 @@ def run_case(case: Case, more: Sequence[Policy] = ()) -> Iterator[ProbeResult]:
             continue
         verdict = engine.judge(probe.question)
         words = (verdict.verdict, verdict.ingress.verdict, verdict.egress.verdict)
-        ok = not probe.wrong and _fits(probe, words)
-        yield ProbeResult(case.name, number, probe, *words, reason(probe.question, verdict), ok)
+        strict = engine.strict_verdict(probe.question, verdict)
+        ok = not probe.wrong and _fits(probe, (*words, strict))
+        why = f"{reason(probe.question, verdict)}{strict_words(verdict.verdict, strict)}"
+        yield ProbeResult(case.name, number, probe, *words, why, ok, strict)
 
 
-def _fits(probe: Probe, verdicts: tuple[str, str, str]) -> bool:
-    wanted = (probe.expect, probe.expect_ingress, probe.expect_egress)
+def _fits(probe: Probe, verdicts: tuple[str, ...]) -> bool:
+    wanted = (probe.expect, probe.expect_ingress, probe.expect_egress, probe.expect_strict)
     return all(got in EXPECTED_VERDICTS[word] for got, word in zip(verdicts, wanted, strict=True))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from podtally.policy.cluster.model import ClusterModel
 from podtally.policy.explain.formatting import format_rule
 from podtally.policy.lint.cluster_checks import LintCluster, selector_findings, unisolated_findings
+from podtally.policy.lint.domain_findings import domain_findings, names_by_domain
 from podtally.policy.lint.findings import (
     DUPLICATE,
     IGNORED_RULES,
@@ -47,6 +48,7 @@ def lint(
     for each in readable:
         findings += _ignored_rules(each)
         findings += selector_findings(each, cluster)
+        findings += domain_findings(each, model)
     findings += intent_findings(readable)
     findings += _duplicates(readable)
     findings += _shadowed(readable, budget or ComparisonBudget())
@@ -61,6 +63,9 @@ def unsupported_kinds(others: Iterable[Document]) -> Iterator[LintFinding]:
     for document in others:
         if document.kind.endswith("NetworkPolicy"):
             message = f"unsupported policy kind of {document.api_version}: not evaluated"
+            field = names_by_domain(document)
+            if field:
+                message += f", nor its rules by domain name ({field})"
             yield finding(UNSUPPORTED_KIND, document, ("kind",), message)
 
 

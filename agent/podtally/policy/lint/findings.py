@@ -21,6 +21,7 @@ OR_SELECTORS = "or-selectors"
 ALLOW_ALL = "allow-all"
 NO_DNS = "no-dns"
 SERVICE_ADDRESS = "service-address"
+DOMAIN_NAMES = "domain-names"
 CHECKS = {
     SCHEMA: "the API server would reject it, or should",
     SELECTS_NOTHING: "a selector or a named port that matches nothing",
@@ -35,6 +36,7 @@ CHECKS = {
     ALLOW_ALL: "a rule that allows everything",
     NO_DNS: "egress is isolated, and no rule allows DNS",
     SERVICE_ADDRESS: "an ipBlock of Services' addresses (with --cluster and Services in it)",
+    DOMAIN_NAMES: "a domain name where it has no meaning, or of a ClusterIP Service",
     UNISOLATED: "a namespace with pods that no policy isolates (with --cluster)",
 }
 
