@@ -12,6 +12,7 @@ from podtally.identity.directory import Directory
 from podtally.identity.interface_endpoints import address_number
 from podtally.kube.model import Changed, ObjectPage
 from podtally.kube.objects import RESOURCES
+from podtally.netlink.model import AddressesChanged
 from podtally.policy.load.parser import read_text
 from podtally.policy.load.policy_sources import DeclaredPolicies
 from podtally.runtimes.cgroups import CgroupOwner
@@ -77,7 +78,7 @@ class Host:
         since = time.monotonic_ns() - 60 * SECOND
         self.directory.appeared(self._links, f"veth{self._links}", netns, host=False, at_ns=since)
         packed = [address_number(address).to_bytes(16, "big") for address in addresses]
-        self.directory.addresses_changed(self._links, packed, since)
+        self.directory.apply_addresses(AddressesChanged(self._links, tuple(packed), since))
         if found is not None:
             self.directory.process_found(self._links, found)
         return self._links

@@ -45,7 +45,7 @@ def packed(address: str) -> bytes:
 def directory(*static: StaticEndpoint, cluster: ClusterState | None = None) -> Directory:
     made = Directory(static, NETWORKS, PATIENCE, cluster)
     made.appeared(7, "veth7", "", host=False, at_ns=START)
-    made.addresses_changed(7, [packed("10.99.0.7"), packed("2001:db8::7")], START)
+    made.apply_addresses(AddressesChanged(7, (packed("10.99.0.7"), packed("2001:db8::7")), START))
     return made
 
 
@@ -355,7 +355,7 @@ def reassigned() -> Directory:
     made = directory()
     made.netns_named(7, "blue")
     made.appeared(9, "veth9", "green", host=False, at_ns=START + SECOND)
-    made.addresses_changed(9, [packed("10.99.0.7")], START + SECOND)
+    made.apply_addresses(AddressesChanged(9, (packed("10.99.0.7"),), START + SECOND))
     made.refresh(START + SECOND)
     return made
 
@@ -424,7 +424,7 @@ def test_an_unrouted_address_is_no_claim(address: str) -> None:
 def test_a_removed_route_ends_the_address() -> None:
     made = reassigned()
     nine = packed("10.99.0.9")
-    made.addresses_changed(9, [nine], START)
+    made.apply_addresses(AddressesChanged(9, (nine,), START))
     made.apply_addresses(AddressesChanged(9, (nine,), START + 4 * SECOND, frozenset()))
     made.refresh(START + 4 * SECOND)
     assert owner(made, "10.99.0.9", START + 4 * SECOND - 1).workload == "green"
@@ -510,14 +510,14 @@ def test_owners_during_the_downtime_are_unknown() -> None:
     made = directory()
     made.netns_named(7, "blue")
     made.appeared(9, "veth9", "green", host=False, at_ns=START)
-    made.addresses_changed(9, [packed("10.99.0.9")], START)
+    made.apply_addresses(AddressesChanged(9, (packed("10.99.0.9"),), START))
     known, now = START + SECOND, START + 5 * SECOND
     again = Directory((), NETWORKS)
     again.restore(made.interface_endpoints(), known)
     again.appeared(9, "veth9", "green", host=False, at_ns=now)
     again.appeared(11, "veth11", "red", host=False, at_ns=now)
     again.interfaces_listed({9, 11}, now)
-    again.addresses_changed(11, [packed("10.99.0.7")], now)
+    again.apply_addresses(AddressesChanged(11, (packed("10.99.0.7"),), now))
     again.refresh(now)
     assert owner(again, "10.99.0.7", known - 1).workload == "blue"
     assert owner(again, "10.99.0.7", known).kind == "unknown"

@@ -13,6 +13,7 @@ from podtally.identity.interface_endpoints import address_number
 from podtally.identity.model import UNKNOWN, Owner
 from podtally.kube.model import Changed, ObjectPage
 from podtally.kube.objects import RESOURCES
+from podtally.netlink.model import AddressesChanged
 from podtally.runtimes.cgroups import CgroupOwner
 from tests.unit.address_succession import (
     ADDRESS,
@@ -53,7 +54,7 @@ class Agent:
     def link(self, truth: Truth, at: float) -> None:
         ifindex, at_ns = ifindex_of(truth), monotonic(at)
         self.directory.appeared(ifindex, truth.uid, "", host=False, at_ns=at_ns)
-        self.directory.addresses_changed(ifindex, [PACKED], at_ns)
+        self.directory.apply_addresses(AddressesChanged(ifindex, (PACKED,), at_ns))
         self.directory.process_found(ifindex, CgroupOwner("pod", truth.uid, ""))
 
     def gone(self, truth: Truth, at: float) -> None:

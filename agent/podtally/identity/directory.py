@@ -103,10 +103,6 @@ class Directory:
             del self._sockets[next(iter(self._sockets))]
         self._stale = True
 
-    def addresses_changed(self, ifindex: int, addresses: Iterable[bytes], at_ns: int) -> None:
-        """Take an interface's addresses, all of which are routed to it."""
-        self.apply_addresses(AddressesChanged(ifindex, tuple(addresses), at_ns))
-
     def apply_addresses(self, event: AddressesChanged) -> None:
         """Take the addresses that are configured behind an interface."""
         ifindex, at_ns = event.ifindex, event.at_ns

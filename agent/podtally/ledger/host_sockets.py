@@ -11,12 +11,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.arrays.packed_fields import PackedFields
 from podtally.ledger.connections import Flags
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.new_connections import NewConnections, reversed_keys, tracker_tuples
 from podtally.ledger.ownership import is_unicast
 from podtally.ledger.peers import PeerFinder
 
+CGROUP = PackedFields(high=16, low=32)  # a cgroup's id as a flow's key keeps it
 _IGMP = 2  # membership reports of the kernel have no socket, and are never forwarded
 
 
@@ -32,7 +34,7 @@ def find_sockets(
 ) -> Sockets:
     """Return the sockets of connections on interfaces that endpoints share. (n,)"""
     key = flows.key
-    cgroup = key["cgroup_high"].astype(np.int64) << 32 | key["cgroup_low"]
+    cgroup = CGROUP.pack(high=key["cgroup_high"], low=key["cgroup_low"])
     if not flags.socket:  # programs that do not look for sockets
         return Sockets(cgroup, np.zeros(len(key), np.bool_))
     no_socket = (cgroup == 0) & (flows.seen & np.uint64(flags.socket) == 0)

@@ -16,7 +16,7 @@ from podtally.identity.model import UNKNOWN_ENDPOINT, Endpoint
 from podtally.identity.name_table import Names
 from podtally.ledger.connections import Flags
 from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.host_sockets import find_sockets, in_other_namespace
+from podtally.ledger.host_sockets import CGROUP, find_sockets, in_other_namespace
 from podtally.ledger.interfaces import Interfaces
 from podtally.ledger.new_connections import NewConnections
 from podtally.ledger.ownership import GROUP, OWN, Ownership, OwnershipInput
@@ -96,8 +96,8 @@ class LocalEndpointFinder:
         if len(shared):
             some = flows.take(shared)
             sockets = find_sockets(some, context, self._peers, self._flags)
-            flows.key["cgroup_high"][shared] = sockets.cgroup >> 32
-            flows.key["cgroup_low"][shared] = sockets.cgroup & 0xFFFFFFFF
+            flows.key["cgroup_high"][shared] = CGROUP.get("high", sockets.cgroup)
+            flows.key["cgroup_low"][shared] = CGROUP.get("low", sockets.cgroup)
             forwarded[shared] = sockets.forwarded
             places[shared] = _PLACE.pack(
                 slot=slot[shared],

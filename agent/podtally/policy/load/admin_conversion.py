@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversion of valid objects of the admin tiers' kinds to the model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from podtally.policy.cidr import parse_cel
 from podtally.policy.domain_patterns import normalise
@@ -31,29 +31,23 @@ from podtally.policy.schema.network import LabelSelector
 _ACTIONS = {"Allow": ALLOW, "Accept": ALLOW, "Deny": DENY, "Pass": PASS}
 _TIERS = {"Admin": ADMIN_TIER, "Baseline": BASELINE_TIER}
 
+_PortRule = wire.AdminIngressRule | wire.AdminEgressRule | wire.BaselineEgressRule
+_ProtocolRule = wire.ClusterIngressRule | wire.ClusterEgressRule
 _Peers = tuple[wire.IngressPeer, ...] | tuple[wire.EgressPeer, ...] | tuple[wire.BaselinePeer, ...]
 
 
 def admin_network_policy(policy: wire.AdminNetworkPolicy, candidate: bool) -> Policy:
     spec = policy.spec or wire.AdminSpec()
     return Policy(
-        policy.kind,
-        "",
-        name_of(policy.metadata),
-        subject(spec.subject),
-        tuple(
-            _rule(n, r.name, r.action, _peers(r.from_ or ()), _ports(r.ports))
-            for n, r in enumerate(spec.ingress)
-        )
-        or None,
-        tuple(
-            _rule(n, r.name, r.action, _peers(r.to or (), r.action == "Allow"), _ports(r.ports))
-            for n, r in enumerate(spec.egress)
-        )
-        or None,
-        ADMIN_TIER,
-        spec.priority or 0,
-        candidate,
+        kind=policy.kind,
+        namespace="",
+        name=name_of(policy.metadata),
+        subject=subject(spec.subject),
+        ingress=_port_rules(spec.ingress, ADMIN_TIER),
+        egress=_port_rules(spec.egress, ADMIN_TIER),
+        tier=ADMIN_TIER,
+        priority=spec.priority or 0,
+        candidate=candidate,
     )
 
 
@@ -62,54 +56,42 @@ def baseline_admin_network_policy(
 ) -> Policy:
     spec = policy.spec or wire.BaselineSpec()
     return Policy(
-        policy.kind,
-        "",
-        name_of(policy.metadata),
-        subject(spec.subject),
-        tuple(
-            _rule(n, r.name, r.action, _peers(r.from_ or ()), _ports(r.ports))
-            for n, r in enumerate(spec.ingress)
-        )
-        or None,
-        tuple(
-            _rule(n, r.name, r.action, _peers(r.to or ()), _ports(r.ports))
-            for n, r in enumerate(spec.egress)
-        )
-        or None,
-        BASELINE_TIER,
-        LAST_PRIORITY,
-        candidate,
+        kind=policy.kind,
+        namespace="",
+        name=name_of(policy.metadata),
+        subject=subject(spec.subject),
+        ingress=_port_rules(spec.ingress, BASELINE_TIER),
+        egress=_port_rules(spec.egress, BASELINE_TIER),
+        tier=BASELINE_TIER,
+        priority=LAST_PRIORITY,
+        candidate=candidate,
     )
 
 
 def cluster_network_policy(policy: wire.ClusterNetworkPolicy, candidate: bool) -> Policy:
     spec = policy.spec or wire.ClusterSpec()
-    accepts = "Accept" if _TIERS[spec.tier or "Admin"] == ADMIN_TIER else None
+    tier = _TIERS[spec.tier or "Admin"]
     return Policy(
-        policy.kind,
-        "",
-        name_of(policy.metadata),
-        subject(spec.subject),
-        tuple(
-            _rule(n, r.name, r.action, _peers(r.from_ or ()), _protocols(r.protocols))
-            for n, r in enumerate(spec.ingress)
-        )
-        or None,
-        tuple(
-            _rule(
-                n,
-                r.name,
-                r.action,
-                _peers(r.to or (), r.action == accepts),
-                _protocols(r.protocols),
-            )
-            for n, r in enumerate(spec.egress)
-        )
-        or None,
-        _TIERS[spec.tier or "Admin"],
-        spec.priority or 0,
-        candidate,
+        kind=policy.kind,
+        namespace="",
+        name=name_of(policy.metadata),
+        subject=subject(spec.subject),
+        ingress=_protocol_rules(spec.ingress, tier),
+        egress=_protocol_rules(spec.egress, tier),
+        tier=tier,
+        priority=spec.priority or 0,
+        candidate=candidate,
     )
+
+
+def _port_rules(rules: Sequence[_PortRule], tier: int) -> tuple[Rule, ...] | None:
+    """Return rules of the kinds that have ``ports``; None: there are none."""
+    return tuple(_rule(n, r, _ports(r.ports), tier) for n, r in enumerate(rules)) or None
+
+
+def _protocol_rules(rules: Sequence[_ProtocolRule], tier: int) -> tuple[Rule, ...] | None:
+    """Return rules of the kind that has ``protocols``; None: there are none."""
+    return tuple(_rule(n, r, _protocols(r.protocols), tier) for n, r in enumerate(rules)) or None
 
 
 def subject(given: wire.IngressPeer | None) -> PodSubject:
@@ -120,12 +102,18 @@ def subject(given: wire.IngressPeer | None) -> PodSubject:
 
 def _rule(
     index: int,
-    name: str,
-    action: str | None,
-    peers: tuple[Peer, ...],
+    rule: _PortRule | _ProtocolRule,
     ports: tuple[PolicyPort, ...] | None,
+    tier: int,
 ) -> Rule:
-    return Rule(index, _ACTIONS[action or ""], peers, ports, name)
+    action = _ACTIONS[rule.action or ""]
+    peers: _Peers
+    if isinstance(rule, wire.AdminIngressRule | wire.ClusterIngressRule):
+        peers = rule.from_ or ()
+    else:
+        peers = rule.to or ()
+    allows = action == ALLOW and tier == ADMIN_TIER
+    return Rule(index, action, _peers(peers, allows), ports, rule.name)
 
 
 def _domains(names: tuple[str, ...], allows: bool) -> DomainPeer:
@@ -142,7 +130,7 @@ def _pods(namespaces: LabelSelector | None, pods: wire.NamespacedPods | None) ->
     )
 
 
-def _peers(given: _Peers, allows: bool = False) -> tuple[Peer, ...]:
+def _peers(given: _Peers, allows: bool) -> tuple[Peer, ...]:
     """``allows``: the rule allows, in the Admin tier."""
     return tuple(peer for one in given for peer in _peer(one, allows))
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.arrays.packed_fields import PackedFields
 from podtally.identity.networks import ADDRESS_BITS
 from podtally.policy.model import Block, Network
 
@@ -23,6 +24,10 @@ _MAPPED_FIRST, _MAPPED_LAST = _MAPPED << 32, _MAPPED << 32 | _V4
 
 
 _32 = np.uint64(32)
+
+
+# The number stands before the address, so that one search is for all.
+_RANGE = PackedFields(number=31, address=32)
 
 
 Range = tuple[int, int]  # the first and the last address
@@ -42,8 +47,8 @@ class BlockRanges:
         ranges = [found for block in blocks for found in _ranges(block)]
         v4 = _merged(found for found in ranges if _is_mapped(found))
         # The last 32 bits of each range's ends.
-        self.first_v4 = np.array([first & _V4 for first, _ in v4], np.uint64)
-        self.last_v4 = np.array([last & _V4 for _, last in v4], np.uint64)
+        self.first_v4 = np.array([first & _V4 for first, _ in v4], np.uint32)
+        self.last_v4 = np.array([last & _V4 for _, last in v4], np.uint32)
         self.v6 = _merged(found for found in ranges if not _is_mapped(found))
 
     def hold_v6(self, addresses: Addresses) -> NDArray[np.bool_]:
@@ -61,17 +66,18 @@ class RangeTable:
         self._ranges = ranges
         self._has_v6 = np.array([bool(each.v6) for each in ranges], np.bool_)
         counts = [len(each.first_v4) for each in ranges]
-        # The number stands before the address, so that one search is for all.
-        upper = np.repeat(np.arange(len(ranges), dtype=np.uint64) << _32, counts)
-        none = np.zeros(0, np.uint64)
-        self._first = upper | np.concatenate([none, *(each.first_v4 for each in ranges)])
-        self._last = upper | np.concatenate([none, *(each.last_v4 for each in ranges)])
+        number = np.repeat(np.arange(len(ranges)), counts)
+        none = np.zeros(0, np.uint32)
+        first = np.concatenate([none, *(each.first_v4 for each in ranges)])
+        last = np.concatenate([none, *(each.last_v4 for each in ranges)])
+        self._first = _RANGE.pack(number=number, address=first)
+        self._last = _RANGE.pack(number=number, address=last)
 
     def hold(self, numbers: NDArray[np.int64], addresses: Addresses) -> NDArray[np.bool_]:
         v4 = is_v4(addresses)
         found = np.zeros(len(numbers), np.bool_)
         if len(self._first):
-            asked = numbers.astype(np.uint64) << _32 | addresses.low & np.uint64(_V4)
+            asked = _RANGE.pack(number=numbers, address=addresses.low.astype(np.uint32))
             place = np.searchsorted(self._first, asked, side="right") - 1
             found = v4 & (place >= 0) & (asked <= self._last[place])
         others = np.flatnonzero(~v4 & self._has_v6[numbers])
