@@ -53,13 +53,13 @@ TCP, UDP = "6", "17"
 
 @dataclass
 class Watcher:
-    """Looks at what the agent shows, in a thread of its own."""
+    """Reads the agent's events and metrics in its own thread."""
 
     agent: Agent
     events: Path
     event_at: dict[tuple[str, int], float] = field(default_factory=dict)  # by address and port
-    metric_at: list[float] = field(default_factory=list)  # when the sum had so many
-    scans: int = 0  # lines of events that stand for many
+    metric_at: list[float] = field(default_factory=list)  # when the sum reached this count
+    scans: int = 0  # events that sum up many
     peak_mib: float = 0.0
     failed_scrapes: int = 0
     _read: int = 0
@@ -204,7 +204,7 @@ def _ended(agent: Agent) -> Iterator[None]:
 def _attacking(
     spray: Path, attacker: Pod, victim: Pod, seconds: float, confine: Callable[[int], None]
 ) -> Iterator[dict[str, int]]:
-    """All attacks at once; gives a mapping that has how much of each was done, in the end."""
+    """Run all attacks at once; yields a mapping that gets the amount of each at the end."""
     (link,) = json.loads(ip("-j", "link", "show", attacker.link))
     inside = ["ip", "netns", "exec", attacker.netns]
 
@@ -255,7 +255,7 @@ def _claimed(pod: Pod) -> int:
 
 
 def _denied(victim: Pod, seconds: float) -> dict[tuple[str, int], float]:
-    """Begin denied connections, evenly over the time; returns when each was begun."""
+    """Open denied connections evenly over the time; return when each was opened."""
     made: dict[tuple[str, int], float] = {}
     sockets = []
     started = time.monotonic()

@@ -24,7 +24,7 @@ from podtally.policy.reference.matching import RuleInput
 from podtally.policy.vector.evaluator import ADDRESS_INDEX, Evaluator, PackedConnections
 
 PROBES_A_WORLD = 100
-_CHANGES = 2  # of a world, each followed by as many probes again
+_CHANGES = 2  # of a world, each followed by the same number of probes
 _WORD = (1 << 64) - 1
 
 
@@ -37,13 +37,13 @@ class Difference(NamedTuple):
 
 class Outcome(NamedTuple):
     probes: int
-    causes: Counter[str]  # of the plain engine's sides
+    causes: Counter[str]  # of the reference engine's outcomes
     differences: list[Difference]
     strict: int = 0  # probes with another verdict where DNS answers end with their TTL
 
 
 def run(probes: int, first_seed: int = 0) -> Outcome:
-    """At least so many probes; a seed makes one world, with its changes."""
+    """Run at least that many probes; a seed makes one world, with its changes."""
     outcome = Outcome(0, Counter(), [])
     seed = first_seed
     while outcome.probes < probes:
@@ -74,7 +74,7 @@ def _of_seed(seed: int) -> Iterator[Outcome]:
         policies = [p for p in world.policies if maker.place(5)]
         world = world._replace(policies=[*policies, maker.policy()])
         judge.set_policies(world.policies)
-        # Asked again, which shows whether what was remembered is stale; and some new ones.
+        # Judged again, which shows stale cache entries; and some new ones.
         probes += [maker.probe(world.endpoints) for _ in range(PROBES_A_WORLD // 2)]
         yield _compare(seed, probes, world, judge)
 
@@ -114,7 +114,7 @@ def connections(probes: list[Probe]) -> PackedConnections:
 
 
 def asked(probe: Probe, world: World) -> RuleInput:
-    """As the plain engine takes it."""
+    """Return the question for the reference engine."""
     local = world.endpoints[probe.local]
     if probe.peer >= 0:
         peer = world.endpoints[probe.peer]

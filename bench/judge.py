@@ -108,7 +108,7 @@ def _measure(rounds: int, report: Report) -> None:
 
 
 def _changes(report: Report, judge: Evaluator, world: World, pairs: PackedConnections) -> None:
-    """The time from a change to all pairs judged, those that are not stale looked up."""
+    """Return the time from a change until all pairs are judged or looked up."""
     policies, endpoints = world
 
     def relabelled() -> None:
@@ -146,7 +146,7 @@ def _changes(report: Report, judge: Evaluator, world: World, pairs: PackedConnec
 def _additions(
     report: Report, judge: Evaluator, endpoints: list[PolicyEndpoint], pairs: PackedConnections
 ) -> None:
-    """Ends that were not there before, and their first connections with the pods of a node."""
+    """New endpoints, and their first connections with the pods of a node."""
     chance = np.random.default_rng(5)
     local = chance.choice(cluster.PODS, NODE_PODS, replace=False).astype(np.int32)
     for title, end in (("addresses", PolicyEndpoint(ADDRESS)), ("pods of new kinds", endpoints[0])):
@@ -215,7 +215,7 @@ def _bytes(connections: PackedConnections) -> int:
 
 
 def _kept_bytes() -> int:
-    """Without what is free, and only not given back by the allocator."""
+    """Return memory in use, without what the allocator keeps."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     return _anonymous_bytes()

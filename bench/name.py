@@ -62,7 +62,7 @@ class Flows(NamedTuple):
     kind: NDArray[np.int64]  # the place in _KINDS
     address: NDArray[np.uint64]  # (n, 2) words in network order
     at_ns: NDArray[np.int64]
-    name: NDArray[np.int64]  # the hash of what it has to be called
+    name: NDArray[np.int64]  # the hash of the expected name
 
     def take(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> "Flows":
         return Flows._make(column[index] for column in self)
@@ -124,7 +124,7 @@ def _cluster() -> Cluster:
 
 
 def _pod_claims(pod: int) -> list[Claim]:
-    """The claims of all that had the addresses of a pod, which came one after the other."""
+    """Return the claims of the successive owners of a pod's addresses."""
     claims = []
     since_ns = 0
     for life in range(_lives(pod)):
@@ -239,7 +239,7 @@ def _to_accounts(names: Names, flows: Flows, rounds: int) -> float:
     chosen = flows.take(random.integers(0, FLOWS, PAIRS)[random.integers(0, PAIRS, FLOWS)])
     key = np.zeros(FLOWS, KEY)
     key["remote_address"], key["remote_port"], key["protocol"] = chosen.address, 443, 6
-    key["ifindex"] = 1 + chosen.name % INTERFACES  # who speaks to whom stays the same
+    key["ifindex"] = 1 + chosen.name % INTERFACES  # pairs stay the same
     key["local_port"] = random.integers(1 << 15, 1 << 16, FLOWS)
     endpoints = {
         i: Endpoint("shop", f"web-{i}", f"web-{i}", "Deployment", "bench")

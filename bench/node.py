@@ -24,7 +24,7 @@ def agent(state: str, *flags: str) -> Iterator[tuple[subprocess.Popen[bytes], fl
     command = [sys.executable, "-m", "podtally", "run", "--pin-dir", str(PIN_DIR)]
     command += ["--state-dir", state, "--listen", LISTEN, *flags]
     started = time.monotonic()
-    # Not `ip netns exec`: that mounts /sys anew, and hides the bpffs.
+    # Not `ip netns exec`: that mounts a new /sys, which hides the bpffs.
     process = subprocess.Popen(
         ["nsenter", f"--net=/run/netns/{NODE}", *command], stderr=subprocess.PIPE
     )

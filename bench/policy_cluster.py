@@ -122,7 +122,7 @@ def _ports(chance: random.Random) -> tuple[PolicyPort, ...] | None:
 
 
 def pairs(chance: random.Random, endpoints: list[PolicyEndpoint]) -> PackedConnections:
-    """Each a pair of ends of its own; half of them between pods, some in IPv6."""
+    """Return distinct pairs; half of them between pods, some in IPv6."""
     seen: dict[tuple[int, int, int, int, int, bool], None] = {}
     while len(seen) < PAIRS:
         local, family = chance.randrange(PODS), chance.choice((0, 0, 0, 1))

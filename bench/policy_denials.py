@@ -53,7 +53,7 @@ class Epochs(NamedTuple):
 
 
 def policy(rules: int = RULES) -> Policy:
-    """So many blocks, each with a port of its own; it isolates all pods of its namespace."""
+    """Return a policy of that many blocks, each with its port; it isolates its namespace."""
     written = tuple(
         Rule(
             index,
@@ -119,5 +119,5 @@ def _words(low: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def few(policies: list[Policy]) -> list[Policy]:
-    """Of the cluster's policies those of namespaces, since others would be for this pod too."""
+    """Return the namespaced policies of the cluster: others would select this pod too."""
     return policies[cluster.CLUSTER_POLICIES :]

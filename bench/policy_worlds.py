@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small random clusters for the differential test: everything that policies can say or not know."""
+"""Small random clusters for the differential test: everything that policies can express."""
 
 import random
 from typing import NamedTuple

@@ -42,7 +42,7 @@ PIN_DIR = Path(f"/sys/fs/bpf/ptl-reuse-{os.getpid()}")
 NAME_WAIT_SECONDS = 10.0
 NEW_TRUTH_SECONDS = 5.0
 SCRAPE_SECONDS = 5.0  # parsing 10,000 series takes a second of a CPU
-PACE_SECONDS = 1.0  # that a pod may be late, or the pods were fewer than was said
+PACE_SECONDS = 1.0  # by which a pod may be late
 AWAY_MARGIN_SECONDS = 10.0  # with the API, before it goes and after it is back
 LATE_POD = "late"  # comes while the API is away, and is still there when it is back
 LATE_POD_SECONDS = 2.0  # before the API is back
@@ -50,7 +50,7 @@ LATE_POD_SECONDS = 2.0  # before the API is back
 
 @dataclass
 class Stage:
-    """One run; ``away`` is from when to when there was no API."""
+    """One run; ``away``: when the API was away."""
 
     soak: Soak
     agent: Agent
@@ -135,7 +135,7 @@ def stage(arguments: argparse.Namespace) -> Iterator[Stage]:
 
 
 def _arrange(on: Stage, arguments: argparse.Namespace) -> None:
-    """What is to happen amid the pods."""
+    """Return what happens during the run."""
     chance, seconds = random.Random(arguments.seed), on.soak.plan.seconds
     for kill in range(arguments.kills):
         on.soak.at(seconds * (kill + chance.uniform(0.2, 0.9)) / arguments.kills, on.outages.kill)
@@ -155,7 +155,7 @@ def _rows(report: Report, on: Stage, verdict: Verdict, but: set[str]) -> None:
     soak, scraper, samples = on.soak, on.scraper, on.agent.samples()
     whole = not on.outages.spans
     row("pods", len(soak.lived))
-    row("of them never told by the API", sum(not each.pod.has_object for each in soak.lived))
+    row("of them never reported by the API", sum(not each.pod.has_object for each in soak.lived))
     row("bytes that they moved", sum(x.report.sent + x.report.received for x in soak.lived))
     row("a pod was late by, s", soak.late_seconds, PACE_SECONDS, soak.late_seconds < PACE_SECONDS)
     row("an address was free for, least, ms", min(soak.reuse_seconds) * 1000)

@@ -100,7 +100,7 @@ def _words(generation: Generation, name: str) -> NDArray[np.uint64]:
 
 
 def _empty_hash(map_fd: int) -> None:
-    """Take all entries out in one call: nobody writes to the map meanwhile."""
+    """Take all entries out in one call: nothing writes to the map meanwhile."""
     info = bpf.map_info(map_fd)
     keys = np.zeros(info.max_entries * info.key_size, np.uint8)
     values = np.zeros(info.max_entries * info.value_size, np.uint8)
@@ -111,4 +111,4 @@ def _empty_hash(map_fd: int) -> None:
     try:
         bpf.bpf(_MAP_LOOKUP_AND_DELETE_BATCH, attr)
     except FileNotFoundError:
-        return  # ENOENT: that was all of it
+        return  # ENOENT: the end

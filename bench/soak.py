@@ -97,7 +97,7 @@ def main(arguments: argparse.Namespace) -> int:
             try:
                 with stage(name, attach, report) as each:
                     SCENARIOS[name](each, arguments)
-            except AssertionError as error:  # the other scenarios may still tell something
+            except AssertionError as error:  # go on with the other scenarios
                 progress(str(error))
                 report.rows.append((name, attach, "ended early", "yes", "no", False))
     show(report, arguments.output)
@@ -191,8 +191,10 @@ def full_table(on: Stage, arguments: argparse.Namespace) -> None:
     for pod in (a, b):
         for direction in ("egress", "ingress"):
             key = (pod.link, direction)
-            told = value(samples, "podtally_pod_bytes_total", pod=pod.netns, direction=direction)
-            off = int(told) - closing[key] + on.opening[key]
+            reported = value(
+                samples, "podtally_pod_bytes_total", pod=pod.netns, direction=direction
+            )
+            off = int(reported) - closing[key] + on.opening[key]
             on.row(f"pod total less counter, {' '.join(key)}", off, 0, off == 0)
 
 

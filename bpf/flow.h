@@ -28,8 +28,8 @@
 
 /*
  * hot.traffic packs both counts into one word, so that a packet costs one atomic
- * add: bytes below, packets above. The top bit of each count is a carry: whoever
- * sees it set moves it to the cold row, in units of 2^BYTE_CARRY_BIT bytes and
+ * add: bytes below, packets above. The top bit of each count is a carry: the
+ * CPU that sees it set moves it to the cold row, in units of 2^BYTE_CARRY_BIT bytes and
  * 2^(PACKET_CARRY_BIT - PACKET_SHIFT) packets. Half of each range is left for the
  * packets that other CPUs add meanwhile: 512 GiB and 8 million packets.
  */
@@ -43,7 +43,7 @@
  */
 #define SEEN_SHIFT 16 /* from one direction to the next */
 #define SEEN_SYN_ONLY 256 /* a SYN without ACK: this side opened the connection */
-#define SEEN_SYN_ACK 512 /* a SYN with ACK: this side was asked */
+#define SEEN_SYN_ACK 512 /* a SYN with ACK: this side accepted the connection */
 #define SEEN_SOCKET 1024 /* uplinks only: the packet is of, or for, a socket of the host */
 #define SEEN_GROUP 2048 /* sent to a group: by the frame's destination, or the packet's */
 #define SEEN_UNPARSED 4096 /* the ports, or the TCP flags, are not all in the packet */
@@ -107,12 +107,12 @@ struct cold {
 };
 
 /*
- * What one way through an interface may take up of what all share: so nobody's traffic
- * costs others their rows. From the endpoint, to it, and on an uplink what leaves
+ * Limits on one direction of an interface, so that its traffic cannot take the rows of
+ * others. From the endpoint, to it, and on an uplink what leaves
  * without a socket of the host: it only passes.
  *
- * The first 3/8 of a half's slots are for whoever comes first: with so much room nobody is
- * asked. From there on a lane may claim as many as are left of 5/8, the load up to which PROBES
+ * The first 3/8 of a half's slots are first come, first served. Above that a lane
+ * may claim as many as are left of 5/8, the load up to which PROBES
  * nearly always find a slot. So one lane alone gets to half of all slots, which is
  * max_flows, and leaves 1/8 to others; each further greedy one halves what is left (a
  * dynamic threshold, as switches share their buffers). Behind all of them, up to 6/8,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The blocks of rules as disjoint ranges of addresses, to try many addresses on."""
+"""Blocks of rules as disjoint ranges, to match many addresses at once."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -41,7 +41,7 @@ class Addresses(NamedTuple):
 
 
 class BlockRanges:
-    """The union of blocks, each without what is excepted from it."""
+    """The union of blocks without their exceptions."""
 
     def __init__(self, blocks: Iterable[Block]) -> None:
         ranges = [found for block in blocks for found in _ranges(block)]
@@ -52,7 +52,7 @@ class BlockRanges:
         self.v6 = _merged(found for found in ranges if not _is_mapped(found))
 
     def hold_v6(self, addresses: Addresses) -> NDArray[np.bool_]:
-        """Of addresses that are IPv6."""
+        """Return which IPv6 addresses are in it. (n,)"""
         found = np.zeros(len(addresses.low), np.bool_)
         for first, last in self.v6:
             found |= _not_before(addresses, first) & ~_not_before(addresses, last + 1)
@@ -60,7 +60,7 @@ class BlockRanges:
 
 
 class RangeTable:
-    """Many of them by number, each tried on addresses of its own."""
+    """Many BlockRanges by number."""
 
     def __init__(self, ranges: Sequence[BlockRanges]) -> None:
         self._ranges = ranges
@@ -103,7 +103,7 @@ def _not_before(addresses: Addresses, bound: int) -> NDArray[np.bool_]:
 
 
 def _ranges(block: Block) -> list[Range]:
-    """The block without its exceptions; if it is IPv6, without the addresses IPv4 is mapped to."""
+    """Return a block without its exceptions; an IPv6 one without IPv4-mapped addresses."""
     whole = first, last = _bounds(block.network)
     holes = [] if _is_mapped(whole) else [(_MAPPED_FIRST, _MAPPED_LAST)]
     excepted = [_bounds(network) for network in block.excepted]

@@ -91,7 +91,7 @@ class EndpointTable:
 
 
 def _identity(endpoint: PolicyEndpoint, row: int) -> tuple[object, ...]:
-    """Return what ``engine.is_itself`` compares."""
+    """Return the identities that the reference engine compares."""
     if endpoint.kind == POD and not endpoint.name:
         return (row,)
     return (endpoint.kind, endpoint.namespace, endpoint.name, endpoint.unit, endpoint.container)
@@ -102,7 +102,7 @@ def _longer(array: NDArray[_T], rows: int) -> NDArray[_T]:
 
 
 class Batch(NamedTuple):
-    """Connections as one end's policies see them; index i of every array is the same one."""
+    """Connections as one endpoint's policies see them; index i is the same one."""
 
     local: NDArray[np.int32]  # class
     peer: NDArray[np.int32]
@@ -118,7 +118,7 @@ class Batch(NamedTuple):
 
 
 def has_ports(protocols: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """(n,); whether each is one of ``rules.HAVE_PORTS``."""
+    """Return which protocols have ports. (n,)"""
     found = np.zeros(len(protocols), np.bool_)
     for protocol in HAVE_PORTS:
         found |= protocols == protocol
@@ -126,7 +126,7 @@ def has_ports(protocols: NDArray[np.int32]) -> NDArray[np.bool_]:
 
 
 def batch_of(words: Keys, is_egress: bool, endpoints: EndpointTable) -> Batch:
-    """All of one direction."""
+    """Connections of one direction."""
     each = unpack_keys(words)
     mine, other = endpoints.class_of[each.local], endpoints.class_of[each.peer]
     destination = other if is_egress else mine
@@ -136,7 +136,7 @@ def batch_of(words: Keys, is_egress: bool, endpoints: EndpointTable) -> Batch:
 
 
 def is_own_node(words: Keys, endpoints: EndpointTable) -> NDArray[np.bool_]:
-    """What ``engine.is_own_node`` says."""
+    """Return which peers are the endpoint's own node. (n,)"""
     each = unpack_keys(words)
     node = endpoints.node[each.local]
     at_home = (node != 0) & (node == endpoints.node[each.peer]) & endpoints.uses_node[each.peer]

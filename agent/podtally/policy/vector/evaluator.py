@@ -62,7 +62,7 @@ from podtally.policy.vector.tiers import OPEN, TierInput, Tiers
 
 
 class PreparedPolicies:
-    """What is constant until the policies change; it grows with the classes."""
+    """The compiled policies; grows with the classes."""
 
     def __init__(
         self, policies: Sequence[CompiledPolicy], classes: EndpointClasses, outcomes: OutcomeTable
@@ -92,7 +92,7 @@ class PreparedPolicies:
 
 
 def _exempt(endpoint: PolicyEndpoint, outcomes: OutcomeTable) -> int:
-    """As the engine's ``_exempt``, except for traffic to itself."""
+    """Return what the engine's ``_exempt`` does, except for traffic to itself."""
     if endpoint.kind == UNIDENTIFIED:
         return outcomes.number(UNKNOWN, engine.UNKNOWN_END)
     if endpoint.kind not in (POD, HOST):
@@ -112,13 +112,13 @@ __all__ = [
 ]
 
 
-_ROWS = 1 << 17  # at a time, which bounds the memory that this takes meanwhile
+_ROWS = 1 << 17  # in one batch, which bounds memory
 
 
 _MIN_SIZE = 1 << 20  # classes times selectors; 0.1 to 0.2 MiB
 
 
-_MAX_OUTCOMES = 1 << 16  # of policies that have changed since, too
+_MAX_OUTCOMES = 1 << 16  # including those of former policies
 
 
 _COMBINED = np.array(
@@ -187,28 +187,28 @@ class Evaluator:
 
     @property
     def cached(self) -> int:
-        """The number of connections in the cache."""
+        """Return the number of cached connections."""
         return len(self._cache.known())
 
     @property
     def classes(self) -> int:
-        """The number of endpoint classes, including former ones still kept."""
+        """Return the number of endpoint classes, including former ones."""
         return len(self._classes.endpoints)
 
     def outcome(self, number: int) -> DirectionVerdict:
         return self._outcomes[number]
 
     def verdicts(self, numbers: NDArray[np.int32]) -> NDArray[np.uint8]:
-        """Of sides by number, and of none: places in model.VERDICTS; (n,)"""
+        """Return the verdicts of outcome numbers, as positions in model.VERDICTS. (n,)"""
         return self._outcomes.codes(np.maximum(numbers, 0))
 
     def rule_input(self, connections: PackedConnections, index: int) -> RuleInput:
-        """One of the connections, for the plain engine and for ``reasons``."""
+        """Return one connection, for the reference engine and ``reasons``."""
         row = PackedConnections._make(column[index : index + 1] for column in connections)
         return self._rule_input(unpack_keys(pack_keys(row)), 0, row.names)
 
     def reason(self, connections: PackedConnections, index: int, number: int) -> str:
-        """In words, of one of the connections and the number of its side."""
+        """Return the reason of one connection's outcome."""
         row = PackedConnections._make(column[index : index + 1] for column in connections)
         return self.reasons(row, np.array([number], np.int32))[0]
 
@@ -218,7 +218,7 @@ class Evaluator:
         numbers: NDArray[np.int32],
         budget: ReasonBudget = NO_LIMIT,
     ) -> list[str]:
-        """In words, of each connection and the number of its side; short beyond the budget."""
+        """Return the reasons of connections' outcomes; short beyond the budget."""
         words = pack_keys(connections)
         classes = self._classes.names.of(connections.names, connections.is_egress)
         if classes is not None:
@@ -399,6 +399,6 @@ class Evaluator:
 
 
 def combine(ingress: NDArray[np.uint8], egress: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What ``engine.whole`` says of two ends; places in ``model.VERDICTS``, as in ``Judged``."""
+    """Combine two directions' verdicts as the reference engine does; positions in VERDICTS."""
     found: NDArray[np.uint8] = _COMBINED[ingress, egress]
     return found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rules are tried on which connections, and which of them match."""
+"""Find the rules to try on each connection, and which of them match."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -25,9 +25,11 @@ from podtally.policy.vector.selectors import NO, YES
 class Plan(NamedTuple):
     """The rules to try for one class, in one direction."""
 
-    tiers: tuple[Indices, Indices, Indices]  # entries, twice, and 1 more if the policy is certain
-    network_policies: tuple[Policy, ...] = ()  # NetworkPolicies that may be for it
-    isolating: tuple[Policy, ...] = ()  # those of them that certainly are
+    tiers: tuple[
+        Indices, Indices, Indices
+    ]  # codes: entry * 2, plus 1 if the policy certainly selects
+    network_policies: tuple[Policy, ...] = ()  # NetworkPolicies that may select it
+    isolating: tuple[Policy, ...] = ()  # those of them that certainly do
 
 
 class Plans:
@@ -99,16 +101,16 @@ class Plans:
         return entry << 1 | certain[owner]
 
 
-_NO_NAMESPACE = "/"  # as the name of one where no policies are
+_NO_NAMESPACE = "/"  # stands for all namespaces without policies
 
 
-_LONG = 256  # rules of one list, beyond which those that may match are looked up
+_LONG = 256  # rules in a list from which an index finds candidates
 
 
-_PAIRS = 1 << 16  # at a time, so that what is done with them stays in the second-level cache
+_PAIRS = 1 << 16  # in one batch, which stays in the second-level cache
 
 
-# What a rule comes to that matches, or may.
+# Kinds of match.
 DECIDES, SELECTION, DOUBT, UNKNOWN_END = range(4)
 
 
@@ -116,7 +118,7 @@ MATCH_KINDS = 4
 
 
 class Pairs(NamedTuple):
-    """Those that match, or may: by connection, and of each in the order in which they are tried."""
+    """Rules that match or may match, by connection, in the order of evaluation."""
 
     row: Indices  # of the batch
     entry: Indices
@@ -127,16 +129,16 @@ class Pairs(NamedTuple):
 
 
 class PairPlan(NamedTuple):
-    """``codes``: lists of entries, twice, plus 1 where it is certain that the policy is meant."""
+    """``codes``: lists of entry * 2, plus 1 if the policy certainly selects."""
 
     codes: Sequence[Indices]
-    of_row: Indices  # of the batch: which of the lists
-    rows: Indices  # that are asked about
+    of_row: Indices  # (batch,): the list of each connection
+    rows: Indices  # of the batch, to evaluate
     peer_may_be_self: bool  # whether who is not known may be the other end itself
-    first_only: bool  # of rules that decide, whether the first is enough
+    first_only: bool  # the first deciding rule is enough
 
     def parts(self) -> Iterator[tuple[Indices, Indices]]:
-        """Rows of the batch, and a code for each, of the short lists; some at a time."""
+        """Yield rows of the batch with a code each, of the short lists, in batches."""
         each = ragged_lists([len(codes) if len(codes) <= _LONG else 0 for codes in self.codes])
         short = [codes for codes in self.codes if len(codes) <= _LONG]
         codes = np.concatenate([np.zeros(0, np.int64), *short])
@@ -148,7 +150,7 @@ class PairPlan(NamedTuple):
             yield rows[owner], codes[place]
 
     def long(self) -> Iterator[tuple[Indices, Indices]]:
-        """The long lists that are asked about, and the rows for each."""
+        """Yield the long lists and the rows for each."""
         long = [number for number, codes in enumerate(self.codes) if len(codes) > _LONG]
         for number in long:
             rows = self.rows[self.of_row[self.rows] == number]
@@ -169,7 +171,7 @@ def matching_pairs(pairing: PairPlan, table: RuleTable, batch: Batch) -> Iterato
             if pairing.first_only:
                 decides = (hits.match_kind == DECIDES).astype(np.int64)
                 hits = hits.take(sum_before(decides, first_of_runs(hits.row)) == 0)
-            # From one of each kind to all that are of it.
+            # From one row of each kind to all rows of it.
             owner, place = of_kind.of(hits.row).members()
             every = hits.take(owner)._replace(row=rows[order[place]])
             yield every.take(np.lexsort((every.entry, every.row)))

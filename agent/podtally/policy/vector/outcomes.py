@@ -18,7 +18,7 @@ _KEY = tuple[str, str, tuple[int, ...], int]
 
 
 class OutcomeTable:
-    """Grows only; a number means the same side for as long as this lives."""
+    """Numbers outcomes; a number never changes its meaning."""
 
     def __init__(self) -> None:
         self._outcomes: list[DirectionVerdict] = []
@@ -34,7 +34,7 @@ class OutcomeTable:
     def number(
         self, verdict: str, cause: str, policies: Sequence[Policy] = (), rule: Rule | None = None
     ) -> int:
-        # By identity, which the side keeps alive: to hash policies would take much longer.
+        # By identity, kept alive by the outcome: hashing policies is slow.
         key = (verdict, cause, tuple(map(id, policies)), id(rule))
         number = self._numbers.setdefault(key, len(self._outcomes))
         if number == len(self._outcomes):
@@ -48,7 +48,7 @@ class OutcomeTable:
         return self.number(*outcome)
 
     def codes(self, numbers: NDArray[np.int32]) -> NDArray[np.uint8]:
-        """Their verdicts, as places in ``model.VERDICTS``."""
+        """Return their verdicts, as positions in ``model.VERDICTS``."""
         return self._codes[numbers]
 
 
@@ -62,28 +62,28 @@ PASS_CODE = code(PASS)
 Masks = NDArray[np.uint8]
 
 
-OPEN = -1  # instead of the number of a side: not decided
+OPEN = -1  # instead of an outcome number: undecided
 
 
 PASSES = np.uint8(1 << PASS_CODE)
 
 
 class Doubts(NamedTuple):
-    """Of connections, each in the order in which they come up; index i is the same one."""
+    """Doubts of connections, in order of evaluation; index i is the same one."""
 
     row: Indices
-    mask: Masks  # the verdicts it may come to; PASSES: whatever the next tiers say
+    mask: Masks  # possible verdicts; PASSES: that of the next tiers
     outcome: Numbers  # unknown, with the cause
 
 
 class TierResults(NamedTuple):
-    """A tier: (n,) what it decides if none of its doubts applies; OPEN: the next one is asked."""
+    """A tier's decisions (n,) without its doubts; OPEN: the next tier decides."""
 
     decided: Numbers
     doubts: Doubts
 
     def unsettled(self) -> NDArray[np.bool_]:
-        """(n,); whether the next tiers matter."""
+        """Return where the next tiers matter. (n,)"""
         found: NDArray[np.bool_] = self.decided == OPEN
         found[self.doubts.row[(self.doubts.mask & PASSES) != 0]] = True
         return found
@@ -94,7 +94,7 @@ def mask_of(verdicts: Iterable[str]) -> np.uint8:
 
 
 def concat_doubts(parts: Sequence[Doubts]) -> Doubts:
-    """In the order of their rows; of one row in that of the parts."""
+    """Concatenate by row, within a row in the order of the parts."""
     parts = [part for part in parts if len(part.row)]
     if not parts:
         return _NONE
@@ -104,7 +104,7 @@ def concat_doubts(parts: Sequence[Doubts]) -> Doubts:
 
 
 def resolve_all(stages: Sequence[TierResults], last: Numbers, outcomes: OutcomeTable) -> Numbers:
-    """(n,); tiers in order; ``last`` is said behind them all."""
+    """Return outcomes, (n,), of tiers in order; ``last`` applies after all of them."""
     without, answer = last.copy(), last.copy()
     masks = _bits(outcomes, last)
     for stage in reversed(stages):

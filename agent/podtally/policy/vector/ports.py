@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ports of many rules, each tried on connections of its own; as ``rules.is_port`` for one."""
+"""Match the ports of many rules at once, as ``reference.matching`` does for one."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ _PORT = 0xFFFF  # of a word with the protocol before it
 
 
 class PortTable:
-    """Numbers lists of ports; each list is there once."""
+    """Numbers distinct lists of ports."""
 
     def __init__(self, classes: EndpointClasses) -> None:
         self._classes = classes
@@ -35,11 +35,11 @@ class PortTable:
         return number
 
     def close(self) -> None:
-        """No more of them come."""
+        """Build the arrays; all lists are numbered."""
         starts = np.array([*self._starts, len(self._ports)], np.int64)
         self._lists = RaggedLists(starts[:-1], np.diff(starts))
         self._protocol = np.array([port.protocol for port in self._ports], np.int32)
-        # With the protocol before them, so that one comparison is for both.
+        # With the protocol in front, one comparison covers both.
         self._first = self._protocol << 16 | np.array([p.first for p in self._ports], np.int32)
         self._last = self._protocol << 16 | np.array([p.last for p in self._ports], np.int32)
         self._every = np.array([is_every_port(port) for port in self._ports], np.bool_)
@@ -49,14 +49,14 @@ class PortTable:
         self._is_plain = (self._name == _NUMBER) & (self._protocol != ANY_PROTOCOL)
 
     def bounds(self) -> NDArray[np.int64]:
-        """The ports at which some list, or a name that it has, begins or ends."""
+        """Return the ports at which a list or one of its names starts or ends."""
         keys = [self._classes.named(name) for name in self._names]
         named = np.concatenate([np.zeros(0, np.int64), *keys]) & _PORT
         plain = np.concatenate([self._first, self._last + 1]).astype(np.int64) & _PORT
         return np.unique(np.concatenate([plain, named, named + 1, [1]]))
 
     def matches(self, numbers: Indices, batch: Batch, rows: Indices) -> Matches:
-        """(n,); of each list on the connection in that row of the batch."""
+        """Return the match of each list with the connection in its row of the batch. (n,)"""
         owner, place = self._lists.of(numbers).members()
         row = rows[owner]
         asked = (batch.protocol << 16 | batch.port)[row]
@@ -74,7 +74,7 @@ class PortTable:
     def _of_others(
         self, places: Indices, batch: Batch, rows: Indices, open_: NDArray[np.bool_]
     ) -> Matches:
-        """Of ports with names, or of any protocol; of connections whose port is not known."""
+        """Return matches of named ports, of any protocol, or of connections with unknown ports."""
         port, wanted = batch.port[rows], self._protocol[places]
         within = (port >= self._first[places] & _PORT) & (port <= self._last[places] & _PORT)
         found: Matches = within * np.uint8(YES)
@@ -100,7 +100,7 @@ class PortTable:
             keys = self._classes.named(self._names[number])
             found[of_name] = _among(keys, asked[of_name]) * np.uint8(YES)
             loose = of_name[open_[of_name]]
-            # Some port that the destination calls so, whatever its number.
+            # Any of the destination's ports with this name.
             found[loose] = _among(
                 PORT_KEY.prefix("protocol", keys), PORT_KEY.prefix("protocol", asked[loose])
             ) * np.uint8(MAYBE)
@@ -109,13 +109,13 @@ class PortTable:
 
 
 def is_port_unknown(batch: Batch) -> NDArray[np.bool_]:
-    """What ``rules.is_port_known`` denies."""
+    """Return where the port is unknown. (n,)"""
     found: NDArray[np.bool_] = (batch.port == 0) & has_ports(batch.protocol)
     return found
 
 
 def _among(keys: NDArray[np.int64], asked: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Keys are sorted."""
+    """Return where the keys are in ``keys``, which are sorted. (n,)"""
     if not len(keys):
         return np.zeros(len(asked), np.bool_)
     place = np.minimum(np.searchsorted(keys, asked), len(keys) - 1)

@@ -31,7 +31,7 @@ _MAPPED, _MAPPED_BITS = 0xFFFF, 96
 
 
 class AddressClasses:
-    """A number for each set of networks that an address may be in."""
+    """Numbers the sets of networks that an address may be in."""
 
     def __init__(self, networks: Iterable[Network]) -> None:
         every = sorted(set(networks))
@@ -42,14 +42,14 @@ class AddressClasses:
         )
 
     def of(self, ip: int) -> int:
-        """The class; of 0, an address that is not known, one of its own."""
+        """Return the class; address 0, unknown, has its own."""
         if not ip:
             return -1
         starts, numbers = self._families[ip >> 32 == _MAPPED]
         return numbers[bisect_right(starts, ip) - 1]
 
     def _marks(self, networks: list[Network]) -> Iterator[tuple[int, int]]:
-        """Where a class begins, and which; networks are ascending, apart or one in the other."""
+        """Yield where each class starts; networks are ascending, disjoint or nested."""
         inside: list[Network] = []
         yield 0, 0
         for network in networks:
@@ -65,18 +65,18 @@ class AddressClasses:
 
 
 class PortClasses:
-    """A number for each stretch of ports between two bounds of rules."""
+    """Numbers the ranges of ports between two bounds of rules."""
 
     def __init__(self, ports: Iterable[PolicyPort]) -> None:
         bounds = {bound for port in ports for bound in (port.first, port.last + 1)}
-        self._bounds = sorted(bounds | {0, 1})  # 0: a port that is not known
+        self._bounds = sorted(bounds | {0, 1})  # 0: an unknown port
 
     def of(self, port: int) -> int:
         return bisect_right(self._bounds, port)
 
 
 def _starts(marks: Iterator[tuple[int, int]]) -> tuple[list[int], list[int]]:
-    """Of several marks at one address the last counts."""
+    """Merge marks; the last one at an address counts."""
     found = dict(marks)
     return list(found), list(found.values())
 
@@ -92,47 +92,47 @@ def _end(network: Network) -> int:
 _MAX_CACHED = 1 << 13  # texts, and searches
 
 
-_MAX_PLAIN_RULES = 32  # rules up to which arrays do not pay
+_MAX_PLAIN_RULES = 32  # up to which arrays are slower
 
 
-_ENTRIES_A_UNIT = 1024  # of rules, to search them once; _SHAPED: to find what tells them apart
+_ENTRIES_A_UNIT = 1024  # of rules, to search once; _SHAPED: to find what distinguishes them
 
 
 _SHAPED = 32
 
 
-_SEARCH = 6  # units, however few rules there are
+_SEARCH = 6  # units, at least
 
 
-# The rules that come nearest by the halves that do not match, and how many halves that are.
+# The nearest rules, and how many of their halves (peers, ports) do not match.
 Candidates = Callable[
     [tuple[Policy, ...], "JudgedConnection"], tuple[list[tuple[Policy, Rule]], int]
 ]
 
 
 class ReasonBudget:
-    """Units of work of about 50 microseconds; one endpoint may use a share of them."""
+    """Units of work of about 50 µs; an endpoint may use a share of them."""
 
     def __init__(self, units: int, share: int) -> None:
         self._units, self._share = units, share
         self.begin()
 
     def begin(self) -> None:
-        """Start again, as at the beginning of an epoch."""
+        """Refill at the beginning of an epoch."""
         self._left = self._units
         self._spent: dict[int, int] = {}
 
-    def is_spent(self, who: int) -> bool:
-        """Whether nothing more can be taken, however little."""
-        return self._left <= 0 or self._spent.get(who, 0) >= self._share
+    def is_spent(self, payer: int) -> bool:
+        """Return whether nothing is left."""
+        return self._left <= 0 or self._spent.get(payer, 0) >= self._share
 
-    def take(self, who: int, units: int) -> bool:
-        """Whether there was so much left; a first one always may go beyond its share."""
-        spent = self._spent.get(who, 0)
+    def take(self, payer: int, units: int) -> bool:
+        """Take units if enough are left; the first may exceed its share."""
+        spent = self._spent.get(payer, 0)
         if self._left <= 0 or (spent and spent + units > self._share):
             return False
         self._left -= units
-        self._spent[who] = spent + units
+        self._spent[payer] = spent + units
         return True
 
 
@@ -140,11 +140,11 @@ NO_LIMIT = ReasonBudget(1 << 62, 1 << 62)
 
 
 class JudgedConnection(NamedTuple):
-    """One that was judged."""
+    """A judged connection."""
 
     word: Keys  # (1, WORDS)
     conn: RuleInput
-    who: int  # whose share of the budget it costs
+    payer: int  # the endpoint that pays for it
     local: int  # class
     peer: int  # class
 
@@ -154,11 +154,11 @@ class _Searched(NamedTuple):
 
 
 class _Shape(NamedTuple):
-    """What tells connections apart for the policies of a side."""
+    """What distinguishes connections for one direction's policies."""
 
     addresses: AddressClasses
     ports: PortClasses
-    size: int  # rules, and what is in them
+    size: int  # rules and their parts
     has_domains: bool
 
 
@@ -176,14 +176,14 @@ class ReasonWriter:
         self._texts.clear()
 
     def known(self, number: int, key: bytes, names: KnownNames) -> str | None:
-        """The reason of a side on a connection, if it was made before; ``key``: its word."""
+        """Return a cached reason; ``key`` is the connection's word."""
         return self._texts.get((number, key, names))
 
     def text(
         self, number: int, outcome: DirectionVerdict, given: JudgedConnection, budget: ReasonBudget
     ) -> str:
-        """The reason; beyond the budget only the policies that decided."""
-        if not budget.take(given.who, 1 + _size_of_rule(outcome.rule) // _SHAPED):
+        """Return the reason; beyond the budget only the deciding policies."""
+        if not budget.take(given.payer, 1 + _size_of_rule(outcome.rule) // _SHAPED):
             return short_reason(outcome, given.conn.direction)
         searched: _Searched | None = _Searched(None)
         if outcome.cause == engine.ISOLATED:
@@ -200,13 +200,13 @@ class ReasonWriter:
     def _nearest_of(
         self, number: int, outcome: DirectionVerdict, given: JudgedConnection, budget: ReasonBudget
     ) -> _Searched | None:
-        """The rule that came nearest; None: there is no budget to look for it."""
+        """Return the nearest rule; None: no budget to search."""
         shape = self._shape(number, outcome, given, budget)
         if shape is None:
             return None
         key = _alike(number, shape, given)
         if key not in self._searched:
-            if not budget.take(given.who, _SEARCH + shape.size // _ENTRIES_A_UNIT):
+            if not budget.take(given.payer, _SEARCH + shape.size // _ENTRIES_A_UNIT):
                 return None
             if len(self._searched) >= _MAX_CACHED:
                 self._searched.clear()
@@ -229,7 +229,7 @@ class ReasonWriter:
         if shape is None:
             rules = [rule for _, rule in _rules(outcome.policies, direction)]
             size = sum(1 + _size_of_rule(rule) for rule in rules)
-            if not budget.take(given.who, size // _SHAPED):
+            if not budget.take(given.payer, size // _SHAPED):
                 return None
             ports = (port for rule in rules for port in rule.ports or () if not port.name)
             named = any(isinstance(p, DomainPeer) for rule in rules for p in rule.peers or ())
@@ -239,7 +239,7 @@ class ReasonWriter:
 
 
 def _alike(number: int, shape: _Shape, given: JudgedConnection) -> tuple[object, ...]:
-    """Equal for connections of which the same rule comes nearest."""
+    """Equal for connections with the same nearest rule."""
     conn = given.conn
     names = None
     if conn.destination.ports is not None:

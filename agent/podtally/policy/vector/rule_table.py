@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules of many policies for one direction as arrays, each tried on connections of its own."""
+"""The rules of many policies for one direction as arrays."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from podtally.policy.vector.ragged import Indices, ragged_lists
 from podtally.policy.vector.rules import CompiledPolicy, CompiledRule, RuleIndex
 from podtally.policy.vector.selectors import MAYBE, NO, YES, Matches, max_of_lists
 
-_ROWS = 1 << 13  # at a time, to bound the memory of their matches
+_ROWS = 1 << 13  # in one batch, which bounds memory
 
 
 _NONE = -1  # instead of the number of ports, or of ranges
@@ -57,11 +57,11 @@ class RuleTable:
         self._lists_of = ragged_lists([len(each) for each in lists])
         self._lists = np.array([number for each in lists for number in each], np.int64)
         self.denies = np.array([_denies(entry) for entry in self.entries], np.bool_)
-        # The match of every peer, whatever it is.
+        # The match of a rule for all peers.
         self._least = np.array([_least(entry) for entry in self.entries], np.uint8)
 
     def sparse(self, codes: Indices) -> RuleIndex:
-        """What finds the few of a long list that may match; ``codes`` are entries, twice or so."""
+        """Return an index of a long list's rules; ``codes``: entry * 2 + certain."""
         key = codes.tobytes()
         if key not in self._sparse:
             rules = [self.entries[entry] for entry in (codes >> 1).tolist()]
@@ -69,11 +69,11 @@ class RuleTable:
         return self._sparse[key]
 
     def bounds(self) -> NDArray[np.int64]:
-        """The ports at which rules begin to tell connections apart, ascending."""
+        """Return the ports at which the match of a rule changes, ascending."""
         return self._ports.bounds()
 
     def matches(self, entries: Indices, batch: Batch, rows: Indices) -> Matches:
-        """(n,); of each entry on the connection in that row of the batch."""
+        """Return the match of each entry with the connection in its row of the batch. (n,)"""
         found = np.full(len(entries), YES, np.uint8)
         numbers = self._ports_of[entries]
         some = np.flatnonzero(numbers != _NONE)
@@ -84,7 +84,7 @@ class RuleTable:
         return found
 
     def failing(self, entries: Indices, batch: Batch) -> NDArray[np.int64]:
-        """(n,); of each entry how many halves, peers and ports, do not match the one connection."""
+        """Return how many halves of each entry (peers, ports) do not match a connection. (n,)"""
         rows = np.zeros(len(entries), np.int64)
         found: Indices = (self._peers(entries, batch, rows) == NO).astype(np.int64)
         numbers = self._ports_of[entries]

@@ -66,10 +66,10 @@ def _rule(rule: Rule, namespace: str, classes: EndpointClasses) -> CompiledRule:
     return CompiledRule(rule, tuple(slots), BlockRanges(blocks) if blocks else None, domains)
 
 
-_PAIRS = 1 << 17  # at a time, which bounds the memory that they take
+_PAIRS = 1 << 17  # in one batch, which bounds memory
 
 
-_SOME = 64  # rules for a connection, as a guess, beside those that are tried on all
+_SOME = 64  # expected candidates of a connection, beside rules tried on all
 
 
 _K1, _K2, _K3 = (np.uint64(k | 1) for k in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB1331))
@@ -86,7 +86,7 @@ Words64 = NDArray[np.uint64]
 
 
 class _RuleNetworks(NamedTuple):
-    """Of one length: what they are found by, ascending, and the rule of each."""
+    """Networks of one length: hashes, ascending, and the rule of each."""
 
     bits: int
     hashes: Words64
@@ -94,7 +94,7 @@ class _RuleNetworks(NamedTuple):
 
 
 class RuleIndex:
-    """The rules of one list by what they ask of the peer; places are those in the list."""
+    """Index of a list's rules by their peers; places are positions in the list."""
 
     def __init__(self, rules: list[CompiledRule | None], classes: EndpointClasses) -> None:
         self._classes = classes
@@ -125,7 +125,7 @@ class RuleIndex:
         self._networks = [_networks(bits, each) for bits, each in networks.items()]
 
     def parts(self, batch: Batch) -> Iterator[tuple[Indices, Indices]]:
-        """Rows, and for each a place that may match; all of a row at once, in order."""
+        """Yield rows with a place that may match each; a row is complete in one batch, in order."""
         step = max(1, _PAIRS // (len(self._tried) + _SOME))
         for start in range(0, len(batch.peer), step):
             part = batch.take(slice(start, start + step))
@@ -133,7 +133,7 @@ class RuleIndex:
             yield start + found // self.size, found % self.size
 
     def _pairs(self, batch: Batch) -> Iterator[Indices]:
-        """Rows times ``size``, plus places; some more than once."""
+        """Return row * ``size`` + place, with duplicates."""
         high, low = batch.high, batch.low
         yield _product(np.arange(len(low)), self._tried, self.size)
         unknown = np.flatnonzero((high | low) == 0)
@@ -187,7 +187,7 @@ def _networks(bits: int, each: list[tuple[int, int]]) -> _RuleNetworks:
 
 
 def _hashes(bits: int, high: Words64, low: Words64) -> Words64:
-    """Of addresses in their networks of that length; two networks may have one."""
+    """Return hashes of the addresses' networks of that length; they may collide."""
     mask = (1 << 128) - (1 << (128 - bits))
     upper, lower = np.uint64(mask >> _64), np.uint64(mask & _ALL)
     found: Words64 = (high & upper) * _K1 ^ (low & lower) * _K2

@@ -67,7 +67,7 @@ _ALLOWED, _DENIED = mask_of([ALLOWED]), mask_of([DENIED])
 _EITHER, _ANYTHING = _ALLOWED | _DENIED, mask_of([ALLOWED, DENIED, PASS])
 
 
-_NOBODY = -1  # instead of an entry
+_NO_ENTRY = -1  # instead of an entry
 
 
 _COMPARED = 256  # rules
@@ -77,16 +77,18 @@ class TierInput(NamedTuple):
     """Connections of one direction; index i of every array is the same one."""
 
     batch: Batch
-    undeniable: Numbers  # the side that NetworkPolicy cannot change, see engine._spared; OPEN: none
-    peer_may_be_self: bool  # whether who is not known may be the other end itself
+    undeniable: (
+        Numbers  # an outcome that NetworkPolicy cannot change, see engine._spared; OPEN: none
+    )
+    peer_may_be_self: bool  # an unknown peer may be the endpoint itself
 
 
 class _Planned(NamedTuple):
     plans: list[Plan]
-    of_row: Indices  # which of them
-    is_pod: NDArray[np.bool_]  # of each plan, whether it is a pod's
-    network_policies: NDArray[np.int64]  # of each, how many NetworkPolicies may be for it
-    isolating: NDArray[np.bool_]  # of each, whether some of them certainly is
+    of_row: Indices  # the plan of each row
+    is_pod: NDArray[np.bool_]  # (plans,)
+    network_policies: NDArray[np.int64]  # (plans,): how many NetworkPolicies may select it
+    isolating: NDArray[np.bool_]  # (plans,): one of them certainly selects it
 
 
 class Tiers:
@@ -135,8 +137,8 @@ class Tiers:
     def nearest(
         self, policies: Sequence[Policy], batch: Batch
     ) -> tuple[list[tuple[Policy, Rule]], int]:
-        """Rules of policies of which the fewest halves do not match the one connection, and how
-        many halves that are; at most so many rules that to compare them takes no time.
+        """Return the rules nearest to the one connection, at most ``_COMPARED``, and how many of
+        their halves (peers, ports) do not match.
         """
         places = np.array([self._place[id(policy)] for policy in policies], np.int64)
         entries = self._table.of_policy.of(places).members()[1]
@@ -165,7 +167,7 @@ class Tiers:
     def _admin_tier(
         self, tier: int, planned: _Planned, asked: TierInput, rows: Indices
     ) -> TierResults:
-        """An admin tier; what the engine's _in_order does."""
+        """Evaluate an admin tier, as the engine's ``_in_order`` does."""
         decided = np.full(len(asked.batch.local), OPEN, np.int32)
         doubts = []
         for matches in self._matching(tier, planned, rows, asked):
@@ -184,8 +186,8 @@ class Tiers:
         return TierResults(decided, concat_doubts(doubts))
 
     def _until_decided(self, matches: Pairs) -> Pairs:
-        """Without those behind one that would have been taken: of the policy, if it is for the
-        end, and of all that come after its priority, if that is certain.
+        """Drop pairs behind one that decides: those of its policy, and, if it is certain that the
+        policy selects the endpoint, those of later priorities.
         """
         row, policy = matches.row, self._table.policy[matches.entry]
         takes = (matches.match_kind != DOUBT).astype(np.int64)
@@ -193,7 +195,7 @@ class Tiers:
         level = self._level[self._table.policy[pairs.entry]]
         certain = (pairs.match_kind == DECIDES) | (pairs.match_kind == UNKNOWN_END)
         starts = first_of_runs(pairs.row, level)
-        # Of each run of a row and a level, whether it has a certain one.
+        # For each run of a row and a level: whether it has a certain pair.
         run = np.cumsum(starts) - 1
         has = np.bincount(run[certain], minlength=int(starts.sum())) > 0
         of_run = first_of_runs(pairs.row[starts])
@@ -201,7 +203,7 @@ class Tiers:
         return pairs.take(kept[run] if len(run) else np.zeros(0, np.bool_))
 
     def _disagreeing(self, rules: Pairs) -> Doubts:
-        """Policies of one priority that do not agree: the engine's SAME_PRIORITY."""
+        """Return doubts where policies of one priority disagree: the engine's SAME_PRIORITY."""
         first = np.flatnonzero(first_of_runs(rules.row))
         of = np.cumsum(first_of_runs(rules.row)) - 1
         mask = self._mask[rules.entry]
@@ -212,7 +214,7 @@ class Tiers:
         first = np.flatnonzero(first_of_runs(of))
         place = np.arange(len(of)) - np.repeat(first, np.diff(np.append(first, len(of))))
         row = np.cumsum(first_of_runs(of)) - 1
-        entries = np.full((len(first), int(place.max()) + 1), _NOBODY, np.int64)
+        entries = np.full((len(first), int(place.max()) + 1), _NO_ENTRY, np.int64)
         entries[row, place] = rules.entry
         every, kind = np.unique(entries, axis=0, return_inverse=True)
         numbers = np.array([self._disagreement(each) for each in every.tolist()], np.int32)
@@ -220,14 +222,14 @@ class Tiers:
         return Doubts(rules.row[first], masks, numbers[kind.ravel()])
 
     def _disagreement(self, entries: list[int]) -> int:
-        named = [entry for entry in entries if entry != _NOBODY]
+        named = [entry for entry in entries if entry != _NO_ENTRY]
         policies = [self._policies[self._table.policy[entry]] for entry in named]
         rule = self._table.entries[named[0]]
         assert rule is not None
         return self._outcomes.number(UNKNOWN, engine.SAME_PRIORITY, policies, rule.rule)
 
     def _network_tier(self, planned: _Planned, asked: TierInput, rows: Indices) -> TierResults:
-        """The tier of NetworkPolicy; HostPolicy's too."""
+        """Evaluate the tier of NetworkPolicy and HostPolicy."""
         batch = asked.batch
         decided = np.full(len(batch.local), OPEN, np.int32)
         rows = rows[planned.network_policies[planned.of_row[rows]] > 0]
@@ -237,7 +239,7 @@ class Tiers:
         undefined = ~has_ports(batch.protocol[rows]) & planned.is_pod[planned.of_row[rows]]
         doubts.append(self._all(engine.PROTOCOL, _EITHER, planned, rows[undefined]))
         rows = rows[~undefined]
-        matched = np.zeros(len(batch.local), np.int64)  # policies that would allow it
+        matched = np.zeros(len(batch.local), np.int64)  # policies that allow it
         for pairs in self._matching(NETWORK_TIER, planned, rows, asked):
             sure = pairs.take(pairs.match_kind == DECIDES)
             firsts = sure.take(first_of_runs(sure.row))
@@ -267,7 +269,7 @@ class Tiers:
     def _judge_undeniable(
         self, planned: _Planned, asked: TierInput, rows: Indices, decided: Numbers
     ) -> Doubts:
-        """What the tier cannot forbid; ``decided`` is filled in where it is asked for certain."""
+        """Fill in ``decided`` where the tier cannot deny."""
         is_isolated = planned.isolating[planned.of_row[rows]]
         sure = rows[is_isolated]
         decided[sure] = asked.undeniable[sure]
@@ -286,7 +288,7 @@ class Tiers:
         return matching_pairs(pairing, self._table, asked.batch)
 
     def _isolated(self, cause: str, planned: _Planned, rows: Indices) -> Numbers:
-        """Sides that name the policies that isolate, or the first of those that may."""
+        """Return outcomes that name the isolating policies, or the first that may isolate."""
         numbers, inverse = np.unique(planned.of_row[rows], return_inverse=True)
         verdict = DENIED if cause == engine.ISOLATED else UNKNOWN
         outcomes = []
@@ -299,7 +301,7 @@ class Tiers:
         return np.array(outcomes, np.int32)[inverse.ravel()]
 
     def _outcomes_of(self, pairs: Pairs) -> Numbers:
-        """Each is made when it first occurs, since most never do."""
+        """Return outcome numbers; each is made when it first occurs."""
         places = pairs.entry * MATCH_KINDS + pairs.match_kind
         for place in np.unique(places[self._made[places] == OPEN]):
             self._made[place] = self._outcome(*divmod(int(place), MATCH_KINDS))
