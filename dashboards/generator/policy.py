@@ -56,6 +56,7 @@ _UNDECIDED_BY = (
     Column("cause", "Cause"),
 )
 _SCAN_BY = (*_WORKLOAD, _DIRECTION, Column("verdict", "Verdict"))
+_EXPIRED_BY = (*_WORKLOAD, *_PORT, _POLICY)
 _SIDE = ("namespace", "workload", "direction")
 _SAID = f'{WORKLOADS},verdict=~"allowed|denied"'
 
@@ -236,6 +237,20 @@ _VERDICTS = Row(
                 Value(
                     "Connections",
                     grown("podtally_scan_connections_total", WORKLOADS, *labels(_SCAN_BY)),
+                    COUNT,
+                ),
+            ),
+            Look(COUNT, 8),
+        ),
+        table(
+            "Allowed by expired names",
+            "Connections in the selected time range that policy allows only by a DNS answer whose "
+            "TTL had ended. A network plugin that enforces TTLs cuts them off.",
+            _EXPIRED_BY,
+            (
+                Value(
+                    "Connections",
+                    grown("podtally_policy_expired_names_total", WORKLOADS, *labels(_EXPIRED_BY)),
                     COUNT,
                 ),
             ),

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 
 from podtally.api.schema import ExplainedVerdict, Explanation, StepRow
 from podtally.errors import PodtallyError
+from podtally.policy.explain.domains import with_strict
 from podtally.policy.explain.formatting import format_address, format_endpoint, format_protocol
-from podtally.policy.explain.reasons import reason, strict_words
+from podtally.policy.explain.reasons import reason
 from podtally.policy.explain.steps import Step, explain
 from podtally.policy.load.conversion import PROTOCOLS
 from podtally.policy.model import LAST_PORT, Policy, Question, Verdict
@@ -58,7 +59,7 @@ def _explained_verdict(question: Question, policies: Sequence[Policy]) -> Explai
         verdict.verdict,
         verdict.ingress.verdict,
         verdict.egress.verdict,
-        f"{reason(question, verdict)}{strict_words(verdict.verdict, strict)}",
+        with_strict(reason(question, verdict), verdict.verdict, strict),
         tuple(StepRow(*step) for step in steps),
         "" if strict == verdict.verdict else strict,
     )

@@ -137,6 +137,13 @@ class NameColumn:
             rows = np.arange(len(candidates.at))
         self._candidates, self._rows = candidates, rows
 
+    def apart(self, n: int) -> NDArray[np.int64]:
+        """Return numbers (n,) by which connections with names differ from all others."""
+        if self._candidates is None or self._rows is None:
+            return np.zeros(n, np.int64)
+        has_names = np.diff(self._candidates.offsets)[self._rows] > 0
+        return np.where(has_names, np.arange(1, len(self._rows) + 1), 0)
+
     def __getitem__(self, index: NDArray[np.int64] | NDArray[np.bool_] | slice) -> "NameColumn":
         if self._candidates is None or self._rows is None:
             return self

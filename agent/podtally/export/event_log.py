@@ -55,7 +55,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """One line; times are RFC 3339, in UTC, to the millisecond."""
 
     time: str
-    event: str  # denied, undeclared, exposed, unknown or spoofed
+    event: str  # denied, undeclared, exposed, unknown, expired or spoofed
     direction: str  # egress: the endpoint opened the connection
     endpoint: EventEndpoint
     peer: EventPeer

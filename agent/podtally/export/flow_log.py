@@ -64,6 +64,7 @@ class FlowRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str  # empty without a verdict
     bytes: DirectionSums
     packets: DirectionSums
+    strict: str = ""  # the verdict where the TTLs of DNS answers are enforced, if it differs
     exposure: str = ""  # of traffic from outside: the Ingress or Service, or undeclared
 
 
@@ -133,6 +134,7 @@ def records(ended: ClosedConnections, now_ns: int, now: datetime.datetime) -> li
                 reason=reason,
                 bytes=DirectionSums(*bytes_),
                 packets=DirectionSums(*packets),
+                strict=names.judgement.strict,
                 exposure=exposure,
             )
         )

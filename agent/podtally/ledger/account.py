@@ -15,6 +15,7 @@ from podtally.ledger.label_sets import (
     UNKNOWN,
     CandidateLabels,
     DeniedLabels,
+    ExpiredLabels,
     ExposedLabels,
     FlowLabels,
     SpoofedLabels,
@@ -56,6 +57,8 @@ class Judgement(NamedTuple):
     candidate_policy: str = ""
     undecided: bool = False  # policies isolate the endpoint, and its verdict is unknown
     foreign: bool = False  # sent from an address that is not the endpoint's
+    strict: str = ""  # the endpoint's verdict where DNS answers end with their TTL, if it differs
+    by_expired: str = ""  # the policy that allows it by an answer that had expired
 
 
 UNJUDGED = Judgement()
@@ -185,6 +188,19 @@ def undecided_labels(account: Account) -> UndecidedLabels | None:
         peer_kind=account.peer_kind,
         protocol=protocol_of(account),
         cause=judgement.cause,
+    )
+
+
+def expired_labels(account: Account) -> ExpiredLabels | None:
+    judgement = account.judgement
+    if not judgement.by_expired:
+        return None
+    return ExpiredLabels(
+        namespace=account.namespace,
+        workload=account.workload,
+        protocol=protocol_of(account),
+        port=port_name(account.port),
+        policy=judgement.by_expired,
     )
 
 

@@ -24,9 +24,10 @@ from podtally.ledger.label_sets import DIRECTIONS, OTHER, protocol_name
 from podtally.ledger.local_endpoints import LocalEndpoint
 from podtally.ledger.peer_columns import NO_OWNER
 from podtally.ledger.verdicts import FOREIGN_SOURCE, ConnectionVerdicts, VerdictStage
+from podtally.policy.explain.domains import strict_words
 from podtally.policy.model import DENIED, UNDECLARED, VERDICTS
 
-SPOOFED = "spoofed"  # an event's verdict
+SPOOFED, EXPIRED = "spoofed", "expired"  # verdicts of events
 _SPOOFED_KEY = 2
 _MAX_REMEMBERED = 1 << 16
 _DENIED, _UNDECLARED = VERDICTS.index(DENIED), VERDICTS.index(UNDECLARED)
@@ -98,6 +99,7 @@ class EventMatcher:
         reported: NDArray[np.bool_] = is_local & (outcomes.verdict == _DENIED)
         if self._undeclared:
             reported |= is_local & (outcomes.verdict == _UNDECLARED)
+        reported |= _is_expired(judged)
         return reported | judged.is_undecided | judged.given.foreign | judged.given.exposed
 
     def _keep_known(self, context: EpochContext) -> None:
@@ -144,8 +146,13 @@ class EventMatcher:
         )
         if _is_spoofed(judged)[row]:
             return _spoofed(labels)
+        if _is_expired(judged)[row]:
+            labels = labels._replace(verdict=EXPIRED, policy=judgement.by_expired)
         if many:
             return labels
+        if labels.verdict == EXPIRED:
+            words = self._verdicts.expired_reason(judged.given, row, judged.verdicts)
+            return labels._replace(reason=f"{words}; {strict_words(judgement.strict)}")
         exposure = self._exposure(judged, row, context)
         return labels._replace(reason=self._reason(judged, row), exposure=exposure)
 
@@ -181,6 +188,11 @@ class EventMatcher:
 
     def _judgement(self, row: int, judged: JudgedConnections) -> Judgement:
         return self._verdicts.judgements.values[int(judged.verdicts.judgement[row])]
+
+
+def _is_expired(judged: JudgedConnections) -> NDArray[np.bool_]:
+    """Return which connections are allowed only by an expired name. (n,)"""
+    return judged.verdicts.outcomes.are_by_expired() & ~judged.given.foreign
 
 
 def _is_spoofed(judged: JudgedConnections) -> NDArray[np.bool_]:

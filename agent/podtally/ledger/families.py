@@ -10,6 +10,7 @@ from typing import Any
 from podtally.ledger.account import (
     candidate_labels,
     denied_labels,
+    expired_labels,
     exposed_labels,
     spoofed_labels,
     undecided_labels,
@@ -34,6 +35,7 @@ from podtally.ledger.label_sets import (
     CandidateLabels,
     CostLabels,
     DeniedLabels,
+    ExpiredLabels,
     ExposedLabels,
     FlowLabels,
     KubecostLabels,
@@ -229,6 +231,21 @@ UNDECIDED = Family(
     ),
     of_accounts=AccountSeries(labels=undecided_labels, counts=Counts.OPENED),
 )
+EXPIRED = Family(
+    name="expired",
+    labels=ExpiredLabels,
+    sums=TRAFFIC[2:],
+    section=Section.POLICY,
+    metrics=(
+        Metric(
+            name="podtally_policy_expired_names",
+            help="Connections that policy allows only by a DNS answer whose TTL had ended.",
+            note="An implementation that enforces TTLs denies them.",
+            cardinality="careful: only such connections",
+        ),
+    ),
+    of_accounts=AccountSeries(labels=expired_labels, counts=Counts.OPENED),
+)
 SPOOFED = Family(
     name="spoofed",
     labels=SpoofedLabels,
@@ -296,7 +313,18 @@ CANDIDATES = Family(
 )
 
 FAMILIES: tuple[Family[Any], ...] = (
-    *(PODS, FLOWS, DENIED, UNKNOWN_VERDICTS, UNDECIDED, SPOOFED, EXPOSED, SCANS, CANDIDATES),
+    *(
+        PODS,
+        FLOWS,
+        DENIED,
+        UNKNOWN_VERDICTS,
+        UNDECIDED,
+        EXPIRED,
+        SPOOFED,
+        EXPOSED,
+        SCANS,
+        CANDIDATES,
+    ),
     *(COSTS, KUBECOST, BOOKS, DROPS_BYTES, GAPS),  # in the order of /metrics
 )
 KEPT = tuple(each for each in FAMILIES if each.kept)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.dns.candidates import NO_NAME_COLUMN, NameColumn
 from podtally.ledger.connections import (
     INITIATOR_ENDPOINT,
     INITIATOR_MASK,
@@ -32,6 +33,7 @@ class JudgeInput(NamedTuple):
     likely_initiator: NDArray[np.uint8]  # the side that opened it, if one has to be named
     may_be_unknown: NDArray[np.bool_]  # an unknown verdict is expected, and not reported
     foreign: NDArray[np.bool_]  # sent from an address that is not the endpoint's
+    names: NameColumn = NO_NAME_COLUMN  # by which the endpoint found its peer
 
     def take(self, index: NDArray[np.int64]) -> "JudgeInput":
         return JudgeInput._make(column[index] for column in self)
@@ -47,7 +49,10 @@ class JudgeInput(NamedTuple):
 
 
 def judge_input(
-    flows: NewConnections, endpoint: NDArray[np.int32], peers: PeerColumns
+    flows: NewConnections,
+    endpoint: NDArray[np.int32],
+    peers: PeerColumns,
+    names: NameColumn = NO_NAME_COLUMN,
 ) -> JudgeInput:
     """``endpoint`` (n,): numbers of the local PolicyEndpoints."""
     key, initiator = flows.key, flows.initiator
@@ -68,4 +73,5 @@ def judge_input(
         likely_initiator=np.where(side == INITIATOR_UNKNOWN, first, side).astype(np.uint8),
         may_be_unknown=np.zeros(len(key), np.bool_),
         foreign=np.zeros(len(key), np.bool_),
+        names=names,
     )

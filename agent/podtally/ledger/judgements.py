@@ -19,7 +19,7 @@ UNKNOWN_INITIATOR = "unknown initiator"  # a cause: the opening was not seen
 FOREIGN_SENDER = "foreign source"  # a cause: sent from an address that is not the endpoint's
 _UNKNOWN, _DENIED = VERDICTS.index(UNKNOWN), VERDICTS.index(DENIED)
 
-# Outcomes and the candidates' verdict are stored plus 1: 0 is none.
+# Outcomes, the candidates' verdict and the strict one are stored plus 1: 0 is none.
 _PARTS = PackedFields(
     candidate_outcome=24,
     candidate_verdict=3,
@@ -29,6 +29,7 @@ _PARTS = PackedFields(
     opened=2,
     outcome=24,
     verdict=3,
+    strict=3,
 )
 
 
@@ -63,6 +64,11 @@ class JudgementTable:
             "undecided": undecided,
             "foreign": given.foreign,
         }
+        expired = outcomes.local_strict != outcomes.local_verdict
+        if expired.any():
+            parts["strict"] = np.where(expired, outcomes.local_strict + 1, 0)
+            allowed = outcomes.are_by_expired()
+            parts["outcome"] = np.where(allowed, outcomes.local + 1, parts["outcome"])
         if with_candidates is not None:
             others = with_candidates
             differs = (others.verdict != outcomes.verdict) & (
@@ -99,12 +105,15 @@ class JudgementTable:
         verdict, outcome = VERDICTS[parts["verdict"]], parts["outcome"] - 1
         candidate, candidate_outcome = parts["candidate_verdict"], parts["candidate_outcome"] - 1
         undecided, opened = bool(parts["undecided"]), parts["opened"]
-        policy = cause = candidate_policy = ""
+        policy = cause = candidate_policy = by_expired = ""
+        strict = VERDICTS[parts["strict"] - 1] if parts["strict"] else ""
         if verdict == UNKNOWN:
             cause = FOREIGN_SENDER if parts["foreign"] else UNKNOWN_INITIATOR
             if outcome != NO_OUTCOME:
                 result = self._evaluator.outcome(outcome)
                 cause, undecided = result.cause, undecided and is_undecided(result)
+        elif outcome != NO_OUTCOME and strict == DENIED:
+            by_expired = deciding_policies(self._evaluator.outcome(outcome))
         elif outcome != NO_OUTCOME:
             policy = deciding_policies(self._evaluator.outcome(outcome))
         if candidate_outcome != NO_OUTCOME and self._candidates is not None:
@@ -119,4 +128,6 @@ class JudgementTable:
             candidate_policy=candidate_policy,
             undecided=undecided,
             foreign=bool(parts["foreign"]),
+            strict=strict,
+            by_expired=by_expired,
         )

@@ -92,6 +92,16 @@ class UndecidedLabels(NamedTuple):
     cause: str
 
 
+class ExpiredLabels(NamedTuple):
+    """Connections that policies allow only by a DNS answer that had expired."""
+
+    namespace: str
+    workload: str
+    protocol: str
+    port: str
+    policy: str
+
+
 class SpoofedLabels(NamedTuple):
     """Workloads that send packets from addresses that are not their own."""
 

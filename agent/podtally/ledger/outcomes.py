@@ -14,7 +14,7 @@ from podtally.ledger.connections import (
     INITIATOR_UNKNOWN,
 )
 from podtally.ledger.judge_input import JudgeInput
-from podtally.policy.model import DENIED, UNKNOWN, VERDICTS, DirectionVerdict
+from podtally.policy.model import ALLOWED, DENIED, UNKNOWN, VERDICTS, DirectionVerdict
 from podtally.policy.reference import engine
 
 NO_OUTCOME = -1  # policies were not evaluated
@@ -22,6 +22,7 @@ NO_OUTCOME = -1  # policies were not evaluated
 # that cannot be evaluated have alerts of their own.
 _UNDECIDED = (engine.PROTOCOL, engine.UNKNOWN_END, engine.DOUBT, engine.SAME_PRIORITY)
 _UNKNOWN, _DENIED = VERDICTS.index(UNKNOWN), VERDICTS.index(DENIED)
+_ALLOWED = VERDICTS.index(ALLOWED)
 
 
 class Outcomes(NamedTuple):
@@ -33,11 +34,18 @@ class Outcomes(NamedTuple):
     local_verdict: NDArray[np.uint8]  # of the local endpoint's policies alone
     opened: NDArray[np.uint8]  # INITIATOR_*: the opening that was judged
     port_known: NDArray[np.bool_]  # whether the port of that opening is the server's
+    local_strict: NDArray[np.uint8]  # the local verdict where DNS answers end with their TTL
     in_doubt: NDArray[np.bool_]  # one opening is denied locally, and it may have been the other
 
     def put(self, rows: NDArray[np.int64], part: "Outcomes") -> None:
         for name in Outcomes._fields:
             getattr(self, name)[rows] = getattr(part, name)
+
+    def are_by_expired(self) -> NDArray[np.bool_]:
+        """Return which are allowed by a DNS answer that had expired, and denied without. (n,)"""
+        allowed = (self.verdict == _ALLOWED) & (self.local_verdict == _ALLOWED)
+        found: NDArray[np.bool_] = allowed & (self.local_strict == _DENIED)
+        return found
 
     def decisive(self) -> NDArray[np.int64]:
         """Return the outcome that decides the verdict; the local one, if both do. (n,)"""
@@ -49,7 +57,16 @@ def no_outcomes(count: int) -> Outcomes:
     none, unknown = np.full(count, NO_OUTCOME, np.int32), np.full(count, _UNKNOWN, np.uint8)
     no = np.zeros(count, np.bool_)
     opened = np.full(count, INITIATOR_UNKNOWN, np.uint8)
-    return Outcomes(unknown, none, none.copy(), unknown.copy(), opened, no, no.copy())
+    return Outcomes(
+        verdict=unknown,
+        local=none,
+        peer=none.copy(),
+        local_verdict=unknown.copy(),
+        opened=opened,
+        port_known=no,
+        local_strict=unknown.copy(),
+        in_doubt=no.copy(),
+    )
 
 
 def is_undecided(outcome: DirectionVerdict) -> bool:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.dns.candidates import NO_NAME_COLUMN
 from podtally.identity.model import Endpoint
 from podtally.ledger.connections import INITIATOR_ENDPOINT, INITIATOR_PEER
 from podtally.ledger.epoch_context import EpochContext
@@ -18,6 +19,7 @@ from podtally.ledger.judge_input import JudgeInput
 from podtally.ledger.judgements import JudgementTable
 from podtally.ledger.outcomes import NO_OUTCOME, Outcomes, combine_openings, no_outcomes
 from podtally.ledger.policy_endpoints import PolicyEndpointNumbers
+from podtally.policy.explain.domains import expired_words, strict_words
 from podtally.policy.load.candidates import has_candidates, with_candidates
 from podtally.policy.load.policy_sources import DeclaredPolicies
 from podtally.policy.model import DENIED, VERDICTS, PolicyEndpoint
@@ -170,6 +172,7 @@ class VerdictStage:
             local_verdict=local.verdict,
             opened=given.initiator.copy(),
             port_known=np.ones(n, np.bool_),
+            local_strict=local.strict,
             in_doubt=np.zeros(n, np.bool_),
         )
 
@@ -187,6 +190,7 @@ class VerdictStage:
                 given.protocol,
                 given.server_port,
                 given.initiator,
+                given.names.apart(len(given.owner)),
             ]
         )
         _, first, place = np.unique(keys, axis=0, return_index=True, return_inverse=True)
@@ -197,6 +201,13 @@ class VerdictStage:
                 place.ravel().tolist(), verdicts.outcomes.verdict.tolist(), earlier, strict=True
             )
         ]
+
+    def expired_reason(self, given: JudgeInput, index: int, verdicts: ConnectionVerdicts) -> str:
+        """Return which rule allows a connection by an expired answer, without times."""
+        some = given.take(np.array([index])).opened_by(INITIATOR_ENDPOINT)
+        packed = _local(some, self.endpoints.of_owners(some.owner), np.ones(1, np.bool_))
+        conn = self._evaluator.rule_input(packed, 0)
+        return expired_words(self._evaluator.outcome(int(verdicts.outcomes.local[index])), conn)
 
     def local_reason(self, given: JudgeInput, index: int, verdicts: ConnectionVerdicts) -> str:
         """Return the reason of one connection's local verdict, for an event."""
@@ -228,6 +239,9 @@ class VerdictStage:
                 texts[row].append(text)
         for row in np.flatnonzero(outcomes.local == NO_OUTCOME).tolist():
             texts[row] = [FOREIGN_SOURCE if given.foreign[row] else UNSEEN]
+        for row in np.flatnonzero(outcomes.local_strict != outcomes.local_verdict).tolist():
+            strict = VERDICTS[int(outcomes.local_strict[row])]
+            texts[row].append(strict_words(strict))
         return ["; ".join(dict.fromkeys(each)) for each in texts]
 
 
@@ -248,6 +262,7 @@ def _local(
         protocol=given.protocol.astype(np.int32),
         port=given.server_port.astype(np.int32),
         is_egress=is_egress,
+        names=given.names,
     )
 
 
@@ -255,5 +270,5 @@ def _reverse(
     given: JudgeInput, peer: NDArray[np.int32], is_egress: NDArray[np.bool_]
 ) -> PackedConnections:
     """Return connections as the peer's policies see them."""
-    swapped = given._replace(endpoint=peer, peer_address=given.local_address)
+    swapped = given._replace(endpoint=peer, peer_address=given.local_address, names=NO_NAME_COLUMN)
     return _local(swapped, given.endpoint, ~is_egress)

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from podtally.policy.cases.case_files import EXPECTED_VERDICTS, Case, Probe
-from podtally.policy.explain.reasons import reason, strict_words
+from podtally.policy.explain.domains import with_strict
+from podtally.policy.explain.reasons import reason
 from podtally.policy.model import UNKNOWN, Policy
 from podtally.policy.reference.engine import Engine
 
@@ -37,7 +38,7 @@ def run_case(case: Case, more: Sequence[Policy] = ()) -> Iterator[ProbeResult]:
         words = (verdict.verdict, verdict.ingress.verdict, verdict.egress.verdict)
         strict = engine.strict_verdict(probe.question, verdict)
         ok = not probe.wrong and _fits(probe, (*words, strict))
-        why = f"{reason(probe.question, verdict)}{strict_words(verdict.verdict, strict)}"
+        why = with_strict(reason(probe.question, verdict), verdict.verdict, strict)
         yield ProbeResult(case.name, number, probe, *words, why, ok, strict)
 
 

@@ -3,8 +3,8 @@
 
 from podtally.dns.known_names import Answered, KnownNames, missing_causes
 from podtally.policy.domain_patterns import matches
-from podtally.policy.explain.formatting import format_endpoint, join_words
-from podtally.policy.model import DomainPeer, Policy, Rule
+from podtally.policy.explain.formatting import format_endpoint, format_rule, join_words
+from podtally.policy.model import DirectionVerdict, DomainPeer, Policy, Rule
 from podtally.policy.reference.matching import RuleInput, matching_answer, peer_matches
 
 _MAX_NAMES = 4  # of a rule or an address, in a message
@@ -31,6 +31,27 @@ def format_answer(answer: Answered, names: KnownNames) -> str:
     if answer.expires < names.at:
         words += f", expired {_seconds(names.at - answer.expires)} s before"
     return words
+
+
+def strict_words(strict: str) -> str:
+    """Return what a reason adds if the strict verdict differs."""
+    return f"{strict} where the TTLs of DNS answers are enforced"
+
+
+def with_strict(reason: str, verdict: str, strict: str) -> str:
+    """Return the reason, with the strict verdict if it differs."""
+    return reason if verdict == strict else f"{reason}; {strict_words(strict)}"
+
+
+def expired_words(outcome: DirectionVerdict, conn: RuleInput) -> str:
+    """Return which rule allows by which expired name: the same for every such connection."""
+    if outcome.rule is None:
+        return ""
+    policy = outcome.policies[0]
+    peers = (peer for peer in outcome.rule.peers or () if isinstance(peer, DomainPeer))
+    answers = (matching_answer(peer, conn.names) for peer in peers)
+    name = next((answer.name for answer in answers if answer is not None), "")
+    return f"{format_rule(policy, outcome.rule, conn.direction)}: the answer for {name} had expired"
 
 
 def domain_doubt(peer: DomainPeer, conn: RuleInput) -> str:

@@ -45,11 +45,6 @@ def reason(question: Question, verdict: Verdict) -> str:
     return "; ".join(dict.fromkeys(sentences))
 
 
-def strict_words(verdict: str, strict: str) -> str:
-    """Return what is added to a reason if enforced TTLs change the verdict; "" if they do not."""
-    return "" if verdict == strict else f"; {strict} where the TTLs of DNS answers are enforced"
-
-
 def direction_reason(
     outcome: DirectionVerdict, conn: RuleInput, search: NearestSearch | None = None
 ) -> str:
