@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     report = Report(COLUMNS, [])
-    progress("compiling")
+    progress("loading")
     with loaded(CASES[0].flows) as rig:
         for case in CASES:
             progress(f"{case.flows:,} flows")

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     report = Report(COLUMNS, [])
-    progress("compiling")
+    progress("loading")
     with loaded() as rig:
         for family, packet in (("IPv4 TCP", ipv4_tcp()), ("IPv6 UDP", ipv6_udp())):
             for case in CASES:

@@ -7,7 +7,7 @@
  * rotate() makes each run of one packet the next of `turns.flows` flows, by its source
  * port and the word before it, and goes on to the program under test.
  *
- * Set from outside: COUNTS, how many flows the hash map has room for.
+ * The parameter `room` says how many flows the hash map has room for.
  */
 #include <linux/if_ether.h>
 #include <linux/in.h>
@@ -15,6 +15,7 @@
 #include <linux/ipv6.h>
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
+#include "object.h"
 
 #define IPV4_PORT (ETH_HLEN + sizeof(struct iphdr))
 #define IPV6_PORT (ETH_HLEN + sizeof(struct ipv6hdr))
@@ -38,15 +39,19 @@ struct turns {
 	u64 flows; /* a power of two */
 };
 
-BPF_PROG_ARRAY(under_test, 1);
-BPF_ARRAY(turns, struct turns, 1);
-BPF_TABLE("hash", struct tuple, struct count, counts, COUNTS);
+PARAMETER(room);
 
+MAP(under_test, BPF_MAP_TYPE_PROG_ARRAY, u32, u32, 1, 0);
+MAP(turns, BPF_MAP_TYPE_ARRAY, u32, struct turns, 1, 0);
+MAP(counts, BPF_MAP_TYPE_HASH, struct tuple, struct count, SET_BY(room), 0);
+
+PROGRAM(empty, BPF_PROG_TYPE_SCHED_CLS);
 int empty(struct __sk_buff *skb)
 {
 	return TC_ACT_UNSPEC;
 }
 
+PROGRAM(plain, BPF_PROG_TYPE_SCHED_CLS);
 int plain(struct __sk_buff *skb)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
@@ -77,21 +82,22 @@ int plain(struct __sk_buff *skb)
 	}
 	key.source_port = ports[0];
 	key.destination_port = ports[1];
-	count = counts.lookup(&key);
+	count = lookup(counts, &key);
 	if (count) {
 		__sync_fetch_and_add(&count->bytes, skb->len);
 		__sync_fetch_and_add(&count->packets, 1);
 	} else {
-		counts.update(&key, &first);
+		update(counts, &key, &first, BPF_ANY);
 	}
 	return TC_ACT_UNSPEC;
 }
 
+PROGRAM(rotate, BPF_PROG_TYPE_SCHED_CLS);
 int rotate(struct __sk_buff *skb)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	u32 zero = 0;
-	struct turns *turn = turns.lookup(&zero);
+	struct turns *turn = lookup(turns, &zero);
 	u16 *words;
 
 	if (!turn)
@@ -102,6 +108,6 @@ int rotate(struct __sk_buff *skb)
 	words[1] = turn->next;
 	words[0] = turn->next >> 16;
 	turn->next = (turn->next + 1) & (turn->flows - 1);
-	under_test.call(skb, 0);
+	((long (*)(void *, void *, u32))BPF_FUNC_tail_call)(skb, MAP_ADDRESS(under_test), 0);
 	return TC_ACT_UNSPEC;
 }

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from podtally.kernel import bpf
 from podtally.kernel.account_map import AccountMap
-from podtally.kernel.compile_job import CompileJob, flow_job, run_loader
+from podtally.kernel.flow_programs import compile_here, flow_job
+from podtally.kernel.loader import LoadJob, load
 from podtally.kernel.pins import Generation, Options, Pins, slots_for
 from podtally.kernel.table import Table, open_table
 
@@ -69,26 +70,20 @@ class Rig:
 
 @contextmanager
 def loaded(max_flows: int = MAX_FLOWS) -> Iterator[Rig]:
-    """Compile and pin both sides; nothing stays pinned."""
+    """Load and pin both sides; nothing stays pinned."""
     pins = Pins(Path(f"/sys/fs/bpf/ptl-bench-{os.getpid()}"))
     try:
-        run_loader(flow_job(Options(slots=slots_for(max_flows), books=4), pins.next))
+        load(flow_job(Options(slots=slots_for(max_flows), books=4), pins.next))
         generation = pins.promote()
-        run_loader(_plain_job(pins.next))
+        load(_plain_job(pins.next))
         yield Rig(pins.next, generation)
     finally:
         pins.remove_all()
         pins.close()
 
 
-def _plain_job(into: Path) -> CompileJob:
-    return CompileJob(
-        source=str(PLAIN),
-        defines={"COUNTS": str(slots_for(MAX_FLOWS))},
-        programs=("empty", "plain", "rotate"),
-        maps=("counts", "under_test", "turns"),
-        into=str(into),
-    )
+def _plain_job(into: Path) -> LoadJob:
+    return LoadJob(compile_here(PLAIN), {"room": slots_for(MAX_FLOWS)}, str(into))
 
 
 def _words(generation: Generation, name: str) -> NDArray[np.uint64]:

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* From a parsed packet to its flow, and to the fingerprint of that. */
 #pragma once
+#include "object.h"
 #include "parse.h"
 
 /* A packet as seen from the endpoint; ports in network order. */
@@ -26,24 +27,32 @@ struct flow {
  *   - a word of an IPv6 address by NH (RFC 4418 5.2): both halves plus secrets, modulo
  *     2^32, multiplied.
  */
-#define NH(word, secret)                           \
-	((u64)(u32)((u32)(word) + (u32)(secret)) * \
-	 (u32)((u32)((word) >> 32) + (u32)((secret) >> 32)))
+#define NH(word, secret) ((u64)ADD_LOW_HALF(word, secret) * ADD_HIGH_HALF((word) >> 32, secret))
+
+/* Random; those with odd numbers are odd. */
+PARAMETER(secret_0);
+PARAMETER(secret_1);
+PARAMETER(secret_2);
+PARAMETER(secret_3);
+PARAMETER(secret_4);
+PARAMETER(secret_5);
+PARAMETER(secret_6);
+PARAMETER(secret_7);
 
 static __always_inline u64 fingerprint_of(const struct flow *flow, bool ipv4)
 {
 	u64 interface = (u64)flow->protocol << 32 | flow->ifindex;
 	u64 ports = ntohl(flow->local_port | (u32)flow->remote_port << 16);
-	u64 sum = ports * SECRET_5 + interface * SECRET_7;
+	u64 sum = ports * PARAMETER64(secret_5) + interface * PARAMETER64(secret_7);
 
 	if (ipv4)
-		sum += (u64)ntohl(flow->local[1] >> 32) * SECRET_1 +
-		       (u64)ntohl(flow->remote[1] >> 32) * SECRET_3;
+		sum += (u64)ntohl(flow->local[1] >> 32) * PARAMETER64(secret_1) +
+		       (u64)ntohl(flow->remote[1] >> 32) * PARAMETER64(secret_3);
 	else
-		sum += NH(flow->local[0], SECRET_0) + NH(flow->local[1], SECRET_2) +
-		       NH(flow->remote[0], SECRET_4) + NH(flow->remote[1], SECRET_6);
+		sum += NH(flow->local[0], secret_0) + NH(flow->local[1], secret_2) +
+		       NH(flow->remote[0], secret_4) + NH(flow->remote[1], secret_6);
 	sum ^= sum >> 32;
-	sum *= SECRET_1;
+	sum *= PARAMETER64(secret_1);
 	sum ^= sum >> 29;
 	return sum ? sum : 1; /* 0 is a free slot */
 }

@@ -8,50 +8,57 @@
  * The programs only observe: the verdict is always TC_ACT_UNSPEC, so the packet goes on
  * to the next program as if none of these were attached.
  *
- * Only this file uses maps: bcc rewrites `map.lookup()` in the file that it compiles,
- * not in included files.
- *
- * The loader sets SLOTS (a power of two, at least BLOCK_SLOTS; in each half) and the
- * secrets SECRET_0 .. SECRET_7, those with odd numbers odd.
+ * The loader sets the parameters: the table has SLOTS slots in each half, a power of two
+ * and at least BLOCK_SLOTS.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 #include "fingerprint.h"
+#include "object.h"
 #include "parse.h"
 #include "quote.h"
 #include "sockets.h"
-
-#define BLOCKS (SLOTS / BLOCK_SLOTS) /* in each half */
-#define MMAPABLE 1024 /* BPF_F_MMAPABLE; bcc requires a literal */
-#define NO_PREALLOC 1 /* BPF_F_NO_PREALLOC; only the agent creates entries */
 
 struct block {
 	struct hot slots[BLOCK_SLOTS];
 };
 
-BPF_F_TABLE("array", u32, struct control, control, 1, MMAPABLE);
-BPF_F_TABLE("array", u32, struct block, hot, 2 * BLOCKS, MMAPABLE);
-BPF_F_TABLE("array", u32, struct cold, cold, 2 * SLOTS, MMAPABLE);
-BPF_F_TABLE("array", u32, u64, used, 2 * SLOTS, MMAPABLE);
-BPF_F_TABLE("percpu_hash", struct book_key, struct book, books, BOOKS, NO_PREALLOC);
+PARAMETER(slots); /* in each half */
+PARAMETER(slot_mask); /* slots - 1 */
+PARAMETER(slot_shift); /* log2(slots) */
+PARAMETER(block_mask);
+PARAMETER(block_shift);
+PARAMETER(rows); /* 2 * slots */
+PARAMETER(blocks); /* in both halves */
+PARAMETER(book_entries);
+PARAMETER(lane_entries);
 
-BPF_F_TABLE("hash", struct book_key, struct lane, lanes, BOOKS / 2 * LANES, NO_PREALLOC);
+MAP(control, BPF_MAP_TYPE_ARRAY, u32, struct control, 1, BPF_F_MMAPABLE);
+MAP(hot, BPF_MAP_TYPE_ARRAY, u32, struct block, SET_BY(blocks), BPF_F_MMAPABLE);
+MAP(cold, BPF_MAP_TYPE_ARRAY, u32, struct cold, SET_BY(rows), BPF_F_MMAPABLE);
+MAP(used, BPF_MAP_TYPE_ARRAY, u32, u64, SET_BY(rows), BPF_F_MMAPABLE);
+
+/* Only the agent creates entries: nothing is allocated in advance. */
+MAP(books, BPF_MAP_TYPE_PERCPU_HASH, struct book_key, struct book, SET_BY(book_entries),
+    BPF_F_NO_PREALLOC);
+MAP(lanes, BPF_MAP_TYPE_HASH, struct book_key, struct lane, SET_BY(lane_entries),
+    BPF_F_NO_PREALLOC);
 
 /* Updating `fence` from user space returns after an RCU grace period
  * (maybe_wait_bpf_programs() in kernel/bpf/syscall.c): no program that read the
  * old epoch is still running then. */
-BPF_HASH(fence_inner, u32, u32, 1);
-BPF_ARRAY_OF_MAPS(fence, "fence_inner", 1);
+MAP(fence_inner, BPF_MAP_TYPE_HASH, u32, u32, 1, 0);
+MAP_OF_MAPS(fence, BPF_MAP_TYPE_ARRAY_OF_MAPS, u32, fence_inner, 1);
 
 /* The cumulative account of a packet that has no flow row. */
 static __always_inline void book(u32 ifindex, u32 direction, u32 account, u64 bytes, u64 packets)
 {
 	struct book_key key = { .ifindex = ifindex, .direction = direction };
-	struct book *book = books.lookup(&key);
+	struct book *book = lookup(books, &key);
 
 	if (!book) { /* not attached by the agent: the account of unattributed interfaces */
 		key.ifindex = 0;
-		book = books.lookup(&key);
+		book = lookup(books, &key);
 	}
 	if (book) { /* per-CPU, but softirq may interrupt a process that sends */
 		__sync_fetch_and_add(&book->bytes[account], bytes);
@@ -68,7 +75,7 @@ static __always_inline void book(u32 ifindex, u32 direction, u32 account, u64 by
 static __always_inline void note_tag(u32 ifindex, u32 direction)
 {
 	struct book_key key = { .ifindex = ifindex, .direction = direction };
-	struct book *book = books.lookup(&key);
+	struct book *book = lookup(books, &key);
 
 	if (book)
 		__sync_fetch_and_add(&book->tagged, 1);
@@ -98,11 +105,11 @@ static __always_inline u64 fingerprint_of_error(struct __sk_buff *skb, struct pa
 static __always_inline struct lane *lane_of(u32 ifindex, u32 number)
 {
 	struct book_key key = { .ifindex = ifindex, .direction = number };
-	struct lane *lane = lanes.lookup(&key);
+	struct lane *lane = lookup(lanes, &key);
 
 	if (!lane) {
 		key.ifindex = 0;
-		lane = lanes.lookup(&key);
+		lane = lookup(lanes, &key);
 	}
 	return lane;
 }
@@ -158,17 +165,18 @@ static __always_inline void join_fragment(struct __sk_buff *skb, struct packet *
 static __always_inline bool may_claim(struct control *ctl, u64 epoch, u32 ifindex, u32 number)
 {
 	u64 taken = *(volatile u64 *)&ctl->used[epoch & 1], claimed, left;
+	const u32 slots = PARAMETER32(slots);
 	struct lane *lane;
 
-	if (taken < SLOTS / 8 * 3)
+	if (taken < slots / 8 * 3)
 		return true;
 	lane = lane_of(ifindex, number);
 	if (!lane)
 		return true;
-	left = taken < SLOTS / 8 * 5 ? SLOTS / 8 * 5 - taken : 0;
+	left = taken < slots / 8 * 5 ? slots / 8 * 5 - taken : 0;
 	claimed = *(volatile u64 *)&lane->claimed;
-	if (taken < SLOTS / 8 * 6 && left < SLOTS / RESERVED_PART)
-		left = SLOTS / RESERVED_PART;
+	if (taken < slots / 8 * 6 && left < slots / RESERVED_PART)
+		left = slots / RESERVED_PART;
 	if (claimed >> 32 != (u32)epoch) {
 		if (left)
 			lane->claimed = epoch << 32 | 1;
@@ -195,7 +203,7 @@ static __always_inline void carry(struct hot *slot, u32 index, u32 direction)
 {
 	const u64 carry_bits = 1ULL << BYTE_CARRY_BIT | 1ULL << PACKET_CARRY_BIT;
 	u64 taken = __sync_fetch_and_and(&slot->traffic[direction], ~carry_bits);
-	struct cold *row = cold.lookup(&index);
+	struct cold *row = lookup(cold, &index);
 	u64 carries = (taken >> BYTE_CARRY_BIT & 1) << direction * 16 |
 		      (taken >> PACKET_CARRY_BIT) << (DIRECTIONS + direction) * 16;
 
@@ -212,15 +220,15 @@ static __always_inline void carry(struct hot *slot, u32 index, u32 direction)
 static __always_inline void write_row(const struct flow *flow, u32 index, u32 half, u32 direction)
 {
 	u32 zero = 0, place;
-	struct cold *row = cold.lookup(&index);
-	struct control *ctl = control.lookup(&zero);
+	struct cold *row = lookup(cold, &index);
+	struct control *ctl = lookup(control, &zero);
 	u64 *listed;
 
 	if (!row || !ctl)
 		return;
 	place = __sync_fetch_and_add(&ctl->used[half], 1);
-	place = (place & (SLOTS - 1)) + half * SLOTS;
-	listed = used.lookup(&place);
+	place = AND_PARAMETER(place, slot_mask) + SHIFT_BY_PARAMETER(half, slot_shift);
+	listed = lookup(used, &place);
 	if (listed)
 		*listed = index;
 	row->local_address[0] = flow->local[0];
@@ -246,7 +254,7 @@ static __always_inline void write_row(const struct flow *flow, u32 index, u32 ha
 static __always_inline void note_sender(struct __sk_buff *skb, u32 index)
 {
 	u64 cgroup = bpf_skb_cgroup_id(skb);
-	struct cold *row = cold.lookup(&index);
+	struct cold *row = lookup(cold, &index);
 
 	if (row && cgroup) {
 		row->cgroup_high = cgroup >> 32;
@@ -311,13 +319,14 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 	if (of_socket)
 		flags |= SEEN_SOCKET;
 
-	ctl = control.lookup(&zero);
+	ctl = lookup(control, &zero);
 	if (!ctl)
 		return TC_ACT_UNSPEC;
 	epoch = *(volatile u64 *)&ctl->epoch; /* read once: see the swap in table.py */
 	half = epoch & 1;
-	block_index = (fingerprint >> 32 & (BLOCKS - 1)) + half * BLOCKS;
-	block = hot.lookup(&block_index);
+	block_index = AND_PARAMETER(fingerprint >> 32, block_mask) +
+		      SHIFT_BY_PARAMETER(half, block_shift);
+	block = lookup(hot, &block_index);
 	if (!block)
 		return TC_ACT_UNSPEC;
 	start = fingerprint;
@@ -371,21 +380,25 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 	return TC_ACT_UNSPEC;
 }
 
+PROGRAM(from_pod, BPF_PROG_TYPE_SCHED_CLS);
 int from_pod(struct __sk_buff *skb)
 {
 	return count(skb, FROM_ENDPOINT, false);
 }
 
+PROGRAM(to_pod, BPF_PROG_TYPE_SCHED_CLS);
 int to_pod(struct __sk_buff *skb)
 {
 	return count(skb, TO_ENDPOINT, false);
 }
 
+PROGRAM(from_host, BPF_PROG_TYPE_SCHED_CLS);
 int from_host(struct __sk_buff *skb)
 {
 	return count(skb, FROM_ENDPOINT, true);
 }
 
+PROGRAM(to_host, BPF_PROG_TYPE_SCHED_CLS);
 int to_host(struct __sk_buff *skb)
 {
 	return count(skb, TO_ENDPOINT, true);

@@ -2,6 +2,7 @@
 """Lanes, isolation of parallel workers, and failures printed as they happen."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ settings.load_profile("podtally")
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") and os.geteuid() == 0:
         isolate()
+    elif not hasattr(config, "workerinput"):
+        subprocess.run([TESTS.parent / "scripts" / "build-programs", "--stale"], check=True)
     config.pluginmanager.register(_FailurePrinter(config))
 
 

@@ -87,10 +87,16 @@ def test_the_state_directory_cannot_be_made(agent: Agent, tmp_path: Path) -> Non
     assert str(tmp_path / "file" / "state") in line
 
 
-def test_no_kernel_headers_at_all(agent: Agent, node: Node) -> None:
+def test_compiling_without_kernel_headers(agent: Agent, node: Node) -> None:
     hide = 'mount -t tmpfs none /lib/modules; mount -t tmpfs none /usr/src; exec "$@"'
-    line = refused(agent, before=("unshare", "--mount", "sh", "-c", hide, "sh"))
+    line = refused(agent, "--compile", before=("unshare", "--mount", "sh", "-c", hide, "sh"))
     assert "no kernel headers found" in line
+
+
+def test_an_agent_that_compiles_for_itself(agent: Agent, node: Node) -> None:
+    agent.start("--compile")
+    agent.wait_ready()
+    assert "compiling the kernel programs" in agent.said()
 
 
 def test_another_agent_holds_the_pin_directory(
@@ -300,7 +306,7 @@ def test_a_signal_ends_it_and_counting_goes_on(three_pods: Node, agent: Agent, n
 
 
 def test_a_signal_while_it_compiles_ends_it(node: Node, agent: Agent) -> None:
-    agent.start()
+    agent.start("--compile")
     agent.wait_said("compiling")
     started = time.monotonic()
     code = agent.stop()

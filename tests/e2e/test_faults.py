@@ -77,7 +77,7 @@ def test_pins_that_vanish_under_a_running_agent(node_with_a: Node, agent: Agent)
     agent.kill()
     agent.start()  # and the next start takes over
     agent.wait_ready()
-    assert agent.said().count("compiling") == 1
+    assert agent.said().count("loaded the kernel programs") == 1
 
 
 def test_a_state_directory_that_is_removed_is_made_again(node_with_a: Node, agent: Agent) -> None:

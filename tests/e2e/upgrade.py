@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes a podtally whose flow layout differs from ours, as a later release's might."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.e2e.agents import SOURCES
@@ -30,4 +33,6 @@ def other_release(into: Path) -> Path:
         assert text.count(old) == 1, f"flow.h has no {old!r} any more"
         text = text.replace(old, new)
     header.write_text(text)
+    built = [sys.executable, "-m", "podtally.kernel.builder"]
+    subprocess.run(built, env=os.environ | {"PYTHONPATH": str(root)}, check=True)
     return root

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from podtally.kernel.compile_job import flow_job, run_loader
+from podtally.kernel.flow_programs import flow_job
+from podtally.kernel.loader import load as load_programs
 from podtally.kernel.pins import Options, Pins, filesystem_of
 from tests.kernel.driver import Kernel
 
@@ -38,13 +39,13 @@ def pin_root() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def load(pin_root: Path) -> Load:
-    """Compiled once for each set of options: clang takes seconds, a test milliseconds."""
+    """Loaded once for each set of options: the verifier takes longer than a test."""
 
     @cache
     def loaded(options: Options) -> Kernel:
         pins = Pins(pin_root / f"loaded-{options.slots}-{options.books}")
         try:
-            run_loader(flow_job(options, pins.next))
+            load_programs(flow_job(options, pins.next))
             return Kernel(pins.promote())
         except Exception:
             pins.close()  # or the next test fails of the lock

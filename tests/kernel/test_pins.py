@@ -15,8 +15,11 @@ import pytest
 
 from podtally.errors import PodtallyError
 from podtally.kernel import abi, bpf, pins
-from podtally.kernel.compile_job import CompileJob, flow_job, run_loader
+from podtally.kernel.flow_programs import compile_here, flow_job
+from podtally.kernel.header_text import LayoutError
+from podtally.kernel.loader import LoadJob, load
 from podtally.kernel.pins import MAPS, PROGRAMS, About, Generation, Options, PinKeeper, Pins
+from podtally.kernel.sources import BPF_DIR
 from podtally.runtime.generations import settled
 from tests.kernel.driver import Kernel
 from tests.kernel.packets import TCP, ipv4, tcp
@@ -61,15 +64,15 @@ def pin_copy(generation: Generation, root: Path, name: str) -> About:
 
 
 def changed_sources(into: Path, file: str, old: str, new: str) -> Path:
-    shutil.copytree(abi.BPF_DIR, into)
+    shutil.copytree(BPF_DIR, into)
     text = (into / file).read_text()
     assert old in text
     (into / file).write_text(text.replace(old, new))
     return into / "podtally.c"
 
 
-def job_for(source: Path, into: Path) -> CompileJob:
-    return msgspec.structs.replace(flow_job(TINY, into), source=str(source))
+def job_for(source: Path, into: Path) -> LoadJob:
+    return flow_job(TINY, into, compiled=compile_here(source))
 
 
 def test_pins_are_where_the_contract_says(small: Kernel) -> None:
@@ -117,7 +120,7 @@ def test_remains_of_a_dead_loader_are_no_generation(small: Kernel, directory: Pa
         (found.next / "maps" / "about").unlink()
 
         assert found.successor() is None
-        run_loader(flow_job(TINY, found.next))
+        load(flow_job(TINY, found.next))
 
         successor = found.successor()
         assert successor is not None
@@ -127,8 +130,10 @@ def test_remains_of_a_dead_loader_are_no_generation(small: Kernel, directory: Pa
 def test_the_successor_keeps_the_secrets_it_is_given(small: Kernel, directory: Path) -> None:
     known = small.generation.about.secrets
 
-    assert flow_job(TINY, directory, known).about.secrets == known  # type: ignore[union-attr]
-    assert flow_job(TINY, directory).about.secrets != known  # type: ignore[union-attr]
+    kept, new = flow_job(TINY, directory, known).about, flow_job(TINY, directory).about
+    assert kept is not None
+    assert new is not None
+    assert kept.secrets == known != new.secrets
     assert all(word & 1 for word in known[1::2])
 
 
@@ -206,7 +211,7 @@ class TwoGenerations(NamedTuple):
 def two_generations(pin_root: Path) -> TwoGenerations:
     for name in ("old", "new"):
         (pin_root / name).mkdir(mode=0o700)
-        run_loader(flow_job(TINY, pin_root / name))
+        load(flow_job(TINY, pin_root / name))
     return TwoGenerations(Generation(pin_root / "old"), Generation(pin_root / "new"))
 
 
@@ -250,18 +255,20 @@ def test_a_generation_without_all_of_its_maps_is_not_taken_over(
     assert f"the pinned map {name} is missing" in caplog.text
 
 
-def test_a_loader_whose_agent_is_gone_before_it_has_begun_does_nothing(directory: Path) -> None:
-    """Python takes a while to start: it may be killed before the loader asks to die with it."""
-    job = msgspec.json.encode(flow_job(TINY, directory))
+def test_a_builder_ends_with_the_process_that_asked(tmp_path: Path) -> None:
+    """Python takes a while to start: that one may be gone before this can be asked for."""
     nobody = str(os.getppid())  # not the parent of what is started here
+    built = tmp_path / "built.json"
     done = subprocess.run(
-        [sys.executable, "-m", "podtally.kernel.loader", nobody],
-        input=job,
+        [
+            *(sys.executable, "-m", "podtally.kernel.builder"),
+            *("--output", built, "--parent", nobody),
+        ],
         capture_output=True,
         check=False,
     )
     assert done.returncode
-    assert not directory.exists()
+    assert not built.exists()
 
 
 def stop_before(patch: pytest.MonkeyPatch, step: int) -> None:
@@ -288,21 +295,34 @@ def known_generations(stopped: Pins) -> set[str]:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("__u64 seen;", "__u64 seen;\n\t__u64 more[4];", "map hot"),
-        ("__u64 first_seen_ns;", "__u32 first_seen_ns;\n\t__u32 pad1;", "map cold"),
-        ("__u16 local_port;", "__u16 port;\n#define local_port port", "map cold"),
-        ("__u64 epoch;", "__u64 pad2;\n\t__u64 epoch;", "map control"),
-        ("__u64 bytes[2];", "__u64 octets[2];\n#define bytes octets", "map books"),
-        ("__u32 direction;", "__u64 direction;", "map books"),
+        ("struct hot {", "#define __u64 __u32\nstruct hot {", "hot.traffic is elsewhere"),
+        ("__u16 local_port;", "__u16 port;\n#define local_port port", "cannot read"),
+        ("__u64 carries;", "__u64 carries __attribute__((aligned(128)));", "cannot read"),
+        ("struct hot {", "#pragma pack(4)\nstruct hot {\n\t__u32 first;", "adds a hole"),
     ],
-    ids=["larger", "narrower", "renamed", "moved", "book", "key"],
+    ids=["narrower", "renamed", "attribute", "packed"],
 )
 def test_another_layout_than_the_header_says_is_refused(
     directory: Path, tmp_path: Path, old: str, new: str, words: str
 ) -> None:
     source = changed_sources(tmp_path / "bpf", "flow.h", old, new)
-    with pytest.raises(PodtallyError, match=words):
-        run_loader(job_for(source, directory))
+    with pytest.raises((PodtallyError, LayoutError), match=words):
+        load(job_for(source, directory))
+    assert not directory.exists()
+
+
+def test_a_map_of_other_values_than_the_header_says_is_refused(
+    directory: Path, tmp_path: Path
+) -> None:
+    old, new = "u32, struct cold, SET_BY(rows)", "u32, struct hot, SET_BY(rows)"
+    changed_sources(tmp_path / "bpf", "podtally.c", old, new)
+    source = tmp_path / "bpf" / "podtally.c"
+    text = source.read_text().replace(
+        "struct cold *row = lookup(", "struct cold *row = (void *)lookup("
+    )
+    source.write_text(text)
+    with pytest.raises(PodtallyError, match=r"map cold: its values have 32 bytes, flow\.h says 64"):
+        load(job_for(source, directory))
     assert not directory.exists()
 
 
@@ -310,28 +330,62 @@ def test_a_warning_of_the_compiler_is_an_error(directory: Path, tmp_path: Path) 
     source = changed_sources(
         tmp_path / "bpf",
         "podtally.c",
-        "int from_pod(",
-        "static int idle(void)\n{\n\treturn 0;\n}\n\nint from_pod(",
+        "PROGRAM(from_pod,",
+        "static int idle(void)\n{\n\treturn 0;\n}\n\nPROGRAM(from_pod,",
     )
     with pytest.raises(PodtallyError, match=r"unused function 'idle'"):
-        run_loader(job_for(source, directory))
+        load(job_for(source, directory))
     assert not directory.exists()
+
+
+UNSAFE = """\
+#include <linux/bpf.h>
+#include "object.h"
+
+RING_BUFFER(ring, 4096);
+MAP(counts, BPF_MAP_TYPE_PERCPU_ARRAY, u32, u64, 1, 0);
+
+PROGRAM(safe, BPF_PROG_TYPE_TRACEPOINT);
+int safe(void *context)
+{
+	u32 zero = 0;
+	u64 *count = lookup(counts, &zero);
+
+	if (count)
+		*count += 1;
+	return bpf_ringbuf_output(MAP_ADDRESS(ring), &zero, sizeof(zero), 0);
+}
+
+PROGRAM(unsafe, BPF_PROG_TYPE_SCHED_CLS);
+int unsafe(struct __sk_buff *skb)
+{
+	return *(char *)(long)skb->data;
+}
+"""
 
 
 def test_the_verifiers_words_come_through(directory: Path, tmp_path: Path) -> None:
     source = tmp_path / "unsafe.c"
-    source.write_text(
-        "#include <linux/bpf.h>\n"
-        "int unsafe(struct __sk_buff *skb)\n"
-        "{\n\treturn *(char *)(long)skb->data;\n}\n"
-    )
-    job = CompileJob(str(source), {}, programs=("unsafe",), maps=(), into=str(directory))
-    with pytest.raises(PodtallyError, match=r"invalid access to packet"):
-        run_loader(job)
+    source.write_text(UNSAFE)
+    job = LoadJob(compile_here(source), {}, str(directory))
+    with pytest.raises(PodtallyError, match=r"refuses unsafe: .*outside of the packet") as caught:
+        load(job, tmp_path / "log")
+    assert f"the whole log is {tmp_path / 'log'}" in str(caught.value)
+    assert "unsafe.c was compiled by clang " in (tmp_path / "log").read_text()
     assert not directory.exists()
+
+
+def test_a_kernel_goes_without_an_optional_program_that_it_refuses(
+    directory: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "optional.c"
+    source.write_text(UNSAFE.replace("PROGRAM(unsafe", "OPTIONAL_PROGRAM(unsafe"))
+    assert load(LoadJob(compile_here(source), {}, str(directory))) == ("unsafe",)
+    assert [path.name for path in (directory / "progs").iterdir()] == ["safe"]
+    assert {path.name for path in (directory / "maps").iterdir()} == {"ring", "counts"}
 
 
 def test_a_source_that_is_not_there(directory: Path, tmp_path: Path) -> None:
     with pytest.raises(PodtallyError, match=r"nowhere\.c"):
-        run_loader(job_for(tmp_path / "nowhere.c", directory))
+        load(job_for(tmp_path / "nowhere.c", directory))
     assert not directory.exists()

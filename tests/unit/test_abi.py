@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from podtally.kernel import abi
+from podtally.kernel.header_text import LayoutError, read_constants
 from podtally.kernel.table import Arrays, Table
 from podtally.ledger.connections import KEY
 
@@ -46,7 +47,7 @@ def test_limits_fit_the_words_they_cut_up() -> None:
 
 def test_a_lane_remembers_as_many_fragments_as_the_programs_think() -> None:
     layout = abi.current()
-    fragments = abi.parse_constants(TEXT)["FRAGMENTS"]
+    fragments = read_constants(TEXT)["FRAGMENTS"]
     assert layout.lane is not None
     assert layout.lane["fragments"].shape == (fragments,)
     assert fragments & fragments - 1 == 0
@@ -65,7 +66,7 @@ def test_a_lane_remembers_as_many_fragments_as_the_programs_think() -> None:
     ],
 )
 def test_refuses_what_it_might_misread(field: str, why: str) -> None:
-    with pytest.raises(abi.LayoutError, match=why):
+    with pytest.raises(LayoutError, match=why):
         abi.parse_structs(f"struct s {{ {field} }};")
 
 
@@ -76,12 +77,12 @@ def test_reads_fields_in_order() -> None:
 
 def test_reads_constants_and_nothing_else() -> None:
     text = "#define A 23 /* why */\n#define B (A + 1)\n/* #define C 5 */\n#define D\t29\n"
-    assert abi.parse_constants(text) == {"A": 23, "D": 29}
+    assert read_constants(text) == {"A": 23, "D": 29}
 
 
 @pytest.mark.parametrize("missing", ["struct hot", "#define SEEN_SHIFT"])
 def test_says_what_is_missing(missing: str) -> None:
-    with pytest.raises(abi.LayoutError, match=missing.split()[1]):
+    with pytest.raises(LayoutError, match=missing.split()[1]):
         abi.parse(TEXT.replace(missing, missing + "_of_old"))
 
 

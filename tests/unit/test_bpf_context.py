@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from podtally.kernel import abi
+from podtally.kernel.sources import BPF_DIR
 
-SOURCES = sorted(abi.BPF_DIR.glob("*.[ch]"))
+SOURCES = sorted(BPF_DIR.glob("*.[ch]"))
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 
 

@@ -13,7 +13,7 @@ import yaml
 import podtally
 from podtally import config
 from podtally.kernel.capabilities import CAPABILITIES, RUNNING
-from podtally.kernel.compile_job import TIMEOUT_SECONDS
+from podtally.kernel.flow_programs import TIMEOUT_SECONDS
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 OVERLAYS = ("plain", "prometheus-operator", "openshift")

@@ -15,9 +15,9 @@ from podtally.kernel.load_error import LOG_NAME, load_error
 STEPS = "".join(f"{at}: (b7) r1 = {at}\n" for at in range(600))
 VERDICT = "dereference of modified ctx ptr R1 off=40 disallowed"
 VERIFIER = (
-    f"bpf: Failed to load program: Permission denied\n{STEPS}{VERDICT}\n"
+    f"podtally.c was compiled by clang 14.0.6\n{STEPS}{VERDICT}\n"
     "processed 349 insns (limit 1000000) max_states_per_insn 0\n\n"
-    "Exception: Failed to load BPF program b'from_pod': Permission denied\n"
+    "cannot load the program from_pod: Permission denied\n"
 )
 COMPILER = (
     "In file included from <built-in>:2:\nx.c:7:2: error: unknown type name 'u23'\n"

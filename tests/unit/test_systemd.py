@@ -10,7 +10,7 @@ import pytest
 
 from podtally import config
 from podtally.kernel.capabilities import CAPABILITIES, RUNNING
-from podtally.kernel.compile_job import TIMEOUT_SECONDS
+from podtally.kernel.flow_programs import TIMEOUT_SECONDS
 from podtally.runtime.epoch_loop import STUCK_AFTER_SECONDS
 
 UNIT = Path(__file__).parents[2] / "systemd" / "podtally.service"

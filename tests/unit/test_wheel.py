@@ -26,9 +26,12 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ROOT / "agent", copy / "agent", symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
     )
     shutil.copytree(ROOT / "bpf", copy / "bpf")
-    for name in ("pyproject.toml", "README.md", ".gitignore", "LICENSE"):
+    for name in ("pyproject.toml", "hatch_build.py", "README.md", ".gitignore", "LICENSE"):
         shutil.copy(ROOT / name, copy / name)
     shutil.copytree(ROOT / "LICENSES", copy / "LICENSES")
+    (copy / "scripts").mkdir()
+    for name in ("build-programs", "lib.sh"):
+        shutil.copy(ROOT / "scripts" / name, copy / "scripts" / name)
     for left in ("build/lib/podtally/gone.py", "agent/podtally.egg-info/SOURCES.txt"):
         (copy / left).parent.mkdir(parents=True, exist_ok=True)
         (copy / left).write_text("podtally/gone.py\n")
@@ -47,4 +50,5 @@ def test_a_wheel_is_of_the_sources_alone_and_leaves_nothing(checkout: Path, tmp_
     modules = {str(path.relative_to(MODULES.parent)) for path in MODULES.rglob("*.py")}
     programs = {f"podtally/bpf/{path.name}" for path in (ROOT / "bpf").glob("*.[ch]")}
     generated = {f"podtally/generated/{path.name}" for path in GENERATED.iterdir()}
-    assert packed == modules | programs | generated | {"podtally/py.typed"}
+    built = {"podtally/bpf/podtally.json", "podtally/py.typed"}
+    assert packed == modules | programs | generated | built

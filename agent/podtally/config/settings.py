@@ -155,6 +155,14 @@ class Config:
         "how programs are attached to interfaces; `auto`: TCX if the kernel supports it. Attaching by TCX takes the kernel some 25 ms per interface, by clsact 1 ms",
         restart=True,
     )
+    compile: bool = _setting(
+        False,
+        SWITCH,
+        COUNTING,
+        "compile the kernel programs at the start, with this machine's bcc",
+        "compile the kernel programs at the start instead of loading those that were built with this release. Takes bcc, kernel headers, some 5 s of CPU and 150 MB; to tell a compiler's fault from another",
+        restart=True,
+    )
     flow_labels: FlowLabels = _setting(
         "workload",
         choice("workload", "pod"),

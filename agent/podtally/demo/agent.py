@@ -31,7 +31,7 @@ from podtally.errors import PodtallyError
 from podtally.kernel.load_error import LOG_NAME
 from podtally.web.client import get_plain
 
-_READY_SECONDS = 660.0  # a first compile takes seconds, on a starved machine minutes
+_READY_SECONDS = 660.0  # on a starved machine minutes
 _PROGRESS_AFTER_SECONDS = 2.0
 _SETTLE_SECONDS = 15.0
 _POLL_SECONDS = 0.2
@@ -154,7 +154,7 @@ def await_ready(agent: DemoAgent, stop: Stop) -> None:
                 "see its log: --keep-agent-log FILE keeps it",
             )
         if waited > _PROGRESS_AFTER_SECONDS and not announced:
-            say("the agent is compiling and loading its kernel programs")
+            say("the agent is loading its kernel programs")
             announced = True
         stop.pause(_POLL_SECONDS)
 

@@ -4,12 +4,11 @@
 Encoded as ``struct bpf_insn`` in ``include/uapi/linux/bpf.h``.
 """
 
-import ctypes
 import struct
 
 from podtally.kernel import bpf
+from podtally.kernel.prog_load import SCHED_CLS, RefusedError, prog_load
 
-PROG_TYPE_SCHED_CLS = 3
 MAP_TYPE_PERCPU_HASH = 5
 MAP_TYPE_ARRAY_OF_MAPS = 12
 F_MMAPABLE = 1 << 10
@@ -21,10 +20,6 @@ FETCH_AND = 0x51
 CMPXCHG = 0xF1
 
 KTIME_GET_COARSE_NS = 160  # enum bpf_func_id
-
-_ATTR_SIZE = 144
-_LOG_SIZE = 1 << 14
-_LICENSE = b"GPL"
 
 _MOV = 0xB7  # BPF_ALU64 | BPF_MOV | BPF_K
 _STORE = 0x7A  # BPF_ST | BPF_MEM | BPF_DW
@@ -61,38 +56,18 @@ def call(helper: int) -> bytes:
 
 def load(instructions: bytes) -> int:
     """Load a tc classifier and return its fd; OSError with the verifier's last line, if any."""
-    code = ctypes.create_string_buffer(instructions, len(instructions))
-    license_text = ctypes.create_string_buffer(_LICENSE)
-    log = ctypes.create_string_buffer(_LOG_SIZE)
-    attr = bytearray(_ATTR_SIZE)
-    # union bpf_attr: prog_type, insn_cnt, insns, license, log_level, log_size, log_buf
-    struct.pack_into(
-        "=IIQQIIQ",
-        attr,
-        0,
-        PROG_TYPE_SCHED_CLS,
-        len(instructions) // 8,
-        ctypes.addressof(code),
-        ctypes.addressof(license_text),
-        1,
-        _LOG_SIZE,
-        ctypes.addressof(log),
-    )
     try:
-        return bpf.bpf(bpf.PROG_LOAD, attr)
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror}{_last_line(log.value)}") from None
+        return prog_load(SCHED_CLS, "probe", instructions)
+    except RefusedError as error:
+        raise OSError(error.errno, f"{error.reason}{_last_line(error.log)}") from None
 
 
 def create_map(kind: int, value_size: int, flags: int = 0, inner_fd: int = 0) -> int:
     """Create a map of one element with a 4-byte key, and return its fd."""
-    attr = bytearray(_ATTR_SIZE)
-    # union bpf_attr: map_type, key_size, value_size, max_entries, map_flags, inner_map_fd
-    struct.pack_into("=6I", attr, 0, kind, 4, value_size, 1, flags, inner_fd)
-    return bpf.bpf(bpf.MAP_CREATE, attr)
+    return bpf.map_create(bpf.MapSpec(kind, 4, value_size, 1, flags, inner_fd))
 
 
-def _last_line(log: bytes) -> str:
-    lines = [line for line in log.decode(errors="replace").splitlines() if line.strip()]
+def _last_line(log: str) -> str:
+    lines = [line for line in log.splitlines() if line.strip()]
     messages = [line for line in lines if not line.startswith(("processed ", "verification time"))]
     return f": {messages[-1].strip()}" if messages else ""

@@ -14,7 +14,7 @@ from podtally.kernel.capabilities import CAPABILITIES, FIX, missing
 from podtally.kernel.pins import BPF_FS_MAGIC, filesystem_of
 from podtally.runtimes.cgroup_ids import CgroupIds, find_mount
 
-_IMPORT_BCC = "from podtally.kernel.loader import import_bcc; print(import_bcc().__file__)"
+_IMPORT_BCC = "from podtally.kernel.builder import import_bcc; print(import_bcc().__file__)"
 _IMPORT_SECONDS = 60
 
 # Two checkpoints of a full table.
@@ -56,17 +56,19 @@ def pin_lock(pin_dir: Path) -> DoctorFinding:
     return DoctorFinding(name, True, f"{pin_dir}: not in use")
 
 
-def kernel_headers() -> DoctorFinding:
+def compiler() -> Iterator[DoctorFinding]:
+    """Check what only `--compile` needs."""
     found = headers.find()
     if found is None:
-        return DoctorFinding(
-            "kernel headers", False, "none on this host", headers.fix(), fatal=True
-        )
-    return DoctorFinding("kernel headers", True, found.where, fatal=True)
+        detail = "none on this host, and --compile needs them"
+        yield DoctorFinding("kernel headers", False, detail, headers.fix(), fatal=True)
+    else:
+        yield DoctorFinding("kernel headers", True, found.where, fatal=True)
+    yield _bcc()
 
 
-def bcc() -> DoctorFinding:
-    """Import bcc as the loader would, in a separate process: LLVM is large."""
+def _bcc() -> DoctorFinding:
+    """Import bcc as the builder would, in a separate process: LLVM is large."""
     try:
         child = subprocess.run(
             [sys.executable, "-c", _IMPORT_BCC],
@@ -79,7 +81,7 @@ def bcc() -> DoctorFinding:
         return DoctorFinding("bcc", None, f"import took longer than {_IMPORT_SECONDS} s")
     if child.returncode:
         message = (child.stderr.strip().splitlines() or ["no message"])[-1]
-        fix = f"apt-get install python3-bpfcc, for the interpreter {sys.executable}"
+        fix = f"start without --compile, or apt-get install python3-bpfcc for {sys.executable}"
         return DoctorFinding("bcc", False, message, fix, fatal=True)
     return DoctorFinding("bcc", True, child.stdout.strip(), fatal=True)
 

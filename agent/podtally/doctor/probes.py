@@ -16,7 +16,7 @@ def examine(config: Config) -> Iterator[DoctorFinding]:
     for finding in _fast_probes(config):
         has_fatal = has_fatal or is_fatal(finding)
         yield finding
-    yield skipped() if has_fatal else own_programs(config.pin_dir)
+    yield skipped() if has_fatal else own_programs(config)
 
 
 def is_fatal(finding: DoctorFinding) -> bool:
@@ -39,5 +39,5 @@ def _fast_probes(config: Config) -> Iterator[DoctorFinding]:
     yield from interfaces.interfaces(config)
     yield from names.names(config)
     yield from policies.policies(config)
-    yield host.kernel_headers()
-    yield host.bcc()
+    if config.compile:
+        yield from host.compiler()

@@ -7,27 +7,19 @@ read by their own header. This module knows a small, strict part of C and refuse
 the rest: a change of the header is understood here or stops the build.
 """
 
-import re
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
-BPF_DIR = Path(__file__).parents[1] / "bpf"
-HEADER = BPF_DIR / "flow.h"
+from podtally.kernel import sources
+from podtally.kernel.header_text import Field, LayoutError, read_constants, read_structs
+
+HEADER = sources.BPF_DIR / sources.HEADER
 
 _SCALARS = {"__u8": "u1", "__u16": "u2", "__u32": "u4", "__u64": "u8"}
-_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
-_DEFINE = re.compile(r"^#define[ \t]+(\w+)[ \t]+(\d+)[ \t]*$", re.MULTILINE)
-_STRUCT = re.compile(r"struct (\w+) \{(.*?)\};", re.DOTALL)
-_FIELD = re.compile(r"(__u\d+) (\w+)(?:\[(\d+)\])?")
 
 Struct = np.dtype[np.void]
-
-
-class LayoutError(Exception):
-    """The header says something that Python and the kernel could read differently."""
 
 
 @dataclass(frozen=True)
@@ -58,24 +50,17 @@ class Layout:
     seen_carried_bit: int
 
 
-def parse_constants(header: str) -> dict[str, int]:
-    return {name: int(value) for name, value in _DEFINE.findall(_COMMENT.sub("", header))}
-
-
 def parse_structs(header: str) -> dict[str, Struct]:
-    return {name: _dtype(name, body) for name, body in _STRUCT.findall(_COMMENT.sub("", header))}
+    return {name: _dtype(name, fields) for name, fields in read_structs(header).items()}
 
 
-def _dtype(struct: str, body: str) -> Struct:
-    fields = []
-    for line in filter(None, map(str.strip, body.split(";"))):
-        match = _FIELD.fullmatch(line)
-        if match is None or match[1] not in _SCALARS:
-            raise LayoutError(f"struct {struct}: cannot read {line!r}")
-        scalar, name, length = match.groups()
-        fields.append((name, _SCALARS[scalar], (int(length),) if length else ()))
-    packed = np.dtype(fields)
-    if packed != np.dtype(fields, align=True):
+def _dtype(struct: str, fields: list[Field]) -> Struct:
+    parts = [
+        (name, _SCALARS[scalar], () if length is None else (length,))
+        for name, scalar, length in fields
+    ]
+    packed = np.dtype(parts)
+    if packed != np.dtype(parts, align=True):
         raise LayoutError(f"struct {struct}: the compiler adds a hole; spell it out as pad")
     return packed
 
@@ -83,7 +68,7 @@ def _dtype(struct: str, body: str) -> Struct:
 @cache
 def parse(text: str) -> Layout:
     """Read a whole header; raises LayoutError naming what is missing."""
-    structs, constants = parse_structs(text), parse_constants(text)
+    structs, constants = parse_structs(text), read_constants(text)
     try:
         return Layout(
             text=text,

@@ -67,7 +67,7 @@ def bpf(command: int, attr: bytearray) -> int:
     return result
 
 
-def _attr(fmt: str, *values: int) -> bytearray:
+def make_attr(fmt: str, *values: int) -> bytearray:
     attr = bytearray(_ATTR_SIZE)
     struct.pack_into("=" + fmt, attr, 0, *values)
     return attr
@@ -90,7 +90,7 @@ def obj_get(path: Path) -> int:
     """Open a pinned map, program or link; the error names the pin."""
     name = ctypes.create_string_buffer(os.fsencode(path))
     try:
-        return bpf(OBJ_GET, _attr("Q", ctypes.addressof(name)))
+        return bpf(OBJ_GET, make_attr("Q", ctypes.addressof(name)))
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
@@ -98,7 +98,7 @@ def obj_get(path: Path) -> int:
 def obj_pin(fd: int, path: Path) -> None:
     name = ctypes.create_string_buffer(os.fsencode(path))
     try:
-        bpf(OBJ_PIN, _attr("QI", ctypes.addressof(name), fd))
+        bpf(OBJ_PIN, make_attr("QI", ctypes.addressof(name), fd))
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
@@ -114,7 +114,7 @@ class MapInfo(NamedTuple):
 
 def _info(fd: int, size: int) -> bytes:
     buffer = ctypes.create_string_buffer(size)
-    bpf(OBJ_GET_INFO_BY_FD, _attr("IIQ", fd, size, ctypes.addressof(buffer)))
+    bpf(OBJ_GET_INFO_BY_FD, make_attr("IIQ", fd, size, ctypes.addressof(buffer)))
     return buffer.raw
 
 
@@ -137,7 +137,7 @@ def prog_info(fd: int) -> ProgInfo:
 
 
 def prog_by_id(number: int) -> int:
-    return bpf(PROG_GET_FD_BY_ID, _attr("I", number))
+    return bpf(PROG_GET_FD_BY_ID, make_attr("I", number))
 
 
 class LinkInfo(NamedTuple):
@@ -156,47 +156,63 @@ def link_info(fd: int) -> LinkInfo:
 
 def tcx_attach(prog_fd: int, ifindex: int, attach_type: int) -> int:
     """A TCX link at the head of the chain (kernel 6.6); returns the link's fd."""
-    return bpf(LINK_CREATE, _attr("IIII", prog_fd, ifindex, attach_type, F_BEFORE))
+    return bpf(LINK_CREATE, make_attr("IIII", prog_fd, ifindex, attach_type, F_BEFORE))
 
 
 def link_update(link_fd: int, prog_fd: int) -> None:
     """Put another program behind a link: each packet meets the old one or the new one."""
-    bpf(LINK_UPDATE, _attr("III", link_fd, prog_fd, 0))
+    bpf(LINK_UPDATE, make_attr("III", link_fd, prog_fd, 0))
 
 
 def link_detach(link_fd: int) -> None:
-    bpf(LINK_DETACH, _attr("I", link_fd))
+    bpf(LINK_DETACH, make_attr("I", link_fd))
 
 
 def tcx_programs(ifindex: int, attach_type: int) -> list[int]:
     """Ids of the programs on a TCX hook, in the order in which they run."""
     ids = np.zeros(64, np.uint32)
     # union bpf_attr.query: target, type, flags, attach_flags, prog_ids, count
-    attr = _attr("IIIIQI", ifindex, attach_type, 0, 0, _address(ids), len(ids))
+    attr = make_attr("IIIIQI", ifindex, attach_type, 0, 0, _address(ids), len(ids))
     bpf(PROG_QUERY, attr)
     return [int(i) for i in ids[: struct.unpack_from("=I", attr, 24)[0]]]
 
 
-def map_create(kind: int, key_size: int, value_size: int, entries: int) -> int:
-    return bpf(MAP_CREATE, _attr("IIII", kind, key_size, value_size, entries))
+class MapSpec(NamedTuple):
+    """A map to create."""
+
+    type: int
+    key_size: int
+    value_size: int
+    entries: int
+    flags: int = 0
+    inner_fd: int = 0  # of a map of maps
+    name: str = ""
+
+
+def map_create(spec: MapSpec) -> int:
+    # union bpf_attr: map_type, key_size, value_size, max_entries, map_flags, inner_map_fd,
+    # numa_node, map_name
+    attr = make_attr("7I", *spec[:6], 0)
+    struct.pack_into("=16s", attr, 28, spec.name.encode())
+    return bpf(MAP_CREATE, attr)
 
 
 def lookup(map_fd: int, key: NDArray[np.generic], value: NDArray[np.generic]) -> None:
     """Fill ``value`` with one element; OSError ENOENT where there is none."""
-    bpf(MAP_LOOKUP_ELEM, _attr("IIQQQ", map_fd, 0, _address(key), _address(value), 0))
+    bpf(MAP_LOOKUP_ELEM, make_attr("IIQQQ", map_fd, 0, _address(key), _address(value), 0))
 
 
 def update(
     map_fd: int, key: NDArray[np.generic], value: NDArray[np.generic], flags: int = 0
 ) -> None:
     """Write one element; a per-CPU map takes a value for every possible CPU."""
-    bpf(MAP_UPDATE_ELEM, _attr("IIQQQ", map_fd, 0, _address(key), _address(value), flags))
+    bpf(MAP_UPDATE_ELEM, make_attr("IIQQQ", map_fd, 0, _address(key), _address(value), flags))
 
 
 def delete(map_fd: int, key: NDArray[np.generic]) -> bool:
     """Remove one element; False where there was none."""
     try:
-        bpf(MAP_DELETE_ELEM, _attr("IIQ", map_fd, 0, _address(key)))
+        bpf(MAP_DELETE_ELEM, make_attr("IIQ", map_fd, 0, _address(key)))
     except OSError as error:
         if error.errno == errno.ENOENT:
             return False
@@ -219,7 +235,7 @@ def lookup_all(
     done, start = 0, 0
     while done < room:
         # union bpf_attr.batch: in_batch, out_batch, keys, values, count, map_fd, elem_flags, flags
-        attr = _attr(
+        attr = make_attr(
             "QQQQIIQQ",
             start,
             _address(position),
@@ -251,7 +267,7 @@ def test_run(prog_fd: int, packet: bytes, repeat: int = 1, context: bytes = b"")
     """BPF_PROG_TEST_RUN: hand ``packet`` to a program; ``context`` is a ``__sk_buff``."""
     data = ctypes.create_string_buffer(packet, len(packet))
     ctx = ctypes.create_string_buffer(context, len(context)) if context else None
-    attr = _attr(
+    attr = make_attr(
         "IIIIQQIIIIQQ",
         prog_fd,
         0,

@@ -100,7 +100,7 @@ def require(status: Path = Path("/proc/self/status")) -> None:
     if short:
         raise PodtallyError(f"missing {', '.join(short)}", FIX)
     try:
-        os.close(bpf.map_create(bpf.MAP_TYPE_ARRAY, 4, 8, 1))
+        os.close(bpf.map_create(bpf.MapSpec(bpf.MAP_TYPE_ARRAY, 4, 8, 1)))
     except PermissionError:
         raise PodtallyError(
             "bpf(2) is refused although the capabilities are in effect",

@@ -13,7 +13,7 @@ LOG_NAME = "load-failure.log"  # in the state directory: one, however often the 
 
 _TAIL = 6  # lines of the log that the error shows
 _WIDTH = 160  # of these, in characters
-_PROGRAM = re.compile(r"b'(\w+)'")
+_PROGRAM = re.compile(r"the program (\w+)")
 
 
 def load_error(source: str, said: str, keep: Path | None = None) -> PodtallyError:

@@ -6,7 +6,7 @@
     PIN_DIR/progs/{from_pod,to_pod,from_host,to_host}   the generation in use
     PIN_DIR/maps/{control,hot,cold,used,books,lanes,fence,fence_inner,about}
     PIN_DIR/next/{progs,maps}                           its successor, while they change places
-    PIN_DIR/links/                                      the links room's
+    PIN_DIR/links/                                      the attacher's
 
 ``about`` describes a generation to whoever finds it: it is pinned last, so maps
 without it are the remains of a loader that was stopped, and are removed.
@@ -24,24 +24,16 @@ import numpy as np
 
 from podtally.errors import PodtallyError
 from podtally.kernel import abi, bpf
+from podtally.kernel.sources import BPF_DIR, sources_digest
 
 PROGRAMS = ("from_pod", "to_pod", "from_host", "to_host")
 MAPS = ("control", "hot", "cold", "used", "books", "lanes", "fence", "fence_inner")
 SECRETS = 8
-SOURCES = (
-    "podtally.c",
-    "fingerprint.h",
-    "flow.h",
-    "link.h",
-    "parse.h",
-    "quote.h",
-    "sockets.h",
-)
 BPF_FS_MAGIC = "bpf"
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What the kernel programs are compiled with."""
+    """What the kernel programs are loaded with."""
 
     slots: int  # in each half of the table
     books: int
@@ -56,17 +48,18 @@ class About(msgspec.Struct, frozen=True):
     secrets: tuple[int, ...]
     header: str  # the text of flow.h it was compiled with
     follows: str = ""  # the generation of the checkpoint that it goes on from
+    maps: tuple[str, ...] = ()  # empty, as the next: of a release that had MAPS and PROGRAMS
+    programs: tuple[str, ...] = ()
 
     @property
     def layout(self) -> abi.Layout:
         return abi.parse(self.header)
 
 
-def digest(options: Options, sources: Path = abi.BPF_DIR) -> str:
+def digest(options: Options, directory: Path = BPF_DIR) -> str:
     """Changes when the programs or their maps would."""
     text = hashlib.sha256(msgspec.json.encode(options))
-    for name in SOURCES:
-        text.update((sources / name).read_bytes())
+    text.update(sources_digest(directory).encode())
     return text.hexdigest()
 
 
@@ -85,16 +78,25 @@ class Generation:
     def map_fd(self, name: str) -> int:
         return bpf.obj_get(self.root / "maps" / name)
 
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Those that it was loaded with: an older one knew of no lanes."""
+        if self.about.maps:
+            return self.about.maps
+        return tuple(x for x in MAPS if x != "lanes" or self.about.layout.lane is not None)
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        return self.about.programs or PROGRAMS
+
     def missing_maps(self) -> list[str]:
-        """Those that its own layout has: an older one knew of no lanes."""
-        known = [name for name in MAPS if name != "lanes" or self.about.layout.lane is not None]
-        return [name for name in known if not (self.root / "maps" / name).exists()]
+        return [name for name in self.maps if not (self.root / "maps" / name).exists()]
 
     def missing_programs(self) -> list[str]:
-        return [name for name in PROGRAMS if not (self.root / "progs" / name).exists()]
+        return [name for name in self.programs if not (self.root / "progs" / name).exists()]
 
     def program_fds(self) -> dict[str, int]:
-        return {name: bpf.obj_get(self.root / "progs" / name) for name in PROGRAMS}
+        return {name: bpf.obj_get(self.root / "progs" / name) for name in self.programs}
 
 
 class PinKeeper:
@@ -102,8 +104,8 @@ class PinKeeper:
 
     def __init__(self, generation: Generation) -> None:
         root = generation.root
-        paths = [root / "maps" / name for name in (*MAPS, "about")]
-        paths += [root / "progs" / name for name in PROGRAMS]
+        paths = [root / "maps" / name for name in (*generation.maps, "about")]
+        paths += [root / "progs" / name for name in generation.programs]
         self._pinned = {path: bpf.obj_get(path) for path in paths}
 
     def close(self) -> None:
@@ -144,7 +146,7 @@ def read_about(path: Path) -> About:
 
 def write_about(path: Path, about: About) -> None:
     text = np.frombuffer(msgspec.json.encode(about), np.uint8)
-    with bpf.owned(bpf.map_create(bpf.MAP_TYPE_ARRAY, 4, len(text), 1)) as fd:
+    with bpf.owned(bpf.map_create(bpf.MapSpec(bpf.MAP_TYPE_ARRAY, 4, len(text), 1))) as fd:
         bpf.update(fd, np.zeros(1, np.uint32), text.copy())
         bpf.obj_pin(fd, path)
 

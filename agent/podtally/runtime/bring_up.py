@@ -112,8 +112,8 @@ def bring_up(
                 put_aside(checkpoint, str(error))
                 opened.close()
                 return bring_up(config, pins, checkpoint, metrics)
-        metrics.loader_runs.inc(installed.compiled)
-        # An unfinished change of generations is finished first; then the programs are compiled.
+        metrics.loader_runs.inc(installed.is_loaded)
+        # An unfinished change of generations is finished first; then the programs are loaded.
         is_todays = generation.about.digest == digest(options_of(config))
         if is_todays:
             _give_up_rights(config)

@@ -45,7 +45,7 @@ def run(config: Config, read_again: Callable[[], Config]) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
     capabilities.require()
     service, signals = ServiceManager(), Signals()
-    service.status("compiling and attaching")
+    service.status("loading and attaching")
     try:
         running = _RunningAgent(config, service)
         while running.until(signals):

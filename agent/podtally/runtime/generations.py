@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Installs the kernel programs at start-up: uses the pinned ones, or compiles new ones.
+"""Installs the kernel programs at start-up: uses the pinned ones, or loads new ones.
 
 If pinned programs differ in source, options or layout, the new ones are pinned beside them
 first. ``Installed.before`` is then the old generation: it is replaced once the new programs
@@ -11,8 +11,9 @@ import time
 from typing import NamedTuple
 
 from podtally.config import Config
-from podtally.kernel.compile_job import flow_job, run_loader
+from podtally.kernel.flow_programs import compile_here, flow_job
 from podtally.kernel.load_error import LOG_NAME
+from podtally.kernel.loader import load
 from podtally.kernel.pins import Generation, Options, Pins, digest, slots_for
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ INTERFACES = 8192  # more than the pods of a kubelet or the guests of a large hy
 class Installed(NamedTuple):
     current: Generation
     before: Generation | None
-    compiled: bool
+    is_loaded: bool  # by this start
 
     def goes_on_from(self, booked_generation: str) -> bool:
         """Return whether a checkpoint of that generation continues in these programs."""
@@ -44,24 +45,28 @@ def install(pins: Pins, config: Config, booked_generation: str | None) -> Instal
     options = options_of(config)
     wanted = digest(options)
     current, successor = settled(pins, booked_generation)
-    compiled = False
+    is_loaded = False
     outdated = current is None or current.about.digest != wanted or current.missing_programs()
     if successor is None and outdated:
         started = time.monotonic()
-        log.info("compiling the kernel programs (%d slots)", options.slots)
+        keep = config.state_dir / LOG_NAME
+        if config.compile:
+            log.info("compiling the kernel programs")
+        compiled_here = compile_here(keep=keep) if config.compile else None
         pinned = pins.current()  # its maps may be lost, its secrets are not
         known_secrets = pinned.about.secrets if pinned else None
-        job = flow_job(options, pins.next, known_secrets, booked_generation or "")
-        run_loader(job, config.state_dir / LOG_NAME)
-        log.info("compiled and loaded in %.1f s", time.monotonic() - started)
-        successor, compiled = pins.successor(), True
+        follows = booked_generation or ""
+        load(flow_job(options, pins.next, known_secrets, follows, compiled_here), keep)
+        seconds = time.monotonic() - started
+        log.info("loaded the kernel programs in %.2f s (%d slots)", seconds, options.slots)
+        successor, is_loaded = pins.successor(), True
     if successor is None:
         assert current is not None
         log.info("using the pinned kernel programs")
-        return Installed(current, None, compiled)
+        return Installed(current, None, is_loaded)
     if current is None:
-        return Installed(pins.promote(), None, compiled)
-    return Installed(successor, current, compiled)
+        return Installed(pins.promote(), None, is_loaded)
+    return Installed(successor, current, is_loaded)
 
 
 def _whole(generation: Generation | None) -> Generation | None:
@@ -71,7 +76,7 @@ def _whole(generation: Generation | None) -> Generation | None:
         return generation
     log.error(
         "%s under %s: what the kernel counted since the last checkpoint is lost; "
-        "the programs are compiled again",
+        "the programs are loaded again",
         f"the pinned map {missing[0]} is missing"
         if len(missing) == 1
         else f"the pinned maps {', '.join(missing)} are missing",
