@@ -5,7 +5,7 @@ import argparse
 import sys
 from typing import Protocol
 
-from bench import agent, attack, drain, identity, judge, name, packet, reuse, scrape, soak
+from bench import agent, attack, drain, fleet, identity, judge, name, packet, reuse, scrape, soak
 from podtally.errors import PodtallyError
 
 
@@ -32,6 +32,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "name": name,
     "reuse": reuse,
     "judge": judge,
+    "fleet": fleet,
 }
 
 

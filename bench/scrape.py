@@ -30,7 +30,7 @@ LATE_SECONDS = 0.05
 
 # A port makes a series for two directions and three metrics; a peer has 100 ports at most.
 PORTS = 100
-_SEND = f"""
+SEND = f"""
 import socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 for network in range(int(sys.argv[1])):
@@ -87,14 +87,14 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _measure(size: Size, scrapes: int, report: Report) -> None:
     with node.node(2) as names, tempfile.TemporaryDirectory() as state:
-        _join(names)
+        join(names)
         config = Path(state, "podtally.yaml")
-        config.write_text(yaml.safe_dump({"networks": _networks(size.networks)}))
+        config.write_text(yaml.safe_dump({"networks": networks(size.networks)}))
         flags = ("--config", str(config), "--series-limit", "1000000")
         with node.agent(state, *flags) as (process, _):
             node.until(node.ready, process)
             progress(f"making {size.series} series")
-            _in(names[0], _SEND, str(size.networks))
+            run_in(names[0], SEND, str(size.networks))
             time.sleep(2.5)
             before = _scrape(1, 0.0)
             progress("an agent left alone")
@@ -137,11 +137,11 @@ def _stock(body: str) -> float:
     return statistics.median(seconds)
 
 
-def _networks(count: int) -> dict[str, str]:
+def networks(count: int) -> dict[str, str]:
     return {f"n{number}": f"10.98.{number}.0/24" for number in range(count)}
 
 
-def _join(names: list[str]) -> None:
+def join(names: list[str]) -> None:
     """Join two pods by a bridge; the first reaches the networks by way of the second."""
     node.ip(f"-n {node.NODE} link add ptl-br0 up type bridge")
     for i, name in enumerate(names):
@@ -150,7 +150,7 @@ def _join(names: list[str]) -> None:
     node.ip(f"-n {names[0]} route add 10.98.0.0/16 via 10.99.251.2")
 
 
-def _in(namespace: str, code: str, *arguments: str) -> str:
+def run_in(namespace: str, code: str, *arguments: str) -> str:
     result = subprocess.run(
         ["nsenter", f"--net=/run/netns/{namespace}", sys.executable, "-Sc", code, *arguments],
         check=True,
@@ -160,7 +160,7 @@ def _in(namespace: str, code: str, *arguments: str) -> str:
 
 
 def _scrape(times: int, pause: float) -> Scraped:
-    lines = _in(node.NODE, _SCRAPE, str(times), str(pause)).splitlines()
+    lines = run_in(node.NODE, _SCRAPE, str(times), str(pause)).splitlines()
     return Scraped([float(line.split()[0]) for line in lines[:times]], "\n".join(lines[times:]))
 
 

@@ -2,7 +2,8 @@
 """An API server for tests: real HTTP(S), list and watch over a store, and faults on demand.
 
 It answers as a kube-apiserver does (chunked watches, continue tokens, bookmarks, Status objects),
-for what a list-and-watch client asks; nothing can be written over HTTP.
+for what a list-and-watch client asks, and forwards ports and runs commands; nothing can be
+written over HTTP.
 """
 
 import contextlib
@@ -14,7 +15,8 @@ from socket import SHUT_RDWR, socket
 from types import TracebackType
 
 from tests.apiserver_requests import Handler, Request
-from tests.apiserver_store import KINDS, Kind, Object, Store
+from tests.apiserver_store import KINDS, Key, Kind, Object, Store
+from tests.apiserver_streams import PodBackend
 
 
 @dataclass
@@ -69,6 +71,8 @@ class ApiServer:
         self.watch_limit_seconds = 0.0  # ends watches that ask for longer; 0: as they ask
         self.requests: list[Request] = []
         self.kinds: dict[str, Kind] = {k.path: k for k in KINDS.values() if not k.custom}
+        self.backends: dict[Key, PodBackend] = {}  # what can be reached in pods
+        self.pod_rights = {"portforward", "exec"}  # subresources that are granted
         self.running = False
         self.generation = 0  # of the process, so to say: watches of an earlier one end
         self._connections: set[socket] = set()

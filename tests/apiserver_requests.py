@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tests.apiserver_store import Kind, Object, Write
+from tests.apiserver_store import Key, Kind, Object, Write
+from tests.apiserver_streams import PROTOCOL, ChannelSocket, accept_key, execute, forward
 
 if TYPE_CHECKING:
     from tests.apiserver import ApiServer
@@ -48,22 +49,32 @@ class Refused(Exception):  # noqa: N818 - not an error of ours
 
 @dataclass(frozen=True)
 class Selector:
-    """The one field selector that a node's agent uses, and metadata.name."""
+    """The one field selector that a node's agent uses, metadata.name, and labels by equality."""
 
     field: str = ""
     value: str = ""
+    labels: tuple[tuple[str, str, bool], ...] = ()  # key, value, and whether it is to be equal
 
     @classmethod
-    def parse(cls, text: str) -> "Selector":
+    def parse(cls, text: str, labels: str = "") -> "Selector":
+        required = []
+        for term in filter(None, labels.split(",")):
+            key, sign, wanted = term.partition("!=" if "!=" in term else "=")
+            if not sign:
+                raise Refused(400, "BadRequest", f"label selector {term!r} is not supported")
+            required.append((key, wanted, sign == "="))
         if not text:
-            return cls()
+            return cls(labels=tuple(required))
         name, separator, value = text.partition("=")
         if not separator or name not in ("spec.nodeName", "metadata.name"):
             raise Refused(400, "BadRequest", f"field selector {text!r} is not supported")
-        return cls(name, value.removeprefix("="))
+        return cls(name, value.removeprefix("="), tuple(required))
 
     def takes(self, item: Object | None) -> bool:
         if item is None:
+            return False
+        own = item["metadata"].get("labels") or {}
+        if any((own.get(key) == value) != equal for key, value, equal in self.labels):
             return False
         if not self.field:
             return True
@@ -132,13 +143,45 @@ class Handler(BaseHTTPRequestHandler):
             if fault.retry_after_seconds:
                 refused.body["details"] = {"retryAfterSeconds": fault.retry_after_seconds}
             raise refused
+        if name in ("portforward", "exec"):
+            self._stream(url, name)
+            return
         kind, namespace = self._kind(url.path)
-        selector = Selector.parse(query.get("fieldSelector", ""))
+        selector = Selector.parse(query.get("fieldSelector", ""), query.get("labelSelector", ""))
         answer = _Answer(self, kind, namespace, selector)
         if verb == "watch":
             answer.watch(query)
         else:
             answer.list(query)
+
+    def _stream(self, url: urllib.parse.SplitResult, name: str) -> None:
+        """Answer with a WebSocket into a pod."""
+        _, _, _, _, namespace, _, pod, _ = url.path.split("/")
+        if name not in self.api.pod_rights:
+            raise Refused(403, "Forbidden", f'pods "{pod}" is forbidden: cannot get "pods/{name}"')
+        backend = self.api.backends.get(Key(namespace, pod))
+        if backend is None:
+            raise Refused(404, "NotFound", f'pods "{pod}" not found')
+        if self.headers.get("Upgrade", "").lower() != "websocket":
+            raise Refused(400, "BadRequest", "you must specify at least 1 of stdin, stdout, stderr")
+        if PROTOCOL not in self.headers.get("Sec-WebSocket-Protocol", ""):
+            raise Refused(400, "BadRequest", "no protocol in common")
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        self.send_header(
+            "Sec-WebSocket-Accept", accept_key(self.headers.get("Sec-WebSocket-Key", ""))
+        )
+        self.send_header("Sec-WebSocket-Protocol", PROTOCOL)
+        self.end_headers()
+        self.wfile.flush()
+        self.close_connection = True
+        client = ChannelSocket(self.rfile, self.wfile)
+        asked = urllib.parse.parse_qs(url.query)
+        if name == "exec":
+            execute(client, backend, asked["command"])
+        else:
+            forward(client, backend, int(asked["ports"][0]))
 
     def _hang(self) -> None:
         store = self.api.store

@@ -50,6 +50,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     },
     "other": {
         "version": Command("commands.version", "print the version"),
+        "query": Command("commands.query", "print the agent's reply to one request, unchanged"),
         "completion": Command("commands.completion", "print shell completion, or the man page"),
     },
 }

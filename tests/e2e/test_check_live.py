@@ -217,7 +217,7 @@ def test_the_kubeconfig_is_found_as_kubectl_finds_it(
     assert run(*arguments).status == 0
     assert "no 'other'; there is: broken, here" in run(*arguments, "--kube-context", "other").err
     monkeypatch.setenv("KUBECONFIG", f"{path}:{path}")
-    assert "$KUBECONFIG names several files" in run(*arguments).err
+    assert run(*arguments).status == 0
     monkeypatch.delenv("KUBECONFIG")
     (tmp_path / ".kube").mkdir()
     path.rename(tmp_path / ".kube" / "config")

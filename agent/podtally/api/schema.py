@@ -21,6 +21,7 @@ ENDPOINTS = PREFIX + "endpoints"
 RESOLVE = PREFIX + "resolve"
 EXPLAIN = PREFIX + "explain"
 CANDIDATES = PREFIX + "candidates"
+TRAFFIC = PREFIX + "traffic"
 
 # RFC 3339 5.6; without an offset it is local time
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:\d\d)?", re.ASCII)
@@ -144,6 +145,33 @@ class Candidates(msgspec.Struct, frozen=True):
     stale: list[str] = []  # files that became unreadable; their last version is evaluated
 
 
+class TrafficSums(msgspec.Struct, frozen=True, array_like=True):
+    """A conversation: its labels, bytes of the endpoint, and connections by who opened them."""
+
+    labels: list[str]
+    sent: int
+    received: int
+    begun: int  # by the endpoint
+    accepted: int  # opened by the peer
+
+
+class BookSums(msgspec.Struct, frozen=True, array_like=True):
+    """The books of an interface and direction."""
+
+    interface: str
+    direction: str
+    accounts: dict[str, int]  # bytes
+    gap: int | None  # None: not reported
+
+
+class Traffic(msgspec.Struct, frozen=True):
+    """All conversations, and the books; ``labels`` names the labels of a conversation."""
+
+    labels: list[str]
+    conversations: list[TrafficSums]
+    books: list[BookSums]
+
+
 class ErrorReply(msgspec.Struct, frozen=True):
     error: str
     fix: str
@@ -178,6 +206,8 @@ class PublishedTotals(Protocol):
 
     def candidates(self) -> list[CandidateRow]: ...
 
+    def traffic(self) -> Traffic: ...
+
 
 class Reply(NamedTuple):
     status: HTTPStatus
@@ -198,6 +228,8 @@ class ApiRouter:
             return self._resolve(query)
         if path == EXPLAIN:
             return self._explain(query)
+        if path == TRAFFIC:
+            return reply_json(HTTPStatus.OK, self._published.traffic())
         if path == CANDIDATES:
             policies, changes = self._source.candidates(), self._published.candidates()
             deleted, stale = self._source.deletions(), self._source.stale_candidates()

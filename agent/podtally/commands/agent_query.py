@@ -26,6 +26,12 @@ _METRICS = "/metrics"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_address(parser)
+    add_output(parser)
+
+
+def add_address(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say where the agent is."""
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="the agent's configuration, for its address"
     )
@@ -35,7 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDR:PORT",
         help=f"the agent's address (default: ${LISTEN_VARIABLE}, or {DEFAULT_LISTEN})",
     )
-    add_output(parser)
 
 
 class AgentAddress(NamedTuple):
@@ -77,6 +82,12 @@ def fetch_metrics(agent: AgentAddress) -> str:
         if status != http.client.OK:
             raise http.client.HTTPException(f"status {status}")
         return body.decode(errors="replace")
+
+
+def fetch(agent: AgentAddress, target: str) -> tuple[int, bytes]:
+    """Return status and body of the agent's reply; PodtallyError if there is none."""
+    with _readable_errors(agent, target):
+        return agent.get(target)
 
 
 @contextmanager

@@ -45,18 +45,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Return 0 if the candidates would change nothing observed, 1 if they would."""
     reply = agent_query.query(agent_query.agent_address(args), schema.CANDIDATES, schema.Candidates)
-    if args.namespace is not None:
-        chosen = [row for row in reply.changes if row.namespace == args.namespace]
-        reply = msgspec.structs.replace(reply, changes=chosen)
+    reply = of_namespace(reply, args.namespace)
     if args.output == "json":
         print_json(reply, sys.stdout)
+    return report(reply, args.output == "text")
+
+
+def of_namespace(reply: schema.Candidates, namespace: str | None) -> schema.Candidates:
+    """Return the reply with the changes of one namespace; None: of all."""
+    if namespace is None:
+        return reply
+    chosen = [row for row in reply.changes if row.namespace == namespace]
+    return msgspec.structs.replace(reply, changes=chosen)
+
+
+def report(reply: schema.Candidates, as_text: bool) -> int:
+    """Write warnings and, ``as_text``, the table; return the exit code; PodtallyError."""
     if not reply.policies and not reply.deleted:
         raise PodtallyError(
             "the agent has no candidates",
             "start it with --candidate PATH or --candidate-delete NAME",
         )
     _warn(reply)
-    if args.output != "json":
+    if as_text:
         show(reply, sys.stdout)
     if reply.stale:
         return 2

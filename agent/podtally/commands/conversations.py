@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from podtally.api.schema import Traffic
 from podtally.commands.text_format import Sample, SampleReader
 from podtally.policy.model import UNKNOWN, VERDICTS
 
@@ -142,6 +143,25 @@ class TrafficReader:
             Book(page, accounts[page], gaps.get(page)) for page in sorted({*accounts, *gaps})
         )
         return TrafficSnapshot(at_seconds, counted, books, totals(counted))
+
+
+def snapshot_of(traffic: Traffic, at_seconds: float) -> TrafficSnapshot:
+    """Return the sums of a reply; a label that an older agent does not send is empty."""
+    columns = [
+        traffic.labels.index(name) if name in traffic.labels else None
+        for name in Conversation._fields
+    ]
+    counted = {
+        Conversation(*("" if at is None else each.labels[at] for at in columns)): (
+            ConversationCounts(each.sent, each.received, each.begun, each.accepted)
+        )
+        for each in traffic.conversations
+    }
+    books = tuple(
+        Book(BookPage(each.interface, each.direction), each.accounts, each.gap)
+        for each in traffic.books
+    )
+    return TrafficSnapshot(at_seconds, counted, books, totals(counted))
 
 
 def totals(conversations: Mapping[Conversation, ConversationCounts]) -> dict[str, TrafficTotal]:

@@ -20,7 +20,7 @@ Queries the running agent. SOURCE is what named the endpoint, SINCE when its int
 Exit codes: 0 there are endpoints, 1 there are none, 2 usage error, or a fixable problem (no
 agent answers).
 """
-_HEADS = ("INTERFACE", "NAMESPACE", "POD", "WORKLOAD", "KIND", "SOURCE", "SINCE", "ADDRESSES")
+HEADS = ("INTERFACE", "NAMESPACE", "POD", "WORKLOAD", "KIND", "SOURCE", "SINCE", "ADDRESSES")
 _UNKNOWN = "unknown"
 
 
@@ -50,10 +50,10 @@ def show(rows: Sequence[schema.EndpointRow], out: TextIO) -> None:
     """Write the table, by interface; endpoints without a name stand out."""
     ordered = sorted(rows, key=lambda row: (row.interface, row.namespace, row.pod))
     marked = [row.waiting or row.pod in ("", _UNKNOWN) for row in ordered]
-    print_table(_HEADS, [_cells(row) for row in ordered], marked, out)
+    print_table(HEADS, [cells(row) for row in ordered], marked, out)
 
 
-def _cells(row: schema.EndpointRow) -> tuple[str, ...]:
+def cells(row: schema.EndpointRow) -> tuple[str, ...]:
     return (
         row.interface or f"ifindex:{row.ifindex}",
         row.namespace,

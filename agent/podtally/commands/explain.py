@@ -4,8 +4,6 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from typing import TextIO
 
 from podtally.api import schema
 from podtally.api.explanation import explain_connection, parse_port
@@ -16,16 +14,15 @@ from podtally.api.name_lookup import (
     no_answer,
     unknown_endpoint,
 )
-from podtally.api.schema import Explanation, StepRow
-from podtally.commands import agent_query, live_cluster, policy_paths
+from podtally.api.schema import Explanation
+from podtally.commands import agent_query, explanation_text, live_cluster, policy_paths
 from podtally.commands.arguments import add_cluster_file, print_json
 from podtally.commands.policy_paths import PolicyText
-from podtally.commands.tables import BOLD, paint, printable, style_of
 from podtally.errors import PodtallyError
 from podtally.policy.cases.case_names import WrittenNames
 from podtally.policy.cidr import parse_address
 from podtally.policy.cluster.model import ClusterModel, connection_ends
-from podtally.policy.model import ALLOWED, EGRESS, INGRESS, UNDECLARED, PolicyEndpoint
+from podtally.policy.model import ALLOWED, UNDECLARED, PolicyEndpoint
 
 _EPILOG = """\
 examples:
@@ -73,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
     if args.output == "json":
         print_json(explanation, sys.stdout)
     else:
-        show(explanation, sys.stdout)
+        explanation_text.show(explanation, sys.stdout)
     return 0 if explanation.verdict in (ALLOWED, UNDECLARED) else 1
 
 
@@ -127,40 +124,6 @@ def _read(args: argparse.Namespace) -> tuple[PolicyText, ClusterModel]:
     return policy_paths.read_policies(args.policies), read
 
 
-def show(explanation: Explanation, out: TextIO) -> None:
-    """Write the steps by direction, then the verdict; then the same with the candidates, if
-    they differ.
-    """
-    title = f"{explanation.from_} to {explanation.to}, {explanation.protocol} {explanation.port}"
-    out.write(f"{_bold(title, out)}\n")
-    _show_steps(explanation, explanation.steps, out)
-    reason = printable(explanation.reason)
-    out.write(f"\n{_bold(explanation.verdict, out)}: {reason}\n")
-    candidate = explanation.candidate
-    if candidate is None:
-        return
-    if candidate.steps == explanation.steps:
-        out.write("\nwith the candidates: the same\n")
-        return
-    out.write(f"\n{_bold('with the candidates', out)}\n")
-    _show_steps(explanation, candidate.steps, out)
-    verdict, reason = _bold(candidate.verdict, out), printable(candidate.reason)
-    out.write(f"\nwith the candidates {verdict}: {reason}\n")
-
-
-def _show_steps(explanation: Explanation, steps: Sequence[StepRow], out: TextIO) -> None:
-    width = max((len(step.item) for step in steps), default=0)
-    for direction, name in ((EGRESS, explanation.from_), (INGRESS, explanation.to)):
-        out.write(f"\n{_bold(f'{direction} of {name}', out)}\n")
-        tier = ""
-        for step in (step for step in steps if step.direction == direction):
-            if step.tier and step.tier != tier:
-                tier = step.tier
-                out.write(f"  {tier}\n")
-            line = f"    {step.item:<{width}}  {step.result}" if step.item else f"  {step.result}"
-            out.write(f"{printable(line)}\n")
-
-
 def _find(text: str, cluster: ClusterModel) -> PolicyEndpoint:
     """Return the endpoint of NAMESPACE/NAME or an address; PodtallyError."""
     namespace, slash, name = text.partition("/")
@@ -177,7 +140,3 @@ def _find(text: str, cluster: ClusterModel) -> PolicyEndpoint:
     if member is None:
         raise unknown_endpoint(text, known)
     return member.endpoint
-
-
-def _bold(text: str, out: TextIO) -> str:
-    return paint(printable(text), BOLD, style_of(out))

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, TextIO
@@ -15,10 +15,8 @@ import msgspec
 
 from podtally.commands.policy_paths import PolicyText, cluster_of, declared_in
 from podtally.errors import PodtallyError
-from podtally.kube import kubeconfig
-from podtally.kube.access import Access
-from podtally.kube.api_access import SERVICE_ACCOUNT, in_cluster
 from podtally.kube.snapshot import ListedKind, Listing, SnapshotLister
+from podtally.kube.user_access import user_access
 from podtally.policy.cluster.model import ClusterModel
 from podtally.policy.load.api_resources import SOURCE
 from podtally.policy.load.documents import Document, LineMap
@@ -91,42 +89,13 @@ def list_all(args: argparse.Namespace) -> LiveCluster:
 
 @contextlib.contextmanager
 def _lister(args: argparse.Namespace) -> Iterator[SnapshotLister]:
-    access = _access(args, os.environ)
+    access = user_access(args.kubeconfig, args.kube_context or "", os.environ)
     with _Progress(sys.stderr) as progress:
         lister = SnapshotLister(access, progress.say)
         try:
             yield lister
         finally:
             lister.close()
-
-
-def _access(args: argparse.Namespace, environment: Mapping[str, str]) -> Access:
-    path = args.kubeconfig or _default_kubeconfig(environment)
-    if path is not None:
-        return kubeconfig.load(path, args.kube_context or "")
-    if not (SERVICE_ACCOUNT / "token").exists():
-        raise PodtallyError(
-            "no cluster given: no $KUBECONFIG, no ~/.kube/config, no service account",
-            "give --kubeconfig",
-        )
-    if args.kube_context is not None:
-        raise PodtallyError("--kube-context without a kubeconfig", "give --kubeconfig")
-    return in_cluster(environment)
-
-
-def _default_kubeconfig(environment: Mapping[str, str]) -> Path | None:
-    """Return the file that kubectl would use; several, which kubectl merges, are an error."""
-    listed = [name for name in environment.get("KUBECONFIG", "").split(":") if name]
-    if not listed:
-        usual = Path(environment.get("HOME") or "/nonexistent") / ".kube" / "config"
-        return usual if usual.exists() else None
-    there = [name for name in listed if os.path.exists(name)]
-    if len(there) > 1:
-        raise PodtallyError(
-            "$KUBECONFIG names several files, which are not merged",
-            "give one with --kubeconfig, or merge them: kubectl config view --flatten",
-        )
-    return Path((there or listed)[0])
 
 
 def _documents(lister: SnapshotLister, kinds: tuple[ListedKind, ...]) -> Iterator[Document]:

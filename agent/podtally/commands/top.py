@@ -9,10 +9,10 @@ from collections import deque
 from typing import NoReturn
 
 from podtally.commands import agent_query, top_table
-from podtally.commands.arguments import add_namespace
 from podtally.commands.conversation_rows import ConversationFilter, rows
 from podtally.commands.conversations import TrafficReader, TrafficSnapshot
 from podtally.commands.screen import Screen
+from podtally.commands.top_options import add_options, chosen_rows
 from podtally.commands.top_table import TopPage
 from podtally.errors import PodtallyError
 
@@ -31,34 +31,19 @@ series_limit is `other`; --egress, --outside and --denied never hide it.
 Exit codes: 0 fine, 1 the books do not close (--once, -o json), 2 usage error, or a fixable
 problem (no agent answers), 130 interrupted.
 """
-_INTERVAL_SECONDS = 2.0
-_MIN_SECONDS, _MAX_SECONDS = 0.1, 86400.0
 _RATE_INTERVALS = 3  # a rate spans these: one epoch more or less matters less
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     agent_query.add_arguments(parser)
-    parser.add_argument(
-        "--interval", type=_seconds, default=_INTERVAL_SECONDS, metavar="SECONDS",
-        help=f"refresh interval (default: {_INTERVAL_SECONDS:.0f})",
-    )  # fmt: skip
-    parser.add_argument("--once", action="store_true", help="print the totals once, and exit")
-    parser.add_argument(
-        "--egress", action="store_true", help="only connections that workloads here open"
-    )
-    parser.add_argument(
-        "--outside", action="store_true", help="only peers outside the cluster and the host"
-    )
-    parser.add_argument("--denied", action="store_true", help="only denied or undeclared traffic")
-    add_namespace(parser, "workloads")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="at most N lines")
+    add_options(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Return 0, or 1 if the books do not close."""
     agent = _AgentReader(agent_query.agent_address(args))
-    chosen = ConversationFilter(args.egress, args.outside, args.denied, args.namespace)
+    chosen = chosen_rows(args)
     screen = Screen(sys.stdout)
     if screen.live and not args.once and args.output == "text":
         # the only way to end it, even for a background job that inherited SIGINT as ignored
@@ -112,17 +97,3 @@ def _watch(
         page = TopPage(now, found, args.limit, f"podtally top  {agent.address}  {counted}", trouble)
         screen.show(top_table.live(page, screen.style()))
         time.sleep(args.interval)
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not _MIN_SECONDS <= seconds <= _MAX_SECONDS:
-        raise ValueError(text)
-    return seconds
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number

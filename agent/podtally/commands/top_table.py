@@ -56,6 +56,7 @@ class TopPage(NamedTuple):
     limit: int | None = None  # of rows
     head: str = ""
     trouble: str = ""  # why the snapshot is not a new one
+    warning: str = ""  # what it does not contain
 
 
 class _Column(NamedTuple):
@@ -118,7 +119,11 @@ def once(page: TopPage, out: TextIO) -> None:
 
 
 def as_json(page: TopPage, out: TextIO) -> None:
-    conversations = [
+    print_json(Top(json_rows(page), page.traffic.totals, page.traffic.book_summary()), out)
+
+
+def json_rows(page: TopPage) -> list[ConversationRow]:
+    return [
         ConversationRow(
             **row.conversation._asdict(),
             direction=row.direction,
@@ -129,7 +134,6 @@ def as_json(page: TopPage, out: TextIO) -> None:
         )
         for row in page.rows[: page.limit]
     ]
-    print_json(Top(conversations, page.traffic.totals, page.traffic.book_summary()), out)
 
 
 def _cells(row: ConversationRate) -> tuple[str, ...]:
@@ -223,4 +227,6 @@ def _footer(page: TopPage, style: Style) -> list[str]:
         text, shade = printable(page.trouble), RED
     else:
         text, shade = summary(page.traffic), colour(page.traffic)
-    return [paint(line, shade, style) for line in wrapped(text, 0, style)]
+    lines = [paint(line, shade, style) for line in wrapped(text, 0, style)]
+    missing = wrapped(printable(page.warning), 0, style) if page.warning else []
+    return [*(paint(line, RED, style) for line in missing), *lines]

@@ -8,10 +8,11 @@ from typing import NamedTuple
 from prometheus_client import exposition
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from podtally.api.schema import CandidateRow
+from podtally.api.schema import CandidateRow, Traffic
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.exposition import Exposition
 from podtally.export.ledger_totals import LedgerCollector
+from podtally.export.traffic_totals import traffic
 from podtally.ledger.family import BYTES, CONNECTIONS
 from podtally.ledger.view import View
 
@@ -49,6 +50,10 @@ class Publisher:
         labels, values = self._ledger.view.candidate_changes
         counted = zip(values[:, CONNECTIONS].tolist(), values[:, BYTES].tolist(), strict=True)
         return [CandidateRow(*each, *sums) for each, sums in zip(labels, counted, strict=True)]
+
+    def traffic(self) -> Traffic:
+        """Return the sums of all conversations, and the books."""
+        return traffic(self._ledger.view)
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Return the body of /metrics and its content type, in a format that is accepted."""

@@ -6,7 +6,7 @@
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
 _shtab_podtally_config_subparsers=(check)
-_shtab_podtally_subparsers=(top explain doctor run demo health config detach endpoints resolve check candidates version completion)
+_shtab_podtally_subparsers=(top explain doctor run demo health config detach endpoints resolve check candidates version query completion)
 
 _shtab_podtally_top_option_strings=(-h --help --config --listen -o --output --interval --once --egress --outside --denied -n --namespace --limit)
 _shtab_podtally_explain_option_strings=(-h --help --policies --cluster --names --live --kubeconfig --kube-context --config --listen -o --output)
@@ -22,6 +22,7 @@ _shtab_podtally_resolve_option_strings=(-h --help --at --config --listen -o --ou
 _shtab_podtally_check_option_strings=(-h --help --cluster --live --kubeconfig --kube-context --probes --ignore -o --output)
 _shtab_podtally_candidates_option_strings=(-h --help --config --listen -o --output -n --namespace)
 _shtab_podtally_version_option_strings=(-h --help -o --output)
+_shtab_podtally_query_option_strings=(-h --help --config --listen)
 _shtab_podtally_completion_option_strings=(-h --help)
 _shtab_podtally_option_strings=(-h --help --version)
 
@@ -50,7 +51,7 @@ _shtab_podtally_candidates___output_choices=(text json)
 _shtab_podtally_version__o_choices=(text json)
 _shtab_podtally_version___output_choices=(text json)
 _shtab_podtally_completion_pos_0_choices=(bash zsh man)
-_shtab_podtally_pos_0_choices=(top explain doctor run demo health config detach endpoints resolve check candidates version completion)
+_shtab_podtally_pos_0_choices=(top explain doctor run demo health config detach endpoints resolve check candidates version query completion)
 
 _shtab_podtally_top__h_nargs=0
 _shtab_podtally_top___help_nargs=0
@@ -93,6 +94,8 @@ _shtab_podtally_candidates__h_nargs=0
 _shtab_podtally_candidates___help_nargs=0
 _shtab_podtally_version__h_nargs=0
 _shtab_podtally_version___help_nargs=0
+_shtab_podtally_query__h_nargs=0
+_shtab_podtally_query___help_nargs=0
 _shtab_podtally_completion__h_nargs=0
 _shtab_podtally_completion___help_nargs=0
 _shtab_podtally_pos_0_nargs=A...

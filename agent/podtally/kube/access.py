@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The API server's address, and the TLS context and credential for it."""
 
+import contextlib
 import os
 import ssl
+import tempfile
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from podtally.errors import PodtallyError
@@ -91,17 +94,31 @@ def _load_ca(context: ssl.SSLContext, ca: bytes, where: str) -> None:
 
 
 def _load_chain(context: ssl.SSLContext, credential: Credential) -> None:
-    """Load certificate and key through a file in memory: OpenSSL takes only a path."""
-    descriptor = os.memfd_create("client-key")
+    """Load certificate and key through a file: OpenSSL takes only a path."""
     try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(credential.certificate + b"\n" + credential.key)
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=_no_password)
+        with _private_file(credential.certificate + b"\n" + credential.key) as path:
+            context.load_cert_chain(path, password=_no_password)
     except ssl.SSLError as error:
         raise PodtallyError(
             f"the client certificate and key cannot be loaded: {error.reason or 'not PEM'}",
             "give a PEM certificate and the key that belongs to it",
         ) from None
+
+
+@contextlib.contextmanager
+def _private_file(content: bytes) -> Iterator[str]:
+    """Yield the path of a file in memory; elsewhere than on Linux, of one that only we can read."""
+    if not hasattr(os, "memfd_create"):
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            yield file.name
+        return
+    descriptor = os.memfd_create("client-key")
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        yield f"/proc/self/fd/{descriptor}"
     finally:
         os.close(descriptor)
 

@@ -23,6 +23,7 @@ from podtally.kube.credentials import Credential, bearer
 VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 _EARLY_SECONDS = 10  # renew before expiry, so that a credential does not expire in transit
 _RUN_SECONDS = 60  # a plugin may query a cloud; one that prompts a person never ends
+_LOGIN_SECONDS = 600  # to log in, where there is a person
 _MAX_STDERR_CHARACTERS = 200
 
 
@@ -71,6 +72,7 @@ class Plugin:
     api_version: str
     install_hint: str
     cluster: ClusterInfo | None
+    interactive: bool = False  # a person waits: it may use the terminal
 
 
 class ExecPlugin:
@@ -140,17 +142,18 @@ class ExecPlugin:
 
     def _run(self) -> bytes:
         plugin = self._plugin
-        request = _Request(plugin.api_version, _ExecSpec(False, plugin.cluster))
+        request = _Request(plugin.api_version, _ExecSpec(plugin.interactive, plugin.cluster))
         environment = os.environ | dict(plugin.environment)
         environment["KUBERNETES_EXEC_INFO"] = msgspec.json.encode(request).decode()
         try:
             process = subprocess.Popen(
                 [plugin.command, *plugin.arguments],
-                stdin=subprocess.DEVNULL,
+                stdin=None if plugin.interactive else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                stderr=None if plugin.interactive else subprocess.PIPE,
                 env=environment,
-                process_group=0,  # so that its children are killed with it
+                # A group of its own is killed with its children, but cannot read the terminal.
+                process_group=None if plugin.interactive else 0,
             )
         except OSError as error:
             raise PodtallyError(
@@ -160,13 +163,14 @@ class ExecPlugin:
         self._process = process
         if self._closed:  # meanwhile
             _kill(process)
+        seconds = _LOGIN_SECONDS if plugin.interactive else _RUN_SECONDS
         try:
-            output, errors = process.communicate(timeout=_RUN_SECONDS)
+            output, errors = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             _kill(process)
             process.communicate()
             raise PodtallyError(
-                f"{plugin.where}: {plugin.command} did not end in {_RUN_SECONDS} s",
+                f"{plugin.where}: {plugin.command} did not end in {seconds} s",
                 "it must not prompt",
             ) from None
         finally:
@@ -188,9 +192,12 @@ def find_command(command: str, folder: Path) -> str:
 def _kill(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:  # else its pid may be another process's
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+            if os.getpgid(process.pid) == process.pid:
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
 
 
-def _last_line(errors: bytes) -> str:
-    lines = errors.decode(errors="replace").strip().splitlines()
+def _last_line(errors: bytes | None) -> str:
+    lines = (errors or b"").decode(errors="replace").strip().splitlines()
     return f": {lines[-1][:_MAX_STDERR_CHARACTERS]}" if lines else ""

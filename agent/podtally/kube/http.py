@@ -23,7 +23,12 @@ _CHUNK_BYTES = 1 << 16
 _MAX_LINE_BYTES = 16 << 20  # etcd takes no object of more than 1.5 MiB (--max-request-bytes)
 _MAX_MESSAGE_CHARACTERS = 300
 # A peer that vanished silently is detected after idle + count * interval seconds.
-_KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
+# Not every system has these options.
+_KEEPALIVE = tuple(
+    (getattr(socket, name), value)
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, name)
+)
 
 
 class ApiError(Exception):

@@ -6,6 +6,7 @@ would connect to another server, or as another user, than the file says.
 """
 
 import urllib.parse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -102,20 +103,36 @@ class _KubeconfigFile(msgspec.Struct, frozen=True, rename="kebab"):
 
 def load(path: Path, context: str = "") -> Access:
     """Return the access of a context (default: the current one); PodtallyError if unusable."""
-    file = _read(path)
-    wanted = context or file.current_context
+    return load_merged([path], context)
+
+
+def load_merged(paths: Sequence[Path], context: str = "", interactive: bool = False) -> Access:
+    """Return the access of a context of several files, as kubectl merges those of $KUBECONFIG:
+    the first file that has an entry, or a current context, wins. ``interactive``: a person
+    waits, and a credential plugin may use the terminal.
+    """
+    files = {path: _read(path) for path in paths}
+    listed = ", ".join(map(str, paths))
+    wanted = context or next((f.current_context for f in files.values() if f.current_context), "")
     if not wanted:
-        raise PodtallyError(f"{path}: no current-context", "name a context")
-    contexts = {named.name: named.context for named in file.contexts or ()}
-    chosen = _one(contexts, wanted, f"{path}: contexts", _Context())
-    clusters = {named.name: named.cluster for named in file.clusters or ()}
-    users = {named.name: named.user for named in file.users or ()}
-    cluster = _one(clusters, chosen.cluster, f"{path}: clusters", _ClusterEntry())
-    user = _one(users, chosen.user, f"{path}: users", _User()) if chosen.user else _User()
-    folder = path.absolute().parent
-    server = _server(cluster, folder, f"{path}: cluster {chosen.cluster}")
-    source = _KubeconfigReader(folder, f"{path}: user {chosen.user}").source(user, cluster, server)
-    access = Access(server, source)
+        raise PodtallyError(f"{listed}: no current-context", "name a context")
+    _, chosen = _first(
+        [(path, {n.name: n.context for n in file.contexts or ()}) for path, file in files.items()],
+        wanted, "contexts", _Context(),
+    )  # fmt: skip
+    path, cluster = _first(
+        [(path, {n.name: n.cluster for n in file.clusters or ()}) for path, file in files.items()],
+        chosen.cluster, "clusters", _ClusterEntry(),
+    )  # fmt: skip
+    server = _server(cluster, path.absolute().parent, f"{path}: cluster {chosen.cluster}")
+    user = _User()
+    if chosen.user:
+        path, user = _first(
+            [(path, {n.name: n.user for n in file.users or ()}) for path, file in files.items()],
+            chosen.user, "users", user,
+        )  # fmt: skip
+    reader = _KubeconfigReader(path.absolute().parent, f"{path}: user {chosen.user}", interactive)
+    access = Access(server, reader.source(user, cluster, server))
     if server.tls and user.exec is None:  # a plugin may use the network: run it when needed
         access.context(access.credential())
     return access
@@ -138,11 +155,16 @@ def _read(path: Path) -> _KubeconfigFile:
         raise PodtallyError(f"{where}: not YAML", "fix that line") from None
 
 
-def _one(named: dict[str, _Part | None], name: str, where: str, empty: _Part) -> _Part:
-    if name not in named:
-        present = ", ".join(sorted(named)) or "none"
-        raise PodtallyError(f"{where}: no {name!r}", f"there is: {present}")
-    return named[name] or empty
+def _first(
+    files: Sequence[tuple[Path, dict[str, _Part | None]]], name: str, field: str, empty: _Part
+) -> tuple[Path, _Part]:
+    """Return the entry of the first file that has it, and the file."""
+    for path, named in files:
+        if name in named:
+            return path, named[name] or empty
+    present = ", ".join(sorted({each for _, named in files for each in named})) or "none"
+    listed = ", ".join(str(path) for path, _ in files)
+    raise PodtallyError(f"{listed}: {field}: no {name!r}", f"there is: {present}")
 
 
 def _server(cluster: _ClusterEntry, folder: Path, where: str) -> ApiServerAddress:
@@ -194,6 +216,7 @@ class _KubeconfigReader:
 
     folder: Path
     where: str
+    interactive: bool = False
 
     def source(
         self, user: _User, cluster: _ClusterEntry, server: ApiServerAddress
@@ -253,7 +276,7 @@ class _KubeconfigReader:
                 f"{where}: apiVersion {plugin.api_version!r} is not supported",
                 f"use {' or '.join(VERSIONS)}",
             )
-        if plugin.interactive_mode == "Always":
+        if plugin.interactive_mode == "Always" and not self.interactive:
             raise PodtallyError(
                 f"{where}: interactiveMode is Always, but an agent has no terminal",
                 "use a plugin that needs none",
@@ -267,6 +290,7 @@ class _KubeconfigReader:
             api_version=plugin.api_version,
             install_hint=plugin.install_hint.strip(),
             cluster=info,
+            interactive=self.interactive and plugin.interactive_mode != "Never",
         )
 
 

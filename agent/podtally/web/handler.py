@@ -14,6 +14,7 @@ from podtally.api.schema import (
     EXPLAIN,
     PREFIX,
     RESOLVE,
+    TRAFFIC,
     ApiRouter,
     ErrorReply,
     reply_json,
@@ -26,7 +27,7 @@ CLIENT_TIMEOUT_SECONDS = 10.0  # for its handshake, and for its request
 
 _INDEX = (
     f"podtally\n\n/metrics\n/livez\n/readyz\n{ENDPOINTS}\n{RESOLVE}?address=\n"
-    f"{EXPLAIN}?from=&to=&port=\n{CANDIDATES}\n"
+    f"{EXPLAIN}?from=&to=&port=\n{CANDIDATES}\n{TRAFFIC}\n"
 ).encode()
 _LIVEZ, _READYZ = _HEALTH = ("/livez", "/readyz")
 _NO_HEADERS: Mapping[str, str] = {}
@@ -178,4 +179,5 @@ def _is_loopback(client_address: tuple[str, int] | str) -> bool:
     """Return whether the client's address is loopback. Remote clients may reach 127.0.0.1
     (net.ipv4.conf.*.route_localnet, which kube-proxy sets), but not from a loopback address.
     """
-    return ip_address(client_address[0]).is_loopback
+    address = ip_address(client_address[0])
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``kubectl podtally resolve``: shows the owners of an address, as the nodes know them."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import msgspec
+
+from podtally.api import schema
+from podtally.commands import resolve
+from podtally.commands.arguments import print_json
+from podtally.commands.tables import print_table
+from podtally.plugin import fleet
+from podtally.plugin.fleet import Fleet, NodeReply, UnreachableNode
+
+EPILOG = """\
+examples:
+  kubectl podtally resolve 10.0.0.7
+  kubectl podtally resolve 10.0.0.7 --at '5m ago'
+
+Queries all nodes: each knows the pods of the API, and more of its own. SCOPE is as seen from the
+nearest node that knows the owner; NODES is how many know it.
+Exit codes: 0 an owner is known, 1 none is, or a node did not answer, 2 usage error, or a fixable
+problem (no agent answers).
+"""
+_NEAREST = ("node", "zone", "cluster", "cross_zone")
+
+
+class ClusterOwner(schema.AddressOwner, frozen=True, kw_only=True, rename={"from_": "from"}):
+    nodes: int  # that know it
+
+
+class ClusterResolve(msgspec.Struct, frozen=True):
+    address: str
+    at: str
+    owners: list[ClusterOwner]
+    unreachable: list[UnreachableNode]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    resolve.add_address(parser)
+
+
+def main(args: argparse.Namespace, agents: Fleet) -> int:
+    """Return 0 if an owner is known and every node answered, else 1."""
+    query = resolve.query(args)
+    found = agents.query(schema.RESOLVE, schema.ResolveReply, **query)
+    found.require()
+    owners = merge(found.replies)
+    if args.output == "json":
+        address, at = query["address"], query.get("at", "")
+        print_json(ClusterResolve(address, at, owners, found.unreachable), sys.stdout)
+    elif owners:
+        marked = [each.kind == "unknown" for each in owners]
+        cells = [(*resolve.cells(each), str(each.nodes)) for each in owners]
+        print_table((*resolve.HEADS, "NODES"), cells, marked, sys.stdout)
+    else:
+        print(f"no known owner of {query['address']}", file=sys.stderr)
+    fleet.report_unreachable(found.unreachable, sys.stderr)
+    return 0 if owners and not found.unreachable else 1
+
+
+def merge(replies: Sequence[NodeReply[schema.ResolveReply]]) -> list[ClusterOwner]:
+    """Return each owner once: the current ones first, then the latest."""
+    known: dict[tuple[str, ...], list[schema.AddressOwner]] = {}
+    for _, reply in replies:
+        for each in {_key(owner): owner for owner in reply.owners}.values():
+            known.setdefault(_key(each), []).append(each)
+    owners = []
+    for said in known.values():
+        best = min(said, key=_distance)
+        fields = msgspec.structs.asdict(best)
+        owners.append(ClusterOwner(**fields, nodes=len(said)))
+    return sorted(owners, key=lambda each: (not each.until, each.until, each.from_))[::-1]
+
+
+def _key(owner: schema.AddressOwner) -> tuple[str, ...]:
+    """Return what all nodes say alike; an owner may have the address now and have had it."""
+    current = "" if owner.until else "now"
+    return (owner.kind, owner.namespace, owner.name, owner.workload, current)
+
+
+def _distance(owner: schema.AddressOwner) -> tuple[int, str]:
+    known = owner.scope in _NEAREST
+    return _NEAREST.index(owner.scope) if known else len(_NEAREST), owner.from_ or "~"
