@@ -2,13 +2,16 @@
 """What is removed, shared or replaced under an agent: one line says so, and it goes on."""
 
 import os
+import resource
 import shutil
+import socket
 import struct
 import subprocess
 import sys
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,7 @@ from tests.e2e.pods import Node
 from tests.kernel.links_support import sh
 
 BOOKS_BYTES = "podtally_books_bytes_total"
+FEW = 4  # descriptors
 
 
 @pytest.fixture
@@ -57,6 +61,38 @@ def test_a_missing_pin_is_no_crash_loop(node_with_a: Node, agent: Agent, pin: st
     (agent.places.pin_dir / pin).unlink()
     assert "detached" in agent.detach()
     assert not agent.places.pin_dir.exists()
+
+
+@pytest.mark.parametrize("left", [40, FEW])
+def test_idle_clients_take_no_descriptors_from_others(
+    node_with_a: Node, agent: Agent, left: int
+) -> None:
+    """With few left, the agent itself may lack them: it says so, and does not spin."""
+    agent.start("--epoch", "1")
+    agent.wait_ready()
+    assert agent.process is not None
+    pid = agent.process.pid
+    most = len(os.listdir(f"/proc/{pid}/fd")) + left
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
+    with ExitStack() as idle:
+        for _ in range(120):
+            idle.enter_context(socket.create_connection(("127.0.0.1", agent.places.port), 20))
+        wait(lambda: agent.get("/readyz")[0] != 0, agent)
+        before = cpu_seconds(pid)
+        for _ in range(5):
+            time.sleep(1)
+            status, words = agent.get("/readyz")
+            is_ready = (status, words) == (200, "ok\n")
+            assert is_ready or (left == FEW and "Too many open files" in words), (status, words)
+        assert cpu_seconds(pid) - before < 1.0
+    assert "Traceback" not in agent.said()
+    assert ("cannot accept a client" in agent.said()) == (left == FEW)
+
+
+def cpu_seconds(pid: int) -> float:
+    """The scheduler's sum: what it used, however long that took."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 def test_pins_that_vanish_under_a_running_agent(node_with_a: Node, agent: Agent) -> None:

@@ -236,6 +236,21 @@ def test_a_dying_namespace_takes_its_count_along(host: Host, pod: str) -> None:
     assert host.left() == []
 
 
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_farewell_says_whether_the_link_goes_on_elsewhere(
+    host: Host, pod: str, moved: bool
+) -> None:
+    with host.watching():
+        make_pod("v0", pod)
+        host.inbox.wait(Attached)
+        sh("ip netns add ptl-elsewhere")
+        try:
+            sh("ip link set v0 netns ptl-elsewhere" if moved else "ip link del v0")
+            assert host.inbox.wait(Gone).moved == moved
+        finally:
+            sh("ip netns del ptl-elsewhere")
+
+
 def test_a_new_name_is_reported(host: Host, pod: str) -> None:
     with host.watching():
         make_pod("v0", pod)

@@ -478,6 +478,100 @@ def test_an_address_that_the_api_gives_to_another_is_disputed_after_its_delay() 
     assert owner(made, "10.99.0.50", START + API_LATE_NS).kind == UNKNOWN
 
 
+def running_pod(uid: str = UID, address: str = "10.99.0.7") -> tuple[Directory, ClusterState]:
+    """A pod behind interface 7 that the API has, and goes on having."""
+    cluster = cluster_of(addressed("web-0", uid, address))
+    made = directory(cluster=cluster)
+    made.process_found(7, CgroupOwner("pod", uid, "c" * 64))
+    made.refresh(START + SECOND)
+    return made, cluster
+
+
+REMOVED = START + 10 * SECOND
+
+
+def test_a_removed_interface_ends_what_the_api_still_says() -> None:
+    """The next pod's interface is heard of late: its packets must not become the former pod's."""
+    made, _ = running_pod()
+    made.gone(7, REMOVED, removed=True)
+    made.refresh(REMOVED + SECOND)
+    assert owner(made, "10.99.0.7", REMOVED - 1).uid == UID
+    after = owner(made, "10.99.0.7", REMOVED + 1)
+    assert (after.kind, after.final) == (UNKNOWN, False)
+    made.appeared(9, "veth9", "", host=False, at_ns=REMOVED + 2 * SECOND)
+    made.process_found(9, CgroupOwner("pod", "next", "d" * 64))
+    made.addresses_changed(9, [packed("10.99.0.7")], REMOVED + 2 * SECOND)
+    made.refresh(REMOVED + 2 * SECOND)
+    assert owner(made, "10.99.0.7", REMOVED + 2 * SECOND).uid == "next"
+    assert "10.99.0.7" in made.contested()  # so its packets are asked about
+    made.observed(9, packed("10.99.0.7"), REMOVED + SECOND // 2)
+    made.refresh(REMOVED + 2 * SECOND)
+    assert owner(made, "10.99.0.7", REMOVED + SECOND // 2).uid == "next"
+    assert owner(made, "10.99.0.7", REMOVED + SECOND // 4).kind == UNKNOWN
+
+
+def test_a_released_address_is_unknown_while_the_api_still_gives_it_to_the_pod() -> None:
+    made, _ = running_pod()
+    made.gone(7, REMOVED, removed=True)
+    made.refresh(REMOVED)
+    made.refresh(REMOVED + 6 * SECOND)
+    assert owner(made, "10.99.0.7", REMOVED + 1) == DISPUTED
+    made.refresh(REMOVED + REMEMBER_NS + 20 * SECOND)  # the interface is forgotten, its end not
+    assert owner(made, "10.99.0.7", REMOVED + REMEMBER_NS) == DISPUTED
+
+
+def test_a_pod_that_the_api_reports_after_its_interface_has_gone() -> None:
+    made, cluster = running_pod("other", "10.99.0.8")
+    made.appeared(9, "veth9", "", host=False, at_ns=START)
+    made.process_found(9, POD)
+    made.addresses_changed(9, [packed("10.99.0.9")], START)
+    made.gone(9, REMOVED, removed=True)
+    made.refresh(REMOVED)
+    decode = next(each for each in RESOURCES if each.name == "pods").decode_event
+    late = decode(event("ADDED", addressed("late", UID, "10.99.0.9"))).object
+    now = REMOVED + SECOND
+    made.apply_api_event(Changed("pods", "ADDED", late, now), Clocks(now, now))
+    made.refresh(now)
+    assert owner(made, "10.99.0.9", REMOVED - 1).uid == UID
+    assert owner(made, "10.99.0.9", REMOVED + 1).kind == UNKNOWN
+    assert cluster.counts().pods == 2
+
+
+@pytest.mark.parametrize("read", [True, False], ids=["with its address", "not yet read"])
+def test_a_sandbox_made_again_with_the_same_address_keeps_it(read: bool) -> None:
+    made, _ = running_pod()
+    made.gone(7, REMOVED, removed=True)
+    made.refresh(REMOVED)
+    made.appeared(9, "veth9", "", host=False, at_ns=REMOVED + SECOND)
+    made.process_found(9, POD)
+    if read:
+        made.addresses_changed(9, [packed("10.99.0.7")], REMOVED + SECOND)
+    made.refresh(REMOVED + SECOND)
+    assert owner(made, "10.99.0.7", REMOVED + SECOND).uid == UID
+    assert owner(made, "10.99.0.7", REMOVED + 2 * SECOND).uid == UID
+    made.gone(9, REMOVED + 5 * SECOND, removed=True)
+    made.refresh(REMOVED + 5 * SECOND)
+    assert owner(made, "10.99.0.7", REMOVED + 6 * SECOND).kind == UNKNOWN
+
+
+def test_an_interface_no_longer_watched_ends_nothing() -> None:
+    """It was deselected, or moved away, and the pod goes on."""
+    made, _ = running_pod()
+    made.gone(7, REMOVED)
+    made.refresh(REMOVED + SECOND)
+    assert owner(made, "10.99.0.7", REMOVED + SECOND).uid == UID
+
+
+def test_a_second_interface_that_goes_ends_only_its_own_addresses() -> None:
+    made, _ = running_pod()
+    made.appeared(9, "veth9", "", host=False, at_ns=START)
+    made.process_found(9, POD)
+    made.addresses_changed(9, [packed("10.99.1.7")], START)
+    made.gone(9, REMOVED, removed=True)
+    made.refresh(REMOVED + SECOND)
+    assert owner(made, "10.99.0.7", REMOVED + SECOND).uid == UID
+
+
 def test_a_table_is_made_only_when_something_changed() -> None:
     made = directory()
     made.netns_named(7, "blue")

@@ -133,7 +133,7 @@ class Reconciler:
         """Let a link go; ``last`` is the kernel's farewell message about it."""
         known = self._known.get(last.ifindex)
         final = _final_counters(known, last) if known is not None else None
-        self._let_go(last.ifindex, final, last.frames)
+        self._let_go(last.ifindex, final, last.frames, last.moved)
         # When one end of a pair moves to another namespace, only its leaving is announced
         # here; ask the other end where it went.
         for other in list(self._known.values()):
@@ -286,14 +286,20 @@ class Reconciler:
         words = error.strerror if isinstance(error, OSError) else None
         self._events.put(AttachFailed(link.ifindex, link.name, words or str(error)))
 
-    def _let_go(self, ifindex: int, final: Counters | None, frames: Frames | None = None) -> None:
+    def _let_go(
+        self,
+        ifindex: int,
+        final: Counters | None,
+        frames: Frames | None = None,
+        moved: bool = False,
+    ) -> None:
         known = self._known.pop(ifindex, None)
         if known is None or known.role is None:
             return
         self._attacher.forget(ifindex)
         self._reader.forget(known.nsid)
         self._put_off.discard(known.nsid)
-        self._events.put(Gone(ifindex, final, time.monotonic_ns(), frames))
+        self._events.put(Gone(ifindex, final, time.monotonic_ns(), frames, moved))
 
 
 def _final_counters(known: _KnownLink, last: Link) -> Counters | None:

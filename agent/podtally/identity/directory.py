@@ -13,6 +13,7 @@ from podtally.identity import address_claims, name_table
 from podtally.identity.address_claims import AddressClaims, ApiEvidence
 from podtally.identity.addresses import ClaimBook
 from podtally.identity.claims import FACT
+from podtally.identity.cluster.removed_links import links_of_pods
 from podtally.identity.cluster.state import NODE_STRENGTH, Clocks, ClusterState
 from podtally.identity.cluster_labels import NO_CLUSTER_LABELS, ClusterLabels
 from podtally.identity.downtime import Downtime
@@ -72,7 +73,7 @@ class Directory:
     def appeared(self, ifindex: int, interface: str, netns: str, host: bool, at_ns: int) -> None:
         known = self._interfaces.get(ifindex)
         if known is not None and (known.interface, known.netns) == (interface, netns):
-            self._put(replace(known, gone_ns=0))  # restored from the checkpoint
+            self._put(replace(known, gone_ns=0, removed=False))  # restored from the checkpoint
         else:
             self._put(InterfaceEndpoint(ifindex, interface, host, netns, appeared_ns=at_ns))
 
@@ -130,13 +131,14 @@ class Directory:
         others = tuple(each for each in interface.addresses if each != last)
         self._put(replace(interface, addresses=(*others, last._replace(from_ns=from_ns))))
 
-    def gone(self, ifindex: int, at_ns: int) -> None:
+    def gone(self, ifindex: int, at_ns: int, removed: bool = False) -> None:
+        """Note that an interface is no longer watched; ``removed``: the kernel removed it."""
         interface = self._interfaces.get(ifindex)
         if interface is not None:
             ended = tuple(
                 each._replace(until_ns=min(each.until_ns, at_ns)) for each in interface.addresses
             )
-            self._put(replace(interface, gone_ns=at_ns, addresses=ended))
+            self._put(replace(interface, gone_ns=at_ns, addresses=ended, removed=removed))
 
     def host_addresses(self, addresses: Iterable[str]) -> None:
         """Take the host's own addresses."""
@@ -251,6 +253,8 @@ class Directory:
         if self.cluster is None:
             return
         self.cluster.settle(Clocks(time.time_ns(), now_ns))
+        if self._stale:
+            self.cluster.apply_links(links_of_pods(self._interfaces.values()))
         for key, claims in self.cluster.changed_claims():
             self.book.put(key, claims)
             self._claim_downtime(self._downtime.mark_pods_disputed(claims))

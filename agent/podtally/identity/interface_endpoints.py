@@ -43,6 +43,7 @@ class InterfaceEndpoint:
     appeared_ns: int = 0
     gone_ns: int = 0
     excess: int = 0  # addresses beyond the limit
+    removed: bool = False  # the kernel removed it; not only no longer watched
 
     def has(self, address: str) -> bool:
         """Return whether an address is or was routed to it."""

@@ -32,6 +32,7 @@ _IFLA_STATS64 = 23
 _IFLA_LINK_NETNSID = 37
 _IFLA_GSO_MAX_SIZE = 41
 _IFLA_XDP = 43
+_IFLA_NEW_NETNSID = 45
 _IFLA_GSO_IPV4_MAX_SIZE = 63
 _IFLA_XDP_ATTACHED = 2
 _IFLA_XDP_PROG_ID = 4
@@ -76,6 +77,7 @@ def parse_link(body: bytes) -> Link | None:
         _largest(found),
         _xdp_program(attributes(found.get(_IFLA_XDP, b""))),
         _number(found.get(_IFLA_MASTER), 0),
+        _IFLA_NEW_NETNSID in found,
     )
 
 

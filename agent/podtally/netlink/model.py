@@ -74,6 +74,7 @@ class Link(NamedTuple):
     largest: int = 0  # bytes of the largest frame that a tc program can see on it
     xdp: int = 0  # the program at XDP, which sees its frames first
     master: int = 0  # the bridge that it is a port of, or what else holds it; 0 for none
+    moved: bool = False  # a farewell: it goes on in another network namespace
 
     def counters(self, role: Role) -> Counters:
         """Turn the interface's own counters to the endpoint's view."""
@@ -188,6 +189,7 @@ class Gone(NamedTuple):
     final: Counters | None
     at_ns: int
     frames: Frames | None = None  # of the same message
+    moved: bool = False  # to another network namespace, so it goes on elsewhere
 
 
 Event = (

@@ -128,12 +128,12 @@ class InterfaceEvents:
                     self.watched[ifindex] = self.watched[ifindex]._replace(name=name)
             case model.NetnsNamed(ifindex, netns):
                 self._directory.netns_named(ifindex, netns)
-            case model.Gone(ifindex, final, at_ns, frames):
+            case model.Gone(ifindex, final, at_ns, frames, moved):
                 watched, waiting = self.watched.pop(ifindex, None), self._reader.forget(ifindex)
                 self._gone[ifindex] = None
                 if watched is not None and final is not None and frames is not None:
                     self._gone[ifindex] = LastReading(watched, final, frames, waiting)
-                self._directory.gone(ifindex, at_ns)
+                self._directory.gone(ifindex, at_ns, removed=not moved)
 
     def _appeared(self, event: model.Appeared) -> None:
         link = event.link

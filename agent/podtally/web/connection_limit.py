@@ -2,10 +2,20 @@
 """Limits the connections of the HTTP server: beyond it, the longest-idle one is closed."""
 
 import contextlib
+import resource
 import socket
 import threading
 
 MAX_CONNECTIONS = 100  # each needs a thread
+_MAX_SHARE = 4  # connections may use this part of the process's descriptors: one in four
+
+
+def max_connections() -> int:
+    """Return the limit; it leaves descriptors for all else that the agent does."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(1, min(MAX_CONNECTIONS, descriptors // _MAX_SHARE))
 
 
 class ConnectionLimit:
@@ -14,7 +24,7 @@ class ConnectionLimit:
     A client that sends its request at once is never the one to be closed.
     """
 
-    def __init__(self, limit: int = MAX_CONNECTIONS) -> None:
+    def __init__(self, limit: int | None = None) -> None:
         self._limit = limit
         self._connected: dict[socket.socket, None] = {}  # the last active, last
         self._lock = threading.Condition()
@@ -26,10 +36,15 @@ class ConnectionLimit:
         """Add a connection; beyond the limit, close the longest-idle one."""
         with self._lock:
             self._connected[client] = None
-            if len(self._connected) > self._limit:
-                idlest = next(iter(self._connected))
-                del self._connected[idlest]
-                _shut_down(idlest, socket.SHUT_RDWR)
+            limit = max_connections() if self._limit is None else self._limit
+            if len(self._connected) > limit:
+                self._close_idlest()
+
+    def close_idlest(self) -> None:
+        """Close the longest-idle connection, if there is one, for its descriptor."""
+        with self._lock:
+            if self._connected:
+                self._close_idlest()
 
     def touch(self, client: socket.socket) -> None:
         """Note that it is active."""
@@ -50,6 +65,11 @@ class ConnectionLimit:
         with self._lock:
             self._connected.pop(client, None)
             self._lock.notify_all()
+
+    def _close_idlest(self) -> None:
+        idlest = next(iter(self._connected))
+        del self._connected[idlest]
+        _shut_down(idlest, socket.SHUT_RDWR)
 
     def drain(self, seconds: float) -> None:
         """Accept no more requests, wait for replies under way, then close all."""

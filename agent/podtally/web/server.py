@@ -5,6 +5,7 @@ Replies come from what was published last; no request reads the kernel.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -12,6 +13,7 @@ import ssl
 import stat
 import sys
 import threading
+import time
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
@@ -28,6 +30,8 @@ from podtally.web.unix_socket import short_path
 log = logging.getLogger(__name__)
 
 _DRAIN_SECONDS = 2.0
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.05, 1.0
 
 _Request = socket.socket | tuple[bytes, socket.socket]  # as socketserver has it
 
@@ -101,11 +105,29 @@ class _Listener(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128  # a burst of clients waits instead of being refused
     local = False
-    _failing = Condition(log)  # of all listeners
+    _failing, _exhausted = Condition(log), Condition(log)  # of all listeners
+    _wait_seconds = _FIRST_WAIT_SECONDS
     publisher: Publisher
     api: ApiRouter | None
     web: WebConfigWatch
     connections: ConnectionLimit
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        """Accept a client. If that fails for lack of descriptors or memory, free some and wait:
+        the client stays in the queue, so the listener would be readable again at once.
+        """
+        try:
+            accepted: tuple[socket.socket, object] = super().get_request()
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                self._exhausted.met("cannot accept a client: %s", error.strerror)
+                self.connections.close_idlest()
+                time.sleep(self._wait_seconds)
+                self._wait_seconds = min(2 * self._wait_seconds, _LONGEST_WAIT_SECONDS)
+            raise
+        self._wait_seconds = _FIRST_WAIT_SECONDS
+        self._exhausted.over("clients are accepted again")
+        return accepted
 
     def process_request(self, request: _Request, client_address: object) -> None:
         assert isinstance(request, socket.socket)

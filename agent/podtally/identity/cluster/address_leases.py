@@ -18,6 +18,7 @@ SKEW_NS = SECOND_NS // 10  # between the clocks of two nodes that keep time by N
 HISTORY_NS = 120 * SECOND_NS  # how long removed objects are remembered
 LATE_NS = 5 * SECOND_NS  # the API is expected to report within this time
 POD_STRENGTH = 10
+_RELEASED_STRENGTH = POD_STRENGTH - 1  # of what the API still says of a released address
 
 
 class AddressLease(msgspec.Struct, gc=False):
@@ -32,6 +33,7 @@ class AddressLease(msgspec.Struct, gc=False):
     until_ns: int = FOREVER  # the last of the pod's containers had ended
     gone_ns: int = FOREVER  # its sandbox, which ends last, was gone
     reported: bool = True  # the pod's status still has the address
+    released_ns: int = FOREVER  # the pod's interface with the address was removed
 
     def update(self, life: Life, offset_ns: int, at_ns: int) -> None:
         """Apply a status received at ``at_ns``; ``offset_ns`` is CLOCK_MONOTONIC - Unix time."""
@@ -108,12 +110,18 @@ def claims(
     """Yield the claims of a lease as of ``now_ns``.
 
     The last second of a lease that just ended is not final: the next pod may have started in it
-    without being reported yet. Before ``unknown_before_ns`` the owner is DISPUTED.
+    without being reported yet. Before ``unknown_before_ns`` the owner is DISPUTED. From
+    ``released_ns`` on the next pod may have the address, whose interface is not heard of yet.
     """
     start, end = bounds(lease, others)
     if end < now_ns - HISTORY_NS:
         return
     address, strength = lease.address, POD_STRENGTH
+    if lease.released_ns < end:
+        released_ns = max(start, lease.released_ns)
+        next_one = DISPUTED._replace(final=now_ns >= lease.released_ns + LATE_NS)
+        yield Claim(address, next_one, released_ns, end, _RELEASED_STRENGTH)
+        end = released_ns
     unknown_before_ns = _unknown_until(lease, others)
     if start < unknown_before_ns:
         if start < min(unknown_before_ns, end):

@@ -14,6 +14,7 @@ from podtally.identity.cluster.address_leases import (
     possible_from,
     sure_from,
 )
+from podtally.identity.cluster.removed_links import PodLinks
 from podtally.identity.model import FOREVER, Claim, Owner
 from podtally.identity.services import parse_address
 from podtally.kube.pods import KubePod
@@ -89,6 +90,17 @@ class PodTable:
         self.changed.add(pod.uid)
         if not pod.host_network:
             self._update_leases(known, at_ns, offset_ns, unknown_before_ns)
+
+    def apply_links(self, uid: str, links: PodLinks, now_ns: int) -> None:
+        """Take which of its addresses a pod of this node has no longer, by its interfaces."""
+        known = self.find(uid)
+        for lease in known.leases if known is not None else ():
+            released_ns = links.released_ns(lease.address)
+            if released_ns is not None and released_ns != lease.released_ns:
+                lease.released_ns = released_ns
+                self.changed.add(lease.uid)
+                if now_ns < released_ns + LATE_NS < FOREVER:
+                    heapq.heappush(self._due, (released_ns + LATE_NS, lease.uid))
 
     def drop(self, uid: str, at_ns: int) -> None:
         known = self._known.get(uid)

@@ -4,12 +4,13 @@
 Belongs to the main thread. ``kube`` reads the API; ``addresses`` decides between claims.
 """
 
-from collections.abc import Hashable, Iterator, Sequence, Set
+from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from podtally.identity.cluster.fixed_addresses import FixedAddresses, FixedAddressTable
 from podtally.identity.cluster.pod_names import PodNames
 from podtally.identity.cluster.pods import PodTable
+from podtally.identity.cluster.removed_links import PodLinks
 from podtally.identity.cluster.topology import Topology
 from podtally.identity.cluster_labels import ClusterLabels
 from podtally.identity.model import Claim, Endpoint, Owner, host_owner
@@ -88,6 +89,11 @@ class ClusterState:
         self._pods.settle(self._now_ns)
         self._fixed.settle(self._now_ns)
         self._pod_names.settle()
+
+    def apply_links(self, links: Mapping[str, PodLinks]) -> None:
+        """Take what the interfaces of this node's pods, by UID, prove about their addresses."""
+        for uid, of_pod in links.items():
+            self._pods.apply_links(uid, of_pod, self._now_ns)
 
     def endpoint(self, uid: str) -> Endpoint | None:
         """Return a pod of this node by its UID, the API's or, for static pods, the kubelet's."""
