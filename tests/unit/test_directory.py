@@ -500,7 +500,7 @@ def test_a_removed_interface_ends_what_the_api_still_says() -> None:
     assert (after.kind, after.final) == (UNKNOWN, False)
     made.appeared(9, "veth9", "", host=False, at_ns=REMOVED + 2 * SECOND)
     made.process_found(9, CgroupOwner("pod", "next", "d" * 64))
-    made.addresses_changed(9, [packed("10.99.0.7")], REMOVED + 2 * SECOND)
+    made.apply_addresses(AddressesChanged(9, (packed("10.99.0.7"),), REMOVED + 2 * SECOND))
     made.refresh(REMOVED + 2 * SECOND)
     assert owner(made, "10.99.0.7", REMOVED + 2 * SECOND).uid == "next"
     assert "10.99.0.7" in made.contested()  # so its packets are asked about
@@ -524,7 +524,7 @@ def test_a_pod_that_the_api_reports_after_its_interface_has_gone() -> None:
     made, cluster = running_pod("other", "10.99.0.8")
     made.appeared(9, "veth9", "", host=False, at_ns=START)
     made.process_found(9, POD)
-    made.addresses_changed(9, [packed("10.99.0.9")], START)
+    made.apply_addresses(AddressesChanged(9, (packed("10.99.0.9"),), START))
     made.gone(9, REMOVED, removed=True)
     made.refresh(REMOVED)
     decode = next(each for each in RESOURCES if each.name == "pods").decode_event
@@ -545,7 +545,7 @@ def test_a_sandbox_made_again_with_the_same_address_keeps_it(read: bool) -> None
     made.appeared(9, "veth9", "", host=False, at_ns=REMOVED + SECOND)
     made.process_found(9, POD)
     if read:
-        made.addresses_changed(9, [packed("10.99.0.7")], REMOVED + SECOND)
+        made.apply_addresses(AddressesChanged(9, (packed("10.99.0.7"),), REMOVED + SECOND))
     made.refresh(REMOVED + SECOND)
     assert owner(made, "10.99.0.7", REMOVED + SECOND).uid == UID
     assert owner(made, "10.99.0.7", REMOVED + 2 * SECOND).uid == UID
@@ -566,7 +566,7 @@ def test_a_second_interface_that_goes_ends_only_its_own_addresses() -> None:
     made, _ = running_pod()
     made.appeared(9, "veth9", "", host=False, at_ns=START)
     made.process_found(9, POD)
-    made.addresses_changed(9, [packed("10.99.1.7")], START)
+    made.apply_addresses(AddressesChanged(9, (packed("10.99.1.7"),), START))
     made.gone(9, REMOVED, removed=True)
     made.refresh(REMOVED + SECOND)
     assert owner(made, "10.99.0.7", REMOVED + SECOND).uid == UID
