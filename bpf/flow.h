@@ -42,6 +42,7 @@
  * bits 16-23, and facts the union cannot tell, in the byte above each.
  */
 #define SEEN_SHIFT 16 /* from one direction to the next */
+#define SEEN_PACKET 8 /* not TCP, whose PSH this is: a packet */
 #define SEEN_SYN_ONLY 256 /* a SYN without ACK: this side opened the connection */
 #define SEEN_SYN_ACK 512 /* a SYN with ACK: this side accepted the connection */
 #define SEEN_SOCKET 1024 /* uplinks only: the packet is of, or for, a socket of the host */
@@ -49,6 +50,10 @@
 #define SEEN_UNPARSED 4096 /* the ports, or the TCP flags, are not all in the packet */
 #define SEEN_ICMP_ERROR 8192 /* the row is of errors about another flow: see below */
 #define SEEN_ICMP_RELAYED 16384 /* and they came from another than that flow's end */
+#define SEEN_REJECTED 32768 /* and one of them ends an attempt to connect: struct handshake */
+#define SEEN_TIMED_BIT 32 /* the first of three: which times struct handshake has */
+#define SEEN_RETRIES_SHIFT 40 /* how many SYNs repeat the row's first, eight bits */
+#define SEEN_RETRIES_MASK 255
 #define SEEN_CARRIED_BIT 63 /* the cold row has carries */
 
 /*
@@ -66,7 +71,8 @@
 /* The word every packet reads, on a cache line of its own: the other words change. */
 struct control {
 	__u64 epoch; /* its lowest bit says which half is active */
-	__u64 pad0[7];
+	__u64 zero; /* hides from the verifier what it knows, so that it takes paths as one */
+	__u64 pad0[6];
 	__u64 used[2]; /* slots claimed in each half, listed in the map `used` */
 	__u64 pad1[6];
 };
@@ -80,6 +86,14 @@ struct hot {
 	__u64 traffic[2]; /* [FROM_ENDPOINT], [TO_ENDPOINT] */
 	__u64 seen;
 };
+
+/*
+ * The first rows of a half, so many parts of it, read a fine clock: the answers to their first
+ * packets are timed, at a cost that a flood does not raise. The time of others is as coarse as the
+ * timer's tick. The lowest bit says which.
+ */
+#define FINE_PART 32
+#define FIRST_SEEN_FINE 1
 
 /*
  * What the packet that claims a slot writes, once: one cache line. Down to `protocol`
@@ -102,8 +116,23 @@ struct cold {
 	__u8 first_direction;
 	__u16 cgroup_high; /* bits 32 to 47 of the id */
 	__u32 cgroup_low;
-	__u64 first_seen_ns; /* CLOCK_MONOTONIC, as coarse as the timer tick */
+	__u64 first_seen_ns; /* CLOCK_MONOTONIC; see FINE_PART */
 	__u64 carries; /* 16 bits each: bytes [FROM], bytes [TO], packets [FROM], packets [TO] */
+};
+
+/*
+ * When a handshake's packets passed, in units of 2^HANDSHAKE_SHIFT ns of CLOCK_MONOTONIC,
+ * modulo 2^32: differences count, and are right up to 274 s. Only packets that did not claim the
+ * row write here, since the time of the one that did is in the cold row. `seen` says which
+ * times are valid, so nobody has to zero the others.
+ *
+ * Of other protocols than TCP, `answered` is the first packet against the row's first.
+ */
+#define HANDSHAKE_SHIFT 6
+struct handshake {
+	__u32 time[3]; /* of the first SYN, the first SYN/ACK, the first ACK that answers that */
+	__u16 icmp; /* a row of ICMP errors with SEEN_REJECTED: type and code of the first such */
+	__u16 pad;
 };
 
 /*

@@ -55,7 +55,7 @@ struct packet {
 	u16 source_port; /* network order */
 	u16 destination_port;
 	u8 protocol;
-	u8 tcp_flags;
+	u8 tcp_flags; /* SEEN_PACKET if it is not TCP */
 	bool ipv4;
 	u16 facts; /* SEEN_*, of this packet */
 };
@@ -66,6 +66,7 @@ struct rest {
 	u32 size;
 	u32 identification; /* as in the packet; of a fragment */
 	u16 place; /* of a fragment: NO_, FIRST_, SECOND_ or LATER_FRAGMENT */
+	u16 icmp; /* type and code of an ICMP error */
 };
 
 enum { NO_FRAGMENT, FIRST_FRAGMENT, SECOND_FRAGMENT, LATER_FRAGMENT }; /* the second: 8 bytes on */
@@ -170,7 +171,7 @@ static __always_inline int parse_plain(struct __sk_buff *skb, struct packet *pac
 			return -1;
 		packet->tcp_flags = *flags;
 	} else if (packet->protocol == IPPROTO_UDP && length >= (int)sizeof(struct udphdr)) {
-		packet->tcp_flags = 0;
+		packet->tcp_flags = SEEN_PACKET;
 	} else {
 		return -1;
 	}

@@ -15,6 +15,7 @@
 #include <linux/pkt_cls.h>
 #include "fingerprint.h"
 #include "object.h"
+#include "outcome.h"
 #include "parse.h"
 #include "quote.h"
 #include "sockets.h"
@@ -36,6 +37,7 @@ PARAMETER(lane_entries);
 MAP(control, BPF_MAP_TYPE_ARRAY, u32, struct control, 1, BPF_F_MMAPABLE);
 MAP(hot, BPF_MAP_TYPE_ARRAY, u32, struct block, SET_BY(blocks), BPF_F_MMAPABLE);
 MAP(cold, BPF_MAP_TYPE_ARRAY, u32, struct cold, SET_BY(rows), BPF_F_MMAPABLE);
+MAP(handshakes, BPF_MAP_TYPE_ARRAY, u32, struct handshake, SET_BY(rows), BPF_F_MMAPABLE);
 MAP(used, BPF_MAP_TYPE_ARRAY, u32, u64, SET_BY(rows), BPF_F_MMAPABLE);
 
 /* Only the agent creates entries: nothing is allocated in advance. */
@@ -83,8 +85,8 @@ static __always_inline void note_tag(u32 ifindex, u32 direction)
 
 /* The fingerprint of a row of ICMP errors; 0 if the packet is not an ICMP error. */
 static __always_inline u64 fingerprint_of_error(struct __sk_buff *skb, struct packet *packet,
-						const struct rest *rest, u32 ifindex,
-						const u32 direction, const bool uplink)
+						struct rest *rest, u32 ifindex, const u32 direction,
+						const bool uplink)
 {
 	struct flow flow = { .ifindex = ifindex };
 	struct packet quoted = {};
@@ -188,14 +190,27 @@ static __always_inline bool may_claim(struct control *ctl, u64 epoch, u32 ifinde
 	return true;
 }
 
-/* Facts that change a few times in a connection, and those of a SYN; off the common path. */
-static __always_inline void note_flags(struct hot *slot, u64 flags, u32 direction)
+/*
+ * Facts that change a few times in a connection, and those of a SYN; off the common path.
+ * Only they read a clock and may touch the row's handshake.
+ */
+static __always_inline void note_flags(struct hot *slot, u32 index, u64 flags, u32 direction,
+				       bool first, u16 icmp, const bool claimed)
 {
-	if ((flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
-		flags |= SEEN_SYN_ONLY;
-	else if (flags & TCP_SYN)
-		flags |= SEEN_SYN_ACK;
-	__sync_fetch_and_or(&slot->seen, flags << direction * SEEN_SHIFT);
+	u64 seen = *(volatile u64 *)&slot->seen, facts = facts_of(flags);
+	u64 time = claimed ? 0 : time_of(seen, facts, direction, first);
+	struct handshake *handshake;
+
+	if (time | (facts & SEEN_REJECTED)) {
+		handshake = lookup(handshakes, &index);
+		if (handshake && facts & SEEN_REJECTED)
+			handshake->icmp = icmp;
+		if (handshake && time)
+			handshake->time[time >> 1 & 3] = bpf_ktime_get_ns() >> HANDSHAKE_SHIFT;
+	}
+	__sync_fetch_and_or(&slot->seen, facts << direction * SEEN_SHIFT | time << SEEN_TIMED_BIT);
+	if (retries_of(seen, facts, direction))
+		__sync_fetch_and_add(&slot->seen, 1ULL << SEEN_RETRIES_SHIFT);
 }
 
 /* One CPU gets each carry bit, because it is taken out atomically. */
@@ -219,15 +234,15 @@ static __always_inline void carry(struct hot *slot, u32 index, u32 direction)
  */
 static __always_inline void write_row(const struct flow *flow, u32 index, u32 half, u32 direction)
 {
-	u32 zero = 0, place;
+	u32 zero = 0, number, place;
 	struct cold *row = lookup(cold, &index);
 	struct control *ctl = lookup(control, &zero);
 	u64 *listed;
 
 	if (!row || !ctl)
 		return;
-	place = __sync_fetch_and_add(&ctl->used[half], 1);
-	place = AND_PARAMETER(place, slot_mask) + SHIFT_BY_PARAMETER(half, slot_shift);
+	number = __sync_fetch_and_add(&ctl->used[half], 1);
+	place = AND_PARAMETER(number, slot_mask) + SHIFT_BY_PARAMETER(half, slot_shift);
 	listed = lookup(used, &place);
 	if (listed)
 		*listed = index;
@@ -243,7 +258,10 @@ static __always_inline void write_row(const struct flow *flow, u32 index, u32 ha
 	row->first_direction = direction;
 	row->cgroup_high = 0;
 	row->cgroup_low = 0;
-	row->first_seen_ns = bpf_ktime_get_coarse_ns();
+	if (number < PARAMETER32(slots) / FINE_PART)
+		row->first_seen_ns = bpf_ktime_get_ns() | FIRST_SEEN_FINE;
+	else
+		row->first_seen_ns = bpf_ktime_get_coarse_ns() & ~(u64)FIRST_SEEN_FINE;
 }
 
 /*
@@ -266,13 +284,14 @@ static __always_inline void note_sender(struct __sk_buff *skb, u32 index)
  * Adds a packet and its facts to its slot; returns those that are new. A SYN is always
  * new: its meaning depends on the ACK beside it, and both bits may be set already.
  */
-static __always_inline u64 add(struct hot *slot, u32 index, u64 traffic, u64 flags, u32 direction)
+static __always_inline u64 add(struct hot *slot, u32 index, u64 traffic, u64 flags, u32 direction,
+			       u16 icmp, const bool claimed)
 {
 	u64 before = __sync_fetch_and_add(&slot->traffic[direction], traffic);
 	u64 news = flags & (~(slot->seen >> direction * SEEN_SHIFT) | TCP_SYN);
 
 	if (news)
-		note_flags(slot, flags, direction);
+		note_flags(slot, index, flags, direction, !before, icmp, claimed);
 	if ((before + traffic) & (1ULL << BYTE_CARRY_BIT | 1ULL << PACKET_CARRY_BIT))
 		carry(slot, index, direction);
 	return news;
@@ -285,7 +304,7 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 	struct flow flow;
 	u64 packets = SKB_FIELD(skb, gso_segs), bytes = SKB_FIELD(skb, len);
 	u64 epoch, fingerprint, traffic, flags, news, error = 0;
-	u32 zero = 0, ifindex = SKB_FIELD(skb, ifindex), half, block_index, start, place = 0;
+	u32 zero = 0, ifindex = SKB_FIELD(skb, ifindex), half, block_index, start, index, place = 0;
 	u32 number = direction; /* of the lane */
 	bool allowed, claimed = false, of_socket = false;
 	struct control *ctl;
@@ -311,6 +330,8 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 		else
 			error = fingerprint_of_error(skb, &packet, &rest, ifindex, direction,
 						     uplink);
+		if (packet.protocol != IPPROTO_TCP)
+			packet.tcp_flags = SEEN_PACKET;
 	}
 	flow.ifindex = ifindex;
 	turn(&flow, &packet, direction);
@@ -323,6 +344,7 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 	if (!ctl)
 		return TC_ACT_UNSPEC;
 	epoch = *(volatile u64 *)&ctl->epoch; /* read once: see the swap in table.py */
+	flags |= *(volatile u64 *)&ctl->zero;
 	half = epoch & 1;
 	block_index = AND_PARAMETER(fingerprint >> 32, block_mask) +
 		      SHIFT_BY_PARAMETER(half, block_shift);
@@ -339,7 +361,7 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 		found = *(volatile u64 *)&block->slots[place].fingerprint;
 		if (found == fingerprint) {
 			news = add(&block->slots[place], block_index * BLOCK_SLOTS + place, traffic,
-				   flags, direction);
+				   flags, direction, rest.icmp, false);
 			if (uplink && direction == FROM_ENDPOINT && news & SEEN_SOCKET)
 				note_sender(skb, block_index * BLOCK_SLOTS + place);
 			return TC_ACT_UNSPEC;
@@ -372,11 +394,15 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 	}
 	if (uplink && claimed && direction == TO_ENDPOINT && is_for_socket(skb, &packet))
 		flags |= SEEN_SOCKET;
-	news = add(slot, block_index * BLOCK_SLOTS + place, traffic, flags, direction);
+	index = block_index * BLOCK_SLOTS + place;
+	if (claimed) /* one atomic less: that there is a packet is in the row */
+		news = add(slot, index, traffic, flags & ~SEEN_PACKET, direction, rest.icmp, true);
+	else
+		news = add(slot, index, traffic, flags, direction, rest.icmp, false);
 	if (claimed)
-		write_row(&flow, block_index * BLOCK_SLOTS + place, half, direction);
+		write_row(&flow, index, half, direction);
 	if (uplink && direction == FROM_ENDPOINT && news & SEEN_SOCKET)
-		note_sender(skb, block_index * BLOCK_SLOTS + place);
+		note_sender(skb, index);
 	return TC_ACT_UNSPEC;
 }
 

@@ -16,6 +16,10 @@
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETER_PROBLEM 12
 #define ICMPV6_LAST_ERROR 4 /* RFC 4443: unreachable, too big, time exceeded, parameter problem */
+#define ICMP_FRAGMENTATION_NEEDED 4 /* a code of ICMP_UNREACHABLE */
+#define ICMPV6_UNREACHABLE 1
+#define ICMPV6_TIME_EXCEEDED 3
+#define ICMPV6_PARAMETER_PROBLEM 4
 #define ICMP_HEADER 8
 #define ICMP_MAX_ERROR 576 /* RFC 1812 4.3.2.3: the whole packet */
 #define ICMPV6_MAX_ERROR 1280 /* RFC 4443 2.4 */
@@ -24,6 +28,18 @@ static __always_inline bool is_icmp_error(u8 type)
 {
 	return type == ICMP_UNREACHABLE || type == ICMP_SOURCE_QUENCH || type == ICMP_REDIRECT ||
 	       type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETER_PROBLEM;
+}
+
+/* Whether an ICMP error ends an attempt to connect; `type_code` has both. */
+static __always_inline bool is_rejection(u16 type_code, bool ipv4)
+{
+	u8 type = type_code >> 8;
+
+	if (ipv4)
+		return (type == ICMP_UNREACHABLE && (u8)type_code != ICMP_FRAGMENTATION_NEEDED) ||
+		       type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETER_PROBLEM;
+	return type == ICMPV6_UNREACHABLE || type == ICMPV6_TIME_EXCEEDED ||
+	       type == ICMPV6_PARAMETER_PROBLEM;
 }
 
 /* The ports of a quoted packet; errors quote eight bytes of it at least (RFC 792). */
@@ -84,14 +100,16 @@ static __always_inline bool quote_ipv6(struct __sk_buff *skb, u32 offset, u32 en
 
 /* `rest` is what lies behind the headers of `packet`; `relays`: there may be routers here. */
 static __always_inline bool parse_quote(struct __sk_buff *skb, struct packet *packet,
-					const struct rest *rest, struct packet *quoted,
-					const bool relays)
+					struct rest *rest, struct packet *quoted, const bool relays)
 {
 	u32 offset = rest->offset + ICMP_HEADER, end = rest->offset + rest->size;
+	__be16 type_code;
 	u8 type;
 
-	if (bpf_skb_load_bytes(skb, rest->offset, &type, sizeof(type)))
+	if (bpf_skb_load_bytes(skb, rest->offset, &type_code, sizeof(type_code)))
 		return false;
+	rest->icmp = ntohs(type_code);
+	type = rest->icmp >> 8;
 	if (packet->ipv4) {
 		if (!is_icmp_error(type) || rest->size > ICMP_MAX_ERROR - sizeof(struct iphdr) ||
 		    !quote_ipv4(skb, offset, end, quoted))
@@ -112,5 +130,7 @@ static __always_inline bool parse_quote(struct __sk_buff *skb, struct packet *pa
 		packet->facts |= SEEN_ICMP_RELAYED;
 	}
 	packet->facts |= SEEN_ICMP_ERROR;
+	if (is_rejection(rest->icmp, packet->ipv4))
+		packet->facts |= SEEN_REJECTED;
 	return true;
 }

@@ -3,6 +3,7 @@
 
 import ipaddress
 import mmap
+import socket
 from typing import NamedTuple
 
 import numpy as np
@@ -72,11 +73,21 @@ class Kernel:
 
     def _entries(self, rows: FlowRows) -> list[Entry]:
         return [
-            Entry(_flow(cold), _pair(size), _pair(count), int(seen), *_origin(cold))
+            Entry(_flow(cold), _pair(size), _pair(count), self._seen(seen, cold), *_origin(cold))
             for size, count, seen, cold in zip(
                 rows.bytes, rows.packets, rows.seen, self.table.cold(rows.place), strict=True
             )
         ]
+
+    def _seen(self, seen: np.uint64, cold: np.void) -> int:
+        """The facts of a row, without those of its handshake: test_handshake.py."""
+        layout = self.layout
+        found = int(seen) & ~(layout.seen_retries_mask << layout.seen_retries_shift)
+        for bit in range(layout.seen_timed_bit, layout.seen_timed_bit + 3):
+            found &= ~(1 << bit)
+        if cold["protocol"] != socket.IPPROTO_TCP:
+            found &= ~(layout.seen_packet | layout.seen_packet << layout.seen_shift)
+        return found
 
     def account(self, direction: int, account: int, ifindex: int = LOOPBACK) -> Account:
         books = self.books.read()

@@ -105,7 +105,7 @@ def test_rows_of_an_older_layout_have_nothing_where_it_had_nothing() -> None:
     assert older.seen_socket == 0
     assert "cgroup_low" not in (older.cold.names or ())
     cold = np.zeros(4, older.cold)
-    cold["local_address"][2], cold["local_port"][2], cold["first_seen_ns"][2] = (5, 7), 443, 23
+    cold["local_address"][2], cold["local_port"][2], cold["first_seen_ns"][2] = (5, 7), 443, 22
     cold["pad"][2] = 255
     arrays = Arrays(np.zeros(1, older.control), np.zeros(4, older.hot), cold, np.zeros(4, "u4"))
 
@@ -113,5 +113,5 @@ def test_rows_of_an_older_layout_have_nothing_where_it_had_nothing() -> None:
 
     assert row.dtype == abi.current().cold
     assert row["local_address"].tolist() == [5, 7]
-    assert (row["local_port"], row["first_seen_ns"]) == (443, 23)
+    assert (row["local_port"], row["first_seen_ns"]) == (443, 22)
     assert (row["cgroup_high"], row["cgroup_low"]) == (0, 0)

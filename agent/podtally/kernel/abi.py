@@ -33,6 +33,7 @@ class Layout:
     book_key: Struct
     book: Struct
     lane: Struct | None  # None: layouts without lanes
+    handshake: Struct | None  # None: layouts without handshakes
     lanes: int  # of each interface
     block_slots: int
     packet_shift: int
@@ -48,6 +49,12 @@ class Layout:
     seen_icmp_relayed: int
     error_fingerprint: int
     seen_carried_bit: int
+    seen_packet: int  # 0, as the next: layouts without handshakes
+    seen_rejected: int
+    seen_timed_bit: int
+    seen_retries_shift: int
+    seen_retries_mask: int
+    handshake_shift: int
 
 
 def parse_structs(header: str) -> dict[str, Struct]:
@@ -78,6 +85,7 @@ def parse(text: str) -> Layout:
             book_key=structs["book_key"],
             book=structs["book"],
             lane=structs.get("lane"),
+            handshake=structs.get("handshake"),
             lanes=constants.get("LANES", 0),
             block_slots=constants["BLOCK_SLOTS"],
             packet_shift=constants["PACKET_SHIFT"],
@@ -93,6 +101,12 @@ def parse(text: str) -> Layout:
             seen_icmp_relayed=constants.get("SEEN_ICMP_RELAYED", 0),
             error_fingerprint=constants.get("ERROR_FINGERPRINT", 0),
             seen_carried_bit=constants["SEEN_CARRIED_BIT"],
+            seen_packet=constants.get("SEEN_PACKET", 0),
+            seen_rejected=constants.get("SEEN_REJECTED", 0),
+            seen_timed_bit=constants.get("SEEN_TIMED_BIT", 0),
+            seen_retries_shift=constants.get("SEEN_RETRIES_SHIFT", 0),
+            seen_retries_mask=constants.get("SEEN_RETRIES_MASK", 0),
+            handshake_shift=constants.get("HANDSHAKE_SHIFT", 0),
         )
     except KeyError as missing:
         raise LayoutError(f"flow.h: {missing} is not there") from None

@@ -152,6 +152,8 @@ def _check(job: LoadJob) -> None:
     values = {"control": layout.control, "hot": block, "cold": layout.cold, "books": layout.book}
     if layout.lane is not None:
         values["lanes"] = layout.lane
+    if layout.handshake is not None:
+        values["handshakes"] = layout.handshake
     for each in job.object.maps:
         if each.name in values and each.value_size != values[each.name].itemsize:
             size = values[each.name].itemsize

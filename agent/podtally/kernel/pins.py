@@ -4,7 +4,8 @@
 ::
 
     PIN_DIR/progs/{from_pod,to_pod,from_host,to_host}   the generation in use
-    PIN_DIR/maps/{control,hot,cold,used,books,lanes,fence,fence_inner,about}
+    PIN_DIR/maps/{control,hot,cold,handshakes,used,books,lanes,fence,
+                  fence_inner,about}
     PIN_DIR/next/{progs,maps}                           its successor, while they change places
     PIN_DIR/links/                                      the attacher's
 
@@ -27,7 +28,7 @@ from podtally.kernel import abi, bpf
 from podtally.kernel.sources import BPF_DIR, sources_digest
 
 PROGRAMS = ("from_pod", "to_pod", "from_host", "to_host")
-MAPS = ("control", "hot", "cold", "used", "books", "lanes", "fence", "fence_inner")
+MAPS = ("control", "hot", "cold", "handshakes", "used", "books", "lanes", "fence", "fence_inner")
 SECRETS = 8
 BPF_FS_MAGIC = "bpf"
 
@@ -80,10 +81,12 @@ class Generation:
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """Those that it was loaded with: an older one knew of no lanes."""
+        """Those that it was loaded with: an older one had no lanes or handshakes."""
         if self.about.maps:
             return self.about.maps
-        return tuple(x for x in MAPS if x != "lanes" or self.about.layout.lane is not None)
+        layout = self.about.layout
+        newer = {"lanes": layout.lane, "handshakes": layout.handshake}
+        return tuple(name for name in MAPS if newer.get(name, name) is not None)
 
     @property
     def programs(self) -> tuple[str, ...]:

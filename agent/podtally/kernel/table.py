@@ -51,7 +51,7 @@ class Table:
         """``held`` are descriptors that are closed with the table."""
         self.layout = layout
         self._held = held
-        self._control, self._hot, self._cold, self._used = arrays
+        self._control, self._hot, self._cold, self._used, self._handshakes = arrays
         self._words = self._hot.view(np.uint64).reshape(len(self._hot), -1)
         self._today = abi.current().cold
         self._fence = fence
@@ -128,7 +128,15 @@ class Table:
         today = np.zeros(len(rows), self._today)
         for name in set(rows.dtype.names or ()) & set(today.dtype.names or ()):
             today[name] = rows[name]
+        if self._handshakes is None:  # that layout's clock was coarse
+            today["first_seen_ns"] &= ~np.uint64(1)
         return today
+
+    def handshakes(self, place: NDArray[np.int64]) -> NDArray[np.void]:
+        """Copies of the rows' handshakes; ``seen`` says which of their times are valid. (n,)"""
+        if self._handshakes is None:
+            return np.zeros(len(place), abi.current().handshake)
+        return self._handshakes[place]
 
     def clear(self, half: int) -> None:
         """Make a half ready for its next epoch; stopped at any point, it can be done again.
@@ -144,12 +152,16 @@ class Table:
 
 
 class Arrays(NamedTuple):
-    """The maps of a table: ``control`` (1,), the others (2 * slots,)."""
+    """The maps of a table: ``control`` (1,), the others (2 * slots,).
+
+    ``handshakes`` is None for layouts without them.
+    """
 
     control: NDArray[np.void]
     hot: NDArray[np.void]
     cold: NDArray[np.void]
     used: NDArray[np.uint64]
+    handshakes: NDArray[np.void] | None = None
 
 
 def open_table(generation: Generation) -> Table:
@@ -160,6 +172,9 @@ def open_table(generation: Generation) -> Table:
         _mapped(generation, "hot", layout.hot, 2 * slots),
         _mapped(generation, "cold", layout.cold, 2 * slots),
         _mapped(generation, "used", np.dtype(np.uint64), 2 * slots),
+        None
+        if layout.handshake is None
+        else _mapped(generation, "handshakes", layout.handshake, 2 * slots),
     )
     fence, inner = generation.map_fd("fence"), generation.map_fd("fence_inner")
     key, value = np.zeros(1, np.uint32), np.array([inner], np.uint32)
