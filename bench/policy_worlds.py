@@ -116,8 +116,10 @@ class Maker:
         chance = self._random
         names = [self.domain_name() for _ in range(chance.choice((0, 0, 1, 1, 2, 3)))]
         answers = tuple(
-            Answered(name, NOW - chance.choice((0, 5, 60)), NOW + chance.choice(EXPIRES), trusted)
-            for name, trusted in dict.fromkeys((n, chance.random() < 0.8) for n in names)
+            Answered(name, NOW - chance.choice((0, 5, 60)), NOW + chance.choice(EXPIRES), *kind)
+            for name, *kind in dict.fromkeys(
+                (n, chance.random() < 0.8, chance.random() < 0.1) for n in names
+            )
         )
         return KnownNames(answers, NOW, chance.choice((0, 0, NAMES_OFF, SEEN_LATE | ENCRYPTED_DNS)))
 

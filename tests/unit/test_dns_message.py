@@ -125,7 +125,7 @@ def test_other_kinds_of_messages_are_none() -> None:
 
 def test_names_as_people_write_them() -> None:
     labels, _ = read_labels(b"\x03a.b\x02\xc3\xa4\x04_tcp\0", 0)
-    assert name_text(labels) == "a\\.b.\\195\\164._tcp"
+    assert name_text(labels) == "a\\046b.\\195\\164._tcp"
     assert display_name("xn--bcher-kva.example") == "xn--bcher-kva.example (bücher.example)"
     assert display_name("plain.example") == "plain.example"
     assert display_name("xn--.example") == "xn--.example"

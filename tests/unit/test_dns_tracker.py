@@ -80,6 +80,17 @@ def test_another_id_name_or_type_does_not_count() -> None:
     assert (not seen.answers, seen.unsolicited) == (True, {POD: 3})
 
 
+def test_addresses_of_service_records_are_hints() -> None:
+    tracker = DnsTracker()
+    record = "api.example.com. 30 IN HTTPS 1 . ipv4hint=203.0.113.66"
+    tracker.add(sent(query("api.example.com", "HTTPS")))
+    tracker.add(received(response(query("api.example.com", "HTTPS"), record)))
+    tracker.add(sent(query("api.example.com")))
+    tracker.add(received(response(query("api.example.com"), record, API)))
+    found = [(each.addresses, each.is_hint) for each in tracker.take(2 * SECOND_NS).answers]
+    assert found == [((mapped("203.0.113.66"),), True), ((mapped("203.0.113.7"),), False)]
+
+
 def test_case_does_not_matter() -> None:
     tracker = DnsTracker()
     tracker.add(sent(query("aPi.ExAmPlE.com")))

@@ -102,6 +102,48 @@ def test_old_answers_are_merged_and_the_first_and_last_stay() -> None:
     assert looked_up(table, POD, "203.0.113.1", 0.5) == []
 
 
+def test_what_expired_between_dropped_answers_is_not_known() -> None:
+    """TTLs of 2 s, asked for every second: never expired, though most answers are dropped."""
+    table = NO_DOMAINS
+    for second in range(1, 101):
+        made = answer("a.example", "203.0.113.1", at=second, ttl=2)
+        table = table.updated([made], second * SECOND)
+    assert len(table) < 20
+    for at in range(1, 100):
+        assert not expired(table, at + 0.5), at
+    assert expired(table, 103.0)
+
+
+def test_an_answer_that_expired_before_the_next_is_known_to_have() -> None:
+    table = NO_DOMAINS
+    for second in (1, 20, 40, 60):
+        made = answer("a.example", "203.0.113.1", at=second, ttl=2)
+        table = table.updated([made], second * SECOND)
+    table = table.updated([answer("b.example", "203.0.113.1", at=100)], 100 * SECOND)
+    assert [expired(table, at) for at in (2, 5, 21, 30, 41, 50, 61, 99)] == [False, True] * 4
+
+
+def test_hints_are_entries_of_their_own() -> None:
+    both = [
+        answer("a.example", "203.0.113.1", at=1.0),
+        answer("a.example", "203.0.113.1", at=2.0, is_hint=True),
+    ]
+    found = candidates_at(NO_DOMAINS.updated(both, 3 * SECOND), 3.0)
+    assert found.hint.tolist() == [False, True]
+    assert found.answered.tolist() == [1.0, 2.0]
+
+
+def candidates_at(table: DomainTable, at: float) -> Candidates:
+    times, trusted = np.array([int(at * SECOND)]), table.trust({RESOLVER})
+    found = table.find(np.array([POD]), words("203.0.113.1"), times, trusted)
+    return table.candidates(found, times, np.zeros(1, np.uint8), trusted, 0.0)
+
+
+def expired(table: DomainTable, at: float) -> bool:
+    known = candidates_at(table, at).known(0)
+    return not [each for each in known.valid().answers if each.name == "a.example"]
+
+
 def test_many_at_once_agree_with_a_plain_search() -> None:
     random = np.random.default_rng(23)
     answers = [

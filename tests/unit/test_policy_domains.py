@@ -16,6 +16,7 @@ from podtally.dns.known_names import (
     Answered,
     KnownNames,
 )
+from podtally.dns.wire_names import name_text, read_labels
 from podtally.policy.domain_patterns import above, covers, matches, normalise
 from podtally.policy.explain.reasons import direction_reason
 from podtally.policy.model import (
@@ -293,6 +294,20 @@ def test_the_rule_allows_no_dns() -> None:
         judge(known(), admin(by_name("api.example.com")), CLOSED, question=resolver).verdict
         == "denied"
     )
+
+
+def test_address_hints_of_service_records_do_not_count() -> None:
+    """Only A and AAAA answers do: an HTTPS record may name any address."""
+    hint = answered("api.example.com")._replace(is_hint=True)
+    assert judge(known(hint), admin(by_name("api.example.com")), CLOSED).verdict == "denied"
+
+
+def test_a_dot_within_a_label_ends_no_label() -> None:
+    """``evil.example`` as one label before ``com`` is no name below ``example.com``."""
+    labels = read_labels(b"\x0cevil.example\x03com\0", 0)[0]
+    name = name_text(labels)
+    assert not name.endswith(".example.com")
+    assert judge(known(name), admin(by_name("*.example.com")), CLOSED).verdict == "denied"
 
 
 # -- 7: doubt ----------------------------------------------------------------------------------

@@ -40,8 +40,8 @@ class Candidates(NamedTuple):
     """The names of n connections, as lists one behind the other.
 
     Connection i has the entries ``offsets[i]:offsets[i + 1]`` of ``names``, ``answered``,
-    ``expires`` and ``trusted``: for each name and trust, the latest answer with the peer's
-    address that its endpoint received before the connection's first packet.
+    ``expires``, ``trusted`` and ``hint``: for each name, trust and kind of answer, the latest one
+    with the peer's address that its endpoint received before the connection's first packet.
     Times: wall clock, seconds. The order of a connection's entries means nothing.
     """
 
@@ -51,6 +51,7 @@ class Candidates(NamedTuple):
     answered: NDArray[np.float64]  # (m,)
     expires: NDArray[np.float64]  # (m,), ``answered`` plus the lowest TTL of the chain
     trusted: NDArray[np.bool_]  # (m,), from a resolver that counts for verdicts
+    hint: NDArray[np.bool_]  # (m,), an address hint of a service record: does not count
     at: NDArray[np.float64]  # (n,), the connection's first packet
     missing: NDArray[np.uint8]  # (n,), bits; 0: all DNS of this endpoint was seen
 
@@ -67,7 +68,7 @@ class Candidates(NamedTuple):
     def known(self, row: int) -> KnownNames:
         """Return the names of one connection."""
         entries = slice(int(self.offsets[row]), int(self.offsets[row + 1]))
-        columns = (self.answered, self.expires, self.trusted)
+        columns = (self.answered, self.expires, self.trusted, self.hint)
         answers = zip(
             (self.table[name] for name in self.names[entries].tolist()),
             *(column[entries].tolist() for column in columns),
@@ -88,6 +89,7 @@ class Candidates(NamedTuple):
             self.answered[entry],
             self.expires[entry],
             self.trusted[entry],
+            self.hint[entry],
             self.at[index],
             self.missing[index],
         )
@@ -102,6 +104,7 @@ def empty(n: int, missing: int = NAMES_OFF) -> Candidates:
         answered=np.zeros(0),
         expires=np.zeros(0),
         trusted=np.zeros(0, np.bool_),
+        hint=np.zeros(0, np.bool_),
         at=np.zeros(n),
         missing=np.full(n, missing, np.uint8),
     )
@@ -121,6 +124,7 @@ def from_lists(
         answered=np.array([entry.answered for entry in entries], np.float64),
         expires=np.array([entry.expires for entry in entries], np.float64),
         trusted=np.array([entry.trusted for entry in entries], np.bool_),
+        hint=np.array([entry.is_hint for entry in entries], np.bool_),
         at=np.array(at, np.float64),
         missing=np.array(missing, np.uint8),
     )

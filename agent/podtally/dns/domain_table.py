@@ -27,12 +27,15 @@ RECORD = np.dtype(
         ("name", np.int32),  # the queried one: index in ``texts``
         ("chain", np.int32),  # of aliases, joined: index in ``texts``
         ("resolver", np.int32),  # index in ``resolvers``
-        ("pad", np.uint32),
+        ("flags", np.uint32),
     ]
 )
+HINT = 1  # a flag: an address hint of a service record
+GAP = 2  # later answers of the name were dropped: when it expired is not known
 MAX_RECORDS = 131_072
 MAX_RECORDS_OF_ONE = 8192  # of one endpoint; the oldest go first
 MAX_RESOLVERS = 4096  # further ones share a number that is never trusted
+MAX_NEWEST = 4  # answers of one name that are kept while there is room
 MAX_RECORDS_OF_PAIR = 128  # of one endpoint and address
 RECENT_NS = 5_000_000_000  # rows are read so late at most, unless the agent was down
 OTHER_RESOLVER = 0
@@ -44,7 +47,7 @@ Texts = tuple[str, ...]
 
 
 class Found(NamedTuple):
-    """Entries of connections, one for each name and trust, oldest answer first.
+    """Entries of connections, one for each name, trust and kind, oldest answer first.
 
     ``row`` (m,) is the connection, ``record`` (m,) the index in ``records``.
     """
@@ -89,14 +92,14 @@ class DomainTable:
         keep &= (some["address"] == addresses[row]).all(axis=1)
         keep &= some["at_ns"] <= times_ns[row]
         row, record, some = row[keep], record[keep], some[keep]
-        # of one name and trust the latest: records of a row are in the order of time
-        trust = trusted[some["resolver"]]
-        order = np.lexsort((record, trust, some["name"], row))
+        # of one name, trust and kind the latest: records of a row are in the order of time
+        kind = trusted[some["resolver"]] * 2 + (some["flags"] & HINT)
+        order = np.lexsort((record, kind, some["name"], row))
         row, record = row[order], record[order]
-        name, trust = some["name"][order], trust[order]
+        name, kind = some["name"][order], kind[order]
         last = np.ones(len(row), np.bool_)
         if len(row):
-            last[:-1] = (row[1:] != row[:-1]) | (name[1:] != name[:-1]) | (trust[1:] != trust[:-1])
+            last[:-1] = (row[1:] != row[:-1]) | (name[1:] != name[:-1]) | (kind[1:] != kind[:-1])
         row, record = row[last], record[last]
         order = np.lexsort((records["at_ns"][record], row))
         return Found(row[order], record[order])
@@ -115,15 +118,19 @@ class DomainTable:
         """
         n, some = len(times_ns), self.records[found.record]
         used, names = np.unique(some["name"], return_inverse=True)
-        answered = some["at_ns"] / 1e9 + wall_offset
+        answered, at = some["at_ns"] / 1e9 + wall_offset, times_ns / 1e9 + wall_offset
+        expires = answered + some["ttl"]
+        dropped = some["flags"] & GAP != 0
+        expires[dropped] = np.maximum(expires, at[found.row])[dropped]
         return Candidates(
             table=tuple(self.texts[i] for i in used.tolist()),
             offsets=np.searchsorted(found.row, np.arange(n + 1)).astype(np.int64),
             names=names.astype(np.int32),
             answered=answered,
-            expires=answered + some["ttl"],
+            expires=expires,
             trusted=trusted[some["resolver"]],
-            at=times_ns / 1e9 + wall_offset,
+            hint=some["flags"] & HINT != 0,
+            at=at,
             missing=missing,
         )
 
@@ -187,11 +194,12 @@ class DomainTable:
                     resolvers.append(answer.resolver)
             name = text_number(answer.name)
             chain = text_number(CHAIN_SEPARATOR.join(answer.chain)) if answer.chain else 0
-            row = (answer.at_ns, answer.endpoint, answer.ttl, name, chain, resolver)
+            flags = HINT if answer.is_hint else 0
+            row = (answer.at_ns, answer.endpoint, answer.ttl, name, chain, resolver, flags)
             rows += [row] * len(answer.addresses)
             addresses += answer.addresses
         fresh = np.zeros(len(rows), RECORD)
-        fields = ("at_ns", "endpoint", "ttl", "name", "chain", "resolver")
+        fields = ("at_ns", "endpoint", "ttl", "name", "chain", "resolver", "flags")
         for column, values in zip(fields, np.array(rows, np.int64).T, strict=True):
             fresh[column] = values
         fresh["address"] = np.frombuffer(b"".join(addresses), ">u8").reshape(-1, 2)
@@ -290,27 +298,39 @@ def _renumber(records: NDArray[np.void], fields: tuple[str, ...], values: tuple)
 
 
 def _compact(records: NDArray[np.void], now_ns: int) -> NDArray[np.void]:
-    """Of the answers with the same name from the same resolver keep the first, the last, and
-    those of the last RECENT_NS: they say what was known at which time.
+    """Of the answers with the same name from the same resolver keep the first, the newest ones,
+    and those of the last RECENT_NS: they say what was known at which time.
     """
-    fields = ("at_ns", "resolver", "name", "endpoint")
-    keys = [records[each] for each in fields] + [records["hash"]]
-    order = np.lexsort(keys)
-    ordered = records[order]
+    hints = records["flags"] & HINT
+    fields = ("resolver", "name", "endpoint", "hash")
+    order = np.lexsort([records["at_ns"], hints, *(records[each] for each in fields)])
+    ordered, hints = records[order], hints[order]
     same = np.zeros(len(order), np.bool_)
-    same[1:] = ordered["hash"][1:] == ordered["hash"][:-1]
-    for each in ("endpoint", "name", "resolver"):
+    same[1:] = hints[1:] == hints[:-1]
+    for each in fields:
         same[1:] &= ordered[each][1:] == ordered[each][:-1]
     old = ordered["at_ns"] < now_ns - RECENT_NS
-    drop = same.copy()  # neither the first ...
-    drop[:-1] &= same[1:] & old[1:]  # ... nor the last one that is old
-    drop[-1:] = False
-    drop &= old
+    run = np.cumsum(~same) - 1
+    last_old = np.cumsum(np.bincount(run, minlength=1)) - np.bincount(run, ~old, 1) - 1
+    behind = last_old[run] - np.arange(len(order))  # how many old ones follow
+    drop = same & old & (behind >= _room(ordered["endpoint"]))
     if not drop.any():
         return records
+    before = np.flatnonzero(~drop[:-1] & drop[1:])
+    kept = records.copy()
+    kept["flags"][order[before]] |= GAP
     keep = np.ones(len(order), np.bool_)
     keep[order[drop]] = False
-    return records[keep]
+    return kept[keep]
+
+
+def _room(endpoints: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """Return how many old answers of a name are kept, of endpoints (n,)."""
+    if len(endpoints) > MAX_RECORDS // 2:
+        return np.ones(len(endpoints), np.int64)
+    _, place, counts = np.unique(endpoints, return_inverse=True, return_counts=True)
+    room: NDArray[np.int64] = np.where(counts > MAX_RECORDS_OF_ONE // 2, 1, MAX_NEWEST)
+    return room[place.ravel()]
 
 
 def _newest_of_pairs(records: NDArray[np.void]) -> NDArray[np.void]:

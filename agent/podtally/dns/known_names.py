@@ -25,6 +25,7 @@ class Answered(NamedTuple):
     answered: float
     expires: float
     trusted: bool = True  # from a resolver that counts for verdicts
+    is_hint: bool = False  # an address hint of a service record (HTTPS, SVCB): does not count
 
 
 class KnownNames(NamedTuple):

@@ -51,6 +51,11 @@ class Message(NamedTuple):
     is_cut: bool = False  # records are missing at the end
 
     @property
+    def is_hint(self) -> bool:
+        """Whether the addresses are no answer to a question for addresses."""
+        return self.type not in (A, AAAA)
+
+    @property
     def name(self) -> str:
         return name_text(self.labels)
 
@@ -81,7 +86,8 @@ def parse_message(data: bytes) -> Message | None:
 class _Sections:
     """The records of an answer that may lead to an address, by owner."""
 
-    def __init__(self) -> None:
+    def __init__(self, asked: int) -> None:
+        self._asked = asked
         self.aliases: dict[Labels, tuple[Labels, int]] = {}
         self.subtrees: dict[Labels, tuple[Labels, int]] = {}
         self.addresses: dict[Labels, list[tuple[bytes, int]]] = {}
@@ -100,7 +106,7 @@ class _Sections:
             self.aliases.setdefault(owner, (self._target(data, start, end), ttl))
         elif kind == DNAME:
             self.subtrees.setdefault(owner, (self._target(data, start, end), ttl))
-        elif kind in (HTTPS, SVCB):
+        elif kind in (HTTPS, SVCB) and kind == self._asked:
             self._add_service(owner, ttl, data, span)
 
     def _add_address(self, owner: Labels, address: bytes, ttl: int) -> None:
@@ -147,7 +153,7 @@ class _Sections:
 
 
 def _answered(asked: Message, data: bytes, offset: int, answers: int) -> Message:
-    found, is_cut, size = _Sections(), answers > MAX_RECORDS, len(data)
+    found, is_cut, size = _Sections(asked.type), answers > MAX_RECORDS, len(data)
     owners: dict[bytes, Labels] = {b"\xc0\x0c": asked.labels}  # by pointer: nearly all are
     for _ in range(min(answers, MAX_RECORDS)):
         if found.work >= MAX_LABELS:

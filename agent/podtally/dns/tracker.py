@@ -43,6 +43,7 @@ class Answer(NamedTuple):
     chain: tuple[str, ...]
     addresses: tuple[bytes, ...]
     ttl: int
+    is_hint: bool = False  # of a service record: rules by name do not count it
 
 
 class Exchange(NamedTuple):
@@ -164,7 +165,8 @@ class DnsTracker:
             self._lost.add(endpoint)
         if message.addresses:
             chain = tuple(map(name_text, message.chain))
-            answer = (captured.remote, name, chain, message.addresses, message.ttl)
+            found = (message.addresses, message.ttl, message.is_hint)
+            answer = (captured.remote, name, chain, *found)
             self._answers.append(Answer(endpoint, captured.at_ns, *answer))
 
     def _observe(self, endpoint: int, took_ns: int) -> None:

@@ -5,6 +5,7 @@ import re
 
 MAX_NAME = 255  # bytes on the wire, RFC 1035 2.3.4
 _POINTER = 0xC0
+_DOT = ord(".")
 _PLAIN = re.compile(rb"[a-z0-9_-]+\Z")
 
 
@@ -45,7 +46,10 @@ def read_labels(data: bytes, offset: int) -> tuple[tuple[bytes, ...], int]:
 
 
 def name_text(labels: tuple[bytes, ...]) -> str:
-    """Return a name without a trailing dot; unusual bytes are escaped as in RFC 1035 5.1."""
+    """Return a name without a trailing dot; unusual bytes are escaped as in RFC 1035 5.1.
+
+    A dot in a label becomes a number, so that every dot of the text ends a label.
+    """
     if all(map(_PLAIN.match, labels)):
         return b".".join(labels).decode("ascii")
     return ".".join(map(_escaped, labels))
@@ -56,7 +60,7 @@ def _escaped(label: bytes) -> str:
         chr(each)
         if _PLAIN.match(bytes((each,))) or each in b"*/+=~"
         else f"\\{chr(each)}"
-        if 0x20 < each < 0x7F
+        if 0x20 < each < 0x7F and each != _DOT
         else f"\\{each:03d}"
         for each in label
     )

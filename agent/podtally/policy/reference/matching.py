@@ -125,11 +125,16 @@ def domain_matches(peer: DomainPeer, names: KnownNames) -> bool | None:
 
 
 def matching_answer(peer: DomainPeer, names: KnownNames) -> Answered | None:
-    """Return the answer for one of the names that is valid for longest, from a trusted resolver."""
+    """Return the answer for one of the names that is valid for longest, from a trusted resolver.
+
+    Only "A/AAAA record"s count (NPEP-133), not the address hints of service records.
+    """
     found = [
         answer
         for answer in names.answers
-        if answer.trusted and any(matches(pattern, answer.name) for pattern in peer.names)
+        if answer.trusted
+        and not answer.is_hint
+        and any(matches(pattern, answer.name) for pattern in peer.names)
     ]
     return max(found, key=lambda answer: (answer.expires, answer.answered), default=None)
 

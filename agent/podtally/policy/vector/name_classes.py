@@ -81,7 +81,7 @@ class NameClasses:
         candidates = names.candidates() if self.lists else None
         if candidates is None:
             return None
-        entries = np.flatnonzero(candidates.trusted)
+        entries = np.flatnonzero(candidates.trusted & ~candidates.hint)
         bits = self._of_names(candidates, entries)
         hit = bits.any(axis=1)
         entries, bits = entries[hit], bits[hit]
