@@ -251,7 +251,13 @@ def _to_accounts(names: Names, flows: Flows, rounds: int) -> float:
     nothing = np.zeros(FLOWS, np.uint64)
     initiator = np.full(FLOWS, INITIATOR_ENDPOINT, np.uint8)
     everything = NewFlows(
-        key, initiator, chosen.at_ns, nothing, nothing.astype(np.int64), nothing.astype(np.bool_)
+        key,
+        initiator,
+        chosen.at_ns,
+        nothing,
+        nothing.astype(np.int64),
+        nothing.astype(np.bool_),
+        np.zeros(FLOWS, np.int32),
     )
     taken = []
     for _ in range(rounds + 1):

@@ -108,7 +108,13 @@ def _flows(shape: str, epoch: int, now_ns: int) -> NewConnections:
     initiator = np.full(DENIALS, INITIATOR_ENDPOINT, np.uint8)
     at_ns = np.full(DENIALS, now_ns, np.int64)
     return NewConnections(
-        key, initiator, at_ns, nothing, nothing.astype(np.int64), nothing.astype(np.bool_)
+        key,
+        initiator,
+        at_ns,
+        nothing,
+        nothing.astype(np.int64),
+        nothing.astype(np.bool_),
+        np.zeros(DENIALS, np.int32),
     )
 
 

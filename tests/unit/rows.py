@@ -21,6 +21,7 @@ from podtally.ledger.events import NO_EVENT
 from podtally.ledger.families import GAPS
 from podtally.ledger.label_sets import BookLabels
 from podtally.ledger.ledger import Ledger, Limits
+from podtally.ledger.peer_domains import NO_DOMAIN
 from podtally.ledger.view import View
 
 LAYOUT = abi.current()
@@ -126,6 +127,7 @@ def columns(flows: Sequence[Flow], account: int = 0, now_ns: int = SECOND) -> Co
         np.array([flow.bytes for flow in flows], np.int64).reshape(n, 2),
         np.array([flow.packets for flow in flows], np.int64).reshape(n, 2),
         key_of(flows),
+        np.full(n, NO_DOMAIN, np.int32),
     )
 
 

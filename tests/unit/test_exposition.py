@@ -51,12 +51,16 @@ def view_of(series: dict[Family[Any], tuple[list[Any], Any]], **totals: int) -> 
 SERIES: dict[Family[Any], tuple[list[Any], Any]] = {
     families.PODS: ([PodLabels("shop", "web-0", "egress")], [[LARGE, 23]]),
     families.FLOWS: (
-        [FlowLabels(*WEB, *OFFICE, "internet", "tcp", "443", "unknown")],
+        [FlowLabels(*WEB, *OFFICE, "internet", "tcp", "443", "unknown", "example.com")],
         [[1541, 5, 1]],
     ),
     families.BOOKS: ([BookLabels("veth7", "egress")], [[1541, 61, LARGE]]),
     families.DENIED: (
-        [DeniedLabels("shop", "web", "egress", *OFFICE, "tcp", "443", "shop/strict")],
+        [
+            DeniedLabels(
+                "shop", "web", "egress", *OFFICE, "tcp", "443", "shop/strict", "example.com"
+            )
+        ],
         [[19]],
     ),
     families.UNKNOWN_VERDICTS: ([UnknownLabels("unknown initiator")], [[23]]),
@@ -65,7 +69,7 @@ SERIES: dict[Family[Any], tuple[list[Any], Any]] = {
         [
             CandidateLabels(
                 *("shop", "web", "egress", *OFFICE, "tcp", "443"),
-                *("undeclared", "denied", "shop/next"),
+                *("undeclared", "denied", "shop/next", "example.com"),
             )
         ],
         [[LARGE, 31, 37]],
@@ -99,7 +103,7 @@ VIEW = view_of(
 FLOW = (
     'namespace="shop",workload="web",workload_kind="Deployment",direction="egress",'
     'peer_kind="external",peer_namespace="",peer_workload="office",scope="internet",'
-    'protocol="tcp",port="443",verdict="unknown"'
+    'protocol="tcp",port="443",verdict="unknown",peer_domain="example.com"'
 )
 OF_WEB = (
     'namespace="shop",workload="web",direction="egress",peer_kind="external",'
@@ -123,7 +127,7 @@ podtally_flow_packets_total{{{FLOW}}} 5
 podtally_connections_total{{{FLOW}}} 1
 # HELP podtally_policy_denied_total Connections that policy denies, counted at the end whose policies deny them.
 # TYPE podtally_policy_denied_total counter
-podtally_policy_denied_total{{{OF_WEB},policy="shop/strict"}} 19
+podtally_policy_denied_total{{{OF_WEB},policy="shop/strict",peer_domain="example.com"}} 19
 # HELP podtally_verdict_unknown_connections_total Connections with the verdict unknown, by cause.
 # TYPE podtally_verdict_unknown_connections_total counter
 podtally_verdict_unknown_connections_total{{cause="unknown initiator"}} 23
@@ -141,10 +145,10 @@ podtally_undeclared_exposure_connections_total{{namespace="shop",workload="web",
 podtally_scan_connections_total{{namespace="shop",workload="web",direction="egress",verdict="denied"}} 41
 # HELP podtally_candidate_connections_total Connections whose verdict candidate policies would change.
 # TYPE podtally_candidate_connections_total counter
-podtally_candidate_connections_total{{{OF_WEB},verdict="undeclared",candidate="denied",policy="shop/next"}} 37
+podtally_candidate_connections_total{{{OF_WEB},verdict="undeclared",candidate="denied",policy="shop/next",peer_domain="example.com"}} 37
 # HELP podtally_candidate_bytes_total Bytes of connections whose verdict candidate policies would change.
 # TYPE podtally_candidate_bytes_total counter
-podtally_candidate_bytes_total{{{OF_WEB},verdict="undeclared",candidate="denied",policy="shop/next"}} 9007199254740993
+podtally_candidate_bytes_total{{{OF_WEB},verdict="undeclared",candidate="denied",policy="shop/next",peer_domain="example.com"}} 9007199254740993
 # HELP podtally_egress_cost_dollars_total Estimated cost of sent bytes, by the prices in the configuration.
 # TYPE podtally_egress_cost_dollars_total counter
 podtally_egress_cost_dollars_total{{namespace="shop",workload="web",scope="internet"}} 23.25

@@ -169,7 +169,7 @@ def test_beyond_the_limit_flows_are_other_and_sums_stay_exact() -> None:
     view = ledger.view()
     assert len(view[FLOWS].labels) == 2 * (5 + 1)
     web = ["shop", "web", "Deployment", "egress", *["other"] * 3, "internet", "tcp", "other"]
-    other = FlowLabels._make([*web, "undeclared"])
+    other = FlowLabels._make([*web, "undeclared", "other"])
     assert contents(view[FLOWS])[other] == [3 * sum(range(5, 23)), 3 * 18, 18]
     assert view[FLOWS].values[:, 0].sum() == 9 * sum(range(23))
     assert view[BOOKS].values[:, 0].sum() == 9 * sum(range(23))

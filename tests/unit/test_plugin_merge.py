@@ -141,6 +141,7 @@ def candidate(**changes: object) -> CandidateRow:
         "allowed",
         "denied",
         "data/b",
+        "",
         23,
         500,
     )

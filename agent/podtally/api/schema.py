@@ -132,6 +132,7 @@ class CandidateRow(msgspec.Struct, frozen=True):
     verdict: str  # now
     candidate: str  # with the candidates
     policy: str  # the policy that would deny it, or ""
+    peer_domain: str  # of a peer outside, as in the metrics
     connections: int
     bytes: int
 

@@ -33,6 +33,7 @@ class Conversation(NamedTuple):
     protocol: str
     port: str
     verdict: str
+    peer_domain: str = ""
 
 
 class BookPage(NamedTuple):

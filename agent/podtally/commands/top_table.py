@@ -80,6 +80,7 @@ class ConversationRow(msgspec.Struct, frozen=True):
     protocol: str
     port: str
     verdict: str
+    peer_domain: str
     egress_connections: int
     ingress_connections: int
     egress_bytes: int
@@ -150,8 +151,10 @@ def _workload(each: Conversation) -> str:
 
 
 def _peer(each: Conversation) -> str:
-    """Return the peer's name; an address without one is shown by its scope: internet, private."""
+    """Return the peer's name, outside its domain; without one its scope: internet, private."""
     name = "/".join(filter(None, (each.peer_namespace, each.peer_workload)))
+    if not name and each.peer_domain:
+        return each.peer_domain
     if not name:
         return each.scope if each.peer_kind in ("external", UNKNOWN) else each.peer_kind
     return name if each.peer_kind == "pod" else f"{each.peer_kind}:{name}"

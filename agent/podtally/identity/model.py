@@ -66,6 +66,7 @@ class PeerLabels(NamedTuple):
     namespace: str
     workload: str
     scope: str
+    domain: str = ""  # of a peer outside, by which the endpoint found it
 
 
 UNKNOWN_ENDPOINT = Endpoint(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)

@@ -83,6 +83,7 @@ class Account(NamedTuple):
     endpoint: str = ""  # the name of the endpoint, whatever the labels say
     endpoint_namespace: str = ""
     limited_scope: str = ""  # the scope, where the series limit replaces the label
+    peer_domain: str = ""  # of a peer outside
 
     @property
     def distance(self) -> str:
@@ -112,6 +113,7 @@ def with_any_peer(account: Account) -> Account:
         protocol=account.protocol if account.protocol in SHOWN_PROTOCOLS else MANY_PROTOCOLS,
         port=MANY_PORT,
         backend=None,
+        peer_domain=OTHER,
     )
 
 
@@ -133,6 +135,7 @@ def overflow_account(account: Account) -> Account:
         endpoint=account.endpoint,
         endpoint_namespace=account.endpoint_namespace,
         limited_scope=account.distance,
+        peer_domain=OTHER,
     )
 
 
@@ -164,6 +167,7 @@ def flow_labels(account: Account, direction: str) -> FlowLabels:
         protocol=protocol_of(account),
         port=port_name(account.port),
         verdict=account.verdict,
+        peer_domain=account.peer_domain,
     )
 
 
@@ -243,6 +247,7 @@ def _labels_of_policy(account: Account, policy: str) -> DeniedLabels:
         protocol=protocol_of(account),
         port=port_name(account.port),
         policy=policy,
+        peer_domain=account.peer_domain,
     )
 
 

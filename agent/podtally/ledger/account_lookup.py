@@ -13,6 +13,7 @@ from podtally.identity.model import UNKNOWN_ENDPOINT
 from podtally.ledger.account import GROUP_PORT, NO_PORT, Account
 from podtally.ledger.account_groups import AccountGroups
 from podtally.ledger.accounts import AccountTable
+from podtally.ledger.domain_shares import DomainShares
 from podtally.ledger.interfaces import Interfaces
 from podtally.ledger.local_endpoints import LocalEndpoint, LocalEndpointFinder
 from podtally.ledger.peer_columns import UNKNOWN_PEER, PeerColumns, PeerKind
@@ -47,6 +48,7 @@ class AccountLookup:
         self._endpoints = endpoints
         self._verdicts = verdicts
         self._by_pod = by_pod
+        self.domains = DomainShares()
         self.forget()
 
     def forget(self) -> None:
@@ -103,11 +105,14 @@ class AccountLookup:
         parts = self._groups.parts(group)
         local, peer = self._endpoints.endpoints[parts.endpoint], kinds[parts.kind]
         labels = UNKNOWN_PEER if parts.late else peer.peer
-        account = self._local(local)._replace(
+        account = self._local(local)
+        domain = self.domains.fitting(account.namespace, account.workload, labels.domain)
+        account = account._replace(
             peer_kind=labels.kind,
             peer_namespace=labels.namespace,
             peer_workload=labels.workload,
             scope=labels.scope,
+            peer_domain=domain,
             protocol=parts.protocol,
             port=parts.port,
             backend=peer.backend,

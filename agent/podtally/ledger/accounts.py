@@ -258,4 +258,5 @@ class AccountTable:
 
 def _taken(account: Account) -> Taken:
     endpoint = (account.slot, account.endpoint_namespace, account.endpoint)
-    return Taken(endpoint, (account.peer_kind, account.peer_namespace, account.peer_workload))
+    peer = (account.peer_kind, account.peer_namespace, account.peer_workload, account.peer_domain)
+    return Taken(endpoint, peer)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.dns.domain_labels import DomainLabels
 from podtally.identity.name_table import Names
 from podtally.ledger.account import UNKNOWN_PORT, flooded, forwarded, waiting
 from podtally.ledger.account_lookup import AccountInput, AccountLookup
@@ -24,6 +25,8 @@ from podtally.ledger.connections import (
     TCP,
     Flags,
 )
+from podtally.ledger.domain_naming import DomainColumns, DomainNaming
+from podtally.ledger.domain_shares import DomainShares
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.event_matching import EventMatcher, JudgedConnections
 from podtally.ledger.events import NO_EVENT, Events
@@ -35,7 +38,7 @@ from podtally.ledger.local_endpoints import LocalEndpointFinder, LocalEndpoints
 from podtally.ledger.name_waits import NameWaits
 from podtally.ledger.new_connections import NewConnections
 from podtally.ledger.ownership import FLOODED, FOREIGN, GROUP
-from podtally.ledger.peer_columns import PeerColumns
+from podtally.ledger.peer_domains import NOT_LOOKED_UP, PeerDomains
 from podtally.ledger.peers import PeerFinder
 from podtally.ledger.verdicts import VerdictStage
 
@@ -62,6 +65,7 @@ class AttributionSettings(NamedTuple):
     undeclared_events: bool = False
     by_pod: bool = False  # pods take the place of workloads
     forwarders: Sequence[str] = ()  # globs of workloads that send and receive for others
+    domains: DomainLabels | None = None
 
 
 class Attribution:
@@ -80,6 +84,8 @@ class Attribution:
         self._unparsed = np.uint64(unparsed)
         self.verdicts = VerdictStage()
         self._peers = PeerFinder(settings.by_pod)
+        self.domains = PeerDomains(settings.domains)
+        self._naming = DomainNaming(interfaces, self.domains)
         self._endpoints = LocalEndpointFinder(
             interfaces, self._peers, self.verdicts, flags, settings.forwarders
         )
@@ -90,6 +96,10 @@ class Attribution:
         self._events = EventMatcher(settings.events, self.verdicts, settings.undeclared_events)
         self._known_of: tuple[Names | None, int, int] = (None, 0, 0)
 
+    @property
+    def domain_shares(self) -> DomainShares:
+        return self._lookup.domains
+
     def take_unknown_cgroups(self) -> set[int]:
         """Return the cgroups met since the last call that have no name."""
         return self._endpoints.take_unknown_cgroups()
@@ -99,8 +109,11 @@ class Attribution:
         self.verdicts.learn(context)
         self._endpoints.learn(context.names)
         of = (context.names, self._accounts.closed, self.verdicts.version)
-        if self._known_of != of or self._endpoints.is_full() or self._lookup.is_full():
+        is_full = self._endpoints.is_full() or self._lookup.is_full() or self._peers.is_full
+        if self._known_of != of or is_full:
             self._known_of = of
+            if self._peers.is_full:
+                self._peers.forget()
             self._endpoints.forget()
             self._lookup.forget()
 
@@ -116,14 +129,17 @@ class Attribution:
         local = self._endpoints.find(slot, flows, context)
         contest_mirrored(flows, local.ownership == FOREIGN)
         peers = self._peers.find(flows, context)
+        domains = self._naming.find(flows, slot, peers, self._peers.kinds, context)
+        peers = domains.peers
         found = AttributedConnections(
             np.empty(len(slot), np.int64), np.full(len(slot), NO_EVENT, np.int32)
         )
         is_flooded = local.ownership == FLOODED
         special = local.forwarded | is_flooded
         if wait:
-            waits = self.waits.waits(local, peers, flows, slot, context.now_ns)
+            waits = self.waits.waits(local, domains, flows, slot, context.now_ns)
             if waits.any():
+                flows.domain[waits] = NOT_LOOKED_UP
                 found.account[waits] = self._lookup.of_slots(slot[waits], waiting, context.now_ns)
                 special = special | waits
         for rows, make in ((local.forwarded, forwarded), (is_flooded, flooded)):
@@ -136,10 +152,11 @@ class Attribution:
             )
             special = special | (local.ownership == GROUP)
         if not special.any():
-            return self._judged(flows, local, peers, context)
+            return self._judged(flows, local, domains, context)
         rest = np.flatnonzero(~special)
         if len(rest):
-            parts = (flows.take(rest), local.take(rest), peers.take(rest))
+            some = domains._replace(peers=peers.take(rest), names=domains.names[rest])
+            parts = (flows.take(rest), local.take(rest), some)
             found.account[rest], found.event[rest] = self._judged(*parts, context)
         return found
 
@@ -150,7 +167,9 @@ class Attribution:
         self.learn(context)
         slot = self.interfaces.slots(flows.key["ifindex"].astype(np.int64))
         local = self._endpoints.find(slot, flows, context)
-        given = self._judge_input(flows, local, self._peers.find(flows, context))
+        peers = self._peers.find(flows, context)
+        domains = self._naming.find(flows, slot, peers, self._peers.kinds, context)
+        given = self._judge_input(flows, local, domains)
         reasons = self.verdicts.reasons(given, self.verdicts.judge(given), verdicts)
         if context.exposure is None:
             return ExplainedConnections(reasons, [""] * len(reasons))
@@ -161,11 +180,12 @@ class Attribution:
         self,
         flows: NewConnections,
         local: LocalEndpoints,
-        peers: PeerColumns,
+        domains: DomainColumns,
         context: EpochContext,
     ) -> AttributedConnections:
         """Judge connections; return their accounts and events."""
-        given = self._judge_input(flows, local, peers)
+        peers = domains.peers
+        given = self._judge_input(flows, local, domains)
         outside = self._from_outside(given, local)
         if context.exposure is not None:
             given = given._replace(exposed=undeclared(given, outside, context.exposure))
@@ -187,13 +207,16 @@ class Attribution:
                 UNKNOWN_PORT,
             ),
             endpoints=self._endpoints.endpoints,
+            domain=flows.domain,
+            domains=self.domains.values,
         )
         return AttributedConnections(account, self._events.match(judged, context))
 
     def _judge_input(
-        self, flows: NewConnections, local: LocalEndpoints, peers: PeerColumns
+        self, flows: NewConnections, local: LocalEndpoints, domains: DomainColumns
     ) -> JudgeInput:
-        given = judge_input(flows, self._endpoints.policy_endpoint[local.endpoint], peers)
+        endpoint = self._endpoints.policy_endpoint[local.endpoint]
+        given = judge_input(flows, endpoint, domains.peers, domains.names)
         may_be_unknown = np.zeros(len(flows.key), np.bool_)
         rows = np.flatnonzero(flows.initiator & INITIATOR_MASK == INITIATOR_UNKNOWN)
         if len(rows):

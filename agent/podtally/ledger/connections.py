@@ -58,6 +58,7 @@ class ConnectionColumns(NamedTuple):
     bytes: NDArray[np.int64]  # (n, 2): from and to the endpoint
     packets: NDArray[np.int64]
     key: NDArray[np.void]
+    domain: NDArray[np.int32]  # number in PeerDomains, by which the endpoint found its peer
 
     def take(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> "ConnectionColumns":
         return ConnectionColumns._make(column[index] for column in self)
@@ -68,7 +69,10 @@ class ConnectionColumns(NamedTuple):
 
 def loaded_connections(saved: Saved) -> ConnectionColumns:
     """Return what ``ConnectionColumns.save`` returned."""
-    return ConnectionColumns(*(saved.array(name) for name in ConnectionColumns._fields))
+    arrays = {name: saved.array(name) for name in ConnectionColumns._fields if name != "domain"}
+    n = len(arrays["fingerprint"])
+    domain = saved.array("domain") if "domain" in saved.arrays else np.zeros(n, np.int32)
+    return ConnectionColumns(**arrays, domain=domain)
 
 
 def no_connections() -> ConnectionColumns:
@@ -83,6 +87,7 @@ def no_connections() -> ConnectionColumns:
         np.zeros((0, 2), np.int64),
         np.zeros((0, 2), np.int64),
         np.zeros(0, KEY),
+        np.zeros(0, np.int32),
     )
 
 

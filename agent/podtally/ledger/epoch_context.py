@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.dns.peer_naming import NO_DOMAIN_INPUTS, DomainInputs
 from podtally.identity.cluster_labels import NO_CLUSTER_LABELS, ClusterLabels
 from podtally.identity.name_table import Names
 from podtally.identity.services import NO_SERVICES, Services
@@ -38,3 +39,4 @@ class EpochContext(NamedTuple):
     cluster_labels: ClusterLabels = NO_CLUSTER_LABELS
     declared: DeclaredPolicies = DeclaredPolicies((), (), ())
     exposure: Exposure | None = None  # None: not known yet
+    domains: DomainInputs = NO_DOMAIN_INPUTS

@@ -23,6 +23,8 @@ KEY = np.dtype(
         ("judgement", "i4"),
         ("outcome", "i4"),
         ("port", "i4"),
+        ("domain", "i4"),  # of the peer: number in PeerDomains
+        ("pad", "i4"),
         ("protocol", "u1"),
         ("opened", "u1"),
         ("foreign", "u1"),  # sent from an address that is not the endpoint's
@@ -93,7 +95,7 @@ class KnownKeys:
         keys = keys[first]
         new = np.flatnonzero(~self.find(hashes)[1])
         rows = new[beyond(_endpoints(keys[new]), self._endpoints, shares.most)]
-        for name in ("port", "protocol", "outcome", "owner", "address"):
+        for name in ("port", "protocol", "outcome", "owner", "address", "domain"):
             keys[name][rows] = 0
         keys["many"][rows] = ANY_PEER
         return keys[place.ravel()]
@@ -107,6 +109,6 @@ def _endpoints(keys: Keys) -> NDArray[np.int64]:
 
 def _peers(keys: Keys) -> NDArray[np.int64]:
     only = np.zeros(len(keys), KEY)
-    for name in ("endpoint", "judgement", "opened", "owner", "address"):
+    for name in ("endpoint", "judgement", "opened", "owner", "address", "domain"):
         only[name] = keys[name]
     return hashed(only).view(np.int64)

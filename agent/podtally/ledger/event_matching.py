@@ -23,6 +23,7 @@ from podtally.ledger.judge_input import JudgeInput
 from podtally.ledger.label_sets import DIRECTIONS, OTHER, protocol_name
 from podtally.ledger.local_endpoints import LocalEndpoint
 from podtally.ledger.peer_columns import NO_OWNER
+from podtally.ledger.peer_domains import NO_DOMAIN, PeerDomain
 from podtally.ledger.verdicts import FOREIGN_SOURCE, ConnectionVerdicts, VerdictStage
 from podtally.policy.explain.domains import strict_words
 from podtally.policy.model import DENIED, UNDECLARED, VERDICTS
@@ -44,6 +45,8 @@ class JudgedConnections(NamedTuple):
     first_ns: NDArray[np.int64]
     server_port: NDArray[np.int64]  # UNKNOWN_PORT
     endpoints: Sequence[LocalEndpoint]
+    domain: NDArray[np.int32]  # index in ``domains``
+    domains: Sequence[PeerDomain]
 
 
 class EventMatcher:
@@ -144,6 +147,12 @@ class EventMatcher:
             reason="",
             exposure="",
         )
+        domain = judged.domains[max(int(judged.domain[row]), NO_DOMAIN)]
+        labels = labels._replace(
+            peer_domain=domain.name, domain_source=domain.source, domain_chain=domain.chain
+        )
+        if domain.network and not labels.peer_workload:
+            labels = labels._replace(peer_workload=domain.network, peer_name=domain.network)
         if _is_spoofed(judged)[row]:
             return _spoofed(labels)
         if _is_expired(judged)[row]:
@@ -179,6 +188,7 @@ class EventMatcher:
         keys["judgement"] = judged.verdicts.judgement[rows]
         keys["outcome"] = outcomes.local[rows]
         keys["port"], keys["protocol"] = judged.server_port[rows], given.protocol
+        keys["domain"] = judged.domain[rows]
         keys["opened"], keys["foreign"] = outcomes.opened[rows], given.foreign
         spoofed = np.flatnonzero(_is_spoofed(judged)[rows])
         endpoint = keys["endpoint"][spoofed]
@@ -212,6 +222,9 @@ def _spoofed(labels: EventLabels) -> EventLabels:
         peer_workload="",
         peer_name="",
         peer_address="",
+        peer_domain="",
+        domain_source="",
+        domain_chain="",
         scope="unknown",
         protocol=OTHER,
         port=OTHER,

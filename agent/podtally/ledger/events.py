@@ -47,6 +47,9 @@ class EventLabels(NamedTuple):
     policy: str
     reason: str
     exposure: str  # "", "undeclared", or how it is declared
+    peer_domain: str = ""  # in full
+    domain_source: str = ""
+    domain_chain: str = ""  # of aliases
 
 
 class Due(NamedTuple):
@@ -301,6 +304,9 @@ def with_any_peer(labels: EventLabels) -> EventLabels:
         peer_name=OTHER,
         peer_address="",
         scope=OTHER,
+        peer_domain="",
+        domain_source="",
+        domain_chain="",
     )
 
 
@@ -316,5 +322,5 @@ def _taken(labels: EventLabels) -> Taken:
 
 
 def _others(labels: EventLabels) -> EventLabels:
-    rest = (OTHER,) * (len(EventLabels._fields) - 2)
+    rest = (OTHER,) * (EventLabels._fields.index("exposure") - 1)
     return EventLabels(labels.verdict, labels.direction, *rest)

@@ -52,6 +52,7 @@ class FlowLabels(NamedTuple):
     protocol: str
     port: str
     verdict: str
+    peer_domain: str = ""
 
 
 class DeniedLabels(NamedTuple):
@@ -64,6 +65,7 @@ class DeniedLabels(NamedTuple):
     protocol: str
     port: str
     policy: str
+    peer_domain: str = ""
 
 
 class UnknownLabels(NamedTuple):
@@ -133,6 +135,7 @@ class CandidateLabels(NamedTuple):
     verdict: str
     candidate: str
     policy: str
+    peer_domain: str = ""
 
 
 class CostLabels(NamedTuple):

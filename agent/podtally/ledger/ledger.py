@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.dns.domain_labels import DomainLabels
 from podtally.identity.name_table import Names
 from podtally.kernel.account_map import AccountReading as KernelAccounts
 from podtally.kernel.table import FlowRows
@@ -74,6 +75,7 @@ class Ledger:
         limits: Limits,
         keep_closed: bool = False,
         options: SeriesOptions = CONTRACT,
+        domains: DomainLabels | None = None,
     ) -> None:
         self._keep_closed = keep_closed
         self.limits = limits
@@ -90,8 +92,10 @@ class Ledger:
             limits.undeclared_events,
             options.by_pod,
             limits.forwarders,
+            domains,
         )
         self.attribution = Attribution(self.interfaces, self.accounts, flags, settings)
+        self.domains = self.attribution.domains
         self.pending = PendingConnections(
             self.connections, self.accounts, self.events, self.attribution
         )
@@ -117,6 +121,7 @@ class Ledger:
             "events": self.events,
             "scans": self.events.scans,
             "accounts": self.accounts,
+            "domains": self.domains,
             "interfaces": self.interfaces,
             "connections": self.connections,
             "pending": self.pending,
@@ -265,6 +270,8 @@ class Ledger:
         events_in_use = [self.connections.columns.event, self.pending.held.event]
         events = np.unique(np.concatenate(events_in_use)).astype(np.int64)
         self.events.expire(before, events[events != NO_EVENT])
+        self.domains.prune(self.connections.columns.domain, self.pending.held.domain)
+        self.attribution.domain_shares.expire(self.flows)
         for labels in [each for each in self.retired_gaps if self.books.find(each) is None]:
             del self.retired_gaps[labels]
 

@@ -4,11 +4,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.ledger.domain_naming import DomainColumns
 from podtally.ledger.interfaces import Interfaces
 from podtally.ledger.local_endpoints import LocalEndpoints
 from podtally.ledger.new_connections import NewConnections
 from podtally.ledger.ownership import FLOODED, FOREIGN
-from podtally.ledger.peer_columns import PeerColumns
 from podtally.ledger.shares import rank
 
 MAX_WAITING = 4096  # connections of one interface; more are booked without names
@@ -31,7 +31,7 @@ class NameWaits:
     def waits(
         self,
         local: LocalEndpoints,
-        peers: PeerColumns,
+        domains: DomainColumns,
         flows: NewConnections,
         slot: NDArray[np.int64],
         now_ns: int,
@@ -43,8 +43,9 @@ class NameWaits:
         """
         age_ns = now_ns - flows.at_ns
         unsettled: NDArray[np.bool_] = (local.ownership == FOREIGN) & (age_ns < _SETTLE_NS)
-        unnamed: NDArray[np.bool_] = ~(local.final & peers.final | local.forwarded)
+        unnamed: NDArray[np.bool_] = ~(local.final & domains.peers.final | local.forwarded)
         unnamed &= local.ownership != FLOODED
+        unsettled |= domains.may_come & (local.ownership != FLOODED) & ~local.forwarded
         if not (unnamed.any() or unsettled.any()):
             return unnamed
         patience = np.where(local.final, self.patience_ns, 2 * self.patience_ns)

@@ -25,6 +25,7 @@ class NewConnections(NamedTuple):
     seen: NDArray[np.uint64]  # as in ConnectionColumns
     sent: NDArray[np.int64]  # packets from the endpoint
     has_data: NDArray[np.bool_]  # more than headers
+    domain: NDArray[np.int32]  # number in PeerDomains, or NOT_LOOKED_UP: then it is written
 
     def take(self, index: NDArray[np.bool_] | NDArray[np.int64] | slice) -> "NewConnections":
         return NewConnections._make(column[index] for column in self)
@@ -38,6 +39,7 @@ def new_connections(columns: ConnectionColumns) -> NewConnections:
         seen=columns.seen,
         sent=columns.packets[:, 0],
         has_data=carries_data(columns.key, columns.bytes, columns.packets),
+        domain=columns.domain,
     )
 
 

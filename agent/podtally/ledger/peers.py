@@ -15,13 +15,25 @@ from podtally.ledger.service_backends import ServiceBackends
 _HAS_PORTS = np.zeros(256, np.bool_)  # by protocol: what a Service can serve
 _HAS_PORTS[[6, 17, 132]] = True  # TCP, UDP, SCTP
 
+MAX_KINDS = 1 << 16
+
 
 class PeerFinder:
     """Remembers what labels need of each owner in one address book."""
 
     def __init__(self, by_pod: bool = False) -> None:
         self._by_pod = by_pod
-        self._forget(())
+        self.forget()
+
+    @property
+    def kinds(self) -> PeerKinds:
+        """The kinds of the peers that were found last."""
+        return self._kinds
+
+    @property
+    def is_full(self) -> bool:
+        """Whether domains have made more kinds than are worth keeping."""
+        return len(self._kinds.values) > MAX_KINDS
 
     def find(self, flows: NewConnections, context: EpochContext) -> PeerColumns:
         self._learn(context.names)
@@ -49,7 +61,8 @@ class PeerFinder:
         self._learn(names)
         return self._host[owners_at(names, address, at_ns)]
 
-    def _forget(self, owners: object) -> None:
+    def forget(self, owners: object = ()) -> None:
+        """Number kinds from zero."""
         self._owners = owners
         self._kinds = PeerKinds()
         self._services = ServiceBackends(self._kinds)
@@ -61,7 +74,7 @@ class PeerFinder:
     def _learn(self, names: Names) -> None:
         """Add the owners that are new since the last call; their list only grows."""
         if self._owners is not names.owners:
-            self._forget(names.owners)
+            self.forget(names.owners)
         fresh = names.owners[len(self._kind) :]
         if not len(fresh):
             return

@@ -83,9 +83,9 @@ class PendingConnections:
             return no_connections()
         columns = self._connections.columns
         waiting = np.flatnonzero(self.among(columns))
-        columns.account[waiting], columns.event[waiting] = self._settle(
-            columns.take(waiting), context
-        )
+        some = columns.take(waiting)
+        columns.account[waiting], columns.event[waiting] = self._settle(some, context)
+        columns.domain[waiting] = some.domain
         account, event = self._settle(self.held, context)
         named = ~self._accounts.waiting[account]
         over = self.held._replace(account=account.astype(np.int32), event=event).take(named)

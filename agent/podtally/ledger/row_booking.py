@@ -31,6 +31,7 @@ from podtally.ledger.new_connections import (
     may_carry_data,
     new_connections,
 )
+from podtally.ledger.peer_domains import NOT_LOOKED_UP
 
 ColdRows = Callable[[NDArray[np.int64]], NDArray[np.void]]
 
@@ -220,9 +221,9 @@ class RowBooking:
         other policies.
         """
         columns = self.connections.columns
-        named = self.attribution.attribute(
-            new_connections(columns.take(place)), context, wait=False
-        )
+        flows = new_connections(columns.take(place))
+        named = self.attribution.attribute(flows, context, wait=False)
+        columns.domain[place] = flows.domain
         before = columns.event[place]
         changed = (named.event != before) & (named.event != NO_EVENT)
         columns.account[place], columns.event[place] = named
@@ -271,7 +272,15 @@ class RowBooking:
                 initiator == INITIATOR_UNKNOWN, initiator_before, initiator
             ).astype(np.uint8)
         has_data = carries_data(key, rows.bytes, rows.packets)
-        flows = NewConnections(key, initiator, first_ns, rows.seen, rows.packets[:, 0], has_data)
+        flows = NewConnections(
+            key,
+            initiator,
+            first_ns,
+            rows.seen,
+            rows.packets[:, 0],
+            has_data,
+            np.full(len(key), NOT_LOOKED_UP, np.int32),
+        )
         named = self.attribution.attribute(flows, context)
         self.accounts.count_new(named.account, initiator, context.now_ns)
         self.events.count(named.event, context.now_ns)
@@ -289,6 +298,7 @@ class RowBooking:
             rows.bytes,
             rows.packets,
             key,
+            flows.domain,
         )
 
     def _add(self, booked: AttributedConnections, rows: FlowRows, now_ns: int) -> None:
