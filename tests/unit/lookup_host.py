@@ -4,6 +4,7 @@
 import time
 from collections.abc import Sequence
 
+from podtally.api.dns_lookup import SeenDns
 from podtally.api.query_service import QueryService
 from podtally.api.schema import Explanation
 from podtally.config import StaticEndpoint
@@ -62,6 +63,7 @@ class Host:
         self.directory = Directory(static, {}, SECOND, ClusterState("here") if cluster else None)
         self.declared = DeclaredPolicies((), (), ())
         self._links = 6
+        self.dns = SeenDns()
 
     def tell(self, resource: str, *items: Json) -> None:
         objects = DECODERS[resource].decode_list(list_of(*items)).objects
@@ -91,7 +93,7 @@ class Host:
     @property
     def answers(self) -> QueryService:
         self.directory.refresh(time.monotonic_ns())
-        return QueryService(self.directory, lambda: self.declared)
+        return QueryService(self.directory, lambda: self.declared, lambda: self.dns)
 
     def explain(self, source: str, destination: str, port: int = 80) -> Explanation:
         return self.answers.explain(source, destination, str(port))

@@ -6,13 +6,16 @@ whole, and changes none.
 """
 
 import datetime
+import ipaddress
 import time
 from collections.abc import Callable
 
 import msgspec
 import numpy as np
 
+from podtally.api.dns_lookup import DnsLookup, SeenDns
 from podtally.api.explanation import explain_connection, parse_port
+from podtally.api.name_lookup import is_domain_name, no_answer
 from podtally.api.party_lookup import PartyLookup
 from podtally.api.schema import (
     AddressOwner,
@@ -21,12 +24,14 @@ from podtally.api.schema import (
     EndpointRow,
     Explanation,
 )
+from podtally.errors import PodtallyError
 from podtally.identity.directory import Directory
 from podtally.identity.interface_endpoints import InterfaceEndpoint, address_number
 from podtally.identity.model import FOREVER, Claim, Endpoint, Owner
 from podtally.policy.cluster.model import connection_ends
 from podtally.policy.load.candidates import has_candidates, missing_deletions, with_candidates
 from podtally.policy.load.policy_sources import DeclaredPolicies
+from podtally.policy.model import PolicyEndpoint
 
 _WORD = (1 << 64) - 1
 
@@ -34,7 +39,13 @@ _WORD = (1 << 64) - 1
 class QueryService:
     """``QuerySource`` over one directory; ``declared`` returns the policies in force."""
 
-    def __init__(self, directory: Directory, declared: Callable[[], DeclaredPolicies]) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        declared: Callable[[], DeclaredPolicies],
+        dns: Callable[[], SeenDns] = SeenDns,
+    ) -> None:
+        self._dns = dns
         self._directory = directory
         self._declared = declared
         self._node_name = directory.cluster_labels().node_name  # does not change
@@ -62,9 +73,13 @@ class QueryService:
     def explain(self, source: str, destination: str, port: str) -> Explanation:
         port_number, protocol = parse_port(port)
         declared = self._declared()
-        lookup = PartyLookup(self._directory, self._node_name, time.monotonic_ns())
-        connection = connection_ends(lookup.find(source), lookup.find(destination))
+        now_ns = time.monotonic_ns()
+        lookup = PartyLookup(self._directory, self._node_name, now_ns)
+        opener = lookup.find(source)
+        names = DnsLookup(self._dns(), self._directory, opener, now_ns)
+        connection = connection_ends(opener, _find(destination, source, lookup, names))
         question = connection.question(protocol, port_number)
+        question = question._replace(names=names.known(question.destination_ip))
         candidates = with_candidates(declared) if has_candidates(declared) else ()
         return explain_connection(question, declared.policies, candidates)
 
@@ -93,6 +108,19 @@ class QueryService:
         if not owner.name:
             return []
         return [_address_owner(owner)]
+
+
+def _find(text: str, source: str, lookup: PartyLookup, names: DnsLookup) -> PolicyEndpoint:
+    """Return the endpoint of the text, which may be a domain name that the source asked for."""
+    if not is_domain_name(text):
+        return lookup.find(text)
+    found = names.addresses(text)
+    if found:
+        return lookup.find(str(ipaddress.IPv6Address(found[0])))
+    try:
+        return lookup.find(text)  # names of units, containers and nodes have dots, too
+    except PodtallyError:
+        raise no_answer(source, text) from None
 
 
 def _row(resident: InterfaceEndpoint, endpoint: Endpoint) -> EndpointRow:

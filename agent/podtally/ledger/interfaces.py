@@ -123,6 +123,10 @@ class Interfaces:
         since_ns: NDArray[np.int64] = self.in_use_since_ns[slots]
         return since_ns
 
+    def late_ifindexes(self) -> frozenset[int]:
+        """Return the interfaces that were in use before they were watched."""
+        return frozenset(self.ifindex[self.in_use_since_ns != 0].tolist())
+
     def unexplained(self) -> UnexplainedBytes:
         missing = self.ifindex[(self.gap > 0).any(axis=1)]
         return UnexplainedBytes(missing.tolist(), bool((self.gap < 0).any()))

@@ -285,6 +285,7 @@ class Ledger:
             overflow_packets=self.overflow_packets,
             waiting=len(self.pending),
             name_timeouts=self.attribution.waits.timeouts,
+            late=self.interfaces.late_ifindexes(),
             candidate_changes=self.candidate_rows.view(candidates),
         )
 

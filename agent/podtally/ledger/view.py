@@ -28,6 +28,7 @@ class View:
     overflow_packets: int = 0
     waiting: int = 0  # connections that may still get a name
     name_timeouts: int = 0  # connections that got none in time
+    late: frozenset[int] = frozenset()  # interfaces in use before they were watched
     # Of the present candidates, counted since they were loaded.
     candidate_changes: SeriesView[CandidateLabels] = field(
         default_factory=lambda: no_series(CANDIDATES)

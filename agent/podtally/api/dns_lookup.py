@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds what the agent saw of an endpoint's DNS, for explanations.
+
+Called from HTTP threads: it reads tables that are replaced as a whole.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.dns.capture import HOST as HOST_DNS
+from podtally.dns.known_names import NO_NAMES, OTHER_NODE, SEEN_LATE, KnownNames
+from podtally.dns.peer_naming import NO_DOMAIN_INPUTS, DomainInputs
+from podtally.identity.cluster_labels import NO_CLUSTER_LABELS
+from podtally.identity.directory import Directory
+from podtally.policy.domain_patterns import normalise
+from podtally.policy.endpoints import of_endpoint
+from podtally.policy.model import HOST, PolicyEndpoint
+from podtally.policy.reference.engine import is_itself
+
+_WORD_BITS = 64
+_WORD = (1 << _WORD_BITS) - 1
+
+
+class SeenDns(NamedTuple):
+    """What is known of DNS at one moment."""
+
+    inputs: DomainInputs = NO_DOMAIN_INPUTS
+    late: frozenset[int] = frozenset()  # interfaces in use before they were watched
+
+
+class DnsLookup:
+    """The DNS of one endpoint as of ``now_ns`` (CLOCK_MONOTONIC)."""
+
+    def __init__(
+        self, seen: SeenDns, directory: Directory, source: PolicyEndpoint, now_ns: int
+    ) -> None:
+        self._seen = seen
+        self._now_ns = now_ns
+        self._ifindexes = tuple(_interfaces_of(source, directory))
+
+    def known(self, address: int) -> KnownNames:
+        """Return the names by which the endpoint would find the address now."""
+        inputs = self._seen.inputs
+        if not inputs.is_on or not address:
+            return NO_NAMES
+        if not self._ifindexes:
+            return KnownNames(missing=OTHER_NODE)
+        count = len(self._ifindexes)
+        endpoints = np.array(self._ifindexes, np.int64)
+        words = np.array([divmod(address, _WORD + 1)] * count, np.uint64).reshape(count, 2)
+        times = np.full(count, self._now_ns, np.int64)
+        found = inputs.table.find(endpoints, words, times, inputs.trusted)
+        missing = inputs.table.missing_of(endpoints) | np.uint8(inputs.missing) | self._late()
+        candidates = inputs.table.candidates(
+            found, times, missing, inputs.trusted, inputs.wall_offset
+        )
+        each = [candidates.known(row) for row in range(count)]
+        answers = tuple(answer for one in each for answer in one.answers)
+        return KnownNames(answers, each[0].at, int(np.bitwise_or.reduce(missing)))
+
+    def addresses(self, name: str) -> tuple[int, ...]:
+        """Return the addresses that the endpoint got for a name, those of the last answer first."""
+        table, wanted = self._seen.inputs.table, normalise(name)
+        if wanted not in table.texts:
+            return ()
+        records = table.records
+        rows = records["name"] == table.texts.index(wanted)
+        rows &= np.isin(records["endpoint"], self._ifindexes)
+        some: NDArray[np.void] = records[rows]
+        some = some[np.argsort(-some["at_ns"], kind="stable")]
+        found = (high << _WORD_BITS | low for high, low in some["address"].tolist())
+        return tuple(dict.fromkeys(found))
+
+    def _late(self) -> NDArray[np.uint8]:
+        late = [each == HOST_DNS or each in self._seen.late for each in self._ifindexes]
+        return np.where(late, SEEN_LATE, 0).astype(np.uint8)
+
+
+def _interfaces_of(source: PolicyEndpoint, directory: Directory) -> Iterator[int]:
+    """Yield the interfaces whose DNS is the endpoint's."""
+    if source.host_network or (source.kind == HOST and source.unit):
+        yield HOST_DNS
+        return
+    names = directory.names
+    for resident in list(directory.interface_endpoints()):
+        if not resident.gone_ns:
+            endpoint = of_endpoint(names.endpoint(resident.ifindex), NO_CLUSTER_LABELS)
+            if is_itself(endpoint, source):
+                yield resident.ifindex
