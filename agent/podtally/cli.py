@@ -44,6 +44,9 @@ GROUPS: dict[str, dict[str, Command]] = {
     },
     "policies": {
         "check": Command("commands.check", "lint policies and run their test cases"),
+        "suggest": Command(
+            "commands.suggest", "write policies from observed traffic, and prove them"
+        ),
         "candidates": Command(
             "commands.candidates", "show what candidate policies would change (dry run)"
         ),

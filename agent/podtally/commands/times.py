@@ -29,6 +29,13 @@ def parse(text: str, now: datetime.datetime) -> datetime.datetime:
     return at
 
 
+def parse_age(text: str, flag: str) -> float:
+    """Return the seconds of an age such as 7d or 1h30m; PodtallyError."""
+    if (ago := _AGO.fullmatch(text.strip())) is None:
+        raise PodtallyError(f"{flag}: invalid age {text!r}", "use 7d, 12h, 90m, or 1h30m")
+    return sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(ago[1]))
+
+
 def _read(text: str, now: datetime.datetime) -> datetime.datetime | None:
     try:
         if (ago := _AGO.fullmatch(text)) is not None:

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``podtally suggest``: writes policies from observed traffic, and proves them."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
+
+import msgspec
+
+from podtally.commands import live_cluster, policy_paths
+from podtally.commands.arguments import add_cluster_file, add_output, print_json
+from podtally.commands.times import parse_age
+from podtally.errors import PodtallyError
+from podtally.policy.cidr import parse_cel
+from podtally.policy.cluster.model import ClusterModel
+from podtally.policy.model import EGRESS, INGRESS, Network, Policy
+from podtally.suggest.conversation import Conversations, read_conversations, window_of
+from podtally.suggest.difference import RuleChange, compare
+from podtally.suggest.flows import INCLUDABLE, FlowSums
+from podtally.suggest.manifest import manifest, manifests
+from podtally.suggest.proof import Proof, check_policies, prove
+from podtally.suggest.suggestion import SuggestedPolicy, SuggestionMaker
+from podtally.suggest.workloads import WorkloadName, Workloads
+
+_EPILOG = """\
+examples:
+  podtally suggest shop --from history.json --live > policies/shop.yaml
+  podtally suggest shop/backend --from history.json --cluster cluster.yaml --since 7d
+  podtally suggest shop --from history.json --live --diff
+  podtally suggest --from history.json --live --policies policies/ --write suggested/
+  podtally suggest --from history.json --live --check policies/new.yaml
+
+Writes a NetworkPolicy for each workload and direction, as narrow as the observed traffic, with
+the evidence for each rule. Connections that were denied, failed, were seen once, or have an
+unknown verdict are not allowed, and are listed; --include allows them.
+Prints a proof: (a) nothing that was seen is denied, (b) how many combinations of workload,
+workload and port are possible before and after, (c) no rule, peer, port or label can be left
+out, (d) `podtally check` has no findings.
+--from reads JSON: a row on each line, a list, or an object with `conversations`; docs/policy.md
+describes the fields. The cluster is read from --cluster or --live.
+Exit codes: 0 the proof holds, 1 it does not, 2 usage error, unreadable input, or a fixable
+problem.
+"""
+
+
+class FlowRow(msgspec.Struct, frozen=True):
+    flow: str
+    connections: int
+    bytes: int
+    excluded: str
+
+
+class PossibleRow(msgspec.Struct, frozen=True):
+    before: int
+    after: int
+    seen: int
+    every: int  # each n-th combination was judged
+
+
+class ProofRow(msgspec.Struct, frozen=True):
+    holds: bool
+    newly_denied: list[FlowRow]
+    possible: PossibleRow
+    removable: list[str]
+    findings: list[str]
+
+
+class PolicyRow(msgspec.Struct, frozen=True):
+    namespace: str
+    name: str
+    direction: str
+    workloads: list[str]
+    manifest: str
+    rules: int
+    excluded: list[FlowRow]
+
+
+class ChangeRow(msgspec.Struct, frozen=True):
+    change: str
+    rule: str
+    by: str
+
+
+class Suggestion(msgspec.Struct, frozen=True):
+    """The whole answer, in JSON."""
+
+    since: float
+    until: float
+    policies: list[PolicyRow]
+    changes: list[ChangeRow]
+    proof: ProofRow
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "subject",
+        nargs="?",
+        default="",
+        metavar="NAMESPACE[/WORKLOAD]",
+        help="what to write policies for (default: all namespaces)",
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="FILE",
+        required=True,
+        help="observed conversations, in JSON; - is standard input",
+    )
+    parser.add_argument(
+        "--since", metavar="AGE", help="the window, back from its end: 7d, 12h (default: all)"
+    )
+    parser.add_argument(
+        "--policies", nargs="+", default=[], metavar="PATH", help="declared policies, from files"
+    )
+    add_cluster_file(parser)
+    live_cluster.add_arguments(parser, "the cluster and, without --policies, its policies")
+    parser.add_argument(
+        "--direction", choices=(INGRESS, EGRESS), help="only this direction (default: both)"
+    )
+    parser.add_argument(
+        "--include",
+        action="append",
+        default=[],
+        choices=INCLUDABLE,
+        help="also allow what was denied, failed, was seen once, or is unknown; may be repeated",
+    )
+    parser.add_argument(
+        "--network",
+        action="append",
+        default=[],
+        metavar="NAME=CIDR",
+        help="a network outside the cluster, written as a whole; may be repeated",
+    )
+    parser.add_argument(
+        "--diff", action="store_true", help="compare with the declared policies, rule by rule"
+    )
+    parser.add_argument("--write", type=Path, metavar="DIR", help="write a file for each policy")
+    parser.add_argument(
+        "--check", action="append", default=[], metavar="PATH", help="prove these policies instead"
+    )
+    add_output(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Return 0 if the proof holds, 1 if it does not."""
+    live_cluster.check_arguments(args)
+    name = "stdin" if args.source == policy_paths.STDIN else args.source
+    read = _since(read_conversations(policy_paths.read_file(args.source), name), args.since)
+    cluster, declared = _cluster(args)
+    workloads = Workloads(cluster, read.conversations)
+    sums = FlowSums(workloads, args.include)
+    sums.add(read.conversations)
+    flows = sums.flows()
+    if args.check:
+        given = policy_paths.read_policies(args.check)
+        policy_paths.print_errors(given.problems)
+        proof = check_policies(given.policies, flows, declared, workloads)
+        return _report(Suggestion(*window_of(read), [], [], _proof_row(proof)), args)
+    window = window_of(read)
+    directions = (args.direction,) if args.direction else (EGRESS, INGRESS)
+    maker = SuggestionMaker(workloads, window, _networks(args.network), directions)
+    suggested = maker.suggest(flows, _wanted(args.subject, workloads))
+    proof = prove(suggested, manifests(suggested, window), flows, declared, workloads)
+    changes = compare(suggested, declared, flows, workloads) if args.diff else []
+    rows = [_policy_row(each, window) for each in suggested]
+    found = Suggestion(*window, rows, list(map(_change_row, changes)), _proof_row(proof))
+    if args.write is not None:
+        _write(found, args.write)
+    return _report(found, args)
+
+
+def _since(read: Conversations, age: str | None) -> Conversations:
+    """Return the conversations of the window."""
+    since, until = window_of(read)
+    if age is not None:
+        since = max(since, until - parse_age(age, "--since"))
+    kept = [each for each in read.conversations if each.last >= since]
+    if not kept:
+        raise PodtallyError("no conversations in the window", "give a longer --since")
+    return Conversations(kept, since, until)
+
+
+def _cluster(args: argparse.Namespace) -> tuple[ClusterModel, tuple[Policy, ...]]:
+    if args.live == bool(args.cluster):
+        raise PodtallyError("the cluster is not given, or twice", "give --live, or --cluster FILE")
+    if args.live and not args.policies:
+        live = live_cluster.list_all(args)
+        policy_paths.print_errors(live.written.problems)
+        return live.cluster, live.written.policies
+    cluster = (
+        live_cluster.list_cluster(args) if args.live else policy_paths.read_cluster(args.cluster)
+    )
+    if not args.policies:
+        return cluster, ()
+    written = policy_paths.read_policies(args.policies)
+    policy_paths.print_errors(written.problems)
+    return cluster, written.policies
+
+
+def _wanted(subject: str, workloads: Workloads) -> list[WorkloadName]:
+    namespace, _, name = subject.partition("/")
+    found = [
+        each
+        for each in workloads.names
+        if (not namespace or each.namespace == namespace) and (not name or each.name == name)
+    ]
+    if not found:
+        known = ", ".join(str(each) for each in workloads.names[:5])
+        raise PodtallyError(f"unknown workload {subject!r}", f"known workloads: {known}, ...")
+    return found
+
+
+def _networks(given: Sequence[str]) -> Mapping[str, Sequence[Network]]:
+    found: dict[str, list[Network]] = {}
+    for each in given:
+        name, _, text = each.partition("=")
+        cidr = parse_cel(text)
+        if not name or cidr is None:
+            raise PodtallyError(f"--network: {each!r} is not NAME=CIDR", "for example: bank=...")
+        found.setdefault(name, []).append(cidr.network())
+    return found
+
+
+def _write(found: Suggestion, directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for each in found.policies:
+            (directory / f"{each.namespace}-{each.name}.yaml").write_text(each.manifest)
+    except OSError as error:
+        raise PodtallyError(
+            f"{error.filename}: {error.strerror}", "check the path and its permissions"
+        ) from None
+
+
+def _report(found: Suggestion, args: argparse.Namespace) -> int:
+    if args.output == "json":
+        print_json(found, sys.stdout)
+    else:
+        if args.write is None and not args.diff:
+            sys.stdout.write("---\n".join(each.manifest for each in found.policies))
+        for each in found.changes:
+            by = f" (declared: {each.by})" if each.by else ""
+            sys.stdout.write(f"{each.change}: {each.rule}{by}\n")
+        show_proof(found.proof, sys.stdout)
+    return 0 if found.proof.holds else 1
+
+
+def show_proof(proof: ProofRow, out: TextIO) -> None:
+    """Write the proof as comments, so that the output stays YAML."""
+    out.write(f"# proof (a): {len(proof.newly_denied)} observed flows would be denied\n")
+    for each in proof.newly_denied:
+        out.write(f"#   {each.flow}: {each.connections} connections\n")
+    possible = proof.possible
+    part = f" (estimated from every {possible.every}th)" if possible.every > 1 else ""
+    out.write(
+        f"# proof (b): possible (workload, workload, port): {possible.before:,} before, "
+        f"{possible.after:,} after, {possible.seen:,} seen{part}\n"
+    )
+    out.write(f"# proof (c): {len(proof.removable)} parts could be left out\n")
+    out.writelines(f"#   {each}\n" for each in proof.removable)
+    out.write(f"# proof (d): {len(proof.findings)} findings of podtally check\n")
+    out.writelines(f"#   {each}\n" for each in proof.findings)
+
+
+def _policy_row(each: SuggestedPolicy, window: tuple[float, float]) -> PolicyRow:
+    return PolicyRow(
+        each.policy.namespace,
+        each.policy.name,
+        each.direction,
+        list(map(str, each.workloads)),
+        manifest(each, window),
+        len(each.rules),
+        [FlowRow(str(f), f.connections, f.bytes, f.excluded) for f in each.excluded],
+    )
+
+
+def _proof_row(proof: Proof) -> ProofRow:
+    denied = [FlowRow(str(f), f.connections, f.bytes, f.excluded) for f in proof.newly_denied]
+    possible = proof.possible
+    return ProofRow(
+        proof.holds,
+        denied,
+        PossibleRow(possible.before, possible.after, possible.seen, possible.every),
+        list(proof.removable),
+        list(proof.findings),
+    )
+
+
+def _change_row(change: RuleChange) -> ChangeRow:
+    return ChangeRow(change.change, change.rule, change.by)
