@@ -10,7 +10,7 @@ from podtally.policy.explain.formatting import format_address
 from podtally.policy.load.conversion import PROTOCOLS
 from podtally.policy.model import NODE, POD, NamedPort, Network, Policy, PolicyEndpoint, Question
 from podtally.policy.reference.engine import Engine
-from podtally.suggest.conversation import Conversation
+from podtally.suggest.conversation import ObservedConversation
 from podtally.suggest.difference import RuleChange, compare
 from podtally.suggest.flows import Flow, FlowSums
 from podtally.suggest.manifest import manifests
@@ -29,7 +29,7 @@ class SuggestWorld:
     def __init__(self) -> None:
         self.members: list[ClusterPod] = []
         self.nodes: list[PolicyEndpoint] = []
-        self.rows: list[Conversation] = []
+        self.rows: list[ObservedConversation] = []
         self.suggested: list[SuggestedPolicy] = []
         self.text = ""
 
@@ -93,7 +93,7 @@ class SuggestWorld:
             "peer_address": "" if slash else destination,
         }
         self.rows.append(
-            Conversation(
+            ObservedConversation(
                 **{
                     "namespace": namespace,
                     "workload": workload,

@@ -14,7 +14,7 @@ EXTERNAL, POD_PEER, NODE_PEER, HOST_PEER = "external", "pod", "node", "host"
 FAILED_OUTCOMES = frozenset({"refused", "unanswered", "rejected", "half_open"})
 
 
-class Conversation(msgspec.Struct, frozen=True, kw_only=True):
+class ObservedConversation(msgspec.Struct, frozen=True, kw_only=True):
     """What one workload exchanged with one peer; times in seconds since 1970."""
 
     namespace: str
@@ -42,7 +42,7 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
 class Conversations(msgspec.Struct, frozen=True):
     """A file of conversations; ``since`` and ``until`` bound the window."""
 
-    conversations: list[Conversation]
+    conversations: list[ObservedConversation]
     since: float = 0.0  # 0: the first conversation
     until: float = 0.0
 
@@ -65,20 +65,20 @@ def read_conversations(text: bytes, name: str) -> Conversations:
 def _decoded(text: bytes) -> Conversations:
     start = text.lstrip()[:1]
     if start == b"[":
-        return Conversations(msgspec.json.decode(text, type=list[Conversation]))
+        return Conversations(msgspec.json.decode(text, type=list[ObservedConversation]))
     if b'"conversations"' in text[:4096]:
         return msgspec.json.decode(text, type=Conversations)
     return Conversations(list(_lines(text)))
 
 
-def _lines(text: bytes) -> Iterator[Conversation]:
-    decoder = msgspec.json.Decoder(Conversation)
+def _lines(text: bytes) -> Iterator[ObservedConversation]:
+    decoder = msgspec.json.Decoder(ObservedConversation)
     for line in text.splitlines():
         if line.strip():
             yield decoder.decode(line)
 
 
-def _fault(each: Conversation) -> str:
+def _fault(each: ObservedConversation) -> str:
     allowed: dict[str, tuple[Any, ...]] = {
         "direction": (INGRESS, EGRESS, UNKNOWN),
         "verdict": VERDICTS,

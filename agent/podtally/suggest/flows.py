@@ -17,7 +17,7 @@ from podtally.suggest.conversation import (
     HOST_PEER,
     NODE_PEER,
     POD_PEER,
-    Conversation,
+    ObservedConversation,
 )
 from podtally.suggest.workloads import WorkloadName, Workloads
 
@@ -98,7 +98,7 @@ class FlowSums:
         # By reporting direction: of two reports of one flow the larger sums count.
         self._sums: dict[tuple[FlowKey, str, str], Flow] = {}
 
-    def add(self, conversations: Iterable[Conversation]) -> None:
+    def add(self, conversations: Iterable[ObservedConversation]) -> None:
         for each in conversations:
             ends = self._ends(each)
             reason = NOT_EXPRESSIBLE if ends is None else self._reason(each)
@@ -116,7 +116,7 @@ class FlowSums:
             merged[key, reason] = flow if known is None else _larger(known, flow)
         return _ranges(list(merged.values()), ONCE if ONCE not in self._include else "")
 
-    def _reason(self, each: Conversation) -> str:
+    def _reason(self, each: ObservedConversation) -> str:
         is_denied = each.verdict == DENIED
         reasons = (
             (DENIED_BEFORE, is_denied),
@@ -125,7 +125,7 @@ class FlowSums:
         )
         return next((why for why, holds in reasons if holds and why not in self._include), "")
 
-    def _ends(self, each: Conversation) -> tuple[Party, Party] | None:
+    def _ends(self, each: ObservedConversation) -> tuple[Party, Party] | None:
         """Return source and destination; None if no rule can be written for them."""
         local, peer = Party(POD_PEER, each.namespace, each.workload), self._peer(each)
         if (
@@ -139,7 +139,7 @@ class FlowSums:
             return None
         return (local, peer) if each.direction == EGRESS else (peer, local)
 
-    def _peer(self, each: Conversation) -> Party | None:
+    def _peer(self, each: ObservedConversation) -> Party | None:
         if each.peer_kind == POD_PEER:
             name = WorkloadName(each.peer_namespace, each.peer_workload)
             if self._workloads.is_host_network(name):
@@ -153,19 +153,19 @@ class FlowSums:
             return None
         return Party(EXTERNAL, "", "" if each.domain else each.peer_address, each.domain)
 
-    def _node(self, each: Conversation) -> Party | None:
+    def _node(self, each: ObservedConversation) -> Party | None:
         address = parse_address(each.peer_address)
         name = self._nodes.get(address or 0) or each.peer_workload
         return Party(NODE_PEER, "", name) if name and address else None
 
     @staticmethod
-    def _as_reported(each: Conversation) -> tuple[Party, Party]:
+    def _as_reported(each: ObservedConversation) -> tuple[Party, Party]:
         local = Party(POD_PEER, each.namespace, each.workload)
         name = each.peer_workload or each.peer_address or each.peer_kind
         peer = Party(each.peer_kind, each.peer_namespace, name, each.domain)
         return (peer, local) if each.direction != EGRESS else (local, peer)
 
-    def _is_own_node(self, each: Conversation, key: FlowKey) -> bool:
+    def _is_own_node(self, each: ObservedConversation, key: FlowKey) -> bool:
         """Whether it is to or from the node that the pod runs on, which needs no rule."""
         node = next((end.name for end in key[:2] if end.kind == NODE_PEER), "")
         if not node:
@@ -175,7 +175,7 @@ class FlowSums:
         pods = self._workloads.pods[WorkloadName(each.namespace, each.workload)]
         return key.source.kind == NODE_PEER and any(pod.node == node for pod in pods)
 
-    def _sum(self, key: FlowKey, each: Conversation, reason: str) -> None:
+    def _sum(self, key: FlowKey, each: ObservedConversation, reason: str) -> None:
         place = (key, reason, each.direction)
         flow = self._sums.get(place)
         if flow is None:

@@ -48,14 +48,14 @@ class SuggestedPolicy(NamedTuple):
     excluded: tuple[Flow, ...]
 
 
-class _Group(NamedTuple):
+class _PeerGroup(NamedTuple):
     """Peers that are written as one."""
 
     peers: tuple[Peer, ...]
     destinations: tuple[WorkloadName, ...] = ()  # whose ports they are; empty: no pods'
 
 
-_Pairs = dict[tuple[_Group, PolicyPort], list[Flow]]
+_Pairs = dict[tuple[_PeerGroup, PolicyPort], list[Flow]]
 
 
 class SuggestionMaker:
@@ -119,7 +119,7 @@ class SuggestionMaker:
     def _rules(
         self, group: tuple[WorkloadName, ...], direction: str, flows: list[Flow]
     ) -> tuple[RuleEvidence, ...]:
-        notes: dict[_Group, list[str]] = {}
+        notes: dict[_PeerGroup, list[str]] = {}
         pairs: _Pairs = {}
         for peers, several, note in self._peers(group, direction, flows):
             notes.setdefault(peers, []).append(note)
@@ -137,7 +137,7 @@ class SuggestionMaker:
 
     def _peers(
         self, group: tuple[WorkloadName, ...], direction: str, flows: list[Flow]
-    ) -> Iterator[tuple[_Group, list[Flow], str]]:
+    ) -> Iterator[tuple[_PeerGroup, list[Flow], str]]:
         """Yield peers, the flows with them, and a note."""
         pods: dict[tuple[WorkloadName, ...], list[Flow]] = {}
         nodes: dict[Party, list[Flow]] = {}
@@ -157,14 +157,18 @@ class SuggestionMaker:
             yield self._pod_group(workloads, group[0].namespace), several, note
         for node, several in nodes.items():
             blocks = tuple(Block(Network(ip, 128)) for ip in sorted(_addresses(several)))
-            yield _Group(blocks), several, f"{node}, or pods in its network"
+            yield _PeerGroup(blocks), several, f"{node}, or pods in its network"
         for several in outside.values():
             chosen = self._networks.choose(_addresses(several))
             domains = {end.domain for flow in several for end in flow.key[:2]}
             names = sorted(filter(None, domains))
-            yield _Group(chosen.blocks), several, f"{', '.join(names) or 'no name'}: {chosen.note}"
+            yield (
+                _PeerGroup(chosen.blocks),
+                several,
+                f"{', '.join(names) or 'no name'}: {chosen.note}",
+            )
 
-    def _pod_group(self, workloads: tuple[WorkloadName, ...], own: str) -> _Group:
+    def _pod_group(self, workloads: tuple[WorkloadName, ...], own: str) -> _PeerGroup:
         selector = self.selectors.of(workloads[0]).selector
         space = workloads[0].namespace
         namespaces = (
@@ -172,10 +176,10 @@ class SuggestionMaker:
             if space == own
             else Selector((Requirement(NAMESPACE_NAME_LABEL, "In", frozenset((space,))),))
         )
-        return _Group((PodPeer(namespaces, selector),), workloads)
+        return _PeerGroup((PodPeer(namespaces, selector),), workloads)
 
     def _port(
-        self, flow: Flow, peers: _Group | None, group: tuple[WorkloadName, ...]
+        self, flow: Flow, peers: _PeerGroup | None, group: tuple[WorkloadName, ...]
     ) -> PolicyPort:
         """Return the port, by name if all pods that have it agree on the name."""
         protocol = PROTOCOLS[flow.key.protocol]
@@ -205,17 +209,17 @@ class SuggestionMaker:
         return ""
 
 
-def _shapes(pairs: _Pairs) -> list[tuple[list[_Group], list[PolicyPort]]]:
+def _shapes(pairs: _Pairs) -> list[tuple[list[_PeerGroup], list[PolicyPort]]]:
     """Return the fewest rules: one for each set of ports, or one for each set of peers."""
-    ports_of: dict[_Group, set[PolicyPort]] = {}
-    peers_of: dict[PolicyPort, set[_Group]] = {}
+    ports_of: dict[_PeerGroup, set[PolicyPort]] = {}
+    peers_of: dict[PolicyPort, set[_PeerGroup]] = {}
     for peers, port in pairs:
         ports_of.setdefault(peers, set()).add(port)
         peers_of.setdefault(port, set()).add(peers)
-    by_ports: dict[frozenset[PolicyPort], set[_Group]] = {}
+    by_ports: dict[frozenset[PolicyPort], set[_PeerGroup]] = {}
     for peers, ports in ports_of.items():
         by_ports.setdefault(frozenset(ports), set()).add(peers)
-    by_peers: dict[frozenset[_Group], set[PolicyPort]] = {}
+    by_peers: dict[frozenset[_PeerGroup], set[PolicyPort]] = {}
     for port, its in peers_of.items():
         by_peers.setdefault(frozenset(its), set()).add(port)
     shapes = [(sorted(its, key=_group_key), sorted(ports)) for ports, its in by_ports.items()]
@@ -234,7 +238,7 @@ def _addresses(flows: Iterable[Flow]) -> dict[int, tuple[float, float]]:
     return found
 
 
-def _group_key(group: _Group) -> tuple[str, ...]:
+def _group_key(group: _PeerGroup) -> tuple[str, ...]:
     """Return a sort key; sets have no order of their own."""
     return tuple(map(_peer_key, group.peers))
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from podtally.policy.cluster.model import ClusterModel
 from podtally.policy.model import NAMESPACE_NAME_LABEL, POD, PolicyEndpoint
 from podtally.runtimes.model import Labels
-from podtally.suggest.conversation import POD_PEER, Conversation
+from podtally.suggest.conversation import POD_PEER, ObservedConversation
 
 
 class WorkloadName(NamedTuple):
@@ -40,7 +40,9 @@ VOLATILE_LABELS = frozenset(
 class Workloads:
     """Pods by workload, those with other labels included that only the history knows."""
 
-    def __init__(self, cluster: ClusterModel, conversations: Iterable[Conversation] = ()) -> None:
+    def __init__(
+        self, cluster: ClusterModel, conversations: Iterable[ObservedConversation] = ()
+    ) -> None:
         self.cluster = cluster
         self.pods: dict[WorkloadName, list[PolicyEndpoint]] = {}
         for member in cluster.members:
