@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """systemd/podtally.service under real systemd: what it may not do does not keep it from its work."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +89,22 @@ def test_it_starts_reloads_and_is_restarted_without_losing_a_count(host: Host) -
     assert state["ExecMainStatus"] == "0"
     assert host.log().count("loaded the kernel programs") == 1
     assert not any(word in host.log() for word in ("ermitted", "denied", "Read-only"))
+    uninstall(host)
+
+
+def uninstall(host: Host) -> None:
+    """Follow the steps of docs/install.md; nothing stays."""
+    host.run("systemctl", "disable", "--now", "podtally")
+    shown = host.run("/opt/podtally/bin/podtally", "detach", "--purge")
+    assert re.search(r"^v1 +ingress", shown, re.MULTILINE), shown
+    assert "removed /run/podtally/checkpoint" in shown
+    host.run("rm", "-f", "/etc/systemd/system/podtally.service")
+    host.run("rm", "-rf", "/etc/podtally", "/var/log/podtally")
+    host.run("systemctl", "daemon-reload")
+    assert (
+        host.run("sh", "-c", "ls -A /sys/fs/bpf/podtally /run/podtally 2>/dev/null || true") == ""
+    )
+    assert host.run("tc", "filter", "show", "dev", "v1", "ingress") == ""
 
 
 def kept(host: Host) -> set[str]:

@@ -16,7 +16,7 @@ from podtally.kernel.capabilities import CAPABILITIES, RUNNING
 from podtally.kernel.flow_programs import TIMEOUT_SECONDS
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-OVERLAYS = ("plain", "prometheus-operator", "openshift")
+OVERLAYS = ("plain", "prometheus-operator", "openshift", "kind", "k3s")
 BEHIND_PROXY = "prometheus-operator behind kube-rbac-proxy"
 # The first with a container's appArmorProfile; the last that the schemas have.
 VERSIONS = ("1.30", "1.37")
@@ -71,14 +71,18 @@ def kustomize(folder: Path) -> Built:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
     made = {name: kustomize(DEPLOY / "overlays" / name) for name in OVERLAYS}
-    own = tmp_path_factory.mktemp("own")
+    return made | {BEHIND_PROXY: kustomize_behind_proxy(tmp_path_factory.mktemp("own"))}
+
+
+def kustomize_behind_proxy(own: Path) -> Built:
+    """An overlay of a user: the operator's, with the component."""
     shutil.copytree(DEPLOY, own / "deploy")
     (own / "deploy/overlays/own").mkdir()
     (own / "deploy/overlays/own/kustomization.yaml").write_text(
         "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
         "resources: [../prometheus-operator]\ncomponents: [../../components/kube-rbac-proxy]\n"
     )
-    return made | {BEHIND_PROXY: kustomize(own / "deploy/overlays/own")}
+    return kustomize(own / "deploy/overlays/own")
 
 
 @pytest.fixture(params=[*OVERLAYS, BEHIND_PROXY])
@@ -133,7 +137,7 @@ def test_an_agent_is_on_every_node(overlay: Built) -> None:
     assert pod["nodeSelector"] == {"kubernetes.io/os": "linux"}
     assert strategy["type"] == "RollingUpdate"
     assert "maxSurge" not in strategy["rollingUpdate"]  # two agents cannot share a pin directory
-    assert overlay.agent["image"] == f"podtally:{podtally.__version__}"
+    assert overlay.agent["image"].rpartition("/")[2] == f"podtally:{podtally.__version__}"
 
 
 def test_the_rights_are_the_least(overlay: Built) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from podtally.errors import PodtallyError
-from podtally.export.event_log import EventLog
+from podtally.export.event_log import EventLog, EventOrigin
 from podtally.export.log_sink import RollingFile, Stream
 from podtally.ledger.events import Due, EventLabels
 
@@ -91,6 +91,17 @@ def test_a_line_tells_all_of_an_event(path: Path) -> None:
         "last": "2024-02-29T12:00:00.000Z",  # 23.5 ms ago is within this millisecond
     }
     assert list(line)[:4] == ["time", "event", "direction", "endpoint"]
+
+
+def test_a_line_says_where_it_comes_from(path: Path) -> None:
+    for origin in (EventOrigin("production", "worker-3"), EventOrigin(node="worker-3")):
+        log = EventLog(str(path), 1 << 20, 50, origin)
+        assert log.write([DUE], NOW_NS, NOW) == 1
+        log.close()
+    first, second = lines(path)
+    assert list(first)[:5] == ["time", "event", "cluster", "node", "direction"]
+    assert (first["cluster"], first["node"]) == ("production", "worker-3")
+    assert ("cluster" in second, second["node"]) == (False, "worker-3")
 
 
 def test_exposure_is_reported_where_there_is_some(path: Path) -> None:
@@ -361,7 +372,7 @@ def test_a_reader_that_leaves_in_the_middle_is_reported() -> None:
 
 PROGRAM = """
 import datetime
-from podtally.export.event_log import EventLog
+from podtally.export.event_log import EventLog, EventOrigin
 from tests.unit.test_event_log import DUE, NOW, NOW_NS
 log = EventLog("-", 1, 50)
 print(log.write([DUE] * 23, NOW_NS, NOW))

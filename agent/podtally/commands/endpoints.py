@@ -55,7 +55,7 @@ def show(rows: Sequence[schema.EndpointRow], out: TextIO) -> None:
 
 def cells(row: schema.EndpointRow) -> tuple[str, ...]:
     return (
-        row.interface or f"ifindex:{row.ifindex}",
+        row.interface or (f"ifindex:{row.ifindex}" if row.ifindex else ""),
         row.namespace,
         row.pod,
         row.workload,

@@ -223,6 +223,13 @@ class Config:
         "name of this node in the API (default: $NODE_NAME, or the host name)",
         "name of this node in the API; none: `$NODE_NAME`, or the host name in lower case",
     )
+    cluster_name: str | None = _setting(
+        None,
+        NAME,
+        NAMES,
+        "name of the cluster, in events",
+        "name of the cluster, in each event; for metrics and alerts set the label `cluster` where you scrape ([operations.md](operations.md))",
+    )
     cri_socket: str = _setting(
         "auto",
         SOCKET,

@@ -6,6 +6,7 @@ The ledger decides which events are due, and how often.
 
 import datetime
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -56,6 +57,8 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     time: str
     event: str  # denied, undeclared, exposed, unknown, expired or spoofed
+    cluster: str = ""  # left out unless it is configured
+    node: str = ""
     direction: str  # egress: the endpoint opened the connection
     endpoint: EventEndpoint
     peer: EventPeer
@@ -73,14 +76,27 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     last: str
 
 
+class EventOrigin(NamedTuple):
+    """Where an agent runs, for readers of many agents' logs."""
+
+    cluster: str = ""
+    node: str = ""
+
+
+NO_ORIGIN = EventOrigin()
+
+
 class EventLog:
     """Appends to a file that rolls beyond ``max_bytes``, or to standard output (``-``).
 
     ``rate`` is the limit in lines per second, with bursts of the lines of one second.
     """
 
-    def __init__(self, path: str, max_bytes: int, rate: int) -> None:
+    def __init__(
+        self, path: str, max_bytes: int, rate: int, origin: EventOrigin = NO_ORIGIN
+    ) -> None:
         self._rate = rate
+        self._origin = origin
         self._room = float(rate)
         self._asked_ns = 0
         self._out = sink(path, max_bytes, "--events")
@@ -98,7 +114,9 @@ class EventLog:
         Without events, this sends what a slow reader of standard output has not taken yet.
         ``now_ns`` (CLOCK_MONOTONIC) and ``now`` are the same instant on two clocks.
         """
-        self._out.append(b"".join(json_line(event(each, now_ns, now)) for each in due))
+        self._out.append(
+            b"".join(json_line(event(each, now_ns, now, self._origin)) for each in due)
+        )
         self._room -= len(due)
         return len(due)
 
@@ -106,7 +124,9 @@ class EventLog:
         self._out.close()
 
 
-def event(due: Due, now_ns: int, now: datetime.datetime) -> EventRecord:
+def event(
+    due: Due, now_ns: int, now: datetime.datetime, origin: EventOrigin = NO_ORIGIN
+) -> EventRecord:
     labels = due.labels
 
     def at(instant_ns: int) -> str:
@@ -115,6 +135,8 @@ def event(due: Due, now_ns: int, now: datetime.datetime) -> EventRecord:
     return EventRecord(
         time=_rfc3339(now),
         event=kind(labels),
+        cluster=origin.cluster,
+        node=origin.node,
         direction=labels.direction,
         endpoint=_endpoint(labels),
         peer=_peer(labels),

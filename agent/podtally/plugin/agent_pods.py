@@ -16,7 +16,7 @@ from podtally.kube.http import ApiError, Client, ContactError
 DEFAULT_NAMESPACE = "podtally"
 DEFAULT_PORT = 9775
 CONTAINER = "podtally"
-SELECTOR = "app.kubernetes.io/name=podtally,app.kubernetes.io/component!=cleanup"
+SELECTOR = "app.kubernetes.io/name=podtally"
 _PORT_NAME = "metrics"
 _RUNNING = "Running"
 _PAGE_PODS = "500"
@@ -103,7 +103,7 @@ def find_agents(
     if not agents:
         where = f"in namespace {namespace}" if namespace else "in the cluster"
         raise PodtallyError(
-            f"no agents {where}: no pod has the label {SELECTOR.partition(',')[0]}",
+            f"no agents {where}: no pod has the label {SELECTOR}",
             "is podtally installed there? choose with --context and --agent-namespace",
         )
     return _chosen(agents, nodes)

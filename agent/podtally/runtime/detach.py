@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Detaches the programs, books what they counted, and removes all pins."""
 
+import os
+import shutil
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
 
 from podtally.attach.attacher import Attacher
 from podtally.config import Config
 from podtally.errors import PodtallyError
 from podtally.identity.directory import Directory
 from podtally.kernel.account_map import AccountMap
+from podtally.kernel.load_error import LOG_NAME
 from podtally.kernel.pins import Generation, Pins
 from podtally.kernel.table import open_table
 from podtally.ledger.checkpoint import Checkpoint, CheckpointError, Parts, Position
@@ -22,6 +26,9 @@ from podtally.runtime.generations import settled
 from podtally.runtime.journal import Journal
 from podtally.runtime.recovery import boot_id, position_at
 from podtally.runtime.state_directory import StateDirectory
+from podtally.web.unix_socket import API_SOCKET
+
+_STATE_FILES = ("checkpoint", "checkpoint.new", "clsact", API_SOCKET, LOG_NAME)
 
 
 def detach(config: Config) -> list[Attachment]:
@@ -44,6 +51,31 @@ def detach(config: Config) -> list[Attachment]:
             if before is not None and before.generation in ours:
                 _book_the_rest(config, generation, checkpoint)
         pins.remove_all()
+    return removed
+
+
+def purge(config: Config) -> list[Path]:
+    """Remove what agents leave in the state directory, and return it; nothing of others.
+
+    The directory itself goes as well if it is empty then, and is no mount point.
+    """
+    state = config.state_dir
+    if not state.is_dir():
+        return []
+    removed = []
+    with closing(StateDirectory(state)):
+        for name in _STATE_FILES:
+            path = state / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif os.path.lexists(path):
+                path.unlink()
+            else:
+                continue
+            removed.append(path)
+        with suppress(OSError):
+            state.rmdir()
+            removed.append(state)
     return removed
 
 

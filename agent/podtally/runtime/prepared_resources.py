@@ -5,11 +5,12 @@ from contextlib import ExitStack
 
 from podtally.config import Config
 from podtally.export.agent_metrics import AgentMetrics
-from podtally.export.event_log import EventLog
+from podtally.export.event_log import EventLog, EventOrigin
 from podtally.export.flow_log import FlowLog
 from podtally.kernel.pins import Pins
 from podtally.kube.api_access import api_access
 from podtally.ledger.checkpoint import Checkpoint
+from podtally.runtime.source_setup import node_name
 from podtally.runtime.state_directory import StateDirectory
 from podtally.web.server import WebServer
 from podtally.web.unix_socket import API_SOCKET
@@ -37,7 +38,8 @@ class PreparedResources:
                 opened.callback(self.flow_log.close)
             if config.events:
                 limits = (config.events_max_bytes, config.events_rate)
-                self.event_log = EventLog(config.events, *limits)
+                origin = EventOrigin(config.cluster_name or "", node_name(config))
+                self.event_log = EventLog(config.events, *limits, origin)
                 opened.callback(self.event_log.close)
             self._opened = opened.pop_all()
         self.metrics = AgentMetrics()

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 def make_identity_sources(config: Config) -> IdentitySources:
     """Return the sources, not started; PodtallyError if the API's settings are wrong."""
     answers: Answers = queue.SimpleQueue()
-    access, node = api_access(config), config.node_name or default_node_name()
+    access, node = api_access(config), node_name(config)
     directory = Directory(
         config.endpoints,
         config.networks,
@@ -51,9 +51,11 @@ def make_identity_sources(config: Config) -> IdentitySources:
     return IdentitySources(directory, answers, Threads(finder, policies, kube))
 
 
-def default_node_name() -> str:
-    """Return NODE_NAME (downward API), else the kubelet's default: the host name in lower case."""
-    return os.environ.get("NODE_NAME") or socket.gethostname().lower()
+def node_name(config: Config) -> str:
+    """Return the configured name, NODE_NAME (downward API), or as the kubelet: the host name in
+    lower case.
+    """
+    return config.node_name or os.environ.get("NODE_NAME") or socket.gethostname().lower()
 
 
 def _cri(config: Config) -> CriClient | None:
