@@ -123,6 +123,25 @@ def test_a_name_of_a_cluster_ip_service_is_reported(
     assert "domainNames[0]: is the Service shop/db with a cluster address" in line
 
 
+@pytest.mark.parametrize("dns", [False, True])
+def test_names_without_dns_are_reported(
+    folder: Path, capsys: pytest.CaptureFixture[str], dns: bool
+) -> None:
+    rule = "- {action: Accept, to: [{networks: [10.99.0.53/32]}], protocols: [{udp: {destinationPort: {number: 53}}}]}\n  "
+    text = POLICIES.replace("- action: Deny", f"{rule if dns else ''}- action: Deny")
+    (folder / "policies.yaml").write_text(text)
+    _, out, _ = run(capsys, "check", folder / "policies.yaml")
+    assert ("[no-dns]" in out) is not dns
+    host = (
+        "{apiVersion: podtally.io/v1alpha1, kind: HostPolicy, metadata: {name: x}, spec: {host: "
+        "true, policyTypes: [Egress], egress: [{to: [{domainNames: [a.b]}]}"
+        f"{', {ports: [{protocol: UDP, port: 53}]}' if dns else ''}]}}}}"
+    )
+    (folder / "policies.yaml").write_text(host)
+    _, out, _ = run(capsys, "check", folder / "policies.yaml")
+    assert ("[no-dns]" in out) is not dns
+
+
 @pytest.mark.parametrize(
     ("text", "field"),
     [

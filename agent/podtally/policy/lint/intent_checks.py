@@ -22,7 +22,18 @@ from podtally.policy.lint.findings import (
     part,
 )
 from podtally.policy.lint.subsumption import covers_subject
-from podtally.policy.model import ALLOW, ANY_PROTOCOL, EGRESS, INGRESS, UDP, Block, Policy, Rule
+from podtally.policy.model import (
+    ALLOW,
+    ANY_PROTOCOL,
+    DENY,
+    EGRESS,
+    INGRESS,
+    UDP,
+    Block,
+    DomainPeer,
+    Policy,
+    Rule,
+)
 from podtally.policy.problems import Path
 from podtally.policy.reference.matching import rules_of
 
@@ -100,12 +111,31 @@ def _without_dns(declared: Sequence[DeclaredDocuments]) -> Iterator[LintFinding]
             index.add(len(allowing), (policy.subject,), policy.namespace)
             allowing.append(policy)
     for policy, document in declared:
-        if policy.kind != "NetworkPolicy" or not any(map(_needs_names, policy.egress or ())):
+        if not _needs_dns(policy):
             continue
         found = (allowing[n] for n in index.find((policy.subject,), policy.namespace))
         if not any(covers_subject(other, policy) for other in found):
             message = "no rule allows DNS (UDP port 53) to the pods that this isolates in egress"
             yield finding(NO_DNS, document, ("spec", "egress"), message)
+
+
+def _needs_dns(policy: Policy) -> bool:
+    """Return whether the policy isolates pods in egress, and has rules that need names.
+
+    Policies of the admin tiers isolate by a rule that denies everything else.
+    """
+    rules = policy.egress or ()
+    if policy.kind == "NetworkPolicy":
+        return any(map(_needs_names, rules))
+    if not any(isinstance(peer, DomainPeer) for rule in rules for peer in rule.peers or ()):
+        return False
+    return policy.kind == "HostPolicy" or any(map(_denies_dns, rules))
+
+
+def _denies_dns(rule: Rule) -> bool:
+    """Return whether the rule denies DNS to every address of a family."""
+    everything = any(isinstance(p, Block) and p.network.bits in _WHOLE for p in rule.peers or ())
+    return rule.action == DENY and everything and _has_dns_port(rule)
 
 
 def _needs_names(rule: Rule) -> bool:
@@ -117,13 +147,19 @@ def _needs_names(rule: Rule) -> bool:
 
 def _allows_dns(rule: Rule) -> bool:
     """Return whether the rule allows DNS; any named port may be it."""
-    return rule.action == ALLOW and (
-        rule.ports is None
-        or any(
-            port.protocol in (UDP, ANY_PROTOCOL) and (port.name or port.first <= _DNS <= port.last)
-            for port in rule.ports
-        )
+    return rule.action == ALLOW and _has_dns_port(rule) and not _is_by_name(rule)
+
+
+def _has_dns_port(rule: Rule) -> bool:
+    return rule.ports is None or any(
+        port.protocol in (UDP, ANY_PROTOCOL) and (port.name or port.first <= _DNS <= port.last)
+        for port in rule.ports
     )
+
+
+def _is_by_name(rule: Rule) -> bool:
+    """Return whether all peers are names: without DNS such a rule allows nothing."""
+    return bool(rule.peers) and all(isinstance(peer, DomainPeer) for peer in rule.peers or ())
 
 
 def service_address_findings(
