@@ -5,7 +5,20 @@ import argparse
 import sys
 from typing import Protocol
 
-from bench import agent, attack, drain, fleet, identity, judge, name, packet, reuse, scrape, soak
+from bench import (
+    agent,
+    attack,
+    drain,
+    fleet,
+    identity,
+    judge,
+    name,
+    packet,
+    reuse,
+    scrape,
+    soak,
+    suggest,
+)
 from podtally.errors import PodtallyError
 
 
@@ -33,6 +46,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "reuse": reuse,
     "judge": judge,
     "fleet": fleet,
+    "suggest": suggest,
 }
 
 

@@ -128,7 +128,7 @@ class SuggestWorld:
         self.suggested = maker.suggest(self.flows, wanted)
         self.text = manifests(self.suggested, WEEK)
         self.changes: list[RuleChange] = compare(self.suggested, declared, self.flows, workloads)
-        return prove(self.suggested, self.text, self.flows, declared, workloads)
+        return prove(self.suggested, WEEK, self.flows, declared, workloads)
 
     def of(self, workload: str, direction: str) -> SuggestedPolicy:
         name = WorkloadName(*workload.split("/"))

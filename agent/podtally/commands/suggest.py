@@ -19,7 +19,7 @@ from podtally.policy.model import EGRESS, INGRESS, Network, Policy
 from podtally.suggest.conversation import Conversations, read_conversations, window_of
 from podtally.suggest.difference import RuleChange, compare
 from podtally.suggest.flows import INCLUDABLE, FlowSums
-from podtally.suggest.manifest import manifest, manifests
+from podtally.suggest.manifest import manifest
 from podtally.suggest.proof import Proof, check_policies, prove
 from podtally.suggest.suggestion import SuggestedPolicy, SuggestionMaker
 from podtally.suggest.workloads import WorkloadName, Workloads
@@ -163,7 +163,7 @@ def main(args: argparse.Namespace) -> int:
     directions = (args.direction,) if args.direction else (EGRESS, INGRESS)
     maker = SuggestionMaker(workloads, window, _networks(args.network), directions)
     suggested = maker.suggest(flows, _wanted(args.subject, workloads))
-    proof = prove(suggested, manifests(suggested, window), flows, declared, workloads)
+    proof = prove(suggested, window, flows, declared, workloads)
     changes = compare(suggested, declared, flows, workloads) if args.diff else []
     rows = [_policy_row(each, window) for each in suggested]
     found = Suggestion(*window, rows, list(map(_change_row, changes)), _proof_row(proof))

@@ -2,12 +2,13 @@
 """Proves suggestions: nothing that was seen is denied, nothing in them can be left out."""
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from podtally.policy.cluster.model import ClusterModel, ClusterPod, NamespaceModel
 from podtally.policy.explain.formatting import format_requirement, format_rule
 from podtally.policy.lint.checks import lint
-from podtally.policy.lint.findings import NO_DNS, UNISOLATED, DeclaredDocuments, LintFinding
+from podtally.policy.lint.findings import NO_DNS, UNISOLATED, DeclaredDocuments
 from podtally.policy.load import documents
 from podtally.policy.load.conversion import PROTOCOLS
 from podtally.policy.load.parser import read_documents
@@ -34,6 +35,7 @@ from podtally.policy.reference.matching import (
 from podtally.policy.reference.selectors import selects
 from podtally.suggest.conversation import NODE_PEER, POD_PEER
 from podtally.suggest.flows import Flow, Party
+from podtally.suggest.manifest import manifests
 from podtally.suggest.replay import Possible, Replay
 from podtally.suggest.suggestion import SuggestedPolicy
 from podtally.suggest.workloads import WorkloadName, Workloads
@@ -59,7 +61,7 @@ def after(declared: Sequence[Policy], added: Sequence[Policy]) -> list[Policy]:
 
 def prove(
     suggested: Sequence[SuggestedPolicy],
-    text: str,
+    window: tuple[float, float],
     flows: Sequence[Flow],
     declared: Sequence[Policy],
     workloads: Workloads,
@@ -73,7 +75,7 @@ def prove(
         newly_denied=tuple(replay.newly_denied(allowed, declared, policies)),
         possible=replay.possible(subjects, allowed, declared, policies),
         removable=tuple(part for each in suggested for part in _removable(each, workloads)),
-        findings=tuple(_round_trip(suggested, text, workloads)),
+        findings=tuple(_round_trip(suggested, window, workloads)),
     )
 
 
@@ -209,26 +211,28 @@ def _ends(party: Party, flow: Flow, workloads: Workloads) -> list[tuple[PolicyEn
 
 
 def _round_trip(
-    suggested: Sequence[SuggestedPolicy], text: str, workloads: Workloads
+    suggested: Sequence[SuggestedPolicy], window: tuple[float, float], workloads: Workloads
 ) -> Iterator[str]:
     """Yield what `podtally check` finds, and policies that are read as others."""
-    if not suggested:
-        return
-    read = documents.read_text(text, "suggestion")
-    declared = []
-    problems: list[Problem] = list(read.problems)
-    for document in read.documents:
-        parsed = read_documents([document])
-        problems += parsed.problems
-        declared += [DeclaredDocuments(policy, document) for policy in parsed.policies]
-    yield from map(str, problems)
-    wanted = [_canonical(each.policy) for each in suggested]
-    if [_canonical(each.policy) for each in declared] != wanted:
-        yield "the written policies are read as others"
-    for check, problem in lint(declared, _with_former(workloads)):
-        # Only DNS that was seen is allowed; other namespaces are not this suggestion's concern.
-        if check not in (UNISOLATED, NO_DNS):
-            yield str(LintFinding(check, problem).problem)
+    cluster = _with_former(workloads)
+    for _, group in groupby(suggested, key=lambda each: each.policy.namespace):
+        some = list(group)
+        read = documents.read_text(manifests(some, window), "suggestion")
+        declared = []
+        problems: list[Problem] = list(read.problems)
+        for document in read.documents:
+            parsed = read_documents([document])
+            problems += parsed.problems
+            declared += [DeclaredDocuments(policy, document) for policy in parsed.policies]
+        yield from map(str, problems)
+        if [_canonical(each.policy) for each in declared] != [
+            _canonical(each.policy) for each in some
+        ]:
+            yield "the written policies are read as others"
+        for check, problem in lint(declared, cluster):
+            # Only DNS that was seen is allowed; other namespaces are not this one's concern.
+            if check not in (UNISOLATED, NO_DNS):
+                yield str(problem)
 
 
 def _canonical(policy: Policy) -> Policy:

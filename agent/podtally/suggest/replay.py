@@ -2,6 +2,7 @@
 """Judges flows, and everything that could be connected, by sets of policies."""
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from podtally.policy.load.conversion import PROTOCOLS
 from podtally.policy.model import (
     DENIED,
     TCP,
+    UNDECLARED,
     UNKNOWN,
     VERDICTS,
     Policy,
@@ -22,10 +24,12 @@ from podtally.suggest.flows import Flow, Party
 from podtally.suggest.workloads import WorkloadName, Workloads
 
 _WORD = (1 << 64) - 1
+_UNDECLARED = np.uint8(VERDICTS.index(UNDECLARED))
 _NO_ADDRESS = 0xFFFF << 32 | 240 << 24 | 1  # 240.0.0.1, which no network has
 INTERNET = 0xFFFF << 32 | 198 << 24 | 51 << 16 | 100 << 8 | 254  # any address outside
 OTHER_PORT = 9  # discard: stands for every port that was never seen
-MAX_COMBINATIONS = 200_000  # to judge; of more, every n-th is
+MAX_COMBINATIONS = 100_000  # to judge; of more, every n-th is
+_BATCH = 1 << 14  # connections, which bounds memory
 
 
 class End(NamedTuple):
@@ -84,14 +88,11 @@ class Replay:
         if not connections:
             return np.zeros(0, np.uint8)
         evaluator = Evaluator(policies, self._endpoints)
-        egress = evaluator.judge(_packed(connections, is_egress=True)).verdict
-        ingress = evaluator.judge(_packed(connections, is_egress=False)).verdict
-        outside = np.array([each.source.number == ADDRESS_INDEX for each in connections])
-        undeclared = np.uint8(VERDICTS.index("undeclared"))
-        egress = np.where(outside, undeclared, egress).astype(np.uint8)
-        outside = np.array([each.destination.number == ADDRESS_INDEX for each in connections])
-        ingress = np.where(outside, undeclared, ingress).astype(np.uint8)
-        return combine(ingress, egress)
+        parts = [
+            _verdicts(evaluator, connections[start : start + _BATCH])
+            for start in range(0, len(connections), _BATCH)
+        ]
+        return np.concatenate(parts)
 
     def newly_denied(
         self, flows: Sequence[Flow], before: Sequence[Policy], after: Sequence[Policy]
@@ -122,9 +123,7 @@ class Replay:
         ports = self._ports(flows)
         total = self._count(wanted, ports)
         every = -(-total // MAX_COMBINATIONS) or 1
-        connections = [
-            each for index, each in enumerate(self._all(wanted, ports)) if index % every == 0
-        ]
+        connections = list(islice(self._all(wanted, ports), 0, None, every))
         denied = _codes(DENIED)
         counts = []
         for policies in (before, after):
@@ -203,6 +202,17 @@ class Replay:
         else:
             number = ADDRESS_INDEX
         return [End(number, address) for address in sorted(flow.addresses)]
+
+
+def _verdicts(evaluator: Evaluator, connections: Sequence[Connection]) -> NDArray[np.uint8]:
+    """Return both ends' verdicts combined; nothing outside has policies. (n,)"""
+    verdicts = []
+    for is_egress in (False, True):
+        found = evaluator.judge(_packed(connections, is_egress=is_egress)).verdict
+        ends = (each.source if is_egress else each.destination for each in connections)
+        outside = np.fromiter((end.number == ADDRESS_INDEX for end in ends), np.bool_)
+        verdicts.append(np.where(outside, _UNDECLARED, found).astype(np.uint8))
+    return combine(*verdicts)
 
 
 def _packed(connections: Sequence[Connection], *, is_egress: bool) -> PackedConnections:
