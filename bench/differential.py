@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.policy_worlds import Maker, Probe, World
-from podtally.dns.candidates import NO_NAME_COLUMN, NameColumn, from_lists
+from podtally.dns.candidates import NO_NAME_COLUMN, from_lists, name_column
 from podtally.dns.known_names import NO_NAMES
 from podtally.policy.model import (
     ADDRESS,
@@ -109,7 +109,7 @@ def connections(probes: list[Probe]) -> PackedConnections:
         np.array(protocol, np.int32),
         np.array(port, np.int32),
         np.array(is_egress, np.bool_),
-        NameColumn(candidates) if any(each != NO_NAMES for each in names) else NO_NAME_COLUMN,
+        name_column(candidates) if any(each != NO_NAMES for each in names) else NO_NAME_COLUMN,
     )
 
 

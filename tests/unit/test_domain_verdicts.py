@@ -16,9 +16,10 @@ from podtally.ledger.families import CANDIDATES, EXPIRED
 from podtally.ledger.label_sets import ExpiredLabels
 from podtally.ledger.ledger import Ledger
 from tests.unit.dns_messages import RESOLVER, mapped
-from tests.unit.rows import SECOND, Flow, book
-from tests.unit.test_verdicts import declare as declare_policies
+from tests.unit.rows import SECOND, SYN, Flow, book, to_here
 from tests.unit.test_verdicts import (
+    DB_ADDRESS,
+    WEB_ADDRESS,
     denied,
     due_events,
     make,
@@ -26,6 +27,7 @@ from tests.unit.test_verdicts import (
     present,
     verdicts,
 )
+from tests.unit.test_verdicts import declare as declare_policies
 
 WEB = 7  # the interface
 API, OTHER = "203.0.113.7", "203.0.113.8"
@@ -200,3 +202,22 @@ def test_many_connections_of_one_pod_are_judged_at_once() -> None:
     epoch(ledger, at(*names), *flows)
     assert verdicts(ledger) == {"allowed": 23_000, "denied": 23_000}
     assert np.all(ledger.view()[EXPIRED].values == 0)
+
+
+def test_a_pod_of_this_host_is_judged_alike_at_both_ends() -> None:
+    """What the client asked for counts where its peer's interface shows the connection."""
+    ledger = make()
+    context = at(answer("db.stripe.com", address=DB_ADDRESS))
+    ledger.interfaces.appeared(WEB, "veth7", (0, 0))
+    both = [
+        out(DB_ADDRESS, 3306)._replace(first_seen_ns=13 * SECOND),
+        Flow(WEB_ADDRESS, local_port=3306, remote_port=40123, ifindex=9, local=DB_ADDRESS,
+             seen=to_here(SYN), first_direction=1, bytes=(0, 23), packets=(0, 1),
+             first_seen_ns=13 * SECOND),
+    ]  # fmt: skip
+    epoch(ledger, context, *both)
+    assert verdicts(ledger) == {"allowed": 46}
+    ledger = make()
+    ledger.interfaces.appeared(WEB, "veth7", (0, 0))
+    epoch(ledger, at(), *both)
+    assert verdicts(ledger) == {"denied": 46}

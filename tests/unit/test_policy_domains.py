@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from podtally.dns.candidates import NameColumn, from_lists
+from podtally.dns.candidates import from_lists, name_column
 from podtally.dns.known_names import (
     ENCRYPTED_DNS,
     FORGOTTEN,
@@ -99,7 +99,7 @@ def judge(names: KnownNames, *policies: Policy, question: Question | None = None
         np.array([question.protocol], np.int32),
         np.array([question.port], np.int32),
         np.ones(1, np.bool_),
-        NameColumn(from_lists([names.answers], [names.at], [names.missing])),
+        name_column(from_lists([names.answers], [names.at], [names.missing])),
     )
     other = compiled.judge(packed)
     number = int(other.outcome[0])
@@ -407,7 +407,7 @@ def _connections(names: list[KnownNames]) -> PackedConnections:
         np.full(n, TCP, np.int32),
         np.full(n, 443, np.int32),
         np.ones(n, np.bool_),
-        NameColumn(column),
+        name_column(column),
     )
 
 

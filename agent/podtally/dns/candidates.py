@@ -4,7 +4,8 @@
 The name table makes the value, policies and labels read it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,7 @@ __all__ = [
     "NameColumn",
     "empty",
     "from_lists",
+    "name_column",
 ]
 
 
@@ -131,39 +133,46 @@ def from_lists(
 
 
 class NameColumn:
-    """The candidates of connections as a column: an index takes connections."""
+    """The candidates of connections as a column: an index takes connections.
+
+    They are looked up when they are first needed, which is never without rules by name.
+    """
 
     def __init__(
-        self, candidates: Candidates | None = None, rows: NDArray[np.int64] | None = None
+        self,
+        look_up: Callable[[], Candidates] | None = None,
+        rows: NDArray[np.int64] | None = None,
     ) -> None:
-        """Without candidates, the column has any length and no names."""
-        if candidates is not None and rows is None:
-            rows = np.arange(len(candidates.at))
-        self._candidates, self._rows = candidates, rows
+        """``rows`` are those of the candidates. Without them the column has any length."""
+        self._look_up = look_up if look_up is None else cache(look_up)
+        self._rows = np.zeros(0, np.int64) if rows is None else rows
+
+    def __getitem__(self, index: NDArray[np.int64] | NDArray[np.bool_] | slice) -> "NameColumn":
+        if self._look_up is None:
+            return self
+        taken = NameColumn(None, self._rows[index])
+        taken._look_up = self._look_up
+        return taken
 
     def apart(self, n: int) -> NDArray[np.int64]:
         """Return numbers (n,) by which connections with names differ from all others."""
-        if self._candidates is None or self._rows is None:
+        if self._look_up is None:
             return np.zeros(n, np.int64)
-        has_names = np.diff(self._candidates.offsets)[self._rows] > 0
-        return np.where(has_names, np.arange(1, len(self._rows) + 1), 0)
-
-    def __getitem__(self, index: NDArray[np.int64] | NDArray[np.bool_] | slice) -> "NameColumn":
-        if self._candidates is None or self._rows is None:
-            return self
-        return NameColumn(self._candidates, self._rows[index])
+        has_names = np.diff(self._look_up().offsets)[self._rows] > 0
+        return np.where(has_names, np.arange(1, n + 1), 0)
 
     def candidates(self) -> Candidates | None:
         """Return those of the column's connections, in its order; None: there are no names."""
-        if self._candidates is None or self._rows is None:
-            return None
-        return self._candidates.take(self._rows)
+        return None if self._look_up is None else self._look_up().take(self._rows)
 
     def known(self, row: int) -> KnownNames:
         """Return the names of one connection."""
-        if self._candidates is None or self._rows is None:
-            return NO_NAMES
-        return self._candidates.known(int(self._rows[row]))
+        return NO_NAMES if self._look_up is None else self._look_up().known(int(self._rows[row]))
+
+
+def name_column(candidates: Candidates) -> NameColumn:
+    """Return the column of all connections that the candidates are of."""
+    return NameColumn(lambda: candidates, np.arange(len(candidates.at)))
 
 
 NO_NAME_COLUMN = NameColumn()

@@ -155,7 +155,7 @@ class Attribution:
             return self._judged(flows, local, domains, context)
         rest = np.flatnonzero(~special)
         if len(rest):
-            some = domains._replace(peers=peers.take(rest), names=domains.names[rest])
+            some = domains.take(rest)
             parts = (flows.take(rest), local.take(rest), some)
             found.account[rest], found.event[rest] = self._judged(*parts, context)
         return found
@@ -216,7 +216,8 @@ class Attribution:
         self, flows: NewConnections, local: LocalEndpoints, domains: DomainColumns
     ) -> JudgeInput:
         endpoint = self._endpoints.policy_endpoint[local.endpoint]
-        given = judge_input(flows, endpoint, domains.peers, domains.names)
+        names = (domains.names, domains.peer_names)
+        given = judge_input(flows, endpoint, domains.peers, *names)
         may_be_unknown = np.zeros(len(flows.key), np.bool_)
         rows = np.flatnonzero(flows.initiator & INITIATOR_MASK == INITIATOR_UNKNOWN)
         if len(rows):

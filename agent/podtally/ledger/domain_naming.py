@@ -12,14 +12,16 @@ from podtally.dns.candidates import NO_NAME_COLUMN, NameColumn
 from podtally.dns.capture import HOST
 from podtally.dns.known_names import SEEN_LATE
 from podtally.dns.peer_naming import PeersToName
+from podtally.identity.model import Endpoint, Owner
 from podtally.ledger.connections import CONTESTED, INITIATOR_MASK, INITIATOR_PEER, TCP
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.interfaces import Interfaces
 from podtally.ledger.new_connections import NewConnections
-from podtally.ledger.peer_columns import PeerColumns, PeerKinds
+from podtally.ledger.peer_columns import NO_OWNER, PeerColumns, PeerKinds
 from podtally.ledger.peer_domains import NO_DOMAIN, NOT_LOOKED_UP, PeerDomains
 
 HELLO_NS = 2_000_000_000  # after its first packet a client has sent its ClientHello, or will not
+NO_INTERFACE = -1  # instead of an interface that is watched
 _KIND = PackedFields(kind=31, domain=32)
 
 
@@ -28,7 +30,16 @@ class DomainColumns(NamedTuple):
 
     peers: PeerColumns
     names: NameColumn  # for policies
+    peer_names: NameColumn  # by which peers of this host found the endpoint
     may_come: NDArray[np.bool_]  # a server name in TLS may still decide
+
+    def take(self, index: NDArray[np.int64]) -> "DomainColumns":
+        return DomainColumns(
+            self.peers.take(index),
+            self.names[index],
+            self.peer_names[index],
+            self.may_come[index],
+        )
 
 
 class DomainNaming:
@@ -54,16 +65,21 @@ class DomainNaming:
         inputs = context.domains
         self._learn(kinds)
         may_come = np.zeros(len(slot), np.bool_)
-        names = NO_NAME_COLUMN
+        names = peer_names = NO_NAME_COLUMN
         if inputs.is_on:
             given = self._given(flows, slot, peers)
-            names = NameColumn(inputs.candidates(given))
+            every = np.arange(len(slot))
+            names = NameColumn(lambda: inputs.candidates(given), every)
+            peer_names = NameColumn(
+                lambda: inputs.candidates(self._given_of_peers(flows, peers, context)), every
+            )
             rows = np.flatnonzero((flows.domain == NOT_LOOKED_UP) & self._is_named(flows, peers))
             if len(rows):
                 flows.domain[rows] = self._domains.of(given.take(rows), inputs)
                 if inputs.reads_tls:
                     may_come[rows] = self._may_come(flows.take(rows), context.now_ns)
-        return DomainColumns(self._with_domains(flows, peers, kinds), names, may_come)
+        named = self._with_domains(flows, peers, kinds)
+        return DomainColumns(named, names, peer_names, may_come)
 
     def _given(
         self, flows: NewConnections, slot: NDArray[np.int64], peers: PeerColumns
@@ -76,6 +92,35 @@ class DomainNaming:
             at_ns=flows.at_ns,
             key=flows.key,
             missing=np.where(is_late, SEEN_LATE, 0).astype(np.uint8),
+        )
+
+    def _given_of_peers(
+        self, flows: NewConnections, peers: PeerColumns, context: EpochContext
+    ) -> PeersToName:
+        """Return the same connections as their peers see them, if these are pods of this host."""
+        owners, names = context.names.owners, context.names
+        interface = {
+            _identity(each): ifindex
+            for ifindex, each in names.endpoints.items()
+            if self._interfaces.known(ifindex)
+        }
+        different, place = np.unique(peers.owner, return_inverse=True)
+        numbers = [
+            interface.get(_identity(owners[number]), NO_INTERFACE)
+            if number != NO_OWNER
+            else NO_INTERFACE
+            for number in different.tolist()
+        ]
+        endpoint = np.array(numbers, np.int64)[place.ravel()]
+        known = endpoint != NO_INTERFACE
+        late = np.ones(len(endpoint), np.bool_)
+        late[known] = self._interfaces.in_use_since(endpoint[known]) != 0
+        return PeersToName(
+            endpoint=endpoint,
+            address=flows.key["local_address"].byteswap(),
+            at_ns=flows.at_ns,
+            key=flows.key,
+            missing=np.where(late, SEEN_LATE, 0).astype(np.uint8),
         )
 
     def _is_named(self, flows: NewConnections, peers: PeerColumns) -> NDArray[np.bool_]:
@@ -130,3 +175,7 @@ class DomainNaming:
         if fresh:
             outside = [each.peer.kind == "external" for each in fresh]
             self._external = np.append(self._external, outside)
+
+
+def _identity(of: Endpoint | Owner) -> tuple[str, ...]:
+    return (of.uid,) if of.uid else (of.namespace, of.name)

@@ -34,6 +34,7 @@ class JudgeInput(NamedTuple):
     may_be_unknown: NDArray[np.bool_]  # an unknown verdict is expected, and not reported
     foreign: NDArray[np.bool_]  # sent from an address that is not the endpoint's
     names: NameColumn = NO_NAME_COLUMN  # by which the endpoint found its peer
+    peer_names: NameColumn = NO_NAME_COLUMN  # by which the peer, here too, found the endpoint
 
     def take(self, index: NDArray[np.int64]) -> "JudgeInput":
         return JudgeInput._make(column[index] for column in self)
@@ -53,6 +54,7 @@ def judge_input(
     endpoint: NDArray[np.int32],
     peers: PeerColumns,
     names: NameColumn = NO_NAME_COLUMN,
+    peer_names: NameColumn = NO_NAME_COLUMN,
 ) -> JudgeInput:
     """``endpoint`` (n,): numbers of the local PolicyEndpoints."""
     key, initiator = flows.key, flows.initiator
@@ -74,4 +76,5 @@ def judge_input(
         may_be_unknown=np.zeros(len(key), np.bool_),
         foreign=np.zeros(len(key), np.bool_),
         names=names,
+        peer_names=peer_names,
     )

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.dns.candidates import NO_NAME_COLUMN
 from podtally.identity.model import Endpoint
 from podtally.ledger.connections import INITIATOR_ENDPOINT, INITIATOR_PEER
 from podtally.ledger.epoch_context import EpochContext
@@ -270,5 +269,7 @@ def _reverse(
     given: JudgeInput, peer: NDArray[np.int32], is_egress: NDArray[np.bool_]
 ) -> PackedConnections:
     """Return connections as the peer's policies see them."""
-    swapped = given._replace(endpoint=peer, peer_address=given.local_address, names=NO_NAME_COLUMN)
+    swapped = given._replace(
+        endpoint=peer, peer_address=given.local_address, names=given.peer_names
+    )
     return _local(swapped, given.endpoint, ~is_egress)
