@@ -2,12 +2,15 @@
 """Rules by domain name in the commands: checks, test cases with DNS answers, explanations."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from podtally import cli
+from podtally.api.schema import CandidateRow, Candidates
+from podtally.commands import candidates
 
 POLICIES = """\
 apiVersion: policy.networking.k8s.io/v1alpha2
@@ -332,3 +335,27 @@ def test_cases_have_names(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     )
     _, out, _ = run(capsys, *arguments)
     assert json.loads(out)["probes"][0]["verdict"] == "unknown"
+
+
+# -- candidates ----------------------------------------------------------------------------------
+
+
+def test_candidates_show_the_domain_of_a_peer_outside(capsys: pytest.CaptureFixture[str]) -> None:
+    row = CandidateRow(
+        namespace="shop",
+        workload="web",
+        direction="egress",
+        peer_kind="external",
+        peer_namespace="",
+        peer_workload="",
+        protocol="tcp",
+        port="443",
+        verdict="denied",
+        candidate="allowed",
+        policy="",
+        peer_domain="stripe.com",
+        connections=2,
+        bytes=46,
+    )
+    candidates.show(Candidates([], [row]), sys.stdout)
+    assert "external:stripe.com" in capsys.readouterr().out

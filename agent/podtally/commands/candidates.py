@@ -112,7 +112,7 @@ def _rank(row: schema.CandidateRow) -> int:
 
 
 def _cells(row: schema.CandidateRow) -> tuple[str, ...]:
-    peer = "/".join(filter(None, (row.peer_namespace, row.peer_workload)))
+    peer = "/".join(filter(None, (row.peer_namespace, row.peer_workload))) or row.peer_domain
     if row.peer_kind != _POD or not peer:
         peer = ":".join(filter(None, (row.peer_kind, peer)))
     return (
