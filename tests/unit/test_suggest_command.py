@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``podtally suggest`` on files: text, JSON, differences, written files, checks and errors."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from podtally.cli import main
+
+NOW = 1_800_000_000.0
+WEEK = 7 * 86400.0
+
+
+def pod(namespace: str, name: str, address: str, **labels: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"namespace": namespace, "name": name, "labels": labels},
+        "status": {"phase": "Running", "podIP": address},
+    }
+
+
+CLUSTER = [
+    pod("shop", "frontend", "10.99.0.1", app="frontend"),
+    pod("shop", "backend", "10.99.0.2", app="backend"),
+    pod("shop", "stray", "10.99.0.3", app="stray"),
+]
+ROWS: list[dict[str, Any]] = [
+    {
+        "namespace": "shop",
+        "workload": "frontend",
+        "direction": "egress",
+        "peer_kind": "pod",
+        "peer_namespace": "shop",
+        "peer_workload": "backend",
+        "port": 3000,
+        "first": NOW - WEEK,
+        "last": NOW,
+        "connections": 23,
+        "bytes": 4096,
+    },
+    {
+        "namespace": "shop",
+        "workload": "stray",
+        "direction": "egress",
+        "peer_kind": "pod",
+        "peer_namespace": "shop",
+        "peer_workload": "backend",
+        "port": 3000,
+        "verdict": "denied",
+        "first": NOW - WEEK,
+        "last": NOW - WEEK,
+    },
+]
+WIDE = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: wide, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: backend}}
+  ingress:
+  - from: [{podSelector: {}}]
+  - from: [{ipBlock: {cidr: 203.0.113.0/24}}]
+    ports: [{port: 22}]
+"""
+NARROW = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: narrow, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: backend}}
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: frontend}}}]
+    ports: [{port: 3001}]
+"""
+
+
+class Files:
+    """The files of a test, and the arguments that name them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows = self.write("rows.json", json.dumps(ROWS))
+        self.cluster = self.write("cluster.yaml", yaml.safe_dump_all(CLUSTER))
+
+    def write(self, name: str, text: str) -> str:
+        path = self.folder / name
+        path.write_text(text)
+        return str(path)
+
+    def run(self, *arguments: str) -> int:
+        return main(["suggest", "--from", self.rows, "--cluster", self.cluster, *arguments])
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def test_text_is_yaml_and_has_the_proof(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    assert files.run("shop/backend") == 0
+    out = capsys.readouterr().out
+    written = list(yaml.safe_load_all(out))
+    assert [each["metadata"]["name"] for each in written] == ["backend-egress", "backend-ingress"]
+    (rule,) = written[1]["spec"]["ingress"]
+    assert rule["from"] == [{"podSelector": {"matchLabels": {"app": "frontend"}}}]
+    assert "# proof (a): 0 observed flows would be denied" in out
+    assert "shop/stray to shop/backend, TCP 3000: 1 connection" in out
+
+
+def test_json(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    assert files.run("-o", "json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["proof"]["holds"]
+    assert found["proof"]["possible"]["after"] < found["proof"]["possible"]["before"]
+    assert {each["name"] for each in found["policies"]} >= {"backend-ingress", "frontend-egress"}
+
+
+def test_written_files_pass_podtally_check(
+    files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert files.run("--write", str(files.folder / "made")) == 0
+    names = sorted(path.name for path in (files.folder / "made").iterdir())
+    assert "shop-backend-ingress.yaml" in names
+    capsys.readouterr()
+    checked = ["check", str(files.folder / "made"), "--cluster", files.cluster]
+    assert main([*checked, "--ignore", "no-dns"]) == 0, capsys.readouterr().out
+
+
+def test_difference_by_rule(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    wide = files.write("wide.yaml", WIDE)
+    assert files.run("shop/backend", "--policies", wide, "--diff") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "narrowed: shop/backend-ingress ingress[0] (declared: shop/wide ingress[0])" in lines
+    assert "not exercised: shop/wide ingress[1]" in lines
+
+
+def test_a_written_policy_that_would_deny_what_was_seen(
+    files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    narrow, wide = files.write("narrow.yaml", NARROW), files.write("wide.yaml", WIDE)
+    assert files.run("--check", narrow) == 1
+    assert "shop/frontend to shop/backend, TCP 3000" in capsys.readouterr().out
+    assert files.run("--check", wide) == 0
+
+
+def test_the_window_ends_with_the_last_conversation(
+    files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert files.run("--since", "1d") == 0
+    assert "stray" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("other/workload",), "unknown workload 'other/workload'"),
+        (("--since", "soon"), "--since: invalid age 'soon'"),
+        (("--network", "bank"), "--network: 'bank' is not NAME=CIDR"),
+        (("--write", "/proc/none"), "/proc/none"),
+    ],
+)
+def test_errors_name_the_fix(
+    files: Files, arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert files.run(*arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[{}]", "missing required field"),
+        ("nonsense", "JSON"),
+        (json.dumps([{**ROWS[0], "verdict": "maybe"}]), "verdict is 'maybe'"),
+        (json.dumps([{**ROWS[0], "port": 70000}]), "port 70000"),
+        ("[]", "no conversations in the window"),
+    ],
+)
+def test_unreadable_rows(
+    files: Files, text: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files.rows = files.write("rows.json", text)
+    assert files.run() == 2
+    assert message in capsys.readouterr().err
+
+
+def test_rows_on_lines_and_in_an_object(files: Files) -> None:
+    files.rows = files.write("lines.json", "\n".join(map(json.dumps, ROWS)))
+    assert files.run() == 0
+    files.rows = files.write("object.json", json.dumps({"conversations": ROWS}))
+    assert files.run() == 0
