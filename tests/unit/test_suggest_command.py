@@ -193,3 +193,41 @@ def test_rows_on_lines_and_in_an_object(files: Files) -> None:
     assert files.run() == 0
     files.rows = files.write("object.json", json.dumps({"conversations": ROWS}))
     assert files.run() == 0
+
+
+def test_an_answer_of_podtally_flows(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {
+        "namespace": "shop",
+        "pod": "frontend",
+        "workload": "frontend",
+        "initiator": "endpoint",
+        "peer_kind": "pod",
+        "peer_namespace": "shop",
+        "peer_workload": "backend",
+        "peer_domain": "",
+        "address": "10.99.0.2",
+        "protocol": "tcp",
+        "port": "3000",
+        "scope": "cluster",
+        "verdict": "undeclared",
+        "policy": "",
+        "cause": "",
+        "outcome": "closed",
+        "connections": 12,
+        "bytes": {"egress": 1000, "ingress": 2000},
+        "packets": {"egress": 10, "ingress": 20},
+        "first": "2026-11-23T10:00:00Z",
+        "last": "2026-11-30T10:00:00Z",
+    }
+    other = {**row, "initiator": "unknown", "port": "unknown"}
+    reply = {
+        "since": "2026-11-23T00:00:00Z",
+        "until": "2026-11-30T12:00:00Z",
+        "rows": [row, other],
+        "groups": 2,
+    }
+    files.rows = files.write("rows.json", json.dumps(reply))
+    assert files.run("shop/backend") == 0
+    out = capsys.readouterr().out
+    assert "Window: 2026-11-23 00:00 to 2026-11-30 12:00" in out
+    assert "shop/frontend to shop/backend, TCP 3000: 12 connections, 2.9 KiB" in out

@@ -16,7 +16,8 @@ from podtally.errors import PodtallyError
 from podtally.policy.cidr import parse_cel
 from podtally.policy.cluster.model import ClusterModel
 from podtally.policy.model import EGRESS, INGRESS, Network, Policy
-from podtally.suggest.conversation import Conversations, read_conversations, window_of
+from podtally.suggest.conversation import Conversations, window_of
+from podtally.suggest.conversation_files import read_conversations
 from podtally.suggest.difference import RuleChange, compare
 from podtally.suggest.flows import INCLUDABLE, FlowSums
 from podtally.suggest.manifest import manifest
@@ -26,7 +27,7 @@ from podtally.suggest.workloads import WorkloadName, Workloads
 
 _EPILOG = """\
 examples:
-  podtally suggest shop --from history.json --live > policies/shop.yaml
+  podtally flows --connections --since 7d -o json | podtally suggest shop --from - --live
   podtally suggest shop/backend --from history.json --cluster cluster.yaml --since 7d
   podtally suggest shop --from history.json --live --diff
   podtally suggest --from history.json --live --policies policies/ --write suggested/
@@ -38,8 +39,8 @@ unknown verdict are not allowed, and are listed; --include allows them.
 Prints a proof: (a) nothing that was seen is denied, (b) how many combinations of workload,
 workload and port are possible before and after, (c) no rule, peer, port or label can be left
 out, (d) `podtally check` has no findings.
---from reads JSON: a row on each line, a list, or an object with `conversations`; docs/policy.md
-describes the fields. The cluster is read from --cluster or --live.
+--from reads what `podtally flows --connections -o json` prints, or rows of JSON that docs/policy.md
+describes. The cluster is read from --cluster or --live.
 Exit codes: 0 the proof holds, 1 it does not, 2 usage error, unreadable input, or a fixable
 problem.
 """

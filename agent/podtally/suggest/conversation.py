@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversations as the history has them: one row for each endpoint, peer, port and verdict."""
 
-from collections.abc import Iterator
-from typing import Any
-
 import msgspec
 
-from podtally.errors import PodtallyError
-from podtally.policy.model import EGRESS, INGRESS, UNDECLARED, UNKNOWN, VERDICTS
+from podtally.policy.model import UNDECLARED
 
 EXTERNAL, POD_PEER, NODE_PEER, HOST_PEER = "external", "pod", "node", "host"
 
@@ -45,49 +41,6 @@ class Conversations(msgspec.Struct, frozen=True):
     conversations: list[ObservedConversation]
     since: float = 0.0  # 0: the first conversation
     until: float = 0.0
-
-
-def read_conversations(text: bytes, name: str) -> Conversations:
-    """Read an object with ``conversations``, a list, or a row on each line; PodtallyError."""
-    try:
-        read = _decoded(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise PodtallyError(
-            f"{name}: {error}", "give JSON rows: podtally suggest --help describes them"
-        ) from None
-    for number, each in enumerate(read.conversations, 1):
-        wrong = _fault(each)
-        if wrong:
-            raise PodtallyError(f"{name}: conversation {number}: {wrong}")
-    return read
-
-
-def _decoded(text: bytes) -> Conversations:
-    start = text.lstrip()[:1]
-    if start == b"[":
-        return Conversations(msgspec.json.decode(text, type=list[ObservedConversation]))
-    if b'"conversations"' in text[:4096]:
-        return msgspec.json.decode(text, type=Conversations)
-    return Conversations(list(_lines(text)))
-
-
-def _lines(text: bytes) -> Iterator[ObservedConversation]:
-    decoder = msgspec.json.Decoder(ObservedConversation)
-    for line in text.splitlines():
-        if line.strip():
-            yield decoder.decode(line)
-
-
-def _fault(each: ObservedConversation) -> str:
-    allowed: dict[str, tuple[Any, ...]] = {
-        "direction": (INGRESS, EGRESS, UNKNOWN),
-        "verdict": VERDICTS,
-    }
-    for field, values in allowed.items():
-        given = getattr(each, field)
-        if given not in values:
-            return f"{field} is {given!r}; use one of {', '.join(values)}"
-    return "" if 0 <= each.port <= 65535 else f"port {each.port} is not from 0 to 65535"
 
 
 def window_of(read: Conversations) -> tuple[float, float]:
