@@ -28,6 +28,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "doctor": Command(
             "doctor.command", "check host requirements, and say how to fix what is missing"
         ),
+        "flows": Command("commands.flows", "show what was connected to what, and when"),
     },
     "the agent": {
         "run": Command(

@@ -139,6 +139,34 @@ WRITING = Row(
             ),
             QUARTER,
         ),
+        now(
+            "podtally_history_size_bytes",
+            "History size",
+            "Size of the file of podtally flows; history.max_bytes limits it.",
+            Look(BYTES, 8, 7),
+        ),
+        lines(
+            "History rows",
+            "Rows written per second, and rows lost because no disk took them.",
+            (
+                Line(per_second("podtally_history_rows_total"), f"{NODE} written"),
+                Line(per_second("podtally_history_lost_rows_total"), f"{NODE} lost"),
+            ),
+            THIRD_RATE,
+        ),
+        lines(
+            "History trouble",
+            "Minutes that are not written yet (normally 0), and failed attempts to write per "
+            "second: the disk is full or read-only, or another agent writes the same file.",
+            (
+                Line(
+                    f"sum by (instance) (podtally_history_pending_batches{{{AGENTS}}})",
+                    f"{NODE} minutes",
+                ),
+                Line(per_second("podtally_history_errors_total"), f"{NODE} errors/s"),
+            ),
+            THIRD,
+        ),
     ),
 )
 

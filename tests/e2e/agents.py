@@ -60,7 +60,8 @@ class Agent:
             *("setpriv", "--pdeathsig", "KILL", "--"),
             *(sys.executable, "-m", "podtally", "run", "--interfaces", "ptl-*"),
             *("--pin-dir", str(places.pin_dir), "--state-dir", str(places.state_dir)),
-            *("--listen", f"127.0.0.1:{places.port}", "--epoch", "0.1", *self.flags, *flags),
+            *("--listen", f"127.0.0.1:{places.port}", "--epoch", "0.1"),
+            *("--history", str(places.state_dir / "history.db"), *self.flags, *flags),
         ]
 
     def start(self, *flags: str) -> None:

@@ -128,6 +128,8 @@ def columns(flows: Sequence[Flow], account: int = 0, now_ns: int = SECOND) -> Co
         np.array([flow.packets for flow in flows], np.int64).reshape(n, 2),
         key_of(flows),
         np.full(n, NO_DOMAIN, np.int32),
+        np.zeros((n, 4), np.int64),
+        np.full(n, now_ns, np.int64),
     )
 
 

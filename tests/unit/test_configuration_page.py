@@ -16,7 +16,7 @@ import podtally
 from podtally import config
 from podtally.cli import main
 from podtally.commands import run
-from podtally.config import Config, StaticEndpoint, documentation
+from podtally.config import Config, History, StaticEndpoint, documentation
 from podtally.config.settings import GROUPS, RESTART_ONLY, SETTINGS
 from tests.unit import metrics_page
 from tests.unit.metrics_page import rows, sections
@@ -37,8 +37,10 @@ def test_the_page_has_the_settings_as_they_are_declared() -> None:
 
 def test_the_page_has_every_setting_once() -> None:
     said = [cells[0].strip("`") for _, body in sections(PAGE) for cells in rows(body, "key")]
-    of_endpoints = [field.name for field in msgspec.structs.fields(StaticEndpoint)]
-    assert sorted(said) == sorted([*SETTINGS, *of_endpoints])
+    entries = [
+        field.name for each in (StaticEndpoint, History) for field in msgspec.structs.fields(each)
+    ]
+    assert sorted(said) == sorted([*SETTINGS, *entries])
     assert {group for group, _ in sections(PAGE)} >= set(GROUPS)
 
 

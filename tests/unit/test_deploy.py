@@ -162,12 +162,13 @@ def test_every_volume_is_mounted_and_no_more_of_the_host(overlay: Built) -> None
     assert host == {
         str(config.DEFAULT_PIN_DIR.parent),
         str(config.DEFAULT_STATE_DIR),
+        str(config.Config().history.file.parent),
         str(config.DEFAULT_POD_LOGS),
         "/sys/fs/cgroup",
         "/run/netns",
     }
     written = {mount["name"] for mount in mounts if not mount.get("readOnly")}
-    assert written == {"tmp", "bpffs", "state"}
+    assert written == {"tmp", "bpffs", "state", "history"}
     assert {v["configMap"]["name"] for v in volumes.values() if "configMap" in v} == {"podtally"}
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from podtally.api.schema import (
     CandidatePolicy,
     EndpointRow,
     Explanation,
+    Flows,
 )
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.publisher import Health, Publisher
@@ -50,6 +51,9 @@ class Nothing:
 
     def stale_candidates(self) -> list[str]:
         return []
+
+    def flows(self, words: Mapping[str, Sequence[str]]) -> Flows:
+        raise NotImplementedError
 
 
 def serve(address: str, **settings: Path) -> WebServer:

@@ -8,13 +8,14 @@ whole, and changes none.
 import datetime
 import ipaddress
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import numpy as np
 
 from podtally.api.dns_lookup import DnsLookup, SeenDns
 from podtally.api.explanation import explain_connection, parse_port
+from podtally.api.flows import flows_reply
 from podtally.api.name_lookup import is_domain_name, no_answer
 from podtally.api.party_lookup import PartyLookup
 from podtally.api.schema import (
@@ -23,8 +24,11 @@ from podtally.api.schema import (
     CandidatePolicy,
     EndpointRow,
     Explanation,
+    Flows,
 )
 from podtally.errors import PodtallyError
+from podtally.history.access import HistoryAccess
+from podtally.history.query_text import Prices, parse_query
 from podtally.identity.directory import Directory
 from podtally.identity.interface_endpoints import InterfaceEndpoint, address_number
 from podtally.identity.model import FOREVER, Claim, Endpoint, Owner
@@ -44,8 +48,12 @@ class QueryService:
         directory: Directory,
         declared: Callable[[], DeclaredPolicies],
         dns: Callable[[], SeenDns] = SeenDns,
+        history: HistoryAccess | None = None,
+        prices: Prices = ({}, {}),
     ) -> None:
         self._dns = dns
+        self._history = history
+        self._prices = prices
         self._directory = directory
         self._declared = declared
         self._node_name = directory.cluster_labels().node_name  # does not change
@@ -98,6 +106,13 @@ class QueryService:
 
     def stale_candidates(self) -> list[str]:
         return list(self._declared().stale_candidates)
+
+    def flows(self, words: Mapping[str, Sequence[str]]) -> Flows:
+        if self._history is None:
+            raise PodtallyError("the agent keeps no history", "set history to a path")
+        query = parse_query(words, self._prices)
+        answer = self._history.answer(query)
+        return flows_reply(answer, any(self._prices))
 
     def _of_network(self, address: str) -> list[AddressOwner]:
         networks = self._directory.names.networks

@@ -8,8 +8,9 @@ commands decode with the same shapes. All times are RFC 3339, in UTC.
 import datetime
 import ipaddress
 import re
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qs
 
 import msgspec
@@ -22,6 +23,7 @@ RESOLVE = PREFIX + "resolve"
 EXPLAIN = PREFIX + "explain"
 CANDIDATES = PREFIX + "candidates"
 TRAFFIC = PREFIX + "traffic"
+FLOWS = PREFIX + "flows"
 
 # RFC 3339 5.6; without an offset it is local time
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:\d\d)?", re.ASCII)
@@ -173,6 +175,15 @@ class Traffic(msgspec.Struct, frozen=True):
     books: list[BookSums]
 
 
+class Flows(msgspec.Struct, frozen=True):
+    """Sums of the history by the labels asked for; ``since`` and ``until`` are of the data."""
+
+    since: str
+    until: str
+    rows: list[dict[str, Any]]  # labels, connections, bytes, packets, first, last, cost_dollars
+    groups: int  # before ``top``
+
+
 class ErrorReply(msgspec.Struct, frozen=True):
     error: str
     fix: str
@@ -196,6 +207,10 @@ class QuerySource(Protocol):
     def candidates(self) -> list[CandidatePolicy]: ...
 
     def deletions(self) -> list[CandidateDeletion]: ...
+
+    def flows(self, words: Mapping[str, Sequence[str]]) -> Flows:
+        """Answer a query of the history; PodtallyError if it is invalid or cannot be answered."""
+        ...
 
     def stale_candidates(self) -> list[str]:
         """Return files that became unreadable; their last version is evaluated."""
@@ -236,9 +251,19 @@ class ApiRouter:
             deleted, stale = self._source.deletions(), self._source.stale_candidates()
             reply = Candidates(policies, changes, deleted, stale)
             return reply_json(HTTPStatus.OK, reply)
-        return reply_json(
-            HTTPStatus.NOT_FOUND, ErrorReply(f"not found: {path}", f"try {ENDPOINTS}")
+        return (
+            self._flows(query)
+            if path == FLOWS
+            else reply_json(
+                HTTPStatus.NOT_FOUND, ErrorReply(f"not found: {path}", f"try {ENDPOINTS}")
+            )
         )
+
+    def _flows(self, query: str) -> Reply:
+        try:
+            return reply_json(HTTPStatus.OK, self._source.flows(parse_qs(query)))
+        except PodtallyError as error:
+            return reply_json(HTTPStatus.BAD_REQUEST, ErrorReply(error.what, error.fix))
 
     def _resolve(self, query: str) -> Reply:
         arguments = parse_qs(query)

@@ -4,7 +4,7 @@
 import argparse
 import http.client
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -23,6 +23,10 @@ T = TypeVar("T")
 
 LISTEN_VARIABLE = "PODTALLY_LISTEN"
 _METRICS = "/metrics"
+
+
+class NoAgentError(PodtallyError):
+    """Nothing answers at the agent's address."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,8 +71,16 @@ def agent_address(args: argparse.Namespace) -> AgentAddress:
 
 def query(agent: AgentAddress, path: str, type_: type[T], **query: str) -> T:
     """Return the agent's reply; PodtallyError."""
+    return query_words(agent, path, type_, {name: [value] for name, value in query.items()})
+
+
+def query_words(
+    agent: AgentAddress, path: str, type_: type[T], words: Mapping[str, Sequence[str]]
+) -> T:
+    """Return the agent's reply to parameters that may be repeated; PodtallyError."""
+    text = urlencode(words, doseq=True)
     with _readable_errors(agent, path):
-        status, body = agent.get(f"{path}?{urlencode(query)}" if query else path)
+        status, body = agent.get(f"{path}?{text}" if text else path)
         if status == http.client.OK:
             return msgspec.json.decode(body, type=type_)
         reply = msgspec.json.decode(body, type=ErrorReply)
@@ -97,7 +109,7 @@ def _readable_errors(agent: AgentAddress, path: str) -> Iterator[None]:
         yield
     except (OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
         reason = error.strerror if isinstance(error, OSError) else None
-        raise PodtallyError(
+        raise NoAgentError(
             f"no podtally answers on {agent}: {reason or error}",
             "is `podtally run` running? give its address with --listen or --config",
         ) from None

@@ -14,7 +14,14 @@ from podtally.config.settings import (
     Config,
     Kubernetes,
 )
-from podtally.config.structs import PRICE_STEP, Price, Prices, Scope, StaticEndpoint
+from podtally.config.structs import (
+    PRICE_STEP,
+    History,
+    Price,
+    Prices,
+    Scope,
+    StaticEndpoint,
+)
 
 __all__ = [
     "DEFAULT_FILE",
@@ -27,6 +34,7 @@ __all__ = [
     "STANDARD_OUTPUT",
     "Attach",
     "Config",
+    "History",
     "Kubernetes",
     "Price",
     "Prices",

@@ -29,7 +29,7 @@ from podtally.config.kinds import (
     words,
 )
 from podtally.config.policy_name import PolicyName
-from podtally.config.structs import ENDPOINTS, PRICES, Prices, StaticEndpoint
+from podtally.config.structs import ENDPOINTS, HISTORY, PRICES, History, Prices, StaticEndpoint
 
 T = TypeVar("T")
 
@@ -50,6 +50,7 @@ SERIES = "Series"
 NAMES = "Sources of names"
 POLICY = "Policy"
 LOGS = "Logs"
+HISTORY_GROUP = "History"
 _MAX_GRACE = 366 * 86400.0
 
 
@@ -286,6 +287,13 @@ class Config:
         "dry run: candidate policies, evaluated in addition to those in force; each connection is evaluated twice",
         flag="candidate",
     )
+    history: History = _setting(
+        History(),
+        HISTORY,
+        HISTORY_GROUP,
+        "file of the history, or off",
+        "file of the history, by minute and conversation, for `podtally flows` ([history.md](history.md)); `off`: none. A row takes some 30 bytes and 6 µs",
+    )
     flow_log: Path | None = _setting(
         None,
         LOG,
@@ -361,7 +369,7 @@ def default_text(setting: Setting) -> str:
     value = setting.default
     if value in (None, (), {}, Prices()):
         return "none"
-    if isinstance(value, bool):
+    if isinstance(value, bool | History):
         return str(value).lower()
     if isinstance(value, tuple):
         return ",".join(map(str, value))

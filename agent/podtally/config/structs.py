@@ -2,15 +2,21 @@
 """Structured settings: static endpoints and prices."""
 
 import ipaddress
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from podtally.config.kinds import SettingError, SettingKind
+from podtally.config.kinds import SIZE, SettingError, SettingKind, refused
 from podtally.yamltree.shapes import explain_mismatch, unknown_field
 from podtally.yamltree.suggestion import did_you_mean
 
 T = TypeVar("T")
+
+DEFAULT_HISTORY = Path("/var/lib/podtally/history.db")
+HISTORY_OFF = "off"  # in the place of the path
+LEAST_HISTORY_BYTES = 4 << 20
 
 Scope = Literal["node", "zone", "cross_zone", "cluster", "private", "internet", "unknown"]
 # Dollars per 10^9 bytes; a higher price of a long epoch's bytes may not fit 64 bits.
@@ -44,6 +50,10 @@ class Prices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     egress: dict[Scope, Price] = {}
     ingress: dict[Scope, Price] = {}
 
+    def by_scope(self) -> tuple[Mapping[str, float], Mapping[str, float]]:
+        """Return the prices of egress and of ingress."""
+        return dict[str, float](self.egress.items()), dict[str, float](self.ingress.items())
+
     def __post_init__(self) -> None:
         for direction in ("egress", "ingress"):
             for scope, price in getattr(self, direction).items():
@@ -52,6 +62,25 @@ class Prices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     raise ValueError(
                         f"{direction}: {scope}: {price:g} is finer than {PRICE_STEP:f} dollars"
                     )
+
+
+class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``history:``; sizes in bytes."""
+
+    path: str = str(DEFAULT_HISTORY)
+    max_bytes: int = 1 << 30
+    min_free_bytes: int = 1 << 30
+
+    @property
+    def is_on(self) -> bool:
+        return self.path != HISTORY_OFF
+
+    @property
+    def file(self) -> Path:
+        return Path(self.path)
+
+    def __str__(self) -> str:
+        return self.path
 
 
 def _converted(value: Any, type_: type[T], fields: type[msgspec.Struct]) -> T:
@@ -75,5 +104,36 @@ def _prices(value: Any) -> Prices:
     return _converted(value, Prices, Prices)
 
 
+def _history(value: Any) -> History:
+    """Read a mapping, or the path alone."""
+    if isinstance(value, str):
+        value = {"path": value}
+    if value is False:  # YAML 1.1 reads off as a boolean
+        value = {"path": HISTORY_OFF}
+    if not isinstance(value, dict):
+        raise refused(value, "a path, `off` or a mapping")
+    given = dict(value)
+    if given.get("path") is False:
+        given["path"] = HISTORY_OFF
+    for name in ("max_bytes", "min_free_bytes"):
+        if name in given and given[name] != 0:
+            given[name] = _at(name, SIZE.read, given[name])
+    found = _converted(given, History, History)
+    if not found.path:
+        raise SettingError("is empty", "use a path, or off", ("path",))
+    if found.max_bytes < LEAST_HISTORY_BYTES:
+        raise SettingError("is too small", "use at least 4MiB", ("max_bytes",))
+    return found
+
+
+def _at(name: str, read: Callable[[Any], int], value: Any) -> int:
+    try:
+        return read(value)
+    except SettingError as problem:
+        problem.steps = (name, *problem.steps)
+        raise
+
+
+HISTORY = SettingKind("path, `off`, or see [below](#history)", _history, "PATH")
 ENDPOINTS = SettingKind("see [below](#endpoints)", _endpoints, "")
 PRICES = SettingKind("see [below](#prices)", _prices, "")

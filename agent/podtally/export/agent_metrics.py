@@ -192,6 +192,20 @@ class AgentMetrics(Collector):
         self.flow_log_errors = section.total(
             "flow_log_errors", "Epochs whose flow log lines could not be written."
         )
+        self.history_rows = section.total("history_rows", "Rows written to the history.")
+        self.history_errors = section.total(
+            "history_errors",
+            "Attempts to write the history that failed; what they were to write is retried.",
+        )
+        self.history_lost = section.total(
+            "history_lost_rows", "Rows of the history that were lost, because no disk took them."
+        )
+        self.history_size = section.gauge(
+            "history_size_bytes", "Size of the history's file; history.max_bytes limits it."
+        )
+        self.history_pending = section.gauge(
+            "history_pending_batches", "Minutes of the history that are not written yet."
+        )
 
     def _load(self) -> None:
         section = self._in(Section.LOAD)

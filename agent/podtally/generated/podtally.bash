@@ -6,12 +6,13 @@
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
 _shtab_podtally_config_subparsers=(check)
-_shtab_podtally_subparsers=(top explain doctor run demo health config detach endpoints resolve check suggest candidates version query completion)
+_shtab_podtally_subparsers=(top explain doctor flows run demo health config detach endpoints resolve check suggest candidates version query completion)
 
 _shtab_podtally_top_option_strings=(-h --help --config --listen -o --output --interval --once --egress --outside --denied -n --namespace --limit)
 _shtab_podtally_explain_option_strings=(-h --help --policies --cluster --names --live --kubeconfig --kube-context --config --listen -o --output)
 _shtab_podtally_doctor_option_strings=(-h --help --config --pin-dir --state-dir --interfaces --kubernetes --kubeconfig --kube-context --node-name --cluster-name --cri-socket --pod-logs --name-wait --policies --candidate -o --output)
-_shtab_podtally_run_option_strings=(-h --help --config --verbose --listen --web-config-file --state-dir --pin-dir --interfaces --epoch --max-flows --attach --compile --flow-labels --series-limit --series-grace --kubecost-alias --kubernetes --kubeconfig --kube-context --node-name --cluster-name --cri-socket --pod-logs --name-wait --policies --candidate-delete --candidate --flow-log --flow-log-max-bytes --events --events-max-bytes --events-rate --events-interval --events-verdicts)
+_shtab_podtally_flows_option_strings=(-h --help --from --to --with --since --until --at --new --watch -n --namespace --pod --uid --workload --workload-kind --interface --peer-kind --peer-namespace --peer-workload --peer-domain --address --protocol --port --scope --initiator --verdict --policy --cause --outcome --by --connections --cost --order --top --all-accounts --config --listen --store -o --output)
+_shtab_podtally_run_option_strings=(-h --help --config --verbose --listen --web-config-file --state-dir --pin-dir --interfaces --epoch --max-flows --attach --compile --flow-labels --series-limit --series-grace --kubecost-alias --kubernetes --kubeconfig --kube-context --node-name --cluster-name --cri-socket --pod-logs --name-wait --policies --candidate-delete --candidate --history --flow-log --flow-log-max-bytes --events --events-max-bytes --events-rate --events-interval --events-verdicts)
 _shtab_podtally_demo_option_strings=(-h --help --seconds --listen -o --output --keep-agent-log)
 _shtab_podtally_health_option_strings=(-h --help --config --listen --ready)
 _shtab_podtally_config_check_option_strings=(-h --help)
@@ -35,6 +36,9 @@ _shtab_podtally_explain__o_choices=(text json)
 _shtab_podtally_explain___output_choices=(text json)
 _shtab_podtally_doctor__o_choices=(text json)
 _shtab_podtally_doctor___output_choices=(text json)
+_shtab_podtally_flows___order_choices=(bytes connections packets cost first last)
+_shtab_podtally_flows__o_choices=(table json csv)
+_shtab_podtally_flows___output_choices=(table json csv)
 _shtab_podtally_demo__o_choices=(text json)
 _shtab_podtally_demo___output_choices=(text json)
 _shtab_podtally_config_pos_0_choices=(check)
@@ -56,7 +60,7 @@ _shtab_podtally_candidates___output_choices=(text json)
 _shtab_podtally_version__o_choices=(text json)
 _shtab_podtally_version___output_choices=(text json)
 _shtab_podtally_completion_pos_0_choices=(bash zsh man)
-_shtab_podtally_pos_0_choices=(top explain doctor run demo health config detach endpoints resolve check suggest candidates version query completion)
+_shtab_podtally_pos_0_choices=(top explain doctor flows run demo health config detach endpoints resolve check suggest candidates version query completion)
 
 _shtab_podtally_top__h_nargs=0
 _shtab_podtally_top___help_nargs=0
@@ -70,6 +74,13 @@ _shtab_podtally_explain___policies_nargs=+
 _shtab_podtally_explain___live_nargs=0
 _shtab_podtally_doctor__h_nargs=0
 _shtab_podtally_doctor___help_nargs=0
+_shtab_podtally_flows__h_nargs=0
+_shtab_podtally_flows___help_nargs=0
+_shtab_podtally_flows___new_nargs=0
+_shtab_podtally_flows___watch_nargs=0
+_shtab_podtally_flows___connections_nargs=0
+_shtab_podtally_flows___cost_nargs=0
+_shtab_podtally_flows___all_accounts_nargs=0
 _shtab_podtally_run__h_nargs=0
 _shtab_podtally_run___help_nargs=0
 _shtab_podtally_run___verbose_nargs=0

@@ -84,6 +84,7 @@ class Account(NamedTuple):
     endpoint_namespace: str = ""
     limited_scope: str = ""  # the scope, where the series limit replaces the label
     peer_domain: str = ""  # of a peer outside
+    uid: str = ""  # of the endpoint, if it is a pod
 
     @property
     def distance(self) -> str:
@@ -136,6 +137,7 @@ def overflow_account(account: Account) -> Account:
         endpoint_namespace=account.endpoint_namespace,
         limited_scope=account.distance,
         peer_domain=OTHER,
+        uid=account.uid,
     )
 
 

@@ -138,4 +138,5 @@ class AccountLookup:
             pod=endpoint.name if self._interfaces.host[local.slot] else "",
             endpoint=endpoint.name,
             endpoint_namespace=endpoint.namespace,
+            uid=endpoint.uid,
         )

@@ -57,6 +57,7 @@ class AccountTable:
         self.closed = 0  # how many since the start: their indexes may be in use again
         self.limited = 0  # how often no series could be made since the start
         self._index: dict[Account, int] = {}
+        self._by_index: dict[int, Account] = {}
         self._free: list[int] = []
         self.slot = np.full(16, FREE, np.int64)
         self.series = np.full((16, 2), NO_SERIES, np.int64)  # egress, ingress
@@ -143,8 +144,8 @@ class AccountTable:
 
     def at(self, indexes: NDArray[np.int64]) -> dict[int, Account]:
         """Return the accounts at indexes."""
-        wanted = set(indexes.tolist())
-        return {i: account for account, i in self._index.items() if i in wanted}
+        found = ((i, self._by_index.get(i)) for i in set(indexes.tolist()))
+        return {i: account for i, account in found if account is not None}
 
     def close(self, slot: int) -> None:
         """Remove the accounts of an interface's slot, except the one of waiting connections."""
@@ -201,7 +202,7 @@ class AccountTable:
         self._free = [i for i in range(max(used, default=-1) + 1) if i not in used]
 
     def _enter(self, account: Account, index: int, now_ns: int) -> None:
-        self._index[account] = index
+        self._index[account], self._by_index[index] = index, account
         if account.peer_kind != OTHER:
             self.shares.take(_taken(account), account.port == MANY_PORT)
         self.slot[index] = account.slot
@@ -226,6 +227,7 @@ class AccountTable:
 
     def _close(self, account: Account) -> None:
         index = self._index.pop(account)
+        del self._by_index[index]
         if account.peer_kind != OTHER:
             self.shares.give_back(_taken(account), account.port == MANY_PORT)
         self.slot[index] = FREE

@@ -59,6 +59,8 @@ class ConnectionColumns(NamedTuple):
     packets: NDArray[np.int64]
     key: NDArray[np.void]
     domain: NDArray[np.int32]  # number in PeerDomains, by which the endpoint found its peer
+    recorded: NDArray[np.int64]  # (n, 4): bytes, packets; what the history has of the totals
+    resumed_ns: NDArray[np.int64]  # when the first of the rest moved
 
     def take(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> "ConnectionColumns":
         return ConnectionColumns._make(column[index] for column in self)
@@ -67,12 +69,22 @@ class ConnectionColumns(NamedTuple):
         return Saved(arrays=self._asdict())
 
 
+_NEWER = ("domain", "recorded", "resumed_ns")  # than the oldest checkpoint that is read
+
+
 def loaded_connections(saved: Saved) -> ConnectionColumns:
-    """Return what ``ConnectionColumns.save`` returned."""
-    arrays = {name: saved.array(name) for name in ConnectionColumns._fields if name != "domain"}
-    n = len(arrays["fingerprint"])
-    domain = saved.array("domain") if "domain" in saved.arrays else np.zeros(n, np.int32)
-    return ConnectionColumns(**arrays, domain=domain)
+    """Return what ``ConnectionColumns.save`` returned; columns that are newer may be missing."""
+    old: dict[str, Array] = {
+        name: saved.array(name) for name in ConnectionColumns._fields if name not in _NEWER
+    }
+    n = len(old["fingerprint"])
+    new: dict[str, Array] = {
+        "domain": np.zeros(n, np.int32),
+        "recorded": np.zeros((n, 4), np.int64),
+    }
+    new["resumed_ns"] = old["last_ns"].copy()
+    new |= {name: saved.array(name) for name in _NEWER if name in saved.arrays}
+    return ConnectionColumns(**{**old, **new})
 
 
 def no_connections() -> ConnectionColumns:
@@ -88,6 +100,8 @@ def no_connections() -> ConnectionColumns:
         np.zeros((0, 2), np.int64),
         np.zeros(0, KEY),
         np.zeros(0, np.int32),
+        np.zeros((0, 4), np.int64),
+        np.zeros(0, np.int64),
     )
 
 
@@ -163,6 +177,7 @@ class Connections:
         self._limit = limit
         self._timeouts = timeouts or Timeouts()
         self._new: list[ConnectionColumns] = []
+        self.minute_from_ns = 0  # when the history's minute began; 0: there is no history
 
     def __len__(self) -> int:
         return len(self.columns.fingerprint)
@@ -198,6 +213,9 @@ class Connections:
         columns.bytes[place] = columns.bytes.take(place, axis=0) + amounts[0]
         columns.packets[place] = columns.packets.take(place, axis=0) + amounts[1]
         columns.seen[place] |= seen
+        if self.minute_from_ns:
+            resumed = place[columns.last_ns.take(place) < self.minute_from_ns]
+            columns.resumed_ns[resumed] = now_ns
         columns.last_ns[place] = now_ns
 
     def add_errors(

@@ -40,3 +40,4 @@ class EpochContext(NamedTuple):
     declared: DeclaredPolicies = DeclaredPolicies((), (), ())
     exposure: Exposure | None = None  # None: not known yet
     domains: DomainInputs = NO_DOMAIN_INPUTS
+    wall_ns: int = 0  # the same instant as ``now_ns``, since 1970

@@ -91,6 +91,7 @@ class InterfaceTotals:
         if any(each.any() for each in found):
             tags = np.zeros((len(interfaces), 2, len(ACCOUNTS)), np.int64)
             tags[slots, :, OTHER] = found.tags
+            self._interfaces.rest.add_other(slots, found.tags)
             self._books.add(series.books, tags[series.live].reshape(-1, len(ACCOUNTS)), now_ns)
             self._book_drops(slots, np.stack(found[1:], axis=2), now_ns)
             # What was dropped on its way to a pod did not arrive; what a host's uplink dropped
@@ -140,6 +141,7 @@ class InterfaceTotals:
         direction, rest = delta.direction[moved], totals.packets[:, :, 1]
         np.add.at(totals.bytes[:, :, OTHER:], (slots, direction), delta.bytes[moved])
         np.add.at(rest, (slots, direction), delta.packets[moved].sum(axis=1))
+        self._interfaces.rest.add(slots, direction, delta.bytes[moved], delta.packets[moved])
         flowed = np.flatnonzero(sums.any(axis=0))
         slot, of_flows = self._accounts.slot[flowed], sums[:, flowed].T
         # What was flooded to an endpoint is no flow of its own.

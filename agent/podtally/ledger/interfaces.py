@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from podtally.arrays.distinct import distinct
 from podtally.ledger.balance import Balance, Losses, Margin, Readings, settle
+from podtally.ledger.interface_rest import InterfaceRest
 from podtally.ledger.saved import Saved, encode
 
 NO_PAIRS = np.zeros((0, 2), np.int64)
@@ -51,6 +52,7 @@ class Interfaces:
 
     def __init__(self) -> None:
         self.version = 0  # changes with the interfaces and their names
+        self.rest = InterfaceRest()
         self._slots: dict[int, int] = {}
         self._free: list[int] = []
         self.names: list[str] = []

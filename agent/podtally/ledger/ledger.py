@@ -30,10 +30,12 @@ from podtally.ledger.costs import CONTRACT, SeriesOptions
 from podtally.ledger.counter_deltas import NOTHING_GROWN, CounterDeltas
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.events import NO_EVENT, Events
+from podtally.ledger.history_rows import Batch
 from podtally.ledger.interface_totals import InterfaceTotals
 from podtally.ledger.interfaces import Interfaces
 from podtally.ledger.label_sets import DIRECTIONS, BookLabels
 from podtally.ledger.pending import PendingConnections
+from podtally.ledger.recorder import Recorder, mark_recorded
 from podtally.ledger.relabelling import Relabelling
 from podtally.ledger.row_booking import ColdRows, RowBooking
 from podtally.ledger.saved import Part, Saved, SavedError, encode
@@ -54,6 +56,7 @@ class Limits(NamedTuple):
     events: int = 10_000  # more are summed up as scans
     undeclared_events: bool = False  # events of undeclared connections, too
     forwarders: tuple[str, ...] = ()  # globs of workloads that send and receive for others
+    history: str = ""  # the stream of batches that a new ledger begins; "": no history
 
 
 class LedgerTotals(msgspec.Struct, frozen=True):
@@ -96,11 +99,12 @@ class Ledger:
         )
         self.attribution = Attribution(self.interfaces, self.accounts, flags, settings)
         self.domains = self.attribution.domains
+        self.recorder = Recorder(self.interfaces, self.accounts, limits.history)
         self.pending = PendingConnections(
-            self.connections, self.accounts, self.events, self.attribution
+            self.connections, self.accounts, self.events, self.attribution, self.recorder
         )
         self.row_booking = RowBooking(
-            self.connections, self.accounts, self.events, self.attribution
+            self.connections, self.accounts, self.events, self.attribution, self.recorder
         )
         self.candidate_rows = CandidateRows()
         self.retired_gaps: dict[BookLabels, int] = {}
@@ -110,7 +114,7 @@ class Ledger:
             self.interfaces, self.accounts, self.books, self.drops, self.pods
         )
         self._relabelling = Relabelling(
-            self.connections, self.pending, self.interfaces, self.accounts, self.attribution
+            self.connections, self.pending, self.accounts, self.attribution, self.recorder
         )
         self._kernel_delta = NOTHING_GROWN
 
@@ -127,6 +131,7 @@ class Ledger:
             "pending": self.pending,
             "counter_deltas": self.counter_deltas,
             "candidate_rows": self.candidate_rows,
+            "history": self.recorder,
         }
 
     def save(self) -> dict[str, Saved]:
@@ -152,6 +157,9 @@ class Ledger:
                     part.load(saved[name], now_ns)
                 except SavedError as error:
                     raise SavedError(f"{name}: {error}") from None
+        if self.recorder.stream and not self.recorder.is_restored:
+            for columns in (self.connections.columns, self.pending.held):
+                mark_recorded(columns)
         if _TOTALS in saved:
             totals = saved[_TOTALS].decode(LedgerTotals)
             self.retired_gaps = dict(totals.retired_gaps)
@@ -168,6 +176,7 @@ class Ledger:
 
     def book_rows(self, rows: FlowRows, cold: ColdRows, context: EpochContext) -> None:
         """Book a batch of rows, each connection at most once in an epoch."""
+        self.recorder.begin_epoch(self.connections, self.pending.held, context)
         self.candidate_rows.learn(context.declared, self.tables[families.CANDIDATES])
         self.row_booking.book_rows(rows, cold, context)
 
@@ -185,6 +194,7 @@ class Ledger:
         them. ``gone`` are removed interfaces: call ``let_go`` for them after this.
         """
         now_ns = context.now_ns
+        self.recorder.begin_epoch(self.connections, self.pending.held, context)
         self.candidate_rows.learn(context.declared, self.tables[families.CANDIDATES])
         self.row_booking.book_errors(context)
         delta, self._kernel_delta = self._kernel_delta, NOTHING_GROWN
@@ -197,6 +207,8 @@ class Ledger:
         for each in ended:
             self.row_booking.initiators.remember(each, now_ns)
         ended = [*self.pending.hold(ended), self.pending.name(context)]
+        for each in ended:
+            self.recorder.end(each)
         books = LedgerTables(self.interfaces, self.accounts, self.attribution)
         described = [
             describe(each, books, context)
@@ -218,6 +230,7 @@ class Ledger:
 
     def _remove(self, ifindex: int) -> None:
         slot = self.interfaces.slot(ifindex)
+        self.recorder.leave(slot)
         self.accounts.close(slot)
         self.accounts.close_waiting(slot)
         self.interfaces.remove(ifindex)
@@ -288,6 +301,10 @@ class Ledger:
             late=self.interfaces.late_ifindexes(),
             candidate_changes=self.candidate_rows.view(candidates),
         )
+
+    def open_minute(self) -> Batch:
+        """Return the history's rows that are in no batch yet."""
+        return self.recorder.open_minute(self.connections.columns, self.pending.held)
 
     def _gaps(self) -> SeriesView[BookLabels]:
         """Return the gap of each interface and direction; 0 for one that is gone or renamed."""

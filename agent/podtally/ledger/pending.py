@@ -21,6 +21,7 @@ from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.events import Events
 from podtally.ledger.family import BYTES, PACKETS
 from podtally.ledger.new_connections import new_connections
+from podtally.ledger.recorder import Recorder
 from podtally.ledger.saved import Saved
 
 
@@ -33,11 +34,13 @@ class PendingConnections:
         accounts: AccountTable,
         events: Events,
         attribution: Attribution,
+        recorder: Recorder,
     ) -> None:
         self._connections = connections
         self._accounts = accounts
         self._events = events
         self._attribution = attribution
+        self._recorder = recorder
         self.held = no_connections()
 
     def __len__(self) -> int:
@@ -103,6 +106,7 @@ class PendingConnections:
             amounts[:, BYTES] = columns.bytes[named, direction]
             amounts[:, PACKETS] = columns.packets[named, direction]
             accounts.add(account[named], direction, amounts, context.now_ns)
+        self._recorder.named(columns.take(named), account[named])
         accounts.count_new(account[named], columns.initiator[named], context.now_ns)
         self._events.count(event, context.now_ns)
         self._events.add_bytes(event, columns.bytes, context.now_ns)

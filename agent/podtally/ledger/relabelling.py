@@ -10,10 +10,10 @@ import numpy as np
 from podtally.identity.name_table import Names
 from podtally.ledger.accounts import AccountTable
 from podtally.ledger.attribution import Attribution
-from podtally.ledger.connections import UNNAMED, Connections
+from podtally.ledger.connections import Connections
 from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.interfaces import Interfaces
 from podtally.ledger.pending import PendingConnections
+from podtally.ledger.recorder import Recorder
 
 
 class Relabelling:
@@ -23,16 +23,17 @@ class Relabelling:
         self,
         connections: Connections,
         pending: PendingConnections,
-        interfaces: Interfaces,
         accounts: AccountTable,
         attribution: Attribution,
+        recorder: Recorder,
     ) -> None:
         self.settled_ns = 0  # the end of the last epoch
         self._connections = connections
         self._pending = pending
-        self._interfaces = interfaces
+        self._interfaces = attribution.interfaces
         self._accounts = accounts
         self._attribution = attribution
+        self._recorder = recorder
         self._names: Names | None = None
         self._policy_changes = 0  # of the verdicts that are in the labels
 
@@ -45,15 +46,17 @@ class Relabelling:
         """Close the accounts of interfaces: another account may get the index of a closed one."""
         columns = self._connections.columns
         booked = np.isin(columns.key["ifindex"], ifindexes) & ~self._pending.among(columns)
-        columns.account[booked] = UNNAMED
+        self._recorder.unname(columns, np.flatnonzero(booked))
         for ifindex in ifindexes:
             self._accounts.close(self._interfaces.slot(ifindex))
 
     def _unknown_peers(self, names: Names) -> None:
         """After a change of names, look unknown peers up again."""
         if names is not self._names and self._accounts.unknown.any():
-            account = self._connections.columns.account
-            account[(account >= 0) & self._accounts.unknown[np.maximum(account, 0)]] = UNNAMED
+            columns = self._connections.columns
+            account = columns.account
+            unknown = (account >= 0) & self._accounts.unknown[np.maximum(account, 0)]
+            self._recorder.unname(columns, np.flatnonzero(unknown))
         self._names = names
 
     def _verdicts(self, context: EpochContext) -> None:
@@ -66,5 +69,6 @@ class Relabelling:
         if self._policy_changes != changes and not context.declared.unsynced:
             columns = self._connections.columns
             before = columns.first_ns <= self.settled_ns  # those of this epoch are judged already
-            columns.account[before & ~self._pending.among(columns)] = UNNAMED
+            judged = before & ~self._pending.among(columns)
+            self._recorder.unname(columns, np.flatnonzero(judged))
             self._policy_changes = changes

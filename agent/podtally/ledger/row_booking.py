@@ -32,6 +32,7 @@ from podtally.ledger.new_connections import (
     new_connections,
 )
 from podtally.ledger.peer_domains import NOT_LOOKED_UP
+from podtally.ledger.recorder import Recorder
 
 ColdRows = Callable[[NDArray[np.int64]], NDArray[np.void]]
 
@@ -45,11 +46,13 @@ class RowBooking:
         accounts: AccountTable,
         events: Events,
         attribution: Attribution,
+        recorder: Recorder,
     ) -> None:
         self.connections = connections
         self.accounts = accounts
         self.events = events
         self.attribution = attribution
+        self.recorder = recorder
         self.unknown_initiators = 0
         self.replaced: list[ConnectionColumns] = []  # connections whose ports are reused
         self._errors: list[tuple[FlowRows, ColdRows]] = []  # of this epoch
@@ -194,7 +197,7 @@ class RowBooking:
             again.append(place[silent & answers])
         some = np.concatenate(again)
         account = columns.account[some]
-        columns.account[some[(account >= 0) & ~self.accounts.waiting[account]]] = UNNAMED
+        self.recorder.unname(columns, some[(account >= 0) & ~self.accounts.waiting[account]])
         to_count: NDArray[np.int64] = uncounted[columns.account[uncounted] == UNNAMED]
         return to_count
 
@@ -299,6 +302,8 @@ class RowBooking:
             rows.packets,
             key,
             flows.domain,
+            np.zeros((len(key), 4), np.int64),
+            first_ns.copy(),
         )
 
     def _add(self, booked: AttributedConnections, rows: FlowRows, now_ns: int) -> None:

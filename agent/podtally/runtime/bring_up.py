@@ -35,7 +35,7 @@ from podtally.runtime.identity_sources import IdentitySources
 from podtally.runtime.inputs_collector import InputsCollector
 from podtally.runtime.interface_events import InterfaceEvents
 from podtally.runtime.journal import Journal, UnwritableError
-from podtally.runtime.recovery import Recovery, position_at, put_aside, read_checkpoint
+from podtally.runtime.recovery import Recovery, boot_id, position_at, put_aside, read_checkpoint
 from podtally.runtime.source_setup import make_identity_sources
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,7 @@ def make_ledger(config: Config, generation: Generation) -> Ledger:
         patience_ns=int(config.name_wait * 1e9),
         undeclared_events=config.events is not None and UNDECLARED in config.events_verdicts,
         forwarders=config.forwarders,
+        history=f"{boot_id()} {time.time_ns()}" if config.history.is_on else "",
     )
     flags = flags_of(layout)
     shown = SeriesOptions(
@@ -182,6 +183,8 @@ def _give_up_rights(config: Config) -> None:
     """Drop all capabilities that a running agent does not need; before the second thread starts."""
     logs = [str(each) for each in (config.flow_log, config.events) if each]
     folders = [Path(each).parent for each in logs if each != STANDARD_OUTPUT]
+    if config.history.is_on:
+        folders.append(config.history.file.parent)
     written = [config.state_dir, config.pin_dir, *folders]
     needed = capabilities.running(each for each in written if each.exists())
     if capabilities.in_effect() <= needed:

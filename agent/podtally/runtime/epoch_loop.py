@@ -64,9 +64,16 @@ class EpochLoop:
         self._publisher = Publisher(components.ledger.view(), self._metrics, self.health)
         sources = components.sources
         resources.server.start(
-            self._publisher, QueryService(components.directory, lambda: sources.policies.latest)
+            self._publisher,
+            QueryService(
+                components.directory,
+                lambda: sources.policies.latest,
+                history=resources.history.access,
+                prices=config.prices.by_scope(),
+            ),
         )
         self._logs.write_flows(components.closed)
+        resources.history.start()
         log.info("%s; %s", self._watching(), resources.server.url)
 
     def run(self, stop: threading.Event) -> None:
@@ -172,6 +179,7 @@ class EpochLoop:
         self._publisher.publish(ledger.view())
         self._logs.write_flows(epoch.closed)
         self._logs.write_events(ledger.events)
+        self._resources.history.exchange(ledger)
         self._metrics_update.update(epoch)
         self._flows = epoch.flows
         self._epochs += 1

@@ -181,6 +181,7 @@ class IdentitySources:
             self.directory.cluster_labels(),
             declared,
             self._exposure.lookup(services, declared, self.directory.cluster, self.kube, now_ns),
+            wall_ns=time.time_ns(),
         )
 
     def refresh(self, now_ns: int) -> None:

@@ -10,6 +10,7 @@ from podtally.export.flow_log import FlowLog
 from podtally.kernel.pins import Pins
 from podtally.kube.api_access import api_access
 from podtally.ledger.checkpoint import Checkpoint
+from podtally.runtime.history_output import HistoryOutput
 from podtally.runtime.source_setup import node_name
 from podtally.runtime.state_directory import StateDirectory
 from podtally.web.server import WebServer
@@ -41,8 +42,10 @@ class PreparedResources:
                 origin = EventOrigin(config.cluster_name or "", node_name(config))
                 self.event_log = EventLog(config.events, *limits, origin)
                 opened.callback(self.event_log.close)
+            self.metrics = AgentMetrics()
+            self.history = HistoryOutput(config.history, self.metrics)
+            opened.callback(self.history.close)
             self._opened = opened.pop_all()
-        self.metrics = AgentMetrics()
 
     def close(self) -> None:
         self._opened.close()
