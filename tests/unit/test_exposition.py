@@ -217,7 +217,7 @@ def test_kubecosts_names_are_there_only_if_enabled() -> None:
     text = rendered(view_of({families.KUBECOST: ([labels], [[LARGE]])}))
     assert (
         'kubecost_pod_network_egress_bytes_total{pod_name="web-0",namespace="shop",'
-        'internet="true",same_region="false",same_zone="false",service="office"} 9007199254740993\n'
+        'internet="true",same_region="false",same_zone="false",service="office",nat_gateway="false"} 9007199254740993\n'
     ) in text
     assert "kubecost" not in Exposition().render(VIEW, openmetrics=False)
 

@@ -17,6 +17,7 @@ from podtally.config.settings import (
 from podtally.config.structs import (
     PRICE_STEP,
     History,
+    NatGateway,
     Price,
     Prices,
     Scope,
@@ -36,6 +37,7 @@ __all__ = [
     "Config",
     "History",
     "Kubernetes",
+    "NatGateway",
     "Price",
     "Prices",
     "Scope",

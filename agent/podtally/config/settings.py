@@ -29,7 +29,16 @@ from podtally.config.kinds import (
     words,
 )
 from podtally.config.policy_name import PolicyName
-from podtally.config.structs import ENDPOINTS, HISTORY, PRICES, History, Prices, StaticEndpoint
+from podtally.config.structs import (
+    ENDPOINTS,
+    HISTORY,
+    NAT_GATEWAY,
+    PRICES,
+    History,
+    NatGateway,
+    Prices,
+    StaticEndpoint,
+)
 
 T = TypeVar("T")
 
@@ -193,12 +202,20 @@ class Config:
         "what bytes cost, for `podtally_egress_cost_dollars_total`: a series for each workload and scope with a price",
         flag=False,
     )
+    nat_gateway: NatGateway | None = _setting(
+        None,
+        NAT_GATEWAY,
+        SERIES,
+        "which traffic with the internet passes a NAT gateway",
+        "which traffic with the internet passes a NAT gateway, for prices and `kubecost_alias`",
+        flag=False,
+    )
     kubecost_alias: bool = _setting(
         False,
         SWITCH,
         SERIES,
         "also export kubecost_pod_network_egress_bytes_total, for OpenCost and Kubecost",
-        "also export `kubecost_pod_network_egress_bytes_total`, for OpenCost and Kubecost: series for each pod",
+        "also export `kubecost_pod_network_egress_bytes_total` and `_ingress_`, for OpenCost and Kubecost: series for each pod",
     )
     kubernetes: Kubernetes = _setting(
         "auto",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Structured settings: static endpoints and prices."""
+"""Structured settings: static endpoints, prices and NAT gateways."""
 
 import ipaddress
 from collections.abc import Callable, Mapping
@@ -49,13 +49,14 @@ class Prices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     egress: dict[Scope, Price] = {}
     ingress: dict[Scope, Price] = {}
+    nat_gateway: dict[Literal["egress", "ingress"], Price] = {}  # in addition
 
     def by_scope(self) -> tuple[Mapping[str, float], Mapping[str, float]]:
         """Return the prices of egress and of ingress."""
         return dict[str, float](self.egress.items()), dict[str, float](self.ingress.items())
 
     def __post_init__(self) -> None:
-        for direction in ("egress", "ingress"):
+        for direction in ("egress", "ingress", "nat_gateway"):
             for scope, price in getattr(self, direction).items():
                 steps = price / PRICE_STEP
                 if abs(steps - round(steps)) > 1e-6:
@@ -83,6 +84,23 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.path
 
 
+class NatGateway(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``nat_gateway:``, which traffic with the internet passes a NAT gateway."""
+
+    node_labels: dict[str, str] = {}
+    subnets: list[str] = []
+    destinations: list[str] = []
+    exclude: list[str] = []
+
+    def __post_init__(self) -> None:
+        for field in ("subnets", "destinations", "exclude"):
+            for text in getattr(self, field):
+                try:
+                    ipaddress.ip_network(text)
+                except ValueError as error:
+                    raise ValueError(f"{field}: {error}") from None
+
+
 def _converted(value: Any, type_: type[T], fields: type[msgspec.Struct]) -> T:
     try:
         return msgspec.convert(value, type=type_)
@@ -102,6 +120,10 @@ def _endpoints(value: Any) -> tuple[StaticEndpoint, ...]:
 
 def _prices(value: Any) -> Prices:
     return _converted(value, Prices, Prices)
+
+
+def _nat_gateway(value: Any) -> NatGateway:
+    return _converted(value, NatGateway, NatGateway)
 
 
 def _history(value: Any) -> History:
@@ -137,3 +159,4 @@ def _at(name: str, read: Callable[[Any], int], value: Any) -> int:
 HISTORY = SettingKind("path, `off`, or see [below](#history)", _history, "PATH")
 ENDPOINTS = SettingKind("see [below](#endpoints)", _endpoints, "")
 PRICES = SettingKind("see [below](#prices)", _prices, "")
+NAT_GATEWAY = SettingKind("see [below](#nat-gateway)", _nat_gateway, "")

@@ -67,6 +67,7 @@ class PeerLabels(NamedTuple):
     workload: str
     scope: str
     domain: str = ""  # of a peer outside, by which the endpoint found it
+    nat: bool = False  # the way there leads through a NAT gateway
 
 
 UNKNOWN_ENDPOINT = Endpoint(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)

@@ -85,6 +85,7 @@ class Account(NamedTuple):
     limited_scope: str = ""  # the scope, where the series limit replaces the label
     peer_domain: str = ""  # of a peer outside
     uid: str = ""  # of the endpoint, if it is a pod
+    nat: bool = False  # its traffic passes a NAT gateway
 
     @property
     def distance(self) -> str:
@@ -138,6 +139,7 @@ def overflow_account(account: Account) -> Account:
         limited_scope=account.distance,
         peer_domain=OTHER,
         uid=account.uid,
+        nat=account.nat,
     )
 
 

@@ -113,6 +113,7 @@ class AccountLookup:
             peer_workload=labels.workload,
             scope=labels.scope,
             peer_domain=domain,
+            nat=labels.nat,
             protocol=parts.protocol,
             port=parts.port,
             backend=peer.backend,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from podtally.ledger.account import Account
 from podtally.ledger.costs import SeriesOptions
 from podtally.ledger.families import OF_ACCOUNTS
-from podtally.ledger.family import EGRESS, TRAFFIC, Counts, Family
+from podtally.ledger.family import TRAFFIC, Counts, Family
 from podtally.ledger.series import NO_SERIES, SeriesTable, padded, used
 from podtally.ledger.tables import Tables
 
@@ -34,7 +34,7 @@ class AccountFamilySeries:
         self, account: NDArray[np.int64], direction: int, amounts: NDArray[np.int64], now_ns: int
     ) -> None:
         """Add amounts of TRAFFIC (n, 3) of accounts (n,)."""
-        if self._declared.egress_only and direction != EGRESS:
+        if self._declared.direction not in (None, direction):
             return
         series = self.series[account]
         some = series != NO_SERIES

@@ -31,7 +31,13 @@ from podtally.ledger.connections import (
     INITIATOR_PEER,
     INITIATOR_UNKNOWN,
 )
-from podtally.ledger.costs import CONTRACT, CostSeries, SeriesOptions
+from podtally.ledger.costs import (
+    CONTRACT,
+    CostSeries,
+    SeriesOptions,
+    nat_gateway_scope,
+    scope_of_price,
+)
 from podtally.ledger.families import COSTS, FLOWS, PODS
 from podtally.ledger.family import BYTES, CONNECTIONS, PACKETS, Family
 from podtally.ledger.label_sets import DIRECTIONS, OTHER, UNKNOWN, PodLabels
@@ -63,7 +69,10 @@ class AccountTable:
         self.series = np.full((16, 2), NO_SERIES, np.int64)  # egress, ingress
         self.pods = np.full((16, 2), NO_SERIES, np.int64)
         self._others = AccountSeriesTables(tables, shown)
-        self._costs = CostSeries(tables[COSTS], shown)
+        self._costs = (
+            CostSeries(tables[COSTS], shown.price, scope_of_price),
+            CostSeries(tables[COSTS], shown.nat_price, nat_gateway_scope),
+        )
         self._encoded = EncodedOnce()
         self.waiting = np.zeros(16, np.bool_)
         self.flooded = np.zeros(16, np.bool_)  # of frames for others
@@ -118,7 +127,8 @@ class AccountTable:
         if shared.any():
             self._pods.add(pods[shared], amounts[shared][:, [BYTES, PACKETS]], now_ns)
         self._others.add_traffic(account, direction, amounts, now_ns)
-        self._costs.add(account, direction, amounts[:, BYTES], now_ns)
+        for costs in self._costs:
+            costs.add(account, direction, amounts[:, BYTES], now_ns)
 
     def count_new(
         self, account: NDArray[np.int64], initiator: NDArray[np.uint8], now_ns: int
@@ -181,7 +191,8 @@ class AccountTable:
     def others_in_use(self) -> Iterator[tuple[SeriesTable[Any], NDArray[np.int64]]]:
         """Yield the tables of the other families, with their series in use."""
         yield from self._others.in_use(self.slot != FREE)
-        yield self._costs_table, self._costs.in_use(self.slot != FREE)
+        for costs in self._costs:
+            yield self._costs_table, costs.in_use(self.slot != FREE)
 
     def save(self) -> Saved:
         return Saved(self._encoded.encode(self.version, self.pairs))
@@ -213,7 +224,8 @@ class AccountTable:
         self.unknown[index] = account.peer_kind == UNKNOWN or self.flooded[index]
         self.series[index] = self.pods[index] = NO_SERIES
         self._others.leave(index)
-        self._costs.leave(index)
+        for costs in self._costs:
+            costs.leave(index)
         if account.port in APART:
             return
         for place, direction in enumerate(DIRECTIONS):
@@ -222,7 +234,8 @@ class AccountTable:
             if account.pod:
                 pod = PodLabels(account.namespace, account.pod, direction)
                 self.pods[index, place] = self._pods.index_of(pod, now_ns)
-        self._costs.enter(account, index, now_ns)
+        for costs in self._costs:
+            costs.enter(account, index, now_ns)
         self._others.enter(account, index, now_ns)
 
     def _close(self, account: Account) -> None:
@@ -255,7 +268,8 @@ class AccountTable:
         self.flooded = padded(self.flooded, size, False)
         self.silent = padded(self.silent, size, False)
         self._others.make_room(size)
-        self._costs.make_room(size)
+        for costs in self._costs:
+            costs.make_room(size)
 
 
 def _taken(account: Account) -> Taken:

@@ -36,6 +36,7 @@ from podtally.ledger.interfaces import Interfaces
 from podtally.ledger.judge_input import JudgeInput, judge_input
 from podtally.ledger.local_endpoints import LocalEndpointFinder, LocalEndpoints
 from podtally.ledger.name_waits import NameWaits
+from podtally.ledger.nat_rules import NatMarker, NatRules
 from podtally.ledger.new_connections import NewConnections
 from podtally.ledger.ownership import FLOODED, FOREIGN, GROUP
 from podtally.ledger.peer_domains import NOT_LOOKED_UP, PeerDomains
@@ -66,6 +67,7 @@ class AttributionSettings(NamedTuple):
     by_pod: bool = False  # pods take the place of workloads
     forwarders: Sequence[str] = ()  # globs of workloads that send and receive for others
     domains: DomainLabels | None = None
+    nat: NatRules | None = None
 
 
 class Attribution:
@@ -86,6 +88,7 @@ class Attribution:
         self._peers = PeerFinder(settings.by_pod)
         self.domains = PeerDomains(settings.domains)
         self._naming = DomainNaming(interfaces, self.domains)
+        self._nat = NatMarker(settings.nat)
         self._endpoints = LocalEndpointFinder(
             interfaces, self._peers, self.verdicts, flags, settings.forwarders
         )
@@ -130,7 +133,8 @@ class Attribution:
         contest_mirrored(flows, local.ownership == FOREIGN)
         peers = self._peers.find(flows, context)
         domains = self._naming.find(flows, slot, peers, self._peers.kinds, context)
-        peers = domains.peers
+        peers = self._nat.mark(flows, domains.peers, self._peers.kinds, context)
+        domains = domains._replace(peers=peers)
         found = AttributedConnections(
             np.empty(len(slot), np.int64), np.full(len(slot), NO_EVENT, np.int32)
         )

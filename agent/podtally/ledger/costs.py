@@ -5,7 +5,7 @@ Sums of dollars are whole numbers of PARTS of a dollar: rounding loses nothing, 
 do not go down when prices do.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from podtally.config import PRICE_STEP
 from podtally.ledger.account import LIMITED_PORT, Account
 from podtally.ledger.label_sets import DIRECTIONS, OTHER, CostLabels, KubecostLabels
+from podtally.ledger.nat_rules import NatRules
 from podtally.ledger.series import NO_SERIES, SeriesTable, padded, used
 
 PARTS = 10**13  # per dollar: a byte at PRICE_STEP dollars per 10^9 bytes costs one
 DOLLARS, REST = 0, 1  # the sums of a series
+NAT_GATEWAY = "nat_gateway"  # in the place of a scope
 
 _TRUE, _FALSE = "true", "false"
 # internet, same_region, same_zone. The charge for private networks outside, and where zones
@@ -32,6 +34,16 @@ _NOT_CHARGED = (_FALSE, _TRUE, _TRUE)
 Prices = Mapping[str, int]  # by scope: parts of a dollar per byte
 
 
+class NatPrices(NamedTuple):
+    """Of what passes a NAT gateway, beside the prices of scopes: parts of a dollar per byte."""
+
+    egress: int = 0
+    ingress: int = 0
+
+
+NO_NAT_PRICES = NatPrices()
+
+
 class SeriesOptions(NamedTuple):
     """What is shown besides, or instead of, the series by workload."""
 
@@ -39,10 +51,17 @@ class SeriesOptions(NamedTuple):
     egress: Prices = MappingProxyType({})
     ingress: Prices = MappingProxyType({})
     kubecost: bool = False
+    nat: NatPrices = NO_NAT_PRICES
+    nat_rules: NatRules | None = None  # None: nothing passes a NAT gateway
 
     def price(self, account: Account, direction: str) -> int:
         prices = self.egress if direction == DIRECTIONS[0] else self.ingress
         return prices.get(account.distance, 0)
+
+    def nat_price(self, account: Account, direction: str) -> int:
+        if not account.nat:
+            return 0
+        return self.nat.egress if direction == DIRECTIONS[0] else self.nat.ingress
 
 
 CONTRACT = SeriesOptions()
@@ -54,18 +73,26 @@ def parts_per_byte(dollars: Iterable[tuple[str, float]]) -> Prices:
 
 
 class CostSeries:
-    """The cost series of accounts, by account and direction, and the prices of their bytes."""
+    """The cost series of accounts, by account and direction, and the prices of their bytes.
 
-    def __init__(self, table: SeriesTable[CostLabels], options: SeriesOptions) -> None:
-        self._table, self._options = table, options
+    ``price`` and ``scope`` are of an account: in its direction, and as its series is labelled.
+    """
+
+    def __init__(
+        self,
+        table: SeriesTable[CostLabels],
+        price: Callable[[Account, str], int],
+        scope: Callable[[Account], str],
+    ) -> None:
+        self._table, self._price, self._scope = table, price, scope
         self._series = np.full((16, 2), NO_SERIES, np.int64)
         self._prices = np.zeros((16, 2), np.int64)
 
     def enter(self, account: Account, index: int, now_ns: int) -> None:
         for place, direction in enumerate(DIRECTIONS):
-            price = self._prices[index, place] = self._options.price(account, direction)
+            price = self._prices[index, place] = self._price(account, direction)
             if price:
-                labels = cost_labels(account, direction)
+                labels = cost_labels(account, direction, self._scope(account))
                 self._series[index, place] = self._table.index_of(labels, now_ns)
 
     def leave(self, index: int) -> None:
@@ -103,9 +130,18 @@ def add_cost(
     table.carry(np.unique(series), REST, DOLLARS, PARTS)
 
 
-def cost_labels(account: Account, direction: str) -> CostLabels:
+def cost_labels(account: Account, direction: str, scope: str) -> CostLabels:
     namespace = OTHER if account.port == LIMITED_PORT else account.namespace
-    return CostLabels(namespace, account.workload, account.distance, direction)
+    return CostLabels(namespace, account.workload, scope, direction)
+
+
+def scope_of_price(account: Account) -> str:
+    return account.distance
+
+
+def nat_gateway_scope(_: Account) -> str:
+    """Return the scope under which the NAT gateway's part of the cost is shown."""
+    return NAT_GATEWAY
 
 
 def kubecost_labels(account: Account) -> KubecostLabels | None:
@@ -114,4 +150,5 @@ def kubecost_labels(account: Account) -> KubecostLabels | None:
     far = _KUBECOST.get(account.distance, _NOT_CHARGED)
     named = far[0] == _TRUE and account.peer_kind != OTHER
     service = account.peer_workload if named else ""
-    return KubecostLabels(account.endpoint, account.endpoint_namespace, *far, service)
+    nat = _TRUE if account.nat else _FALSE
+    return KubecostLabels(account.endpoint, account.endpoint_namespace, *far, service, nat)

@@ -20,6 +20,8 @@ from podtally.ledger.costs import kubecost_labels
 from podtally.ledger.family import (
     BYTES,
     CONNECTIONS,
+    EGRESS,
+    INGRESS,
     PACKETS,
     TRAFFIC,
     AccountSeries,
@@ -182,7 +184,24 @@ KUBECOST = Family(
             if_any=True,
         ),
     ),
-    of_accounts=AccountSeries(labels=kubecost_labels, counts=Counts.TRAFFIC, egress_only=True),
+    of_accounts=AccountSeries(labels=kubecost_labels, counts=Counts.TRAFFIC, direction=EGRESS),
+    is_on=lambda options: options.kubecost,
+)
+KUBECOST_INGRESS = Family(
+    name="kubecost_ingress",
+    labels=KubecostLabels,
+    sums=TRAFFIC[:1],
+    section=Section.COST,
+    metrics=(
+        Metric(
+            name="kubecost_pod_network_ingress_bytes",
+            help="Bytes that pods received, with the labels of Kubecost's network costs.",
+            cardinality="avoid: the same",
+            if_any=True,
+            on_dashboards=False,
+        ),
+    ),
+    of_accounts=AccountSeries(labels=kubecost_labels, counts=Counts.TRAFFIC, direction=INGRESS),
     is_on=lambda options: options.kubecost,
 )
 
@@ -258,7 +277,7 @@ SPOOFED = Family(
             cardinality="fine: workloads that do so",
         ),
     ),
-    of_accounts=AccountSeries(labels=spoofed_labels, counts=Counts.TRAFFIC, egress_only=True),
+    of_accounts=AccountSeries(labels=spoofed_labels, counts=Counts.TRAFFIC, direction=EGRESS),
 )
 EXPOSED = Family(
     name="exposed",
@@ -325,7 +344,7 @@ FAMILIES: tuple[Family[Any], ...] = (
         SCANS,
         CANDIDATES,
     ),
-    *(COSTS, KUBECOST, BOOKS, DROPS_BYTES, GAPS),  # in the order of /metrics
+    *(COSTS, KUBECOST, KUBECOST_INGRESS, BOOKS, DROPS_BYTES, GAPS),  # in the order of /metrics
 )
 KEPT = tuple(each for each in FAMILIES if each.kept)
 OF_ACCOUNTS = tuple(each for each in FAMILIES if each.of_accounts)

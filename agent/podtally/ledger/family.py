@@ -14,7 +14,7 @@ Labels = TypeVar("Labels", bound=Hashable)
 # The sums of a family that counts traffic, and the columns of amounts of traffic.
 TRAFFIC = ("bytes", "packets", "connections")
 BYTES, PACKETS, CONNECTIONS = range(3)
-EGRESS = 0  # as in label_sets.DIRECTIONS
+EGRESS, INGRESS = range(2)  # as in label_sets.DIRECTIONS
 
 
 class Section(Enum):
@@ -70,7 +70,7 @@ class AccountSeries(Generic[Labels]):
 
     labels: Callable[[Account], Labels | None]  # None: not in this family
     counts: Counts
-    egress_only: bool = False
+    direction: int | None = None  # EGRESS, INGRESS; None: both
 
 
 @dataclass(frozen=True, kw_only=True)

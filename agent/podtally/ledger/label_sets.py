@@ -156,6 +156,7 @@ class KubecostLabels(NamedTuple):
     same_region: str
     same_zone: str
     service: str
+    nat_gateway: str = "false"
 
 
 def protocol_name(number: int) -> str:

@@ -96,6 +96,7 @@ class Ledger:
             options.by_pod,
             limits.forwarders,
             domains,
+            options.nat_rules,
         )
         self.attribution = Attribution(self.interfaces, self.accounts, flags, settings)
         self.domains = self.attribution.domains

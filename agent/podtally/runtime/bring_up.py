@@ -14,7 +14,7 @@ from pathlib import Path
 from podtally.attach.attacher import Attacher
 from podtally.attach.selection import pod_interfaces
 from podtally.attach.watcher import LinkWatcher
-from podtally.config import STANDARD_OUTPUT, Config
+from podtally.config import STANDARD_OUTPUT, Config, NatGateway
 from podtally.errors import PodtallyError
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.identity.directory import Directory
@@ -25,8 +25,9 @@ from podtally.kernel.table import Table, open_table
 from podtally.ledger.checkpoint import Checkpoint, Parts, Position
 from podtally.ledger.closed import ClosedConnections
 from podtally.ledger.connections import flags_of
-from podtally.ledger.costs import SeriesOptions, parts_per_byte
+from podtally.ledger.costs import NatPrices, SeriesOptions, parts_per_byte
 from podtally.ledger.ledger import Ledger, Limits
+from podtally.ledger.nat_rules import NatRules, nat_rules
 from podtally.ledger.saved import SavedError
 from podtally.policy.model import UNDECLARED
 from podtally.runtime.extras import extras_of
@@ -84,8 +85,21 @@ def make_ledger(config: Config, generation: Generation) -> Ledger:
         parts_per_byte(config.prices.egress.items()),
         parts_per_byte(config.prices.ingress.items()),
         config.kubecost_alias,
+        NatPrices(**dict(parts_per_byte(config.prices.nat_gateway.items()))),
+        _nat_rules(config.nat_gateway),
     )
     return Ledger(flags, limits, config.flow_log is not None, shown)
+
+
+def _nat_rules(configured: NatGateway | None) -> NatRules | None:
+    if configured is None:
+        return None
+    return nat_rules(
+        configured.node_labels,
+        configured.subnets,
+        configured.destinations,
+        configured.exclude,
+    )
 
 
 def bring_up(
