@@ -193,6 +193,22 @@ def test_one_address_with_many_names_is_bounded() -> None:
     assert looked_up(table, POD, "203.0.113.1", 3.0)[-1][0] == "n2999.example"
 
 
+def test_names_beyond_the_bound_of_an_address_leave_a_doubt() -> None:
+    """100 names of one address are kept, however often they are asked for."""
+    for count, forgotten in ((100, 0), (300, FORGOTTEN)):
+        table = NO_DOMAINS
+        for turn in range(9):
+            answers = [
+                answer(f"n{n}.example", "203.0.113.1", at=1 + turn * 10 + n / 1000)
+                for n in range(count)
+            ]
+            table = table.updated(answers, (11 + turn * 10) * SECOND)
+        names = {name for name, _, _ in looked_up(table, POD, "203.0.113.1", 999.0)}
+        assert len(names) >= 100
+        assert table.missing_of(np.array([POD])).tolist() == [forgotten]
+        assert bool(table.forgotten) is bool(forgotten)
+
+
 def test_unused_names_are_dropped() -> None:
     table = NO_DOMAINS
     for turn in range(5):

@@ -36,7 +36,7 @@ MAX_RECORDS = 131_072
 MAX_RECORDS_OF_ONE = 8192  # of one endpoint; the oldest go first
 MAX_RESOLVERS = 4096  # further ones share a number that is never trusted
 MAX_NEWEST = 4  # answers of one name that are kept while there is room
-MAX_RECORDS_OF_PAIR = 128  # of one endpoint and address
+MAX_RECORDS_OF_PAIR = 256  # of one endpoint and address
 RECENT_NS = 5_000_000_000  # rows are read so late at most, unless the agent was down
 OTHER_RESOLVER = 0
 CHAIN_SEPARATOR = " > "
@@ -208,11 +208,23 @@ class DomainTable:
         records = records[np.lexsort((records["at_ns"], records["hash"]))]
         made = replace(
             self,
-            records=_newest_of_pairs(_compact(records, now_ns)),
+            records=_compact(records, now_ns),
             texts=tuple(texts),
             resolvers=tuple(resolvers),
         )
-        return made._bounded()._without_unused()
+        return made._with_bounded_pairs()._bounded()._without_unused()
+
+    def _with_bounded_pairs(self) -> "DomainTable":
+        """Keep the newest MAX_RECORDS_OF_PAIR of each pair: they bound what a look-up costs."""
+        records = self.records
+        behind = np.searchsorted(records["hash"], records["hash"], side="right")
+        keep = behind - np.arange(len(records)) <= MAX_RECORDS_OF_PAIR
+        if keep.all():
+            return self
+        endpoints = np.unique(records["endpoint"][~keep]).tolist()
+        table = self._with_missing((each, FORGOTTEN) for each in endpoints)
+        dropped = int(np.count_nonzero(~keep))
+        return replace(table, records=records[keep], forgotten=self.forgotten + dropped)
 
     def _bounded(self) -> "DomainTable":
         """Drop the oldest records beyond the limits; count them."""
@@ -313,10 +325,11 @@ def _compact(records: NDArray[np.void], now_ns: int) -> NDArray[np.void]:
     run = np.cumsum(~same) - 1
     last_old = np.cumsum(np.bincount(run, minlength=1)) - np.bincount(run, ~old, 1) - 1
     behind = last_old[run] - np.arange(len(order))  # how many old ones follow
-    drop = same & old & (behind >= _room(ordered["endpoint"]))
+    room = _room(ordered)
+    drop = (same | (room == 0)) & old & (behind >= np.maximum(room, 1))
     if not drop.any():
         return records
-    before = np.flatnonzero(~drop[:-1] & drop[1:])
+    before = np.flatnonzero(~drop[:-1] & drop[1:] & same[1:])
     kept = records.copy()
     kept["flags"][order[before]] |= GAP
     keep = np.ones(len(order), np.bool_)
@@ -324,19 +337,17 @@ def _compact(records: NDArray[np.void], now_ns: int) -> NDArray[np.void]:
     return kept[keep]
 
 
-def _room(endpoints: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """Return how many old answers of a name are kept, of endpoints (n,)."""
-    if len(endpoints) > MAX_RECORDS // 2:
-        return np.ones(len(endpoints), np.int64)
-    _, place, counts = np.unique(endpoints, return_inverse=True, return_counts=True)
-    room: NDArray[np.int64] = np.where(counts > MAX_RECORDS_OF_ONE // 2, 1, MAX_NEWEST)
-    return room[place.ravel()]
-
-
-def _newest_of_pairs(records: NDArray[np.void]) -> NDArray[np.void]:
-    """Keep the newest MAX_RECORDS_OF_PAIR of each pair: they bound what a look-up costs."""
-    behind = np.searchsorted(records["hash"], records["hash"], side="right")
-    return records[behind - np.arange(len(records)) <= MAX_RECORDS_OF_PAIR]
+def _room(records: NDArray[np.void]) -> NDArray[np.int64]:
+    """Return how many old answers of a name are kept beside the first, for each record: fewer
+    where many are; 0: only the last one.
+    """
+    room = np.full(len(records), 1 if len(records) > MAX_RECORDS // 2 else MAX_NEWEST)
+    limits = (("endpoint", MAX_RECORDS_OF_ONE // 2, 1), ("hash", MAX_RECORDS_OF_PAIR // 2, 0))
+    for name, most, kept in limits:
+        _, place, counts = np.unique(records[name], return_inverse=True, return_counts=True)
+        crowded = (counts > most)[place.ravel()]
+        room[crowded] = np.minimum(room[crowded], kept)
+    return room
 
 
 def _hash(endpoints: NDArray[np.int64], addresses: NDArray[np.uint64]) -> NDArray[np.uint64]:
