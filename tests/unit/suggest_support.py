@@ -15,7 +15,8 @@ from podtally.suggest.difference import RuleChange, compare
 from podtally.suggest.flows import Flow, FlowSums
 from podtally.suggest.manifest import manifests
 from podtally.suggest.proof import Proof, prove
-from podtally.suggest.suggestion import SuggestedPolicy, SuggestionMaker
+from podtally.suggest.replay import known_names
+from podtally.suggest.suggestion import NETWORK_POLICY, SuggestedPolicy, SuggestionMaker
 from podtally.suggest.workloads import WorkloadName, Workloads
 
 DAY = 86400.0
@@ -118,13 +119,14 @@ class SuggestWorld:
         include: Iterable[str] = (),
         declared: tuple[Policy, ...] = (),
         networks: dict[str, list[Network]] | None = None,
+        kind: str = NETWORK_POLICY,
     ) -> Proof:
         workloads = Workloads(self.cluster(), self.rows)
         sums = FlowSums(workloads, tuple(include))
         sums.add(self.rows)
         self.flows: list[Flow] = sums.flows()
         wanted = [name for name in workloads.names if str(name).startswith(subject)]
-        maker = SuggestionMaker(workloads, WEEK, networks or {})
+        maker = SuggestionMaker(workloads, WEEK, networks or {}, kind=kind)
         self.suggested = maker.suggest(self.flows, wanted)
         self.text = manifests(self.suggested, WEEK)
         self.changes: list[RuleChange] = compare(self.suggested, declared, self.flows, workloads)
@@ -139,7 +141,9 @@ class SuggestWorld:
         )
         return found
 
-    def verdict(self, source: str, destination: str, port: int, protocol: str = "TCP") -> str:
+    def verdict(
+        self, source: str, destination: str, port: int, protocol: str = "TCP", domain: str = ""
+    ) -> str:
         """Return what the suggestions say of a connection; the destination may be an address."""
         engine = Engine([each.policy for each in self.suggested])
         cluster = self.cluster()
@@ -155,5 +159,6 @@ class SuggestWorld:
                 assert ip is not None, text
                 ends.append((cluster.at(ip), ip))
         (start, start_ip), (end, end_ip) = ends
-        question = Question(start, end, PROTOCOLS[protocol], port, start_ip, end_ip)
+        names = known_names(domain)
+        question = Question(start, end, PROTOCOLS[protocol], port, start_ip, end_ip, names=names)
         return engine.judge(question).verdict

@@ -267,3 +267,39 @@ def test_a_name_cannot_end_a_comment(shop: SuggestWorld) -> None:
     shop.seen("shop/backend", "203.0.113.10", 443, domain="x\n  egress: [{}]\n#")
     assert shop.suggest().holds
     assert shop.verdict("shop/backend", "203.0.113.11", 443) == "denied"
+
+
+def test_a_cluster_network_policy_names_domains(shop: SuggestWorld) -> None:
+    """First what is accepted, then a denial of everything else."""
+    shop.pods("kube-system/coredns", {"k8s-app": "kube-dns"})
+    shop.pods("shop/stray", {"app": "stray"})
+    shop.seen("shop/backend", "kube-system/coredns", 53, protocol="UDP")
+    shop.seen("shop/frontend", "shop/backend", 3000)
+    for number in range(20):
+        first = WEEK[0] + number * 3600
+        shop.seen(
+            "shop/backend",
+            f"151.101.{number}.7",
+            443,
+            domain="cdn.example.com",
+            first=first,
+            last=first + 60,
+        )
+    proof = shop.suggest("shop", kind="ClusterNetworkPolicy")
+    assert proof.holds, proof
+    assert "domainNames: [cdn.example.com]" in shop.text
+    ask = shop.verdict
+    assert ask("shop/backend", "151.101.9.9", 443, domain="cdn.example.com") == "allowed"
+    assert ask("shop/backend", "151.101.9.9", 443, domain="evil.example.com") == "denied"
+    assert ask("shop/frontend", "shop/backend", 3000) == "allowed"
+    assert ask("shop/stray", "shop/backend", 3000) == "denied"
+
+
+def test_a_cluster_network_policy_for_addresses_that_change(shop: SuggestWorld) -> None:
+    for number in range(20):
+        first = WEEK[0] + number * 3600
+        shop.seen("shop/backend", f"151.101.{number}.7", 443, first=first, last=first + 60)
+    assert shop.suggest("shop", kind="ClusterNetworkPolicy").holds
+    assert shop.verdict("shop/backend", "151.101.9.9", 443) == "allowed"
+    assert shop.verdict("shop/backend", "10.99.0.0", 443) == "denied"
+    assert shop.verdict("shop/backend", "151.101.9.9", 80) == "denied"

@@ -22,7 +22,12 @@ from podtally.suggest.difference import RuleChange, compare
 from podtally.suggest.flows import INCLUDABLE, FlowSums
 from podtally.suggest.manifest import manifest
 from podtally.suggest.proof import Proof, check_policies, prove
-from podtally.suggest.suggestion import SuggestedPolicy, SuggestionMaker
+from podtally.suggest.suggestion import (
+    CLUSTER_NETWORK_POLICY,
+    NETWORK_POLICY,
+    SuggestedPolicy,
+    SuggestionMaker,
+)
 from podtally.suggest.workloads import WorkloadName, Workloads
 
 _EPILOG = """\
@@ -44,6 +49,9 @@ describes. The cluster is read from --cluster or --live.
 Exit codes: 0 the proof holds, 1 it does not, 2 usage error, unreadable input, or a fixable
 problem.
 """
+
+
+_KINDS = {"networkpolicy": NETWORK_POLICY, "clusternetworkpolicy": CLUSTER_NETWORK_POLICY}
 
 
 class FlowRow(msgspec.Struct, frozen=True):
@@ -119,6 +127,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_cluster_file(parser)
     live_cluster.add_arguments(parser, "the cluster and, without --policies, its policies")
     parser.add_argument(
+        "--kind",
+        choices=tuple(_KINDS),
+        default="networkpolicy",
+        help="networkpolicy (default), or clusternetworkpolicy, which can name domains",
+    )
+    parser.add_argument(
         "--direction", choices=(INGRESS, EGRESS), help="only this direction (default: both)"
     )
     parser.add_argument(
@@ -162,7 +176,8 @@ def main(args: argparse.Namespace) -> int:
         return _report(Suggestion(*window_of(read), [], [], _proof_row(proof)), args)
     window = window_of(read)
     directions = (args.direction,) if args.direction else (EGRESS, INGRESS)
-    maker = SuggestionMaker(workloads, window, _networks(args.network), directions)
+    networks, kind = _networks(args.network), _KINDS[args.kind]
+    maker = SuggestionMaker(workloads, window, networks, directions, kind)
     suggested = maker.suggest(flows, _wanted(args.subject, workloads))
     proof = prove(suggested, window, flows, declared, workloads)
     changes = compare(suggested, declared, flows, workloads) if args.diff else []
@@ -229,7 +244,9 @@ def _write(found: Suggestion, directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for each in found.policies:
-            (directory / f"{each.namespace}-{each.name}.yaml").write_text(each.manifest)
+            (directory / f"{each.namespace or 'cluster'}-{each.name}.yaml").write_text(
+                each.manifest
+            )
     except OSError as error:
         raise PodtallyError(
             f"{error.filename}: {error.strerror}", "check the path and its permissions"

@@ -1,29 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes suggested policies as YAML, with the evidence for each rule in comments."""
 
-import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from podtally.policy.explain.formatting import format_network
 from podtally.policy.load.conversion import PROTOCOLS
 from podtally.policy.model import (
+    ALLOW,
+    DENY,
     EGRESS,
     Block,
+    DomainPeer,
     Peer,
     PodPeer,
     PodSubject,
     PolicyPort,
-    Requirement,
     Selector,
 )
 from podtally.suggest.flows import Flow
-from podtally.suggest.suggestion import RuleEvidence, SuggestedPolicy
+from podtally.suggest.suggestion import (
+    CLUSTER_NETWORK_POLICY,
+    RuleEvidence,
+    SuggestedPolicy,
+)
+from podtally.suggest.yaml_text import comment, scalar, selector_lines
 
-_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*")
-_RESERVED = frozenset(["y", "n", "yes", "no", "true", "false", "on", "off", "null"])
 _PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
+_ACTIONS = {ALLOW: "Accept", DENY: "Deny"}
 _MAX_EVIDENCE = 5  # flows of a rule, and excluded ones of a reason
 _EXCLUDED_TEXT = {
     "denied": "denied",
@@ -44,10 +48,12 @@ def manifest(each: SuggestedPolicy, window: tuple[float, float]) -> str:
     """Return one policy; comments never end early, whatever names contain."""
     policy = each.policy
     lines = [*_head(each, window)]
+    if policy.kind == CLUSTER_NETWORK_POLICY:
+        return "\n".join([*lines, *_cluster_lines(each)]) + "\n"
     lines += ["apiVersion: networking.k8s.io/v1", f"kind: {policy.kind}", "metadata:"]
-    lines += [f"  name: {_text(policy.name)}", f"  namespace: {_text(policy.namespace)}", "spec:"]
+    lines += [f"  name: {scalar(policy.name)}", f"  namespace: {scalar(policy.namespace)}", "spec:"]
     assert isinstance(policy.subject, PodSubject)
-    lines += _selector("podSelector", policy.subject.pods, 2)
+    lines += selector_lines("podSelector", policy.subject.pods, 2)
     lines += [f"  policyTypes: [{each.direction.capitalize()}]"]
     if each.rules:
         lines += [f"  {each.direction}:"]
@@ -56,37 +62,88 @@ def manifest(each: SuggestedPolicy, window: tuple[float, float]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _cluster_lines(each: SuggestedPolicy) -> Iterator[str]:
+    policy = each.policy
+    yield "apiVersion: policy.networking.k8s.io/v1alpha2"
+    yield f"kind: {policy.kind}"
+    yield "metadata:"
+    yield f"  name: {scalar(policy.name)}"
+    yield "spec:"
+    yield "  tier: Admin"
+    yield f"  priority: {policy.priority}"
+    yield "  subject:"
+    assert isinstance(policy.subject, PodSubject)
+    yield "    pods:"
+    yield from selector_lines("namespaceSelector", policy.subject.namespaces or Selector(), 6)
+    yield from selector_lines("podSelector", policy.subject.pods, 6)
+    yield f"  {each.direction}:"
+    for evidence in each.rules:
+        for line in (*_listed(evidence.flows), *map(comment, evidence.notes)):
+            yield f"  {line}"
+        yield f"  - action: {_ACTIONS[evidence.rule.action]}"
+        yield f"    {'to' if each.direction == EGRESS else 'from'}:"
+        for peer in evidence.rule.peers or ():
+            yield from _cluster_peer(peer)
+        if evidence.rule.ports:
+            yield "    protocols:"
+            for port in evidence.rule.ports:
+                yield f"    - {_destination_port(port)}"
+
+
+def _cluster_peer(peer: Peer) -> Iterator[str]:
+    if isinstance(peer, Block):
+        yield f"    - networks: [{scalar(format_network(peer.network))}]"
+    elif isinstance(peer, DomainPeer):
+        yield f"    - domainNames: [{', '.join(map(scalar, peer.names))}]"
+    else:
+        assert isinstance(peer, PodPeer)
+        if peer.pods == Selector():
+            yield from selector_lines("namespaces", peer.namespaces or Selector(), 6, "    - ")
+            return
+        yield "    - pods:"
+        yield from selector_lines("namespaceSelector", peer.namespaces or Selector(), 8)
+        yield from selector_lines("podSelector", peer.pods, 8)
+
+
+def _destination_port(port: PolicyPort) -> str:
+    written = f"number: {port.first}"
+    if port.last != port.first:
+        written = f"range: {{start: {port.first}, end: {port.last}}}"
+    protocol = _PROTOCOL_NAMES[port.protocol].lower()
+    return f"{{{protocol}: {{destinationPort: {{{written}}}}}}}"
+
+
 def _head(each: SuggestedPolicy, window: tuple[float, float]) -> Iterator[str]:
     names = ", ".join(map(str, each.workloads))
     flows = [flow for rule in each.rules for flow in rule.flows]
     seen = _sums(flows) if flows else f"no {each.direction} was seen"
-    yield _comment(f"{names}, {each.direction}: {seen}.")
-    yield _comment(
+    yield comment(f"{names}, {each.direction}: {seen}.")
+    yield comment(
         f"Window: {_time(window[0])} to {_time(window[1])}; it does not show jobs that run less "
         "often, nor times without an agent."
     )
     if len(each.workloads) > 1:
-        yield _comment("No label tells these workloads apart: the policy is for all of them.")
+        yield comment("No label tells these workloads apart: the policy is for all of them.")
     reasons = sorted({flow.excluded for flow in each.excluded})
     for reason in reasons:
         flows = [flow for flow in each.excluded if flow.excluded == reason]
-        yield _comment(f"Not allowed, {_EXCLUDED_TEXT.get(reason, reason)}:")
+        yield comment(f"Not allowed, {_EXCLUDED_TEXT.get(reason, reason)}:")
         yield from _listed(flows, "  ")
 
 
 def _listed(flows: Sequence[Flow], indent: str = "") -> Iterator[str]:
     for flow in flows[:_MAX_EVIDENCE]:
-        yield _comment(f"{indent}{flow}: {_sums([flow])}")
+        yield comment(f"{indent}{flow}: {_sums([flow])}")
     if len(flows) > _MAX_EVIDENCE:
         rest = flows[_MAX_EVIDENCE:]
-        yield _comment(f"{indent}and {len(rest)} more: {_sums(rest)}")
+        yield comment(f"{indent}and {len(rest)} more: {_sums(rest)}")
 
 
 def _rule(each: RuleEvidence, direction: str) -> Iterator[str]:
     for line in _listed(each.flows):
         yield f"  {line}"
     for note in each.notes:
-        yield f"  {_comment(note)}"
+        yield f"  {comment(note)}"
     first = "- "
     if each.rule.peers:
         yield f"  {first}{'to' if direction == EGRESS else 'from'}:"
@@ -102,47 +159,24 @@ def _rule(each: RuleEvidence, direction: str) -> Iterator[str]:
 def _peer(peer: Peer) -> Iterator[str]:
     if isinstance(peer, Block):
         yield "    - ipBlock:"
-        yield f"        cidr: {_text(format_network(peer.network))}"
+        yield f"        cidr: {scalar(format_network(peer.network))}"
         if peer.excepted:
             yield "        except:"
             for network in peer.excepted:
-                yield f"        - {_text(format_network(network))}"
+                yield f"        - {scalar(format_network(network))}"
         return
     assert isinstance(peer, PodPeer), "a NetworkPolicy has no other peers"
     mark = "    - "
     if peer.namespaces is not None:
-        yield from _selector("namespaceSelector", peer.namespaces, 6, mark)
+        yield from selector_lines("namespaceSelector", peer.namespaces, 6, mark)
         mark = "      "
-    yield from _selector("podSelector", peer.pods, 6, mark)
-
-
-def _selector(name: str, selector: Selector, indent: int, mark: str = "") -> Iterator[str]:
-    margin = " " * indent
-    if not selector.requirements:
-        yield f"{mark or margin}{name}: {{}}"
-        return
-    yield f"{mark or margin}{name}:"
-    labels = [each for each in selector.requirements if _is_label(each)]
-    others = [each for each in selector.requirements if not _is_label(each)]
-    if labels:
-        yield f"{margin}  matchLabels:"
-        for key, _, values in labels:
-            yield f"{margin}    {_text(key)}: {_text(next(iter(values)))}"
-    if others:
-        yield f"{margin}  matchExpressions:"
-        for key, operator, values in others:
-            written = f", values: [{', '.join(map(_text, sorted(values)))}]" if values else ""
-            yield f"{margin}  - {{key: {_text(key)}, operator: {operator}{written}}}"
-
-
-def _is_label(requirement: Requirement) -> bool:
-    return requirement.operator == "In" and len(requirement.values) == 1
+    yield from selector_lines("podSelector", peer.pods, 6, mark)
 
 
 def _port(port: PolicyPort) -> str:
     protocol = _PROTOCOL_NAMES[port.protocol]
     if port.name:
-        return f"{{protocol: {protocol}, port: {_text(port.name)}}}"
+        return f"{{protocol: {protocol}, port: {scalar(port.name)}}}"
     end = f", endPort: {port.last}" if port.last != port.first else ""
     return f"{{protocol: {protocol}, port: {port.first}{end}}}"
 
@@ -169,14 +203,3 @@ def _size(count: int) -> str:
 
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
-
-
-def _comment(text: str) -> str:
-    """Return a comment of one line: names of peers may contain anything."""
-    return "# " + "".join(c if c.isprintable() else "?" for c in text)
-
-
-def _text(value: str) -> str:
-    if _PLAIN.fullmatch(value) and value.lower() not in _RESERVED:
-        return value
-    return json.dumps(value)

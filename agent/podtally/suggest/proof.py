@@ -14,6 +14,7 @@ from podtally.policy.load.conversion import PROTOCOLS
 from podtally.policy.load.parser import read_documents
 from podtally.policy.model import (
     ADDRESS,
+    ALLOW,
     NODE,
     PodPeer,
     PodSubject,
@@ -36,7 +37,7 @@ from podtally.policy.reference.selectors import selects
 from podtally.suggest.conversation import NODE_PEER, POD_PEER
 from podtally.suggest.flows import Flow, Party
 from podtally.suggest.manifest import manifests
-from podtally.suggest.replay import Possible, Replay
+from podtally.suggest.replay import Possible, Replay, known_names
 from podtally.suggest.suggestion import SuggestedPolicy
 from podtally.suggest.workloads import WorkloadName, Workloads
 
@@ -111,6 +112,7 @@ def _removable(each: SuggestedPolicy, workloads: Workloads) -> Iterator[str]:
         matching = [
             (rule.index, peer, port)
             for rule in (evidence.rule for evidence in each.rules)
+            if rule.action == ALLOW
             for peer, port in _matching(rule, each, flow, workloads)
         ]
         for index, peer, port in matching:
@@ -121,7 +123,7 @@ def _removable(each: SuggestedPolicy, workloads: Workloads) -> Iterator[str]:
                 needed.add((index, "peer", peer))
             if len({(i, p) for i, _, p in matching}) == 1:
                 needed.add((index, "port", port))
-    for rule in (evidence.rule for evidence in each.rules):
+    for rule in (evidence.rule for evidence in each.rules if evidence.rule.action == ALLOW):
         name = format_rule(each.policy, rule, each.direction)
         parts = [("rule", 0)]
         parts += [("peer", number) for number in range(len(rule.peers or ()))]
@@ -131,14 +133,14 @@ def _removable(each: SuggestedPolicy, workloads: Workloads) -> Iterator[str]:
                 yield f"{name}: {part} {number} is not needed"
         for selected in rule.peers or ():
             if isinstance(selected, PodPeer):
-                namespace = each.policy.namespace
+                namespace = each.workloads[0].namespace
                 for requirement in (selected.namespaces or Selector()).requirements:
                     namespace = next(iter(requirement.values), namespace)
                 yield from _wide_labels(selected.pods, namespace, name, workloads)
     subject = each.policy.subject
     if isinstance(subject, PodSubject):
         name = f"{each.policy.namespace}/{each.policy.name}"
-        yield from _wide_labels(subject.pods, each.policy.namespace, name, workloads)
+        yield from _wide_labels(subject.pods, each.workloads[0].namespace, name, workloads)
 
 
 def _wide_labels(
@@ -195,10 +197,9 @@ def _inputs(flow: Flow, direction: str, workloads: Workloads) -> Iterator[RuleIn
     protocol = PROTOCOLS[flow.key.protocol]
     for source, source_ip in _ends(flow.key.source, flow, workloads):
         for destination, destination_ip in _ends(flow.key.destination, flow, workloads):
-            question = Question(
-                source, destination, protocol, flow.key.port, source_ip, destination_ip
-            )
-            yield rule_input(question, direction)
+            ends = (source, destination, protocol, flow.key.port, source_ip, destination_ip)
+            names = known_names(flow.key.destination.domain)
+            yield rule_input(Question(*ends, names=names), direction)
 
 
 def _ends(party: Party, flow: Flow, workloads: Workloads) -> list[tuple[PolicyEndpoint, int]]:
@@ -215,7 +216,7 @@ def _round_trip(
 ) -> Iterator[str]:
     """Yield what `podtally check` finds, and policies that are read as others."""
     cluster = _with_former(workloads)
-    for _, group in groupby(suggested, key=lambda each: each.policy.namespace):
+    for _, group in groupby(suggested, key=lambda each: each.workloads[0].namespace):
         some = list(group)
         read = documents.read_text(manifests(some, window), "suggestion")
         declared = []
@@ -250,13 +251,14 @@ def _canonical(policy: Policy) -> Policy:
                     else peer
                     for peer in rule.peers or ()
                 )
+                or None
             )
             for rule in given
         )
 
     subject = policy.subject
     if isinstance(subject, PodSubject):
-        subject = PodSubject(subject.namespaces, ordered(subject.pods) or Selector())
+        subject = PodSubject(ordered(subject.namespaces), ordered(subject.pods) or Selector())
     return policy._replace(
         subject=subject, ingress=rules(policy.ingress), egress=rules(policy.egress)
     )

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Judges flows, and everything that could be connected, by sets of policies."""
 
+import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.dns.candidates import NO_NAME_COLUMN, Candidates, NameColumn, from_lists
+from podtally.dns.known_names import Answered, KnownNames
 from podtally.policy.load.conversion import PROTOCOLS
 from podtally.policy.model import (
     DENIED,
@@ -44,6 +48,7 @@ class Connection(NamedTuple):
     destination: End
     protocol: int
     port: int
+    domain: str = ""  # by which the source found the destination
 
 
 class Possible(NamedTuple):
@@ -187,12 +192,12 @@ class Replay:
         """Yield a connection of each kind of pod of the flow's ends, and of each address."""
         sources = self._ends(flow, flow.key.source, self._sources)
         destinations = self._ends(flow, flow.key.destination, self._destinations)
-        protocol = PROTOCOLS[flow.key.protocol]
+        protocol, domain = PROTOCOLS[flow.key.protocol], flow.key.destination.domain
         for port in dict.fromkeys((flow.key.port, flow.key.last_port)):
             for source in sources:
-                yield Connection(source, destinations[0], protocol, port)
+                yield Connection(source, destinations[0], protocol, port, domain)
             for destination in destinations[1:]:
-                yield Connection(sources[0], destination, protocol, port)
+                yield Connection(sources[0], destination, protocol, port, domain)
 
     def _ends(self, flow: Flow, party: Party, pods: dict[WorkloadName, list[End]]) -> list[End]:
         if party.kind == POD_PEER:
@@ -228,7 +233,24 @@ def _packed(connections: Sequence[Connection], *, is_egress: bool) -> PackedConn
         np.array([each.protocol for each in connections], np.int32),
         np.array([each.port for each in connections], np.int32),
         np.full(len(connections), is_egress),
+        _name_column(connections) if is_egress else NO_NAME_COLUMN,
     )
+
+
+def _name_column(connections: Sequence[Connection]) -> NameColumn:
+    return NameColumn(partial(_names, connections), np.arange(len(connections)))
+
+
+def _names(connections: Sequence[Connection]) -> Candidates:
+    """Return the names by which the sources found their peers: all are known."""
+    answers = [known_names(each.domain).answers for each in connections]
+    return from_lists(answers, [0.0] * len(answers), [0] * len(answers))
+
+
+def known_names(domain: str) -> KnownNames:
+    """Return what an endpoint knows that found its peer by a domain; "": by its address."""
+    answers = (Answered(domain, 0.0, math.inf),) if domain else ()
+    return KnownNames(answers, 0.0, 0)
 
 
 def _workload(party: Party) -> WorkloadName | None:

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from podtally.policy.load.conversion import PROTOCOLS
 from podtally.policy.model import (
+    ADMIN_TIER,
     ALLOW,
+    DENY,
     EGRESS,
     INGRESS,
     NAMESPACE_NAME_LABEL,
@@ -22,13 +24,16 @@ from podtally.policy.model import (
     Rule,
     Selector,
 )
+from podtally.policy.validate.domain_checks import domain_names
 from podtally.suggest.conversation import NODE_PEER, POD_PEER
 from podtally.suggest.external import NetworkChooser
 from podtally.suggest.flows import Flow, Party
 from podtally.suggest.selectors import SelectorFinder
 from podtally.suggest.workloads import WorkloadName, Workloads
 
-NETWORK_POLICY = "NetworkPolicy"
+NETWORK_POLICY, CLUSTER_NETWORK_POLICY = "NetworkPolicy", "ClusterNetworkPolicy"
+_PRIORITY = 500  # in the middle: room before and after
+_WHOLE = (Block(Network(0xFFFF << 32, 96)), Block(Network(0, 0)))  # 0.0.0.0/0, ::/0
 _NAME_CHARACTERS = 253
 
 
@@ -103,15 +108,26 @@ class SuggestionMaker:
         rules = self._rules(group, direction, allowed)
         subject = self.selectors.of(group[0]).selector
         name = f"{group[0].name}-{direction}"[-_NAME_CHARACTERS:]
+        space = group[0].namespace
+        if self._kind == CLUSTER_NETWORK_POLICY:
+            rules = _ordered(rules, direction)
+            name = f"{space}-{name}"[-_NAME_CHARACTERS:]
         written = tuple(each.rule for each in rules)
         policy = Policy(
             kind=self._kind,
-            namespace=group[0].namespace,
+            namespace=space,
             name=name,
             subject=PodSubject(None, subject),
             ingress=written if direction == INGRESS else None,
             egress=written if direction == EGRESS else None,
         )
+        if self._kind == CLUSTER_NETWORK_POLICY:
+            policy = policy._replace(
+                namespace="",
+                subject=PodSubject(in_namespace(space), subject),
+                tier=ADMIN_TIER,
+                priority=_PRIORITY,
+            )
         return SuggestedPolicy(
             group, direction, policy, rules, tuple(flow for flow in flows if flow.excluded)
         )
@@ -158,6 +174,9 @@ class SuggestionMaker:
         for node, several in nodes.items():
             blocks = tuple(Block(Network(ip, 128)) for ip in sorted(_addresses(several)))
             yield _PeerGroup(blocks), several, f"{node}, or pods in its network"
+        if self._kind == CLUSTER_NETWORK_POLICY and direction == EGRESS:
+            for domain, several in _take_named(outside).items():
+                yield _PeerGroup((DomainPeer((domain,)),)), several, ""
         for several in outside.values():
             chosen = self._networks.choose(_addresses(several))
             domains = {end.domain for flow in several for end in flow.key[:2]}
@@ -171,11 +190,8 @@ class SuggestionMaker:
     def _pod_group(self, workloads: tuple[WorkloadName, ...], own: str) -> _PeerGroup:
         selector = self.selectors.of(workloads[0]).selector
         space = workloads[0].namespace
-        namespaces = (
-            None
-            if space == own
-            else Selector((Requirement(NAMESPACE_NAME_LABEL, "In", frozenset((space,))),))
-        )
+        is_own = space == own and self._kind == NETWORK_POLICY
+        namespaces = None if is_own else in_namespace(space)
         return _PeerGroup((PodPeer(namespaces, selector),), workloads)
 
     def _port(
@@ -184,6 +200,8 @@ class SuggestionMaker:
         """Return the port, by name if all pods that have it agree on the name."""
         protocol = PROTOCOLS[flow.key.protocol]
         number, last = flow.key.port, flow.key.last_port
+        if self._kind != NETWORK_POLICY:  # rules by address and domain take no named ports
+            return PolicyPort(protocol, number, last)
         destinations = group if peers is None else peers.destinations
         name = self._port_name(destinations, protocol, number) if number == last else ""
         if name:
@@ -207,6 +225,60 @@ class SuggestionMaker:
             ):
                 return name
         return ""
+
+
+def in_namespace(name: str) -> Selector:
+    return Selector((Requirement(NAMESPACE_NAME_LABEL, "In", frozenset((name,))),))
+
+
+def _take_named(outside: dict[tuple[str, int, int], list[Flow]]) -> dict[str, list[Flow]]:
+    """Remove and return the flows with a domain that a rule can name, by domain."""
+    found: dict[str, list[Flow]] = {}
+    for port, flows in list(outside.items()):
+        rest = []
+        for flow in flows:
+            domain = flow.key.destination.domain
+            if domain and not list(domain_names((domain,), ())):
+                found.setdefault(domain, []).append(flow)
+            else:
+                rest.append(flow)
+        if rest:
+            outside[port] = rest
+        else:
+            del outside[port]
+    return found
+
+
+def _ordered(rules: Sequence[RuleEvidence], direction: str) -> tuple[RuleEvidence, ...]:
+    """Return the rules of an admin tier, where the first match decides, and a last one that denies.
+
+    Its networks have no exceptions: what a block excepts is denied before.
+    """
+    narrow: list[RuleEvidence] = []
+    wide: list[RuleEvidence] = []
+    excepted: dict[Network, None] = {}
+    for each in rules:
+        peers = each.rule.peers or ()
+        large = [peer for peer in peers if isinstance(peer, Block) and peer.excepted]
+        small = tuple(peer for peer in peers if peer not in large)
+        if small:
+            narrow.append(each._replace(rule=each.rule._replace(peers=small)))
+        if large:
+            excepted.update(dict.fromkeys(n for block in large for n in block.excepted))
+            blocks = tuple(Block(block.network) for block in large)
+            wide.append(each._replace(rule=each.rule._replace(peers=blocks)))
+    if excepted:
+        narrow.append(_denial(tuple(map(Block, sorted(excepted))), "not outside the cluster"))
+    everything = _WHOLE if direction == EGRESS else (PodPeer(Selector()),)
+    last = _denial(everything, "everything else")
+    return tuple(
+        each._replace(rule=each.rule._replace(index=index))
+        for index, each in enumerate([*narrow, *wide, last])
+    )
+
+
+def _denial(peers: tuple[Peer, ...], note: str) -> RuleEvidence:
+    return RuleEvidence(Rule(0, DENY, peers, None), (), (note,))
 
 
 def _shapes(pairs: _Pairs) -> list[tuple[list[_PeerGroup], list[PolicyPort]]]:
