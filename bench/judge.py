@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import differential
+from bench import differential, policy_names
 from bench import policy_cluster as cluster
 from bench import policy_denials as denials
 from bench.report import Report, progress, show
@@ -37,6 +37,7 @@ FLOWS, CHECKED = 1_000_000, 5_000
 SECONDS_COLD_TARGET, SECONDS_WARM_TARGET = 5.0, 0.5
 SECONDS_COMPILE_TARGET, SECONDS_AGAIN_TARGET = 2.0, 0.1
 NEW, NEW_PAIRS, NODE_PODS, MILLISECONDS_NEW_TARGET = 10, 1_000, 100, 10.0
+SECONDS_NAMES_TARGET = 2.0
 MEMORY_MIB_TARGET = 40.0
 SECONDS_FIRST_EPOCH_TARGET, SECONDS_EPOCH_TARGET = 2.0, 1.0
 
@@ -104,6 +105,7 @@ def _measure(rounds: int, report: Report) -> None:
     _row(report, "and with all pairs remembered; MiB", filled_mib, MEMORY_MIB_TARGET)
     _row(report, "and with what the allocator has free then; MiB", loose_mib, None)
     _check(report, judge, World(policies, endpoints), pairs)
+    _names(report, rounds)
     _denials(report, denials.few(policies))
 
 
@@ -164,6 +166,21 @@ def _additions(
 def _add(judge: Evaluator, fresh: list[PolicyEndpoint], asked: PackedConnections) -> None:
     first = judge.add_endpoints(fresh)
     judge.judge(asked._replace(peer=first + np.arange(NEW_PAIRS, dtype=np.int32) % NEW))
+
+
+def _names(report: Report, rounds: int) -> None:
+    """Rules by domain name, under which every flow has names of its own."""
+    progress(f"{policy_names.LISTS:,} lists of domain names, {policy_names.NAMES:,} names")
+    given = policy_names.world()
+    asked = policy_names.flows(given, FLOWS, cluster.PAIRS, seed=7)
+    cold, _ = _timed(lambda: given.evaluator.judge(asked))
+    warm = statistics.median(_timed(lambda: given.evaluator.judge(asked))[0] for _ in range(rounds))
+    _row(report, f"{FLOWS:,} flows with names, cold, s", cold, SECONDS_COLD_TARGET)
+    _row(report, f"{FLOWS:,} flows with names, warm, s", warm, SECONDS_NAMES_TARGET)
+    fresh = [policy_names.flows(given, NEW_PAIRS, cluster.PAIRS, seed) for seed in range(8, 13)]
+    again = [_timed(partial(given.evaluator.judge, each))[0] for each in fresh]
+    figure = f"{NEW_PAIRS:,} new connections with names, ms"
+    _row(report, figure, 1000 * statistics.median(again), MILLISECONDS_NEW_TARGET)
 
 
 def _denials(report: Report, policies: list[Policy]) -> None:

@@ -248,9 +248,25 @@ def test_an_expired_answer_still_counts_and_the_strict_verdict_stands_beside() -
 
 def test_an_answer_is_valid_until_its_ttl_ends() -> None:
     named = admin(by_name("api.example.com"))
-    assert judge(known(answered("api.example.com", 30, 30)), named, CLOSED).strict == "allowed"
+    found = judge(known(answered("api.example.com", 30, 30)), named, CLOSED)
+    assert found.strict == "allowed"
+    assert found.reason.endswith("api.example.com, queried 30 s before, TTL 30")
     late = known(answered("api.example.com", 30.001, 30))
     assert judge(late, named, CLOSED).strict == "denied"
+
+
+@pytest.mark.parametrize(
+    ("ago", "ttl", "words"),
+    [
+        (0, 0, "queried 0 s before, TTL 0"),
+        (0.25, 0, "queried 0.2 s before, TTL 0, expired 0.2 s before"),
+        (1, 1, "queried 1 s before, TTL 1"),
+        (4000, 86400, "queried 4,000 s before, TTL 86,400"),
+    ],
+)
+def test_seconds_in_the_evidence(ago: float, ttl: float, words: str) -> None:
+    found = judge(known(answered("a.example", ago, ttl)), admin(by_name("a.example")), CLOSED)
+    assert found.reason.endswith(f"a.example, {words}")
 
 
 def test_an_expired_answer_does_not_matter_beside_a_valid_one() -> None:
