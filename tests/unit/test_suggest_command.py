@@ -2,13 +2,18 @@
 """``podtally suggest`` on files: text, JSON, differences, written files, checks and errors."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from podtally.cli import main
+from podtally.history.store import Store
+from podtally.ledger.connections import INITIATOR_ENDPOINT
+from podtally.ledger.history_rows import ACCOUNT_FLOWS, Batch, HistoryRows, RowLabels
 
 NOW = 1_800_000_000.0
 WEEK = 7 * 86400.0
@@ -147,6 +152,61 @@ def test_a_written_policy_that_would_deny_what_was_seen(
     assert files.run("--check", wide) == 0
 
 
+def test_files_of_several_nodes(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each has the ends of its own pods."""
+    ingress = {
+        **ROWS[0],
+        "workload": "backend",
+        "direction": "ingress",
+        "peer_workload": "frontend",
+        "connections": 40,
+    }
+    other = files.write("other.json", json.dumps([ingress]))
+    assert files.run("shop/backend", "--from", other) == 0
+    assert "shop/frontend to shop/backend, TCP 3000: 40 connections" in capsys.readouterr().out
+
+
+def test_the_history_of_a_file(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    now = int(time.time())
+    store = Store(files.folder / "history.db")
+    store.write(batch(now // 60 * 60))
+    store.close()
+    arguments = ["suggest", "shop/backend", "--cluster", files.cluster]
+    assert main([*arguments, "--store", str(files.folder / "history.db")]) == 0
+    out = capsys.readouterr().out
+    assert "shop/frontend to shop/backend, TCP 3000: 3 connections" in out
+
+
+def batch(minute: int) -> Batch:
+    """A minute in which the frontend spoke to the backend."""
+    labels = RowLabels(
+        interface="veth1",
+        account=ACCOUNT_FLOWS,
+        namespace="shop",
+        pod="frontend",
+        workload="frontend",
+        peer_kind="pod",
+        peer_namespace="shop",
+        peer_workload="backend",
+        scope="node",
+        verdict="undeclared",
+    )
+    rows = HistoryRows(
+        minute=np.array([minute // 60]),
+        label=np.zeros(1, np.int32),
+        address=np.array([[0, 0x0200630AFFFF0000]], np.uint64),
+        port=np.array([3000], np.int32),
+        protocol=np.array([6], np.uint8),
+        initiator=np.array([INITIATOR_ENDPOINT], np.uint8),
+        connections=np.array([3]),
+        bytes=np.array([[100, 200]]),
+        packets=np.array([[1, 2]]),
+        first_ns=np.array([minute * 10**9]),
+        last_ns=np.array([(minute + 50) * 10**9]),
+    )
+    return Batch("test", 1, [labels], rows)
+
+
 def test_the_window_ends_with_the_last_conversation(
     files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,5 +289,5 @@ def test_an_answer_of_podtally_flows(files: Files, capsys: pytest.CaptureFixture
     files.rows = files.write("rows.json", json.dumps(reply))
     assert files.run("shop/backend") == 0
     out = capsys.readouterr().out
-    assert "Window: 2026-11-23 00:00 to 2026-11-30 12:00" in out
+    assert "Window: 2026-11-23 12:00 to 2026-11-30 12:00" in out
     assert "shop/frontend to shop/backend, TCP 3000: 12 connections, 2.9 KiB" in out

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser)
 
 
-def add_address(parser: argparse.ArgumentParser) -> None:
+def add_address(parser: argparse._ActionsContainer) -> None:
     """Add the arguments that say where the agent is."""
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="the agent's configuration, for its address"

@@ -9,15 +9,13 @@ from typing import TextIO
 
 import msgspec
 
-from podtally.commands import live_cluster, policy_paths
+from podtally.commands import agent_query, live_cluster, observed, policy_paths
 from podtally.commands.arguments import add_cluster_file, add_output, print_json
-from podtally.commands.times import parse_age
 from podtally.errors import PodtallyError
 from podtally.policy.cidr import parse_cel
 from podtally.policy.cluster.model import ClusterModel
 from podtally.policy.model import EGRESS, INGRESS, Network, Policy
-from podtally.suggest.conversation import Conversations, window_of
-from podtally.suggest.conversation_files import read_conversations
+from podtally.suggest.conversation import window_of
 from podtally.suggest.difference import RuleChange, compare
 from podtally.suggest.flows import INCLUDABLE, FlowSums
 from podtally.suggest.manifest import manifest
@@ -32,11 +30,12 @@ from podtally.suggest.workloads import WorkloadName, Workloads
 
 _EPILOG = """\
 examples:
-  podtally flows --connections --since 7d -o json | podtally suggest shop --from - --live
-  podtally suggest shop/backend --from history.json --cluster cluster.yaml --since 7d
-  podtally suggest shop --from history.json --live --diff
-  podtally suggest --from history.json --live --policies policies/ --write suggested/
-  podtally suggest --from history.json --live --check policies/new.yaml
+  podtally suggest shop --live > policies/shop.yaml
+  podtally suggest shop/backend --cluster cluster.yaml --since 30d
+  podtally suggest shop --live --diff
+  podtally suggest --store history.db --live --policies policies/ --write suggested/
+  podtally suggest --from node1.json --from node2.json --live
+  podtally suggest --live --check policies/new.yaml
 
 Writes a NetworkPolicy for each workload and direction, as narrow as the observed traffic, with
 the evidence for each rule. Connections that were denied, failed, were seen once, or have an
@@ -44,7 +43,8 @@ unknown verdict are not allowed, and are listed; --include allows them.
 Prints a proof: (a) nothing that was seen is denied, (b) how many combinations of workload,
 workload and port are possible before and after, (c) no rule, peer, port or label can be left
 out, (d) `podtally check` has no findings.
---from reads what `podtally flows --connections -o json` prints, or rows of JSON that docs/policy.md
+The conversations are those of the running agent's history, of its node; for a cluster give each
+node's with --from: what `podtally flows --connections -o json` prints, or rows that docs/policy.md
 describes. The cluster is read from --cluster or --live.
 Exit codes: 0 the proof holds, 1 it does not, 2 usage error, unreadable input, or a fixable
 problem.
@@ -112,15 +112,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to write policies for (default: all namespaces)",
     )
     parser.add_argument(
+        "--since", default="7d", metavar="AGE", help="the window: 12h, 30d (default: 7d)"
+    )
+    seen = parser.add_argument_group("the history (default: of the running agent)")
+    seen.add_argument(
         "--from",
-        dest="source",
+        dest="sources",
+        action="append",
+        default=[],
         metavar="FILE",
-        required=True,
-        help="observed conversations, in JSON; - is standard input",
+        help="conversations in JSON, one file for each node; - is standard input; may be repeated",
     )
-    parser.add_argument(
-        "--since", metavar="AGE", help="the window, back from its end: 7d, 12h (default: all)"
-    )
+    seen.add_argument("--store", metavar="FILE", help="a history file, without its agent")
+    agent_query.add_address(seen)
     parser.add_argument(
         "--policies", nargs="+", default=[], metavar="PATH", help="declared policies, from files"
     )
@@ -162,8 +166,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Return 0 if the proof holds, 1 if it does not."""
     live_cluster.check_arguments(args)
-    name = "stdin" if args.source == policy_paths.STDIN else args.source
-    read = _since(read_conversations(policy_paths.read_file(args.source), name), args.since)
+    read = observed.read(args)
     cluster, declared = _cluster(args)
     workloads = Workloads(cluster, read.conversations)
     sums = FlowSums(workloads, args.include)
@@ -176,7 +179,7 @@ def main(args: argparse.Namespace) -> int:
         return _report(Suggestion(*window_of(read), [], [], _proof_row(proof)), args)
     window = window_of(read)
     directions = (args.direction,) if args.direction else (EGRESS, INGRESS)
-    networks, kind = _networks(args.network), _KINDS[args.kind]
+    networks, kind = _networks(args), _KINDS[args.kind]
     maker = SuggestionMaker(workloads, window, networks, directions, kind)
     suggested = maker.suggest(flows, _wanted(args.subject, workloads))
     proof = prove(suggested, window, flows, declared, workloads)
@@ -186,17 +189,6 @@ def main(args: argparse.Namespace) -> int:
     if args.write is not None:
         _write(found, args.write)
     return _report(found, args)
-
-
-def _since(read: Conversations, age: str | None) -> Conversations:
-    """Return the conversations of the window."""
-    since, until = window_of(read)
-    if age is not None:
-        since = max(since, until - parse_age(age, "--since"))
-    kept = [each for each in read.conversations if each.last >= since]
-    if not kept:
-        raise PodtallyError("no conversations in the window", "give a longer --since")
-    return Conversations(kept, since, until)
 
 
 def _cluster(args: argparse.Namespace) -> tuple[ClusterModel, tuple[Policy, ...]]:
@@ -229,14 +221,22 @@ def _wanted(subject: str, workloads: Workloads) -> list[WorkloadName]:
     return found
 
 
-def _networks(given: Sequence[str]) -> Mapping[str, Sequence[Network]]:
+def _networks(args: argparse.Namespace) -> Mapping[str, Sequence[Network]]:
+    """Return the networks of the arguments, and those of the agent's configuration."""
     found: dict[str, list[Network]] = {}
-    for each in given:
+    configured = [] if args.sources else agent_query.agent_address(args).config.networks.items()
+    given = [(name, text) for name, texts in configured for text in texts]
+    for each in args.network:
         name, _, text = each.partition("=")
+        if not name or parse_cel(text) is None:
+            raise PodtallyError(
+                f"--network: {each!r} is not NAME=CIDR", "for example: bank=203.0.113.0/24"
+            )
+        given.append((name, text))
+    for name, text in given:
         cidr = parse_cel(text)
-        if not name or cidr is None:
-            raise PodtallyError(f"--network: {each!r} is not NAME=CIDR", "for example: bank=...")
-        found.setdefault(name, []).append(cidr.network())
+        if cidr is not None:
+            found.setdefault(name, []).append(cidr.network())
     return found
 
 

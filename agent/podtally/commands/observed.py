@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads conversations for ``podtally suggest``: from files, or from the history."""
+
+import argparse
+import datetime
+
+import msgspec
+
+from podtally.commands import agent_query, flows, policy_paths
+from podtally.commands.times import parse_age
+from podtally.errors import PodtallyError
+from podtally.suggest.conversation import Conversations, window_of
+from podtally.suggest.conversation_files import read_conversations
+from podtally.suggest.history_rows import FlowsReply, conversations_of
+
+_COLUMNS = (
+    *("namespace", "workload", "initiator", "peer_kind", "peer_namespace", "peer_workload"),
+    *("peer_domain", "address", "protocol", "port", "verdict", "outcome"),
+)
+
+
+def read(args: argparse.Namespace) -> Conversations:
+    """Return the conversations of the window; PodtallyError if there are none."""
+    seconds = parse_age(args.since, "--since")
+    if args.sources and args.store:
+        raise PodtallyError("--from and --store are both given", "drop one of them")
+    found = _from_files(args.sources) if args.sources else _from_history(args, seconds)
+    since, until = window_of(found)
+    since = max(since, until - seconds)
+    kept = [each for each in found.conversations if each.last >= since]
+    if not kept:
+        raise PodtallyError("no conversations in the window", "give a longer --since")
+    return Conversations(kept, since, until)
+
+
+def _from_files(names: list[str]) -> Conversations:
+    """Join the files of several nodes; the window is that of all."""
+    parts = [
+        read_conversations(
+            policy_paths.read_file(name), "stdin" if name == policy_paths.STDIN else name
+        )
+        for name in names
+    ]
+    windows = [window_of(part) for part in parts if part.conversations]
+    since = min((first for first, _ in windows), default=0.0)
+    until = max((last for _, last in windows), default=0.0)
+    return Conversations([each for part in parts for each in part.conversations], since, until)
+
+
+def _from_history(args: argparse.Namespace, seconds: float) -> Conversations:
+    start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)
+    words = {"since": [start.isoformat(timespec="seconds")], "by": [",".join(_COLUMNS)]}
+    reply = flows.answer(agent_query.agent_address(args), words, args.store)
+    return conversations_of(msgspec.convert(msgspec.to_builtins(reply), FlowsReply))
