@@ -50,7 +50,7 @@ def timed(kernel: Kernel) -> list[int]:
 def times_ns(kernel: Kernel) -> NDArray[np.int64]:
     """Return the times of the only row since its first packet."""
     rows = rows_of(kernel)
-    (handshake,), (cold,) = kernel.table.handshakes(rows.place), kernel.table.cold(rows.place)
+    (handshake,), (cold,) = rows.handshake, kernel.table.cold(rows.place)
     shift = kernel.layout.handshake_shift
     first = np.uint32((int(cold["first_seen_ns"]) >> shift) & 0xFFFFFFFF)
     times: NDArray[np.int64] = (handshake["time"] - first).astype(np.int64) << shift
@@ -124,7 +124,7 @@ def test_an_error_has_its_type_and_code(kernel: Kernel, kind: int, rejected: boo
     (seen,) = rows.seen.tolist()
     assert bool(seen & layout.seen_rejected << layout.seen_shift) == rejected
     if rejected:
-        assert kernel.table.handshakes(rows.place)["icmp"].tolist() == [kind << 8 | 3]
+        assert rows.handshake["icmp"].tolist() == [kind << 8 | 3]
 
 
 def test_the_first_rows_of_a_half_have_a_fine_clock(kernel: Kernel) -> None:

@@ -23,6 +23,7 @@ from podtally.ledger.label_sets import BookLabels
 from podtally.ledger.ledger import Ledger, Limits
 from podtally.ledger.peer_domains import NO_DOMAIN
 from podtally.ledger.view import View
+from podtally.outcomes.progress import PROGRESS
 
 LAYOUT = abi.current()
 FLAGS = flags_of(LAYOUT)
@@ -130,6 +131,8 @@ def columns(flows: Sequence[Flow], account: int = 0, now_ns: int = SECOND) -> Co
         np.full(n, NO_DOMAIN, np.int32),
         np.zeros((n, 4), np.int64),
         np.full(n, now_ns, np.int64),
+        np.zeros(n, np.uint8),
+        np.zeros(n, PROGRESS),
     )
 
 
@@ -150,6 +153,7 @@ def book(
         np.array([flow.packets for flow in flows], np.int64)[order],
         np.array([flow.seen for flow in flows], np.uint64)[order],
         order.astype(np.int64),
+        np.zeros(len(flows), LAYOUT.handshake),
     )
     ledger.book_rows(rows, lambda place: cold[place], present)
 

@@ -76,6 +76,7 @@ def test_a_line_tells_all_of_a_connection(tmp_path: Path) -> None:
             "reason": "no policy isolates shop/web-0 in egress",
             "bytes": {"egress": 23, "ingress": 2**53 + 1},
             "packets": {"egress": 1, "ingress": 2},
+            "outcome": "unanswered",
         }
     ]
 

@@ -8,7 +8,19 @@ from podtally.kernel.table import FlowRows
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.families import FLOWS
 from podtally.ledger.ledger import Ledger
-from tests.unit.rows import FLAGS, ICMP, SECOND, TCP, UDP, Flow, book, cold_row, make_ledger, names
+from tests.unit.rows import (
+    FLAGS,
+    ICMP,
+    LAYOUT,
+    SECOND,
+    TCP,
+    UDP,
+    Flow,
+    book,
+    cold_row,
+    make_ledger,
+    names,
+)
 
 ASKED = Flow(protocol=UDP, remote="203.0.113.5", remote_port=53)
 ROUTER, PEER = "198.18.0.1", ASKED.remote
@@ -31,6 +43,7 @@ def errors(
         amounts[1:] if direction == FROM else amounts[1:, ::-1],
         np.array([seen << FLAGS.shift * direction], np.uint64),
         np.zeros(1, np.int64),
+        np.zeros(1, LAYOUT.handshake),
     )
     ledger.book_rows(rows, lambda place: cold_row(row)[place], EpochContext(names(), now_ns))
 

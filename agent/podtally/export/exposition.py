@@ -6,6 +6,7 @@ made once, not once per scrape. The agent's own few metrics are prometheus_clien
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from podtally.ledger.costs import DOLLARS, PARTS, REST
@@ -28,6 +29,9 @@ class Exposition:
         lines: list[str] = []
         for shown in self._shown(view):
             lines.append(_described(shown.metric, openmetrics))
+            if shown.metric.bounds:
+                lines += _histogram(shown)
+                continue
             name = shown.metric.sample_name
             lines += [
                 f"{name}{{{t}}} {v}\n" for t, v in zip(shown.texts, shown.values, strict=True)
@@ -63,13 +67,15 @@ class _MetricText(NamedTuple):
 
     metric: Metric
     texts: Sequence[str]
-    values: Sequence[float]  # integers, except dollars
+    values: Sequence[Any]  # integers, except dollars; of a histogram a list of sums each
 
 
 def _samples(
     family: Family[Any], metric: Metric, series: SeriesView[Any], texts: list[str]
-) -> tuple[Sequence[str], Sequence[float]]:
+) -> tuple[Sequence[str], Sequence[Any]]:
     values = series.values
+    if metric.bounds:
+        return texts, values.tolist()
     if metric.label_of_columns:
         by_column = [f'{t},{metric.label_of_columns}="{c}"' for c in family.sums for t in texts]
         return by_column, values.T.ravel().tolist()
@@ -80,6 +86,16 @@ def _samples(
     if metric.is_dollars:
         return texts, (values[:, DOLLARS] + values[:, REST] / PARTS).tolist()
     return texts, values[:, metric.column].tolist()
+
+
+def _histogram(shown: _MetricText) -> Iterator[str]:
+    """Yield the samples of a histogram: cumulative buckets, count and sum of each label set."""
+    name, bounds = shown.metric.name, [*map(str, shown.metric.bounds), "+Inf"]
+    for text, values in zip(shown.texts, shown.values, strict=True):
+        *counts, total_ns = values
+        for bound, count in zip(bounds, accumulate(counts), strict=True):
+            yield f'{name}_bucket{{{text},le="{bound}"}} {count}\n'
+        yield f"{name}_count{{{text}}} {sum(counts)}\n{name}_sum{{{text}}} {total_ns / 1e9}\n"
 
 
 def _text(family: Family[Any], labels: Any) -> str:

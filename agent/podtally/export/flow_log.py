@@ -8,6 +8,7 @@ line, never a count.
 import datetime
 import ipaddress
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -19,6 +20,7 @@ from podtally.ledger.account import Account
 from podtally.ledger.closed import ClosedConnections
 from podtally.ledger.connections import INITIATOR_ENDPOINT, INITIATOR_PEER
 from podtally.ledger.label_sets import DIRECTIONS, UNKNOWN, protocol_name
+from podtally.outcomes.decision import ENDINGS, OUTCOMES, REJECTED_BY_ICMP
 
 NAMELESS = Account(-1, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, 0, 0)
 _DIRECTIONS = {INITIATOR_ENDPOINT: DIRECTIONS[0], INITIATOR_PEER: DIRECTIONS[1]}
@@ -51,6 +53,13 @@ class FlowPeer(msgspec.Struct, frozen=True, omit_defaults=True):
     backend: FlowBackend | None = None  # of a Service
 
 
+class FlowOutcome(NamedTuple):
+    outcome: str
+    ending: str
+    retries: int
+    icmp: str
+
+
 class FlowRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line; ``direction`` is egress if the endpoint opened the connection."""
 
@@ -65,6 +74,10 @@ class FlowRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     bytes: DirectionSums
     packets: DirectionSums
     strict: str = ""  # the verdict where the TTLs of DNS answers are enforced, if it differs
+    outcome: str = ""  # whether it worked
+    ending: str = ""  # of an established one
+    retries: int = 0  # SYNs that repeat the first
+    icmp: str = ""  # "type/code" of the error that rejected it
     exposure: str = ""  # of traffic from outside: the Ingress or Service, or undeclared
 
 
@@ -106,6 +119,7 @@ def records(ended: ClosedConnections, now_ns: int, now: datetime.datetime) -> li
         zip(peers, key["remote_port"].tolist(), key["protocol"].tolist(), strict=True),
         ended.reasons or [""] * len(endpoints),
         ended.exposures or [""] * len(endpoints),
+        _outcomes(ended),
         strict=True,
     )
     lines = []
@@ -120,6 +134,7 @@ def records(ended: ClosedConnections, now_ns: int, now: datetime.datetime) -> li
         there,
         reason,
         exposure,
+        outcome,
     ) in rows:
         names = ended.accounts.get(account, NAMELESS)
         lines.append(
@@ -136,9 +151,32 @@ def records(ended: ClosedConnections, now_ns: int, now: datetime.datetime) -> li
                 packets=DirectionSums(*packets),
                 strict=names.judgement.strict,
                 exposure=exposure,
+                outcome=outcome.outcome,
+                ending=outcome.ending,
+                retries=outcome.retries,
+                icmp=outcome.icmp,
             )
         )
     return lines
+
+
+def _outcomes(ended: ClosedConnections) -> list[FlowOutcome]:
+    progress = ended.columns.progress
+    rows = zip(
+        ended.columns.outcome.tolist(),
+        ended.endings.tolist() or [0] * len(progress),
+        progress["retries"].tolist(),
+        progress["icmp"].tolist(),
+        strict=True,
+    )
+    return [
+        FlowOutcome(OUTCOMES[outcome], ENDINGS[ending], retries, _icmp(outcome, icmp))
+        for outcome, ending, retries, icmp in rows
+    ]
+
+
+def _icmp(outcome: int, icmp: int) -> str:
+    return f"{icmp >> 8}/{icmp & 255}" if outcome == REJECTED_BY_ICMP else ""
 
 
 def _endpoint(ended: ClosedConnections, address: str, port: int, ifindex: int) -> FlowEndpoint:

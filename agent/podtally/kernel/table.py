@@ -33,6 +33,7 @@ class FlowRows(NamedTuple):
     packets: NDArray[np.int64]
     seen: NDArray[np.uint64]
     place: NDArray[np.int64]  # where its cold row is
+    handshake: NDArray[np.void]  # valid where ``seen`` says so
 
 
 class Table:
@@ -95,7 +96,21 @@ class Table:
         carried = np.flatnonzero(hot["seen"] >> np.uint64(self.layout.seen_carried_bit))
         if len(carried):
             self._add_carries(place[carried], carried, count_bytes, packets)
-        return FlowRows(hot["fingerprint"].copy(), count_bytes, packets, hot["seen"].copy(), place)
+        seen = hot["seen"].copy()
+        return FlowRows(
+            hot["fingerprint"].copy(), count_bytes, packets, seen, place, self._timed(seen, place)
+        )
+
+    def _timed(self, seen: NDArray[np.uint64], place: NDArray[np.int64]) -> NDArray[np.void]:
+        """Return the handshakes of rows that have any, zeroes for the others. (n,)"""
+        found = np.zeros(len(place), abi.current().handshake)
+        if self._handshakes is None:
+            return found
+        layout = self.layout
+        rejected = layout.seen_rejected | layout.seen_rejected << layout.seen_shift
+        some = np.flatnonzero(seen & np.uint64(7 << layout.seen_timed_bit | rejected))
+        found[some] = self._handshakes[place[some]]
+        return found
 
     def _add_carries(
         self,
@@ -131,12 +146,6 @@ class Table:
         if self._handshakes is None:  # that layout's clock was coarse
             today["first_seen_ns"] &= ~np.uint64(1)
         return today
-
-    def handshakes(self, place: NDArray[np.int64]) -> NDArray[np.void]:
-        """Copies of the rows' handshakes; ``seen`` says which of their times are valid. (n,)"""
-        if self._handshakes is None:
-            return np.zeros(len(place), abi.current().handshake)
-        return self._handshakes[place]
 
     def clear(self, half: int) -> None:
         """Make a half ready for its next epoch; stopped at any point, it can be done again.

@@ -57,6 +57,7 @@ class Judgement(NamedTuple):
     candidate_policy: str = ""
     undecided: bool = False  # policies isolate the endpoint, and its verdict is unknown
     foreign: bool = False  # sent from an address that is not the endpoint's
+    allowed_by: str = ""  # the policy that allows it, where policies isolate the endpoint
     strict: str = ""  # the endpoint's verdict where DNS answers end with their TTL, if it differs
     by_expired: str = ""  # the policy that allows it by an answer that had expired
 

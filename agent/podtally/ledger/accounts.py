@@ -41,6 +41,7 @@ from podtally.ledger.costs import (
 from podtally.ledger.families import COSTS, FLOWS, PODS
 from podtally.ledger.family import BYTES, CONNECTIONS, PACKETS, Family
 from podtally.ledger.label_sets import DIRECTIONS, OTHER, UNKNOWN, PodLabels
+from podtally.ledger.outcome_series import OutcomeSeries
 from podtally.ledger.saved import EncodedOnce, Saved
 from podtally.ledger.series import NO_SERIES, SeriesTable, padded, used
 from podtally.ledger.shares import Shares, Taken
@@ -73,6 +74,7 @@ class AccountTable:
             CostSeries(tables[COSTS], shown.price, scope_of_price),
             CostSeries(tables[COSTS], shown.nat_price, nat_gateway_scope),
         )
+        self.outcomes = OutcomeSeries(tables, self.at)
         self._encoded = EncodedOnce()
         self.waiting = np.zeros(16, np.bool_)
         self.flooded = np.zeros(16, np.bool_)  # of frames for others
@@ -193,6 +195,7 @@ class AccountTable:
         yield from self._others.in_use(self.slot != FREE)
         for costs in self._costs:
             yield self._costs_table, costs.in_use(self.slot != FREE)
+        yield from self.outcomes.in_use(self.slot != FREE)
 
     def save(self) -> Saved:
         return Saved(self._encoded.encode(self.version, self.pairs))
@@ -226,6 +229,7 @@ class AccountTable:
         self._others.leave(index)
         for costs in self._costs:
             costs.leave(index)
+        self.outcomes.leave(index)
         if account.port in APART:
             return
         for place, direction in enumerate(DIRECTIONS):
@@ -237,6 +241,7 @@ class AccountTable:
         for costs in self._costs:
             costs.enter(account, index, now_ns)
         self._others.enter(account, index, now_ns)
+        self.outcomes.enter(account, index)
 
     def _close(self, account: Account) -> None:
         index = self._index.pop(account)
@@ -270,6 +275,7 @@ class AccountTable:
         self._others.make_room(size)
         for costs in self._costs:
             costs.make_room(size)
+        self.outcomes.make_room(size)
 
 
 def _taken(account: Account) -> Taken:

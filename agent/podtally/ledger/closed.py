@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from podtally.identity.model import Endpoint
 from podtally.ledger.account import Account
@@ -25,6 +26,7 @@ class ClosedConnections(NamedTuple):
     interfaces: dict[int, str]  # names, by ifindex
     reasons: Sequence[str] = ()  # of their verdicts
     exposures: Sequence[str] = ()  # how they are declared to be exposed, if they are
+    endings: NDArray[np.uint8] = np.zeros(0, np.uint8)  # ``outcomes.decision.ENDINGS``
 
 
 class LedgerTables(NamedTuple):
@@ -35,18 +37,27 @@ class LedgerTables(NamedTuple):
     attribution: Attribution
 
 
-def describe(
-    columns: ConnectionColumns, books: LedgerTables, context: EpochContext
-) -> ClosedConnections:
-    """Return connections with their labels; sets ``account`` where it is UNNAMED."""
-    ifindex = columns.key["ifindex"]
-    interfaces = np.unique(ifindex).tolist()
-    # Naming must not bring back an interface that was removed.
-    there = np.isin(ifindex, [i for i in interfaces if books.interfaces.known(i)])
-    unnamed = np.flatnonzero(there & (columns.account == UNNAMED))
+def label_ended(columns: ConnectionColumns, books: LedgerTables, context: EpochContext) -> None:
+    """Set the account of connections that are over where it is UNNAMED."""
+    unnamed = np.flatnonzero(_has_interface(columns, books) & (columns.account == UNNAMED))
     if len(unnamed):  # without traffic since
         flows = new_connections(columns.take(unnamed))
         columns.account[unnamed] = books.attribution.attribute(flows, context, wait=False).account
+
+
+def _has_interface(columns: ConnectionColumns, books: LedgerTables) -> NDArray[np.bool_]:
+    """Return whose interface is known: naming must not bring back one that was removed. (n,)"""
+    ifindex = columns.key["ifindex"]
+    return np.isin(ifindex, [i for i in np.unique(ifindex).tolist() if books.interfaces.known(i)])
+
+
+def describe(
+    columns: ConnectionColumns, books: LedgerTables, context: EpochContext
+) -> ClosedConnections:
+    """Return labelled connections with their accounts and reasons."""
+    ifindex = columns.key["ifindex"]
+    interfaces = np.unique(ifindex).tolist()
+    there = _has_interface(columns, books)
     accounts = books.accounts.at(np.unique(columns.account))
     reasons, exposures = [""] * len(ifindex), [""] * len(ifindex)
     rows = np.flatnonzero(there)

@@ -15,6 +15,7 @@ from podtally.kernel import abi
 from podtally.kernel.table import FlowRows
 from podtally.ledger.saved import Saved
 from podtally.ledger.shares import level
+from podtally.outcomes.progress import PROGRESS, HandshakeBits, handshake_bits, reject
 
 TCP = 6
 TCP_FIN, TCP_RST, TCP_ACK = 1, 4, 16
@@ -61,6 +62,8 @@ class ConnectionColumns(NamedTuple):
     domain: NDArray[np.int32]  # number in PeerDomains, by which the endpoint found its peer
     recorded: NDArray[np.int64]  # (n, 4): bytes, packets; what the history has of the totals
     resumed_ns: NDArray[np.int64]  # when the first of the rest moved
+    outcome: NDArray[np.uint8]  # in ``outcomes.decision.OUTCOMES``
+    progress: NDArray[np.void]  # of the handshake
 
     def take(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> "ConnectionColumns":
         return ConnectionColumns._make(column[index] for column in self)
@@ -69,7 +72,13 @@ class ConnectionColumns(NamedTuple):
         return Saved(arrays=self._asdict())
 
 
-_NEWER = ("domain", "recorded", "resumed_ns")  # than the oldest checkpoint that is read
+_NEWER = (
+    "domain",
+    "recorded",
+    "resumed_ns",
+    "outcome",
+    "progress",
+)  # than the oldest checkpoint that is read
 
 
 def loaded_connections(saved: Saved) -> ConnectionColumns:
@@ -82,6 +91,7 @@ def loaded_connections(saved: Saved) -> ConnectionColumns:
         "domain": np.zeros(n, np.int32),
         "recorded": np.zeros((n, 4), np.int64),
     }
+    new |= {"outcome": np.zeros(n, np.uint8), "progress": np.zeros(n, PROGRESS)}
     new["resumed_ns"] = old["last_ns"].copy()
     new |= {name: saved.array(name) for name in _NEWER if name in saved.arrays}
     return ConnectionColumns(**{**old, **new})
@@ -102,6 +112,8 @@ def no_connections() -> ConnectionColumns:
         np.zeros(0, np.int32),
         np.zeros((0, 4), np.int64),
         np.zeros(0, np.int64),
+        np.zeros(0, np.uint8),
+        np.zeros(0, PROGRESS),
     )
 
 
@@ -117,6 +129,8 @@ class Flags(NamedTuple):
     icmp_error: int = 0  # a row of errors about another flow
     icmp_relayed: int = 0
     error_fingerprint: int = 0
+    rejected: int = 0  # a row of errors that end an attempt to connect
+    handshake: HandshakeBits = HandshakeBits(0, 0, 0)
 
 
 def flags_of(layout: abi.Layout) -> Flags:
@@ -131,6 +145,8 @@ def flags_of(layout: abi.Layout) -> Flags:
         layout.seen_icmp_error,
         layout.seen_icmp_relayed,
         layout.error_fingerprint,
+        layout.seen_rejected,
+        handshake_bits(layout),
     )
 
 
@@ -236,8 +252,25 @@ class Connections:
             np.add.at(columns.bytes, at, rows.bytes[found])
             np.add.at(columns.packets, at, rows.packets[found])
             columns.last_ns[at] = now_ns
+            self._reject(columns, place, found, rows)
             account[found], event[found] = columns.account[at], columns.event[at]
         return account, event
+
+    def _reject(
+        self,
+        columns: ConnectionColumns,
+        place: NDArray[np.int64],
+        found: NDArray[np.bool_],
+        rows: FlowRows,
+    ) -> None:
+        """Note the errors (n,) that end an attempt to connect."""
+        bits = self.flags.rejected | self.flags.rejected << self.flags.shift
+        some = np.flatnonzero(found & (rows.seen & np.uint64(bits) != 0))
+        if len(some):
+            at, icmp = place[some], rows.handshake["icmp"][some]
+            columns.progress[at] = reject(
+                columns.progress[at], rows.seen[some], icmp, self.flags.handshake
+            )
 
     def reused(self, place: NDArray[np.int64], seen: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Return which rows reuse the ports of a closed connection. (n,)"""

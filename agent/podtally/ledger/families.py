@@ -47,6 +47,13 @@ from podtally.ledger.label_sets import (
     UndecidedLabels,
     UnknownLabels,
 )
+from podtally.ledger.outcome_families import (
+    AUDIT,
+    ENDINGS,
+    ENFORCEMENT,
+    HANDSHAKES,
+    OUTCOMES,
+)
 
 # -- traffic ----------------------------------------------------------------------------
 
@@ -344,6 +351,7 @@ FAMILIES: tuple[Family[Any], ...] = (
         SCANS,
         CANDIDATES,
     ),
+    *(OUTCOMES, ENDINGS, HANDSHAKES, ENFORCEMENT, AUDIT),
     *(COSTS, KUBECOST, KUBECOST_INGRESS, BOOKS, DROPS_BYTES, GAPS),  # in the order of /metrics
 )
 KEPT = tuple(each for each in FAMILIES if each.kept)

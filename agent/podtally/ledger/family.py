@@ -23,6 +23,7 @@ class Section(Enum):
     TRAFFIC = "traffic"
     COST = "cost"
     POLICY = "policy"
+    OUTCOMES = "outcomes"
     WATCHED = "watched"
     NAMES = "names"
     POLICIES = "policies"
@@ -54,6 +55,9 @@ class Metric(Declaration):
     label_of_columns: str = ""  # every column is a series, and this label names it
     is_dollars: bool = False  # the columns are dollars and parts of one
     only: tuple[str, str] | None = None  # a label that is in the metric's name, and its value
+    # The columns are counts of buckets with these upper bounds in seconds, of one more beyond
+    # them, and the sum in nanoseconds.
+    bounds: tuple[float, ...] = ()
     if_any: bool = False  # without series, the metric is left out
 
 

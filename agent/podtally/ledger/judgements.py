@@ -12,12 +12,13 @@ from podtally.ledger.judge_input import JudgeInput
 from podtally.ledger.label_sets import DIRECTIONS
 from podtally.ledger.outcomes import NO_OUTCOME, Outcomes, is_undecided
 from podtally.policy.explain.reasons import deciding_policies
-from podtally.policy.model import DENIED, UNKNOWN, VERDICTS
+from podtally.policy.model import ALLOWED, DENIED, UNKNOWN, VERDICTS
 from podtally.policy.vector.evaluator import Evaluator
 
 UNKNOWN_INITIATOR = "unknown initiator"  # a cause: the opening was not seen
 FOREIGN_SENDER = "foreign source"  # a cause: sent from an address that is not the endpoint's
 _UNKNOWN, _DENIED = VERDICTS.index(UNKNOWN), VERDICTS.index(DENIED)
+_ALLOWED = VERDICTS.index(ALLOWED)
 
 # Outcomes, the candidates' verdict and the strict one are stored plus 1: 0 is none.
 _PARTS = PackedFields(
@@ -64,6 +65,8 @@ class JudgementTable:
             "undecided": undecided,
             "foreign": given.foreign,
         }
+        by_rule = (outcomes.verdict == _ALLOWED) & (outcomes.local_verdict == _ALLOWED)
+        parts["outcome"] = np.where(by_rule, outcomes.local + 1, parts["outcome"])
         expired = outcomes.local_strict != outcomes.local_verdict
         if expired.any():
             parts["strict"] = np.where(expired, outcomes.local_strict + 1, 0)
@@ -105,13 +108,15 @@ class JudgementTable:
         verdict, outcome = VERDICTS[parts["verdict"]], parts["outcome"] - 1
         candidate, candidate_outcome = parts["candidate_verdict"], parts["candidate_outcome"] - 1
         undecided, opened = bool(parts["undecided"]), parts["opened"]
-        policy = cause = candidate_policy = by_expired = ""
+        policy = cause = candidate_policy = by_expired = allowed_by = ""
         strict = VERDICTS[parts["strict"] - 1] if parts["strict"] else ""
         if verdict == UNKNOWN:
             cause = FOREIGN_SENDER if parts["foreign"] else UNKNOWN_INITIATOR
             if outcome != NO_OUTCOME:
                 result = self._evaluator.outcome(outcome)
                 cause, undecided = result.cause, undecided and is_undecided(result)
+        elif outcome != NO_OUTCOME and verdict == ALLOWED and not strict:
+            allowed_by = deciding_policies(self._evaluator.outcome(outcome))
         elif outcome != NO_OUTCOME and strict == DENIED:
             by_expired = deciding_policies(self._evaluator.outcome(outcome))
         elif outcome != NO_OUTCOME:
@@ -130,4 +135,5 @@ class JudgementTable:
             foreign=bool(parts["foreign"]),
             strict=strict,
             by_expired=by_expired,
+            allowed_by=allowed_by,
         )

@@ -55,6 +55,70 @@ class FlowLabels(NamedTuple):
     peer_domain: str = ""
 
 
+class OutcomeLabels(NamedTuple):
+    """The labels of a flow, and what became of the connection."""
+
+    namespace: str
+    workload: str
+    workload_kind: str
+    direction: str
+    peer_kind: str
+    peer_namespace: str
+    peer_workload: str
+    scope: str
+    protocol: str
+    port: str
+    verdict: str
+    peer_domain: str
+    outcome: str
+
+
+class EndingLabels(NamedTuple):
+    """How established connections ended."""
+
+    namespace: str
+    workload: str
+    direction: str
+    peer_kind: str
+    scope: str
+    ending: str
+
+
+class HandshakeLabels(NamedTuple):
+    namespace: str
+    workload: str
+    direction: str
+    peer_kind: str
+    scope: str
+    protocol: str
+    step: str
+
+
+class EnforcementLabels(NamedTuple):
+    """Verdicts of endpoints that policies isolate, and whether the cluster enforced them."""
+
+    namespace: str
+    workload: str
+    direction: str
+    peer_kind: str
+    peer_namespace: str
+    peer_workload: str
+    protocol: str
+    port: str
+    verdict: str
+    result: str
+
+
+class AuditLabels(NamedTuple):
+    """The same by policy, for `podtally audit`; not in /metrics."""
+
+    policy: str
+    namespace: str
+    direction: str
+    verdict: str
+    result: str
+
+
 class DeniedLabels(NamedTuple):
     namespace: str
     workload: str

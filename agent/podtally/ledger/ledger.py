@@ -19,9 +19,10 @@ from podtally.kernel.table import FlowRows
 from podtally.ledger import families
 from podtally.ledger.accounts import AccountTable
 from podtally.ledger.attribution import Attribution, AttributionSettings
+from podtally.ledger.audit_events import AuditEvents
 from podtally.ledger.balance import Losses
 from podtally.ledger.candidate_rows import CandidateRows
-from podtally.ledger.closed import ClosedConnections, LedgerTables, describe
+from podtally.ledger.closed import ClosedConnections, LedgerTables, describe, label_ended
 from podtally.ledger.connections import (
     Connections,
     Flags,
@@ -34,10 +35,11 @@ from podtally.ledger.history_rows import Batch
 from podtally.ledger.interface_totals import InterfaceTotals
 from podtally.ledger.interfaces import Interfaces
 from podtally.ledger.label_sets import DIRECTIONS, BookLabels
+from podtally.ledger.outcome_booking import ColdRows, OutcomeBooking
 from podtally.ledger.pending import PendingConnections
 from podtally.ledger.recorder import Recorder, mark_recorded
 from podtally.ledger.relabelling import Relabelling
-from podtally.ledger.row_booking import ColdRows, RowBooking
+from podtally.ledger.row_booking import Followers, RowBooking
 from podtally.ledger.saved import Part, Saved, SavedError, encode
 from podtally.ledger.series import SeriesView
 from podtally.ledger.tables import Tables
@@ -104,8 +106,13 @@ class Ledger:
         self.pending = PendingConnections(
             self.connections, self.accounts, self.events, self.attribution, self.recorder
         )
+        self.outcomes = OutcomeBooking(self.connections, self.accounts, AuditEvents(self.events))
         self.row_booking = RowBooking(
-            self.connections, self.accounts, self.events, self.attribution, self.recorder
+            self.connections,
+            self.accounts,
+            self.events,
+            self.attribution,
+            Followers(self.recorder, self.outcomes),
         )
         self.candidate_rows = CandidateRows()
         self.retired_gaps: dict[BookLabels, int] = {}
@@ -208,11 +215,15 @@ class Ledger:
         for each in ended:
             self.row_booking.initiators.remember(each, now_ns)
         ended = [*self.pending.hold(ended), self.pending.name(context)]
+        books = LedgerTables(self.interfaces, self.accounts, self.attribution)
+        for each in ended:
+            label_ended(each, books, context)
+        self.outcomes.settle(context, self.row_booking.rename)
+        self.outcomes.settle_ended(ended, context)
         for each in ended:
             self.recorder.end(each)
-        books = LedgerTables(self.interfaces, self.accounts, self.attribution)
         described = [
-            describe(each, books, context)
+            describe(each, books, context)._replace(endings=self.outcomes.endings(each))
             for each in ended
             if self._keep_closed and len(each.fingerprint)
         ]

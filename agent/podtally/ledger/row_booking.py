@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Books an epoch's rows: each joins its connection; bytes and packets are summed by account."""
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +31,16 @@ from podtally.ledger.new_connections import (
     may_carry_data,
     new_connections,
 )
+from podtally.ledger.outcome_booking import ColdRows, OutcomeBooking
 from podtally.ledger.peer_domains import NOT_LOOKED_UP
 from podtally.ledger.recorder import Recorder
 
-ColdRows = Callable[[NDArray[np.int64]], NDArray[np.void]]
+
+class Followers(NamedTuple):
+    """What follows connections beside their sums."""
+
+    recorder: Recorder
+    outcomes: OutcomeBooking
 
 
 class RowBooking:
@@ -46,13 +52,14 @@ class RowBooking:
         accounts: AccountTable,
         events: Events,
         attribution: Attribution,
-        recorder: Recorder,
+        followers: Followers,
     ) -> None:
+        self.outcomes = followers.outcomes
         self.connections = connections
         self.accounts = accounts
         self.events = events
         self.attribution = attribution
-        self.recorder = recorder
+        self.recorder = followers.recorder
         self.unknown_initiators = 0
         self.replaced: list[ConnectionColumns] = []  # connections whose ports are reused
         self._errors: list[tuple[FlowRows, ColdRows]] = []  # of this epoch
@@ -147,11 +154,13 @@ class RowBooking:
             reused = reused | handed
         if not reused.any():
             uncounted = self._reopen(place, rows)
+            self.outcomes.advance(place, rows, cold)
             connections.add_to(place, (rows.bytes, rows.packets), rows.seen, context.now_ns)
         else:
             old = FlowRows._make(column[~reused] for column in rows)
             amounts = (old.bytes, old.packets)
             uncounted = self._reopen(place[~reused], old)
+            self.outcomes.advance(place[~reused], old, cold)
             connections.add_to(place[~reused], amounts, old.seen, context.now_ns)
             again = FlowRows._make(column[reused] for column in rows)
             fresh = self._begin(again, cold, context, connections.columns.initiator[place[reused]])
@@ -304,6 +313,8 @@ class RowBooking:
             flows.domain,
             np.zeros((len(key), 4), np.int64),
             first_ns.copy(),
+            np.zeros(len(key), np.uint8),
+            self.outcomes.begin(rows, cold_rows),
         )
 
     def _add(self, booked: AttributedConnections, rows: FlowRows, now_ns: int) -> None:

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Declares the metrics of what became of connections; part of ``families``."""
+
+from podtally.ledger.family import TRAFFIC, Family, Metric, Section
+from podtally.ledger.label_sets import (
+    AuditLabels,
+    EndingLabels,
+    EnforcementLabels,
+    HandshakeLabels,
+    OutcomeLabels,
+)
+
+OUTCOMES = Family(
+    name="outcomes",
+    labels=OutcomeLabels,
+    sums=TRAFFIC[2:],
+    section=Section.OUTCOMES,
+    metrics=(
+        Metric(
+            name="podtally_connection_outcomes",
+            on_dashboards=False,
+            help="Connections by what became of them, each counted once when that is decided.",
+            note="`established`, `answered`, `refused`, `rejected`, `unanswered`, `half_open`, "
+            "`unknown`. The labels are those of podtally_connections_total, and so are the sums, "
+            "except for connections that are not decided yet.",
+            cardinality="careful: those of podtally_connections_total × outcomes that occur",
+        ),
+    ),
+)
+ENDINGS = Family(
+    name="endings",
+    labels=EndingLabels,
+    sums=TRAFFIC[2:],
+    section=Section.OUTCOMES,
+    metrics=(
+        Metric(
+            name="podtally_connection_endings",
+            on_dashboards=False,
+            help="Established TCP connections that are over, by how they ended.",
+            note="`closed`, `reset_by_endpoint`, `reset_by_peer`, `open` (idle for too long, or "
+            "the interface was removed).",
+            cardinality="fine: workloads × peer kinds × scopes × 4",
+        ),
+    ),
+)
+HANDSHAKE_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.5)
+HANDSHAKES = Family(
+    name="handshakes",
+    labels=HandshakeLabels,
+    sums=(*(f"le {bound}" for bound in (*HANDSHAKE_BOUNDS, "inf")), "ns"),
+    section=Section.OUTCOMES,
+    metrics=(
+        Metric(
+            name="podtally_handshake_seconds",
+            kind="histogram",
+            on_dashboards=False,
+            help="Time between the packets of a handshake, as they pass the endpoint's interface.",
+            note="`step` is `answer` (from the first SYN to the SYN/ACK; of UDP and SCTP from the "
+            "first packet to the first answer) or `completion` (from the SYN/ACK to the ACK).",
+            cardinality="careful: workloads × peer kinds × scopes × 2 to 3, 15 series each",
+            bounds=HANDSHAKE_BOUNDS,
+        ),
+    ),
+)
+ENFORCEMENT = Family(
+    name="enforcement",
+    labels=EnforcementLabels,
+    sums=TRAFFIC[2:],
+    section=Section.OUTCOMES,
+    metrics=(
+        Metric(
+            name="podtally_policy_enforcement",
+            on_dashboards=False,
+            help="Connections of endpoints that policies isolate, by verdict and by what the "
+            "cluster did with them.",
+            note="`enforced`, `not_enforced`, `blocked`, `passed`, `inconclusive`: see below.",
+            cardinality="careful: that of podtally_connections_total, for isolated endpoints",
+        ),
+    ),
+)
+AUDIT = Family(
+    name="audit", labels=AuditLabels, sums=TRAFFIC[2:], section=Section.OUTCOMES, metrics=()
+)
