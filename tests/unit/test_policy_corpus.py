@@ -14,7 +14,7 @@ from podtally.policy.load.parser import accepts
 SHARED = Path(__file__).parents[3] / "shared" / "netpol"
 FILES = {"shared.json": 326, "admin_shared.json": 197}
 MEANT = {"allow": ("allowed", "undeclared"), "deny": ("denied",)}
-KEYS = ["case", "probe", "verdict", "ingress", "egress", "reason", "expect", "ok"]
+KEYS = ["case", "probe", "verdict", "ingress", "egress", "reason", "expect", "ok", "strict"]
 
 
 def _path(name: str) -> Path:

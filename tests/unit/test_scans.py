@@ -195,7 +195,7 @@ def test_different_addresses_are_counted_in_bounded_memory(addresses: int) -> No
 
 
 def labels(pod: str, port: int = 80) -> EventLabels:
-    made = EventLabels._make(["denied", "egress", "shop", pod, pod, "Deployment", *["x"] * 11])
+    made = EventLabels("denied", "egress", "shop", pod, pod, "Deployment", *["x"] * 11)
     return made._replace(port=str(port))
 
 

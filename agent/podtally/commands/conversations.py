@@ -182,17 +182,18 @@ def directions(
 
     After a change of verdict, bytes and connections may be under different verdicts.
     """
-    found = {each: _direction(counts) for each, counts in conversations.items()}
-    silent = {each[:-1] for each, direction in found.items() if direction == UNKNOWN}
-    began: dict[tuple[str, ...], ConversationCounts] = {}
-    for each, counts in conversations.items():
-        if each[:-1] in silent:
-            sums = began.get(each[:-1], ConversationCounts())
-            began[each[:-1]] = ConversationCounts(*map(sum, zip(sums, counts, strict=True)))
-    return {
-        each: _direction(began[each[:-1]]) if direction == UNKNOWN else direction
-        for each, direction in found.items()
+    known = {each: _direction(counts) for each, counts in conversations.items()}
+    without = {
+        each: each._replace(verdict="") for each, direction in known.items() if direction == UNKNOWN
     }
+    if not without:
+        return known
+    sums = dict.fromkeys(without.values(), ConversationCounts())
+    for each, counts in conversations.items():
+        if (any_verdict := each._replace(verdict="")) in sums:
+            both = zip(sums[any_verdict], counts, strict=True)
+            sums[any_verdict] = ConversationCounts(*map(sum, both))
+    return known | {each: _direction(sums[any_verdict]) for each, any_verdict in without.items()}
 
 
 def _direction(counts: ConversationCounts) -> str:
