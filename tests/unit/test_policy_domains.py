@@ -427,9 +427,12 @@ def _connections(names: list[KnownNames]) -> PackedConnections:
     )
 
 
-def test_ever_new_names_are_forgotten_and_judged_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bound", ["_MAX_BYTES", "_MAX_NAMES"])
+def test_ever_new_names_are_forgotten_and_judged_the_same(
+    monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
     monkeypatch.setattr(name_classes, "MAX_CLASSES", 4)
-    monkeypatch.setattr(name_classes, "_MAX_BYTES", 8)
+    monkeypatch.setattr(name_classes, bound, 8)
     listed = [f"{n:03b}" for n in range(8)]
     named = admin(*(by_name(f"{name}.example.com") for name in listed))
     evaluator = Evaluator([named, CLOSED], [WEB])

@@ -20,7 +20,8 @@ from podtally.policy.vector.selectors import MAYBE, NO, YES, Matches, MatchTable
 # Connections without names: whether more may be missing.
 INCOMPLETE, COMPLETE = 0, 1
 MAX_CLASSES = 1 << 14
-_MAX_BYTES = 4 << 20  # of the bits of names
+_MAX_NAMES = 1 << 15  # that are kept with their bits
+_MAX_BYTES = 4 << 20  # of these bits
 
 Bits = NDArray[np.uint8]
 
@@ -133,7 +134,7 @@ class NameClasses:
     def _of_names(self, candidates: Candidates, entries: Indices) -> Bits:
         """Return the bits of the lists that have the entry's name, (entries, width)."""
         names, place = np.unique(candidates.names[entries], return_inverse=True)
-        if len(self._rows) * self._width > _MAX_BYTES:
+        if len(self._rows) >= _MAX_NAMES or len(self._rows) * self._width > _MAX_BYTES:
             self._rows.clear()
             self._bits = self._bits[:0]
         texts = [candidates.table[number] for number in names.tolist()]
