@@ -6,9 +6,14 @@ import datetime
 
 import msgspec
 
+from podtally.api import schema
 from podtally.commands import agent_query, flows, policy_paths
 from podtally.commands.times import parse_age
 from podtally.errors import PodtallyError
+from podtally.policy.cidr import parse_address
+from podtally.policy.cluster.model import ClusterModel, ClusterPod, NamespaceModel
+from podtally.policy.endpoints import NON_POD_NAMESPACES
+from podtally.policy.model import POD, UNKNOWN, PolicyEndpoint
 from podtally.suggest.conversation import Conversations, window_of
 from podtally.suggest.conversation_files import read_conversations
 from podtally.suggest.history_rows import FlowsReply, conversations_of
@@ -30,7 +35,8 @@ def read(args: argparse.Namespace) -> Conversations:
     kept = [each for each in found.conversations if each.last >= since]
     if not kept:
         raise PodtallyError("no conversations in the window", "give a longer --since")
-    return Conversations(kept, since, until)
+    # A history that starts later shows nothing of the time before.
+    return Conversations(kept, max(since, min(each.first for each in kept)), until)
 
 
 def _from_files(names: list[str]) -> Conversations:
@@ -52,3 +58,28 @@ def _from_history(args: argparse.Namespace, seconds: float) -> Conversations:
     words = {"since": [start.isoformat(timespec="seconds")], "by": [",".join(_COLUMNS)]}
     reply = flows.answer(agent_query.agent_address(args), words, args.store)
     return conversations_of(msgspec.convert(msgspec.to_builtins(reply), FlowsReply))
+
+
+def node_cluster(args: argparse.Namespace) -> ClusterModel:
+    """Return the pods of the agent's node, as far as it knows them: not their named ports."""
+    agent = agent_query.agent_address(args)
+    reply = agent_query.query(agent, schema.ENDPOINTS, schema.Endpoints)
+    pods = [
+        ClusterPod(
+            PolicyEndpoint(
+                POD,
+                row.namespace,
+                row.pod,
+                tuple(sorted(row.labels.items())),
+                ips=tuple(ip for ip in map(parse_address, row.addresses) if ip is not None),
+                ports=None,
+            ),
+            row.workload,
+        )
+        for row in reply.endpoints
+        if row.namespace not in (*NON_POD_NAMESPACES, UNKNOWN)
+    ]
+    if not pods:
+        raise PodtallyError("the agent knows no pods", "give the cluster: --live or --cluster FILE")
+    spaces = sorted({pod.endpoint.namespace for pod in pods})
+    return ClusterModel(pods, (), [NamespaceModel(name, ()) for name in spaces])

@@ -45,7 +45,7 @@ workload and port are possible before and after, (c) no rule, peer, port or labe
 out, (d) `podtally check` has no findings.
 The conversations are those of the running agent's history, of its node; for a cluster give each
 node's with --from: what `podtally flows --connections -o json` prints, or rows that docs/policy.md
-describes. The cluster is read from --cluster or --live.
+describes. Without --cluster and --live, the cluster is the endpoints of the agent's node.
 Exit codes: 0 the proof holds, 1 it does not, 2 usage error, unreadable input, or a fixable
 problem.
 """
@@ -192,8 +192,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _cluster(args: argparse.Namespace) -> tuple[ClusterModel, tuple[Policy, ...]]:
-    if args.live == bool(args.cluster):
-        raise PodtallyError("the cluster is not given, or twice", "give --live, or --cluster FILE")
+    if args.live and args.cluster:
+        raise PodtallyError("--live and --cluster are both given", "drop one of them")
+    if not args.live and not args.cluster:
+        return observed.node_cluster(args), _declared(args.policies)
     if args.live and not args.policies:
         live = live_cluster.list_all(args)
         policy_paths.print_errors(live.written.problems)
@@ -201,11 +203,15 @@ def _cluster(args: argparse.Namespace) -> tuple[ClusterModel, tuple[Policy, ...]
     cluster = (
         live_cluster.list_cluster(args) if args.live else policy_paths.read_cluster(args.cluster)
     )
-    if not args.policies:
-        return cluster, ()
-    written = policy_paths.read_policies(args.policies)
+    return cluster, _declared(args.policies)
+
+
+def _declared(paths: Sequence[str]) -> tuple[Policy, ...]:
+    if not paths:
+        return ()
+    written = policy_paths.read_policies(paths)
     policy_paths.print_errors(written.problems)
-    return cluster, written.policies
+    return written.policies
 
 
 def _wanted(subject: str, workloads: Workloads) -> list[WorkloadName]:

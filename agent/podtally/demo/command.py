@@ -9,6 +9,7 @@ from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
+from podtally.commands import suggest
 from podtally.commands.arguments import add_output
 from podtally.commands.screen import Screen
 from podtally.demo import agent, stage
@@ -18,7 +19,7 @@ from podtally.demo.say import say
 from podtally.demo.servers import ROLES
 from podtally.demo.snapshot import Snapshot, faults
 from podtally.demo.stop import Stop
-from podtally.demo.topology import AGENT_PORT, EVENT_LOG, HOSTS, PODS, POLICIES, STATE_DIR
+from podtally.demo.topology import AGENT_PORT, EVENT_LOG, HOSTS, PODS, POLICIES, SHOP, STATE_DIR
 from podtally.demo.view import render, to_json
 from podtally.errors import PodtallyError
 
@@ -31,6 +32,7 @@ _EPILOG = """\
 examples:
   podtally demo                        live table, until Ctrl-C
   podtally demo --seconds 10 -o json   the final table as JSON
+  podtally demo --seconds 60 --suggest  policies written from the traffic, and proven
 
 You can edit the policies while it runs: new connections are evaluated against them.
 At the end it stops the traffic, waits until all of it is booked, prints the final table, and
@@ -76,6 +78,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_output(parser)
     parser.add_argument(
+        "--suggest",
+        action="store_true",
+        help="at the end, write policies for the shop from what was seen, with the proof",
+    )
+    parser.add_argument(
         "--keep-agent-log", type=Path, metavar="FILE", help="keep the agent's log in FILE"
     )
 
@@ -89,6 +96,8 @@ def _positive(text: str) -> float:
 
 def main(args: argparse.Namespace) -> int:
     """Run the demo and return its exit code; PodtallyError if it cannot run."""
+    if args.suggest and args.output == "json":
+        raise PodtallyError("--suggest prints YAML, not JSON", "drop -o json")
     stage.check_requirements()
     stop = Stop()
     with stage.exclusive():
@@ -116,7 +125,17 @@ def _perform(args: argparse.Namespace, stop: Stop) -> int:
         children.stop(show.traffic)
         if screen:
             screen.note("traffic stopped; waiting until all of it is booked")
-        return _finish(running.settled(seconds), show, screen)
+        code = _finish(running.settled(seconds), show, screen)
+        return max(code, _suggest(running)) if args.suggest else code
+
+
+def _suggest(running: agent.DemoAgent) -> int:
+    """Print what `podtally suggest` writes for the shop; return its exit code."""
+    words = [SHOP, "--listen", f"{running.where.reachable}:{running.where.port}", "--since", "1h"]
+    say(f"podtally suggest {' '.join([*words, '--policies', str(POLICIES)])}")
+    parser = argparse.ArgumentParser()
+    suggest.add_arguments(parser)
+    return suggest.main(parser.parse_args([*words, "--policies", str(POLICIES)]))
 
 
 def _start_traffic(children: Children) -> list[Process]:

@@ -27,13 +27,16 @@ BANK = "203.0.113.20"
 OLD_BANK = "203.0.113.10"  # excluded by the policy for the bank's network
 
 
+SHOP = "shop"  # the namespace of most pods
+
+
 class Host(NamedTuple):
     """A machine on the bridge: a pod whose interface podtally watches, or one outside the node."""
 
     name: str  # its role, and for a pod its workload
     address: str
     pod: str = ""  # "" outside
-    namespace: str = "shop"
+    namespace: str = SHOP
     also: tuple[str, ...] = ()  # more addresses
 
     @property

@@ -27,7 +27,7 @@ NOT_EXPRESSIBLE = "not expressible"
 OWN_NODE = "own node"
 
 _DNS = 53
-_SHORT_SECONDS, _SMALL_BYTES = 60.0, 1 << 20
+_SHORT_SECONDS, _SMALL_BYTES = 60.0, 1 << 16
 _DATA_BYTES = 1024  # a connection; a scan's probes have less
 _RANGE_PORTS, _FIRST_DYNAMIC = 8, 1024
 

@@ -118,10 +118,7 @@ def _head(each: SuggestedPolicy, window: tuple[float, float]) -> Iterator[str]:
     flows = [flow for rule in each.rules for flow in rule.flows]
     seen = _sums(flows) if flows else f"no {each.direction} was seen"
     yield comment(f"{names}, {each.direction}: {seen}.")
-    yield comment(
-        f"Window: {_time(window[0])} to {_time(window[1])}; it does not show jobs that run less "
-        "often, nor times without an agent."
-    )
+    yield comment(f"Window: {_time(window[0])} to {_time(window[1])}; rarer jobs are not in it.")
     if len(each.workloads) > 1:
         yield comment("No label tells these workloads apart: the policy is for all of them.")
     reasons = sorted({flow.excluded for flow in each.excluded})
