@@ -126,6 +126,7 @@ def _command() -> Sequence[str]:
         "--epoch": EPOCH_SECONDS,
         "--policies": POLICIES,
         "--events": EVENT_LOG,
+        "--history": STATE_DIR / "history.db",
         "--events-interval": _EVENTS_SECONDS,
     }
     flags = (word for flag, value in settings.items() for word in (flag, str(value)))
