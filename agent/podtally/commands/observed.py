@@ -8,6 +8,7 @@ import msgspec
 
 from podtally.api import schema
 from podtally.commands import agent_query, flows, policy_paths
+from podtally.commands.agent_query import AgentAddress
 from podtally.commands.times import parse_age
 from podtally.errors import PodtallyError
 from podtally.policy.cidr import parse_address
@@ -39,6 +40,12 @@ def read(args: argparse.Namespace) -> Conversations:
     return Conversations(kept, max(since, min(each.first for each in kept)), until)
 
 
+def agent_of(args: argparse.Namespace) -> AgentAddress:
+    """Return where the agent is; --kubeconfig is of --live, not a setting of the agent."""
+    where = argparse.Namespace(config=args.config, listen=args.listen)
+    return agent_query.agent_address(where)
+
+
 def _from_files(names: list[str]) -> Conversations:
     """Join the files of several nodes; the window is that of all."""
     parts = [
@@ -56,14 +63,13 @@ def _from_files(names: list[str]) -> Conversations:
 def _from_history(args: argparse.Namespace, seconds: float) -> Conversations:
     start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)
     words = {"since": [start.isoformat(timespec="seconds")], "by": [",".join(_COLUMNS)]}
-    reply = flows.answer(agent_query.agent_address(args), words, args.store)
+    reply = flows.answer(agent_of(args), words, args.store)
     return conversations_of(msgspec.convert(msgspec.to_builtins(reply), FlowsReply))
 
 
 def node_cluster(args: argparse.Namespace) -> ClusterModel:
     """Return the pods of the agent's node, as far as it knows them: not their named ports."""
-    agent = agent_query.agent_address(args)
-    reply = agent_query.query(agent, schema.ENDPOINTS, schema.Endpoints)
+    reply = agent_query.query(agent_of(args), schema.ENDPOINTS, schema.Endpoints)
     pods = [
         ClusterPod(
             PolicyEndpoint(

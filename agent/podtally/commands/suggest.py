@@ -230,7 +230,7 @@ def _wanted(subject: str, workloads: Workloads) -> list[WorkloadName]:
 def _networks(args: argparse.Namespace) -> Mapping[str, Sequence[Network]]:
     """Return the networks of the arguments, and those of the agent's configuration."""
     found: dict[str, list[Network]] = {}
-    configured = [] if args.sources else agent_query.agent_address(args).config.networks.items()
+    configured = [] if args.sources else observed.agent_of(args).config.networks.items()
     given = [(name, text) for name, texts in configured for text in texts]
     for each in args.network:
         name, _, text = each.partition("=")
