@@ -13,6 +13,7 @@ from bench import (
     identity,
     judge,
     name,
+    outcomes,
     packet,
     reuse,
     scrape,
@@ -47,6 +48,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "judge": judge,
     "fleet": fleet,
     "suggest": suggest,
+    "outcomes": outcomes,
 }
 
 

@@ -7,6 +7,7 @@ line, never a count.
 
 import datetime
 import ipaddress
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,6 +57,8 @@ class FlowPeer(msgspec.Struct, frozen=True, omit_defaults=True):
 class FlowOutcome(NamedTuple):
     outcome: str
     ending: str
+    answer_seconds: float | None
+    completion_seconds: float | None
     retries: int
     icmp: str
 
@@ -76,6 +79,8 @@ class FlowRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     strict: str = ""  # the verdict where the TTLs of DNS answers are enforced, if it differs
     outcome: str = ""  # whether it worked
     ending: str = ""  # of an established one
+    answer_seconds: float | None = None  # from the first packet to the first answer
+    completion_seconds: float | None = None  # TCP: from that to the ACK
     retries: int = 0  # SYNs that repeat the first
     icmp: str = ""  # "type/code" of the error that rejected it
     exposure: str = ""  # of traffic from outside: the Ingress or Service, or undeclared
@@ -153,6 +158,8 @@ def records(ended: ClosedConnections, now_ns: int, now: datetime.datetime) -> li
                 exposure=exposure,
                 outcome=outcome.outcome,
                 ending=outcome.ending,
+                answer_seconds=outcome.answer_seconds,
+                completion_seconds=outcome.completion_seconds,
                 retries=outcome.retries,
                 icmp=outcome.icmp,
             )
@@ -167,12 +174,24 @@ def _outcomes(ended: ClosedConnections) -> list[FlowOutcome]:
         ended.endings.tolist() or [0] * len(progress),
         progress["retries"].tolist(),
         progress["icmp"].tolist(),
+        ended.handshake_seconds.tolist() or [(math.nan, math.nan)] * len(progress),
         strict=True,
     )
     return [
-        FlowOutcome(OUTCOMES[outcome], ENDINGS[ending], retries, _icmp(outcome, icmp))
-        for outcome, ending, retries, icmp in rows
+        FlowOutcome(
+            OUTCOMES[outcome],
+            ENDINGS[ending],
+            _known(took[0]),
+            _known(took[1]),
+            retries,
+            _icmp(outcome, icmp),
+        )
+        for outcome, ending, retries, icmp, took in rows
     ]
+
+
+def _known(seconds: float) -> float | None:
+    return None if math.isnan(seconds) else round(seconds, 9)
 
 
 def _icmp(outcome: int, icmp: int) -> str:

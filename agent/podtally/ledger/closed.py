@@ -27,6 +27,8 @@ class ClosedConnections(NamedTuple):
     reasons: Sequence[str] = ()  # of their verdicts
     exposures: Sequence[str] = ()  # how they are declared to be exposed, if they are
     endings: NDArray[np.uint8] = np.zeros(0, np.uint8)  # ``outcomes.decision.ENDINGS``
+    # (n, 2): until the answer, and from that to its completion; NaN where it is not known
+    handshake_seconds: NDArray[np.float64] = np.zeros((0, 2))
 
 
 class LedgerTables(NamedTuple):

@@ -223,7 +223,10 @@ class Ledger:
         for each in ended:
             self.recorder.end(each)
         described = [
-            describe(each, books, context)._replace(endings=self.outcomes.endings(each))
+            describe(each, books, context)._replace(
+                endings=self.outcomes.endings(each),
+                handshake_seconds=self.outcomes.handshake_seconds(each),
+            )
             for each in ended
             if self._keep_closed and len(each.fingerprint)
         ]

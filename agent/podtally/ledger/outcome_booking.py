@@ -101,6 +101,14 @@ class OutcomeBooking:
         """Return ``decision.ENDINGS`` of connections that are over. (n,)"""
         return decision.endings(columns.outcome, columns.seen, self._bits.shift)
 
+    def handshake_seconds(self, columns: ConnectionColumns) -> NDArray[np.float64]:
+        """Return the seconds of each step of connections' handshakes; NaN if not known. (n, 2)"""
+        found = np.full((len(columns.fingerprint), len(_STEPS)), np.nan)
+        for step, (start, end) in enumerate(_STEPS):
+            known, took = seconds(columns.progress, start, end, self._bits.unit)
+            found[known, step] = took[known]
+        return found
+
     def _waits(self, account: NDArray[np.int32]) -> NDArray[np.bool_]:
         waits: NDArray[np.bool_] = self._accounts.waiting[np.maximum(account, 0)] & (account >= 0)
         return waits
