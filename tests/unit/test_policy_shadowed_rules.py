@@ -54,7 +54,16 @@ PEERS: st.SearchStrategy[Peer] = (
     BLOCKS
     | st.builds(PodPeer, st.none() | SELECTORS, SELECTORS)
     | st.builds(NodePeer, SELECTORS)
-    | st.sampled_from([DomainPeer(("a.example",)), DomainPeer(("a.example", "b.example"))])
+    | st.builds(
+        DomainPeer,
+        st.lists(
+            st.sampled_from(["a.example", "x.a.example", "*.a.example", "*.example"]),
+            min_size=1,
+            max_size=2,
+            unique=True,
+        ).map(tuple),
+        st.booleans(),
+    )
     | st.sampled_from([HostSubject(host=True), HostSubject(units=("ssh.service",))])
 )
 PORTS = st.sampled_from(
