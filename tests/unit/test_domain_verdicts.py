@@ -12,7 +12,7 @@ from podtally.dns.peer_naming import DomainInputs
 from podtally.dns.tracker import Answer
 from podtally.ledger.closed import ClosedConnections
 from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.families import CANDIDATES, EXPIRED
+from podtally.ledger.families import CANDIDATES, EXPIRED, UNDECIDED
 from podtally.ledger.label_sets import ExpiredLabels
 from podtally.ledger.ledger import Ledger
 from tests.unit.dns_messages import RESOLVER, mapped
@@ -110,6 +110,7 @@ def test_without_all_dns_seen_it_is_unknown_with_the_cause() -> None:
     ledger = make()
     epoch(ledger, at(missing=MESSAGES_LOST), connection())
     assert verdicts(ledger) == {"unknown": 23}
+    assert [each.cause for each in ledger.view()[UNDECIDED].labels] == ["names"]
     (event,) = due_events(ledger)
     assert event.labels.reason == (
         f"{RULE}: whether *.stripe.com resolves to {API} is unknown: DNS messages were lost"

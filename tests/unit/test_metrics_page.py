@@ -19,6 +19,7 @@ from podtally.identity.name_table import WELL_KNOWN
 from podtally.ledger.families import FAMILIES
 from podtally.ledger.judgements import FOREIGN_SENDER, UNKNOWN_INITIATOR
 from podtally.ledger.label_sets import ACCOUNTS
+from podtally.ledger.outcomes import NAMES
 from podtally.ledger.series import SeriesView
 from podtally.ledger.view import View
 from podtally.netlink.model import Hook, Mode
@@ -30,7 +31,7 @@ from tests.unit.promql_labels import check
 
 METRICS = metrics_page.metrics()
 EXAMPLES = metrics_page.examples()
-CAUSES = {UNKNOWN_INITIATOR, FOREIGN_SENDER} | {
+CAUSES = {UNKNOWN_INITIATOR, FOREIGN_SENDER, NAMES} | {
     engine.UNKNOWN_END,
     engine.UNREADABLE,
     engine.DOUBT,

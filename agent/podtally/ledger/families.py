@@ -237,7 +237,7 @@ UNKNOWN_VERDICTS = Family(
         Metric(
             name="podtally_verdict_unknown_connections",
             help="Connections with the verdict unknown, by cause.",
-            cardinality="fine: 8",
+            cardinality="fine: 9",
         ),
     ),
     of_accounts=AccountSeries(labels=unknown_labels, counts=Counts.OPENED),

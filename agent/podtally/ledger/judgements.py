@@ -10,7 +10,7 @@ from podtally.ledger.account import Judgement
 from podtally.ledger.connections import INITIATOR_UNKNOWN
 from podtally.ledger.judge_input import JudgeInput
 from podtally.ledger.label_sets import DIRECTIONS
-from podtally.ledger.outcomes import NO_OUTCOME, Outcomes, is_undecided
+from podtally.ledger.outcomes import NO_OUTCOME, Outcomes, cause_label, is_undecided
 from podtally.policy.explain.reasons import deciding_policies
 from podtally.policy.model import ALLOWED, DENIED, UNKNOWN, VERDICTS
 from podtally.policy.vector.evaluator import Evaluator
@@ -114,7 +114,7 @@ class JudgementTable:
             cause = FOREIGN_SENDER if parts["foreign"] else UNKNOWN_INITIATOR
             if outcome != NO_OUTCOME:
                 result = self._evaluator.outcome(outcome)
-                cause, undecided = result.cause, undecided and is_undecided(result)
+                cause, undecided = cause_label(result), undecided and is_undecided(result)
         elif outcome != NO_OUTCOME and verdict == ALLOWED and not strict:
             allowed_by = deciding_policies(self._evaluator.outcome(outcome))
         elif outcome != NO_OUTCOME and strict == DENIED:

@@ -14,9 +14,18 @@ from podtally.ledger.connections import (
     INITIATOR_UNKNOWN,
 )
 from podtally.ledger.judge_input import JudgeInput
-from podtally.policy.model import ALLOWED, DENIED, UNKNOWN, VERDICTS, DirectionVerdict
+from podtally.policy.model import (
+    ALLOWED,
+    DENIED,
+    UNKNOWN,
+    VERDICTS,
+    Block,
+    DirectionVerdict,
+    DomainPeer,
+)
 from podtally.policy.reference import engine
 
+NAMES = "names"  # a cause: not all DNS of the endpoint was seen
 NO_OUTCOME = -1  # policies were not evaluated
 # Causes of an `unknown` that is reported where a policy isolates. Unreadable objects and selectors
 # that cannot be evaluated have alerts of their own.
@@ -67,6 +76,16 @@ def no_outcomes(count: int) -> Outcomes:
         local_strict=unknown.copy(),
         in_doubt=no.copy(),
     )
+
+
+def cause_label(outcome: DirectionVerdict) -> str:
+    """Return the cause of an unknown verdict for the metrics: NAMES for a rule by domain name."""
+    rule = outcome.rule
+    if outcome.cause == engine.DOUBT and rule is not None:
+        peers = [peer for peer in rule.peers or () if not isinstance(peer, Block)]
+        if peers and all(isinstance(peer, DomainPeer) for peer in peers):
+            return NAMES
+    return outcome.cause
 
 
 def is_undecided(outcome: DirectionVerdict) -> bool:
