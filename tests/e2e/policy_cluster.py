@@ -38,7 +38,7 @@ class Cluster:
         made = self.node.routed_pod(name, 5 + len(self.node.pods))
         uid, container = str(uuid.uuid4()), uuid.uuid4().hex + uuid.uuid4().hex
         path = self.stack.enter_context(cgroup(f"kubepods/besteffort/pod{uid}/{container}"))
-        self.stack.enter_context(_process(path, made))
+        self.stack.enter_context(pod_process(path, made.netns))
         who = objects.Identity(name, uid, container, (made.ipv4,))
         item = objects.running(objects.admitted(who), who)
         item["metadata"] |= {"namespace": namespace, "labels": dict(labels)}
@@ -97,10 +97,11 @@ def cluster(node: Node) -> Iterator[Cluster]:
 
 
 @contextmanager
-def _process(where: Path, pod: Pod) -> Iterator[None]:
+def pod_process(where: Path, netns: str) -> Iterator[None]:
+    """A process in a pod's cgroup and network namespace."""
     join = f'echo $$ > "{where}/cgroup.procs"; exec "$@"'
-    netns = f"--net=/run/netns/{pod.netns}"
-    life = ("setpriv", "--pdeathsig", "KILL", "nsenter", netns, "sleep", "3600")
+    enter = f"--net=/run/netns/{netns}"
+    life = ("setpriv", "--pdeathsig", "KILL", "nsenter", enter, "sleep", "3600")
     process = subprocess.Popen(["sh", "-c", join, "sh", *life])
     try:
         yield

@@ -16,7 +16,7 @@ from podtally.identity.claims import Interval, resolve
 from podtally.identity.model import FOREVER, Claim, Owner
 
 _WORD = (1 << 64) - 1
-_SPARE_OWNERS = 1024  # former owners, before those still in the table are renumbered
+_SPARE_OWNERS = 128  # former owners, before those still in the table are renumbered
 _ROWS_A_BUCKET = 0.25
 
 # Multiply-shift hashing of two words (Dietzfelbinger et al. 1997). The multipliers are

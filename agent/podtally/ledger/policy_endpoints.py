@@ -15,7 +15,7 @@ from podtally.policy.model import ADDRESS, UNIDENTIFIED, PolicyEndpoint
 from podtally.policy.vector.evaluator import ADDRESS_INDEX, UNKNOWN_INDEX
 
 _NO_ENDPOINT = {ADDRESS: ADDRESS_INDEX, UNIDENTIFIED: UNKNOWN_INDEX}
-_SPARE = 512  # endpoints that are gone, before numbering starts again
+_SPARE = 128  # endpoints that are gone, before numbering starts again
 
 
 class PolicyEndpointNumbers:

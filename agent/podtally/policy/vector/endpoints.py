@@ -22,7 +22,7 @@ from podtally.policy.vector.cache import (
 from podtally.policy.vector.classes import ADDRESS_CLASS, UNKNOWN_CLASS, EndpointClasses
 from podtally.policy.vector.ragged import Indices
 
-_SPARE = 1 << 12
+_SPARE = 1 << 8
 
 
 _T = TypeVar("_T", bound=np.generic)

@@ -89,7 +89,7 @@ def _end(network: Network) -> int:
     return network.first + (1 << (ADDRESS_BITS - network.bits))
 
 
-_MAX_CACHED = 1 << 13  # texts, and searches
+_MAX_CACHED = 1 << 11  # texts, and searches
 
 
 _MAX_PLAIN_RULES = 32  # up to which arrays are slower
