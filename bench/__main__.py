@@ -10,6 +10,7 @@ from bench import (
     attack,
     drain,
     fleet,
+    history,
     identity,
     judge,
     name,
@@ -47,6 +48,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "reuse": reuse,
     "judge": judge,
     "fleet": fleet,
+    "history": history,
     "suggest": suggest,
     "outcomes": outcomes,
 }

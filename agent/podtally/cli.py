@@ -36,6 +36,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "demo": Command("demo.command", "run podtally on generated traffic, in network namespaces"),
         "health": Command("commands.health", "check whether the running agent is healthy"),
+        "history": Command("commands.history", "export the history; print the ClickHouse schema"),
         "config": Command("commands.config_check", "check a configuration file"),
         "detach": Command("commands.detach", "remove the kernel programs and stop counting"),
     },

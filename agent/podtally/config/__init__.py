@@ -16,6 +16,7 @@ from podtally.config.settings import (
 )
 from podtally.config.structs import (
     PRICE_STEP,
+    ClickHouse,
     History,
     NatGateway,
     Price,
@@ -34,6 +35,7 @@ __all__ = [
     "PRICE_STEP",
     "STANDARD_OUTPUT",
     "Attach",
+    "ClickHouse",
     "Config",
     "History",
     "Kubernetes",

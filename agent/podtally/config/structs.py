@@ -5,6 +5,7 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -65,12 +66,31 @@ class Prices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     )
 
 
+class ClickHouseTls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``history.clickhouse.tls:``, for a URL with https."""
+
+    ca_file: str = ""  # "": the system's
+    cert_file: str = ""
+    key_file: str = ""
+
+
+class ClickHouse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``history.clickhouse:``: the server that also gets the history."""
+
+    url: str = ""  # "": none
+    database: str = "podtally"
+    user: str = "default"
+    password_file: str = ""
+    tls: ClickHouseTls = ClickHouseTls()
+
+
 class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``history:``; sizes in bytes."""
 
     path: str = str(DEFAULT_HISTORY)
     max_bytes: int = 1 << 30
     min_free_bytes: int = 1 << 30
+    clickhouse: ClickHouse = ClickHouse()
 
     @property
     def is_on(self) -> bool:
@@ -145,6 +165,13 @@ def _history(value: Any) -> History:
         raise SettingError("is empty", "use a path, or off", ("path",))
     if found.max_bytes < LEAST_HISTORY_BYTES:
         raise SettingError("is too small", "use at least 4MiB", ("max_bytes",))
+    url, steps = urlsplit(found.clickhouse.url), ("clickhouse", "url")
+    if found.clickhouse.url and (url.scheme not in ("http", "https") or not url.hostname):
+        raise SettingError(
+            f"{found.clickhouse.url!r} is no URL of HTTP", "use for example http://db:8123", steps
+        )
+    if url.username or url.password:
+        raise SettingError("has a user or a password", "use user and password_file", steps)
     return found
 
 

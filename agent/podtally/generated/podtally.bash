@@ -5,8 +5,9 @@
 #    source ~/.local/share/bash_completion/podtally
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
+_shtab_podtally_history_subparsers=(export schema)
 _shtab_podtally_config_subparsers=(check)
-_shtab_podtally_subparsers=(top explain doctor flows run demo health config detach endpoints resolve check suggest candidates version query completion)
+_shtab_podtally_subparsers=(top explain doctor flows run demo health history config detach endpoints resolve check suggest candidates version query completion)
 
 _shtab_podtally_top_option_strings=(-h --help --config --listen -o --output --interval --once --egress --outside --denied -n --namespace --limit)
 _shtab_podtally_explain_option_strings=(-h --help --policies --cluster --names --live --kubeconfig --kube-context --config --listen -o --output)
@@ -15,6 +16,9 @@ _shtab_podtally_flows_option_strings=(-h --help --from --to --with --since --unt
 _shtab_podtally_run_option_strings=(-h --help --config --verbose --listen --web-config-file --state-dir --pin-dir --interfaces --epoch --max-flows --attach --compile --flow-labels --series-limit --series-grace --kubecost-alias --kubernetes --kubeconfig --kube-context --node-name --cluster-name --cri-socket --pod-logs --name-wait --policies --candidate-delete --candidate --history --flow-log --flow-log-max-bytes --events --events-max-bytes --events-rate --events-interval --events-verdicts)
 _shtab_podtally_demo_option_strings=(-h --help --seconds --listen -o --output --suggest --keep-agent-log)
 _shtab_podtally_health_option_strings=(-h --help --config --listen --ready)
+_shtab_podtally_history_export_option_strings=(-h --help --format --file --since --until --interval --store --config --listen)
+_shtab_podtally_history_schema_option_strings=(-h --help --database --server --days)
+_shtab_podtally_history_option_strings=(-h --help)
 _shtab_podtally_config_check_option_strings=(-h --help)
 _shtab_podtally_config_option_strings=(-h --help)
 _shtab_podtally_detach_option_strings=(-h --help --config --pin-dir --state-dir --purge -o --output)
@@ -41,6 +45,11 @@ _shtab_podtally_flows__o_choices=(table json csv)
 _shtab_podtally_flows___output_choices=(table json csv)
 _shtab_podtally_demo__o_choices=(text json)
 _shtab_podtally_demo___output_choices=(text json)
+_shtab_podtally_history_export___format_choices=(parquet csv json)
+_shtab_podtally_history_export___interval_choices=(minute hour day)
+_shtab_podtally_history_schema_pos_0_choices=(clickhouse)
+_shtab_podtally_history_schema___server_choices=(current 18.16)
+_shtab_podtally_history_pos_0_choices=(export schema)
 _shtab_podtally_config_pos_0_choices=(check)
 _shtab_podtally_detach__o_choices=(text json)
 _shtab_podtally_detach___output_choices=(text json)
@@ -61,7 +70,7 @@ _shtab_podtally_candidates___output_choices=(text json)
 _shtab_podtally_version__o_choices=(text json)
 _shtab_podtally_version___output_choices=(text json)
 _shtab_podtally_completion_pos_0_choices=(bash zsh man)
-_shtab_podtally_pos_0_choices=(top explain doctor flows run demo health config detach endpoints resolve check suggest candidates version query completion)
+_shtab_podtally_pos_0_choices=(top explain doctor flows run demo health history config detach endpoints resolve check suggest candidates version query completion)
 
 _shtab_podtally_top__h_nargs=0
 _shtab_podtally_top___help_nargs=0
@@ -93,6 +102,13 @@ _shtab_podtally_demo___suggest_nargs=0
 _shtab_podtally_health__h_nargs=0
 _shtab_podtally_health___help_nargs=0
 _shtab_podtally_health___ready_nargs=0
+_shtab_podtally_history_export__h_nargs=0
+_shtab_podtally_history_export___help_nargs=0
+_shtab_podtally_history_schema__h_nargs=0
+_shtab_podtally_history_schema___help_nargs=0
+_shtab_podtally_history_pos_0_nargs=A...
+_shtab_podtally_history__h_nargs=0
+_shtab_podtally_history___help_nargs=0
 _shtab_podtally_config_check__h_nargs=0
 _shtab_podtally_config_check___help_nargs=0
 _shtab_podtally_config_pos_0_nargs=A...

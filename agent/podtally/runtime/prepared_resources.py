@@ -43,7 +43,7 @@ class PreparedResources:
                 self.event_log = EventLog(config.events, *limits, origin)
                 opened.callback(self.event_log.close)
             self.metrics = AgentMetrics()
-            self.history = HistoryOutput(config.history, self.metrics)
+            self.history = HistoryOutput(config.history, node_name(config), self.metrics)
             opened.callback(self.history.close)
             self._opened = opened.pop_all()
 
