@@ -49,6 +49,10 @@ GROUPS: dict[str, dict[str, Command]] = {
         "suggest": Command(
             "commands.suggest", "write policies from observed traffic, and prove them"
         ),
+        "audit": Command(
+            "commands.audit",
+            "show whether the cluster enforces its policies",
+        ),
         "candidates": Command(
             "commands.candidates", "show what candidate policies would change (dry run)"
         ),

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from prometheus_client import exposition
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from podtally.api.schema import CandidateRow, Traffic
+from podtally.api.schema import AuditFinding, AuditSums, CandidateRow, Traffic
 from podtally.export.agent_metrics import AgentMetrics
+from podtally.export.audit_totals import audit_findings, audit_sums
 from podtally.export.exposition import Exposition
 from podtally.export.ledger_totals import LedgerCollector
 from podtally.export.traffic_totals import traffic
@@ -54,6 +55,11 @@ class Publisher:
     def traffic(self) -> Traffic:
         """Return the sums of all conversations, and the books."""
         return traffic(self._ledger.view)
+
+    def audit(self) -> tuple[list[AuditSums], list[AuditFinding]]:
+        """Return the results of the enforcement audit by policy, and its findings."""
+        view = self._ledger.view
+        return audit_sums(view), audit_findings(view)
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Return the body of /metrics and its content type, in a format that is accepted."""

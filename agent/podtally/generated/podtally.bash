@@ -7,7 +7,7 @@
 
 _shtab_podtally_history_subparsers=(export schema)
 _shtab_podtally_config_subparsers=(check)
-_shtab_podtally_subparsers=(top explain doctor flows run demo health history config detach endpoints resolve check suggest candidates version query completion)
+_shtab_podtally_subparsers=(top explain doctor flows run demo health history config detach endpoints resolve check suggest audit candidates version query completion)
 
 _shtab_podtally_top_option_strings=(-h --help --config --listen -o --output --interval --once --egress --outside --denied -n --namespace --limit)
 _shtab_podtally_explain_option_strings=(-h --help --policies --cluster --names --live --kubeconfig --kube-context --config --listen -o --output)
@@ -26,6 +26,7 @@ _shtab_podtally_endpoints_option_strings=(-h --help --config --listen -o --outpu
 _shtab_podtally_resolve_option_strings=(-h --help --at --config --listen -o --output)
 _shtab_podtally_check_option_strings=(-h --help --cluster --live --kubeconfig --kube-context --probes --ignore -o --output)
 _shtab_podtally_suggest_option_strings=(-h --help --since --from --store --config --listen --policies --cluster --live --kubeconfig --kube-context --kind --direction --include --network --diff --write --check -o --output)
+_shtab_podtally_audit_option_strings=(-h --help --config --listen -o --output -n --namespace)
 _shtab_podtally_candidates_option_strings=(-h --help --config --listen -o --output -n --namespace)
 _shtab_podtally_version_option_strings=(-h --help -o --output)
 _shtab_podtally_query_option_strings=(-h --help --config --listen)
@@ -65,12 +66,14 @@ _shtab_podtally_suggest___direction_choices=(ingress egress)
 _shtab_podtally_suggest___include_choices=(denied failed once unknown)
 _shtab_podtally_suggest__o_choices=(text json)
 _shtab_podtally_suggest___output_choices=(text json)
+_shtab_podtally_audit__o_choices=(text json)
+_shtab_podtally_audit___output_choices=(text json)
 _shtab_podtally_candidates__o_choices=(text json)
 _shtab_podtally_candidates___output_choices=(text json)
 _shtab_podtally_version__o_choices=(text json)
 _shtab_podtally_version___output_choices=(text json)
 _shtab_podtally_completion_pos_0_choices=(bash zsh man)
-_shtab_podtally_pos_0_choices=(top explain doctor flows run demo health history config detach endpoints resolve check suggest candidates version query completion)
+_shtab_podtally_pos_0_choices=(top explain doctor flows run demo health history config detach endpoints resolve check suggest audit candidates version query completion)
 
 _shtab_podtally_top__h_nargs=0
 _shtab_podtally_top___help_nargs=0
@@ -130,6 +133,8 @@ _shtab_podtally_suggest___help_nargs=0
 _shtab_podtally_suggest___policies_nargs=+
 _shtab_podtally_suggest___live_nargs=0
 _shtab_podtally_suggest___diff_nargs=0
+_shtab_podtally_audit__h_nargs=0
+_shtab_podtally_audit___help_nargs=0
 _shtab_podtally_candidates__h_nargs=0
 _shtab_podtally_candidates___help_nargs=0
 _shtab_podtally_version__h_nargs=0
