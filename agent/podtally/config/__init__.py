@@ -17,6 +17,7 @@ from podtally.config.settings import (
 from podtally.config.structs import (
     PRICE_STEP,
     ClickHouse,
+    ExpectedTraffic,
     History,
     NatGateway,
     Price,
@@ -37,6 +38,7 @@ __all__ = [
     "Attach",
     "ClickHouse",
     "Config",
+    "ExpectedTraffic",
     "History",
     "Kubernetes",
     "NatGateway",

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Structured settings: static endpoints, prices and NAT gateways."""
 
+import datetime
 import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -104,6 +106,34 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.path
 
 
+class ExpectedTraffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An entry of ``expected:``: egress that is known, until a day, for a reason."""
+
+    workload: str  # NAMESPACE/WORKLOAD; * matches any characters
+    until: str  # the last day, YYYY-MM-DD
+    reason: str
+    peer: str = ""  # NAMESPACE/WORKLOAD, or a name of ``networks``
+    domain: str = ""  # this name and all below it
+    port: str = ""  # NUMBER or NUMBER/PROTOCOL; "": all
+
+    def __post_init__(self) -> None:
+        if "/" not in self.workload:
+            raise ValueError(f"workload {self.workload!r} is not NAMESPACE/WORKLOAD")
+        if bool(self.peer) == bool(self.domain):
+            raise ValueError(f"{self.workload} needs one of peer and domain")
+        if not self.reason.strip():
+            raise ValueError(f"{self.workload} needs a reason")
+        if self.port and not re.fullmatch(r"\d{1,5}(/(tcp|udp|sctp))?", self.port, re.IGNORECASE):
+            raise ValueError(f"port {self.port!r} is not NUMBER or NUMBER/PROTOCOL")
+        try:
+            self.last_day()
+        except ValueError:
+            raise ValueError(f"until {self.until!r} is not a day like 2026-12-31") from None
+
+    def last_day(self) -> datetime.date:
+        return datetime.date.fromisoformat(self.until)
+
+
 class NatGateway(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``nat_gateway:``, which traffic with the internet passes a NAT gateway."""
 
@@ -136,6 +166,28 @@ def _converted(value: Any, type_: type[T], fields: type[msgspec.Struct]) -> T:
 
 def _endpoints(value: Any) -> tuple[StaticEndpoint, ...]:
     return tuple(_converted(value, list[StaticEndpoint], StaticEndpoint))
+
+
+def _expected(value: Any) -> tuple[ExpectedTraffic, ...]:
+    if isinstance(value, list):  # YAML reads some ports as numbers, and days as dates
+        value = [
+            {name: _plain(each) for name, each in entry.items()}
+            if isinstance(entry, dict)
+            else entry
+            for entry in value
+        ]
+    return tuple(_converted(value, list[ExpectedTraffic], ExpectedTraffic))
+
+
+def _plain_entry(entry: Any) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    return {name: _plain(each) for name, each in entry.items()}
+
+
+def _plain(value: Any) -> Any:
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if is_number or isinstance(value, datetime.date) else value
 
 
 def _prices(value: Any) -> Prices:
@@ -185,5 +237,6 @@ def _at(name: str, read: Callable[[Any], int], value: Any) -> int:
 
 HISTORY = SettingKind("path, `off`, or see [below](#history)", _history, "PATH")
 ENDPOINTS = SettingKind("see [below](#endpoints)", _endpoints, "")
+EXPECTED = SettingKind("see [below](#expected)", _expected, "")
 PRICES = SettingKind("see [below](#prices)", _prices, "")
 NAT_GATEWAY = SettingKind("see [below](#nat-gateway)", _nat_gateway, "")

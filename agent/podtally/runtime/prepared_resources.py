@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from podtally.config import Config
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.event_log import EventLog, EventOrigin
+from podtally.export.expected import ExpectedMatcher
 from podtally.export.flow_log import FlowLog
 from podtally.kernel.pins import Pins
 from podtally.kube.api_access import api_access
@@ -39,7 +40,9 @@ class PreparedResources:
                 opened.callback(self.flow_log.close)
             if config.events:
                 limits = (config.events_max_bytes, config.events_rate)
-                origin = EventOrigin(config.cluster_name or "", node_name(config))
+                origin = EventOrigin(
+                    config.cluster_name or "", node_name(config), ExpectedMatcher(config.expected)
+                )
                 self.event_log = EventLog(config.events, *limits, origin)
                 opened.callback(self.event_log.close)
             self.metrics = AgentMetrics()
