@@ -10,7 +10,6 @@ from bench import (
     attack,
     drain,
     fleet,
-    history,
     identity,
     judge,
     name,
@@ -19,6 +18,7 @@ from bench import (
     reuse,
     scrape,
     soak,
+    start,
     suggest,
 )
 from podtally.errors import PodtallyError
@@ -48,9 +48,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "reuse": reuse,
     "judge": judge,
     "fleet": fleet,
-    "history": history,
     "suggest": suggest,
     "outcomes": outcomes,
+    "start": start,
 }
 
 

@@ -128,7 +128,7 @@ WRITING = Row(
                 Line(per_second("podtally_flow_log_errors_total"), f"{NODE} flow log"),
                 Line(per_second("podtally_event_log_errors_total"), f"{NODE} events"),
             ),
-            Look(PER_SECOND, 6, 7, empty="nothing failed"),
+            Look(PER_SECOND, 6, 7),
         ),
         lines(
             "Events",
@@ -198,7 +198,7 @@ COST = Row(
             QUARTER,
         ),
         lines(
-            "Compilations",
+            "Program loads",
             "In the selected time range: one after an upgrade. More: the agent cannot keep its "
             "programs; its log says why.",
             Line(grown("podtally_loader_runs_total", AGENTS, "instance"), NODE),

@@ -70,8 +70,6 @@ _DECLARED = Row(
             "most.",
             f"max(sum by (instance) (podtally_policies{{{_CLUSTER}}}))",
             COUNT,
-            to="policy.md",
-            empty="no agent scraped",
         ),
         number(
             "Unreadable",
@@ -80,8 +78,6 @@ _DECLARED = Row(
             f"max(podtally_policies_unreadable{{{_CLUSTER}}})",
             COUNT,
             ANY_IS_BAD,
-            to="operations.md#podtallypoliciesunreadable",
-            empty="no agent scraped",
         ),
         number(
             "Stale files",
@@ -89,8 +85,6 @@ _DECLARED = Row(
             f"max(podtally_policy_files_stale{{{_CLUSTER}}})",
             COUNT,
             ANY_IS_BAD,
-            to="operations.md#podtallypolicyfilesstale",
-            empty="no agent scraped",
         ),
         number(
             "Not yet synced",
@@ -100,8 +94,6 @@ _DECLARED = Row(
             f"max(podtally_policy_resources_unsynced{{{_CLUSTER}}})",
             COUNT,
             ANY_IS_ODD,
-            to="operations.md#podtallypoliciesunsynced",
-            empty="no agent scraped",
         ),
         number(
             "Unknown verdicts",
@@ -112,16 +104,12 @@ _DECLARED = Row(
             ),
             SHARE,
             Steps(yellow=0.01, red=0.1),
-            to="metrics.md#policy",
-            empty="no new connections",
         ),
         number(
             "Candidates",
             "Candidate policies under evaluation (dry run); they change no verdict.",
             f"max(podtally_candidate_policies{{{_CLUSTER}}})",
             COUNT,
-            to="policy.md",
-            empty="no agent scraped",
         ),
     ),
 )
@@ -160,7 +148,7 @@ _ISOLATED = Row(
                     SHARE,
                 ),
             ),
-            Look(SHARE, 12, 9, empty="no connections in this time range"),
+            Look(SHARE, 12, 9),
         ),
         table(
             "Undeclared",
@@ -175,7 +163,7 @@ _ISOLATED = Row(
                     COUNT,
                 ),
             ),
-            Look(COUNT, 12, 9, empty="every connection is covered by a policy"),
+            Look(COUNT, 12, 9),
         ),
     ),
 )
@@ -190,13 +178,13 @@ _VERDICTS = Row(
             "does what it should not; the event log has addresses and reasons.",
             (*_ENDS, _POLICY),
             (Value("Connections", grown(_DENIED, WORKLOADS, *labels(_ENDS), "policy"), COUNT),),
-            Look(COUNT, 24, 9, empty="nothing is denied"),
+            Look(COUNT, 24, 9),
         ),
         lines(
             "Denied, by policy",
             "Connections per second.",
             Line(rate(_DENIED, WORKLOADS, "policy"), "{{policy}}"),
-            Look(PER_SECOND, 12, stacked=True, empty="nothing is denied"),
+            Look(PER_SECOND, 12, stacked=True),
         ),
         lines(
             "Unknown verdicts, by cause",
@@ -205,7 +193,7 @@ _VERDICTS = Row(
             Line(
                 rate("podtally_verdict_unknown_connections_total", _CLUSTER, "cause"), "{{cause}}"
             ),
-            Look(PER_SECOND, 12, stacked=True, empty="every verdict is known"),
+            Look(PER_SECOND, 12, stacked=True),
         ),
         table(
             "Undeclared exposure",
@@ -223,11 +211,7 @@ _VERDICTS = Row(
                     COUNT,
                 ),
             ),
-            Look(
-                COUNT,
-                12,
-                empty="nothing undeclared is reached from outside, or there is no Kubernetes API",
-            ),
+            Look(COUNT, 12),
         ),
         table(
             "Undecided at isolated workloads",
@@ -242,7 +226,7 @@ _VERDICTS = Row(
                     COUNT,
                 ),
             ),
-            Look(COUNT, 12, empty="every verdict is known"),
+            Look(COUNT, 12),
         ),
         table(
             "Scans",
@@ -256,7 +240,7 @@ _VERDICTS = Row(
                     COUNT,
                 ),
             ),
-            Look(COUNT, 8, empty="no scan"),
+            Look(COUNT, 8),
         ),
         table(
             "Allowed by expired names",
@@ -270,7 +254,7 @@ _VERDICTS = Row(
                     COUNT,
                 ),
             ),
-            Look(COUNT, 8, empty="no rule by domain name, or no answer had expired"),
+            Look(COUNT, 8),
         ),
         table(
             "Spoofed packets",
@@ -284,7 +268,7 @@ _VERDICTS = Row(
                     COUNT,
                 ),
             ),
-            Look(COUNT, 8, empty="no endpoint sends from addresses of others"),
+            Look(COUNT, 8),
         ),
         table(
             "Policies by kind",
@@ -315,7 +299,7 @@ _CHANGES = Row(
                     BYTES,
                 ),
             ),
-            Look(COUNT, 24, 9, empty="no candidates, or nothing observed would change"),
+            Look(COUNT, 24, 9),
         ),
         lines(
             "Changed verdicts",
@@ -325,7 +309,7 @@ _CHANGES = Row(
                 rate(_CANDIDATES, WORKLOADS, "verdict", "candidate"),
                 "{{verdict}} would be {{candidate}}",
             ),
-            Look(PER_SECOND, 24, 7, empty="no candidates, or nothing observed would change"),
+            Look(PER_SECOND, 24, 7),
         ),
     ),
 )

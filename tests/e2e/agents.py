@@ -21,7 +21,7 @@ import podtally
 from tests.e2e.pods import Counters, Key, counters
 
 SOURCES = Path(podtally.__file__).parents[1]
-READY_SECONDS = 660.0  # a first start compiles: seconds, on a busy machine minutes
+READY_SECONDS = 660.0  # with --compile: seconds, on a busy machine minutes
 # Counters that restart with the process, or of a checkpoint that could not be written.
 OF_ONE_PROCESS = ("process_", "podtally_checkpoint_errors")
 COUNTERS = ("_total", "_bucket", "_count", "_sum")

@@ -29,7 +29,7 @@ from tests.pressure import stalled_seconds
 
 SOURCES = Path(podtally.__file__).parents[1]
 
-# The agent compiles its kernel programs again, on a machine that does other things too.
+# The agent loads its kernel programs again, on a machine that does other things too.
 TIMEOUT_SECONDS = 900.0
 
 NOTICE_SECONDS = 2.0  # from the stray's first packet until it is shown as denied
@@ -152,10 +152,6 @@ def test_ctrl_c_ends_it_with_the_final_table_and_leaves_nothing() -> None:
     code, out, err = end(process)
     assert code == 0, out + err
     assert "the books close" in out
-    gone = out.partition("WHAT stray-x2 DID, which is gone (podtally flows --pod stray-x2)")[2]
-    assert re.search(
-        r"shop/stray +-> +internet +internet +198\.18\.7\.7 +4444/tcp .*! denied", gone
-    ), out
     assert "-> internet :4444  ! denied" in out
     assert_nothing_is_left()
 

@@ -138,7 +138,7 @@ def test_it_counts_names_and_takes_over(
     assert agent.stop() == 0
     agent.start("--max-flows", "1000")  # programs of another size: compiled, and put in place
     agent.wait_ready()
-    assert "compiled and loaded" in agent.said().rpartition("stopped")[2]
+    assert "loaded the kernel programs" in agent.said().rpartition("stopped")[2]
     ping(node.pods["a"], node.pods["b"])
     assert_books_close(agent, opening)
     assert not any(word in agent.said() for word in ("ermitted", "denied")), agent.said()

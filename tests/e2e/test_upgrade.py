@@ -51,9 +51,9 @@ def test_killed_while_the_generations_change_places(
             agent.forget_said()
             agent.sources = releases[kill % 2]
             agent.start()
-            if kill % 4 < 3:  # in the changing over itself, which takes far less than compiling
+            if kill % 4 < 3:  # in the changing over itself, which takes far less than loading
                 # an upgrade that was stopped early enough leaves nothing to go back from
-                agent.wait_said("compiled and loaded", "taking over", "watching")
+                agent.wait_said("loaded the kernel programs", "taking over", "watching")
                 time.sleep(chance.uniform(0, 0.3))
             else:
                 time.sleep(chance.uniform(0, 2))

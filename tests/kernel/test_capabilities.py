@@ -136,7 +136,7 @@ print(sorted(capabilities.keep(frozenset())))
 """
     )
     result, after = out.splitlines()
-    assert result.startswith("cannot give up capabilities: 2 threads have them")
+    assert result.startswith("cannot give up capabilities: 1 other threads have them")
     assert result.endswith("True")
     assert after == "[]"
 

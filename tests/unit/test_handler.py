@@ -14,7 +14,6 @@ import pytest
 
 from podtally.api.schema import (
     AddressOwner,
-    AuditedPolicy,
     CandidateDeletion,
     CandidatePolicy,
     EndpointRow,
@@ -45,9 +44,6 @@ class Nothing:
         raise NotImplementedError
 
     def candidates(self) -> list[CandidatePolicy]:
-        return []
-
-    def policies(self) -> list[AuditedPolicy]:
         return []
 
     def deletions(self) -> list[CandidateDeletion]:

@@ -3,6 +3,7 @@
 
 import http.client
 import socket
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,6 +16,7 @@ from podtally.ledger import families
 from podtally.ledger.label_sets import PodLabels
 from podtally.ledger.series import SeriesView
 from podtally.ledger.view import View
+from podtally.web import client
 from podtally.web.server import WebServer
 
 PODS = SeriesView([PodLabels("shop", "web-0", "egress")], np.array([[1541, 23]]))
@@ -43,6 +45,23 @@ def served() -> Iterator[Served]:
     served = Served()
     yield served
     served.server.close()
+
+
+def test_until_the_agent_counts_every_answer_says_what_the_start_is_at() -> None:
+    server = WebServer(("127.0.0.1", 0))
+    prepared: list[str] = []
+    server.listen("loading", lambda: prepared.append(threading.current_thread().name))
+    port = int(server.url.rpartition(":")[2].removesuffix("/metrics"))
+    try:
+        assert prepared == ["http"]
+        for path in ("/livez", "/readyz", "/metrics", "/api/v1/endpoints"):
+            assert client.get_plain("127.0.0.1", port, path) == (503, b"starting: loading\n")
+        server.starting("attaching")
+        assert client.get_plain("127.0.0.1", port, "/livez") == (503, b"starting: attaching\n")
+        server.start(Publisher(VIEW, AgentMetrics(), lambda: Health("", "")))
+        assert client.get_plain("127.0.0.1", port, "/livez") == (200, b"ok\n")
+    finally:
+        server.close()
 
 
 def test_metrics(served: Served) -> None:

@@ -17,6 +17,7 @@ from podtally.commands.arguments import add_output
 from podtally.config import DEFAULT_LISTEN, Config, from_arguments
 from podtally.errors import PodtallyError
 from podtally.web import client
+from podtally.web.starting import STARTING
 from podtally.web.unix_socket import API_SOCKET
 
 T = TypeVar("T")
@@ -81,6 +82,7 @@ def query_words(
     text = urlencode(words, doseq=True)
     with _readable_errors(agent, path):
         status, body = agent.get(f"{path}?{text}" if text else path)
+        _refuse_starting(agent, status, body)
         if status == http.client.OK:
             return msgspec.json.decode(body, type=type_)
         reply = msgspec.json.decode(body, type=ErrorReply)
@@ -91,6 +93,7 @@ def fetch_metrics(agent: AgentAddress) -> str:
     """Return the agent's /metrics; PodtallyError."""
     with _readable_errors(agent, _METRICS):
         status, body = agent.get(_METRICS)
+        _refuse_starting(agent, status, body)
         if status != http.client.OK:
             raise http.client.HTTPException(f"status {status}")
         return body.decode(errors="replace")
@@ -100,6 +103,12 @@ def fetch(agent: AgentAddress, target: str) -> tuple[int, bytes]:
     """Return status and body of the agent's reply; PodtallyError if there is none."""
     with _readable_errors(agent, target):
         return agent.get(target)
+
+
+def _refuse_starting(agent: AgentAddress, status: int, body: bytes) -> None:
+    if status == http.client.SERVICE_UNAVAILABLE and body.startswith(STARTING.encode()):
+        phase = body.decode(errors="replace").strip()
+        raise PodtallyError(f"the agent on {agent} is {phase}", "try again in a moment")
 
 
 @contextmanager

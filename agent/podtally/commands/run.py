@@ -43,7 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from podtally import log  # not needed for --help
-    from podtally.runtime import daemon
 
     log.set_up(args.verbose)
-    return daemon.run(config.from_arguments(args), lambda: config.from_arguments(args))
+    settings = config.from_arguments(args)
+
+    from podtally.runtime.generations import preloaded
+
+    preload = preloaded(settings)
+
+    from podtally.runtime import daemon  # most of a start's time; meanwhile programs are loaded
+
+    return daemon.run(settings, lambda: config.from_arguments(args), preload)

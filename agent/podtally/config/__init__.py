@@ -16,8 +16,6 @@ from podtally.config.settings import (
 )
 from podtally.config.structs import (
     PRICE_STEP,
-    ClickHouse,
-    ExpectedTraffic,
     History,
     NatGateway,
     Price,
@@ -36,9 +34,7 @@ __all__ = [
     "PRICE_STEP",
     "STANDARD_OUTPUT",
     "Attach",
-    "ClickHouse",
     "Config",
-    "ExpectedTraffic",
     "History",
     "Kubernetes",
     "NatGateway",

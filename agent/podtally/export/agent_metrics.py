@@ -164,11 +164,6 @@ class AgentMetrics(Collector):
             ("kind",),
             cardinality="fine: 1 per kind",
         )
-        self.policies_changed = section.gauge(
-            "policies_changed_timestamp_seconds",
-            "Unix time at which the policies in force last changed, as this agent knows them.",
-            note="Also a start of the agent; for annotations of dashboards.",
-        )
         self.policies_unreadable = section.gauge(
             "policies_unreadable",
             "Policy objects and files that cannot be read.",
@@ -247,7 +242,7 @@ class AgentMetrics(Collector):
             "Checkpoints that could not be written; no counts are lost.",
         )
         self.loader_runs = section.total(
-            "loader_runs", "Times that the kernel programs were compiled."
+            "loader_runs", "Times that the kernel programs were loaded."
         )
 
 

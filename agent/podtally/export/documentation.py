@@ -5,7 +5,6 @@ import re
 from typing import NamedTuple
 
 from podtally.export.agent_metrics import AgentMetrics
-from podtally.export.expected import DECLARED as EXPECTED
 from podtally.export.ledger_totals import TOTALS
 from podtally.ledger.families import FAMILIES
 from podtally.ledger.family import Declaration, Section
@@ -52,8 +51,7 @@ def documented() -> list[DocumentedMetric]:
     of_agent = [DocumentedMetric(*each) for each in AgentMetrics().declared]
     totals = [DocumentedMetric(each.section, each.declared, ()) for each in TOTALS]
     process = [DocumentedMetric(Section.RESOURCES, each, ()) for each in _PROCESS]
-    expected = [DocumentedMetric(*EXPECTED)]
-    return [*of_families, *of_agent, *totals, *expected, *process]
+    return [*of_families, *of_agent, *totals, *process]
 
 
 def table(section: Section) -> str:

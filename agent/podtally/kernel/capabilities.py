@@ -6,8 +6,9 @@ A process of root regains on exec whatever its bounding set has, so that is cut 
 
 import ctypes
 import os
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,13 +122,21 @@ def running(written: Iterable[Path]) -> frozenset[str]:
 def keep(needed: frozenset[str]) -> frozenset[str]:
     """Give up all but ``needed`` for good, also in child processes; return those in effect then.
 
-    Only for a process with one thread: capabilities belong to a thread (capabilities(7)), and
-    threads started later inherit them. PodtallyError otherwise; OSError if the kernel refuses.
+    Capabilities belong to a thread (capabilities(7)), and threads started later inherit them: so
+    every other thread must have called this before. PodtallyError otherwise; OSError if the kernel
+    refuses.
     """
-    if (threads := _threads()) != 1:
+    allowed = sum(1 << BIT_OF[name] for name in needed)
+    if threads := _threads_with_more(allowed):
         raise PodtallyError(
-            f"cannot give up capabilities: {threads} threads have them", "do it before they start"
+            f"cannot give up capabilities: {threads} other threads have them",
+            "each must give them up first",
         )
+    return keep_in_thread(needed)
+
+
+def keep_in_thread(needed: frozenset[str]) -> frozenset[str]:
+    """Give them up in the calling thread, and in those that it starts later."""
     words = _read()
     bits = sum(1 << BIT_OF[name] for name in needed)
     _cut_bounding_set(bits)
@@ -150,12 +159,29 @@ def in_effect() -> frozenset[str]:
     return frozenset(name for name, bit in BIT_OF.items() if effective >> bit & 1)
 
 
-def _threads() -> int:
-    """Count the threads; one that was just joined gets time to end."""
+def _threads_with_more(allowed: int) -> int:
+    """Count other threads with more capabilities; one that was just joined gets time to end."""
     end = time.monotonic() + _JOINED_SECONDS
-    while (threads := len(os.listdir("/proc/self/task"))) > 1 and time.monotonic() < end:
+    while (threads := sum(map(_has_more(allowed), _others()))) and time.monotonic() < end:
         os.sched_yield()
     return threads
+
+
+def _others() -> list[str]:
+    own = str(threading.get_native_id())
+    return [thread for thread in os.listdir("/proc/self/task") if thread != own]
+
+
+def _has_more(allowed: int) -> Callable[[str], bool]:
+    def has_more(thread: str) -> bool:
+        try:
+            status = Path(f"/proc/self/task/{thread}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended
+            return False
+        permitted = next(x for x in status.splitlines() if x.startswith("CapPrm:"))
+        return bool(int(permitted.split()[1], 16) & ~allowed)
+
+    return has_more
 
 
 def _read() -> "ctypes.Array[_Word]":

@@ -9,20 +9,20 @@ import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from podtally.attach.attacher import Attacher
 from podtally.attach.selection import pod_interfaces
 from podtally.attach.watcher import LinkWatcher
-from podtally.config import STANDARD_OUTPUT, Config, NatGateway
+from podtally.config import Config, NatGateway
 from podtally.errors import PodtallyError
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.identity.directory import Directory
 from podtally.kernel import capabilities
 from podtally.kernel.account_map import UNATTRIBUTED, AccountMap
-from podtally.kernel.pins import Generation, PinKeeper, Pins, digest
+from podtally.kernel.pins import Generation, PinKeeper, digest
+from podtally.kernel.preload import Preload
 from podtally.kernel.table import Table, open_table
-from podtally.ledger.checkpoint import Checkpoint, Parts, Position
+from podtally.ledger.checkpoint import Parts, Position
 from podtally.ledger.closed import ClosedConnections
 from podtally.ledger.connections import flags_of
 from podtally.ledger.costs import NatPrices, SeriesOptions, parts_per_byte
@@ -31,12 +31,14 @@ from podtally.ledger.nat_rules import NatRules, nat_rules
 from podtally.ledger.saved import SavedError
 from podtally.policy.model import UNDECLARED
 from podtally.runtime.extras import extras_of
-from podtally.runtime.generations import install, options_of
+from podtally.runtime.generations import Installed, install, options_of
 from podtally.runtime.identity_sources import IdentitySources
 from podtally.runtime.inputs_collector import InputsCollector
 from podtally.runtime.interface_events import InterfaceEvents
 from podtally.runtime.journal import Journal, UnwritableError
+from podtally.runtime.prepared_resources import PreparedResources
 from podtally.runtime.recovery import Recovery, boot_id, position_at, put_aside, read_checkpoint
+from podtally.runtime.rights import needed_rights
 from podtally.runtime.source_setup import make_identity_sources
 
 log = logging.getLogger(__name__)
@@ -103,17 +105,14 @@ def _nat_rules(configured: NatGateway | None) -> NatRules | None:
 
 
 def bring_up(
-    config: Config, pins: Pins, checkpoint: Checkpoint, metrics: AgentMetrics
+    config: Config, resources: PreparedResources, preload: Preload | None = None
 ) -> AgentComponents:
     """Install the programs, attach, and book what was counted up to now.
 
     A failure leaves no thread and no open file behind.
     """
-    before, parts = read_checkpoint(checkpoint)
-    installed = install(pins, config, before.generation if before else None)
-    if before is not None and not installed.goes_on_from(before.generation):
-        before = parts = None
-        put_aside(checkpoint, "it belongs to other kernel programs than those pinned here")
+    pins, checkpoint, metrics = resources.pins, resources.checkpoint, resources.metrics
+    installed, before, parts = _installed(config, resources, preload)
     generation = installed.current
     with ExitStack() as opened:
         ledger = make_ledger(config, generation)
@@ -126,13 +125,14 @@ def bring_up(
             except SavedError as error:
                 put_aside(checkpoint, str(error))
                 opened.close()
-                return bring_up(config, pins, checkpoint, metrics)
+                return bring_up(config, resources)
         metrics.loader_runs.inc(installed.is_loaded)
         # An unfinished change of generations is finished first; then the programs are loaded.
         is_todays = generation.about.digest == digest(options_of(config))
         if is_todays:
             _give_up_rights(config)
         sources.start()
+        resources.server.starting("attaching to interfaces")
         accounts = AccountMap(generation)
         opened.callback(accounts.close)
         interfaces = InterfaceEvents(ledger, directory, sources.finder)
@@ -146,6 +146,7 @@ def bring_up(
         table = open_table(generation)
         opened.callback(table.close)
         journal = Journal(table, accounts, ledger, checkpoint)
+        resources.server.starting("booking what was counted")
         recovery = Recovery(ledger, collector, metrics, checkpoint)
         try:
             if installed.before is not None:
@@ -182,7 +183,22 @@ def bring_up(
                 keeper=keeper,
                 opened=opened.pop_all(),
             )
-    return bring_up(config, pins, checkpoint, metrics)
+    return bring_up(config, resources)
+
+
+def _installed(
+    config: Config, resources: PreparedResources, preload: Preload | None
+) -> tuple[Installed, Position | None, Parts | None]:
+    """Install the programs; return them, and the checkpoint that they continue, if any."""
+    resources.server.starting("loading the kernel programs")
+    before, parts = read_checkpoint(resources.checkpoint)
+    installed = install(resources.pins, config, before.generation if before else None, preload)
+    if before is not None and not installed.goes_on_from(before.generation):
+        put_aside(
+            resources.checkpoint, "it belongs to other kernel programs than those pinned here"
+        )
+        return installed, None, None
+    return installed, before, parts
 
 
 def _restore(parts: Parts, ledger: Ledger, directory: Directory, metrics: AgentMetrics) -> None:
@@ -194,13 +210,11 @@ def _restore(parts: Parts, ledger: Ledger, directory: Directory, metrics: AgentM
 
 
 def _give_up_rights(config: Config) -> None:
-    """Drop all capabilities that a running agent does not need; before the second thread starts."""
-    logs = [str(each) for each in (config.flow_log, config.events) if each]
-    folders = [Path(each).parent for each in logs if each != STANDARD_OUTPUT]
-    if config.history.is_on:
-        folders.append(config.history.file.parent)
-    written = [config.state_dir, config.pin_dir, *folders]
-    needed = capabilities.running(each for each in written if each.exists())
+    """Drop all capabilities that a running agent does not need.
+
+    Threads that serve clients have done so; others are not started yet.
+    """
+    needed = needed_rights(config)
     if capabilities.in_effect() <= needed:
         return
     try:

@@ -15,6 +15,7 @@ from podtally.config import Config
 from podtally.config.settings import RESTART_ONLY
 from podtally.errors import PodtallyError
 from podtally.kernel import capabilities
+from podtally.kernel.preload import Preload
 from podtally.runtime.bring_up import bring_up
 from podtally.runtime.epoch_loop import EpochLoop
 from podtally.runtime.prepared_resources import PreparedResources
@@ -41,13 +42,17 @@ class Signals:
         self.woken.set()
 
 
-def run(config: Config, read_again: Callable[[], Config]) -> int:
+def run(config: Config, read_again: Callable[[], Config], preload: Preload | None = None) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
     capabilities.require()
     service, signals = ServiceManager(), Signals()
-    service.status("loading and attaching")
+    service.status("starting")
     try:
-        running = _RunningAgent(config, service)
+        try:
+            running = _RunningAgent(config, service, preload)
+        finally:
+            if preload is not None:
+                preload.close()
         while running.until(signals):
             service.reloading()
             running = running.reloaded(read_again, signals)
@@ -61,13 +66,13 @@ def run(config: Config, read_again: Callable[[], Config]) -> int:
 class _RunningAgent:
     """An agent and its configuration."""
 
-    def __init__(self, config: Config, service: ServiceManager) -> None:
+    def __init__(
+        self, config: Config, service: ServiceManager, preload: Preload | None = None
+    ) -> None:
         self._config, self._service = config, service
         self._resources = PreparedResources(config)
         try:
-            self._components = bring_up(
-                config, self._resources.pins, self._resources.checkpoint, self._resources.metrics
-            )
+            self._components = bring_up(config, self._resources, preload)
             try:
                 self._loop = EpochLoop(config, self._resources, self._components, service)
             except BaseException:

@@ -13,8 +13,9 @@ from typing import NamedTuple
 from podtally.config import Config
 from podtally.kernel.flow_programs import compile_here, flow_job
 from podtally.kernel.load_error import LOG_NAME
-from podtally.kernel.loader import load
+from podtally.kernel.loader import load, pin
 from podtally.kernel.pins import Generation, Options, Pins, digest, slots_for
+from podtally.kernel.preload import Preload
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,9 @@ def options_of(config: Config) -> Options:
     return Options(slots=slots_for(config.max_flows), books=2 * INTERFACES + 2)
 
 
-def install(pins: Pins, config: Config, booked_generation: str | None) -> Installed:
+def install(
+    pins: Pins, config: Config, booked_generation: str | None, preload: Preload | None = None
+) -> Installed:
     """Pin the programs that ``config`` asks for, unless they are.
 
     ``booked_generation`` is the checkpoint's: if it names the successor, the old table is drained
@@ -49,14 +52,14 @@ def install(pins: Pins, config: Config, booked_generation: str | None) -> Instal
     outdated = current is None or current.about.digest != wanted or current.missing_programs()
     if successor is None and outdated:
         started = time.monotonic()
-        keep = config.state_dir / LOG_NAME
-        if config.compile:
-            log.info("compiling the kernel programs")
-        compiled_here = compile_here(keep=keep) if config.compile else None
         pinned = pins.current()  # its maps may be lost, its secrets are not
         known_secrets = pinned.about.secrets if pinned else None
-        follows = booked_generation or ""
-        load(flow_job(options, pins.next, known_secrets, follows, compiled_here), keep)
+        loaded = preload.take(options, known_secrets) if preload is not None else None
+        if loaded is not None:
+            pin(loaded, booked_generation or "")
+            loaded.close()
+        else:
+            _load(pins, config, known_secrets, booked_generation or "")
         seconds = time.monotonic() - started
         log.info("loaded the kernel programs in %.2f s (%d slots)", seconds, options.slots)
         successor, is_loaded = pins.successor(), True
@@ -67,6 +70,20 @@ def install(pins: Pins, config: Config, booked_generation: str | None) -> Instal
     if current is None:
         return Installed(pins.promote(), None, is_loaded)
     return Installed(successor, current, is_loaded)
+
+
+def _load(pins: Pins, config: Config, known_secrets: tuple[int, ...] | None, follows: str) -> None:
+    keep = config.state_dir / LOG_NAME
+    compiled_here = None
+    if config.compile:
+        log.info("compiling the kernel programs")
+        compiled_here = compile_here(keep=keep)
+    load(flow_job(options_of(config), pins.next, known_secrets, follows, compiled_here), keep)
+
+
+def preloaded(config: Config) -> Preload | None:
+    """Begin to load what a start will need; None if it is to be compiled."""
+    return None if config.compile else Preload(config.pin_dir, options_of(config))
 
 
 def _whole(generation: Generation | None) -> Generation | None:

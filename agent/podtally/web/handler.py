@@ -9,7 +9,6 @@ from ipaddress import ip_address
 from typing import Protocol
 
 from podtally.api.schema import (
-    AUDIT,
     CANDIDATES,
     ENDPOINTS,
     EXPLAIN,
@@ -23,12 +22,13 @@ from podtally.api.schema import (
 from podtally.export.publisher import Publisher
 from podtally.web.connection_limit import ConnectionLimit
 from podtally.web.reload import WebConfigWatch
+from podtally.web.starting import STARTING
 
 CLIENT_TIMEOUT_SECONDS = 10.0  # for its handshake, and for its request
 
 _INDEX = (
     f"podtally\n\n/metrics\n/livez\n/readyz\n{ENDPOINTS}\n{RESOLVE}?address=\n"
-    f"{EXPLAIN}?from=&to=&port=\n{CANDIDATES}\n{AUDIT}\n{TRAFFIC}\n"
+    f"{EXPLAIN}?from=&to=&port=\n{CANDIDATES}\n{TRAFFIC}\n"
 ).encode()
 _LIVEZ, _READYZ = _HEALTH = ("/livez", "/readyz")
 _NO_HEADERS: Mapping[str, str] = {}
@@ -41,7 +41,8 @@ _LOCAL_ONLY = ErrorReply(
 class ServerState(Protocol):
     """What a listener serves, and to which clients."""
 
-    publisher: Publisher
+    publisher: Publisher | None  # None: the agent is starting
+    phase: str
     api: ApiRouter | None
     web: WebConfigWatch
     connections: ConnectionLimit
@@ -79,11 +80,14 @@ class Handler(BaseHTTPRequestHandler):
         state = self._state
         state.connections.touch(self.connection)
         path, _, query = self.path.partition("?")
-        if path in _HEALTH:  # the kubelet sends no password
-            health = state.publisher.health()
+        publisher = state.publisher
+        if publisher is None:
+            self._report(f"{STARTING}: {state.phase}")
+        elif path in _HEALTH:  # the kubelet sends no password
+            health = publisher.health()
             self._report(health.alive or (health.ready if path == _READYZ else ""))
         elif self._authenticate():
-            self._reply(path, query)
+            self._reply(publisher, path, query)
         state.connections.touch(self.connection)
 
     def do_HEAD(self) -> None:
@@ -114,10 +118,10 @@ class Handler(BaseHTTPRequestHandler):
         state = self._state
         return state.local or state.web.current().authenticates or _is_loopback(self.client_address)
 
-    def _reply(self, path: str, query: str) -> None:
+    def _reply(self, publisher: Publisher, path: str, query: str) -> None:
         api = self._state.api
         if path == "/metrics":
-            body, kind = self._state.publisher.render(self.headers.get("Accept", ""))
+            body, kind = publisher.render(self.headers.get("Accept", ""))
             self._answer(HTTPStatus.OK, body, kind)
         elif path.startswith(PREFIX) and api is not None:
             allowed = self._may_use_api()

@@ -14,6 +14,7 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Callable
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
@@ -39,7 +40,7 @@ _Request = socket.socket | tuple[bytes, socket.socket]  # as socketserver has it
 class WebServer:
     """Binds when created, so that a port in use is an error before anything is attached.
 
-    Until ``start`` connections are refused: a scraper does not wait for the compiler.
+    From ``listen`` to ``start`` every reply is 503, "starting: ..."; before, it refuses.
     ``api_socket`` is a path that serves root of this host, without TLS and passwords.
     """
 
@@ -60,27 +61,34 @@ class WebServer:
             f"[{address[0]}]" if ":" in address[0] else address[0] or "localhost",
             tcp.server_address[1],
         )
-        self._threads: list[threading.Thread] = []
+        self._threads: list[_AcceptingThread] = []
 
-    def start(self, publisher: Publisher, queries: QuerySource | None = None) -> None:
-        """Start serving; without ``queries`` there is no ``/api/v1``."""
+    def listen(self, starting: str, prepare: Callable[[], object] | None = None) -> None:
+        """Begin to accept; ``prepare`` runs in each accepting thread before its first client."""
         if self._api_socket is not None:
             self._listen_on(self._api_socket)
+        self.starting(starting)
         for listener in self._listeners:
-            listener.publisher = publisher
-            listener.api = None if queries is None else ApiRouter(queries, publisher)
             try:
                 listener.server_activate()
             except OSError as error:  # another server bound at the same time
                 raise _cannot_listen(self._address, error) from None
-        self._threads = [
-            threading.Thread(
-                target=each.serve_forever, name="http", daemon=True, kwargs={"poll_interval": 60}
-            )
-            for each in self._listeners
-        ]
+        self._threads = [_AcceptingThread(each, prepare) for each in self._listeners]
         for thread in self._threads:
-            thread.start()
+            thread.is_prepared.wait()
+
+    def starting(self, phase: str) -> None:
+        """Say what the start is at; clients read it."""
+        for listener in self._listeners:
+            listener.phase = phase
+
+    def start(self, publisher: Publisher, queries: QuerySource | None = None) -> None:
+        """Serve what is published; without ``queries`` there is no ``/api/v1``."""
+        if not self._threads:
+            self.listen("")
+        for listener in self._listeners:
+            listener.api = None if queries is None else ApiRouter(queries, publisher)
+            listener.publisher = publisher
 
     def _listen_on(self, path: Path) -> None:
         """Listen on the Unix socket; without it, commands use TCP."""
@@ -101,14 +109,31 @@ class WebServer:
             listener.connections.drain(_DRAIN_SECONDS)
 
 
+class _AcceptingThread(threading.Thread):
+    def __init__(self, listener: "_Listener", prepare: Callable[[], object] | None) -> None:
+        super().__init__(name="http", daemon=True)
+        self._listener, self._prepare = listener, prepare
+        self.is_prepared = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        try:
+            if self._prepare is not None:
+                self._prepare()
+        finally:
+            self.is_prepared.set()
+        self._listener.serve_forever(poll_interval=60)
+
+
 class _Listener(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128  # a burst of clients waits instead of being refused
     local = False
     _failing, _exhausted = Condition(log), Condition(log)  # of all listeners
     _wait_seconds = _FIRST_WAIT_SECONDS
-    publisher: Publisher
-    api: ApiRouter | None
+    publisher: Publisher | None = None
+    phase = ""  # of the start, until there is a publisher
+    api: ApiRouter | None = None
     web: WebConfigWatch
     connections: ConnectionLimit
 

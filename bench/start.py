@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cold start: how long until the first packet counts and the listener answers, and its memory.
+
+One endpoint sends a numbered packet each millisecond from before the start until after it. What
+the agent has counted in the end says which was the first one.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from bench import node
+from bench.agent import memory
+from bench.report import Report, progress, show
+from podtally.attach.attacher import Attacher
+from podtally.kernel.pins import Pins
+from podtally.web import client
+from podtally.web.unix_socket import API_SOCKET
+
+EXAMPLE = "scripts/bench start --rounds 5 --load 20"
+COLUMNS = ("figure", "value", "target", "ok")
+FIRST_PACKET_SECONDS, FIRST_PACKET_SECONDS_BUSY = 0.5, 1.0
+PEAK_MIB = 60.0
+PORT = 9999
+SETTLE_SECONDS = 2.5  # epochs that book the last packets
+
+# Prints when it sent each packet; ends when its input does.
+_SENDER = f"""
+import json, select, socket, sys, time
+udp, sent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), []
+due = time.monotonic()
+while not select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]:
+    sent.append(time.monotonic())
+    udp.sendto(b"x", ("10.99.250.1", {PORT}))
+    due += 0.001
+print(json.dumps(sent))
+"""
+_COUNTED = re.compile(rf'^podtally_flow_packets_total{{[^}}]*port="{PORT}"[^}}]*}} (\S+)$', re.M)
+_BUSY = "while True: pass"
+
+
+class Start(NamedTuple):
+    first_packet: float  # seconds after exec
+    first_answer: float
+    counting: float  # /livez is 200
+    peak_mib: float  # beside the mapped tables
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--load", type=int, default=0, help="busy processes beside it (default: 0)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    report, starts = Report(COLUMNS, []), []
+    with node.node(1) as (pod,), _load(arguments.load):
+        for number in range(arguments.rounds):
+            progress(f"start {number + 1} of {arguments.rounds}")
+            starts.append(_measure(pod))
+    target = FIRST_PACKET_SECONDS_BUSY if arguments.load else FIRST_PACKET_SECONDS
+    first = statistics.median(start.first_packet for start in starts)
+    peak = max(start.peak_mib for start in starts)
+    report.rows.extend(
+        [
+            ("exec to first packet counted, s", first, target, first <= target),
+            ("to first answer, s", statistics.median(x.first_answer for x in starts), None, True),
+            ("to /livez ok, s", statistics.median(x.counting for x in starts), None, True),
+            ("peak memory beside the tables, MiB", peak, PEAK_MIB, peak <= PEAK_MIB),
+        ]
+    )
+    show(report, arguments.output)
+    return 0 if report.met else 1
+
+
+def _measure(pod: str) -> Start:
+    with tempfile.TemporaryDirectory() as state, ExitStack() as opened:
+        sender = subprocess.Popen(
+            ["nsenter", f"--net=/run/netns/{pod}", sys.executable, "-Sc", _SENDER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        opened.callback(sender.kill)
+        time.sleep(0.3)
+        process, started = opened.enter_context(node.agent(state, "--kubernetes", "off"))
+        api = Path(state) / API_SOCKET
+        answered = _until(api, lambda status: True)
+        counting = _until(api, lambda status: status == 200)
+        peak = _peak_mib(process.pid) - memory(process.pid).tables
+        sent = json.loads(sender.communicate(timeout=60)[0])
+        time.sleep(SETTLE_SECONDS)
+        reply = client.get_local(api, "/metrics")
+        assert reply is not None
+        counted = sum(int(float(value)) for value in _COUNTED.findall(reply[1].decode()))
+    Attacher(node.PIN_DIR, {}).detach_all()
+    pins = Pins(node.PIN_DIR)
+    pins.remove_all()
+    pins.close()
+    first = sent[len(sent) - counted] if counted else float("inf")
+    return Start(first - started, answered - started, counting - started, peak)
+
+
+def _until(api: Path, is_wanted: Callable[[int], bool]) -> float:
+    while True:
+        try:
+            reply = client.get_local(api, "/livez")
+        except OSError:
+            reply = None
+        if reply is not None and is_wanted(reply[0]):
+            return time.monotonic()
+        time.sleep(0.002)
+
+
+def _peak_mib(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (line,) = (each for each in status if each.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
+
+
+@contextmanager
+def _load(processes: int) -> Iterator[None]:
+    busy = [subprocess.Popen([sys.executable, "-Sc", _BUSY]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
