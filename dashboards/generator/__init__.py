@@ -6,9 +6,10 @@
 
 from dashboards.generator.agent import AGENT
 from dashboards.generator.egress import EGRESS
+from dashboards.generator.health import HEALTH
 from dashboards.generator.model import Dashboard
 from dashboards.generator.overview import OVERVIEW
 from dashboards.generator.pod import POD
 from dashboards.generator.policy import POLICY
 
-DASHBOARDS: tuple[Dashboard, ...] = (OVERVIEW, POD, EGRESS, POLICY, AGENT)
+DASHBOARDS: tuple[Dashboard, ...] = (OVERVIEW, POD, EGRESS, POLICY, HEALTH, AGENT)

@@ -144,7 +144,7 @@ class Dashboard:
             y += tallest
 
 
-_OTHERS = ("overview", "pod", "egress", "policy", "agent")  # in the order of the links
+_OTHERS = ("overview", "pod", "egress", "policy", "health", "agent")  # in the order of the links
 
 
 def _link(name: str) -> Object:

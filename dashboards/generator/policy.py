@@ -36,6 +36,7 @@ _FLOWS, _CONNECTIONS = "podtally_flow_bytes_total", "podtally_connections_total"
 _DENIED = "podtally_policy_denied_total"
 _EXPOSED = "podtally_undeclared_exposure_connections_total"
 _CANDIDATES = "podtally_candidate_connections_total"
+_ENFORCEMENT = "podtally_policy_enforcement_total"
 _CLUSTER = 'cluster=~"$cluster"'
 
 _WORKLOAD = (Column("namespace", "Namespace"), Column("workload", "Workload"))
@@ -280,6 +281,38 @@ _VERDICTS = Row(
     ),
 )
 
+_AUDITED_BY = (*_ENDS, Column("verdict", "Verdict"), Column("result", "Result"))
+
+_AUDIT = Row(
+    "Does the cluster enforce it?",
+    (
+        lines(
+            "Results",
+            "Decided connections of workloads that policies isolate. not_enforced: denied, and "
+            "answered. blocked: allowed, and stopped by something else.",
+            Line(rate(_ENFORCEMENT, WORKLOADS, "verdict", "result"), "{{verdict}}, {{result}}"),
+            Look(PER_SECOND, 8, stacked=True, empty="no policy isolates what was connected"),
+        ),
+        table(
+            "Not enforced, or blocked",
+            "Connections in the selected time range. podtally audit has the policies.",
+            _AUDITED_BY,
+            (
+                Value(
+                    "Connections",
+                    grown(
+                        _ENFORCEMENT,
+                        f'{WORKLOADS},result=~"not_enforced|blocked"',
+                        *labels(_AUDITED_BY),
+                    ),
+                    COUNT,
+                ),
+            ),
+            Look(COUNT, 16, empty="all that was observed is as policy says"),
+        ),
+    ),
+)
+
 _CHANGE = (*_ENDS, Column("verdict", "Now"), Column("candidate", "Then"), _POLICY)
 
 _CHANGES = Row(
@@ -320,5 +353,5 @@ POLICY = Dashboard(
     "Policies in force, which workloads they isolate, what is denied, undeclared or unknown, and "
     "what candidates would change.",
     (CLUSTER, NAMESPACE, WORKLOAD),
-    (_DECLARED, _ISOLATED, _VERDICTS, _CHANGES),
+    (_DECLARED, _ISOLATED, _VERDICTS, _AUDIT, _CHANGES),
 )

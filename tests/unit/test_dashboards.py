@@ -19,14 +19,14 @@ from dashboards.generator import DASHBOARDS
 from tests.unit.dashboards_support import FOLDER, Object, dashboards, panels, used, variables
 
 ALL = dashboards()
-NAMES = ("agent", "egress", "overview", "pod", "policy")
+NAMES = ("agent", "egress", "health", "overview", "pod", "policy")
 UNITS = {value for name, value in vars(units).items() if isinstance(value, str) and name[0] != "_"}
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 VERDICTS = {"allowed": "green", "denied": "red", "undeclared": "yellow", "unknown": "#8E8E8E"}
 each_dashboard = pytest.mark.parametrize("name", NAMES)
 
 
-def test_there_are_five() -> None:
+def test_there_are_six() -> None:
     assert tuple(ALL) == NAMES
 
 

@@ -18,7 +18,6 @@ OUTCOMES = Family(
     metrics=(
         Metric(
             name="podtally_connection_outcomes",
-            on_dashboards=False,
             help="Connections by what became of them, each counted once when that is decided.",
             note="`established`, `answered`, `refused`, `rejected`, `unanswered`, `half_open`, "
             "`unknown`. The labels are those of podtally_connections_total, and so are the sums, "
@@ -35,7 +34,6 @@ ENDINGS = Family(
     metrics=(
         Metric(
             name="podtally_connection_endings",
-            on_dashboards=False,
             help="Established TCP connections that are over, by how they ended.",
             note="`closed`, `reset_by_endpoint`, `reset_by_peer`, `open` (idle for too long, or "
             "the interface was removed).",
@@ -53,7 +51,6 @@ HANDSHAKES = Family(
         Metric(
             name="podtally_handshake_seconds",
             kind="histogram",
-            on_dashboards=False,
             help="Time between the packets of a handshake, as they pass the endpoint's interface.",
             note="`step` is `answer` (from the first SYN to the SYN/ACK; of UDP and SCTP from the "
             "first packet to the first answer) or `completion` (from the SYN/ACK to the ACK).",
@@ -70,7 +67,6 @@ ENFORCEMENT = Family(
     metrics=(
         Metric(
             name="podtally_policy_enforcement",
-            on_dashboards=False,
             help="Connections of endpoints that policies isolate, by verdict and by what the "
             "cluster did with them.",
             note="`enforced`, `not_enforced`, `blocked`, `passed`, `inconclusive`: see below.",
