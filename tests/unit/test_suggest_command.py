@@ -112,7 +112,7 @@ def test_text_is_yaml_and_has_the_proof(files: Files, capsys: pytest.CaptureFixt
     assert [each["metadata"]["name"] for each in written] == ["backend-egress", "backend-ingress"]
     (rule,) = written[1]["spec"]["ingress"]
     assert rule["from"] == [{"podSelector": {"matchLabels": {"app": "frontend"}}}]
-    assert "# proof (a): 0 observed flows would be denied" in out
+    assert "# proof (a): 0 of 1 observed flows would be denied; not among them: denied 1" in out
     assert "shop/stray to shop/backend, TCP 3000: 1 connection" in out
 
 

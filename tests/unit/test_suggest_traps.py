@@ -4,6 +4,7 @@
 import pytest
 
 from podtally.policy.model import Block, PodPeer, PolicyPort, Requirement, Selector
+from podtally.suggest.conversation import ObservedConversation
 from tests.unit.suggest_support import DAY, WEEK, SuggestWorld
 
 
@@ -267,6 +268,28 @@ def test_a_name_cannot_end_a_comment(shop: SuggestWorld) -> None:
     shop.seen("shop/backend", "203.0.113.10", 443, domain="x\n  egress: [{}]\n#")
     assert shop.suggest().holds
     assert shop.verdict("shop/backend", "203.0.113.11", 443) == "denied"
+
+
+def test_a_name_of_a_past_workload_is_no_path(shop: SuggestWorld) -> None:
+    """Rows may say anything; the name is also that of a file."""
+    shop.rows.append(
+        ObservedConversation(
+            namespace="shop",
+            workload="../../Etc/x",
+            direction="egress",
+            peer_kind="pod",
+            peer_namespace="shop",
+            peer_workload="backend",
+            port=3000,
+            first=WEEK[0],
+            last=WEEK[1],
+            labels={"app": "x"},
+        )
+    )
+    shop.suggest()
+    names = {each.policy.name for each in shop.suggested}
+    assert "etc-x-egress" in names
+    assert not any("/" in name for name in names)
 
 
 def test_a_cluster_network_policy_names_domains(shop: SuggestWorld) -> None:

@@ -25,6 +25,7 @@ from podtally.suggest.suggestion import (
     NETWORK_POLICY,
     SuggestedPolicy,
     SuggestionMaker,
+    object_name,
 )
 from podtally.suggest.workloads import WorkloadName, Workloads
 
@@ -70,6 +71,8 @@ class PossibleRow(msgspec.Struct, frozen=True):
 
 class ProofRow(msgspec.Struct, frozen=True):
     holds: bool
+    allowed: int  # flows
+    set_aside: dict[str, int]  # flows that no rule is for, by reason
     newly_denied: list[FlowRow]
     possible: PossibleRow
     removable: list[str]
@@ -250,9 +253,8 @@ def _write(found: Suggestion, directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for each in found.policies:
-            (directory / f"{each.namespace or 'cluster'}-{each.name}.yaml").write_text(
-                each.manifest
-            )
+            name = object_name(f"{each.namespace or 'cluster'}-{each.name}")
+            (directory / f"{name}.yaml").write_text(each.manifest)
     except OSError as error:
         raise PodtallyError(
             f"{error.filename}: {error.strerror}", "check the path and its permissions"
@@ -274,7 +276,9 @@ def _report(found: Suggestion, args: argparse.Namespace) -> int:
 
 def show_proof(proof: ProofRow, out: TextIO) -> None:
     """Write the proof as comments, so that the output stays YAML."""
-    out.write(f"# proof (a): {len(proof.newly_denied)} observed flows would be denied\n")
+    aside = ", ".join(f"{reason} {count}" for reason, count in proof.set_aside.items())
+    denied = f"{len(proof.newly_denied)} of {proof.allowed} observed flows would be denied"
+    out.write(f"# proof (a): {denied}; not among them: {aside or 'none'}\n")
     for each in proof.newly_denied:
         out.write(f"#   {each.flow}: {each.connections} connections\n")
     possible = proof.possible
@@ -306,6 +310,8 @@ def _proof_row(proof: Proof) -> ProofRow:
     possible = proof.possible
     return ProofRow(
         proof.holds,
+        proof.allowed,
+        dict(proof.set_aside),
         denied,
         PossibleRow(possible.before, possible.after, possible.seen, possible.every),
         list(proof.removable),

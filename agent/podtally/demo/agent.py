@@ -18,6 +18,7 @@ from podtally.demo.stage import CONFIG
 from podtally.demo.stop import Stop
 from podtally.demo.topology import (
     AGENT_PORT,
+    CANDIDATES,
     EPOCH_SECONDS,
     EVENT_LOG,
     NODE,
@@ -125,6 +126,7 @@ def _command() -> Sequence[str]:
         "--interfaces": WATCHED,
         "--epoch": EPOCH_SECONDS,
         "--policies": POLICIES,
+        "--candidate": CANDIDATES,
         "--events": EVENT_LOG,
         "--history": STATE_DIR / "history.db",
         "--events-interval": _EVENTS_SECONDS,

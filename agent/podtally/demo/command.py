@@ -19,7 +19,16 @@ from podtally.demo.say import say
 from podtally.demo.servers import ROLES
 from podtally.demo.snapshot import Snapshot, faults
 from podtally.demo.stop import Stop
-from podtally.demo.topology import AGENT_PORT, EVENT_LOG, HOSTS, PODS, POLICIES, SHOP, STATE_DIR
+from podtally.demo.topology import (
+    AGENT_PORT,
+    CANDIDATES,
+    EVENT_LOG,
+    HOSTS,
+    PODS,
+    POLICIES,
+    SHOP,
+    STATE_DIR,
+)
 from podtally.demo.view import render, to_json
 from podtally.errors import PodtallyError
 
@@ -116,7 +125,7 @@ def _perform(args: argparse.Namespace, stop: Stop) -> int:
         agent.await_ready(running, stop)
         if stop.requested:
             return 128 + signal.SIGINT
-        say(f"policies: {POLICIES}; event log: {EVENT_LOG}")
+        say(f"policies: {POLICIES}; to try: {CANDIDATES}; event log: {EVENT_LOG}")
         say(f"the agent is ready; metrics: {running.where.url}")
         screen = Screen(sys.stdout) if args.output == "text" else None
         show = _Show(running, _start_traffic(children), running.snapshot(0), time.monotonic())

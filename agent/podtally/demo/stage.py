@@ -18,7 +18,15 @@ from pathlib import Path
 
 from podtally.demo import network
 from podtally.demo.policies import POLICY_FILES
-from podtally.demo.topology import LOCK, NODE, PIN_DIR, POLICIES, STATE_DIR, agent_config
+from podtally.demo.topology import (
+    CANDIDATES,
+    LOCK,
+    NODE,
+    PIN_DIR,
+    POLICIES,
+    STATE_DIR,
+    agent_config,
+)
 from podtally.errors import PodtallyError
 
 CONFIG = STATE_DIR / "podtally.yaml"
@@ -65,6 +73,7 @@ def build() -> None:
     STATE_DIR.mkdir(mode=0o700)
     CONFIG.write_text(agent_config())
     POLICIES.mkdir()
+    CANDIDATES.mkdir()
     for name, text in POLICY_FILES.items():
         (POLICIES / name).write_text(text)
 

@@ -12,6 +12,7 @@ WATCHED = "ptd-*"
 PIN_DIR = Path("/sys/fs/bpf/podtally-demo")
 STATE_DIR = Path("/run/podtally-demo")
 POLICIES = STATE_DIR / "policies"
+CANDIDATES = STATE_DIR / "candidates"  # empty: for policies to try
 EVENT_LOG = STATE_DIR / "events.jsonl"
 LOCK = "\0podtally-demo"
 AGENT_PORT = 9775  # inside the node's namespace

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Proves suggestions: nothing that was seen is denied, nothing in them can be left out."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -44,6 +45,8 @@ from podtally.suggest.workloads import WorkloadName, Workloads
 
 class Proof(NamedTuple):
     newly_denied: tuple[Flow, ...]
+    allowed: int  # flows that were replayed
+    set_aside: Mapping[str, int]  # flows that were not, by reason
     possible: Possible
     removable: tuple[str, ...]  # parts of policies that nothing needs
     findings: tuple[str, ...]  # of podtally check
@@ -74,6 +77,8 @@ def prove(
     replay = Replay(workloads)
     return Proof(
         newly_denied=tuple(replay.newly_denied(allowed, declared, policies)),
+        allowed=len(allowed),
+        set_aside=_set_aside(touched),
         possible=replay.possible(subjects, allowed, declared, policies),
         removable=tuple(part for each in suggested for part in _removable(each, workloads)),
         findings=tuple(_round_trip(suggested, window, workloads)),
@@ -92,10 +97,16 @@ def check_policies(
     replay = Replay(workloads)
     return Proof(
         newly_denied=tuple(replay.newly_denied(allowed, declared, in_force)),
+        allowed=len(allowed),
+        set_aside=_set_aside(flows),
         possible=replay.possible(workloads.names, allowed, declared, in_force),
         removable=(),
         findings=(),
     )
+
+
+def _set_aside(flows: Sequence[Flow]) -> Mapping[str, int]:
+    return dict(sorted(Counter(flow.excluded for flow in flows if flow.excluded).items()))
 
 
 def _touches(flow: Flow, subjects: set[WorkloadName]) -> bool:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the rules for the flows of each workload and direction."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ NETWORK_POLICY, CLUSTER_NETWORK_POLICY = "NetworkPolicy", "ClusterNetworkPolicy"
 _PRIORITY = 500  # in the middle: room before and after
 _WHOLE = (Block(Network(0xFFFF << 32, 96)), Block(Network(0, 0)))  # 0.0.0.0/0, ::/0
 _NAME_CHARACTERS = 253
+_INVALID = re.compile(r"[^a-z0-9.-]")
 
 
 class RuleEvidence(NamedTuple):
@@ -107,11 +109,11 @@ class SuggestionMaker:
         allowed = [flow for flow in flows if not flow.excluded]
         rules = self._rules(group, direction, allowed)
         subject = self.selectors.of(group[0]).selector
-        name = f"{group[0].name}-{direction}"[-_NAME_CHARACTERS:]
-        space = group[0].namespace
+        space, name = group[0].namespace, f"{group[0].name}-{direction}"
         if self._kind == CLUSTER_NETWORK_POLICY:
             rules = _ordered(rules, direction)
-            name = f"{space}-{name}"[-_NAME_CHARACTERS:]
+            name = f"{space}-{name}"
+        name = object_name(name)
         written = tuple(each.rule for each in rules)
         policy = Policy(
             kind=self._kind,
@@ -225,6 +227,11 @@ class SuggestionMaker:
             ):
                 return name
         return ""
+
+
+def object_name(text: str) -> str:
+    """Return a valid name of an object: it is also a file's name, and rows may say anything."""
+    return _INVALID.sub("-", text.lower())[-_NAME_CHARACTERS:].strip("-.")
 
 
 def in_namespace(name: str) -> Selector:
