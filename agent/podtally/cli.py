@@ -36,6 +36,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "demo": Command("demo.command", "run podtally on generated traffic, in network namespaces"),
         "health": Command("commands.health", "check whether the running agent is healthy"),
+        "history": Command("commands.history", "export the history; print the ClickHouse schema"),
         "config": Command("commands.config_check", "check a configuration file"),
         "detach": Command("commands.detach", "remove the kernel programs and stop counting"),
     },
@@ -47,6 +48,10 @@ GROUPS: dict[str, dict[str, Command]] = {
         "check": Command("commands.check", "lint policies and run their test cases"),
         "suggest": Command(
             "commands.suggest", "write policies from observed traffic, and prove them"
+        ),
+        "audit": Command(
+            "commands.audit",
+            "show whether the cluster enforces its policies",
         ),
         "candidates": Command(
             "commands.candidates", "show what candidate policies would change (dry run)"

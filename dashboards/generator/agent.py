@@ -52,6 +52,8 @@ _ORDER = Row(
             share(f"sum({_UP})", f"count({_UP})"),
             SHARE,
             BELOW_ALL_IS_BAD,
+            to="operations.md#podtallyagentdown",
+            empty="no agent scraped",
         ),
         number(
             "Gap in the books",
@@ -60,6 +62,8 @@ _ORDER = Row(
             f"sum(abs(podtally_books_gap_bytes{{{AGENTS}}}))",
             BYTES,
             ANY_IS_BAD,
+            to="operations.md#podtallybooksdonotclose",
+            empty="no agent scraped",
         ),
         number(
             "Fullest table",
@@ -68,6 +72,8 @@ _ORDER = Row(
             f"max(podtally_table_fill_ratio{{{AGENTS}}})",
             SHARE,
             _FILL,
+            to="operations.md#podtallytablenearlyfull",
+            empty="no agent scraped",
         ),
         number(
             "Interfaces without an owner",
@@ -77,6 +83,8 @@ _ORDER = Row(
             _sum("podtally_unnamed_interfaces"),
             COUNT,
             ANY_IS_ODD,
+            to="operations.md#podtallyunattributed",
+            empty="no agent scraped",
         ),
         number(
             "Attach errors",
@@ -85,6 +93,8 @@ _ORDER = Row(
             or_zero(grown("podtally_attach_errors_total", AGENTS)),
             COUNT,
             ANY_IS_BAD,
+            to="operations.md#podtallyattachfails",
+            empty="no agent scraped",
         ),
         number(
             "Programs ahead of podtally",
@@ -92,6 +102,8 @@ _ORDER = Row(
             or_zero(_sum("podtally_foreign_programs")),
             COUNT,
             ANY_IS_ODD,
+            to="operations.md#podtallyforeignprogram",
+            empty="none reported",
         ),
         table(
             "Agents",
@@ -170,7 +182,7 @@ _LOAD = Row(
                 Line(_quantile("podtally_epoch_lateness_seconds"), f"{NODE} lateness"),
                 Line(_quantile("podtally_swap_seconds"), f"{NODE} swap"),
             ),
-            Look(SECONDS, 8, 7),
+            Look(SECONDS, 8, 7, empty="no slot was missing"),
         ),
         now("podtally_epoch_flows", "Flows in an epoch", "Flows in the last epoch.", THIRD),
         now(

@@ -128,7 +128,7 @@ WRITING = Row(
                 Line(per_second("podtally_flow_log_errors_total"), f"{NODE} flow log"),
                 Line(per_second("podtally_event_log_errors_total"), f"{NODE} events"),
             ),
-            Look(PER_SECOND, 6, 7),
+            Look(PER_SECOND, 6, 7, empty="nothing failed"),
         ),
         lines(
             "Events",

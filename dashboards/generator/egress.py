@@ -72,6 +72,8 @@ _UNEXPECTED = Row(
             or_zero(grown(_DENIED, _OUT)),
             COUNT,
             ANY_IS_BAD,
+            to="policy",
+            empty="no agent scraped",
         ),
         number(
             "Undeclared, to the internet",
@@ -80,6 +82,8 @@ _UNEXPECTED = Row(
             or_zero(grown(_CONNECTIONS, _UNDECLARED)),
             COUNT,
             ANY_IS_ODD,
+            to="policy.md",
+            empty="no agent scraped",
         ),
         number(
             "Metadata address",
@@ -88,18 +92,24 @@ _UNEXPECTED = Row(
             or_zero(grown(_CONNECTIONS, _METADATA)),
             COUNT,
             ANY_IS_ODD,
+            to="operations.md#podtallyegresstometadata",
+            empty="no agent scraped",
         ),
         number(
             "To the internet",
             "Bytes in the selected time range.",
             or_zero(grown(_FLOWS, _INTERNET)),
             BYTES,
+            to="overview",
+            empty="no agent scraped",
         ),
         number(
             "All egress",
             "Bytes in the selected time range, to all destinations.",
             or_zero(grown(_FLOWS, _OUT)),
             BYTES,
+            to="overview",
+            empty="no agent scraped",
         ),
         number(
             "Cost of egress",
@@ -107,6 +117,8 @@ _UNEXPECTED = Row(
             "scope without a price costs nothing.",
             or_zero(grown(_COST, WORKLOADS)),
             DOLLARS,
+            to="configuration.md#prices",
+            empty="no prices configured",
         ),
         table(
             "Denied",
@@ -120,7 +132,7 @@ _UNEXPECTED = Row(
                     COUNT,
                 ),
             ),
-            Look(COUNT, 24),
+            Look(COUNT, 24, empty="no egress is denied"),
         ),
         table(
             "Undeclared, to the internet, by workload",
@@ -138,7 +150,7 @@ _UNEXPECTED = Row(
                     COUNT,
                 ),
             ),
-            Look(COUNT, 12),
+            Look(COUNT, 12, empty="no undeclared connection to the internet"),
         ),
         table(
             "To the metadata address",
@@ -151,7 +163,7 @@ _UNEXPECTED = Row(
                     COUNT,
                 ),
             ),
-            Look(COUNT, 12),
+            Look(COUNT, 12, empty="no connection to the metadata address"),
         ),
         table(
             "New destinations",
@@ -160,7 +172,7 @@ _UNEXPECTED = Row(
             "network of the configuration, or its whole scope on that port.",
             _DESTINATION,
             (Value("Bytes", _new(), BYTES),),
-            Look(BYTES, 24),
+            Look(BYTES, 24, empty="nothing new, or Prometheus does not reach back so far"),
         ),
     ),
 )
@@ -229,7 +241,12 @@ _COSTS = Row(
             "Egress at the current rate, by the prices of the configuration: an estimate, not "
             "the bill.",
             Line(f"{rate(_COST, WORKLOADS, 'namespace')} * 3600", "{{namespace}}"),
-            Look(DOLLARS, 12, stacked=True),
+            Look(
+                DOLLARS,
+                12,
+                stacked=True,
+                empty="no prices configured (prices:), or no traffic with a price",
+            ),
         ),
         lines(
             "Dollars per hour, by scope",
@@ -238,7 +255,12 @@ _COSTS = Row(
                 Line(f"{rate(_COST, WORKLOADS, 'scope')} * 3600", "egress {{scope}}"),
                 Line(f"{rate(_COST_IN, WORKLOADS, 'scope')} * 3600", "ingress {{scope}}"),
             ),
-            Look(DOLLARS, 12, stacked=True),
+            Look(
+                DOLLARS,
+                12,
+                stacked=True,
+                empty="no prices configured (prices:), or no traffic with a price",
+            ),
         ),
         table(
             "Cost by workload",
@@ -253,7 +275,7 @@ _COSTS = Row(
                     DOLLARS,
                 ),
             ),
-            Look(DOLLARS, 24),
+            Look(DOLLARS, 24, empty="no prices configured (prices:), or no traffic with a price"),
         ),
     ),
 )

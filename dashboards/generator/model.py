@@ -53,6 +53,48 @@ class Variable:
 
 
 @dataclass(frozen=True)
+class Annotation:
+    """Vertical lines in all panels, at the Unix times that are the values of ``expr``."""
+
+    name: str
+    colour: str
+    expr: str
+    text: str
+
+    def to_json(self) -> Object:
+        return {
+            "name": self.name,
+            "datasource": DATASOURCE,
+            "enable": True,
+            "iconColor": self.colour,
+            # The rest is of Grafana's Prometheus data source, whose times are in ms.
+            "expr": f"1000 * ({self.expr})",
+            "step": "60s",
+            "titleFormat": self.name,
+            "textFormat": self.text,
+            "tagKeys": "",
+            "useValueForTime": True,
+        }
+
+
+ANNOTATIONS = (
+    Annotation(
+        "Agent started",
+        "blue",
+        'process_start_time_seconds{cluster=~"$cluster"} and on (cluster, instance, job) '
+        'podtally_build_info{cluster=~"$cluster"}',
+        "on {{instance}}; its programs counted meanwhile",
+    ),
+    Annotation(
+        "Policies changed",
+        "purple",
+        'max by (cluster) (podtally_policies_changed_timestamp_seconds{cluster=~"$cluster"})',
+        "kubectl podtally explain FROM TO PORT says what holds now",
+    ),
+)
+
+
+@dataclass(frozen=True)
 class Panel:
     """One panel; ``width`` and ``height`` are in grid cells."""
 
@@ -122,8 +164,10 @@ class Dashboard:
             "time": {"from": "now-1h", "to": "now"},
             "refresh": "1m",
             "links": [_link(name) for name in _OTHERS if name != self.name],
-            "templating": {"list": [_CHOICE_OF_SOURCE, *(v.to_json() for v in self.variables)]},
-            "annotations": {"list": []},
+            "templating": {
+                "list": [_CHOICE_OF_SOURCE, *(v.to_json() for v in self.variables), _DOCS]
+            },
+            "annotations": {"list": [each.to_json() for each in ANNOTATIONS]},
             "panels": list(self._panels()),
         }
 
@@ -165,6 +209,18 @@ def _link(name: str) -> Object:
     }
 
 
+DOCS_URL = "https://github.com/podtally/podtally/blob/main/docs"
+# The one place where the documentation lives: change it at the top of a dashboard, or here.
+_DOCS: Object = {
+    "type": "textbox",
+    "name": "docs",
+    "label": "Documentation",
+    "query": DOCS_URL,
+    "current": {"selected": True, "text": DOCS_URL, "value": DOCS_URL},
+    "options": [{"selected": True, "text": DOCS_URL, "value": DOCS_URL}],
+    "hide": 2,  # not shown
+    "skipUrlSync": False,
+}
 _CHOICE_OF_SOURCE: Object = {
     "type": "datasource",
     "name": "datasource",

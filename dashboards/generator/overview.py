@@ -45,6 +45,8 @@ _ORDER = Row(
             "Agents that Prometheus scrapes successfully now.",
             f"count(podtally_build_info{{{AGENTS}}})",
             COUNT,
+            to="agent",
+            empty="no agent scraped",
         ),
         number(
             "Agents down",
@@ -57,6 +59,8 @@ _ORDER = Row(
             ),
             COUNT,
             ANY_IS_BAD,
+            to="agent",
+            empty="no agent scraped",
         ),
         number(
             "Gap in the books",
@@ -66,6 +70,8 @@ _ORDER = Row(
             f"sum(abs(podtally_books_gap_bytes{{{AGENTS}}}))",
             BYTES,
             ANY_IS_BAD,
+            to="operations.md#podtallybooksdonotclose",
+            empty="no agent scraped",
         ),
         number(
             "Denied connections",
@@ -74,6 +80,8 @@ _ORDER = Row(
             or_zero(grown("podtally_policy_denied_total", _CHOSEN)),
             COUNT,
             ANY_IS_BAD,
+            to="policy",
+            empty="no agent scraped",
         ),
         number(
             "Undeclared exposure",
@@ -82,12 +90,16 @@ _ORDER = Row(
             or_zero(grown("podtally_undeclared_exposure_connections_total", _CHOSEN)),
             COUNT,
             ANY_IS_BAD,
+            to="policy",
+            empty="no agent scraped",
         ),
         number(
             "To the internet",
             "Egress to public addresses. The Egress dashboard shows the workloads.",
             or_zero(rate(_FLOWS, _INTERNET)),
             BYTES_PER_SECOND,
+            to="egress",
+            empty="no agent scraped",
         ),
         table(
             "Alerts",
@@ -107,7 +119,7 @@ _ORDER = Row(
                     COUNT,
                 ),
             ),
-            Look(COUNT, 24, 6),
+            Look(COUNT, 24, 6, empty="no alert, or Prometheus does not have podtally's rules"),
         ),
     ),
 )
@@ -176,7 +188,7 @@ _TALKERS = Row(
                     PER_SECOND,
                 ),
             ),
-            Look(BYTES_PER_SECOND, 12, 10),
+            Look(BYTES_PER_SECOND, 12, 10, empty="no traffic now from what is selected"),
         ),
         table(
             "Who sends to whom",
@@ -200,7 +212,7 @@ _TALKERS = Row(
                     BYTES_PER_SECOND,
                 ),
             ),
-            Look(BYTES_PER_SECOND, 12, 10),
+            Look(BYTES_PER_SECOND, 12, 10, empty="no traffic now between what is selected"),
         ),
     ),
 )
@@ -236,7 +248,7 @@ _BALANCE = Row(
             "before podtally (XDP, backlog); after_hook: booked, then dropped (a pod's interface "
             "is down, a qdisc is full); header: Ethernet headers that some drivers do not count.",
             Line(rate("podtally_books_drops_bytes_total", AGENTS, "kind"), "{{kind}}"),
-            Look(BYTES_PER_SECOND, 8, stacked=True),
+            Look(BYTES_PER_SECOND, 8, stacked=True, empty="nothing was dropped"),
         ),
         lines(
             "Gap by node",

@@ -83,10 +83,25 @@ class Look:
     steps: Steps = PLAIN
     stacked: bool = False
     colours: Mapping[str, str] | None = None  # by legend
+    empty: str = ""  # what it means that there is nothing to show
 
 
-def number(title: str, description: str, expr: str, unit: str, steps: Steps = PLAIN) -> Panel:
-    """Return a panel with one current number; six fit into a line."""
+def number(  # noqa: PLR0913 - a panel has as many parts
+    title: str,
+    description: str,
+    expr: str,
+    unit: str,
+    steps: Steps = PLAIN,
+    *,
+    to: str = "",
+    empty: str = "no agent",
+) -> Panel:
+    """Return a panel with one current number; six fit into a line.
+
+    A click leads ``to`` what explains it: a dashboard, or a section of the documentation
+    (PAGE.md#SECTION). ``empty`` says what it means that there is no value.
+    """
+    links = {"links": [_to(to)]} if to else {}
     return Panel(
         kind="stat",
         title=title,
@@ -102,12 +117,18 @@ def number(title: str, description: str, expr: str, unit: str, steps: Steps = PL
             "graphMode": "none",
             "justifyMode": "auto",
         },
-        defaults={"unit": unit, "color": {"mode": "thresholds"}, "thresholds": steps.to_json()},
+        defaults={
+            "unit": unit,
+            "color": {"mode": "thresholds"},
+            "thresholds": steps.to_json(),
+            "noValue": empty,
+            **links,
+        },
     )
 
 
 def lines(title: str, description: str, of: tuple[Line, ...] | Line, look: Look) -> Panel:
-    """Return a panel of time series."""
+    """Return a panel of time series; ``look.empty`` says what it means that there are none."""
     of = of if isinstance(of, tuple) else (of,)
     stacking = {"mode": "normal" if look.stacked else "none", "group": "A"}
     custom: Object = {
@@ -143,6 +164,7 @@ def lines(title: str, description: str, of: tuple[Line, ...] | Line, look: Look)
             "color": {"mode": "palette-classic"},
             "custom": custom,
             "thresholds": look.steps.to_json(),
+            "noValue": look.empty or "nothing counted in this time range",
         },
         overrides=tuple(_colour(name, colour) for name, colour in (look.colours or {}).items()),
     )
@@ -181,7 +203,10 @@ def table(
             "cellHeight": "sm",
             "sortBy": [{"displayName": values[0].title, "desc": True}],
         },
-        defaults={"custom": {"align": "auto", "filterable": True}},
+        defaults={
+            "custom": {"align": "auto", "filterable": True},
+            "noValue": look.empty or "none in this time range",
+        },
         overrides=(
             *(_unit(each.title, each.unit) for each in values),
             *(
@@ -190,6 +215,7 @@ def table(
                 if each.label in WORD_COLOURS
             ),
             *([_links(titles["workload"], (_to_pod("", "Open"),))] if linked else ()),
+            *([_links(titles["alertname"], (_RUNBOOK,))] if "alertname" in labels else ()),
         ),
         transformations=(*merge, {"id": "organize", "options": organize}),
     )
@@ -215,7 +241,7 @@ def service_map(title: str, description: str, selector: str, height: int = 14) -
         height=height,
         targets=(_table_target("edges", edges(selector)),),
         options={"nodes": {"mainStatUnit": "kB/s"}, "edges": {"mainStatUnit": "kB/s"}},
-        defaults={"unit": "KBs"},
+        defaults={"unit": "KBs", "noValue": "no traffic now between what is selected"},
         overrides=(
             _links("source", (_to_pod("", "Open the workload"),)),
             _links("target", (_to_pod("peer_", "Open the peer, if it is a workload"),)),
@@ -263,6 +289,23 @@ def _words(name: str, colours: Mapping[str, str]) -> Object:
         # Other values have the colour of text.
         {"id": "thresholds", "value": PLAIN.to_json()},
     )
+
+
+# A text fragment: a data link cannot write the alert's name in lower case, as anchors are.
+_RUNBOOK: Object = {
+    "title": "Open the runbook",
+    "url": "${docs}/operations.md#:~:text=${__value.text}",
+    "targetBlank": True,
+}
+
+
+def _to(target: str) -> Object:
+    """Return a link to a dashboard, with the selection, or to a page of the documentation."""
+    if ".md" in target:
+        return {"title": "What it means", "url": f"${{docs}}/{target}", "targetBlank": True}
+    kept = "${datasource:queryparam}&${cluster:queryparam}&${__url_time_range}"
+    url = f"/d/{PREFIX}{target}/{target}?{kept}"
+    return {"title": f"Open {target.capitalize()}", "url": url}
 
 
 def _links(name: str, links: tuple[Object, ...]) -> Object:

@@ -49,19 +49,37 @@ _WIDE = Look(BYTES_PER_SECOND, 12)
 _NOW = Row(
     "$namespace / $workload",
     (
-        number("Sends", "Current rate.", or_zero(rate(_FLOWS, _OUT)), BYTES_PER_SECOND),
-        number("Receives", "Current rate.", or_zero(rate(_FLOWS, _IN)), BYTES_PER_SECOND),
+        number(
+            "Sends",
+            "Current rate.",
+            or_zero(rate(_FLOWS, _OUT)),
+            BYTES_PER_SECOND,
+            to="metrics.md",
+            empty="no such workload",
+        ),
+        number(
+            "Receives",
+            "Current rate.",
+            or_zero(rate(_FLOWS, _IN)),
+            BYTES_PER_SECOND,
+            to="metrics.md",
+            empty="no such workload",
+        ),
         number(
             "New connections/s",
             "Connections that it opens; a pooled connection is opened once.",
             or_zero(rate(_CONNECTIONS, _OUT)),
             PER_SECOND,
+            to="metrics.md",
+            empty="no such workload",
         ),
         number(
             "To the internet",
             "Bytes to public addresses in the selected time range.",
             or_zero(grown(_FLOWS, f'{_OUT},scope="internet"')),
             BYTES,
+            to="egress",
+            empty="no such workload",
         ),
         number(
             "Denied connections",
@@ -70,6 +88,8 @@ _NOW = Row(
             or_zero(grown("podtally_policy_denied_total", ONE_WORKLOAD)),
             COUNT,
             ANY_IS_BAD,
+            to="policy",
+            empty="no such workload",
         ),
         number(
             "Undeclared exposure",
@@ -78,6 +98,8 @@ _NOW = Row(
             or_zero(grown("podtally_undeclared_exposure_connections_total", ONE_WORKLOAD)),
             COUNT,
             ANY_IS_BAD,
+            to="policy",
+            empty="no such workload",
         ),
         table(
             "Denied",
@@ -96,7 +118,7 @@ _NOW = Row(
                     COUNT,
                 ),
             ),
-            Look(COUNT, 24, 5),
+            Look(COUNT, 24, 5, empty="nothing is denied by policies of this workload"),
         ),
     ),
 )
@@ -169,7 +191,7 @@ _DETAILS = Row(
                 Value("Bytes", grown(_FLOWS, ONE_WORKLOAD, *_BOTH), BYTES),
                 Value("Connections", grown(_CONNECTIONS, ONE_WORKLOAD, *_BOTH), COUNT),
             ),
-            Look(BYTES, 24, 10),
+            Look(BYTES, 24, 10, empty="no traffic in this time range"),
         ),
         service_map(
             "Map of this workload, in kB/s",

@@ -71,6 +71,8 @@ _DECLARED = Row(
             "most.",
             f"max(sum by (instance) (podtally_policies{{{_CLUSTER}}}))",
             COUNT,
+            to="policy.md",
+            empty="no agent scraped",
         ),
         number(
             "Unreadable",
@@ -79,6 +81,8 @@ _DECLARED = Row(
             f"max(podtally_policies_unreadable{{{_CLUSTER}}})",
             COUNT,
             ANY_IS_BAD,
+            to="operations.md#podtallypoliciesunreadable",
+            empty="no agent scraped",
         ),
         number(
             "Stale files",
@@ -86,6 +90,8 @@ _DECLARED = Row(
             f"max(podtally_policy_files_stale{{{_CLUSTER}}})",
             COUNT,
             ANY_IS_BAD,
+            to="operations.md#podtallypolicyfilesstale",
+            empty="no agent scraped",
         ),
         number(
             "Not yet synced",
@@ -95,6 +101,8 @@ _DECLARED = Row(
             f"max(podtally_policy_resources_unsynced{{{_CLUSTER}}})",
             COUNT,
             ANY_IS_ODD,
+            to="operations.md#podtallypoliciesunsynced",
+            empty="no agent scraped",
         ),
         number(
             "Unknown verdicts",
@@ -105,12 +113,16 @@ _DECLARED = Row(
             ),
             SHARE,
             Steps(yellow=0.01, red=0.1),
+            to="metrics.md#policy",
+            empty="no new connections",
         ),
         number(
             "Candidates",
             "Candidate policies under evaluation (dry run); they change no verdict.",
             f"max(podtally_candidate_policies{{{_CLUSTER}}})",
             COUNT,
+            to="policy.md",
+            empty="no agent scraped",
         ),
     ),
 )
@@ -149,7 +161,7 @@ _ISOLATED = Row(
                     SHARE,
                 ),
             ),
-            Look(SHARE, 12, 9),
+            Look(SHARE, 12, 9, empty="no connections in this time range"),
         ),
         table(
             "Undeclared",
@@ -164,7 +176,7 @@ _ISOLATED = Row(
                     COUNT,
                 ),
             ),
-            Look(COUNT, 12, 9),
+            Look(COUNT, 12, 9, empty="every connection is covered by a policy"),
         ),
     ),
 )
@@ -179,13 +191,13 @@ _VERDICTS = Row(
             "does what it should not; the event log has addresses and reasons.",
             (*_ENDS, _POLICY),
             (Value("Connections", grown(_DENIED, WORKLOADS, *labels(_ENDS), "policy"), COUNT),),
-            Look(COUNT, 24, 9),
+            Look(COUNT, 24, 9, empty="nothing is denied"),
         ),
         lines(
             "Denied, by policy",
             "Connections per second.",
             Line(rate(_DENIED, WORKLOADS, "policy"), "{{policy}}"),
-            Look(PER_SECOND, 12, stacked=True),
+            Look(PER_SECOND, 12, stacked=True, empty="nothing is denied"),
         ),
         lines(
             "Unknown verdicts, by cause",
@@ -194,7 +206,7 @@ _VERDICTS = Row(
             Line(
                 rate("podtally_verdict_unknown_connections_total", _CLUSTER, "cause"), "{{cause}}"
             ),
-            Look(PER_SECOND, 12, stacked=True),
+            Look(PER_SECOND, 12, stacked=True, empty="every verdict is known"),
         ),
         table(
             "Undeclared exposure",
@@ -212,7 +224,11 @@ _VERDICTS = Row(
                     COUNT,
                 ),
             ),
-            Look(COUNT, 12),
+            Look(
+                COUNT,
+                12,
+                empty="nothing undeclared is reached from outside, or there is no Kubernetes API",
+            ),
         ),
         table(
             "Undecided at isolated workloads",
@@ -227,7 +243,7 @@ _VERDICTS = Row(
                     COUNT,
                 ),
             ),
-            Look(COUNT, 12),
+            Look(COUNT, 12, empty="every verdict is known"),
         ),
         table(
             "Scans",
@@ -241,7 +257,7 @@ _VERDICTS = Row(
                     COUNT,
                 ),
             ),
-            Look(COUNT, 8),
+            Look(COUNT, 8, empty="no scan"),
         ),
         table(
             "Allowed by expired names",
@@ -255,7 +271,7 @@ _VERDICTS = Row(
                     COUNT,
                 ),
             ),
-            Look(COUNT, 8),
+            Look(COUNT, 8, empty="no rule by domain name, or no answer had expired"),
         ),
         table(
             "Spoofed packets",
@@ -269,7 +285,7 @@ _VERDICTS = Row(
                     COUNT,
                 ),
             ),
-            Look(COUNT, 8),
+            Look(COUNT, 8, empty="no endpoint sends from addresses of others"),
         ),
         table(
             "Policies by kind",
@@ -332,7 +348,7 @@ _CHANGES = Row(
                     BYTES,
                 ),
             ),
-            Look(COUNT, 24, 9),
+            Look(COUNT, 24, 9, empty="no candidates, or nothing observed would change"),
         ),
         lines(
             "Changed verdicts",
@@ -342,7 +358,7 @@ _CHANGES = Row(
                 rate(_CANDIDATES, WORKLOADS, "verdict", "candidate"),
                 "{{verdict}} would be {{candidate}}",
             ),
-            Look(PER_SECOND, 24, 7),
+            Look(PER_SECOND, 24, 7, empty="no candidates, or nothing observed would change"),
         ),
     ),
 )

@@ -30,7 +30,7 @@ from tests.e2e.policy_world import (
     eventually,
     outside,
 )
-from tests.unit.rules_support import FILES, RUNBOOK, SECTIONS, configurations, groups
+from tests.unit.rules_support import FILES, GRAFANA, RUNBOOK, SECTIONS, configurations, groups
 
 WINDOW_SECONDS = 8
 FIRST_SECONDS = 40  # the same, while both start on a busy machine
@@ -218,6 +218,7 @@ def assert_told(denied: Notice, metadata: Notice) -> None:
         "summary": "shop/stray opens connections that policy denies",
         "description": "1 connections in 10 minutes to external, tcp port 4444. Denied by shop/shut.",
         "runbook_url": f"{RUNBOOK}#podtallyegressdenied",
+        "dashboard_url": f"{GRAFANA}/d/podtally-pod/pod?var-namespace=shop&var-workload=stray",
     }
     assert (metadata.receiver, metadata.name) == ("pager", "PodtallyEgressToMetadata")
     assert metadata.labels["severity"] == "critical"

@@ -154,6 +154,10 @@ def test_ctrl_c_ends_it_with_the_final_table_and_leaves_nothing() -> None:
     code, out, err = end(process)
     assert code == 0, out + err
     assert "the books close" in out
+    gone = out.partition("WHAT stray-x2 DID, which is gone (podtally flows --pod stray-x2)")[2]
+    assert re.search(
+        r"shop/stray +-> +internet +internet +198\.18\.7\.7 +4444/tcp .*! denied", gone
+    ), out
     assert "-> internet :4444  ! denied" in out
     assert_nothing_is_left()
 

@@ -23,11 +23,14 @@ def cleanup(agent: Agent) -> subprocess.CompletedProcess[str]:
     granted = container["securityContext"]["capabilities"]["add"]
     allowed = "".join(f",+{name.lower()}" for name in granted)
     places = agent.places
+    config = places.state_dir.parent / "podtally.yaml"
+    config.write_text(f"history: {places.state_dir}/history.db\n")
     return subprocess.run(
         [
             *("setpriv", "--bounding-set", f"-all{allowed}", "--no-new-privs"),
             *(sys.executable, "-m", "podtally", *container["args"], "-o", "json"),
             *("--pin-dir", str(places.pin_dir), "--state-dir", str(places.state_dir)),
+            *("--config", str(config)),
         ],
         capture_output=True, text=True, check=False, env=environment(),
     )  # fmt: skip
@@ -58,6 +61,7 @@ def test_a_node_is_as_before(three_pods: Node, make_agent: MakeAgent) -> None:
     assert refused.returncode == 2, "an agent still runs"
     assert "another podtally" in refused.stderr or "is in use" in refused.stderr, refused.stderr
     assert agent.stop() == 0
+    assert (agent.places.state_dir / "history.db").exists()
     done = cleanup(agent)
     assert (done.returncode, done.stderr) == (0, "")
     report = json.loads(done.stdout)

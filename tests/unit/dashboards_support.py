@@ -41,6 +41,9 @@ def queries(name: str, dashboard: Object) -> Iterator[Query]:
     for panel in panels(dashboard):
         for target in panel["targets"]:
             yield Query(name, panel, target)
+    for each in dashboard["annotations"]["list"]:
+        marks = {"title": each["name"], "type": "annotation", "targets": []}
+        yield Query(name, marks, {"refId": "A", "expr": each["expr"], "range": True})
 
 
 def variables(dashboard: Object) -> dict[str, Object]:

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 RULES = ROOT / "dashboards" / "rules"
 FILES = sorted(RULES.glob("*.yaml"), reverse=True)  # recording.yaml first
 PAGE_TEXT = (ROOT / "docs" / "operations.md").read_text()
+GRAFANA = "http://localhost:3000"
 RUNBOOK = "https://github.com/podtally/podtally/blob/main/docs/operations.md"
 SECTIONS = dict(
     re.findall(r"^### (Podtally\w+)\n(.*?)(?=^##|\Z)", PAGE_TEXT, re.MULTILINE | re.DOTALL)

@@ -462,3 +462,36 @@ def test_on_and_off_are_words_whatever_yaml_makes_of_them(file: Path) -> None:
     for word in ("on", "off", "auto"):
         file.write_text(f"kubernetes: {word}\n")
         assert load(file, {}).kubernetes == word
+
+
+def read(folder: Path, text: str) -> Config:
+    (folder / "podtally.yaml").write_text(text)
+    return load(folder / "podtally.yaml", {})
+
+
+def test_the_history(tmp_path: Path) -> None:
+    text = "history: {path: /data/h.db, max_bytes: 4GiB, min_free_bytes: 0, clickhouse: {url: 'http://db:8123'}}\n"
+    history = read(tmp_path, text).history
+    assert (history.path, history.max_bytes, history.min_free_bytes) == ("/data/h.db", 4 << 30, 0)
+    assert history.clickhouse.database == "podtally"
+    assert not read(tmp_path, "history: off\n").history.is_on
+    assert not read(tmp_path, "history: {path: off}\n").history.is_on
+    assert read(tmp_path, "history: /data/h.db\n").history.file == Path("/data/h.db")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("history: {max_bytes: 1MiB}", ["max_bytes", "at least 4MiB"]),
+        ("history: {max_bytes: much}", ["history.max_bytes", "much"]),
+        ("history: {pth: /data}", ["pth", "did you mean"]),
+        ("history: 23", ["a path, `off` or a mapping"]),
+        ("history: {clickhouse: {url: 'tcp://db:9000'}}", ["clickhouse.url", "no URL of HTTP"]),
+        ("history: {clickhouse: {url: 'http://u:p@db'}}", ["user", "password_file"]),
+    ],
+)
+def test_a_wrong_history(tmp_path: Path, text: str, words: list[str]) -> None:
+    with pytest.raises(PodtallyError) as caught:
+        read(tmp_path, text + "\n")
+    for word in words:
+        assert word in str(caught.value)

@@ -17,6 +17,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.generator import DASHBOARDS
 from tests.unit.dashboards_support import FOLDER, Object, dashboards, panels, used, variables
+from tests.unit.rules_support import RUNBOOK
 
 ALL = dashboards()
 NAMES = ("agent", "egress", "health", "overview", "pod", "policy")
@@ -37,6 +38,17 @@ def test_the_files_are_what_the_generator_makes(dashboard: Any) -> None:
 
 
 # -- Grafana's schema -------------------------------------------------------------------
+
+
+# An annotation of the Prometheus data source has these, too; the schema has those of all sources.
+OF_PROMETHEUS = ("step", "titleFormat", "textFormat", "tagKeys", "useValueForTime")
+
+
+def lost_of(dashboard: Object, model: Dashboard) -> list[str]:
+    """Fields that the schema does not have."""
+    own = re.compile(rf"\.annotations\.list\[\d+\]\.({'|'.join(OF_PROMETHEUS)})")
+    found = lost(dashboard, json.loads(JSONEncoder().encode(model)))
+    return [each for each in found if not own.fullmatch(each)]
 
 
 def lost(given: Any, kept: Any, where: str = "") -> Iterator[str]:
@@ -100,7 +112,7 @@ def _not_of(value: Any, hint: type, where: str) -> Iterator[str]:
 def test_it_is_in_grafanas_schema(name: str) -> None:
     plugins.register_default_plugins()
     model = Dashboard.from_json(ALL[name])
-    assert list(lost(ALL[name], json.loads(JSONEncoder().encode(model)))) == []
+    assert lost_of(ALL[name], model) == []
     assert list(misfits(model, Dashboard)) == []
 
 
@@ -112,7 +124,7 @@ def test_the_check_of_the_schema_can_fail() -> None:
     chosen["fieldConfig"]["defaults"]["custom"]["stacking"]["mode"] = "high"
     chosen["gridPos"]["w"] = "wide"
     model = Dashboard.from_json(wrong)
-    (unknown,) = lost(wrong, json.loads(JSONEncoder().encode(model)))
+    (unknown,) = lost_of(wrong, model)
     assert unknown.endswith(".options.legends")
     assert len(list(misfits(model, Dashboard))) == 2
 
@@ -285,6 +297,50 @@ def test_links_lead_to_dashboards_and_variables_that_there_are(name: str) -> Non
         target = by_uid[url.split("/")[2]]
         assert set(re.findall(r"var-(\w+)=", url)) <= set(variables(target)), url
         assert set(re.findall(r"\{(\w+):queryparam\}", url)) <= set(variables(target)), url
+
+
+def test_numbers_lead_to_what_explains_them() -> None:
+    """A dashboard, or a section of a page that exists."""
+    docs = FOLDER.parent / "docs"
+    for name, dashboard in ALL.items():
+        for panel in panels(dashboard):
+            if panel["type"] != "stat":
+                continue
+            (link,) = panel["fieldConfig"]["defaults"]["links"]
+            page, _, section = link["url"].partition("#")
+            if page.startswith("/d/"):
+                assert page.split("/")[2] != f"podtally-{name}", panel["title"]
+                continue
+            text = (docs / page.removeprefix("${docs}/")).read_text()
+            heads = {head.lower() for head in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+            assert not section or section in heads, link["url"]
+
+
+def test_alerts_lead_to_the_runbook() -> None:
+    (panel,) = (each for each in panels(ALL["overview"]) if each["title"] == "Alerts")
+    (links,) = (
+        each["value"]
+        for override in panel["fieldConfig"]["overrides"]
+        if override["matcher"]["options"] == "Alert"
+        for each in override["properties"]
+        if each["id"] == "links"
+    )
+    assert [link["url"] for link in links] == ["${docs}/operations.md#:~:text=${__value.text}"]
+    for dashboard in ALL.values():
+        assert variables(dashboard)["docs"]["query"] == RUNBOOK.rpartition("/")[0]
+
+
+@each_dashboard
+def test_emptiness_is_explained(name: str) -> None:
+    for panel in panels(ALL[name]):
+        assert len(panel["fieldConfig"]["defaults"]["noValue"]) > 5, panel["title"]
+
+
+@each_dashboard
+def test_restarts_and_policy_changes_are_marked(name: str) -> None:
+    marks = {each["name"]: each["expr"] for each in ALL[name]["annotations"]["list"]}
+    assert set(marks) == {"Agent started", "Policies changed"}
+    assert all(expr.startswith("1000 * (") for expr in marks.values()), "Grafana wants ms"
 
 
 def test_workloads_in_tables_lead_to_their_dashboard() -> None:

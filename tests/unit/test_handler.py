@@ -14,6 +14,7 @@ import pytest
 
 from podtally.api.schema import (
     AddressOwner,
+    AuditedPolicy,
     CandidateDeletion,
     CandidatePolicy,
     EndpointRow,
@@ -44,6 +45,9 @@ class Nothing:
         raise NotImplementedError
 
     def candidates(self) -> list[CandidatePolicy]:
+        return []
+
+    def policies(self) -> list[AuditedPolicy]:
         return []
 
     def deletions(self) -> list[CandidateDeletion]:

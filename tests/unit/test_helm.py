@@ -96,7 +96,10 @@ FULL: Json = {
     "user": {"create": True, "subjects": [{"kind": "User", "name": "u", "apiGroup": "rbac.authorization.k8s.io"}]},
     "scrape": {
         "podMonitor": {"enabled": True, "labels": {"release": "prom"}},
-        "rules": {"enabled": True, "labels": {"release": "prom"}},
+        "rules": {
+            "enabled": True, "labels": {"release": "prom"}, "grafanaUrl": "https://grafana.example.org/",
+            "runbookUrl": "https://docs.example.org/operations",
+        },
     },
     "openshift": {"enabled": True},
     "mountBpffs": True,
@@ -132,6 +135,11 @@ def test_values_reach_the_agent(tmp_path: Path) -> None:
     assert any("{{ $labels.namespace }}" in str(rule) for rule in rules), (
         "Helm leaves templates alone"
     )
+    alerts = [each["annotations"] for each in rules if "alert" in each]
+    hosts = {
+        each[f"{kind}_url"].split("/")[2] for each in alerts for kind in ("runbook", "dashboard")
+    }
+    assert hosts == {"docs.example.org", "grafana.example.org"}
 
 
 @pytest.mark.parametrize(

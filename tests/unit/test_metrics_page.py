@@ -12,11 +12,13 @@ import yaml
 from prometheus_client import Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
+from podtally.config import ExpectedTraffic
 from podtally.export import documentation
 from podtally.export.agent_metrics import AgentMetrics
+from podtally.export.expected import ExpectedMatcher
 from podtally.export.publisher import Health, Publisher
 from podtally.identity.name_table import WELL_KNOWN
-from podtally.ledger.families import FAMILIES
+from podtally.ledger.families import DENIED, FAMILIES
 from podtally.ledger.judgements import FOREIGN_SENDER, UNKNOWN_INITIATOR
 from podtally.ledger.label_sets import ACCOUNTS
 from podtally.ledger.outcomes import NAMES
@@ -64,7 +66,12 @@ def exposed() -> str:
             name = next(iter(gauge.describe())).name
             if labels.get(name):  # a ValueError, if the code has others
                 gauge.labels(**dict.fromkeys(labels[name], "x")).set(23)
-    publisher = Publisher(View(series), own, lambda: Health("", ""))
+    some = series[DENIED.name]
+    egress = some.labels[0]._replace(direction="egress")
+    series[DENIED.name] = SeriesView([*some.labels, egress], np.repeat(some.values, 2, axis=0))
+    expected = ExpectedTraffic(workload="x/x", peer="x/x", until="2999-12-31", reason="x")
+    health = Health("", "")
+    publisher = Publisher(View(series), own, lambda: health, ExpectedMatcher([expected]))
     return publisher.render("")[0].decode()
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.unit.dashboards_support import dashboards
 from tests.unit.promql_labels import PAGE, Catalogue, catalogue, check
 from tests.unit.rules_support import (
     FILES,
+    GRAFANA,
     PAGE_TEXT,
     ROOT,
     RULES,
@@ -91,9 +93,24 @@ def test_every_alert_says_what_it_is_and_where_to_read_on(rule: Rule) -> None:
     assert set(rule.labels) == {"severity"}
     assert rule.labels["severity"] in SEVERITIES
     assert re.fullmatch(r"[1-9]\d*[mh]|0m", rule.holds)
-    assert set(rule.annotations) == {"summary", "description", "runbook_url"}
+    assert set(rule.annotations) == {"summary", "description", "runbook_url", "dashboard_url"}
     assert all(rule.annotations.values())
     assert rule.annotations["runbook_url"] == f"{RUNBOOK}#{rule.alert.lower()}"
+
+
+@by_name
+def test_every_alert_leads_to_a_dashboard(rule: Rule) -> None:
+    """One that there is, with variables that it has, selected by labels that the alert has."""
+    url = rule.annotations["dashboard_url"]
+    found = re.match(rf"{re.escape(GRAFANA)}/d/podtally-(\w+)/(\w+)(\?.*)?$", url)
+    assert found is not None, url
+    name, slug, query = found.groups()
+    assert name == slug
+    variables = set(re.findall(r"var-(\w+)=", query or ""))
+    assert variables <= {each["name"] for each in dashboards()[name]["templating"]["list"]}
+    assert variables <= check(rule.expr, metrics())[0], "labels of the alert"
+    assert set(re.findall(r"{{ (?:with )?\$labels\.(\w+)", query or "")) == variables
+    assert query is None or query.count("| urlquery }}") == len(variables)
 
 
 @by_name

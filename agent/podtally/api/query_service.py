@@ -20,6 +20,7 @@ from podtally.api.name_lookup import is_domain_name, no_answer
 from podtally.api.party_lookup import PartyLookup
 from podtally.api.schema import (
     AddressOwner,
+    AuditedPolicy,
     CandidateDeletion,
     CandidatePolicy,
     EndpointRow,
@@ -33,6 +34,7 @@ from podtally.identity.directory import Directory
 from podtally.identity.interface_endpoints import InterfaceEndpoint, address_number
 from podtally.identity.model import FOREVER, Claim, Endpoint, Owner
 from podtally.policy.cluster.model import connection_ends
+from podtally.policy.explain.formatting import format_policy
 from podtally.policy.load.candidates import has_candidates, missing_deletions, with_candidates
 from podtally.policy.load.policy_sources import DeclaredPolicies
 from podtally.policy.model import PolicyEndpoint
@@ -98,6 +100,15 @@ class QueryService:
             for each in self._declared().candidates
         ]
         return list(dict.fromkeys(found))
+
+    def policies(self) -> list[AuditedPolicy]:
+        """Return the policies in force, each once; unreadable ones isolate nothing for certain."""
+        found = [
+            AuditedPolicy(format_policy(each), each.namespace)
+            for each in self._declared().policies
+            if not each.unreadable
+        ]
+        return sorted(set(found), key=lambda each: each.name)
 
     def deletions(self) -> list[CandidateDeletion]:
         declared = self._declared()

@@ -24,6 +24,7 @@ EXPLAIN = PREFIX + "explain"
 CANDIDATES = PREFIX + "candidates"
 TRAFFIC = PREFIX + "traffic"
 FLOWS = PREFIX + "flows"
+AUDIT = PREFIX + "audit"
 
 # RFC 3339 5.6; without an offset it is local time
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:\d\d)?", re.ASCII)
@@ -148,6 +149,46 @@ class Candidates(msgspec.Struct, frozen=True):
     stale: list[str] = []  # files that became unreadable; their last version is evaluated
 
 
+class AuditSums(msgspec.Struct, frozen=True):
+    """Connections of endpoints that a policy isolates, by what the cluster did with them."""
+
+    policy: str  # NAMESPACE/NAME or KIND/NAME; several, if they isolate together
+    namespace: str  # of the endpoints
+    direction: str
+    verdict: str  # allowed or denied
+    result: str  # enforced, not_enforced, blocked, passed or inconclusive
+    connections: int
+
+
+class AuditFinding(msgspec.Struct, frozen=True):
+    """Connections whose verdict was not enforced, or that something else blocked."""
+
+    namespace: str
+    workload: str
+    direction: str
+    peer_kind: str
+    peer_namespace: str
+    peer_workload: str
+    protocol: str
+    port: str
+    verdict: str
+    result: str
+    connections: int
+
+
+class AuditedPolicy(msgspec.Struct, frozen=True):
+    name: str  # as in AuditSums
+    namespace: str  # "" if cluster-scoped
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """All policies in force, and what was observed of each since the counters began."""
+
+    policies: list[AuditedPolicy]
+    results: list[AuditSums]
+    findings: list[AuditFinding]
+
+
 class TrafficSums(msgspec.Struct, frozen=True, array_like=True):
     """A conversation: its labels, bytes of the endpoint, and connections by who opened them."""
 
@@ -206,6 +247,8 @@ class QuerySource(Protocol):
 
     def candidates(self) -> list[CandidatePolicy]: ...
 
+    def policies(self) -> list[AuditedPolicy]: ...
+
     def deletions(self) -> list[CandidateDeletion]: ...
 
     def flows(self, words: Mapping[str, Sequence[str]]) -> Flows:
@@ -223,6 +266,8 @@ class PublishedTotals(Protocol):
     def candidates(self) -> list[CandidateRow]: ...
 
     def traffic(self) -> Traffic: ...
+
+    def audit(self) -> tuple[list[AuditSums], list[AuditFinding]]: ...
 
 
 class Reply(NamedTuple):
@@ -244,8 +289,8 @@ class ApiRouter:
             return self._resolve(query)
         if path == EXPLAIN:
             return self._explain(query)
-        if path == TRAFFIC:
-            return reply_json(HTTPStatus.OK, self._published.traffic())
+        if path in (TRAFFIC, AUDIT):
+            return reply_json(HTTPStatus.OK, self._totals(path))
         if path == CANDIDATES:
             policies, changes = self._source.candidates(), self._published.candidates()
             deleted, stale = self._source.deletions(), self._source.stale_candidates()
@@ -258,6 +303,11 @@ class ApiRouter:
                 HTTPStatus.NOT_FOUND, ErrorReply(f"not found: {path}", f"try {ENDPOINTS}")
             )
         )
+
+    def _totals(self, path: str) -> Traffic | Audit:
+        if path == TRAFFIC:
+            return self._published.traffic()
+        return Audit(self._source.policies(), *self._published.audit())
 
     def _flows(self, query: str) -> Reply:
         try:

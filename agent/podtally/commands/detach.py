@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     add_directories(parser)
     parser.add_argument(
-        "--purge", action="store_true", help="also remove the checkpoint: the counts are lost"
+        "--purge",
+        action="store_true",
+        help="also remove the checkpoint and the history: the counts are lost",
     )
     add_output(parser)
 

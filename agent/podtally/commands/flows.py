@@ -24,6 +24,7 @@ examples:
   podtally flows --to internet --since 'this month' --by workload,domain --cost
                                                         bytes and cost to the internet
   podtally flows --verdict denied --by policy,workload  what was denied, by policy
+  podtally flows --store clickhouse --to 203.0.113.10   the same, of all nodes
   podtally flows --watch --verdict denied               live: new and changed conversations
   podtally flows --from shop/web --to internet --since yesterday --until 06:00 --top 20
 
@@ -39,6 +40,7 @@ _LABELS = (
     *("peer-namespace", "peer-workload", "peer-domain", "address", "protocol", "port", "scope"),
     *("initiator", "verdict", "policy", "cause", "outcome"),
 )
+CLICKHOUSE = "clickhouse"  # in the place of a store's file
 _DEFAULT_TOP = 50
 _AT_SECONDS = 60.0
 
@@ -104,6 +106,10 @@ def answer(agent: AgentAddress, words: dict[str, list[str]], store: str | None) 
                 raise
             print(f"no agent runs; reading {history.path}", file=sys.stderr)
             store = history.path
+    if store == CLICKHOUSE:
+        from podtally.commands.history_server import flows_of_server
+
+        return flows_of_server(agent.config, words)
     from podtally.commands.history_file import flows_of_file
 
     return flows_of_file(Path(store), words, agent.config.prices.by_scope())

@@ -16,6 +16,8 @@ from podtally.config.settings import (
 )
 from podtally.config.structs import (
     PRICE_STEP,
+    ClickHouse,
+    ExpectedTraffic,
     History,
     NatGateway,
     Price,
@@ -34,7 +36,9 @@ __all__ = [
     "PRICE_STEP",
     "STANDARD_OUTPUT",
     "Attach",
+    "ClickHouse",
     "Config",
+    "ExpectedTraffic",
     "History",
     "Kubernetes",
     "NatGateway",

@@ -31,9 +31,11 @@ from podtally.config.kinds import (
 from podtally.config.policy_name import PolicyName
 from podtally.config.structs import (
     ENDPOINTS,
+    EXPECTED,
     HISTORY,
     NAT_GATEWAY,
     PRICES,
+    ExpectedTraffic,
     History,
     NatGateway,
     Prices,
@@ -288,6 +290,14 @@ class Config:
         POLICY,
         "file or directory of policies, reloaded when it changes; may be repeated",
         "files and directories of policies, in addition to those of the API; checked for changes every second ([policy.md](policy.md))",
+    )
+    expected: tuple[ExpectedTraffic, ...] = _setting(
+        (),
+        EXPECTED,
+        POLICY,
+        "known egress that does not alert, until a day",
+        "known egress that is denied or undeclared: events are marked, alerts exclude it, until a day",
+        flag=False,
     )
     candidate_delete: tuple[PolicyName, ...] = _setting(
         (),

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Structured settings: static endpoints, prices and NAT gateways."""
 
+import datetime
 import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -65,12 +68,31 @@ class Prices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     )
 
 
+class ClickHouseTls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``history.clickhouse.tls:``, for a URL with https."""
+
+    ca_file: str = ""  # "": the system's
+    cert_file: str = ""
+    key_file: str = ""
+
+
+class ClickHouse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``history.clickhouse:``: the server that also gets the history."""
+
+    url: str = ""  # "": none
+    database: str = "podtally"
+    user: str = "default"
+    password_file: str = ""
+    tls: ClickHouseTls = ClickHouseTls()
+
+
 class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``history:``; sizes in bytes."""
 
     path: str = str(DEFAULT_HISTORY)
     max_bytes: int = 1 << 30
     min_free_bytes: int = 1 << 30
+    clickhouse: ClickHouse = ClickHouse()
 
     @property
     def is_on(self) -> bool:
@@ -82,6 +104,34 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __str__(self) -> str:
         return self.path
+
+
+class ExpectedTraffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An entry of ``expected:``: egress that is known, until a day, for a reason."""
+
+    workload: str  # NAMESPACE/WORKLOAD; * matches any characters
+    until: str  # the last day, YYYY-MM-DD
+    reason: str
+    peer: str = ""  # NAMESPACE/WORKLOAD, or a name of ``networks``
+    domain: str = ""  # this name and all below it
+    port: str = ""  # NUMBER or NUMBER/PROTOCOL; "": all
+
+    def __post_init__(self) -> None:
+        if "/" not in self.workload:
+            raise ValueError(f"workload {self.workload!r} is not NAMESPACE/WORKLOAD")
+        if bool(self.peer) == bool(self.domain):
+            raise ValueError(f"{self.workload} needs one of peer and domain")
+        if not self.reason.strip():
+            raise ValueError(f"{self.workload} needs a reason")
+        if self.port and not re.fullmatch(r"\d{1,5}(/(tcp|udp|sctp))?", self.port, re.IGNORECASE):
+            raise ValueError(f"port {self.port!r} is not NUMBER or NUMBER/PROTOCOL")
+        try:
+            self.last_day()
+        except ValueError:
+            raise ValueError(f"until {self.until!r} is not a day like 2026-12-31") from None
+
+    def last_day(self) -> datetime.date:
+        return datetime.date.fromisoformat(self.until)
 
 
 class NatGateway(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,6 +168,28 @@ def _endpoints(value: Any) -> tuple[StaticEndpoint, ...]:
     return tuple(_converted(value, list[StaticEndpoint], StaticEndpoint))
 
 
+def _expected(value: Any) -> tuple[ExpectedTraffic, ...]:
+    if isinstance(value, list):  # YAML reads some ports as numbers, and days as dates
+        value = [
+            {name: _plain(each) for name, each in entry.items()}
+            if isinstance(entry, dict)
+            else entry
+            for entry in value
+        ]
+    return tuple(_converted(value, list[ExpectedTraffic], ExpectedTraffic))
+
+
+def _plain_entry(entry: Any) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    return {name: _plain(each) for name, each in entry.items()}
+
+
+def _plain(value: Any) -> Any:
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if is_number or isinstance(value, datetime.date) else value
+
+
 def _prices(value: Any) -> Prices:
     return _converted(value, Prices, Prices)
 
@@ -145,6 +217,13 @@ def _history(value: Any) -> History:
         raise SettingError("is empty", "use a path, or off", ("path",))
     if found.max_bytes < LEAST_HISTORY_BYTES:
         raise SettingError("is too small", "use at least 4MiB", ("max_bytes",))
+    url, steps = urlsplit(found.clickhouse.url), ("clickhouse", "url")
+    if found.clickhouse.url and (url.scheme not in ("http", "https") or not url.hostname):
+        raise SettingError(
+            f"{found.clickhouse.url!r} is no URL of HTTP", "use for example http://db:8123", steps
+        )
+    if url.username or url.password:
+        raise SettingError("has a user or a password", "use user and password_file", steps)
     return found
 
 
@@ -158,5 +237,6 @@ def _at(name: str, read: Callable[[Any], int], value: Any) -> int:
 
 HISTORY = SettingKind("path, `off`, or see [below](#history)", _history, "PATH")
 ENDPOINTS = SettingKind("see [below](#endpoints)", _endpoints, "")
+EXPECTED = SettingKind("see [below](#expected)", _expected, "")
 PRICES = SettingKind("see [below](#prices)", _prices, "")
 NAT_GATEWAY = SettingKind("see [below](#nat-gateway)", _nat_gateway, "")

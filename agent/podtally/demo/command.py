@@ -12,7 +12,7 @@ from typing import NamedTuple
 from podtally.commands import suggest
 from podtally.commands.arguments import add_output
 from podtally.commands.screen import Screen
-from podtally.demo import agent, stage
+from podtally.demo import agent, history, network, stage
 from podtally.demo.address import DemoAddress, address
 from podtally.demo.processes import Children, Process, exit_reason, last_lines
 from podtally.demo.say import say
@@ -28,6 +28,7 @@ from podtally.demo.topology import (
     POLICIES,
     SHOP,
     STATE_DIR,
+    STRAY,
 )
 from podtally.demo.view import render, to_json
 from podtally.errors import PodtallyError
@@ -44,8 +45,8 @@ examples:
   podtally demo --seconds 60 --suggest  policies written from the traffic, and proven
 
 You can edit the policies while it runs: new connections are evaluated against them.
-At the end it stops the traffic, waits until all of it is booked, prints the final table, and
-removes everything it created.
+At the end it stops the traffic, waits until all of it is booked, prints the final table and what
+the stray pod did, which is gone by then, and removes everything it created.
 Exit codes: 0 fine (the books close, all pods were seen, the stray pod was denied), 1 one of
 these does not hold, 2 usage error, or a fixable problem, 130 interrupted before any traffic.
 """
@@ -181,7 +182,9 @@ def _check_traffic(traffic: list[Process]) -> None:
 def _finish(final: Snapshot, show: _Show, screen: Screen | None) -> int:
     if screen:
         whole = screen.style()._replace(rows=None)
-        screen.final(render(final, show.first, show.agent.where.url, whole))
+        network.remove_pod(STRAY.netns)
+        lines = render(final, show.first, show.agent.where.url, whole)
+        screen.final([*lines, "", *history.lines(show.agent, STRAY.pod, whole)])
     else:
         print(to_json(final))
     return 1 if faults(final) else 0

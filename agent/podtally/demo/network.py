@@ -68,6 +68,11 @@ def remove() -> None:
     _ip(["-force", "-batch", "-"], (f"netns delete {name}" for name in namespaces()))
 
 
+def remove_pod(netns: str) -> None:
+    """Remove a pod, and with it its interface."""
+    _ip(["netns", "del", netns])
+
+
 def processes(netns: str) -> list[int]:
     """Return the ids of the processes in a namespace."""
     return [int(pid) for pid in _ip(["netns", "pids", netns]).split()]

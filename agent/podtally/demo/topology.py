@@ -75,4 +75,5 @@ def agent_config() -> str:
         for pod in PODS
     )
     networks = f"  bank: 203.0.113.0/24\n  old-bank: {OLD_BANK}/32\n"
-    return f"endpoints:\n{endpoints}networks:\n{networks}"
+    history = f"{{path: {STATE_DIR / 'history.db'}, max_bytes: 16MiB, min_free_bytes: 0}}"
+    return f"endpoints:\n{endpoints}networks:\n{networks}history: {history}\n"

@@ -164,6 +164,11 @@ class AgentMetrics(Collector):
             ("kind",),
             cardinality="fine: 1 per kind",
         )
+        self.policies_changed = section.gauge(
+            "policies_changed_timestamp_seconds",
+            "Unix time at which the policies in force last changed, as this agent knows them.",
+            note="Also a start of the agent; for annotations of dashboards.",
+        )
         self.policies_unreadable = section.gauge(
             "policies_unreadable",
             "Policy objects and files that cannot be read.",

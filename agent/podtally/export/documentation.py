@@ -5,6 +5,7 @@ import re
 from typing import NamedTuple
 
 from podtally.export.agent_metrics import AgentMetrics
+from podtally.export.expected import DECLARED as EXPECTED
 from podtally.export.ledger_totals import TOTALS
 from podtally.ledger.families import FAMILIES
 from podtally.ledger.family import Declaration, Section
@@ -51,7 +52,8 @@ def documented() -> list[DocumentedMetric]:
     of_agent = [DocumentedMetric(*each) for each in AgentMetrics().declared]
     totals = [DocumentedMetric(each.section, each.declared, ()) for each in TOTALS]
     process = [DocumentedMetric(Section.RESOURCES, each, ()) for each in _PROCESS]
-    return [*of_families, *of_agent, *totals, *process]
+    expected = [DocumentedMetric(*EXPECTED)]
+    return [*of_families, *of_agent, *totals, *expected, *process]
 
 
 def table(section: Section) -> str:

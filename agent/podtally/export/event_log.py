@@ -10,12 +10,14 @@ from typing import NamedTuple
 
 import msgspec
 
+from podtally.export.expected import LABELS as EXPECTED_LABELS
+from podtally.export.expected import NOTHING_EXPECTED, ExpectedMatcher, Traffic
 from podtally.export.log_records import DirectionSums
 from podtally.export.log_sink import json_line, sink
 from podtally.ledger.events import Due, EventLabels
 from podtally.ledger.exposed import UNDECLARED as UNDECLARED_EXPOSURE
 from podtally.ledger.label_sets import DIRECTIONS
-from podtally.policy.model import ALLOWED
+from podtally.policy.model import ALLOWED, DENIED, UNDECLARED
 
 EXPOSED = "exposed"  # policy allows it, but no Ingress or Service declares it
 
@@ -68,6 +70,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     reason: str
     verdict: str = ""  # left out where it is the event
     exposure: str = ""
+    expected: str = ""  # why it is known: see ``expected`` in the configuration
     scan: EventScan | None = None
     connections: int
     new_connections: int
@@ -77,10 +80,11 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class EventOrigin(NamedTuple):
-    """Where an agent runs, for readers of many agents' logs."""
+    """Where an agent runs, for readers of many agents' logs, and what it expects."""
 
     cluster: str = ""
     node: str = ""
+    expected: ExpectedMatcher = NOTHING_EXPECTED
 
 
 NO_ORIGIN = EventOrigin()
@@ -146,6 +150,7 @@ def event(
         reason=reason(due),
         verdict=labels.verdict if kind(labels) != labels.verdict else "",
         exposure=labels.exposure,
+        expected=_expected(labels, origin.expected, now),
         scan=_scan(due),
         connections=due.connections,
         new_connections=due.new_connections,
@@ -153,6 +158,14 @@ def event(
         first=at(due.first_ns),
         last=at(due.last_ns),
     )
+
+
+def _expected(labels: EventLabels, matcher: ExpectedMatcher, now: datetime.datetime) -> str:
+    """Return why a denied or undeclared event is expected, if it is."""
+    if not matcher or labels.verdict not in (DENIED, UNDECLARED):
+        return ""
+    traffic = Traffic(*(getattr(labels, name) for name in EXPECTED_LABELS))
+    return matcher.reason(traffic, now.astimezone(datetime.UTC).date())
 
 
 def _scan(due: Due) -> EventScan | None:

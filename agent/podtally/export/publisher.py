@@ -8,8 +8,10 @@ from typing import NamedTuple
 from prometheus_client import exposition
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from podtally.api.schema import CandidateRow, Traffic
+from podtally.api.schema import AuditFinding, AuditSums, CandidateRow, Traffic
 from podtally.export.agent_metrics import AgentMetrics
+from podtally.export.audit_totals import audit_findings, audit_sums
+from podtally.export.expected import NOTHING_EXPECTED, ExpectedCollector, ExpectedMatcher
 from podtally.export.exposition import Exposition
 from podtally.export.ledger_totals import LedgerCollector
 from podtally.export.traffic_totals import traffic
@@ -29,13 +31,23 @@ class Health(NamedTuple):
 class Publisher:
     """The latest view, swapped by reference: the one point where the threads meet."""
 
-    def __init__(self, view: View, metrics: AgentMetrics, health: Callable[[], Health]) -> None:
+    def __init__(
+        self,
+        view: View,
+        metrics: AgentMetrics,
+        health: Callable[[], Health],
+        expected: ExpectedMatcher = NOTHING_EXPECTED,
+    ) -> None:
         self.health = health
         self._metrics = metrics
         self._ledger = LedgerCollector(view)
         self._exposition = Exposition()
         self._rendering = threading.Lock()
         metrics.registry.register(self._ledger)
+        self._expected = ExpectedCollector(expected)
+        self._expected.view = view
+        if expected:
+            metrics.registry.register(self._expected)
 
     @property
     def view(self) -> View:
@@ -43,7 +55,7 @@ class Publisher:
         return self._ledger.view
 
     def publish(self, view: View) -> None:
-        self._ledger.view = view
+        self._ledger.view = self._expected.view = view
 
     def candidates(self) -> list[CandidateRow]:
         """Return what the present candidates would change, counted since they were loaded."""
@@ -54,6 +66,11 @@ class Publisher:
     def traffic(self) -> Traffic:
         """Return the sums of all conversations, and the books."""
         return traffic(self._ledger.view)
+
+    def audit(self) -> tuple[list[AuditSums], list[AuditFinding]]:
+        """Return the results of the enforcement audit by policy, and its findings."""
+        view = self._ledger.view
+        return audit_sums(view), audit_findings(view)
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Return the body of /metrics and its content type, in a format that is accepted."""

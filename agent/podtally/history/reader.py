@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from podtally.history.conditions import PORT_WORDS, Network, where
+from podtally.history.conditions import Network, where
 from podtally.history.errors import StoreError
 from podtally.history.flow_query import Amount, FlowAnswer, FlowQuery, FlowRow, merged, ordered
+from podtally.history.label_text import label_text
 from podtally.history.sqlite_schema import (
     AMOUNTS,
     AT,
@@ -19,7 +20,6 @@ from podtally.history.sqlite_schema import (
     CHECK,
     CONVERSATION,
     ENDPOINT,
-    INITIATORS,
     JUDGEMENT,
     MINUTE,
     PEER,
@@ -28,10 +28,8 @@ from podtally.history.sqlite_schema import (
 )
 from podtally.history.store import Store, check_identity, within
 from podtally.ledger.history_rows import Batch
-from podtally.ledger.label_sets import protocol_name
 
 _BUSY_SECONDS = 10.0
-_PORTS = {number: word for word, number in PORT_WORDS.items()}
 _TABLES = {"endpoint": ENDPOINT, "peer": PEER, "judgement": JUDGEMENT}
 
 
@@ -224,7 +222,7 @@ def _cost(query: FlowQuery) -> str:
 
 
 def _row(by: Sequence[str], key: tuple[object, ...], sums: tuple[int, ...]) -> FlowRow:
-    labels = {name: _text(name, value) for name, value in zip(by, key, strict=True)}
+    labels = {name: label_text(name, value) for name, value in zip(by, key, strict=True)}
     sent, received, packets_sent, packets_received, connections, first, last, cost = sums
     return FlowRow(
         labels,
@@ -235,16 +233,6 @@ def _row(by: Sequence[str], key: tuple[object, ...], sums: tuple[int, ...]) -> F
         last,
         float(cost),
     )
-
-
-def _text(name: str, value: object) -> str:
-    if name == "protocol" and isinstance(value, int):
-        return protocol_name(value)
-    if name == "initiator" and isinstance(value, int):
-        return INITIATORS[value]
-    if name == "port" and isinstance(value, int):
-        return _PORTS.get(value, str(value))
-    return str(value)
 
 
 def _of_batches(batches: Sequence[Batch], query: FlowQuery) -> list[FlowRow]:

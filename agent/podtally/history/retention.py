@@ -7,7 +7,8 @@ from typing import NamedTuple
 from podtally.history.sqlite_schema import DAY, HOUR, MINUTE, Tier
 from podtally.history.store import Store
 
-_FULL = 0.97  # of the limit: then data are removed
+# Below the limit: room for a batch and its log until data are removed.
+_SLACK_PART, _MAX_SLACK = 8, 16 << 20
 _LOG_BYTES = 1 << 20  # of the write-ahead log, before it is moved into the file to save room
 
 
@@ -65,7 +66,8 @@ class Retention:
 
     def _excess(self) -> int:
         """Return the bytes in use beyond the limit; what is free inside the file is not in use."""
-        limit = int(self._limits.max_bytes * _FULL)
+        most = self._limits.max_bytes
+        limit = most - min(most // _SLACK_PART, _MAX_SLACK)
         used = self._store.size()
         if used > limit:
             self._store.truncate_log()

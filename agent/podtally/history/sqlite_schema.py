@@ -86,7 +86,8 @@ CREATE = "\n".join(
         *(f"INSERT INTO tier VALUES ('{each.table}', NULL, NULL);" for each in TIERS),
         # Blocks for ClickHouse that its server has not confirmed.
         "CREATE TABLE outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, stream TEXT NOT NULL, "
-        "number INTEGER NOT NULL, rows INTEGER NOT NULL, block BLOB NOT NULL);",
+        "number INTEGER NOT NULL, part INTEGER NOT NULL, rows INTEGER NOT NULL, "
+        "first INTEGER NOT NULL, last INTEGER NOT NULL, block BLOB NOT NULL);",
         f"PRAGMA application_id = {APPLICATION};",
         f"PRAGMA user_version = {VERSION};",
     )

@@ -10,12 +10,13 @@ import itertools
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from podtally.history import incoming
+from podtally.history.clickhouse_schema import Block
 from podtally.history.conversation_numbers import ConversationNumbers
 from podtally.history.errors import StoreError
 from podtally.history.sqlite_schema import (
@@ -89,19 +90,20 @@ class Store:
         found = self._db.execute("SELECT number FROM stream WHERE name = ?", (stream,)).fetchone()
         return -1 if found is None else int(found[0])
 
-    def write(self, batch: Batch, block: bytes = b"") -> bool:
+    def write(self, batch: Batch, blocks: Iterable[Block] = ()) -> bool:
         """Write a batch in one transaction; return False if the store has it already.
 
-        ``block`` is kept for the other server, until that has it.
+        ``blocks`` are kept for ClickHouse, until its server has them.
         """
         if batch.number <= self.written(batch.stream):
             return False
         with self.transaction() as db:
             self._add_batch(batch)
-            if block:
+            for block in blocks:
                 db.execute(
-                    "INSERT INTO outbox (stream, number, rows, block) VALUES (?, ?, ?, ?)",
-                    (batch.stream, batch.number, len(batch.rows.minute), block),
+                    "INSERT INTO outbox (stream, number, part, rows, first, last, block) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (batch.stream, batch.number, *block),
                 )
             db.execute(
                 "INSERT INTO stream VALUES (?, ?) "
@@ -224,11 +226,20 @@ class Store:
                 self._remove_unused()
         return removed
 
+    def remove_blocks(self, last: int) -> None:
+        """Remove blocks up to an id: the server has them."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM outbox WHERE id <= ?", (last,))
+
     def remove_block(self) -> int | None:
-        """Remove the oldest block for the other server; None if there is none."""
+        """Remove the oldest block for ClickHouse; None if there is none."""
         with self.transaction() as db:
             oldest = "SELECT min(id) FROM outbox"
             return db.execute(f"DELETE FROM outbox WHERE id = ({oldest})").rowcount or None
+
+    def waiting_bytes(self) -> int:
+        """Return the size of the blocks that wait for ClickHouse."""
+        return int(self._db.execute("SELECT total(length(block)) FROM outbox").fetchone()[0])
 
     def _remove_unused(self) -> None:
         """Remove conversations, and their texts, that no retained interval has."""

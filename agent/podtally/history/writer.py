@@ -11,10 +11,11 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from podtally.history.clickhouse_schema import Block
 from podtally.history.errors import StoreError
 from podtally.history.retention import Retention, StoreLimits
 from podtally.history.store import Store, set_aside
@@ -25,6 +26,7 @@ from podtally.supervision.worker import Worker
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5.0
+_WAITING_PART = 4  # of max_bytes: one part in four is for what waits for ClickHouse
 _DAMAGED = ("malformed", "not a database", "disk image", "corrupt")
 
 
@@ -42,17 +44,18 @@ class WriterState(NamedTuple):
     rows: int = 0  # written since the start
     errors: int = 0
     size: int = 0  # bytes
+    lost_blocks: int = 0  # that ClickHouse did not get
     trouble: str = ""
 
 
 class HistoryWriter:
-    """``encode`` makes the block for the other server of a batch; None: there is no other."""
+    """``encode`` makes the blocks of a batch for ClickHouse; None: there is no server."""
 
     def __init__(
         self,
         path: Path,
         limits: StoreLimits,
-        encode: Callable[[Batch], bytes] | None = None,
+        encode: Callable[[Batch], Iterable[Block]] | None = None,
     ) -> None:
         self.state = WriterState()
         self.path = path
@@ -62,7 +65,8 @@ class HistoryWriter:
         self._wake = threading.Event()
         self._stopped = False
         self._damage = ""
-        self._failing, self._full = Condition(log), Condition(log)
+        self._confirmed = 0  # the last block that ClickHouse has
+        self._failing, self._full, self._behind = (Condition(log) for _ in range(3))
         self._worker = Worker("history", self._run, log)
 
     def start(self) -> None:
@@ -85,6 +89,11 @@ class HistoryWriter:
         self._damage = words
         self._wake.set()
 
+    def confirm(self, block: int) -> None:
+        """Note the id of the last block that ClickHouse has. From any thread."""
+        self._confirmed = block
+        self._wake.set()
+
     # -- in the thread --------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -105,6 +114,9 @@ class HistoryWriter:
                 if self._damage:
                     words, self._damage = self._damage, ""
                     raise StoreError(words)
+                if self._confirmed:
+                    last, self._confirmed = self._confirmed, 0
+                    store.remove_blocks(last)
                 self._write_offered(store, retention)
                 self._wait(None)
         finally:
@@ -119,16 +131,29 @@ class HistoryWriter:
             if not retention.has_room():
                 self._lacks_room()
                 return
-            block = self._encode(batch) if self._encode is not None else b""
-            is_new = store.write(batch, block)
-            retention.enforce()
+            is_new = store.write(batch, self._encode(batch) if self._encode is not None else ())
+            self._bound_blocks(store)
             store.roll_up(int(time.time()))
+            retention.enforce()
             rows = len(batch.rows.minute) if is_new else 0
             self._wrote(Taken(batch.stream, batch.number), rows, store.size())
 
+    def _bound_blocks(self, store: Store) -> None:
+        """Keep what waits for ClickHouse within its share of the limit: the oldest is lost."""
+        if self._encode is None:
+            return
+        lost = 0
+        while store.waiting_bytes() > self._limits.max_bytes // _WAITING_PART:
+            if store.remove_block() is None:
+                break
+            lost += 1
+        if lost:
+            self.state = self.state._replace(lost_blocks=self.state.lost_blocks + lost)
+            self._behind.met("ClickHouse has been away for too long: its oldest minutes are lost")
+
     def _wrote(self, taken: Taken, rows: int, size: int) -> None:
         before = self.state
-        self.state = WriterState(taken, before.rows + rows, before.errors, size)
+        self.state = before._replace(taken=taken, rows=before.rows + rows, size=size, trouble="")
         self._failing.over("the history is written again")
         self._full.over("the history is written again")
 

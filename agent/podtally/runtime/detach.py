@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Detaches the programs, books what they counted, and removes all pins."""
 
+import glob
 import os
 import shutil
 import time
@@ -55,11 +56,28 @@ def detach(config: Config) -> list[Attachment]:
 
 
 def purge(config: Config) -> list[Path]:
-    """Remove what agents leave in the state directory, and return it; nothing of others.
+    """Remove what agents leave in the state directory, and the history, and return it.
 
-    The directory itself goes as well if it is empty then, and is no mount point.
+    Nothing of others. The directories go as well if they are empty then, and no mount points.
     """
-    state = config.state_dir
+    return _purge_state(config.state_dir) + _purge_history(config)
+
+
+def _purge_history(config: Config) -> list[Path]:
+    """Remove the history's file, and those that belong to it."""
+    file = config.history.file
+    if not config.history.is_on or not file.parent.is_dir():
+        return []
+    removed = sorted(file.parent.glob(f"{glob.escape(file.name)}*"))
+    for path in removed:
+        path.unlink()
+    with suppress(OSError):
+        file.parent.rmdir()
+        removed.append(file.parent)
+    return removed
+
+
+def _purge_state(state: Path) -> list[Path]:
     if not state.is_dir():
         return []
     removed = []

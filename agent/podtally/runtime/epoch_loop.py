@@ -9,6 +9,7 @@ from podtally.api.query_service import QueryService
 from podtally.attach.selection import refusals
 from podtally.config import Config
 from podtally.errors import PodtallyError
+from podtally.export.expected import ExpectedMatcher
 from podtally.export.publisher import Health, Publisher
 from podtally.kernel.account_map import UNATTRIBUTED
 from podtally.runtime.bring_up import AgentComponents
@@ -61,7 +62,9 @@ class EpochLoop:
         self._refused: set[str] = set()
         self._stale_interfaces = set(components.stale_interfaces)
         self._unwritten = Condition(log)
-        self._publisher = Publisher(components.ledger.view(), self._metrics, self.health)
+        self._publisher = Publisher(
+            components.ledger.view(), self._metrics, self.health, ExpectedMatcher(config.expected)
+        )
         sources = components.sources
         resources.server.start(
             self._publisher,

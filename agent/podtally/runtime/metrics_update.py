@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Brings the agent's metrics about itself up to date after an epoch."""
 
+import time
 from collections import Counter
 
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.netlink.model import Mode
+from podtally.policy.load.policy_sources import DeclaredPolicies
 from podtally.runtime.bring_up import AgentComponents
 from podtally.runtime.identity_sources import IdentitySources
 from podtally.runtime.journal import EpochResult
@@ -17,6 +19,7 @@ class MetricsUpdate:
         self._metrics = metrics
         self._components = components
         self._counted = (0, 0, 0, 0, 0, 0)
+        self._policies: DeclaredPolicies | None = None  # of which the metrics tell
         metrics.table_slots.set(components.table.slots)
 
     def update(self, epoch: EpochResult) -> None:
@@ -70,6 +73,9 @@ class MetricsUpdate:
 
     def _update_policies(self, sources: IdentitySources) -> None:
         metrics, state = self._metrics, sources.policies.state()
+        if sources.policies.latest is not self._policies:
+            self._policies = sources.policies.latest
+            metrics.policies_changed.set(time.time())
         metrics.policies.clear()
         for kind, count in state.counts.items():
             metrics.policies.labels(kind).set(count)

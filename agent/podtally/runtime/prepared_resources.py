@@ -6,6 +6,7 @@ from contextlib import ExitStack, suppress
 from podtally.config import Config
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.event_log import EventLog, EventOrigin
+from podtally.export.expected import ExpectedMatcher
 from podtally.export.flow_log import FlowLog
 from podtally.kernel import capabilities
 from podtally.kernel.pins import Pins
@@ -42,11 +43,13 @@ class PreparedResources:
                 opened.callback(self.flow_log.close)
             if config.events:
                 limits = (config.events_max_bytes, config.events_rate)
-                origin = EventOrigin(config.cluster_name or "", node_name(config))
+                origin = EventOrigin(
+                    config.cluster_name or "", node_name(config), ExpectedMatcher(config.expected)
+                )
                 self.event_log = EventLog(config.events, *limits, origin)
                 opened.callback(self.event_log.close)
             self.metrics = AgentMetrics()
-            self.history = HistoryOutput(config.history, self.metrics)
+            self.history = HistoryOutput(config.history, node_name(config), self.metrics)
             opened.callback(self.history.close)
             self.server.listen("loading the kernel programs", self._give_up_rights)
             self._opened = opened.pop_all()

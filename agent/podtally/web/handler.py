@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from typing import Protocol
 
 from podtally.api.schema import (
+    AUDIT,
     CANDIDATES,
     ENDPOINTS,
     EXPLAIN,
@@ -28,7 +29,7 @@ CLIENT_TIMEOUT_SECONDS = 10.0  # for its handshake, and for its request
 
 _INDEX = (
     f"podtally\n\n/metrics\n/livez\n/readyz\n{ENDPOINTS}\n{RESOLVE}?address=\n"
-    f"{EXPLAIN}?from=&to=&port=\n{CANDIDATES}\n{TRAFFIC}\n"
+    f"{EXPLAIN}?from=&to=&port=\n{CANDIDATES}\n{AUDIT}\n{TRAFFIC}\n"
 ).encode()
 _LIVEZ, _READYZ = _HEALTH = ("/livez", "/readyz")
 _NO_HEADERS: Mapping[str, str] = {}

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``podtally audit``: compares what policies say with what became of observed connections."""
+
+import argparse
+import sys
+from collections import Counter
+from typing import TextIO
+
+import msgspec
+
+from podtally.api import schema
+from podtally.commands import agent_query
+from podtally.commands.arguments import add_namespace, print_json
+from podtally.commands.tables import print_table
+
+_EPILOG = """\
+examples:
+  podtally audit
+  podtally audit -n shop
+  podtally audit -o json | jq '.findings'
+
+Queries the running agent. For each policy in force: the connections it decided at endpoints of
+this host since the counters began, and what became of them.
+  NOT-ENFORCED  policy denies them, and they were answered: the cluster does not enforce the policy
+  ENFORCED      policy denies them, and they were refused, rejected or not answered
+  BLOCKED       policy allows them, and something else stopped them: a firewall's ICMP error, or
+                repeated SYNs that nothing in the cluster answered
+  PASSED        policy allows them, and they were answered
+  INCONCLUSIVE  one end cannot tell: a silent host outside, a protocol that need not answer, or
+                a connection that was under way before it was watched
+What is dropped before it reaches an endpoint's interface is not seen there, so a policy for
+ingress that works may appear as never exercised. Where only the client is on this host,
+ENFORCED and a silent or dead server look the same.
+Exit codes: 0 no findings, 1 something is not enforced or blocked, 2 usage error, or a fixable
+problem (no agent answers).
+"""
+_RESULTS = ("not_enforced", "blocked", "enforced", "passed", "inconclusive")
+_FINDINGS = _RESULTS[:2]
+_HEADS = ("POLICY", "JUDGED", *(each.replace("_", "-").upper() for each in _RESULTS), "NOTE")
+_FINDING_HEADS = (
+    *("RESULT", "ENDPOINT", "DIRECTION", "PEER", "PROTOCOL", "PORT"),
+    *("VERDICT", "CONNECTIONS"),
+)
+_NEVER = "never-exercised"
+_POD = "pod"
+
+
+class AuditLine(msgspec.Struct, frozen=True):
+    """One policy, with its connections by result."""
+
+    policy: str
+    judged: int
+    results: dict[str, int]
+
+
+class AuditReport(msgspec.Struct, frozen=True):
+    policies: list[AuditLine]
+    findings: list[schema.AuditFinding]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = _EPILOG
+    agent_query.add_arguments(parser)
+    add_namespace(parser, "policies and endpoints")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Return 0 if nothing is found, 1 if a verdict is not enforced or traffic is blocked."""
+    reply = agent_query.query(agent_query.agent_address(args), schema.AUDIT, schema.Audit)
+    report = audit_report(reply, args.namespace)
+    if args.output == "json":
+        print_json(report, sys.stdout)
+    else:
+        show(report, sys.stdout)
+    return 1 if report.findings else 0
+
+
+def audit_report(reply: schema.Audit, namespace: str | None) -> AuditReport:
+    """Return each policy with its results; of one namespace, or of all.
+
+    Connections that several policies isolate together count for each of them.
+    """
+    counts: dict[str, Counter[str]] = {
+        each.name: Counter()
+        for each in reply.policies
+        if namespace is None or each.namespace in (namespace, "")
+    }
+    for sums in reply.results:
+        if namespace is None or sums.namespace == namespace:
+            for name in sums.policy.split(","):
+                counts.setdefault(name, Counter())[sums.result] += sums.connections
+    lines = [
+        AuditLine(name, found.total(), {each: found[each] for each in _RESULTS})
+        for name, found in counts.items()
+        if not name.startswith("+")  # that many more, which the agent does not name
+    ]
+    findings = [each for each in reply.findings if namespace in (None, each.namespace)]
+    findings.sort(key=lambda each: (_FINDINGS.index(each.result), -each.connections))
+    lines.sort(key=lambda line: ([-line.results[each] for each in _FINDINGS], line.policy))
+    return AuditReport(lines, findings)
+
+
+def show(report: AuditReport, out: TextIO) -> None:
+    """Write the findings, then the table of policies."""
+    if not report.policies:
+        out.write("no policy is in force here, so there is nothing to enforce\n")
+    if report.findings:
+        rows = [_finding(each) for each in report.findings]
+        marked = [each.result == _FINDINGS[0] for each in report.findings]
+        print_table(_FINDING_HEADS, rows, marked, out)
+        out.write("\n")
+    if report.policies:
+        cells = [_cells(line) for line in report.policies]
+        marked = [bool(line.results[_FINDINGS[0]]) for line in report.policies]
+        print_table(_HEADS, cells, marked, out)
+
+
+def _cells(line: AuditLine) -> tuple[str, ...]:
+    numbers = (str(line.results[each]) for each in _RESULTS)
+    return (line.policy, str(line.judged), *numbers, "" if line.judged else _NEVER)
+
+
+def _finding(found: schema.AuditFinding) -> tuple[str, ...]:
+    peer = "/".join(filter(None, (found.peer_namespace, found.peer_workload)))
+    if found.peer_kind != _POD or not peer:
+        peer = ":".join(filter(None, (found.peer_kind, peer)))
+    return (
+        found.result,
+        f"{found.namespace}/{found.workload}",
+        found.direction,
+        peer,
+        found.protocol,
+        found.port,
+        found.verdict,
+        str(found.connections),
+    )
