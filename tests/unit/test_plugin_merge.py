@@ -170,6 +170,10 @@ def test_candidates_are_summed_and_a_connection_counts_once() -> None:
         ("a", "egress", 25, 507),
         ("a", "ingress", 23, 500),
     ]
+    named = [
+        candidate(peer_kind="external", peer_domain=name) for name in ("a.example", "b.example")
+    ]
+    assert candidates.merge([NodeReply("n1", Candidates([], named))]).changes == named
     lonely = candidates.merge([NodeReply("n3", Candidates([], [other_end]))])
     assert len(lonely.changes) == 1
 

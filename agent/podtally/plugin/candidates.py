@@ -23,6 +23,8 @@ Exit codes: 0 nothing observed would change, 1 something would, or a node did no
 error, unreadable input (a candidate file), or a fixable problem (no agent answers).
 """
 _POD = "pod"
+_SUMS = ("connections", "bytes")
+_LABELS = tuple(name for name in schema.CandidateRow.__struct_fields__ if name not in _SUMS)
 _TURNED = {"egress": "ingress", "ingress": "egress"}
 
 
@@ -102,7 +104,4 @@ def _turned(row: schema.CandidateRow) -> schema.CandidateRow:
 
 
 def _labels(row: schema.CandidateRow) -> tuple[str, ...]:
-    return (
-        *(row.namespace, row.workload, row.direction, row.peer_kind, row.peer_namespace),
-        *(row.peer_workload, row.protocol, row.port, row.verdict, row.candidate, row.policy),
-    )
+    return tuple(getattr(row, name) for name in _LABELS)
