@@ -112,6 +112,11 @@ def test_the_file_shows_what_crosses_nodes_once(
     assert (explained["nodes"], explained["differing"]) == (["node-db", "node-web"], [])
     assert "the agent has no candidates" in refused(command, config, tmp_path, "candidates")
     assert run("health").count(" ok ") == 2
+    rows = history(run)
+    assert {(row["workload"], row["connections"]) for row in rows} == {
+        ("web", TIMES),
+        ("db", TIMES),
+    }
     report = run("doctor", "-o", "json", "--timeout", "300", "--node", "node-db")
     assert [each["report"]["can_run"] for each in report["nodes"]] == [True]
     # Without one of the two agents, the other end still shows it all.
@@ -124,6 +129,13 @@ def test_the_file_shows_what_crosses_nodes_once(
         TIMES,
         received,
     )
+
+
+def history(run: Any) -> list[dict[str, Any]]:
+    """Both ends' rows; what is not written yet is answered from memory."""
+    found = run("flows", "--since", "1h", "--by", "workload", "-o", "json")
+    rows: list[dict[str, Any]] = found["rows"]
+    return rows
 
 
 def refused(command: Path, config: str, folder: Path, *words: str) -> str:

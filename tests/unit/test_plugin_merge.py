@@ -4,7 +4,14 @@
 import random
 from collections import Counter
 
-from podtally.api.schema import AddressOwner, CandidateRow, Candidates, Explanation, ResolveReply
+from podtally.api.schema import (
+    AddressOwner,
+    CandidateRow,
+    Candidates,
+    Explanation,
+    Flows,
+    ResolveReply,
+)
 from podtally.commands.conversations import (
     Book,
     BookPage,
@@ -13,7 +20,7 @@ from podtally.commands.conversations import (
     TrafficSnapshot,
     totals,
 )
-from podtally.plugin import candidates, explain, resolve
+from podtally.plugin import candidates, explain, flows, resolve
 from podtally.plugin.fleet import NodeReply
 from podtally.plugin.merged_traffic import fold, merge
 
@@ -176,6 +183,33 @@ def test_candidates_are_summed_and_a_connection_counts_once() -> None:
     assert candidates.merge([NodeReply("n1", Candidates([], named))]).changes == named
     lonely = candidates.merge([NodeReply("n3", Candidates([], [other_end]))])
     assert len(lonely.changes) == 1
+
+
+def test_rows_of_the_history_are_added_up_before_the_largest_are_chosen() -> None:
+    def row(workload: str, sent: int, first: str, last: str) -> dict[str, object]:
+        amount = {"egress": sent, "ingress": 1}
+        return {
+            "workload": workload, "connections": 2, "bytes": amount, "packets": amount,
+            "first": first, "last": last, "cost_dollars": 0.5,
+        }  # fmt: skip
+
+    def reply(*rows: dict[str, object]) -> Flows:
+        return Flows("2026-01-31T00:00:00Z", "2026-01-31T12:00:00Z", list(rows), len(rows))
+
+    replies = [
+        NodeReply("n1", reply(row("web", 10, "b", "c"), row("db", 15, "b", "c"))),
+        NodeReply("n2", reply(row("web", 10, "a", "b"))),
+    ]
+    found = flows.merge(replies, "bytes", 1)
+    (web,) = found.rows
+    assert (web["workload"], web["connections"], web["bytes"]) == (
+        "web",
+        4,
+        {"egress": 20, "ingress": 2},
+    )
+    assert (web["first"], web["last"], web["cost_dollars"], found.groups) == ("a", "c", 1.0, 2)
+    assert [each["workload"] for each in flows.merge(replies, "last", 0).rows] == ["web", "db"]
+    assert [each["workload"] for each in flows.merge(replies, "cost", 0).rows] == ["web", "db"]
 
 
 def msg(row: CandidateRow, connections: int, size: int) -> CandidateRow:

@@ -47,6 +47,14 @@ _AT_SECONDS = 60.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
+    add_query(parser)
+    parser.add_argument("--watch", action="store_true", help="show new and changed rows, live")
+    agent_query.add_address(parser)
+    parser.add_argument("--store", metavar="FILE", help="a history file, without its agent")
+
+
+def add_query(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``query_words``, and the output's shape."""
     ends = parser.add_argument_group("ends of the connections")
     ends.add_argument("--from", dest="source", metavar="END", help="opened by this end")
     ends.add_argument("--to", dest="destination", metavar="END", help="opened to this end")
@@ -56,7 +64,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     when.add_argument("--until", metavar="TIME", help="up to then (default: now)")
     when.add_argument("--at", metavar="TIME", help="in that minute")
     when.add_argument("--new", action="store_true", help="only what is not in earlier history")
-    when.add_argument("--watch", action="store_true", help="show new and changed rows, live")
     labels = parser.add_argument_group("labels (* matches any text; may be repeated)")
     for label in _LABELS:
         short = ["-n"] if label == "namespace" else []
@@ -75,8 +82,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shown.add_argument(
         "--all-accounts", action="store_true", help="add what is no flow of an endpoint"
     )
-    agent_query.add_address(parser)
-    parser.add_argument("--store", metavar="FILE", help="a history file, without its agent")
     parser.add_argument(
         "-o", "--output", choices=tuple(SHAPES), default="table", help="default: table"
     )

@@ -7,6 +7,7 @@ requires TLS or a password answers the command, which uses its Unix socket.
 
 import contextlib
 import http.client
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Literal, TypeVar
 from urllib.parse import urlencode
@@ -43,9 +44,9 @@ class AgentClient:
         self._seconds = timeout_seconds
         self._connection: ForwardedConnection | None = None
 
-    def query(self, path: str, type_: type[T], **query: str) -> T:
-        """Return the agent's reply."""
-        status, body = self.get(f"{path}?{urlencode(query)}" if query else path)
+    def query(self, path: str, type_: type[T], **query: str | Sequence[str]) -> T:
+        """Return the agent's reply; a parameter may have several values."""
+        status, body = self.get(f"{path}?{urlencode(query, doseq=True)}" if query else path)
         try:
             if status == http.client.OK:
                 return msgspec.json.decode(body, type=type_)

@@ -17,6 +17,7 @@ COMMANDS = {
     "endpoints": "list the endpoints of all nodes",
     "resolve": "show the owner of an address, now or earlier",
     "explain": "explain why policies allow or deny a connection",
+    "flows": "show what was connected to what, and when, from all nodes' histories",
     "candidates": "show what candidate policies would change (dry run)",
     "health": "check whether all agents are healthy",
     "doctor": "check host requirements on every node",
@@ -64,7 +65,8 @@ def build_parser(complete: Sequence[str]) -> argparse.ArgumentParser:
             module = _module(name)
             command.epilog = module.EPILOG
             module.add_arguments(command)
-            importlib.import_module("podtally.plugin.fleet").add_arguments(command)
+            shaped = not getattr(module, "HAS_OUTPUT", False)
+            importlib.import_module("podtally.plugin.fleet").add_arguments(command, shaped)
     return parser
 
 

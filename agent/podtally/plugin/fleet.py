@@ -52,8 +52,8 @@ class FleetReplies(NamedTuple, Generic[T]):
             )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that choose the cluster and its agents."""
+def add_arguments(parser: argparse.ArgumentParser, output: bool = True) -> None:
+    """Add the arguments that choose the cluster and its agents; ``output``: and the shape."""
     cluster = parser.add_argument_group("the cluster")
     cluster.add_argument("--context", metavar="NAME", help="context of the kubeconfig")
     cluster.add_argument(
@@ -75,7 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=_seconds, default=_TIMEOUT_SECONDS, metavar="SECONDS",
         help=f"how long a node may be silent (default: {_TIMEOUT_SECONDS:.0f})",
     )  # fmt: skip
-    add_output(parser)
+    if output:
+        add_output(parser)
 
 
 class Fleet:
