@@ -26,7 +26,7 @@ from podtally.policy.load.policy_sources import DeclaredPolicies
 from podtally.web.server import WebServer
 from tests.unit.lookup_host import INTO_WEB, NO_EGRESS, Host, shop
 from tests.unit.rows import make_ledger
-from tests.unit.test_verdicts import ONLY_MYSQL, declare, epoch, into, make, out, present
+from tests.unit.verdict_support import ONLY_MYSQL, declare, epoch, into, make, out, present
 
 NOON = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC)
 

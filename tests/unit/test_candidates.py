@@ -19,7 +19,7 @@ from podtally.runtime.extras import Extras
 from tests.unit.lookup_host import INTO_WEB, Host
 from tests.unit.rows import SECOND
 from tests.unit.test_api import ask, serve
-from tests.unit.test_verdicts import ONLY_MYSQL, declare, epoch, make, out, policies, present
+from tests.unit.verdict_support import ONLY_MYSQL, declare, epoch, make, out, policies, present
 
 WIDER = ONLY_MYSQL.replace(", except: [203.0.113.10/32]", "")
 ONLY = PolicyName("NetworkPolicy", "shop", "only-mysql")

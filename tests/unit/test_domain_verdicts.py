@@ -17,7 +17,7 @@ from podtally.ledger.label_sets import ExpiredLabels
 from podtally.ledger.ledger import Ledger
 from tests.unit.dns_messages import RESOLVER, mapped
 from tests.unit.rows import SECOND, SYN, Flow, book, to_here
-from tests.unit.test_verdicts import (
+from tests.unit.verdict_support import (
     DB_ADDRESS,
     WEB_ADDRESS,
     denied,
@@ -27,7 +27,7 @@ from tests.unit.test_verdicts import (
     present,
     verdicts,
 )
-from tests.unit.test_verdicts import declare as declare_policies
+from tests.unit.verdict_support import declare as declare_policies
 
 WEB = 7  # the interface
 API, OTHER = "203.0.113.7", "203.0.113.8"

@@ -16,7 +16,7 @@ from podtally.outcomes.progress import PROGRESS, RELAYED
 from tests.unit.lookup_host import Host, shop
 from tests.unit.rows import ACK, RST, SECOND, SYN, TCP, UDP, from_here, to_here
 from tests.unit.test_api import Served, ask, serve
-from tests.unit.test_verdicts import ONLY_MYSQL, declare, due_events, epoch, make, out, present
+from tests.unit.verdict_support import ONLY_MYSQL, declare, due_events, epoch, make, out, present
 
 EGRESS, INGRESS = 0, 1
 

@@ -18,8 +18,8 @@ from podtally.ledger.label_sets import OTHER
 from podtally.ledger.ledger import Ledger, Limits
 from podtally.ledger.peer_domains import NO_DOMAIN, PeerDomain, PeerDomains
 from tests.unit.dns_messages import RESOLVER, client_hello, mapped
+from tests.unit.ledger_support import contents
 from tests.unit.rows import ACK, FLAGS, SECOND, SYN, Flow, book, from_here, names
-from tests.unit.test_ledger import contents
 
 WEB, DB = 7, 9
 ADDRESS = "198.18.5.5"

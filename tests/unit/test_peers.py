@@ -20,6 +20,7 @@ from podtally.ledger.ledger import Ledger
 from podtally.ledger.new_connections import MAX_TRACKED, new_connections
 from podtally.ledger.peers import PeerFinder
 from podtally.netlink.conntrack import Translations, Tuples
+from tests.unit.ledger_support import contents, watched
 from tests.unit.rows import (
     FLAGS,
     ICMP,
@@ -36,7 +37,6 @@ from tests.unit.rows import (
     to_here,
     words,
 )
-from tests.unit.test_ledger import contents, watched
 
 DNS = Owner("service", "kube-system", "dns", "dns", "cluster", "Service")
 WEB = Owner("service", "shop", "front", "front", "cluster", "Service")

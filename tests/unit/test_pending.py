@@ -15,6 +15,7 @@ from podtally.ledger.families import BOOKS, FLOWS, PODS
 from podtally.ledger.label_sets import BookLabels
 from podtally.ledger.ledger import Ledger
 from podtally.runtime.extras import Extras
+from tests.unit.ledger_support import contents, turn, watched
 from tests.unit.rows import (
     ACK,
     RST,
@@ -28,7 +29,6 @@ from tests.unit.rows import (
     make_ledger,
     names,
 )
-from tests.unit.test_ledger import contents, turn, watched
 
 NAMELESS = UNKNOWN_ENDPOINT._replace(source="pod", uid="23", final=False)
 WEB = SHOP[7]

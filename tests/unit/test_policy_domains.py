@@ -1,112 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules by domain name, in both engines: which answers make one match, and what stays unknown."""
 
-from typing import NamedTuple
-
-import numpy as np
 import pytest
 
-from podtally.dns.candidates import from_lists, name_column
-from podtally.dns.known_names import (
-    ENCRYPTED_DNS,
-    FORGOTTEN,
-    MESSAGES_LOST,
-    NAMES_OFF,
-    SEEN_LATE,
-    Answered,
-    KnownNames,
-)
 from podtally.dns.wire_names import name_text, read_labels
 from podtally.policy.domain_patterns import above, covers, matches, normalise
-from podtally.policy.explain.reasons import direction_reason
 from podtally.policy.model import (
-    ADDRESS,
     ALLOW,
     BASELINE_TIER,
     DENY,
-    EGRESS,
     EVERYTHING,
     HOST,
     PASS,
     TCP,
-    UNIDENTIFIED,
-    VERDICTS,
     DomainPeer,
     HostSubject,
     PodPeer,
-    PodSubject,
-    Policy,
     PolicyEndpoint,
     PolicyPort,
-    Question,
     Rule,
 )
-from podtally.policy.reference.engine import Engine, rule_input
-from podtally.policy.vector import name_classes
-from podtally.policy.vector.evaluator import (
-    ADDRESS_INDEX,
-    UNKNOWN_INDEX,
-    Evaluator,
-    PackedConnections,
-)
-from tests.unit.policy_support import ask, block, ip, outside, pod, policy, rules
+from tests.unit.policy_domain_support import CLOSED, WEB, admin, answered, by_name, judge, known
+from tests.unit.policy_support import ask, block, ip, outside, policy, rules
 
-AT = 1_800_000_000.0
-WEB, DB = pod("shop/web", "10.99.0.1"), pod("shop/db", "10.99.0.2")
-CLOSED = policy("shop/closed", egress=())
 HTTPS = (PolicyPort(TCP, 443, 443),)
-
-
-class Judged(NamedTuple):
-    verdict: str
-    reason: str
-    strict: str  # the verdict where answers end with their TTL
-
-
-def answered(name: str, ago: float = 12, ttl: float = 30, trusted: bool = True) -> Answered:
-    return Answered(name, AT - ago, AT - ago + ttl, trusted)
-
-
-def known(*answers: Answered | str, missing: int = 0) -> KnownNames:
-    written = tuple(answered(a) if isinstance(a, str) else a for a in answers)
-    return KnownNames(written, AT, missing)
-
-
-def admin(*written: Rule, name: str = "payments", priority: int = 10) -> Policy:
-    """Of the admin tier, over all pods."""
-    subject, egress = PodSubject(EVERYTHING), rules(*written)
-    return Policy("ClusterNetworkPolicy", "", name, subject, None, egress, 0, priority)
-
-
-def by_name(*names: str, action: str = ALLOW) -> Rule:
-    return Rule(0, action, (DomainPeer(names, action == ALLOW),))
-
-
-def judge(names: KnownNames, *policies: Policy, question: Question | None = None) -> Judged:
-    """Judge an egress by both engines, which must agree."""
-    question = (question or ask(WEB, outside(), 443))._replace(names=names)
-    engine, conn = Engine(policies), rule_input(question, EGRESS)
-    plain = engine.direction_verdict(conn)
-    strict = engine.direction_verdict(conn._replace(names=names.valid())).verdict
-    found = Judged(plain.verdict, direction_reason(plain, conn), strict)
-    compiled = Evaluator(policies, (question.source, question.destination))
-    peer = {ADDRESS: ADDRESS_INDEX, UNIDENTIFIED: UNKNOWN_INDEX}.get(question.destination.kind, 1)
-    packed = PackedConnections(
-        np.zeros(1, np.int32),
-        np.array([peer], np.int32),
-        np.array([question.destination_ip >> 64], np.uint64),
-        np.array([question.destination_ip & (1 << 64) - 1], np.uint64),
-        np.array([question.protocol], np.int32),
-        np.array([question.port], np.int32),
-        np.ones(1, np.bool_),
-        name_column(from_lists([names.answers], [names.at], [names.missing])),
-    )
-    other = compiled.judge(packed)
-    number = int(other.outcome[0])
-    assert compiled.outcome(number) == plain
-    assert compiled.reason(packed, 0, number) == found.reason
-    assert VERDICTS[int(other.strict[0])] == strict
-    return found
 
 
 # -- 1: rules that accept, in the Admin tier ---------------------------------------------------
@@ -324,138 +241,3 @@ def test_a_dot_within_a_label_ends_no_label() -> None:
     name = name_text(labels)
     assert not name.endswith(".example.com")
     assert judge(known(name), admin(by_name("*.example.com")), CLOSED).verdict == "denied"
-
-
-# -- 7: doubt ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("missing", "why"),
-    [
-        (NAMES_OFF, "DNS is not captured"),
-        (SEEN_LATE, "it was there before the agent"),
-        (MESSAGES_LOST, "DNS messages were lost"),
-        (ENCRYPTED_DNS, "it uses encrypted DNS"),
-        (FORGOTTEN, "names were dropped at a limit"),
-        (SEEN_LATE | ENCRYPTED_DNS, "it was there before the agent and it uses encrypted DNS"),
-    ],
-)
-def test_without_all_dns_a_mismatch_is_unknown_with_the_cause(missing: int, why: str) -> None:
-    named = admin(by_name("api.example.com", "*.example.org"))
-    found = judge(known("www.example.com", missing=missing), named, CLOSED)
-    assert found.verdict == "unknown"
-    assert found.reason == (
-        "ClusterNetworkPolicy/payments egress[0]: whether api.example.com or *.example.org "
-        f"resolves to 203.0.113.9 is unknown: {why}"
-    )
-
-
-def test_a_known_address_matches_whatever_else_is_missing() -> None:
-    names = known("api.example.com", missing=SEEN_LATE)
-    assert judge(names, admin(by_name("api.example.com")), CLOSED).verdict == "allowed"
-
-
-def test_doubt_counts_only_if_it_can_change_the_outcome() -> None:
-    named, nothing = admin(by_name("api.example.com")), known(missing=NAMES_OFF)
-    assert (
-        judge(nothing, named, policy("shop/open", egress=rules(Rule(0, ALLOW)))).verdict
-        == "allowed"
-    )
-    assert judge(nothing, admin(Rule(0, DENY), priority=1), named).verdict == "denied"
-    assert judge(nothing, named, CLOSED, question=ask(WEB, outside(), 443)).verdict == "unknown"
-    assert judge(nothing, named).verdict == "unknown"  # allowed, or undeclared
-
-
-def test_where_names_are_missing_an_expired_answer_may_have_been_renewed() -> None:
-    names = known(answered("api.example.com", 90, 30), missing=MESSAGES_LOST)
-    found = judge(names, admin(by_name("api.example.com")), CLOSED)
-    assert (found.verdict, found.strict) == ("allowed", "unknown")
-
-
-# -- 8, 9: pods and hosts ----------------------------------------------------------------------
-
-
-def test_a_pod_has_names_too() -> None:
-    name = "10-99-0-2.shop.pod.cluster.local"
-    headless = admin(by_name("*.pod.cluster.local"))
-    assert judge(known(name), headless, CLOSED, question=ask(WEB, DB, 443)).verdict == "allowed"
-    assert judge(known(), headless, CLOSED, question=ask(WEB, DB, 443)).verdict == "denied"
-
-
-def test_an_unidentified_peer_is_judged_by_its_name() -> None:
-    stranger = PolicyEndpoint(UNIDENTIFIED, ips=(ip("203.0.113.9"),))
-    question = ask(WEB, stranger, 443)
-    named = admin(by_name("api.example.com"))
-    assert judge(known("api.example.com"), named, CLOSED, question=question).verdict == "allowed"
-
-
-def test_host_policies_have_the_same_field() -> None:
-    host = PolicyEndpoint(HOST, ips=(ip("10.99.0.9"),), unit="app.service")
-    only = policy(
-        "updates",
-        kind="HostPolicy",
-        subject=HostSubject(EVERYTHING),
-        egress=rules(by_name("*.debian.org")),
-    )
-    question = ask(host, outside(), 443)
-    found = judge(known("deb.debian.org"), only, question=question)
-    assert found.verdict == "allowed"
-    assert (
-        found.reason == "HostPolicy/updates egress[0]: deb.debian.org, queried 12 s before, TTL 30"
-    )
-    assert judge(known("debian.org"), only, question=question).verdict == "denied"
-
-
-# -- the classes of the vector engine ----------------------------------------------------------
-
-
-def _connections(names: list[KnownNames]) -> PackedConnections:
-    n = len(names)
-    address = ip("203.0.113.9")
-    column = from_lists(
-        [k.answers for k in names], [k.at for k in names], [k.missing for k in names]
-    )
-    return PackedConnections(
-        np.zeros(n, np.int32),
-        np.full(n, ADDRESS_INDEX, np.int32),
-        np.full(n, address >> 64, np.uint64),
-        np.full(n, address & (1 << 64) - 1, np.uint64),
-        np.full(n, TCP, np.int32),
-        np.full(n, 443, np.int32),
-        np.ones(n, np.bool_),
-        name_column(column),
-    )
-
-
-@pytest.mark.parametrize("bound", ["_MAX_BYTES", "_MAX_NAMES"])
-def test_ever_new_names_are_forgotten_and_judged_the_same(
-    monkeypatch: pytest.MonkeyPatch, bound: str
-) -> None:
-    monkeypatch.setattr(name_classes, "MAX_CLASSES", 4)
-    monkeypatch.setattr(name_classes, bound, 8)
-    listed = [f"{n:03b}" for n in range(8)]
-    named = admin(*(by_name(f"{name}.example.com") for name in listed))
-    evaluator = Evaluator([named, CLOSED], [WEB])
-    for turn in range(3):
-        names = [known(f"{n}.example.com", f"{m}.example.com") for n in listed for m in listed]
-        names += [known(f"{turn}x{n}.example.com") for n in range(9)]
-        found = evaluator.judge(_connections(names))
-        assert [VERDICTS[code] for code in found.verdict] == ["allowed"] * 64 + ["denied"] * 9
-
-
-def test_a_changed_list_is_judged_at_once() -> None:
-    evaluator = Evaluator([admin(by_name("a.example.com")), CLOSED], [WEB])
-    asked = _connections([known("a.example.com"), known("b.example.com")])
-    before = [VERDICTS[code] for code in evaluator.judge(asked).verdict]
-    evaluator.set_policies([admin(by_name("b.example.com")), CLOSED])
-    after = [VERDICTS[code] for code in evaluator.judge(asked).verdict]
-    evaluator.set_policies([CLOSED])
-    without = [VERDICTS[code] for code in evaluator.judge(asked).verdict]
-    assert (before, after) == (["allowed", "denied"], ["denied", "allowed"])
-    assert without == ["denied", "denied"]
-
-
-def test_replies_and_ingress_have_no_names() -> None:
-    evaluator = Evaluator([admin(by_name("a.example.com")), CLOSED], [WEB])
-    asked = _connections([known("a.example.com")])._replace(is_egress=np.zeros(1, np.bool_))
-    assert VERDICTS[int(evaluator.judge(asked).verdict[0])] == "undeclared"

@@ -16,7 +16,7 @@ from podtally.ledger.series import SeriesTable
 from podtally.ledger.shares import level, rank
 from podtally.runtime.extras import Extras
 from tests.unit.rows import SECOND
-from tests.unit.test_verdicts import (
+from tests.unit.verdict_support import (
     DB_ADDRESS,
     NOTHING_INTO_DB,
     ONLY_MYSQL,
