@@ -147,6 +147,7 @@ class Candidates(msgspec.Struct, frozen=True):
     changes: list[CandidateRow]
     deleted: list[CandidateDeletion] = []
     stale: list[str] = []  # files that became unreadable; their last version is evaluated
+    since: str = ""  # when the candidates last changed; "": unknown
 
 
 class AuditSums(msgspec.Struct, frozen=True):
@@ -265,6 +266,8 @@ class PublishedTotals(Protocol):
 
     def candidates(self) -> list[CandidateRow]: ...
 
+    def candidates_since(self) -> str: ...
+
     def traffic(self) -> Traffic: ...
 
     def audit(self) -> tuple[list[AuditSums], list[AuditFinding]]: ...
@@ -294,7 +297,8 @@ class ApiRouter:
         if path == CANDIDATES:
             policies, changes = self._source.candidates(), self._published.candidates()
             deleted, stale = self._source.deletions(), self._source.stale_candidates()
-            reply = Candidates(policies, changes, deleted, stale)
+            since = self._published.candidates_since()
+            reply = Candidates(policies, changes, deleted, stale, since)
             return reply_json(HTTPStatus.OK, reply)
         return (
             self._flows(query)

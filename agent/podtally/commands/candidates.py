@@ -96,7 +96,8 @@ def show(reply: schema.Candidates, out: TextIO) -> None:
         names += [f"without {_full(each)}" for each in reply.deleted]
         more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
         listed = ", ".join(names[:_MAX_NAMES]) + more
-        out.write(f"nothing observed would change; candidates: {listed}\n")
+        since = f" since {reply.since}" if reply.since else ""
+        out.write(f"nothing observed would change{since}; candidates: {listed}\n")
         return
     ordered = sorted(reply.changes, key=lambda row: (_rank(row), -row.connections, -row.bytes))
     marked = [row.candidate == DENIED for row in ordered]

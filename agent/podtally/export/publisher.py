@@ -8,6 +8,7 @@ from typing import NamedTuple
 from prometheus_client import exposition
 from prometheus_client.openmetrics import exposition as openmetrics
 
+from podtally.api.flows import time_text
 from podtally.api.schema import AuditFinding, AuditSums, CandidateRow, Traffic
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.audit_totals import audit_findings, audit_sums
@@ -62,6 +63,11 @@ class Publisher:
         labels, values = self._ledger.view.candidate_changes
         counted = zip(values[:, CONNECTIONS].tolist(), values[:, BYTES].tolist(), strict=True)
         return [CandidateRow(*each, *sums) for each, sums in zip(labels, counted, strict=True)]
+
+    def candidates_since(self) -> str:
+        """Return when the present candidates were loaded; "": unknown."""
+        since_ns = self._ledger.view.candidates_since_ns
+        return time_text(since_ns // 1_000_000_000) if since_ns else ""
 
     def traffic(self) -> Traffic:
         """Return the sums of all conversations, and the books."""

@@ -20,6 +20,7 @@ class CandidateBaseline(NamedTuple):
 
     fingerprint: str = ""  # of the candidates
     sums: tuple[tuple[CandidateLabels, tuple[int, int, int]], ...] = ()
+    since_ns: int = 0  # when they were loaded, since 1970; 0: unknown
 
 
 class CandidateRows:
@@ -29,15 +30,18 @@ class CandidateRows:
         self._fingerprint = ""
         self._declared: DeclaredPolicies | None = None
         self._before: dict[CandidateLabels, tuple[int, int, int]] = {}
+        self.since_ns = 0  # see CandidateBaseline
 
-    def learn(self, declared: DeclaredPolicies, table: SeriesTable[CandidateLabels]) -> None:
+    def learn(
+        self, declared: DeclaredPolicies, table: SeriesTable[CandidateLabels], wall_ns: int
+    ) -> None:
         """Take a new baseline if the candidates have changed; called before an epoch's sums."""
         if declared is self._declared or declared.unsynced:
             return
         self._declared = declared
         found = fingerprint(declared)
         if found != self._fingerprint:
-            self._fingerprint = found
+            self._fingerprint, self.since_ns = found, wall_ns
             labels, values = table.view()
             sums = (tuple(row) for row in values.tolist())
             self._before = dict(zip(labels, sums, strict=True))
@@ -57,8 +61,10 @@ class CandidateRows:
         return SeriesView([labels[row] for row in rows.tolist()], grown[rows])
 
     def save(self) -> Saved:
-        return Saved(encode(CandidateBaseline(self._fingerprint, tuple(self._before.items()))))
+        sums = tuple(self._before.items())
+        return Saved(encode(CandidateBaseline(self._fingerprint, sums, self.since_ns)))
 
     def load(self, saved: Saved, now_ns: int) -> None:  # noqa: ARG002: as every Part
         before = saved.decode(CandidateBaseline)
         self._fingerprint, self._before = before.fingerprint, dict(before.sums)
+        self.since_ns = before.since_ns

@@ -185,7 +185,8 @@ class Ledger:
     def book_rows(self, rows: FlowRows, cold: ColdRows, context: EpochContext) -> None:
         """Book a batch of rows, each connection at most once in an epoch."""
         self.recorder.begin_epoch(self.connections, self.pending.held, context)
-        self.candidate_rows.learn(context.declared, self.tables[families.CANDIDATES])
+        candidates = self.tables[families.CANDIDATES]
+        self.candidate_rows.learn(context.declared, candidates, context.wall_ns)
         self.row_booking.book_rows(rows, cold, context)
 
     # -- what the kernel counts outside of rows -----------------------------------
@@ -203,7 +204,8 @@ class Ledger:
         """
         now_ns = context.now_ns
         self.recorder.begin_epoch(self.connections, self.pending.held, context)
-        self.candidate_rows.learn(context.declared, self.tables[families.CANDIDATES])
+        candidates = self.tables[families.CANDIDATES]
+        self.candidate_rows.learn(context.declared, candidates, context.wall_ns)
         self.row_booking.book_errors(context)
         delta, self._kernel_delta = self._kernel_delta, NOTHING_GROWN
         self._interface_totals.settle(delta, self.row_booking.sums, context.names, now_ns)
@@ -315,6 +317,7 @@ class Ledger:
             name_timeouts=self.attribution.waits.timeouts,
             late=self.interfaces.late_ifindexes(),
             candidate_changes=self.candidate_rows.view(candidates),
+            candidates_since_ns=self.candidate_rows.since_ns,
         )
 
     def open_minute(self) -> Batch:

@@ -33,6 +33,7 @@ class View:
     candidate_changes: SeriesView[CandidateLabels] = field(
         default_factory=lambda: no_series(CANDIDATES)
     )
+    candidates_since_ns: int = 0  # when they were loaded, since 1970; 0: unknown
 
     def __getitem__(self, family: Family[Labels]) -> SeriesView[Labels]:
         """Return sums (n, len(family.sums)) and their label sets."""

@@ -59,6 +59,7 @@ def merge(replies: Sequence[NodeReply[schema.Candidates]]) -> schema.Candidates:
         changes=_summed(row for reply in said for row in reply.changes),
         deleted=[schema.CandidateDeletion(*name, in_force=name in in_force) for name in deletions],
         stale=list(dict.fromkeys(file for reply in said for file in reply.stale)),
+        since=max((reply.since for reply in said), default=""),  # on the node that came last
     )
 
 
