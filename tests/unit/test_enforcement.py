@@ -128,6 +128,19 @@ def test_a_finding_is_one_event() -> None:
     assert found.labels.reason == "denied by policy, yet the handshake was completed"
 
 
+def test_what_began_before_a_change_of_policies_could_be_enforced_proves_nothing() -> None:
+    ledger = make()
+    epoch(ledger, present(declare()), [])
+    epoch(ledger, present(declare(ONLY_MYSQL), now_ns=2 * SECOND), [])
+    for second in (3, 11, 13):
+        row = out("198.18.7.7", 3306, second)._replace(seen=OPEN, first_seen_ns=second * SECOND)
+        epoch(ledger, present(declare(ONLY_MYSQL), now_ns=second * SECOND), [row])
+
+    labels, values = ledger.view()[ENFORCEMENT]
+    found = {each.result: n for each, (n,) in zip(labels, values.tolist(), strict=True)}
+    assert found == {"inconclusive": 2, "not_enforced": 1}
+
+
 def test_a_refused_scan_of_what_is_allowed_raises_nothing() -> None:
     ledger, declared = make(), declare(ONLY_MYSQL)
     rows = [

@@ -32,9 +32,11 @@ from podtally.outcomes.progress import (
     advance,
     seconds,
 )
+from podtally.policy.model import Policy
 
 ColdRows = Callable[[NDArray[np.int64]], NDArray[np.void]]
 Rename = Callable[[NDArray[np.int64], EpochContext], None]
+_PROPAGATION_NS = 10_000_000_000  # of a policy, from the API to the last node
 _STEPS = ((OPENED, ANSWERED), (ANSWERED, COMPLETED))
 
 
@@ -47,6 +49,8 @@ class OutcomeBooking:
         self._connections = connections
         self._accounts = accounts
         self._events = events
+        self._policies: tuple[Policy, ...] | None = None
+        self._audit_from_ns = 0  # older connections prove nothing about policies of now
         self._bits = connections.flags.handshake
 
     # -- from rows ---------------------------------------------------------------------
@@ -69,6 +73,7 @@ class OutcomeBooking:
 
     def settle(self, context: EpochContext, rename: Rename) -> None:
         """Decide open connections; ``rename`` finds the labels of connections again."""
+        self._learn(context)
         columns = self._connections.columns
         rows = np.flatnonzero(
             (columns.outcome == decision.UNDECIDED) & (columns.initiator & INITIATOR_MASK != 0)
@@ -96,6 +101,14 @@ class OutcomeBooking:
             columns.outcome[late] = found[late]
             self._count(columns.take(late), context)
             self._count_endings(columns, context.now_ns)
+
+    def _learn(self, context: EpochContext) -> None:
+        """After a change of policies, wait until the cluster has had time to enforce them."""
+        policies = context.declared.policies
+        if policies is not self._policies:
+            if self._policies is not None and policies != self._policies:
+                self._audit_from_ns = context.now_ns + _PROPAGATION_NS
+            self._policies = policies
 
     def endings(self, columns: ConnectionColumns) -> NDArray[np.uint8]:
         """Return ``decision.ENDINGS`` of connections that are over. (n,)"""
@@ -160,6 +173,8 @@ class OutcomeBooking:
                 progress=columns.progress,
             )
         )
+        early = (columns.first_ns < self._audit_from_ns) & (result != enforcement.NO_RESULT)
+        result[early] = enforcement.INCONCLUSIVE
         some = np.flatnonzero(result != enforcement.NO_RESULT)
         if not len(some):
             return
