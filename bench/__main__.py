@@ -8,6 +8,7 @@ from typing import Protocol
 from bench import (
     agent,
     attack,
+    audit,
     drain,
     fleet,
     history,
@@ -52,6 +53,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "history": history,
     "suggest": suggest,
     "outcomes": outcomes,
+    "audit": audit,
     "start": start,
 }
 

@@ -57,13 +57,18 @@ def node(endpoints: int) -> Iterator[list[str]]:
             finally:
                 pinging.terminate()
     finally:
-        if PIN_DIR.is_dir():
-            pins = Pins(PIN_DIR)
-            Attacher(PIN_DIR, {}).detach_all()
-            pins.remove_all()
-            pins.close()
+        remove_pins()
         for name in [*names, NODE]:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+def remove_pins() -> None:
+    """Take the agent's programs off, and remove what it pinned."""
+    if PIN_DIR.is_dir():
+        pins = Pins(PIN_DIR)
+        Attacher(PIN_DIR, {}).detach_all()
+        pins.remove_all()
+        pins.close()
 
 
 def ip(*commands: str) -> None:

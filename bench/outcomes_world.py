@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.node import LISTEN, NODE, PIN_DIR, ip, ready, until
+from bench.node import LISTEN, NODE, PIN_DIR, ip, ready, remove_pins, until
 from bench.outcomes_ends import (
     CLIENT_RESETS,
     DYING,
@@ -25,9 +25,7 @@ from bench.outcomes_ends import (
     SINK,
     Attempts,
 )
-from podtally.attach.attacher import Attacher
 from podtally.errors import PodtallyError
-from podtally.kernel.pins import Pins
 
 CLIENT, SERVER = "ptl-bench-client", "ptl-bench-server"
 INTERFACE = "ptlbc"  # the node's end of the client's pair
@@ -251,11 +249,7 @@ def made() -> Iterator[None]:
         if server is not None:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
-        if PIN_DIR.is_dir():
-            pins = Pins(PIN_DIR)
-            Attacher(PIN_DIR, {}).detach_all()
-            pins.remove_all()
-            pins.close()
+        remove_pins()
         for name in (CLIENT, SERVER, NODE):
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
