@@ -19,6 +19,7 @@ from podtally.history.sqlite_schema import (
     BASE_SECONDS,
     CHECK,
     CONVERSATION,
+    CONVERSATION_BITS,
     ENDPOINT,
     JUDGEMENT,
     MINUTE,
@@ -165,16 +166,31 @@ def _split(
 def verify(db: sqlite3.Connection, segment: Segment) -> None:
     """Compare intervals with their check sums; StoreError if they differ."""
     tier, first, end = segment
-    found = db.execute(
-        f"SELECT {AT} AS at, count(*), total({CHECK}) FROM {tier.table} "
-        f"WHERE {within(first, end)} GROUP BY at ORDER BY at"
-    )
-    noted = db.execute(
-        "SELECT at, rows, sum FROM chunk WHERE tier = ? AND at >= ? AND at < ? ORDER BY at",
-        (tier.table, first, end),
-    )
-    if found.fetchall() != noted.fetchall():
+    noted = {
+        at: (rows, total)
+        for at, rows, total in db.execute(
+            "SELECT at, rows, sum FROM chunk WHERE tier = ? AND at >= ? AND at < ?",
+            (tier.table, first, end),
+        )
+    }
+    # Interval by interval: grouping by an expression of the key would sort all rows.
+    read = f"SELECT count(*), total({CHECK}) FROM {tier.table} WHERE id >= ? AND id < ?"
+    edge = first
+    for at in sorted(noted):
+        bounds = (at << CONVERSATION_BITS, at + 1 << CONVERSATION_BITS)
+        if noted[at] != db.execute(read, bounds).fetchone() or _any_between(db, tier, edge, at):
+            raise StoreError(f"its table {tier.table!r} is damaged")
+        edge = at + 1
+    if _any_between(db, tier, edge, end):
         raise StoreError(f"its table {tier.table!r} is damaged")
+
+
+def _any_between(db: sqlite3.Connection, tier: Tier, first: int, end: int) -> bool:
+    """Return whether there are rows of intervals that are noted nowhere."""
+    if first >= end:
+        return False
+    query = f"SELECT 1 FROM {tier.table} WHERE {within(first, end)} LIMIT 1"
+    return db.execute(query).fetchone() is not None
 
 
 def select(db: sqlite3.Connection, query: FlowQuery, segments: Sequence[Segment]) -> list[FlowRow]:
@@ -189,21 +205,23 @@ def select(db: sqlite3.Connection, query: FlowQuery, segments: Sequence[Segment]
     conversations = "conversation AS c" + "".join(
         f" JOIN {each} ON {each}.id = c.{each}" for each in _TABLES
     )
-    parts = " UNION ALL ".join(
-        f"SELECT {CONVERSATION} AS conversation, {amounts}, "
-        f"{BASE_SECONDS} + ({AT}) * {tier.seconds} + span / {tier.span} AS first, "
-        f"{BASE_SECONDS} + ({AT}) * {tier.seconds} + span % {tier.span} AS last "
-        f"FROM {tier.table} WHERE {within(first, end)}"
-        for tier, first, end in segments
-    )
     cost = _cost(query)
     scope = ", scope" if "scope" not in query.by and cost != "0" else ""
+    kept = f"{by}{', ' if by else ''}{amounts}"
+    parts = " UNION ALL ".join(
+        f"SELECT {kept}{scope}, "
+        f"{BASE_SECONDS} + (t.{AT}) * {tier.seconds} + span / {tier.span} AS first, "
+        f"{BASE_SECONDS} + (t.{AT}) * {tier.seconds} + span % {tier.span} AS last "
+        f"FROM {tier.table} AS t JOIN chosen ON chosen.conversation = t.{CONVERSATION} "
+        f"WHERE {within(first, end)}"
+        for tier, first, end in segments
+    )
     chosen = ", ".join(("c.id AS conversation", *query.by))
     found = db.execute(
         f"WITH chosen AS MATERIALIZED (SELECT {chosen}{scope} "
         f"FROM {conversations} WHERE {where(query, SqliteDialect())}) "
         f"SELECT {by}{', ' if by else ''}{sums}, min(first), max(last), {cost} "
-        f"FROM ({parts}) JOIN chosen USING (conversation) {groups}"
+        f"FROM ({parts}) {groups}"
     )
     width = len(query.by)
     return [_row(query.by, row[:width], row[width:]) for row in found if row[width] is not None]
