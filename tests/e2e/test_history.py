@@ -25,9 +25,13 @@ FLOW_LABELS = ("namespace", "workload", "verdict", "direction")
 
 
 def flows(agent: Agent, *flags: str, code: int = 0) -> Any:
+    return podtally("flows", agent, *flags, code=code)
+
+
+def podtally(command: str, agent: Agent, *flags: str, code: int = 0) -> Any:
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "podtally", "flows", "-o", "json"),
+            *(sys.executable, "-m", "podtally", command, "-o", "json"),
             *("--listen", f"127.0.0.1:{agent.places.port}", *flags),
         ],
         capture_output=True,
@@ -68,6 +72,12 @@ def assert_sums_agree(agent: Agent) -> None:
     assert of_history(agent, ("namespace", "workload", "verdict")) == by_workload
 
 
+def conversations(agent: Agent, *flags: str) -> list[tuple[tuple[str, Any], ...]]:
+    """Rows of ``podtally top``, in an order of their own."""
+    rows = podtally("top", agent, *flags)["conversations"]
+    return sorted(tuple(row.items()) for row in rows)
+
+
 def test_sums_are_those_of_the_metrics_through_kills(three_pods: Node, agent: Agent) -> None:
     chance = random.Random(23)
     agent.start()
@@ -78,6 +88,8 @@ def test_sums_are_those_of_the_metrics_through_kills(three_pods: Node, agent: Ag
         agent.wait_ready()
     three_pods.quiet()
     assert_sums_agree(agent)
+    a, b = conversations(agent, "--since", "1h"), conversations(agent)
+    assert [x for x in a if x not in b] == [x for x in b if x not in a]
     with mixed(three_pods):
         time.sleep(0.5)
         agent.kill()

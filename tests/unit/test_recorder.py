@@ -259,6 +259,17 @@ def test_a_long_connection_is_in_every_minute_in_which_it_moved() -> None:
     assert (first.rows.port.tolist(), first.rows.protocol.tolist()) == ([443], [TCP])
 
 
+def test_what_became_of_a_connection() -> None:
+    """As far as it is decided when the minute ends."""
+    ledger, who = make(), names({7: WEB})
+    flow = Flow(seen=from_here(SYN), first_seen_ns=41 * SECOND)
+    turn(ledger, [flow, flow._replace(ifindex=9)], who, 42 * SECOND)
+    for second in (60, 102):
+        turn(ledger, [], who, second * SECOND)
+    [batch] = ledger.recorder.outbox
+    assert {label.outcome for label in batch.labels} == {"unanswered"}
+
+
 def test_client_ports_make_one_conversation() -> None:
     ledger, who = make(), names({7: WEB})
     flows = [Flow(local_port=2000 + i, seen=from_here(SYN)) for i in range(23)]

@@ -11,6 +11,7 @@ from typing import NoReturn
 from podtally.commands import agent_query, top_table
 from podtally.commands.conversation_rows import ConversationFilter, rows
 from podtally.commands.conversations import TrafficReader, TrafficSnapshot
+from podtally.commands.past_traffic import snapshot_since
 from podtally.commands.screen import Screen
 from podtally.commands.top_options import add_options, chosen_rows
 from podtally.commands.top_table import TopPage
@@ -20,6 +21,7 @@ _EPILOG = """\
 examples:
   podtally top                             live, until Ctrl-C
   podtally top --outside --denied          what leaves the cluster against policy
+  podtally top --since yesterday           from the history; podtally flows has more
   podtally top --once | awk '$6 == "denied"'
 
 Reads /metrics of the running agent. A line is the traffic of a workload with one peer on one
@@ -38,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     agent_query.add_arguments(parser)
     add_options(parser)
+    parser.add_argument(
+        "--since", metavar="TIME", help="print the traffic since then, from the history, and exit"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -45,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
     agent = _AgentReader(agent_query.agent_address(args))
     chosen = chosen_rows(args)
     screen = Screen(sys.stdout)
-    if screen.live and not args.once and args.output == "text":
+    if screen.live and not args.once and not args.since and args.output == "text":
         # the only way to end it, even for a background job that inherited SIGINT as ignored
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
@@ -53,6 +58,8 @@ def main(args: argparse.Namespace) -> int:
         finally:
             screen.leave()
     now = agent.read()
+    if args.since:
+        now = snapshot_since(agent.address, args.since, now.books)
     page = TopPage(now, rows(now, None, chosen), args.limit)
     show = top_table.as_json if args.output == "json" else top_table.once
     show(page, sys.stdout)

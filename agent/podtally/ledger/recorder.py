@@ -115,8 +115,10 @@ class Recorder:
             return
         rows, place = self._waiting.take(columns)
         names = self._waiting.interfaces
-        label = self._labels.of_interfaces(account[place], names, rows.label)
-        self._add(rows._replace(label=label))
+        outcome = columns.outcome[place]
+        label = self._labels.of_interfaces(account[place], outcome, names, rows.label)
+        port = self._labels.ports(account[place], rows.port)
+        self._add(rows._replace(label=label, port=port))
 
     def leave(self, slot: int) -> None:
         """Record the rest of an interface that is about to be forgotten."""
@@ -137,8 +139,7 @@ class Recorder:
         for each in (columns, held):
             index = moved(each, np.arange(len(each.fingerprint)))
             index = index[each.account[index] >= 0]
-            label = self._labels.of(each.account[index])
-            parts.append(connection_rows(each, index, label, self._moment()))
+            parts.append(self._rows(each, index))
         return Batch(self.stream, -1, tuple(self._labels.values), summed(joined(parts)))
 
     # -- the checkpoint -------------------------------------------------------------------
@@ -191,9 +192,14 @@ class Recorder:
         account = columns.account[index]
         index = index[(account >= 0) & ~self._accounts.waiting[np.maximum(account, 0)]]
         if len(index):
-            label = self._labels.of(columns.account[index])
-            self._add(connection_rows(columns, index, label, self._moment()))
+            self._add(self._rows(columns, index))
             mark_recorded(columns, index)
+
+    def _rows(self, columns: ConnectionColumns, index: NDArray[np.int64]) -> HistoryRows:
+        account = columns.account[index]
+        label = self._labels.of(account, columns.outcome[index])
+        rows = connection_rows(columns, index, label, self._moment())
+        return rows._replace(port=self._labels.ports(account, rows.port))
 
     def _record_waiting(self, columns: ConnectionColumns, index: NDArray[np.int64]) -> None:
         index = moved(columns, index)

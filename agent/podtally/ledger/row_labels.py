@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 from podtally.arrays.distinct import distinct
 from podtally.arrays.packed_fields import PackedFields
 from podtally.identity.name_table import Names
-from podtally.ledger.account import APART, FLOODED_PORT, Account
+from podtally.ledger.account import (
+    APART,
+    FLOODED_PORT,
+    GROUP_PORT,
+    NO_PORT,
+    UNKNOWN_PORT,
+    Account,
+)
 from podtally.ledger.accounts import AccountTable
 from podtally.ledger.history_rows import (
     ACCOUNT_FLOWS,
@@ -19,8 +26,9 @@ from podtally.ledger.history_rows import (
 )
 from podtally.ledger.interface_rest import KINDS
 from podtally.ledger.interfaces import Interfaces
+from podtally.outcomes.decision import OUTCOMES
 
-_PAIR = PackedFields(account=31, interface=31)
+_LABEL = PackedFields(account=31, outcome=8, interface=24)
 
 
 class LabelNumbers:
@@ -32,7 +40,7 @@ class LabelNumbers:
         self.endpoint = np.zeros(0, np.int64)  # by label: what has a share of the rows
         self._interfaces, self._accounts = interfaces, accounts
         self._numbers: dict[RowLabels, int] = {}
-        self._of_account: dict[tuple[str, Account], int] = {}
+        self._of_account: dict[tuple[str, int, Account], int] = {}
         self._endpoints: dict[tuple[str, ...], int] = {}
         self._names: Names | None = None
         self._interface_names: list[str] = []
@@ -57,27 +65,43 @@ class LabelNumbers:
         pairs = zip(self._interface_names, self._interfaces.names, strict=False)
         return np.array([i for i, (old, new) in enumerate(pairs) if old and old != new], np.int64)
 
-    def of(self, accounts: NDArray[np.integer]) -> NDArray[np.int32]:
-        """Return the labels of accounts (n,)."""
-        different, place = distinct(accounts.astype(np.int64))
-        found = self._accounts.at(different)
-        numbers = [
-            self._of(found[each], self.interface(found[each].slot)) for each in different.tolist()
-        ]
+    def of(self, accounts: NDArray[np.integer], outcomes: NDArray[np.uint8]) -> NDArray[np.int32]:
+        """Return the labels of accounts and outcomes, (n,) each."""
+        different, place = distinct(_LABEL.pack(account=accounts, outcome=outcomes))
+        found = self._accounts.at(_LABEL.get("account", different))
+        numbers = []
+        for each in map(_LABEL.unpack, different.tolist()):
+            account = found[each["account"]]
+            numbers.append(self._of(account, self.interface(account.slot), each["outcome"]))
         return np.array(numbers, np.int32)[place]
 
     def of_interfaces(
-        self, accounts: NDArray[np.integer], interfaces: Sequence[str], which: NDArray[np.int32]
+        self,
+        accounts: NDArray[np.integer],
+        outcomes: NDArray[np.uint8],
+        interfaces: Sequence[str],
+        which: NDArray[np.int32],
     ) -> NDArray[np.int32]:
-        """Return the labels of accounts (n,), with the names ``interfaces[which]``, (n,)."""
-        pairs = _PAIR.pack(account=accounts, interface=which)
-        different, place = distinct(pairs)
-        found = self._accounts.at(_PAIR.get("account", different))
-        parts = [_PAIR.unpack(each) for each in different.tolist()]
-        numbers = [
-            self._of(found[each["account"]], interfaces[each["interface"]]) for each in parts
-        ]
+        """As ``of``, with the names ``interfaces[which]``. (n,)"""
+        packed = _LABEL.pack(account=accounts, outcome=outcomes, interface=which)
+        different, place = distinct(packed)
+        found = self._accounts.at(_LABEL.get("account", different))
+        numbers = []
+        for each in map(_LABEL.unpack, different.tolist()):
+            name = interfaces[each["interface"]]
+            numbers.append(self._of(found[each["account"]], name, each["outcome"]))
         return np.array(numbers, np.int32)[place]
+
+    def ports(
+        self, accounts: NDArray[np.integer], of_connections: NDArray[np.int32]
+    ) -> NDArray[np.int32]:
+        """Return the ports of accounts (n,); those of the connections where accounts have many."""
+        different, place = distinct(accounts.astype(np.int64))
+        found = self._accounts.at(different)
+        shown = np.array([found[each].port for each in different.tolist()], np.int64)[place]
+        is_group = shown == GROUP_PORT
+        ports = np.where(shown >= UNKNOWN_PORT, shown, np.where(is_group, NO_PORT, of_connections))
+        return ports.astype(np.int32)
 
     def interface(self, slot: int) -> str:
         """Return the name of an interface, as of ``learn``."""
@@ -107,11 +131,14 @@ class LabelNumbers:
         for each in values:
             self._number(each)
 
-    def _of(self, account: Account, name: str) -> int:
-        number = self._of_account.get((name, account))
+    def _of(self, account: Account, name: str, outcome: int) -> int:
+        key = (name, outcome, account)
+        number = self._of_account.get(key)
         if number is None:
-            number = self._number(_labels(name, account))
-            self._of_account[name, account] = number
+            labels = _labels(name, account)
+            if labels.account == ACCOUNT_FLOWS:
+                labels = labels._replace(outcome=OUTCOMES[outcome])
+            number = self._of_account[key] = self._number(labels)
         return number
 
     def _number(self, labels: RowLabels) -> int:

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the snapshot of ``top --since`` from the history."""
+
+import datetime
+import time
+from collections import defaultdict
+
+from podtally.api import schema
+from podtally.commands import agent_query, times
+from podtally.commands.agent_query import AgentAddress
+from podtally.commands.conversations import (
+    Book,
+    Conversation,
+    ConversationCounts,
+    TrafficSnapshot,
+    totals,
+)
+
+_OPENED_BY = {"endpoint": 2, "peer": 3}  # the place of the count
+
+
+def snapshot_since(agent: AgentAddress, text: str, books: tuple[Book, ...]) -> TrafficSnapshot:
+    """Return the traffic since a time; PodtallyError if it is invalid, or no agent answers."""
+    since = times.parse(text, datetime.datetime.now().astimezone(), "--since")
+    by = ",".join((*Conversation._fields, "initiator"))
+    words = {"since": [since.isoformat()], "by": [by]}
+    found = agent_query.query_words(agent, schema.FLOWS, schema.Flows, words)
+    sums: dict[Conversation, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for row in found.rows:
+        counts = sums[Conversation(*(row[name] for name in Conversation._fields))]
+        counts[0] += row["bytes"]["egress"]
+        counts[1] += row["bytes"]["ingress"]
+        if row["initiator"] in _OPENED_BY:
+            counts[_OPENED_BY[row["initiator"]]] += row["connections"]
+    conversations = {each: ConversationCounts(*counts) for each, counts in sums.items()}
+    return TrafficSnapshot(time.monotonic(), conversations, books, totals(conversations))
