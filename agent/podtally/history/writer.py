@@ -117,26 +117,28 @@ class HistoryWriter:
                 if self._confirmed:
                     last, self._confirmed = self._confirmed, 0
                     store.remove_blocks(last)
-                self._write_offered(store, retention)
-                self._wait(None)
+                has_room = self._write_offered(store, retention)
+                self._wait(None if has_room else RETRY_SECONDS)
         finally:
             store.close()
 
-    def _write_offered(self, store: Store, retention: Retention) -> None:
+    def _write_offered(self, store: Store, retention: Retention) -> bool:
+        """Write what is offered; return False if the disk has no room."""
         for batch in self._offered:
             if self._stopped:
-                return
+                break
             if not retention.has_room():
                 retention.enforce()
             if not retention.has_room():
                 self._lacks_room()
-                return
+                return False
             is_new = store.write(batch, self._encode(batch) if self._encode is not None else ())
             self._bound_blocks(store)
             store.roll_up(int(time.time()))
             retention.enforce()
             rows = len(batch.rows.minute) if is_new else 0
             self._wrote(Taken(batch.stream, batch.number), rows, store.size())
+        return True
 
     def _bound_blocks(self, store: Store) -> None:
         """Keep what waits for ClickHouse within its share of the limit: the oldest is lost."""
@@ -168,7 +170,6 @@ class HistoryWriter:
             self.path,
             least,
         )
-        self._wait(RETRY_SECONDS)
 
     def _failed(self, error: Exception) -> None:
         words = str(error) or type(error).__name__
