@@ -68,6 +68,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_the_file_shows_what_crosses_nodes_once(
     shop: Cluster, two_agents: dict[str, Agent], command: Path, tmp_path: Path
 ) -> None:

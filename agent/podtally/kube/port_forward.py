@@ -6,6 +6,7 @@ The kubelet connects from the pod's own loopback, so the agent takes the client 
 
 import http.client
 import io
+from collections.abc import Callable
 from urllib.parse import urlencode
 
 from podtally.kube.access import Access
@@ -26,40 +27,60 @@ class ForwardedConnection(http.client.HTTPConnection):
         super().__init__("localhost", port)
         self.auto_open = 0
         self._access = access
-        self._target = f"{pod}/portforward?{urlencode({'ports': port})}"
+        self.target = f"{pod}/portforward?{urlencode({'ports': port})}"
         self._seconds = timeout_seconds
 
     def connect(self) -> None:
-        channels = PodChannels(self._access, self._target, self._seconds)
+        channels = PodChannels(self._access, self.target, self._seconds)
         self.sock = _ForwardedSocket(channels)
 
 
 class _ForwardedSocket:
-    """What http.client uses of a socket."""
+    """What http.client uses of a socket.
+
+    Like a socket's, its files outlive ``close``: http.client closes it as soon as a response says
+    that it is the last, before the body is read.
+    """
 
     def __init__(self, channels: PodChannels) -> None:
         self._channels = channels
+        self._users = 1  # itself, and its files
+        self._closed = False
 
     def sendall(self, data: bytes) -> None:
         self._channels.send(_DATA, bytes(data))
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_ForwardedReader(self._channels), 1 << 16)
+        self._users += 1
+        return io.BufferedReader(_ForwardedReader(self._channels, self._release), 1 << 16)
 
     def close(self) -> None:
-        self._channels.close()
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    def _release(self) -> None:
+        self._users -= 1
+        if not self._users:
+            self._channels.close()
 
 
 class _ForwardedReader(io.RawIOBase):
     """The bytes that the pod's port sends; OSError with what the kubelet reports."""
 
-    def __init__(self, channels: PodChannels) -> None:
+    def __init__(self, channels: PodChannels, release: Callable[[], None]) -> None:
         self._channels = channels
+        self._release = release
         self._rest = b""
         self._begun: set[int] = set()
 
     def readable(self) -> bool:
         return True
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self._release()
 
     def readinto(self, buffer: "memoryview") -> int:  # type: ignore[override]
         while not self._rest:

@@ -46,7 +46,12 @@ def run_in_pod(
     """
     query = [("container", container), ("stdout", "true"), ("stderr", "true")]
     query += [("command", word) for word in command]
-    channels = PodChannels(access, f"{pod}/exec?{urlencode(query)}", timeout_seconds)
+    return read_output(access, f"{pod}/exec?{urlencode(query)}", timeout_seconds)
+
+
+def read_output(access: Access, target: str, timeout_seconds: float) -> ExecResult:
+    """Start the command that ``target`` stands for, and return what it printed."""
+    channels = PodChannels(access, target, timeout_seconds)
     parts: dict[int, bytearray] = {_OUT: bytearray(), _ERROR: bytearray(), _STATUS: bytearray()}
     try:
         while True:
