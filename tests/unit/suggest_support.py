@@ -8,7 +8,16 @@ from podtally.policy.cidr import parse_address
 from podtally.policy.cluster.model import ClusterModel, ClusterPod, NamespaceModel
 from podtally.policy.explain.formatting import format_address
 from podtally.policy.load.conversion import PROTOCOLS
-from podtally.policy.model import NODE, POD, NamedPort, Network, Policy, PolicyEndpoint, Question
+from podtally.policy.model import (
+    HOST,
+    NODE,
+    POD,
+    NamedPort,
+    Network,
+    Policy,
+    PolicyEndpoint,
+    Question,
+)
 from podtally.policy.reference.engine import Engine
 from podtally.suggest.conversation import ObservedConversation
 from podtally.suggest.difference import RuleChange, compare
@@ -60,6 +69,13 @@ class SuggestWorld:
         self._add(workload, labels, format_address(node.ips[0]), node.name)
         last = self.members[-1]
         self.members[-1] = last._replace(endpoint=last.endpoint._replace(host_network=True))
+
+    def unit(self, name: str) -> None:
+        """Add a systemd unit of the host, which is no pod."""
+        ip = parse_address("198.18.0.1")
+        assert ip is not None
+        unit = PolicyEndpoint(HOST, "systemd", name, ips=(ip,), unit=name, host_network=True)
+        self.members.append(ClusterPod(unit, name))
 
     def _add(self, workload: str, labels: dict[str, str], address: str, node: str) -> None:
         namespace, _, name = workload.partition("/")

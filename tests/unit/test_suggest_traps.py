@@ -326,3 +326,36 @@ def test_a_cluster_network_policy_for_addresses_that_change(shop: SuggestWorld) 
     assert shop.verdict("shop/backend", "151.101.9.9", 443) == "allowed"
     assert shop.verdict("shop/backend", "10.99.0.0", 443) == "denied"
     assert shop.verdict("shop/backend", "151.101.9.9", 80) == "denied"
+
+
+def test_a_host_policy_for_units() -> None:
+    """Domains in egress, networks, and other units; pods have other kinds of policies."""
+    world = SuggestWorld()
+    world.unit("apt-daily.service")
+    world.unit("ssh.service")
+    world.pods("shop/web", {"app": "web"})
+    world.seen("systemd/apt-daily.service", "203.0.113.80", 443, domain="deb.example.org")
+    world.seen("systemd/ssh.service", "203.0.113.10", 22, direction="ingress")
+    proof = world.suggest(kind="HostPolicy")
+    assert proof.holds, proof
+    assert "kind: HostPolicy" in world.text
+    assert 'units: ["apt-daily.service"]' in world.text
+    assert "domainNames: [deb.example.org]" in world.text
+    assert {each.policy.name for each in world.suggested} == {
+        *("systemd-apt-daily.service-egress", "systemd-apt-daily.service-ingress"),
+        *("systemd-ssh.service-egress", "systemd-ssh.service-ingress"),
+    }
+    ask = world.verdict
+    apt = "systemd/apt-daily.service"
+    assert ask(apt, "203.0.113.80", 443, domain="deb.example.org") == "allowed"
+    assert ask(apt, "203.0.113.81", 443, domain="evil.example.org") == "denied"
+    assert ask("systemd/ssh.service", "203.0.113.10", 22) == "denied"  # it opens nothing
+
+
+def test_a_unit_whose_name_is_a_glob_selects_itself_alone() -> None:
+    world = SuggestWorld()
+    world.unit("getty@*.service")
+    world.unit("getty@tty1.service")
+    world.seen("systemd/getty@*.service", "203.0.113.80", 443)
+    assert world.suggest(kind="HostPolicy").holds
+    assert world.verdict("systemd/getty@tty1.service", "203.0.113.80", 1) == "undeclared"

@@ -14,7 +14,8 @@ from podtally.errors import PodtallyError
 from podtally.policy.cidr import parse_address
 from podtally.policy.cluster.model import ClusterModel, ClusterPod, NamespaceModel
 from podtally.policy.endpoints import NON_POD_NAMESPACES
-from podtally.policy.model import POD, UNKNOWN, PolicyEndpoint
+from podtally.policy.model import HOST, POD, UNKNOWN, PolicyEndpoint
+from podtally.runtimes.engines import ENGINE_NAMES
 from podtally.suggest.conversation import Conversations, window_of
 from podtally.suggest.conversation_files import read_conversations
 from podtally.suggest.history_rows import FlowsReply, conversations_of
@@ -72,20 +73,32 @@ def node_cluster(args: argparse.Namespace) -> ClusterModel:
     reply = agent_query.query(agent_of(args), schema.ENDPOINTS, schema.Endpoints)
     pods = [
         ClusterPod(
-            PolicyEndpoint(
-                POD,
-                row.namespace,
-                row.pod,
-                tuple(sorted(row.labels.items())),
-                ips=tuple(ip for ip in map(parse_address, row.addresses) if ip is not None),
-                ports=None,
-            ),
+            _endpoint(row),
             row.workload,
         )
         for row in reply.endpoints
-        if row.namespace not in (*NON_POD_NAMESPACES, UNKNOWN)
+        if row.namespace != UNKNOWN
     ]
     if not pods:
-        raise PodtallyError("the agent knows no pods", "give the cluster: --live or --cluster FILE")
+        raise PodtallyError("the agent knows no endpoints", "give --live or --cluster FILE")
     spaces = sorted({pod.endpoint.namespace for pod in pods})
     return ClusterModel(pods, (), [NamespaceModel(name, ()) for name in spaces])
+
+
+def _endpoint(row: schema.EndpointRow) -> PolicyEndpoint:
+    is_host = row.namespace in NON_POD_NAMESPACES and not row.uid
+    endpoint = PolicyEndpoint(
+        HOST if is_host else POD,
+        row.namespace,
+        row.pod,
+        tuple(sorted(row.labels.items())),
+        ips=tuple(ip for ip in map(parse_address, row.addresses) if ip is not None),
+        ports=None,
+    )
+    if not is_host:
+        return endpoint
+    return endpoint._replace(
+        host_network=row.namespace in ("host", "systemd"),
+        unit=row.pod if row.namespace == "systemd" else "",
+        container=row.pod if row.namespace in ENGINE_NAMES else "",
+    )

@@ -22,6 +22,7 @@ from podtally.suggest.manifest import manifest
 from podtally.suggest.proof import Proof, check_policies, prove
 from podtally.suggest.suggestion import (
     CLUSTER_NETWORK_POLICY,
+    HOST_POLICY,
     NETWORK_POLICY,
     SuggestedPolicy,
     SuggestionMaker,
@@ -52,7 +53,11 @@ problem.
 """
 
 
-_KINDS = {"networkpolicy": NETWORK_POLICY, "clusternetworkpolicy": CLUSTER_NETWORK_POLICY}
+_KINDS = {
+    "networkpolicy": NETWORK_POLICY,
+    "clusternetworkpolicy": CLUSTER_NETWORK_POLICY,
+    "hostpolicy": HOST_POLICY,
+}
 
 
 class FlowRow(msgspec.Struct, frozen=True):
@@ -137,7 +142,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kind",
         choices=tuple(_KINDS),
         default="networkpolicy",
-        help="networkpolicy (default), or clusternetworkpolicy, which can name domains",
+        help="networkpolicy (default); clusternetworkpolicy, which names domains; hostpolicy, "
+        "for units and containers of this host",
     )
     parser.add_argument(
         "--direction", choices=(INGRESS, EGRESS), help="only this direction (default: both)"

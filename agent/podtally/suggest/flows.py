@@ -146,6 +146,9 @@ class FlowSums:
                 return self._node(each)
             known = name in self._workloads.pods
             return Party(POD_PEER, name.namespace, name.name) if known else None
+        host = WorkloadName(each.peer_namespace, each.peer_workload)
+        if each.peer_kind == HOST_PEER and self._workloads.is_host(host):
+            return Party(POD_PEER, *host)
         if each.peer_kind in (NODE_PEER, HOST_PEER):
             return self._node(each)
         address = parse_address(each.peer_address)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes suggested policies as YAML, with the evidence for each rule in comments."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
@@ -12,6 +13,7 @@ from podtally.policy.model import (
     EGRESS,
     Block,
     DomainPeer,
+    HostSubject,
     Peer,
     PodPeer,
     PodSubject,
@@ -21,6 +23,7 @@ from podtally.policy.model import (
 from podtally.suggest.flows import Flow
 from podtally.suggest.suggestion import (
     CLUSTER_NETWORK_POLICY,
+    HOST_POLICY,
     RuleEvidence,
     SuggestedPolicy,
 )
@@ -50,6 +53,8 @@ def manifest(each: SuggestedPolicy, window: tuple[float, float]) -> str:
     lines = [*_head(each, window)]
     if policy.kind == CLUSTER_NETWORK_POLICY:
         return "\n".join([*lines, *_cluster_lines(each)]) + "\n"
+    if policy.kind == HOST_POLICY:
+        return "\n".join([*lines, *_host_lines(each)]) + "\n"
     lines += ["apiVersion: networking.k8s.io/v1", f"kind: {policy.kind}", "metadata:"]
     lines += [f"  name: {scalar(policy.name)}", f"  namespace: {scalar(policy.namespace)}", "spec:"]
     assert isinstance(policy.subject, PodSubject)
@@ -60,6 +65,32 @@ def manifest(each: SuggestedPolicy, window: tuple[float, float]) -> str:
         for rule in each.rules:
             lines += _rule(rule, each.direction)
     return "\n".join(lines) + "\n"
+
+
+def _host_lines(each: SuggestedPolicy) -> Iterator[str]:
+    yield "apiVersion: podtally.io/v1alpha1"
+    yield f"kind: {each.policy.kind}"
+    yield "metadata:"
+    yield f"  name: {scalar(each.policy.name)}"
+    yield "spec:"
+    assert isinstance(each.policy.subject, HostSubject)
+    yield from (f"  {line}" for line in _host_subject(each.policy.subject))
+    yield f"  policyTypes: [{each.direction.capitalize()}]"
+    if each.rules:
+        yield f"  {each.direction}:"
+        for rule in each.rules:
+            yield from _rule(rule, each.direction)
+
+
+def _host_subject(subject: HostSubject) -> Iterator[str]:
+    if subject.units:
+        yield f"units: [{', '.join(map(json.dumps, subject.units))}]"
+    if subject.containers:
+        yield f"containers: [{', '.join(map(json.dumps, subject.containers))}]"
+    if subject.host:
+        yield "host: true"
+    if subject.endpoints is not None:
+        yield from selector_lines("endpointSelector", subject.endpoints, 0)
 
 
 def _cluster_lines(each: SuggestedPolicy) -> Iterator[str]:
@@ -161,6 +192,14 @@ def _peer(peer: Peer) -> Iterator[str]:
             yield "        except:"
             for network in peer.excepted:
                 yield f"        - {scalar(format_network(network))}"
+        return
+    if isinstance(peer, DomainPeer):
+        yield f"    - domainNames: [{', '.join(map(scalar, peer.names))}]"
+        return
+    if isinstance(peer, HostSubject):
+        first, *rest = _host_subject(peer)
+        yield f"    - {first}"
+        yield from (f"      {line}" for line in rest)
         return
     assert isinstance(peer, PodPeer), "a NetworkPolicy has no other peers"
     mark = "    - "

@@ -15,11 +15,13 @@ from podtally.policy.model import (
     NAMESPACE_NAME_LABEL,
     Block,
     DomainPeer,
+    HostSubject,
     Network,
     Peer,
     PodPeer,
     PodSubject,
     Policy,
+    PolicyEndpoint,
     PolicyPort,
     Requirement,
     Rule,
@@ -29,10 +31,12 @@ from podtally.policy.validate.domain_checks import domain_names
 from podtally.suggest.conversation import NODE_PEER, POD_PEER
 from podtally.suggest.external import NetworkChooser
 from podtally.suggest.flows import Flow, Party
+from podtally.suggest.rule_shapes import Pairs, PeerGroup, shapes
 from podtally.suggest.selectors import SelectorFinder
 from podtally.suggest.workloads import WorkloadName, Workloads
 
 NETWORK_POLICY, CLUSTER_NETWORK_POLICY = "NetworkPolicy", "ClusterNetworkPolicy"
+HOST_POLICY = "HostPolicy"
 _PRIORITY = 500  # in the middle: room before and after
 _WHOLE = (Block(Network(0xFFFF << 32, 96)), Block(Network(0, 0)))  # 0.0.0.0/0, ::/0
 _NAME_CHARACTERS = 253
@@ -53,16 +57,6 @@ class SuggestedPolicy(NamedTuple):
     policy: Policy
     rules: tuple[RuleEvidence, ...]
     excluded: tuple[Flow, ...]
-
-
-class _PeerGroup(NamedTuple):
-    """Peers that are written as one."""
-
-    peers: tuple[Peer, ...]
-    destinations: tuple[WorkloadName, ...] = ()  # whose ports they are; empty: no pods'
-
-
-_Pairs = dict[tuple[_PeerGroup, PolicyPort], list[Flow]]
 
 
 class SuggestionMaker:
@@ -90,7 +84,7 @@ class SuggestionMaker:
         Workloads that no label tells apart have one policy. A direction without flows is
         isolated, without rules.
         """
-        groups = {self.selectors.of(name).workloads for name in wanted}
+        groups = {self._group(name) for name in wanted if self._is_subject(name)}
         group_of = {name: group for group in groups for name in group}
         by_place: dict[tuple[tuple[WorkloadName, ...], str], list[Flow]] = {}
         seen: set[tuple[WorkloadName, ...]] = set()
@@ -103,49 +97,57 @@ class SuggestionMaker:
         places = [(group, direction) for group in sorted(seen) for direction in self._directions]
         return [self._policy(*place, by_place.get(place, [])) for place in places]
 
+    def _is_subject(self, name: WorkloadName) -> bool:
+        return self._workloads.is_host(name) == (self._kind == HOST_POLICY)
+
+    def _group(self, name: WorkloadName) -> tuple[WorkloadName, ...]:
+        """Return the workloads that have one policy, since selectors do not separate them."""
+        return (name,) if self._workloads.is_host(name) else self.selectors.of(name).workloads
+
     def _policy(
         self, group: tuple[WorkloadName, ...], direction: str, flows: list[Flow]
     ) -> SuggestedPolicy:
         allowed = [flow for flow in flows if not flow.excluded]
         rules = self._rules(group, direction, allowed)
-        subject = self.selectors.of(group[0]).selector
         space, name = group[0].namespace, f"{group[0].name}-{direction}"
         if self._kind == CLUSTER_NETWORK_POLICY:
             rules = _ordered(rules, direction)
             name = f"{space}-{name}"
-        name = object_name(name)
+        elif self._kind == HOST_POLICY:
+            name = f"{space}-{name}"
         written = tuple(each.rule for each in rules)
         policy = Policy(
             kind=self._kind,
-            namespace=space,
-            name=name,
-            subject=PodSubject(None, subject),
+            namespace=space if self._kind == NETWORK_POLICY else "",
+            name=object_name(name),
+            subject=self._subject(group[0]),
             ingress=written if direction == INGRESS else None,
             egress=written if direction == EGRESS else None,
         )
         if self._kind == CLUSTER_NETWORK_POLICY:
-            policy = policy._replace(
-                namespace="",
-                subject=PodSubject(in_namespace(space), subject),
-                tier=ADMIN_TIER,
-                priority=_PRIORITY,
-            )
+            policy = policy._replace(tier=ADMIN_TIER, priority=_PRIORITY)
         return SuggestedPolicy(
             group, direction, policy, rules, tuple(flow for flow in flows if flow.excluded)
         )
 
+    def _subject(self, name: WorkloadName) -> PodSubject | HostSubject:
+        if self._kind == HOST_POLICY:
+            return host_subject(self._workloads.pods[name][0])
+        namespaces = in_namespace(name.namespace) if self._kind != NETWORK_POLICY else None
+        return PodSubject(namespaces, self.selectors.of(name).selector)
+
     def _rules(
         self, group: tuple[WorkloadName, ...], direction: str, flows: list[Flow]
     ) -> tuple[RuleEvidence, ...]:
-        notes: dict[_PeerGroup, list[str]] = {}
-        pairs: _Pairs = {}
+        notes: dict[PeerGroup, list[str]] = {}
+        pairs: Pairs = {}
         for peers, several, note in self._peers(group, direction, flows):
             notes.setdefault(peers, []).append(note)
             for flow in several:
                 port = self._port(flow, peers if direction == EGRESS else None, group)
                 pairs.setdefault((peers, port), []).append(flow)
         found = []
-        for index, (groups, ports) in enumerate(_shapes(pairs)):
+        for index, (groups, ports) in enumerate(shapes(pairs)):
             written = tuple(dict.fromkeys(peer for each in groups for peer in each.peers))
             its = [flow for each in groups for port in ports for flow in pairs[each, port]]
             said = dict.fromkeys(note for each in groups for note in notes[each] if note)
@@ -155,7 +157,7 @@ class SuggestionMaker:
 
     def _peers(
         self, group: tuple[WorkloadName, ...], direction: str, flows: list[Flow]
-    ) -> Iterator[tuple[_PeerGroup, list[Flow], str]]:
+    ) -> Iterator[tuple[PeerGroup, list[Flow], str]]:
         """Yield peers, the flows with them, and a note."""
         pods: dict[tuple[WorkloadName, ...], list[Flow]] = {}
         nodes: dict[Party, list[Flow]] = {}
@@ -163,7 +165,7 @@ class SuggestionMaker:
         for flow in flows:
             peer = flow.key.destination if direction == EGRESS else flow.key.source
             if peer.kind == POD_PEER:
-                pods.setdefault(self.selectors.of(peer.workload).workloads, []).append(flow)
+                pods.setdefault(self._group(peer.workload), []).append(flow)
             elif peer.kind == NODE_PEER:
                 nodes.setdefault(peer, []).append(flow)
             else:
@@ -175,29 +177,31 @@ class SuggestionMaker:
             yield self._pod_group(workloads, group[0].namespace), several, note
         for node, several in nodes.items():
             blocks = tuple(Block(Network(ip, 128)) for ip in sorted(_addresses(several)))
-            yield _PeerGroup(blocks), several, f"{node}, or pods in its network"
-        if self._kind == CLUSTER_NETWORK_POLICY and direction == EGRESS:
+            yield PeerGroup(blocks), several, f"{node}, or pods in its network"
+        if self._kind != NETWORK_POLICY and direction == EGRESS:
             for domain, several in _take_named(outside).items():
-                yield _PeerGroup((DomainPeer((domain,)),)), several, ""
+                yield PeerGroup((DomainPeer((domain,)),)), several, ""
         for several in outside.values():
             chosen = self._networks.choose(_addresses(several))
             domains = {end.domain for flow in several for end in flow.key[:2]}
             names = sorted(filter(None, domains))
             yield (
-                _PeerGroup(chosen.blocks),
+                PeerGroup(chosen.blocks),
                 several,
                 f"{', '.join(names) or 'no name'}: {chosen.note}",
             )
 
-    def _pod_group(self, workloads: tuple[WorkloadName, ...], own: str) -> _PeerGroup:
+    def _pod_group(self, workloads: tuple[WorkloadName, ...], own: str) -> PeerGroup:
+        if self._workloads.is_host(workloads[0]):
+            return PeerGroup((host_subject(self._workloads.pods[workloads[0]][0]),), workloads)
         selector = self.selectors.of(workloads[0]).selector
         space = workloads[0].namespace
         is_own = space == own and self._kind == NETWORK_POLICY
         namespaces = None if is_own else in_namespace(space)
-        return _PeerGroup((PodPeer(namespaces, selector),), workloads)
+        return PeerGroup((PodPeer(namespaces, selector),), workloads)
 
     def _port(
-        self, flow: Flow, peers: _PeerGroup | None, group: tuple[WorkloadName, ...]
+        self, flow: Flow, peers: PeerGroup | None, group: tuple[WorkloadName, ...]
     ) -> PolicyPort:
         """Return the port, by name if all pods that have it agree on the name."""
         protocol = PROTOCOLS[flow.key.protocol]
@@ -229,9 +233,27 @@ class SuggestionMaker:
         return ""
 
 
+def host_subject(endpoint: PolicyEndpoint) -> HostSubject:
+    """Return what selects one endpoint of a host: its unit, its container, or the host."""
+    if endpoint.unit:
+        return HostSubject(units=(_plain(endpoint.unit),))
+    if endpoint.container:
+        return HostSubject(containers=(_plain(endpoint.container),))
+    if endpoint.host_network:
+        return HostSubject(host=True)
+    labels = (Requirement(key, "In", frozenset((value,))) for key, value in endpoint.labels or ())
+    return HostSubject(endpoints=Selector(tuple(labels)))
+
+
+def _plain(name: str) -> str:
+    """Return a glob that matches the name alone."""
+    return re.sub(r"([*?\[])", r"[\1]", name)
+
+
 def object_name(text: str) -> str:
     """Return a valid name of an object: it is also a file's name, and rows may say anything."""
-    return _INVALID.sub("-", text.lower())[-_NAME_CHARACTERS:].strip("-.")
+    parts = _INVALID.sub("-", text.lower())[-_NAME_CHARACTERS:].split(".")
+    return ".".join(filter(None, (part.strip("-") for part in parts)))
 
 
 def in_namespace(name: str) -> Selector:
@@ -288,25 +310,6 @@ def _denial(peers: tuple[Peer, ...], note: str) -> RuleEvidence:
     return RuleEvidence(Rule(0, DENY, peers, None), (), (note,))
 
 
-def _shapes(pairs: _Pairs) -> list[tuple[list[_PeerGroup], list[PolicyPort]]]:
-    """Return the fewest rules: one for each set of ports, or one for each set of peers."""
-    ports_of: dict[_PeerGroup, set[PolicyPort]] = {}
-    peers_of: dict[PolicyPort, set[_PeerGroup]] = {}
-    for peers, port in pairs:
-        ports_of.setdefault(peers, set()).add(port)
-        peers_of.setdefault(port, set()).add(peers)
-    by_ports: dict[frozenset[PolicyPort], set[_PeerGroup]] = {}
-    for peers, ports in ports_of.items():
-        by_ports.setdefault(frozenset(ports), set()).add(peers)
-    by_peers: dict[frozenset[_PeerGroup], set[PolicyPort]] = {}
-    for port, its in peers_of.items():
-        by_peers.setdefault(frozenset(its), set()).add(port)
-    shapes = [(sorted(its, key=_group_key), sorted(ports)) for ports, its in by_ports.items()]
-    if len(by_peers) < len(by_ports):
-        shapes = [(sorted(its, key=_group_key), sorted(ports)) for its, ports in by_peers.items()]
-    return sorted(shapes, key=lambda shape: (list(map(_group_key, shape[0])), shape[1]))
-
-
 def _addresses(flows: Iterable[Flow]) -> dict[int, tuple[float, float]]:
     """Return when each address was seen."""
     found: dict[int, tuple[float, float]] = {}
@@ -315,23 +318,3 @@ def _addresses(flows: Iterable[Flow]) -> dict[int, tuple[float, float]]:
             since, until = found.get(ip, (first, last))
             found[ip] = (min(since, first), max(until, last))
     return found
-
-
-def _group_key(group: _PeerGroup) -> tuple[str, ...]:
-    """Return a sort key; sets have no order of their own."""
-    return tuple(map(_peer_key, group.peers))
-
-
-def _peer_key(peer: Peer) -> str:
-    if isinstance(peer, Block):
-        return f"1 {peer.network.first:032x} {peer.network.bits}"
-    if isinstance(peer, DomainPeer):
-        return f"2 {' '.join(peer.names)}"
-    if isinstance(peer, PodPeer):
-        parts = [
-            *(peer.namespaces or Selector()).requirements,
-            Requirement("", ""),
-            *peer.pods.requirements,
-        ]
-        return "0 " + " ".join(f"{key} {how} {sorted(values)}" for key, how, values in parts)
-    return f"3 {peer}"

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from podtally.policy.cluster.model import ClusterModel
-from podtally.policy.model import NAMESPACE_NAME_LABEL, POD, PolicyEndpoint
+from podtally.policy.model import HOST, NAMESPACE_NAME_LABEL, POD, PolicyEndpoint
 from podtally.runtimes.model import Labels
 from podtally.suggest.conversation import POD_PEER, ObservedConversation
 
@@ -46,7 +46,7 @@ class Workloads:
         self.cluster = cluster
         self.pods: dict[WorkloadName, list[PolicyEndpoint]] = {}
         for member in cluster.members:
-            if member.endpoint.kind == POD and not member.over:
+            if member.endpoint.kind in (POD, HOST) and not member.over:
                 name = WorkloadName(
                     member.endpoint.namespace, member.workload or member.endpoint.name
                 )
@@ -69,8 +69,13 @@ class Workloads:
         return self._spaces.get(namespace, [])
 
     def is_host_network(self, name: WorkloadName) -> bool:
-        pods = self.pods.get(name)
-        return bool(pods) and all(pod.host_network for pod in pods or ())
+        """Return whether these are pods in the network of their nodes: no policy selects them."""
+        pods = self.pods.get(name, ())
+        return bool(pods) and all(pod.host_network and pod.kind == POD for pod in pods)
+
+    def is_host(self, name: WorkloadName) -> bool:
+        """Return whether it is a unit or container of a host, or the host: of HostPolicies."""
+        return any(pod.kind == HOST for pod in self.pods.get(name, ()))
 
     def label_sets(self, name: WorkloadName) -> set[Labels]:
         """Return the labels of its pods, without volatile ones."""
