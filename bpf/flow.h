@@ -54,6 +54,8 @@
 #define SEEN_TIMED_BIT 32 /* the first of three: which times struct handshake has */
 #define SEEN_RETRIES_SHIFT 40 /* how many SYNs repeat the row's first, eight bits */
 #define SEEN_RETRIES_MASK 255
+#define SEEN_PLAIN_BIT 35 /* and 16 on: no packet of this row and direction has to be copied */
+#define SEEN_HELLO_BIT 36 /* a ClientHello began, and takes another segment */
 #define SEEN_CARRIED_BIT 63 /* the cold row has carries */
 
 /*
@@ -71,7 +73,7 @@
 /* The word every packet reads, on a cache line of its own: the other words change. */
 struct control {
 	__u64 epoch; /* its lowest bit says which half is active */
-	__u64 zero; /* hides from the verifier what it knows, so that it takes paths as one */
+	__u64 always; /* facts of every packet: SEEN_PLAIN_BIT where messages are copied, else 0 */
 	__u64 pad0[6];
 	__u64 used[2]; /* slots claimed in each half, listed in the map `used` */
 	__u64 pad1[6];
@@ -172,4 +174,46 @@ struct book {
 	__u64 bytes[2]; /* [ACCOUNT_OTHER], [ACCOUNT_OVERFLOW] */
 	__u64 packets[2];
 	__u64 tagged; /* frames, of whatever account, whose VLAN tag is not in skb->len */
+};
+
+/*
+ * DNS messages and TLS beginnings, copied by the optional programs of names.h.
+ */
+#define PIECE_SIZE 4096 /* of a packet's data, copied at once */
+#define RING_BYTES 8388608 /* of the ring buffer: a second of 10,000 messages takes 2 MB */
+#define CAPTURES 8 /* entries of `captures`: by kind, direction, and whether it is an uplink */
+
+/* One copied piece, in the ring buffer; the data follow it. */
+struct piece {
+	__u64 at_ns; /* CLOCK_MONOTONIC */
+	__u64 tick_ns; /* the same as of the last timer tick: not after any flow row that follows */
+	__u64 local_address[2]; /* as in flow rows, and so are the ports */
+	__u64 remote_address[2];
+	__u32 ifindex;
+	__u32 sequence; /* of the first byte, TCP */
+	__u16 local_port;
+	__u16 remote_port;
+	__u16 size; /* of the data */
+	__u8 protocol;
+	__u8 facts; /* PIECE_* */
+};
+
+#define PIECE_SENT 1 /* by the endpoint */
+#define PIECE_HOST 2 /* of a socket of the host, on an uplink */
+#define PIECE_HELLO 4 /* may be of a ClientHello; else DNS */
+#define PIECE_CUT 8 /* the packet has more data behind this */
+
+/*
+ * What an interface may copy (a value of `bounds`, by ifindex): a bucket that is full at
+ * BOUND_BURST_NS ahead of the clock. A piece costs BOUND_NS for each BOUND_BYTES that it begins.
+ * So 16,000 small messages a second pass, and 2 MB at once. While more than half of the
+ * ring buffer is in use, only those pass whose interface has copied little.
+ */
+#define BOUND_NS 62500
+#define BOUND_BYTES 512
+#define BOUND_BURST_NS 256000000
+#define BOUND_LITTLE_NS 16000000
+struct bound {
+	__u64 filled_ns; /* until when it takes the bucket to empty */
+	__u64 lost; /* pieces, since the interface was attached */
 };

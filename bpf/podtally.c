@@ -14,6 +14,7 @@
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 #include "fingerprint.h"
+#include "names.h"
 #include "object.h"
 #include "outcome.h"
 #include "parse.h"
@@ -208,6 +209,8 @@ static __always_inline void note_flags(struct hot *slot, u32 index, u64 flags, u
 		if (handshake && time)
 			handshake->time[time >> 1 & 3] = bpf_ktime_get_ns() >> HANDSHAKE_SHIFT;
 	}
+	/* whether the row is plain is decided later, by capture() */
+	facts &= ~SEEN_PLAIN;
 	__sync_fetch_and_or(&slot->seen, facts << direction * SEEN_SHIFT | time << SEEN_TIMED_BIT);
 	if (retries_of(seen, facts, direction))
 		__sync_fetch_and_add(&slot->seen, 1ULL << SEEN_RETRIES_SHIFT);
@@ -344,7 +347,7 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 	if (!ctl)
 		return TC_ACT_UNSPEC;
 	epoch = *(volatile u64 *)&ctl->epoch; /* read once: see the swap in table.py */
-	flags |= *(volatile u64 *)&ctl->zero;
+	flags |= *(volatile u64 *)&ctl->always;
 	half = epoch & 1;
 	block_index = AND_PARAMETER(fingerprint >> 32, block_mask) +
 		      SHIFT_BY_PARAMETER(half, block_shift);
@@ -364,6 +367,10 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 				   flags, direction, rest.icmp, false);
 			if (uplink && direction == FROM_ENDPOINT && news & SEEN_SOCKET)
 				note_sender(skb, block_index * BLOCK_SLOTS + place);
+			if (news & SEEN_PLAIN) {
+				slot = &block->slots[place];
+				goto not_plain;
+			}
 			return TC_ACT_UNSPEC;
 		}
 		if (!found)
@@ -403,6 +410,10 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 		write_row(&flow, index, half, direction);
 	if (uplink && direction == FROM_ENDPOINT && news & SEEN_SOCKET)
 		note_sender(skb, index);
+	if (!(news & SEEN_PLAIN))
+		return TC_ACT_UNSPEC;
+not_plain:
+	capture(skb, &packet, slot, direction, uplink);
 	return TC_ACT_UNSPEC;
 }
 
@@ -428,4 +439,40 @@ PROGRAM(to_host, BPF_PROG_TYPE_SCHED_CLS);
 int to_host(struct __sk_buff *skb)
 {
 	return count(skb, TO_ENDPOINT, true);
+}
+
+OPTIONAL_PROGRAM(dns_from_pod, BPF_PROG_TYPE_SCHED_CLS);
+int dns_from_pod(struct __sk_buff *skb)
+{
+	return copy_packet(skb, CAPTURE_DNS, FROM_ENDPOINT, false);
+}
+
+OPTIONAL_PROGRAM(dns_to_pod, BPF_PROG_TYPE_SCHED_CLS);
+int dns_to_pod(struct __sk_buff *skb)
+{
+	return copy_packet(skb, CAPTURE_DNS, TO_ENDPOINT, false);
+}
+
+OPTIONAL_PROGRAM(dns_from_host, BPF_PROG_TYPE_SCHED_CLS);
+int dns_from_host(struct __sk_buff *skb)
+{
+	return copy_packet(skb, CAPTURE_DNS, FROM_ENDPOINT, true);
+}
+
+OPTIONAL_PROGRAM(dns_to_host, BPF_PROG_TYPE_SCHED_CLS);
+int dns_to_host(struct __sk_buff *skb)
+{
+	return copy_packet(skb, CAPTURE_DNS, TO_ENDPOINT, true);
+}
+
+OPTIONAL_PROGRAM(tls_from_pod, BPF_PROG_TYPE_SCHED_CLS);
+int tls_from_pod(struct __sk_buff *skb)
+{
+	return copy_packet(skb, CAPTURE_HELLO, FROM_ENDPOINT, false);
+}
+
+OPTIONAL_PROGRAM(tls_from_host, BPF_PROG_TYPE_SCHED_CLS);
+int tls_from_host(struct __sk_buff *skb)
+{
+	return copy_packet(skb, CAPTURE_HELLO, FROM_ENDPOINT, true);
 }

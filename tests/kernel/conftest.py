@@ -43,7 +43,8 @@ def load(pin_root: Path) -> Load:
 
     @cache
     def loaded(options: Options) -> Kernel:
-        pins = Pins(pin_root / f"loaded-{options.slots}-{options.books}")
+        numbers = (options.slots, options.books, *options.dns_ports)
+        pins = Pins(pin_root / "-".join(map(str, ("loaded", *numbers))))
         try:
             load_programs(flow_job(options, pins.next))
             return Kernel(pins.promote())

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from podtally.errors import PodtallyError
-from podtally.kernel import abi, bpf, pins
+from podtally.kernel import abi, bpf, piece_ring, pins
 from podtally.kernel.flow_programs import compile_here, flow_job
 from podtally.kernel.header_text import LayoutError
 from podtally.kernel.loader import LoadJob, load
@@ -24,6 +24,8 @@ from podtally.runtime.generations import settled
 from tests.kernel.driver import Kernel
 from tests.kernel.packets import TCP, ipv4, tcp
 
+ALL_MAPS = (*MAPS, "bounds", "captures", "messages", "piece_buffers")
+ALL_PROGRAMS = (*PROGRAMS, *piece_ring.PROGRAMS)
 TINY = Options(slots=128, books=4)
 
 
@@ -56,7 +58,7 @@ def pin_copy(generation: Generation, root: Path, name: str) -> About:
     for program, fd in generation.program_fds().items():
         with bpf.owned(fd):
             bpf.obj_pin(fd, root / "progs" / program)
-    for map_name in MAPS:
+    for map_name in ALL_MAPS:
         with bpf.owned(generation.map_fd(map_name)) as fd:
             bpf.obj_pin(fd, root / "maps" / map_name)
     pins.write_about(root / "maps" / "about", about)
@@ -78,8 +80,8 @@ def job_for(source: Path, into: Path) -> LoadJob:
 def test_pins_are_where_the_contract_says(small: Kernel) -> None:
     root = small.generation.root
 
-    assert {path.name for path in (root / "progs").iterdir()} == set(PROGRAMS)
-    assert {path.name for path in (root / "maps").iterdir()} == {*MAPS, "about"}
+    assert {path.name for path in (root / "progs").iterdir()} == set(ALL_PROGRAMS)
+    assert {path.name for path in (root / "maps").iterdir()} == {*ALL_MAPS, "about"}
     assert not (root / "next").exists()
 
 
@@ -163,7 +165,9 @@ def test_promote_can_be_stopped_anywhere(
         assert not again.next.exists()
         promoted = again.current()
         assert promoted is not None
-        assert sorted(path.name for path in (again.root / "progs").iterdir()) == sorted(PROGRAMS)
+        assert sorted(path.name for path in (again.root / "progs").iterdir()) == sorted(
+            ALL_PROGRAMS
+        )
         frame = ipv4(TCP, tcp())
         for fd in promoted.program_fds().values():
             with bpf.owned(fd):
@@ -236,7 +240,7 @@ def test_pins_that_vanish_are_made_again(small: Kernel, directory: Path) -> None
         (there.root / "maps" / "books").unlink()
         shutil.rmtree(there.root / "progs")
         gone = keeper.restore()
-        assert {path.name for path in gone} == {"books", *PROGRAMS}
+        assert {path.name for path in gone} == {"books", *ALL_PROGRAMS}
         keeper.close()
         again = there.current()
         assert again is not None
@@ -244,7 +248,7 @@ def test_pins_that_vanish_are_made_again(small: Kernel, directory: Path) -> None
         assert again.missing_maps() == again.missing_programs() == []
 
 
-@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("name", ALL_MAPS)
 def test_a_generation_without_all_of_its_maps_is_not_taken_over(
     small: Kernel, directory: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:

@@ -9,7 +9,7 @@ import dns.message
 import dns.rdatatype
 import dns.rrset
 
-from podtally.dns.capture import UDP, Captured
+from podtally.kernel.captured import UDP, Captured
 
 POD, OTHER_POD = 7, 8
 LOCAL = b"\0" * 10 + b"\xff\xff" + bytes((10, 99, 0, 5))
@@ -42,7 +42,7 @@ def sent(
     """Return a query as the pod's interface shows it."""
     data = message if isinstance(message, bytes) else message.to_wire()
     captured = Captured(POD, at_ns, LOCAL, RESOLVER, 40000, 53, UDP, True, 0, False, data)
-    return captured._replace(**changes)  # type: ignore[arg-type]
+    return captured._replace(fine_ns=at_ns, **changes)  # type: ignore[arg-type]
 
 
 def received(

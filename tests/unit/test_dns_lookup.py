@@ -6,12 +6,12 @@ import time
 import pytest
 
 from podtally.api.dns_lookup import SeenDns
-from podtally.dns.capture import HOST
 from podtally.dns.domain_table import NO_DOMAINS
 from podtally.dns.known_names import MESSAGES_LOST
 from podtally.dns.peer_naming import DomainInputs
 from podtally.dns.tracker import Answer
 from podtally.errors import PodtallyError
+from podtally.kernel.captured import HOST
 from tests.unit.dns_messages import RESOLVER, mapped
 from tests.unit.lookup_host import SECOND, shop
 from tests.unit.lookup_host import Host as LookupHost

@@ -6,9 +6,9 @@ from typing import Any
 import dns.rcode
 import pytest
 
-from podtally.dns.capture import TCP
 from podtally.dns.message import NXDOMAIN, SERVFAIL
 from podtally.dns.tracker import ANSWER_NS, MAX_OPEN, DnsTracker, Exchange
+from podtally.kernel.captured import TCP
 from tests.unit.dns_messages import (
     OTHER_POD,
     POD,

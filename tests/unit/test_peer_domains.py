@@ -4,13 +4,13 @@
 import numpy as np
 import pytest
 
-from podtally.dns.capture import TCP as TCP_PROTOCOL
-from podtally.dns.capture import Captured
 from podtally.dns.domain_labels import AMBIGUOUS_LABEL, UNVERIFIED_LABEL, DomainLabels
 from podtally.dns.domain_table import NO_DOMAINS
 from podtally.dns.peer_naming import DomainInputs
 from podtally.dns.server_names import NO_SERVER_NAMES, HelloTracker
 from podtally.dns.tracker import Answer
+from podtally.kernel.captured import TCP as TCP_PROTOCOL
+from podtally.kernel.captured import Captured
 from podtally.ledger.domain_shares import MAX_DOMAINS
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.families import FLOWS

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.dns.capture import HOST as HOST_DNS
 from podtally.dns.known_names import NO_NAMES, OTHER_NODE, SEEN_LATE, KnownNames
 from podtally.dns.peer_naming import NO_DOMAIN_INPUTS, DomainInputs
 from podtally.identity.cluster_labels import NO_CLUSTER_LABELS
 from podtally.identity.directory import Directory
+from podtally.kernel.captured import HOST as HOST_DNS
 from podtally.policy.domain_patterns import normalise
 from podtally.policy.endpoints import of_endpoint
 from podtally.policy.model import HOST, PolicyEndpoint

@@ -8,7 +8,7 @@ A value is a YAML value, or the text of a flag. Each kind accepts text as people
 import ipaddress
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ STANDARD_OUTPUT = "-"  # instead of the path of a log
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DOMAIN = re.compile(r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9-]{1,63}")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kKMGT]i?)?B?")
 _FACTORS = {"": 1, "k": 1000, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 _FACTORS |= {f"{unit}i": 1024**power for power, unit in enumerate(("K", "M", "G", "T"), 1)}
@@ -195,17 +196,93 @@ def words(*options: str) -> SettingKind:
 
 
 def networks(value: Any) -> dict[str, tuple[str, ...]]:
-    """Parse names, each with one or more prefixes; SettingError."""
+    """Parse names, each with prefixes and domains; SettingError. See ``split_networks``."""
     if not isinstance(value, dict):
         raise refused(value, "a mapping of names to prefixes")
     found = {}
     for name, given in value.items():
         try:
-            found[name] = tuple(_prefix(text) for _, text in items(given))
+            found[name] = _network(given)
         except SettingError as problem:
             problem.steps = (name, *problem.steps)
             raise
     return found
+
+
+def _network(given: Any) -> tuple[str, ...]:
+    if not isinstance(given, dict):
+        return tuple(_prefix(text) for _, text in items(given))
+    entries: list[str] = []
+    for key, value in given.items():
+        if key not in ("addresses", "domains"):
+            raise SettingError(f"unknown field {key!r}", "use addresses and domains")
+        read = _prefix if key == "addresses" else _domain
+        try:
+            entries += [read(text) for _, text in items(value)]
+        except SettingError as problem:
+            problem.steps = (key, *problem.steps)
+            raise
+    if not entries:
+        raise SettingError("is empty", "give it addresses or domains")
+    return tuple(entries)
+
+
+def _domain(text: str) -> str:
+    name = text.lower().rstrip(".")
+    if not _DOMAIN.fullmatch(name) or len(name) > 253:
+        raise SettingError(
+            f"{text!r} is no domain name", "use for example api.example.com, or *.example.com"
+        )
+    return name
+
+
+class SplitNetworks(NamedTuple):
+    prefixes: dict[str, tuple[str, ...]]
+    domains: dict[str, tuple[str, ...]]
+
+
+def split_networks(given: Mapping[str, tuple[str, ...]]) -> SplitNetworks:
+    """Return the prefixes and the domains of named networks; names without any are left out."""
+    prefixes, domains = {}, {}
+    for name, entries in given.items():
+        of_prefix = tuple(each for each in entries if _is_prefix(each))
+        of_domain = tuple(each for each in entries if each not in of_prefix)
+        if of_prefix:
+            prefixes[name] = of_prefix
+        if of_domain:
+            domains[name] = of_domain
+    return SplitNetworks(prefixes, domains)
+
+
+def _is_prefix(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _addresses(value: Any) -> tuple[str, ...]:
+    found = []
+    for steps, text in items(value):
+        try:
+            found.append(str(ipaddress.ip_address(text)))
+        except ValueError as error:
+            raise SettingError(str(error), "use for example 203.0.113.53", steps) from None
+    return tuple(found)
+
+
+def _ports(most: int) -> Callable[[Any], tuple[int, ...]]:
+    def read(value: Any) -> tuple[int, ...]:
+        given = value if isinstance(value, list) else [value]
+        if isinstance(value, str):
+            given = [each.strip() for each in value.split(",")]
+        found = tuple(count(1, 65535).read(each) for each in given)
+        if len(found) > most:
+            raise SettingError(f"{len(found)} ports", f"use at most {most}")
+        return found
+
+    return read
 
 
 def _prefix(text: str) -> str:
@@ -260,3 +337,5 @@ POLICY_NAMES = SettingKind(
 )
 FORWARDERS = SettingKind("`NAMESPACE/WORKLOAD` with `*`, or a list", _forwarders, "PATTERN")
 NETWORKS = SettingKind("see [below](#networks)", networks, "")
+ADDRESSES = SettingKind("addresses: a list, or comma-separated", _addresses, "ADDRESSES")
+PORTS = SettingKind("at most two ports: a list, or comma-separated", _ports(2), "PORTS")

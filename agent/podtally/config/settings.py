@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from podtally.config.kinds import (
     ADDRESS,
+    ADDRESSES,
     FORWARDERS,
     GLOBS,
     LOG,
@@ -17,6 +18,7 @@ from podtally.config.kinds import (
     PATH,
     PATHS,
     POLICY_NAMES,
+    PORTS,
     SIZE,
     SOCKET,
     SWITCH,
@@ -53,6 +55,8 @@ EVENT_VERDICTS = ("denied", "undeclared")
 Attach = Literal["auto", "tcx", "clsact"]
 Kubernetes = Literal["auto", "on", "off"]
 FlowLabels = Literal["workload", "pod"]
+Domains = Literal["registrable", "full", "declared", "off"]
+NAME_SOURCES = ("dns", "tls")
 
 # Groups, as --help and docs/configuration.md title them.
 PLACES = "Addresses and paths"
@@ -274,7 +278,36 @@ class Config:
         (), ENDPOINTS, NAMES, "names for interfaces without another source", flag=False
     )
     networks: Mapping[str, tuple[str, ...]] = _setting(
-        {}, NETWORKS, NAMES, "names for external addresses", flag=False
+        {}, NETWORKS, NAMES, "names for external addresses and domains", flag=False
+    )
+    names_from: tuple[str, ...] = _setting(
+        NAME_SOURCES,
+        words(*NAME_SOURCES, "off"),
+        NAMES,
+        "what names peers outside: DNS answers, server names in TLS; or off",
+        "what names peers outside the cluster: DNS answers that endpoints receive (`dns`), and server names that they send in TLS (`tls`); `off`: neither is read ([dns.md](dns.md))",
+    )
+    dns_ports: tuple[int, ...] = _setting(
+        (),
+        PORTS,
+        NAMES,
+        "ports of DNS beside 53",
+        "ports on which DNS is spoken, beside 53",
+        restart=True,
+    )
+    resolvers: tuple[str, ...] = _setting(
+        (),
+        ADDRESSES,
+        NAMES,
+        "resolvers that are trusted, beside the cluster's and the host's",
+        "addresses of resolvers whose answers count for verdicts, beside the cluster's DNS Services, the node-local cache, and those in the host's resolv.conf",
+    )
+    domains: Domains = _setting(
+        "registrable",
+        choice("registrable", "full", "declared", "off"),
+        SERIES,
+        "what the label peer_domain shows",
+        "what the label `peer_domain` shows of a domain name: the registrable domain, the whole name (many series), only those declared in `networks`, or nothing",
     )
     forwarders: tuple[str, ...] = _setting(
         (),

@@ -56,6 +56,7 @@ class DomainInputs:
     server_names: ServerNames = NO_SERVER_NAMES
     trusted: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(1, np.bool_))
     wall_offset: float = 0.0  # what CLOCK_MONOTONIC lacks of the wall clock, seconds
+    trusted_resolvers: frozenset[bytes] = frozenset()  # their addresses
     missing: int = 0  # bits of Candidates.missing that hold for all endpoints
     is_on: bool = False
     reads_tls: bool = False  # ClientHellos are captured

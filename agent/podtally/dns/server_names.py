@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.dns.capture import Captured
 from podtally.dns.client_hello import NoHelloError, parse_hello
+from podtally.kernel.captured import Captured
 
 MAX_UNFINISHED = 1024  # ClientHellos that are not complete
 MAX_UNFINISHED_OF_ONE = 128  # of one endpoint

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from podtally.dns.capture import TCP, Captured
 from podtally.dns.message import Labels, Message, parse_message
 from podtally.dns.streams import DnsStreams
 from podtally.dns.wire_names import MessageError, name_text
+from podtally.kernel.captured import TCP, Captured
 
 ANSWER_NS = 10_000_000_000  # later answers were not waited for
 MAX_OPEN = 1024  # questions of one endpoint without an answer; the oldest count as unanswered
@@ -30,6 +30,7 @@ class OpenQuestion(NamedTuple):
     labels: Labels
     type: int
     at_ns: int  # when it was first asked
+    fine_ns: int
     asked: int = 1
 
 
@@ -138,7 +139,9 @@ class DnsTracker:
             first = next(iter(questions))
             self._unanswered(captured.endpoint, first, questions.pop(first))
         self._count += key not in questions
-        questions[key] = OpenQuestion(message.labels, message.type, captured.at_ns)
+        questions[key] = OpenQuestion(
+            message.labels, message.type, captured.at_ns, captured.fine_ns
+        )
         if sum(map(len, message.labels)) > LONG_NAME:
             self._note_long(captured.endpoint, message.labels)
 
@@ -154,7 +157,7 @@ class DnsTracker:
         else:
             del questions[key]
             self._count -= 1
-        took = captured.at_ns - asked.at_ns
+        took = captured.fine_ns - asked.fine_ns
         self._exchanges[Exchange(endpoint, captured.remote, message.type, message.rcode)] += 1
         self._observe(endpoint, took)
         name = name_text(message.labels)

@@ -29,13 +29,16 @@ class EventEndpoint(msgspec.Struct, frozen=True):
     workload_kind: str
 
 
-class EventPeer(msgspec.Struct, frozen=True):
+class EventPeer(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: str
     namespace: str
     workload: str
     name: str
     address: str
     scope: str
+    domain: str = ""  # by which the endpoint found it, in full
+    domain_source: str = ""
+    domain_chain: str = ""  # of aliases
 
 
 class ScanPeer(msgspec.Struct, frozen=True):
@@ -213,6 +216,9 @@ def _peer(labels: EventLabels) -> EventPeer:
         workload=labels.peer_workload,
         name=labels.peer_name,
         address=labels.peer_address,
+        domain=labels.peer_domain,
+        domain_source=labels.domain_source,
+        domain_chain=labels.domain_chain,
         scope=labels.scope,
     )
 

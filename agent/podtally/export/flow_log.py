@@ -21,8 +21,10 @@ from podtally.ledger.account import Account
 from podtally.ledger.closed import ClosedConnections
 from podtally.ledger.connections import INITIATOR_ENDPOINT, INITIATOR_PEER
 from podtally.ledger.label_sets import DIRECTIONS, UNKNOWN, protocol_name
+from podtally.ledger.peer_domains import PeerDomain
 from podtally.outcomes.decision import ENDINGS, OUTCOMES, REJECTED_BY_ICMP
 
+NAMELESS_PEER = PeerDomain("", "")
 NAMELESS = Account(-1, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, 0, 0)
 _DIRECTIONS = {INITIATOR_ENDPOINT: DIRECTIONS[0], INITIATOR_PEER: DIRECTIONS[1]}
 
@@ -52,6 +54,9 @@ class FlowPeer(msgspec.Struct, frozen=True, omit_defaults=True):
     address: str
     port: int
     backend: FlowBackend | None = None  # of a Service
+    domain: str = ""  # by which the endpoint found it, in full
+    domain_source: str = ""
+    domain_chain: str = ""  # of aliases
 
 
 class FlowOutcome(NamedTuple):
@@ -125,6 +130,7 @@ def records(ended: ClosedConnections, now_ns: int, now: datetime.datetime) -> li
         ended.reasons or [""] * len(endpoints),
         ended.exposures or [""] * len(endpoints),
         _outcomes(ended),
+        columns.domain.tolist(),
         strict=True,
     )
     lines = []
@@ -140,6 +146,7 @@ def records(ended: ClosedConnections, now_ns: int, now: datetime.datetime) -> li
         reason,
         exposure,
         outcome,
+        domain,
     ) in rows:
         names = ended.accounts.get(account, NAMELESS)
         lines.append(
@@ -149,7 +156,7 @@ def records(ended: ClosedConnections, now_ns: int, now: datetime.datetime) -> li
                 direction=_DIRECTIONS.get(initiator, UNKNOWN),
                 protocol=protocol_name(there[2]),
                 endpoint=_endpoint(ended, *here),
-                peer=_peer(names, there[0], there[1]),
+                peer=_peer(names, there[0], there[1], ended.domains.get(domain, NAMELESS_PEER)),
                 verdict=names.verdict,
                 reason=reason,
                 bytes=DirectionSums(*bytes_),
@@ -210,7 +217,7 @@ def _endpoint(ended: ClosedConnections, address: str, port: int, ifindex: int) -
     )
 
 
-def _peer(names: Account, address: str, port: int) -> FlowPeer:
+def _peer(names: Account, address: str, port: int, domain: PeerDomain) -> FlowPeer:
     return FlowPeer(
         kind=names.peer_kind,
         namespace=names.peer_namespace,
@@ -219,6 +226,9 @@ def _peer(names: Account, address: str, port: int) -> FlowPeer:
         address=address,
         port=port,
         backend=FlowBackend(*names.backend) if names.backend is not None else None,
+        domain=domain.name,
+        domain_source=domain.source,
+        domain_chain=domain.chain,
     )
 
 

@@ -34,6 +34,9 @@ class Layout:
     book: Struct
     lane: Struct | None  # None: layouts without lanes
     handshake: Struct | None  # None: layouts without handshakes
+    piece: Struct | None  # None, as the next: layouts without captured messages
+    bound: Struct | None
+    ring_bytes: int
     lanes: int  # of each interface
     block_slots: int
     packet_shift: int
@@ -86,6 +89,9 @@ def parse(text: str) -> Layout:
             book=structs["book"],
             lane=structs.get("lane"),
             handshake=structs.get("handshake"),
+            piece=structs.get("piece"),
+            bound=structs.get("bound"),
+            ring_bytes=constants.get("RING_BYTES", 0),
             lanes=constants.get("LANES", 0),
             block_slots=constants["BLOCK_SLOTS"],
             packet_shift=constants["PACKET_SHIFT"],

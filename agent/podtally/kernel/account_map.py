@@ -8,6 +8,8 @@ what one way through an interface may take up (``bpf/flow.h``).
 
 import errno
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -47,11 +49,14 @@ class AccountMap:
         self._lane: abi.Struct | None = layout.lane  # None: programs without lanes
         self._lane_numbers = range(layout.lanes)
         self._lanes_fd = -1 if layout.lane is None else generation.map_fd("lanes")
+        self._bound: abi.Struct | None = layout.bound if "bounds" in generation.maps else None
+        self._bounds_fd = -1 if self._bound is None else generation.map_fd("bounds")
 
     def close(self) -> None:
         os.close(self._fd)
-        if self._lanes_fd >= 0:
-            os.close(self._lanes_fd)
+        for fd in (self._lanes_fd, self._bounds_fd):
+            if fd >= 0:
+                os.close(fd)
 
     def open_accounts(self, ifindex: int) -> None:
         """Make the accounts of an interface; those that are there keep their counts."""
@@ -60,8 +65,10 @@ class AccountMap:
         if self._lane is not None:
             for key in self._keys(ifindex, self._lane_numbers):
                 self._open(self._lanes_fd, key, np.zeros(1, self._lane))
+        if self._bound is not None:
+            self._open(self._bounds_fd, _ifindex(ifindex), np.zeros(1, self._bound))
 
-    def _open(self, fd: int, key: NDArray[np.void], nothing: NDArray[np.void]) -> None:
+    def _open(self, fd: int, key: NDArray[np.generic], nothing: NDArray[np.void]) -> None:
         try:
             bpf.update(fd, key, nothing, bpf.NOEXIST)
         except OSError as error:
@@ -79,6 +86,19 @@ class AccountMap:
         if self._lane is not None:
             for key in self._keys(ifindex, self._lane_numbers):
                 bpf.delete(self._lanes_fd, key)
+        if self._bound is not None:
+            bpf.delete(self._bounds_fd, _ifindex(ifindex))
+
+    def lost_pieces(self, ifindexes: Iterable[int]) -> dict[int, int]:
+        """Return how many captured pieces of interfaces were dropped since they were attached."""
+        found = {}
+        if self._bound is not None:
+            value = np.zeros(1, self._bound)
+            for ifindex in ifindexes:
+                with suppress(FileNotFoundError):  # not attached any more
+                    bpf.lookup(self._bounds_fd, _ifindex(ifindex), value)
+                    found[ifindex] = int(value["lost"][0])
+        return found
 
     def read(self) -> AccountReading:
         keys, values = bpf.lookup_all(self._fd, self._key, self._value, self._cpus, self._room)
@@ -92,3 +112,7 @@ class AccountMap:
 
     def _keys(self, ifindex: int, numbers: range) -> list[NDArray[np.void]]:
         return [np.array([(ifindex, number)], self._key) for number in numbers]
+
+
+def _ifindex(ifindex: int) -> NDArray[np.uint32]:
+    return np.array([ifindex], np.uint32)

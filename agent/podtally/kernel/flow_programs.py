@@ -15,6 +15,8 @@ from podtally.kernel.loader import LoadJob
 from podtally.kernel.program_object import ProgramObject, decode, shipped
 from podtally.kernel.sources import BPF_DIR, SOURCE
 
+DNS_PORT = 53
+MAX_DNS_PORTS = 2  # beside it
 TIMEOUT_SECONDS = 600.0  # compiling takes some 5 s of CPU: on a starved host that may be minutes
 
 
@@ -49,6 +51,7 @@ def parameters_of(
     options: pins.Options, words: tuple[int, ...], layout: abi.Layout
 ) -> dict[str, int]:
     """What bpf/podtally.c and the headers it includes declare as PARAMETER()."""
+    dns_ports = (*options.dns_ports, *(DNS_PORT,) * MAX_DNS_PORTS)[:MAX_DNS_PORTS]
     slots, blocks = options.slots, options.slots // layout.block_slots
     return {
         "slots": slots,
@@ -60,8 +63,14 @@ def parameters_of(
         "blocks": 2 * blocks,
         "book_entries": options.books,
         "lane_entries": options.books // 2 * layout.lanes,
+        "bound_entries": options.books // 2,
+        **{f"dns_port_{i}": _network_order(port) for i, port in enumerate(dns_ports, 1)},
         **{f"secret_{i}": word for i, word in enumerate(words)},
     }
+
+
+def _network_order(port: int) -> int:
+    return int.from_bytes(port.to_bytes(2, sys.byteorder), "big")
 
 
 def compile_here(source: Path = BPF_DIR / SOURCE, keep: Path | None = None) -> ProgramObject:

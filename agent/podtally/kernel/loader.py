@@ -50,15 +50,25 @@ class Loaded:
         _check(job)
         try:
             for each in sorted(job.object.maps, key=lambda each: bool(each.inner)):
-                self.maps[each.name] = _create_map(each, job.parameters, self.maps)
+                self._create(each, _required_maps(job.object))
             self._load_programs()
         except BaseException:
             self.close()
             raise
 
+    def _create(self, spec: ObjectMap, required: set[str]) -> None:
+        try:
+            self.maps[spec.name] = _create_map(spec, self.job.parameters, self.maps)
+        except OSError as error:
+            if spec.name in required:
+                raise
+            log.info("%s; the agent does without it", error.strerror)
+
     def _load_programs(self) -> None:
         """Load all at once: the verifier takes a tenth of a second for each."""
-        loads = [_Load(each, self.job.parameters, self.maps) for each in self.job.object.programs]
+        programs = self.job.object.programs
+        able = [each for each in programs if _maps_of(each) <= set(self.maps)]
+        loads = [_Load(each, self.job.parameters, self.maps) for each in able]
         for load in loads:
             load.join()
         self.programs = {load.program.name: load.fd for load in loads if load.fd is not None}
@@ -68,7 +78,7 @@ class Loaded:
                 assert load.error is not None
                 raise load.error
             log.info("%s; the agent does without it", load.error)
-        self.refused = tuple(load.program.name for load in errors)
+        self.refused = tuple(each.name for each in programs if each.name not in self.programs)
 
     def pin(self, follows: str = "") -> None:
         """Pin everything under the job's directory; ``follows`` as in ``About``. OSError."""
@@ -145,6 +155,17 @@ def pin(loaded: Loaded, follows: str = "") -> None:
         raise
 
 
+def _maps_of(program: ObjectProgram) -> set[str]:
+    return {each.name for each in program.relocations if each.kind == "map"}
+
+
+def _required_maps(object_: ProgramObject) -> set[str]:
+    """Return the maps that no kernel may lack: all but those of optional programs only."""
+    optional = set().union(*(_maps_of(each) for each in object_.programs if each.optional))
+    others = set().union(*(_maps_of(each) for each in object_.programs if not each.optional))
+    return {each.name for each in object_.maps} - (optional - others)
+
+
 def relocated(program: ObjectProgram, parameters: dict[str, int], maps: dict[str, int]) -> bytes:
     """The instructions with descriptors and parameters in their places."""
     code = bytearray(program.code)
@@ -203,6 +224,8 @@ def _check(job: LoadJob) -> None:
     values = {"control": layout.control, "hot": block, "cold": layout.cold, "books": layout.book}
     if layout.lane is not None:
         values["lanes"] = layout.lane
+    if layout.bound is not None:
+        values["bounds"] = layout.bound
     if layout.handshake is not None:
         values["handshakes"] = layout.handshake
     for each in job.object.maps:

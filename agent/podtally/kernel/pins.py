@@ -38,6 +38,7 @@ class Options(msgspec.Struct, frozen=True):
 
     slots: int  # in each half of the table
     books: int
+    dns_ports: tuple[int, ...] = ()  # beside 53
 
 
 class About(msgspec.Struct, frozen=True):

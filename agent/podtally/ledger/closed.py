@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Describes closed connections for the flow log."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from podtally.ledger.connections import UNNAMED, ConnectionColumns
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.interfaces import Interfaces
 from podtally.ledger.new_connections import new_connections
+from podtally.ledger.peer_domains import NO_DOMAIN, PeerDomain
 
 
 class ClosedConnections(NamedTuple):
@@ -29,6 +31,7 @@ class ClosedConnections(NamedTuple):
     endings: NDArray[np.uint8] = np.zeros(0, np.uint8)  # ``outcomes.decision.ENDINGS``
     # (n, 2): until the answer, and from that to its completion; NaN where it is not known
     handshake_seconds: NDArray[np.float64] = np.zeros((0, 2))
+    domains: Mapping[int, PeerDomain] = MappingProxyType({})  # by columns.domain
 
 
 class LedgerTables(NamedTuple):
@@ -69,6 +72,7 @@ def describe(
         words = books.attribution.explain(new_connections(some), verdicts, context)
         for row, reason, exposure in zip(rows.tolist(), *words, strict=True):
             reasons[row], exposures[row] = reason, exposure
+    values = books.attribution.domains.values
     return ClosedConnections(
         columns,
         accounts,
@@ -76,4 +80,5 @@ def describe(
         {i: books.interfaces.name(i) for i in interfaces},
         reasons,
         exposures,
+        domains={i: values[i] for i in np.unique(columns.domain).tolist() if i > NO_DOMAIN},
     )

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from podtally.arrays.distinct import distinct
 from podtally.arrays.packed_fields import PackedFields
 from podtally.dns.candidates import NO_NAME_COLUMN, NameColumn
-from podtally.dns.capture import HOST
 from podtally.dns.known_names import SEEN_LATE
 from podtally.dns.peer_naming import PeersToName
 from podtally.identity.model import Endpoint, Owner
+from podtally.kernel.captured import HOST
 from podtally.ledger.connections import CONTESTED, INITIATOR_MASK, INITIATOR_PEER, TCP
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.interfaces import Interfaces

@@ -17,6 +17,7 @@ from podtally.ledger.account import (
     unknown_labels,
 )
 from podtally.ledger.costs import kubecost_labels
+from podtally.ledger.dns_families import DNS_FAMILIES
 from podtally.ledger.family import (
     BYTES,
     CONNECTIONS,
@@ -352,6 +353,7 @@ FAMILIES: tuple[Family[Any], ...] = (
         CANDIDATES,
     ),
     *(OUTCOMES, ENDINGS, HANDSHAKES, ENFORCEMENT, AUDIT),
+    *DNS_FAMILIES,
     *(COSTS, KUBECOST, KUBECOST_INGRESS, BOOKS, DROPS_BYTES, GAPS),  # in the order of /metrics
 )
 KEPT = tuple(each for each in FAMILIES if each.kept)

@@ -23,6 +23,7 @@ class Section(Enum):
     TRAFFIC = "traffic"
     COST = "cost"
     POLICY = "policy"
+    DNS = "dns"
     OUTCOMES = "outcomes"
     WATCHED = "watched"
     NAMES = "names"

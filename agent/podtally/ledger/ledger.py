@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.dns.domain_labels import DomainLabels
+from podtally.dns.tracker import Observed
 from podtally.identity.name_table import Names
 from podtally.kernel.account_map import AccountReading as KernelAccounts
 from podtally.kernel.table import FlowRows
@@ -29,6 +30,7 @@ from podtally.ledger.connections import (
 )
 from podtally.ledger.costs import CONTRACT, SeriesOptions
 from podtally.ledger.counter_deltas import NOTHING_GROWN, CounterDeltas
+from podtally.ledger.dns_booking import DnsBooking
 from podtally.ledger.epoch_context import EpochContext
 from podtally.ledger.events import NO_EVENT, Events
 from podtally.ledger.history_rows import Batch
@@ -102,6 +104,7 @@ class Ledger:
         )
         self.attribution = Attribution(self.interfaces, self.accounts, flags, settings)
         self.domains = self.attribution.domains
+        self._dns = DnsBooking(self.tables)
         self.recorder = Recorder(self.interfaces, self.accounts, limits.history)
         self.pending = PendingConnections(
             self.connections, self.accounts, self.events, self.attribution, self.recorder
@@ -252,6 +255,10 @@ class Ledger:
         self.accounts.close_waiting(slot)
         self.interfaces.remove(ifindex)
 
+    def book_dns(self, observed: Observed, context: EpochContext) -> None:
+        """Book what endpoints asked in DNS since the last epoch."""
+        self._dns.book(observed, context, self.limits.patience_ns)
+
     def close_books(
         self,
         ifindex: NDArray[np.int64],
@@ -302,6 +309,7 @@ class Ledger:
         self.events.expire(before, events[events != NO_EVENT])
         self.domains.prune(self.connections.columns.domain, self.pending.held.domain)
         self.attribution.domain_shares.expire(self.flows)
+        self._dns.expire(before)
         for labels in [each for each in self.retired_gaps if self.books.find(each) is None]:
             del self.retired_gaps[labels]
 

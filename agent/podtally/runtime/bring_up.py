@@ -9,17 +9,22 @@ import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
 
 from podtally.attach.attacher import Attacher
 from podtally.attach.selection import pod_interfaces
 from podtally.attach.watcher import LinkWatcher
 from podtally.config import Config, NatGateway
+from podtally.config.kinds import split_networks
+from podtally.dns.domain_labels import DomainLabels
 from podtally.errors import PodtallyError
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.identity.directory import Directory
 from podtally.kernel import capabilities
 from podtally.kernel.account_map import UNATTRIBUTED, AccountMap
-from podtally.kernel.pins import Generation, PinKeeper, digest
+from podtally.kernel.pins import Generation, PinKeeper, Pins, digest
 from podtally.kernel.preload import Preload
 from podtally.kernel.table import Table, open_table
 from podtally.ledger.checkpoint import Parts, Position
@@ -33,13 +38,15 @@ from podtally.policy.model import UNDECLARED
 from podtally.runtime.extras import extras_of
 from podtally.runtime.generations import Installed, install, options_of
 from podtally.runtime.identity_sources import IdentitySources
-from podtally.runtime.inputs_collector import InputsCollector
+from podtally.runtime.inputs_collector import DomainSource, InputsCollector
 from podtally.runtime.interface_events import InterfaceEvents
 from podtally.runtime.journal import Journal, UnwritableError
+from podtally.runtime.name_capture import NameCapture
 from podtally.runtime.prepared_resources import PreparedResources
 from podtally.runtime.recovery import Recovery, boot_id, position_at, put_aside, read_checkpoint
 from podtally.runtime.rights import needed_rights
 from podtally.runtime.source_setup import make_identity_sources
+from podtally.runtime.trusted_resolvers import TrustedResolvers
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +61,8 @@ class AgentComponents:
     ledger: Ledger
     directory: Directory
     sources: IdentitySources
+    collector: InputsCollector
+    names: NameCapture
     interfaces: InterfaceEvents
     attacher: Attacher
     watcher: LinkWatcher
@@ -90,7 +99,8 @@ def make_ledger(config: Config, generation: Generation) -> Ledger:
         NatPrices(**dict(parts_per_byte(config.prices.nat_gateway.items()))),
         _nat_rules(config.nat_gateway),
     )
-    return Ledger(flags, limits, config.flow_log is not None, shown)
+    domains = DomainLabels(config.domains, split_networks(config.networks).domains)
+    return Ledger(flags, limits, config.flow_log is not None, shown, domains)
 
 
 def _nat_rules(configured: NatGateway | None) -> NatRules | None:
@@ -116,12 +126,13 @@ def bring_up(
     generation = installed.current
     with ExitStack() as opened:
         ledger = make_ledger(config, generation)
-        sources = make_identity_sources(config)
+        sources, names = make_identity_sources(config), NameCapture(config)
         opened.callback(sources.close)
+        opened.callback(names.close)
         directory = sources.directory
         if parts is not None:
             try:
-                _restore(parts, ledger, directory, metrics)
+                _restore(parts, ledger, directory, metrics, names)
             except SavedError as error:
                 put_aside(checkpoint, str(error))
                 opened.close()
@@ -131,47 +142,38 @@ def bring_up(
         is_todays = generation.about.digest == digest(options_of(config))
         if is_todays:
             _give_up_rights(config)
+        names.open(generation)
         sources.start()
         resources.server.starting("attaching to interfaces")
-        accounts = AccountMap(generation)
-        opened.callback(accounts.close)
+        accounts = _accounts(generation, opened)
         interfaces = InterfaceEvents(ledger, directory, sources.finder)
         opened.callback(interfaces.close)
-        accounts.open_accounts(UNATTRIBUTED)
         stale_interfaces = frozenset(accounts.read().ifindex.tolist()) - {UNATTRIBUTED}
         attacher, watcher = _attach(config, generation, accounts, interfaces, opened)
-        collector = InputsCollector(ledger, sources, interfaces)
+        domains = DomainSource(names, TrustedResolvers(config.resolvers), accounts)
+        collector = InputsCollector(ledger, sources, interfaces, domains)
         collector.refresh_names()
-        here = position_at(generation, 0)
-        table = open_table(generation)
+        here, table = position_at(generation, 0), open_table(generation)
         opened.callback(table.close)
         journal = Journal(table, accounts, ledger, checkpoint)
         resources.server.starting("booking what was counted")
-        recovery = Recovery(ledger, collector, metrics, checkpoint)
-        try:
-            if installed.before is not None:
-                watcher.detach_unwanted()  # no program may write to what is drained
-                closed = recovery.drain(
-                    installed.before, before, position_at(generation, table.epoch)
-                )
-                pins.promote()
-            else:
-                closed = recovery.book_past(journal, before, here)
-        except (UnwritableError, OSError) as error:
-            raise PodtallyError(
-                f"cannot write the checkpoint {checkpoint.path}: {error}; "
-                "nothing is lost, the kernel goes on counting",
-                "make room there, or choose another --state-dir",
-            ) from None
+        closed = _book_past(
+            Recovery(ledger, collector, metrics, checkpoint),
+            journal,
+            _Past(installed.before, before, here, pins, watcher, names),
+        )
         if is_todays:
             keeper = PinKeeper(Generation(pins.root))
             opened.callback(keeper.close)
             watcher.follow()
+            names.start()
             return AgentComponents(
                 here=here,
                 ledger=ledger,
                 directory=directory,
                 sources=sources,
+                collector=collector,
+                names=names,
                 interfaces=interfaces,
                 attacher=attacher,
                 watcher=watcher,
@@ -201,8 +203,52 @@ def _installed(
     return installed, before, parts
 
 
-def _restore(parts: Parts, ledger: Ledger, directory: Directory, metrics: AgentMetrics) -> None:
+class _Past(NamedTuple):
+    """What an earlier agent left."""
+
+    old: Generation | None  # its programs, if they were others
+    before: Position | None  # of its checkpoint
+    here: Position
+    pins: Pins
+    watcher: LinkWatcher
+    names: NameCapture
+
+
+def _book_past(recovery: Recovery, journal: Journal, past: _Past) -> list[ClosedConnections]:
+    """Book what the kernel counted before this start."""
+    try:
+        if past.old is None:
+            return recovery.book_past(journal, past.before, past.here)
+        past.watcher.detach_unwanted()  # no program may write to what is drained
+        past.names.drain(past.old)
+        here = msgspec.structs.replace(past.here, epoch=journal.table.epoch)
+        closed = recovery.drain(past.old, past.before, here)
+        past.pins.promote()
+        return closed
+    except (UnwritableError, OSError) as error:
+        raise PodtallyError(
+            f"cannot write the checkpoint {recovery.checkpoint.path}: {error}; "
+            "nothing is lost, the kernel goes on counting",
+            "make room there, or choose another --state-dir",
+        ) from None
+
+
+def _accounts(generation: Generation, opened: ExitStack) -> AccountMap:
+    accounts = AccountMap(generation)
+    opened.callback(accounts.close)
+    accounts.open_accounts(UNATTRIBUTED)
+    return accounts
+
+
+def _restore(
+    parts: Parts,
+    ledger: Ledger,
+    directory: Directory,
+    metrics: AgentMetrics,
+    names: NameCapture,
+) -> None:
     """Restore a checkpoint; SavedError if a part cannot be read."""
+    names.restore(parts)
     ledger.load(parts, time.monotonic_ns())
     extras = extras_of(parts)
     directory.restore(extras.residents, extras.known_ns)

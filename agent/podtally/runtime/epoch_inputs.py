@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.dns.tracker import Observed
 from podtally.ledger.balance import Losses
 from podtally.ledger.epoch_context import EpochContext
 
@@ -27,4 +28,5 @@ class EpochInputs(NamedTuple):
     context: EpochContext
     counters: InterfaceCounters = NO_COUNTERS
     gone: tuple[int, ...] = ()  # interfaces removed before the flip: this is their last epoch
+    observed: Observed | None = None  # DNS since the last epoch
     renamed: tuple[int, ...] = ()  # interfaces whose endpoints have other names from now on

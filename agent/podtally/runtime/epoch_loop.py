@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 
+from podtally.api.dns_lookup import SeenDns
 from podtally.api.query_service import QueryService
 from podtally.attach.selection import refusals
 from podtally.config import Config
@@ -13,7 +14,6 @@ from podtally.export.expected import ExpectedMatcher
 from podtally.export.publisher import Health, Publisher
 from podtally.kernel.account_map import UNATTRIBUTED
 from podtally.runtime.bring_up import AgentComponents
-from podtally.runtime.inputs_collector import InputsCollector
 from podtally.runtime.interface_counters import LastReading
 from podtally.runtime.journal import EpochResult, UnwritableError
 from podtally.runtime.log_output import LogOutput
@@ -46,9 +46,7 @@ class EpochLoop:
         self._components = components
         self._metrics = resources.metrics
         self._metrics_update = MetricsUpdate(resources.metrics, components)
-        self._collector = InputsCollector(
-            components.ledger, components.sources, components.interfaces
-        )
+        self._collector = components.collector
         self._logs = LogOutput(
             resources.flow_log,
             resources.event_log,
@@ -71,6 +69,7 @@ class EpochLoop:
             QueryService(
                 components.directory,
                 lambda: sources.policies.latest,
+                self._seen_dns,
                 history=resources.history.access,
                 prices=config.prices.by_scope(),
             ),
@@ -102,6 +101,11 @@ class EpochLoop:
             self._metrics.epoch_duration.observe(time.monotonic() - started)
             due = next_due(due, started, self._config.epoch)
 
+    def _seen_dns(self) -> SeenDns:
+        interfaces = self._components.ledger.interfaces
+        late = interfaces.ifindex[interfaces.in_use_since_ns != 0]
+        return SeenDns(self._components.names.inputs, frozenset(late.tolist()))
+
     def status(self) -> str:
         """Return one line for the service manager."""
         words = [self._watching(), f"{self._flows} flows in the last epoch"]
@@ -118,8 +122,11 @@ class EpochLoop:
         elif not components.watcher.alive:
             dead = "the thread that follows the links has died"
         dead = dead or components.sources.dead()
+        if not components.names.alive:
+            dead = dead or "the thread that reads DNS messages has died"
         trouble = self._trouble or self._pin_trouble
         trouble = trouble or components.watcher.trouble or components.sources.trouble()
+        trouble = trouble or components.names.thread_trouble
         return Health(dead, trouble or ("" if self._epochs else "no epoch is booked yet"))
 
     def _watching(self) -> str:
@@ -167,6 +174,7 @@ class EpochLoop:
             self._restore_state_directory()
             self._committed_at = time.monotonic()
             return
+        self._collector.committed()
         self._unwritten.over("the checkpoint is written again")
         self._trouble = ""
         self._metrics.checkpoint_written(epoch.checkpoint_bytes, own_metrics)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the checkpoint keeps beside the ledger."""
 
+from typing import NamedTuple
+
 import msgspec
 
 from podtally.identity.interface_endpoints import InterfaceEndpoint
@@ -19,6 +21,16 @@ class Extras(msgspec.Struct, frozen=True):
 
     def save(self) -> Parts:
         return {_PART: Saved(encode(self))}
+
+
+class SavedBeside(NamedTuple):
+    """All that is kept beside the ledger."""
+
+    extras: Extras
+    names: Parts  # domain names, and where in the ring buffer they end
+
+    def save(self) -> Parts:
+        return {**self.extras.save(), **self.names}
 
 
 def extras_of(parts: Parts) -> Extras:

@@ -34,7 +34,9 @@ class Installed(NamedTuple):
 
 
 def options_of(config: Config) -> Options:
-    return Options(slots=slots_for(config.max_flows), books=2 * INTERFACES + 2)
+    return Options(
+        slots=slots_for(config.max_flows), books=2 * INTERFACES + 2, dns_ports=config.dns_ports
+    )
 
 
 def install(

@@ -3,22 +3,39 @@
 
 import time
 from collections.abc import Mapping
+from typing import NamedTuple
 
+from podtally.kernel.account_map import AccountMap
 from podtally.kernel.table import Table
 from podtally.ledger.ledger import Ledger
 from podtally.runtime.epoch_inputs import EpochInputs, InterfaceCounters
-from podtally.runtime.extras import Extras
+from podtally.runtime.extras import Extras, SavedBeside
 from podtally.runtime.identity_sources import IdentitySources
 from podtally.runtime.interface_counters import LastReading
 from podtally.runtime.interface_events import InterfaceEvents
+from podtally.runtime.name_capture import NameCapture
+from podtally.runtime.trusted_resolvers import TrustedResolvers
+
+
+class DomainSource(NamedTuple):
+    """What domain names come from; ``accounts`` has the kernel's count of lost messages."""
+
+    capture: NameCapture
+    resolvers: TrustedResolvers
+    accounts: AccountMap
 
 
 class InputsCollector:
     """Over the sources of names and interfaces; all of them are read in the main thread."""
 
     def __init__(
-        self, ledger: Ledger, sources: IdentitySources, interfaces: InterfaceEvents
+        self,
+        ledger: Ledger,
+        sources: IdentitySources,
+        interfaces: InterfaceEvents,
+        domains: DomainSource,
     ) -> None:
+        self._domains = domains
         self._ledger = ledger
         self._sources = sources
         self._interfaces = interfaces
@@ -42,12 +59,28 @@ class InputsCollector:
         """Return the inputs without counters."""
         self._sources.observe_senders(table)
         self.refresh_names()
-        return EpochInputs(self._sources.context(), renamed=self._sources.take_renamed())
+        context = self._sources.context()
+        watched = self._interfaces.watched.keys()
+        collected = self._domains.capture.collect(
+            self._domains.resolvers.now(context.services),
+            watched,
+            self._domains.accounts.lost_pieces(watched),
+        )
+        return EpochInputs(
+            context._replace(domains=collected.inputs),
+            renamed=self._sources.take_renamed(),
+            observed=collected.observed,
+        )
 
-    def extras(self, own_metrics: dict[str, list[float]]) -> Extras:
+    def extras(self, own_metrics: dict[str, list[float]]) -> SavedBeside:
         """Return what the checkpoint keeps beside the ledger."""
         endpoints = self._sources.directory.interface_endpoints()
-        return Extras(endpoints, own_metrics, self._interfaces.known_ns)
+        extras = Extras(endpoints, own_metrics, self._interfaces.known_ns)
+        return SavedBeside(extras, self._domains.capture.save())
+
+    def committed(self) -> None:
+        """Give back what the checkpoint has now."""
+        self._domains.capture.release()
 
     def _counters(self, gone: Mapping[int, LastReading | None]) -> InterfaceCounters:
         balances = self._ledger.interfaces

@@ -20,17 +20,22 @@ from typing import NamedTuple, Protocol
 
 from podtally.kernel.account_map import AccountReading
 from podtally.kernel.table import Table
-from podtally.ledger.checkpoint import Checkpoint, Position
+from podtally.ledger.checkpoint import Checkpoint, Parts, Position
 from podtally.ledger.closed import ClosedConnections
 from podtally.ledger.ledger import Ledger
 from podtally.runtime.epoch_inputs import EpochInputs
-from podtally.runtime.extras import Extras
 
 
 class AccountReader(Protocol):
     """The kernel's accounts beside the table; ``kernel.account_map.AccountMap``."""
 
     def read(self) -> AccountReading: ...
+
+
+class SavesParts(Protocol):
+    """What the checkpoint keeps beside the ledger."""
+
+    def save(self) -> Parts: ...
 
 
 class UnwritableError(Exception):
@@ -95,6 +100,8 @@ class Journal:
         flows = self.table.used(at_rest.half)
         for rows in self.table.read(at_rest.half):
             ledger.book_rows(rows, self.table.cold, context)
+        if inputs.observed is not None:
+            ledger.book_dns(inputs.observed, context)
         ledger.book_kernel_accounts(at_rest.accounts)
         closed = ledger.settle(context, inputs.gone)
         counters = inputs.counters
@@ -104,7 +111,7 @@ class Journal:
         self._uncommitted = EpochResult(flows, closed)
         return self._uncommitted
 
-    def commit(self, here: Position, extras: Extras) -> EpochResult:
+    def commit(self, here: Position, extras: SavesParts) -> EpochResult:
         """Write the checkpoint and clear the booked half; ``here.epoch`` is not used.
 
         UnwritableError if the checkpoint cannot be written. Nothing is lost then: the rows stay
@@ -115,7 +122,8 @@ class Journal:
         epoch = self.table.epoch
         try:
             size = self._checkpoint.write(
-                Position(here.boot_id, here.generation, epoch), self.ledger.save() | extras.save()
+                Position(here.boot_id, here.generation, epoch),
+                {**self.ledger.save(), **extras.save()},
             )
         except OSError as error:
             raise UnwritableError(error.strerror or str(error)) from error

@@ -13,7 +13,7 @@ from podtally.kernel.table import open_table
 from podtally.ledger.checkpoint import Checkpoint, CheckpointError, Parts, Position
 from podtally.ledger.closed import ClosedConnections
 from podtally.ledger.ledger import Ledger
-from podtally.runtime.extras import Extras
+from podtally.runtime.extras import SavedBeside
 from podtally.runtime.inputs_collector import InputsCollector
 from podtally.runtime.journal import EpochResult, Journal
 
@@ -92,11 +92,14 @@ class Recovery:
             at_rest = journal.flip()
             closed += journal.book(at_rest, self.collector.collect_names(table)).closed
         self.ledger.counter_deltas.forget()
-        self.checkpoint.write(here, self.ledger.save() | self._extras().save())
+        self.checkpoint.write(here, {**self.ledger.save(), **self._extras().save()})
+        self.collector.committed()
         return closed
 
     def _commit(self, journal: Journal, here: Position) -> EpochResult:
-        return journal.commit(here, self._extras())
+        result = journal.commit(here, self._extras())
+        self.collector.committed()
+        return result
 
-    def _extras(self) -> Extras:
+    def _extras(self) -> SavedBeside:
         return self.collector.extras(self.metrics.dump())

@@ -7,6 +7,7 @@ import queue
 import socket
 
 from podtally.config import Config
+from podtally.config.kinds import split_networks
 from podtally.identity.cluster.state import ClusterState
 from podtally.identity.directory import Directory
 from podtally.kube.api_access import api_access
@@ -32,7 +33,7 @@ def make_identity_sources(config: Config) -> IdentitySources:
     access, node = api_access(config), node_name(config)
     directory = Directory(
         config.endpoints,
-        config.networks,
+        split_networks(config.networks).prefixes,
         int(config.name_wait * 1e9),
         ClusterState(node) if access is not None else None,
     )
