@@ -22,10 +22,10 @@ from tests.unit.top_support import (
 )
 
 GOLDEN = """\
-WORKLOAD    TO  PEER             PORT      SCOPE     VERDICT     CONNECTIONS  SENT  RECEIVED
-shop/web    ->  data/db          3306/tcp  node      allowed     23           1000  4000
-shop/web    <-  external:office  80/tcp    private   undeclared  3            400   300
-shop/stray  ->  internet         4444/tcp  internet  denied      7            460   0
+WORKLOAD    TO  PEER             PORT      SCOPE     VERDICT     CONNECTIONS  SENT  RECEIVED  FAILED
+shop/web    ->  data/db          3306/tcp  node      allowed     23           1000  4000      0
+shop/web    <-  external:office  80/tcp    private   undeclared  3            400   300       0
+shop/stray  ->  internet         4444/tcp  internet  denied      7            460   0         0
 
 denied 7 (460 B), undeclared 3 (700 B), unknown 0, of 33 connections; the books close: 6,246 bytes; \
 why: `podtally explain FROM TO PORT`, or the event log
@@ -37,6 +37,21 @@ why: `podtally explain FROM TO PORT`, or the event log
 
 def test_exact_columns() -> None:
     assert printed(METRICS + books()) == GOLDEN
+
+
+@pytest.mark.parametrize(
+    ("outcome", "protocol", "shown"),
+    [("refused", "tcp", True), ("unanswered", "udp", False), ("established", "tcp", False)],
+)
+def test_failed_connections_are_selected(outcome: str, protocol: str, shown: bool) -> None:
+    labels = WEB._replace(protocol=protocol)._asdict() | {"outcome": outcome}
+    text = ",".join(f'{name}="{value}"' for name, value in labels.items())
+    metrics = METRICS + books() + f"podtally_connection_outcomes_total{{{text}}} 3\n"
+    first, second = printed(metrics, ConversationFilter(failed=True)).splitlines()[:2]
+    if shown:
+        assert (first.split()[-1], second.split()[-1]) == ("FAILED", "3")
+    else:
+        assert first == "none of 3 conversations matches"
 
 
 def test_a_limit_leaves_out_lines_and_no_total() -> None:
@@ -74,7 +89,7 @@ def test_direction_after_a_change_of_verdict() -> None:
     assert {verdict: row.direction for verdict, row in result.items()} == {
         "allowed": "egress", "denied": "egress",
     }  # fmt: skip
-    assert result["denied"].counts == (997, 23, 0, 0)
+    assert result["denied"].counts == (997, 23, 0, 0, 0)
     assert "denied 0 (1.0 kB)" in printed(BUILD + metrics)
 
 

@@ -103,7 +103,7 @@ def test_names_cannot_command_the_terminal_nor_break_a_line() -> None:
     (row,) = (
         row for row in rows(seen(metrics), None, EVERYTHING) if row.conversation.workload == EVIL
     )
-    assert row.counts == (99, 1, 3, 0)
+    assert row.counts == (99, 1, 3, 0, 0)
 
 
 # -- for machines ---------------------------------------------------------------------------------
@@ -117,6 +117,7 @@ def test_json_has_every_counter_as_it_is() -> None:
     first = msgspec.to_builtins(result.conversations[0])
     assert first == WEB._asdict() | {
         "egress_connections": 23, "ingress_connections": 0, "egress_bytes": 1000, "ingress_bytes": 4000,
+        "failed_connections": 0,
     }  # fmt: skip
     assert result.conversations[1].direction == "ingress"
     assert result.conversations[1].ingress_connections == 3

@@ -30,6 +30,7 @@ class ConversationFilter(NamedTuple):
     outside: bool = False
     denied: bool = False
     namespace: str | None = None
+    failed: bool = False  # with connections that failed
 
 
 def rows(
@@ -42,7 +43,7 @@ def rows(
     found = [
         ConversationRate(each, opened_by[each], counts, _rate(counts, earlier.get(each), seconds))
         for each, counts in now.conversations.items()
-        if _matches(each, opened_by[each], chosen)
+        if _matches(each, opened_by[each], chosen) and (counts.failed or not chosen.failed)
     ]
     found.sort(key=lambda row: (-(row.rate or 0.0), -row.counts.bytes, row.conversation))
     return found

@@ -15,6 +15,9 @@ from podtally.commands.text_format import Sample, SampleReader
 from podtally.policy.model import UNKNOWN, VERDICTS
 
 _FLOWS, _CONNECTIONS = "podtally_flow_bytes_total", "podtally_connections_total"
+_OUTCOMES = "podtally_connection_outcomes_total"
+_FAILURES = ("refused", "rejected", "half_open")
+_UNANSWERED = "unanswered"  # a failure of TCP only: others need not answer
 _BOOKS, _GAPS = "podtally_books_bytes_total", "podtally_books_gap_bytes"
 _BUILD = "podtally_build_info"  # on every page of podtally
 EGRESS, INGRESS = "egress", "ingress"
@@ -63,17 +66,21 @@ class _BookPlace(NamedTuple):
     account: str | None  # None: it is the gap
 
 
-_SENT, _RECEIVED, _BEGUN, _ACCEPTED = range(4)
-_COLUMNS = 4
+_IGNORED = "ignored"
+_SENT, _RECEIVED, _BEGUN, _ACCEPTED, _FAILED = range(5)
+_COLUMNS = 5
 
 
 class ConversationCounts(NamedTuple):
-    """Bytes that the endpoint sent and received; connections that it and its peer opened."""
+    """Bytes that the endpoint sent and received; connections that it and its peer opened, and
+    those among them that failed.
+    """
 
     sent: int = 0
     received: int = 0
     begun: int = 0
     accepted: int = 0
+    failed: int = 0
 
     @property
     def bytes(self) -> int:
@@ -117,7 +124,9 @@ class TrafficReader:
     """Reads page after page of one agent's metrics."""
 
     def __init__(self) -> None:
-        self._samples = SampleReader((_FLOWS, _CONNECTIONS, _BOOKS, _GAPS, _BUILD), _place)
+        self._samples = SampleReader(
+            (_FLOWS, _CONNECTIONS, _OUTCOMES, _BOOKS, _GAPS, _BUILD), _place
+        )
 
     def read(self, text: str, at_seconds: float) -> TrafficSnapshot:
         """Return the sums of a page; ValueError if it is not podtally's."""
@@ -133,7 +142,7 @@ class TrafficReader:
                     gaps[place.page] = int(value)
                 else:
                     accounts[place.page][place.account] += int(value)
-            else:
+            elif place is None:
                 is_podtally = True
         if not is_podtally:
             raise ValueError(f"there is no {_BUILD}")
@@ -204,7 +213,13 @@ def _direction(counts: ConversationCounts) -> str:
     return UNKNOWN
 
 
-def _place(sample: Sample) -> _FlowPlace | _BookPlace | None:
+def _is_failure(sample: Sample) -> bool:
+    outcome = sample.label("outcome")
+    is_silent = outcome == _UNANSWERED and sample.label("protocol") == "tcp"
+    return is_silent or outcome in _FAILURES
+
+
+def _place(sample: Sample) -> _FlowPlace | _BookPlace | str | None:
     if sample.name == _BUILD:
         return None
     is_egress = sample.label("direction") == EGRESS
@@ -212,6 +227,8 @@ def _place(sample: Sample) -> _FlowPlace | _BookPlace | None:
         page = BookPage(sample.label("interface"), sample.label("direction"))
         return _BookPlace(page, sample.label("account") if sample.name == _BOOKS else None)
     conversation = Conversation(*(sample.label(name) for name in Conversation._fields))
+    if sample.name == _OUTCOMES:
+        return _FlowPlace(conversation, _FAILED) if _is_failure(sample) else _IGNORED
     if sample.name == _FLOWS:
         return _FlowPlace(conversation, _SENT if is_egress else _RECEIVED)
     return _FlowPlace(conversation, _BEGUN if is_egress else _ACCEPTED)

@@ -26,6 +26,7 @@ examples:
 
 Reads /metrics of the running agent. A line is the traffic of a workload with one peer on one
 server port. -> the workload opened the connections, <- the peer did, <> both did, -- unknown.
+FAILED counts connections that were refused, rejected, half open, or (TCP) not answered.
 SENT and RECEIVED are the workload's bytes since counting started; RATE is both together, over
 the last few intervals. With --once, and if the output is not a terminal, counters are exact.
 If both workloads are on this host, each has a line and counts the connections. Traffic beyond

@@ -23,12 +23,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--outside", action="store_true", help="only peers outside the cluster and the host"
     )
     parser.add_argument("--denied", action="store_true", help="only denied or undeclared traffic")
+    parser.add_argument(
+        "--failed", action="store_true", help="only with connections that failed: see FAILED"
+    )
     add_namespace(parser, "workloads")
     parser.add_argument("--limit", type=_positive, metavar="N", help="at most N lines")
 
 
 def chosen_rows(args: argparse.Namespace) -> ConversationFilter:
-    return ConversationFilter(args.egress, args.outside, args.denied, args.namespace)
+    return ConversationFilter(args.egress, args.outside, args.denied, args.namespace, args.failed)
 
 
 def _seconds(text: str) -> float:

@@ -38,9 +38,15 @@ ARROWS = {"egress": "->", "ingress": "<-", "both": "<>", "unknown": "--"}
 
 _HEADS = (
     *("WORKLOAD", "TO", "PEER", "PORT", "SCOPE", "VERDICT"),
-    *("CONNECTIONS", "SENT", "RECEIVED"),
+    *("CONNECTIONS", "SENT", "RECEIVED", "FAILED"),
 )
-_OPTIONAL = ("SCOPE", "RECEIVED", "CONNS", "SENT")  # left out on a narrow terminal, in this order
+_OPTIONAL = (
+    "FAILED",
+    "SCOPE",
+    "RECEIVED",
+    "CONNS",
+    "SENT",
+)  # left out on a narrow terminal, in this order
 _NAMES = ("WORKLOAD", "PEER")
 _NAME_COLUMNS = 20  # names are cut to this before a column is left out
 _MIN_NAME_COLUMNS = 8
@@ -85,6 +91,7 @@ class ConversationRow(msgspec.Struct, frozen=True):
     ingress_connections: int
     egress_bytes: int
     ingress_bytes: int
+    failed_connections: int
 
 
 class Top(msgspec.Struct, frozen=True):
@@ -132,6 +139,7 @@ def json_rows(page: TopPage) -> list[ConversationRow]:
             ingress_connections=row.counts.accepted,
             egress_bytes=row.counts.sent,
             ingress_bytes=row.counts.received,
+            failed_connections=row.counts.failed,
         )
         for row in page.rows[: page.limit]
     ]
@@ -142,7 +150,7 @@ def _cells(row: ConversationRate) -> tuple[str, ...]:
     connections = str(counts.begun + counts.accepted)
     return (
         *(_workload(each), ARROWS[row.direction], _peer(each), _port(each), each.scope),
-        *(each.verdict, connections, str(counts.sent), str(counts.received)),
+        *(each.verdict, connections, str(counts.sent), str(counts.received), str(counts.failed)),
     )
 
 
@@ -177,6 +185,8 @@ def _columns(rows: Sequence[ConversationRate]) -> list[_Column]:
         "RECEIVED": [_figure(human(row.counts.received)) for row in rows],
         "RATE": [_figure("-" if row.rate is None else f"{human(row.rate)}/s") for row in rows],
     }
+    if any(row.counts.failed for row in rows):
+        columns["FAILED"] = [_figure(f"{row.counts.failed:,}") for row in rows]
     return [
         _Column(head, [Cell(head, BOLD, right=bool(cells) and cells[0].right), *cells])
         for head, cells in columns.items()

@@ -9,7 +9,7 @@ _shtab_podtally_history_subparsers=(export schema)
 _shtab_podtally_config_subparsers=(check)
 _shtab_podtally_subparsers=(top explain doctor flows run demo health history config detach endpoints resolve check suggest audit candidates version query completion)
 
-_shtab_podtally_top_option_strings=(-h --help --config --listen -o --output --interval --once --egress --outside --denied -n --namespace --limit --since)
+_shtab_podtally_top_option_strings=(-h --help --config --listen -o --output --interval --once --egress --outside --denied --failed -n --namespace --limit --since)
 _shtab_podtally_explain_option_strings=(-h --help --policies --cluster --names --live --kubeconfig --kube-context --config --listen -o --output)
 _shtab_podtally_doctor_option_strings=(-h --help --config --pin-dir --state-dir --interfaces --kubernetes --kubeconfig --kube-context --node-name --cluster-name --cri-socket --pod-logs --name-wait --names-from --dns-ports --resolvers --policies --candidate -o --output)
 _shtab_podtally_flows_option_strings=(-h --help --from --to --with --since --until --at --new -n --namespace --pod --uid --workload --workload-kind --interface --peer-kind --peer-namespace --peer-workload --peer-domain --address --protocol --port --scope --initiator --verdict --policy --cause --outcome --by --connections --cost --order --top --all-accounts -o --output --watch --config --listen --store)
@@ -81,6 +81,7 @@ _shtab_podtally_top___once_nargs=0
 _shtab_podtally_top___egress_nargs=0
 _shtab_podtally_top___outside_nargs=0
 _shtab_podtally_top___denied_nargs=0
+_shtab_podtally_top___failed_nargs=0
 _shtab_podtally_explain__h_nargs=0
 _shtab_podtally_explain___help_nargs=0
 _shtab_podtally_explain___policies_nargs=+
