@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -107,7 +107,7 @@ def domains(agent: Agent) -> dict[str, float]:
     return found
 
 
-def until(wanted: dict[str, float], seen: Callable[[], dict[str, float]]) -> None:
+def until(wanted: Mapping[str, float], seen: Callable[[], Mapping[str, float]]) -> None:
     end = time.monotonic() + SECONDS
     while (now := seen()) != wanted:
         assert time.monotonic() < end, now

@@ -32,6 +32,8 @@ def own_programs(config: Config) -> DoctorFinding:
     detail = f"loaded and pinned in {seconds:.2f} s, as compiled by {programs.compiler}"
     if refused:
         detail += f"; this kernel refuses {', '.join(refused)}, which is optional"
+        if any(each.startswith(("dns_", "tls_")) for each in refused):
+            detail += ": peers outside have no domain names"
     return DoctorFinding(_NAME, True, detail, fatal=True)
 
 
