@@ -61,6 +61,10 @@ class Shape(Protocol):
     def interfaces(self) -> str:
         """Return ``--interfaces``."""
 
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Return more flags of the agent."""
+
     def prepare(self, lab: "Lab") -> None:
         """Build what all pods of the node share."""
 
@@ -69,6 +73,9 @@ class Shape(Protocol):
 
     def serve(self, lab: "Lab", backend: Member) -> None:
         """Translate the Service to its backend."""
+
+    def entry(self, pod: Member, version: int) -> tuple[str, int]:
+        """Return where the outside reaches a pod."""
 
 
 @dataclass
@@ -151,7 +158,8 @@ class Lab:
     def flags(self, folder: Path) -> tuple[str, ...]:
         config = kubeconfig(folder / "kubeconfig", self.api.url)
         names = ("--kubeconfig", str(config), "--node-name", objects.NODE)
-        return ("--interfaces", self.shape.interfaces, *names, *no_other_names(folder))
+        more = (*names, *no_other_names(folder), *self.shape.flags)
+        return ("--interfaces", self.shape.interfaces, *more)
 
     def quiet(self, seconds: float = 2.5) -> Counters:
         """Wait until no counter has moved for a while: addresses are announced now and then."""

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks as the plugins of real clusters build them, one class each."""
 
+import os
 import subprocess
 from dataclasses import dataclass
 
+from podtally.kernel import bpf
 from tests.e2e.pods import ip, sysctl
-from tests.kernel.links_support import inside
+from tests.kernel.links_support import BPFFS, ifindex
+from tests.networks import programs
 from tests.networks.lab import (
     BACK,
     FRONT,
     GATEWAY,
+    NODE,
     POD_NETWORK,
     SERVICE,
     UPLINK,
@@ -18,7 +22,9 @@ from tests.networks.lab import (
     Member,
     nft,
 )
+from tests.networks.mesh import sidecar
 
+PUBLISHED = 30080
 LINK_LOCAL_GATEWAY = "169.254.1.1"
 HOST_MAC = "ee:ee:ee:ee:ee:ee"  # of all host ends, as Calico has it
 FAMILY = {4: "ip", 6: "ip6"}
@@ -131,6 +137,7 @@ class PointToPoint:
     versions: tuple[int, ...] = (4,)
     prefix: str = "veth"
     interfaces: str = "veth*"
+    flags: tuple[str, ...] = ()
     zone: int = 0
 
     def prepare(self, lab: Lab) -> None:
@@ -152,6 +159,9 @@ class PointToPoint:
     def serve(self, lab: Lab, backend: Member) -> None:
         nftables_proxy(self.versions, backend, self.zone)
 
+    def entry(self, pod: Member, version: int) -> tuple[str, int]:
+        return pod.addresses[version], BACK
+
 
 @dataclass(frozen=True)
 class Bridge:
@@ -160,6 +170,7 @@ class Bridge:
     versions: tuple[int, ...] = (4,)
     prefix: str = "veth"
     interfaces: str = "veth*"
+    flags: tuple[str, ...] = ()
     name: str = "cni0"
 
     def prepare(self, lab: Lab) -> None:
@@ -187,6 +198,9 @@ class Bridge:
     def serve(self, lab: Lab, backend: Member) -> None:
         nftables_proxy(self.versions, backend)
 
+    def entry(self, pod: Member, version: int) -> tuple[str, int]:
+        return pod.addresses[version], BACK
+
 
 @dataclass(frozen=True)
 class Calico:
@@ -195,6 +209,7 @@ class Calico:
     versions: tuple[int, ...] = (4,)
     prefix: str = "cali"
     interfaces: str = "cali*"
+    flags: tuple[str, ...] = ()
 
     def prepare(self, lab: Lab) -> None:
         masquerade(self.versions)
@@ -213,6 +228,9 @@ class Calico:
     def serve(self, lab: Lab, backend: Member) -> None:
         iptables_proxy(backend)
 
+    def entry(self, pod: Member, version: int) -> tuple[str, int]:
+        return pod.addresses[version], BACK
+
 
 @dataclass(frozen=True)
 class AwsVpc:
@@ -221,6 +239,7 @@ class AwsVpc:
     versions: tuple[int, ...] = (4,)
     prefix: str = "eni"
     interfaces: str = "eni*"
+    flags: tuple[str, ...] = ()
 
     def prepare(self, lab: Lab) -> None:
         card, table = "card1", "2"
@@ -261,6 +280,9 @@ class AwsVpc:
     def serve(self, lab: Lab, backend: Member) -> None:
         iptables_proxy(backend)
 
+    def entry(self, pod: Member, version: int) -> tuple[str, int]:
+        return pod.addresses[version], BACK
+
 
 @dataclass(frozen=True)
 class Overlay(Bridge):
@@ -293,6 +315,68 @@ class Overlay(Bridge):
         ip("-n", lab.world, "addr", "add", f"{self.OTHER_POD}/32", "dev", "lo")
 
 
-def sysctl_in(netns: str, name: str, value: int) -> None:
-    with inside(netns):
-        sysctl(name, value)
+@dataclass(frozen=True)
+class Docker(Bridge):
+    """A bridge, and a port of the node that is translated to the pod's."""
+
+    name: str = "docker0"
+
+    def serve(self, lab: Lab, backend: Member) -> None:
+        super().serve(lab, backend)
+        nft(f"""
+        table ip published {{
+          chain prerouting {{
+            type nat hook prerouting priority dstnat;
+            fib daddr type local tcp dport {PUBLISHED} dnat to {backend.addresses[4]}:{BACK}
+          }}
+        }}
+        """)
+
+    def entry(self, pod: Member, version: int) -> tuple[str, int]:
+        return NODE[4], PUBLISHED
+
+
+@dataclass(frozen=True)
+class Mesh(PointToPoint):
+    """A service mesh's sidecar in each pod but one."""
+
+    def plug(self, lab: Lab, pod: Member) -> None:
+        super().plug(lab, pod)
+        if pod.name != "stray":
+            lab.stack.enter_context(sidecar(pod))
+
+
+@dataclass(frozen=True)
+class SharedClsact(PointToPoint):
+    """Another's filters have clsact's first priority, and end the chain: Cilium before kernel 6.6."""
+
+    flags: tuple[str, ...] = ("--attach", "clsact", "--attach-first")
+
+    def plug(self, lab: Lab, pod: Member) -> None:
+        super().plug(lab, pod)
+        subprocess.run(["tc", "qdisc", "add", "dev", pod.link, "clsact"], check=True)
+        with programs.pinned(programs.director({}, 0), BPFFS) as pin:
+            for hook in ("ingress", "egress"):
+                place = f"tc filter add dev {pod.link} {hook} prio 1 handle 1"
+                subprocess.run([*place.split(), *f"bpf da object-pinned {pin}".split()], check=True)
+
+
+@dataclass(frozen=True)
+class Cilium(PointToPoint):
+    """Programs of another owner on the pods' links: they redirect to ``web``, and end the chain."""
+
+    prefix: str = "lxc"
+    interfaces: str = "lxc*"
+    helper: int = programs.REDIRECT_NEIGH
+
+    def serve(self, lab: Lab, backend: Member) -> None:
+        super().serve(lab, backend)
+        to_backend = {backend.addresses[4]: ifindex(backend.link)}
+        directing = programs.director(to_backend, self.helper)
+        for pod in lab.pods.values():
+            for code, hook in (
+                (programs.director({}, 0) if pod == backend else directing, bpf.TCX_INGRESS),
+                (programs.director({}, 0), bpf.TCX_EGRESS),
+            ):
+                link = programs.attach_last(code, ifindex(pod.link), hook)
+                lab.stack.callback(os.close, link)

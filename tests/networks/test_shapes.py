@@ -12,7 +12,16 @@ from tests.e2e.conftest import MakeAgent
 from tests.e2e.pods import Counters
 from tests.e2e.policy_world import CONNECTIONS, FLOWS, eventually
 from tests.networks.lab import BACK, FRONT, SERVICE, WORLD, Lab, Shape, lab
-from tests.networks.shapes import AwsVpc, Bridge, Calico, PointToPoint
+from tests.networks.shapes import (
+    AwsVpc,
+    Bridge,
+    Calico,
+    Cilium,
+    Docker,
+    Mesh,
+    PointToPoint,
+    SharedClsact,
+)
 from tests.networks.traffic import connected, converse, datagrams, exchange
 
 SHAPES: dict[str, Shape] = {
@@ -24,6 +33,11 @@ SHAPES: dict[str, Shape] = {
     "conntrack zone (OVN, Antrea)": PointToPoint(zone=7),
     "Calico, kube-proxy iptables": Calico(),
     "AWS VPC": AwsVpc(),
+    "Docker, published port": Docker(),
+    "service mesh": Mesh(),
+    "clsact, shared with another": SharedClsact(),
+    "Calico, clsact": Calico(flags=("--attach", "clsact")),
+    "Cilium, redirected to neighbours": Cilium(),
 }
 OUT, PROBE, DEAD, DATA_PORT = 443, 10254, 8081, 5000
 
@@ -104,7 +118,7 @@ def test_a_network(shape: Shape, make_agent: MakeAgent, tmp_path: Path) -> None:
             converse(client.netns, made.world, (WORLD[version], OUT), OUT)
             converse("", web.netns, (address, BACK), BACK)  # the kubelet's probe
             converse("", stray.netns, (stray.addresses[version], PROBE), PROBE)
-            converse(made.world, web.netns, (address, BACK), BACK)
+            converse(made.world, web.netns, shape.entry(web, version), BACK)
             converse(stray.netns, web.netns, (address, BACK), BACK)
             datagrams(web.netns, client.netns, client.addresses[version], DATA_PORT)
         settled(agent, made, opening)

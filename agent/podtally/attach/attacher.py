@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from podtally.attach import tcx
+from podtally.attach.bypass import bypassing_bytes
 from podtally.attach.clsact import Clsact
 from podtally.attach.tcx import Program, Tcx
 from podtally.errors import PodtallyError
@@ -26,7 +27,8 @@ class Attacher:
 
     ``programs``: fds by the names from_pod, to_pod, from_host, to_host; may be empty
     where nothing is to be attached (``podtally detach``). ``mode``: auto, tcx or clsact.
-    ``state_dir`` remembers which clsact qdiscs we made; without it they stay.
+    ``state_dir`` remembers which clsact qdiscs we made; without it they stay. ``first``: before
+    others also where clsact has no priority left for that.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Attacher:
         programs: Mapping[str, int],
         mode: str = "auto",
         state_dir: Path | None = None,
+        first: bool = False,
     ) -> None:
         self._requests = Requests()
         self._programs = {
@@ -42,7 +45,7 @@ class Attacher:
         }
         self._has_tcx = tcx.supported()
         self._tcx = Tcx(pin_dir / "links", pins.program_names(pin_dir))
-        self._clsact = Clsact(self._requests, state_dir)
+        self._clsact = Clsact(self._requests, state_dir, first)
         self.mode = self._choose(mode)
         if self.mode is Mode.CLSACT and programs:
             self._clsact.load()
@@ -117,6 +120,11 @@ class Attacher:
                 for f in self._clsact.foreign(ifindex, hook)
             ]
         return found
+
+    def bypassing_bytes(self, ifindex: int) -> int:
+        """Return how many bytes reached the pod behind an interface past our programs; OSError."""
+        link = get_link(self._requests, ifindex)
+        return bypassing_bytes(self._requests, link) if link is not None else 0
 
     def _at_xdp(self, ifindex: int) -> list[ForeignProgram]:
         link = get_link(self._requests, ifindex)

@@ -5,6 +5,7 @@ Ours are known by their name. The qdisc is removed only if we made it (a file in
 state directory says so) and nothing is left on it.
 """
 
+import errno
 from pathlib import Path
 
 from podtally.attach.tc_writer import ADD, REPLACE, TcWriter
@@ -25,10 +26,14 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Clsact:
-    """Filters on one interface at a time; ``state_dir`` None: a qdisc once made stays."""
+    """Filters on one interface at a time; ``state_dir`` None: a qdisc once made stays.
 
-    def __init__(self, requests: Requests, state_dir: Path | None) -> None:
+    ``first``: where another's BPF filter has the first priority, ours goes into that priority.
+    """
+
+    def __init__(self, requests: Requests, state_dir: Path | None, first: bool = False) -> None:
         self._requests = requests
+        self._first = first
         self._changes = TcWriter()
         self._made_dir = state_dir / "clsact" if state_dir is not None else None
 
@@ -45,12 +50,13 @@ class Clsact:
         name = NAME_PREFIX + program.name
         filters = self._filters(ifindex, hook)
         kept = next((f for f in filters if f.name == name), None)
+        if kept is not None and self._first and kept is not filters[0]:
+            kept = None  # another came before it: ours is put there again
         for other in filters:  # a second one of ours would count twice
             if _ours(other) and other is not kept:
                 self._changes.delete_filter(other.place)
         if kept is None:
-            place = tc.FilterPosition(ifindex, _PARENTS[hook], _free_priority(filters), _HANDLE)
-            self._changes.put_filter(ADD, place, program.fd, name)
+            self._put(ifindex, hook, program, [f for f in filters if not _ours(f)])
         elif kept.prog_id != program.id:
             self._changes.put_filter(REPLACE, kept.place, program.fd, name)
         return kept is not None
@@ -97,15 +103,31 @@ class Clsact:
         if tc.qdisc_kind(self._requests, ifindex) != "clsact":
             return []
         filters = self._filters(ifindex, hook)
-        where_ours_would_go = _free_priority(filters)
-        at = next((f.place.prio for f in filters if _ours(f)), where_ours_would_go)
+        prio = 0 if self._first else _free_priority(filters)
+        would_be_at = sum(f.place.prio < prio for f in filters)
+        ours_at = next((at for at, f in enumerate(filters) if _ours(f)), would_be_at)
         return [
-            ForeignProgram(
-                ifindex, hook, Mode.CLSACT, f.name or f.kind, f.prog_id, f.place.prio < at
-            )
-            for f in filters
+            ForeignProgram(ifindex, hook, Mode.CLSACT, f.name or f.kind, f.prog_id, at < ours_at)
+            for at, f in enumerate(filters)
             if not _ours(f)
         ]
+
+    def _put(self, ifindex: int, hook: Hook, program: Program, others: list[tc.Filter]) -> None:
+        """Add our program in front of the others, if it can be."""
+        name, parent = NAME_PREFIX + program.name, _PARENTS[hook]
+        behind = tc.FilterPosition(ifindex, parent, _free_priority(others), _HANDLE)
+        if self._first and others and others[0].place.prio < behind.prio:
+            # A new filter of a priority runs before the older ones: cls_bpf_change().
+            prio = others[0].place.prio
+            taken = {f.place.handle for f in others if f.place.prio == prio}
+            handle = next(n for n in range(_HANDLE, len(taken) + 2) if n not in taken)
+            try:
+                place = tc.FilterPosition(ifindex, parent, prio, handle)
+                return self._changes.put_filter(ADD, place, program.fd, name)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # of another kind, or for one protocol
+                    raise
+        return self._changes.put_filter(ADD, behind, program.fd, name)
 
     def _filters(self, ifindex: int, hook: Hook) -> list[tc.Filter]:
         return tc.filters(self._requests, ifindex, _PARENTS[hook])

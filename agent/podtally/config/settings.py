@@ -171,6 +171,13 @@ class Config:
         "how programs are attached to interfaces; `auto`: TCX if the kernel supports it. Attaching by TCX takes the kernel some 25 ms per interface, by clsact 1 ms",
         restart=True,
     )
+    attach_first: bool = _setting(
+        False,
+        SWITCH,
+        COUNTING,
+        "with clsact: run before another program also where it has the first priority",
+        "with clsact: run before another program also where it has the first priority, by sharing that priority. TCX programs are always attached first. Whoever removes that whole priority removes podtally's program as well; it is attached again within 10 s",
+    )
     compile: bool = _setting(
         False,
         SWITCH,

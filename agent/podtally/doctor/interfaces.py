@@ -39,7 +39,7 @@ def interfaces(config: Config) -> Iterator[DoctorFinding]:
 
 def _programs(watched: list[Link], config: Config) -> Iterator[DoctorFinding]:
     try:
-        attacher = Attacher(config.pin_dir, {}, config.attach)
+        attacher = Attacher(config.pin_dir, {}, config.attach, first=config.attach_first)
     except (OSError, PodtallyError) as error:
         yield DoctorFinding("other programs", None, f"cannot be listed: {error}", "run as root")
         return
@@ -60,6 +60,20 @@ def _watched(links: list[Link], pattern: str | None) -> DoctorFinding:
     return DoctorFinding("interfaces", True, f"{len(links)} would be watched: {names}{more}")
 
 
+def _bypass(link: Link, attacher: Attacher) -> Iterator[DoctorFinding]:
+    try:
+        hidden = attacher.bypassing_bytes(link.ifindex)
+    except OSError:
+        return
+    if hidden:
+        detail = (
+            f"{hidden} bytes reached the pod behind it without passing it (bpf_redirect_peer): "
+            "not counted"
+        )
+        fix = "Cilium: set bpf.hostLegacyRouting=true (docs/networks.md)"
+        yield DoctorFinding(f"bypass of {link.name}", False, detail, fix)
+
+
 def _foreign(link: Link, attacher: Attacher) -> Iterator[DoctorFinding]:
     name = f"programs on {link.name}"
     try:
@@ -67,10 +81,11 @@ def _foreign(link: Link, attacher: Attacher) -> Iterator[DoctorFinding]:
     except OSError as error:
         yield DoctorFinding(name, None, f"cannot be listed: {error_text(error)}", "run as root")
         return
+    yield from _bypass(link, attacher)
     for other in others:
         what = f"{other.mode} {other.hook}: {other.name or 'unnamed'} (id {other.prog_id})"
         if other.before_ours:
-            fix = "attach podtally first, or make it return TC_ACT_UNSPEC (TCX_NEXT)"
+            fix = "run podtally with --attach-first, or make it return TC_ACT_UNSPEC (TCX_NEXT)"
             detail = (
                 f"{what} runs before podtally; packets that it does not pass on are not counted"
             )

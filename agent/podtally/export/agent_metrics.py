@@ -92,7 +92,8 @@ class AgentMetrics(Collector):
         self.attach_errors = section.total("attach_errors", "Interfaces that could not be watched.")
         self.foreign = section.gauge(
             "foreign_programs",
-            "Other programs that run before podtally's and can hide packets from it.",
+            "Other programs that run before podtally's and can hide packets from it; hook "
+            "`bypassed`: packets reached the endpoint without passing the interface.",
             ("interface", "hook"),
             cardinality="fine: 1 per interface and hook that has any",
         )

@@ -33,6 +33,7 @@ _IFLA_LINK_NETNSID = 37
 _IFLA_GSO_MAX_SIZE = 41
 _IFLA_XDP = 43
 _IFLA_NEW_NETNSID = 45
+_IFLA_TARGET_NETNSID = 46
 _IFLA_GSO_IPV4_MAX_SIZE = 63
 _IFLA_XDP_ATTACHED = 2
 _IFLA_XDP_PROG_ID = 4
@@ -129,6 +130,19 @@ def get_link(requests: Requests, ifindex: int) -> Link | None:
         return parse_link(requests.get(GETLINK, _IFINFO.pack(0, 0, ifindex, 0, 0)))
     except OSError as error:
         if error.errno == errno.ENODEV:
+            return None
+        raise
+
+
+def get_peer(requests: Requests, link: Link) -> Link | None:
+    """Ask for the other end of a pair in its namespace; None when it is gone. OSError."""
+    target = struct.pack("=HHi", 8, _IFLA_TARGET_NETNSID, link.peer_nsid)
+    try:
+        return parse_link(
+            requests.get(GETLINK, _IFINFO.pack(0, 0, link.peer_ifindex, 0, 0) + target)
+        )
+    except OSError as error:
+        if error.errno in (errno.ENODEV, errno.EINVAL):  # the link, or its namespace
             return None
         raise
 

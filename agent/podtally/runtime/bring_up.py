@@ -282,7 +282,9 @@ def _attach(
     programs = generation.program_fds()
     for fd in programs.values():
         opened.callback(os.close, fd)
-    attacher = Attacher(config.pin_dir, programs, config.attach, config.state_dir)
+    attacher = Attacher(
+        config.pin_dir, programs, config.attach, config.state_dir, config.attach_first
+    )
     opened.callback(attacher.close)
     wanted = pod_interfaces(config.interfaces)
     watcher = LinkWatcher(attacher, wanted, accounts.open_accounts, interfaces.queue)

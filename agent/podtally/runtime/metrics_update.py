@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Brings the agent's metrics about itself up to date after an epoch."""
 
+import logging
 import time
 from collections import Counter
 
 from podtally.export.agent_metrics import AgentMetrics
-from podtally.netlink.model import Mode
+from podtally.netlink.model import Mode, Role
 from podtally.policy.load.policy_sources import DeclaredPolicies
 from podtally.runtime.bring_up import AgentComponents
 from podtally.runtime.identity_sources import IdentitySources
 from podtally.runtime.journal import EpochResult
+
+log = logging.getLogger(__name__)
+
+BYPASSED = "bypassed"  # in place of a hook
 
 
 class MetricsUpdate:
@@ -20,6 +25,7 @@ class MetricsUpdate:
         self._components = components
         self._counted = (0, 0, 0, 0, 0, 0)
         self._policies: DeclaredPolicies | None = None  # of which the metrics tell
+        self._bypassed: set[int] = set()  # interfaces past which packets were seen
         metrics.table_slots.set(components.table.slots)
 
     def update(self, epoch: EpochResult) -> None:
@@ -45,6 +51,26 @@ class MetricsUpdate:
             for program in found:
                 if program.before_ours:
                     self._metrics.foreign.labels(watched.name, program.hook.value).inc()
+            if watched.role is Role.POD:
+                self._update_bypass(ifindex, watched.name)
+
+    def _update_bypass(self, ifindex: int, name: str) -> None:
+        """Report a pod that another program reaches past our hooks; logged once for each."""
+        try:
+            hidden = self._components.attacher.bypassing_bytes(ifindex)
+        except OSError:  # a namespace that may not be asked, or is going
+            return
+        if not hidden:
+            return
+        self._metrics.foreign.labels(name, BYPASSED).inc()
+        if ifindex not in self._bypassed:
+            self._bypassed.add(ifindex)
+            log.warning(
+                "%d bytes reached the pod behind %s without passing it: another program redirects "
+                "to the pod's end (bpf_redirect_peer); they are not counted (docs/networks.md)",
+                hidden,
+                name,
+            )
 
     def _update_sources(self, sources: IdentitySources) -> None:
         metrics, watcher, state = self._metrics, self._components.watcher, sources.state()
