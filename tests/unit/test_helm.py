@@ -74,13 +74,14 @@ def test_it_makes_the_objects_of_the_overlay(name: str, tmp_path: Path) -> None:
         assert made[key] == item, key
 
 
-def test_the_cleanup_takes_the_place_of_the_agents() -> None:
-    made = by_name(render({"cleanup": {"enabled": True}}).objects)
+@pytest.mark.parametrize("openshift", [False, True])
+def test_the_cleanup_takes_the_place_of_the_agents(openshift: bool) -> None:
+    values = {"cleanup": {"enabled": True}, "openshift": {"enabled": openshift}}
+    made = by_name(render(values).objects)
     assert ("DaemonSet", "podtally") not in made
-    (wanted,) = by_name(kustomize(DEPLOY / "cleanup").objects).values()
-    item = made["DaemonSet", "podtally-cleanup"]
-    assert item["spec"]["template"]["spec"].pop("serviceAccountName") == "podtally"
-    assert item == wanted
+    folder = DEPLOY / ("overlays/openshift-cleanup" if openshift else "cleanup")
+    (wanted,) = by_name(kustomize(folder).objects).values()
+    assert made["DaemonSet", "podtally-cleanup"] == wanted
 
 
 FULL: Json = {
