@@ -179,7 +179,16 @@ _ENDS = Row(
             "Endings",
             "Of established TCP connections. open: idle for two hours, or the pod was removed.",
             Line(rate(_ENDINGS, WORKLOADS, "ending"), "{{ending}}"),
-            Look(PER_SECOND, 10, stacked=True, empty="no connection ended"),
+            Look(PER_SECOND, 8, stacked=True, empty="no connection ended"),
+        ),
+        lines(
+            "Dropped frames",
+            "On the interfaces of the selected cluster, of all namespaces. TCP sends them again.",
+            Line(
+                rate("podtally_interface_drops_total", 'cluster=~"$cluster"', "where", "direction"),
+                "{{direction}}, {{where}}",
+            ),
+            Look(PER_SECOND, 8),
         ),
         table(
             "Resets",
@@ -192,7 +201,7 @@ _ENDS = Row(
                     COUNT,
                 ),
             ),
-            Look(COUNT, 14, empty="no connection was reset"),
+            Look(COUNT, 8, empty="no connection was reset"),
         ),
     ),
 )

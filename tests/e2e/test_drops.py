@@ -130,6 +130,8 @@ def test_what_a_qdisc_drops(node: Node, agent: Agent, pod: Pod, qdisc: str) -> N
     node.quiet()
     samples = assert_books_close(agent, opening)
     assert drops(samples, interface=pod.link, direction="ingress", kind="after_hook") > 100_000
+    where = {"interface": pod.link, "direction": "ingress", "where": "after_hook"}
+    assert value(samples, "podtally_interface_drops_total", **where) > 0
     assert drops(samples, direction="egress") == 0
     sh(f"tc qdisc del dev {pod.link} root")
     send(pod.ipv4, 23)

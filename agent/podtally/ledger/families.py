@@ -53,6 +53,7 @@ from podtally.ledger.outcome_families import (
     ENDINGS,
     ENFORCEMENT,
     HANDSHAKES,
+    INTERFACE_DROPS,
     OUTCOMES,
 )
 
@@ -352,7 +353,7 @@ FAMILIES: tuple[Family[Any], ...] = (
         SCANS,
         CANDIDATES,
     ),
-    *(OUTCOMES, ENDINGS, HANDSHAKES, ENFORCEMENT, AUDIT),
+    *(OUTCOMES, ENDINGS, HANDSHAKES, INTERFACE_DROPS, ENFORCEMENT, AUDIT),
     *DNS_FAMILIES,
     *(COSTS, KUBECOST, KUBECOST_INGRESS, BOOKS, DROPS_BYTES, GAPS),  # in the order of /metrics
 )

@@ -9,11 +9,14 @@ from numpy.typing import NDArray
 
 from podtally.identity.name_table import Names
 from podtally.kernel.account_map import AccountReading
+from podtally.ledger import families
 from podtally.ledger.accounts import AccountTable
 from podtally.ledger.balance import Losses
 from podtally.ledger.interfaces import Interfaces
 from podtally.ledger.label_sets import ACCOUNTS, DIRECTIONS, BookLabels, PodLabels
+from podtally.ledger.outcome_families import INTERFACE_DROPS
 from podtally.ledger.series import SeriesTable
+from podtally.ledger.tables import Tables
 
 FLOWS, OTHER = 0, 1  # accounts, as in label_sets.ACCOUNTS
 VLAN_TAG = 4  # bytes, IEEE 802.1Q
@@ -37,19 +40,18 @@ class InterfaceSeries(NamedTuple):
 
 
 class InterfaceTotals:
-    """Over the interfaces and accounts of one ledger, and the three tables that it adds to."""
+    """Over the interfaces and accounts of one ledger, and the tables that it adds to."""
 
     def __init__(
         self,
         interfaces: Interfaces,
         accounts: AccountTable,
-        books: SeriesTable[BookLabels],
-        drops: SeriesTable[BookLabels],
-        pods: SeriesTable[PodLabels],
+        tables: Tables,
     ) -> None:
         self._interfaces = interfaces
         self._accounts = accounts
-        self._books, self._drops, self._pods = books, drops, pods
+        self._books, self._drops = tables[families.BOOKS], tables[families.DROPS_BYTES]
+        self._pods, self._dropped = tables[families.PODS], tables[INTERFACE_DROPS]
         self._series = InterfaceSeries(*(np.zeros(0, np.int64),) * 4)
         self._series_for: tuple[Names | None, int] = (None, -1)
 
@@ -88,12 +90,14 @@ class InterfaceTotals:
             losses = Losses(*(each[known] for each in losses))
         found = interfaces.close(slots, counters[known], losses)
         series = self._series
+        if interfaces.fresh_drops.any():
+            self._book_drops(self._dropped, slots, interfaces.fresh_drops, now_ns)
         if any(each.any() for each in found):
             tags = np.zeros((len(interfaces), 2, len(ACCOUNTS)), np.int64)
             tags[slots, :, OTHER] = found.tags
             self._interfaces.rest.add_other(slots, found.tags)
             self._books.add(series.books, tags[series.live].reshape(-1, len(ACCOUNTS)), now_ns)
-            self._book_drops(slots, np.stack(found[1:], axis=2), now_ns)
+            self._book_drops(self._drops, slots, np.stack(found[1:], axis=2), now_ns)
             # What was dropped on its way to a pod did not arrive; what a host's uplink dropped
             # is in no pod's total.
             not_arrived = np.where(interfaces.host[slots, None], 0, found.after_hook)
@@ -125,8 +129,9 @@ class InterfaceTotals:
         series = self.series(names, now_ns)
         self._pods.expire(before_ns, np.union1d(series.pods, self._accounts.pods_in_use()))
         self._books.expire(before_ns, series.books)
-        dropped = (self._drops.find(labels) for labels in self._live_labels(series))
-        self._drops.expire(before_ns, np.array([i for i in dropped if i is not None], np.int64))
+        for table in (self._drops, self._dropped):
+            dropped = (table.find(labels) for labels in self._live_labels(series))
+            table.expire(before_ns, np.array([i for i in dropped if i is not None], np.int64))
 
     def _epoch_totals(self, delta: AccountReading, sums: NDArray[np.int64]) -> EpochTotals:
         interfaces = self._interfaces
@@ -165,13 +170,19 @@ class InterfaceTotals:
         interfaces.pending_bytes[named] -= pending_bytes
         interfaces.pending_packets[named] = 0
 
-    def _book_drops(self, slots: NDArray[np.int64], drops: NDArray[np.int64], now_ns: int) -> None:
-        """Book bytes that one side alone counted, (n, 2, kinds); few interfaces have any."""
+    def _book_drops(
+        self,
+        table: SeriesTable[BookLabels],
+        slots: NDArray[np.int64],
+        drops: NDArray[np.int64],
+        now_ns: int,
+    ) -> None:
+        """Book what one side alone counted, (n, 2, kinds); few interfaces have any."""
         which, direction = np.nonzero(drops.any(axis=2))
         names = (self._interfaces.names[slot] for slot in slots[which].tolist())
         labels = (BookLabels(n, DIRECTIONS[d]) for n, d in zip(names, direction, strict=True))
-        index = np.array([self._drops.index_of(each, now_ns) for each in labels], np.int64)
-        self._drops.add(index, drops[which, direction], now_ns)
+        index = np.array([table.index_of(each, now_ns) for each in labels], np.int64)
+        table.add(index, drops[which, direction], now_ns)
 
     def _live_labels(self, series: InterfaceSeries) -> Iterable[BookLabels]:
         names = (self._interfaces.names[slot] for slot in series.live.tolist())

@@ -53,6 +53,8 @@ class Interfaces:
     def __init__(self) -> None:
         self.version = 0  # changes with the interfaces and their names
         self.rest = InterfaceRest()
+        # Frames (n, 2, 2) of the last ``close``: by direction, before and after the hook
+        self.fresh_drops = np.zeros((0, 2, 2), np.int64)
         self._slots: dict[int, int] = {}
         self._free: list[int] = []
         self.names: list[str] = []
@@ -212,6 +214,7 @@ class Interfaces:
     def _margin_of(self, slots: NDArray[np.int64], losses: Losses | None) -> Margin:
         """Return the losses since the last reading, in bytes at most; tags are added elsewhere."""
         nothing = np.zeros((len(slots), 2), np.int64)
+        self.fresh_drops = np.zeros((len(slots), 2, 2), np.int64)
         if losses is None:
             return Margin(nothing, nothing, nothing, nothing)
         grown = []
@@ -219,6 +222,7 @@ class Interfaces:
             before = getattr(self, name)[slots]
             grown.append(np.minimum(np.where(now < before, now, now - before), _MAX_FRAMES))
             getattr(self, name)[slots] = now
+        self.fresh_drops = np.stack(grown[:2], axis=2)
         largest = losses.largest[:, None]
         return Margin(nothing, grown[0] * largest, grown[1] * largest, grown[2] * _ETHERNET_HEADER)
 

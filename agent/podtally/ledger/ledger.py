@@ -121,9 +121,7 @@ class Ledger:
         self.retired_gaps: dict[BookLabels, int] = {}
         self.counter_deltas = CounterDeltas()
         self.overflow_packets = 0
-        self._interface_totals = InterfaceTotals(
-            self.interfaces, self.accounts, self.books, self.drops, self.pods
-        )
+        self._interface_totals = InterfaceTotals(self.interfaces, self.accounts, self.tables)
         self._relabelling = Relabelling(
             self.connections, self.pending, self.accounts, self.attribution, self.recorder
         )

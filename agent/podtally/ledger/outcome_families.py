@@ -4,6 +4,7 @@
 from podtally.ledger.family import TRAFFIC, Family, Metric, Section
 from podtally.ledger.label_sets import (
     AuditLabels,
+    BookLabels,
     EndingLabels,
     EnforcementLabels,
     HandshakeLabels,
@@ -56,6 +57,23 @@ HANDSHAKES = Family(
             "first packet to the first answer) or `completion` (from the SYN/ACK to the ACK).",
             cardinality="careful: workloads × peer kinds × scopes × 2 to 3, 15 series each",
             bounds=HANDSHAKE_BOUNDS,
+        ),
+    ),
+)
+INTERFACE_DROPS = Family(
+    name="interface_drops",
+    labels=BookLabels,
+    sums=("before_hook", "after_hook"),
+    section=Section.OUTCOMES,
+    metrics=(
+        Metric(
+            name="podtally_interface_drops",
+            help="Frames that the kernel reports as dropped on an interface.",
+            note="`where` is `before_hook` (XDP, the driver, the backlog) or `after_hook` (qdiscs, "
+            "the pod's end is down): before or after podtally counted them. A connection misses "
+            "the packets, and sends them again.",
+            cardinality="fine: 4 per interface that dropped any",
+            label_of_columns="where",
         ),
     ),
 )
