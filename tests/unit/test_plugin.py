@@ -14,7 +14,8 @@ import pytest
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.publisher import Health, Publisher
 from podtally.ledger import families
-from podtally.ledger.label_sets import BookLabels, FlowLabels
+from podtally.ledger.label_sets import BookLabels, FlowLabels, OutcomeLabels
+from podtally.ledger.outcome_families import OUTCOMES
 from podtally.ledger.series import SeriesView
 from podtally.ledger.view import View
 from podtally.plugin import cli
@@ -43,6 +44,10 @@ def view(labels: FlowLabels, *counts: int, gap: int = 0) -> View:
     page = BookLabels("veth1", "egress")
     return View({
         "flows": SeriesView((labels, labels._replace(direction="ingress")), rows),
+        OUTCOMES.name: SeriesView(
+            (OutcomeLabels(*labels, "refused"), OutcomeLabels(*labels, "established")),
+            np.array([[1], [22]], np.int64),
+        ),
         families.BOOKS.name: SeriesView((page,), np.array([[sent, 0, 0]], np.int64)),
         families.GAPS.name: SeriesView((page,), np.array([[gap]], np.int64)),
     })  # fmt: skip
@@ -104,6 +109,7 @@ def test_a_connection_between_two_nodes_is_shown_once(
         "23",
         "1000",
         "4000",
+        "1",
     ]
     assert lines[2] == []
     assert "of 23 connections; the books close: 5,000 bytes" in told.out

@@ -76,6 +76,14 @@ def test_what_one_end_lacks_the_other_has() -> None:
     assert folded == {A_TO_B: ConversationCounts(1000, 4000, 23, 0)}
 
 
+def test_failures_are_added_and_counted_once() -> None:
+    assert merge({
+        "n1": snapshot({A_TO_B: ConversationCounts(1, 2, 3, 0, 1)}),
+        "n2": snapshot({A_TO_B: ConversationCounts(1, 2, 3, 0, 2)}),
+        "n3": snapshot({B_TO_A: ConversationCounts(4, 2, 0, 6, 3)}),
+    }).conversations == {A_TO_B: ConversationCounts(2, 4, 6, 0, 3)}  # fmt: skip
+
+
 def test_both_may_open_connections() -> None:
     folded = fold({
         A_TO_B: ConversationCounts(100, 400, 3, 5), B_TO_A: ConversationCounts(400, 100, 5, 3)

@@ -198,6 +198,7 @@ class TrafficSums(msgspec.Struct, frozen=True, array_like=True):
     received: int
     begun: int  # by the endpoint
     accepted: int  # opened by the peer
+    failed: int = 0  # of both
 
 
 class BookSums(msgspec.Struct, frozen=True, array_like=True):

@@ -12,12 +12,11 @@ import msgspec
 
 from podtally.api.schema import Traffic
 from podtally.commands.text_format import Sample, SampleReader
+from podtally.ledger.failures import is_failure
 from podtally.policy.model import UNKNOWN, VERDICTS
 
 _FLOWS, _CONNECTIONS = "podtally_flow_bytes_total", "podtally_connections_total"
 _OUTCOMES = "podtally_connection_outcomes_total"
-_FAILURES = ("refused", "rejected", "half_open")
-_UNANSWERED = "unanswered"  # a failure of TCP only: others need not answer
 _BOOKS, _GAPS = "podtally_books_bytes_total", "podtally_books_gap_bytes"
 _BUILD = "podtally_build_info"  # on every page of podtally
 EGRESS, INGRESS = "egress", "ingress"
@@ -163,7 +162,7 @@ def snapshot_of(traffic: Traffic, at_seconds: float) -> TrafficSnapshot:
     ]
     counted = {
         Conversation(*("" if at is None else each.labels[at] for at in columns)): (
-            ConversationCounts(each.sent, each.received, each.begun, each.accepted)
+            ConversationCounts(each.sent, each.received, each.begun, each.accepted, each.failed)
         )
         for each in traffic.conversations
     }
@@ -213,12 +212,6 @@ def _direction(counts: ConversationCounts) -> str:
     return UNKNOWN
 
 
-def _is_failure(sample: Sample) -> bool:
-    outcome = sample.label("outcome")
-    is_silent = outcome == _UNANSWERED and sample.label("protocol") == "tcp"
-    return is_silent or outcome in _FAILURES
-
-
 def _place(sample: Sample) -> _FlowPlace | _BookPlace | str | None:
     if sample.name == _BUILD:
         return None
@@ -228,7 +221,8 @@ def _place(sample: Sample) -> _FlowPlace | _BookPlace | str | None:
         return _BookPlace(page, sample.label("account") if sample.name == _BOOKS else None)
     conversation = Conversation(*(sample.label(name) for name in Conversation._fields))
     if sample.name == _OUTCOMES:
-        return _FlowPlace(conversation, _FAILED) if _is_failure(sample) else _IGNORED
+        failed = is_failure(sample.label("outcome"), sample.label("protocol"))
+        return _FlowPlace(conversation, _FAILED) if failed else _IGNORED
     if sample.name == _FLOWS:
         return _FlowPlace(conversation, _SENT if is_egress else _RECEIVED)
     return _FlowPlace(conversation, _BEGUN if is_egress else _ACCEPTED)

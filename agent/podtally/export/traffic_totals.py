@@ -5,13 +5,16 @@ A hundredth of /metrics: for clients that ask all nodes of a cluster through the
 """
 
 from podtally.api.schema import BookSums, Traffic, TrafficSums
+from podtally.ledger.failures import is_failure
 from podtally.ledger.families import BOOKS, FLOWS, GAPS
 from podtally.ledger.family import BYTES, CONNECTIONS
 from podtally.ledger.label_sets import DIRECTIONS
+from podtally.ledger.outcome_families import OUTCOMES
 from podtally.ledger.view import View
 
 _DIRECTION = "direction"
 _EGRESS = DIRECTIONS[0]
+_FAILED = 4  # the last of a conversation's sums
 
 
 def traffic(view: View) -> Traffic:
@@ -26,12 +29,18 @@ def traffic(view: View) -> Traffic:
         strict=True,
     )
     for labels, size, connections in counted:
-        entry = sums.setdefault(labels[:at] + labels[at + 1 :], [0, 0, 0, 0])
+        entry = sums.setdefault(labels[:at] + labels[at + 1 :], [0, 0, 0, 0, 0])
         column = 0 if labels[at] == _EGRESS else 1
         entry[column] += size
         entry[2 + column] += connections
+    outcomes = view[OUTCOMES]
+    ended = zip(outcomes.labels, outcomes.values[:, 0].tolist(), strict=True)
+    for each, connections in ended:
+        conversation = each[:at] + each[at + 1 : -1]  # without the outcome
+        if is_failure(each.outcome, each.protocol) and conversation in sums:
+            sums[conversation][_FAILED] += connections
     names = [name for name in FLOWS.label_names if name != _DIRECTION]
-    found = [TrafficSums(list(key), *each) for key, each in sums.items() if any(each)]
+    found = [TrafficSums(list(key), *entry) for key, entry in sums.items() if any(entry)]
     return Traffic(names, found, _books(view))
 
 

@@ -7,6 +7,7 @@ connection between two pods has two ends: it is shown once, as its opener sees i
 
 from collections.abc import Mapping
 from itertools import starmap
+from operator import add
 
 from podtally.commands.conversations import (
     Book,
@@ -86,14 +87,16 @@ def _mirrored(each: Conversation) -> _Ends:
 
 def _turned(counts: ConversationCounts) -> ConversationCounts:
     """Return the peer's counts as the endpoint would write them."""
-    return ConversationCounts(counts.received, counts.sent, counts.accepted, counts.begun)
+    return ConversationCounts(
+        counts.received, counts.sent, counts.accepted, counts.begun, counts.failed
+    )
 
 
 def _within(counts: ConversationCounts) -> ConversationCounts:
     """Return the counts of replicas of one workload with each other, whose ends are in one sum."""
-    return ConversationCounts(
-        max(counts.sent, counts.received), 0, max(counts.begun, counts.accepted), 0
-    )
+    connections = max(counts.begun, counts.accepted)
+    failed = min(counts.failed, connections)  # both ends may know of a failure
+    return ConversationCounts(max(counts.sent, counts.received), 0, connections, 0, failed)
 
 
 def _is_opener(
@@ -105,9 +108,4 @@ def _is_opener(
 
 
 def _added(before: ConversationCounts, more: ConversationCounts) -> ConversationCounts:
-    return ConversationCounts(
-        before.sent + more.sent,
-        before.received + more.received,
-        before.begun + more.begun,
-        before.accepted + more.accepted,
-    )
+    return ConversationCounts(*starmap(add, zip(before, more, strict=True)))
