@@ -190,7 +190,9 @@ struct piece {
 	__u64 local_address[2]; /* as in flow rows, and so are the ports */
 	__u64 remote_address[2];
 	__u32 ifindex;
+	__u32 via; /* the interface by which it reached the host; 0: sent, or made here */
 	__u32 sequence; /* of the first byte, TCP */
+	__u32 pad;
 	__u16 local_port;
 	__u16 remote_port;
 	__u16 size; /* of the data */

@@ -249,6 +249,7 @@ static __always_inline int copy_packet(struct __sk_buff *skb, const u32 kind, co
 	piece->at_ns = bpf_ktime_get_ns();
 	piece->tick_ns = bpf_ktime_get_coarse_ns();
 	piece->ifindex = SKB_FIELD(skb, ifindex);
+	piece->via = direction == TO_ENDPOINT ? SKB_FIELD(skb, ingress_ifindex) : 0;
 	piece->sequence = ntohl(sequence);
 	piece->protocol = packet.protocol;
 	piece->facts = (direction == FROM_ENDPOINT ? PIECE_SENT : 0) | (uplink ? PIECE_HOST : 0) |

@@ -91,6 +91,19 @@ def test_addresses_of_service_records_are_hints() -> None:
     assert found == [((mapped("203.0.113.66"),), True), ((mapped("203.0.113.7"),), False)]
 
 
+def test_a_pods_own_packet_is_no_answer() -> None:
+    """A pod with raw sockets sends itself an answer by way of the host; the real one counts."""
+    tracker = DnsTracker()
+    tracker.add(sent(query("api.example.com")))
+    forged = response(query("api.example.com"), "api.example.com. 30 IN A 203.0.113.66")
+    tracker.add(received(forged, via=POD))
+    tracker.add(received(response(query("api.example.com"), API), via=2))
+    seen = tracker.take(2 * SECOND_NS)
+    [answer] = seen.answers
+    assert (answer.addresses, answer.via) == ((mapped("203.0.113.7"),), 2)
+    assert seen.unsolicited == {POD: 1}
+
+
 def test_case_does_not_matter() -> None:
     tracker = DnsTracker()
     tracker.add(sent(query("aPi.ExAmPlE.com")))

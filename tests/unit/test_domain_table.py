@@ -91,6 +91,24 @@ def test_a_rogue_resolver_does_not_hide_the_trusted_answer() -> None:
     ]
 
 
+def test_what_a_pod_answers_with_an_address_of_another_is_not_trusted() -> None:
+    """Interfaces 8 and 9 are of pods of this host: 8 serves DNS, 9 forges its address."""
+    answers = [answer(f"via{via}.example", "203.0.113.1", at=via, via=via) for via in (0, 2, 8, 9)]
+    table = NO_DOMAINS.updated(answers, 20 * SECOND)
+    senders = {8: {RESOLVER}, 9: {ROGUE}}
+    trusted = table.trust({RESOLVER}, senders)
+    times = np.array([20 * SECOND])
+    found = table.find(np.array([POD]), words("203.0.113.1"), times, trusted)
+    candidates = table.candidates(found, times, np.zeros(1, np.uint8), trusted, 0.0)
+    assert {name: trust for name, _, trust in listed(candidates, 0)} == {
+        "via0.example": True,
+        "via2.example": True,
+        "via8.example": True,
+        "via9.example": False,
+    }
+    assert restored(table.records, table.values()).resolvers == table.resolvers
+
+
 def test_old_answers_are_merged_and_the_first_and_last_stay() -> None:
     table, now = NO_DOMAINS, 0
     for second in range(1, 101):

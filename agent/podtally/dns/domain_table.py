@@ -6,7 +6,7 @@ gets what its endpoint knew at its first packet, however late it is read.
 """
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ MAX_NEWEST = 4  # answers of one name that are kept while there is room
 MAX_RECORDS_OF_PAIR = 256  # of one endpoint and address
 RECENT_NS = 5_000_000_000  # rows are read so late at most, unless the agent was down
 OTHER_RESOLVER = 0
+_NO_SENDERS: Mapping[int, Collection[bytes]] = {}
 CHAIN_SEPARATOR = " > "
 # Secret, because endpoints choose addresses.
 _ODD = np.frombuffer(os.urandom(24), np.uint64) | np.uint64(1)
@@ -62,7 +63,7 @@ class DomainTable:
 
     records: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, RECORD))
     texts: Texts = ("",)
-    resolvers: tuple[bytes, ...] = (b"",)
+    resolvers: tuple[bytes, ...] = (b"",)  # address, and the interface by which answers came
     missing: tuple[tuple[int, int], ...] = ()  # endpoints with bits of ``Candidates.missing``
     forgotten: int = 0  # records dropped at a limit
 
@@ -141,9 +142,19 @@ class DomainTable:
             bits[endpoints == endpoint] |= why
         return bits
 
-    def trust(self, resolvers: Collection[bytes]) -> NDArray[np.bool_]:
-        """Return which of the table's resolvers are among ``resolvers``, by number."""
-        return np.array([each in resolvers for each in self.resolvers], np.bool_)
+    def trust(
+        self, resolvers: Collection[bytes], senders: Mapping[int, Collection[bytes]] = _NO_SENDERS
+    ) -> NDArray[np.bool_]:
+        """Return which of the table's resolvers are among ``resolvers``, by number.
+
+        ``senders``: the addresses that pods of this host answer from, by their interfaces. What
+        comes from a pod with another address is forged.
+        """
+        found = np.zeros(len(self.resolvers), np.bool_)
+        for number, each in enumerate(self.resolvers):
+            address, via = each[:16], int.from_bytes(each[16:])
+            found[number] = address in resolvers and address in senders.get(via, (address,))
+        return found
 
     # -- changes ---------------------------------------------------------------------------
 
@@ -186,12 +197,13 @@ class DomainTable:
         rows: list[tuple[int, ...]] = []
         addresses: list[bytes] = []
         for answer in answers:
-            resolver = known.get(answer.resolver, -1)
+            source = answer.resolver + answer.via.to_bytes(4)
+            resolver = known.get(source, -1)
             if resolver < 0:
                 resolver = len(resolvers) if len(resolvers) < MAX_RESOLVERS else OTHER_RESOLVER
                 if resolver != OTHER_RESOLVER:
-                    known[answer.resolver] = resolver
-                    resolvers.append(answer.resolver)
+                    known[source] = resolver
+                    resolvers.append(source)
             name = text_number(answer.name)
             chain = text_number(CHAIN_SEPARATOR.join(answer.chain)) if answer.chain else 0
             flags = HINT if answer.is_hint else 0

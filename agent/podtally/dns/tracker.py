@@ -12,7 +12,7 @@ from typing import NamedTuple
 from podtally.dns.message import Labels, Message, parse_message
 from podtally.dns.streams import DnsStreams
 from podtally.dns.wire_names import MessageError, name_text
-from podtally.kernel.captured import TCP, Captured
+from podtally.kernel.captured import HOST, TCP, Captured
 
 ANSWER_NS = 10_000_000_000  # later answers were not waited for
 MAX_OPEN = 1024  # questions of one endpoint without an answer; the oldest count as unanswered
@@ -45,6 +45,7 @@ class Answer(NamedTuple):
     addresses: tuple[bytes, ...]
     ttl: int
     is_hint: bool = False  # of a service record: rules by name do not count it
+    via: int = 0  # the interface by which it reached the host, as in Captured
 
 
 class Exchange(NamedTuple):
@@ -147,6 +148,9 @@ class DnsTracker:
 
     def _answered(self, captured: Captured, key: QuestionKey, message: Message) -> None:
         endpoint = captured.endpoint
+        if captured.via == endpoint != HOST:  # its own packet, which the host sent back
+            self._unsolicited[endpoint] += 1
+            return
         questions = self._open.get(endpoint, {})
         asked = questions.get(key)
         if asked is None or (asked.labels, asked.type) != (message.labels, message.type):
@@ -168,7 +172,7 @@ class DnsTracker:
             self._lost.add(endpoint)
         if message.addresses:
             chain = tuple(map(name_text, message.chain))
-            found = (message.addresses, message.ttl, message.is_hint)
+            found = (message.addresses, message.ttl, message.is_hint, captured.via)
             answer = (captured.remote, name, chain, *found)
             self._answers.append(Answer(endpoint, captured.at_ns, *answer))
 

@@ -21,6 +21,7 @@ class Captured(NamedTuple):
     is_cut: bool  # the packet has more bytes behind ``data``
     data: bytes
     is_hello: bool = False  # it may be of a TLS ClientHello
+    via: int = 0  # the interface by which it reached the host; 0: sent, or made here
     fine_ns: int = 0  # the time when the packet passed; ``at_ns`` may be that of the tick before
 
 

@@ -113,8 +113,8 @@ class PieceRing:
 
     def _captured(self, window: mmap.mmap, at: int) -> Captured:
         fields = self._piece.unpack_from(window, at)
-        at_ns, tick_ns, local, remote, ifindex = fields[:5]
-        sequence, local_port, remote_port, size, protocol, facts = fields[5:]
+        at_ns, tick_ns, local, remote, ifindex, via, sequence = fields[:7]
+        _, local_port, remote_port, size, protocol, facts = fields[7:]
         is_hello = bool(facts & self._hello)
         data = at + self._piece.size
         return Captured(
@@ -130,6 +130,7 @@ class PieceRing:
             bool(facts & self._cut),
             window[data : data + size],
             is_hello,
+            via,
             at_ns,
         )
 
@@ -137,10 +138,10 @@ class PieceRing:
 def _piece_struct(layout: abi.Struct) -> struct.Struct:
     """Return what unpacks a piece; ValueError if the fields are others than are read here."""
     fields = (
-        *("at_ns", "tick_ns", "local_address", "remote_address", "ifindex", "sequence"),
-        *("local_port", "remote_port", "size", "protocol", "facts"),
+        *("at_ns", "tick_ns", "local_address", "remote_address", "ifindex", "via", "sequence"),
+        *("pad", "local_port", "remote_port", "size", "protocol", "facts"),
     )
-    found = struct.Struct("=QQ16s16sIIHHHBB")
+    found = struct.Struct("=QQ16s16sIIIIHHHBB")
     if layout.names != fields or layout.itemsize != found.size:
         raise ValueError("struct piece has other fields")
     return found

@@ -63,6 +63,7 @@ class InputsCollector:
         watched = self._interfaces.watched.keys()
         collected = self._domains.capture.collect(
             self._domains.resolvers.now(context.services),
+            self._domains.resolvers.senders(self._sources.directory.interface_endpoints()),
             watched,
             self._domains.accounts.lost_pieces(watched),
         )

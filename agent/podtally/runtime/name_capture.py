@@ -163,12 +163,16 @@ class NameCapture:
     # -- once an epoch ---------------------------------------------------------------------------
 
     def collect(
-        self, resolvers: Collection[bytes], present: Collection[int], lost_pieces: Mapping[int, int]
+        self,
+        resolvers: Collection[bytes],
+        senders: Mapping[int, Collection[bytes]],
+        present: Collection[int],
+        lost_pieces: Mapping[int, int],
     ) -> CollectedNames:
         """Return what is known now.
 
-        ``resolvers`` are trusted; ``present`` are the watched interfaces, ``lost_pieces`` those
-        that the kernel has dropped on them.
+        ``resolvers`` are trusted, ``senders`` as in ``DomainTable.trust``; ``present`` are the
+        watched interfaces, ``lost_pieces`` those that the kernel has dropped on them.
         """
         ring, now_ns = self._ring, time.monotonic_ns()
         if ring is None:
@@ -187,7 +191,7 @@ class NameCapture:
         self.inputs = DomainInputs(
             table=self._table,
             server_names=self._server_names,
-            trusted=self._table.trust(resolvers),
+            trusted=self._table.trust(resolvers, senders),
             trusted_resolvers=frozenset(resolvers),
             wall_offset=(time.time_ns() - now_ns) / 1e9,
             missing=0 if "dns" in self.names_from else NAMES_OFF,

@@ -10,7 +10,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from podtally.identity.services import Services, parse_address
+from podtally.identity.interface_endpoints import InterfaceEndpoint
+from podtally.identity.services import ServiceName, Services, parse_address
+from podtally.kube.objects import KubeService
 
 NODE_LOCAL = "169.254.20.10"  # of the NodeLocal DNSCache add-on
 FILES = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
@@ -27,6 +29,7 @@ class TrustedResolvers:
         self._files = tuple(files)
         self._of_host: frozenset[bytes] = frozenset()
         self._of_cluster: frozenset[bytes] = frozenset()
+        self._behind: dict[bytes, frozenset[bytes]] = {}  # backends: addresses of their Services
         self._services: Services | None = None
         self._next_ns = 0
 
@@ -39,7 +42,39 @@ class TrustedResolvers:
         if services is not self._services:
             self._services = services
             self._of_cluster = frozenset(_cluster_dns(services))
+            self._behind = _services_of_backends(services)
         return self._configured | self._of_host | self._of_cluster
+
+    def senders(self, endpoints: Iterable[InterfaceEndpoint]) -> dict[int, frozenset[bytes]]:
+        """Return the addresses that pods of this host may answer from, by their interfaces: their
+        own, and those of DNS Services that they serve. Call after ``now``.
+
+        Pods without a known address are left out, as where packets count as spoofed.
+        """
+        found: dict[int, frozenset[bytes]] = {}
+        for each in endpoints:
+            own = frozenset(map(_packed, each.current()))
+            if own and not each.host:
+                found[each.ifindex] = own.union(*(self._behind.get(a, ()) for a in own))
+        return found
+
+
+def _services_of_backends(services: Services) -> dict[bytes, frozenset[bytes]]:
+    found: dict[bytes, frozenset[bytes]] = {}
+    for name, service in _dns_services(services):
+        numbers = (parse_address(text) for text in service.addresses)
+        addresses = {number.to_bytes(16) for number in numbers if number is not None}
+        for key in _DNS:
+            for backend in services.backends(name, key):
+                packed = backend.address.to_bytes(16)
+                found[packed] = found.get(packed, frozenset()) | addresses
+    return found
+
+
+def _dns_services(services: Services) -> Iterable[tuple[ServiceName, KubeService]]:
+    for name, service in services.objects.items():
+        if name[0] in _NAMESPACES and any(port.port == 53 for port in service.ports):
+            yield name, service
 
 
 def _nameservers(files: Iterable[Path]) -> Iterable[bytes]:
@@ -57,15 +92,13 @@ def _nameservers(files: Iterable[Path]) -> Iterable[bytes]:
 
 
 def _cluster_dns(services: Services) -> Iterable[bytes]:
-    for (namespace, name), service in services.objects.items():
-        if namespace not in _NAMESPACES or not any(port.port == 53 for port in service.ports):
-            continue
+    for name, service in _dns_services(services):
         for text in service.addresses:
             number = parse_address(text)
             if number is not None:
                 yield number.to_bytes(16)
         for key in _DNS:
-            for backend in services.backends((namespace, name), key):
+            for backend in services.backends(name, key):
                 yield backend.address.to_bytes(16)
 
 
