@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an operator can get wrong, and what a host can do to us: one clear line, no counts lost."""
 
+import re
 import shutil
 import signal
 import socket
@@ -91,6 +92,19 @@ def test_compiling_without_kernel_headers(agent: Agent, node: Node) -> None:
     hide = 'mount -t tmpfs none /lib/modules; mount -t tmpfs none /usr/src; exec "$@"'
     line = refused(agent, "--compile", before=("unshare", "--mount", "sh", "-c", hide, "sh"))
     assert "no kernel headers found" in line
+
+
+def test_programs_that_do_not_compile_are_reported_with_cause_and_log(
+    agent: Agent, node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "headers").mkdir()  # of nothing
+    monkeypatch.setenv("BCC_KERNEL_SOURCE", str(tmp_path / "headers"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    line = refused(agent, "--compile")
+    assert "it does not compile: " in line
+    log = re.search(r"the whole log is (\S+),", line)
+    assert log is not None, line
+    assert "kconfig.h" in Path(log.group(1)).read_text()
 
 
 def test_an_agent_that_compiles_for_itself(agent: Agent, node: Node) -> None:
@@ -185,7 +199,7 @@ def test_interfaces_that_vanish_while_they_are_attached(node: Node, agent: Agent
 def small_disk(places: Places) -> Iterator[Path]:
     places.state_dir.mkdir()
     subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "none", places.state_dir], check=True
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "none", places.state_dir], check=True
     )
     try:
         yield places.state_dir

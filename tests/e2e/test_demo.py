@@ -162,25 +162,6 @@ def test_ctrl_c_ends_it_with_the_final_table_and_leaves_nothing() -> None:
     assert_nothing_is_left()
 
 
-def test_programs_that_do_not_load_are_said_with_cause_and_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "headers").mkdir()  # of nothing
-    monkeypatch.setenv("BCC_KERNEL_SOURCE", str(tmp_path / "headers"))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-
-    code, out, err = end(demo("--seconds", "10"))
-
-    assert code == 2, out + err
-    assert "it does not compile: " in err
-    log = re.search(r"the whole log is (\S+),", err)
-    assert log is not None, err
-    assert "kconfig.h" in Path(log.group(1)).read_text()
-    assert err.count("\n") < 20, err
-    assert "doctor" not in err
-    assert_nothing_is_left()
-
-
 def test_the_stray_pod_is_reported_in_time_in_metrics_event_log_and_table(
     tmp_path: Path,
 ) -> None:

@@ -30,7 +30,7 @@ CONTRACT = {
 }
 FLOW_LABELS = {
     *("namespace", "workload", "workload_kind", "direction", "peer_kind", "peer_namespace"),
-    *("peer_workload", "scope", "protocol", "port", "verdict"),
+    *("peer_workload", "scope", "protocol", "port", "verdict", "peer_domain"),
 }
 CONTRACT |= {
     f"podtally_{name}_total": FLOW_LABELS for name in ("flow_bytes", "flow_packets", "connections")

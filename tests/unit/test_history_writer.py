@@ -107,3 +107,16 @@ def test_two_agents_do_not_write_one_file(path: Path, started: Start) -> None:
     until(lambda: bool(first.state.errors or second.state.errors))
     until(lambda: is_taken(first, 4) or is_taken(second, 4))
     assert "another podtally" in (first.state.trouble or second.state.trouble)
+
+
+def test_no_store_is_made_on_a_disk_with_too_little_free_space(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "history.db"
+    writer = HistoryWriter(path, StoreLimits(1 << 30, 1 << 60))
+    writer.start()
+    until(lambda: bool(writer.state.trouble))
+    writer.close()
+    assert writer.state.trouble == "the disk has too little free space"
+    assert not path.exists()
+    assert "history.min_free_bytes" in caplog.text

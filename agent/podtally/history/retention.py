@@ -2,6 +2,7 @@
 """Keeps the embedded store within its limits: the oldest and finest data go first."""
 
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 from podtally.history.sqlite_schema import DAY, HOUR, MINUTE, Tier
@@ -15,6 +16,12 @@ _LOG_BYTES = 1 << 20  # of the write-ahead log, before it is moved into the file
 class StoreLimits(NamedTuple):
     max_bytes: int
     min_free_bytes: int
+
+
+def missing_bytes(directory: Path, limits: StoreLimits) -> int:
+    """Return how many bytes the disk lacks of its minimum; negative if it has more. OSError."""
+    disk = os.statvfs(directory)
+    return limits.min_free_bytes + _LOG_BYTES - disk.f_bavail * disk.f_frsize
 
 
 class _Step(NamedTuple):
@@ -75,9 +82,7 @@ class Retention:
         return used - self._store.free_inside() - limit if used > limit else -1
 
     def _missing(self) -> int:
-        """Return how many bytes the disk lacks of its minimum; negative if it has more."""
-        disk = os.statvfs(self._store.path.parent)
-        return self._limits.min_free_bytes + _LOG_BYTES - disk.f_bavail * disk.f_frsize
+        return missing_bytes(self._store.path.parent, self._limits)
 
     def _remove_oldest(self) -> int | None:
         """Remove one chunk; None if there is nothing left to remove."""

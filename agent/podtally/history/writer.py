@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from podtally.history.clickhouse_schema import Block
 from podtally.history.errors import StoreError
-from podtally.history.retention import Retention, StoreLimits
+from podtally.history.retention import Retention, StoreLimits, missing_bytes
 from podtally.history.store import Store, set_aside
 from podtally.ledger.history_rows import Batch
 from podtally.supervision.conditions import Condition
@@ -100,7 +100,10 @@ class HistoryWriter:
         while not self._stopped:
             try:
                 with _Lock(self.path):
-                    self._keep_store()
+                    if self.path.exists() or missing_bytes(self.path.parent, self._limits) < 0:
+                        self._keep_store()
+                    else:  # even an empty store takes room
+                        self._lacks_room()
             except (sqlite3.Error, StoreError, OSError) as error:
                 self._failed(error)
             if not self._stopped:
