@@ -198,9 +198,7 @@ def test_interfaces_that_vanish_while_they_are_attached(node: Node, agent: Agent
 @pytest.fixture
 def small_disk(places: Places) -> Iterator[Path]:
     places.state_dir.mkdir()
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "none", places.state_dir], check=True
-    )
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", places.state_dir], check=True)
     try:
         yield places.state_dir
     finally:

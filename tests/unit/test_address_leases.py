@@ -44,7 +44,7 @@ class Observer:
             self.claims[key] = list(claims)
 
     def owner(self, at: float, address: str = ADDRESS) -> str:
-        """Return a UID, ``disputed``, ``waits`` for an owner that is not final, or ``nobody``."""
+        """Return a UID, ``disputed``, ``waits`` for an owner that is not final, or ``no owner``."""
         found = {
             claim.owner
             for claims in self.claims.values()
@@ -53,7 +53,7 @@ class Observer:
             and claim.from_ns <= monotonic(at) < claim.until_ns
         }
         if len(found) != 1:
-            return "disputed" if found else "nobody"
+            return "disputed" if found else "no owner"
         (owner,) = found
         if owner == DISPUTED:
             return "disputed"
@@ -77,7 +77,7 @@ def test_no_wrong_owner_in_a_succession(seed: int, late: float) -> None:
     named = whole = 0.0
     for truth in truths:
         answers = [observer.owner(moment) for moment in instants(truth)]
-        assert set(answers) <= {truth.uid, "disputed", "nobody"}, truth
+        assert set(answers) <= {truth.uid, "disputed", "no owner"}, truth
         ran = instants(truth)[-1] - instants(truth)[0]
         named += ran * answers.count(truth.uid) / len(answers)
         whole += ran
@@ -113,10 +113,10 @@ def test_a_pod_stuck_on_a_lost_node_yields_to_the_next() -> None:
     assert observer.owner(WALL + 60) == "next"
     observer.hear("DELETED", running("next", WALL + 50), WALL + 90)
     observer.settle(WALL + 100)
-    assert observer.owner(WALL + 95) == "nobody"
+    assert observer.owner(WALL + 95) == "no owner"
     observer.settle(WALL + 90 + 121)  # the next is forgotten, not what it proved
     observer.hear("MODIFIED", running("lost", WALL + 10, metadata__labels={"a": "b"}), WALL + 300)
-    assert observer.owner(WALL + 301) == "nobody"
+    assert observer.owner(WALL + 301) == "no owner"
 
 
 def test_a_pod_with_a_new_sandbox_has_another_address() -> None:
@@ -126,9 +126,9 @@ def test_a_pod_with_a_new_sandbox_has_another_address() -> None:
     assert observer.owner(WALL + 15) in ("web", "waits")
     observer.settle(WALL + 36)
     assert observer.owner(WALL + 15) == "web"
-    assert observer.owner(WALL + 31) == "nobody"
+    assert observer.owner(WALL + 31) == "no owner"
     assert observer.owner(WALL + 31, "198.18.0.8") == "web"
-    assert observer.owner(WALL + 5, "198.18.0.8") == "nobody"
+    assert observer.owner(WALL + 5, "198.18.0.8") == "no owner"
 
 
 def test_before_the_first_list_only_certain_times_are_claimed() -> None:
@@ -157,7 +157,7 @@ def test_both_addresses_of_a_dual_stack_pod() -> None:
 def test_host_network_pods_claim_nothing() -> None:
     observer = Observer(WALL)
     observer.hear("ADDED", running("host", WALL + 10, spec__hostNetwork=True), WALL + 11)
-    assert observer.owner(WALL + 11) == "nobody"
+    assert observer.owner(WALL + 11) == "no owner"
 
 
 def test_terminating_pods_keep_their_address() -> None:
@@ -168,7 +168,7 @@ def test_terminating_pods_keep_their_address() -> None:
     observer.hear("DELETED", running("web", WALL + 10, **ends), WALL + 600)
     observer.settle(WALL + 606)
     assert observer.owner(WALL + 599) == "web"
-    assert observer.owner(WALL + 600.5) == "nobody"
+    assert observer.owner(WALL + 600.5) == "no owner"
 
 
 def test_a_step_of_the_wall_clock_moves_no_claim() -> None:

@@ -30,7 +30,7 @@ from tests.unit.rows import (
     to_here,
 )
 
-NOBODY = np.zeros(0, np.int64)
+NO_INTERFACE = np.zeros(0, np.int64)
 SYN_ACK = SYN | ACK
 
 
@@ -41,7 +41,7 @@ def flows(count: int) -> list[Flow]:
 
 def fill(connections: Connections, rows: list[Flow], now_ns: int = SECOND) -> None:
     connections.begin(columns(rows, now_ns=now_ns))
-    connections.settle(now_ns, NOBODY)
+    connections.settle(now_ns, NO_INTERFACE)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,8 @@ def test_end(seen: int, over: bool) -> None:
 def test_over_after_its_patience_and_not_before(what: str, row: Flow, idle_ns: int) -> None:
     connections = Connections(FLAGS, 23)
     fill(connections, [row])
-    assert len(connections.settle(SECOND + idle_ns, NOBODY).fingerprint) == 0, what
-    ended = connections.settle(SECOND + idle_ns + 1, NOBODY)
+    assert len(connections.settle(SECOND + idle_ns, NO_INTERFACE).fingerprint) == 0, what
+    ended = connections.settle(SECOND + idle_ns + 1, NO_INTERFACE)
     assert ended.fingerprint.tolist() == [row.fingerprint], what
     assert ended.bytes.tolist() == [[23, 0]]
     assert len(connections) == 0
@@ -139,7 +139,7 @@ def test_a_packet_keeps_it_alive() -> None:
     more = (np.array([[5, 7]]), np.array([[1, 2]]))
     later = SECOND + Timeouts().other
     connections.add_to(np.array([0]), more, np.zeros(1, np.uint64), later)
-    assert len(connections.settle(later + Timeouts().other, NOBODY).fingerprint) == 0
+    assert len(connections.settle(later + Timeouts().other, NO_INTERFACE).fingerprint) == 0
     assert connections.columns.bytes.tolist() == [[28, 7]]
     assert connections.columns.packets.tolist() == [[2, 2]]
 
@@ -179,7 +179,7 @@ def test_beyond_the_limit_the_longest_idle_go() -> None:
     rows = flows(23)
     for i, row in enumerate(rows):
         connections.begin(columns([row], now_ns=SECOND + i))
-    ended = connections.settle(SECOND + 23, NOBODY)
+    ended = connections.settle(SECOND + 23, NO_INTERFACE)
     assert sorted(ended.last_ns.tolist()) == [SECOND + i for i in range(18)]
     assert sorted(connections.columns.last_ns.tolist()) == [SECOND + i for i in range(18, 23)]
 
@@ -192,7 +192,7 @@ def test_beyond_the_limit_the_interface_with_most_gives_and_the_others_keep_thei
     for epoch in range(2, 6):
         flood = [Flow(ifindex=7, remote_port=1000 * epoch + i) for i in range(100)]
         fill(connections, flood, now_ns=epoch * SECOND)
-    connections.settle(6 * SECOND, NOBODY)
+    connections.settle(6 * SECOND, NO_INTERFACE)
     ifindex = connections.columns.key["ifindex"].tolist()
     assert (ifindex.count(9), ifindex.count(7)) == (20, 30)
     assert set(connections.columns.last_ns[np.array(ifindex) == 7].tolist()) == {5 * SECOND}
@@ -203,7 +203,7 @@ def test_half_open_connections_make_room_before_established_ones() -> None:
     fill(connections, [Flow(local_port=1 + i, seen=from_here(SYN) | to_here(SYN_ACK) | from_here(ACK))
                        for i in range(6)])  # fmt: skip
     fill(connections, [Flow(remote_port=1 + i, seen=from_here(SYN)) for i in range(23)], 2 * SECOND)
-    connections.settle(3 * SECOND, NOBODY)
+    connections.settle(3 * SECOND, NO_INTERFACE)
     assert sum(has_ack(seen) for seen in connections.columns.seen.tolist()) == 6
 
 
@@ -224,9 +224,9 @@ def has_ack(seen: int) -> bool:
 def test_half_open_connections_do_not_last(seen: int, kept: bool) -> None:
     connections = Connections(FLAGS, 100, Timeouts())
     fill(connections, [Flow(seen=seen)])
-    connections.settle(SECOND + 119 * SECOND, NOBODY)
+    connections.settle(SECOND + 119 * SECOND, NO_INTERFACE)
     assert len(connections) == 1
-    connections.settle(SECOND + 121 * SECOND, NOBODY)
+    connections.settle(SECOND + 121 * SECOND, NO_INTERFACE)
     assert len(connections) == int(kept)
 
 
@@ -249,7 +249,7 @@ def test_begun_connections_are_found_after_settle_and_stay_sorted() -> None:
     connections.begin(columns(rows[2::3]))
     place, known = connections.find(prints)
     assert known.tolist() == [i % 3 == 0 for i in range(23)]
-    connections.settle(SECOND, NOBODY)
+    connections.settle(SECOND, NO_INTERFACE)
     assert connections.columns.fingerprint.tolist() == prints.tolist()
     place, known = connections.find(prints)
     assert known.all()
@@ -291,5 +291,5 @@ def test_find_at_the_borders(asked: list[int]) -> None:
 def test_what_protocol_a_connection_has_decides_its_patience() -> None:
     connections = Connections(FLAGS, 100, Timeouts(tcp=23 * SECOND, other=5 * SECOND))
     fill(connections, [Flow(protocol=TCP), Flow(protocol=UDP), Flow(protocol=132)])
-    ended = connections.settle(7 * SECOND, NOBODY)
+    ended = connections.settle(7 * SECOND, NO_INTERFACE)
     assert sorted(ended.key["protocol"].tolist()) == [UDP, 132]

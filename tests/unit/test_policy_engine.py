@@ -38,7 +38,7 @@ from podtally.policy.reference.selectors import selects, selects_namespace
 from tests.unit.policy_support import ask, block, ip, labelled, node, outside, pod, policy, rules
 
 WEB, DB = pod("shop/web", "10.99.0.1"), pod("shop/db", "10.99.0.2")
-NOBODY = PolicyEndpoint(UNIDENTIFIED)
+UNIDENTIFIED_PEER = PolicyEndpoint(UNIDENTIFIED)
 ALL = (Rule(0, ALLOW),)
 FROM_WEB = rules(Rule(0, ALLOW, (PodPeer(None, labelled(app="web")),)))
 
@@ -262,7 +262,7 @@ def test_a_domain_name_is_unknown_where_it_could_decide_and_only_there() -> None
 
 def test_an_end_that_is_not_known() -> None:
     closed = policy("shop/p", ingress=FROM_WEB)
-    question = Question(NOBODY, DB, TCP, 80, 0, DB.ips[0])
+    question = Question(UNIDENTIFIED_PEER, DB, TCP, 80, 0, DB.ips[0])
     assert judge(question, closed).ingress.verdict == "unknown"
     assert judge(question, policy("shop/p", ingress=())).ingress.verdict == "unknown"
     open_to_all = judge(question, policy("shop/p", ingress=ALL))
