@@ -81,7 +81,7 @@ class OutcomeBooking:
         if not len(rows):
             return
         rows = rows[~self._waits(columns.account[rows])]
-        found = self._decide(columns.take(rows), context.now_ns, over=False)
+        found = self._decide(columns, rows, context.now_ns, over=False)
         rows, found = rows[found != decision.UNDECIDED], found[found != decision.UNDECIDED]
         if not len(rows):
             return
@@ -96,7 +96,8 @@ class OutcomeBooking:
         for columns in ended:
             if not len(columns.fingerprint):
                 continue
-            found = self._decide(columns, context.now_ns, over=True)
+            every = np.arange(len(columns.fingerprint))
+            found = self._decide(columns, every, context.now_ns, over=True)
             late = np.flatnonzero(columns.outcome == decision.UNDECIDED)
             columns.outcome[late] = found[late]
             self._count(columns.take(late), context)
@@ -126,14 +127,17 @@ class OutcomeBooking:
         waits: NDArray[np.bool_] = self._accounts.waiting[np.maximum(account, 0)] & (account >= 0)
         return waits
 
-    def _decide(self, columns: ConnectionColumns, now_ns: int, over: bool) -> NDArray[np.uint8]:
+    def _decide(
+        self, columns: ConnectionColumns, rows: NDArray[np.int64], now_ns: int, over: bool
+    ) -> NDArray[np.uint8]:
+        """Decide the connections at ``rows``; in a flood of SYNs, these are many. (n,)"""
         given = DecisionInput(
-            progress=columns.progress,
-            seen=columns.seen,
-            protocol=columns.key["protocol"],
-            opener=_opener(columns),
-            first_ns=columns.first_ns,
-            last_ns=columns.last_ns,
+            progress=columns.progress[rows],
+            seen=columns.seen[rows],
+            protocol=columns.key["protocol"][rows],
+            opener=_side_of(columns.initiator[rows]),
+            first_ns=columns.first_ns[rows],
+            last_ns=columns.last_ns[rows],
         )
         return decision.decide(given, now_ns, self._bits, over)
 
@@ -207,5 +211,9 @@ def _handshake_rows(rows: FlowRows, cold: NDArray[np.void]) -> HandshakeRows:
 
 def _opener(columns: ConnectionColumns) -> NDArray[np.int64]:
     """Return the side that opened connections: 0 the endpoint, 1 its peer, -1 unknown. (n,)"""
-    side = columns.initiator & INITIATOR_MASK
+    return _side_of(columns.initiator)
+
+
+def _side_of(initiator: NDArray[np.uint8]) -> NDArray[np.int64]:
+    side = initiator & INITIATOR_MASK
     return np.select([side == INITIATOR_ENDPOINT, side == INITIATOR_PEER], [0, 1], -1)
