@@ -38,7 +38,7 @@ from podtally.ledger.saved import Saved, encode
 
 ALL = slice(None)
 MAX_PIECES = 20_000  # rows that are not summed yet
-MAX_OUTBOX_ROWS = 500_000  # that the store has not taken; beyond, the oldest batches are lost
+MAX_OUTBOX_ROWS = 100_000  # that the store has not taken; beyond, the oldest batches are lost
 
 
 class _Values(msgspec.Struct, frozen=True):
