@@ -12,7 +12,7 @@ from podtally.history.flow_query import FlowQuery, columns_by
 from tests.e2e.clickhouse import ClickHouseServer
 
 START_SECONDS = 1_750_000_000 // 86400 * 86400
-_CHUNK = 5_000_000
+_CHUNK = 1_000_000
 _NODES, _WORKLOADS, _PEERS = 100, 500, 40
 
 

@@ -7,7 +7,7 @@ from podtally.history.errors import StoreError
 from podtally.history.incoming import ConversationKeys
 from podtally.history.sqlite_schema import KEY, MAX_CONVERSATION
 
-_REMEMBERED = 10_000  # at least, and twice as many at most; some 200 bytes each
+_REMEMBERED = 5_000  # at least, and twice as many at most; some 200 bytes each
 _FIND = "SELECT id FROM conversation WHERE " + " AND ".join(f"{each} = ?" for each in KEY)
 _MAKE = f"INSERT INTO conversation ({', '.join(KEY)}) VALUES ({', '.join('?' * len(KEY))})"
 

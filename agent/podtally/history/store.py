@@ -41,6 +41,7 @@ from podtally.ledger.history_rows import Batch, RowLabels
 GRACE_SECONDS = 120  # after an interval, for rows that were waiting for a name
 _PAGE = 4096
 _CACHE_KIB = 2048
+_MAX_IDS = 4_000  # of texts that are remembered
 _SUFFIXES = ("", "-wal", "-shm")
 _DICTIONARIES = {"endpoint": ENDPOINT, "peer": PEER, "judgement": JUDGEMENT}
 _SUMS = ", ".join(f"sum({each})" for each in AMOUNTS)
@@ -150,7 +151,7 @@ class Store:
         )
         where = " AND ".join(f"{each} = ?" for each in columns)
         [number] = self._db.execute(f"SELECT id FROM {table} WHERE {where}", values).fetchone()
-        if len(self._ids) > 10_000:
+        if len(self._ids) > _MAX_IDS:
             self._ids.clear()
         self._ids[table, *values] = number
         return int(number)
