@@ -20,7 +20,9 @@ from podtally.ledger.new_connections import NewConnections
 from podtally.ledger.peer_columns import NO_OWNER, PeerColumns, PeerKinds
 from podtally.ledger.peer_domains import NO_DOMAIN, NOT_LOOKED_UP, PeerDomains
 
-HELLO_NS = 2_000_000_000  # after its first packet a client has sent its ClientHello, or will not
+# A TLS client sends its ClientHello one round trip after its first packet. A longer wait would
+# delay denials: no attacker's silent connection may hold its event back.
+HELLO_NS = 300_000_000
 NO_INTERFACE = -1  # instead of an interface that is watched
 _KIND = PackedFields(kind=31, domain=32)
 
