@@ -23,7 +23,15 @@ import pytest
 import podtally
 from podtally.commands.text_format import parse
 from podtally.demo import network
-from podtally.demo.topology import EVENT_LOG, OUTSIDE_PORT, PIN_DIR, STATE_DIR, STRAY
+from podtally.demo.topology import (
+    EVENT_LOG,
+    LEAK_NAME,
+    OLD_BANK_NAME,
+    OUTSIDE_PORT,
+    PIN_DIR,
+    STATE_DIR,
+    STRAY,
+)
 from podtally.web.client import get_plain
 from tests.pressure import stalled_seconds
 
@@ -94,7 +102,10 @@ def test_the_demo_shows_conversations_and_its_books_close(tmp_path: Path) -> Non
         ("backend-5c", "database", "3306"),
     }
     stray = next(pod for pod in found["pods"] if pod["pod"] == "stray-x2")
-    assert [(use["port"], use["outside"]) for use in stray["outbound"]] == [("4444", True)]
+    assert {(use["peer"], use["port"], use["outside"]) for use in stray["outbound"]} == {
+        (LEAK_NAME, "4444", True),
+        ("dns", "53", False),
+    }
     assert_judged(found)
     assert_books_and_pods_agree(found)
     assert_nothing_is_left()
@@ -106,7 +117,7 @@ def uses(found: dict[str, Any], kind: str) -> set[tuple[str, str, str]]:
 
 def assert_judged(found: dict[str, Any]) -> None:
     """Both leaks are denied, and reported with their reasons; nothing else is, or is unknown."""
-    leaks = {("stray-x2", "internet", "4444"), ("payments-8e", "old-bank", "3306")}
+    leaks = {("stray-x2", LEAK_NAME, "4444"), ("payments-8e", "old-bank", "3306")}
     verdicts = {
         (pod["pod"], use["peer"], use["port"]): use["verdict"]
         for pod in found["pods"]
@@ -123,6 +134,8 @@ def assert_judged(found: dict[str, Any]) -> None:
     assert (stray["policy"], payments["policy"]) == ("shop/default-deny", "billing/only-the-bank")
     assert "no egress rule allows this" in stray["reason"]
     assert "203.0.113.10 is in 203.0.113.10/32, excepted" in payments["reason"]
+    assert (stray["peer"]["domain"], stray["peer"]["domain_source"]) == (LEAK_NAME, "dns")
+    assert payments["peer"]["domain"] == OLD_BANK_NAME
     for event in events.values():
         pod = next(pod for pod in found["pods"] if pod["pod"] == event["endpoint"]["pod"])
         assert event["event"] == "denied"
@@ -156,9 +169,10 @@ def test_ctrl_c_ends_it_with_the_final_table_and_leaves_nothing() -> None:
     assert "the books close" in out
     gone = out.partition("WHAT stray-x2 DID, which is gone (podtally flows --pod stray-x2)")[2]
     assert re.search(
-        r"shop/stray +-> +internet +internet +198\.18\.7\.7 +4444/tcp .*! denied", gone
+        rf"shop/stray +-> +internet +internet +{re.escape(LEAK_NAME)} +198\.18\.7\.7 +4444/tcp .*! denied",
+        gone,
     ), out
-    assert "-> internet :4444  ! denied" in out
+    assert f"-> {LEAK_NAME} :4444  ! denied" in out
     assert_nothing_is_left()
 
 
@@ -233,7 +247,9 @@ def _metrics_tell(words: str) -> bool:
     _, page = get_plain(found[1], int(found[2]), "/metrics")
     text = page.decode()
     return any(
-        sample.value > 0 and sample.label("policy") == "shop/default-deny"
+        sample.value > 0
+        and sample.label("policy") == "shop/default-deny"
+        and sample.label("peer_domain") == LEAK_NAME
         for sample in parse(text)
         if sample.name == "podtally_policy_denied_total" and sample.label("workload") == "stray"
     )
@@ -242,12 +258,17 @@ def _metrics_tell(words: str) -> bool:
 def _log_tells() -> bool:
     text = EVENT_LOG.read_text() if EVENT_LOG.exists() else ""
     events = [json.loads(line) for line in text.splitlines()]
-    return any((e["endpoint"]["pod"], e["event"]) == ("stray-x2", "denied") for e in events)
+    return any(
+        (e["endpoint"]["pod"], e["event"], e["peer"].get("domain"))
+        == ("stray-x2", "denied", LEAK_NAME)
+        for e in events
+    )
 
 
 def _table_tells(shown: bytearray) -> bool:
     text = re.sub(r"\x1b\[[\d;]*\w", "", shown.decode(errors="ignore"))
-    row = re.search(r"^stray-x2 +-> internet :4444 +! denied", text, re.MULTILINE)
+    leak = rf"^stray-x2 +-> {re.escape(LEAK_NAME)} :4444 +! denied"
+    row = re.search(leak, text, re.MULTILINE)
     return row is not None and "denied by default: shop/default-deny selects it" in text
 
 

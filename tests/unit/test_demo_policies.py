@@ -16,6 +16,7 @@ from podtally.demo.topology import (
     BANK_PORT,
     DATABASE,
     DATABASE_PORT,
+    DNS_PORT,
     FRONTEND,
     FRONTEND_PORT,
     OLD_BANK,
@@ -23,6 +24,7 @@ from podtally.demo.topology import (
     OUTSIDE_PORT,
     PAYMENTS,
     PODS,
+    RESOLVER,
     STRAY,
     USER,
     Host,
@@ -45,7 +47,12 @@ def test_the_agent_understands_its_configuration(tmp_path: Path) -> None:
         netns="podtally-demo-user", namespace="shop", name="user-4b",
         workload="user", workload_kind="Deployment", labels={"app": "user", "role": "user"},
     )  # fmt: skip
-    assert read.networks == {"bank": ("203.0.113.0/24",), "old-bank": (f"{OLD_BANK}/32",)}
+    assert read.networks == {
+        "bank": ("203.0.113.0/24",),
+        "old-bank": (f"{OLD_BANK}/32",),
+        "dns": (f"{RESOLVER.address}/32",),
+    }
+    assert read.resolvers == (RESOLVER.address,)
 
 
 # Who asks whom at which port, and what the policies are to say of it.
@@ -56,6 +63,8 @@ STORY: list[tuple[Host, Host | str, int, str]] = [
     (PAYMENTS, BANK, BANK_PORT, "allowed"),
     (PAYMENTS, OLD_BANK, BANK_PORT, "denied"),
     (STRAY, OUTSIDE.address, OUTSIDE_PORT, "denied"),
+    (STRAY, RESOLVER.address, DNS_PORT, "allowed"),
+    (PAYMENTS, RESOLVER.address, DNS_PORT, "allowed"),
     (STRAY, FRONTEND, FRONTEND_PORT, "denied"),
     (USER, DATABASE, DATABASE_PORT, "denied"),
     (DATABASE, OUTSIDE.address, OUTSIDE_PORT, "denied"),
@@ -87,7 +96,13 @@ def test_the_policies_have_no_faults_and_say_what_the_demo_shows(
         ],
     }
     probes = [
-        {"from": end(source), "to": end(target), "protocol": "TCP", "port": port, "expect": expect}
+        {
+            "from": end(source),
+            "to": end(target),
+            "protocol": "UDP" if port == DNS_PORT else "TCP",
+            "port": port,
+            "expect": expect,
+        }
         for source, target, port, expect in STORY
     ]
     case, world = tmp_path / "case.json", tmp_path / "world.json"

@@ -142,10 +142,10 @@ def test_a_narrow_terminal_loses_no_word_and_no_figure(columns: int) -> None:
     lines = drawn(after_ten_seconds(), Style(columns, colour=False))
     assert max(map(len, lines)) <= columns
     wide = drawn(after_ten_seconds(), PLAIN._replace(columns=99))
-    if columns < 68:
+    if columns < 76:
         wide = [re.sub(r"RATE$|[\d.]+ k?B/s$", "", line) for line in wide]
     assert [word for word in words(wide) if word not in words(lines)] == []
-    assert "RATE" in words(lines) or columns < 68
+    assert "RATE" in words(lines) or columns < 76
     assert " ".join(words(lines)).endswith(" interfaces, all accounted for")
 
 
@@ -209,6 +209,19 @@ def test_the_last_events_are_shown_in_the_order_in_which_they_began() -> None:
     assert shown[2].endswith("denied  2,300 connections")
     assert "and 2 more" in lines
     assert "none" in drawn(after_ten_seconds(events=()))
+
+
+def test_a_peer_that_only_dns_names_goes_by_its_domain() -> None:
+    domain = 'peer_domain="exfil.example.net"'
+    named = METRICS.replace('scope="private",', f'scope="private",{domain},')
+    peer = msgspec.structs.replace(STRAYS.peer, domain="exfil.example.net", domain_source="dns")
+    event = msgspec.structs.replace(STRAYS, peer=peer)
+    now = after_ten_seconds(named, (event,))
+    (use,) = now.pods[1].outbound
+    assert (use.peer, use.outside) == ("exfil.example.net", True)
+    lines = drawn(now)
+    assert any("-> exfil.example.net :4444  ! denied" in line for line in lines)
+    assert any("-> exfil.example.net 198.18.7.7:4444  denied" in line for line in lines)
 
 
 def test_an_event_of_what_came_in_and_one_without_a_port() -> None:

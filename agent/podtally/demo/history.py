@@ -11,7 +11,7 @@ from podtally.commands.tables import BOLD, Style, paint
 from podtally.demo.agent import DemoAgent
 from podtally.errors import PodtallyError
 
-_COLUMNS = "workload,initiator,peer,address,port,protocol,verdict"
+_COLUMNS = "workload,initiator,peer,domain,address,port,protocol,verdict"
 
 
 def lines(agent: DemoAgent, pod: str, style: Style) -> list[str]:

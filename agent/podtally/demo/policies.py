@@ -6,13 +6,16 @@ namespace that may reach one network except one address.
 """
 
 _SHOP = """\
-# Pods of the shop may only send what a policy below allows.
+# Pods of the shop may ask the resolver, and only send what a policy below allows beside that.
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: default-deny, namespace: shop}
 spec:
   podSelector: {}
   policyTypes: [Egress]
+  egress:
+    - to: [{ipBlock: {cidr: 198.18.0.53/32}}]
+      ports: [{protocol: UDP, port: 53}]
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -56,7 +59,7 @@ spec:
     - to: [{podSelector: {matchLabels: {app: database}}}]
       ports: [{port: 3306}]
 ---
-# The database accepts the backend, and opens no connections.
+# The database accepts the backend, and needs nothing but the resolver.
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: database, namespace: shop}
@@ -69,7 +72,7 @@ spec:
 """
 
 _BILLING = """\
-# Billing may only reach the bank's network, except the bank's old address.
+# Billing may only reach the resolver and the bank's network, except the bank's old address.
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: only-the-bank, namespace: billing}
@@ -80,6 +83,8 @@ spec:
     - to:
         - ipBlock: {cidr: 203.0.113.0/24, except: [203.0.113.10/32]}
       ports: [{protocol: TCP, port: 3306}]
+    - to: [{ipBlock: {cidr: 198.18.0.53/32}}]
+      ports: [{protocol: UDP, port: 53}]
 """
 
 POLICY_FILES = {"shop.yaml": _SHOP, "billing.yaml": _BILLING}

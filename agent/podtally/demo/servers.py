@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's traffic: a shop of three servers, its user, payments, and a pod that leaks data.
+"""The demo's traffic: a shop of three servers, its user, payments, a pod that leaks data, and DNS.
 
 ``python -m podtally.demo.servers ROLE`` runs one of them until it is killed; ``topology`` has
 their addresses.
@@ -16,17 +16,18 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from podtally.demo import resolver
 from podtally.demo.topology import (
     BACKEND,
     BACKEND_PORT,
-    BANK,
+    BANK_NAME,
     BANK_PORT,
     DATABASE,
     DATABASE_PORT,
     FRONTEND,
     FRONTEND_PORT,
-    OLD_BANK,
-    OUTSIDE,
+    LEAK_NAME,
+    OLD_BANK_NAME,
     OUTSIDE_PORT,
 )
 
@@ -78,7 +79,7 @@ class _TcpServer(socketserver.ThreadingTCPServer):
 
 class _ShopServer(ThreadingHTTPServer):
     def server_bind(self) -> None:
-        """Bind without HTTPServer's look-up of its own name: there is no name server."""
+        """Bind without HTTPServer's look-up of its own name, which nothing here knows."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "", int(self.server_address[1])
 
@@ -174,10 +175,10 @@ def user() -> None:
 
 
 def stray() -> None:
-    """Send a little, again and again, to an address that no pod has a reason to reach."""
+    """Send a little, again and again, to a name that no pod has a reason to reach."""
     for number in itertools.count():
         try:
-            where = (OUTSIDE.address, OUTSIDE_PORT)
+            where = (resolver.resolve(LEAK_NAME, _TIMEOUT_SECONDS), OUTSIDE_PORT)
             with socket.create_connection(where, _TIMEOUT_SECONDS) as connection:
                 connection.sendall(f"secret {number}\n".encode() * 20)
         except OSError:
@@ -188,9 +189,10 @@ def stray() -> None:
 def payments() -> None:
     """Pay at the bank, sometimes at its old address, which the policy excludes."""
     for number in itertools.count():
-        address = OLD_BANK if number % _OLD_BANK_EVERY == 1 else BANK
+        name = OLD_BANK_NAME if number % _OLD_BANK_EVERY == 1 else BANK_NAME
         try:
-            with socket.create_connection((address, BANK_PORT), _TIMEOUT_SECONDS) as connection:
+            where = (resolver.resolve(name, _TIMEOUT_SECONDS), BANK_PORT)
+            with socket.create_connection(where, _TIMEOUT_SECONDS) as connection:
                 send(connection, f"PAY {number}".encode())
                 receive(connection)
         except (OSError, EOFError):
@@ -215,8 +217,12 @@ def outside() -> None:
     _TcpServer(("", OUTSIDE_PORT), _PaymentReader).serve_forever()
 
 
+def dns() -> None:
+    resolver.serve()
+
+
 # Servers before their clients, so that the first request succeeds.
-_ALL = (database, backend, frontend, outside, user, payments, stray)
+_ALL = (database, backend, frontend, outside, dns, user, payments, stray)
 ROLES = {role.__name__: role for role in _ALL}
 
 if __name__ == "__main__":

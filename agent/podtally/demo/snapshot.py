@@ -161,9 +161,9 @@ def _pod_conversation(parts: Sequence[Conversation], traffic: TrafficSnapshot) -
     counts = {part.verdict: traffic.conversations[part].bytes for part in parts}
     one = parts[0]
     nameless = not one.peer_workload
-    # An address without a name is shown by its scope: internet, private.
+    # An address without a name is shown by its domain, or by its scope: internet, private.
     return PodConversation(
-        peer=(one.scope if nameless else one.peer_workload) or "unknown",
+        peer=one.peer_workload or one.peer_domain or one.scope or "unknown",
         protocol=one.protocol,
         port=one.port,
         bytes=sum(counts.values()),

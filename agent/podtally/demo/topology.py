@@ -23,6 +23,7 @@ BACKEND_PORT = 3000
 DATABASE_PORT = 3306
 OUTSIDE_PORT = 4444
 BANK_PORT = 3306
+DNS_PORT = 53
 
 BANK = "203.0.113.20"
 OLD_BANK = "203.0.113.10"  # excluded by the policy for the bank's network
@@ -59,12 +60,20 @@ PAYMENTS = Host("payments", "10.99.1.2", "payments-8e", "billing")
 # No pod has a reason to reach its first address, which has no name in the configuration.
 OUTSIDE = Host("outside", "198.18.7.7", also=(BANK, OLD_BANK))
 
+RESOLVER = Host("dns", "198.18.0.53")
+
+# What the resolver answers.
+LEAK_NAME = "exfil.example.net"
+BANK_NAME = "pay.bank.example"
+OLD_BANK_NAME = "old.bank.example"
+NAMES = {LEAK_NAME: OUTSIDE.address, BANK_NAME: BANK, OLD_BANK_NAME: OLD_BANK}
+
 PODS = (USER, FRONTEND, BACKEND, DATABASE, PAYMENTS, STRAY)
-HOSTS = (*PODS, OUTSIDE)
+HOSTS = (*PODS, OUTSIDE, RESOLVER)
 
 
 def agent_config() -> str:
-    """Return the agent's configuration file: the pods, and names of outside networks."""
+    """Return the agent's configuration file: the pods, outside networks, and DNS."""
     endpoints = "".join(
         f"  - netns: {pod.netns}\n"
         f"    namespace: {pod.namespace}\n"
@@ -74,6 +83,7 @@ def agent_config() -> str:
         f"    labels: {{app: {pod.name}{', role: user' if pod is USER else ''}}}\n"
         for pod in PODS
     )
-    networks = f"  bank: 203.0.113.0/24\n  old-bank: {OLD_BANK}/32\n"
+    networks = f"  bank: 203.0.113.0/24\n  old-bank: {OLD_BANK}/32\n  dns: {RESOLVER.address}/32\n"
+    names = f"resolvers: {RESOLVER.address}\ndomains: full\n"
     history = f"{{path: {STATE_DIR / 'history.db'}, max_bytes: 16MiB, min_free_bytes: 0}}"
-    return f"endpoints:\n{endpoints}networks:\n{networks}history: {history}\n"
+    return f"endpoints:\n{endpoints}networks:\n{networks}{names}history: {history}\n"

@@ -26,7 +26,7 @@ from podtally.policy.model import DENIED
 _MAX_LINES = 4  # of a pod, so that the table fits one screen
 _MAX_EVENTS = 3
 _WIDE_COLUMNS = 100
-_RATE_COLUMNS = 68  # what the demo's longest names and rates need
+_RATE_COLUMNS = 76  # what the demo's longest names and rates need
 
 _TITLE = "user -> frontend :80 -> backend :3000 -> database :3306; payments; a stray pod"
 _REASON_INDENT = 4
@@ -141,7 +141,8 @@ def _events(events: Sequence[EventRecord], style: Style) -> list[str]:
 
 def _event(event: EventRecord) -> str:
     peer = event.peer
-    name = f"{peer.name or peer.workload or peer.scope} {peer.address}".strip()
+    who = peer.name or peer.workload or peer.domain or peer.scope
+    name = f"{who} {peer.address}".strip()
     port = f":{event.port}" if event.port else f" ({event.protocol})"
     connection = f"-> {name}{port}" if event.direction == "egress" else f"{port} <- {name}"
     time = event.time.partition("T")[2][:8]  # UTC
