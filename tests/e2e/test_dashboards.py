@@ -48,6 +48,26 @@ NOTHING = {
     "policy: Scans A": "no scans",
     "policy: Spoofed packets A": "no spoofing",
     "policy: Undecided at isolated workloads A": "policy decides everything",
+    "policy: Allowed by expired names A": "no rule names domains",
+    **dict.fromkeys(
+        (
+            "health: Failed TCP connections A",
+            "health: Failed connections A",
+            "health: Reset connections A",
+            "health: Resets A",
+        ),
+        "every connection works",
+    ),
+    **dict.fromkeys(
+        (
+            "health: First answer of UDP A",
+            "health: First answer of UDP B",
+            "health: First answer of UDP C",
+            "health: Other protocols by outcome A",
+        ),
+        "no UDP",
+    ),
+    "health: Dropped frames A": "nothing is dropped",
     "egress: Now and a week ago B": "there was no Prometheus a week ago",
 }
 

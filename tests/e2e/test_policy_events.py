@@ -70,8 +70,9 @@ def stage(node: Node, make_agent: MakeAgent, tmp_path: Path) -> Stage:
 
 
 def latest(path: Path) -> dict[tuple[str, int | None], int]:
-    """How many connections the last line of each event tells."""
-    return {(line.peer.address, line.port): line.connections for line in events(path)}
+    """Return how many connections the last line of each denial has."""
+    lines = (line for line in events(path) if line.event == "denied")
+    return {(line.peer.address, line.port): line.connections for line in lines}
 
 
 def denied(samples: Samples) -> int:
@@ -108,7 +109,10 @@ def test_killed_between_denials_every_event_is_reported_with_its_sum(
     assert by("policy", samples, "podtally_policy_denied_total") == {"shop/shut": truth.total()}
     assert len(truth) == len(OUTSIDE) * len(PORTS)
     for place in truth:
-        result = [e for e in events(log) if (e.peer.address, e.port) == place]
+        result = [
+            e for e in events(log)
+            if (e.event, e.peer.address, e.port) == ("denied", *place)
+        ]  # fmt: skip
         counts = [e.connections for e in result]
         assert counts == sorted(counts), place  # said again after a kill, but never less
         assert sum(e.new_connections for e in result) >= truth[place]
