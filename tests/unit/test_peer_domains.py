@@ -196,7 +196,7 @@ def test_a_connection_without_data_waits_for_its_server_name() -> None:
     ledger = make_ledger()
     answers = (answer("a.example.com"), answer("b.example.net", at=2.0))
     syn = OPENED._replace(seen=from_here(SYN), bytes=(74, 0), packets=(1, 0))
-    turn(ledger, [syn], context(inputs(*answers), 5.2))
+    turn(ledger, [syn], context(inputs(*answers), 5.1))
     assert not contents(ledger.view()[FLOWS])
     data = OPENED._replace(seen=ACK, bytes=(2000, 0), packets=(2, 0))
     turn(ledger, [data], context(inputs(*answers, hellos=(hello("a.example.com"),)), 7.0))
@@ -207,9 +207,9 @@ def test_a_connection_without_data_waits_for_its_server_name() -> None:
 def test_without_tls_it_waits_no_longer_than_a_moment() -> None:
     ledger = make_ledger()
     syn = OPENED._replace(seen=from_here(SYN), bytes=(74, 0), packets=(1, 0))
-    turn(ledger, [syn], context(inputs(), 5.2))
+    turn(ledger, [syn], context(inputs(), 5.1))
     assert not contents(ledger.view()[FLOWS])
-    turn(ledger, [], context(inputs(), 5.3))
+    turn(ledger, [], context(inputs(), 5.15))
     assert {each.peer_domain for each in contents(ledger.view()[FLOWS])} == {""}
 
 

@@ -22,7 +22,7 @@ from podtally.ledger.peer_domains import NO_DOMAIN, NOT_LOOKED_UP, PeerDomains
 
 # A TLS client sends its ClientHello one round trip after its first packet. A longer wait would
 # delay denials: no attacker's silent connection may hold its event back.
-HELLO_NS = 300_000_000
+HELLO_NS = 150_000_000
 NO_INTERFACE = -1  # instead of an interface that is watched
 _KIND = PackedFields(kind=31, domain=32)
 
