@@ -9,6 +9,7 @@ from bench import (
     agent,
     attack,
     audit,
+    domains,
     drain,
     fleet,
     history,
@@ -54,6 +55,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "suggest": suggest,
     "outcomes": outcomes,
     "audit": audit,
+    "domains": domains,
     "start": start,
 }
 
