@@ -3,7 +3,8 @@
 
 import re
 
-from podtally.config.settings import SETTINGS, default_text
+from podtally.config.setting import default_text
+from podtally.config.settings import SETTINGS
 
 _HEAD = "| key | flag | default | type | meaning, and cost |\n|---|---|---|---|---|\n"
 _MARKED = re.compile(r"(<!-- settings: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)

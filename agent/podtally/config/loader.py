@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from podtally.config.kinds import STANDARD_OUTPUT, SettingError, Steps
-from podtally.config.settings import DEFAULT_FILE, SETTINGS, Config, Setting, default_text
+from podtally.config.setting import Setting, default_text
+from podtally.config.settings import DEFAULT_FILE, SETTINGS, Config
 from podtally.errors import PodtallyError
 from podtally.yamltree.shapes import field_of
 from podtally.yamltree.suggestion import did_you_mean

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal
 
 from podtally.config.kinds import (
     ADDRESS,
@@ -23,14 +23,13 @@ from podtally.config.kinds import (
     SOCKET,
     SWITCH,
     TEXT,
-    SettingKind,
     choice,
     count,
-    duration_text,
     seconds,
     words,
 )
 from podtally.config.policy_name import PolicyName
+from podtally.config.setting import Setting, setting
 from podtally.config.structs import (
     ENDPOINTS,
     EXPECTED,
@@ -43,8 +42,6 @@ from podtally.config.structs import (
     Prices,
     StaticEndpoint,
 )
-
-T = TypeVar("T")
 
 DEFAULT_FILE = Path("/etc/podtally/podtally.yaml")
 DEFAULT_PIN_DIR = Path("/sys/fs/bpf/podtally")
@@ -69,63 +66,25 @@ HISTORY_GROUP = "History"
 _MAX_GRACE = 366 * 86400.0
 
 
-class Setting(NamedTuple):
-    """The declaration of one setting; ``name`` is its key in the file."""
-
-    name: str
-    default: Any
-    kind: SettingKind
-    group: str
-    help: str  # for --help
-    text: str  # for the documentation: meaning, and cost
-    flag: str  # "": only in the file
-    restart: bool  # not changed by a reload
-
-
-def _setting(
-    default: T,
-    kind: SettingKind,
-    group: str,
-    help: str,
-    text: str = "",
-    *,
-    flag: bool | str = True,
-    restart: bool = False,
-) -> T:
-    """Return a dataclass field; ``text`` defaults to ``help``."""
-    declared = {
-        "kind": kind,
-        "group": group,
-        "help": help,
-        "text": text or help,
-        "flag": flag,
-        "restart": restart,
-    }
-    made: Any = dataclasses.field(default=default, metadata=declared)
-    if isinstance(default, dict):
-        made = dataclasses.field(default_factory=dict, metadata=declared)
-    return made  # type: ignore[no-any-return]
-
-
 @dataclass(frozen=True)
 class Config:
     """The configuration of an agent."""
 
-    listen: str = _setting(
+    listen: str = setting(
         DEFAULT_LISTEN,
         ADDRESS,
         PLACES,
         "address of /metrics, health checks and the API",
         "address of `/metrics`, `/livez`, `/readyz` and the API; `0.0.0.0:9775` for a Prometheus on another host, `[::]:9775` for IPv6",
     )
-    web_config_file: Path | None = _setting(
+    web_config_file: Path | None = setting(
         None,
         PATH,
         PLACES,
         "TLS and users, in the file format of Prometheus' exporters; reloaded when it changes",
         "TLS and users for it, in the file format of Prometheus' exporters ([web.md](web.md))",
     )
-    state_dir: Path = _setting(
+    state_dir: Path = setting(
         DEFAULT_STATE_DIR,
         PATH,
         PLACES,
@@ -133,7 +92,7 @@ class Config:
         "directory of the checkpoint, which must outlive the agent but not a reboot: a tmpfs is best",
         restart=True,
     )
-    pin_dir: Path = _setting(
+    pin_dir: Path = setting(
         DEFAULT_PIN_DIR,
         PATH,
         PLACES,
@@ -141,21 +100,21 @@ class Config:
         "directory where programs and maps are pinned, on a bpffs; each agent needs its own",
         restart=True,
     )
-    interfaces: str | None = _setting(
+    interfaces: str | None = setting(
         None,
         GLOBS,
         COUNTING,
         "interfaces to watch: globs, comma-separated, !GLOB excludes (default: all pod interfaces)",
         "interfaces to watch; none: all pod interfaces. With globs, only those that match: to see the host's own processes, add the uplink (`veth*,cali*,eth0`). Each packet costs 7 to 28 ns",
     )
-    epoch: float = _setting(
+    epoch: float = setting(
         1.0,
         seconds(),
         COUNTING,
         "interval at which the kernel's flow table is read",
         "interval at which the kernel's flow table is read: counts are at most this old. At 1 s an idle agent takes 0.3 to 1 % of a core",
     )
-    max_flows: int = _setting(
+    max_flows: int = setting(
         65536,
         count(1, 2**21),
         COUNTING,
@@ -163,7 +122,7 @@ class Config:
         "flows that can be active in one epoch; more are booked as `overflow`. Takes 27 MB of kernel memory, proportional to its value (rounded up to a power of two, 2 x 208 bytes a flow)",
         restart=True,
     )
-    attach: Attach = _setting(
+    attach: Attach = setting(
         "auto",
         choice("auto", "tcx", "clsact"),
         COUNTING,
@@ -171,14 +130,14 @@ class Config:
         "how programs are attached to interfaces; `auto`: TCX if the kernel supports it. Attaching by TCX takes the kernel some 25 ms per interface, by clsact 1 ms",
         restart=True,
     )
-    attach_first: bool = _setting(
+    attach_first: bool = setting(
         False,
         SWITCH,
         COUNTING,
         "with clsact: run before another program also where it has the first priority",
         "with clsact: run before another program also where it has the first priority, by sharing that priority. TCX programs are always attached first. Whoever removes that whole priority removes podtally's program as well; it is attached again within 10 s",
     )
-    compile: bool = _setting(
+    compile: bool = setting(
         False,
         SWITCH,
         COUNTING,
@@ -186,28 +145,28 @@ class Config:
         "compile the kernel programs at the start instead of loading those that were built with this release. Takes bcc, kernel headers, some 5 s of CPU and 150 MB; to tell a compiler's fault from another",
         restart=True,
     )
-    flow_labels: FlowLabels = _setting(
+    flow_labels: FlowLabels = setting(
         "workload",
         choice("workload", "pod"),
         SERIES,
         "label flow series by workload or by pod; pod makes many more series",
         "label flow series by workload or by pod. `pod` makes a series for each pod and peer, which ends with the pod; [avoid it](metrics.md#traffic) if pods are many or short-lived",
     )
-    series_limit: int = _setting(
+    series_limit: int = setting(
         10_000,
         count(),
         SERIES,
         "label sets of flows; the excess of an endpoint is summed as `other`",
         "label sets of flows, each with bytes, packets and connections. Each endpoint has a share; its excess is summed as `other`, and totals stay exact",
     )
-    series_grace: float = _setting(
+    series_grace: float = setting(
         300.0,
         seconds(0, _MAX_GRACE, above=False),
         SERIES,
         "how long series of deleted pods stay",
         "how long series of deleted pods stay: at least a few scrape intervals, or their last bytes are never scraped",
     )
-    prices: Prices = _setting(
+    prices: Prices = setting(
         Prices(),
         PRICES,
         SERIES,
@@ -215,7 +174,7 @@ class Config:
         "what bytes cost, for `podtally_egress_cost_dollars_total`: a series for each workload and scope with a price",
         flag=False,
     )
-    nat_gateway: NatGateway | None = _setting(
+    nat_gateway: NatGateway | None = setting(
         None,
         NAT_GATEWAY,
         SERIES,
@@ -223,78 +182,78 @@ class Config:
         "which traffic with the internet passes a NAT gateway, for prices and `kubecost_alias`",
         flag=False,
     )
-    kubecost_alias: bool = _setting(
+    kubecost_alias: bool = setting(
         False,
         SWITCH,
         SERIES,
         "also export kubecost_pod_network_egress_bytes_total, for OpenCost and Kubecost",
         "also export `kubecost_pod_network_egress_bytes_total` and `_ingress_`, for OpenCost and Kubecost: series for each pod",
     )
-    kubernetes: Kubernetes = _setting(
+    kubernetes: Kubernetes = setting(
         "auto",
         choice("auto", "on", "off"),
         NAMES,
         "watch the Kubernetes API (auto: if there is a service account or a kubeconfig)",
         "watch the Kubernetes API; `auto`: if there is a service account, or `kubeconfig` is set. Each agent watches all pods: 10,000 take some 70 MB",
     )
-    kubeconfig: Path | None = _setting(
+    kubeconfig: Path | None = setting(
         None, PATH, NAMES, "how to reach the API from outside the cluster"
     )
-    kube_context: str | None = _setting(
+    kube_context: str | None = setting(
         None,
         NAME,
         NAMES,
         "context of the kubeconfig (default: the current one)",
         "context of the kubeconfig; none: the current one",
     )
-    node_name: str | None = _setting(
+    node_name: str | None = setting(
         None,
         NAME,
         NAMES,
         "name of this node in the API (default: $NODE_NAME, or the host name)",
         "name of this node in the API; none: `$NODE_NAME`, or the host name in lower case",
     )
-    cluster_name: str | None = _setting(
+    cluster_name: str | None = setting(
         None,
         NAME,
         NAMES,
         "name of the cluster, in events",
         "name of the cluster, in each event; for metrics and alerts set the label `cluster` where you scrape ([operations.md](operations.md))",
     )
-    cri_socket: str = _setting(
+    cri_socket: str = setting(
         "auto",
         SOCKET,
         NAMES,
         "socket of the container runtime (auto: the usual paths)",
         "socket of the container runtime; `auto`: the usual paths",
     )
-    pod_logs: Path = _setting(
+    pod_logs: Path = setting(
         DEFAULT_POD_LOGS,
         PATH,
         NAMES,
         "directory of the kubelet's pod logs, which has the names of pods",
     )
-    name_wait: float = _setting(
+    name_wait: float = setting(
         10.0,
         seconds(),
         NAMES,
         "how long flows wait for a name that may still arrive",
         "how long flows wait for a name that may still arrive; after that they are counted as `unknown`",
     )
-    endpoints: tuple[StaticEndpoint, ...] = _setting(
+    endpoints: tuple[StaticEndpoint, ...] = setting(
         (), ENDPOINTS, NAMES, "names for interfaces without another source", flag=False
     )
-    networks: Mapping[str, tuple[str, ...]] = _setting(
+    networks: Mapping[str, tuple[str, ...]] = setting(
         {}, NETWORKS, NAMES, "names for external addresses and domains", flag=False
     )
-    names_from: tuple[str, ...] = _setting(
+    names_from: tuple[str, ...] = setting(
         NAME_SOURCES,
         words(*NAME_SOURCES, "off"),
         NAMES,
         "what names peers outside: DNS answers, server names in TLS; or off",
         "what names peers outside the cluster: DNS answers that endpoints receive (`dns`), and server names that they send in TLS (`tls`); `off`: neither is read ([dns.md](dns.md))",
     )
-    dns_ports: tuple[int, ...] = _setting(
+    dns_ports: tuple[int, ...] = setting(
         (),
         PORTS,
         NAMES,
@@ -302,21 +261,21 @@ class Config:
         "ports on which DNS is spoken, beside 53",
         restart=True,
     )
-    resolvers: tuple[str, ...] = _setting(
+    resolvers: tuple[str, ...] = setting(
         (),
         ADDRESSES,
         NAMES,
         "resolvers that are trusted, beside the cluster's and the host's",
         "addresses of resolvers whose answers count for verdicts, beside the cluster's DNS Services, the node-local cache, and those in the host's resolv.conf",
     )
-    domains: Domains = _setting(
+    domains: Domains = setting(
         "registrable",
         choice("registrable", "full", "declared", "off"),
         SERIES,
         "what the label peer_domain shows",
         "what the label `peer_domain` shows of a domain name: the registrable domain, the whole name (many series), only those declared in `networks`, or nothing",
     )
-    forwarders: tuple[str, ...] = _setting(
+    forwarders: tuple[str, ...] = setting(
         (),
         FORWARDERS,
         NAMES,
@@ -324,14 +283,14 @@ class Config:
         "workloads that forward traffic for others (routers, VPN, egress gateways, direct server return): packets with other source addresses are evaluated as their own, and not counted as spoofed",
         flag=False,
     )
-    policies: tuple[Path, ...] = _setting(
+    policies: tuple[Path, ...] = setting(
         (),
         PATHS,
         POLICY,
         "file or directory of policies, reloaded when it changes; may be repeated",
         "files and directories of policies, in addition to those of the API; checked for changes every second ([policy.md](policy.md))",
     )
-    expected: tuple[ExpectedTraffic, ...] = _setting(
+    expected: tuple[ExpectedTraffic, ...] = setting(
         (),
         EXPECTED,
         POLICY,
@@ -339,14 +298,14 @@ class Config:
         "known egress that is denied or undeclared: events are marked, alerts exclude it, until a day",
         flag=False,
     )
-    candidate_delete: tuple[PolicyName, ...] = _setting(
+    candidate_delete: tuple[PolicyName, ...] = setting(
         (),
         POLICY_NAMES,
         POLICY,
         "dry run: evaluate as if this policy were deleted; may be repeated",
         "dry run: policies in force, evaluated as if they were deleted",
     )
-    candidates: tuple[Path, ...] = _setting(
+    candidates: tuple[Path, ...] = setting(
         (),
         PATHS,
         POLICY,
@@ -354,56 +313,56 @@ class Config:
         "dry run: candidate policies, evaluated in addition to those in force; each connection is evaluated twice",
         flag="candidate",
     )
-    history: History = _setting(
+    history: History = setting(
         History(),
         HISTORY,
         HISTORY_GROUP,
         "file of the history, or off",
         "file of the history, by minute and conversation, for `podtally flows` ([history.md](history.md)); `off`: none. A row takes some 30 bytes and 6 µs",
     )
-    flow_log: Path | None = _setting(
+    flow_log: Path | None = setting(
         None,
         LOG,
         LOGS,
         "write a JSON line for every finished connection; - is standard output",
         "write a line for every finished connection, some 500 bytes each ([logs.md](logs.md))",
     )
-    flow_log_max_bytes: int = _setting(
+    flow_log_max_bytes: int = setting(
         64 << 20,
         SIZE,
         LOGS,
         "size at which the flow log is rotated to PATH.1",
         "size at which the file is rotated to `PATH.1`; it can take twice as much on disk",
     )
-    events: str | None = _setting(
+    events: str | None = setting(
         None,
         TEXT._replace(words=LOG.words, metavar="PATH"),
         LOGS,
         "write a JSON line for each denied or undeclared connection; - is standard output",
         "write a line for each new connection that policy denies or that no policy covers",
     )
-    events_max_bytes: int = _setting(
+    events_max_bytes: int = setting(
         64 << 20,
         SIZE,
         LOGS,
         "size at which the event log is rotated to PATH.1",
         "size at which the file is rotated, as for the flow log",
     )
-    events_rate: int = _setting(
+    events_rate: int = setting(
         50,
         count(unit="lines per second"),
         LOGS,
         "lines per second, on average",
         "lines per second, on average; other events wait, and are written later with larger counts",
     )
-    events_interval: float = _setting(
+    events_interval: float = setting(
         60.0,
         seconds(),
         LOGS,
         "time between two lines of one event",
         "time between two lines of one event; it doubles while the event continues, up to an hour",
     )
-    events_verdicts: tuple[str, ...] = _setting(
+    events_verdicts: tuple[str, ...] = setting(
         EVENT_VERDICTS,
         words(*EVENT_VERDICTS),
         LOGS,
@@ -429,19 +388,3 @@ def _declared() -> Iterator[Setting]:
 SETTINGS = {each.name: each for each in _declared()}
 GROUPS = tuple(dict.fromkeys(each.group for each in SETTINGS.values()))
 RESTART_ONLY = tuple(name for name, each in SETTINGS.items() if each.restart)
-
-
-def default_text(setting: Setting) -> str:
-    """Return a default as people write it; "none" if there is none."""
-    value = setting.default
-    if value in (None, (), {}, Prices()):
-        return "none"
-    if isinstance(value, bool | History):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    if setting.kind.metavar == "SIZE":
-        return f"{value >> 20}MiB"
-    if setting.kind.metavar == "DURATION":
-        return duration_text(value)
-    return str(value)
