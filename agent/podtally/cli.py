@@ -40,9 +40,13 @@ GROUPS: dict[str, dict[str, Command]] = {
         "config": Command("commands.config_check", "check a configuration file"),
         "detach": Command("commands.detach", "remove the kernel programs and stop counting"),
     },
-    "endpoints and addresses": {
+    "endpoints, addresses and names": {
         "endpoints": Command("commands.endpoints", "list the endpoint behind each interface"),
-        "resolve": Command("commands.resolve", "show the owner of an address, now or earlier"),
+        "resolve": Command(
+            "commands.resolve",
+            "show the owner of an address, or the addresses of a name",
+        ),
+        "dns": Command("commands.dns", "show live DNS questions, answers and response times"),
     },
     "policies": {
         "check": Command("commands.check", "lint policies and run their test cases"),

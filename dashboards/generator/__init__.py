@@ -5,6 +5,7 @@
 """
 
 from dashboards.generator.agent import AGENT
+from dashboards.generator.dns import DNS
 from dashboards.generator.egress import EGRESS
 from dashboards.generator.health import HEALTH
 from dashboards.generator.model import Dashboard
@@ -12,4 +13,4 @@ from dashboards.generator.overview import OVERVIEW
 from dashboards.generator.pod import POD
 from dashboards.generator.policy import POLICY
 
-DASHBOARDS: tuple[Dashboard, ...] = (OVERVIEW, POD, EGRESS, POLICY, HEALTH, AGENT)
+DASHBOARDS: tuple[Dashboard, ...] = (OVERVIEW, POD, EGRESS, POLICY, HEALTH, DNS, AGENT)

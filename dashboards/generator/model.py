@@ -188,7 +188,19 @@ class Dashboard:
             y += tallest
 
 
-_OTHERS = ("overview", "pod", "egress", "policy", "health", "agent")  # in the order of the links
+_OTHERS = (
+    "overview",
+    "pod",
+    "egress",
+    "policy",
+    "health",
+    "dns",
+    "agent",
+)  # in the order of the links
+
+
+def title_of(name: str) -> str:
+    return name.upper() if name == "dns" else name.capitalize()
 
 
 def _link(name: str) -> Object:
@@ -197,7 +209,7 @@ def _link(name: str) -> Object:
     chosen = "" if whole else "?${datasource:queryparam}&${cluster:queryparam}"
     return {
         "type": "link",
-        "title": name.capitalize(),
+        "title": title_of(name),
         "url": f"/d/{PREFIX}{name}/{name}{chosen}",
         "includeVars": whole,
         "keepTime": True,

@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dashboards.generator.model import PREFIX, Object, Panel
+from dashboards.generator.model import PREFIX, Object, Panel, title_of
 from dashboards.generator.queries import edges
 
 GREEN, RED, YELLOW, GREY = "green", "red", "yellow", "#8E8E8E"
@@ -305,7 +305,7 @@ def _to(target: str) -> Object:
         return {"title": "What it means", "url": f"${{docs}}/{target}", "targetBlank": True}
     kept = "${datasource:queryparam}&${cluster:queryparam}&${__url_time_range}"
     url = f"/d/{PREFIX}{target}/{target}?{kept}"
-    return {"title": f"Open {target.capitalize()}", "url": url}
+    return {"title": f"Open {title_of(target)}", "url": url}
 
 
 def _links(name: str, links: tuple[Object, ...]) -> Object:

@@ -31,10 +31,12 @@ def unbound(pod: Pod, folder: Path, records: Mapping[str, tuple[str, int]]) -> I
 
 
 @contextmanager
-def dnsmasq(pod: Pod, records: Mapping[str, tuple[str, int]]) -> Iterator[None]:
+def dnsmasq(pod: Pod, records: Mapping[str, tuple[str, int]], *flags: str) -> Iterator[None]:
     hosts = [f"--host-record={name},{ip},{ttl}" for name, (ip, ttl) in records.items()]
     command = ["dnsmasq", "--no-daemon", "--no-resolv", "--no-hosts", "--conf-file=/dev/null"]
-    with _serving(pod, [*command, "--user=root", "--pid-file=", *hosts], next(iter(records))):
+    with _serving(
+        pod, [*command, "--user=root", "--pid-file=", *hosts, *flags], next(iter(records))
+    ):
         yield
 
 

@@ -3,6 +3,7 @@
 
 import json
 import math
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,10 +13,12 @@ from typing import NamedTuple
 
 import pytest
 import yaml
+from dns.message import make_query
 
 from tests.e2e.agents import Agent, value
 from tests.e2e.conftest import MakeAgent, free_port
-from tests.e2e.pods import Node, Pod
+from tests.e2e.dns_servers import dnsmasq
+from tests.e2e.pods import Node, Pod, pod_socket
 from tests.e2e.policy_cluster import Cluster, cluster
 from tests.e2e.policy_world import OUTSIDE, Talk, converse, eventually, outside, talk
 from tests.e2e.prometheus import SCRAPE_SECONDS, Prometheus, Sample, prometheus
@@ -27,6 +30,7 @@ CLUSTER = "c1"
 RULES = FOLDER / "rules"
 HEARD_SECONDS = 60.0
 METADATA = OUTSIDE[2]  # stands for the metadata address by its name: that one is not ours
+DNS_PORT, NAME = 53, "api.example.com"
 LATE_PORT, LATE_TIMES = 4445, 3  # denied once everything has been watched for long
 CONFIG = {
     "networks": {"metadata": f"{METADATA}/32"},
@@ -125,6 +129,19 @@ def once(stage: Stage, older: Talk) -> None:
     converse(stage.mail, stage.world, 25, (OUTSIDE[1], 25))
     converse(stage.mail, stage.world, 80, (METADATA, 80))
     converse(stage.world, stage.stray, 8080, source=OUTSIDE[1])
+    questions(stage.user, stage.web)
+
+
+def questions(pod: Pod, deaf: Pod) -> None:
+    """Questions to a resolver that is not trusted, garbage, and a question to no resolver."""
+    asked = [make_query(name, "A").to_wire() for name in (NAME, f"{'a' * 60}.{NAME}", "a.missing")]
+    with pod_socket(pod, socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.settimeout(HEARD_SECONDS)
+        asking.sendto(asked[0], (deaf.ipv4, DNS_PORT))
+        asking.sendto(b"garbage", (OUTSIDE[0], DNS_PORT))
+        for message in asked:
+            asking.sendto(message, (OUTSIDE[0], DNS_PORT))
+            asking.recv(4096)
 
 
 @contextmanager
@@ -209,6 +226,8 @@ def test_every_query_finds_something(stage: Stage, make_agent: MakeAgent, tmp_pa
     with ExitStack() as stack:
         older = stack.enter_context(talk(stage.user, stage.web, 82))  # of before the agent
         older.exchange(1)
+        records = {NAME: (OUTSIDE[0], 60)}
+        stack.enter_context(dnsmasq(stage.world, records, "--local=/missing/"))
         agent = running(stage, make_agent, tmp_path)
         rules = quick_rules(tmp_path)
         source = stack.enter_context(prometheus(tmp_path, free_port(), scrapes(agent), rules))

@@ -6,6 +6,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from pathlib import Path
 import dns.message
 import pytest
 
-from tests.e2e.agents import Agent
+from tests.e2e.agents import Agent, environment
 from tests.e2e.conftest import MakeAgent
 from tests.e2e.pods import Node, Pod, ip
 from tests.kernel.links_support import inside
@@ -133,12 +134,37 @@ def test_names_survive_kill_9(node: Node, make_agent: MakeAgent, tmp_path: Path)
         agent.wait_ready()
         wanted = {"": 1, "example.com": 1, "ambiguous": 1, "example.net": 1}
         until(wanted, lambda: domains(agent))
+        assert_commands_have_names(agent)
     lines = [json.loads(line)["peer"] for line in log.read_text().splitlines()]
     named = {
         (each.get("domain"), each.get("domain_source")) for each in lines if each["port"] == PORT
     }
     assert named <= {(None, None), (NAMES[0], "dns"), (NAMES[1], "ambiguous"), (NAMES[1], "dns")}
     assert "Traceback" not in agent.said()
+
+
+def printed(agent: Agent, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "podtally", *arguments, "--listen", f"127.0.0.1:{agent.places.port}"],
+        capture_output=True, text=True, timeout=120, check=False, env=environment(),
+    )  # fmt: skip
+
+
+def assert_commands_have_names(agent: Agent) -> None:
+    """The second question was captured while no agent ran, the first is in the checkpoint."""
+    asked = json.loads(printed(agent, "dns", "--once", "-o", "json").stdout)["queries"]
+    (query,) = (each for each in asked if each["name"] == NAMES[1])
+    assert (query["type"], query["rcode"], query["resolver"]) == ("A", "NOERROR", RESOLVER)
+    assert query["trusted"]
+    assert query["seconds"] > 0
+    for name in NAMES:
+        done = printed(agent, "resolve", name, "-o", "json")
+        (answer,) = json.loads(done.stdout)["answers"]
+        found = (done.returncode, answer["address"], answer["resolver"], answer["ttl"])
+        assert found == (0, OUTSIDE, RESOLVER, 60)
+        assert answer["trusted"]
+        assert not answer["hint"]
+    assert printed(agent, "resolve", NAMES[0], "--at", "1h ago").returncode == 1
 
 
 def test_another_pods_question_names_nothing_here(node: Node, make_agent: MakeAgent) -> None:

@@ -16,18 +16,19 @@ from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.generator import DASHBOARDS
+from dashboards.generator.model import title_of
 from tests.unit.dashboards_support import FOLDER, Object, dashboards, panels, used, variables
 from tests.unit.rules_support import RUNBOOK
 
 ALL = dashboards()
-NAMES = ("agent", "egress", "health", "overview", "pod", "policy")
+NAMES = ("agent", "dns", "egress", "health", "overview", "pod", "policy")
 UNITS = {value for name, value in vars(units).items() if isinstance(value, str) and name[0] != "_"}
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 VERDICTS = {"allowed": "green", "denied": "red", "undeclared": "yellow", "unknown": "#8E8E8E"}
 each_dashboard = pytest.mark.parametrize("name", NAMES)
 
 
-def test_there_are_six() -> None:
+def test_there_are_seven() -> None:
     assert tuple(ALL) == NAMES
 
 
@@ -137,7 +138,7 @@ def test_it_has_a_fixed_uid_and_is_found_by_its_tag(name: str) -> None:
     dashboard = ALL[name]
     assert dashboard["uid"] == f"podtally-{name}"
     assert dashboard["tags"] == ["podtally"]
-    assert dashboard["title"] == f"podtally / {name.capitalize()}"
+    assert dashboard["title"] == f"podtally / {title_of(name)}"
 
 
 @each_dashboard

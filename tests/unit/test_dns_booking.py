@@ -36,6 +36,7 @@ def test_questions_are_counted_under_their_workload() -> None:
         tracker.add(received(answer))
     tracker.add(sent(query("lost.example.com", "AAAA", 4)))
     tracker.add(received(response(query("unasked.example.com", number=9))))
+    tracker.note_lost({sent(query("a.example")).endpoint: 23})
     ledger.book_dns(tracker.take(2 * SECOND + ANSWER_NS), context())
     view = ledger.view()
     own = ("shop", "web", "10.99.0.53")
@@ -45,7 +46,10 @@ def test_questions_are_counted_under_their_workload() -> None:
         (*own, "AAAA", "unanswered"): [1],
     }
     assert contents(view[DNS_SECONDS]) == {("shop", "web"): [3, *[0] * 12, 3_000_000]}
-    assert contents(view[DNS_TROUBLE]) == {("shop", "web", "unsolicited"): [1]}
+    assert contents(view[DNS_TROUBLE]) == {
+        ("shop", "web", "unsolicited"): [1],
+        ("shop", "web", "lost"): [23],
+    }
     assert not contents(view[DNS_BYPASS])
 
 

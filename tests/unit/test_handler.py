@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from podtally.api.dns_schema import DnsQueries, NameAnswers
 from podtally.api.schema import (
     AddressOwner,
     AuditedPolicy,
@@ -57,6 +58,12 @@ class Nothing:
         return []
 
     def flows(self, words: Mapping[str, Sequence[str]]) -> Flows:
+        raise NotImplementedError
+
+    def dns(self, words: Mapping[str, Sequence[str]]) -> DnsQueries:
+        raise NotImplementedError
+
+    def names(self, words: Mapping[str, Sequence[str]]) -> NameAnswers:
         raise NotImplementedError
 
 

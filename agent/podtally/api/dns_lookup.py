@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from podtally.dns.known_names import NO_NAMES, OTHER_NODE, SEEN_LATE, KnownNames
 from podtally.dns.peer_naming import NO_DOMAIN_INPUTS, DomainInputs
+from podtally.dns.tracker import RecentQuery
 from podtally.identity.cluster_labels import NO_CLUSTER_LABELS
 from podtally.identity.directory import Directory
 from podtally.kernel.captured import HOST as HOST_DNS
@@ -29,6 +30,7 @@ class SeenDns(NamedTuple):
 
     inputs: DomainInputs = NO_DOMAIN_INPUTS
     late: frozenset[int] = frozenset()  # interfaces in use before they were watched
+    recent: tuple[RecentQuery, ...] = ()  # the latest questions
 
 
 class DnsLookup:

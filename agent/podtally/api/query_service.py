@@ -14,6 +14,8 @@ import msgspec
 import numpy as np
 
 from podtally.api.dns_lookup import DnsLookup, SeenDns
+from podtally.api.dns_schema import DnsQueries, NameAnswers
+from podtally.api.dns_views import DnsViews
 from podtally.api.explanation import explain_connection, parse_port
 from podtally.api.flows import flows_reply
 from podtally.api.name_lookup import is_domain_name, no_answer
@@ -124,6 +126,12 @@ class QueryService:
         query = parse_query(words, self._prices)
         answer = self._history.answer(query)
         return flows_reply(answer, any(self._prices))
+
+    def dns(self, words: Mapping[str, Sequence[str]]) -> DnsQueries:
+        return DnsViews(self._dns(), self._directory).queries(words)
+
+    def names(self, words: Mapping[str, Sequence[str]]) -> NameAnswers:
+        return DnsViews(self._dns(), self._directory).answers(words)
 
     def _of_network(self, address: str) -> list[AddressOwner]:
         networks = self._directory.names.networks

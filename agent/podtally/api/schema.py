@@ -15,6 +15,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from podtally.api.dns_schema import DnsQueries, NameAnswers
 from podtally.errors import PodtallyError
 
 PREFIX = "/api/v1/"
@@ -24,6 +25,8 @@ EXPLAIN = PREFIX + "explain"
 CANDIDATES = PREFIX + "candidates"
 TRAFFIC = PREFIX + "traffic"
 FLOWS = PREFIX + "flows"
+DNS = PREFIX + "dns"
+NAMES = PREFIX + "names"
 AUDIT = PREFIX + "audit"
 
 # RFC 3339 5.6; without an offset it is local time
@@ -257,6 +260,14 @@ class QuerySource(Protocol):
         """Answer a query of the history; PodtallyError if it is invalid or cannot be answered."""
         ...
 
+    def dns(self, words: Mapping[str, Sequence[str]]) -> DnsQueries:
+        """Return the latest questions; PodtallyError if the query is invalid or DNS is off."""
+        ...
+
+    def names(self, words: Mapping[str, Sequence[str]]) -> NameAnswers:
+        """Return the answers for a name; PodtallyError as for ``dns``."""
+        ...
+
     def stale_candidates(self) -> list[str]:
         """Return files that became unreadable; their last version is evaluated."""
         ...
@@ -289,10 +300,8 @@ class ApiRouter:
     def reply(self, path: str, query: str) -> Reply:
         if path == ENDPOINTS:
             return reply_json(HTTPStatus.OK, Endpoints(self._source.endpoints()))
-        if path == RESOLVE:
-            return self._resolve(query)
-        if path == EXPLAIN:
-            return self._explain(query)
+        if path in (RESOLVE, EXPLAIN):
+            return self._resolve(query) if path == RESOLVE else self._explain(query)
         if path in (TRAFFIC, AUDIT):
             return reply_json(HTTPStatus.OK, self._totals(path))
         if path == CANDIDATES:
@@ -301,22 +310,21 @@ class ApiRouter:
             since = self._published.candidates_since()
             reply = Candidates(policies, changes, deleted, stale, since)
             return reply_json(HTTPStatus.OK, reply)
-        return (
-            self._flows(query)
-            if path == FLOWS
-            else reply_json(
-                HTTPStatus.NOT_FOUND, ErrorReply(f"not found: {path}", f"try {ENDPOINTS}")
-            )
-        )
+        if path in (FLOWS, DNS, NAMES):
+            return self._by_words(path, query)
+        error = ErrorReply(f"not found: {path}", f"try {ENDPOINTS}")
+        return reply_json(HTTPStatus.NOT_FOUND, error)
 
     def _totals(self, path: str) -> Traffic | Audit:
         if path == TRAFFIC:
             return self._published.traffic()
         return Audit(self._source.policies(), *self._published.audit())
 
-    def _flows(self, query: str) -> Reply:
+    def _by_words(self, path: str, query: str) -> Reply:
+        source = self._source
+        answers = {FLOWS: source.flows, DNS: source.dns, NAMES: source.names}
         try:
-            return reply_json(HTTPStatus.OK, self._source.flows(parse_qs(query)))
+            return reply_json(HTTPStatus.OK, answers[path](parse_qs(query)))
         except PodtallyError as error:
             return reply_json(HTTPStatus.BAD_REQUEST, ErrorReply(error.what, error.fix))
 

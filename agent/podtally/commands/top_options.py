@@ -10,11 +10,15 @@ _INTERVAL_SECONDS = 2.0
 _MIN_SECONDS, _MAX_SECONDS = 0.1, 86400.0
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_interval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--interval", type=_seconds, default=_INTERVAL_SECONDS, metavar="SECONDS",
         help=f"refresh interval (default: {_INTERVAL_SECONDS:.0f})",
     )  # fmt: skip
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_interval(parser)
     parser.add_argument("--once", action="store_true", help="print the totals once, and exit")
     parser.add_argument(
         "--egress", action="store_true", help="only connections that workloads here open"
@@ -27,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--failed", action="store_true", help="only with connections that failed: see FAILED"
     )
     add_namespace(parser, "workloads")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="at most N lines")
+    parser.add_argument("--limit", type=positive, metavar="N", help="at most N lines")
 
 
 def chosen_rows(args: argparse.Namespace) -> ConversationFilter:
@@ -41,7 +45,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise ValueError(text)

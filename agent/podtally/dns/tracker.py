@@ -68,6 +68,7 @@ class Observed(NamedTuple):
     unreadable: Mapping[int, int]
     lost: frozenset[int]  # of these endpoints, messages are missing
     long_names: Mapping[tuple[int, str], int]
+    dropped: Mapping[int, int]  # messages, or pieces of them, that the kernel could not store
 
 
 class RecentQuery(NamedTuple):
@@ -101,6 +102,7 @@ class DnsTracker:
         self._unreadable: Counter[int] = Counter()
         self._long: Counter[tuple[int, str]] = Counter()
         self._lost: set[int] = set()
+        self._dropped: dict[int, int] = {}
 
     def add(self, captured: Captured) -> None:
         """Take in one captured piece of DNS."""
@@ -204,9 +206,10 @@ class DnsTracker:
             query = RecentQuery(asked.at_ns, endpoint, key[1], name, asked.type, -1, -1)
             self.recent.append(query)
 
-    def note_lost(self, endpoints: Iterable[int]) -> None:
-        """Note that the kernel dropped messages of these endpoints."""
-        self._lost.update(endpoints)
+    def note_lost(self, dropped: Mapping[int, int]) -> None:
+        """Note how many messages of endpoints the kernel dropped, since the last time."""
+        self._lost.update(dropped)
+        self._dropped.update(dropped)
 
     def take(self, now_ns: int) -> Observed:
         """Return what was seen since the last call; questions without an answer time out."""
@@ -227,6 +230,7 @@ class DnsTracker:
             unreadable=self._unreadable,
             lost=frozenset(self._lost),
             long_names=self._long,
+            dropped=self._dropped,
         )
         self._reset()
         return taken

@@ -7,7 +7,7 @@
 
 _shtab_podtally_history_subparsers=(export schema)
 _shtab_podtally_config_subparsers=(check)
-_shtab_podtally_subparsers=(top explain doctor flows run demo health history config detach endpoints resolve check suggest audit candidates version query completion)
+_shtab_podtally_subparsers=(top explain doctor flows run demo health history config detach endpoints resolve dns check suggest audit candidates version query completion)
 
 _shtab_podtally_top_option_strings=(-h --help --config --listen -o --output --interval --once --egress --outside --denied --failed -n --namespace --limit --since)
 _shtab_podtally_explain_option_strings=(-h --help --policies --cluster --names --live --kubeconfig --kube-context --config --listen -o --output)
@@ -24,6 +24,7 @@ _shtab_podtally_config_option_strings=(-h --help)
 _shtab_podtally_detach_option_strings=(-h --help --config --pin-dir --state-dir --purge -o --output)
 _shtab_podtally_endpoints_option_strings=(-h --help --config --listen -o --output -n --namespace)
 _shtab_podtally_resolve_option_strings=(-h --help --at --config --listen -o --output)
+_shtab_podtally_dns_option_strings=(-h --help --config --listen -o --output --interval --once --failed -n --namespace --limit)
 _shtab_podtally_check_option_strings=(-h --help --cluster --live --kubeconfig --kube-context --probes --ignore -o --output)
 _shtab_podtally_suggest_option_strings=(-h --help --since --from --store --config --listen --policies --cluster --live --kubeconfig --kube-context --kind --direction --include --network --diff --write --check -o --output)
 _shtab_podtally_audit_option_strings=(-h --help --config --listen -o --output -n --namespace)
@@ -58,6 +59,8 @@ _shtab_podtally_endpoints__o_choices=(text json)
 _shtab_podtally_endpoints___output_choices=(text json)
 _shtab_podtally_resolve__o_choices=(text json)
 _shtab_podtally_resolve___output_choices=(text json)
+_shtab_podtally_dns__o_choices=(text json)
+_shtab_podtally_dns___output_choices=(text json)
 _shtab_podtally_check___ignore_choices=(schema selects-nothing shadowed no-ports ignored-rules duplicate not-read policy-types no-selector or-selectors allow-all no-dns service-address domain-names unisolated)
 _shtab_podtally_check__o_choices=(text json)
 _shtab_podtally_check___output_choices=(text json)
@@ -73,7 +76,7 @@ _shtab_podtally_candidates___output_choices=(text json)
 _shtab_podtally_version__o_choices=(text json)
 _shtab_podtally_version___output_choices=(text json)
 _shtab_podtally_completion_pos_0_choices=(bash zsh man)
-_shtab_podtally_pos_0_choices=(top explain doctor flows run demo health history config detach endpoints resolve check suggest audit candidates version query completion)
+_shtab_podtally_pos_0_choices=(top explain doctor flows run demo health history config detach endpoints resolve dns check suggest audit candidates version query completion)
 
 _shtab_podtally_top__h_nargs=0
 _shtab_podtally_top___help_nargs=0
@@ -126,6 +129,10 @@ _shtab_podtally_endpoints__h_nargs=0
 _shtab_podtally_endpoints___help_nargs=0
 _shtab_podtally_resolve__h_nargs=0
 _shtab_podtally_resolve___help_nargs=0
+_shtab_podtally_dns__h_nargs=0
+_shtab_podtally_dns___help_nargs=0
+_shtab_podtally_dns___once_nargs=0
+_shtab_podtally_dns___failed_nargs=0
 _shtab_podtally_check_pos_0_nargs='*'
 _shtab_podtally_check__h_nargs=0
 _shtab_podtally_check___help_nargs=0

@@ -29,6 +29,7 @@ from podtally.ledger.series import SeriesTable
 from podtally.ledger.tables import Tables
 
 UNANSWERED = "unanswered"
+_TROUBLES = ("truncated", "unsolicited", "unreadable", "lost")
 MAX_RESOLVERS = 8  # of one workload
 MAX_LONG_DOMAINS = 10  # of one workload
 MAX_SERIES = 8192  # of one family; then the rest is of an `other` workload
@@ -79,8 +80,9 @@ class DnsBooking:
             if endpoint not in waiting:
                 label = DnsWorkloadLabels(*_workload(endpoint, context))
                 _add(self._tables[DNS_SECONDS], label, [*counts, total_ns], now_ns)
-        for kind in ("truncated", "unsolicited", "unreadable"):
-            for endpoint, count in getattr(seen, kind).items():
+        troubles = (seen.truncated, seen.unsolicited, seen.unreadable, seen.dropped)
+        for kind, messages in zip(_TROUBLES, troubles, strict=True):
+            for endpoint, count in messages.items():
                 if endpoint not in waiting:
                     trouble = DnsTroubleLabels(*_workload(endpoint, context), kind)
                     _add(self._tables[DNS_TROUBLE], trouble, [count], now_ns)
@@ -136,7 +138,9 @@ def _endpoint(endpoint: int, context: EpochContext) -> Endpoint:
 
 def _endpoints(seen: Observed) -> Iterable[int]:
     yield from {each.endpoint for each in seen.exchanges}
-    for counts in (seen.seconds, seen.truncated, seen.unsolicited, seen.unreadable):
+    for counts in (
+        *(seen.seconds, seen.truncated, seen.unsolicited, seen.unreadable, seen.dropped),
+    ):
         yield from counts
     yield from {endpoint for endpoint, _ in seen.long_names}
 
@@ -154,6 +158,7 @@ def _only(seen: Observed, endpoints: Collection[int]) -> Observed:
         truncated={k: n for k, n in seen.truncated.items() if k in endpoints},
         unsolicited={k: n for k, n in seen.unsolicited.items() if k in endpoints},
         unreadable={k: n for k, n in seen.unreadable.items() if k in endpoints},
+        dropped={k: n for k, n in seen.dropped.items() if k in endpoints},
         long_names={k: n for k, n in seen.long_names.items() if k[0] in endpoints},
     )
 

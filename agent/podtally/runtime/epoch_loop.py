@@ -104,7 +104,8 @@ class EpochLoop:
     def _seen_dns(self) -> SeenDns:
         interfaces = self._components.ledger.interfaces
         late = interfaces.ifindex[interfaces.in_use_since_ns != 0]
-        return SeenDns(self._components.names.inputs, frozenset(late.tolist()))
+        names = self._components.names
+        return SeenDns(names.inputs, frozenset(late.tolist()), names.recent)
 
     def status(self) -> str:
         """Return one line for the service manager."""

@@ -9,7 +9,6 @@ result once an epoch, after the fence, so that an epoch's rows find all names se
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
@@ -57,6 +56,7 @@ class _SavedNames(msgspec.Struct, frozen=True):
     table: SavedTable
     questions: list[tuple[int, QuestionKey, OpenQuestion]]
     server_names: list[str]
+    lost: dict[int, int] = {}  # pieces of this generation, by interface
 
 
 class CollectedNames(NamedTuple):
@@ -73,7 +73,7 @@ class NameCapture:
         self._wanted = frozenset(config.names_from)
         self.names_from: frozenset[str] = frozenset()  # what is captured
         self.trouble = ""
-        self.recent: deque[RecentQuery] = deque(maxlen=_MAX_RECENT)
+        self.recent: tuple[RecentQuery, ...] = ()  # replaced as a whole: HTTP threads read it
         self.inputs = DomainInputs(missing=NAMES_OFF)
         self._tracker, self._hellos = DnsTracker(), HelloTracker()
         self._table, self._server_names = NO_DOMAINS, NO_SERVER_NAMES
@@ -106,6 +106,7 @@ class NameCapture:
         self._generation = generation.about.generation
         if self._before is not None and self._before.generation == self._generation:
             self._ring.skip_to(self._before.position)
+            self._lost = dict(self._before.lost)
 
     def drain(self, old: Generation) -> None:
         """Read what the programs of an earlier generation captured; they do not run any more."""
@@ -182,8 +183,9 @@ class NameCapture:
             self._tracker.note_lost(self._newly_lost(lost_pieces))
             observed, sent = self._tracker.take(now_ns), self._hellos.take(now_ns)
             questions, self._position = self._tracker.open_questions(), ring.position
-            self.recent.extend(self._tracker.recent)
-            self._tracker.recent = []
+            if self._tracker.recent:
+                self.recent = (*self.recent, *self._tracker.recent)[-_MAX_RECENT:]
+                self._tracker.recent = []
         gone = self._gone(present, now_ns)
         missing = [*lost(observed.lost), *_encrypted(sent)]
         self._table = self._table.updated(observed.answers, now_ns, missing, gone)
@@ -201,10 +203,10 @@ class NameCapture:
         self._save(questions)
         return CollectedNames(self.inputs, observed)
 
-    def _newly_lost(self, lost_pieces: Mapping[int, int]) -> Iterable[int]:
-        newly = [i for i, count in lost_pieces.items() if count > self._lost.get(i, 0)]
-        self._lost = dict(lost_pieces)
-        return newly
+    def _newly_lost(self, lost_pieces: Mapping[int, int]) -> Mapping[int, int]:
+        newly = {i: count - self._lost.get(i, 0) for i, count in lost_pieces.items()}
+        self._lost = {i: count for i, count in lost_pieces.items() if count}
+        return {i: count for i, count in newly.items() if count > 0}
 
     def _gone(self, present: Collection[int], now_ns: int) -> set[int]:
         """Return the interfaces whose names can be forgotten."""
@@ -223,6 +225,7 @@ class NameCapture:
             table=self._table.values(),
             questions=questions,
             server_names=list(self._server_names.texts),
+            lost=self._lost,
         )
         hellos = self._server_names.records
         arrays = {"records": self._table.records, "hellos": hellos.view(f"V{hellos.itemsize}")}

@@ -11,8 +11,11 @@ from typing import Protocol
 from podtally.api.schema import (
     AUDIT,
     CANDIDATES,
+    DNS,
     ENDPOINTS,
     EXPLAIN,
+    FLOWS,
+    NAMES,
     PREFIX,
     RESOLVE,
     TRAFFIC,
@@ -30,6 +33,7 @@ CLIENT_TIMEOUT_SECONDS = 10.0  # for its handshake, and for its request
 _INDEX = (
     f"podtally\n\n/metrics\n/livez\n/readyz\n{ENDPOINTS}\n{RESOLVE}?address=\n"
     f"{EXPLAIN}?from=&to=&port=\n{CANDIDATES}\n{AUDIT}\n{TRAFFIC}\n"
+    f"{FLOWS}\n{DNS}\n{NAMES}?name=\n"
 ).encode()
 _LIVEZ, _READYZ = _HEALTH = ("/livez", "/readyz")
 _NO_HEADERS: Mapping[str, str] = {}
