@@ -62,15 +62,6 @@ NOTHING = {
         ),
         "every connection works",
     ),
-    **dict.fromkeys(
-        (
-            "health: First answer of UDP A",
-            "health: First answer of UDP B",
-            "health: First answer of UDP C",
-            "health: Other protocols by outcome A",
-        ),
-        "no UDP",
-    ),
     "health: Dropped frames A": "nothing is dropped",
     "egress: Now and a week ago B": "there was no Prometheus a week ago",
 }

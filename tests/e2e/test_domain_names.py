@@ -16,9 +16,9 @@ from pathlib import Path
 import dns.message
 import pytest
 
-from tests.e2e.agents import Agent, environment
+from tests.e2e.agents import Agent, environment, value
 from tests.e2e.conftest import MakeAgent
-from tests.e2e.pods import Node, Pod, ip
+from tests.e2e.pods import Node, Pod, ip, pod_socket
 from tests.kernel.links_support import inside
 
 OUTSIDE, PORT = "203.0.113.7", 8443
@@ -101,10 +101,10 @@ def connect(pod: Pod, server_name: str = "") -> None:
 def domains(agent: Agent) -> dict[str, float]:
     """Return the connections to the outside, by the label `peer_domain`."""
     found: dict[str, float] = {}
-    for (name, labels), value in agent.samples().items():
+    for (name, labels), count in agent.samples().items():
         given = dict(labels)
-        if name == "podtally_connections_total" and given["port"] == str(PORT) and value:
-            found[given["peer_domain"]] = found.get(given["peer_domain"], 0) + value
+        if name == "podtally_connections_total" and given["port"] == str(PORT) and count:
+            found[given["peer_domain"]] = found.get(given["peer_domain"], 0) + count
     return found
 
 
@@ -187,6 +187,36 @@ def test_an_untrusted_resolver_vouches_for_nothing(node: Node, make_agent: MakeA
         ask(pod, NAMES[0])
         connect(pod)
         until({"unverified": 1}, lambda: domains(agent))
+
+
+def test_lost_messages_are_counted_once(node: Node, make_agent: MakeAgent) -> None:
+    agent = make_agent()
+    pod = node.routed_pod("web", 7)
+    agent.start()
+    agent.wait_ready()
+    end = time.monotonic() + SECONDS
+    while not lost(agent):
+        assert time.monotonic() < end
+        with pod_socket(pod, socket.AF_INET, socket.SOCK_DGRAM) as flooding:
+            for _ in range(5000):
+                flooding.sendto(bytes(1400), (RESOLVER, 53))
+    before = settled(agent)
+    agent.kill()
+    agent.start()
+    agent.wait_ready()
+    assert settled(agent) == before
+
+
+def lost(agent: Agent) -> float:
+    return value(agent.samples(), "podtally_dns_messages_total", kind="lost")
+
+
+def settled(agent: Agent, epochs: float = 3) -> float:
+    """Return what is counted once some epochs have been booked since now."""
+    name = "podtally_epoch_duration_seconds_count"
+    booked = value(agent.samples(), name)
+    until({"later": True}, lambda: {"later": value(agent.samples(), name) >= booked + epochs})
+    return lost(agent)
 
 
 def test_names_can_be_turned_off(node: Node, make_agent: MakeAgent) -> None:
