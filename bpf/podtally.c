@@ -19,6 +19,7 @@
 #include "outcome.h"
 #include "parse.h"
 #include "quote.h"
+#include "retransmit.h"
 #include "sockets.h"
 
 struct block {
@@ -475,4 +476,39 @@ OPTIONAL_PROGRAM(tls_from_host, BPF_PROG_TYPE_SCHED_CLS);
 int tls_from_host(struct __sk_buff *skb)
 {
 	return copy_packet(skb, CAPTURE_HELLO, FROM_ENDPOINT, true);
+}
+
+OPTIONAL_PROGRAM(retransmit_skb, BPF_PROG_TYPE_TRACEPOINT);
+int retransmit_skb(struct retransmit_skb_record *record)
+{
+	struct retransmit_key key = {};
+	u32 zero = 0;
+	struct control *ctl = lookup(control, &zero);
+
+	READ_RETRANSMIT(&key, record);
+	return ctl ? count_retransmit(&key, ctl) : 0;
+}
+
+OPTIONAL_PROGRAM(retransmit_err, BPF_PROG_TYPE_TRACEPOINT);
+int retransmit_err(struct retransmit_skb_record *record)
+{
+	struct retransmit_key key = {};
+	u32 zero = 0;
+	struct control *ctl = lookup(control, &zero);
+
+	if (*(volatile int *)&record->err)
+		return 0;
+	READ_RETRANSMIT(&key, record);
+	return ctl ? count_retransmit(&key, ctl) : 0;
+}
+
+OPTIONAL_PROGRAM(retransmit_ack, BPF_PROG_TYPE_TRACEPOINT);
+int retransmit_ack(struct retransmit_synack_record *record)
+{
+	struct retransmit_key key = {};
+	u32 zero = 0;
+	struct control *ctl = lookup(control, &zero);
+
+	READ_RETRANSMIT(&key, record);
+	return ctl ? count_retransmit(&key, ctl) : 0;
 }

@@ -31,6 +31,9 @@ from dashboards.generator.queries import (
 _OUTCOMES = "podtally_connection_outcomes_total"
 _ENDINGS = "podtally_connection_endings_total"
 _BUCKETS = "podtally_handshake_seconds_bucket"
+_RETRANSMITS = "podtally_retransmits_total"
+_PACKETS = "podtally_flow_packets_total"
+_SENT_TCP = f'{WORKLOADS},protocol="tcp",direction="egress"'
 _FAILED = 'protocol="tcp",outcome=~"refused|rejected|unanswered|half_open"'
 _FAILED_BY = (
     Column("namespace", "Namespace"),
@@ -50,6 +53,15 @@ _ENDED_BY = (
     Column("peer_kind", "Peer kind"),
     Column("scope", "Scope"),
     Column("ending", "Ending"),
+)
+_SENT_AGAIN_BY = (
+    Column("namespace", "Namespace"),
+    Column("workload", "Workload"),
+    Column("peer_kind", "Peer kind"),
+    Column("peer_namespace", "Peer namespace"),
+    Column("peer_workload", "Peer"),
+    Column("scope", "Scope"),
+    Column("port", "Port"),
 )
 
 
@@ -206,10 +218,41 @@ _ENDS = Row(
     ),
 )
 
+_AGAIN = Row(
+    "What is sent again?",
+    (
+        lines(
+            "Retransmit ratio",
+            "Packets that workloads sent again, of the TCP packets that they sent.",
+            Line(
+                share(
+                    rate(_RETRANSMITS, WORKLOADS, "namespace", "workload"),
+                    rate(_PACKETS, _SENT_TCP, "namespace", "workload"),
+                ),
+                "{{namespace}}/{{workload}}",
+            ),
+            Look(SHARE, 12, empty="nothing was sent again, or the kernel does not report it"),
+        ),
+        table(
+            "Retransmits",
+            "Packets in the selected time range that workloads sent again.",
+            _SENT_AGAIN_BY,
+            (
+                Value(
+                    "Packets",
+                    grown(_RETRANSMITS, WORKLOADS, *labels(_SENT_AGAIN_BY)),
+                    COUNT,
+                ),
+            ),
+            Look(COUNT, 12, empty="nothing was sent again, or the kernel does not report it"),
+        ),
+    ),
+)
+
 HEALTH = Dashboard(
     "health",
     "Health",
-    "Do connections work? Failures by outcome, handshake times, resets.",
+    "Do connections work? Failures by outcome, handshake times, retransmits, resets.",
     (CLUSTER, NAMESPACE, WORKLOAD),
-    (_NUMBERS, _FAILURES, _TIMES, _ENDS),
+    (_NUMBERS, _FAILURES, _TIMES, _AGAIN, _ENDS),
 )

@@ -63,6 +63,9 @@ NOTHING = {
         "every connection works",
     ),
     "health: Dropped frames A": "nothing is dropped",
+    **dict.fromkeys(
+        ("health: Retransmit ratio A", "health: Retransmits A"), "nothing is sent again"
+    ),
     "egress: Now and a week ago B": "there was no Prometheus a week ago",
 }
 

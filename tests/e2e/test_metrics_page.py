@@ -49,6 +49,7 @@ NO_SERIES = {
     "podtally_spoofed_packets_total": "no packet is forged",
     "podtally_scan_connections_total": "nothing scans",
     "podtally_interface_drops_total": "the kernel drops nothing",
+    "podtally_retransmits_total": "nothing is lost",
     "podtally_policy_expired_names_total": "no rule names domains",
     **dict.fromkeys(
         (

@@ -12,6 +12,7 @@ import numpy as np
 from podtally.doctor import bytecode
 from podtally.doctor.finding import DoctorFinding, error_text
 from podtally.kernel import bpf
+from podtally.kernel.tracepoints import RETRANSMITS, TracepointError, find, open_event
 
 _NEWER = "a newer kernel is needed"
 _JIT = Path("proc/sys/net/core/bpf_jit_enable")
@@ -113,3 +114,14 @@ def clock(root: Path = Path("/")) -> DoctorFinding:
         fix = "the kernel's log says why it does not use the processor's own clock"
         return DoctorFinding("clock source", False, f"{name} is slow to read", fix)
     return DoctorFinding("clock source", True, name)
+
+
+def retransmits() -> DoctorFinding:
+    """Check the tracepoints of TCP; without them, all but retransmissions is counted."""
+    name = "retransmissions"
+    try:
+        for each in RETRANSMITS:
+            os.close(open_event(find(each).number))
+    except TracepointError as error:
+        return DoctorFinding(name, None, f"not counted: {error}", error.fix)
+    return DoctorFinding(name, True, "the kernel reports what TCP sends again")

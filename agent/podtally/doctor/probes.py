@@ -30,6 +30,7 @@ def _fast_probes(config: Config) -> Iterator[DoctorFinding]:
     if programs.ok:
         yield from features.features()
         yield from hooks()
+        yield features.retransmits()
     yield features.jit()
     yield features.clock()
     yield host.bpffs(config.pin_dir)

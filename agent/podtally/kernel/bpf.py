@@ -33,6 +33,7 @@ PROG_GET_FD_BY_ID = 13
 OBJ_GET_INFO_BY_FD = 15
 PROG_QUERY = 16
 MAP_LOOKUP_BATCH = 24
+MAP_DELETE_BATCH = 27
 LINK_CREATE = 28
 LINK_UPDATE = 29
 LINK_DETACH = 34
@@ -43,6 +44,7 @@ MAP_TYPE_ARRAY = 2  # enum bpf_map_type
 # enum bpf_attach_type
 TCX_INGRESS = 46
 TCX_EGRESS = 47
+PERF_EVENT = 41
 
 # BPF_F_BEFORE without a relative program: the head of the chain
 # (bpf_mprog_attach() in kernel/bpf/mprog.c)
@@ -159,6 +161,11 @@ def tcx_attach(prog_fd: int, ifindex: int, attach_type: int) -> int:
     return bpf(LINK_CREATE, make_attr("IIII", prog_fd, ifindex, attach_type, F_BEFORE))
 
 
+def perf_attach(prog_fd: int, event_fd: int) -> int:
+    """A link of a program to a perf event (kernel 5.15); returns the link's fd."""
+    return bpf(LINK_CREATE, make_attr("IIII", prog_fd, event_fd, PERF_EVENT, 0))
+
+
 def link_update(link_fd: int, prog_fd: int) -> None:
     """Put another program behind a link: each packet meets the old one or the new one."""
     bpf(LINK_UPDATE, make_attr("III", link_fd, prog_fd, 0))
@@ -256,6 +263,15 @@ def lookup_all(
         done += struct.unpack_from("=I", attr, 32)[0]
         start = _address(position)
     return keys[:done], values[:done]
+
+
+def delete_all(map_fd: int, keys: NDArray[np.void]) -> None:
+    """Remove elements (n,), all of which are there."""
+    # union bpf_attr.batch, as above
+    bpf(
+        MAP_DELETE_BATCH,
+        make_attr("QQQQIIQQ", 0, 0, _address(keys), 0, len(keys), map_fd, 0, 0),
+    )
 
 
 class Run(NamedTuple):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from podtally.kernel import abi, bpf
 from podtally.kernel.pins import Generation
+from podtally.kernel.retransmit_map import RETRANSMIT, RetransmitMap, open_retransmits
 
 # Rows are handled in batches whose arrays fit the second-level cache, and are small
 # enough for the allocator to reuse: a fresh page costs more than reading it.
@@ -48,8 +49,10 @@ class Table:
         arrays: "Arrays",
         fence: Callable[[], None],
         held: tuple[int, ...] = (),
+        retransmits: RetransmitMap | None = None,
     ) -> None:
-        """``held`` are descriptors that are closed with the table."""
+        """``held`` are descriptors that are closed with the table, like ``retransmits``."""
+        self._retransmits = retransmits
         self.layout = layout
         self._held = held
         self._control, self._hot, self._cold, self._used, self._handshakes = arrays
@@ -62,6 +65,9 @@ class Table:
         for fd in self._held:
             os.close(fd)
         self._held = ()
+        if self._retransmits is not None:
+            self._retransmits.close()
+            self._retransmits = None
 
     @property
     def epoch(self) -> int:
@@ -83,6 +89,12 @@ class Table:
         listed = self._used[half * self.slots :][: self.used(half)]
         for start in range(0, len(listed), BATCH):
             yield self._batch(listed[start : start + BATCH].astype(np.int64))
+
+    def retransmits(self, half: int) -> NDArray[np.void]:
+        """Return what TCP sent again in the epoch of a half at rest, as RETRANSMIT. (n,)"""
+        if self._retransmits is None:
+            return np.zeros(0, RETRANSMIT)
+        return self._retransmits.read(half)
 
     def _batch(self, place: NDArray[np.int64]) -> FlowRows:
         place = place[np.argsort(self._hot["fingerprint"][place])]
@@ -152,6 +164,8 @@ class Table:
 
         The count of used slots goes last: until then the list says what to zero.
         """
+        if self._retransmits is not None:
+            self._retransmits.clear(half)
         used = self.used(half)
         if used > self.slots // 4:
             self._words[half * self.slots :][: self.slots] = 0
@@ -192,7 +206,9 @@ def open_table(generation: Generation) -> Table:
         # maybe_wait_bpf_programs() in kernel/bpf/syscall.c: synchronize_rcu()
         bpf.update(fence, key, value)
 
-    return Table(layout, arrays, wait_for_grace_period, (fence, inner))
+    return Table(
+        layout, arrays, wait_for_grace_period, (fence, inner), open_retransmits(generation)
+    )
 
 
 def _mapped(generation: Generation, name: str, dtype: np.dtype, length: int) -> NDArray:  # type: ignore[type-arg]

@@ -55,6 +55,7 @@ from podtally.ledger.outcome_families import (
     HANDSHAKES,
     INTERFACE_DROPS,
     OUTCOMES,
+    RETRANSMITS,
 )
 
 # -- traffic ----------------------------------------------------------------------------
@@ -96,7 +97,6 @@ FLOWS = Family(
             name="podtally_flow_packets",
             help="Packets of flows, as on the wire.",
             cardinality="careful: the same",
-            on_dashboards=False,
             column=PACKETS,
         ),
         Metric(
@@ -353,7 +353,7 @@ FAMILIES: tuple[Family[Any], ...] = (
         SCANS,
         CANDIDATES,
     ),
-    *(OUTCOMES, ENDINGS, HANDSHAKES, INTERFACE_DROPS, ENFORCEMENT, AUDIT),
+    *(OUTCOMES, ENDINGS, HANDSHAKES, RETRANSMITS, INTERFACE_DROPS, ENFORCEMENT, AUDIT),
     *DNS_FAMILIES,
     *(COSTS, KUBECOST, KUBECOST_INGRESS, BOOKS, DROPS_BYTES, GAPS),  # in the order of /metrics
 )

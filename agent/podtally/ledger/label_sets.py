@@ -84,6 +84,20 @@ class EndingLabels(NamedTuple):
     ending: str
 
 
+class RetransmitLabels(NamedTuple):
+    """Those of a flow, as far as they tell something of what TCP sends again."""
+
+    namespace: str
+    workload: str
+    workload_kind: str
+    peer_kind: str
+    peer_namespace: str
+    peer_workload: str
+    scope: str
+    port: str
+    peer_domain: str
+
+
 class HandshakeLabels(NamedTuple):
     namespace: str
     workload: str

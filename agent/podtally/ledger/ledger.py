@@ -41,6 +41,7 @@ from podtally.ledger.outcome_booking import ColdRows, OutcomeBooking
 from podtally.ledger.pending import PendingConnections
 from podtally.ledger.recorder import Recorder, mark_recorded
 from podtally.ledger.relabelling import Relabelling
+from podtally.ledger.retransmits import RetransmitBooking
 from podtally.ledger.row_booking import Followers, RowBooking
 from podtally.ledger.saved import Part, Saved, SavedError, encode
 from podtally.ledger.series import SeriesView
@@ -110,6 +111,7 @@ class Ledger:
             self.connections, self.accounts, self.events, self.attribution, self.recorder
         )
         self.outcomes = OutcomeBooking(self.connections, self.accounts, AuditEvents(self.events))
+        self.retransmits = RetransmitBooking(self.accounts)
         self.row_booking = RowBooking(
             self.connections,
             self.accounts,
@@ -141,6 +143,7 @@ class Ledger:
             "counter_deltas": self.counter_deltas,
             "candidate_rows": self.candidate_rows,
             "history": self.recorder,
+            "waiting_retransmits": self.retransmits,
         }
 
     def save(self) -> dict[str, Saved]:
@@ -197,6 +200,10 @@ class Ledger:
         self._kernel_delta = self.counter_deltas.grown(accounts)
         self.overflow_packets += int(self._kernel_delta.packets[:, 1].sum())
 
+    def book_retransmits(self, retransmits: NDArray[np.void]) -> None:
+        """Keep what TCP sent again in this epoch until its connections are settled. (n,)"""
+        self.retransmits.take(retransmits)
+
     # -- the end of an epoch --------------------------------------------------------
 
     def settle(self, context: EpochContext, gone: Iterable[int]) -> list[ClosedConnections]:
@@ -223,6 +230,7 @@ class Ledger:
             label_ended(each, books, context)
         self.outcomes.settle(context, self.row_booking.rename)
         self.outcomes.settle_ended(ended, context)
+        self.retransmits.settle([*ended, self.connections.columns, self.pending.held], now_ns)
         for each in ended:
             self.recorder.end(each)
         described = [

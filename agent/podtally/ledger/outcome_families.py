@@ -9,6 +9,7 @@ from podtally.ledger.label_sets import (
     EnforcementLabels,
     HandshakeLabels,
     OutcomeLabels,
+    RetransmitLabels,
 )
 
 OUTCOMES = Family(
@@ -57,6 +58,22 @@ HANDSHAKES = Family(
             "first packet to the first answer) or `completion` (from the SYN/ACK to the ACK).",
             cardinality="careful: workloads × peer kinds × scopes × 2 to 3, 15 series each",
             bounds=HANDSHAKE_BOUNDS,
+        ),
+    ),
+)
+RETRANSMITS = Family(
+    name="retransmits",
+    labels=RetransmitLabels,
+    sums=("packets",),
+    section=Section.OUTCOMES,
+    metrics=(
+        Metric(
+            name="podtally_retransmits",
+            help="What endpoints sent again in TCP connections, SYN and SYN/ACK included.",
+            note="Reported by the kernel's tracepoints, and joined to connections by addresses and "
+            "ports: absent where the agent cannot use them (`podtally doctor`). A packet may be "
+            "several segments that the kernel cuts later, so `TcpRetransSegs` may be larger.",
+            cardinality="careful: that of podtally_connections_total, where anything is lost",
         ),
     ),
 )

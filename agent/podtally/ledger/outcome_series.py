@@ -18,6 +18,7 @@ from podtally.ledger.label_sets import (
     FlowLabels,
     HandshakeLabels,
     OutcomeLabels,
+    RetransmitLabels,
 )
 from podtally.ledger.series import NO_SERIES, SeriesTable, padded, used
 from podtally.ledger.tables import Tables
@@ -85,9 +86,13 @@ class OutcomeSeries:
         self.outcomes = cells(families.OUTCOMES, len(OUTCOMES), _outcome_labels)
         self.endings = cells(families.ENDINGS, len(ENDINGS), _ending_labels)
         self.handshakes = cells(families.HANDSHAKES, len(STEPS), _handshake_labels)
+        self.retransmits = cells(families.RETRANSMITS, 1, _retransmit_labels)
         self.enforcement = cells(families.ENFORCEMENT, len(RESULTS), _enforcement_labels)
         self.audit = cells(families.AUDIT, len(RESULTS), _audit_labels)
-        self._all = (self.outcomes, self.endings, self.handshakes, self.enforcement, self.audit)
+        self._all = (
+            *(self.outcomes, self.endings, self.handshakes),
+            *(self.retransmits, self.enforcement, self.audit),
+        )
         self._flows: SeriesTable[FlowLabels] = tables.by_name["flows"]
         self.stance = np.zeros(16, np.uint8)
         self.counted = np.zeros(16, np.bool_)  # whether the account has series at all
@@ -165,6 +170,21 @@ def _handshake_labels(account: Account, direction: str, value: int) -> Handshake
         scope=flow.scope,
         protocol=flow.protocol,
         step=STEPS[value],
+    )
+
+
+def _retransmit_labels(account: Account, direction: str, value: int) -> RetransmitLabels:  # noqa: ARG001: as every Make
+    flow = flow_labels(account, direction)
+    return RetransmitLabels(
+        namespace=flow.namespace,
+        workload=flow.workload,
+        workload_kind=flow.workload_kind,
+        peer_kind=flow.peer_kind,
+        peer_namespace=flow.peer_namespace,
+        peer_workload=flow.peer_workload,
+        scope=flow.scope,
+        port=flow.port,
+        peer_domain=flow.peer_domain,
     )
 
 

@@ -44,6 +44,7 @@ from podtally.runtime.journal import Journal, UnwritableError
 from podtally.runtime.name_capture import NameCapture
 from podtally.runtime.prepared_resources import PreparedResources
 from podtally.runtime.recovery import Recovery, boot_id, position_at, put_aside, read_checkpoint
+from podtally.runtime.retransmit_tracing import trace_retransmits
 from podtally.runtime.rights import needed_rights
 from podtally.runtime.source_setup import make_identity_sources
 from podtally.runtime.trusted_resolvers import TrustedResolvers
@@ -139,6 +140,7 @@ def bring_up(
                 return bring_up(config, resources)
         metrics.loader_runs.inc(installed.is_loaded)
         # An unfinished change of generations is finished first; then the programs are loaded.
+        trace_retransmits(generation, pins.links)
         is_todays = generation.about.digest == digest(options_of(config))
         if is_todays:
             _give_up_rights(config)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads what TCP sent again, from the map that ``bpf/retransmit.h`` fills.
+
+Its entries belong to a half of the flow table: they are read and cleared with its rows, so they
+are booked once, too.
+"""
+
+import errno
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.kernel import bpf
+from podtally.kernel.pins import Generation
+
+MAP = "retransmits"
+KEY = np.dtype(
+    [
+        ("source", "u8", (2,)),
+        ("destination", "u8", (2,)),
+        ("source_port", "u2"),
+        ("destination_port", "u2"),
+        ("half", "u4"),
+    ]
+)
+RETRANSMIT = np.dtype([("key", KEY), ("count", "i8")])
+_COUNT = np.dtype([("count", "u8")])
+
+
+class RetransmitMap:
+    """The map of one generation."""
+
+    def __init__(self, generation: Generation) -> None:
+        """Raises OSError naming the pin."""
+        self._fd = generation.map_fd(MAP)
+        self._room = bpf.map_info(self._fd).max_entries
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def read(self, half: int) -> NDArray[np.void]:
+        """Return the entries of a half at rest, as RETRANSMIT. (n,)"""
+        keys, values = self._entries(half)
+        found: NDArray[Any] = np.zeros(len(keys), RETRANSMIT)
+        found["key"], found["count"] = keys, values
+        return found
+
+    def clear(self, half: int) -> None:
+        """Remove the entries of a half; stopped at any point, it can be done again."""
+        keys, _ = self._entries(half)
+        if len(keys):
+            bpf.delete_all(self._fd, np.ascontiguousarray(keys))
+
+    def _entries(self, half: int) -> tuple[NDArray[np.void], NDArray[np.int64]]:
+        keys, values = bpf.lookup_all(self._fd, KEY, _COUNT, 1, self._room)
+        own = keys["half"] == half
+        return keys[own], values["count"][own, 0].astype(np.int64)
+
+
+def open_retransmits(generation: Generation) -> RetransmitMap | None:
+    """Open the map; None for programs without it."""
+    if MAP not in generation.maps:
+        return None
+    found = RetransmitMap(generation)
+    info = bpf.map_info(found._fd)
+    if (info.key_size, info.value_size) != (KEY.itemsize, _COUNT.itemsize):
+        found.close()
+        raise OSError(errno.EINVAL, f"the map {MAP} has another layout", str(generation.root))
+    return found
