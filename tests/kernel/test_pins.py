@@ -323,12 +323,12 @@ def test_a_map_of_other_values_than_the_header_says_is_refused(
     directory: Path, tmp_path: Path
 ) -> None:
     old, new = "u32, struct cold, SET_BY(rows)", "u32, struct hot, SET_BY(rows)"
-    changed_sources(tmp_path / "bpf", "podtally.c", old, new)
-    source = tmp_path / "bpf" / "podtally.c"
-    text = source.read_text().replace(
+    source = changed_sources(tmp_path / "bpf", "rows.h", old, new)
+    header = source.with_name("rows.h")
+    text = header.read_text().replace(
         "struct cold *row = lookup(", "struct cold *row = (void *)lookup("
     )
-    source.write_text(text)
+    header.write_text(text)
     with pytest.raises(PodtallyError, match=r"map cold: its values have 32 bytes, flow\.h says 64"):
         load(job_for(source, directory))
     assert not directory.exists()
