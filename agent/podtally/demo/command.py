@@ -119,7 +119,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _perform(args: argparse.Namespace, stop: Stop) -> int:
-    say(f"creating {len(PODS)} pods and an outside host: network namespaces on a bridge")
+    say(f"creating {len(PODS)} pods, an outside host and a resolver: namespaces on a bridge")
     stage.build()
     with Children() as children:
         running = agent.start(children, args.listen, args.keep_agent_log or STATE_DIR / "agent.log")
