@@ -20,6 +20,7 @@ from podtally.outcomes.progress import (
     PROGRESS,
     HandshakeRows,
     advance,
+    may_change,
     seconds,
 )
 from tests.unit.rows import (
@@ -288,3 +289,30 @@ def test_patience_grows_with_the_gap_between_syns() -> None:
         assert (
             decision.decide(given, next_syn_ns + 110 * SECOND, BITS, False) == decision.UNANSWERED
         )
+
+
+def test_rows_that_are_left_out_would_have_changed_nothing() -> None:
+    """Random states and rows: what ``may_change`` leaves out, ``advance`` leaves as it is."""
+    random, n = np.random.default_rng(23), 200_000
+    before = np.zeros(n, PROGRESS)
+    before["facts"] = random.integers(0, 128, n)
+    before["retries"] = random.integers(0, 4, n)
+    before["time"] = random.integers(0, 1 << 32, (n, 3))
+    few = random.integers(0, 1 << 63, n) & random.integers(0, 1 << 63, n)
+    seen = (few & random.integers(0, 1 << 63, n)).astype(np.uint64)
+    seen[::2] &= np.uint64(ACK | ACK << BITS.shift)
+    handshake = np.zeros(n, [("time", "u4", (3,)), ("icmp", "u2")])
+    handshake["time"] = random.integers(0, 1 << 32, (n, 3))
+    rows = HandshakeRows(
+        seen=seen,
+        packets=random.integers(0, 2, (n, 2)),
+        first_ns=random.integers(0, 1 << 62, n).astype(np.uint64),
+        first_direction=random.integers(0, 2, n).astype(np.uint8),
+        protocol=random.choice([6, 17, 1, 132], n).astype(np.uint8),
+        handshake=handshake,
+    )
+    # A row has a packet in the direction of its first one.
+    rows.packets[np.arange(n), rows.first_direction] = 1
+    left_out = ~may_change(before, rows.seen, rows.packets, BITS)
+    assert 10_000 < left_out.sum() < n
+    assert (advance(before, rows, BITS)[left_out] == before[left_out]).all()

@@ -30,6 +30,7 @@ from podtally.outcomes.progress import (
     HandshakeRows,
     Progress,
     advance,
+    may_change,
     seconds,
 )
 from podtally.policy.model import Policy
@@ -63,6 +64,8 @@ class OutcomeBooking:
         """Update connections that are not decided yet by another row of each."""
         columns = self._connections.columns
         some = np.flatnonzero(columns.outcome[place] == decision.UNDECIDED)
+        before = columns.progress[place[some]]
+        some = some[may_change(before, rows.seen[some], rows.packets[some], self._bits)]
         if len(some):
             its = FlowRows._make(column[some] for column in rows)
             handshake = _handshake_rows(its, cold(its.place))

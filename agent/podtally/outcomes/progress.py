@@ -69,11 +69,30 @@ class HandshakeRows(NamedTuple):
     handshake: NDArray[np.void]  # struct handshake
 
 
+def may_change(
+    before: Progress,
+    seen: NDArray[np.uint64],
+    packets: NDArray[np.int64],
+    bits: HandshakeBits,
+) -> NDArray[np.bool_]:
+    """Return for which connections another row may have news for ``advance``. (n,)
+
+    That saves reading the times of rows in the middle of a connection.
+    """
+    known = before["facts"]
+    changes: NDArray[np.bool_] = _directions(packets) & ~known != 0
+    if bits.timed:
+        syns = bits.syn_only | bits.syn_ack
+        news = 7 << bits.timed | bits.retries_mask << bits.retries | syns | syns << bits.shift
+        changes |= _has(seen, news) | (known & (ANSWERED | COMPLETED) == ANSWERED)
+    return changes
+
+
 def advance(before: Progress, rows: HandshakeRows, bits: HandshakeBits) -> Progress:
     """Return what is known after another row of each connection. (n,)"""
     found = before.copy()
     if not bits.timed:
-        found["facts"] |= _directions(rows)
+        found["facts"] |= _directions(rows.packets)
         return found
     known = before["facts"].astype(np.int64)
     tcp = rows.protocol == TCP
@@ -104,7 +123,7 @@ def advance(before: Progress, rows: HandshakeRows, bits: HandshakeBits) -> Progr
     again = tcp & _either(rows.seen, bits.syn_only, bits) & (known & (SENT | RECEIVED) != 0)
     total = before["retries"].astype(np.int64) + repeats.astype(np.int64) + again
     found["retries"] = np.minimum(total, MAX_RETRIES)
-    found["facts"] |= _directions(rows)
+    found["facts"] |= _directions(rows.packets)
     return found
 
 
@@ -134,8 +153,8 @@ def seconds(
     return known, units * (1 << unit) / 1e9
 
 
-def _directions(rows: HandshakeRows) -> NDArray[np.uint8]:
-    sent, received = rows.packets[:, 0] > 0, rows.packets[:, 1] > 0
+def _directions(packets: NDArray[np.int64]) -> NDArray[np.uint8]:
+    sent, received = packets[:, 0] > 0, packets[:, 1] > 0
     return (sent * SENT | received * RECEIVED).astype(np.uint8)
 
 
