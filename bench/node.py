@@ -22,7 +22,8 @@ LISTEN = "127.0.0.1:9776"
 @contextmanager
 def agent(state: str, *flags: str) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
     command = [sys.executable, "-m", "podtally", "run", "--pin-dir", str(PIN_DIR)]
-    command += ["--state-dir", state, "--listen", LISTEN, *flags]
+    command += ["--state-dir", state, "--history", f"{state}/history.db"]
+    command += ["--listen", LISTEN, *flags]
     started = time.monotonic()
     # Not `ip netns exec`: that mounts a new /sys, which hides the bpffs.
     process = subprocess.Popen(

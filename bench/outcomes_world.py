@@ -109,7 +109,8 @@ class Run:
 
     def __init__(self, state: str, flags: tuple[str, ...], kills: int) -> None:
         self._command = [sys.executable, "-m", "podtally", "run", "--pin-dir", str(PIN_DIR)]
-        self._command += ["--state-dir", state, "--listen", LISTEN, *flags]
+        self._command += ["--state-dir", state, "--history", f"{state}/history.db"]
+        self._command += ["--listen", LISTEN, *flags]
         self._kills, self.killed = kills, 0
         self._log = Path(state) / "agent.log"
         self._start()
