@@ -5,10 +5,10 @@ import numpy as np
 
 from podtally.config import StaticEndpoint
 from podtally.identity.cluster.state import ClusterState
-from podtally.identity.directory import (
+from podtally.identity.interface_endpoints import address_number
+from podtally.identity.local.directory import (
     Directory,
 )
-from podtally.identity.interface_endpoints import address_number
 from podtally.identity.model import Endpoint, Owner
 from podtally.netlink.model import AddressesChanged
 from podtally.runtimes.cgroups import CgroupOwner

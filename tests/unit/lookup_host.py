@@ -9,8 +9,8 @@ from podtally.api.query_service import QueryService
 from podtally.api.schema import Explanation
 from podtally.config import StaticEndpoint
 from podtally.identity.cluster.state import Clocks, ClusterState
-from podtally.identity.directory import Directory
 from podtally.identity.interface_endpoints import address_number
+from podtally.identity.local.directory import Directory
 from podtally.kube.model import Changed, ObjectPage
 from podtally.kube.objects import RESOURCES
 from podtally.netlink.model import AddressesChanged

@@ -20,7 +20,7 @@ from podtally.api.query_service import QueryService
 from podtally.api.schema import AddressOwner, EndpointRow, QuerySource
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.publisher import Health, Publisher
-from podtally.identity.directory import Directory
+from podtally.identity.local.directory import Directory
 from podtally.ledger.view import View
 from podtally.policy.load.policy_sources import DeclaredPolicies
 from podtally.web.server import WebServer

@@ -9,11 +9,11 @@ import pytest
 from podtally.config import StaticEndpoint
 from podtally.identity.cluster.state import Clocks, ClusterState
 from podtally.identity.cluster_labels import NO_CLUSTER_LABELS
-from podtally.identity.directory import (
+from podtally.identity.interface_endpoints import InterfaceEndpoint
+from podtally.identity.local.directory import (
     Directory,
 )
-from podtally.identity.endpoint_names import SETTLE_NS
-from podtally.identity.interface_endpoints import InterfaceEndpoint
+from podtally.identity.local.endpoint_names import SETTLE_NS
 from podtally.identity.model import UNKNOWN, UNKNOWN_ENDPOINT, Endpoint, Owner, host_owner
 from podtally.identity.name_table import UNRESOLVED
 from podtally.kube.model import Changed, ObjectPage

@@ -4,10 +4,10 @@
 import pytest
 
 from podtally.config import StaticEndpoint
-from podtally.identity.address_claims import API_LATE_NS, CONTESTED_NS, EVENT_DELAY_NS
 from podtally.identity.claims import UNSETTLED
 from podtally.identity.cluster.state import Clocks, ClusterState
-from podtally.identity.directory import (
+from podtally.identity.local.address_claims import API_LATE_NS, CONTESTED_NS, EVENT_DELAY_NS
+from podtally.identity.local.directory import (
     HISTORY_NS,
     REMEMBER_NS,
     TICK_NS,

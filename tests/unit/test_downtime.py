@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from podtally.identity.cluster.state import ClusterState
-from podtally.identity.directory import Directory
 from podtally.identity.interface_endpoints import address_number
+from podtally.identity.local.directory import Directory
 from podtally.identity.model import UNKNOWN, Owner
 from podtally.kube.model import Changed, ObjectPage
 from podtally.kube.objects import RESOURCES

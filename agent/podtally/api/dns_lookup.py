@@ -14,7 +14,7 @@ from podtally.dns.known_names import NO_NAMES, OTHER_NODE, SEEN_LATE, KnownNames
 from podtally.dns.peer_naming import NO_DOMAIN_INPUTS, DomainInputs
 from podtally.dns.tracker import RecentQuery
 from podtally.identity.cluster_labels import NO_CLUSTER_LABELS
-from podtally.identity.directory import Directory
+from podtally.identity.local.directory import Directory
 from podtally.kernel.captured import HOST as HOST_DNS
 from podtally.policy.domain_patterns import normalise
 from podtally.policy.endpoints import of_endpoint

@@ -27,7 +27,7 @@ from podtally.dns.known_names import NAMES_OFF
 from podtally.dns.message import NO_ERROR, RCODES, TYPES
 from podtally.dns.tracker import RecentQuery
 from podtally.errors import PodtallyError
-from podtally.identity.directory import Directory
+from podtally.identity.local.directory import Directory
 from podtally.kernel.captured import HOST
 from podtally.policy.domain_patterns import normalise
 

@@ -13,7 +13,7 @@ import numpy as np
 from podtally.api.name_lookup import KnownName, find, unknown_endpoint
 from podtally.errors import PodtallyError
 from podtally.identity.cluster_labels import NO_CLUSTER_LABELS, ClusterLabels
-from podtally.identity.directory import Directory
+from podtally.identity.local.directory import Directory
 from podtally.identity.model import UNKNOWN, Endpoint, Owner, host_owner
 from podtally.policy.cidr import parse_address
 from podtally.policy.cluster.model import IPV4, family_of

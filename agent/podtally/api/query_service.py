@@ -32,8 +32,8 @@ from podtally.api.schema import (
 from podtally.errors import PodtallyError
 from podtally.history.access import HistoryAccess
 from podtally.history.query_text import Prices, parse_query
-from podtally.identity.directory import Directory
 from podtally.identity.interface_endpoints import InterfaceEndpoint, address_number
+from podtally.identity.local.directory import Directory
 from podtally.identity.model import FOREVER, Claim, Endpoint, Owner
 from podtally.policy.cluster.model import connection_ends
 from podtally.policy.explain.formatting import format_policy

@@ -21,7 +21,7 @@ from podtally.config.kinds import split_networks
 from podtally.dns.domain_labels import DomainLabels
 from podtally.errors import PodtallyError
 from podtally.export.agent_metrics import AgentMetrics
-from podtally.identity.directory import Directory
+from podtally.identity.local.directory import Directory
 from podtally.kernel import capabilities
 from podtally.kernel.account_map import UNATTRIBUTED, AccountMap
 from podtally.kernel.pins import Generation, PinKeeper, Pins, digest

@@ -11,7 +11,7 @@ from pathlib import Path
 from podtally.attach.attacher import Attacher
 from podtally.config import Config
 from podtally.errors import PodtallyError
-from podtally.identity.directory import Directory
+from podtally.identity.local.directory import Directory
 from podtally.kernel.account_map import AccountMap
 from podtally.kernel.load_error import LOG_NAME
 from podtally.kernel.pins import Generation, Pins

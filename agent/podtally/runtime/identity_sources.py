@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from podtally.identity.claim_conflicts import ClaimConflicts, ConflictCounts
 from podtally.identity.cluster.state import Clocks
-from podtally.identity.directory import Directory
 from podtally.identity.interface_endpoints import address_text, lower_word
+from podtally.identity.local.claim_conflicts import ClaimConflicts, ConflictCounts
+from podtally.identity.local.directory import Directory
 from podtally.identity.model import UNKNOWN, UNKNOWN_ENDPOINT, Endpoint
 from podtally.kernel.table import Table
 from podtally.kube.model import ApiEvent, Changed, ObjectPage

@@ -9,7 +9,7 @@ import queue
 import time
 from collections.abc import Iterable, Mapping
 
-from podtally.identity.directory import Directory
+from podtally.identity.local.directory import Directory
 from podtally.ledger.interfaces import UnexplainedBytes
 from podtally.ledger.ledger import Ledger
 from podtally.netlink import model

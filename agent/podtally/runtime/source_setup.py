@@ -9,7 +9,7 @@ import socket
 from podtally.config import Config
 from podtally.config.kinds import split_networks
 from podtally.identity.cluster.state import ClusterState
-from podtally.identity.directory import Directory
+from podtally.identity.local.directory import Directory
 from podtally.kube.api_access import api_access
 from podtally.kube.objects import RESOURCES
 from podtally.kube.source import KubeSource

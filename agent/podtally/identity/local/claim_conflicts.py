@@ -6,9 +6,9 @@ from collections.abc import Iterable, Set
 
 import numpy as np
 
-from podtally.identity.address_claims import SETTLED_NS, has_known_owner, unrouted_addresses
 from podtally.identity.cluster.state import ClusterState
 from podtally.identity.interface_endpoints import InterfaceEndpoint, address_number, address_text
+from podtally.identity.local.address_claims import SETTLED_NS, has_known_owner, unrouted_addresses
 from podtally.identity.model import FOREVER
 from podtally.identity.name_table import Names
 

@@ -9,21 +9,22 @@ from collections.abc import Container, Iterable, Mapping, Set
 from dataclasses import replace
 
 from podtally.config import StaticEndpoint
-from podtally.identity import address_claims, name_table
-from podtally.identity.address_claims import AddressClaims, ApiEvidence
+from podtally.identity import name_table
 from podtally.identity.addresses import ClaimBook
 from podtally.identity.claims import FACT
 from podtally.identity.cluster.removed_links import links_of_pods
 from podtally.identity.cluster.state import NODE_STRENGTH, Clocks, ClusterState
 from podtally.identity.cluster_labels import NO_CLUSTER_LABELS, ClusterLabels
 from podtally.identity.downtime import Downtime
-from podtally.identity.endpoint_names import EndpointNames, HostSocket
 from podtally.identity.interface_endpoints import (
     InterfaceEndpoint,
     address_number,
     address_text,
     static_endpoint,
 )
+from podtally.identity.local import address_claims
+from podtally.identity.local.address_claims import AddressClaims, ApiEvidence
+from podtally.identity.local.endpoint_names import EndpointNames, HostSocket
 from podtally.identity.model import FOREVER, UNKNOWN, Claim, Endpoint, Owner, host_owner, owner_of
 from podtally.identity.services import NO_SERVICES, Services
 from podtally.kube.model import ApiEvent
