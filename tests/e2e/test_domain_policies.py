@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from tests.e2e.agents import Agent, environment
+from tests.e2e.agents import Agent, environment, value
 from tests.e2e.conftest import MakeAgent
 from tests.e2e.dns_servers import dig, dnsmasq, unbound
 from tests.e2e.forged_dns import CLIENT_PORT, ask_without_answer, forge_answer
@@ -36,7 +36,7 @@ from tests.e2e.policy_world import (
 pytestmark = pytest.mark.slow
 
 API, SHORT, OTHER = OUTSIDE
-PORT = 443
+PORT, SECONDS = 443, 60.0
 POLICY = """
 apiVersion: policy.networking.k8s.io/v1alpha2
 kind: ClusterNetworkPolicy
@@ -76,12 +76,18 @@ class Stage(NamedTuple):
 
 
 @pytest.fixture
-def stage(node: Node, make_agent: MakeAgent, tmp_path: Path) -> Iterator[Stage]:
+def longest_ttl() -> str:
+    return "1d"
+
+
+@pytest.fixture
+def stage(node: Node, make_agent: MakeAgent, tmp_path: Path, longest_ttl: str) -> Iterator[Stage]:
     web, trusted, rogue = (node.routed_pod(n, i) for n, i in (("web", 5), ("dns", 6), ("rogue", 7)))
     policy, config = tmp_path / "policy.yaml", tmp_path / "podtally.yaml"
     policy.write_text(POLICY)
     flags = configuration(config, {web.netns: Static("shop", "web", {})})
-    written = yaml.safe_load(config.read_text()) | {"resolvers": [trusted.ipv4]}
+    written = yaml.safe_load(config.read_text())
+    written |= {"resolvers": [trusted.ipv4], "longest_ttl": longest_ttl}
     config.write_text(yaml.safe_dump(written))
     logs = tmp_path / "events", tmp_path / "flows"
     agent = make_agent(
@@ -154,6 +160,33 @@ def test_names_outlive_the_agent_and_are_learned_while_it_is_away(stage: Stage) 
     stage.agent.wait_ready()
     stage.connect(API)
     stage.counted(allowed=3, denied=1)
+
+
+@pytest.mark.parametrize("longest_ttl", ["10s"])
+def test_lost_messages_are_a_doubt_for_the_longest_ttl(stage: Stage) -> None:
+    stage.connect(OTHER)
+    stage.counted(denied=1)
+    flood_until_lost(stage)
+    assert "DNS messages were lost" in _explain(stage.agent, OTHER)["reason"]
+    stage.connect(OTHER)
+    stage.counted(denied=1, unknown=1)
+    wait_for(lambda: [_explain(stage.agent, OTHER)["verdict"]], lambda said: said == "denied")
+    stage.connect(OTHER)
+    stage.counted(denied=2, unknown=1)
+    stage.agent.kill()
+    stage.agent.start()
+    stage.agent.wait_ready()
+    stage.connect(OTHER)
+    stage.counted(denied=3, unknown=1)
+
+
+def flood_until_lost(stage: Stage) -> None:
+    end = time.monotonic() + SECONDS
+    while not value(stage.agent.samples(), "podtally_dns_messages_total", kind="lost"):
+        assert time.monotonic() < end
+        with pod_socket(stage.web, socket.AF_INET, socket.SOCK_DGRAM) as flooding:
+            for _ in range(5000):
+                flooding.sendto(bytes(1400), (stage.trusted.ipv4, 53))
 
 
 def _explain(agent: Agent, to: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 """Explanations of the running agent with DNS: domain names, and what a pod's DNS says."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -43,10 +44,10 @@ def answer(address: str = API, ago: float = 12.0, ttl: int = 30, **changes: obje
     return made._replace(**changes)  # type: ignore[arg-type]
 
 
-def host(*answers: Answer, missing: int = 0, late: frozenset[int] = frozenset()) -> LookupHost:
+def host(*answers: Answer, missing: int = 0, late: tuple[int, ...] = ()) -> LookupHost:
     made, table = shop(), NO_DOMAINS.updated(answers, time.monotonic_ns())
     inputs = DomainInputs(table=table, trusted=table.trust({RESOLVER}), missing=missing, is_on=True)
-    made.dns = SeenDns(inputs, late)
+    made.dns = SeenDns(inputs, dict.fromkeys(late, time.monotonic_ns()))
     made.declare(PAYMENTS, UNITS)
     return made
 
@@ -75,14 +76,24 @@ def test_an_expired_answer() -> None:
 @pytest.mark.parametrize(
     ("missing", "late", "why"),
     [
-        (MESSAGES_LOST, frozenset(), "DNS messages were lost"),
-        (0, frozenset({WEB}), "it was there before the agent"),
+        (MESSAGES_LOST, (), "DNS messages were lost"),
+        (0, (WEB,), "it was there before the agent"),
     ],
 )
-def test_what_is_missing_is_said(missing: int, late: frozenset[int], why: str) -> None:
+def test_what_is_missing_is_said(missing: int, late: tuple[int, ...], why: str) -> None:
     found = host(missing=missing, late=late).explain("shop/web", API)
     assert found.verdict == "unknown"
     assert found.reason.endswith(f"is unknown: {why}")
+
+
+def test_a_day_after_a_loss_all_dns_counts_as_seen() -> None:
+    for days, verdict in ((0.9, "unknown"), (1.1, "denied")):
+        made, lost_ns = host(), time.monotonic_ns() - int(days * 86_400 * SECOND)
+        table = NO_DOMAINS.updated([], lost_ns, missing=[(WEB, MESSAGES_LOST)])
+        made.dns = made.dns._replace(inputs=replace(made.dns.inputs, table=table))
+        assert made.explain("shop/web", API).verdict == verdict
+        made.dns = SeenDns(DomainInputs(is_on=True), {WEB: lost_ns})
+        assert made.explain("shop/web", API).verdict == verdict
 
 
 def test_a_pod_of_another_node_has_its_dns_there() -> None:

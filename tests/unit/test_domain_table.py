@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names by endpoint, address and time."""
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from podtally.dns import domain_table
-from podtally.dns.candidates import FORGOTTEN, Candidates
+from podtally.dns.candidates import Candidates
 from podtally.dns.domain_table import NO_DOMAINS, DomainTable, restored
+from podtally.dns.doubts import LONGEST_TTL, MAX_TTL
+from podtally.dns.known_names import ENCRYPTED_DNS, FORGOTTEN, MESSAGES_LOST, SEEN_LATE
+from podtally.dns.peer_naming import ALWAYS_LATE, SEEN_ALL
 from podtally.dns.tracker import Answer
 from tests.unit.dns_messages import OTHER_POD, POD, RESOLVER, mapped
 
@@ -33,6 +37,13 @@ def looked_up(
     found = table.find(np.array([endpoint]), words(address), times, trusted)
     candidates = table.candidates(found, times, np.zeros(1, np.uint8), trusted, 0.0)
     return listed(candidates, 0)
+
+
+def missing(table: DomainTable, at: float) -> list[int]:
+    """Return why names of the two pods may be missing at a time."""
+    times = np.full(2, int(at * SECOND))
+    found: list[int] = table.doubts.at(np.array([POD, OTHER_POD]), times).tolist()
+    return found
 
 
 def listed(candidates: Candidates, row: int) -> list[tuple[str, float, bool]]:
@@ -106,7 +117,7 @@ def test_what_a_pod_answers_with_an_address_of_another_is_not_trusted() -> None:
         "via8.example": True,
         "via9.example": False,
     }
-    assert restored(table.records, table.values()).resolvers == table.resolvers
+    assert restored(table.records, table.values(), 0).resolvers == table.resolvers
 
 
 def test_old_answers_are_merged_and_the_first_and_last_stay() -> None:
@@ -201,7 +212,7 @@ def test_limits_take_the_oldest_of_the_largest(monkeypatch: pytest.MonkeyPatch) 
     assert table.forgotten == 400
     assert looked_up(table, OTHER_POD, "203.0.113.1", 500.0) == [("b.example", 1.0, True)]
     assert looked_up(table, POD, "203.0.1.249", 500.0) == [("n499.example", 499.0, True)]
-    assert table.missing_of(np.array([POD, OTHER_POD])).tolist() == [FORGOTTEN, 0]
+    assert missing(table, 500) == [FORGOTTEN, 0]
 
 
 def test_one_address_with_many_names_is_bounded() -> None:
@@ -223,7 +234,7 @@ def test_names_beyond_the_bound_of_an_address_leave_a_doubt() -> None:
             table = table.updated(answers, (11 + turn * 10) * SECOND)
         names = {name for name, _, _ in looked_up(table, POD, "203.0.113.1", 999.0)}
         assert len(names) >= 100
-        assert table.missing_of(np.array([POD])).tolist() == [forgotten]
+        assert missing(table, 99) == [forgotten, 0]
         assert bool(table.forgotten) is bool(forgotten)
 
 
@@ -236,10 +247,84 @@ def test_unused_names_are_dropped() -> None:
     assert looked_up(table, POD, "203.0.113.1", 9.0)[-1][0].startswith("t4n")
 
 
+def lossy(at: float, why: int = MESSAGES_LOST, table: DomainTable = NO_DOMAINS) -> DomainTable:
+    return table.updated([], int(at * SECOND), missing=[(POD, why)])
+
+
+def test_a_loss_is_a_doubt_until_no_answer_of_that_time_is_of_use() -> None:
+    table = lossy(10)
+    ends = 10 + LONGEST_TTL
+    assert missing(table, 10) == missing(table, ends) == [MESSAGES_LOST, 0]
+    assert missing(table, ends + 0.5) == [0, 0]
+
+
+def test_later_losses_prolong_the_doubt_and_other_answers_do_not_end_it() -> None:
+    table = lossy(500, table=lossy(10))
+    table = table.updated([answer("a.example", "203.0.113.1", at=600)], 600 * SECOND)
+    assert missing(table, 500 + LONGEST_TTL) == [MESSAGES_LOST, 0]
+    assert missing(table, 501 + LONGEST_TTL) == [0, 0]
+
+
+def test_connections_of_the_time_of_a_loss_stay_in_doubt() -> None:
+    """They are judged again when policies change, long after the doubt ended for new ones."""
+    table = lossy(10).updated([answer("a.example", "203.0.113.1", at=1e6)], int(1e6) * SECOND)
+    assert missing(table, 11) == [MESSAGES_LOST, 0]
+    assert missing(table, 1e6) == [0, 0]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_longer_ttl_that_the_endpoint_got_counts(*, first: bool) -> None:
+    """Before or after the loss; up to what resolvers keep at most, so not for ever."""
+    long = [answer("a.example", "203.0.113.1", at=5, ttl=3 * LONGEST_TTL)]
+    table = NO_DOMAINS.updated(long if first else [], 5 * SECOND)
+    table = lossy(10, table=table).updated([] if first else long, 20 * SECOND)
+    assert missing(table, 10 + 3 * LONGEST_TTL) == [MESSAGES_LOST, 0]
+    assert missing(table, 11 + 3 * LONGEST_TTL) == [0, 0]
+    table = table.updated([answer("b.example", "203.0.113.2", ttl=1 << 31)], 30 * SECOND)
+    assert missing(table, 10 + MAX_TTL) == [MESSAGES_LOST, 0]
+    assert missing(table, 11 + MAX_TTL) == [0, 0]
+
+
+def test_short_ttls_and_those_of_others_change_nothing() -> None:
+    answers = [
+        answer("a.example", "203.0.113.1", ttl=1),
+        answer("b.example", "203.0.113.2", endpoint=OTHER_POD, ttl=MAX_TTL),
+    ]
+    table = lossy(10).updated(answers, 20 * SECOND)
+    assert missing(table, 10 + LONGEST_TTL) == [MESSAGES_LOST, 0]
+    assert missing(table, 11 + LONGEST_TTL) == [0, 0]
+
+
+def test_encrypted_dns_goes_on_and_causes_end_one_by_one() -> None:
+    table = lossy(50, FORGOTTEN, lossy(10, MESSAGES_LOST | ENCRYPTED_DNS))
+    assert missing(table, 20 + LONGEST_TTL) == [FORGOTTEN | ENCRYPTED_DNS, 0]
+    assert missing(table, 1e9) == [ENCRYPTED_DNS, 0]
+
+
+def test_who_was_there_before_the_agent_is_seen_completely_one_day() -> None:
+    doubts = lossy(0).updated([answer("a.example", "203.0.113.1", ttl=2 * LONGEST_TTL)], 1).doubts
+    since = np.array([10, 10, SEEN_ALL, ALWAYS_LATE])
+    since[:2] *= SECOND
+    endpoints = np.array([OTHER_POD, POD, OTHER_POD, OTHER_POD])
+    for at, expected in (
+        (10 + LONGEST_TTL, [SEEN_LATE, SEEN_LATE, 0, SEEN_LATE]),
+        (11 + LONGEST_TTL, [0, SEEN_LATE, 0, SEEN_LATE]),
+        (11 + 2 * LONGEST_TTL, [0, 0, 0, SEEN_LATE]),
+    ):
+        assert doubts.seen_late(endpoints, since, np.full(4, at * SECOND)).tolist() == expected
+
+
+def test_doubts_of_an_earlier_version_begin_again() -> None:
+    values = msgspec.structs.replace(lossy(10).values(), doubts=[])
+    table = restored(NO_DOMAINS.records.copy(), values, 100 * SECOND)
+    assert missing(table, 100 + LONGEST_TTL) == [MESSAGES_LOST, 0]
+    assert missing(table, 101 + LONGEST_TTL) == [0, 0]
+
+
 def test_removed_endpoints_are_forgotten() -> None:
     table = NO_DOMAINS.updated([answer("a.example", "203.0.113.1")], SECOND, missing=[(POD, 4)])
     table = table.updated([], 2 * SECOND, gone={POD})
-    assert (len(table), table.missing) == (0, ())
+    assert (len(table), table.doubts.bits()) == (0, [])
 
 
 def test_the_checkpoint() -> None:
@@ -248,8 +333,8 @@ def test_the_checkpoint() -> None:
         answer("d.example", "203.0.113.2"),
     ]
     before = NO_DOMAINS.updated(answers, 2 * SECOND, missing=[(9, 4)])
-    after = restored(before.records.copy(), before.values())
+    after = restored(before.records.copy(), before.values(), 3 * SECOND)
     assert looked_up(after, POD, "203.0.113.1", 2.0) == [("a.example", 1.0, True)]
-    assert after.missing == ((9, 4),)
+    assert after.doubts == before.doubts
     with pytest.raises(ValueError, match="name is missing"):
-        restored(before.records.copy(), NO_DOMAINS.values())
+        restored(before.records.copy(), NO_DOMAINS.values(), 0)

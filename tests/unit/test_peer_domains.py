@@ -6,6 +6,7 @@ import pytest
 
 from podtally.dns.domain_labels import AMBIGUOUS_LABEL, UNVERIFIED_LABEL, DomainLabels
 from podtally.dns.domain_table import NO_DOMAINS
+from podtally.dns.known_names import FORGOTTEN, MESSAGES_LOST, SEEN_LATE
 from podtally.dns.peer_naming import DomainInputs
 from podtally.dns.server_names import NO_SERVER_NAMES, HelloTracker
 from podtally.dns.tracker import Answer
@@ -149,6 +150,15 @@ def test_tls_alone_names_what_may_have_been_asked_unseen() -> None:
 def test_tls_alone_proves_nothing_where_all_dns_was_seen() -> None:
     found = named(inputs(hellos=(hello("www.bank.example"),)))
     assert (found.name, found.source, found.label) == ("www.bank.example", "tls", UNVERIFIED_LABEL)
+
+
+@pytest.mark.parametrize("missing", [MESSAGES_LOST, FORGOTTEN, MESSAGES_LOST | FORGOTTEN])
+def test_what_an_endpoint_causes_itself_does_not_vouch_for_its_server_names(missing: int) -> None:
+    """An endpoint that floods DNS, and sends any server name: it is not the domain's traffic."""
+    found = named(inputs(hellos=(hello("www.bank.example"),), missing=missing))
+    assert (found.name, found.source, found.label) == ("www.bank.example", "tls", UNVERIFIED_LABEL)
+    found = named(inputs(hellos=(hello("doh.example.com"),), missing=missing | SEEN_LATE))
+    assert found.label == "example.com"
 
 
 def test_an_untrusted_resolver_vouches_for_nothing() -> None:

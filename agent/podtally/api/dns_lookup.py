@@ -4,14 +4,14 @@
 Called from HTTP threads: it reads tables that are replaced as a whole.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.dns.known_names import NO_NAMES, OTHER_NODE, SEEN_LATE, KnownNames
-from podtally.dns.peer_naming import NO_DOMAIN_INPUTS, DomainInputs
+from podtally.dns.known_names import NO_NAMES, OTHER_NODE, KnownNames
+from podtally.dns.peer_naming import ALWAYS_LATE, NO_DOMAIN_INPUTS, SEEN_ALL, DomainInputs
 from podtally.dns.tracker import RecentQuery
 from podtally.identity.cluster_labels import NO_CLUSTER_LABELS
 from podtally.identity.local.directory import Directory
@@ -29,7 +29,7 @@ class SeenDns(NamedTuple):
     """What is known of DNS at one moment."""
 
     inputs: DomainInputs = NO_DOMAIN_INPUTS
-    late: frozenset[int] = frozenset()  # interfaces in use before they were watched
+    late: Mapping[int, int] = {}  # interfaces in use before they were watched: since when, ns
     recent: tuple[RecentQuery, ...] = ()  # the latest questions
 
 
@@ -55,7 +55,9 @@ class DnsLookup:
         words = np.array([divmod(address, _WORD + 1)] * count, np.uint64).reshape(count, 2)
         times = np.full(count, self._now_ns, np.int64)
         found = inputs.table.find(endpoints, words, times, inputs.trusted)
-        missing = inputs.table.missing_of(endpoints) | np.uint8(inputs.missing) | self._late()
+        doubts = inputs.table.doubts
+        missing = doubts.at(endpoints, times) | np.uint8(inputs.missing)
+        missing |= doubts.seen_late(endpoints, self._late_ns(), times)
         candidates = inputs.table.candidates(
             found, times, missing, inputs.trusted, inputs.wall_offset
         )
@@ -76,9 +78,9 @@ class DnsLookup:
         found = (high << _WORD_BITS | low for high, low in some["address"].tolist())
         return tuple(dict.fromkeys(found))
 
-    def _late(self) -> NDArray[np.uint8]:
-        late = [each == HOST_DNS or each in self._seen.late for each in self._ifindexes]
-        return np.where(late, SEEN_LATE, 0).astype(np.uint8)
+    def _late_ns(self) -> NDArray[np.int64]:
+        late = {**self._seen.late, HOST_DNS: ALWAYS_LATE}
+        return np.array([late.get(each, SEEN_ALL) for each in self._ifindexes], np.int64)
 
 
 def _interfaces_of(source: PolicyEndpoint, directory: Directory) -> Iterator[int]:

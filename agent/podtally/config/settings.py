@@ -268,6 +268,14 @@ class Config:
         "resolvers that are trusted, beside the cluster's and the host's",
         "addresses of resolvers whose answers count for verdicts, beside the cluster's DNS Services, the node-local cache, and those in the host's resolv.conf",
     )
+    longest_ttl: float = setting(
+        86400.0,
+        seconds(most=604800.0),
+        NAMES,
+        "the longest TTL that your resolvers give",
+        "the longest TTL that your resolvers give: for this long after DNS messages of an endpoint were lost, or after it was first seen, an answer that was not seen may still be of use, so what does not match a rule by domain name is `unknown` ([dns.md](dns.md))",
+        restart=True,
+    )
     domains: Domains = setting(
         "registrable",
         choice("registrable", "full", "declared", "off"),

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.dns.candidates import FORGOTTEN, MESSAGES_LOST, Candidates
+from podtally.dns.doubts import LONGEST_TTL, NO_DOUBTS, Doubts
 from podtally.dns.tracker import Answer
 
 RECORD = np.dtype(
@@ -64,7 +65,7 @@ class DomainTable:
     records: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, RECORD))
     texts: Texts = ("",)
     resolvers: tuple[bytes, ...] = (b"",)  # address, and the interface by which answers came
-    missing: tuple[tuple[int, int], ...] = ()  # endpoints with bits of ``Candidates.missing``
+    doubts: Doubts = NO_DOUBTS
     forgotten: int = 0  # records dropped at a limit
 
     def __len__(self) -> int:
@@ -135,13 +136,6 @@ class DomainTable:
             missing=missing,
         )
 
-    def missing_of(self, endpoints: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return why names of endpoints (n,) may be missing: bits. (n,)"""
-        bits = np.zeros(len(endpoints), np.uint8)
-        for endpoint, why in self.missing:  # few: trouble only
-            bits[endpoints == endpoint] |= why
-        return bits
-
     def trust(
         self, resolvers: Collection[bytes], senders: Mapping[int, Collection[bytes]] = _NO_SENDERS
     ) -> NDArray[np.bool_]:
@@ -171,17 +165,13 @@ class DomainTable:
         table = self
         if gone:
             records = self.records[~np.isin(self.records["endpoint"], list(gone))]
-            kept = tuple(each for each in self.missing if each[0] not in gone)
-            table = replace(table, records=records, missing=kept)
+            table = replace(table, records=records, doubts=self.doubts.without(gone))
         if missing:
-            table = table._with_missing(missing)
+            table = table._with_missing(missing, now_ns)
         return table._with(answers, now_ns) if answers else table
 
-    def _with_missing(self, more: Iterable[tuple[int, int]]) -> "DomainTable":
-        bits = dict(self.missing)
-        for endpoint, why in more:
-            bits[endpoint] = bits.get(endpoint, 0) | why
-        return replace(self, missing=tuple(sorted(bits.items())))
+    def _with_missing(self, more: Iterable[tuple[int, int]], now_ns: int) -> "DomainTable":
+        return replace(self, doubts=self.doubts.with_missing(more, now_ns))
 
     def _with(self, answers: Sequence[Answer], now_ns: int) -> "DomainTable":
         texts, resolvers = list(self.texts), list(self.resolvers)
@@ -223,10 +213,11 @@ class DomainTable:
             records=_compact(records, now_ns),
             texts=tuple(texts),
             resolvers=tuple(resolvers),
+            doubts=self.doubts.with_ttls((each.endpoint, each.ttl) for each in answers),
         )
-        return made._with_bounded_pairs()._bounded()._without_unused()
+        return made._with_bounded_pairs(now_ns)._bounded(now_ns)._without_unused()
 
-    def _with_bounded_pairs(self) -> "DomainTable":
+    def _with_bounded_pairs(self, now_ns: int) -> "DomainTable":
         """Keep the newest MAX_RECORDS_OF_PAIR of each pair: they bound what a look-up costs."""
         records = self.records
         behind = np.searchsorted(records["hash"], records["hash"], side="right")
@@ -234,11 +225,11 @@ class DomainTable:
         if keep.all():
             return self
         endpoints = np.unique(records["endpoint"][~keep]).tolist()
-        table = self._with_missing((each, FORGOTTEN) for each in endpoints)
+        table = self._with_missing(((each, FORGOTTEN) for each in endpoints), now_ns)
         dropped = int(np.count_nonzero(~keep))
         return replace(table, records=records[keep], forgotten=self.forgotten + dropped)
 
-    def _bounded(self) -> "DomainTable":
+    def _bounded(self, now_ns: int) -> "DomainTable":
         """Drop the oldest records beyond the limits; count them."""
         records, keep = self.records, np.ones(len(self.records), np.bool_)
         endpoints, place, counts = np.unique(
@@ -254,7 +245,8 @@ class DomainTable:
             keep[rows[oldest]] = False
         if not len(full):
             return self
-        table = self._with_missing((int(endpoints[i]), FORGOTTEN) for i in full.tolist())
+        crowded = ((int(endpoints[i]), FORGOTTEN) for i in full.tolist())
+        table = self._with_missing(crowded, now_ns)
         dropped = int(np.count_nonzero(~keep))
         return replace(table, records=records[keep], forgotten=self.forgotten + dropped)
 
@@ -274,8 +266,10 @@ class DomainTable:
         return SavedTable(
             list(self.texts),
             [each.hex() for each in self.resolvers],
-            list(self.missing),
+            self.doubts.bits(),
             self.forgotten,
+            [(*key, last_ns) for key, last_ns in self.doubts.last_ns.items()],
+            dict(self.doubts.longer),
         )
 
 
@@ -284,10 +278,17 @@ class SavedTable(msgspec.Struct, frozen=True):
     resolvers: list[str]
     missing: list[tuple[int, int]]
     forgotten: int
+    doubts: list[tuple[int, int, int]] = []  # endpoint, bit, when it was last so
+    longer_ttls: dict[int, int] = {}
 
 
-def restored(records: NDArray[np.void], values: SavedTable) -> DomainTable:
-    """Return a table of what was saved; ValueError if that is damaged."""
+def restored(
+    records: NDArray[np.void], values: SavedTable, now_ns: int, longest_ttl: int = LONGEST_TTL
+) -> DomainTable:
+    """Return a table of what was saved; ValueError if that is damaged.
+
+    Of an earlier version's doubts the times are not known: they are as of ``now_ns``.
+    """
     if records.dtype != RECORD:
         raise ValueError("records of another layout")
     for column in ("name", "chain"):
@@ -297,11 +298,13 @@ def restored(records: NDArray[np.void], values: SavedTable) -> DomainTable:
         raise ValueError("a resolver is missing")
     records = records.copy()
     records["hash"] = _hash(records["endpoint"].astype(np.int64), records["address"])
+    known = {(endpoint, bit): last_ns for endpoint, bit, last_ns in values.doubts}
+    doubts = Doubts({}, values.longer_ttls, longest_ttl).with_missing(values.missing, now_ns)
     return DomainTable(
         records=records[np.lexsort((records["at_ns"], records["hash"]))],
         texts=tuple(values.texts),
         resolvers=tuple(bytes.fromhex(each) for each in values.resolvers),
-        missing=tuple(values.missing),
+        doubts=doubts._replace(last_ns={**doubts.last_ns, **known}),
         forgotten=values.forgotten,
     )
 

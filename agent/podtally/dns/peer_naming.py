@@ -13,11 +13,15 @@ from numpy.typing import NDArray
 
 from podtally.dns.candidates import Candidates
 from podtally.dns.domain_table import NO_DOMAINS, DomainTable
+from podtally.dns.known_names import FORGOTTEN, MESSAGES_LOST
 from podtally.dns.server_names import NO_NAME, NO_SERVER_NAMES, ServerNames, keys_of
 
 SOURCES = ("", "dns", "tls", "ambiguous", "expired", "unverified")
 NONE, DNS, TLS, AMBIGUOUS, EXPIRED, UNVERIFIED = range(6)
 NO_TEXT = -1
+# Instead of a time in ``PeersToName.late_ns``: seen from its start; before that, for ever.
+SEEN_ALL, ALWAYS_LATE = -(1 << 62), 1 << 62
+_OWN_DOING = MESSAGES_LOST | FORGOTTEN  # what an endpoint can bring about, to its advantage
 
 
 class PeersToName(NamedTuple):
@@ -27,7 +31,7 @@ class PeersToName(NamedTuple):
     address: NDArray[np.uint64]  # (n, 2), the peer's, in host order
     at_ns: NDArray[np.int64]  # the first packet
     key: NDArray[np.void]  # of the flow
-    missing: NDArray[np.uint8]  # bits of Candidates.missing that are known elsewhere
+    late_ns: NDArray[np.int64]  # when an endpoint that was there before was seen; SEEN, ALWAYS
 
     def take(self, index: NDArray[np.int64]) -> "PeersToName":
         return PeersToName._make(column[index] for column in self)
@@ -44,7 +48,7 @@ class NamedPeers(NamedTuple):
     source: NDArray[np.int8]  # index in SOURCES
     name: NDArray[np.int64]
     chain: NDArray[np.int64]
-    doubtful: NDArray[np.bool_]  # only TLS has the name, although all DNS was seen
+    doubtful: NDArray[np.bool_]  # only TLS has the name, although its DNS could be seen
     candidates: Candidates
 
 
@@ -74,7 +78,9 @@ class DomainInputs:
 
     def _found(self, peers: PeersToName) -> tuple[NDArray[np.int64], Candidates]:
         found = self.table.find(peers.endpoint, peers.address, peers.at_ns, self.trusted)
-        missing = self.table.missing_of(peers.endpoint) | peers.missing | np.uint8(self.missing)
+        doubts = self.table.doubts
+        missing = doubts.at(peers.endpoint, peers.at_ns) | np.uint8(self.missing)
+        missing |= doubts.seen_late(peers.endpoint, peers.late_ns, peers.at_ns)
         return found.record, self.table.candidates(
             found, peers.at_ns, missing, self.trusted, self.wall_offset
         )
@@ -114,7 +120,8 @@ class DomainInputs:
         in_hello = self.server_names.records["name"][hello[only_tls]]
         name[only_tls] = len(self.table.texts) + in_hello
         doubtful = np.zeros(n, np.bool_)
-        doubtful[only_tls] = candidates.missing[only_tls] == 0
+        others = candidates.missing[only_tls] & np.uint8(~_OWN_DOING & 0xFF)
+        doubtful[only_tls] = others == 0
         return NamedPeers(source, name, chain, doubtful, candidates)
 
     def _fitting(

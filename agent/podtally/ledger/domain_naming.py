@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from podtally.arrays.distinct import distinct
 from podtally.arrays.packed_fields import PackedFields
 from podtally.dns.candidates import NO_NAME_COLUMN, NameColumn
-from podtally.dns.known_names import SEEN_LATE
-from podtally.dns.peer_naming import PeersToName
+from podtally.dns.peer_naming import ALWAYS_LATE, SEEN_ALL, PeersToName
 from podtally.identity.model import Endpoint, Owner
 from podtally.kernel.captured import HOST
 from podtally.ledger.connections import CONTESTED, INITIATOR_MASK, INITIATOR_PEER, TCP
@@ -87,13 +86,13 @@ class DomainNaming:
         self, flows: NewConnections, slot: NDArray[np.int64], peers: PeerColumns
     ) -> PeersToName:
         is_host = self._interfaces.host[slot]
-        is_late = is_host | (self._interfaces.in_use_since_ns[slot] != 0)
+        late_ns = _late_ns(self._interfaces.in_use_since_ns[slot])
         return PeersToName(
             endpoint=np.where(is_host, HOST, flows.key["ifindex"].astype(np.int64)),
             address=peers.address,
             at_ns=flows.at_ns,
             key=flows.key,
-            missing=np.where(is_late, SEEN_LATE, 0).astype(np.uint8),
+            late_ns=np.where(is_host, ALWAYS_LATE, late_ns),
         )
 
     def _given_of_peers(
@@ -115,14 +114,14 @@ class DomainNaming:
         ]
         endpoint = np.array(numbers, np.int64)[place.ravel()]
         known = endpoint != NO_INTERFACE
-        late = np.ones(len(endpoint), np.bool_)
-        late[known] = self._interfaces.in_use_since(endpoint[known]) != 0
+        late_ns = np.full(len(endpoint), ALWAYS_LATE)
+        late_ns[known] = _late_ns(self._interfaces.in_use_since(endpoint[known]))
         return PeersToName(
             endpoint=endpoint,
             address=flows.key["local_address"].byteswap(),
             at_ns=flows.at_ns,
             key=flows.key,
-            missing=np.where(late, SEEN_LATE, 0).astype(np.uint8),
+            late_ns=late_ns,
         )
 
     def _is_named(self, flows: NewConnections, peers: PeerColumns) -> NDArray[np.bool_]:
@@ -177,6 +176,10 @@ class DomainNaming:
         if fresh:
             outside = [each.peer.kind == "external" for each in fresh]
             self._external = np.append(self._external, outside)
+
+
+def _late_ns(in_use_since_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.where(in_use_since_ns == 0, SEEN_ALL, in_use_since_ns)
 
 
 def _identity(of: Endpoint | Owner) -> tuple[str, ...]:

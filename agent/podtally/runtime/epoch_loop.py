@@ -103,9 +103,11 @@ class EpochLoop:
 
     def _seen_dns(self) -> SeenDns:
         interfaces = self._components.ledger.interfaces
-        late = interfaces.ifindex[interfaces.in_use_since_ns != 0]
+        rows = interfaces.in_use_since_ns != 0
+        since_ns = interfaces.in_use_since_ns[rows].tolist()
+        late = dict(zip(interfaces.ifindex[rows].tolist(), since_ns, strict=True))
         names = self._components.names
-        return SeenDns(names.inputs, frozenset(late.tolist()), names.recent)
+        return SeenDns(names.inputs, late, names.recent)
 
     def status(self) -> str:
         """Return one line for the service manager."""

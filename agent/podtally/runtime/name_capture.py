@@ -16,7 +16,8 @@ import msgspec
 import numpy as np
 
 from podtally.config import Config
-from podtally.dns.domain_table import NO_DOMAINS, RECORD, SavedTable, lost, restored
+from podtally.dns.domain_table import RECORD, DomainTable, SavedTable, lost, restored
+from podtally.dns.doubts import Doubts
 from podtally.dns.known_names import ENCRYPTED_DNS, NAMES_OFF
 from podtally.dns.peer_naming import DomainInputs
 from podtally.dns.server_names import (
@@ -76,7 +77,9 @@ class NameCapture:
         self.recent: tuple[RecentQuery, ...] = ()  # replaced as a whole: HTTP threads read it
         self.inputs = DomainInputs(missing=NAMES_OFF)
         self._tracker, self._hellos = DnsTracker(), HelloTracker()
-        self._table, self._server_names = NO_DOMAINS, NO_SERVER_NAMES
+        self._longest_ttl = int(config.longest_ttl)
+        self._table = DomainTable(doubts=Doubts(longest_ttl=self._longest_ttl))
+        self._server_names = NO_SERVER_NAMES
         self._ring: PieceRing | None = None
         self._generation = ""
         self._saved: Parts = {}
@@ -211,7 +214,7 @@ class NameCapture:
     def _gone(self, present: Collection[int], now_ns: int) -> set[int]:
         """Return the interfaces whose names can be forgotten."""
         known = set(np.unique(self._table.records["endpoint"]).tolist())
-        known |= {endpoint for endpoint, _ in self._table.missing}
+        known |= self._table.doubts.endpoints
         absent = known - set(present) - {HOST}
         self._absent = {each: self._absent.get(each, now_ns) for each in absent}
         return {each for each, since in self._absent.items() if now_ns - since > _FORGET_NS}
@@ -249,7 +252,8 @@ class NameCapture:
         try:
             records = saved.array("records").view(RECORD).reshape(-1)
             hellos = saved.array("hellos").view(HELLO_RECORD).reshape(-1)
-            self._table = restored(records, values.table)
+            now_ns = time.monotonic_ns()
+            self._table = restored(records, values.table, now_ns, self._longest_ttl)
             self._server_names = restored_names(hellos, values.server_names)
         except (ValueError, TypeError) as error:
             raise SavedError(f"{_PART}: {error}") from None
