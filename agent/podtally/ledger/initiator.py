@@ -34,6 +34,7 @@ from podtally.ledger.new_connections import NewConnections, reversed_keys, track
 
 _UDP, _SCTP = 17, 132
 _FIRST_EPHEMERAL = 32768  # net.ipv4.ip_local_port_range
+_DHCP = ((67, 68), (547, 546))  # ports of servers and clients (RFC 2131, RFC 8415)
 _MAX_REMEMBERED = 1 << 15
 _REMEMBERED_NS = 3_600_000_000_000
 _LONG_NS = 10_000_000_000  # a connection that lasted this long may go on after a silence
@@ -162,6 +163,7 @@ class InitiatorFinder:
         requests = (server < _FIRST_EPHEMERAL) & (client >= _FIRST_EPHEMERAL)
         early = has_ports & ~requests & may_be_under_way(key, first_ns, self._interfaces)
         guessed = np.where(early, INITIATOR_UNKNOWN, initiator)
+        guessed[(protocol == _UDP) & ~is_local & _are_leases(client, server)] = INITIATOR_ENDPOINT
         return np.where(known != INITIATOR_UNKNOWN, known, guessed).astype(np.uint8)
 
     def _remembered(self, fingerprint: NDArray[np.uint64]) -> NDArray[np.uint8]:
@@ -171,6 +173,17 @@ class InitiatorFinder:
         np.minimum(place, len(self._fingerprint) - 1, out=place)
         found = self._fingerprint[place] == fingerprint
         return np.where(found, self._initiator[place], INITIATOR_UNKNOWN).astype(np.uint8)
+
+
+def _are_leases(source: NDArray[np.uint16], target: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    """Return which packets go from a DHCP server's port to a client's: they answer what the client
+    sent to all, a flow of its own. One that comes from elsewhere gains nothing by these ports: it
+    is judged as if the endpoint had asked for it. (n,)
+    """
+    found = np.zeros(len(source), np.bool_)
+    for server, client in _DHCP:
+        found |= (source == server) & (target == client)
+    return found
 
 
 def may_be_under_way(
