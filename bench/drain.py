@@ -25,9 +25,9 @@ from podtally.identity.addresses import ClaimBook
 from podtally.identity.model import Endpoint
 from podtally.identity.name_table import Names, build_names, build_networks
 from podtally.kernel import abi
-from podtally.ledger.checkpoint import Checkpoint, Position
-from podtally.ledger.connections import flags_of
-from podtally.ledger.epoch_context import EpochContext
+from podtally.ledger.checkpoint.checkpoint import Checkpoint, Position
+from podtally.ledger.connections.connections import flags_of
+from podtally.ledger.connections.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger, Limits
 from podtally.runtime.extras import Extras
 

@@ -21,7 +21,7 @@ from podtally.history.reader import HistoryReader
 from podtally.history.retention import Retention, StoreLimits
 from podtally.history.store import Store
 from podtally.history.writer import HistoryWriter
-from podtally.ledger.history_rows import Batch
+from podtally.ledger.recording.history_rows import Batch
 
 EXAMPLE = "scripts/bench history --rows 10000000 --damage 10000"
 COLUMNS = ("what", "of", "value", "target", "ok")

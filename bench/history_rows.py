@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from podtally.ledger.history_rows import MINUTE_NS, Batch, HistoryRows, RowLabels
+from podtally.ledger.recording.history_rows import MINUTE_NS, Batch, HistoryRows, RowLabels
 
 WORKLOADS, PODS, PEERS = 20, 200, 50
 FRESH = 0.02  # of the conversations of a minute: with an address outside that is new

@@ -24,10 +24,10 @@ from podtally.identity.addresses import ClaimBook
 from podtally.identity.model import FOREVER, Claim, Endpoint, Owner
 from podtally.identity.name_table import Names, Networks, build_names, build_networks
 from podtally.kernel.table import BATCH
-from podtally.ledger.connections import INITIATOR_ENDPOINT, KEY, Flags
-from podtally.ledger.epoch_context import EpochContext
+from podtally.ledger.connections.connections import INITIATOR_ENDPOINT, KEY, Flags
+from podtally.ledger.connections.epoch_context import EpochContext
+from podtally.ledger.connections.new_connections import NewConnections as NewFlows
 from podtally.ledger.ledger import Ledger, Limits
-from podtally.ledger.new_connections import NewConnections as NewFlows
 
 EXAMPLE = "scripts/bench name --rounds 9"
 COLUMNS = ("figure", "value", "target", "ok")

@@ -17,10 +17,10 @@ from podtally.identity.addresses import ClaimBook
 from podtally.identity.cluster_labels import ClusterLabels
 from podtally.identity.model import Endpoint
 from podtally.identity.name_table import Names, build_names, build_networks
-from podtally.ledger.connections import INITIATOR_ENDPOINT, KEY, Flags
-from podtally.ledger.epoch_context import EpochContext
+from podtally.ledger.connections.connections import INITIATOR_ENDPOINT, KEY, Flags
+from podtally.ledger.connections.epoch_context import EpochContext
+from podtally.ledger.connections.new_connections import NewConnections
 from podtally.ledger.ledger import Ledger, Limits
-from podtally.ledger.new_connections import NewConnections
 from podtally.policy.load.policy_sources import DeclaredPolicies
 from podtally.policy.model import (
     ALLOW,

@@ -17,7 +17,7 @@ from podtally.history.forwarder import Forwarder
 from podtally.history.reader import HistoryReader
 from podtally.history.retention import StoreLimits
 from podtally.history.writer import HistoryWriter
-from podtally.ledger.history_rows import Batch
+from podtally.ledger.recording.history_rows import Batch
 from tests.e2e.clickhouse import ClickHouseServer
 from tests.unit.test_store import DAY_MINUTES, START, batch
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from podtally.ledger.checkpoint import Checkpoint
+from podtally.ledger.checkpoint.checkpoint import Checkpoint
 from tests.e2e.agents import Agent, assert_books_close, environment, value
 from tests.e2e.conftest import MakeAgent, free_port
 from tests.e2e.pods import Node

@@ -16,10 +16,10 @@ import numpy as np
 
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.publisher import Health, Publisher
-from podtally.ledger import families
-from podtally.ledger.label_sets import PodLabels
-from podtally.ledger.series import SeriesView
-from podtally.ledger.view import View
+from podtally.ledger.metrics import families
+from podtally.ledger.metrics.view import View
+from podtally.ledger.series.label_sets import PodLabels
+from podtally.ledger.series.series import SeriesView
 from podtally.web.server import WebServer
 from tests.apiserver_certificates import Authority, Pair
 

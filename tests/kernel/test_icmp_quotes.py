@@ -5,8 +5,8 @@ import struct
 
 import pytest
 
-from podtally.ledger.connections import flags_of
-from podtally.ledger.icmp_errors import errors_among, quoted_fingerprints
+from podtally.ledger.connections.connections import flags_of
+from podtally.ledger.connections.icmp_errors import errors_among, quoted_fingerprints
 from tests.kernel.driver import FROM, NOTHING, OTHER, TO, Kernel
 from tests.kernel.packets import (
     A4,

@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from podtally.identity.name_table import Names
-from podtally.ledger.families import (
-    SPOOFED,
-)
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.series import SeriesView
+from podtally.ledger.metrics.families import SPOOFED
+from podtally.ledger.series.series import SeriesView
 from tests.unit.rows import (
     ACK,
     SECOND,

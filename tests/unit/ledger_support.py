@@ -6,11 +6,11 @@ from typing import Any
 
 from podtally.identity.name_table import Names
 from podtally.ledger.closed import ClosedConnections
-from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.families import BOOKS, FLOWS
-from podtally.ledger.label_sets import BookLabels, FlowLabels
+from podtally.ledger.connections.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.series import SeriesView
+from podtally.ledger.metrics.families import BOOKS, FLOWS
+from podtally.ledger.series.label_sets import BookLabels, FlowLabels
+from podtally.ledger.series.series import SeriesView
 from tests.unit.rows import (
     SECOND,
     Flow,

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.kernel.table import Table
-from podtally.ledger.checkpoint import Checkpoint, Position
-from podtally.ledger.connections import INITIATOR_MASK, INITIATOR_UNKNOWN
-from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.families import BOOKS, FLOWS, PODS
-from podtally.ledger.label_sets import DIRECTIONS, BookLabels, PodLabels
-from podtally.ledger.series import SeriesView
-from podtally.ledger.view import View
+from podtally.ledger.checkpoint.checkpoint import Checkpoint, Position
+from podtally.ledger.connections.connections import INITIATOR_MASK, INITIATOR_UNKNOWN
+from podtally.ledger.connections.epoch_context import EpochContext
+from podtally.ledger.metrics.families import BOOKS, FLOWS, PODS
+from podtally.ledger.metrics.view import View
+from podtally.ledger.series.label_sets import DIRECTIONS, BookLabels, PodLabels
+from podtally.ledger.series.series import SeriesView
 from podtally.runtime.epoch_inputs import EpochInputs, InterfaceCounters
 from podtally.runtime.extras import Extras
 from podtally.runtime.journal import EpochResult, HalfAtRest, Journal

@@ -9,14 +9,14 @@ import numpy as np
 from podtally.kernel import abi
 from podtally.kernel.account_map import AccountReading as KernelAccounts
 from podtally.kernel.table import Arrays
-from podtally.ledger.connections import (
+from podtally.ledger.connections.connections import (
     CONTESTED,
     INITIATOR_ENDPOINT,
     INITIATOR_MASK,
     INITIATOR_PEER,
     INITIATOR_UNKNOWN,
 )
-from podtally.ledger.label_sets import DIRECTIONS, FlowLabels, protocol_name
+from podtally.ledger.series.label_sets import DIRECTIONS, FlowLabels, protocol_name
 from tests.unit.rows import (
     ACK,
     FLAGS,

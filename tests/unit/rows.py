@@ -15,14 +15,14 @@ from podtally.identity.name_table import Names
 from podtally.kernel import abi
 from podtally.kernel.account_map import AccountReading as KernelAccounts
 from podtally.kernel.table import FlowRows
-from podtally.ledger.connections import KEY, ConnectionColumns, flags_of
-from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.events import NO_EVENT
-from podtally.ledger.families import GAPS
-from podtally.ledger.label_sets import BookLabels
+from podtally.ledger.connections.connections import KEY, ConnectionColumns, flags_of
+from podtally.ledger.connections.epoch_context import EpochContext
+from podtally.ledger.domains.peer_domains import NO_DOMAIN
+from podtally.ledger.events.events import NO_EVENT
 from podtally.ledger.ledger import Ledger, Limits
-from podtally.ledger.peer_domains import NO_DOMAIN
-from podtally.ledger.view import View
+from podtally.ledger.metrics.families import GAPS
+from podtally.ledger.metrics.view import View
+from podtally.ledger.series.label_sets import BookLabels
 from podtally.outcomes.progress import PROGRESS
 
 LAYOUT = abi.current()

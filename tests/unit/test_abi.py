@@ -7,7 +7,7 @@ import pytest
 from podtally.kernel import abi
 from podtally.kernel.header_text import LayoutError, read_constants
 from podtally.kernel.table import Arrays, Table
-from podtally.ledger.connections import KEY
+from podtally.ledger.connections.connections import KEY
 
 TEXT = abi.HEADER.read_text()
 

@@ -4,7 +4,8 @@
 import numpy as np
 import pytest
 
-from podtally.ledger.account import (
+from podtally.ledger.accounts.accounts import AccountTable
+from podtally.ledger.connections.account import (
     NO_PORT,
     UNKNOWN_PORT,
     Account,
@@ -17,12 +18,15 @@ from podtally.ledger.account import (
     server_port,
     with_any_peer,
 )
-from podtally.ledger.accounts import AccountTable
-from podtally.ledger.connections import INITIATOR_ENDPOINT, INITIATOR_PEER, INITIATOR_UNKNOWN
-from podtally.ledger.families import FLOWS
-from podtally.ledger.label_sets import FlowLabels
-from podtally.ledger.series import SeriesTable
-from podtally.ledger.tables import Tables
+from podtally.ledger.connections.connections import (
+    INITIATOR_ENDPOINT,
+    INITIATOR_PEER,
+    INITIATOR_UNKNOWN,
+)
+from podtally.ledger.metrics.families import FLOWS
+from podtally.ledger.metrics.tables import Tables
+from podtally.ledger.series.label_sets import FlowLabels
+from podtally.ledger.series.series import SeriesTable
 
 
 def account(port: int = 443, slot: int = 0, protocol: int = 6) -> Account:

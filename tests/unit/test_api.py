@@ -21,7 +21,7 @@ from podtally.api.schema import AddressOwner, EndpointRow, QuerySource
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.publisher import Health, Publisher
 from podtally.identity.local.directory import Directory
-from podtally.ledger.view import View
+from podtally.ledger.metrics.view import View
 from podtally.policy.load.policy_sources import DeclaredPolicies
 from podtally.web.server import WebServer
 from tests.unit.lookup_host import INTO_WEB, NO_EGRESS, Host, shop

@@ -7,7 +7,15 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from podtally.ledger.balance import Balance, Closing, Margin, Pair, Readings, close, settle
+from podtally.ledger.interfaces.balance import (
+    Balance,
+    Closing,
+    Margin,
+    Pair,
+    Readings,
+    close,
+    settle,
+)
 
 AMOUNT = st.integers(0, 2**40)
 

@@ -8,10 +8,10 @@ import pytest
 from podtally.config import load
 from podtally.config.policy_name import PolicyName, parse_name
 from podtally.errors import PodtallyError
-from podtally.ledger.checkpoint import Checkpoint, Position
-from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.families import CANDIDATES
+from podtally.ledger.checkpoint.checkpoint import Checkpoint, Position
+from podtally.ledger.connections.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger
+from podtally.ledger.metrics.families import CANDIDATES
 from podtally.policy.load.candidates import fingerprint, missing_deletions, with_candidates
 from podtally.policy.load.policy_files import PolicyFiles
 from podtally.policy.load.policy_sources import DeclaredPolicies, PolicySources

@@ -12,19 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from podtally.identity.interface_endpoints import AddressSpan, InterfaceEndpoint
-from podtally.ledger import families
-from podtally.ledger.checkpoint import (
+from podtally.ledger.checkpoint.checkpoint import (
     MAGIC,
     SCHEMA,
     Checkpoint,
     CheckpointError,
     Position,
 )
-from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.families import FLOWS
+from podtally.ledger.checkpoint.saved import SavedError
+from podtally.ledger.connections.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.saved import SavedError
-from podtally.ledger.view import View
+from podtally.ledger.metrics import families
+from podtally.ledger.metrics.families import FLOWS
+from podtally.ledger.metrics.view import View
 from podtally.runtime.extras import Extras, extras_of
 from podtally.runtimes.cgroups import CgroupOwner
 from tests.unit.rows import (

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from podtally.ledger.connections import (
+from podtally.ledger.connections.connections import (
     CONTESTED,
     INITIATOR_ENDPOINT,
     INITIATOR_PEER,
@@ -13,7 +13,7 @@ from podtally.ledger.connections import (
     Timeouts,
     has_ended,
 )
-from podtally.ledger.initiator import initiator_of
+from podtally.ledger.connections.initiator import initiator_of
 from tests.unit.rows import (
     ACK,
     FIN,

@@ -45,11 +45,31 @@ def test_a_path_that_does_not_exist_is_found() -> None:
         False,
         False,
     ]
-    assert paths("`ledger/costs` and `/metrics`, `a b/c`, `kernel/`") == ["ledger/costs", "kernel/"]
+    assert paths("`ledger/metrics/costs` and `/metrics`, `a b/c`, `kernel/`") == [
+        "ledger/metrics/costs",
+        "kernel/",
+    ]
+
+
+def table_of(heading: str) -> list[str]:
+    """Return the packages that the first column of a section's table names, in order."""
+    section = (ROOT / "docs" / "architecture.md").read_text().partition(f"## {heading}\n")[2]
+    rows = re.findall(r"^\| (`[^|]+) \|", section.partition("\n## ")[0], re.MULTILINE)
+    return [name for row in rows for name in re.findall(r"`(?:ledger/)?([a-z]+)/?`", row)]
 
 
 def test_every_package_has_its_line() -> None:
-    table = (ROOT / "docs" / "architecture.md").read_text().partition("## Packages")[2]
-    named = re.findall(r"`([a-z]+)/?`", table.partition("\n## ")[0])
     packages = {each.parent.name for each in AGENT.glob("*/__init__.py")}
-    assert packages - set(named) == set()
+    assert packages - set(table_of("Packages")) == set()
+
+
+def test_imports_within_the_ledger_point_up_its_table() -> None:
+    order = table_of("The ledger")
+    assert set(order) == {each.parent.name for each in (AGENT / "ledger").glob("*/__init__.py")}
+    downward = [
+        f"{path.relative_to(AGENT)}: {used}"
+        for path in (AGENT / "ledger").glob("*/*.py")
+        for used in re.findall(r"podtally\.ledger\.(\w+)", path.read_text())
+        if used not in order or order.index(used) > order.index(path.parent.name)
+    ]
+    assert downward == []

@@ -5,7 +5,7 @@ import pytest
 
 from podtally.commands.conversation_rows import ConversationFilter, rows
 from podtally.commands.conversations import TrafficReader, TrafficTotal, totals
-from podtally.ledger.label_sets import FlowLabels
+from podtally.ledger.series.label_sets import FlowLabels
 from tests.unit.top_support import (
     BUILD,
     EVERYTHING,

@@ -10,9 +10,11 @@ import pytest
 from podtally.identity.interface_endpoints import address_number
 from podtally.identity.model import Claim, Endpoint, Owner
 from podtally.identity.name_table import Names
-from podtally.ledger.account import Account
-from podtally.ledger.checkpoint import Checkpoint, Position
-from podtally.ledger.costs import (
+from podtally.ledger.checkpoint.checkpoint import Checkpoint, Position
+from podtally.ledger.connections.account import Account
+from podtally.ledger.connections.epoch_context import EpochContext
+from podtally.ledger.ledger import Ledger, Limits
+from podtally.ledger.metrics.costs import (
     CONTRACT,
     PARTS,
     SeriesOptions,
@@ -20,11 +22,9 @@ from podtally.ledger.costs import (
     kubecost_labels,
     parts_per_byte,
 )
-from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.families import COSTS, FLOWS, KUBECOST
-from podtally.ledger.label_sets import CostLabels, KubecostLabels
-from podtally.ledger.ledger import Ledger, Limits
-from podtally.ledger.series import SeriesTable
+from podtally.ledger.metrics.families import COSTS, FLOWS, KUBECOST
+from podtally.ledger.series.label_sets import CostLabels, KubecostLabels
+from podtally.ledger.series.series import SeriesTable
 from podtally.runtime.extras import Extras
 from tests.unit.rows import FLAGS, SECOND, SHOP, SYN, Flow, book, from_here, names
 

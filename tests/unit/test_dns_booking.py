@@ -11,9 +11,9 @@ from podtally.dns.peer_naming import DomainInputs
 from podtally.dns.tracker import ANSWER_NS, DnsTracker
 from podtally.identity.model import UNKNOWN_ENDPOINT
 from podtally.identity.services import NO_SERVICES
-from podtally.ledger.dns_booking import MAX_RESOLVERS
-from podtally.ledger.dns_families import DNS_BYPASS, DNS_QUERIES, DNS_SECONDS, DNS_TROUBLE
-from podtally.ledger.epoch_context import EpochContext
+from podtally.ledger.connections.epoch_context import EpochContext
+from podtally.ledger.domains.dns_booking import MAX_RESOLVERS
+from podtally.ledger.metrics.dns_families import DNS_BYPASS, DNS_QUERIES, DNS_SECONDS, DNS_TROUBLE
 from podtally.runtime.trusted_resolvers import TrustedResolvers
 from tests.unit.dns_messages import RESOLVER, mapped, query, received, response, sent
 from tests.unit.ledger_support import contents

@@ -11,10 +11,10 @@ from podtally.dns.known_names import ENCRYPTED_DNS, MESSAGES_LOST
 from podtally.dns.peer_naming import DomainInputs
 from podtally.dns.tracker import Answer
 from podtally.ledger.closed import ClosedConnections
-from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.families import CANDIDATES, EXPIRED, UNDECIDED
-from podtally.ledger.label_sets import ExpiredLabels
+from podtally.ledger.connections.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger
+from podtally.ledger.metrics.families import CANDIDATES, EXPIRED, UNDECIDED
+from podtally.ledger.series.label_sets import ExpiredLabels
 from tests.unit.dns_messages import RESOLVER, mapped
 from tests.unit.rows import SECOND, SYN, Flow, book, to_here
 from tests.unit.verdict_support import (

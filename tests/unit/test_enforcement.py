@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""outcomes/enforcement.py, ledger/audit_events.py, commands/audit.py: are verdicts enforced?"""
+"""outcomes/enforcement.py, ledger/outcomes/audit_events.py, commands/audit.py: are verdicts enforced?"""
 
 import json
 from typing import NamedTuple
@@ -9,7 +9,7 @@ import pytest
 
 from podtally.api.schema import Audit, AuditedPolicy, AuditFinding, AuditSums
 from podtally.commands.audit import audit_report
-from podtally.ledger.outcome_families import AUDIT, ENFORCEMENT
+from podtally.ledger.metrics.outcome_families import AUDIT, ENFORCEMENT
 from podtally.outcomes import decision, enforcement
 from podtally.outcomes.enforcement import ALLOWED, DENIED, PEER_OUTSIDE, RESULTS, AuditInput
 from podtally.outcomes.progress import PROGRESS, RELAYED

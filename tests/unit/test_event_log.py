@@ -19,7 +19,7 @@ import pytest
 from podtally.errors import PodtallyError
 from podtally.export.event_log import EventLog, EventOrigin
 from podtally.export.log_sink import RollingFile, Stream
-from podtally.ledger.events import Due, EventLabels
+from podtally.ledger.events.events import Due, EventLabels
 
 SECOND = 1_000_000_000
 NOW_NS = 1000 * SECOND

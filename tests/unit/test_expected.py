@@ -12,11 +12,11 @@ from podtally.config import load
 from podtally.errors import PodtallyError
 from podtally.export.event_log import EventOrigin, event
 from podtally.export.expected import ExpectedCollector, ExpectedMatcher, Traffic
-from podtally.ledger.events import Due, EventLabels
-from podtally.ledger.families import DENIED
-from podtally.ledger.label_sets import DeniedLabels
-from podtally.ledger.series import SeriesView
-from podtally.ledger.view import View
+from podtally.ledger.events.events import Due, EventLabels
+from podtally.ledger.metrics.families import DENIED
+from podtally.ledger.metrics.view import View
+from podtally.ledger.series.label_sets import DeniedLabels
+from podtally.ledger.series.series import SeriesView
 
 ENTRY = """\
 expected:

@@ -14,11 +14,12 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.exposition import Exposition, label_text
 from podtally.export.publisher import Health, Publisher
-from podtally.ledger import families
-from podtally.ledger.costs import PARTS
-from podtally.ledger.families import FAMILIES
-from podtally.ledger.family import Family
-from podtally.ledger.label_sets import (
+from podtally.ledger.metrics import families
+from podtally.ledger.metrics.costs import PARTS
+from podtally.ledger.metrics.families import FAMILIES
+from podtally.ledger.metrics.family import Family
+from podtally.ledger.metrics.view import View
+from podtally.ledger.series.label_sets import (
     BookLabels,
     CandidateLabels,
     CostLabels,
@@ -32,8 +33,7 @@ from podtally.ledger.label_sets import (
     UndecidedLabels,
     UnknownLabels,
 )
-from podtally.ledger.series import SeriesView
-from podtally.ledger.view import View
+from podtally.ledger.series.series import SeriesView
 
 LARGE = 2**53 + 1  # the first number that a float cannot hold
 WEB = ("shop", "web", "Deployment", "egress")

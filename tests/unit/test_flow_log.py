@@ -11,9 +11,9 @@ import pytest
 
 from podtally.errors import PodtallyError
 from podtally.export.flow_log import FlowLog
-from podtally.ledger.account import Judgement
 from podtally.ledger.closed import ClosedConnections
-from podtally.ledger.epoch_context import EpochContext
+from podtally.ledger.connections.account import Judgement
+from podtally.ledger.connections.epoch_context import EpochContext
 from tests.unit.rows import (
     RST,
     SECOND,

@@ -11,14 +11,8 @@ from podtally.identity.model import (
     Claim,
     owner_of,
 )
-from podtally.ledger.families import (
-    BOOKS,
-    DENIED,
-    FLOWS,
-    PODS,
-    UNKNOWN_VERDICTS,
-)
 from podtally.ledger.ledger import Ledger, Limits
+from podtally.ledger.metrics.families import BOOKS, DENIED, FLOWS, PODS, UNKNOWN_VERDICTS
 from tests.unit.forged_support import SYN_ACK, TALK, T, flooded_to_web, settled, spoofed
 from tests.unit.rows import (
     ACK,

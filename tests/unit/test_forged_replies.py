@@ -14,14 +14,10 @@ from podtally.identity.model import (
     Owner,
     host_owner,
 )
-from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.families import (
-    DENIED,
-    FLOWS,
-    UNDECIDED,
-)
+from podtally.ledger.attribution.ownership import is_unicast
+from podtally.ledger.connections.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.ownership import is_unicast
+from podtally.ledger.metrics.families import DENIED, FLOWS, UNDECIDED
 from podtally.netlink.conntrack import Translations, Tuples
 from tests.unit.forged_support import SYN_ACK, TALK, T, flooded_to_web, settled, spoofed, values
 from tests.unit.rows import (

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ledger/icmp_errors.py, intake.py: ICMP errors belong to the connection they quote, or are their sender's ICMP."""
+"""ledger/connections/icmp_errors.py, intake.py: ICMP errors belong to the connection they quote, or are their sender's ICMP."""
 
 import numpy as np
 import pytest
 
 from podtally.kernel.table import FlowRows
-from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.families import FLOWS
+from podtally.ledger.connections.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger
+from podtally.ledger.metrics.families import FLOWS
 from tests.unit.rows import (
     FLAGS,
     ICMP,

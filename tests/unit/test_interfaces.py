@@ -3,8 +3,8 @@
 
 import numpy as np
 
-from podtally.ledger.balance import Losses
-from podtally.ledger.interfaces import Interfaces
+from podtally.ledger.interfaces.balance import Losses
+from podtally.ledger.interfaces.interfaces import Interfaces
 
 
 def watch(interfaces: Interfaces, ifindex: int, counter: tuple[int, int]) -> int:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from podtally.ledger import families
-from podtally.ledger.checkpoint import CheckpointError, Position
+from podtally.ledger.checkpoint.checkpoint import CheckpointError, Position
+from podtally.ledger.metrics import families
 from podtally.runtime.extras import Extras
 from podtally.runtime.journal import Journal, UnwritableError
 from tests.unit.machine import BOOT, STEPS, Crash, Machine

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ledger/initiator.py: a DHCP server's answer is no opening; the same ports hide nothing else."""
+"""ledger/connections/initiator.py: a DHCP server's answer is no opening; the same ports hide nothing else."""
 
 import pytest
 
-from podtally.ledger.families import FLOWS
+from podtally.ledger.metrics.families import FLOWS
 from podtally.policy.load.policy_sources import DeclaredPolicies
 from tests.unit.rows import SECOND, UDP, Flow
 from tests.unit.verdict_support import (

@@ -4,9 +4,9 @@
 import numpy as np
 import pytest
 
-from podtally.ledger.balance import Losses
-from podtally.ledger.families import BOOKS, DROPS_BYTES, FLOWS, PODS
-from podtally.ledger.label_sets import BookLabels, FlowLabels, PodLabels
+from podtally.ledger.interfaces.balance import Losses
+from podtally.ledger.metrics.families import BOOKS, DROPS_BYTES, FLOWS, PODS
+from podtally.ledger.series.label_sets import BookLabels, FlowLabels, PodLabels
 from tests.unit.ledger_support import booked, contents, flows_of, turn, watched
 from tests.unit.rows import (
     ACK,

@@ -6,9 +6,9 @@ import pytest
 
 from podtally.identity.interface_endpoints import address_number
 from podtally.identity.model import Claim, Owner
-from podtally.ledger.families import BOOKS, PODS
-from podtally.ledger.label_sets import BookLabels, PodLabels
 from podtally.ledger.ledger import Ledger
+from podtally.ledger.metrics.families import BOOKS, PODS
+from podtally.ledger.series.label_sets import BookLabels, PodLabels
 from tests.unit.ledger_support import booked, contents, flows_of, turn, watched
 from tests.unit.rows import (
     FLAGS,

@@ -18,12 +18,12 @@ from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.expected import ExpectedMatcher
 from podtally.export.publisher import Health, Publisher
 from podtally.identity.name_table import WELL_KNOWN
-from podtally.ledger.families import DENIED, FAMILIES
-from podtally.ledger.judgements import FOREIGN_SENDER, UNKNOWN_INITIATOR
-from podtally.ledger.label_sets import ACCOUNTS
-from podtally.ledger.outcomes import NAMES
-from podtally.ledger.series import SeriesView
-from podtally.ledger.view import View
+from podtally.ledger.metrics.families import DENIED, FAMILIES
+from podtally.ledger.metrics.view import View
+from podtally.ledger.series.label_sets import ACCOUNTS
+from podtally.ledger.series.series import SeriesView
+from podtally.ledger.verdicts.decisions import NAMES
+from podtally.ledger.verdicts.judgements import FOREIGN_SENDER, UNKNOWN_INITIATOR
 from podtally.netlink.model import Hook, Mode
 from podtally.policy.model import VERDICTS
 from podtally.policy.reference import engine

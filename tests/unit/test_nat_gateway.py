@@ -8,13 +8,13 @@ import pytest
 from podtally import config
 from podtally.errors import PodtallyError
 from podtally.identity.cluster_labels import ClusterLabels
-from podtally.ledger.checkpoint import Checkpoint, Position
-from podtally.ledger.costs import PARTS, NatPrices, SeriesOptions
-from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.families import KUBECOST, KUBECOST_INGRESS
-from podtally.ledger.label_sets import CostLabels
+from podtally.ledger.checkpoint.checkpoint import Checkpoint, Position
+from podtally.ledger.connections.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.nat_rules import NatRules, nat_rules
+from podtally.ledger.metrics.costs import PARTS, NatPrices, SeriesOptions
+from podtally.ledger.metrics.families import KUBECOST, KUBECOST_INGRESS
+from podtally.ledger.peers.nat_rules import NatRules, nat_rules
+from podtally.ledger.series.label_sets import CostLabels
 from podtally.runtime.extras import Extras
 from tests.unit.rows import SECOND, Flow, book
 from tests.unit.test_costs import dollars, flow, make, world

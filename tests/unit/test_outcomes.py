@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""outcomes/, ledger/outcome_booking.py: each connection has one outcome, counted once."""
+"""outcomes/, ledger/outcomes/outcome_booking.py: each connection has one outcome, counted once."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from podtally.ledger.connections import Connections
-from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.families import FLOWS
-from podtally.ledger.family import CONNECTIONS
+from podtally.ledger.connections.connections import Connections
+from podtally.ledger.connections.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.outcome_families import ENDINGS, OUTCOMES
+from podtally.ledger.metrics.families import FLOWS
+from podtally.ledger.metrics.family import CONNECTIONS
+from podtally.ledger.metrics.outcome_families import ENDINGS, OUTCOMES
 from podtally.outcomes import decision
 from podtally.outcomes.progress import (
     ANSWERED,

@@ -12,12 +12,12 @@ from podtally.dns.server_names import NO_SERVER_NAMES, HelloTracker
 from podtally.dns.tracker import Answer
 from podtally.kernel.captured import TCP as TCP_PROTOCOL
 from podtally.kernel.captured import Captured
-from podtally.ledger.domain_shares import MAX_DOMAINS
-from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.families import FLOWS
-from podtally.ledger.label_sets import OTHER
+from podtally.ledger.connections.epoch_context import EpochContext
+from podtally.ledger.domains.domain_shares import MAX_DOMAINS
+from podtally.ledger.domains.peer_domains import NO_DOMAIN, PeerDomain, PeerDomains
 from podtally.ledger.ledger import Ledger, Limits
-from podtally.ledger.peer_domains import NO_DOMAIN, PeerDomain, PeerDomains
+from podtally.ledger.metrics.families import FLOWS
+from podtally.ledger.series.label_sets import OTHER
 from tests.unit.dns_messages import RESOLVER, client_hello, mapped
 from tests.unit.ledger_support import contents
 from tests.unit.rows import ACK, FLAGS, SECOND, SYN, Flow, book, from_here, names

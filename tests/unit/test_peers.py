@@ -14,11 +14,11 @@ from podtally.identity.model import UNKNOWN_ENDPOINT, Claim, Endpoint, Owner
 from podtally.identity.name_table import Names
 from podtally.identity.services import BackendAddress, Services
 from podtally.ledger.closed import ClosedConnections
-from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.families import BOOKS, FLOWS, PODS
+from podtally.ledger.connections.epoch_context import EpochContext
+from podtally.ledger.connections.new_connections import MAX_TRACKED, new_connections
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.new_connections import MAX_TRACKED, new_connections
-from podtally.ledger.peers import PeerFinder
+from podtally.ledger.metrics.families import BOOKS, FLOWS, PODS
+from podtally.ledger.peers.peers import PeerFinder
 from podtally.netlink.conntrack import Translations, Tuples
 from tests.unit.ledger_support import contents, watched
 from tests.unit.rows import (

@@ -9,11 +9,11 @@ import pytest
 from podtally.identity.interface_endpoints import address_number
 from podtally.identity.model import UNKNOWN_ENDPOINT, Claim, Endpoint, Owner
 from podtally.identity.name_table import Names
-from podtally.ledger.checkpoint import Checkpoint, Position
-from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.families import BOOKS, FLOWS, PODS
-from podtally.ledger.label_sets import BookLabels
+from podtally.ledger.checkpoint.checkpoint import Checkpoint, Position
+from podtally.ledger.connections.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger
+from podtally.ledger.metrics.families import BOOKS, FLOWS, PODS
+from podtally.ledger.series.label_sets import BookLabels
 from podtally.runtime.extras import Extras
 from tests.unit.ledger_support import contents, turn, watched
 from tests.unit.rows import (

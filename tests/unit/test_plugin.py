@@ -13,11 +13,11 @@ import pytest
 
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.publisher import Health, Publisher
-from podtally.ledger import families
-from podtally.ledger.label_sets import BookLabels, FlowLabels, OutcomeLabels
-from podtally.ledger.outcome_families import OUTCOMES
-from podtally.ledger.series import SeriesView
-from podtally.ledger.view import View
+from podtally.ledger.metrics import families
+from podtally.ledger.metrics.outcome_families import OUTCOMES
+from podtally.ledger.metrics.view import View
+from podtally.ledger.series.label_sets import BookLabels, FlowLabels, OutcomeLabels
+from podtally.ledger.series.series import SeriesView
 from podtally.plugin import cli
 from podtally.web.server import WebServer
 from tests.apiserver import ApiServer, Fault

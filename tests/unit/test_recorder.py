@@ -10,11 +10,11 @@ import pytest
 
 from podtally.identity.model import Endpoint
 from podtally.identity.name_table import Names
-from podtally.ledger import history_rows
-from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.families import BOOKS, FLOWS
-from podtally.ledger.history_rows import MINUTE_NS, OTHER_PORT, Batch, RowLabels
+from podtally.ledger.connections.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger, Limits
+from podtally.ledger.metrics.families import BOOKS, FLOWS
+from podtally.ledger.recording import history_rows
+from podtally.ledger.recording.history_rows import MINUTE_NS, OTHER_PORT, Batch, RowLabels
 from tests.unit.rows import (
     ACK,
     FIN,
@@ -335,7 +335,7 @@ def test_without_a_stream_nothing_is_recorded() -> None:
 def test_the_oldest_batches_are_lost_when_no_store_takes_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("podtally.ledger.recorder.MAX_OUTBOX_ROWS", 3)
+    monkeypatch.setattr("podtally.ledger.recording.recorder.MAX_OUTBOX_ROWS", 3)
     ledger, who = make(), names({7: WEB})
     for minute in range(6):
         turn(ledger, [Flow(seen=from_here(SYN))], who, (2 + 60 * minute) * SECOND)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ledger/retransmits.py: what TCP sent again counts for the connection whose endpoint sent it."""
+"""ledger/outcomes/retransmits.py: what TCP sent again counts for the connection whose endpoint sent it."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ from podtally.identity.interface_endpoints import address_number
 from podtally.identity.model import UNKNOWN_ENDPOINT, Claim, Owner
 from podtally.identity.name_table import Names
 from podtally.kernel.retransmit_map import RETRANSMIT
-from podtally.ledger.epoch_context import EpochContext
+from podtally.ledger.connections.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.outcome_families import RETRANSMITS
+from podtally.ledger.metrics.outcome_families import RETRANSMITS
 from tests.unit.ledger_support import turn, watched
 from tests.unit.rows import RST, SECOND, SHOP, SYN, UDP, Flow, from_here, names, to_here, words
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from podtally.export.event_log import reason
-from podtally.ledger.checkpoint import Checkpoint, Position
-from podtally.ledger.events import MAX_PEERS_AND_PORTS, MAX_PORTS, Due, EventLabels, Events
-from podtally.ledger.families import SCANS
-from podtally.ledger.scans import KEPT, Scan, Scans
-from podtally.ledger.series import SeriesTable
-from podtally.ledger.shares import level, rank
+from podtally.ledger.checkpoint.checkpoint import Checkpoint, Position
+from podtally.ledger.events.events import MAX_PEERS_AND_PORTS, MAX_PORTS, Due, EventLabels, Events
+from podtally.ledger.events.scans import KEPT, Scan, Scans
+from podtally.ledger.metrics.families import SCANS
+from podtally.ledger.series.series import SeriesTable
+from podtally.ledger.series.shares import level, rank
 from podtally.runtime.extras import Extras
 from tests.unit.rows import SECOND
 from tests.unit.verdict_support import (

@@ -4,8 +4,8 @@
 import numpy as np
 import pytest
 
-from podtally.ledger.label_sets import BookLabels
-from podtally.ledger.series import SeriesTable
+from podtally.ledger.series.label_sets import BookLabels
+from podtally.ledger.series.series import SeriesTable
 
 NOTHING = np.zeros(0, np.int64)
 

@@ -17,7 +17,7 @@ from podtally.history.reader import HistoryReader
 from podtally.history.retention import Retention, StoreLimits
 from podtally.history.sqlite_schema import BASE_SECONDS, DAY, HOUR, MINUTE, TIERS
 from podtally.history.store import Store, set_aside
-from podtally.ledger.history_rows import MINUTE_NS, Batch, HistoryRows, RowLabels
+from podtally.ledger.recording.history_rows import MINUTE_NS, Batch, HistoryRows, RowLabels
 from tests.unit.rows import words
 
 DAY_MINUTES = 1440

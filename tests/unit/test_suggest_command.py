@@ -12,8 +12,8 @@ import yaml
 
 from podtally.cli import main
 from podtally.history.store import Store
-from podtally.ledger.connections import INITIATOR_ENDPOINT
-from podtally.ledger.history_rows import ACCOUNT_FLOWS, Batch, HistoryRows, RowLabels
+from podtally.ledger.connections.connections import INITIATOR_ENDPOINT
+from podtally.ledger.recording.history_rows import ACCOUNT_FLOWS, Batch, HistoryRows, RowLabels
 
 NOW = 1_800_000_000.0
 WEEK = 7 * 86400.0

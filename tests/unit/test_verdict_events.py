@@ -10,8 +10,8 @@ from podtally.identity.model import Endpoint
 from podtally.identity.services import BackendAddress as Address
 from podtally.identity.services import Services
 from podtally.kube.objects import KubeService, KubeServicePort
-from podtally.ledger.checkpoint import Checkpoint, Position
-from podtally.ledger.families import CANDIDATES, DENIED, EXPOSED, UNKNOWN_VERDICTS
+from podtally.ledger.checkpoint.checkpoint import Checkpoint, Position
+from podtally.ledger.metrics.families import CANDIDATES, DENIED, EXPOSED, UNKNOWN_VERDICTS
 from podtally.policy.exposure.exposures import build_exposure
 from podtally.runtime.extras import Extras
 from tests.unit.rows import (

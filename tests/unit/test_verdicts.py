@@ -6,8 +6,8 @@ import pytest
 
 from podtally.identity.cluster_labels import ClusterLabels
 from podtally.identity.model import Owner
-from podtally.ledger.families import FLOWS, UNKNOWN_VERDICTS
-from podtally.ledger.label_sets import DeniedLabels
+from podtally.ledger.metrics.families import FLOWS, UNKNOWN_VERDICTS
+from podtally.ledger.series.label_sets import DeniedLabels
 from podtally.netlink.conntrack import Translations, Tuples
 from tests.unit.rows import (
     ACK,

@@ -7,7 +7,7 @@ from podtally.commands.conversation_rows import ConversationFilter, Conversation
 from podtally.commands.conversations import TrafficReader, TrafficSnapshot
 from podtally.commands.top_table import TopPage, once
 from podtally.export.exposition import label_text
-from podtally.ledger.label_sets import FlowLabels
+from podtally.ledger.series.label_sets import FlowLabels
 
 BUILD = 'podtally_build_info{version="1"} 1.0\n'
 EVERYTHING = ConversationFilter()

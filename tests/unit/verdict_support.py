@@ -7,11 +7,11 @@ from podtally.identity.cluster_labels import ClusterLabels
 from podtally.identity.interface_endpoints import address_number
 from podtally.identity.model import FOREVER, Claim, Endpoint, Owner
 from podtally.identity.name_table import Names
-from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.events import Due
-from podtally.ledger.families import DENIED, FLOWS
-from podtally.ledger.label_sets import DeniedLabels
+from podtally.ledger.connections.epoch_context import EpochContext
+from podtally.ledger.events.events import Due
 from podtally.ledger.ledger import Ledger, Limits
+from podtally.ledger.metrics.families import DENIED, FLOWS
+from podtally.ledger.series.label_sets import DeniedLabels
 from podtally.policy.load.parser import read_text
 from podtally.policy.load.policy_sources import DeclaredPolicies
 from podtally.policy.model import Policy

@@ -10,7 +10,7 @@ from podtally.commands.conversations import (
     TrafficSnapshot,
     directions,
 )
-from podtally.ledger.label_sets import OTHER
+from podtally.ledger.series.label_sets import OTHER
 from podtally.policy.model import DENIED, UNDECLARED
 
 _WITHIN = ("node", "zone", "cross_zone", "cluster")  # scopes that are not outside

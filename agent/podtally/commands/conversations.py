@@ -12,7 +12,7 @@ import msgspec
 
 from podtally.api.schema import Traffic
 from podtally.commands.text_format import Sample, SampleReader
-from podtally.ledger.failures import is_failure
+from podtally.ledger.metrics.failures import is_failure
 from podtally.policy.model import UNKNOWN, VERDICTS
 
 _FLOWS, _CONNECTIONS = "podtally_flow_bytes_total", "podtally_connections_total"

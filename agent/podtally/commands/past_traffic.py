@@ -15,7 +15,7 @@ from podtally.commands.conversations import (
     TrafficSnapshot,
     totals,
 )
-from podtally.ledger.failures import is_failure
+from podtally.ledger.metrics.failures import is_failure
 
 _OPENED_BY = {"endpoint": 2, "peer": 3}  # the place of the count
 _FAILED = 4

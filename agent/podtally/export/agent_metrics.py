@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from podtally import __version__
 from podtally.export.kept_metrics import CounterMetric, HistogramMetric, StartTime
-from podtally.ledger.family import Declaration, Section
+from podtally.ledger.metrics.family import Declaration, Section
 
 KeptMetric = CounterMetric | HistogramMetric | StartTime
 Declared = tuple[Section, Declaration, tuple[str, ...]]  # and its labels

@@ -2,8 +2,8 @@
 """The ledger's sums of the enforcement audit, for ``/api/v1/audit``."""
 
 from podtally.api.schema import AuditFinding, AuditSums
-from podtally.ledger.outcome_families import AUDIT, ENFORCEMENT
-from podtally.ledger.view import View
+from podtally.ledger.metrics.outcome_families import AUDIT, ENFORCEMENT
+from podtally.ledger.metrics.view import View
 from podtally.outcomes.enforcement import FINDINGS, RESULTS
 
 _FINDINGS = {RESULTS[each] for each in FINDINGS}

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.expected import DECLARED as EXPECTED
 from podtally.export.ledger_totals import TOTALS
-from podtally.ledger.families import FAMILIES
-from podtally.ledger.family import Declaration, Section
+from podtally.ledger.metrics.families import FAMILIES
+from podtally.ledger.metrics.family import Declaration, Section
 
 _HEAD = "| metric | type | labels | what it is | series |\n|---|---|---|---|---|\n"
 _MARKED = re.compile(r"(<!-- metrics: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -14,9 +14,9 @@ from podtally.export.expected import LABELS as EXPECTED_LABELS
 from podtally.export.expected import NOTHING_EXPECTED, ExpectedMatcher, Traffic
 from podtally.export.log_records import DirectionSums
 from podtally.export.log_sink import json_line, sink
-from podtally.ledger.events import Due, EventLabels
-from podtally.ledger.exposed import UNDECLARED as UNDECLARED_EXPOSURE
-from podtally.ledger.label_sets import DIRECTIONS
+from podtally.ledger.events.events import Due, EventLabels
+from podtally.ledger.series.label_sets import DIRECTIONS
+from podtally.ledger.verdicts.exposed import UNDECLARED as UNDECLARED_EXPOSURE
 from podtally.policy.model import ALLOWED, DENIED, UNDECLARED
 
 EXPOSED = "exposed"  # policy allows it, but no Ingress or Service declares it

@@ -13,10 +13,10 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from podtally.config import ExpectedTraffic
-from podtally.ledger.families import DENIED, FLOWS
-from podtally.ledger.family import Declaration, Section
-from podtally.ledger.label_sets import DIRECTIONS, DeniedLabels, FlowLabels
-from podtally.ledger.view import View
+from podtally.ledger.metrics.families import DENIED, FLOWS
+from podtally.ledger.metrics.family import Declaration, Section
+from podtally.ledger.metrics.view import View
+from podtally.ledger.series.label_sets import DIRECTIONS, DeniedLabels, FlowLabels
 from podtally.policy.model import UNDECLARED
 
 LABELS = (

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from podtally.ledger.costs import DOLLARS, PARTS, REST
-from podtally.ledger.families import FAMILIES
-from podtally.ledger.family import Declaration, Family, Metric
-from podtally.ledger.series import SeriesView
-from podtally.ledger.view import View
+from podtally.ledger.metrics.costs import DOLLARS, PARTS, REST
+from podtally.ledger.metrics.families import FAMILIES
+from podtally.ledger.metrics.family import Declaration, Family, Metric
+from podtally.ledger.metrics.view import View
+from podtally.ledger.series.series import SeriesView
 
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from podtally.export.log_records import DirectionSums
 from podtally.export.log_sink import json_line, sink
-from podtally.ledger.account import Account
 from podtally.ledger.closed import ClosedConnections
-from podtally.ledger.connections import INITIATOR_ENDPOINT, INITIATOR_PEER
-from podtally.ledger.label_sets import DIRECTIONS, UNKNOWN, protocol_name
-from podtally.ledger.peer_domains import PeerDomain
+from podtally.ledger.connections.account import Account
+from podtally.ledger.connections.connections import INITIATOR_ENDPOINT, INITIATOR_PEER
+from podtally.ledger.domains.peer_domains import PeerDomain
+from podtally.ledger.series.label_sets import DIRECTIONS, UNKNOWN, protocol_name
 from podtally.outcomes.decision import ENDINGS, OUTCOMES, REJECTED_BY_ICMP
 
 NAMELESS_PEER = PeerDomain("", "")

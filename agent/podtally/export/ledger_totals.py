@@ -7,8 +7,8 @@ from typing import NamedTuple
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from podtally.ledger.family import Declaration, Section
-from podtally.ledger.view import View
+from podtally.ledger.metrics.family import Declaration, Section
+from podtally.ledger.metrics.view import View
 
 
 class Total(NamedTuple):

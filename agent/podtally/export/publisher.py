@@ -16,8 +16,8 @@ from podtally.export.expected import NOTHING_EXPECTED, ExpectedCollector, Expect
 from podtally.export.exposition import Exposition
 from podtally.export.ledger_totals import LedgerCollector
 from podtally.export.traffic_totals import traffic
-from podtally.ledger.family import BYTES, CONNECTIONS
-from podtally.ledger.view import View
+from podtally.ledger.metrics.family import BYTES, CONNECTIONS
+from podtally.ledger.metrics.view import View
 
 _EOF = "# EOF\n"
 

@@ -5,12 +5,12 @@ A hundredth of /metrics: for clients that ask all nodes of a cluster through the
 """
 
 from podtally.api.schema import BookSums, Traffic, TrafficSums
-from podtally.ledger.failures import is_failure
-from podtally.ledger.families import BOOKS, FLOWS, GAPS
-from podtally.ledger.family import BYTES, CONNECTIONS
-from podtally.ledger.label_sets import DIRECTIONS
-from podtally.ledger.outcome_families import OUTCOMES
-from podtally.ledger.view import View
+from podtally.ledger.metrics.failures import is_failure
+from podtally.ledger.metrics.families import BOOKS, FLOWS, GAPS
+from podtally.ledger.metrics.family import BYTES, CONNECTIONS
+from podtally.ledger.metrics.outcome_families import OUTCOMES
+from podtally.ledger.metrics.view import View
+from podtally.ledger.series.label_sets import DIRECTIONS
 
 _DIRECTION = "direction"
 _EGRESS = DIRECTIONS[0]

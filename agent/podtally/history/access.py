@@ -10,7 +10,7 @@ from podtally.errors import PodtallyError
 from podtally.history.errors import StoreError
 from podtally.history.flow_query import FlowAnswer, FlowQuery
 from podtally.history.reader import HistoryReader, answer_live
-from podtally.ledger.history_rows import Batch
+from podtally.ledger.recording.history_rows import Batch
 
 MAX_QUERIES = 2  # at once; others wait
 _LIVE_SECONDS = 5.0  # how long to wait for the present minute

@@ -9,7 +9,7 @@ import numpy as np
 
 from podtally.history.incoming import address_texts
 from podtally.history.sqlite_schema import AMOUNTS, ENDPOINT, JUDGEMENT, PEER
-from podtally.ledger.history_rows import Batch, HistoryRows
+from podtally.ledger.recording.history_rows import Batch, HistoryRows
 
 TABLE = "flows"
 MAX_BLOCK_ROWS = 100_000  # one part of the table: inserted as a whole, or not at all

@@ -11,8 +11,8 @@ from typing import Protocol
 from podtally.errors import PodtallyError
 from podtally.history.flow_query import COLUMNS, FlowQuery
 from podtally.history.sqlite_schema import INITIATORS
-from podtally.ledger.history_rows import OTHER_PORT
-from podtally.ledger.label_sets import OTHER, PROTOCOLS, UNKNOWN
+from podtally.ledger.recording.history_rows import OTHER_PORT
+from podtally.ledger.series.label_sets import OTHER, PROTOCOLS, UNKNOWN
 from podtally.yamltree.suggestion import did_you_mean
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

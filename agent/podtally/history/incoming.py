@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.history.sqlite_schema import BASE_SECONDS, CONVERSATION_BITS, MINUTE, Tier
-from podtally.ledger.history_rows import HistoryRows
+from podtally.ledger.recording.history_rows import HistoryRows
 
 _SECOND = 1_000_000_000
 _MAPPED = b"\0" * 10 + b"\xff\xff"

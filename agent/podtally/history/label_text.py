@@ -3,7 +3,7 @@
 
 from podtally.history.conditions import PORT_WORDS
 from podtally.history.sqlite_schema import INITIATORS
-from podtally.ledger.label_sets import protocol_name
+from podtally.ledger.series.label_sets import protocol_name
 
 _PORTS = {number: word for word, number in PORT_WORDS.items()}
 

@@ -28,7 +28,7 @@ from podtally.history.sqlite_schema import (
     Tier,
 )
 from podtally.history.store import Store, check_identity, within
-from podtally.ledger.history_rows import Batch
+from podtally.ledger.recording.history_rows import Batch
 
 _BUSY_SECONDS = 10.0
 _TABLES = {"endpoint": ENDPOINT, "peer": PEER, "judgement": JUDGEMENT}

@@ -36,7 +36,7 @@ from podtally.history.sqlite_schema import (
     VERSION,
     Tier,
 )
-from podtally.ledger.history_rows import Batch, RowLabels
+from podtally.ledger.recording.history_rows import Batch, RowLabels
 
 GRACE_SECONDS = 120  # after an interval, for rows that were waiting for a name
 _PAGE = 4096

@@ -19,7 +19,7 @@ from podtally.history.clickhouse_schema import Block
 from podtally.history.errors import StoreError
 from podtally.history.retention import Retention, StoreLimits, missing_bytes
 from podtally.history.store import Store, set_aside
-from podtally.ledger.history_rows import Batch
+from podtally.ledger.recording.history_rows import Batch
 from podtally.supervision.conditions import Condition
 from podtally.supervision.worker import Worker
 

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.identity.model import Endpoint
-from podtally.ledger.account import Account
-from podtally.ledger.accounts import AccountTable
-from podtally.ledger.attribution import Attribution
-from podtally.ledger.connections import UNNAMED, ConnectionColumns
-from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.interfaces import Interfaces
-from podtally.ledger.new_connections import new_connections
-from podtally.ledger.peer_domains import NO_DOMAIN, PeerDomain
+from podtally.ledger.accounts.accounts import AccountTable
+from podtally.ledger.attribution.attribution import Attribution
+from podtally.ledger.connections.account import Account
+from podtally.ledger.connections.connections import UNNAMED, ConnectionColumns
+from podtally.ledger.connections.epoch_context import EpochContext
+from podtally.ledger.connections.new_connections import new_connections
+from podtally.ledger.domains.peer_domains import NO_DOMAIN, PeerDomain
+from podtally.ledger.interfaces.interfaces import Interfaces
 
 
 class ClosedConnections(NamedTuple):

@@ -17,36 +17,33 @@ from podtally.dns.tracker import Observed
 from podtally.identity.name_table import Names
 from podtally.kernel.account_map import AccountReading as KernelAccounts
 from podtally.kernel.table import FlowRows
-from podtally.ledger import families
-from podtally.ledger.accounts import AccountTable
-from podtally.ledger.attribution import Attribution, AttributionSettings
-from podtally.ledger.audit_events import AuditEvents
-from podtally.ledger.balance import Losses
-from podtally.ledger.candidate_rows import CandidateRows
+from podtally.ledger.accounts.accounts import AccountTable
+from podtally.ledger.accounts.interface_totals import InterfaceTotals
+from podtally.ledger.attribution.attribution import Attribution, AttributionSettings
+from podtally.ledger.checkpoint.saved import Part, Saved, SavedError, encode
 from podtally.ledger.closed import ClosedConnections, LedgerTables, describe, label_ended
-from podtally.ledger.connections import (
-    Connections,
-    Flags,
-)
-from podtally.ledger.costs import CONTRACT, SeriesOptions
-from podtally.ledger.counter_deltas import NOTHING_GROWN, CounterDeltas
-from podtally.ledger.dns_booking import DnsBooking
-from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.events import NO_EVENT, Events
-from podtally.ledger.history_rows import Batch
-from podtally.ledger.interface_totals import InterfaceTotals
-from podtally.ledger.interfaces import Interfaces
-from podtally.ledger.label_sets import DIRECTIONS, BookLabels
-from podtally.ledger.outcome_booking import ColdRows, OutcomeBooking
+from podtally.ledger.connections.connections import Connections, Flags
+from podtally.ledger.connections.epoch_context import EpochContext
+from podtally.ledger.domains.dns_booking import DnsBooking
+from podtally.ledger.events.events import NO_EVENT, Events
+from podtally.ledger.interfaces.balance import Losses
+from podtally.ledger.interfaces.counter_deltas import NOTHING_GROWN, CounterDeltas
+from podtally.ledger.interfaces.interfaces import Interfaces
+from podtally.ledger.metrics import families
+from podtally.ledger.metrics.costs import CONTRACT, SeriesOptions
+from podtally.ledger.metrics.tables import Tables
+from podtally.ledger.metrics.view import View
+from podtally.ledger.outcomes.audit_events import AuditEvents
+from podtally.ledger.outcomes.outcome_booking import ColdRows, OutcomeBooking
+from podtally.ledger.outcomes.retransmits import RetransmitBooking
 from podtally.ledger.pending import PendingConnections
-from podtally.ledger.recorder import Recorder, mark_recorded
+from podtally.ledger.recording.history_rows import Batch
+from podtally.ledger.recording.recorder import Recorder, mark_recorded
 from podtally.ledger.relabelling import Relabelling
-from podtally.ledger.retransmits import RetransmitBooking
 from podtally.ledger.row_booking import Followers, RowBooking
-from podtally.ledger.saved import Part, Saved, SavedError, encode
-from podtally.ledger.series import SeriesView
-from podtally.ledger.tables import Tables
-from podtally.ledger.view import View
+from podtally.ledger.series.label_sets import DIRECTIONS, BookLabels
+from podtally.ledger.series.series import SeriesView
+from podtally.ledger.verdicts.candidate_rows import CandidateRows
 
 NEARLY_FULL = 0.9  # of the series limit: then series of idle peers are removed
 

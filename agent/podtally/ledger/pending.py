@@ -8,21 +8,21 @@ survives a restart with the connections.
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.ledger.accounts import AccountTable
-from podtally.ledger.attribution import AttributedConnections, Attribution
-from podtally.ledger.connections import (
+from podtally.ledger.accounts.accounts import AccountTable
+from podtally.ledger.attribution.attribution import AttributedConnections, Attribution
+from podtally.ledger.checkpoint.saved import Saved
+from podtally.ledger.connections.connections import (
     ConnectionColumns,
     Connections,
     join,
     loaded_connections,
     no_connections,
 )
-from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.events import Events
-from podtally.ledger.family import BYTES, PACKETS
-from podtally.ledger.new_connections import new_connections
-from podtally.ledger.recorder import Recorder
-from podtally.ledger.saved import Saved
+from podtally.ledger.connections.epoch_context import EpochContext
+from podtally.ledger.connections.new_connections import new_connections
+from podtally.ledger.events.events import Events
+from podtally.ledger.metrics.family import BYTES, PACKETS
+from podtally.ledger.recording.recorder import Recorder
 
 
 class PendingConnections:

@@ -8,12 +8,12 @@ before stays where it was booked.
 import numpy as np
 
 from podtally.identity.name_table import Names
-from podtally.ledger.accounts import AccountTable
-from podtally.ledger.attribution import Attribution
-from podtally.ledger.connections import Connections
-from podtally.ledger.epoch_context import EpochContext
+from podtally.ledger.accounts.accounts import AccountTable
+from podtally.ledger.attribution.attribution import Attribution
+from podtally.ledger.connections.connections import Connections
+from podtally.ledger.connections.epoch_context import EpochContext
 from podtally.ledger.pending import PendingConnections
-from podtally.ledger.recorder import Recorder
+from podtally.ledger.recording.recorder import Recorder
 
 
 class Relabelling:

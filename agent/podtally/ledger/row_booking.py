@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.kernel.table import FlowRows
-from podtally.ledger.accounts import AccountTable
-from podtally.ledger.attribution import AttributedConnections, Attribution
-from podtally.ledger.connections import (
+from podtally.ledger.accounts.accounts import AccountTable
+from podtally.ledger.attribution.attribution import AttributedConnections, Attribution
+from podtally.ledger.connections.connections import (
     CONTESTED,
     INITIATOR_MASK,
     INITIATOR_UNKNOWN,
@@ -19,21 +19,21 @@ from podtally.ledger.connections import (
     ConnectionColumns,
     Connections,
 )
-from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.events import NO_EVENT, Events
-from podtally.ledger.families import DENIED, UNDECIDED
-from podtally.ledger.family import BYTES, PACKETS
-from podtally.ledger.icmp_errors import errors_among, quoted_fingerprints
-from podtally.ledger.initiator import InitiatorFinder, initiator_of, opening_flags
-from podtally.ledger.new_connections import (
+from podtally.ledger.connections.epoch_context import EpochContext
+from podtally.ledger.connections.icmp_errors import errors_among, quoted_fingerprints
+from podtally.ledger.connections.initiator import InitiatorFinder, initiator_of, opening_flags
+from podtally.ledger.connections.new_connections import (
     NewConnections,
     carries_data,
     may_carry_data,
     new_connections,
 )
-from podtally.ledger.outcome_booking import ColdRows, OutcomeBooking
-from podtally.ledger.peer_domains import NOT_LOOKED_UP
-from podtally.ledger.recorder import Recorder
+from podtally.ledger.domains.peer_domains import NOT_LOOKED_UP
+from podtally.ledger.events.events import NO_EVENT, Events
+from podtally.ledger.metrics.families import DENIED, UNDECIDED
+from podtally.ledger.metrics.family import BYTES, PACKETS
+from podtally.ledger.outcomes.outcome_booking import ColdRows, OutcomeBooking
+from podtally.ledger.recording.recorder import Recorder
 
 
 class Followers(NamedTuple):

@@ -27,13 +27,13 @@ from podtally.kernel.account_map import UNATTRIBUTED, AccountMap
 from podtally.kernel.pins import Generation, PinKeeper, Pins, digest
 from podtally.kernel.preload import Preload
 from podtally.kernel.table import Table, open_table
-from podtally.ledger.checkpoint import Parts, Position
+from podtally.ledger.checkpoint.checkpoint import Parts, Position
+from podtally.ledger.checkpoint.saved import SavedError
 from podtally.ledger.closed import ClosedConnections
-from podtally.ledger.connections import flags_of
-from podtally.ledger.costs import NatPrices, SeriesOptions, parts_per_byte
+from podtally.ledger.connections.connections import flags_of
 from podtally.ledger.ledger import Ledger, Limits
-from podtally.ledger.nat_rules import NatRules, nat_rules
-from podtally.ledger.saved import SavedError
+from podtally.ledger.metrics.costs import NatPrices, SeriesOptions, parts_per_byte
+from podtally.ledger.peers.nat_rules import NatRules, nat_rules
 from podtally.policy.model import UNDECLARED
 from podtally.runtime.extras import extras_of
 from podtally.runtime.generations import Installed, install, options_of

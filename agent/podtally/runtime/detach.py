@@ -16,9 +16,9 @@ from podtally.kernel.account_map import AccountMap
 from podtally.kernel.load_error import LOG_NAME
 from podtally.kernel.pins import Generation, Pins
 from podtally.kernel.table import open_table
-from podtally.ledger.checkpoint import Checkpoint, CheckpointError, Parts, Position
-from podtally.ledger.epoch_context import EpochContext
-from podtally.ledger.saved import SavedError
+from podtally.ledger.checkpoint.checkpoint import Checkpoint, CheckpointError, Parts, Position
+from podtally.ledger.checkpoint.saved import SavedError
+from podtally.ledger.connections.epoch_context import EpochContext
 from podtally.netlink.model import Attachment
 from podtally.runtime.bring_up import make_ledger
 from podtally.runtime.epoch_inputs import EpochInputs

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.dns.tracker import Observed
-from podtally.ledger.balance import Losses
-from podtally.ledger.epoch_context import EpochContext
+from podtally.ledger.connections.epoch_context import EpochContext
+from podtally.ledger.interfaces.balance import Losses
 
 
 class InterfaceCounters(NamedTuple):

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import msgspec
 
 from podtally.identity.interface_endpoints import InterfaceEndpoint
-from podtally.ledger.checkpoint import Parts
-from podtally.ledger.saved import Saved, encode
+from podtally.ledger.checkpoint.checkpoint import Parts
+from podtally.ledger.checkpoint.saved import Saved, encode
 
 _PART = "extras"
 

@@ -22,7 +22,7 @@ from podtally.kernel.table import Table
 from podtally.kube.model import ApiEvent, Changed, ObjectPage
 from podtally.kube.source import FORBIDDEN, KubeSource
 from podtally.kube.workloads import Workload, from_labels
-from podtally.ledger.epoch_context import EpochContext
+from podtally.ledger.connections.epoch_context import EpochContext
 from podtally.netlink.conntrack import Translator
 from podtally.netlink.namespaces import Namespaces
 from podtally.netlink.sock_diag import SocketDiag

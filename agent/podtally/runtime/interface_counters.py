@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from podtally.attach.counters import CounterReader, LinkCounters
-from podtally.ledger.balance import Losses
-from podtally.ledger.interfaces import UNBOUNDED, UnexplainedBytes
+from podtally.ledger.interfaces.balance import Losses
+from podtally.ledger.interfaces.interfaces import UNBOUNDED, UnexplainedBytes
 from podtally.netlink import model
 from podtally.netlink.ethtool import xdp_drops
 from podtally.netlink.queues import QueueReader, Waiting

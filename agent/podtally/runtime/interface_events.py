@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from podtally.identity.local.directory import Directory
-from podtally.ledger.interfaces import UnexplainedBytes
+from podtally.ledger.interfaces.interfaces import UnexplainedBytes
 from podtally.ledger.ledger import Ledger
 from podtally.netlink import model
 from podtally.runtime.epoch_inputs import InterfaceCounters

@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 
 from podtally.kernel.account_map import AccountReading
 from podtally.kernel.table import Table
-from podtally.ledger.checkpoint import Checkpoint, Parts, Position
+from podtally.ledger.checkpoint.checkpoint import Checkpoint, Parts, Position
 from podtally.ledger.closed import ClosedConnections
 from podtally.ledger.ledger import Ledger
 from podtally.runtime.epoch_inputs import EpochInputs

@@ -9,7 +9,7 @@ from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.event_log import EventLog
 from podtally.export.flow_log import FlowLog
 from podtally.ledger.closed import ClosedConnections
-from podtally.ledger.events import Events
+from podtally.ledger.events.events import Events
 from podtally.supervision.conditions import Condition
 
 log = logging.getLogger(__name__)

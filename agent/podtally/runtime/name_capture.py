@@ -31,8 +31,8 @@ from podtally.dns.tracker import DnsTracker, Observed, OpenQuestion, QuestionKey
 from podtally.kernel.captured import HOST
 from podtally.kernel.piece_ring import PieceRing, enable
 from podtally.kernel.pins import Generation
-from podtally.ledger.checkpoint import Parts
-from podtally.ledger.saved import Saved, SavedError, encode
+from podtally.ledger.checkpoint.checkpoint import Parts
+from podtally.ledger.checkpoint.saved import Saved, SavedError, encode
 from podtally.supervision.worker import Worker
 
 log = logging.getLogger(__name__)

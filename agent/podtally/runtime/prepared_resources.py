@@ -11,7 +11,7 @@ from podtally.export.flow_log import FlowLog
 from podtally.kernel import capabilities
 from podtally.kernel.pins import Pins
 from podtally.kube.api_access import api_access
-from podtally.ledger.checkpoint import Checkpoint
+from podtally.ledger.checkpoint.checkpoint import Checkpoint
 from podtally.runtime.history_output import HistoryOutput
 from podtally.runtime.rights import needed_rights
 from podtally.runtime.source_setup import node_name

@@ -10,7 +10,7 @@ from podtally.export.agent_metrics import AgentMetrics
 from podtally.kernel.account_map import AccountMap
 from podtally.kernel.pins import Generation
 from podtally.kernel.table import open_table
-from podtally.ledger.checkpoint import Checkpoint, CheckpointError, Parts, Position
+from podtally.ledger.checkpoint.checkpoint import Checkpoint, CheckpointError, Parts, Position
 from podtally.ledger.closed import ClosedConnections
 from podtally.ledger.ledger import Ledger
 from podtally.runtime.extras import SavedBeside

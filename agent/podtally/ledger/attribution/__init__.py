@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""For new connections: endpoint, peer, verdict, account and event."""

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Declares the metrics of what became of connections; part of ``families``."""
+
+from podtally.ledger.metrics.family import TRAFFIC, Family, Metric, Section
+from podtally.ledger.series.label_sets import (
+    AuditLabels,
+    BookLabels,
+    EndingLabels,
+    EnforcementLabels,
+    HandshakeLabels,
+    OutcomeLabels,
+    RetransmitLabels,
+)
+
+OUTCOMES = Family(
+    name="outcomes",
+    labels=OutcomeLabels,
+    sums=TRAFFIC[2:],
+    section=Section.OUTCOMES,
+    metrics=(
+        Metric(
+            name="podtally_connection_outcomes",
+            help="Connections by what became of them, each counted once when that is decided.",
+            note="`established`, `answered`, `refused`, `rejected`, `unanswered`, `half_open`, "
+            "`unknown`. The labels are those of podtally_connections_total, and so are the sums, "
+            "except for connections that are not decided yet.",
+            cardinality="careful: those of podtally_connections_total × outcomes that occur",
+        ),
+    ),
+)
+ENDINGS = Family(
+    name="endings",
+    labels=EndingLabels,
+    sums=TRAFFIC[2:],
+    section=Section.OUTCOMES,
+    metrics=(
+        Metric(
+            name="podtally_connection_endings",
+            help="Established TCP connections that are over, by how they ended.",
+            note="`closed`, `reset_by_endpoint`, `reset_by_peer`, `open` (idle for too long, or "
+            "the interface was removed).",
+            cardinality="fine: workloads × peer kinds × scopes × 4",
+        ),
+    ),
+)
+HANDSHAKE_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.5)
+HANDSHAKES = Family(
+    name="handshakes",
+    labels=HandshakeLabels,
+    sums=(*(f"le {bound}" for bound in (*HANDSHAKE_BOUNDS, "inf")), "ns"),
+    section=Section.OUTCOMES,
+    metrics=(
+        Metric(
+            name="podtally_handshake_seconds",
+            kind="histogram",
+            help="Time between the packets of a handshake, as they pass the endpoint's interface.",
+            note="`step` is `answer` (from the first SYN to the SYN/ACK; of UDP and SCTP from the "
+            "first packet to the first answer) or `completion` (from the SYN/ACK to the ACK).",
+            cardinality="careful: workloads × peer kinds × scopes × 2 to 3, 15 series each",
+            bounds=HANDSHAKE_BOUNDS,
+        ),
+    ),
+)
+RETRANSMITS = Family(
+    name="retransmits",
+    labels=RetransmitLabels,
+    sums=("packets",),
+    section=Section.OUTCOMES,
+    metrics=(
+        Metric(
+            name="podtally_retransmits",
+            help="What endpoints sent again in TCP connections, SYN and SYN/ACK included.",
+            note="Reported by the kernel's tracepoints, and joined to connections by addresses and "
+            "ports: absent where the agent cannot use them (`podtally doctor`). A packet may be "
+            "several segments that the kernel cuts later, so `TcpRetransSegs` may be larger.",
+            cardinality="careful: that of podtally_connections_total, where anything is lost",
+        ),
+    ),
+)
+INTERFACE_DROPS = Family(
+    name="interface_drops",
+    labels=BookLabels,
+    sums=("before_hook", "after_hook"),
+    section=Section.OUTCOMES,
+    metrics=(
+        Metric(
+            name="podtally_interface_drops",
+            help="Frames that the kernel reports as dropped on an interface.",
+            note="`where` is `before_hook` (XDP, the driver, the backlog) or `after_hook` (qdiscs, "
+            "the pod's end is down): before or after podtally counted them. A connection misses "
+            "the packets, and sends them again.",
+            cardinality="fine: 4 per interface that dropped any",
+            label_of_columns="where",
+        ),
+    ),
+)
+ENFORCEMENT = Family(
+    name="enforcement",
+    labels=EnforcementLabels,
+    sums=TRAFFIC[2:],
+    section=Section.OUTCOMES,
+    metrics=(
+        Metric(
+            name="podtally_policy_enforcement",
+            help="Connections of endpoints that policies isolate, by verdict and by what the "
+            "cluster did with them.",
+            note="`enforced`, `not_enforced`, `blocked`, `passed`, `inconclusive`: see below.",
+            cardinality="careful: that of podtally_connections_total, for isolated endpoints",
+        ),
+    ),
+)
+AUDIT = Family(
+    name="audit", labels=AuditLabels, sums=TRAFFIC[2:], section=Section.OUTCOMES, metrics=()
+)
