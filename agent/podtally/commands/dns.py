@@ -34,6 +34,11 @@ Exit codes: 0 fine, 2 usage error, or a fixable problem (no agent answers, DNS i
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     agent_query.add_arguments(parser)
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add how often and which questions, of one agent or of a cluster."""
     add_interval(parser)
     parser.add_argument("--once", action="store_true", help="print the table once, and exit")
     parser.add_argument(
@@ -44,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    agent, words = agent_query.agent_address(args), _words(args)
+    agent, words = agent_query.agent_address(args), query_words(args)
     screen = Screen(sys.stdout)
     if screen.live and not args.once and args.output == "text":
         signal.signal(signal.SIGINT, signal.default_int_handler)  # as `top` does
@@ -60,7 +65,8 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _words(args: argparse.Namespace) -> dict[str, str]:
+def query_words(args: argparse.Namespace) -> dict[str, str]:
+    """Return the parameters of the API's query."""
     words = {}
     if args.namespace is not None:
         words["namespace"] = args.namespace

@@ -68,6 +68,11 @@ def query(args: argparse.Namespace) -> dict[str, str]:
     return asked | _at(args)
 
 
+def name_query(args: argparse.Namespace) -> dict[str, str]:
+    """Return the query for a domain name; PodtallyError."""
+    return {"name": args.address} | _at(args)
+
+
 def _at(args: argparse.Namespace) -> dict[str, str]:
     if args.at is None:
         return {}
@@ -77,7 +82,7 @@ def _at(args: argparse.Namespace) -> dict[str, str]:
 def main(args: argparse.Namespace) -> int:
     """Return 0 if an owner or an answer is known, else 1."""
     agent = agent_query.agent_address(args)
-    if _is_name(args.address):
+    if is_name(args.address):
         return _name(args, agent)
     reply = agent_query.query(agent, schema.RESOLVE, schema.ResolveReply, **query(args))
     if args.output == "json":
@@ -90,13 +95,13 @@ def main(args: argparse.Namespace) -> int:
     return 0 if reply.owners else 1
 
 
-def _is_name(text: str) -> bool:
+def is_name(text: str) -> bool:
     """Whether it can only be a domain name: no top-level domain is a number."""
     return is_domain_name(text) and not text.rstrip(".").rpartition(".")[2].isdigit()
 
 
 def _name(args: argparse.Namespace, agent: agent_query.AgentAddress) -> int:
-    words = {"name": args.address} | _at(args)
+    words = name_query(args)
     reply = agent_query.query(agent, schema.NAMES, NameAnswers, **words)
     if args.output == "json":
         print_json(reply, sys.stdout)
@@ -113,10 +118,10 @@ def _name(args: argparse.Namespace, agent: agent_query.AgentAddress) -> int:
 def show_answers(answers: Sequence[NameAnswer], out: TextIO) -> None:
     """Write the table, the last answer first; untrusted ones stand out."""
     marked = [not each.trusted for each in answers]
-    print_table(NAME_HEADS, [_answer_cells(each) for each in answers], marked, out)
+    print_table(NAME_HEADS, [answer_cells(each) for each in answers], marked, out)
 
 
-def _answer_cells(each: NameAnswer) -> tuple[str, ...]:
+def answer_cells(each: NameAnswer) -> tuple[str, ...]:
     trust = ("hint" if each.hint else "trusted") if each.trusted else "untrusted"
     resolver = each.resolver_name or each.resolver
     expires = f"{each.expires},expired" if each.expired else each.expires

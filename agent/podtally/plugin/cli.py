@@ -15,9 +15,10 @@ DESCRIPTION = "Query the podtally agents of a Kubernetes cluster, with your kube
 COMMANDS = {
     "top": "show live traffic of the cluster by workload and peer, with verdicts",
     "endpoints": "list the endpoints of all nodes",
-    "resolve": "show the owner of an address, now or earlier",
+    "resolve": "show the owner of an address, or the addresses of a domain name, now or earlier",
     "explain": "explain why policies allow or deny a connection",
     "flows": "show what was connected to what, and when, from all nodes' histories",
+    "dns": "show live who queries which names, and how they are answered",
     "candidates": "show what candidate policies would change (dry run)",
     "health": "check whether all agents are healthy",
     "doctor": "check host requirements on every node",

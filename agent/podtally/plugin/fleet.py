@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 _MAX_THREADS = 64
 _TIMEOUT_SECONDS = 10.0
-_MAX_LISTED = 10
+_MAX_LISTED, _MAX_NAMES = 10, 3
 
 
 class UnreachableNode(msgspec.Struct, frozen=True):
@@ -129,6 +129,15 @@ def report_unreachable(unreachable: Sequence[UnreachableNode], out: TextIO) -> N
         out.write(f"{paint(text, RED, style)}\n")
     if len(unreachable) > _MAX_LISTED:
         out.write(f"podtally: and {len(unreachable) - _MAX_LISTED} more nodes\n")
+
+
+def short_list(unreachable: Sequence[UnreachableNode]) -> str:
+    """Return the nodes that did not answer in one line; "" if there are none."""
+    if not unreachable:
+        return ""
+    named = ", ".join(each.node for each in unreachable[:_MAX_NAMES])
+    more = f" and {len(unreachable) - _MAX_NAMES} more" if len(unreachable) > _MAX_NAMES else ""
+    return f"did not answer: {named}{more}; {unreachable[0].problem}"
 
 
 def _sorted_out(found: Iterable[NodeReply[T] | UnreachableNode]) -> FleetReplies[T]:

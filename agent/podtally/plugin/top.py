@@ -21,7 +21,7 @@ from podtally.commands.top_options import add_options, chosen_rows
 from podtally.commands.top_table import ConversationRow, TopPage
 from podtally.plugin import fleet
 from podtally.plugin.agent_client import AgentClient
-from podtally.plugin.fleet import Fleet, FleetReplies, UnreachableNode
+from podtally.plugin.fleet import Fleet, FleetReplies, UnreachableNode, short_list
 from podtally.plugin.merged_traffic import merge
 
 EPILOG = """\
@@ -38,7 +38,6 @@ Exit codes: 0 fine, 1 the books of a node do not close, or a node did not answer
 -o json), 2 usage error, or a fixable problem (no agent answers), 130 interrupted.
 """
 _RATE_INTERVALS = 3
-_MAX_NAMES = 3
 
 
 class NodeGap(msgspec.Struct, frozen=True):
@@ -126,7 +125,7 @@ def _watch(
             f"kubectl podtally top  {len(found.replies)} of {len(agents.nodes)} nodes  "
             f"{len(shown)} of {len(now.conversations)} conversations"
         )
-        page = TopPage(now, shown, args.limit, head, warning=_warning(found.unreachable))
+        page = TopPage(now, shown, args.limit, head, warning=short_list(found.unreachable))
         screen.show(top_table.live(page, screen.style()))
         time.sleep(args.interval)
 
@@ -140,14 +139,6 @@ def _before(pages: deque[Mapping[str, TrafficSnapshot]]) -> TrafficSnapshot | No
         first = {**page, **first}
     oldest = merge(first)
     return oldest._replace(at_seconds=merge(pages[0]).at_seconds)
-
-
-def _warning(unreachable: list[UnreachableNode]) -> str:
-    if not unreachable:
-        return ""
-    named = ", ".join(each.node for each in unreachable[:_MAX_NAMES])
-    more = f" and {len(unreachable) - _MAX_NAMES} more" if len(unreachable) > _MAX_NAMES else ""
-    return f"did not answer: {named}{more}; {unreachable[0].problem}"
 
 
 def _json(page: TopPage, pages: _NodePages) -> ClusterTop:
