@@ -10,7 +10,7 @@ import pytest
 from podtally.api.query_service import QueryService
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.publisher import Health, Publisher
-from podtally.ledger.view import View
+from podtally.ledger.metrics.view import View
 from podtally.plugin import cli
 from podtally.web.server import WebServer
 from tests.apiserver import ApiServer
