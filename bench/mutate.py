@@ -86,7 +86,7 @@ def nearest_tests(path: Path, root: Path) -> list[str]:
     package, _, name = dotted.rpartition(".")
     spellings = (f"from {dotted} import", f"import {dotted}")
     found = []
-    for test in sorted((root / "tests/unit").glob("test_*.py")):
+    for test in sorted((root / "tests/unit").glob("*/test_*.py")):
         text = test.read_text()
         imports = [line for line in text.splitlines() if line.startswith(f"from {package} import")]
         if any(each in text for each in spellings) or any(name in line for line in imports):

@@ -30,7 +30,14 @@ from tests.e2e.policy_world import (
     eventually,
     outside,
 )
-from tests.unit.rules_support import FILES, GRAFANA, RUNBOOK, SECTIONS, configurations, groups
+from tests.unit.project.rules_support import (
+    FILES,
+    GRAFANA,
+    RUNBOOK,
+    SECTIONS,
+    configurations,
+    groups,
+)
 
 WINDOW_SECONDS = 8
 FIRST_SECONDS = 40  # the same, while both start on a busy machine

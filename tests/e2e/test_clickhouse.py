@@ -19,7 +19,7 @@ from podtally.history.retention import StoreLimits
 from podtally.history.writer import HistoryWriter
 from podtally.ledger.recording.history_rows import Batch
 from tests.e2e.clickhouse import ClickHouseServer
-from tests.unit.test_store import DAY_MINUTES, START, batch
+from tests.unit.history.test_store import DAY_MINUTES, START, batch
 
 NODE = "node-a"
 LIMITS = StoreLimits(1 << 30, 0)

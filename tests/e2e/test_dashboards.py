@@ -22,8 +22,15 @@ from tests.e2e.pods import Node, Pod, pod_socket
 from tests.e2e.policy_cluster import Cluster, cluster
 from tests.e2e.policy_world import OUTSIDE, Talk, converse, eventually, outside, talk
 from tests.e2e.prometheus import SCRAPE_SECONDS, Prometheus, Sample, prometheus
-from tests.unit.dashboards_support import FOLDER, Query, dashboards, fill, queries, variables
-from tests.unit.test_dashboards_queries import parts
+from tests.unit.project.dashboards_support import (
+    FOLDER,
+    Query,
+    dashboards,
+    fill,
+    queries,
+    variables,
+)
+from tests.unit.project.test_dashboards_queries import parts
 
 RANGE_SECONDS, STEP_SECONDS, TALK_SECONDS = 20, 5, 8
 CLUSTER = "c1"
