@@ -57,9 +57,9 @@ def resolve(claims: Iterable[Claim]) -> list[Interval]:
 
 
 def _order(claim: Claim) -> tuple[object, ...]:
-    """Sort by start, then by name; unknown ports (None) cannot be compared."""
-    ports = claim.owner.ports
-    return claim.from_ns, claim.owner._replace(ports=None), ports is not None, ports or ()
+    """Sort by start, name and end; unknown ports (None) cannot be compared."""
+    ports, owner = claim.owner.ports, claim.owner._replace(ports=None)
+    return claim.from_ns, owner, ports is not None, ports or (), claim.until_ns
 
 
 def _holder(active: list[Claim]) -> tuple[Owner, bool]:

@@ -56,7 +56,7 @@ def holder(claims: Sequence[Claim], at_ns: int) -> Owner | None:
     active = [each for each in active if each.strength == strength]
     if strength < FACT and len({c.owner.uid or c.owner[:3] for c in active}) > 1:
         return UNSETTLED if sum(c.until_ns == FOREVER for c in active) > 1 else DISPUTED
-    last = max(active, key=lambda c: (c.from_ns, c.owner[:-1], c.owner.ports or ()))
+    last = max(active, key=lambda c: (c.from_ns, c.owner[:-1], c.owner.ports or (), c.until_ns))
     others = [
         c for c in active if (c.owner.uid or c.owner[:3]) != (last.owner.uid or last.owner[:3])
     ]
@@ -109,6 +109,14 @@ def test_every_instant_follows_the_rules(claims: list[Claim]) -> None:
         ("a bound from outside is no sooner", [claim(WEB, 20, 30)], [(20, 30, WEB)]),
         ("one, heard late", [claim(WEB, 20, 30, FACT)], [(10, 30, WEB)]),
         ("a claim of no time", [claim(WEB, 20, 20)], []),
+        (
+            "of two claims that begin together, the longer shows that the other owner ended first",
+            [
+                claim(WEB, 0, 10, FACT),
+                *(claim(API_POD, 5, end, FACT) for end in (float("inf"), 10)),
+            ],
+            [(-10, 5, WEB), (5, float("inf"), API_POD)],
+        ),
         (
             "one after the other",
             [claim(WEB, 0, 10), claim(API_POD, 10)],
