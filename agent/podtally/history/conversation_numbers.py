@@ -5,9 +5,10 @@ import sqlite3
 
 from podtally.history.errors import StoreError
 from podtally.history.incoming import ConversationKeys
+from podtally.history.recent_numbers import RecentNumbers
 from podtally.history.sqlite_schema import KEY, MAX_CONVERSATION
 
-_REMEMBERED = 5_000  # at least, and twice as many at most; some 200 bytes each
+_REMEMBERED = 5_000  # of a batch; some 200 bytes each
 _FIND = "SELECT id FROM conversation WHERE " + " AND ".join(f"{each} = ?" for each in KEY)
 _MAKE = f"INSERT INTO conversation ({', '.join(KEY)}) VALUES ({', '.join('?' * len(KEY))})"
 
@@ -16,21 +17,19 @@ class ConversationNumbers:
     """Valid as long as no conversation is removed, and no transaction is undone."""
 
     def __init__(self) -> None:
-        self._recent: dict[bytes, int] = {}
-        self._earlier: dict[bytes, int] = {}
+        self.remembered: RecentNumbers[bytes] = RecentNumbers(_REMEMBERED)
 
     def numbers(self, db: sqlite3.Connection, keys: ConversationKeys) -> list[int]:
         """Return the numbers of conversations (n,); new ones are made."""
         packed = keys.packed()
-        found = list(map(self._recent.get, packed))
+        found = list(map(self.remembered.find, packed))
         missing = [row for row, number in enumerate(found) if number is None]
         for row, values in zip(missing, keys.at(missing), strict=True):
-            number = self._earlier.get(packed[row])
+            number = self.remembered.find(packed[row])  # it may be there twice
             if number is None:
                 number = _number(db, values)
-            found[row] = self._recent[packed[row]] = number
-            if len(self._recent) > _REMEMBERED:
-                self._earlier, self._recent = self._recent, {}
+                self.remembered.put(packed[row], number)
+            found[row] = number
         return [number for number in found if number is not None]
 
 

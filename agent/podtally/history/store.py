@@ -19,6 +19,7 @@ from podtally.history import incoming
 from podtally.history.clickhouse_schema import Block
 from podtally.history.conversation_numbers import ConversationNumbers
 from podtally.history.errors import StoreError
+from podtally.history.recent_numbers import RecentNumbers
 from podtally.history.sqlite_schema import (
     AMOUNTS,
     APPLICATION,
@@ -41,7 +42,7 @@ from podtally.ledger.recording.history_rows import Batch, RowLabels
 GRACE_SECONDS = 120  # after an interval, for rows that were waiting for a name
 _PAGE = 4096
 _CACHE_KIB = 2048
-_MAX_IDS = 4_000  # of texts that are remembered
+_MAX_IDS = 4_000  # of texts in a batch that are remembered
 _SUFFIXES = ("", "-wal", "-shm")
 _DICTIONARIES = {"endpoint": ENDPOINT, "peer": PEER, "judgement": JUDGEMENT}
 _SUMS = ", ".join(f"sum({each})" for each in AMOUNTS)
@@ -62,8 +63,13 @@ class Store:
         except BaseException:
             self._db.close()
             raise
-        self._ids: dict[tuple[str, ...], int] = {}
+        self._ids: RecentNumbers[tuple[str, ...]] = RecentNumbers(_MAX_IDS)  # of texts
         self._conversations = ConversationNumbers()
+
+    @property
+    def remembered(self) -> int:
+        """How many numbers of texts and conversations are kept in memory."""
+        return len(self._ids) + len(self._conversations.remembered)
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -111,6 +117,8 @@ class Store:
                 "ON CONFLICT (name) DO UPDATE SET number = excluded.number",
                 (batch.stream, batch.number),
             )
+        self._conversations.remembered.end_batch()
+        self._ids.end_batch()
         return True
 
     def _add_batch(self, batch: Batch) -> None:
@@ -141,7 +149,7 @@ class Store:
         return found
 
     def _id(self, table: str, values: tuple[str, ...]) -> int:
-        known = self._ids.get((table, *values))
+        known = self._ids.find((table, *values))
         if known is not None:
             return known
         columns = _DICTIONARIES[table]
@@ -151,9 +159,7 @@ class Store:
         )
         where = " AND ".join(f"{each} = ?" for each in columns)
         [number] = self._db.execute(f"SELECT id FROM {table} WHERE {where}", values).fetchone()
-        if len(self._ids) > _MAX_IDS:
-            self._ids.clear()
-        self._ids[table, *values] = number
+        self._ids.put((table, *values), int(number))
         return int(number)
 
     def _check(self, tier: Tier, intervals: Sequence[int]) -> None:

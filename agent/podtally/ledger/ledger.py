@@ -300,10 +300,11 @@ class Ledger:
         before = now_ns - self.limits.grace_ns
         self._interface_totals.expire(before, names, now_ns)
         # What is there keeps its series, idle or not, unless room is needed.
+        idle = self.accounts.idle(self.flows.idle(before), self.connections.columns.account)
         full = len(self.flows) > self.limits.series * NEARLY_FULL
         if full or self.accounts.shares.full():
-            booked = self.connections.columns.account
-            self.accounts.close_idle(self.flows.idle(before), booked, full)
+            self.accounts.close_idle(idle, full)
+        self.accounts.close_former(idle, names)
         self.flows.expire(before, self.accounts.series_in_use())
         for table, in_use in self.accounts.others_in_use():
             table.expire(before, in_use)

@@ -118,6 +118,19 @@ def test_each_batch_is_written_once(path: Path) -> None:
     assert asked(path) == sums([*batches, other])
 
 
+def test_remembered_are_the_numbers_of_the_last_batch(path: Path) -> None:
+    store = Store(path)
+    sizes = []
+    for number in range(23):
+        made = batch(number, START + number)
+        labels = [each._replace(pod=f"pod-{number}") for each in made.labels]
+        rows = made.rows._replace(port=np.full(len(made.rows.port), 1000 + number, np.int32))
+        assert store.write(made._replace(labels=labels, rows=rows))
+        sizes.append(store.remembered)
+    store.close()
+    assert sizes == [sizes[0]] * len(sizes)
+
+
 def test_a_failed_batch_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(path)
     with monkeypatch.context() as patched:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.identity.name_table import Names
 from podtally.ledger.accounts.account_series import AccountSeriesTables
+from podtally.ledger.accounts.former_peers import FormerPeers
 from podtally.ledger.accounts.outcome_series import OutcomeSeries
 from podtally.ledger.checkpoint.saved import EncodedOnce, Saved
 from podtally.ledger.connections.account import (
@@ -76,6 +78,7 @@ class AccountTable:
         )
         self.outcomes = OutcomeSeries(tables, self.at)
         self._encoded = EncodedOnce()
+        self._former = FormerPeers()
         self.waiting = np.zeros(16, np.bool_)
         self.flooded = np.zeros(16, np.bool_)  # of frames for others
         self.silent = np.zeros(16, np.bool_)  # those, and of groups: the endpoint sends nothing
@@ -169,20 +172,25 @@ class AccountTable:
         if account in self._index:
             self._close(account)
 
-    def close_idle(
-        self, idle_series: NDArray[np.bool_], in_use: NDArray[np.int32], everyones: bool
-    ) -> None:
-        """Remove accounts without connections whose series are both idle.
-
-        Of all endpoints with ``everyones``, else of those that have used their share.
+    def close_idle(self, idle: NDArray[np.int64], everyones: bool) -> None:
+        """Remove ``idle`` accounts: of all endpoints with ``everyones``, else of those that have
+        used their share.
         """
-        used, full = set(np.unique(in_use).tolist()), self.shares.full()
-        for account, index in list(self._index.items()):
-            if not everyones and _taken(account).endpoint not in full:
-                continue
-            shown = self.series[index, 0] != NO_SERIES
-            if shown and index not in used and idle_series[self.series[index]].all():
+        full = self.shares.full()
+        for account in self.at(idle).values():
+            if everyones or _taken(account).endpoint in full:
                 self._close(account)
+
+    def close_former(self, idle: NDArray[np.int64], names: Names) -> None:
+        """Remove ``idle`` accounts whose peers are gone."""
+        for account in self._former.among(self.at(idle), names):
+            self._close(account)
+
+    def idle(self, idle_series: NDArray[np.bool_], in_use: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return the accounts with series that are idle, given by index, and no connections."""
+        index = np.flatnonzero((self.slot != FREE) & (self.series[:, 0] != NO_SERIES))
+        index = index[idle_series[self.series[index]].all(axis=1)]
+        return index[~np.isin(index, in_use)]
 
     def series_in_use(self) -> NDArray[np.int64]:
         return used(self.series[self.slot != FREE])
