@@ -160,8 +160,9 @@ class AuditSums(msgspec.Struct, frozen=True):
     namespace: str  # of the endpoints
     direction: str
     verdict: str  # allowed or denied
-    result: str  # enforced, not_enforced, blocked, passed or inconclusive
+    result: str  # enforced, not_enforced, blocked, passed, inconclusive or unavailable
     connections: int
+    ends: str = ""  # on this host: "both", or "one"; "" from an older agent
 
 
 class AuditFinding(msgspec.Struct, frozen=True):

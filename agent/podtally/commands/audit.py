@@ -3,7 +3,7 @@
 
 import argparse
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TextIO
 
 import msgspec
@@ -25,24 +25,30 @@ this host since the counters began, and what became of them.
   ENFORCED      policy denies them, and they were refused, rejected or not answered
   BLOCKED       policy allows them, and something else stopped them: a firewall's ICMP error, or
                 repeated SYNs that nothing in the cluster answered
+  UNAVAILABLE   policy allows them, and the node rejected them: the Service has no endpoints
   PASSED        policy allows them, and they were answered
-  INCONCLUSIVE  one end cannot tell: a silent host outside, a protocol that need not answer, or
-                a connection that was under way before it was watched
-What is dropped before it reaches an endpoint's interface is not seen there, so a policy for
-ingress that works may appear as never exercised. Where only the client is on this host,
-ENFORCED and a silent or dead server look the same.
+  INCONCLUSIVE  one end cannot tell: a silent host outside, a protocol that need not answer, a
+                connection that was under way before it was watched, or opened within 10 s of a
+                change of its policies
+  ONE-END       of the connections judged, those with only one end on this host
+What is dropped before it reaches a server's interface is seen at its client only: there it counts
+for the server's policy, if the client is on this host. Below the table is what the counts do not
+show: where only one end is on this host, silence may be a policy's, or a dead peer's.
 Exit codes: 0 no findings, 1 something is not enforced or blocked, 2 usage error, or a fixable
 problem (no agent answers).
 """
-_RESULTS = ("not_enforced", "blocked", "enforced", "passed", "inconclusive")
+_RESULTS = ("not_enforced", "blocked", "unavailable", "enforced", "passed", "inconclusive")
 _FINDINGS = _RESULTS[:2]
-_HEADS = ("POLICY", "JUDGED", *(each.replace("_", "-").upper() for each in _RESULTS), "NOTE")
+_HEADS = (
+    *("POLICY", "JUDGED", *(each.replace("_", "-").upper() for each in _RESULTS)),
+    *("ONE-END", "NOTE"),
+)
 _FINDING_HEADS = (
     *("RESULT", "ENDPOINT", "DIRECTION", "PEER", "PROTOCOL", "PORT"),
     *("VERDICT", "CONNECTIONS"),
 )
 _NEVER = "never-exercised"
-_POD = "pod"
+_POD, _ONE_END = "pod", "one"
 
 
 class AuditLine(msgspec.Struct, frozen=True):
@@ -51,11 +57,14 @@ class AuditLine(msgspec.Struct, frozen=True):
     policy: str
     judged: int
     results: dict[str, int]
+    one_end: dict[str, int]  # of these, connections with only one end on the host of the agent
+    never_exercised: bool
 
 
 class AuditReport(msgspec.Struct, frozen=True):
     policies: list[AuditLine]
     findings: list[schema.AuditFinding]
+    limits: list[str]  # what cannot be concluded from this host alone
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,24 +89,60 @@ def audit_report(reply: schema.Audit, namespace: str | None) -> AuditReport:
 
     Connections that several policies isolate together count for each of them.
     """
-    counts: dict[str, Counter[str]] = {
-        each.name: Counter()
+    names = [
+        each.name
         for each in reply.policies
         if namespace is None or each.namespace in (namespace, "")
-    }
+    ]
+    counts: dict[str, Counter[str]] = {name: Counter() for name in names}
+    one_end: dict[str, Counter[str]] = defaultdict(Counter)
     for sums in reply.results:
         if namespace is None or sums.namespace == namespace:
             for name in sums.policy.split(","):
                 counts.setdefault(name, Counter())[sums.result] += sums.connections
+                one_end[name][sums.result] += sums.connections * (sums.ends == _ONE_END)
     lines = [
-        AuditLine(name, found.total(), {each: found[each] for each in _RESULTS})
+        AuditLine(
+            name, found.total(), _all_results(found), _all_results(one_end[name]), not found.total()
+        )
         for name, found in counts.items()
         if not name.startswith("+")  # that many more, which the agent does not name
     ]
     findings = [each for each in reply.findings if namespace in (None, each.namespace)]
     findings.sort(key=lambda each: (_FINDINGS.index(each.result), -each.connections))
     lines.sort(key=lambda line: ([-line.results[each] for each in _FINDINGS], line.policy))
-    return AuditReport(lines, findings)
+    return AuditReport(lines, findings, _limits(lines))
+
+
+def _all_results(found: Counter[str]) -> dict[str, int]:
+    return {each: found[each] for each in _RESULTS}
+
+
+def _limits(lines: list[AuditLine]) -> list[str]:
+    """Say what the counts of policies leave open, as far as it applies."""
+    one_end = {each: sum(line.one_end[each] for line in lines) for each in _RESULTS}
+    never = sum(line.never_exercised for line in lines)
+    said = (
+        (
+            one_end["not_enforced"],
+            "not enforced: {} with only one end here. Certain all the same: packets that policy "
+            "denies were answered",
+        ),
+        (
+            one_end["enforced"],
+            "enforced: {} with only one end here. A peer that is down or closed looks the same",
+        ),
+        (
+            one_end["blocked"],
+            "blocked: {} with only one end here. The peer may be down: see the other end's node",
+        ),
+        (
+            never,
+            "never exercised: {}. No connection that they decide was seen at either end here, so "
+            "it is not known whether they are enforced",
+        ),
+    )
+    return [text.format(f"{number:,}") for number, text in said if number]
 
 
 def show(report: AuditReport, out: TextIO) -> None:
@@ -113,11 +158,15 @@ def show(report: AuditReport, out: TextIO) -> None:
         cells = [_cells(line) for line in report.policies]
         marked = [bool(line.results[_FINDINGS[0]]) for line in report.policies]
         print_table(_HEADS, cells, marked, out)
+    if report.limits:
+        out.write("\n" + "".join(f"{each}\n" for each in report.limits))
 
 
 def _cells(line: AuditLine) -> tuple[str, ...]:
     numbers = (str(line.results[each]) for each in _RESULTS)
-    return (line.policy, str(line.judged), *numbers, "" if line.judged else _NEVER)
+    one_end = str(sum(line.one_end.values()))
+    note = _NEVER if line.never_exercised else ""
+    return (line.policy, str(line.judged), *numbers, one_end, note)
 
 
 def _finding(found: schema.AuditFinding) -> tuple[str, ...]:

@@ -12,7 +12,10 @@ _FINDINGS = {RESULTS[each] for each in FINDINGS}
 def audit_sums(view: View) -> list[AuditSums]:
     """Return the results of connections by policy, direction and verdict."""
     labels, values = view[AUDIT]
-    return [AuditSums(*each, n) for each, (n,) in zip(labels, values.tolist(), strict=True)]
+    return [
+        AuditSums(*each[:-1], n, each.ends)
+        for each, (n,) in zip(labels, values.tolist(), strict=True)
+    ]
 
 
 def audit_findings(view: View) -> list[AuditFinding]:

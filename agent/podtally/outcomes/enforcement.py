@@ -2,7 +2,8 @@
 """Compare verdicts with what became of connections: does the cluster enforce its policies?
 
 What a single end cannot show is INCONCLUSIVE: a lost answer of an external host, a protocol that
-need not answer, a connection that was under way before it was watched.
+need not answer, a connection that was under way before it was watched, datagrams that may be two
+openings instead of a question and its answer, an answer that another pod may have forged.
 """
 
 from typing import NamedTuple
@@ -20,19 +21,23 @@ from podtally.outcomes.decision import (
 )
 from podtally.outcomes.progress import RELAYED, TCP, Progress
 
-RESULTS = ("", "enforced", "not_enforced", "blocked", "passed", "inconclusive")
-NO_RESULT, ENFORCED, NOT_ENFORCED, BLOCKED, PASSED, INCONCLUSIVE = range(len(RESULTS))
+RESULTS = ("", "enforced", "not_enforced", "blocked", "passed", "inconclusive", "unavailable")
+NO_RESULT, ENFORCED, NOT_ENFORCED, BLOCKED, PASSED, INCONCLUSIVE, UNAVAILABLE = range(len(RESULTS))
 FINDINGS = (NOT_ENFORCED, BLOCKED)
 
 # What policy says of a connection at the local endpoint: bits of a stance.
 DENIED, ALLOWED = 1, 2  # only where policies isolate the endpoint
 PEER_OUTSIDE = 4  # not of the cluster: whether it is up is unknown
+PEER_SERVICE = 8  # behind it, a pod that is not known
+DENIED_BY_PEER = 16  # by the policies of the peer alone
 
 # Types and codes, ``type << 8 | code``: administratively prohibited and the like.
 _PROHIBITED = (3 << 8 | 9, 3 << 8 | 10, 3 << 8 | 13)
 _PROHIBITED6 = (1 << 8 | 1, 1 << 8 | 5, 1 << 8 | 6)
 _PORT_UNREACHABLE, _PORT_UNREACHABLE6 = 3 << 8 | 3, 1 << 8 | 4
 _EGRESS, _INGRESS = 0, 1
+_STOPPED = (REFUSED, REJECTED_BY_ICMP, UNANSWERED)
+_FIRST_EPHEMERAL = 32768  # net.ipv4.ip_local_port_range
 
 
 class AuditInput(NamedTuple):
@@ -44,6 +49,8 @@ class AuditInput(NamedTuple):
     protocol: NDArray[np.uint8]
     is_ipv6: NDArray[np.bool_]
     progress: Progress
+    client_port: NDArray[np.uint16]  # of the opener
+    forged: NDArray[np.bool_]  # another endpoint of this host sends in the peer's name
 
 
 def results(given: AuditInput) -> NDArray[np.uint8]:
@@ -54,15 +61,33 @@ def results(given: AuditInput) -> NDArray[np.uint8]:
     )
 
 
+def stopped_for_peer(given: AuditInput) -> NDArray[np.bool_]:
+    """Return which connections that only the peer's policies deny were stopped, as seen at the
+    client: where packets are dropped before the server's interface, it is seen there only. What
+    got through is seen at the server. (n,)
+    """
+    denied = given.stance & DENIED_BY_PEER != 0
+    stopped: NDArray[np.bool_] = np.isin(given.outcome, _STOPPED) & (given.opener == _EGRESS)
+    found: NDArray[np.bool_] = denied & stopped
+    return found
+
+
 def _of_denied(given: AuditInput) -> NDArray[np.int64]:
     """A refusal or an ICMP error at the end that was to be protected is its own: the packet that
-    policy denies has reached it. At the other end it may be the data plane's.
+    policy denies has reached it. At the other end it may be the data plane's. Datagrams both ways
+    are a question and its answer only if nothing would be sent to the opener's port otherwise.
     """
     outcome, inside = given.outcome, given.opener == _INGRESS
     passed = np.isin(outcome, (ESTABLISHED, ANSWERED, HALF_OPEN))
+    two_openings = (outcome == ANSWERED) & (given.client_port < _FIRST_EPHEMERAL)
+    doubtful = two_openings | (given.forged & passed)
     own_refusal = inside & np.isin(outcome, (REFUSED, REJECTED_BY_ICMP))
-    stopped = np.isin(outcome, (REFUSED, REJECTED_BY_ICMP, UNANSWERED))
-    return np.select([passed | own_refusal, stopped], [NOT_ENFORCED, ENFORCED], INCONCLUSIVE)
+    stopped = np.isin(outcome, _STOPPED)
+    return np.select(
+        [doubtful, passed | own_refusal, stopped],
+        [INCONCLUSIVE, NOT_ENFORCED, ENFORCED],
+        INCONCLUSIVE,
+    )
 
 
 def _of_allowed(given: AuditInput) -> NDArray[np.int64]:
@@ -77,8 +102,14 @@ def _of_allowed(given: AuditInput) -> NDArray[np.int64]:
     silent &= (given.stance & PEER_OUTSIDE == 0) | (given.opener == _INGRESS)
     worked = np.isin(outcome, (ESTABLISHED, ANSWERED, REFUSED, HALF_OPEN))
     rejected = outcome == REJECTED_BY_ICMP
+    # kube-proxy and others reject connections to a Service without endpoints like this.
+    no_endpoints = rejected & closed & (given.stance & PEER_SERVICE != 0)
     return np.select(
-        [worked | (rejected & closed & ~prohibited), (rejected & prohibited) | silent],
-        [PASSED, BLOCKED],
+        [
+            no_endpoints,
+            worked | (rejected & closed & ~prohibited),
+            (rejected & prohibited) | silent,
+        ],
+        [UNAVAILABLE, PASSED, BLOCKED],
         INCONCLUSIVE,
     )

@@ -15,6 +15,7 @@ from podtally.kernel import abi
 TCP = 6
 TCP_RST, TCP_ACK = 4, 16
 MAX_RETRIES = 255
+TIMES = 3  # of a handshake, see PROGRESS
 
 # Facts of PROGRESS.
 OPENED, ANSWERED, COMPLETED = 1, 2, 4  # which times are valid
@@ -25,7 +26,7 @@ RELAYED = 64  # that came from another address than the peer's
 # The state of one handshake. ``time``: of the first SYN, SYN/ACK, and ACK that answers that; of
 # other protocols the first packet, and the first one against it.
 PROGRESS = np.dtype(
-    [("time", "u4", (3,)), ("icmp", "u2"), ("retries", "u1"), ("facts", "u1")],
+    [("time", "u4", (TIMES,)), ("icmp", "u2"), ("retries", "u1"), ("facts", "u1")],
 )
 
 Progress = NDArray[np.void]
@@ -38,11 +39,21 @@ class HandshakeBits(NamedTuple):
     shift: int  # from one direction to the next
     syn_only: int
     syn_ack: int
-    timed: int = 0  # the number of the first of three bits; 0: rows without handshakes
+    timed: int = 0  # the number of the first of TIMES bits; 0: rows without handshakes
     retries: int = 0  # where the count of repeated SYNs begins
     retries_mask: int = 0
     unit: int = 0  # 2^unit ns
     relayed: int = 0
+
+    def timed_bit(self, step: int) -> int:
+        """Return the bit of rows that have the time of a step, from 0 on."""
+        return 1 << self.timed + step
+
+    def of_handshakes(self) -> int:
+        """Return all bits that change what is known of a handshake."""
+        syns = self.syn_only | self.syn_ack
+        times = sum(self.timed_bit(step) for step in range(TIMES))
+        return times | self.retries_mask << self.retries | syns | syns << self.shift
 
 
 def handshake_bits(layout: abi.Layout) -> HandshakeBits:
@@ -82,9 +93,7 @@ def may_change(
     known = before["facts"]
     changes: NDArray[np.bool_] = _directions(packets) & ~known != 0
     if bits.timed:
-        syns = bits.syn_only | bits.syn_ack
-        news = 7 << bits.timed | bits.retries_mask << bits.retries | syns | syns << bits.shift
-        changes |= _has(seen, news) | (known & (ANSWERED | COMPLETED) == ANSWERED)
+        changes |= _has(seen, bits.of_handshakes()) | (known & (ANSWERED | COMPLETED) == ANSWERED)
     return changes
 
 
@@ -97,7 +106,7 @@ def advance(before: Progress, rows: HandshakeRows, bits: HandshakeBits) -> Progr
     known = before["facts"].astype(np.int64)
     tcp = rows.protocol == TCP
     row_opened, row_answered, row_completed = (
-        (rows.seen >> np.uint64(bits.timed + i) & np.uint64(1)) != 0 for i in range(3)
+        _has(rows.seen, bits.timed_bit(step)) for step in range(TIMES)
     )
     first = (rows.first_ns >> np.uint64(bits.unit)).astype(np.uint32)
     fine = (rows.first_ns & _FINE) != 0

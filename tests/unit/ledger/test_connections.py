@@ -63,8 +63,6 @@ def fill(connections: Connections, rows: list[Flow], now_ns: int = SECOND) -> No
         (to_here(SYN) | from_here(SYN_ACK) | to_here(ACK), INITIATOR_PEER),
         # a simultaneous open (RFC 9293 3.5), or a forged frame; the answer tells which is likelier
         (from_here(SYN) | to_here(SYN), CONTESTED),
-        (from_here(SYN) | to_here(SYN) | from_here(SYN_ACK) | to_here(SYN_ACK), CONTESTED),
-        (from_here(SYN | ACK) | to_here(SYN_ACK), CONTESTED),
         (
             from_here(SYN) | to_here(SYN) | to_here(SYN_ACK) | from_here(ACK),
             CONTESTED | INITIATOR_ENDPOINT,
@@ -74,7 +72,10 @@ def fill(connections: Connections, rows: list[Flow], now_ns: int = SECOND) -> No
             CONTESTED | INITIATOR_PEER,
         ),
         (from_here(SYN) | from_here(SYN_ACK), INITIATOR_ENDPOINT),
-        (from_here(SYN) | from_here(SYN_ACK) | to_here(SYN_ACK), CONTESTED),
+        (
+            from_here(SYN) | from_here(SYN_ACK) | to_here(SYN_ACK),
+            CONTESTED | INITIATOR_ENDPOINT,
+        ),
         # an opening of ours would have passed our hook: the SYN/ACK from outside proves none
         (to_here(SYN) | from_here(SYN_ACK) | to_here(SYN_ACK), INITIATOR_PEER),
         (to_here(SYN) | to_here(SYN_ACK) | from_here(SYN_ACK | ACK), INITIATOR_PEER),
@@ -86,6 +87,24 @@ def test_initiator_of_tcp(seen: int, initiator: int) -> None:
         assert initiator_of(np.array([seen], np.uint64), key_of([row]), FLAGS).tolist() == [
             initiator
         ]
+
+
+@pytest.mark.parametrize(
+    ("first_direction", "initiator"), [(0, INITIATOR_ENDPOINT), (1, INITIATOR_PEER)]
+)
+@pytest.mark.parametrize(
+    "seen",
+    [
+        from_here(SYN) | to_here(SYN) | from_here(SYN_ACK) | to_here(SYN_ACK),
+        from_here(SYN | ACK) | to_here(SYN_ACK),
+    ],
+)
+def test_where_both_sides_accepted_the_first_sender_is_likelier(
+    seen: int, first_direction: int, initiator: int
+) -> None:
+    row = key_of([Flow(first_direction=first_direction)])
+    found = initiator_of(np.array([seen], np.uint64), row, FLAGS)
+    assert found.tolist() == [CONTESTED | initiator]
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,19 @@ from podtally.api.schema import Audit, AuditedPolicy, AuditFinding, AuditSums
 from podtally.commands.audit import audit_report
 from podtally.ledger.metrics.outcome_families import AUDIT, ENFORCEMENT
 from podtally.outcomes import decision, enforcement
-from podtally.outcomes.enforcement import ALLOWED, DENIED, PEER_OUTSIDE, RESULTS, AuditInput
+from podtally.outcomes.enforcement import (
+    ALLOWED,
+    DENIED,
+    DENIED_BY_PEER,
+    PEER_OUTSIDE,
+    PEER_SERVICE,
+    RESULTS,
+    AuditInput,
+)
 from podtally.outcomes.progress import PROGRESS, RELAYED
 from tests.unit.api.test_api import Served, ask, serve
 from tests.unit.lookup_host import Host, shop
-from tests.unit.rows import ACK, RST, SECOND, SYN, TCP, UDP, from_here, to_here
+from tests.unit.rows import ACK, ICMP, RST, SECOND, SYN, TCP, UDP, from_here, to_here
 from tests.unit.verdict_support import ONLY_MYSQL, declare, due_events, epoch, make, out, present
 
 EGRESS, INGRESS = 0, 1
@@ -31,6 +39,8 @@ class Case(NamedTuple):
     relayed: bool = False
     retries: int = 0
     ipv6: bool = False
+    client_port: int = 40123
+    forged: bool = False
 
 
 PROHIBITED, HOST_UNREACHABLE, PORT_UNREACHABLE = (3, 13), (3, 1), (3, 3)
@@ -41,6 +51,16 @@ CASES = [
     Case(DENIED | PEER_OUTSIDE, "established", "not_enforced"),
     Case(DENIED, "answered", "not_enforced", protocol=UDP),
     Case(DENIED, "half_open", "not_enforced"),
+    # Both ends of a gossip or a VPN send from the server's port: two openings, or an answer?
+    Case(DENIED, "answered", "inconclusive", protocol=UDP, client_port=7946),
+    Case(DENIED, "answered", "inconclusive", protocol=ICMP, client_port=0),
+    Case(DENIED, "established", "not_enforced", client_port=1023),
+    # Another pod of the host sends in the peer's name.
+    Case(DENIED, "established", "inconclusive", forged=True),
+    Case(DENIED, "answered", "inconclusive", protocol=UDP, forged=True),
+    Case(DENIED, "half_open", "inconclusive", forged=True),
+    Case(DENIED, "refused", "not_enforced", INGRESS, forged=True),
+    Case(DENIED, "refused", "enforced", forged=True),
     Case(DENIED, "unanswered", "enforced"),
     Case(DENIED, "refused", "enforced"),
     Case(DENIED, "rejected", "enforced", icmp=PROHIBITED),
@@ -65,6 +85,17 @@ CASES = [
     Case(ALLOWED, "rejected", "inconclusive", icmp=(1, 0), ipv6=True),
     Case(ALLOWED, "rejected", "passed", protocol=UDP, icmp=(1, 4), ipv6=True),
     Case(ALLOWED, "rejected", "inconclusive", icmp=(11, 0), relayed=True),
+    # A Service without endpoints, as kube-proxy rejects it on the node.
+    Case(ALLOWED | PEER_SERVICE, "rejected", "unavailable", icmp=PORT_UNREACHABLE, relayed=True),
+    Case(ALLOWED | PEER_SERVICE, "rejected", "unavailable", icmp=(1, 4), relayed=True, ipv6=True),
+    Case(ALLOWED | PEER_SERVICE, "rejected", "unavailable", protocol=UDP, icmp=PORT_UNREACHABLE),
+    Case(ALLOWED | PEER_SERVICE, "rejected", "blocked", icmp=PROHIBITED, relayed=True),
+    Case(ALLOWED | PEER_SERVICE, "unanswered", "blocked", retries=1),
+    Case(DENIED | PEER_SERVICE, "rejected", "enforced", icmp=PORT_UNREACHABLE, relayed=True),
+    # A load balancer's health check that only half opens a connection has found the server.
+    Case(ALLOWED, "half_open", "passed", INGRESS),
+    Case(DENIED_BY_PEER, "unanswered", ""),
+    Case(DENIED_BY_PEER, "established", ""),
 ]
 
 
@@ -80,6 +111,8 @@ def test_results(case: Case) -> None:
         protocol=np.array([case.protocol], np.uint8),
         is_ipv6=np.array([case.ipv6]),
         progress=progress,
+        client_port=np.array([case.client_port], np.uint16),
+        forged=np.array([case.forged]),
     )
     assert [RESULTS[i] for i in enforcement.results(given)] == [case.result]
 
@@ -107,9 +140,10 @@ def test_the_command_exits_with_findings() -> None:
         lines = [" ".join(line.split()) for line in text.splitlines()]
         assert lines[1].startswith("not_enforced shop/web egress ")
         assert lines[1].endswith(" tcp 3306 denied 1")
-        assert lines[-1] == "shop/only-mysql 3 1 0 0 2 0 -"
+        assert lines[4] == "shop/only-mysql 3 1 0 0 0 2 0 3 -"
+        assert [line[: line.index(":")] for line in lines[6:]] == ["not enforced"]
         code, text, _ = ask(served, "audit", "-n", "elsewhere", "-o", "json")
-        assert (code, json.loads(text)) == (0, {"policies": [], "findings": []})
+        assert (code, json.loads(text)) == (0, {"policies": [], "findings": [], "limits": []})
     finally:
         served.server.close()
 

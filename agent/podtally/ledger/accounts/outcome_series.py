@@ -29,6 +29,7 @@ from podtally.outcomes.enforcement import RESULTS
 STEPS = ("answer", "completion")  # of a handshake
 _NS = 1_000_000_000
 _OUTSIDE = ("external", "unknown")  # kinds of peers
+_SERVICE, _POD, _NODE = "service", "pod", "node"
 
 Make = Callable[[Account, str, int], Any]
 FindAccounts = Callable[[NDArray[np.int64]], dict[int, Account]]
@@ -95,6 +96,7 @@ class OutcomeSeries:
         )
         self._flows: SeriesTable[FlowLabels] = tables.by_name["flows"]
         self.stance = np.zeros(16, np.uint8)
+        self.spoofs = np.zeros(16, np.bool_)  # the endpoint sends from foreign addresses
         self.counted = np.zeros(16, np.bool_)  # whether the account has series at all
 
     def enter(self, account: Account, index: int) -> None:
@@ -103,12 +105,16 @@ class OutcomeSeries:
         stance = enforcement.DENIED if judgement.policy else 0
         if judgement.allowed_by:
             stance = enforcement.ALLOWED
+        if judgement.peer_policy:
+            stance = enforcement.DENIED_BY_PEER
         if account.peer_kind in _OUTSIDE:
             stance |= enforcement.PEER_OUTSIDE
-        self.stance[index] = stance
+        if account.peer_kind == _SERVICE:
+            stance |= enforcement.PEER_SERVICE
+        self.stance[index], self.spoofs[index] = stance, judgement.foreign
 
     def leave(self, index: int) -> None:
-        self.stance[index], self.counted[index] = 0, False
+        self.stance[index], self.counted[index], self.spoofs[index] = 0, False, False
         for each in self._all:
             each.series[index] = NO_SERIES
 
@@ -131,6 +137,7 @@ class OutcomeSeries:
     def make_room(self, size: int) -> None:
         self.stance = padded(self.stance, size, 0)
         self.counted = padded(self.counted, size, False)
+        self.spoofs = padded(self.spoofs, size, False)
         for each in self._all:
             each.make_room(size)
 
@@ -206,10 +213,17 @@ def _enforcement_labels(account: Account, direction: str, value: int) -> Enforce
 
 def _audit_labels(account: Account, direction: str, value: int) -> AuditLabels:
     judgement = account.judgement
+    at_peer = bool(judgement.peer_policy)  # what its policy does is seen at the client
     return AuditLabels(
-        policy=judgement.policy or judgement.allowed_by,
-        namespace=account.endpoint_namespace or account.namespace,
-        direction=direction,
-        verdict="denied" if judgement.policy else "allowed",
+        policy=judgement.peer_policy or judgement.policy or judgement.allowed_by,
+        namespace=account.peer_namespace if at_peer else audited_namespace(account),
+        direction=DIRECTIONS[1] if at_peer else direction,
+        verdict="denied" if at_peer or judgement.policy else "allowed",
         result=RESULTS[value],
+        ends="both" if account.peer_kind == _POD and account.distance == _NODE else "one",
     )
+
+
+def audited_namespace(account: Account) -> str:
+    """Return the namespace of the endpoint whose policies are audited."""
+    return account.endpoint_namespace or account.namespace

@@ -60,6 +60,7 @@ class Judgement(NamedTuple):
     allowed_by: str = ""  # the policy that allows it, where policies isolate the endpoint
     strict: str = ""  # the endpoint's verdict where DNS answers end with their TTL, if it differs
     by_expired: str = ""  # the policy that allows it by an answer that had expired
+    peer_policy: str = ""  # that denies it at the peer, if the endpoint's policies do not
 
 
 UNJUDGED = Judgement()

@@ -61,10 +61,18 @@ def initiator_of(
     # from the peer proves nothing, and may be anybody's.
     peer_replies &= local_syn | ~peer_syn
     local, peer = local_syn | peer_replies, peer_syn | local_replies
-    # If both sides seem to have opened, the one that was sent a SYN/ACK is likelier.
+    # If both sides seem to have opened, the one that was sent a SYN/ACK is likelier. If both were,
+    # the connection works, whatever is forged: the one that sent a SYN, or sent first, is chosen,
+    # so that it has an outcome.
+    first = np.where(key["first_direction"] == 0, INITIATOR_ENDPOINT, INITIATOR_PEER)
+    both = local_replies & peer_replies
     likelier = np.select(
-        [peer_replies & ~local_replies, local_replies & ~peer_replies],
-        [INITIATOR_ENDPOINT, INITIATOR_PEER],
+        [
+            (peer_replies & ~local_replies) | (both & local_syn & ~peer_syn),
+            (local_replies & ~peer_replies) | (both & peer_syn & ~local_syn),
+            both,
+        ],
+        [INITIATOR_ENDPOINT, INITIATOR_PEER, first],
         INITIATOR_UNKNOWN,
     )
     tcp = np.select(
@@ -72,8 +80,7 @@ def initiator_of(
         [CONTESTED | likelier, np.full_like(likelier, INITIATOR_ENDPOINT), INITIATOR_PEER],
         INITIATOR_UNKNOWN,
     )
-    others = np.where(key["first_direction"] == 0, INITIATOR_ENDPOINT, INITIATOR_PEER)
-    return np.where(key["protocol"] == TCP, tcp, others).astype(np.uint8)
+    return np.where(key["protocol"] == TCP, tcp, first).astype(np.uint8)
 
 
 def opening_flags(flags: Flags) -> np.uint64:

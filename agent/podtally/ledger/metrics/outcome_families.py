@@ -104,7 +104,8 @@ ENFORCEMENT = Family(
             name="podtally_policy_enforcement",
             help="Connections of endpoints that policies isolate, by verdict and by what the "
             "cluster did with them.",
-            note="`enforced`, `not_enforced`, `blocked`, `passed`, `inconclusive`: see below.",
+            note="`enforced`, `not_enforced`, `blocked`, `passed`, `inconclusive`, "
+            "`unavailable`: see below.",
             cardinality="careful: that of podtally_connections_total, for isolated endpoints",
         ),
     ),

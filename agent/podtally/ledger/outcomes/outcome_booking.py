@@ -18,10 +18,10 @@ from podtally.ledger.connections.connections import (
     Connections,
 )
 from podtally.ledger.connections.epoch_context import EpochContext
+from podtally.ledger.outcomes.audit_booking import AuditBooking
 from podtally.ledger.outcomes.audit_events import AuditEvents
-from podtally.outcomes import decision, enforcement
+from podtally.outcomes import decision
 from podtally.outcomes.decision import DecisionInput
-from podtally.outcomes.enforcement import AuditInput
 from podtally.outcomes.progress import (
     ANSWERED,
     COMPLETED,
@@ -33,11 +33,9 @@ from podtally.outcomes.progress import (
     may_change,
     seconds,
 )
-from podtally.policy.model import Policy
 
 ColdRows = Callable[[NDArray[np.int64]], NDArray[np.void]]
 Rename = Callable[[NDArray[np.int64], EpochContext], None]
-_PROPAGATION_NS = 10_000_000_000  # of a policy, from the API to the last node
 _STEPS = ((OPENED, ANSWERED), (ANSWERED, COMPLETED))
 
 
@@ -49,9 +47,7 @@ class OutcomeBooking:
     ) -> None:
         self._connections = connections
         self._accounts = accounts
-        self._events = events
-        self._policies: tuple[Policy, ...] | None = None
-        self._audit_from_ns = 0  # older connections prove nothing about policies of now
+        self._audit = AuditBooking(connections, accounts, events)
         self._bits = connections.flags.handshake
 
     # -- from rows ---------------------------------------------------------------------
@@ -76,7 +72,7 @@ class OutcomeBooking:
 
     def settle(self, context: EpochContext, rename: Rename) -> None:
         """Decide open connections; ``rename`` finds the labels of connections again."""
-        self._learn(context)
+        self._audit.learn(context)
         columns = self._connections.columns
         rows = np.flatnonzero(
             (columns.outcome == decision.UNDECIDED) & (columns.initiator & INITIATOR_MASK != 0)
@@ -96,6 +92,7 @@ class OutcomeBooking:
 
     def settle_ended(self, ended: Sequence[ConnectionColumns], context: EpochContext) -> None:
         """Decide connections that are over, and count how they ended. They have their labels."""
+        self._audit.ended = ended
         for columns in ended:
             if not len(columns.fingerprint):
                 continue
@@ -105,14 +102,7 @@ class OutcomeBooking:
             columns.outcome[late] = found[late]
             self._count(columns.take(late), context)
             self._count_endings(columns, context.now_ns)
-
-    def _learn(self, context: EpochContext) -> None:
-        """After a change of policies, wait until the cluster has had time to enforce them."""
-        policies = context.declared.policies
-        if policies is not self._policies:
-            if self._policies is not None and policies != self._policies:
-                self._audit_from_ns = context.now_ns + _PROPAGATION_NS
-            self._policies = policies
+        self._audit.ended = ()
 
     def endings(self, columns: ConnectionColumns) -> NDArray[np.uint8]:
         """Return ``decision.ENDINGS`` of connections that are over. (n,)"""
@@ -166,29 +156,7 @@ class OutcomeBooking:
             if len(some):
                 steps = cells._replace(value=np.full(n, step)).take(some)
                 series.handshakes.add(steps, bucket_amounts(took[some]), now_ns)
-        self._audit(columns, cells, now_ns)
-
-    def _audit(self, columns: ConnectionColumns, cells: Cells, now_ns: int) -> None:
-        series = self._accounts.outcomes
-        result = enforcement.results(
-            AuditInput(
-                stance=series.stance[cells.account],
-                outcome=columns.outcome,
-                opener=cells.direction,
-                protocol=columns.key["protocol"],
-                is_ipv6=columns.key["local_address"][:, 0] != 0,
-                progress=columns.progress,
-            )
-        )
-        early = (columns.first_ns < self._audit_from_ns) & (result != enforcement.NO_RESULT)
-        result[early] = enforcement.INCONCLUSIVE
-        some = np.flatnonzero(result != enforcement.NO_RESULT)
-        if not len(some):
-            return
-        judged, one = cells._replace(value=result).take(some), np.ones((len(some), 1), np.int64)
-        for each in (series.enforcement, series.audit):
-            each.add(judged, one, now_ns)
-        self._events.report(columns.take(some), judged, self._accounts.at, now_ns)
+        self._audit.book(columns, cells, now_ns)
 
     def _count_endings(self, columns: ConnectionColumns, now_ns: int) -> None:
         ending = self.endings(columns)

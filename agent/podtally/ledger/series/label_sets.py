@@ -131,6 +131,7 @@ class AuditLabels(NamedTuple):
     direction: str
     verdict: str
     result: str
+    ends: str = ""  # seen on this host: "both", or "one"
 
 
 class DeniedLabels(NamedTuple):

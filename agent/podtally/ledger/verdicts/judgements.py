@@ -31,6 +31,7 @@ _PARTS = PackedFields(
     outcome=24,
     verdict=3,
     strict=3,
+    by_peer=1,
 )
 
 
@@ -65,6 +66,10 @@ class JudgementTable:
             "undecided": undecided,
             "foreign": given.foreign,
         }
+        by_peer = (outcomes.verdict == _DENIED) & ~denied & (outcomes.peer != NO_OUTCOME)
+        if by_peer.any():
+            parts["by_peer"] = by_peer
+            parts["outcome"] = np.where(by_peer, outcomes.peer + 1, parts["outcome"])
         by_rule = (outcomes.verdict == _ALLOWED) & (outcomes.local_verdict == _ALLOWED)
         parts["outcome"] = np.where(by_rule, outcomes.local + 1, parts["outcome"])
         expired = outcomes.local_strict != outcomes.local_verdict
@@ -108,13 +113,15 @@ class JudgementTable:
         verdict, outcome = VERDICTS[parts["verdict"]], parts["outcome"] - 1
         candidate, candidate_outcome = parts["candidate_verdict"], parts["candidate_outcome"] - 1
         undecided, opened = bool(parts["undecided"]), parts["opened"]
-        policy = cause = candidate_policy = by_expired = allowed_by = ""
+        policy = cause = candidate_policy = by_expired = allowed_by = peer_policy = ""
         strict = VERDICTS[parts["strict"] - 1] if parts["strict"] else ""
         if verdict == UNKNOWN:
             cause = FOREIGN_SENDER if parts["foreign"] else UNKNOWN_INITIATOR
             if outcome != NO_OUTCOME:
                 result = self._evaluator.outcome(outcome)
                 cause, undecided = cause_label(result), undecided and is_undecided(result)
+        elif parts["by_peer"]:
+            peer_policy = deciding_policies(self._evaluator.outcome(outcome))
         elif outcome != NO_OUTCOME and verdict == ALLOWED and not strict:
             allowed_by = deciding_policies(self._evaluator.outcome(outcome))
         elif outcome != NO_OUTCOME and strict == DENIED:
@@ -136,4 +143,5 @@ class JudgementTable:
             strict=strict,
             by_expired=by_expired,
             allowed_by=allowed_by,
+            peer_policy=peer_policy,
         )

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compares decided connections with their verdicts, and counts what the cluster did with them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podtally.ledger.accounts.accounts import AccountTable
+from podtally.ledger.accounts.outcome_series import Cells, audited_namespace
+from podtally.ledger.connections.connections import ConnectionColumns, Connections
+from podtally.ledger.connections.epoch_context import EpochContext
+from podtally.ledger.outcomes.audit_events import AuditEvents
+from podtally.ledger.outcomes.forged_answers import are_forged
+from podtally.ledger.outcomes.policy_changes import PolicyChanges
+from podtally.outcomes import enforcement
+from podtally.outcomes.enforcement import AuditInput
+
+
+class AuditBooking:
+    """Over the connections and accounts of one ledger."""
+
+    def __init__(
+        self, connections: Connections, accounts: AccountTable, events: AuditEvents
+    ) -> None:
+        self._connections = connections
+        self._accounts = accounts
+        self._events = events
+        self._changes = PolicyChanges()
+        self.ended: Sequence[ConnectionColumns] = ()  # in this epoch
+
+    def learn(self, context: EpochContext) -> None:
+        self._changes.learn(context.declared.policies, context.now_ns)
+
+    def book(self, columns: ConnectionColumns, cells: Cells, now_ns: int) -> None:
+        """Count connections (n,) that have just been decided; they have their labels."""
+        series = self._accounts.outcomes
+        stance = series.stance[cells.account]
+        audited = np.flatnonzero(stance & _AUDITED != 0)
+        if not len(audited):
+            return
+        columns, cells = columns.take(audited), cells.take(audited)
+        key = columns.key
+        given = AuditInput(
+            stance=stance[audited],
+            outcome=columns.outcome,
+            opener=cells.direction,
+            protocol=key["protocol"],
+            is_ipv6=key["local_address"][:, 0] != 0,
+            progress=columns.progress,
+            client_port=np.where(cells.direction == 0, key["local_port"], key["remote_port"]),
+            forged=are_forged(columns, self._spoofing()),
+        )
+        result = enforcement.results(given)
+        early = (result != enforcement.NO_RESULT) & self._is_early(columns, cells)
+        result[early] = enforcement.INCONCLUSIVE
+        some = np.flatnonzero(result != enforcement.NO_RESULT)
+        if len(some):
+            judged = cells._replace(value=result).take(some)
+            series.enforcement.add(judged, _ones(some), now_ns)
+            series.audit.add(judged, _ones(some), now_ns)
+            self._events.report(columns.take(some), judged, self._accounts.at, now_ns)
+        some = np.flatnonzero(enforcement.stopped_for_peer(given))
+        if len(some):
+            at_peer = cells._replace(value=np.full(len(audited), enforcement.ENFORCED))
+            series.audit.add(at_peer.take(some), _ones(some), now_ns)
+
+    def _spoofing(self) -> list[ConnectionColumns]:
+        """Return the connections whose endpoint sends in the name of others."""
+        spoofs = self._accounts.outcomes.spoofs
+        found = []
+        for part in (self._connections.columns, *self.ended):
+            rows = np.flatnonzero(spoofs[np.maximum(part.account, 0)] & (part.account >= 0))
+            if len(rows):
+                found.append(part.take(rows))
+        return found
+
+    def _is_early(self, columns: ConnectionColumns, cells: Cells) -> NDArray[np.bool_]:
+        """Return which began when the cluster may not have enforced its policies of now. (n,)"""
+        if not self._changes:
+            return np.zeros(len(cells.account), np.bool_)
+        different, place = np.unique(cells.account, return_inverse=True)
+        found = self._accounts.at(different)
+        settled_ns = np.array(
+            [self._changes.settled_ns(audited_namespace(found[i])) for i in different.tolist()],
+            np.int64,
+        )
+        early: NDArray[np.bool_] = columns.first_ns < settled_ns[place.ravel()]
+        return early
+
+
+_AUDITED = enforcement.DENIED | enforcement.ALLOWED | enforcement.DENIED_BY_PEER
+
+
+def _ones(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.ones((len(rows), 1), np.int64)
