@@ -8,7 +8,6 @@ policy distinguishes. A changed policy or endpoint invalidates the connections i
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +19,7 @@ from podtally.policy.explain.reasons import short_reason
 from podtally.policy.model import (
     ALLOWED,
     EGRESS,
-    HOST,
     INGRESS,
-    POD,
-    UNDECLARED,
-    UNIDENTIFIED,
-    UNKNOWN,
     VERDICTS,
     DirectionVerdict,
     DomainPeer,
@@ -55,52 +49,11 @@ from podtally.policy.vector.classes import EndpointClasses
 from podtally.policy.vector.endpoints import EndpointTable, batch_of, is_own_node
 from podtally.policy.vector.name_classes import NameClasses
 from podtally.policy.vector.outcomes import OutcomeTable
+from podtally.policy.vector.prepared_policies import PreparedPolicies
 from podtally.policy.vector.reasons import NO_LIMIT, JudgedConnection, ReasonBudget, ReasonWriter
 from podtally.policy.vector.rule_table import affected_by
 from podtally.policy.vector.rules import CompiledPolicy, compile_policy
-from podtally.policy.vector.tiers import OPEN, TierInput, Tiers
-
-
-class PreparedPolicies:
-    """The compiled policies; grows with the classes."""
-
-    def __init__(
-        self, policies: Sequence[CompiledPolicy], classes: EndpointClasses, outcomes: OutcomeTable
-    ) -> None:
-        self._ordered = sorted(policies, key=lambda one: engine.evaluation_order(one.policy))
-        self._classes, self._outcomes = classes, outcomes
-        self._exempt = np.zeros(0, np.int32)
-
-    def exempt(self) -> Numbers:
-        """(classes,)"""
-        fresh = self._classes.endpoints[len(self._exempt) :]
-        if fresh:
-            outcomes = [_exempt(endpoint, self._outcomes) for endpoint in fresh]
-            self._exempt = np.concatenate((self._exempt, np.array(outcomes, np.int32)))
-        return self._exempt
-
-    def tiers(self, is_egress: bool) -> Tiers:
-        return self._egress if is_egress else self._ingress
-
-    @cached_property
-    def _ingress(self) -> Tiers:
-        return Tiers(self._ordered, False, self._classes, self._outcomes)
-
-    @cached_property
-    def _egress(self) -> Tiers:
-        return Tiers(self._ordered, True, self._classes, self._outcomes)
-
-
-def _exempt(endpoint: PolicyEndpoint, outcomes: OutcomeTable) -> int:
-    """Return what the engine's ``_exempt`` does, except for traffic to itself."""
-    if endpoint.kind == UNIDENTIFIED:
-        return outcomes.number(UNKNOWN, engine.UNKNOWN_END)
-    if endpoint.kind not in (POD, HOST):
-        return outcomes.number(UNDECLARED, engine.OUTSIDE)
-    if endpoint.kind == POD and endpoint.host_network:
-        return outcomes.number(UNDECLARED, engine.HOST_NETWORK)
-    return OPEN
-
+from podtally.policy.vector.tiers import OPEN, TierInput
 
 __all__ = [
     "ADDRESS_INDEX",
@@ -111,16 +64,9 @@ __all__ = [
     "combine",
 ]
 
-
 _ROWS = 1 << 17  # in one batch, which bounds memory
-
-
 _MIN_SIZE = 1 << 20  # classes times selectors; 0.1 to 0.2 MiB
-
-
 _MAX_OUTCOMES = 1 << 16  # including those of former policies
-
-
 _COMBINED = np.array(
     [[VERDICTS.index(engine.combine(one, other)) for other in VERDICTS] for one in VERDICTS],
     np.uint8,
