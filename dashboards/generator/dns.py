@@ -8,21 +8,19 @@ from dashboards.generator.panels import (
     SECONDS,
     SHARE,
     Column,
+    Counted,
     Line,
     Look,
     Steps,
-    Value,
-    labels,
+    growth_table,
     lines,
     number,
-    table,
 )
 from dashboards.generator.queries import (
     CLUSTER,
     NAMESPACE,
     WORKLOAD,
     WORKLOADS,
-    grown,
     or_zero,
     rate,
     share,
@@ -140,11 +138,11 @@ _ANSWERS = Row(
             ),
             Look(PER_SECOND, 12, empty="no question failed"),
         ),
-        table(
+        growth_table(
             "Questions by workload",
             "In the selected time range. `podtally dns` shows the names, live.",
             _ASKED_BY,
-            (Value("Questions", grown(_QUERIES, WORKLOADS, *labels(_ASKED_BY)), COUNT),),
+            Counted("Questions", _QUERIES, WORKLOADS),
             Look(COUNT, 24, 9, empty=_NONE),
         ),
     ),
@@ -179,20 +177,20 @@ _ODD = Row(
             Line(rate(_MESSAGES, WORKLOADS, "kind"), "{{kind}}"),
             Look(PER_SECOND, 8, empty="all messages are as they should be"),
         ),
-        table(
+        growth_table(
             "Untrusted resolvers",
             "Questions in the selected time range to resolvers that are neither the cluster's nor "
             "the host's (`resolvers` adds to them).",
             _UNTRUSTED_BY,
-            (Value("Questions", grown(_UNTRUSTED, WORKLOADS, *labels(_UNTRUSTED_BY)), COUNT),),
+            Counted("Questions", _UNTRUSTED, WORKLOADS),
             Look(COUNT, 8, empty="no question to such resolvers"),
         ),
-        table(
+        growth_table(
             "Long names",
             "Questions in the selected time range for names of more than 52 characters, by the "
             "domain above them: many of them may be a tunnel.",
             _LONG_BY,
-            (Value("Questions", grown(_LONG, WORKLOADS, *labels(_LONG_BY)), COUNT),),
+            Counted("Questions", _LONG, WORKLOADS),
             Look(COUNT, 8, empty="no question for a long name"),
         ),
     ),

@@ -10,10 +10,12 @@ from dashboards.generator.panels import (
     COUNT,
     DOLLARS,
     Column,
+    Counted,
     Line,
     Look,
     Value,
     by_verdict,
+    growth_table,
     labels,
     lines,
     number,
@@ -134,22 +136,12 @@ _UNEXPECTED = Row(
             ),
             Look(COUNT, 24, empty="no egress is denied"),
         ),
-        table(
+        growth_table(
             "Undeclared, to the internet, by workload",
             "Which workloads open them, and to which port. To is a network of the configuration, "
             "or empty; the flow log has addresses.",
             (*_WORKLOAD, Column("peer_workload", "To"), *_PORT),
-            (
-                Value(
-                    "Connections",
-                    grown(
-                        _CONNECTIONS,
-                        _UNDECLARED,
-                        *("namespace", "workload", "peer_workload", "protocol", "port"),
-                    ),
-                    COUNT,
-                ),
-            ),
+            Counted("Connections", _CONNECTIONS, _UNDECLARED),
             Look(COUNT, 12, empty="no undeclared connection to the internet"),
         ),
         table(

@@ -8,21 +8,19 @@ from dashboards.generator.panels import (
     SECONDS,
     SHARE,
     Column,
+    Counted,
     Line,
     Look,
     Steps,
-    Value,
-    labels,
+    growth_table,
     lines,
     number,
-    table,
 )
 from dashboards.generator.queries import (
     CLUSTER,
     NAMESPACE,
     WORKLOAD,
     WORKLOADS,
-    grown,
     or_zero,
     rate,
     share,
@@ -68,6 +66,10 @@ _SENT_AGAIN_BY = (
 def _quantile(which: float, selector: str, *by: str) -> str:
     selected = f"{WORKLOADS},{selector}"
     return f"histogram_quantile({which}, {rate(_BUCKETS, selected, 'le', *by)})"
+
+
+def _quantiles(selector: str) -> tuple[Line, ...]:
+    return tuple(Line(_quantile(each, selector), f"{each:.0%}") for each in (0.5, 0.9, 0.99))
 
 
 _NUMBERS = Row(
@@ -125,18 +127,12 @@ _FAILURES = Row(
             Line(rate(_OUTCOMES, f'{WORKLOADS},protocol!="tcp"', "outcome"), "{{outcome}}"),
             Look(PER_SECOND, 12, stacked=True, empty="no such connection was decided"),
         ),
-        table(
+        growth_table(
             "Failed TCP connections",
             "In the selected time range. refused: the host is there and the port is closed, or a "
             "firewall resets. rejected: an ICMP error. unanswered: nothing came back.",
             _FAILED_BY,
-            (
-                Value(
-                    "Connections",
-                    grown(_OUTCOMES, f"{WORKLOADS},{_FAILED}", *labels(_FAILED_BY)),
-                    COUNT,
-                ),
-            ),
+            Counted("Connections", _OUTCOMES, f"{WORKLOADS},{_FAILED}"),
             Look(COUNT, 24, 9, empty="no connection failed"),
         ),
     ),
@@ -148,37 +144,19 @@ _TIMES = Row(
         lines(
             "Time to answer, of servers that workloads use",
             "From the first SYN to the SYN/ACK, at the client: the network both ways.",
-            tuple(
-                Line(
-                    _quantile(each, 'direction="egress",protocol="tcp",step="answer"'),
-                    f"{each:.0%}",
-                )
-                for each in (0.5, 0.9, 0.99)
-            ),
+            _quantiles('direction="egress",protocol="tcp",step="answer"'),
             Look(SECONDS, 8, empty="no handshake was timed"),
         ),
         lines(
             "Time to complete, of clients of workloads",
             "From the SYN/ACK to the ACK, at the server: the network to the client and back.",
-            tuple(
-                Line(
-                    _quantile(each, 'direction="ingress",protocol="tcp",step="completion"'),
-                    f"{each:.0%}",
-                )
-                for each in (0.5, 0.9, 0.99)
-            ),
+            _quantiles('direction="ingress",protocol="tcp",step="completion"'),
             Look(SECONDS, 8, empty="no handshake was timed"),
         ),
         lines(
             "First answer of UDP",
             "From the first packet to the first answer, of flows that workloads began.",
-            tuple(
-                Line(
-                    _quantile(each, 'direction="egress",protocol="udp",step="answer"'),
-                    f"{each:.0%}",
-                )
-                for each in (0.5, 0.9, 0.99)
-            ),
+            _quantiles('direction="egress",protocol="udp",step="answer"'),
             Look(SECONDS, 8, empty="no answer was timed"),
         ),
     ),
@@ -202,17 +180,11 @@ _ENDS = Row(
             ),
             Look(PER_SECOND, 8),
         ),
-        table(
+        growth_table(
             "Resets",
             "Established connections in the selected time range that one side reset.",
             _ENDED_BY,
-            (
-                Value(
-                    "Connections",
-                    grown(_ENDINGS, f'{WORKLOADS},ending=~"reset_.*"', *labels(_ENDED_BY)),
-                    COUNT,
-                ),
-            ),
+            Counted("Connections", _ENDINGS, f'{WORKLOADS},ending=~"reset_.*"'),
             Look(COUNT, 8, empty="no connection was reset"),
         ),
     ),
@@ -233,17 +205,11 @@ _AGAIN = Row(
             ),
             Look(SHARE, 12, empty="nothing was sent again, or the kernel does not report it"),
         ),
-        table(
+        growth_table(
             "Retransmits",
             "Packets in the selected time range that workloads sent again.",
             _SENT_AGAIN_BY,
-            (
-                Value(
-                    "Packets",
-                    grown(_RETRANSMITS, WORKLOADS, *labels(_SENT_AGAIN_BY)),
-                    COUNT,
-                ),
-            ),
+            Counted("Packets", _RETRANSMITS, WORKLOADS),
             Look(COUNT, 12, empty="nothing was sent again, or the kernel does not report it"),
         ),
     ),

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dashboards.generator.model import PREFIX, Object, Panel, title_of
-from dashboards.generator.queries import edges
+from dashboards.generator.queries import edges, grown
 
 GREEN, RED, YELLOW, GREY = "green", "red", "yellow", "#8E8E8E"
 VERDICT_COLOURS = {"allowed": GREEN, "denied": RED, "undeclared": YELLOW, "unknown": GREY}
@@ -36,6 +36,15 @@ class Value:
     title: str
     expr: str
     unit: str
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A column of what a counter has grown by over the dashboard's range."""
+
+    title: str
+    metric: str
+    selector: str
 
 
 @dataclass(frozen=True)
@@ -219,6 +228,14 @@ def table(
         ),
         transformations=(*merge, {"id": "organize", "options": organize}),
     )
+
+
+def growth_table(
+    title: str, description: str, columns: tuple[Column, ...], counted: Counted, look: Look
+) -> Panel:
+    """Return a table of what a counter has grown by, summed by the labels of its columns."""
+    query = grown(counted.metric, counted.selector, *labels(columns))
+    return table(title, description, columns, (Value(counted.title, query, COUNT),), look)
 
 
 def service_map(title: str, description: str, selector: str, height: int = 14) -> Panel:

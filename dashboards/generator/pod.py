@@ -11,10 +11,12 @@ from dashboards.generator.panels import (
     COUNT,
     PER_SECOND,
     Column,
+    Counted,
     Line,
     Look,
     Value,
     by_verdict,
+    growth_table,
     lines,
     number,
     service_map,
@@ -101,23 +103,13 @@ _NOW = Row(
             to="policy",
             empty="no such workload",
         ),
-        table(
+        growth_table(
             "Denied",
             "Connections in the selected time range that policies of this workload deny. Policy "
             "is the policy that decides; the event log has the reason. Either a rule is missing, "
             "or the workload does what it should not.",
             (*_PEERS, *_PORT, Column("policy", "Policy")),
-            (
-                Value(
-                    "Connections",
-                    grown(
-                        "podtally_policy_denied_total",
-                        ONE_WORKLOAD,
-                        *("direction", *_PEER[:3], "protocol", "port", "policy"),
-                    ),
-                    COUNT,
-                ),
-            ),
+            Counted("Connections", "podtally_policy_denied_total", ONE_WORKLOAD),
             Look(COUNT, 24, 5, empty="nothing is denied by policies of this workload"),
         ),
     ),

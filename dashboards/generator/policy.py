@@ -11,11 +11,13 @@ from dashboards.generator.panels import (
     PER_SECOND,
     SHARE,
     Column,
+    Counted,
     Line,
     Look,
     Steps,
     Value,
     by_verdict,
+    growth_table,
     labels,
     lines,
     number,
@@ -163,19 +165,13 @@ _ISOLATED = Row(
             ),
             Look(SHARE, 12, 9, empty="no connections in this time range"),
         ),
-        table(
+        growth_table(
             "Undeclared",
             "Connections in the selected time range that no policy covers: Kubernetes allows "
             "them. A default-deny in the namespace, with rules for these rows, would declare "
             "them.",
             _ENDS,
-            (
-                Value(
-                    "Connections",
-                    grown(_CONNECTIONS, f'{WORKLOADS},verdict="undeclared"', *labels(_ENDS)),
-                    COUNT,
-                ),
-            ),
+            Counted("Connections", _CONNECTIONS, f'{WORKLOADS},verdict="undeclared"'),
             Look(COUNT, 12, 9, empty="every connection is covered by a policy"),
         ),
     ),
@@ -184,13 +180,13 @@ _ISOLATED = Row(
 _VERDICTS = Row(
     "Denied, exposed, unknown",
     (
-        table(
+        growth_table(
             "Denied",
             "Connections in the selected time range, at the end that denies them, by the policy "
             "that decides or the policies that isolate. Either a rule is missing, or a workload "
             "does what it should not; the event log has addresses and reasons.",
             (*_ENDS, _POLICY),
-            (Value("Connections", grown(_DENIED, WORKLOADS, *labels(_ENDS), "policy"), COUNT),),
+            Counted("Connections", _DENIED, WORKLOADS),
             Look(COUNT, 24, 9, empty="nothing is denied"),
         ),
         lines(
@@ -208,83 +204,49 @@ _VERDICTS = Row(
             ),
             Look(PER_SECOND, 12, stacked=True, empty="every verdict is known"),
         ),
-        table(
+        growth_table(
             "Undeclared exposure",
             "Connections in the selected time range from outside the cluster to pods that no "
             "Ingress, LoadBalancer, NodePort or external IP declares. The port is the pod's.",
             (*_WORKLOAD, Column("scope", "From"), *_PORT),
-            (
-                Value(
-                    "Connections",
-                    grown(
-                        _EXPOSED,
-                        WORKLOADS,
-                        *("namespace", "workload", "scope", "protocol", "port"),
-                    ),
-                    COUNT,
-                ),
-            ),
+            Counted("Connections", _EXPOSED, WORKLOADS),
             Look(
                 COUNT,
                 12,
                 empty="nothing undeclared is reached from outside, or there is no Kubernetes API",
             ),
         ),
-        table(
+        growth_table(
             "Undecided at isolated workloads",
             "Connections in the selected time range of workloads that policies isolate, with the "
             "verdict unknown: a protocol that NetworkPolicy does not define, a peer without a "
             "name, a rule in doubt. docs/metrics.md explains the causes.",
             _UNDECIDED_BY,
-            (
-                Value(
-                    "Connections",
-                    grown("podtally_policy_undecided_total", WORKLOADS, *labels(_UNDECIDED_BY)),
-                    COUNT,
-                ),
-            ),
+            Counted("Connections", "podtally_policy_undecided_total", WORKLOADS),
             Look(COUNT, 12, empty="every verdict is known"),
         ),
-        table(
+        growth_table(
             "Scans",
             "Connections in the selected time range to, or from, more ports or addresses than are "
             "reported one by one. The event log has the number of ports and addresses.",
             _SCAN_BY,
-            (
-                Value(
-                    "Connections",
-                    grown("podtally_scan_connections_total", WORKLOADS, *labels(_SCAN_BY)),
-                    COUNT,
-                ),
-            ),
+            Counted("Connections", "podtally_scan_connections_total", WORKLOADS),
             Look(COUNT, 8, empty="no scan"),
         ),
-        table(
+        growth_table(
             "Allowed by expired names",
             "Connections in the selected time range that policy allows only by a DNS answer whose "
             "TTL had ended. A network plugin that enforces TTLs cuts them off.",
             _EXPIRED_BY,
-            (
-                Value(
-                    "Connections",
-                    grown("podtally_policy_expired_names_total", WORKLOADS, *labels(_EXPIRED_BY)),
-                    COUNT,
-                ),
-            ),
+            Counted("Connections", "podtally_policy_expired_names_total", WORKLOADS),
             Look(COUNT, 8, empty="no rule by domain name, or no answer had expired"),
         ),
-        table(
+        growth_table(
             "Spoofed packets",
             "Packets in the selected time range that a workload sent from an address that is not "
             "its own. Name workloads that forward for others in forwarders.",
             _WORKLOAD,
-            (
-                Value(
-                    "Packets",
-                    grown("podtally_spoofed_packets_total", WORKLOADS, *labels(_WORKLOAD)),
-                    COUNT,
-                ),
-            ),
+            Counted("Packets", "podtally_spoofed_packets_total", WORKLOADS),
             Look(COUNT, 8, empty="no endpoint sends from addresses of others"),
         ),
         table(
@@ -309,21 +271,11 @@ _AUDIT = Row(
             Line(rate(_ENFORCEMENT, WORKLOADS, "verdict", "result"), "{{verdict}}, {{result}}"),
             Look(PER_SECOND, 8, stacked=True, empty="no policy isolates what was connected"),
         ),
-        table(
+        growth_table(
             "Not enforced, or blocked",
             "Connections in the selected time range. podtally audit has the policies.",
             _AUDITED_BY,
-            (
-                Value(
-                    "Connections",
-                    grown(
-                        _ENFORCEMENT,
-                        f'{WORKLOADS},result=~"not_enforced|blocked"',
-                        *labels(_AUDITED_BY),
-                    ),
-                    COUNT,
-                ),
-            ),
+            Counted("Connections", _ENFORCEMENT, f'{WORKLOADS},result=~"not_enforced|blocked"'),
             Look(COUNT, 16, empty="all that was observed is as policy says"),
         ),
     ),

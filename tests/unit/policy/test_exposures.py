@@ -258,24 +258,26 @@ def test_an_ingress_that_cannot_be_read_makes_its_namespace_doubtful() -> None:
 # -- many at once -----------------------------------------------------------------------
 
 HALF = st.sampled_from([0, 1, 2, 1 << 63, WORD, 0xFFFF0A630001])
+PACKED = st.sampled_from([0, 1, 80 << 8 | 6, 2**63 - 1])
+KINDS = (np.uint64, np.uint64, np.int64)
 
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.lists(st.tuples(HALF, HALF, HALF)),
-    st.lists(st.tuples(HALF, HALF, HALF), min_size=1),
+    st.lists(st.tuples(HALF, HALF, PACKED)),
+    st.lists(st.tuples(HALF, HALF, PACKED), min_size=1),
 )
 def test_the_table_agrees_with_a_dict(
     rows: list[tuple[int, int, int]], asked: list[tuple[int, int, int]]
 ) -> None:
-    columns = (np.array([row[i] for row in rows], np.uint64) for i in range(3))
+    columns = (np.array([row[i] for row in rows], kind) for i, kind in enumerate(KINDS))
     table = FirstMatchTable(TableRows._make((*columns, np.arange(len(rows)))))
     expected: dict[tuple[int, int, int], int] = {}
     for value, row in enumerate(rows):
         expected.setdefault(row, value)
     asked += rows
-    high, low, word = (np.array([each[i] for each in asked], np.uint64) for i in range(3))
-    found = table.look_up(Addresses(high, low), word)
+    addresses = Addresses(*(np.array([each[i] for each in asked], np.uint64) for i in range(2)))
+    found = table.look_up(addresses, np.array([word for _, _, word in asked], np.int64))
     assert found.tolist() == [expected.get(each, NOTHING) for each in asked]
 
 

@@ -4,7 +4,7 @@
 from typing import NamedTuple
 
 from podtally.dns.tracker import BUCKETS
-from podtally.ledger.metrics.family import Family, Metric, Section
+from podtally.ledger.metrics.family import Family, Metric, Section, histogram
 
 
 class DnsLabels(NamedTuple):
@@ -52,19 +52,15 @@ DNS_QUERIES = Family(
         ),
     ),
 )
-DNS_SECONDS = Family(
-    name="dns_seconds",
-    labels=DnsWorkloadLabels,
-    sums=(*(f"le {bound}" for bound in (*BUCKETS, "inf")), "ns"),
-    section=Section.DNS,
-    metrics=(
-        Metric(
-            name="podtally_dns_response_seconds",
-            kind="histogram",
-            help="Time from a DNS question to its answer, as they pass the endpoint's interface.",
-            cardinality="careful: workloads × 15 series",
-            bounds=BUCKETS,
-        ),
+DNS_SECONDS = histogram(
+    "dns_seconds",
+    DnsWorkloadLabels,
+    Section.DNS,
+    Metric(
+        name="podtally_dns_response_seconds",
+        help="Time from a DNS question to its answer, as they pass the endpoint's interface.",
+        cardinality="careful: workloads × 15 series",
+        bounds=BUCKETS,
     ),
 )
 DNS_TROUBLE = Family(

@@ -23,6 +23,7 @@ from podtally.ledger.metrics.family import (
     CONNECTIONS,
     EGRESS,
     INGRESS,
+    ONLY_CONNECTIONS,
     PACKETS,
     TRAFFIC,
     AccountSeries,
@@ -30,6 +31,7 @@ from podtally.ledger.metrics.family import (
     Family,
     Metric,
     Section,
+    opened_connections,
 )
 from podtally.ledger.metrics.outcome_families import (
     AUDIT,
@@ -216,63 +218,47 @@ KUBECOST_INGRESS = Family(
 
 # -- policy -----------------------------------------------------------------------------
 
-DENIED = Family(
-    name="denied",
-    labels=DeniedLabels,
-    sums=TRAFFIC[2:],
-    section=Section.POLICY,
-    metrics=(
-        Metric(
-            name="podtally_policy_denied",
-            help="Connections that policy denies, counted at the end whose policies deny them.",
-            cardinality="careful: only what is denied",
-        ),
+DENIED = opened_connections(
+    "denied",
+    DeniedLabels,
+    denied_labels,
+    Metric(
+        name="podtally_policy_denied",
+        help="Connections that policy denies, counted at the end whose policies deny them.",
+        cardinality="careful: only what is denied",
     ),
-    of_accounts=AccountSeries(labels=denied_labels, counts=Counts.OPENED),
 )
-UNKNOWN_VERDICTS = Family(
-    name="unknown_verdicts",
-    labels=UnknownLabels,
-    sums=TRAFFIC[2:],
-    section=Section.POLICY,
-    metrics=(
-        Metric(
-            name="podtally_verdict_unknown_connections",
-            help="Connections with the verdict unknown, by cause.",
-            cardinality="fine: 9",
-        ),
+UNKNOWN_VERDICTS = opened_connections(
+    "unknown_verdicts",
+    UnknownLabels,
+    unknown_labels,
+    Metric(
+        name="podtally_verdict_unknown_connections",
+        help="Connections with the verdict unknown, by cause.",
+        cardinality="fine: 9",
     ),
-    of_accounts=AccountSeries(labels=unknown_labels, counts=Counts.OPENED),
 )
-UNDECIDED = Family(
-    name="undecided",
-    labels=UndecidedLabels,
-    sums=TRAFFIC[2:],
-    section=Section.POLICY,
-    metrics=(
-        Metric(
-            name="podtally_policy_undecided",
-            help="Connections of isolated endpoints on which policy cannot be decided.",
-            note="See below.",
-            cardinality="careful: only what is unknown there",
-        ),
+UNDECIDED = opened_connections(
+    "undecided",
+    UndecidedLabels,
+    undecided_labels,
+    Metric(
+        name="podtally_policy_undecided",
+        help="Connections of isolated endpoints on which policy cannot be decided.",
+        note="See below.",
+        cardinality="careful: only what is unknown there",
     ),
-    of_accounts=AccountSeries(labels=undecided_labels, counts=Counts.OPENED),
 )
-EXPIRED = Family(
-    name="expired",
-    labels=ExpiredLabels,
-    sums=TRAFFIC[2:],
-    section=Section.POLICY,
-    metrics=(
-        Metric(
-            name="podtally_policy_expired_names",
-            help="Connections that policy allows only by a DNS answer whose TTL had ended.",
-            note="An implementation that enforces TTLs denies them.",
-            cardinality="careful: only such connections",
-        ),
+EXPIRED = opened_connections(
+    "expired",
+    ExpiredLabels,
+    expired_labels,
+    Metric(
+        name="podtally_policy_expired_names",
+        help="Connections that policy allows only by a DNS answer whose TTL had ended.",
+        note="An implementation that enforces TTLs denies them.",
+        cardinality="careful: only such connections",
     ),
-    of_accounts=AccountSeries(labels=expired_labels, counts=Counts.OPENED),
 )
 SPOOFED = Family(
     name="spoofed",
@@ -288,26 +274,22 @@ SPOOFED = Family(
     ),
     of_accounts=AccountSeries(labels=spoofed_labels, counts=Counts.TRAFFIC, direction=EGRESS),
 )
-EXPOSED = Family(
-    name="exposed",
-    labels=ExposedLabels,
-    sums=TRAFFIC[2:],
-    section=Section.POLICY,
-    metrics=(
-        Metric(
-            name="podtally_undeclared_exposure_connections",
-            help="Connections from outside the cluster to pods that no Ingress, LoadBalancer, "
-            "NodePort or external IP declares.",
-            note="Needs the Kubernetes API.",
-            cardinality="careful: only what is undeclared",
-        ),
+EXPOSED = opened_connections(
+    "exposed",
+    ExposedLabels,
+    exposed_labels,
+    Metric(
+        name="podtally_undeclared_exposure_connections",
+        help="Connections from outside the cluster to pods that no Ingress, LoadBalancer, "
+        "NodePort or external IP declares.",
+        note="Needs the Kubernetes API.",
+        cardinality="careful: only what is undeclared",
     ),
-    of_accounts=AccountSeries(labels=exposed_labels, counts=Counts.OPENED),
 )
 SCANS = Family(
     name="scan_connections",
     labels=ScanLabels,
-    sums=TRAFFIC[2:],
+    sums=ONLY_CONNECTIONS,
     section=Section.POLICY,
     metrics=(
         Metric(

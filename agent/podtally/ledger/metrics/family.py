@@ -2,7 +2,7 @@
 """What a declaration of metrics consists of; ``families`` has those of the ledger."""
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Generic, TypeVar
 
@@ -14,6 +14,7 @@ Labels = TypeVar("Labels", bound=Hashable)
 # The sums of a family that counts traffic, and the columns of amounts of traffic.
 TRAFFIC = ("bytes", "packets", "connections")
 BYTES, PACKETS, CONNECTIONS = range(3)
+ONLY_CONNECTIONS = TRAFFIC[CONNECTIONS:]
 EGRESS, INGRESS = range(2)  # as in label_sets.DIRECTIONS
 
 
@@ -104,3 +105,34 @@ class Family(Generic[Labels]):
         hidden = metric.only[0] if metric.only else ""
         shown = tuple(name for name in self.label_names if name != hidden)
         return (*shown, metric.label_of_columns) if metric.label_of_columns else shown
+
+
+def histogram(name: str, labels: type[Labels], section: Section, metric: Metric) -> Family[Labels]:
+    """Declare the family of a histogram with ``metric.bounds``; other code adds to it."""
+    return Family(
+        name=name,
+        labels=labels,
+        sums=(*(f"le {bound}" for bound in (*metric.bounds, "inf")), "ns"),
+        section=section,
+        metrics=(replace(metric, kind="histogram"),),
+    )
+
+
+def opened_connections(
+    name: str,
+    labels: type[Labels],
+    labels_of: Callable[[Account], Labels | None],
+    metric: Metric,
+) -> Family[Labels]:
+    """Declare a family of policy that counts the new connections of some accounts.
+
+    ``labels_of`` returns an account's labels, or None if its connections do not count.
+    """
+    return Family(
+        name=name,
+        labels=labels,
+        sums=ONLY_CONNECTIONS,
+        section=Section.POLICY,
+        metrics=(metric,),
+        of_accounts=AccountSeries(labels=labels_of, counts=Counts.OPENED),
+    )

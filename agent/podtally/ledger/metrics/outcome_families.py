@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Declares the metrics of what became of connections; part of ``families``."""
 
-from podtally.ledger.metrics.family import TRAFFIC, Family, Metric, Section
+from podtally.ledger.metrics.family import ONLY_CONNECTIONS, Family, Metric, Section, histogram
 from podtally.ledger.series.label_sets import (
     AuditLabels,
     BookLabels,
@@ -15,7 +15,7 @@ from podtally.ledger.series.label_sets import (
 OUTCOMES = Family(
     name="outcomes",
     labels=OutcomeLabels,
-    sums=TRAFFIC[2:],
+    sums=ONLY_CONNECTIONS,
     section=Section.OUTCOMES,
     metrics=(
         Metric(
@@ -31,7 +31,7 @@ OUTCOMES = Family(
 ENDINGS = Family(
     name="endings",
     labels=EndingLabels,
-    sums=TRAFFIC[2:],
+    sums=ONLY_CONNECTIONS,
     section=Section.OUTCOMES,
     metrics=(
         Metric(
@@ -44,21 +44,17 @@ ENDINGS = Family(
     ),
 )
 HANDSHAKE_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.5)
-HANDSHAKES = Family(
-    name="handshakes",
-    labels=HandshakeLabels,
-    sums=(*(f"le {bound}" for bound in (*HANDSHAKE_BOUNDS, "inf")), "ns"),
-    section=Section.OUTCOMES,
-    metrics=(
-        Metric(
-            name="podtally_handshake_seconds",
-            kind="histogram",
-            help="Time between the packets of a handshake, as they pass the endpoint's interface.",
-            note="`step` is `answer` (from the first SYN to the SYN/ACK; of UDP and SCTP from the "
-            "first packet to the first answer) or `completion` (from the SYN/ACK to the ACK).",
-            cardinality="careful: workloads × peer kinds × scopes × 2 to 3, 15 series each",
-            bounds=HANDSHAKE_BOUNDS,
-        ),
+HANDSHAKES = histogram(
+    "handshakes",
+    HandshakeLabels,
+    Section.OUTCOMES,
+    Metric(
+        name="podtally_handshake_seconds",
+        help="Time between the packets of a handshake, as they pass the endpoint's interface.",
+        note="`step` is `answer` (from the first SYN to the SYN/ACK; of UDP and SCTP from the "
+        "first packet to the first answer) or `completion` (from the SYN/ACK to the ACK).",
+        cardinality="careful: workloads × peer kinds × scopes × 2 to 3, 15 series each",
+        bounds=HANDSHAKE_BOUNDS,
     ),
 )
 RETRANSMITS = Family(
@@ -97,7 +93,7 @@ INTERFACE_DROPS = Family(
 ENFORCEMENT = Family(
     name="enforcement",
     labels=EnforcementLabels,
-    sums=TRAFFIC[2:],
+    sums=ONLY_CONNECTIONS,
     section=Section.OUTCOMES,
     metrics=(
         Metric(
@@ -111,5 +107,5 @@ ENFORCEMENT = Family(
     ),
 )
 AUDIT = Family(
-    name="audit", labels=AuditLabels, sums=TRAFFIC[2:], section=Section.OUTCOMES, metrics=()
+    name="audit", labels=AuditLabels, sums=ONLY_CONNECTIONS, section=Section.OUTCOMES, metrics=()
 )

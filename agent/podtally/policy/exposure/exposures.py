@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.arrays.packed_fields import PackedFields
 from podtally.identity.services import BackendAddress, Services
 from podtally.kube.ports import PROTOCOLS
 from podtally.policy.exposure.controllers import ControllerPods
@@ -23,9 +24,9 @@ from podtally.policy.exposure.table import NOTHING, FirstMatchTable, TableRows, 
 from podtally.policy.ingress import DeclaredIngress
 from podtally.policy.vector.addresses import Addresses
 
-# A word is a protocol, a port and, for traffic of a controller, the controller's class. Ports have
-# spare bits: numbers above 65535, which stand for unknown ports, match nothing.
-_PORT_SHIFT, _CLASS_SHIFT = np.uint64(8), np.uint64(40)
+_WORD = PackedFields(controller=24, port=17, protocol=8)  # what is looked up beside an address
+_NO_CONTROLLER = 0
+_NO_SUCH_PORT = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,9 @@ class Exposure:
     declarations: Sequence[ExposureDeclaration]
     certain: NDArray[np.bool_]  # False: an Ingress that cannot be read may declare it
     _declared: FirstMatchTable
-    _controllers: FirstMatchTable  # addresses to classes: controllers of the same Ingresses
+    _controllers: (
+        FirstMatchTable  # addresses to classes (from 1): controllers of the same Ingresses
+    )
     _via: FirstMatchTable
 
     def declared(
@@ -46,7 +49,7 @@ class Exposure:
         Address and port are the pod's own, not a Service's. Unknown ones (0) find nothing, which
         does not mean that nothing declares them.
         """
-        return self._declared.look_up(addresses, _word(protocol, port))
+        return self._declared.look_up(addresses, _WORD.pack(protocol=protocol, port=_of_pods(port)))
 
     def via(
         self,
@@ -56,17 +59,19 @@ class Exposure:
         port: NDArray[np.int64],
     ) -> NDArray[np.int64]:
         """Return the Ingress whose controller each peer is, leading to the pod, or NOTHING."""
-        classes = self._classes(peers).astype(np.uint64)  # NOTHING has all bits set: no match
-        word = classes << _CLASS_SHIFT | _word(protocol, port)
+        classes = self._classes(peers)
+        word = _WORD.pack(controller=classes, protocol=protocol, port=_of_pods(port))
         return self._via.look_up(addresses, word)
 
     def controls(self, peers: Addresses) -> NDArray[np.bool_]:
         """Whether these are pods of an ingress controller; (n,)."""
-        found: NDArray[np.bool_] = self._classes(peers) != NOTHING
+        found: NDArray[np.bool_] = self._classes(peers) != _NO_CONTROLLER
         return found
 
     def _classes(self, peers: Addresses) -> NDArray[np.int64]:
-        return self._controllers.look_up(peers, np.zeros(len(peers.low), np.uint64))
+        """Return the class of the controller that each peer is, or _NO_CONTROLLER. (n,)"""
+        classes = self._controllers.look_up(peers, np.zeros(len(peers.low), np.int64))
+        return np.where(classes == NOTHING, _NO_CONTROLLER, classes)
 
 
 class ExposureBuilder:
@@ -117,7 +122,7 @@ class ExposureBuilder:
         rows = concat_rows(packed[id(backends)][1] for _, backends, _ in found)
         sizes = [len(backends) for _, backends, _ in found]
         protocols = [PROTOCOLS[declaration.protocol] for declaration, _, _ in found]
-        word = rows.word | np.repeat(np.array(protocols, np.uint64), sizes)
+        word = rows.word | np.repeat(_WORD.pack(protocol=np.array(protocols, np.int64)), sizes)
         return rows._replace(word=word, value=np.repeat(np.arange(len(found)), sizes))
 
 
@@ -152,21 +157,21 @@ def _of_controllers(rows: TableRows, serving: _ServingControllers) -> tuple[Tabl
         for address in fleet:
             member_of.setdefault(address, []).append(number)
     classes: dict[tuple[int, ...], int] = {}
-    class_of = [classes.setdefault(tuple(each), len(classes)) for each in member_of.values()]
+    class_of = [classes.setdefault(tuple(each), len(classes) + 1) for each in member_of.values()]
     high, low = _halves(member_of)
-    controllers = TableRows(high, low, np.zeros(len(low), np.uint64), np.array(class_of, np.int64))
+    controllers = TableRows(high, low, np.zeros(len(low), np.int64), np.array(class_of, np.int64))
     fleet_of = np.array(serving.number, np.int64)[rows.value]
     via = []
     for its_fleets, number in classes.items():
         theirs = rows.take(np.isin(fleet_of, its_fleets))
-        via.append(theirs._replace(word=theirs.word | np.uint64(number) << _CLASS_SHIFT))
+        via.append(theirs._replace(word=_WORD.replace(theirs.word, controller=number)))
     return controllers, concat_rows(via)
 
 
 def _pack(backends: Sequence[BackendAddress]) -> TableRows:
     high, low = _halves(backend.address for backend in backends)
-    port = np.array([backend.port for backend in backends], np.uint64)
-    return TableRows(high, low, port << _PORT_SHIFT, np.zeros(len(low), np.int64))
+    word = _WORD.pack(port=np.array([backend.port for backend in backends], np.int64))
+    return TableRows(high, low, word, np.zeros(len(low), np.int64))
 
 
 def _halves(addresses: Iterable[int]) -> Addresses:
@@ -175,6 +180,6 @@ def _halves(addresses: Iterable[int]) -> Addresses:
     return Addresses(halves[:, 0], halves[:, 1])
 
 
-def _word(protocol: NDArray[np.uint8], port: NDArray[np.int64]) -> NDArray[np.uint64]:
-    packed: NDArray[np.uint64] = port.astype(np.uint64) << _PORT_SHIFT
-    return packed | protocol.astype(np.uint64)
+def _of_pods(port: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return ports, with numbers that stand for unknown ones replaced by one that matches none."""
+    return np.where((port >= 0) & (port < _NO_SUCH_PORT), port, _NO_SUCH_PORT)

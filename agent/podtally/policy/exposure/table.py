@@ -5,15 +5,17 @@ Exact, without hashing: each part is numbered by binary search among its few dis
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.arrays.packed_fields import PackedFields
 from podtally.policy.vector.addresses import Addresses
 
 NOTHING = -1
-_NUMBER_BITS = np.uint64(32)  # more rows than fit in memory
+Word = TypeVar("Word", np.uint64, np.int64)
+_PAIR = PackedFields(upper=31, lower=32)  # of positions; more rows than fit in memory
 
 
 class TableRows(NamedTuple):
@@ -21,7 +23,7 @@ class TableRows(NamedTuple):
 
     high: NDArray[np.uint64]  # the address in two words, host byte order
     low: NDArray[np.uint64]
-    word: NDArray[np.uint64]
+    word: NDArray[np.int64]
     value: NDArray[np.int64]
 
     def take(self, index: NDArray[np.bool_]) -> "TableRows":
@@ -32,8 +34,8 @@ def concat_rows(parts: Iterable[TableRows]) -> TableRows:
     """Concatenate rows."""
     columns = list(zip(*parts, strict=True))
     if not columns:
-        nothing = np.zeros(0, np.uint64)
-        return TableRows(nothing, nothing, nothing, np.zeros(0, np.int64))
+        address, nothing = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+        return TableRows(address, address, nothing, nothing)
     return TableRows._make(np.concatenate(column) for column in columns)
 
 
@@ -45,11 +47,11 @@ class FirstMatchTable:
         self._highs, high = _numbered(rows.high)
         self._words, word = _numbered(rows.word)
         self._lows, low = _numbered(rows.low)
-        self._pairs, pair = _numbered(_packed(high, word))
-        self._keys, first = np.unique(_packed(pair, low), return_index=True)
+        self._pairs, pair = _numbered(_PAIR.pack(upper=high, lower=word))
+        self._keys, first = np.unique(_PAIR.pack(upper=pair, lower=low), return_index=True)
         self._values = rows.value[first]
 
-    def look_up(self, addresses: Addresses, word: NDArray[np.uint64]) -> NDArray[np.int64]:
+    def look_up(self, addresses: Addresses, word: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return values, or NOTHING; all are (n,)."""
         if not len(self._keys):
             return np.full(len(word), NOTHING, np.int64)
@@ -57,26 +59,21 @@ class FirstMatchTable:
         high, has_high = _searched(self._highs, addresses.high)
         word, has_word = _searched(self._words, word)
         low, has_low = _searched(self._lows, addresses.low)
-        pair, has_pair = _searched(self._pairs, _packed(high, word))
-        key, has_key = _searched(self._keys, _packed(pair, low))
+        pair, has_pair = _searched(self._pairs, _PAIR.pack(upper=high, lower=word))
+        key, has_key = _searched(self._keys, _PAIR.pack(upper=pair, lower=low))
         found = has_high & has_word & has_low & has_pair & has_key
         return np.where(found, self._values[key], NOTHING)
 
 
-def _numbered(values: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+def _numbered(values: NDArray[Word]) -> tuple[NDArray[Word], NDArray[np.int64]]:
     """Return the distinct values in order, and the position of each value."""
     different, place = np.unique(values, return_inverse=True)
-    return different, place.astype(np.uint64)
+    return different, place.astype(np.int64, copy=False)
 
 
 def _searched(
-    known: NDArray[np.uint64], wanted: NDArray[np.uint64]
-) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+    known: NDArray[Word], wanted: NDArray[Word]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return positions in ``known``, and whether each is there; both are (n,)."""
     place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-    return place.astype(np.uint64), known[place] == wanted
-
-
-def _packed(upper: NDArray[np.uint64], lower: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    packed: NDArray[np.uint64] = upper << _NUMBER_BITS | lower
-    return packed
+    return place, known[place] == wanted

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Match the ports of many rules at once, as ``reference.matching`` does for one."""
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,9 +14,8 @@ from podtally.policy.vector.ragged import Indices, RaggedLists
 from podtally.policy.vector.selectors import MAYBE, NO, YES, Matches, max_of_lists
 
 _NUMBER = -1  # instead of a name's number
-
-
-_PORT = 0xFFFF  # of a word with the protocol before it
+_PORT_BITS = 16
+Word = TypeVar("Word", np.int32, np.int64)
 
 
 class PortTable:
@@ -39,9 +40,9 @@ class PortTable:
         starts = np.array([*self._starts, len(self._ports)], np.int64)
         self._lists = RaggedLists(starts[:-1], np.diff(starts))
         self._protocol = np.array([port.protocol for port in self._ports], np.int32)
-        # With the protocol in front, one comparison covers both.
-        self._first = self._protocol << 16 | np.array([p.first for p in self._ports], np.int32)
-        self._last = self._protocol << 16 | np.array([p.last for p in self._ports], np.int32)
+        first = np.array([port.first for port in self._ports], np.int32)
+        last = np.array([port.last for port in self._ports], np.int32)
+        self._first, self._last = _word(self._protocol, first), _word(self._protocol, last)
         self._every = np.array([is_every_port(port) for port in self._ports], np.bool_)
         self._names = sorted({port.name for port in self._ports if port.name})
         numbers = {name: number for number, name in enumerate(self._names)}
@@ -51,15 +52,15 @@ class PortTable:
     def bounds(self) -> NDArray[np.int64]:
         """Return the ports at which a list or one of its names starts or ends."""
         keys = [self._classes.named(name) for name in self._names]
-        named = np.concatenate([np.zeros(0, np.int64), *keys]) & _PORT
-        plain = np.concatenate([self._first, self._last + 1]).astype(np.int64) & _PORT
+        named = PORT_KEY.get("port", np.concatenate([np.zeros(0, np.int64), *keys]))
+        plain = _port(np.concatenate([self._first, self._last + 1]).astype(np.int64))
         return np.unique(np.concatenate([plain, named, named + 1, [1]]))
 
     def matches(self, numbers: Indices, batch: Batch, rows: Indices) -> Matches:
         """Return the match of each list with the connection in its row of the batch. (n,)"""
         owner, place = self._lists.of(numbers).members()
         row = rows[owner]
-        asked = (batch.protocol << 16 | batch.port)[row]
+        asked = _word(batch.protocol, batch.port)[row]
         within = (asked >= self._first[place]) & (asked <= self._last[place])
         found: Matches = within * np.uint8(YES)
         loose = is_port_unknown(batch)
@@ -76,7 +77,7 @@ class PortTable:
     ) -> Matches:
         """Return matches of named ports, of any protocol, or of connections with unknown ports."""
         port, wanted = batch.port[rows], self._protocol[places]
-        within = (port >= self._first[places] & _PORT) & (port <= self._last[places] & _PORT)
+        within = (port >= _port(self._first[places])) & (port <= _port(self._last[places]))
         found: Matches = within * np.uint8(YES)
         found[open_] = np.where(self._every[places[open_]], np.uint8(YES), np.uint8(MAYBE))
         named = np.flatnonzero(self._name[places] != _NUMBER)
@@ -106,6 +107,15 @@ class PortTable:
             ) * np.uint8(MAYBE)
         found[self._classes.without_ports()[destination]] = MAYBE
         return found
+
+
+def _word(protocol: NDArray[np.int32], port: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return protocol and port as one number, so that one comparison covers both. (n,)"""
+    return protocol << _PORT_BITS | port
+
+
+def _port(word: NDArray[Word]) -> NDArray[Word]:
+    return word & (1 << _PORT_BITS) - 1
 
 
 def is_port_unknown(batch: Batch) -> NDArray[np.bool_]:
