@@ -9,6 +9,7 @@ from bench import (
     agent,
     attack,
     audit,
+    dns,
     domains,
     drain,
     fleet,
@@ -56,6 +57,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "outcomes": outcomes,
     "audit": audit,
     "domains": domains,
+    "dns": dns,
     "start": start,
 }
 

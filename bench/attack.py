@@ -125,7 +125,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def attack(made: Node, folder: Path, arguments: argparse.Namespace, report: Report) -> None:
-    spray = _compiled(folder)
+    spray = compile_spray(folder)
     attacker, victim = made.routed_pod("attacker", 5), made.routed_pod("victim", 6)
     for network in NOWHERE:
         ip("route", "add", "blackhole", network)
@@ -135,7 +135,7 @@ def attack(made: Node, folder: Path, arguments: argparse.Namespace, report: Repo
     with (
         group("agent", AGENT_SHARES) as favour,
         group("attackers", ATTACKER_SHARES) as confine,
-        _ended(agent),
+        ended(agent),
     ):
         agent.start()
         agent.wait_ready()
@@ -166,7 +166,7 @@ def attack(made: Node, folder: Path, arguments: argparse.Namespace, report: Repo
         progress(agent.said())
 
 
-def _compiled(folder: Path) -> Path:
+def compile_spray(folder: Path) -> Path:
     binary = folder / "spray"
     done = subprocess.run(
         ["cc", "-O2", "-Wall", "-o", binary, SPRAY], capture_output=True, text=True, check=False
@@ -189,7 +189,7 @@ def _agent(folder: Path, pods: dict[str, Pod], *more: str) -> tuple[Agent, Path]
 
 
 @contextmanager
-def _ended(agent: Agent) -> Iterator[None]:
+def ended(agent: Agent, pins: Path = PIN_DIR) -> Iterator[None]:
     try:
         yield
     finally:
@@ -197,7 +197,7 @@ def _ended(agent: Agent) -> Iterator[None]:
         try:
             agent.detach()
         finally:
-            shutil.rmtree(PIN_DIR, ignore_errors=True)
+            shutil.rmtree(pins, ignore_errors=True)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Sends bare IPv4 frames (TCP SYN or UDP) at a rate, each to another port and address.
+ * Sends bare IPv4 frames (TCP SYN, UDP or DNS questions) at a rate, each to another port and
+ * address. PROTOCOL is 6, 17 or dns: then the port is 53, the question's id is n, and only the
+ * first BATCH addresses are used.
  *
  * spray IFACE MAC PROTOCOL SOURCE DESTINATION ADDRESSES PORTS RATE SECONDS [MOST]
  *
@@ -12,6 +14,7 @@
 #include <linux/if_packet.h>
 #include <net/ethernet.h>
 #include <net/if.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,9 +22,12 @@
 #include <time.h>
 
 #define BATCH 64
-#define FRAME 60
+#define FRAME 96
 #define TCP 6
+#define UDP 17
 #define SOURCE_PORT 40000
+#define DNS_ID (ETH_HLEN + 20 + 8)
+#define QUESTION "\1\0\0\1\0\0\0\0\0\0\5flood\7example\0\0\1\0\1" /* behind the id */
 
 static double now(void)
 {
@@ -50,8 +56,10 @@ static void put16(unsigned char *at, unsigned int value)
 
 static int fill(unsigned char *frame, char **argv, unsigned long number)
 {
-	int protocol = atoi(argv[3]);
-	int length = 20 + (protocol == TCP ? 20 : 12);
+	bool dns = !strcmp(argv[3], "dns");
+	int protocol = dns ? UDP : atoi(argv[3]);
+	int payload = dns ? 2 + sizeof(QUESTION) - 1 : 4;
+	int length = 20 + (protocol == TCP ? 20 : 8 + payload);
 	unsigned long addresses = atol(argv[6]), ports = atol(argv[7]);
 	unsigned int source = inet_addr(argv[4]);
 	unsigned int target = htonl(ntohl(inet_addr(argv[5])) + number % addresses);
@@ -78,7 +86,12 @@ static int fill(unsigned char *frame, char **argv, unsigned long number)
 		segment[12] = 5 << 4;
 		segment[13] = 2; /* SYN */
 	} else {
-		put16(segment + 4, 12);
+		put16(segment + 4, 8 + payload);
+	}
+	if (dns) {
+		put16(segment + 2, 53);
+		put16(segment + 8, number);
+		memcpy(segment + 10, QUESTION, sizeof(QUESTION) - 1);
 	}
 	return ETH_HLEN + length;
 }
@@ -87,14 +100,19 @@ int main(int argc, char **argv)
 {
 	static unsigned char frames[BATCH][FRAME];
 	struct mmsghdr messages[BATCH] = { 0 };
-	struct iovec parts[BATCH];
+	struct iovec parts[BATCH] = { 0 };
 	struct sockaddr_ll link = { .sll_family = AF_PACKET };
 	int raw = socket(AF_PACKET, SOCK_RAW, 0);
 	unsigned long sent = 0, most;
 	double rate, until, started = now();
+	bool dns;
+	int yes = 1;
 
 	if (argc < 10)
 		return 2;
+	dns = !strcmp(argv[3], "dns");
+	if (dns) /* all that a sender may do to be fast */
+		setsockopt(raw, SOL_PACKET, PACKET_QDISC_BYPASS, &yes, sizeof(yes));
 	link.sll_ifindex = if_nametoindex(argv[1]);
 	if (raw < 0 || bind(raw, (struct sockaddr *)&link, sizeof(link)))
 		return 1;
@@ -107,7 +125,10 @@ int main(int argc, char **argv)
 
 		for (int i = 0; i < batch; i++) {
 			parts[i].iov_base = frames[i];
-			parts[i].iov_len = fill(frames[i], argv, sent + i);
+			if (dns && parts[i].iov_len)
+				put16(frames[i] + DNS_ID, sent + i);
+			else
+				parts[i].iov_len = fill(frames[i], argv, sent + i);
 			messages[i].msg_hdr.msg_iov = &parts[i];
 			messages[i].msg_hdr.msg_iovlen = 1;
 		}

@@ -68,10 +68,11 @@ class DnsLookup:
     def addresses(self, name: str) -> tuple[int, ...]:
         """Return the addresses that the endpoint got for a name, those of the last answer first."""
         table, wanted = self._seen.inputs.table, normalise(name)
-        if wanted not in table.texts:
+        number = table.texts.number(wanted)
+        if number < 0:
             return ()
         records = table.records
-        rows = records["name"] == table.texts.index(wanted)
+        rows = records["name"] == number
         rows &= np.isin(records["endpoint"], self._ifindexes)
         some: NDArray[np.void] = records[rows]
         some = some[np.argsort(-some["at_ns"], kind="stable")]

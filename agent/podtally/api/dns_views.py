@@ -105,9 +105,10 @@ class DnsViews:
 
     def _records(self, name: str, at_ns: int, *, latest: bool) -> list[dict[str, Any]]:
         table = self._seen.inputs.table
-        if name not in table.texts:
+        number = table.texts.number(name)
+        if number < 0:
             return []
-        records = table.records[table.records["name"] == table.texts.index(name)]
+        records = table.records[table.records["name"] == number]
         records = records[records["at_ns"] <= at_ns]
         records = records[np.argsort(-records["at_ns"], kind="stable")]
         if latest:

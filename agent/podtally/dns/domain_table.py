@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from podtally.dns.candidates import FORGOTTEN, MESSAGES_LOST, Candidates
 from podtally.dns.doubts import LONGEST_TTL, NO_DOUBTS, Doubts
+from podtally.dns.text_table import TextTable, from_json
 from podtally.dns.tracker import Answer
 
 RECORD = np.dtype(
@@ -45,8 +46,6 @@ CHAIN_SEPARATOR = " > "
 # Secret, because endpoints choose addresses.
 _ODD = np.frombuffer(os.urandom(24), np.uint64) | np.uint64(1)
 
-Texts = tuple[str, ...]
-
 
 class Found(NamedTuple):
     """Entries of connections, one for each name, trust and kind, oldest answer first.
@@ -63,7 +62,7 @@ class DomainTable:
     """Replaced as a whole by ``updated``."""
 
     records: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, RECORD))
-    texts: Texts = ("",)
+    texts: TextTable = field(default_factory=TextTable)
     resolvers: tuple[bytes, ...] = (b"",)  # address, and the interface by which answers came
     doubts: Doubts = NO_DOUBTS
     forgotten: int = 0  # records dropped at a limit
@@ -174,19 +173,13 @@ class DomainTable:
         return replace(self, doubts=self.doubts.with_missing(more, now_ns))
 
     def _with(self, answers: Sequence[Answer], now_ns: int) -> "DomainTable":
-        texts, resolvers = list(self.texts), list(self.resolvers)
-        numbers = {text: i for i, text in enumerate(texts)}
+        resolvers = list(self.resolvers)
         known = {address: i for i, address in enumerate(resolvers)}
-
-        def text_number(text: str) -> int:
-            number = numbers.setdefault(text, len(texts))
-            if number == len(texts):
-                texts.append(text)
-            return number
-
+        chains = [CHAIN_SEPARATOR.join(answer.chain) for answer in answers]
+        texts, numbers = self.texts.with_texts([*(each.name for each in answers), *chains])
         rows: list[tuple[int, ...]] = []
         addresses: list[bytes] = []
-        for answer in answers:
+        for answer, aliases in zip(answers, chains, strict=True):
             source = answer.resolver + answer.via.to_bytes(4)
             resolver = known.get(source, -1)
             if resolver < 0:
@@ -194,8 +187,7 @@ class DomainTable:
                 if resolver != OTHER_RESOLVER:
                     known[source] = resolver
                     resolvers.append(source)
-            name = text_number(answer.name)
-            chain = text_number(CHAIN_SEPARATOR.join(answer.chain)) if answer.chain else 0
+            name, chain = numbers[answer.name], numbers[aliases]
             flags = HINT if answer.is_hint else 0
             row = (answer.at_ns, answer.endpoint, answer.ttl, name, chain, resolver, flags)
             rows += [row] * len(answer.addresses)
@@ -211,7 +203,7 @@ class DomainTable:
         made = replace(
             self,
             records=_compact(records, now_ns),
-            texts=tuple(texts),
+            texts=texts,
             resolvers=tuple(resolvers),
             doubts=self.doubts.with_ttls((each.endpoint, each.ttl) for each in answers),
         )
@@ -255,8 +247,9 @@ class DomainTable:
         if len(self.texts) <= 2 * (len(self.records) + 512):
             return self
         records = self.records.copy()
-        texts = _renumber(records, ("name", "chain"), self.texts)
-        resolvers = _renumber(records, ("resolver",), self.resolvers)
+        texts = self.texts.take(_renumber(records, ("name", "chain")))
+        used = _renumber(records, ("resolver",))
+        resolvers = tuple(self.resolvers[i] for i in used)
         return replace(self, records=records, texts=texts, resolvers=resolvers)
 
     # -- the checkpoint ------------------------------------------------------------------------
@@ -264,7 +257,7 @@ class DomainTable:
     def values(self) -> "SavedTable":
         """Return what the checkpoint keeps beside ``records``."""
         return SavedTable(
-            list(self.texts),
+            self.texts.json(),
             [each.hex() for each in self.resolvers],
             self.doubts.bits(),
             self.forgotten,
@@ -274,7 +267,7 @@ class DomainTable:
 
 
 class SavedTable(msgspec.Struct, frozen=True):
-    texts: list[str]
+    texts: msgspec.Raw
     resolvers: list[str]
     missing: list[tuple[int, int]]
     forgotten: int
@@ -289,10 +282,11 @@ def restored(
 
     Of an earlier version's doubts the times are not known: they are as of ``now_ns``.
     """
+    texts = from_json(values.texts)
     if records.dtype != RECORD:
         raise ValueError("records of another layout")
     for column in ("name", "chain"):
-        if len(records) and not 0 <= int(records[column].max()) < len(values.texts):
+        if len(records) and not 0 <= int(records[column].max()) < len(texts):
             raise ValueError(f"a {column} is missing")
     if len(records) and int(records["resolver"].max()) >= len(values.resolvers):
         raise ValueError("a resolver is missing")
@@ -302,7 +296,7 @@ def restored(
     doubts = Doubts({}, values.longer_ttls, longest_ttl).with_missing(values.missing, now_ns)
     return DomainTable(
         records=records[np.lexsort((records["at_ns"], records["hash"]))],
-        texts=tuple(values.texts),
+        texts=texts,
         resolvers=tuple(bytes.fromhex(each) for each in values.resolvers),
         doubts=doubts._replace(last_ns={**doubts.last_ns, **known}),
         forgotten=values.forgotten,
@@ -317,11 +311,13 @@ def lost(endpoints: Iterable[int]) -> list[tuple[int, int]]:
     return [(each, MESSAGES_LOST) for each in endpoints]
 
 
-def _renumber(records: NDArray[np.void], fields: tuple[str, ...], values: tuple) -> tuple:  # type: ignore[type-arg]
+def _renumber(records: NDArray[np.void], fields: tuple[str, ...]) -> list[int]:
+    """Number the values of fields from 0 on; return those that are in use."""
     used = np.unique(np.concatenate([np.zeros(1, np.int32), *(records[each] for each in fields)]))
     for each in fields:
         records[each] = np.searchsorted(used, records[each])
-    return tuple(values[i] for i in used.tolist())
+    found: list[int] = used.tolist()
+    return found
 
 
 def _compact(records: NDArray[np.void], now_ns: int) -> NDArray[np.void]:

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.dns.known_names import FORGOTTEN, MESSAGES_LOST, MISSING_CAUSES, SEEN_LATE
+from podtally.dns.message import MAX_TTL
 
 LONGEST_TTL = 86_400  # seconds; what resolvers keep at most by default (unbound: cache-max-ttl)
-MAX_TTL = 604_800  # seconds; RFC 8767, section 4: resolvers cap TTLs at seven days
 _ENDING = MESSAGES_LOST | FORGOTTEN  # others last: encrypted DNS goes on unseen
 _SECOND = 1_000_000_000
 

@@ -4,6 +4,7 @@
 import re
 
 MAX_NAME = 255  # bytes on the wire, RFC 1035 2.3.4
+MAX_JUMPS = 4  # from pointer to pointer, without a label between: bounds the time of a name
 _POINTER = 0xC0
 _DOT = ord(".")
 _PLAIN = re.compile(rb"[a-z0-9_-]+\Z")
@@ -19,7 +20,7 @@ def read_labels(data: bytes, offset: int) -> tuple[tuple[bytes, ...], int]:
     A pointer must point before the name's part that it ends, so no loop is possible.
     """
     labels: list[bytes] = []
-    behind, limit, size = -1, offset, 0
+    behind, limit, size, jumps = -1, offset, 0, 0
     try:
         while length := data[offset]:
             if length >= _POINTER:
@@ -28,10 +29,14 @@ def read_labels(data: bytes, offset: int) -> tuple[tuple[bytes, ...], int]:
                     behind = offset + 2
                 if target >= limit:
                     raise MessageError("a name points forwards")
+                jumps += 1
+                if jumps > MAX_JUMPS:
+                    raise MessageError("a name of pointers to pointers")
                 limit = offset = target
                 continue
             if length > 63:
                 raise MessageError("a label of an unknown kind")
+            jumps = 0
             size += length + 1
             if size >= MAX_NAME:
                 raise MessageError("a name of more than 255 bytes")

@@ -14,6 +14,7 @@ from podtally.export.expected import ExpectedMatcher
 from podtally.export.publisher import Health, Publisher
 from podtally.kernel.account_map import UNATTRIBUTED
 from podtally.runtime.bring_up import AgentComponents
+from podtally.runtime.free_memory import return_free_memory
 from podtally.runtime.interface_counters import LastReading
 from podtally.runtime.journal import EpochResult, UnwritableError
 from podtally.runtime.log_output import LogOutput
@@ -93,6 +94,7 @@ class EpochLoop:
             if now_ns >= next_foreign:
                 self._metrics_update.update_foreign_programs()
                 self._log_refusals()
+                return_free_memory()
                 next_foreign = now_ns + FOREIGN_EVERY_NS
             if now_ns >= next_status:
                 self._check_pins()

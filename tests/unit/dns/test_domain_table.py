@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from podtally.dns import domain_table
 from podtally.dns.candidates import Candidates
 from podtally.dns.domain_table import NO_DOMAINS, DomainTable, restored
-from podtally.dns.doubts import LONGEST_TTL, MAX_TTL
+from podtally.dns.doubts import LONGEST_TTL
 from podtally.dns.known_names import ENCRYPTED_DNS, FORGOTTEN, MESSAGES_LOST, SEEN_LATE
+from podtally.dns.message import MAX_TTL
 from podtally.dns.peer_naming import ALWAYS_LATE, SEEN_ALL
 from podtally.dns.tracker import Answer
 from tests.unit.dns_messages import OTHER_POD, POD, RESOLVER, mapped

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from podtally.dns.message import MAX_RECORDS, Message, parse_message
-from podtally.dns.wire_names import MessageError, display_name, name_text, read_labels
+from podtally.dns.wire_names import MAX_JUMPS, MessageError, display_name, name_text, read_labels
 from tests.unit.dns_messages import mapped, query, response
 
 CHAIN = (
@@ -191,6 +191,17 @@ def test_hostile_messages_raise_nothing_else() -> None:
     for _ in range(3000):
         with contextlib.suppress(MessageError):
             parse_message(hostile(random_))
+
+
+@pytest.mark.parametrize("jumps", [MAX_JUMPS, MAX_JUMPS + 1])
+def test_pointers_to_pointers_are_few(jumps: int) -> None:
+    """A long row of them, followed again for each of many records, would take a second."""
+    wire, first = b"\x01a\0", 3
+    for each in range(jumps):
+        wire += (0xC000 | (first + 2 * (each - 1) if each else 0)).to_bytes(2)
+    expected = pytest.raises(MessageError, match="of pointers")
+    with contextlib.nullcontext() if jumps == MAX_JUMPS else expected:
+        assert read_labels(wire, len(wire) - 2) == ((b"a",), len(wire))
 
 
 def test_the_work_of_one_message_is_bounded() -> None:
