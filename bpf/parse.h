@@ -98,6 +98,37 @@ struct extension_header {
 		field_value;                                             \
 	})
 
+/*
+ * The verifier follows what comes after a branch once for each set of numbers that it can tell
+ * apart: a flag that one branch leaves 0 and the other 1 doubles its work from there on. So flags
+ * are made without branches where that costs nothing, loops are not unrolled, and where the paths
+ * of parse_any() meet, it is made to forget.
+ *
+ * FORGET returns the same number, as one of which the verifier knows nothing: read from memory
+ * that an atomic has changed. It takes a few nanoseconds.
+ */
+#define FORGET(number)                               \
+	({                                           \
+		u64 forgotten = (number), none = 0;  \
+		asm volatile("lock *(u64 *)%0 += %1" \
+			     : "+m"(forgotten)       \
+			     : "r"(none));           \
+		forgotten;                           \
+	})
+
+/*
+ * The same for the common path, by a number that the verifier does not know. Only for what is a
+ * constant in each branch: the verifier would go on to tell apart what another number was made of.
+ */
+#define FORGET_CONSTANT(number, unknown)               \
+	({                                             \
+		u64 forgotten = (number);              \
+		asm volatile("%0 ^= %1\n\t%0 ^= %1"    \
+			     : "+r"(forgotten)         \
+			     : "r"((u64)(unknown)));   \
+		forgotten;                             \
+	})
+
 static __always_inline bool has_ports(u8 protocol)
 {
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP ||
@@ -306,7 +337,7 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, u32 offset, struct 
 		if (ip.nexthdr == IPPROTO_HOPOPTS && is_mld(skb, &ip, offset, size))
 			return -1;
 	}
-#pragma unroll
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < MAX_EXTENSION_HEADERS; i++) {
 		struct extension_header extension;
 		u8 kind = packet->protocol;
@@ -365,7 +396,7 @@ static __always_inline int parse_any(struct __sk_buff *skb, struct packet *packe
 		return -1;
 	if (*(u8 *)macs & ETHERNET_GROUP)
 		packet->facts |= SEEN_GROUP;
-#pragma unroll
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < MAX_VLAN_TAGS; i++) {
 		struct vlan_tag tag;
 
@@ -376,6 +407,7 @@ static __always_inline int parse_any(struct __sk_buff *skb, struct packet *packe
 		type = tag.inner_type;
 		offset += sizeof(tag);
 	}
+	offset = FORGET(offset);
 	if (type == htons(ETH_P_IP))
 		return parse_ipv4(skb, offset, packet, rest, routers);
 	if (type == htons(ETH_P_IPV6))
@@ -384,4 +416,14 @@ static __always_inline int parse_any(struct __sk_buff *skb, struct packet *packe
 		return -1;
 	packet->facts |= SEEN_UNPARSED;
 	return 0;
+}
+
+/* What parse_any() found out, where its paths join the common one. */
+static __always_inline void forget_paths(struct packet *packet)
+{
+	packet->source_port = FORGET(packet->source_port);
+	packet->destination_port = FORGET(packet->destination_port);
+	packet->protocol = FORGET(packet->protocol);
+	packet->tcp_flags = FORGET(packet->tcp_flags);
+	packet->facts = FORGET(packet->facts);
 }

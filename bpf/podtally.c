@@ -27,18 +27,18 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 	u64 epoch, fingerprint, traffic, flags, news, error = 0;
 	u32 zero = 0, ifindex = SKB_FIELD(skb, ifindex), half, block_index, start, index, place = 0;
 	u32 number = direction; /* of the lane */
-	bool allowed, claimed = false, of_socket = false;
+	u64 passing = 0; /* LANE_PASSING: leaves an uplink without a socket of the host */
+	bool allowed, claimed = false;
 	struct control *ctl;
 	struct block *block;
 	struct hot *slot = NULL;
 
-	if (!packets)
-		packets = 1;
+	packets |= (packets - 1) >> 63; /* at least one, without a branch: see FORGET() */
 	if (SKB_FIELD(skb, vlan_present))
 		note_tag(ifindex, direction);
 	if (uplink && direction == FROM_ENDPOINT) {
-		of_socket = skb->sk;
-		number = of_socket ? FROM_ENDPOINT : LANE_PASSING;
+		passing = FORGET_CONSTANT(skb->sk ? 0 : LANE_PASSING, bytes);
+		number = passing;
 	}
 	if (parse_plain(skb, &packet)) {
 		packet = (struct packet){}; /* else the common path stores zeroes for this one */
@@ -53,13 +53,15 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 						     uplink);
 		if (packet.protocol != IPPROTO_TCP)
 			packet.tcp_flags = SEEN_PACKET;
+		forget_paths(&packet);
+		error = FORGET(error);
 	}
 	flow.ifindex = ifindex;
 	turn(&flow, &packet, direction);
 	fingerprint = error ? error : fingerprint_of(&flow, packet.ipv4);
 	flags = packet.tcp_flags | packet.facts;
-	if (of_socket)
-		flags |= SEEN_SOCKET;
+	if (uplink && direction == FROM_ENDPOINT)
+		flags |= (passing ^ LANE_PASSING) * (SEEN_SOCKET / LANE_PASSING);
 
 	ctl = lookup(control, &zero);
 	if (!ctl)

@@ -128,14 +128,15 @@ class ProgInfo(NamedTuple):
     type: int
     id: int
     name: str
+    verified: int  # instructions that the verifier followed; 0: the kernel (before 5.16) does not say
 
 
 def prog_info(fd: int) -> ProgInfo:
-    raw = _info(fd, 128)
+    raw = _info(fd, 232)
     kind, number = struct.unpack_from("=II", raw)
     # struct bpf_prog_info: name behind load_time, created_by_uid, nr_map_ids, map_ids
     name = raw[64:80].split(b"\0")[0].decode(errors="replace")
-    return ProgInfo(kind, number, name)
+    return ProgInfo(kind, number, name, struct.unpack_from("=I", raw, 216)[0])
 
 
 def prog_by_id(number: int) -> int:
