@@ -107,26 +107,22 @@ struct extension_header {
  * FORGET returns the same number, as one of which the verifier knows nothing: read from memory
  * that an atomic has changed. It takes a few nanoseconds.
  */
-#define FORGET(number)                               \
-	({                                           \
-		u64 forgotten = (number), none = 0;  \
-		asm volatile("lock *(u64 *)%0 += %1" \
-			     : "+m"(forgotten)       \
-			     : "r"(none));           \
-		forgotten;                           \
+#define FORGET(number)                                                               \
+	({                                                                           \
+		u64 forgotten = (number), none = 0;                                  \
+		asm volatile("lock *(u64 *)%0 += %1" : "+m"(forgotten) : "r"(none)); \
+		forgotten;                                                           \
 	})
 
 /*
  * The same for the common path, by a number that the verifier does not know. Only for what is a
  * constant in each branch: the verifier would go on to tell apart what another number was made of.
  */
-#define FORGET_CONSTANT(number, unknown)               \
-	({                                             \
-		u64 forgotten = (number);              \
-		asm volatile("%0 ^= %1\n\t%0 ^= %1"    \
-			     : "+r"(forgotten)         \
-			     : "r"((u64)(unknown)));   \
-		forgotten;                             \
+#define FORGET_CONSTANT(number, unknown)                                                      \
+	({                                                                                    \
+		u64 forgotten = (number);                                                     \
+		asm volatile("%0 ^= %1\n\t%0 ^= %1" : "+r"(forgotten) : "r"((u64)(unknown))); \
+		forgotten;                                                                    \
 	})
 
 static __always_inline bool has_ports(u8 protocol)

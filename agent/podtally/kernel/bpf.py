@@ -128,7 +128,9 @@ class ProgInfo(NamedTuple):
     type: int
     id: int
     name: str
-    verified: int  # instructions that the verifier followed; 0: the kernel (before 5.16) does not say
+    verified: (
+        int  # instructions that the verifier followed; 0: the kernel (before 5.16) does not say
+    )
 
 
 def prog_info(fd: int) -> ProgInfo:
