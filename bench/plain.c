@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * What podtally's programs are measured against: the plainest counter of 5-tuples
- * one would write, a hash map and two atomic adds; and the empty program, whose
- * cost is taken off both.
+ * one would write, a hash map and two atomic adds; and the empty program, to
+ * take its cost off both.
  *
  * rotate() makes each run of one packet the next of `turns.flows` flows, by its source
  * port and the word before it, and goes on to the program under test.

@@ -2,7 +2,7 @@
 """Names of pods that reuse addresses, with late answers, kills and no API for a while.
 
 Each pod counts for itself what it moves, with whom; the agent has only interfaces, cgroups
-and the late API. Pods whose objects never come have to be ``unknown``, and nothing else.
+and the late API. Pods without API objects have to be ``unknown``, and nothing else.
 """
 
 import argparse

@@ -37,7 +37,7 @@ class Frame(NamedTuple):
 
 
 class ChannelSocket:
-    """The server's end of a WebSocket whose messages begin with a channel number."""
+    """The server's end of a WebSocket; messages begin with a channel number."""
 
     def __init__(self, reader: BufferedIOBase, writer: BufferedIOBase) -> None:
         self._reader = reader

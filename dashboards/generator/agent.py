@@ -169,7 +169,7 @@ _LOAD = Row(
         rate_of(
             "podtally_table_overflow_packets_total",
             "Overflow packets",
-            "Packets whose flow found no slot; their bytes are booked as overflow.",
+            "Packets of flows that found no slot; their bytes are booked as overflow.",
             THIRD_RATE,
         ),
         lines(
@@ -199,7 +199,7 @@ _LOAD = Row(
         rate_of(
             "podtally_connections_unknown_initiator_total",
             "Connections with unknown initiator",
-            "Connections that are older than the agent, or whose first packets it did not see. "
+            "Connections that are older than the agent, or began where it did not see them. "
             "Their port is unknown.",
             THIRD_RATE,
         ),

@@ -110,7 +110,7 @@ _NUMBERS = Row(
         ),
         number(
             "To untrusted resolvers",
-            "Questions per second to resolvers whose answers do not count for verdicts.",
+            "Questions per second to resolvers that are not trusted for verdicts.",
             rate(_UNTRUSTED, WORKLOADS),
             PER_SECOND,
             Steps(yellow=0.001),

@@ -67,7 +67,7 @@ class Annotation:
             "datasource": DATASOURCE,
             "enable": True,
             "iconColor": self.colour,
-            # The rest is of Grafana's Prometheus data source, whose times are in ms.
+            # The rest is of Grafana's Prometheus data source, with times in ms.
             "expr": f"1000 * ({self.expr})",
             "step": "60s",
             "titleFormat": self.name,

@@ -143,7 +143,7 @@ _TRAFFIC = Row(
         lines(
             "Pods",
             "All bytes of pods of this workload's name (WORKLOAD or WORKLOAD-...), those without a "
-            "flow included. Another workload whose name begins so is in it as well.",
+            "flow included. Another workload with a name that begins so is in it as well.",
             (
                 Line(
                     rate("podtally_pod_bytes_total", f'{_PODS},direction="egress"', "pod"),

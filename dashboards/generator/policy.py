@@ -108,7 +108,7 @@ _DECLARED = Row(
         ),
         number(
             "Unknown verdicts",
-            "Share of new connections whose verdict is unknown; a panel below shows the causes.",
+            "Share of new connections with an unknown verdict; a panel below shows the causes.",
             share(
                 or_zero(rate(_CONNECTIONS, f'{WORKLOADS},verdict="unknown"')),
                 rate(_CONNECTIONS, WORKLOADS),
@@ -235,7 +235,7 @@ _VERDICTS = Row(
         ),
         growth_table(
             "Allowed by expired names",
-            "Connections in the selected time range that policy allows only by a DNS answer whose "
+            "Connections in the selected time range that policy allows only by a DNS answer with a "
             "TTL had ended. A network plugin that enforces TTLs cuts them off.",
             _EXPIRED_BY,
             Counted("Connections", "podtally_policy_expired_names_total", WORKLOADS),
@@ -288,7 +288,7 @@ _CHANGES = Row(
     (
         table(
             "Verdicts that would change",
-            "Connections in the selected time range whose verdict the candidates would change. "
+            "Connections in the selected time range that get another verdict with the candidates. "
             "Denied under Then: this traffic would stop; add a rule before you apply the "
             "candidate.",
             _CHANGE,

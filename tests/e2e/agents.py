@@ -191,7 +191,7 @@ def _key(labels: Labels) -> Key:
 
 @dataclass(frozen=True)
 class Misfit:
-    """An interface and direction whose books do not close."""
+    """An interface and direction with books that do not close."""
 
     key: Key
     counted: int  # by the link, since the opening

@@ -60,7 +60,7 @@ class Churn:
             time.sleep(max(0.0, started + (number + 1) * seconds / pods - time.monotonic()))
 
     def misfits(self, samples: Samples) -> dict[str, tuple[Moved, Moved]]:
-        """Pods whose bytes are not booked under their name: what they moved, what is booked."""
+        """Pods with bytes that are not booked under their name: what they moved, what is booked."""
         booked = {pod: _booked(samples, pod) for pod in self.moved}
         return {pod: (own, booked[pod]) for pod, own in self.moved.items() if booked[pod] != own}
 

@@ -3,7 +3,7 @@
 
 Mounts, network and processes are private, so the paths are the real ones (/run/containerd,
 /run/netns, /var/log/pods) and nothing there is the host's. The processes are in a PID
-namespace, whose end ends them all. Only cgroups are the host's: those made here are
+namespace, which ends with all of them. Only cgroups are the host's: those made here are
 removed by name.
 """
 

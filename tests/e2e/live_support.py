@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of ``--live`` share: calls, a shop's objects, and a server whose answers are given."""
+"""What the tests of ``--live`` share: calls, a shop's objects, and a server with given answers."""
 
 import json
 import threading
@@ -57,7 +57,7 @@ def live(folder: Path, url: str, token: str = "t") -> tuple[str, ...]:
 
 
 class Scripted:
-    """A server whose answers to paths are as they are given; of others it answers 404."""
+    """A server with given answers to paths; to others it answers 404."""
 
     def __init__(self, answers: Callable[[str], tuple[int, Any] | None]) -> None:
         class Handler(BaseHTTPRequestHandler):

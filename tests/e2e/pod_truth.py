@@ -40,7 +40,7 @@ class Verdict(NamedTuple):
     wrong: list[Misfit]
     short: list[Misfit]
     unknown_bytes: int  # of both ends, booked under no name
-    unknown_own_bytes: int  # of them, those whose names could not be known
+    unknown_own_bytes: int  # of them, those of pods that no source could name
 
     @property
     def is_exact(self) -> bool:

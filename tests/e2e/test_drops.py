@@ -25,7 +25,7 @@ KINDS = {"before_hook": 1, "after_hook": -1, "header": -1}
 
 @contextmanager
 def xdp_program(directory: Path, result: int) -> Iterator[Path]:
-    """A pinned program whose only word is ``result``."""
+    """A pinned program that only returns ``result``."""
     pin = directory / f"ptl-xdp-{result}"
     with bpf.owned(load(XDP, result)) as fd:
         bpf.obj_pin(fd, pin)

@@ -74,7 +74,7 @@ def ipv4(ends: tuple[str, str], protocol: int, payload: bytes) -> bytes:
 
 @pytest.fixture
 def stray(node: Node) -> Pod:
-    """A pod whose node routes back whatever comes from it."""
+    """A pod on a node that routes back whatever it sends."""
     pod = node.routed_pod("stray", 5)
     for name in ("all", pod.link):
         sysctl(f"ipv4/conf/{name}/rp_filter", 0)

@@ -52,7 +52,7 @@ s.bind(("", int(sys.argv[1])))
 print("ready", flush=True)
 for _ in range({TIMES}):
     s.recv(2000)
-time.sleep(1)  # whose it is, is asked at the end of the epoch
+time.sleep(1)  # the owner is looked up at the end of the epoch
 """
 
 

@@ -25,7 +25,7 @@ NAMED_SECONDS = 60.0
 
 @dataclass
 class LeastAgent(Agent):
-    """Started as root whose bounding set has some capabilities only, as a runtime starts it."""
+    """Started as root with some capabilities only in the bounding set, as a runtime starts it."""
 
     granted: tuple[str, ...] = ()
 

@@ -178,7 +178,7 @@ def test_a_right_that_is_missing_makes_unknown_and_not_undeclared(
 def test_before_the_api_was_ever_heard_nothing_is_known(
     node: Node, make_agent: MakeAgent, tmp_path: Path
 ) -> None:
-    """Pods whose names the configuration tells: it is only the policies that are unknown."""
+    """Pods named in the configuration: only the policies are unknown."""
     with cluster(node) as shop:
         web, client = node.routed_pod("web", 5), node.routed_pod("client", 6)
         shop.policy("shop/web", podSelector={"matchLabels": {"app": "web"}}, ingress=[])

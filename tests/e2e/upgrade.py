@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes a podtally whose flow layout differs from ours, as a later release's might."""
+"""Makes a podtally with another flow layout, as a later release might have."""
 
 import os
 import shutil

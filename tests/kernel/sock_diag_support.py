@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A host and its neighbour, sockets in cgroups on either, and the question whose they are."""
+"""A host and its neighbour, sockets in cgroups on either, and their owners."""
 
 import os
 import socket

@@ -65,7 +65,7 @@ def routed(inbox: Inbox, *addresses: str, seconds: float = 5) -> AddressesChange
 
 
 def test_an_address_that_the_host_reaches_elsewhere(inbox: Inbox) -> None:
-    """Its own; one of the internet; the host's; and one whose route comes a moment later."""
+    """Its own; one of the internet; the host's; and one that gets its route a moment later."""
     pod = PODS[0]
     sh("ip link add up0 type veth peer name up1")
     sh("ip addr add 203.0.113.1/24 dev up0")

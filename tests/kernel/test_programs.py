@@ -266,7 +266,7 @@ def shortest(frame: bytes) -> int:
 
 @pytest.mark.parametrize("row", FLOWS.values(), ids=FLOWS)
 def test_cut_short_at_every_byte(kernel: Kernel, row: Row) -> None:
-    """With a whole IP header it would be routed, so it is a flow; whose ports nobody reads."""
+    """With a whole IP header it would be routed, so it is a flow; its ports are not read."""
     header = row.needed_for_ip()
     without = range(shortest(row.frame), header)
     within = range(header, row.needed)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose socket takes a packet that comes in: real sockets in real cgroups, and real packets."""
+"""Finds the socket that takes an incoming packet: real sockets in real cgroups, and real packets."""
 
 import socket
 import time

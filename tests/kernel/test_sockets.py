@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bpf/podtally.c on an uplink, with real sockets in real cgroups: whose packets they are."""
+"""bpf/podtally.c on an uplink, with real sockets in real cgroups: the owners of packets."""
 
 import socket
 from collections.abc import Callable, Iterator

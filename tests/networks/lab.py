@@ -69,7 +69,7 @@ class Shape(Protocol):
         """Build what all pods of the node share."""
 
     def plug(self, lab: "Lab", pod: Member) -> None:
-        """Connect a pod, whose namespace is there."""
+        """Connect a pod that has its namespace."""
 
     def serve(self, lab: "Lab", backend: Member) -> None:
         """Translate the Service to its backend."""

@@ -286,7 +286,7 @@ class AwsVpc:
 
 @dataclass(frozen=True)
 class Overlay(Bridge):
-    """flannel's vxlan backend: ``world`` is the other node, whose pod has OTHER_POD."""
+    """flannel's vxlan backend: ``world`` is the other node; its pod has OTHER_POD."""
 
     interfaces: str = f"veth*,{UPLINK},flannel.1"
 

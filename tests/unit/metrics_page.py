@@ -88,7 +88,7 @@ def sections(text: str | None = None) -> list[tuple[str, str]]:
 
 
 def rows(body: str, first: str) -> list[list[str]]:
-    """Cells of the tables whose first column has this title."""
+    """Return the cells of the tables that have this title in the first column."""
     found, reading = [], False
     for line in body.splitlines():
         row = _ROW.fullmatch(line)

@@ -85,7 +85,7 @@ class DnsLookup:
 
 
 def _interfaces_of(source: PolicyEndpoint, directory: Directory) -> Iterator[int]:
-    """Yield the interfaces whose DNS is the endpoint's."""
+    """Yield the interfaces that carry the endpoint's DNS."""
     if source.host_network or (source.kind == HOST and source.unit):
         yield HOST_DNS
         return

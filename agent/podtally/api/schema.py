@@ -125,7 +125,7 @@ class CandidateDeletion(msgspec.Struct, frozen=True):
 
 
 class CandidateRow(msgspec.Struct, frozen=True):
-    """Observed traffic whose verdict the candidates would change."""
+    """Observed traffic that gets another verdict with the candidates."""
 
     namespace: str
     workload: str
@@ -166,7 +166,7 @@ class AuditSums(msgspec.Struct, frozen=True):
 
 
 class AuditFinding(msgspec.Struct, frozen=True):
-    """Connections whose verdict was not enforced, or that something else blocked."""
+    """Connections with a verdict that was not enforced, or that something else blocked."""
 
     namespace: str
     workload: str

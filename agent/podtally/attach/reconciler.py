@@ -74,7 +74,7 @@ class Reconciler:
         self._requests = Requests()
         self.namespaces = Namespaces(self._requests)
         self._reader = AddressReader(self._requests, self.namespaces)
-        self._put_off: set[int] = set()  # namespaces whose addresses wait for being listed
+        self._put_off: set[int] = set()  # namespaces with addresses that are not listed yet
         self._known: dict[int, _KnownLink] = {}
         self.attach_errors = 0
 

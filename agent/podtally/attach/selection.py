@@ -23,7 +23,7 @@ Wanted = Callable[[Link, Uplinks], Role | None]
 def pod_interfaces(pattern: str | None) -> Wanted:
     """Choose by ``--interfaces``: comma-separated shell globs on the name, ``!glob`` excludes.
 
-    Without a glob to include: every pair whose other end is in another namespace, as a
+    Without a glob to include: every pair with its other end in another namespace, as a
     pod's. With one: every Ethernet interface it matches; what is no pair is the host's
     own. Loopback, bridges, tunnels and whatever has no Ethernet headers are never watched
     (``refusals`` says so). A pair that is an uplink is the host's own as well: a node may

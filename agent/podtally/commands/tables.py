@@ -43,7 +43,7 @@ def print_table(
     *,
     text_last: bool = False,
 ) -> None:
-    """Write rows whose cells are single words, never empty; ``marked`` rows are yellow.
+    """Write rows of single words, never empty; ``marked`` rows are yellow.
 
     With ``text_last`` the last cell may contain spaces.
     """

@@ -219,7 +219,7 @@ def _fitting(columns: list[_Column], style: Style) -> list[list[Cell]]:
 
 
 def _width(columns: Sequence[_Column], most: int) -> int:
-    """Return the width of a line whose names are cut to ``most``."""
+    """Return the width of a line with names cut to ``most``."""
     widths = [max(map(_length, column.cells)) for column in columns]
     named = zip(columns, widths, strict=True)
     cut_to = [min(width, most) if column.head in _NAMES else width for column, width in named]

@@ -266,7 +266,7 @@ class Config:
         ADDRESSES,
         NAMES,
         "resolvers that are trusted, beside the cluster's and the host's",
-        "addresses of resolvers whose answers count for verdicts, beside the cluster's DNS Services, the node-local cache, and those in the host's resolv.conf",
+        "addresses of resolvers that are trusted for verdicts, besides the cluster's DNS Services, the node-local cache, and those in the host's resolv.conf",
     )
     longest_ttl: float = setting(
         86400.0,

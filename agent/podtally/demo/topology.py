@@ -33,7 +33,7 @@ SHOP = "shop"  # the namespace of most pods
 
 
 class Host(NamedTuple):
-    """A machine on the bridge: a pod whose interface podtally watches, or one outside the node."""
+    """A machine on the bridge: a pod with a watched interface, or one outside the node."""
 
     name: str  # its role, and for a pod its workload
     address: str

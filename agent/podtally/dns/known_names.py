@@ -9,7 +9,7 @@ SEEN_LATE = 2  # the endpoint was there before the agent
 MESSAGES_LOST = 4  # the kernel or the parser dropped messages of this endpoint
 ENCRYPTED_DNS = 8  # it speaks DNS over TLS, QUIC or HTTPS
 FORGOTTEN = 16  # names of this endpoint were dropped at a limit
-OTHER_NODE = 32  # it runs on another node, whose agent sees its DNS
+OTHER_NODE = 32  # it runs on another node; the agent there sees its DNS
 MISSING_CAUSES = {
     NAMES_OFF: "DNS is not captured",
     SEEN_LATE: "it was there before the agent",

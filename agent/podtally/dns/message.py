@@ -94,7 +94,7 @@ class _Sections:
         self.work = 0  # labels read, and addresses
 
     def add(self, owner: Labels, kind: int, ttl: int, data: bytes, span: tuple[int, int]) -> None:
-        """Add the record whose data are ``data[span[0]:span[1]]`` of the message."""
+        """Add the record with the data ``data[span[0]:span[1]]`` of the message."""
         start, end = span
         if kind == A:
             if end - start == 4:

@@ -127,7 +127,7 @@ class DomainInputs:
     def _fitting(
         self, hello: NDArray[np.int64], row: NDArray[np.int64], names: NDArray[np.int32]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return rows whose server name is among their candidates, and the entries."""
+        """Return rows with a server name among their candidates, and the entries."""
         some = np.flatnonzero(hello[row] != NO_NAME)
         if not len(some):
             return some, some

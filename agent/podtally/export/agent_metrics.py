@@ -193,10 +193,10 @@ class AgentMetrics(Collector):
         )
         self.event_log_errors = section.total(
             "event_log_errors",
-            "Epochs whose events could not be written; they are kept and retried.",
+            "Epochs with events that could not be written; they are kept and retried.",
         )
         self.flow_log_errors = section.total(
-            "flow_log_errors", "Epochs whose flow log lines could not be written."
+            "flow_log_errors", "Epochs with flow log lines that could not be written."
         )
         self.history_rows = section.total("history_rows", "Rows written to the history.")
         self.history_errors = section.total(

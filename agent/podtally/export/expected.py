@@ -61,7 +61,7 @@ class ExpectedMatcher:
         return bool(self._entries)
 
     def active(self, today: datetime.date) -> list[ExpectedTraffic]:
-        """Return the entries whose last day is not over."""
+        """Return the entries that have not expired."""
         return [each for each in self._entries if today <= each.last_day()]
 
     def reason(self, traffic: Traffic, today: datetime.date) -> str:

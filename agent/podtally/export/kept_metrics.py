@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics whose values are kept in the checkpoint."""
+"""Metrics with values that the checkpoint keeps."""
 
 import bisect
 import time

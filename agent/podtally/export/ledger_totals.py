@@ -22,7 +22,7 @@ TOTALS = (
         Section.LOAD,
         Declaration(
             name="podtally_table_overflow_packets",
-            help="Packets whose flow found no slot; their bytes are booked as overflow.",
+            help="Packets of flows that found no slot; their bytes are booked as overflow.",
         ),
         lambda view: view.overflow_packets,
     ),

@@ -113,7 +113,7 @@ class Forwarder:
         try:
             row = db.execute(_NEXT, (self._sent,)).fetchone()
             if row is None and self._sent:
-                # A new file, or one whose blocks have other numbers: they are asked for first.
+                # A new file, or one with other block numbers: ask for them first.
                 query = "SELECT seq FROM sqlite_sequence WHERE name = 'outbox'"
                 last = db.execute(query).fetchone()
                 if last is None or last[0] < self._sent:

@@ -79,7 +79,7 @@ class AddressTable:
         return owner
 
     def recent(self, since_ns: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-        """Return halves of the addresses whose owner changed at ``since_ns`` or later.
+        """Return halves of the addresses that changed their owner at ``since_ns`` or later.
 
         Both are (n,), sorted as one number, unique.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's downtime before a start, and the addresses whose owner in it is unknown.
+"""The agent's downtime before a start, and the addresses without a known owner in it.
 
 Only the API reports about that time. It reports the end of a pod seconds late, and until then
 the pod would seem to have an address that the next one had already; so its reports on this

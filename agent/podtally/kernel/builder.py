@@ -227,7 +227,7 @@ def main() -> int:
     limit_cpu()
     try:
         built = build(args.source)
-    except Exception as error:  # the last word of a process whose only output is its error
+    except Exception as error:  # the last output of a process that reports nothing but its error
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     if args.output == "-":

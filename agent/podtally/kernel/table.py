@@ -17,7 +17,7 @@ from podtally.kernel import abi, bpf
 from podtally.kernel.pins import Generation
 from podtally.kernel.retransmit_map import RETRANSMIT, RetransmitMap, open_retransmits
 
-# Rows are handled in batches whose arrays fit the second-level cache, and are small
+# Rows are handled in batches, so that arrays fit the second-level cache, and are small
 # enough for the allocator to reuse: a fresh page costs more than reading it.
 BATCH = 16384
 

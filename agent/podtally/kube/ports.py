@@ -8,7 +8,7 @@ from sys import intern
 from podtally.kube.schema import KubeStruct, Ports
 
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}  # IANA; the API knows no others
-_TEMPLATES = 4096  # pod templates whose ports are kept once for all their pods
+_TEMPLATES = 4096  # pod templates; the ports of each are kept once for all their pods
 
 
 class ContainerPort(KubeStruct, frozen=True):

@@ -51,7 +51,7 @@ def label_ended(columns: ConnectionColumns, books: LedgerTables, context: EpochC
 
 
 def _has_interface(columns: ConnectionColumns, books: LedgerTables) -> NDArray[np.bool_]:
-    """Return whose interface is known: naming must not bring back one that was removed. (n,)"""
+    """Return where the interface is known: naming must not bring back a removed one. (n,)"""
     ifindex = columns.key["ifindex"]
     return np.isin(ifindex, [i for i in np.unique(ifindex).tolist() if books.interfaces.known(i)])
 

@@ -51,7 +51,7 @@ class PendingConnections:
     def save(self) -> Saved:
         return self.held.save()
 
-    def load(self, saved: Saved, now_ns: int) -> None:  # noqa: ARG002: as every Part
+    def load(self, saved: Saved, now_ns: int) -> None:
         self.held = loaded_connections(saved)
 
     def among(self, columns: ConnectionColumns) -> NDArray[np.bool_]:
@@ -78,7 +78,7 @@ class PendingConnections:
         return over
 
     def name(self, context: EpochContext) -> ConnectionColumns:
-        """Book connections whose names are known now, or that have waited long enough. Return
+        """Book connections that have their names now, or have waited long enough. Return
         the closed ones among them.
         """
         self._attribution.waits.restart()

@@ -61,7 +61,7 @@ class RowBooking:
         self.attribution = attribution
         self.recorder = followers.recorder
         self.unknown_initiators = 0
-        self.replaced: list[ConnectionColumns] = []  # connections whose ports are reused
+        self.replaced: list[ConnectionColumns] = []  # connections that lost their ports
         self._errors: list[tuple[FlowRows, ColdRows]] = []  # of this epoch
         self._flags = connections.flags
         self._opening = opening_flags(connections.flags)
@@ -178,7 +178,7 @@ class RowBooking:
         """Set connections to UNNAMED for which these rows, not added yet, are new evidence: of
         the opener, or of an endpoint that answers frames it seemed to receive by flooding.
 
-        Return the places of those whose opening was not counted yet.
+        Return the places of those with an opening that was not counted yet.
         """
         columns = self.connections.columns
         news = np.flatnonzero(rows.seen & ~columns.seen[place] & self._opening)
@@ -248,7 +248,7 @@ class RowBooking:
     def _reassigned(
         self, rows: FlowRows, place: NDArray[np.int64], cold: ColdRows, context: EpochContext
     ) -> NDArray[np.bool_] | None:
-        """Return which rows continue a connection whose peer's address has another owner now,
+        """Return which rows continue a connection to an address that has another owner now,
         (n,); None: none of them.
         """
         if not len(context.reassigned):

@@ -51,7 +51,7 @@ def _counters(sock: socket.socket, name: bytes) -> list[tuple[bytes, int]]:
 
 
 def _call(sock: socket.socket, name: bytes, request: bytes) -> bytes:
-    """One ``ioctl`` over struct ifreq, whose data is ``request`` and the answer."""
+    """Call one ``ioctl`` over struct ifreq; its data is ``request``, then the answer."""
     data = ctypes.create_string_buffer(request, len(request))
     ifreq = struct.pack("@16sP16x", name, ctypes.addressof(data))
     fcntl.ioctl(sock, _SIOCETHTOOL, ifreq)

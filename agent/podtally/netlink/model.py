@@ -4,12 +4,12 @@
 import enum
 from typing import NamedTuple, Protocol
 
-# A counter whose last value is unknown: see Gone.
+# A counter without a known last value: see Gone.
 UNKNOWN = -1
 
 
 class Role(enum.StrEnum):
-    """Whose interface it is: the host's end of a pod's pair, or an uplink of the host itself."""
+    """The kind of an interface: the host's end of a pod's pair, or an uplink of the host itself."""
 
     POD = "pod"
     HOST = "host"

@@ -18,7 +18,7 @@ NETLINK_SOCK_DIAG = 4
 TCP, UDP = 6, 17
 ROOM = 192  # what stands before the wanted attribute takes 116 bytes
 
-# Whose socket is asked for: ``conntrack.Tuples``, and the ifindex that the packet came in by.
+# The key of a socket: ``conntrack.Tuples``, and the ifindex that the packet came in by.
 PACKET = np.dtype(
     [
         ("local", "u8", (2,)),

@@ -93,7 +93,7 @@ def _turned(counts: ConversationCounts) -> ConversationCounts:
 
 
 def _within(counts: ConversationCounts) -> ConversationCounts:
-    """Return the counts of replicas of one workload with each other, whose ends are in one sum."""
+    """Return the counts of replicas of one workload with each other; both ends are in one sum."""
     connections = max(counts.begun, counts.accepted)
     failed = min(counts.failed, connections)  # both ends may know of a failure
     return ConversationCounts(max(counts.sent, counts.received), 0, connections, 0, failed)

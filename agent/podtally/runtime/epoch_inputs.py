@@ -29,4 +29,4 @@ class EpochInputs(NamedTuple):
     counters: InterfaceCounters = NO_COUNTERS
     gone: tuple[int, ...] = ()  # interfaces removed before the flip: this is their last epoch
     observed: Observed | None = None  # DNS since the last epoch
-    renamed: tuple[int, ...] = ()  # interfaces whose endpoints have other names from now on
+    renamed: tuple[int, ...] = ()  # interfaces of endpoints with new names

@@ -122,7 +122,7 @@ class IdentitySources:
         return ""
 
     def unsynced(self) -> dict[str, str]:
-        """Return the API's resources whose objects are not current, and why."""
+        """Return the API's resources with objects that are not current, and why."""
         kube = self.kube
         return {n: why for n in kube.resources if (why := kube.unsynced(n))} if kube else {}
 
@@ -202,7 +202,7 @@ class IdentitySources:
             )
 
     def take_renamed(self) -> tuple[int, ...]:
-        """Return the interfaces whose endpoints have other names since the last call."""
+        """Return the interfaces of endpoints renamed since the last call."""
         renamed, self._renamed = tuple(self._renamed), set()
         return renamed
 

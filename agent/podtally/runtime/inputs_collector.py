@@ -48,7 +48,7 @@ class InputsCollector:
         self._sources.refresh(time.monotonic_ns())
 
     def collect(self, table: Table, gone: Mapping[int, LastReading | None]) -> EpochInputs:
-        """Return the inputs of the epoch whose half is at rest.
+        """Return the inputs of the epoch in the half at rest.
 
         ``gone`` are the interfaces removed before its flip. The counters are read last.
         """

@@ -86,7 +86,7 @@ class InterfaceEvents:
         return gone
 
     def still_gone(self, gone: Mapping[int, LastReading | None]) -> dict[int, LastReading | None]:
-        """Return those of ``gone`` whose ifindex no other interface has by now."""
+        """Return those of ``gone`` with an ifindex that no other interface has by now."""
         return {i: last for i, last in gone.items() if i not in self.watched}
 
     def counters(

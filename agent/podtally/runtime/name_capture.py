@@ -212,7 +212,7 @@ class NameCapture:
         return {i: count for i, count in newly.items() if count > 0}
 
     def _gone(self, present: Collection[int], now_ns: int) -> set[int]:
-        """Return the interfaces whose names can be forgotten."""
+        """Return the interfaces that can be forgotten."""
         known = set(np.unique(self._table.records["endpoint"]).tolist())
         known |= self._table.doubts.endpoints
         absent = known - set(present) - {HOST}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the resolvers whose answers count for verdicts.
+"""Finds the resolvers that are trusted for verdicts.
 
 The cluster's DNS Services, their backends, the node-local cache, those in the host's resolv.conf,
 and ``resolvers:``.

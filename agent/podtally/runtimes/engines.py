@@ -21,7 +21,7 @@ class ContainerEngine(NamedTuple):
     name: str  # an endpoint's source, and the namespace of a container without a pod
     prefixes: tuple[str, ...] = ()  # of cgroups called PREFIX-ID or PREFIX-ID.scope
     parents: tuple[str, ...] = ()  # cgroups with children called ID
-    free_names: tuple[str, ...] = ()  # those of ``parents`` whose children may have any name
+    free_names: tuple[str, ...] = ()  # those of ``parents`` with children of any name
     units: tuple[str, ...] = ()  # systemd services that make cgroups for containers
     sockets: tuple[Path, ...] = ()  # with the CRI, the kubelet's interface
     in_cri: bool = False  # the CRI lists its containers, and knows the pod of each

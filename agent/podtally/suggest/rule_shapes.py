@@ -21,7 +21,7 @@ class PeerGroup(NamedTuple):
     """Peers that are written as one."""
 
     peers: tuple[Peer, ...]
-    destinations: tuple[WorkloadName, ...] = ()  # whose ports they are; empty: no pods'
+    destinations: tuple[WorkloadName, ...] = ()  # the owners of the ports; empty: no pods'
 
 
 Pairs = dict[tuple[PeerGroup, PolicyPort], list[Flow]]

@@ -54,7 +54,7 @@ class Worker:
             try:
                 self._loop()
                 return
-            except Exception as error:  # noqa: BLE001: other threads depend on this one
+            except Exception as error:  # other threads depend on this one
                 self._failed(error)
             if time.monotonic() - began > _CALM_SECONDS:
                 wait = _FIRST_WAIT_SECONDS

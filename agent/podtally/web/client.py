@@ -19,7 +19,7 @@ from podtally.web.unix_socket import short_path
 CA_VARIABLE = "PODTALLY_CA_FILE"  # use TLS, and trust this CA
 CLIENT_CERT_VARIABLE = "PODTALLY_CLIENT_CERT_FILE"  # certificate and key, in one file
 USER_VARIABLE = "PODTALLY_BASIC_AUTH"  # user:password
-USER_FILE_VARIABLE = "PODTALLY_BASIC_AUTH_FILE"  # a file whose first line is that
+USER_FILE_VARIABLE = "PODTALLY_BASIC_AUTH_FILE"  # a file with that in its first line
 TIMEOUT_SECONDS = 5.0
 _NO_HEADERS: Mapping[str, str] = {}
 _EVERY_ADDRESS = {

@@ -16,7 +16,7 @@ __all__ = ["served"]
 
 @pytest.fixture
 def judging() -> Iterator[tuple[Served, Host]]:
-    """Over a host whose API reports its pods; what was counted is another's."""
+    """Serve a host with the API's pods; what was counted is another's."""
     host = shop()
     ledger, declared = make(), declare(ONLY_MYSQL, candidates=[INTO_WEB, EXCEPT_NOBODY])
     flows = [out("203.0.113.10", 3306), into("203.0.113.5", 80), into("198.18.7.7", 80)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which interfaces are watched, and as whose."""
+"""Which interfaces are watched, and of what kind."""
 
 import pytest
 

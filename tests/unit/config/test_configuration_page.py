@@ -24,7 +24,7 @@ from tests.unit.metrics_page import rows, sections
 PATH = Path(__file__).parents[3] / "docs" / "configuration.md"
 PAGE = PATH.read_text()
 SOURCES = Path(podtally.__file__).parent
-ENDPOINTS = "endpoints"  # the section whose keys are those of an entry
+ENDPOINTS = "endpoints"  # the section with the keys of an entry
 NOT_SETTINGS = {"config", "verbose", "help"}
 EXAMPLES = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 OF_EVERY_PROGRAM = {"TERM", "HOME"}

@@ -125,7 +125,7 @@ podtally_flow_packets_total{{{FLOW}}} 5
 # HELP podtally_connections_total New connections: egress if the endpoint opened them, ingress if its peer did.
 # TYPE podtally_connections_total counter
 podtally_connections_total{{{FLOW}}} 1
-# HELP podtally_policy_denied_total Connections that policy denies, counted at the end whose policies deny them.
+# HELP podtally_policy_denied_total Connections that policy denies, counted at the end that denies them.
 # TYPE podtally_policy_denied_total counter
 podtally_policy_denied_total{{{OF_WEB},policy="shop/strict",peer_domain="example.com"}} 19
 # HELP podtally_verdict_unknown_connections_total Connections with the verdict unknown, by cause.
@@ -143,10 +143,10 @@ podtally_undeclared_exposure_connections_total{{namespace="shop",workload="web",
 # HELP podtally_scan_connections_total Connections to, or from, more ports or addresses than are reported one by one.
 # TYPE podtally_scan_connections_total counter
 podtally_scan_connections_total{{namespace="shop",workload="web",direction="egress",verdict="denied"}} 41
-# HELP podtally_candidate_connections_total Connections whose verdict candidate policies would change.
+# HELP podtally_candidate_connections_total Connections that get another verdict with the candidate policies.
 # TYPE podtally_candidate_connections_total counter
 podtally_candidate_connections_total{{{OF_WEB},verdict="undeclared",candidate="denied",policy="shop/next",peer_domain="example.com"}} 37
-# HELP podtally_candidate_bytes_total Bytes of connections whose verdict candidate policies would change.
+# HELP podtally_candidate_bytes_total Bytes of connections that get another verdict with the candidate policies.
 # TYPE podtally_candidate_bytes_total counter
 podtally_candidate_bytes_total{{{OF_WEB},verdict="undeclared",candidate="denied",policy="shop/next",peer_domain="example.com"}} 9007199254740993
 # HELP podtally_egress_cost_dollars_total Estimated cost of sent bytes, by the prices in the configuration.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cluster whose API objects tests write."""
+"""A cluster with API objects that tests write."""
 
 from podtally.identity.cluster.state import Clocks, ClusterState
 from podtally.identity.model import Claim, Owner

@@ -167,7 +167,7 @@ def addressed(name: str, uid: str, address: str) -> Json:
 
 
 def test_a_confirmed_address_needs_no_route_and_wins() -> None:
-    """As with Cilium, whose pods have no routes; another endpoint configures the address."""
+    """As with Cilium: pods have no routes; another endpoint configures the address."""
     made = directory(cluster=cluster_of(addressed("web-0", UID, "10.99.0.7")))
     made.apply_addresses(AddressesChanged(7, (packed("10.99.0.7"),), START, frozenset()))
     made.process_found(7, POD)

@@ -30,7 +30,7 @@ def chunk(data: bytes) -> bytes:
 
 @contextmanager
 def answering(*pieces: bytes, stays: bool = False) -> Iterator[Client]:
-    """Give a client whose server answers one request with ``pieces``, and closes (or stays)."""
+    """Give a client of a server that answers one request with ``pieces``, and closes (or stays)."""
     listener = socket.create_server(("127.0.0.1", 0))
     over = threading.Event()
 

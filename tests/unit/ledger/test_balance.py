@@ -29,7 +29,7 @@ class Epoch(NamedTuple):
 
 
 class Book:
-    """An interface with counters, whose true opening balance is known only to lie in an interval."""
+    """An interface with counters; its true opening balance is only known to lie in an interval."""
 
     def __init__(self, opening: int, below: int, above: int) -> None:
         self.counter = self.parsed = opening

@@ -244,7 +244,7 @@ def test_a_frame_in_the_peers_name_contests_what_has_no_handshake() -> None:
 
 
 def test_a_forged_syn_does_not_replace_the_opener_that_the_tracker_knows() -> None:
-    """It contests the connection, whose egress stays denied."""
+    """It contests the connection; egress stays denied."""
 
     def tracked(tuples: Tuples) -> Translations:
         found = tuples.remote_port == TALK.remote_port

@@ -150,7 +150,7 @@ def losses(before: int = 0, after: int = 0, frames: int = 0, queued: int = 0) ->
 
 
 class Book:
-    """One interface whose bytes to the endpoint are followed over epochs."""
+    """One interface with bytes to the endpoint, followed over epochs."""
 
     def __init__(self) -> None:
         self.interfaces = Interfaces()

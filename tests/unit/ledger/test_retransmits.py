@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ledger/outcomes/retransmits.py: what TCP sent again counts for the connection whose endpoint sent it."""
+"""ledger/outcomes/retransmits.py: what TCP sent again counts for the sender's connection."""
 
 from collections.abc import Sequence
 

@@ -127,7 +127,7 @@ def test_what_a_pattern_covers() -> None:
     assert above("*.a.b.c") == ["*.a.b.c", "*.b.c", "*.c"]
 
 
-# -- 3: whose answers --------------------------------------------------------------------------
+# -- 3: trusted answers ------------------------------------------------------------------------
 
 
 def test_an_address_that_the_pod_has_no_answer_for_is_not_of_the_name() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lateness of epochs: an epoch whose work takes too long makes the next one late, and shows it."""
+"""Lateness of epochs: an epoch with too much work makes the next one late, and shows it."""
 
 import pytest
 

@@ -111,7 +111,7 @@ def claims(
 
     The last second of a lease that just ended is not final: the next pod may have started in it
     without being reported yet. Before ``unknown_before_ns`` the owner is DISPUTED. From
-    ``released_ns`` on the next pod may have the address, whose interface is not heard of yet.
+    ``released_ns`` on the next pod may have the address, before its interface is reported.
     """
     start, end = bounds(lease, others)
     if end < now_ns - HISTORY_NS:

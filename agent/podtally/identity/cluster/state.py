@@ -118,7 +118,7 @@ class ClusterState:
         return self._topology.node_addresses(name)
 
     def changed_claims(self) -> Iterator[tuple[ClaimKey, Sequence[Claim]]]:
-        """Yield all claims of each object whose claims have changed since the last call."""
+        """Yield all claims of each object with claims that changed since the last call."""
         changed, self._pods.changed = self._pods.changed, set()
         for uid in changed:
             pod = self._pods.find(uid)

@@ -68,7 +68,7 @@ class ApiEvidence(NamedTuple):
     """What the API reports about one endpoint."""
 
     confirmed: Set[int] = frozenset()  # addresses that the API confirms
-    local_uids: Set[str] = frozenset()  # of pods whose interfaces are watched
+    local_uids: Set[str] = frozenset()  # of pods with watched interfaces
     claimed: Callable[[int], list[Claim]] | None = None  # claims to an address; None: no API
 
 

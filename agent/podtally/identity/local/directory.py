@@ -188,7 +188,7 @@ class Directory:
         return list(self._addresses.contested)
 
     def unnamed(self) -> list[int]:
-        """Return the present interfaces whose owner is unknown."""
+        """Return the present interfaces without a known owner."""
         return [
             i
             for i, interface in self._interfaces.items()

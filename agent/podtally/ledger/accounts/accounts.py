@@ -106,7 +106,7 @@ class AccountTable:
     def _fitting(self, account: Account) -> Account:
         """Return the account, or the one that it shares if its endpoint has used its share.
 
-        An account whose series exist takes nothing from the share.
+        An account with existing series takes nothing from the share.
         """
         # Both series of an account exist, or neither.
         if self._flows.find(flow_labels(account, DIRECTIONS[0])) is not None:
@@ -145,7 +145,7 @@ class AccountTable:
     def count_openings(
         self, account: NDArray[np.int64], initiator: NDArray[np.uint8], now_ns: int
     ) -> None:
-        """Count connections (n,) whose initiator has just become known."""
+        """Count connections (n,) with an initiator that has just become known."""
         initiator = np.where(self.silent[account], INITIATOR_UNKNOWN, initiator)
         for direction, side in enumerate((INITIATOR_ENDPOINT, INITIATOR_PEER)):
             begun = account[initiator & INITIATOR_MASK == side]
@@ -182,7 +182,7 @@ class AccountTable:
                 self._close(account)
 
     def close_former(self, idle: NDArray[np.int64], names: Names) -> None:
-        """Remove ``idle`` accounts whose peers are gone."""
+        """Remove ``idle`` accounts of peers that are gone."""
         for account in self._former.among(self.at(idle), names):
             self._close(account)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find accounts whose peers have gone: no address belongs to them any more.
+"""Find accounts of peers that are gone: no address belongs to them any more.
 
 Without this, an endpoint that lives long would keep series for each pod that it ever met.
 """
@@ -25,7 +25,7 @@ class FormerPeers:
         self._present: frozenset[_Peer] = frozenset()
 
     def among(self, accounts: Mapping[int, Account], names: Names) -> list[Account]:
-        """Return the accounts whose peers, or the backends behind them, are gone."""
+        """Return the accounts of peers, or of backends behind them, that are gone."""
         if accounts and self._names is not names:
             self._names, self._present = names, _present(names)
         return [each for each in accounts.values() if self._is_gone(each)]

@@ -129,7 +129,7 @@ class OutcomeSeries:
             yield each.table, in_use
 
     def _with_flows(self) -> NDArray[np.int64]:
-        """Return the series of outcomes whose flows have series."""
+        """Return the series of outcomes for flows that have series."""
         table, find = self.outcomes.table, self._flows.find
         shown = [i for i, labels in table.pairs() if find(FlowLabels(*labels[:-1])) is not None]
         return np.array(shown, np.int64)
@@ -180,7 +180,7 @@ def _handshake_labels(account: Account, direction: str, value: int) -> Handshake
     )
 
 
-def _retransmit_labels(account: Account, direction: str, value: int) -> RetransmitLabels:  # noqa: ARG001: as every Make
+def _retransmit_labels(account: Account, direction: str, value: int) -> RetransmitLabels:
     flow = flow_labels(account, direction)
     return RetransmitLabels(
         namespace=flow.namespace,
@@ -225,5 +225,5 @@ def _audit_labels(account: Account, direction: str, value: int) -> AuditLabels:
 
 
 def audited_namespace(account: Account) -> str:
-    """Return the namespace of the endpoint whose policies are audited."""
+    """Return the namespace of the endpoint under audit."""
     return account.endpoint_namespace or account.namespace

@@ -79,7 +79,7 @@ class Account(NamedTuple):
     scope: str
     protocol: int
     port: int  # the server's; NO_PORT, UNKNOWN_PORT
-    pod: str = ""  # on a shared interface (the host's): the pod whose total this adds to
+    pod: str = ""  # on a shared interface (the host's): the pod that this adds to
     backend: PeerBackend | None = None
     judgement: Judgement = UNJUDGED
     endpoint: str = ""  # the name of the endpoint, whatever the labels say

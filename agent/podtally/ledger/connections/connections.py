@@ -25,7 +25,7 @@ TCP_FIN, TCP_RST, TCP_ACK = 1, 4, 16
 INITIATOR_UNKNOWN, INITIATOR_ENDPOINT, INITIATOR_PEER = 0, 1, 2
 CONTESTED = 4
 INITIATOR_MASK = 3  # the bits beside CONTESTED
-UNNAMED = -1  # the account of a connection whose labels have to be found again
+UNNAMED = -1  # the account of a connection that needs its labels again
 NO_CONNECTION = -2  # in the place of an account: no such connection
 
 Array = NDArray[Any]
@@ -201,7 +201,7 @@ class Connections:
     def save(self) -> Saved:
         return self.columns.save()
 
-    def load(self, saved: Saved, now_ns: int) -> None:  # noqa: ARG002: as every Part
+    def load(self, saved: Saved, now_ns: int) -> None:
         self.columns = loaded_connections(saved)
 
     def find(self, fingerprint: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

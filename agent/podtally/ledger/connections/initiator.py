@@ -206,7 +206,7 @@ def may_be_under_way(
 
 
 def contest_mirrored(flows: NewConnections, foreign: NDArray[np.bool_]) -> None:
-    """Mark connections CONTESTED whose peer's packets their own endpoint sends: it forges the
+    """Mark connections CONTESTED if their own endpoint sends the peer's packets: it forges the
     peer's address, and the node routes the frame back. ``foreign`` (n,): sent from an address that
     is not the endpoint's.
     """
@@ -230,7 +230,7 @@ def _hashes(key: NDArray[np.void]) -> NDArray[np.uint64]:
 
 
 def _tracked(key: NDArray[np.void], present: EpochContext) -> NDArray[np.uint8]:
-    """Return the side whose packet the connection tracker saw first; INITIATOR_UNKNOWN: neither."""
+    """Return the side that the connection tracker saw first; INITIATOR_UNKNOWN: neither."""
     local, peer = tracked(key, present).found, tracked(reversed_keys(key), present).found
     sides = [local & ~peer, peer & ~local]
     return np.select(sides, [INITIATOR_ENDPOINT, INITIATOR_PEER], INITIATOR_UNKNOWN).astype(

@@ -146,7 +146,7 @@ class DomainNaming:
     def _with_domains(
         self, flows: NewConnections, peers: PeerColumns, kinds: PeerKinds
     ) -> PeerColumns:
-        """Return peers whose kinds have the domains; the loop is over different ones."""
+        """Return peers with the domains in their kinds; the loop is over different ones."""
         rows = np.flatnonzero(flows.domain > NO_DOMAIN)
         if not len(rows):
             return peers

@@ -126,7 +126,7 @@ class PeerDomains:
     def save(self) -> Saved:
         return Saved(encode(self.values))
 
-    def load(self, saved: Saved, now_ns: int) -> None:  # noqa: ARG002: as every Part
+    def load(self, saved: Saved, now_ns: int) -> None:
         self.values = saved.decode(list[PeerDomain]) or list(_FIRST)
         self._numbers = {each: i for i, each in enumerate(self.values)}
 

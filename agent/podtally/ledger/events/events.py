@@ -174,7 +174,7 @@ class Events:
         """Return up to ``most`` events to report now, and their indexes.
 
         Events that were never reported come first, each endpoint's first before any endpoint's
-        second; then those whose last report is oldest.
+        second; then those with the oldest last report.
         """
         sums, moved_ns = self.table.sums()
         reported, reported_ns = self.reported[: len(sums)], self.reported_ns[: len(sums)]

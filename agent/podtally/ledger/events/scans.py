@@ -18,7 +18,7 @@ from podtally.ledger.checkpoint.saved import Saved
 PORTS = 1 << 16
 KEPT = 1024  # hashes of each event, 8 KiB
 LARGEST = 3  # peers of an event that are named
-_WEIGHED = 64  # peers of an event whose bytes are kept: those with most
+_WEIGHED = 64  # peers of an event with bytes of their own: those with most
 _NONE = np.uint64(2**64 - 1)
 
 _ARRAYS = ("events", "ports", "hashes")
@@ -101,7 +101,7 @@ class Scans:
     def save(self) -> Saved:
         return Saved(arrays=dict(zip(_ARRAYS, self.dump(), strict=True)))
 
-    def load(self, saved: Saved, now_ns: int) -> None:  # noqa: ARG002: as every Part
+    def load(self, saved: Saved, now_ns: int) -> None:
         self.restore(*(saved.array(name) for name in _ARRAYS))
 
     def dump(self) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint64]]:

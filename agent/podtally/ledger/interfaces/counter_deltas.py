@@ -21,7 +21,7 @@ class CounterDeltas:
     def save(self) -> Saved:
         return Saved(arrays={"key": self.key, "sums": self.sums})
 
-    def load(self, saved: Saved, now_ns: int) -> None:  # noqa: ARG002: as every Part
+    def load(self, saved: Saved, now_ns: int) -> None:
         self.key, self.sums = saved.array("key"), saved.array("sums")
 
     def grown(self, accounts: AccountReading) -> AccountReading:
@@ -45,6 +45,6 @@ class CounterDeltas:
         self.key, self.sums = self.key[:0], self.sums[:0]
 
     def closed(self, ifindex: int) -> None:
-        """Forget an interface whose account was removed: the next with its ifindex starts at 0."""
+        """Forget an interface with a removed account: the next with its ifindex starts at 0."""
         others = self.key >> 1 != ifindex
         self.key, self.sums = self.key[others], self.sums[others]

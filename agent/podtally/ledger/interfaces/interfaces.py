@@ -47,7 +47,7 @@ class Interfaces:
 
     ``booked`` counts from the interface's creation: flows, other and overflow together.
     ``counter`` is the last reading, from and to the endpoint. ``pending_*`` is booked and not
-    yet in the total of a pod, whose name is not known yet.
+    yet in the total of a pod, which has no name yet.
     """
 
     def __init__(self) -> None:
@@ -165,7 +165,7 @@ class Interfaces:
             self.restarted(ifindex)
         unbounded = self.high[slot] >= UNBOUNDED
         if unbounded.all() and not fresh:
-            # Counted by an agent whose checkpoint is lost: what the kernel holds passed before
+            # Counted by an agent that lost its checkpoint: what the kernel holds passed before
             # the first reading, so the opening balance may be anything below it.
             self.low[slot] = self.counter[slot] = 0
         # Attached again after a gap: what passed meanwhile is at most the counter's growth
@@ -246,7 +246,7 @@ class Interfaces:
         records, pairs = self.dump()
         return Saved(encode(records), {"pairs": pairs})
 
-    def load(self, saved: Saved, now_ns: int) -> None:  # noqa: ARG002: as every Part
+    def load(self, saved: Saved, now_ns: int) -> None:
         self.restore(saved.decode(list[InterfaceRecord]), saved.array("pairs"))
 
     def dump(self) -> tuple[list[InterfaceRecord], NDArray[np.int64]]:

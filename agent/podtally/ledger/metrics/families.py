@@ -224,7 +224,7 @@ DENIED = opened_connections(
     denied_labels,
     Metric(
         name="podtally_policy_denied",
-        help="Connections that policy denies, counted at the end whose policies deny them.",
+        help="Connections that policy denies, counted at the end that denies them.",
         cardinality="careful: only what is denied",
     ),
 )
@@ -255,7 +255,7 @@ EXPIRED = opened_connections(
     expired_labels,
     Metric(
         name="podtally_policy_expired_names",
-        help="Connections that policy allows only by a DNS answer whose TTL had ended.",
+        help="Connections that policy allows only by an expired DNS answer.",
         note="An implementation that enforces TTLs denies them.",
         cardinality="careful: only such connections",
     ),
@@ -307,13 +307,13 @@ CANDIDATES = Family(
     metrics=(
         Metric(
             name="podtally_candidate_connections",
-            help="Connections whose verdict candidate policies would change.",
+            help="Connections that get another verdict with the candidate policies.",
             cardinality="careful: only what would change",
             column=CONNECTIONS,
         ),
         Metric(
             name="podtally_candidate_bytes",
-            help="Bytes of connections whose verdict candidate policies would change.",
+            help="Bytes of connections that get another verdict with the candidate policies.",
             note="Both directions together.",
             cardinality="careful: the same",
             column=BYTES,

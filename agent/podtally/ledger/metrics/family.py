@@ -51,7 +51,7 @@ class Declaration:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric(Declaration):
-    """A metric whose values are sums of a family: by default those of one column."""
+    """A metric of a family's sums: by default those of one column."""
 
     column: int = 0
     label_of_columns: str = ""  # every column is a series, and this label names it

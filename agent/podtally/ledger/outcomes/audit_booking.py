@@ -66,7 +66,7 @@ class AuditBooking:
             series.audit.add(at_peer.take(some), _ones(some), now_ns)
 
     def _spoofing(self) -> list[ConnectionColumns]:
-        """Return the connections whose endpoint sends in the name of others."""
+        """Return the connections of endpoints that send from addresses of others."""
         spoofs = self._accounts.outcomes.spoofs
         found = []
         for part in (self._connections.columns, *self.ended):

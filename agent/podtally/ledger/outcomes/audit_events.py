@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports connections whose verdict the cluster does not enforce, or that something else blocks.
+"""Reports connections with a verdict that is not enforced, or that something else blocks.
 
 The loop is over what differs in an event: the account and the result.
 """

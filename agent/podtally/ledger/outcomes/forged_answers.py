@@ -19,7 +19,7 @@ def are_forged(
 ) -> NDArray[np.bool_]:
     """Return which connections (n,) may have been answered by others than their peers.
 
-    ``spoofing`` are connections whose endpoint sends from an address that is not its own: what it
+    ``spoofing`` are connections of an endpoint that sends from a foreign address: what it
     sends to an endpoint in the name of that one's peer has the addresses and ports of an answer.
     """
     sent = [_tuples(each, "local", "remote") for each in spoofing if len(each.fingerprint)]

@@ -18,7 +18,7 @@ ByNamespace = dict[str, tuple[Policy, ...]]
 
 
 class PolicyChanges:
-    """Namespaces whose policies changed not long ago."""
+    """Namespaces with recently changed policies."""
 
     def __init__(self) -> None:
         self._policies: tuple[Policy, ...] | None = None

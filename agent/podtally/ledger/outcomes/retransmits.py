@@ -3,7 +3,7 @@
 
 The kernel reports retransmissions of all network namespaces, by addresses and ports. What joins
 no connection is of others, and is dropped; it waits for an epoch, since the packet may be
-counted just after it was reported. Only the connection whose endpoint sends counts it: where
+counted just after it was reported. Only the sender's connection counts it: where
 both ends are on this host, that is one of two.
 """
 
@@ -34,7 +34,7 @@ class RetransmitBooking:
     def save(self) -> Saved:
         return Saved(arrays={"waiting": self.waiting, "is_new": self._is_new})
 
-    def load(self, saved: Saved, now_ns: int) -> None:  # noqa: ARG002: as every Part
+    def load(self, saved: Saved, now_ns: int) -> None:
         self.waiting, self._is_new = saved.array("waiting"), saved.array("is_new")
 
     def take(self, retransmits: NDArray[np.void]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mark the peers whose traffic passes a NAT gateway, by the rules of the configuration.
+"""Mark the peers behind a NAT gateway, by the rules of the configuration.
 
 The kernel does not know: the gateway is a part of the network outside of the node.
 """
@@ -23,8 +23,8 @@ _ANYWHERE = PrefixTable((), 1)
 class NatRules(NamedTuple):
     """What passes the gateway: traffic with the internet, from some places, to some networks."""
 
-    node_labels: Mapping[str, str]  # of nodes whose traffic passes; empty: see ``subnets``
-    subnets: PrefixTable | None  # of endpoints whose traffic passes; both empty: everywhere
+    node_labels: Mapping[str, str]  # of nodes behind the gateway; empty: see ``subnets``
+    subnets: PrefixTable | None  # of endpoints behind the gateway; both empty: everywhere
     destinations: PrefixTable  # value 1: passes, 0: takes another way
 
     def from_node(self, context: EpochContext) -> bool:

@@ -71,7 +71,7 @@ class ServiceBackends:
         flows: NewConnections,
         context: EpochContext,
     ) -> None:
-        """Put backends in the place of the peers in ``rows`` whose ``flows`` go to a Service."""
+        """Replace the peers in ``rows`` that are Services by the backends of their ``flows``."""
         service = self._contacted(flows.key, peers.owner[rows], context)
         chosen = np.flatnonzero(service != _NO_SERVICE)
         if not len(chosen):

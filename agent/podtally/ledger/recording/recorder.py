@@ -160,7 +160,7 @@ class Recorder:
         arrays |= saved_rows("outbox", joined([each.rows for each in self.outbox] or [no_rows()]))
         return Saved(encode(values), arrays | self._waiting.save() | self._rest.save())
 
-    def load(self, saved: Saved, now_ns: int) -> None:  # noqa: ARG002: as every Part
+    def load(self, saved: Saved, now_ns: int) -> None:
         if not self.stream or not saved.arrays:
             return
         self.is_restored = True

@@ -57,7 +57,7 @@ class LabelNumbers:
             self._interfaces_version = self._interfaces.version
 
     def renamed_slots(self) -> NDArray[np.int64]:
-        """Return the slots whose interface has another name since ``learn``; until the next call
+        """Return the slots of interfaces renamed since ``learn``; until the next call
         of that, rows have the earlier one. (n,)
         """
         if self._interfaces_version == self._interfaces.version:

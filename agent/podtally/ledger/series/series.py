@@ -108,7 +108,7 @@ class SeriesTable(Generic[Labels]):
         arrays = {"sums": sums, "moved_ns": moved_ns}
         return Saved(self._encoded.encode(self.version, self.pairs), arrays)
 
-    def load(self, saved: Saved, now_ns: int) -> None:  # noqa: ARG002: as every Part
+    def load(self, saved: Saved, now_ns: int) -> None:
         pairs = saved.decode(list[tuple[int, self._labels_type]])  # type: ignore[name-defined]
         if pairs or saved.arrays:
             self.restore(pairs, saved.array("sums"), saved.array("moved_ns"))

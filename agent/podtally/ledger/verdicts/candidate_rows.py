@@ -64,7 +64,7 @@ class CandidateRows:
         sums = tuple(self._before.items())
         return Saved(encode(CandidateBaseline(self._fingerprint, sums, self.since_ns)))
 
-    def load(self, saved: Saved, now_ns: int) -> None:  # noqa: ARG002: as every Part
+    def load(self, saved: Saved, now_ns: int) -> None:
         before = saved.decode(CandidateBaseline)
         self._fingerprint, self._before = before.fingerprint, dict(before.sums)
         self.since_ns = before.since_ns

@@ -151,7 +151,7 @@ class VerdictStage:
         return found
 
     def _of_openings(self, evaluator: Evaluator, given: JudgeInput) -> Outcomes:
-        """Judge connections whose opener is known."""
+        """Judge connections with a known opener."""
         n = len(given.endpoint)
         peer, is_egress = (
             self.endpoints.of_owners(given.owner),

@@ -58,7 +58,7 @@ class Exposure:
         protocol: NDArray[np.uint8],
         port: NDArray[np.int64],
     ) -> NDArray[np.int64]:
-        """Return the Ingress whose controller each peer is, leading to the pod, or NOTHING."""
+        """Return the Ingress that leads to the pod if the peer is its controller, or NOTHING."""
         classes = self._classes(peers)
         word = _WORD.pack(controller=classes, protocol=protocol, port=_of_pods(port))
         return self._via.look_up(addresses, word)

@@ -113,7 +113,7 @@ class _RuleSet:
                 yield other, other_rule
 
     def _of_wider(self, policy: Policy) -> list[list[int]]:
-        """Return the numbers of rules whose policies cover its subject, a list per subject."""
+        """Return the numbers of rules of policies that cover its subject, a list per subject."""
         key = (policy.subject, policy.namespace)
         found = self._wider.get(key)
         if found is None:

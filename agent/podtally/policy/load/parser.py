@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parse documents into policies: decode, validate and convert each supported kind.
 
-An object whose meaning is lost becomes an unreadable policy for the endpoints it may select, so
+An object that cannot be read becomes an unreadable policy for the endpoints it may select, so
 that these are judged ``unknown``: nothing fails open. Documents of other kinds are passed on.
 """
 

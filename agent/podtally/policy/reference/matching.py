@@ -117,7 +117,7 @@ def domain_matches(peer: DomainPeer, names: KnownNames) -> bool | None:
 
     "Pods are expected to make a DNS query for a domain before sending traffic to it." An answer
     that has expired still counts: applications keep addresses. Pods and nodes may have names
-    too, so whose the address is does not matter.
+    too, so the owner of the address does not matter.
     """
     if matching_answer(peer, names) is not None:
         return True if peer.is_defined else None

@@ -49,7 +49,7 @@ def built_in_nulls(value: Any, key: str = "", depth: int = 0) -> Any:
 
 
 def custom_nulls(value: Any, key: str = "", depth: int = 0) -> Any:
-    """Return the value without nulls, as for custom resources whose schemas lack ``nullable``.
+    """Return the value without nulls, as for custom resources with schemas that lack ``nullable``.
 
     Null fields and map items are pruned (apiextensions ``PruneNonNullableNullsWithoutDefaults``),
     list items are not.

@@ -37,7 +37,7 @@ _32 = np.uint64(32)
 class PackedConnections(NamedTuple):
     """Index i of every array is the same connection."""
 
-    local: NDArray[np.int32]  # number of the endpoint whose policies judge
+    local: NDArray[np.int32]  # number of the endpoint under judgement
     peer: NDArray[np.int32]  # or ADDRESS_INDEX, UNKNOWN_INDEX
     high: NDArray[np.uint64]  # the peer's address, 128 bits in two words; 0: unknown
     low: NDArray[np.uint64]

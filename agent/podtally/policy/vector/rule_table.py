@@ -133,9 +133,9 @@ def _denies(entry: CompiledRule | None) -> bool:
 def affected_by(
     one: CompiledPolicy, words: Keys, endpoints: EndpointTable, classes: EndpointClasses
 ) -> NDArray[np.bool_]:
-    """(n,); connections whose verdict may be another without the policy.
+    """Return connections that may get another verdict without the policy. (n,)
 
-    A policy of an admin tier that none of whose rules matches says nothing; a NetworkPolicy
+    A policy of an admin tier without a matching rule says nothing; a NetworkPolicy
     isolates even so.
     """
     each = unpack_keys(words)
