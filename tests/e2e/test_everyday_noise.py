@@ -28,6 +28,7 @@ from tests.e2e.policy_world import (
     events,
     eventually,
     talk,
+    wait_for,
     write,
 )
 from tests.kernel.links_support import inside
@@ -274,6 +275,11 @@ def test_a_refused_scan_is_counted_and_one_event(shop: tuple[Node, Agent], tmp_p
     samples = eventually(agent, decided, {"refused": len(FORBIDDEN)})
     assert of_web("policy", DENIED, samples) == {"shop/isolated": len(FORBIDDEN)}
     assert of_web("result", ENFORCEMENT, samples) == {"enforced": len(FORBIDDEN)}
+    rest = wait_for(
+        lambda: events(tmp_path / "events"),
+        lambda each: each.scan is not None and each.outcomes.get("refused") == each.connections,
+    )
+    assert rest.connections == len(FORBIDDEN) - EVENTS_OF_A_PEER
     last = {each.port: each for each in events(tmp_path / "events")}  # sums so far, by event
     assert {each.event for each in last.values()} == {"denied"}
     assert [port for port, each in last.items() if each.scan] == [None]

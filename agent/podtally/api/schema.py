@@ -203,6 +203,7 @@ class TrafficSums(msgspec.Struct, frozen=True, array_like=True):
     begun: int  # by the endpoint
     accepted: int  # opened by the peer
     failed: int = 0  # of both
+    outcomes: dict[str, int] = {}  # of both, of those that are decided
 
 
 class BookSums(msgspec.Struct, frozen=True, array_like=True):

@@ -24,6 +24,8 @@ examples:
   podtally flows --to internet --since 'this month' --by workload,domain --cost
                                                         bytes and cost to the internet
   podtally flows --verdict denied --by policy,workload  what was denied, by policy
+  podtally flows --outcome refused --outcome unanswered --by workload,peer,port,outcome
+                                                        connections that failed, by server
   podtally flows --store clickhouse --to 203.0.113.10   the same, of all nodes
   podtally flows --watch --verdict denied               live: new and changed conversations
   podtally flows --from shop/web --to internet --since yesterday --until 06:00 --top 20

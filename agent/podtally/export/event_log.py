@@ -61,7 +61,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """One line; times are RFC 3339, in UTC, to the millisecond."""
 
     time: str
-    event: str  # denied, undeclared, exposed, unknown, expired or spoofed
+    event: str  # denied, undeclared, exposed, unknown, expired, spoofed, not_enforced, blocked
     cluster: str = ""  # left out unless it is configured
     node: str = ""
     direction: str  # egress: the endpoint opened the connection
@@ -77,6 +77,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     scan: EventScan | None = None
     connections: int
     new_connections: int
+    outcomes: dict[str, int] = {}  # of connections whose outcome is decided
     bytes: DirectionSums
     first: str
     last: str
@@ -157,6 +158,7 @@ def event(
         scan=_scan(due),
         connections=due.connections,
         new_connections=due.new_connections,
+        outcomes=dict(due.outcomes),
         bytes=DirectionSums(due.egress_bytes, due.ingress_bytes),
         first=at(due.first_ns),
         last=at(due.last_ns),

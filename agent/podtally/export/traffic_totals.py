@@ -4,6 +4,8 @@
 A hundredth of /metrics: for clients that ask all nodes of a cluster through the API server.
 """
 
+from collections import Counter, defaultdict
+
 from podtally.api.schema import BookSums, Traffic, TrafficSums
 from podtally.ledger.metrics.failures import is_failure
 from podtally.ledger.metrics.families import BOOKS, FLOWS, GAPS
@@ -35,12 +37,20 @@ def traffic(view: View) -> Traffic:
         entry[2 + column] += connections
     outcomes = view[OUTCOMES]
     ended = zip(outcomes.labels, outcomes.values[:, 0].tolist(), strict=True)
+    became: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     for each, connections in ended:
         conversation = each[:at] + each[at + 1 : -1]  # without the outcome
-        if is_failure(each.outcome, each.protocol) and conversation in sums:
+        if conversation not in sums:
+            continue
+        became[conversation][each.outcome] += connections
+        if is_failure(each.outcome, each.protocol):
             sums[conversation][_FAILED] += connections
     names = [name for name in FLOWS.label_names if name != _DIRECTION]
-    found = [TrafficSums(list(key), *entry) for key, entry in sums.items() if any(entry)]
+    found = [
+        TrafficSums(list(key), sent, received, begun, accepted, failed, dict(became[key]))
+        for key, (sent, received, begun, accepted, failed) in sums.items()
+        if sent or received or begun or accepted or failed
+    ]
     return Traffic(names, found, _books(view))
 
 

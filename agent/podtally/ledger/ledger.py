@@ -33,7 +33,6 @@ from podtally.ledger.metrics import families
 from podtally.ledger.metrics.costs import CONTRACT, SeriesOptions
 from podtally.ledger.metrics.tables import Tables
 from podtally.ledger.metrics.view import View
-from podtally.ledger.outcomes.audit_events import AuditEvents
 from podtally.ledger.outcomes.outcome_booking import ColdRows, OutcomeBooking
 from podtally.ledger.outcomes.retransmits import RetransmitBooking
 from podtally.ledger.pending import PendingConnections
@@ -107,7 +106,7 @@ class Ledger:
         self.pending = PendingConnections(
             self.connections, self.accounts, self.events, self.attribution, self.recorder
         )
-        self.outcomes = OutcomeBooking(self.connections, self.accounts, AuditEvents(self.events))
+        self.outcomes = OutcomeBooking(self.connections, self.accounts, self.events)
         self.retransmits = RetransmitBooking(self.accounts)
         self.row_booking = RowBooking(
             self.connections,

@@ -204,3 +204,27 @@ def test_connections_of_several_policies_count_for_each() -> None:
         "a/one": 5, "a/two": 5, "a/three": 0,
     }  # fmt: skip
     assert report.findings == [finding]
+
+
+def test_a_denied_event_says_once_more_what_became_of_its_connections() -> None:
+    ledger, declared = make(), declare(ONLY_MYSQL)
+    refused = out("198.18.7.7", 3306)._replace(seen=from_here(SYN) | to_here(RST | ACK))
+    epoch(ledger, present(declared), [refused])
+    (first,) = due_events(ledger, SECOND)
+    assert (first.labels.verdict, first.outcomes) == ("denied", {})
+    for second in range(2, 8):
+        epoch(ledger, present(declared, now_ns=second * SECOND), [])
+    assert due_events(ledger, 9 * SECOND) == []  # not before the interval has passed
+    restarted = make()
+    restarted.load(ledger.save(), 9 * SECOND)
+    (again,) = due_events(restarted, 70 * SECOND)
+    assert (again.connections, again.new_connections, again.outcomes) == (1, 0, {"refused": 1})
+    assert due_events(restarted, 7000 * SECOND) == []
+
+
+def test_an_undeclared_event_has_no_second_line_for_its_outcome() -> None:
+    ledger = make()
+    epoch(ledger, present(declare()), [out("198.18.7.7", 3306)._replace(seen=OPEN)])
+    (only,) = due_events(ledger, SECOND)
+    assert (only.labels.verdict, only.outcomes) == ("undeclared", {"established": 1})
+    assert due_events(ledger, 7000 * SECOND) == []

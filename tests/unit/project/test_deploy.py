@@ -14,6 +14,7 @@ import podtally
 from podtally import config
 from podtally.kernel.capabilities import CAPABILITIES, RUNNING
 from podtally.kernel.flow_programs import TIMEOUT_SECONDS
+from podtally.kernel.tracepoints import TRACEFS
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 OVERLAYS = ("plain", "prometheus-operator", "openshift", "kind", "k3s")
@@ -166,6 +167,7 @@ def test_every_volume_is_mounted_and_no_more_of_the_host(overlay: Built) -> None
         str(config.DEFAULT_POD_LOGS),
         "/sys/fs/cgroup",
         "/run/netns",
+        str(TRACEFS[0]),
     }
     written = {mount["name"] for mount in mounts if not mount.get("readOnly")}
     assert written == {"tmp", "bpffs", "state", "history"}

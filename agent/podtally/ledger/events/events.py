@@ -4,17 +4,20 @@
 ``export.event_log`` writes them.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from podtally.ledger.checkpoint.saved import Saved
+from podtally.ledger.events.event_outcomes import EventOutcomes
 from podtally.ledger.events.scans import Scan, Scans
 from podtally.ledger.series.label_sets import OTHER, ScanLabels
 from podtally.ledger.series.series import SeriesTable
 from podtally.ledger.series.shares import Shares, Taken, rank
+from podtally.policy.model import DENIED
 
 NO_EVENT = -1
 EGRESS_BYTES, INGRESS_BYTES, CONNECTIONS = 0, 1, 2
@@ -63,6 +66,7 @@ class Due(NamedTuple):
     first_ns: int  # CLOCK_MONOTONIC: the first connection's first packet
     last_ns: int  # the last epoch with bytes
     scan: Scan | None = None  # only of an event that stands for many peers or ports
+    outcomes: Mapping[str, int] = MappingProxyType({})  # of connections that are decided
 
 
 class Events:
@@ -76,9 +80,11 @@ class Events:
         """``scanning`` counts the connections of scans."""
         self.shares = Shares(limit, MAX_PEERS_AND_PORTS, MAX_PORTS)
         self.scans = Scans()
+        self.outcomes = EventOutcomes()
         self.scanning = scanning
         self._scanning = np.full(16, NO_EVENT, np.int64)  # by index of the event
         self._endpoint = np.zeros(16, np.int64)  # a hash, by index of the event
+        self._denied = np.zeros(16, np.bool_)
         self.table: SeriesTable[EventLabels] = SeriesTable(3, EventLabels)
         self.first_ns = np.zeros(16, np.int64)
         self.reported = np.zeros((16, 3), np.int64)
@@ -98,6 +104,7 @@ class Events:
             return self.index_of(fitting, first_ns, now_ns)
         index = self.table.index_of(labels, now_ns)
         self._enter(index, labels, now_ns)
+        self.outcomes.clear(index)
         self.first_ns[index], self.reported[index], self.reported_ns[index] = first_ns, 0, 0
         return index
 
@@ -116,7 +123,7 @@ class Events:
         if labels.peer_kind != OTHER:
             self.shares.take(_taken(labels), labels.reason == SCAN)
         self._endpoint[index] = hash((labels.namespace, labels.pod, labels.workload))
-        self._scanning[index] = NO_EVENT
+        self._scanning[index], self._denied[index] = NO_EVENT, labels.verdict == DENIED
         if labels.reason == SCAN:
             scan = ScanLabels(labels.namespace, labels.workload, labels.direction, labels.verdict)
             self._scanning[index] = self.scanning.index_of(scan, now_ns)
@@ -179,7 +186,9 @@ class Events:
         sums, moved_ns = self.table.sums()
         reported, reported_ns = self.reported[: len(sums)], self.reported_ns[: len(sums)]
         intervals = self._intervals(sums, moved_ns, interval_ns, now_ns)
-        index = np.flatnonzero(self._grown(sums) & (now_ns - reported_ns >= intervals))
+        # Of what policy denies it is news whether it got through.
+        news = self._denied[: len(sums)] & self.outcomes.have_news(len(sums))
+        index = np.flatnonzero((self._grown(sums) | news) & (now_ns - reported_ns >= intervals))
         self.pending = max(0, len(index) - most)
         index = index[np.argsort(reported_ns[index], kind="stable")]
         again = reported_ns[index] > 0
@@ -196,6 +205,7 @@ class Events:
                 int(self.first_ns[i]),
                 int(moved_ns[i]),
                 self.scans.of(i),
+                self.outcomes.of(i),
             )
             for i in index.tolist()
         ]
@@ -224,6 +234,7 @@ class Events:
 
     def mark_reported(self, index: Collection[int], now_ns: int) -> None:
         """Note that events were reported with their present sums."""
+        self.outcomes.mark_reported(index)
         at = np.array(list(index), np.int64)
         self.reported[at] = self.table.sums()[0][at]
         self.reported_ns[at] = now_ns
@@ -251,11 +262,13 @@ class Events:
             "reported": self.reported,
             "reported_ns": self.reported_ns,
         }
-        return table._replace(arrays={**table.arrays, **reported})
+        outcomes = self.outcomes.save(len(table.arrays["sums"]))
+        return table._replace(arrays={**table.arrays, **reported, **outcomes})
 
     def load(self, saved: Saved, now_ns: int) -> None:
         """Call after the series of scans are loaded."""
         self.table.load(saved, now_ns)
+        self.outcomes.load(saved)
         self.restore(*(saved.array(name) for name in ("first_ns", "reported", "reported_ns")))
 
     def restore(
@@ -282,6 +295,7 @@ class Events:
             more = max(more, len(self._scanning))
             self._scanning = np.pad(self._scanning, (0, more), constant_values=NO_EVENT)
             self._endpoint = np.pad(self._endpoint, (0, more))
+            self._denied = np.pad(self._denied, (0, more))
         more = size - len(self.reported_ns)
         if more > 0:
             more = max(more, len(self.reported_ns))

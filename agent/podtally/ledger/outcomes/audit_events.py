@@ -60,6 +60,7 @@ class AuditEvents:
             numbers.append(self._number(labels, columns, row, now_ns))
         event = np.array(numbers, np.int32)[place.ravel()]
         self._events.count(event, now_ns)
+        self._events.outcomes.add(event, columns.outcome[rows])
         self._events.add_bytes(event, columns.bytes[rows], now_ns)
 
     def _number(

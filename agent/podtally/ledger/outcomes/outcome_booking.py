@@ -18,6 +18,7 @@ from podtally.ledger.connections.connections import (
     Connections,
 )
 from podtally.ledger.connections.epoch_context import EpochContext
+from podtally.ledger.events.events import Events
 from podtally.ledger.outcomes.audit_booking import AuditBooking
 from podtally.ledger.outcomes.audit_events import AuditEvents
 from podtally.outcomes import decision
@@ -42,12 +43,11 @@ _STEPS = ((OPENED, ANSWERED), (ANSWERED, COMPLETED))
 class OutcomeBooking:
     """Over the connections and accounts of one ledger."""
 
-    def __init__(
-        self, connections: Connections, accounts: AccountTable, events: AuditEvents
-    ) -> None:
+    def __init__(self, connections: Connections, accounts: AccountTable, events: Events) -> None:
         self._connections = connections
         self._accounts = accounts
-        self._audit = AuditBooking(connections, accounts, events)
+        self._events = events
+        self._audit = AuditBooking(connections, accounts, AuditEvents(events))
         self._bits = connections.flags.handshake
 
     # -- from rows ---------------------------------------------------------------------
@@ -142,6 +142,7 @@ class OutcomeBooking:
         return np.flatnonzero(known)
 
     def _count(self, columns: ConnectionColumns, context: EpochContext) -> None:
+        self._events.outcomes.add(columns.event, columns.outcome)
         columns = columns.take(self._countable(columns))
         n = len(columns.fingerprint)
         if not n:
