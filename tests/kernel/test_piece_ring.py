@@ -167,6 +167,18 @@ def test_a_client_hello_in_two_segments(reader: Reader) -> None:
     assert [piece.sequence for piece in pieces] == [1000, 2400]
 
 
+def test_a_client_hello_in_one_large_segment(reader: Reader) -> None:
+    """As TSO leaves it: larger than any frame on the wire, with data behind the record."""
+    for port, more in enumerate((b"", b"\x17" * 1000), 1000):
+        frame = ipv4(TCP, tcp(HELLO + more, source=port))
+        reader.kernel.send("from_pod", frame, context=context(LOOPBACK, gso_segs=2))
+        later = ipv4(TCP, tcp(b"\x17later", source=port, sequence=9000))
+        pieces = reader.send("from_pod", later)
+        assert b"".join(piece.data for piece in pieces).startswith(HELLO)
+        assert {(piece.is_hello, piece.is_cut) for piece in pieces} == {(True, False)}
+        assert sum(len(piece.data) for piece in pieces) == len(HELLO + more)
+
+
 def test_other_data_are_not_copied(reader: Reader) -> None:
     for port, data in enumerate(
         (b"GET / HTTP/1.1", b"\x16\x03\x01\0\4\2\0\0\0", b"\x17\x03\x03\0\1x", b"\x16"), 1000
