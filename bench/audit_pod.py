@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One pod of ``scripts/bench audit``: listens on PORTS, and connects where it is told.
+"""One pod of ``scripts/bench audit``: listens on PORTS, and connects as instructed.
 
 python -m bench.audit_pod < lines of JSON, lists of (address, port); answers each with a line
 """

@@ -31,7 +31,7 @@ from bench import domains_zone as zone
 
 PLAIN_PORT, TLS_PORT = 8000, 8443
 RESOLVERS = ("198.18.0.53", "2001:db8::53")
-FIRST_PORT, PORTS = 10_000, 500  # of a pod's connections: they tell the connections apart
+FIRST_PORT, PORTS = 10_000, 500  # of a pod's connections: they identify them
 _SECONDS = 5.0
 _CLONE_NEWNET = 0x40000000
 _STALE_SHARE = 0.3  # of connections that use an answer from the application's cache

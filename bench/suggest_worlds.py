@@ -210,7 +210,7 @@ class WorldMaker:
             )
 
     def _noise(self, works: list[Work], edges: list[Edge]) -> Iterator[ObservedConversation]:
-        """Yield what no policy allows: scans, single strays, denials; and probes of the nodes."""
+        """Yield what no policy allows: scans, single connections, denials, probes of nodes."""
         chance = self._chance
         known = set(edges)
         for number in range(len(works) - 1):

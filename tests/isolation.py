@@ -11,7 +11,7 @@ CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000  # linux/sched.h
 def isolate() -> None:
     """Give the calling thread and its children their own network, /run, /sys and bpffs.
 
-    Everything else is shared, processes and cgroups included: tests name theirs by process id.
+    Everything else is shared, processes and cgroups included: tests name their own by process id.
     OSError.
     """
     libc = ctypes.CDLL(None, use_errno=True)

@@ -193,7 +193,7 @@ _LOAD = Row(
             "Series limited to other",
             "Connections that got a series under other because their endpoint used its share of "
             "series_limit. Sums stay exact, labels are lost. Raise series_limit, or find the "
-            "workload that creates so many.",
+            "workload that creates this many.",
             THIRD_RATE,
         ),
         rate_of(

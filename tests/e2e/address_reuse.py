@@ -81,7 +81,7 @@ class Soak:
         self._later(seconds, act)
 
     def run(self) -> None:
-        """Until the last pod is gone, and the API was told so."""
+        """Until the last pod is gone, and the API knows it."""
         self._began = time.monotonic()
         plan = self.plan
         self._coming.extend(
@@ -132,7 +132,7 @@ class Soak:
     def _make(
         self, pod: PodSpec, life: float, seed: float, friend: Peer | None = None, visitors: int = 0
     ) -> None:
-        self.node.tell_admitted(pod)
+        self.node.report_admitted(pod)
         linked_ns = time.monotonic_ns()
         self.node.make(pod)
         self._living[pod.name] = _Living(pod, linked_ns)
@@ -149,19 +149,19 @@ class Soak:
 
     def _start(self, pod: PodSpec, errand: Errand) -> None:
         self.node.start(errand)
-        self.node.tell_running(pod)
+        self.node.report_running(pod)
 
     def _go(self, report: Report) -> None:
         assert not report.error, f"{report.name}: {report.error}"
         pod, linked_ns = self._living.pop(report.name)
-        self.node.tell_ended(pod)
+        self.node.report_ended(pod)
         self.node.remove(pod)
         gone_ns = time.monotonic_ns()
         self.lived.append(Lived(pod, linked_ns, gone_ns, report))
         self._free.append(pod.number)
         self._freed_ns[pod.number] = gone_ns
         # the kubelet lets the API forget a pod when it has cleaned up behind it
-        self._soon(self._dice.uniform(0.0, 0.3), partial(self.node.tell_deleted, pod))
+        self._soon(self._dice.uniform(0.0, 0.3), partial(self.node.report_deleted, pod))
 
     def _take_address(self) -> int:
         """In turn the address that was freed last, and the one that is free for the longest."""
@@ -176,9 +176,9 @@ def sinks(node: KubeNode) -> Iterator[tuple[PodSpec, ...]]:
     """The pods that stay, and that all others talk to."""
     made = tuple(spec(f"sink-{number}", number, six=True) for number in SINKS)
     for pod in made:
-        node.tell_admitted(pod)
+        node.report_admitted(pod)
         node.make(pod)
         node.pin(pod)
         node.start(node.errand(pod))
-        node.tell_running(pod)
+        node.report_running(pod)
     yield made

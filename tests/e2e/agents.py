@@ -196,7 +196,7 @@ class Misfit:
     key: Key
     counted: int  # by the link, since the opening
     booked: int
-    gap: int  # as the agent tells it
+    gap: int  # as the agent reports it
 
 
 def misfits(samples: Samples, opening: Counters, closing: Counters) -> list[Misfit]:

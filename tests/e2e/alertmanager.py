@@ -58,7 +58,7 @@ class Webhook:
             for notice in list(self.notices):
                 if wanted(notice):
                     return notice
-            assert time.monotonic() < end, f"never told; of all: {self.notices}"
+            assert time.monotonic() < end, f"not notified; of all: {self.notices}"
             time.sleep(0.02)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
@@ -106,7 +106,7 @@ def need_programs() -> None:
 
 @contextmanager
 def watch(folder: Path, scraping: Configuration, alerting: Configuration) -> Iterator[Watch]:
-    """Prometheus and Alertmanager where the caller is, by these files of theirs.
+    """Prometheus and Alertmanager where the caller is, by their files.
 
     The receivers that ``alerting`` routes to are made here: each is the webhook, but for
     ``nobody``, who gets nothing.

@@ -87,7 +87,7 @@ def lacking() -> list[str]:
 
 @dataclass(frozen=True)
 class PodSpec:
-    """What a kubelet tells the runtime of a pod."""
+    """What a kubelet asks the runtime for a pod."""
 
     namespace: str
     name: str

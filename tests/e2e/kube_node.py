@@ -120,18 +120,18 @@ class KubeNode:
         _remove_cgroup(self.cgroups, pod)
         del self.present[pod.name]
 
-    # -- what the API is told ---------------------------------------------------------------
+    # -- what the API gets -----------------------------------------------------------------
 
-    def tell_admitted(self, pod: PodSpec) -> None:
+    def report_admitted(self, pod: PodSpec) -> None:
         self._tell(pod, objects.admitted(pod.identity))
 
-    def tell_running(self, pod: PodSpec) -> None:
+    def report_running(self, pod: PodSpec) -> None:
         self._tell(pod, objects.running(self._objects[pod.name], pod.identity))
 
-    def tell_ended(self, pod: PodSpec) -> None:
+    def report_ended(self, pod: PodSpec) -> None:
         self._tell(pod, objects.ended(self._objects[pod.name], pod.identity))
 
-    def tell_deleted(self, pod: PodSpec) -> None:
+    def report_deleted(self, pod: PodSpec) -> None:
         del self._objects[pod.name]
         if pod.has_object:
             self.api.delete("pods", objects.NAMESPACE, pod.name)

@@ -96,7 +96,7 @@ class Outages:
 
 
 def excused(lived: Iterable[Lived], spans: Collection[Span], lag_seconds: float) -> set[str]:
-    """Pods that the agent, or the API, may have told nothing of because it was away.
+    """Pods that the agent, or the API, may not have reported because it was away.
 
     An object is seen from ``lag_seconds`` after it came at the latest, for as long as the pod
     lives; if the agent is away just then, it never hears of the pod.

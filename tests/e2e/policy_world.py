@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of policy share: pods that talk, somewhere outside, and waiting for what the agent tells."""
+"""What the tests of policy share: pods that talk, somewhere outside, and waiting for what the agent reports."""
 
 import os
 import socket
@@ -91,7 +91,7 @@ def talk(
     to: tuple[str, int] | None = None,
     source: str = "",
 ) -> Iterator[Talk]:
-    """A connection to ``port`` of ``server``, by another address if ``to`` tells one.
+    """A connection to ``port`` of ``server``, by another address if ``to`` has one.
 
     None: whoever calls this, which is the node itself.
     """
@@ -139,7 +139,7 @@ def receive(end: socket.socket, size: int) -> None:
         size -= len(data)
 
 
-# -- what the agent tells -----------------------------------------------------------------
+# -- what the agent reports ---------------------------------------------------------------
 
 
 def by(label: str, samples: Samples, name: str, **labels: str) -> dict[str, int]:
@@ -186,7 +186,7 @@ def until_verdict(
 ) -> float:
     """Connect again and again until a connection has this verdict; returns after how long.
 
-    ``look`` tells connections by verdict. The next one has it as well.
+    ``look`` returns connections by verdict. The next one has it as well.
     """
     watch, began = Stopwatch(), time.monotonic()
     before = look(agent.samples()).get(verdict, 0)

@@ -158,7 +158,7 @@ def test_a_stray_pods_first_denied_connection_reaches_the_webhook(
         converse(pods["mail"], world, 80, (METADATA, 80))
         denied = seen.webhook.wait_for(is_notice("firing", workload="stray"), NOTICE_SECONDS)
         metadata = seen.webhook.wait_for(is_notice("firing", workload="mail"), NOTICE_SECONDS)
-        print(f"told {time.monotonic() - began:.1f} s after the first connection")
+        print(f"notified {time.monotonic() - began:.1f} s after the first connection")
         assert_told(denied, metadata)
         for workload in ("stray", "mail"):
             wanted = is_notice("resolved", workload=workload)

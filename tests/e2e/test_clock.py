@@ -49,7 +49,7 @@ class WallClock:
         self.variables = {"LD_PRELOAD": str(library), "WALL_CLOCK_OFFSET": str(self._offset)}
 
     def jump(self, seconds: int) -> None:
-        """Set it to so many seconds from the true time, in one write."""
+        """Set it to this many seconds from the true time, in one write."""
         with self._offset.open("r+b", buffering=0) as file:
             file.write((seconds * 1_000_000_000).to_bytes(8, "little", signed=True))
 

@@ -41,7 +41,7 @@ CLIENT = PodSpec(
     (("app", "client"),),
     f"/kubepods/burstable/pod{UID.format(2)}",
 )
-# As crictl makes one: its cgroup tells no UID.
+# As crictl makes one: its cgroup has no UID.
 BARE = PodSpec("lab", "bare", UID.format(3), (("app", "bare"),))
 DOCKER_ID = "5a3cd0fe" * 8
 DOCKER_CGROUP = f"/docker/{DOCKER_ID}"

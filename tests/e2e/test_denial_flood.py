@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A flood of denied connections under a policy of thousands of rules: epochs go on, all is told."""
+"""A flood of denied connections under a policy of thousands of rules: epochs go on, everything is reported."""
 
 from pathlib import Path
 

@@ -57,7 +57,7 @@ def mac(link: str, netns: str = "") -> bytes:
 
 def from_pod(pod: Pod, frame: bytes, to: bytes | None = None) -> bytes:
     """An IPv4 frame as the pod sends it to its node, or to another address of its link: with the
-    checksum without which nobody forwards it.
+    checksum without which no host forwards it.
     """
     start, end = packets.ETHERNET, packets.ETHERNET + packets.IPV4
     words = struct.unpack("!10H", frame[start:end])

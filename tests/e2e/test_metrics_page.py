@@ -153,7 +153,7 @@ def test_a_real_agents_metrics_are_those_of_the_page(
 
 
 def scraped(source: Prometheus) -> float:
-    """Wait until rates can be told; returns when that was."""
+    """Wait until rates can be computed; return when that was."""
     end = time.monotonic() + SCRAPED_SECONDS
     while not source.instant("count_over_time(podtally_build_info[1m]) > 2", time.time()):
         assert time.monotonic() < end, "Prometheus does not get to scrape"

@@ -29,7 +29,7 @@ PATIENCE_SECONDS = 60.0
 @pytest.fixture
 def shop(node: Node) -> Iterator[Cluster]:
     with cluster(node) as made:
-        for kind in KINDS.values():  # those of CRDs too: nobody waits for them
+        for kind in KINDS.values():  # those of CRDs too: nothing waits for them
             made.api.install(kind.name)
         made.pod("web", {"app": "web"})
         made.pod("db", {"app": "db"})

@@ -67,7 +67,7 @@ def test_policies_come_change_and_go(shop: Cluster, make_agent: MakeAgent, tmp_p
     of_client = {"workload": "client", "direction": "egress", "port": "80"}
     look, connect = begun(**of_client), asks(shop)
     with Scraper(agent.places.url).running() as scraper:
-        connect()  # nobody has CRDs of the admin tiers here
+        connect()  # no one has CRDs of the admin tiers here
         eventually(agent, look, {"undeclared": 1})
         shop.policy("shop/web", podSelector={"matchLabels": {"app": "web"}}, ingress=[])
         took["created"] = until_verdict(agent, connect, look, "denied")

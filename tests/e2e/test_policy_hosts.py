@@ -111,7 +111,7 @@ def test_units_and_the_host_are_judged_by_host_policies(
         world = stack.enter_context(uplink(node))
         ip("-n", world.netns, "addr", "add", f"{ELSEWHERE}/24", "dev", "eth0")
         unit = stack.enter_context(cgroup(f"system.slice/{SSH}"))
-        plain = stack.enter_context(cgroup("plain"))  # which tells of no unit
+        plain = stack.enter_context(cgroup("plain"))  # which has no unit
         stack.enter_context(serving(unit, 22))
         stack.enter_context(serving(unit, 2222))
         names = no_other_names(tmp_path)

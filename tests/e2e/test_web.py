@@ -117,7 +117,7 @@ def test_only_the_configured_tls_versions(
 
 
 def test_the_server_sends_close_notify(protected: Client) -> None:
-    """Else a client could not tell it from one that was cut off."""
+    """Otherwise a client could not distinguish it from one that was cut off."""
     assert protected.context is not None
     protected.context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # Python sets it
     with (

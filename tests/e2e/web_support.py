@@ -98,7 +98,7 @@ def ask(connection: http.client.HTTPConnection, path: str, password: str | None)
 
 @contextmanager
 def served(web_config: Path | None, port: int = 0) -> Iterator[int]:
-    """A server that has one pod's bytes to tell; yields its port."""
+    """Serve one pod's bytes; yield the port."""
     server = WebServer(("127.0.0.1", port), web_config)
     try:
         server.start(Publisher(VIEW, AgentMetrics(), lambda: Health("", "")))

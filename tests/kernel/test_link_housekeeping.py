@@ -116,7 +116,7 @@ SINGLE = {
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("name", [*GROUPS, *SINGLE])
 def test_what_goes_to_a_group_says_so(kernel: Kernel, program: str, name: str) -> None:
-    """One flow of the sender; those to whom it is flooded can tell."""
+    """One flow of the sender; those to whom it is flooded show it."""
     kernel.send(program, (GROUPS | SINGLE)[name], TIMES)
 
     (entry,) = kernel.entries()

@@ -221,7 +221,7 @@ def who_accepts(listeners: dict[int, socket.socket]) -> int:
             except BlockingIOError:
                 continue
             return number
-    raise AssertionError("nobody has a connection")
+    raise AssertionError("no one has a connection")
 
 
 @both

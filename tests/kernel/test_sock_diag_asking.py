@@ -141,7 +141,7 @@ def test_a_protocol_that_the_kernel_does_not_tell_of(
     monkeypatch.setattr(sock_diag, "_KINDS", {UDP: DATAGRAM, 253: DATAGRAM})
     monkeypatch.setattr(sock_diag, "_OPTIONS", {253: "CONFIG_INET_253_DIAG"})
     diag = SocketDiag()
-    assert diag.reason == "the kernel does not tell of sockets (CONFIG_INET_253_DIAG)"
+    assert diag.reason == "the kernel does not report sockets (CONFIG_INET_253_DIAG)"
     assert diag.available
     assert ask(diag, in_a_row(1, 1)[0]) == crowd[20000]
     before = diag._sequence

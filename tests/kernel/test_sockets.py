@@ -286,7 +286,7 @@ def test_a_socket_in_time_wait_is_not_found(
 def test_a_socket_on_all_addresses_is_not_meant_by_a_pods(
     uplink: Uplink, ours: int, sockets: Sockets, ends: Ends
 ) -> None:
-    """The look-up finds it, whatever the address: only the route tells."""
+    """The look-up finds it, whatever the address: only the route decides."""
     sockets.listen(ends.family, (ends.any, 8080))
     sockets.make(ends.family, DATAGRAM, (ends.any, 8080))
     sockets.pod(lambda: sockets.listen(ends.family, (ends.pod, 8080)))
@@ -377,7 +377,7 @@ def test_a_port_of_the_host_that_is_a_pods(
 def test_the_hosts_own_translated_connection(
     uplink: Uplink, ours: int, sockets: Sockets, translated: None
 ) -> None:
-    """What comes back has another address than the socket knows: only what leaves tells."""
+    """What comes back has another address than the socket knows: only what leaves decides."""
     listener = sockets.out(lambda: sockets.listen(socket.AF_INET, (OUT4, 80)))
     client = sockets.connect(socket.AF_INET, (SERVICE, 80))
     server = sockets.accept(listener)

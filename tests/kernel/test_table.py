@@ -131,7 +131,7 @@ def await_packets(kernel: Kernel) -> None:
     """Senders may not have had a CPU since the last flip."""
     deadline = time.monotonic() + 60
     while not kernel.table.used(kernel.table.epoch & 1):
-        assert time.monotonic() < deadline, "nobody sends"
+        assert time.monotonic() < deadline, "no one sends"
         time.sleep(0.0005)
 
 

@@ -57,7 +57,7 @@ def labelled(name: str, *addresses: str, on: str = "here", **more: str) -> Json:
 
 
 class Host:
-    """A directory, and what the API tells it; asked as the HTTP threads ask."""
+    """A directory, and what the API reports to it; queried as the HTTP threads do."""
 
     def __init__(self, *static: StaticEndpoint, cluster: bool = True) -> None:
         self.directory = Directory(static, {}, SECOND, ClusterState("here") if cluster else None)
@@ -65,12 +65,12 @@ class Host:
         self._links = 6
         self.dns = SeenDns()
 
-    def tell(self, resource: str, *items: Json) -> None:
+    def report(self, resource: str, *items: Json) -> None:
         objects = DECODERS[resource].decode_list(list_of(*items)).objects
         page = ObjectPage(resource, objects, True, True, time.monotonic_ns())
         self.directory.apply_api_event(page, clocks())
 
-    def tell_more(self, resource: str, item: Json) -> None:
+    def report_more(self, resource: str, item: Json) -> None:
         (decoded,) = DECODERS[resource].decode_list(list_of(item)).objects
         changed = Changed(resource, "ADDED", decoded, time.monotonic_ns())
         self.directory.apply_api_event(changed, clocks())
@@ -103,10 +103,10 @@ def shop() -> Host:
     """``web-0`` and ``db-0`` live here; ``web-1`` and ``db-1`` elsewhere."""
     made = Host()
     spaces = {"shop": {}, "people": {"team": "a"}}
-    made.tell("namespaces", *({"metadata": {"name": n, "labels": x}} for n, x in spaces.items()))
+    made.report("namespaces", *({"metadata": {"name": n, "labels": x}} for n, x in spaces.items()))
     created = {"creationTimestamp": stamp(time.time() - 3600)}
     nodes = {"here": "10.99.9.1", "there": "10.99.9.2"}
-    made.tell(
+    made.report(
         "nodes",
         *(
             {
@@ -116,7 +116,7 @@ def shop() -> Host:
             for name, address in nodes.items()
         ),
     )
-    made.tell(
+    made.report(
         "pods",
         labelled("web-0", "10.99.0.2", "2001:db8::2"),
         labelled("db-0", "10.99.0.3"),
@@ -126,7 +126,7 @@ def shop() -> Host:
     )
     meta = {"name": "sql", "namespace": "shop", "uid": "uid-sql", **created}
     ports = [{"name": "http", "port": 80}]
-    made.tell(
+    made.report(
         "services", {"metadata": meta, "spec": {"clusterIPs": ["198.18.0.3"], "ports": ports}}
     )
     made.link(CgroupOwner("pod", "uid-web-0", "c" * 64), "10.99.0.2", "2001:db8::2")

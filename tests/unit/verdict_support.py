@@ -96,7 +96,7 @@ def out(remote: str, port: int, local_port: int = 40123) -> Flow:
 
 
 def into(remote: str, port: int) -> Flow:
-    """One that somebody begins to web."""
+    """A connection to web."""
     return Flow(remote, local_port=port, remote_port=40123, seen=to_here(SYN), first_direction=1,
                 bytes=(0, 23), packets=(0, 1))  # fmt: skip
 

@@ -57,7 +57,7 @@ class Attacher:
     def attach(self, link: Link, role: Role) -> tuple[Mode, bool]:
         """Attach our programs to both hooks; return how, and whether counting restarts from zero.
 
-        Idempotent. Raises OSError (``is_gone()`` tells whether the interface vanished) or
+        Idempotent. Raises OSError (``is_gone()`` says whether the interface vanished) or
         PodtallyError; then none of ours is left on the interface.
         """
         # first off, then on: a packet between the two is not counted, but none is twice

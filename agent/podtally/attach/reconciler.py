@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each change of a link means for us: attach, tell the agent, let go.
+"""Acts on each change of a link: attach, report to the agent, detach.
 
 No thread and no waiting here: ``watcher`` calls in the order of the kernel's messages.
 """
@@ -130,7 +130,7 @@ class Reconciler:
             self._watch(known, role)
 
     def gone(self, last: Link) -> None:
-        """Let a link go; ``last`` is the kernel's farewell message about it."""
+        """Detach from a link; ``last`` is the kernel's final message about it."""
         known = self._known.get(last.ifindex)
         final = _final_counters(known, last) if known is not None else None
         self._let_go(last.ifindex, final, last.frames, last.moved)
@@ -270,14 +270,14 @@ class Reconciler:
             self._failed(link, error)
             return
         now = get_link(self._requests, link.ifindex)
-        if now is None:  # it went right after: its farewell message follows
+        if now is None:  # it went right after: its final message follows
             return
         known.attached = True
         self._events.put(Attached(link.ifindex, mode, fresh, now.counters(role)))
         self.addresses_changed({known.nsid})
 
     def _failed(self, link: Link, error: Exception) -> None:
-        """Tell of a failure, unless it is only that the interface went: Gone follows then."""
+        """Report a failure, unless the interface is gone: Gone follows then."""
         if isinstance(error, OSError) and is_gone(error):
             return
         if get_link(self._requests, link.ifindex) is None:
@@ -303,7 +303,7 @@ class Reconciler:
 
 
 def _final_counters(known: _KnownLink, last: Link) -> Counters | None:
-    """Read the farewell; for a pod's veth see ``Gone``."""
+    """Read the final message; for a pod's veth see ``Gone``."""
     if known.role is None:
         return None
     final = last.counters(known.role)

@@ -136,7 +136,7 @@ class LinkWatcher:
                     return
                 self._follower.attach_lost()
             if self._follower.due() is not None:
-                time.sleep(_COLLECT_S)  # whoever announces so much is not heard one by one
+                time.sleep(_COLLECT_S)  # a flood of messages is read in batches
             if self._announced.fileno() in ready:
                 self._take_announcements()
             if self._names.fileno() in ready:

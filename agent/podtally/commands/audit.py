@@ -27,7 +27,7 @@ this host since the counters began, and what became of them.
                 repeated SYNs that nothing in the cluster answered
   UNAVAILABLE   policy allows them, and the node rejected them: the Service has no endpoints
   PASSED        policy allows them, and they were answered
-  INCONCLUSIVE  one end cannot tell: a silent host outside, a protocol that need not answer, a
+  INCONCLUSIVE  one end is not enough: a silent host outside, a protocol that need not answer, a
                 connection that was under way before it was watched, or opened within 10 s of a
                 change of its policies
   ONE-END       of the connections judged, those with only one end on this host
@@ -122,7 +122,7 @@ def _limits(lines: list[AuditLine]) -> list[str]:
     """Say what the counts of policies leave open, as far as it applies."""
     one_end = {each: sum(line.one_end[each] for line in lines) for each in _RESULTS}
     never = sum(line.never_exercised for line in lines)
-    said = (
+    notes = (
         (
             one_end["not_enforced"],
             "not enforced: {} with only one end here. Certain all the same: packets that policy "
@@ -142,7 +142,7 @@ def _limits(lines: list[AuditLine]) -> list[str]:
             "it is not known whether they are enforced",
         ),
     )
-    return [text.format(f"{number:,}") for number, text in said if number]
+    return [text.format(f"{number:,}") for number, text in notes if number]
 
 
 def show(report: AuditReport, out: TextIO) -> None:

@@ -16,7 +16,7 @@ from podtally.kernel.captured import HOST, TCP, Captured
 
 ANSWER_NS = 10_000_000_000  # later answers were not waited for
 MAX_OPEN = 1024  # questions of one endpoint without an answer; the oldest count as unanswered
-MAX_OPEN_ALL, MAX_OPEN_FEW = 32768, 64  # with so many of all, one endpoint may have a few only
+MAX_OPEN_ALL, MAX_OPEN_FEW = 32768, 64  # from this many in all, one endpoint may have only a few
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # seconds
 _BUCKETS_NS = tuple(int(each * 1e9) for each in BUCKETS)
 LONG_NAME = 52  # characters of a name: DNS tunnels use nearly all 253

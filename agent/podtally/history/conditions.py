@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The filters of a query as SQL, for both stores.
 
-The texts of a user are quoted as the dialect wants; nothing else of theirs gets into a statement.
+A user's texts are quoted as the dialect wants; nothing else from a user gets into a statement.
 """
 
 import ipaddress

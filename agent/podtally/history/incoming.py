@@ -25,7 +25,7 @@ _KEY = np.dtype(
 
 
 class ConversationKey(NamedTuple):
-    """What tells conversations apart; the first three are numbers in the dictionaries."""
+    """The key of a conversation; the first three are numbers in the dictionaries."""
 
     endpoint: int
     peer: int

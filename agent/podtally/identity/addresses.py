@@ -115,7 +115,7 @@ class AddressTable:
     ) -> NDArray[np.bool_]:
         """Return whether rows are of these addresses and have begun by then; all are (n,).
 
-        For an empty bucket the row is of a later bucket, thus of another address.
+        For an empty bucket the row is of a later bucket, and of another address.
         """
         rows = self.rows
         begun: NDArray[np.bool_] = rows.low[place] == low

@@ -46,7 +46,7 @@ class Layout:
     seen_syn_only: int
     seen_syn_ack: int
     seen_socket: int  # 0 in layouts that did not know of sockets: no row says so
-    seen_group: int  # 0, as the next: layouts that did not tell
+    seen_group: int  # 0, as the next: layouts without it
     seen_unparsed: int
     seen_icmp_error: int
     seen_icmp_relayed: int

@@ -96,6 +96,6 @@ def compile_here(source: Path = BPF_DIR / SOURCE, keep: Path | None = None) -> P
     if result.returncode == -signal.SIGXCPU:
         raise PodtallyError(f"compiling {source} took more CPU than it ever needs")
     if result.returncode:
-        said = result.stderr.decode(errors="replace").strip() or f"exit {result.returncode}"
-        raise load_error(str(source), said, keep)
+        output = result.stderr.decode(errors="replace").strip() or f"exit {result.returncode}"
+        raise load_error(str(source), output, keep)
     return decode(result.stdout, str(source))

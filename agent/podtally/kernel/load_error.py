@@ -16,18 +16,18 @@ _WIDTH = 160  # of these, in characters
 _PROGRAM = re.compile(r"the program (\w+)")
 
 
-def load_error(source: str, said: str, keep: Path | None = None) -> PodtallyError:
+def load_error(source: str, output: str, keep: Path | None = None) -> PodtallyError:
     """Make the error of what a loader process wrote; a long log is kept in a file.
 
     ``keep`` is that file; without it, or if it cannot be written, one is made where temporary
     files are.
     """
-    lines = [line.rstrip() for line in said.splitlines() if line.strip()]
+    lines = [line.rstrip() for line in output.splitlines() if line.strip()]
     what = f"cannot load {source}: {cause(lines)}"
     if len(lines) <= 1:
         return PodtallyError(what, "`podtally doctor` checks what a host needs")
     tail = [line[:_WIDTH] for line in _shown(lines)]
-    path = _write(said, keep)
+    path = _write(output, keep)
     where = f"the whole log is {path}" if path else "the log could not be kept"
     return PodtallyError(what, "\n    ".join([f"{where}, which ends", *tail]))
 
@@ -56,14 +56,14 @@ def _shown(lines: list[str]) -> list[str]:
     return lines[:end][-_TAIL:]
 
 
-def _write(said: str, keep: Path | None) -> Path | None:
+def _write(output: str, keep: Path | None) -> Path | None:
     if keep is not None:
         with suppress(OSError):
             beside = keep.with_name(f"{keep.name}.new")
             beside.unlink(missing_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             with open(os.open(beside, flags, 0o600), "w") as file:
-                file.write(said)
+                file.write(output)
             beside.replace(keep)
             return keep
     with (
@@ -72,6 +72,6 @@ def _write(said: str, keep: Path | None) -> Path | None:
             "w", prefix="podtally-load-", suffix=".log", delete=False
         ) as file,
     ):
-        file.write(said)
+        file.write(output)
         return Path(file.name)
     return None

@@ -169,7 +169,7 @@ class TupleLayout:
 
 
 def _heads(dtype: np.dtype[np.void]) -> Bytes:
-    """Which bytes of an answer tell what stands where: not zero. (itemsize,)"""
+    """Return which bytes of an answer have a known meaning: not zero. (itemsize,)"""
     marked = np.zeros(1, dtype)
     marked["family"] = 0xFF
     for part in (marked["original"], marked["reply"]):

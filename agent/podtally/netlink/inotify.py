@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells when a file is made in one of a few directories; Linux's inotify(7), nothing kept."""
+"""Reports when a file is made in one of a few directories; Linux's inotify(7), nothing kept."""
 
 import ctypes
 import os

@@ -74,7 +74,7 @@ class Link(NamedTuple):
     largest: int = 0  # bytes of the largest frame that a tc program can see on it
     xdp: int = 0  # the program at XDP, which sees its frames first
     master: int = 0  # the bridge that it is a port of, or what else holds it; 0 for none
-    moved: bool = False  # a farewell: it goes on in another network namespace
+    moved: bool = False  # it goes on in another network namespace
 
     def counters(self, role: Role) -> Counters:
         """Turn the interface's own counters to the endpoint's view."""
@@ -149,7 +149,7 @@ class AddressesChanged(NamedTuple):
     """All addresses of the endpoint's namespace but those of loopback, 16 bytes each.
 
     IPv4 is written ::ffff:a.b.c.d. For Role.HOST the namespace is the host's own.
-    ``at_ns`` is CLOCK_MONOTONIC, when it was heard. ``routed`` are those that this host routes
+    ``at_ns`` is CLOCK_MONOTONIC, when the message came. ``routed`` are those that this host routes
     to the interface (None: it is not asked): whoever is in a namespace may give it any address,
     and more of them than are reported here (``excess``). ``on_link`` are those of the
     interface's own other end, which must be routed here or are wrong.
@@ -178,11 +178,11 @@ class NetnsNamed(NamedTuple):
 class Gone(NamedTuple):
     """A watched interface is no more.
 
-    ``final`` comes from the kernel's farewell message, after the last packet; None
-    if that was missed. A field is UNKNOWN where the message cannot tell: the two ends
-    of a veth count for each other and are parted before the farewell
+    ``final`` comes from the kernel's final message, after the last packet; None
+    if that was missed. A field is UNKNOWN where the message does not say: the two ends
+    of a veth count for each other and are separated before the message
     (``veth_dellink()`` in drivers/net/veth.c), so what a pod sent is known only if its
-    own end could be heard closing, and it cannot once its namespace is dying.
+    own end could be seen closing, and it cannot once its namespace is dying.
     """
 
     ifindex: int

@@ -40,7 +40,7 @@ _HOME = "127.0.0.1"
 _HOME_WORDS = np.frombuffer(bytes(10) + b"\xff\xff" + socket.inet_aton(_HOME), np.uint64)
 _KINDS = {TCP: socket.SOCK_STREAM, UDP: socket.SOCK_DGRAM}
 _OPTIONS = {TCP: "CONFIG_INET_TCP_DIAG", UDP: "CONFIG_INET_UDP_DIAG"}
-_NO_CGROUPS = "the kernel does not tell the cgroups of sockets (CONFIG_SOCK_CGROUP_DATA)"
+_NO_CGROUPS = "the kernel does not report the cgroups of sockets (CONFIG_SOCK_CGROUP_DATA)"
 
 
 class SocketDiag:
@@ -125,7 +125,7 @@ class SocketDiag:
     def _probe(self, protocol: int) -> str:
         """Ask for a socket of our own; the reason why it is not found, or not its cgroup.
 
-        Who cannot tell of a protocol says ENOENT, as if there were no socket, and with each
+        A kernel that cannot report a protocol says ENOENT, as for no socket, and with each
         request has a module looked for (inet_diag_lock_handler()): he is asked once.
         """
         assert self._socket is not None
@@ -142,7 +142,7 @@ class SocketDiag:
             return "" if cgroup_ids(data).any() else _NO_CGROUPS
         codes = failures(data).tolist()
         if codes == [errno.ENOENT]:
-            return f"the kernel does not tell of sockets ({_OPTIONS[protocol]})"
+            return f"the kernel does not report sockets ({_OPTIONS[protocol]})"
         return " ".join(map(os.strerror, codes)) or "no answer"
 
 

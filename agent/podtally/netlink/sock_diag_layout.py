@@ -86,7 +86,7 @@ def _addresses(words: NDArray[np.uint64], ipv4: NDArray[np.bool_]) -> Bytes:
 
 
 def are_sockets(data: Bytes) -> NDArray[np.bool_]:
-    """Which rows of bytes (n, ROOM) tell of a socket. (n,)"""
+    """Return which rows of bytes (n, ROOM) describe a socket. (n,)"""
     heads = messages(data)
     found: NDArray[np.bool_] = (heads["kind"] == SOCK_DIAG_BY_FAMILY) & (
         heads["length"] >= _ANSWER_BYTES

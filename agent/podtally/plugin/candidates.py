@@ -51,15 +51,15 @@ def main(args: argparse.Namespace, agents: Fleet) -> int:
 
 def merge(replies: Sequence[NodeReply[schema.Candidates]]) -> schema.Candidates:
     """Return the union of the candidates, and the sums of what they would change."""
-    said = [each.reply for each in replies]
-    in_force = {_name(each) for reply in said for each in reply.deleted if each.in_force}
-    deletions = {_name(each): each for reply in said for each in reply.deleted}
+    answers = [each.reply for each in replies]
+    in_force = {_name(each) for reply in answers for each in reply.deleted if each.in_force}
+    deletions = {_name(each): each for reply in answers for each in reply.deleted}
     return schema.Candidates(
-        policies=list(dict.fromkeys(each for reply in said for each in reply.policies)),
-        changes=_summed(row for reply in said for row in reply.changes),
+        policies=list(dict.fromkeys(each for reply in answers for each in reply.policies)),
+        changes=_summed(row for reply in answers for row in reply.changes),
         deleted=[schema.CandidateDeletion(*name, in_force=name in in_force) for name in deletions],
-        stale=list(dict.fromkeys(file for reply in said for file in reply.stale)),
-        since=max((reply.since for reply in said), default=""),  # on the node that came last
+        stale=list(dict.fromkeys(file for reply in answers for file in reply.stale)),
+        since=max((reply.since for reply in answers), default=""),  # on the node that came last
     )
 
 

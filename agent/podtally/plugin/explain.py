@@ -76,8 +76,8 @@ def main(args: argparse.Namespace, agents: Fleet) -> int:
     else:
         explanation_text.show(merged.explanation, sys.stdout)
         for each in merged.differing:
-            said = printable(f"{each.verdict}: {each.reason}")
-            print(f"\non node {printable(each.node)}: {said}")
+            text = printable(f"{each.verdict}: {each.reason}")
+            print(f"\non node {printable(each.node)}: {text}")
     fleet.report_unreachable(merged.unreachable, sys.stderr)
     passes = merged.explanation.verdict in (ALLOWED, UNDECLARED)
     return 0 if passes and not merged.differing and not merged.unreachable else 1
@@ -89,8 +89,8 @@ def merge(
     """Return the explanation of most nodes, and those that differ from it."""
     agreeing: dict[tuple[str, ...], list[NodeReply[schema.Explanation]]] = {}
     for each in replies:
-        said = each.reply
-        key = (said.verdict, said.ingress, said.egress, said.reason)
+        reply = each.reply
+        key = (reply.verdict, reply.ingress, reply.egress, reply.reason)
         agreeing.setdefault(key, []).append(each)
     groups = sorted(agreeing.values(), key=len, reverse=True)
     differing = [

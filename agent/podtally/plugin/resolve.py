@@ -116,10 +116,10 @@ def merge(replies: Sequence[NodeReply[schema.ResolveReply]]) -> list[ClusterOwne
         for each in {_key(owner): owner for owner in reply.owners}.values():
             known.setdefault(_key(each), []).append(each)
     owners = []
-    for said in known.values():
-        best = min(said, key=_distance)
+    for reports in known.values():
+        best = min(reports, key=_distance)
         fields = msgspec.structs.asdict(best)
-        owners.append(ClusterOwner(**fields, nodes=len(said)))
+        owners.append(ClusterOwner(**fields, nodes=len(reports)))
     return sorted(owners, key=lambda each: (not each.until, each.until, each.from_))[::-1]
 
 

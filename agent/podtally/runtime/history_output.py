@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hands committed batches of the history to its writer, and tells the ledger what is written."""
+"""Hands committed batches of the history to its writer, and reports what is written."""
 
 from podtally.config import History
 from podtally.export.agent_metrics import AgentMetrics

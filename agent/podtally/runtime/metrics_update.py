@@ -24,7 +24,7 @@ class MetricsUpdate:
         self._metrics = metrics
         self._components = components
         self._counted = (0, 0, 0, 0, 0, 0)
-        self._policies: DeclaredPolicies | None = None  # of which the metrics tell
+        self._policies: DeclaredPolicies | None = None  # that the metrics show
         self._bypassed: set[int] = set()  # interfaces past which packets were seen
         metrics.table_slots.set(components.table.slots)
 

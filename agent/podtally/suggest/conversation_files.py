@@ -13,7 +13,7 @@ from podtally.suggest.history_rows import FlowsReply, conversations_of
 
 
 class _Shape(msgspec.Struct, frozen=True):
-    """Tells the two kinds of objects apart."""
+    """Says which of two kinds an object is."""
 
     conversations: msgspec.Raw = msgspec.Raw(b"")
     rows: msgspec.Raw = msgspec.Raw(b"")

@@ -150,9 +150,9 @@ class SuggestionMaker:
         for index, (groups, ports) in enumerate(shapes(pairs)):
             written = tuple(dict.fromkeys(peer for each in groups for peer in each.peers))
             its = [flow for each in groups for port in ports for flow in pairs[each, port]]
-            said = dict.fromkeys(note for each in groups for note in notes[each] if note)
+            texts = dict.fromkeys(note for each in groups for note in notes[each] if note)
             rule = Rule(index, ALLOW, written, tuple(ports))
-            found.append(RuleEvidence(rule, tuple(its), tuple(said)))
+            found.append(RuleEvidence(rule, tuple(its), tuple(texts)))
         return tuple(found)
 
     def _peers(

@@ -278,7 +278,7 @@ def test_wrong_use_is_one_line(arguments: list[str], words: str) -> None:
     [["endpoints"], ["resolve", "10.0.0.7"], ["explain", "shop/a", "shop/b", "80"], ["candidates"]],
 )
 def test_no_agent_is_said(command: list[str]) -> None:
-    with socket.socket() as unheard:  # bound, and not listening: nobody else can answer there
+    with socket.socket() as unheard:  # bound, and not listening: nothing else can answer there
         unheard.bind(("127.0.0.1", 0))
         where = f"127.0.0.1:{unheard.getsockname()[1]}"
         code, out, err = podtally(*command, "--listen", where)
@@ -294,7 +294,7 @@ class _Other(BaseHTTPRequestHandler):
         self.wfile.write(b"<html>welcome</html>")
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nobody reads it."""
+        """Nothing reads it."""
 
 
 @pytest.mark.parametrize("other", ["an older agent", "another server", "no server of HTTP"])

@@ -111,7 +111,7 @@ def test_changed_labels_are_read_again(host: Host) -> None:
     host.declare(INTO_WEB)
     answers = host.answers
     assert answers.explain("shop/db", "shop/web", "8080").verdict == "denied"
-    host.tell("namespaces", {"metadata": {"name": "shop", "labels": {"team": "a"}}})
+    host.report("namespaces", {"metadata": {"name": "shop", "labels": {"team": "a"}}})
     assert answers.explain("shop/db", "shop/web", "8080").verdict == "allowed"
 
 
@@ -130,11 +130,11 @@ def test_an_endpoint_without_a_name_is_unknown(host: Host) -> None:
 def test_a_pod_that_has_gone_gives_its_name_to_the_next(host: Host) -> None:
     host.declare(INTO_WEB)
     old = host.link(CgroupOwner("pod", "uid-old", "e" * 64), "10.99.0.9")
-    host.tell(
+    host.report(
         "pods", labelled("web-0", "10.99.0.2"), labelled("cache-0", "10.99.0.9", uid="uid-old")
     )
     assert host.explain("shop/cache", "203.0.113.9").from_ == "shop/cache-0 (10.99.0.9)"
-    host.tell(
+    host.report(
         "pods", labelled("web-0", "10.99.0.2"), labelled("cache-0", "10.99.0.8", uid="uid-new")
     )
     host.directory.gone(old, time.monotonic_ns())
@@ -145,7 +145,7 @@ def test_a_pod_that_has_gone_gives_its_name_to_the_next(host: Host) -> None:
 def test_a_deleted_pod_is_unknown(host: Host) -> None:
     host.explain("shop/db-0", "shop/db-1")
     host.directory.gone(8, time.monotonic_ns())  # db-0
-    host.tell("pods", labelled("web-0", "10.99.0.2"))
+    host.report("pods", labelled("web-0", "10.99.0.2"))
     time.sleep(0.05)
     for asked in ("shop/db-0", "shop/db-1", "shop/db"):
         with pytest.raises(PodtallyError, match="unknown endpoint"):
@@ -154,7 +154,7 @@ def test_a_deleted_pod_is_unknown(host: Host) -> None:
 
 def test_of_a_workload_a_pod_of_this_host_is_taken_before_others(host: Host) -> None:
     pods = labelled("cache-0", "10.99.1.9", on="there"), labelled("cache-1", "10.99.0.9")
-    host.tell("pods", *pods)
+    host.report("pods", *pods)
     assert host.explain("shop/cache", "203.0.113.9").from_ == "shop/cache-0 (10.99.1.9)"
     host.link(CgroupOwner("pod", "uid-cache-1", "e" * 64), "10.99.0.9")
     assert host.explain("shop/cache", "203.0.113.9").from_ == "shop/cache-1 (10.99.0.9)"
@@ -207,7 +207,7 @@ def test_pods_on_host_networks(host: Host) -> None:
     pods = [labelled("cni-0", "10.99.9.1"), labelled("cni-1", "10.99.9.2", on="there")]
     for each in pods:
         each["spec"]["hostNetwork"] = True
-        host.tell_more("pods", each)
+        host.report_more("pods", each)
     host.declare(NO_EGRESS)
     explanation = host.explain("shop/cni-0", "203.0.113.9")
     assert (explanation.from_, explanation.egress) == ("shop/cni-0 (10.99.9.1)", "undeclared")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: what each command is told, and how it ends."""
+"""The command line: the arguments of each command, and how it ends."""
 
 import argparse
 import json

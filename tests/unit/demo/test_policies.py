@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's configuration and policies: that they are sound, and tell the demo's story."""
+"""The demo's configuration and policies: that they are sound, and fit the demo."""
 
 import json
 from pathlib import Path

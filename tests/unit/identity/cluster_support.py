@@ -36,7 +36,7 @@ class Api:
             self.cluster.apply(page, self.clocks(at))
         self.settle(at)
 
-    def tell(self, resource: str, kind: str, item: Json, at: float) -> None:
+    def report(self, resource: str, kind: str, item: Json, at: float) -> None:
         (decoded,) = DECODERS[resource].decode_list(list_of(item)).objects
         self.cluster.apply(Changed(resource, kind, decoded, ns(at)), self.clocks(at))
         self.settle(at)

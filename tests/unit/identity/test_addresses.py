@@ -24,10 +24,10 @@ UNSETTLED = DISPUTED._replace(final=False)
 WEB = Owner("pod", "shop", "web-0", "web", "node", uid="1")
 WEB_LABELLED = WEB._replace(labels=(("app", "web"),))
 API_POD = Owner("pod", "shop", "api-0", "api", "cluster", uid="2")
-BARE = Owner("pod", "shop", "web-0", "web", "node")  # no UID: told apart by its name
+BARE = Owner("pod", "shop", "web-0", "web", "node")  # no UID: identified by its name
 DNS = Owner("service", "kube-system", "dns", "dns", "cluster")
 NODE = Owner("host", "", "host", "host", "node")
-WEB_WITH_PORTS = WEB._replace(ports=(("http", 6, 80),))  # as the API tells; others tell of none
+WEB_WITH_PORTS = WEB._replace(ports=(("http", 6, 80),))  # as the API reports; others report none
 OWNERS = (WEB, WEB_LABELLED, WEB_WITH_PORTS, API_POD, BARE, DNS, NODE)
 ADDRESS = 0xFFFF << 32 | 0x0A630001  # 10.99.0.1
 ADDRESSES = (ADDRESS, ADDRESS + 1, 0x20010DB8 << 96 | 1, 0x20010DB8 << 96 | 0xFFFF0A630001, 0)
@@ -105,7 +105,7 @@ def test_every_instant_follows_the_rules(claims: list[Claim]) -> None:
 @pytest.mark.parametrize(
     ("why", "claims", "expected"),
     [
-        ("nobody", [], []),
+        ("no one", [], []),
         ("a bound from outside is no sooner", [claim(WEB, 20, 30)], [(20, 30, WEB)]),
         ("one, heard late", [claim(WEB, 20, 30, FACT)], [(10, 30, WEB)]),
         ("a claim of no time", [claim(WEB, 20, 20)], []),
@@ -143,12 +143,12 @@ def test_every_instant_follows_the_rules(claims: list[Claim]) -> None:
             [(0, 10, WEB), (10, 12, DISPUTED), (12, 20, API_POD)],
         ),
         (
-            "the end of the older has been told",
+            "the end of the older has been reported",
             [claim(WEB, 0, 12), claim(API_POD, 10)],
             [(0, 10, WEB), (10, 12, DISPUTED), (12, float("inf"), API_POD)],
         ),
         (
-            "the end of the older may still be told",
+            "the end of the older may still be reported",
             [claim(WEB, 0), claim(API_POD, 10)],
             [(0, 10, WEB), (10, float("inf"), UNSETTLED)],
         ),

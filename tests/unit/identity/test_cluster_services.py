@@ -40,11 +40,11 @@ def test_a_service_and_its_addresses() -> None:
     assert ns(-100.2) < claim.from_ns < ns(-100)
     # An address that it gets later is claimed from about then on.
     item["spec"]["externalIPs"] = ["203.0.113.1"]
-    api.tell("services", "MODIFIED", item, 50.0)
+    api.report("services", "MODIFIED", item, 50.0)
     spans = {c.address: (c.from_ns, c.until_ns) for c in api.claims["service", "uid-web"]}
     assert spans[packed("203.0.113.1")] == (ns(-5.0), FOREVER)
     item["spec"]["externalIPs"] = []
-    api.tell("services", "MODIFIED", item, 60.0)
+    api.report("services", "MODIFIED", item, 60.0)
     spans = {c.address: (c.from_ns, c.until_ns) for c in api.claims["service", "uid-web"]}
     assert spans[packed("203.0.113.1")] == (ns(-5.0), ns(60.0))
 
@@ -85,11 +85,11 @@ def test_the_view_of_services_has_their_objects() -> None:
     before = api.cluster.services()
     assert before.objects["shop", "web"].type == "ClusterIP"
     item["spec"]["type"] = "NodePort"
-    api.tell("services", "MODIFIED", item, 1.0)
+    api.report("services", "MODIFIED", item, 1.0)
     after = api.cluster.services()
     assert after.objects["shop", "web"].type == "NodePort"
     assert before.objects["shop", "web"].type == "ClusterIP"
-    api.tell("services", "DELETED", item, 2.0)
+    api.report("services", "DELETED", item, 2.0)
     assert api.cluster.services().objects == {}
     assert list(after.objects) == [("shop", "web")]
 
@@ -104,7 +104,7 @@ def test_a_removed_backend_counts_for_another_minute() -> None:
         BackendAddress(packed("198.18.0.2"), 8080),
     )
     assert before.backends(("shop", "web"), (6, 80)) == (old,)
-    api.tell("endpointslices", "MODIFIED", piece("web", ["198.18.0.2"], MAIN), 100.0)
+    api.report("endpointslices", "MODIFIED", piece("web", ["198.18.0.2"], MAIN), 100.0)
     assert set(api.cluster.services().backends(("shop", "web"), (6, 80))) == {old, new}
     assert before.backends(("shop", "web"), (6, 80)) == (old,)
     api.settle(159.0)
@@ -125,7 +125,7 @@ def test_nodeports_by_protocol_and_port() -> None:
     }
     assert services.nodeport(17, 30443) is services.nodeports[17, 30443]
     assert services.nodeport(6, 30443) is None
-    api.tell("services", "DELETED", service("web", "10.99.1.1", ports), 1.0)
+    api.report("services", "DELETED", service("web", "10.99.1.1", ports), 1.0)
     assert api.cluster.services().nodeport(17, 30443) is None
     assert services.nodeport(17, 30443) is not None
 

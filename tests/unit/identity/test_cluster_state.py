@@ -36,9 +36,9 @@ def test_scope_follows_the_zones_in_any_order() -> None:
     api.show("nodes", node("here", "198.18.9.1", "a"), node("there", "198.18.9.2", "b"))
     assert api.owner("pod", "uid-b").scope == "cross_zone"
     assert api.owner("node", "uid-there").scope == "cross_zone"
-    api.tell("nodes", "MODIFIED", node("there", "198.18.9.2", "a"), 1.0)
+    api.report("nodes", "MODIFIED", node("there", "198.18.9.2", "a"), 1.0)
     assert api.owner("pod", "uid-b").scope == "zone"
-    api.tell("nodes", "MODIFIED", node("here", "198.18.9.1", "b"), 2.0)
+    api.report("nodes", "MODIFIED", node("here", "198.18.9.1", "b"), 2.0)
     assert api.owner("pod", "uid-b").scope == "cross_zone"
     assert api.owner("pod", "uid-a").scope == "node"
 
@@ -51,7 +51,7 @@ def test_nodes_and_the_host() -> None:
     assert (claim.until_ns, claim.strength) == (FOREVER, 5)
     assert claim.owner[:5] == ("node", "", "there", "there", "cluster")
     assert api.owner("node", "uid-here")[:5] == ("host", "", "host", "host", "node")
-    api.tell("nodes", "DELETED", node("there", "198.18.9.2"), 5.0)
+    api.report("nodes", "DELETED", node("there", "198.18.9.2"), 5.0)
     assert [c.until_ns for c in api.claims["node", "uid-there"]] == [ns(5.0)]
     assert api.cluster.counts().nodes == 1
 
@@ -59,29 +59,29 @@ def test_nodes_and_the_host() -> None:
 def test_a_pod_of_a_cron_job_waits_for_its_job() -> None:
     api = Api()
     owners = controlled("Job", "run-1", "job-1")
-    api.tell("pods", "ADDED", runs("p", "198.18.0.1", metadata__ownerReferences=owners), 0.0)
+    api.report("pods", "ADDED", runs("p", "198.18.0.1", metadata__ownerReferences=owners), 0.0)
     first = api.cluster.endpoint("uid-p")
     assert first is not None
     assert not first.final
     assert not api.owner("pod", "uid-p").final
     made = {"metadata": {"name": "run-1", "namespace": "shop", "uid": "job-1"}}
     made["metadata"] |= {"ownerReferences": controlled("CronJob", "nightly")}  # type: ignore[dict-item]
-    api.tell("jobs", "ADDED", made, 0.1)
+    api.report("jobs", "ADDED", made, 0.1)
     assert api.owner("pod", "uid-p")[3:6] == ("nightly", "node", "CronJob")
     second = api.cluster.endpoint("uid-p")
     assert second is not None
     assert (second.workload, second.workload_kind, second.final) == ("nightly", "CronJob", True)
     # The Job goes first, its pods a little later; until then they are what they were.
-    api.tell("jobs", "DELETED", made, 1.0)
-    api.tell("pods", "MODIFIED", runs("p", "198.18.0.1", metadata__labels={"a": "b"}), 1.1)
-    api.tell("pods", "MODIFIED", runs("p", "198.18.0.1", metadata__ownerReferences=owners), 1.2)
+    api.report("jobs", "DELETED", made, 1.0)
+    api.report("pods", "MODIFIED", runs("p", "198.18.0.1", metadata__labels={"a": "b"}), 1.1)
+    api.report("pods", "MODIFIED", runs("p", "198.18.0.1", metadata__ownerReferences=owners), 1.2)
     assert api.owner("pod", "uid-p").workload == "nightly"
 
 
 def test_a_job_that_is_never_listed_is_the_workload_after_a_while() -> None:
     api = Api()
     owners = controlled("Job", "run-1", "job-1")
-    api.tell("pods", "ADDED", runs("p", "198.18.0.1", metadata__ownerReferences=owners), 0.0)
+    api.report("pods", "ADDED", runs("p", "198.18.0.1", metadata__ownerReferences=owners), 0.0)
     api.settle(4.9)
     assert not api.owner("pod", "uid-p").final
     api.settle(5.1)
@@ -106,7 +106,7 @@ def test_a_static_pod_is_found_by_the_kubelets_uid() -> None:
 def test_an_endpoint_is_remembered_for_a_while() -> None:
     api = Api()
     api.show("pods", runs("p", "198.18.0.1"))
-    api.tell("pods", "DELETED", runs("p", "198.18.0.1"), 10.0)
+    api.report("pods", "DELETED", runs("p", "198.18.0.1"), 10.0)
     assert api.cluster.counts().pods == 0
     api.settle(75.0)
     assert api.cluster.endpoint("uid-p") is not None
@@ -120,7 +120,7 @@ def test_objects_missing_in_a_list_of_several_pages_are_gone() -> None:
     api.pages("pods", [(a,), (b,), (c,)], 0.0)
     assert api.cluster.counts().pods == 3
     objects = DECODERS["pods"].decode_list(list_of(b)).objects
-    # A list that is broken off tells nothing of what it did not come to.
+    # A list that is broken off says nothing about what it did not reach.
     api.cluster.apply(ObjectPage("pods", objects, True, False, ns(5.0)), api.clocks(5.0))
     api.pages("pods", [(a,), (c,)], 6.0)
     assert api.cluster.counts().pods == 2
@@ -143,7 +143,7 @@ def test_labels_of_namespaces() -> None:
     api.show("namespaces", item)
     assert api.cluster.namespace_labels("shop") == (("team", "pay"),)
     assert api.cluster.namespace_labels("other") is None
-    api.tell("namespaces", "DELETED", item, 1.0)
+    api.report("namespaces", "DELETED", item, 1.0)
     assert api.cluster.namespace_labels("shop") is None
 
 
@@ -166,8 +166,8 @@ def test_cluster_labels_are_the_same_until_a_label_changes() -> None:
     before, version = cluster.cluster_labels(), cluster.labels_version
     assert before.namespaces == {"shop": (("team", "pay"),)}
     assert before.nodes == {"here": (("topology.kubernetes.io/zone", "a"),), "there": ()}
-    api.tell("namespaces", "MODIFIED", team, 1.0)
-    api.tell("nodes", "MODIFIED", node("there", "198.18.9.3"), 1.0)  # another address
+    api.report("namespaces", "MODIFIED", team, 1.0)
+    api.report("nodes", "MODIFIED", node("there", "198.18.9.3"), 1.0)  # another address
     assert (cluster.cluster_labels(), cluster.labels_version) == (before, version)
     steps: list[tuple[str, str, Json]] = [
         ("namespaces", "MODIFIED", {"metadata": {"name": "shop", "labels": {"team": "x"}}}),
@@ -178,7 +178,7 @@ def test_cluster_labels_are_the_same_until_a_label_changes() -> None:
     ]
     for resource, kind, item in steps:
         earlier, version = cluster.cluster_labels(), cluster.labels_version
-        api.tell(resource, kind, item, 2.0)
+        api.report(resource, kind, item, 2.0)
         assert cluster.cluster_labels() is not earlier, (resource, kind)
         assert cluster.labels_version > version, (resource, kind)
     assert cluster.cluster_labels().namespaces == {"shop": (("team", "x"),)}
@@ -195,9 +195,11 @@ def test_a_node_created_again_with_its_name_is_another() -> None:
     api.show("nodes", node("here", "198.18.9.1", "a"), again, at=5.0)
     assert api.cluster.node_labels("there") is not None
     assert api.cluster.counts().nodes == 2
-    api.tell("pods", "MODIFIED", runs("p", "198.18.0.1", "there", metadata__labels={"a": "b"}), 6.0)
+    api.report(
+        "pods", "MODIFIED", runs("p", "198.18.0.1", "there", metadata__labels={"a": "b"}), 6.0
+    )
     assert api.owner("pod", "uid-p").scope == "zone"
-    api.tell("nodes", "DELETED", again, 7.0)
+    api.report("nodes", "DELETED", again, 7.0)
     assert api.cluster.node_labels("there") is None
 
 
@@ -210,7 +212,7 @@ def test_fields_of_a_pod_for_policies() -> None:
     assert (found.node, found.ports, found.host_network) == ("here", (("http", 6, 8080),), False)
     assert owner_of(found) == api.owner("pod", "uid-p")
     assert api.owner("pod", "uid-q").ports == ()
-    api.tell("pods", "ADDED", runs("n", "198.18.9.1", spec__hostNetwork=True), 1.0)
+    api.report("pods", "ADDED", runs("n", "198.18.9.1", spec__hostNetwork=True), 1.0)
     on_host = api.cluster.endpoint("uid-n")
     assert on_host is not None
     assert on_host.host_network

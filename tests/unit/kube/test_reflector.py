@@ -201,7 +201,7 @@ def test_an_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
         assert watching.source.contact_ns("pods") == contact
         api.back()
         wait_for(lambda: " is back " in caplog.text)
-        api.restart()  # once more, too short to be told
+        api.restart()  # once more, too short to be reported
         wait_for(lambda: watching.source.contact_ns("pods") > contact)
         levels = [record.levelname for record in caplog.records]
         assert levels[:2] == ["WARNING", "INFO"]

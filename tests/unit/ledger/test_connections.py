@@ -61,7 +61,7 @@ def fill(connections: Connections, rows: list[Flow], now_ns: int = SECOND) -> No
         (from_here(SYN) | to_here(SYN_ACK), INITIATOR_ENDPOINT),
         (from_here(SYN) | to_here(SYN_ACK) | from_here(ACK), INITIATOR_ENDPOINT),
         (to_here(SYN) | from_here(SYN_ACK) | to_here(ACK), INITIATOR_PEER),
-        # a simultaneous open (RFC 9293 3.5), or a forged frame; the answer tells which is likelier
+        # a simultaneous open (RFC 9293 3.5), or a forged frame; the answer shows which is likelier
         (from_here(SYN) | to_here(SYN), CONTESTED),
         (
             from_here(SYN) | to_here(SYN) | to_here(SYN_ACK) | from_here(ACK),
@@ -82,7 +82,7 @@ def fill(connections: Connections, rows: list[Flow], now_ns: int = SECOND) -> No
     ],
 )
 def test_initiator_of_tcp(seen: int, initiator: int) -> None:
-    for first_direction in (0, 1):  # tells nothing of TCP
+    for first_direction in (0, 1):  # says nothing about TCP
         row = Flow(first_direction=first_direction)
         assert initiator_of(np.array([seen], np.uint64), key_of([row]), FLAGS).tolist() == [
             initiator

@@ -115,7 +115,7 @@ def test_an_owner_by_name_is_the_endpoint_of_that_name() -> None:
 def test_a_pod_on_an_uplink_with_an_address_of_its_own_is_not_on_the_hosts_network(
     local: str, verdict: str
 ) -> None:
-    pod = WEB._replace(source="pod logs", host_network=True)  # as a socket's cgroup tells
+    pod = WEB._replace(source="pod logs", host_network=True)  # as a socket's cgroup says
     host = Claim(address_number("198.18.0.2"), host_owner("n1"), 0)
     named = names({2: HOST}, [host])
     at = present(declare(ONLY_MYSQL), replace(named, sockets={4357: pod}), 5 * SECOND)

@@ -121,7 +121,7 @@ def test_names_are_as_of_the_first_packet() -> None:
 
 @pytest.mark.parametrize("counted", [4 * 23, 0], ids=["tags in the data", "tags beside it"])
 def test_vlan_tags_are_booked_where_the_interface_counted_them(counted: int) -> None:
-    """What skb->len lacks is 4 bytes a tagged frame, or nothing: the counter tells, at rest."""
+    """What skb->len lacks is 4 bytes a tagged frame, or nothing: the counter shows it, at rest."""
     ledger = watched(7)
     for now, counter in ((1, 0), (2, 1000 + counted), (3, 1000 + counted)):
         flows = [Flow(bytes=(1000, 0), packets=(23, 0))] if now == 2 else []

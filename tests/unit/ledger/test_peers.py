@@ -98,7 +98,7 @@ def ended(flow: Flow, present: EpochContext) -> ClosedConnections:
     ("why", "tracked", "known", "scope", "backend"),
     [
         ("tracked", Answer("10.99.1.1", 5300), (), "cross_zone", ("kube-system", "coredns", 5300)),
-        ("nobody knows", Answer(), (), "cluster", ("", "unknown", 0)),
+        ("no one knows", Answer(), (), "cluster", ("", "unknown", 0)),
         ("not translated", Answer("10.99.200.10", 53), (), "cluster", ("", "unknown", 0)),
         ("one backend", Answer(), ("10.99.1.1",), "cross_zone", ("kube-system", "coredns", 5353)),
         (

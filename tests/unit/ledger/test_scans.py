@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scans: what is more than an endpoint's share of events is one, and costs nobody else his."""
+"""Scans: what exceeds an endpoint's share of events is one, at no cost to others."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -2,7 +2,7 @@
 """A folder a case: policies as users write them, and every verdict with its reason as text.
 
 ``case.json`` is in the format of ``podtally check --probes``; ``expect`` may be ``unknown``
-here. ``expected.txt`` is what people are told, word for word.
+here. ``expected.txt`` is what people read, word for word.
 """
 
 import json

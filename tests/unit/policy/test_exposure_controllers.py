@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""By whom an Ingress is served: told from the addresses that are published for it alone."""
+"""By whom an Ingress is served: known from the addresses that are published for it alone."""
 
 from typing import Any
 
@@ -100,7 +100,7 @@ def test_a_controller_in_a_nodes_network_is_not_distinguished_from_the_node() ->
     ("ports", "pod", "controllers"),
     [
         ((("", 9000, 8080),), "10.99.1.9", EDGE_PODS),  # no port of an Ingress
-        ((("", 80, 8080),), "10.99.1.9", EDGE_PODS),  # who has 80 is not known; 443 is told
+        ((("", 80, 8080),), "10.99.1.9", EDGE_PODS),  # the owner of 80 is not known; that of 443 is
         ((("a", 80, 8080), ("b", 443, 8080)), "10.99.1.9", ()),
         ((("a", 443, 8080, "UDP"), ("b", 80, 8080, "UDP")), "10.99.1.9", EDGE_PODS),  # HTTP/3
         ((("a", 80, 8080), ("b", 443, 8080)), EDGE_PODS, EDGE_PODS),  # they mean the same pods

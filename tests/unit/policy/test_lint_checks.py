@@ -57,7 +57,7 @@ def declared(text: str) -> list[DeclaredDocuments]:
 
 
 def found(text: str, check: str, with_cluster: bool = False) -> list[tuple[int, str, str]]:
-    """Line, field and message of what a check tells."""
+    """Line, field and message of a check's finding."""
     world = manifests.from_case(CASE, "", "").model if with_cluster else None
     result = [each for each in lint(declared(text), world) if each.check == check]
     return [(each.problem.line, each.problem.field, each.problem.message) for each in result]

@@ -46,7 +46,7 @@ VALUES = "replicaCount: 2\nimage: {repository: web, tag: '1'}\n"
 @pytest.mark.parametrize(
     "text",
     [
-        "a: [",  # nothing of it can be told
+        "a: [",  # nothing in it can be read
         "replicaCount: 1\nimage: {tag: [",
         "{{- if .Values.np }}\n" + HEAD + "{{- end }}\n",
         HEAD.replace("shop", "${NS}"),

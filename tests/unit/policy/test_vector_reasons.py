@@ -44,7 +44,7 @@ def test_reasons_are_those_of_the_plain_form(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def many(count: int) -> Policy:
-    """So many rules, none of which allows anything outside of 10.0.0.0/8."""
+    """Many rules, none of which allows anything outside of 10.0.0.0/8."""
     return policy(
         "shop/many",
         egress=rules(

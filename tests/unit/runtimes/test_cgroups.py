@@ -178,7 +178,7 @@ SILENT = (
     "/lxc.pivot",
     "/default",
     "/somewhere/default/web",
-    # nobody knows who makes cgroups there
+    # no one knows what makes cgroups there
     f"/alice/docker/{ID}",
     f"/alice/kubepods/pod{UID}/{ID}",
     f"/ecs/{HASH}/{ID}",

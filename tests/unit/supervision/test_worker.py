@@ -16,7 +16,7 @@ SECONDS = 20.0
 
 
 class Loop:
-    """Fails as often as is told, then waits to be stopped."""
+    """Fails as often as requested, then waits to be stopped."""
 
     def __init__(self, *errors: Exception) -> None:
         self.errors = list(errors)

@@ -73,7 +73,7 @@ def test_a_scrape_costs_no_hash_and_an_unknown_user_takes_as_long_as_a_wrong_pas
     wrong = min(timed(users, "a", f"wrong{i}") for i in range(5))
     stranger = min(timed(users, "z", f"wrong{i}") for i in range(5))
     assert 0.7 < stranger / wrong < 1.4
-    assert timed(users, "a", "wrong0") < hash_seconds / 50  # asked again, as is a stranger
+    assert timed(users, "a", "wrong0") < hash_seconds / 50  # hashed again, as an unknown user is
     assert timed(users, "z", "wrong0") < hash_seconds / 50
 
 

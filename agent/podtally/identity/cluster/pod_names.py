@@ -19,7 +19,7 @@ class PodNames:
         self._pods = pods
         self._topology = topology
         self._jobs: dict[str, Controller | None] = {}
-        self._removed_jobs: set[str] = set()  # kept while pods of theirs are known
+        self._removed_jobs: set[str] = set()  # kept while their pods are known
 
     def put_job(self, job: KubeJob) -> None:
         self._removed_jobs.discard(job.uid)

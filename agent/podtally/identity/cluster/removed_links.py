@@ -2,7 +2,7 @@
 """What the interfaces of this node's pods prove about the ends of the API's leases.
 
 The API reports late that a pod is gone. Its removed interface shows at once that the pod has
-its addresses no longer, and the next pod may have them before its own interface is heard of.
+its addresses no longer, and the next pod may have them before its own interface is reported.
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Collects what the sources report of interfaces, sockets and addresses, and makes the name table.
 
-``endpoint_names`` names the endpoints; ``address_claims`` decides which addresses are theirs.
+``endpoint_names`` names the endpoints; ``address_claims`` decides which addresses they have.
 """
 
 import time

@@ -85,7 +85,7 @@ class EndingLabels(NamedTuple):
 
 
 class RetransmitLabels(NamedTuple):
-    """Those of a flow, as far as they tell something of what TCP sends again."""
+    """Those of a flow that matter for retransmits."""
 
     namespace: str
     workload: str

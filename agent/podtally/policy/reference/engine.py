@@ -68,7 +68,7 @@ from podtally.policy.reference.matching import (
 
 # Causes of a direction's verdict.
 RULE = "rule"  # allowed or denied by a rule
-ISOLATED = "isolated"  # denied: policies isolate, and no rule of theirs allows
+ISOLATED = "isolated"  # denied: policies isolate, and none of their rules allows
 OPEN = "open"  # undeclared: nothing isolates
 LOOPBACK = "loopback"  # allowed: to itself, and no tier that sees it denies it
 OWN_NODE = "own node"  # allowed: from or to the node the pod runs on, and no tier denies it

@@ -74,7 +74,7 @@ class EndpointClasses:
         self._others: list[tuple[int, EndpointSelector, str]] = []  # slots of other selectors
         self._named: dict[str, list[int]] = {}  # name of a port: keys, see port_key; sorted
         self._named_keys: dict[str, NDArray[np.int64]] = {}  # the same, as they were asked for
-        self._without_ports: list[int] = [UNKNOWN_CLASS]  # the names of theirs are not known
+        self._without_ports: list[int] = [UNKNOWN_CLASS]  # their names are not known
         for kind in (UNIDENTIFIED, ADDRESS):
             self.number(PolicyEndpoint(kind))
 
