@@ -13,7 +13,14 @@ _ODD = np.frombuffer(os.urandom(8), np.uint64)[0] | np.uint64(1)
 
 
 def distinct(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The different values (m,), in no order, and for each of (n,) its place among them.
+    """The different values (m,), in no order, and for each of (n,) its place among them."""
+    row, place = distinct_rows(values)
+    return values[row], place
+
+
+def distinct_rows(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return one row of each different value (m,), ascending, and for each of (n,) its place
+    among them.
 
     Each round, one row stands for its bucket; those of its value are done, the others go
     on with another hash.
@@ -35,7 +42,7 @@ def distinct(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.i
     first = np.flatnonzero(stands_for == order)
     place = np.empty(n, np.int64)
     place[first] = np.arange(len(first))
-    return values[first], place[stands_for]
+    return first, place[stands_for]
 
 
 class Numbered:

@@ -119,6 +119,7 @@ class Store:
             )
         self._conversations.remembered.end_batch()
         self._ids.end_batch()
+        self._db.execute("PRAGMA shrink_memory")  # the next batch is a minute away
         return True
 
     def _add_batch(self, batch: Batch) -> None:

@@ -72,8 +72,10 @@ class PendingConnections:
         over = []
         for columns in ended:
             waiting = self.among(columns)
-            if waiting.any():
-                self.held = join([self.held, columns.take(waiting)])
+            if not waiting.any():
+                over.append(columns)
+                continue
+            self.held = join([self.held, columns.take(waiting)])
             over.append(columns.take(~waiting))
         return over
 

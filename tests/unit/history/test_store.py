@@ -131,6 +131,14 @@ def test_remembered_are_the_numbers_of_the_last_batch(path: Path) -> None:
     assert sizes == [sizes[0]] * len(sizes)
 
 
+def test_the_cache_of_pages_is_released_after_a_batch(path: Path) -> None:
+    store, statements = Store(path), list[str]()
+    store.connection.set_trace_callback(statements.append)
+    assert store.write(batch(0, START))
+    store.close()
+    assert "shrink_memory" in statements[-1]
+
+
 def test_a_failed_batch_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(path)
     with monkeypatch.context() as patched:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.arrays.distinct import distinct
 from podtally.kernel import abi
 from podtally.kernel.table import FlowRows
 from podtally.ledger.checkpoint.saved import Saved
@@ -325,11 +326,9 @@ class Connections:
         kept = [np.flatnonzero(~over) for over in leaving]
         if sum(map(len, kept)) <= self._limit:
             return
-        _, interface, counts = np.unique(
-            _joined([part.key["ifindex"] for part in parts], kept),
-            return_inverse=True,
-            return_counts=True,
-        )
+        ifindex = _joined([part.key["ifindex"] for part in parts], kept)
+        _, interface = distinct(ifindex.astype(np.int64))
+        counts = np.bincount(interface)
         half_opened = half_open(_joined([part.seen for part in parts], kept), self.flags)
         last_ns = _joined([part.last_ns for part in parts], kept)
         order = np.lexsort((-last_ns, half_opened, interface))

@@ -10,6 +10,7 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.arrays.distinct import distinct_rows
 from podtally.arrays.packed_fields import PackedFields
 from podtally.ledger.series.shares import Shares, beyond
 
@@ -91,14 +92,15 @@ class KnownKeys:
         for name in ("port", "protocol", "outcome"):
             keys[name][many] = 0
         keys["many"][many] = ANY_PORT
-        hashes, first, place = np.unique(hashed(keys), return_index=True, return_inverse=True)
-        keys = keys[first]
-        new = np.flatnonzero(~self.find(hashes)[1])
+        hashes = hashed(keys)
+        row, place = distinct_rows(hashes.view(np.int64))
+        keys = keys[row]
+        new = np.flatnonzero(~self.find(hashes[row])[1])
         rows = new[beyond(_endpoints(keys[new]), self._endpoints, shares.most)]
         for name in ("port", "protocol", "outcome", "owner", "address", "domain"):
             keys[name][rows] = 0
         keys["many"][rows] = ANY_PEER
-        return keys[place.ravel()]
+        return keys[place]
 
 
 def _endpoints(keys: Keys) -> NDArray[np.int64]:

@@ -5,6 +5,7 @@ Ports exactly, by one bit each. Addresses by the smallest of their hashes (Bar-Y
 al. 2002): exactly up to ``KEPT``, beyond that within about 3 %.
 """
 
+import os
 import sys
 from collections.abc import Collection
 from ipaddress import IPv6Address
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from podtally.arrays.distinct import distinct_rows
 from podtally.ledger.checkpoint.saved import Saved
 
 PORTS = 1 << 16
@@ -21,6 +23,7 @@ LARGEST = 3  # peers of an event that are named
 _WEIGHED = 64  # peers of an event with bytes of their own: those with most
 _NONE = np.uint64(2**64 - 1)
 
+_SECRETS = np.frombuffer(os.urandom(16), np.uint64) | np.uint64(1)
 _ARRAYS = ("events", "ports", "hashes")
 
 
@@ -66,8 +69,9 @@ class Scans:
         """
         for number in np.unique(event).tolist():
             own = np.flatnonzero(event == number)
-            each, place = np.unique(address[own], axis=0, return_inverse=True)
-            sums = np.bincount(place.ravel(), bytes_[own], len(each)).astype(np.int64)
+            row, place = distinct_rows(_keyed(address[own]))
+            each = address[own[row]]
+            sums = np.bincount(place, bytes_[own], len(each)).astype(np.int64)
             top = np.argsort(sums)[-_WEIGHED:]
             known = self._weights.setdefault(number, {})
             for (high, low), amount in zip(each[top].tolist(), sums[top].tolist(), strict=True):
@@ -123,6 +127,12 @@ class Scans:
         for row, number in enumerate(events.tolist()):
             self._ports[number] = ports[row].copy()
             self._hashes[number] = hashes[row][hashes[row] != _NONE]
+
+
+def _keyed(address: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return a number for each address (n, 2); no one can choose addresses with the same."""
+    words: NDArray[np.uint64] = address[:, 0] * _SECRETS[0] + address[:, 1] * _SECRETS[1]
+    return words.view(np.int64)
 
 
 def _text(address: tuple[int, int]) -> str:
