@@ -58,6 +58,8 @@ struct retransmit_synack_record {
 };
 
 MAP(retransmits, BPF_MAP_TYPE_HASH, struct retransmit_key, u64, RETRANSMITS, 0);
+/* What could not be counted, by half. */
+MAP(retransmit_lost, BPF_MAP_TYPE_ARRAY, u32, u64, 2, 0);
 /* The epoch's lower 32 bits, and how many connections the address has in it. */
 MAP(retransmitters, BPF_MAP_TYPE_LRU_HASH, struct retransmitter, u64, RETRANSMITTERS, 0);
 
@@ -77,13 +79,16 @@ static __always_inline bool has_share(const struct retransmit_key *key, u64 epoc
 static __always_inline int count_retransmit(struct retransmit_key *key, struct control *ctl)
 {
 	u64 epoch = *(volatile u64 *)&ctl->epoch, none = 0, *count;
+	u32 half = epoch & 1;
 
-	key->half = epoch & 1;
+	key->half = half;
 	count = lookup(retransmits, key);
 	if (!count && has_share(key, epoch)) {
 		update(retransmits, key, &none, BPF_NOEXIST);
 		count = lookup(retransmits, key);
 	}
+	if (!count)
+		count = lookup(retransmit_lost, &half);
 	if (count)
 		__sync_fetch_and_add(count, 1);
 	return 0;

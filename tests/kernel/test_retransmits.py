@@ -125,11 +125,11 @@ def by_source(table: Table) -> Counter[str]:
     table.fence()
     half = (table.epoch & 1) ^ 1
     found: Counter[str] = Counter()
-    for key, count in table.retransmits(half):
+    for key, count in table.retransmits(half).counted:
         address = ipaddress.IPv6Address(key["source"].tobytes())
         found[str(address.ipv4_mapped or address)] += int(count)
     table.clear(half)
-    assert not len(table.retransmits(half))
+    assert not len(table.retransmits(half).counted)
     return found
 
 
@@ -174,10 +174,15 @@ def test_an_address_has_a_share_of_its_own(traced: Table, loss: None) -> None:
             time.sleep(0.1)
         traced.flip()
         traced.fence()
-        keys = traced.retransmits((traced.epoch & 1) ^ 1)["key"]
+        half = (traced.epoch & 1) ^ 1
+        reading = traced.retransmits(half)
+        traced.clear(half)
+    keys = reading.counted["key"]
     own = [str(ipaddress.IPv6Address(key["source"].tobytes()).ipv4_mapped) for key in keys]
     beyond = own.count(ADDRESSES[socket.AF_INET][CLIENT]) - share
     assert 0 <= beyond < bpf.possible_cpus()  # that begin an epoch at once
+    assert reading.lost >= more - beyond  # each was sent again once at least
+    assert not traced.retransmits(half).lost
 
 
 def test_a_link_is_kept_until_the_program_is_another(

@@ -131,6 +131,7 @@ class ProgInfo(NamedTuple):
     verified: (
         int  # instructions that the verifier followed; 0: the kernel (before 5.16) does not say
     )
+    misses: int = 0  # runs that the kernel skipped; of tracepoints since 6.7
 
 
 def prog_info(fd: int) -> ProgInfo:
@@ -138,7 +139,8 @@ def prog_info(fd: int) -> ProgInfo:
     kind, number = struct.unpack_from("=II", raw)
     # struct bpf_prog_info: name behind load_time, created_by_uid, nr_map_ids, map_ids
     name = raw[64:80].split(b"\0")[0].decode(errors="replace")
-    return ProgInfo(kind, number, name, struct.unpack_from("=I", raw, 216)[0])
+    misses, verified = struct.unpack_from("=QI", raw, 208)
+    return ProgInfo(kind, number, name, verified, misses)
 
 
 def prog_by_id(number: int) -> int:

@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 
 from podtally.kernel import abi, bpf
 from podtally.kernel.pins import Generation
-from podtally.kernel.retransmit_map import RETRANSMIT, RetransmitMap, open_retransmits
+from podtally.kernel.retransmit_map import (
+    NO_RETRANSMITS,
+    RetransmitMap,
+    RetransmitReading,
+    open_retransmits,
+)
 
 # Rows are handled in batches, so that arrays fit the second-level cache, and are small
 # enough for the allocator to reuse: a fresh page costs more than reading it.
@@ -90,10 +95,10 @@ class Table:
         for start in range(0, len(listed), BATCH):
             yield self._batch(listed[start : start + BATCH].astype(np.int64))
 
-    def retransmits(self, half: int) -> NDArray[np.void]:
-        """Return what TCP sent again in the epoch of a half at rest, as RETRANSMIT. (n,)"""
+    def retransmits(self, half: int) -> RetransmitReading:
+        """Return what TCP sent again in the epoch of a half at rest."""
         if self._retransmits is None:
-            return np.zeros(0, RETRANSMIT)
+            return NO_RETRANSMITS
         return self._retransmits.read(half)
 
     def _batch(self, place: NDArray[np.int64]) -> FlowRows:

@@ -16,6 +16,7 @@ from podtally.dns.domain_labels import DomainLabels
 from podtally.dns.tracker import Observed
 from podtally.identity.name_table import Names
 from podtally.kernel.account_map import AccountReading as KernelAccounts
+from podtally.kernel.retransmit_map import RetransmitReading
 from podtally.kernel.table import FlowRows
 from podtally.ledger.accounts.accounts import AccountTable
 from podtally.ledger.accounts.interface_totals import InterfaceTotals
@@ -29,7 +30,7 @@ from podtally.ledger.events.events import NO_EVENT, Events
 from podtally.ledger.interfaces.balance import Losses
 from podtally.ledger.interfaces.counter_deltas import NOTHING_GROWN, CounterDeltas
 from podtally.ledger.interfaces.interfaces import Interfaces
-from podtally.ledger.metrics import families
+from podtally.ledger.metrics import families, outcome_families
 from podtally.ledger.metrics.costs import CONTRACT, SeriesOptions
 from podtally.ledger.metrics.tables import Tables
 from podtally.ledger.metrics.view import View
@@ -107,7 +108,9 @@ class Ledger:
             self.connections, self.accounts, self.events, self.attribution, self.recorder
         )
         self.outcomes = OutcomeBooking(self.connections, self.accounts, self.events)
-        self.retransmits = RetransmitBooking(self.accounts)
+        self.retransmits = RetransmitBooking(
+            self.accounts, self.tables[outcome_families.RETRANSMITS_LOST]
+        )
         self.row_booking = RowBooking(
             self.connections,
             self.accounts,
@@ -196,9 +199,9 @@ class Ledger:
         self._kernel_delta = self.counter_deltas.grown(accounts)
         self.overflow_packets += int(self._kernel_delta.packets[:, 1].sum())
 
-    def book_retransmits(self, retransmits: NDArray[np.void]) -> None:
-        """Keep what TCP sent again in this epoch until its connections are settled. (n,)"""
-        self.retransmits.take(retransmits)
+    def book_retransmits(self, retransmits: RetransmitReading, now_ns: int) -> None:
+        """Keep what TCP sent again in this epoch until its connections are settled."""
+        self.retransmits.take(retransmits, now_ns)
 
     # -- the end of an epoch --------------------------------------------------------
 

@@ -102,7 +102,7 @@ class Journal:
             ledger.book_rows(rows, self.table.cold, context)
         if inputs.observed is not None:
             ledger.book_dns(inputs.observed, context)
-        ledger.book_retransmits(self.table.retransmits(at_rest.half))
+        ledger.book_retransmits(self.table.retransmits(at_rest.half), context.now_ns)
         ledger.book_kernel_accounts(at_rest.accounts)
         closed = ledger.settle(context, inputs.gone)
         counters = inputs.counters

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from podtally.identity.interface_endpoints import address_number
 from podtally.identity.model import UNKNOWN_ENDPOINT, Claim, Owner
 from podtally.identity.name_table import Names
-from podtally.kernel.retransmit_map import RETRANSMIT
+from podtally.kernel.retransmit_map import NO_RETRANSMITS, RETRANSMIT, RetransmitReading
 from podtally.ledger.connections.epoch_context import EpochContext
 from podtally.ledger.ledger import Ledger
-from podtally.ledger.metrics.outcome_families import RETRANSMITS
+from podtally.ledger.metrics.outcome_families import RETRANSMITS, RETRANSMITS_LOST
 from tests.unit.ledger.ledger_support import turn, watched
 from tests.unit.rows import RST, SECOND, SHOP, SYN, UDP, Flow, from_here, names, to_here, words
 
@@ -57,7 +57,8 @@ def epoch(
     second: int = 1,
     who: Names | None = None,
 ) -> None:
-    ledger.book_retransmits(again() if sent is None else sent)
+    reading = NO_RETRANSMITS if sent is None else RetransmitReading(sent)
+    ledger.book_retransmits(reading, second * SECOND)
     turn(ledger, flows, who or shop(), now_ns=second * SECOND)
 
 
@@ -131,3 +132,17 @@ def test_a_checkpoint_without_the_part_can_be_read() -> None:
     restored.load(saved, 2 * SECOND)
     restored.settle(EpochContext(shop(), 2 * SECOND), [])
     assert counted(restored) == {("web", "db", "5432"): 5}
+
+
+def test_what_cannot_be_counted_is_counted_once() -> None:
+    """``skipped`` grows with the programs, over a restart, and begins again with new ones."""
+    ledger = watched()
+    for number, (lost, skipped) in enumerate([(0, 0), (3, 2), (0, 5)], 1):
+        ledger.book_retransmits(RetransmitReading(again(), lost, skipped), number * SECOND)
+    restarted = watched()
+    restarted.load(ledger.save(), 4 * SECOND)
+    for second, skipped in ((5, 6), (6, 1)):
+        restarted.book_retransmits(RetransmitReading(again(), 0, skipped), second * SECOND)
+    labels, values = restarted.view()[RETRANSMITS_LOST]
+    found = {each.loss: n for each, (n,) in zip(labels, values.tolist(), strict=True)}
+    assert found == {"share": 3, "busy": 7}

@@ -41,6 +41,7 @@ from podtally.ledger.metrics.outcome_families import (
     INTERFACE_DROPS,
     OUTCOMES,
     RETRANSMITS,
+    RETRANSMITS_LOST,
 )
 from podtally.ledger.series.label_sets import (
     ACCOUNTS,
@@ -335,7 +336,8 @@ FAMILIES: tuple[Family[Any], ...] = (
         SCANS,
         CANDIDATES,
     ),
-    *(OUTCOMES, ENDINGS, HANDSHAKES, RETRANSMITS, INTERFACE_DROPS, ENFORCEMENT, AUDIT),
+    *(OUTCOMES, ENDINGS, HANDSHAKES, RETRANSMITS, RETRANSMITS_LOST),
+    *(INTERFACE_DROPS, ENFORCEMENT, AUDIT),
     *DNS_FAMILIES,
     *(COSTS, KUBECOST, KUBECOST_INGRESS, BOOKS, DROPS_BYTES, GAPS),  # in the order of /metrics
 )

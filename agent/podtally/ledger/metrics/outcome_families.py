@@ -8,6 +8,7 @@ from podtally.ledger.series.label_sets import (
     EndingLabels,
     EnforcementLabels,
     HandshakeLabels,
+    LostRetransmitLabels,
     OutcomeLabels,
     RetransmitLabels,
 )
@@ -68,8 +69,25 @@ RETRANSMITS = Family(
             help="What endpoints sent again in TCP connections, SYN and SYN/ACK included.",
             note="Reported by the kernel's tracepoints, and joined to connections by addresses and "
             "ports: absent where the agent cannot use them (`podtally doctor`). A packet may be "
-            "several segments that the kernel cuts later, so `TcpRetransSegs` may be larger.",
+            "several segments that the kernel cuts later (GSO), which the tracepoints do not tell: "
+            "`TcpRetransSegs` may be larger.",
             cardinality="careful: that of podtally_connections_total, where anything is lost",
+        ),
+    ),
+)
+RETRANSMITS_LOST = Family(
+    name="retransmits_lost",
+    labels=LostRetransmitLabels,
+    sums=("packets",),
+    section=Section.OUTCOMES,
+    metrics=(
+        Metric(
+            name="podtally_retransmits_lost",
+            help="Retransmits anywhere on the host that podtally_retransmits_total may lack.",
+            note="`loss` is `share` (more connections of one address in an epoch than have room) "
+            "or `busy` (the kernel skipped the program, as its CPU was in the middle of another "
+            "one; counted from kernel 6.7 on).",
+            cardinality="fine: 2",
         ),
     ),
 )

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.kernel.retransmit_map import RETRANSMIT
+from podtally.kernel.retransmit_map import RETRANSMIT, RetransmitReading
 from podtally.ledger.accounts.accounts import AccountTable
 from podtally.ledger.accounts.outcome_series import Cells
 from podtally.ledger.checkpoint.saved import Saved
 from podtally.ledger.connections.connections import TCP, ConnectionColumns
+from podtally.ledger.series.label_sets import LostRetransmitLabels
+from podtally.ledger.series.series import SeriesTable
 
 MOST_WAITING = 16_384
 _TUPLE = np.dtype([("source", "u8", (2,)), ("destination", "u8", (2,)), ("ports", "u2", (2,))])
@@ -26,22 +28,39 @@ _BYTES = np.dtype(f"S{_TUPLE.itemsize}")  # can be sorted; of one length, so pad
 class RetransmitBooking:
     """Over the accounts of one ledger; ``waiting`` has no connection with a name yet."""
 
-    def __init__(self, accounts: AccountTable) -> None:
+    def __init__(self, accounts: AccountTable, lost: SeriesTable[LostRetransmitLabels]) -> None:
         self._accounts = accounts
+        self._lost = lost
+        self._skipped = np.zeros(1, np.int64)  # by the programs that are loaded
         self.waiting = np.zeros(0, RETRANSMIT)
         self._is_new = np.zeros(0, np.bool_)  # since this epoch
 
     def save(self) -> Saved:
-        return Saved(arrays={"waiting": self.waiting, "is_new": self._is_new})
+        arrays = {"waiting": self.waiting, "is_new": self._is_new, "skipped": self._skipped}
+        return Saved(arrays=arrays)
 
     def load(self, saved: Saved, now_ns: int) -> None:
         self.waiting, self._is_new = saved.array("waiting"), saved.array("is_new")
+        if "skipped" in saved.arrays:
+            self._skipped = saved.array("skipped")
 
-    def take(self, retransmits: NDArray[np.void]) -> None:
-        """Take those of an epoch, as RETRANSMIT. (n,)"""
-        self.waiting = np.concatenate([self.waiting, retransmits])[:MOST_WAITING]
+    def take(self, given: RetransmitReading, now_ns: int) -> None:
+        """Take those of an epoch."""
+        before = int(self._skipped[0])
+        restarted = given.skipped < before  # by an upgrade: other programs
+        self._count_lost("busy", given.skipped - (0 if restarted else before), now_ns)
+        self._skipped[0] = given.skipped
+        waiting = np.concatenate([self.waiting, given.counted])
+        beyond = int(waiting["count"][MOST_WAITING:].sum())
+        self._count_lost("share", given.lost + beyond, now_ns)
+        self.waiting = waiting[:MOST_WAITING]
         new = np.ones(len(self.waiting) - len(self._is_new), np.bool_)
         self._is_new = np.concatenate([self._is_new, new])
+
+    def _count_lost(self, loss: str, packets: int, now_ns: int) -> None:
+        if packets:
+            index = self._lost.index_of(LostRetransmitLabels(loss), now_ns)
+            self._lost.add(np.array([index]), np.array([[packets]], np.int64), now_ns)
 
     def settle(self, parts: Sequence[ConnectionColumns], now_ns: int) -> None:
         """Count what joins connections with labels; ``parts`` are all that may have sent."""

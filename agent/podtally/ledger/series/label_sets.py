@@ -147,6 +147,10 @@ class DeniedLabels(NamedTuple):
     peer_domain: str = ""
 
 
+class LostRetransmitLabels(NamedTuple):
+    loss: str
+
+
 class UnknownLabels(NamedTuple):
     """Connections with the verdict `unknown`, by what would have to be known."""
 
