@@ -13,12 +13,15 @@ from pathlib import Path
 import pytest
 
 from podtally.config import ClickHouse
+from podtally.config.structs import ClickHouseTls
 from podtally.history.clickhouse import ClickHouseClient, UncertainError
+from tests.apiserver_certificates import Authority
 
 _CONFIG = """\
 <yandex>
   <logger><level>error</level><console>1</console></logger>
-  <http_port>{port}</http_port>
+  <{scheme}_port>{port}</{scheme}_port>
+  {tls}
   <listen_host>127.0.0.1</listen_host>
   <path>{root}/data/</path>
   <tmp_path>{root}/tmp/</tmp_path>
@@ -28,6 +31,14 @@ _CONFIG = """\
   <mark_cache_size>67108864</mark_cache_size>
 </yandex>
 """
+_TLS = """\
+<openSSL><server>
+    <certificateFile>{pair.certificate}</certificateFile>
+    <privateKeyFile>{pair.key}</privateKeyFile>
+    <caConfig>{ca}</caConfig>
+    <verificationMode>strict</verificationMode>
+    <loadDefaultCAFile>false</loadDefaultCAFile>
+  </server></openSSL>"""
 _USERS = """\
 <yandex>
   <profiles><default></default></profiles>
@@ -41,7 +52,10 @@ _READY_SECONDS = 120.0
 
 @dataclass
 class ClickHouseServer:
+    """``authority``: it speaks TLS, and wants certificates of this one."""
+
     root: Path
+    authority: Authority | None = None
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
     _opened: list[int] = field(default_factory=list)
@@ -54,16 +68,25 @@ class ClickHouseServer:
             self.port = probe.getsockname()[1]
         (self.root / "data").mkdir(parents=True)
         (self.root / "tmp").mkdir()
-        (self.root / "config.xml").write_text(_CONFIG.format(port=self.port, root=self.root))
+        scheme, tls = "http", ""
+        if self.authority is not None:
+            pair, scheme = self.authority.issue("server", "IP:127.0.0.1"), "https"
+            tls = _TLS.format(pair=pair, ca=self.authority.own.certificate)
+        (self.root / "config.xml").write_text(
+            _CONFIG.format(port=self.port, root=self.root, scheme=scheme, tls=tls)
+        )
         (self.root / "users.xml").write_text(_USERS)
         (self.root / "password").write_text("secret\n")
 
     @property
     def settings(self) -> ClickHouse:
+        url, tls = f"http://127.0.0.1:{self.port}", ClickHouseTls()
+        if self.authority is not None:
+            url, pair = url.replace("http", "https"), self.authority.issue("agent")
+            ca = str(self.authority.own.certificate)
+            tls = ClickHouseTls(ca, str(pair.certificate), str(pair.key))
         return ClickHouse(
-            url=f"http://127.0.0.1:{self.port}",
-            user="podtally",
-            password_file=str(self.root / "password"),
+            url=url, user="podtally", password_file=str(self.root / "password"), tls=tls
         )
 
     @property

@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from podtally.config.structs import ClickHouseTls
 from podtally.errors import PodtallyError
 from podtally.history import clickhouse_query
-from podtally.history.clickhouse import BlockIdentity, ClickHouseClient, ServerError
+from podtally.history.clickhouse import BlockIdentity, ClickHouseClient, ServerError, UncertainError
 from podtally.history.clickhouse_schema import blocks, statements
 from podtally.history.flow_query import FlowAnswer, FlowQuery, columns_by
 from podtally.history.forwarder import Forwarder
@@ -18,6 +20,7 @@ from podtally.history.reader import HistoryReader
 from podtally.history.retention import StoreLimits
 from podtally.history.writer import HistoryWriter
 from podtally.ledger.recording.history_rows import Batch
+from tests.apiserver_certificates import Authority
 from tests.e2e.clickhouse import ClickHouseServer
 from tests.unit.history.test_store import DAY_MINUTES, START, batch
 
@@ -32,6 +35,8 @@ QUERIES = [
     FlowQuery(either="2001:db8::/32", by=("address",)),
     FlowQuery(filters={"workload": ["it's", "w\\eb", "100%"]}, by=("workload",)),
     FlowQuery(since=(START + 2) * 60, by=("address",), only_new=True),
+    FlowQuery(by=columns_by(["node", "workload"]), filters={"node": ["node-*", "other"]}),
+    FlowQuery(by=("node",), filters={"node": ["node"]}),
 ]
 
 
@@ -82,7 +87,7 @@ def counted(client: ClickHouseClient) -> int:
 def local(path: Path, query: FlowQuery) -> FlowAnswer:
     reader = HistoryReader(path)
     try:
-        return reader.answer(query)
+        return reader.answer(query, node=NODE)
     finally:
         reader.close()
 
@@ -106,6 +111,42 @@ def test_both_stores_answer_alike(server: ClickHouseServer, tmp_path: Path) -> N
         assert plain(clickhouse_query.answer(server.client, query)) == plain(local(path, query)), (
             query
         )
+
+
+def test_over_tls_with_certificates_of_both_ends(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    server = ClickHouseServer(tmp_path / "server", authority)
+    server.start()
+    try:
+        server.wait_ready()
+        for statement in created(old=True):
+            server.client.execute(statement)
+        batches = [batch(i, START + i, 23) for i in range(3)]
+        writer, forwarder = sent(tmp_path / "history.db", server.client, batches)
+        wait_for(server.client, 3 * 23)
+        forwarder.close()
+        writer.close()
+        refused(server, ClickHouseTls(ca_file=str(authority.own.certificate)))  # no certificate
+        stranger = Authority(tmp_path / "other", "other-ca")
+        pair = stranger.issue("agent")
+        own = (str(pair.certificate), str(pair.key))
+        refused(server, ClickHouseTls(str(authority.own.certificate), *own))
+        with pytest.raises(UncertainError, match="certificate verify failed"):
+            client(server, ClickHouseTls(ca_file=str(stranger.own.certificate))).select("SELECT 1")
+        with pytest.raises(ServerError, match="tls"):
+            client(server, ClickHouseTls(ca_file="/nowhere")).select("SELECT 1")
+        assert counted(server.client) == 3 * 23
+    finally:
+        server.kill()
+
+
+def client(server: ClickHouseServer, tls: ClickHouseTls) -> ClickHouseClient:
+    return ClickHouseClient(msgspec.structs.replace(server.settings, tls=tls))
+
+
+def refused(server: ClickHouseServer, tls: ClickHouseTls) -> None:
+    with pytest.raises(UncertainError):
+        client(server, tls).select("SELECT 1")
 
 
 def test_a_batch_of_two_days_makes_two_blocks() -> None:

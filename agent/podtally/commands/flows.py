@@ -10,6 +10,7 @@ from podtally.api import schema
 from podtally.commands import agent_query, flow_watch, times
 from podtally.commands.agent_query import AgentAddress
 from podtally.commands.flow_output import SHAPES, show
+from podtally.config.node_name import node_name
 from podtally.errors import PodtallyError
 
 _EPILOG = """\
@@ -26,7 +27,8 @@ examples:
   podtally flows --verdict denied --by policy,workload  what was denied, by policy
   podtally flows --outcome refused --outcome unanswered --by workload,peer,port,outcome
                                                         connections that failed, by server
-  podtally flows --store clickhouse --to 203.0.113.10   the same, of all nodes
+  podtally flows --store clickhouse --to 203.0.113.10 --by node,workload
+                                                        the same, of all nodes
   podtally flows --watch --verdict denied               live: new and changed conversations
   podtally flows --from shop/web --to internet --since yesterday --until 06:00 --top 20
 
@@ -53,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--watch", action="store_true", help="show new and changed rows, live")
     agent_query.add_address(parser)
     parser.add_argument("--store", metavar="FILE", help="a history file, without its agent")
+    parser.add_argument(
+        "--node", action="append", metavar="TEXT", help="only of this node (--store clickhouse)"
+    )
 
 
 def add_query(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +97,8 @@ def add_query(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Return 0, or 1 if nothing is found."""
     words = query_words(args, datetime.datetime.now().astimezone())
+    if args.node:
+        words["node"] = args.node
     agent = agent_query.agent_address(args)
     if args.watch:
         return flow_watch.watch(agent, words, args.output, sys.stdout)
@@ -104,6 +111,7 @@ def main(args: argparse.Namespace) -> int:
 
 def answer(agent: AgentAddress, words: dict[str, list[str]], store: str | None) -> schema.Flows:
     """Ask the agent, or read the file: the one named, or the agent's if none runs."""
+    node = ""  # of a file from elsewhere it is not known
     if store is None:
         try:
             return agent_query.query_words(agent, schema.FLOWS, schema.Flows, words)
@@ -112,14 +120,14 @@ def answer(agent: AgentAddress, words: dict[str, list[str]], store: str | None) 
             if agent.socket is None or not history.is_on or not history.file.exists():
                 raise
             print(f"no agent runs; reading {history.path}", file=sys.stderr)
-            store = history.path
+            store, node = history.path, node_name(agent.config)
     if store == CLICKHOUSE:
         from podtally.commands.history_server import flows_of_server
 
         return flows_of_server(agent.config, words)
     from podtally.commands.history_file import flows_of_file
 
-    return flows_of_file(Path(store), words, agent.config.prices.by_scope())
+    return flows_of_file(Path(store), words, agent.config.prices.by_scope(), node)
 
 
 def query_words(args: argparse.Namespace, now: datetime.datetime) -> dict[str, list[str]]:

@@ -12,13 +12,13 @@ from podtally.history.query_text import Prices, Words, parse_query
 from podtally.history.reader import HistoryReader
 
 
-def flows_of_file(path: Path, words: Words, prices: Prices) -> Flows:
+def flows_of_file(path: Path, words: Words, prices: Prices, node: str = "") -> Flows:
     """Return what the file has; PodtallyError if it cannot be read."""
     query = parse_query(words, prices)
     try:
         reader = HistoryReader(path)
         try:
-            answer = reader.answer(query)
+            answer = reader.answer(query, node=node)
         finally:
             reader.close()
     except FileNotFoundError as error:

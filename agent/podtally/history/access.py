@@ -22,8 +22,8 @@ class HistoryAccess:
     ``report_damage`` has the writer set the file aside.
     """
 
-    def __init__(self, path: Path, report_damage: Callable[[str], None]) -> None:
-        self._path = path
+    def __init__(self, path: Path, report_damage: Callable[[str], None], node: str = "") -> None:
+        self._path, self._node = path, node
         self._report_damage = report_damage
         self._room = threading.BoundedSemaphore(MAX_QUERIES)
         self._published = threading.Condition()
@@ -49,11 +49,11 @@ class HistoryAccess:
             try:
                 reader = HistoryReader(self._path)
             except FileNotFoundError:
-                return answer_live(query, live)
+                return answer_live(query, live, self._node)
             except (sqlite3.Error, OSError, StoreError) as error:
                 raise self._unreadable(error) from None
             try:
-                return reader.answer(query, live)
+                return reader.answer(query, live, self._node)
             except (sqlite3.Error, StoreError) as error:
                 raise self._unreadable(error) from None
             finally:

@@ -16,6 +16,7 @@ from podtally.history.label_text import label_text
 from podtally.history.sqlite_schema import ENDPOINT, JUDGEMENT, PEER
 from podtally.history.sqlite_schema import TIERS as _TIERS
 from podtally.history.store import check_identity
+from podtally.history.text_sums import verify_texts
 
 _CHUNK = 10_000  # rows in memory at once
 _TEXTS = (*ENDPOINT, *PEER, *JUDGEMENT, "address", "protocol", "port", "initiator")
@@ -32,6 +33,7 @@ def export(
         db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
         try:
             check_identity(db)
+            verify_texts(db, conversations=True)
             cursor = db.execute(
                 f"SELECT * FROM {interval}s WHERE time >= ? AND time < ? ORDER BY time", window
             )

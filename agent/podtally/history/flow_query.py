@@ -11,7 +11,8 @@ from podtally.history.sqlite_schema import ENDPOINT, JUDGEMENT, PEER
 from podtally.yamltree.suggestion import did_you_mean
 
 # What rows can be grouped and filtered by: the labels of the metrics, and more.
-COLUMNS = (*ENDPOINT, *PEER, *JUDGEMENT, "address", "protocol", "port", "initiator")
+NODE = "node"
+COLUMNS = (*ENDPOINT, *PEER, *JUDGEMENT, "address", "protocol", "port", "initiator", NODE)
 # Words that stand for several columns.
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "workload": ("namespace", "workload"),

@@ -13,6 +13,7 @@ from podtally.history.conditions import Network, where
 from podtally.history.errors import StoreError
 from podtally.history.flow_query import Amount, FlowAnswer, FlowQuery, FlowRow, merged, ordered
 from podtally.history.label_text import label_text
+from podtally.history.node_label import is_selected, with_node, without_node
 from podtally.history.sqlite_schema import (
     AMOUNTS,
     AT,
@@ -20,18 +21,15 @@ from podtally.history.sqlite_schema import (
     CHECK,
     CONVERSATION,
     CONVERSATION_BITS,
-    ENDPOINT,
-    JUDGEMENT,
     MINUTE,
-    PEER,
     TIERS,
     Tier,
 )
 from podtally.history.store import Store, check_identity, within
+from podtally.history.text_sums import DICTIONARIES, is_wrong, verify_texts
 from podtally.ledger.recording.history_rows import Batch
 
 _BUSY_SECONDS = 10.0
-_TABLES = {"endpoint": ENDPOINT, "peer": PEER, "judgement": JUDGEMENT}
 
 
 class Segment(NamedTuple):
@@ -76,18 +74,24 @@ class HistoryReader:
     def close(self) -> None:
         self._db.close()
 
-    def answer(self, query: FlowQuery, live: Sequence[Batch] = ()) -> FlowAnswer:
-        """Answer a query; ``live`` are batches that the file may not have yet."""
+    def answer(self, query: FlowQuery, live: Sequence[Batch] = (), node: str = "") -> FlowAnswer:
+        """Answer a query; ``live`` are batches that the file may not have yet.
+
+        ``node`` is the one whose store it is; "": not known.
+        """
+        asked, query = query, without_node(query)
+        selected = is_selected(asked, node)
         with self._snapshot():
             segments = plan(self._db, query)
             for segment in segments:
                 verify(self._db, segment)
-            parts = [select(self._db, query, segments)]
+            verify_texts(self._db)
+            parts = [select(self._db, query, segments)] if selected else [[]]
             missing = [each for each in live if each.number < 0 or not self._has(each)]
             first, last = _bounds(segments, query, _oldest(self._db))
-        if missing:
+        if missing and selected:
             parts.append(_of_batches(missing, query))
-        rows = merged(parts)
+        rows = with_node(merged(parts), asked, node)
         return FlowAnswer(ordered(rows, query), first, last, len(rows))
 
     def _has(self, batch: Batch) -> bool:
@@ -105,9 +109,10 @@ class HistoryReader:
             self._db.execute("ROLLBACK")
 
 
-def answer_live(query: FlowQuery, live: Sequence[Batch]) -> FlowAnswer:
+def answer_live(query: FlowQuery, live: Sequence[Batch], node: str = "") -> FlowAnswer:
     """Answer a query from batches alone."""
-    rows = _of_batches(live, query)
+    found = _of_batches(live, without_node(query)) if is_selected(query, node) else []
+    rows = with_node(found, query, node)
     first, last = _bounds([], query, 0)
     return FlowAnswer(ordered(rows, query), first, last, len(rows))
 
@@ -203,28 +208,34 @@ def select(db: sqlite3.Connection, query: FlowQuery, segments: Sequence[Segment]
     amounts = ", ".join(AMOUNTS)
     sums = ", ".join(f"sum({each})" for each in AMOUNTS)
     conversations = "conversation AS c" + "".join(
-        f" JOIN {each} ON {each}.id = c.{each}" for each in _TABLES
+        f" JOIN {each} ON {each}.id = c.{each}" for each in DICTIONARIES
     )
     cost = _cost(query)
     scope = ", scope" if "scope" not in query.by and cost != "0" else ""
     kept = f"{by}{', ' if by else ''}{amounts}"
     parts = " UNION ALL ".join(
-        f"SELECT {kept}{scope}, "
+        f"SELECT {kept}{scope}, wrong, "
         f"{BASE_SECONDS} + (t.{AT}) * {tier.seconds} + span / {tier.span} AS first, "
         f"{BASE_SECONDS} + (t.{AT}) * {tier.seconds} + span % {tier.span} AS last "
         f"FROM {tier.table} AS t JOIN chosen ON chosen.conversation = t.{CONVERSATION} "
         f"WHERE {within(first, end)}"
         for tier, first, end in segments
     )
-    chosen = ", ".join(("c.id AS conversation", *query.by))
+    wrong = f"{is_wrong(db, 'c')} AS wrong"
+    chosen = ", ".join(("c.id AS conversation", *query.by, wrong))
     found = db.execute(
         f"WITH chosen AS MATERIALIZED (SELECT {chosen}{scope} "
         f"FROM {conversations} WHERE {where(query, SqliteDialect())}) "
-        f"SELECT {by}{', ' if by else ''}{sums}, min(first), max(last), {cost} "
+        f"SELECT {by}{', ' if by else ''}{sums}, min(first), max(last), {cost}, max(wrong) "
         f"FROM ({parts}) {groups}"
     )
-    width = len(query.by)
-    return [_row(query.by, row[:width], row[width:]) for row in found if row[width] is not None]
+    width, rows = len(query.by), []
+    for *row, wrong in found:
+        if wrong:
+            raise StoreError("its table 'conversation' is damaged")
+        if row[width] is not None:
+            rows.append(_row(query.by, row[:width], row[width:]))
+    return rows
 
 
 def _cost(query: FlowQuery) -> str:
@@ -239,7 +250,7 @@ def _cost(query: FlowQuery) -> str:
     return f"sum(({' + '.join(cases)}) / 1e9)" if cases else "0"
 
 
-def _row(by: Sequence[str], key: tuple[object, ...], sums: tuple[int, ...]) -> FlowRow:
+def _row(by: Sequence[str], key: Sequence[object], sums: Sequence[int]) -> FlowRow:
     labels = {name: label_text(name, value) for name, value in zip(by, key, strict=True)}
     sent, received, packets_sent, packets_received, connections, first, last, cost = sums
     return FlowRow(

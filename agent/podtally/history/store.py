@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from podtally.history import incoming
+from podtally.history import incoming, text_sums
 from podtally.history.clickhouse_schema import Block
 from podtally.history.conversation_numbers import ConversationNumbers
 from podtally.history.errors import StoreError
@@ -29,14 +29,12 @@ from podtally.history.sqlite_schema import (
     CONVERSATION,
     CONVERSATION_BITS,
     CREATE,
-    ENDPOINT,
-    JUDGEMENT,
     MINUTE,
-    PEER,
     TIERS,
     VERSION,
     Tier,
 )
+from podtally.history.text_sums import DICTIONARIES
 from podtally.ledger.recording.history_rows import Batch, RowLabels
 
 GRACE_SECONDS = 120  # after an interval, for rows that were waiting for a name
@@ -44,7 +42,6 @@ _PAGE = 4096
 _CACHE_KIB = 2048
 _MAX_IDS = 4_000  # of texts in a batch that are remembered
 _SUFFIXES = ("", "-wal", "-shm")
-_DICTIONARIES = {"endpoint": ENDPOINT, "peer": PEER, "judgement": JUDGEMENT}
 _SUMS = ", ".join(f"sum({each})" for each in AMOUNTS)
 
 
@@ -57,14 +54,14 @@ class Store:
     def __init__(self, path: Path | None) -> None:
         self.path = path or Path(":memory:")
         is_new = path is None or _make(path)
+        self._ids: RecentNumbers[tuple[str, ...]] = RecentNumbers(_MAX_IDS)  # of texts
+        self._conversations = ConversationNumbers()
         self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         try:
             self._set_up(is_new)
         except BaseException:
             self._db.close()
             raise
-        self._ids: RecentNumbers[tuple[str, ...]] = RecentNumbers(_MAX_IDS)  # of texts
-        self._conversations = ConversationNumbers()
 
     @property
     def remembered(self) -> int:
@@ -126,8 +123,9 @@ class Store:
         """Add rows to the minutes, and to those hours and days that are rolled up already."""
         rows = batch.rows
         ids = np.array([self._label_ids(each) for each in batch.labels], np.int64)
-        keys = incoming.ConversationKeys(rows, ids.reshape(-1, len(_DICTIONARIES)))
+        keys = incoming.ConversationKeys(rows, ids.reshape(-1, len(DICTIONARIES)))
         conversations = np.array(self._conversations.numbers(self._db, keys), np.int64)
+        text_sums.fill(self._db)
         for tier in TIERS:
             at = incoming.intervals(rows, tier)
             self._db.execute(
@@ -144,7 +142,7 @@ class Store:
 
     def _label_ids(self, labels: RowLabels) -> list[int]:
         found, begin = [], 0
-        for name, columns in _DICTIONARIES.items():
+        for name, columns in DICTIONARIES.items():
             found.append(self._id(name, labels[begin : begin + len(columns)]))
             begin += len(columns)
         return found
@@ -153,7 +151,7 @@ class Store:
         known = self._ids.find((table, *values))
         if known is not None:
             return known
-        columns = _DICTIONARIES[table]
+        columns = DICTIONARIES[table]
         places = ", ".join("?" * len(columns))
         self._db.execute(
             f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({places})", values
@@ -253,7 +251,7 @@ class Store:
         """Remove conversations, and their texts, that no retained interval has."""
         used = " UNION ".join(f"SELECT {CONVERSATION} FROM {tier.table}" for tier in TIERS)
         self._db.execute(f"DELETE FROM conversation WHERE id NOT IN ({used})")
-        for name in _DICTIONARIES:
+        for name in DICTIONARIES:
             used = f"SELECT {name} FROM conversation"
             self._db.execute(f"DELETE FROM {name} WHERE id NOT IN ({used})")
         self._forget_numbers()
@@ -302,6 +300,9 @@ class Store:
         if is_new:
             db.executescript(f"BEGIN; {CREATE} COMMIT;")
         check_identity(db)
+        with self.transaction():
+            text_sums.prepare(db)
+        text_sums.verify_texts(db, conversations=True)
 
 
 def _make(path: Path) -> bool:

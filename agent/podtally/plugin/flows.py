@@ -19,6 +19,7 @@ examples:
   kubectl podtally flows --verdict denied --since yesterday
   kubectl podtally flows --with 203.0.113.10 --by workload,address --since 7d
   kubectl podtally flows --to internet --since 'this month' --by namespace --cost
+  kubectl podtally flows --from shop/web --by node,peer
 
 As `podtally flows`, over the histories of all nodes: rows with the same labels are one, their sums
 added up. A connection between two pods is in the history of both ends. --new: not in the earlier
@@ -28,6 +29,7 @@ Exit codes: 0 fine, 1 nothing found, or a node did not answer, 2 usage error, or
 """
 _COUNTS, _AMOUNTS = ("connections", "cost_dollars"), ("bytes", "packets")
 _TIMES = ("first", "last")
+NODE = "node"  # a label; as the cluster names it
 _Row = dict[str, Any]
 
 
@@ -54,8 +56,9 @@ def main(args: argparse.Namespace, agents: Fleet) -> int:
 def merge(replies: Sequence[NodeReply[schema.Flows]], order: str, top: int) -> schema.Flows:
     """Return the sums over all nodes, the largest first; ``top`` 0: all."""
     sums: dict[tuple[tuple[str, str], ...], _Row] = {}
-    for _, reply in replies:
-        for row in reply.rows:
+    for node, reply in replies:
+        for said in reply.rows:
+            row = {**said, NODE: node} if NODE in said else said
             labels = tuple((name, text) for name, text in row.items() if isinstance(text, str))
             key = tuple(each for each in labels if each[0] not in _TIMES)
             before = sums.get(key)

@@ -30,7 +30,7 @@ class HistoryOutput:
             self._writer = HistoryWriter(settings.file, limits, lambda batch: blocks(batch, node))
             client = ClickHouseClient(settings.clickhouse)
             self._forwarder = Forwarder(settings.file, client, node, self._writer.confirm)
-        self.access = HistoryAccess(settings.file, self._writer.report_damage)
+        self.access = HistoryAccess(settings.file, self._writer.report_damage, node)
 
     def start(self) -> None:
         if self._writer is not None:

@@ -4,6 +4,7 @@
 from contextlib import ExitStack, suppress
 
 from podtally.config import Config
+from podtally.config.node_name import node_name
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.export.event_log import EventLog, EventOrigin
 from podtally.export.expected import ExpectedMatcher
@@ -14,7 +15,6 @@ from podtally.kube.api_access import api_access
 from podtally.ledger.checkpoint.checkpoint import Checkpoint
 from podtally.runtime.history_output import HistoryOutput
 from podtally.runtime.rights import needed_rights
-from podtally.runtime.source_setup import node_name
 from podtally.runtime.state_directory import StateDirectory
 from podtally.web.server import WebServer
 from podtally.web.unix_socket import API_SOCKET

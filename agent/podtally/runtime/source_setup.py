@@ -2,12 +2,11 @@
 """Makes the sources of names that a configuration asks for."""
 
 import logging
-import os
 import queue
-import socket
 
 from podtally.config import Config
 from podtally.config.kinds import split_networks
+from podtally.config.node_name import node_name
 from podtally.identity.cluster.state import ClusterState
 from podtally.identity.local.directory import Directory
 from podtally.kube.api_access import api_access
@@ -50,13 +49,6 @@ def make_identity_sources(config: Config) -> IdentitySources:
         config.candidate_delete,
     )
     return IdentitySources(directory, answers, Threads(finder, policies, kube))
-
-
-def node_name(config: Config) -> str:
-    """Return the configured name, NODE_NAME (downward API), or as the kubelet: the host name in
-    lower case.
-    """
-    return config.node_name or os.environ.get("NODE_NAME") or socket.gethostname().lower()
 
 
 def _cri(config: Config) -> CriClient | None:

@@ -220,6 +220,20 @@ def test_rows_of_the_history_are_added_up_before_the_largest_are_chosen() -> Non
     assert [each["workload"] for each in flows.merge(replies, "cost", 0).rows] == ["web", "db"]
 
 
+def test_rows_by_node_have_the_names_of_the_cluster() -> None:
+    def reply(sent: int) -> Flows:
+        amount = {"egress": sent, "ingress": 0}
+        row = {
+            "node": "an.other.name", "workload": "web", "connections": 1, "bytes": amount,
+            "packets": amount, "first": "a", "last": "b",
+        }  # fmt: skip
+        return Flows("2026-01-31T00:00:00Z", "2026-01-31T12:00:00Z", [row], 1)
+
+    rows = flows.merge([NodeReply("n1", reply(1)), NodeReply("n2", reply(2))], "bytes", 0).rows
+    assert [(row["node"], row["bytes"]["egress"]) for row in rows] == [("n2", 2), ("n1", 1)]
+    assert next(iter(rows[0])) == "node"
+
+
 def msg(row: CandidateRow, connections: int, size: int) -> CandidateRow:
     fields = {name: getattr(row, name) for name in row.__struct_fields__}
     return CandidateRow(**(fields | {"connections": connections, "bytes": size}))
