@@ -3,14 +3,13 @@
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple
 
 from podtally import __version__
-from podtally.errors import PodtallyError
+from podtally.commands.exit_codes import OK, exit_code
 
 
 class Command(NamedTuple):
@@ -68,8 +67,6 @@ GROUPS: dict[str, dict[str, Command]] = {
     },
 }
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
-OK, FINDINGS, USAGE_ERROR = 0, 1, 2
-INTERRUPTED = 130
 DESCRIPTION = "Exact byte accounting of every pod's traffic, without touching a packet."
 EPILOG = "Run `podtally COMMAND --help` for the options of a command, and examples."
 
@@ -81,18 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return OK
     command = next((word for word in arguments if word in COMMANDS), None)
     args = build_parser(() if command is None else (command,)).parse_args(arguments)
-    try:
-        code = int(_module(args.command).main(args))
-        sys.stdout.flush()  # a closed pipe must fail here, not when the interpreter exits
-        return code
-    except PodtallyError as error:
-        print(f"podtally: {error}", file=sys.stderr)
-        return USAGE_ERROR
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:  # `podtally ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
-        return OK
+    return exit_code(lambda: int(_module(args.command).main(args)))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -5,8 +5,6 @@ import json
 import os
 import re
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ from tests.e2e.agents import Agent, Places, environment, value
 from tests.e2e.conftest import free_port
 from tests.e2e.pods import Node, Pod, ip, node
 from tests.kernel.links_support import inside
+from tests.podtally_command import podtally
 
 CONTRACT = {
     "podtally_pod_bytes_total": {"namespace", "pod", "direction"},
@@ -128,15 +127,7 @@ class Judging(NamedTuple):
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
         listen = ("--listen", f"127.0.0.1:{self.agent.places.port}")
-        done = subprocess.run(
-            [sys.executable, "-m", "podtally", *arguments, *listen],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-            env=environment(),
-        )
-        return done.returncode, done.stdout, done.stderr
+        return podtally(*arguments, *listen, variables=environment(), seconds=30)
 
     def explain(self, *asked: str) -> dict[str, Any]:
         _, out, err = self.run("explain", *asked, "--output", "json")

@@ -8,7 +8,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 
 from tests.apiserver_certificates import Authority, Pair
 from tests.e2e.conftest import free_port
+from tests.e2e.web_fixtures import Written, authority, pair, written
 from tests.e2e.web_support import (
     CLIENT_HELLO,
     NAMES,
@@ -29,31 +30,12 @@ from tests.e2e.web_support import (
 )
 from tests.pressure import Stopwatch
 
+__all__ = ["authority", "pair", "written"]
+
 SOON_SECONDS = 2.0  # a client that is waited for takes ten
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture(scope="module")
-def pair(authority: Authority) -> Pair:
-    return authority.issue("server", NAMES)
-
-
 LogCapture = pytest.LogCaptureFixture
-Written = Callable[[str], Path]
-
-
-@pytest.fixture
-def written(tmp_path: Path) -> Written:
-    def write(text: str) -> Path:
-        path = tmp_path / "web.yml"
-        path.write_text(text)
-        return path
-
-    return write
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from tests.apiserver_certificates import Authority, Pair
 from tests.e2e.agents import Agent, environment, parse, value
 from tests.e2e.conftest import MakeAgent, free_port
 from tests.e2e.prometheus import prometheus
+from tests.e2e.web_fixtures import Written, authority, pair, written
 from tests.e2e.web_support import (
     CLIENT_HELLO,
     NAMES,
@@ -24,43 +24,15 @@ from tests.e2e.web_support import (
     tls,
     users,
 )
+from tests.podtally_command import podtally
 from tests.pressure import Stopwatch
 
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture(scope="module")
-def pair(authority: Authority) -> Pair:
-    return authority.issue("server", NAMES)
-
-
-Written = Callable[[str], Path]
-
-
-@pytest.fixture
-def written(tmp_path: Path) -> Written:
-    def write(text: str) -> Path:
-        path = tmp_path / "web.yml"
-        path.write_text(text)
-        return path
-
-    return write
+__all__ = ["authority", "pair", "written"]
 
 
 def run(agent: Agent, *arguments: str, **variables: str) -> tuple[int, str, str]:
     listen = ("--listen", f"127.0.0.1:{agent.places.port}")
-    done = subprocess.run(
-        [sys.executable, "-m", "podtally", *arguments, *listen],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-        env=environment() | variables,
-    )
-    return done.returncode, done.stdout, done.stderr
+    return podtally(*arguments, *listen, variables=environment() | variables, seconds=30)
 
 
 def ready(client: Client, agent: Agent) -> None:

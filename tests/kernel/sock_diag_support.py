@@ -91,3 +91,24 @@ def ask(diag: SocketDiag, asked: Asked, interface: int = 0) -> int:
 def port_of(sock: socket.socket) -> int:
     port: int = sock.getsockname()[1]
     return port
+
+
+@pytest.fixture(scope="module", autouse=True)
+def host() -> Iterator[None]:
+    with host_with_neighbour():
+        yield
+
+
+@pytest.fixture
+def diag() -> Iterator[SocketDiag]:
+    made = SocketDiag()
+    assert (made.available, made.reason) == (True, "")
+    yield made
+    assert made.errors == 0
+    made.close()
+
+
+@pytest.fixture
+def sockets() -> Iterator[Sockets]:
+    with Sockets() as made:
+        yield made

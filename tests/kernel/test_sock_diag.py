@@ -3,7 +3,6 @@
 
 import socket
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -19,38 +18,21 @@ from tests.kernel.sock_diag_support import (
     Ends,
     Sockets,
     ask,
-    host_with_neighbour,
+    diag,
+    host,
     in_new_cgroup,
     port_of,
+    sockets,
 )
 from tests.kernel.test_conntrack import tuples
 from tests.kernel.uplink import HOST4, HOST6, OUT4, OUT6
+
+__all__ = ["diag", "host", "sockets"]
 
 STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
 SCTP, ICMP = 132, 1
 both = pytest.mark.parametrize("ends", [V4, V6], ids=["v4", "v6"])
 protocols = pytest.mark.parametrize("protocol", [TCP, UDP], ids=["tcp", "udp"])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def host() -> Iterator[None]:
-    with host_with_neighbour():
-        yield
-
-
-@pytest.fixture
-def diag() -> Iterator[SocketDiag]:
-    made = SocketDiag()
-    assert (made.available, made.reason) == (True, "")
-    yield made
-    assert made.errors == 0
-    made.close()
-
-
-@pytest.fixture
-def sockets() -> Iterator[Sockets]:
-    with Sockets() as made:
-        yield made
 
 
 def who_gets(

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,34 +16,15 @@ from podtally.netlink import sock_diag
 from podtally.netlink.batches import BATCH
 from podtally.netlink.sock_diag import SocketDiag
 from podtally.netlink.sock_diag_layout import PACKET, TCP, UDP, requests
-from tests.kernel.sock_diag_support import Sockets, ask, host_with_neighbour
+from tests.kernel.sock_diag_support import Sockets, ask, diag, host, sockets
 from tests.kernel.test_conntrack import Asked, tuples
 from tests.kernel.uplink import HOST4, OUT4, cgroup
+
+__all__ = ["diag", "host", "sockets"]
 
 DATAGRAM = socket.SOCK_DGRAM
 SCTP = 132
 AGENT = Path(__file__).parents[2] / "agent"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def host() -> Iterator[None]:
-    with host_with_neighbour():
-        yield
-
-
-@pytest.fixture
-def diag() -> Iterator[SocketDiag]:
-    made = SocketDiag()
-    assert (made.available, made.reason) == (True, "")
-    yield made
-    assert made.errors == 0
-    made.close()
-
-
-@pytest.fixture
-def sockets() -> Iterator[Sockets]:
-    with Sockets() as made:
-        yield made
 
 
 @pytest.fixture

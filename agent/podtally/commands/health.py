@@ -3,11 +3,9 @@
 
 import argparse
 import http.client
-import os
-from pathlib import Path
 
 from podtally import config
-from podtally.commands.agent_query import LISTEN_VARIABLE
+from podtally.commands.agent_query import add_address
 from podtally.errors import PodtallyError
 from podtally.web import client
 from podtally.web.tls import TLS_REQUIRED
@@ -25,15 +23,7 @@ _EXPECTS_TLS = (int(http.client.BAD_REQUEST), TLS_REQUIRED)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="the agent's configuration, for its address"
-    )
-    parser.add_argument(
-        "--listen",
-        default=os.environ.get(LISTEN_VARIABLE),
-        metavar="ADDR:PORT",
-        help=f"the agent's address (default: ${LISTEN_VARIABLE}, or {config.DEFAULT_LISTEN})",
-    )
+    add_address(parser)
     parser.add_argument("--ready", action="store_true", help="check /readyz, not /livez")
 
 

@@ -170,12 +170,7 @@ def _endpoints(value: Any) -> tuple[StaticEndpoint, ...]:
 
 def _expected(value: Any) -> tuple[ExpectedTraffic, ...]:
     if isinstance(value, list):  # YAML reads some ports as numbers, and days as dates
-        value = [
-            {name: _plain(each) for name, each in entry.items()}
-            if isinstance(entry, dict)
-            else entry
-            for entry in value
-        ]
+        value = [_plain_entry(entry) for entry in value]
     return tuple(_converted(value, list[ExpectedTraffic], ExpectedTraffic))
 
 

@@ -3,13 +3,12 @@
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 
 from podtally import __version__
-from podtally.errors import PodtallyError
+from podtally.commands.exit_codes import OK, exit_code
 
 DESCRIPTION = "Query the podtally agents of a Kubernetes cluster, with your kubeconfig."
 COMMANDS = {
@@ -24,28 +23,16 @@ COMMANDS = {
     "doctor": "check host requirements on every node",
 }
 _EPILOG = "Run `kubectl podtally COMMAND --help` for the options of a command, and examples."
-_OK, _USAGE_ERROR, _INTERRUPTED = 0, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
         build_parser(()).print_help()
-        return _OK
+        return OK
     command = next((word for word in arguments if word in COMMANDS), None)
     args = build_parser(() if command is None else (command,)).parse_args(arguments)
-    try:
-        code = _run(args)
-        sys.stdout.flush()  # a closed pipe must fail here, not when the interpreter exits
-        return code
-    except PodtallyError as error:
-        print(f"podtally: {error}", file=sys.stderr)
-        return _USAGE_ERROR
-    except KeyboardInterrupt:
-        return _INTERRUPTED
-    except BrokenPipeError:  # `kubectl podtally ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _OK
+    return exit_code(lambda: _run(args))
 
 
 def build_parser(complete: Sequence[str]) -> argparse.ArgumentParser:

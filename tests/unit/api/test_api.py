@@ -6,8 +6,6 @@ import http.client
 import json
 import math
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -24,6 +22,7 @@ from podtally.identity.local.directory import Directory
 from podtally.ledger.metrics.view import View
 from podtally.policy.load.policy_sources import DeclaredPolicies
 from podtally.web.server import WebServer
+from tests.podtally_command import podtally
 from tests.unit.rows import make_ledger
 
 NOON = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC)
@@ -115,17 +114,6 @@ def served() -> Iterator[Served]:
     made = serve(Register(ROWS, TERMS))
     yield made
     made.server.close()
-
-
-def podtally(*arguments: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "podtally", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 def ask(served: Served, *arguments: str) -> tuple[int, str, str]:

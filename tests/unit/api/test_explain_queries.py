@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.api.test_api import Served, ask, podtally, serve, served
+from tests.podtally_command import podtally
+from tests.unit.api.test_api import Served, ask, serve, served
 from tests.unit.lookup_host import INTO_WEB, NO_EGRESS, Host, shop
 from tests.unit.verdict_support import ONLY_MYSQL, declare, epoch, into, make, out, present
 

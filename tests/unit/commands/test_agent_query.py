@@ -10,6 +10,7 @@ from typing import ClassVar
 import pytest
 
 from podtally import cli
+from podtally.commands import exit_codes
 from tests.unit.commands.top_support import METRICS, books, printed
 
 
@@ -71,7 +72,7 @@ def test_another_server_is_not_podtally(
     status: int, body: bytes, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(body, status) as where:
-        assert top("--listen", where) == cli.USAGE_ERROR
+        assert top("--listen", where) == exit_codes.USAGE_ERROR
     result = capsys.readouterr()
     assert (result.out, result.err.count("\n")) == ("", 1)
     assert words in result.err
@@ -80,7 +81,7 @@ def test_another_server_is_not_podtally(
 
 
 def test_no_agent_answers(capsys: pytest.CaptureFixture[str]) -> None:
-    assert top("--listen", "127.0.0.1:1") == cli.USAGE_ERROR
+    assert top("--listen", "127.0.0.1:1") == exit_codes.USAGE_ERROR
     assert "no podtally answers on 127.0.0.1:1: Connection refused" in capsys.readouterr().err
 
 
@@ -97,5 +98,5 @@ def test_no_agent_answers(capsys: pytest.CaptureFixture[str]) -> None:
 def test_wrong_use(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         top(*arguments)
-    assert ended.value.code == cli.USAGE_ERROR
+    assert ended.value.code == exit_codes.USAGE_ERROR
     assert f"argument {arguments[0]}" in capsys.readouterr().err

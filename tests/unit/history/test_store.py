@@ -255,13 +255,6 @@ def test_what_is_not_written_yet_is_in_the_answer(path: Path) -> None:
     assert row.bytes.sum == sum(sums(batches).values())
 
 
-def rows_in(store: Store) -> int:
-    return sum(
-        int(store.connection.execute(f"SELECT count(*) FROM {tier.table}").fetchone()[0])
-        for tier in TIERS
-    )
-
-
 def test_the_limit_holds_and_the_finest_go_first(path: Path) -> None:
     limit = 4 << 20
     store = Store(path)

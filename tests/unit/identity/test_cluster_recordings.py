@@ -72,7 +72,6 @@ class Replay:
     def __init__(self, node: str = "node2") -> None:
         self.cluster = ClusterState(node)
         self.claims: dict[object, list[Claim]] = {}
-        self.took_back = 0
         for name in ("nodes", "services", "endpointslices", "namespaces", "pods"):
             self.page(name, f"{name}.list.json", 0.0)
 

@@ -25,90 +25,70 @@ from podtally.policy.model import (
     PolicyPort,
     Rule,
 )
-from podtally.policy.schema import admin as wire
+from podtally.policy.schema import admin as schema
 from podtally.policy.schema.network import LabelSelector
 
 _ACTIONS = {"Allow": ALLOW, "Accept": ALLOW, "Deny": DENY, "Pass": PASS}
 _TIERS = {"Admin": ADMIN_TIER, "Baseline": BASELINE_TIER}
 
-_PortRule = wire.AdminIngressRule | wire.AdminEgressRule | wire.BaselineEgressRule
-_ProtocolRule = wire.ClusterIngressRule | wire.ClusterEgressRule
-_Peers = tuple[wire.IngressPeer, ...] | tuple[wire.EgressPeer, ...] | tuple[wire.BaselinePeer, ...]
+_PortRule = schema.AdminIngressRule | schema.AdminEgressRule | schema.BaselineEgressRule
+_Object = (
+    schema.AdminNetworkPolicy | schema.BaselineAdminNetworkPolicy | schema.ClusterNetworkPolicy
+)
+_Spec = schema.AdminSpec | schema.BaselineSpec | schema.ClusterSpec
+_ProtocolRule = schema.ClusterIngressRule | schema.ClusterEgressRule
+_Peers = (
+    tuple[schema.IngressPeer, ...] | tuple[schema.EgressPeer, ...] | tuple[schema.BaselinePeer, ...]
+)
 
 
-def admin_network_policy(policy: wire.AdminNetworkPolicy, candidate: bool) -> Policy:
-    spec = policy.spec or wire.AdminSpec()
-    return Policy(
-        kind=policy.kind,
-        namespace="",
-        name=name_of(policy.metadata),
-        subject=subject(spec.subject),
-        ingress=_port_rules(spec.ingress, ADMIN_TIER),
-        egress=_port_rules(spec.egress, ADMIN_TIER),
-        tier=ADMIN_TIER,
-        priority=spec.priority or 0,
-        candidate=candidate,
-    )
+def admin_network_policy(policy: schema.AdminNetworkPolicy, candidate: bool) -> Policy:
+    spec = policy.spec or schema.AdminSpec()
+    return _policy(policy, spec, ADMIN_TIER, spec.priority or 0, candidate)
 
 
 def baseline_admin_network_policy(
-    policy: wire.BaselineAdminNetworkPolicy, candidate: bool
+    policy: schema.BaselineAdminNetworkPolicy, candidate: bool
 ) -> Policy:
-    spec = policy.spec or wire.BaselineSpec()
+    spec = policy.spec or schema.BaselineSpec()
+    return _policy(policy, spec, BASELINE_TIER, LAST_PRIORITY, candidate)
+
+
+def cluster_network_policy(policy: schema.ClusterNetworkPolicy, candidate: bool) -> Policy:
+    spec = policy.spec or schema.ClusterSpec()
+    return _policy(policy, spec, _TIERS[spec.tier or "Admin"], spec.priority or 0, candidate)
+
+
+def _policy(policy: _Object, spec: _Spec, tier: int, priority: int, candidate: bool) -> Policy:
     return Policy(
         kind=policy.kind,
         namespace="",
         name=name_of(policy.metadata),
         subject=subject(spec.subject),
-        ingress=_port_rules(spec.ingress, BASELINE_TIER),
-        egress=_port_rules(spec.egress, BASELINE_TIER),
-        tier=BASELINE_TIER,
-        priority=LAST_PRIORITY,
-        candidate=candidate,
-    )
-
-
-def cluster_network_policy(policy: wire.ClusterNetworkPolicy, candidate: bool) -> Policy:
-    spec = policy.spec or wire.ClusterSpec()
-    tier = _TIERS[spec.tier or "Admin"]
-    return Policy(
-        kind=policy.kind,
-        namespace="",
-        name=name_of(policy.metadata),
-        subject=subject(spec.subject),
-        ingress=_protocol_rules(spec.ingress, tier),
-        egress=_protocol_rules(spec.egress, tier),
+        ingress=_rules(spec.ingress, tier),
+        egress=_rules(spec.egress, tier),
         tier=tier,
-        priority=spec.priority or 0,
+        priority=priority,
         candidate=candidate,
     )
 
 
-def _port_rules(rules: Sequence[_PortRule], tier: int) -> tuple[Rule, ...] | None:
-    """Return rules of the kinds that have ``ports``; None: there are none."""
-    return tuple(_rule(n, r, _ports(r.ports), tier) for n, r in enumerate(rules)) or None
+def _rules(rules: Sequence[_PortRule | _ProtocolRule], tier: int) -> tuple[Rule, ...] | None:
+    """Return the rules of one direction; None: there are none."""
+    return tuple(_rule(index, rule, tier) for index, rule in enumerate(rules)) or None
 
 
-def _protocol_rules(rules: Sequence[_ProtocolRule], tier: int) -> tuple[Rule, ...] | None:
-    """Return rules of the kind that has ``protocols``; None: there are none."""
-    return tuple(_rule(n, r, _protocols(r.protocols), tier) for n, r in enumerate(rules)) or None
-
-
-def subject(given: wire.IngressPeer | None) -> PodSubject:
+def subject(given: schema.IngressPeer | None) -> PodSubject:
     if given is None or (given.namespaces is None and given.pods is None):
         return PodSubject(EVERYTHING, EVERYTHING)
     return PodSubject(*_pods(given.namespaces, given.pods))
 
 
-def _rule(
-    index: int,
-    rule: _PortRule | _ProtocolRule,
-    ports: tuple[PolicyPort, ...] | None,
-    tier: int,
-) -> Rule:
+def _rule(index: int, rule: _PortRule | _ProtocolRule, tier: int) -> Rule:
     action = _ACTIONS[rule.action or ""]
+    ports = _protocols(rule.protocols) if isinstance(rule, _ProtocolRule) else _ports(rule.ports)
     peers: _Peers
-    if isinstance(rule, wire.AdminIngressRule | wire.ClusterIngressRule):
+    if isinstance(rule, schema.AdminIngressRule | schema.ClusterIngressRule):
         peers = rule.from_ or ()
     else:
         peers = rule.to or ()
@@ -121,7 +101,7 @@ def _domains(names: tuple[str, ...], allows: bool) -> DomainPeer:
     return DomainPeer(tuple(dict.fromkeys(map(normalise, names))), allows)
 
 
-def _pods(namespaces: LabelSelector | None, pods: wire.NamespacedPods | None) -> PodPeer:
+def _pods(namespaces: LabelSelector | None, pods: schema.NamespacedPods | None) -> PodPeer:
     if pods is None:
         return PodPeer(selector(namespaces or LabelSelector()))
     return PodPeer(
@@ -136,12 +116,12 @@ def _peers(given: _Peers, allows: bool) -> tuple[Peer, ...]:
 
 
 def _peer(
-    given: wire.IngressPeer | wire.EgressPeer | wire.BaselinePeer, allows: bool
+    given: schema.IngressPeer | schema.EgressPeer | schema.BaselinePeer, allows: bool
 ) -> Iterator[Peer]:
     """Yield a peer for each network, otherwise a single one."""
     if given.namespaces is not None or given.pods is not None:
         yield _pods(given.namespaces, given.pods)
-    if isinstance(given, wire.IngressPeer):
+    if isinstance(given, schema.IngressPeer):
         return
     if given.nodes is not None:
         yield NodePeer(selector(given.nodes))
@@ -150,16 +130,16 @@ def _peer(
         if cidr is None:
             raise ValueError(f"invalid CIDR {text!r} passed validation")
         yield Block(cidr.network())
-    if isinstance(given, wire.EgressPeer) and given.domain_names:
+    if isinstance(given, schema.EgressPeer) and given.domain_names:
         yield _domains(given.domain_names, allows)
 
 
-def _ports(given: tuple[wire.AdminPort, ...] | None) -> tuple[PolicyPort, ...] | None:
+def _ports(given: tuple[schema.AdminPort, ...] | None) -> tuple[PolicyPort, ...] | None:
     """None: "If Ports is not set then the rule does not filter traffic via port"."""
     return None if given is None else tuple(_port(port) for port in given)
 
 
-def _port(given: wire.AdminPort) -> PolicyPort:
+def _port(given: schema.AdminPort) -> PolicyPort:
     number, span = given.port_number, given.port_range
     if number is not None:
         return PolicyPort(PROTOCOLS[number.protocol], number.port or 0, number.port or 0)
@@ -168,12 +148,12 @@ def _port(given: wire.AdminPort) -> PolicyPort:
     return PolicyPort(ANY_PROTOCOL, name=given.named_port or "")
 
 
-def _protocols(given: tuple[wire.Protocol, ...] | None) -> tuple[PolicyPort, ...] | None:
+def _protocols(given: tuple[schema.Protocol, ...] | None) -> tuple[PolicyPort, ...] | None:
     """None: "If unspecified, protocol-specific attributes will not be used to match traffic"."""
     return None if given is None else tuple(_protocol(protocol) for protocol in given)
 
 
-def _protocol(given: wire.Protocol) -> PolicyPort:
+def _protocol(given: schema.Protocol) -> PolicyPort:
     for name, match in (("TCP", given.tcp), ("UDP", given.udp), ("SCTP", given.sctp)):
         port = match.destination_port if match else None
         if port is not None and port.range is not None:

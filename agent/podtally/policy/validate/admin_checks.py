@@ -14,8 +14,10 @@ from podtally.policy.problems import ERROR, WARNING, Fault, Path, warning
 from podtally.policy.schema.admin import (
     AdminNetworkPolicy,
     AdminPort,
+    AdminSpec,
     BaselineAdminNetworkPolicy,
     BaselinePeer,
+    BaselineSpec,
     ClusterNetworkPolicy,
     EgressPeer,
     IngressPeer,
@@ -74,10 +76,7 @@ def admin_network_policy(policy: AdminNetworkPolicy) -> Faults:
     spec = policy.spec
     yield from _priority(spec.priority)
     yield from _subject(spec.subject, _ADMIN)
-    ingress = [_RuleParts(r.name, r.action, "from", r.from_, r.ports) for r in spec.ingress]
-    egress = [_RuleParts(r.name, r.action, "to", r.to, r.ports) for r in spec.egress]
-    yield from _rules(ingress, "ingress", _ADMIN)
-    yield from _rules(egress, "egress", _ADMIN)
+    yield from _directions(spec, _ADMIN)
 
 
 def baseline_admin_network_policy(policy: BaselineAdminNetworkPolicy) -> Faults:
@@ -88,10 +87,14 @@ def baseline_admin_network_policy(policy: BaselineAdminNetworkPolicy) -> Faults:
         return
     spec = policy.spec
     yield from _subject(spec.subject, _BASELINE)
+    yield from _directions(spec, _BASELINE)
+
+
+def _directions(spec: AdminSpec | BaselineSpec, grammar: _Grammar) -> Faults:
     ingress = [_RuleParts(r.name, r.action, "from", r.from_, r.ports) for r in spec.ingress]
     egress = [_RuleParts(r.name, r.action, "to", r.to, r.ports) for r in spec.egress]
-    yield from _rules(ingress, "ingress", _BASELINE)
-    yield from _rules(egress, "egress", _BASELINE)
+    yield from _rules(ingress, "ingress", grammar)
+    yield from _rules(egress, "egress", grammar)
 
 
 def cluster_network_policy(policy: ClusterNetworkPolicy) -> Faults:
