@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.isolation import isolate
+from tests.kernel_version import skip_newer
 
 LINES = 40
 TESTS = Path(__file__).parent
@@ -30,6 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test with its lane, which is its folder under tests/."""
     for item in items:
         item.add_marker(item.path.relative_to(TESTS).parts[0])
+    skip_newer(items)
 
 
 class _FailurePrinter:

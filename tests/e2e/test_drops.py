@@ -17,6 +17,7 @@ from tests.e2e.agents import Agent, Samples, booked, gaps, value
 from tests.e2e.conftest import MakeAgent
 from tests.e2e.pods import Counters, Node, Pod, counters, dropped, ip, pod_socket
 from tests.kernel.links_support import ifindex, inside, sh
+from tests.kernel_version import needs_tcx
 
 XDP, DROP, PASS = 6, 1, 2
 SCHED_CLS, TC_ACT_SHOT = 3, 2
@@ -168,6 +169,7 @@ def test_a_program_at_xdp_on_the_hosts_end(node: Node, agent: Agent, pod: Pod, b
     sh(f"ip link set dev {pod.link} xdp off")
 
 
+@needs_tcx
 def test_drops_hide_no_loss(node: Node, agent: Agent, pod: Pod) -> None:
     """Frames that another program took away in front of ours stay a gap, drops or not."""
     started(agent, node)

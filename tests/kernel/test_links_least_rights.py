@@ -12,7 +12,7 @@ import pytest
 from podtally.attach.attacher import Attacher
 from podtally.kernel import bpf
 from podtally.netlink.links import get_link
-from podtally.netlink.model import Link, Mode, Role
+from podtally.netlink.model import Link, Role
 from podtally.netlink.netlink import Requests
 from tests.kernel.links_support import (
     ifindex,
@@ -23,6 +23,7 @@ from tests.kernel.links_support import (
     pin_directory,
     programs,
 )
+from tests.kernel_version import needs_tcx
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,14 +91,13 @@ def pin(directory: Path) -> None:
 def attach_as_root(pins: Path, link: Link, role: Role) -> None:
     fds = {each.name: bpf.obj_get(each) for each in (pins / "progs").iterdir()}
     attacher = Attacher(pins, fds)
-    if attacher.mode is not Mode.TCX:
-        pytest.skip("no TCX (kernel 6.6)")
     attacher.attach(link, role)
     attacher.close()
     for fd in fds.values():
         os.close(fd)
 
 
+@needs_tcx
 @pytest.mark.parametrize(
     ("before", "counts_anew"), [(Role.POD, "False"), (Role.HOST, "True")], ids=["same", "other"]
 )
@@ -110,6 +110,7 @@ def test_the_generation_before_is_taken_over(
     assert attach_with_less(pins, Role.POD)[0] == f"{counts_anew} True 2"
 
 
+@needs_tcx
 def test_programs_that_cannot_be_known_are_replaced(pins: Path, link: Link) -> None:
     pin(pins / "progs")
     attach_as_root(pins, link, Role.POD)
@@ -119,6 +120,7 @@ def test_programs_that_cannot_be_known_are_replaced(pins: Path, link: Link) -> N
     assert attach_with_less(pins, Role.POD)[0] == "True True 2"
 
 
+@needs_tcx
 def test_others_are_seen_without_their_names(pins: Path, link: Link) -> None:
     fd = load("stranger")
     bpf.tcx_attach(fd, link.ifindex, bpf.TCX_EGRESS)

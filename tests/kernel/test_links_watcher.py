@@ -37,6 +37,7 @@ from tests.kernel.links_support import (
     programs,
     sh,
 )
+from tests.kernel_version import HAS_TCX
 from tests.pressure import Stopwatch
 
 PINGS = 23
@@ -53,7 +54,7 @@ class Host:
     pins: Path
     state: Path
     fds: dict[str, int]
-    mode: Mode = Mode.TCX
+    mode: Mode = Mode.TCX if HAS_TCX else Mode.CLSACT
     pattern: str | None = None
     receive_buffer: int = 1 << 20
     inbox: Inbox = field(default_factory=Inbox)

@@ -8,6 +8,7 @@ what one way through an interface may take up (``bpf/flow.h``).
 
 import errno
 import os
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from podtally.errors import PodtallyError
 from podtally.kernel import abi, bpf
 from podtally.kernel.pins import Generation
 
+_PAUSES = (0.0, *(0.05,) * 20)  # until the kernel has refilled its reserve of elements
 UNATTRIBUTED = 0  # ifindex of the account of interfaces without accounts of their own
 
 
@@ -70,7 +72,7 @@ class AccountMap:
 
     def _open(self, fd: int, key: NDArray[np.generic], nothing: NDArray[np.void]) -> None:
         try:
-            bpf.update(fd, key, nothing, bpf.NOEXIST)
+            _create(fd, key, nothing)
         except OSError as error:
             if error.errno == errno.E2BIG:
                 raise PodtallyError(
@@ -112,6 +114,23 @@ class AccountMap:
 
     def _keys(self, ifindex: int, numbers: range) -> list[NDArray[np.void]]:
         return [np.array([(ifindex, number)], self._key) for number in numbers]
+
+
+def _create(fd: int, key: NDArray[np.generic], value: NDArray[np.void]) -> None:
+    """Make an element of a map that is not preallocated.
+
+    Its memory comes from a small reserve, which the kernel refills a moment later
+    (``unit_alloc()`` in kernel/bpf/memalloc.c): ENOMEM until then.
+    """
+    for pause in _PAUSES:
+        time.sleep(pause)
+        try:
+            return bpf.update(fd, key, value, bpf.NOEXIST)
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            lacking = error
+    raise lacking
 
 
 def _ifindex(ifindex: int) -> NDArray[np.uint32]:
