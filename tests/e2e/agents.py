@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import podtally
 from tests.e2e.pods import Counters, Key, counters
+from tests.patience import deadline
 
 SOURCES = Path(podtally.__file__).parents[1]
 READY_SECONDS = 660.0  # with --compile: seconds, on a busy machine minutes
@@ -72,7 +73,7 @@ class Agent:
             )
 
     def wait_ready(self, seconds: float = READY_SECONDS) -> None:
-        end = time.monotonic() + seconds
+        end = deadline(seconds)
         while self.get("/readyz")[0] != 200:
             assert self.process is not None
             assert self.process.poll() is None, f"the agent ended: {self.said()}"
@@ -114,7 +115,7 @@ class Agent:
 
     def wait_said(self, *words: str) -> None:
         """Wait until one of ``words`` is in the log."""
-        end = time.monotonic() + READY_SECONDS
+        end = deadline(READY_SECONDS)
         while not any(each in self.said()[self._heard :] for each in words):
             assert self.process is None or self.process.poll() is None, self.said()
             assert time.monotonic() < end, f"the agent never says {words!r}: {self.said()}"
@@ -211,7 +212,7 @@ def misfits(samples: Samples, opening: Counters, closing: Counters) -> list[Misf
 
 def assert_books_close(agent: Agent, opening: Counters, seconds: float = 60.0) -> Samples:
     """All traffic has stopped: within a few epochs every book must close, to the byte."""
-    end = time.monotonic() + seconds
+    end = deadline(seconds)
     while True:
         closing, samples = counters(), agent.samples()
         wrong = misfits(samples, opening, closing)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.e2e.pods import Pod
+from tests.patience import deadline
 
 SECONDS = 30.0  # until a server answers, on the busiest machine
 
@@ -82,7 +83,7 @@ def _serving(pod: Pod, command: list[str], name: str) -> Iterator[None]:
 
 def _until_it_answers(server: subprocess.Popen[bytes], pod: Pod, name: str) -> None:
     """Ask on the server's own loopback, which nothing watches."""
-    end = time.monotonic() + SECONDS
+    end = deadline(SECONDS)
     subprocess.run(["ip", "-n", pod.netns, "link", "set", "lo", "up"], check=True)
     while True:
         asked = ["dig", "@127.0.0.1", name, "A", "+short", "+tries=1", "+time=1"]

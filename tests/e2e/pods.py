@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.kernel.links_support import inside, own_netns
+from tests.patience import deadline
 
 BRIDGE = "br0"
 _numbers = itertools.count()
@@ -87,7 +88,7 @@ class Node:
 
     def quiet(self, seconds: float = 1.0, limit: float = 60.0) -> Counters:
         """Wait until no counter has moved for a while; returns them."""
-        end = time.monotonic() + limit
+        end = deadline(limit)
         before, since = counters(), time.monotonic()
         while time.monotonic() - since < seconds:
             assert time.monotonic() < end, "the links do not come to rest"
@@ -136,7 +137,7 @@ def dropped() -> dict[str, int]:
 def until_up(link: str, netns: str = "") -> None:
     """Wait until the link sends: the kernel gives it its queue later, from a work queue."""
     words = ("-n", netns) if netns else ()
-    end = time.monotonic() + 60.0
+    end = deadline(60.0)
     while True:
         (shown,) = json.loads(ip(*words, "-j", "link", "show", link))
         if shown["operstate"] == "UP" and shown["qdisc"] != "noop":

@@ -16,6 +16,7 @@ from podtally.export.event_log import EventRecord
 from podtally.export.flow_log import FlowRecord
 from tests.e2e.agents import Agent, Labels, Samples
 from tests.e2e.pods import Node, Pod, ip, pod_socket
+from tests.patience import deadline
 from tests.pressure import Stopwatch
 
 TIMES, SIZE = 23, 997
@@ -170,7 +171,7 @@ def eventually(
     agent: Agent, look: Callable[[Samples], object], wanted: object, seconds: float = TRUTH_SECONDS
 ) -> Samples:
     """Wait until ``look`` finds in the metrics what is wanted; returns them."""
-    end = time.monotonic() + seconds
+    end = deadline(seconds)
     while (found := look(samples := agent.samples())) != wanted:
         assert time.monotonic() < end, f"{found} is not {wanted}\n{agent.said()}"
         time.sleep(0.05)
@@ -206,7 +207,7 @@ def until_verdict(
 
 def _settled(agent: Agent, look: Look) -> Mapping[str, int]:
     """When nothing more is under way."""
-    end = time.monotonic() + TRUTH_SECONDS
+    end = deadline(TRUTH_SECONDS)
     found = look(agent.samples())
     while True:
         time.sleep(0.4)
@@ -238,7 +239,7 @@ def wait_for(
     read: Callable[[], list[T]], wanted: Callable[[T], bool], seconds: float = TRUTH_SECONDS
 ) -> T:
     """The first of what is read that is wanted."""
-    end = time.monotonic() + seconds
+    end = deadline(seconds)
     while True:
         found = read()
         for each in found:

@@ -20,6 +20,7 @@ from tests.e2e.agents import Agent, environment, value
 from tests.e2e.conftest import MakeAgent
 from tests.e2e.pods import Node, Pod, ip, pod_socket
 from tests.kernel.links_support import inside
+from tests.patience import deadline
 
 OUTSIDE, PORT = "203.0.113.7", 8443
 RESOLVER = "10.99.7.1"  # the node's end of the pod's link
@@ -109,7 +110,7 @@ def domains(agent: Agent) -> dict[str, float]:
 
 
 def until(wanted: Mapping[str, float], seen: Callable[[], Mapping[str, float]]) -> None:
-    end = time.monotonic() + SECONDS
+    end = deadline(SECONDS)
     while (now := seen()) != wanted:
         assert time.monotonic() < end, now
         time.sleep(0.1)
@@ -194,7 +195,7 @@ def test_lost_messages_are_counted_once(node: Node, make_agent: MakeAgent) -> No
     pod = node.routed_pod("web", 7)
     agent.start()
     agent.wait_ready()
-    end = time.monotonic() + SECONDS
+    end = deadline(SECONDS)
     while not lost(agent):
         assert time.monotonic() < end
         with pod_socket(pod, socket.AF_INET, socket.SOCK_DGRAM) as flooding:

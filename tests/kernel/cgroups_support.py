@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.patience import deadline
+
 
 def hierarchies() -> list[Path]:
     """Return where cgroups are mounted: one of v2, or all of v1 (and the v2 of a hybrid host)."""
@@ -44,7 +46,7 @@ def _shallow(hierarchy: Path) -> list[Path]:
 
 
 def _remove(hierarchy: Path, path: Path, before: set[Path]) -> None:
-    end = time.monotonic() + 60
+    end = deadline(60)
     while path.exists() and time.monotonic() < end:  # its last processes are still ending
         for directory, _, _ in os.walk(path, topdown=False):
             with suppress(OSError):

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from podtally.kernel import bpf
 from podtally.netlink.model import PROGRAMS, Event
+from tests.patience import deadline
 
 CLONE_NEWNET = 0x40000000
 BPFFS = Path("/sys/fs/bpf")
@@ -139,7 +140,7 @@ class Inbox:
         self, kind: type[E], where: Callable[[E], bool] = lambda _: True, seconds: float = 60
     ) -> E:
         """The first event of a kind since the last ``clear()``; fails after a while."""
-        end = time.monotonic() + seconds
+        end = deadline(seconds)
         while True:
             for event in self.seen:
                 if isinstance(event, kind) and where(event):

@@ -38,6 +38,7 @@ from tests.kernel.links_support import (
     sh,
 )
 from tests.kernel_version import HAS_TCX
+from tests.patience import deadline
 from tests.pressure import Stopwatch
 
 PINGS = 23
@@ -272,7 +273,7 @@ def test_a_namespace_named_later(host: Host) -> None:
 
 
 def _wait_for_other_netns(pid: int) -> None:
-    end = time.monotonic() + 60
+    end = deadline(60)
     while os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/thread-self/ns/net"):
         assert time.monotonic() < end
         time.sleep(0.005)

@@ -26,6 +26,7 @@ from tests.kernel.test_links_watcher import Host, do_nothing, either_mode, host,
 
 __all__ = ["either_mode", "host", "pod"]
 from tests.kernel_version import HAS_TCX
+from tests.patience import deadline
 
 
 def test_vanishing_while_being_attached_is_no_error(either_mode: Host, pod: str) -> None:
@@ -103,7 +104,7 @@ def test_churn_leaves_nothing_and_grows_nothing(either_mode: Host) -> None:
                 sh(f"ip link add {name} type veth peer name {name} netns ptl-lc")
                 sh(f"ip link set {name} up")
         wanted = len(_gone(host)) // 5 * 5 + 5
-        end = time.monotonic() + 60
+        end = deadline(60)
         while len(_gone(host)) < wanted:  # the kernel takes a dead namespace apart at leisure
             assert time.monotonic() < end
             host.inbox.drain(0.01)

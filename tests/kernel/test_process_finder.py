@@ -24,6 +24,7 @@ from podtally.runtimes.process_finder import ProcessFinder, ProcessFound
 from podtally.runtimes.processes import ProcessNamespaces, open_process, owner_of_process
 from tests.kernel.cgroups_support import hierarchies, make_cgroup, own_cgroups
 from tests.kernel.links_support import ifindex, named_netns, own_netns, sh
+from tests.patience import deadline
 
 UID = "1f6c9b1e-5d2a-4e1b-9c3d-0123456789ab"
 OTHER_UID = "2f6c9b1e-5d2a-4e1b-9c3d-0123456789ab"
@@ -68,7 +69,7 @@ class Host:
             subprocess.Popen(["sh", "-c", f'{script}exec "$@"', "sh", *words])
         )
         self.stack.callback(process.kill)
-        end = time.monotonic() + 60
+        end = deadline(60)
         while Path(f"/proc/{process.pid}/comm").read_text() != f"{until}\n":
             assert time.monotonic() < end
             time.sleep(0.002)
@@ -152,7 +153,7 @@ def test_a_process_that_enters_its_namespace_after_a_walk(host: Host) -> None:
     pid = host.process(OTHER_POD, *late(0.3), until="busybox")
     host.finder.look(first.ifindex, first.peer_nsid)
     assert host.process_found().owner.name == UID  # so the other has been seen, still outside
-    end = time.monotonic() + 60
+    end = deadline(60)
     ours = os.stat("/proc/thread-self/ns/net").st_ino
     while os.stat(f"/proc/{pid}/ns/net").st_ino == ours:
         assert time.monotonic() < end

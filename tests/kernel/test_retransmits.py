@@ -24,6 +24,7 @@ from podtally.kernel.table import Table
 from podtally.kernel.tracepoints import RETRANSMITS, TRACEFS, TracepointError, attach, find
 from tests.kernel.driver import Kernel
 from tests.kernel.links_support import inside, named_netns, sh
+from tests.patience import deadline
 from tests.tracefs import tracefs
 
 CLIENT, SERVER = "rt-client", "rt-server"
@@ -143,7 +144,7 @@ def test_retransmits_equal_the_kernels_counters(
     before = {netns: counter(netns) for netns in addresses}
     converse(family)
     sent: Counter[str] = Counter()
-    end = time.monotonic() + 60
+    end = deadline(60)
     while True:  # a last FIN may be sent again later
         sent += by_source(traced)
         found = {netns: sent[address] for netns, address in addresses.items()}
@@ -168,7 +169,7 @@ def test_an_address_has_a_share_of_its_own(traced: Table, loss: None) -> None:
                 asking = opened.enter_context(socket.socket())
             asking.setblocking(False)
             asking.connect_ex((ADDRESSES[socket.AF_INET][SERVER], 1 + number))
-        end = time.monotonic() + 60
+        end = deadline(60)
         while counter(CLIENT) - start < share + more:  # each SYN once more
             assert time.monotonic() < end
             time.sleep(0.1)

@@ -26,6 +26,7 @@ from tests.kernel.sock_diag_support import (
 )
 from tests.kernel.test_conntrack import tuples
 from tests.kernel.uplink import HOST4, HOST6, OUT4, OUT6
+from tests.patience import deadline
 
 __all__ = ["diag", "host", "sockets"]
 
@@ -42,7 +43,7 @@ def who_gets(
     for receiver in receivers.values():
         receiver.settimeout(0)
     sender.sendto(b"23", to)
-    end = time.monotonic() + 60
+    end = deadline(60)
     while time.monotonic() < end:
         for number, receiver in receivers.items():
             try:
@@ -118,7 +119,7 @@ def test_a_closed_connection_has_no_owner(diag: SocketDiag, sockets: Sockets, en
     accepted.close()
     assert client.recv(1) == b""
     client.close()
-    end = time.monotonic() + 60
+    end = deadline(60)
     while not sh("ss -Htn state time-wait sport = :8080"):
         assert time.monotonic() < end, "the connection is not in TIME_WAIT"
     listener.close()
@@ -194,7 +195,7 @@ def test_of_several_on_one_port_the_one_that_gets_it(
 
 
 def who_accepts(listeners: dict[int, socket.socket]) -> int:
-    end = time.monotonic() + 60
+    end = deadline(60)
     while time.monotonic() < end:
         for number, listener in listeners.items():
             listener.settimeout(0)

@@ -17,6 +17,7 @@ from podtally.kernel.loader import LoadJob, load
 from podtally.kernel.table import BATCH
 from tests.kernel.driver import FROM, OVERFLOW, TO, Flow, Kernel
 from tests.kernel.packets import A4, B4, TCP, UDP, ipv4, ports, tcp
+from tests.patience import deadline
 
 ROTATE = Path(__file__).parents[2] / "bench" / "plain.c"
 RACED_FLOWS = 32768  # claimed without asking the lane: lost races would count there
@@ -129,9 +130,9 @@ def under_load(send: Callable[[int], int], count: Callable[[], None], senders: i
 
 def await_packets(kernel: Kernel) -> None:
     """Senders may not have had a CPU since the last flip."""
-    deadline = time.monotonic() + 60
+    until = deadline(60)
     while not kernel.table.used(kernel.table.epoch & 1):
-        assert time.monotonic() < deadline, "no one sends"
+        assert time.monotonic() < until, "no one sends"
         time.sleep(0.0005)
 
 

@@ -17,6 +17,7 @@ import pytest
 from podtally.runtimes import cgroup_ids
 from tests.kernel.driver import Kernel
 from tests.kernel.links_support import ifindex, named_netns, own_netns, sh
+from tests.patience import deadline
 
 UPLINK = "up0"
 HOST4, OUT4 = "10.99.23.1", "10.99.23.2"
@@ -58,7 +59,7 @@ class Uplink:
 
     def row(self, protocol: int, local_port: int = 0, remote_port: int = 0) -> Noted:
         """The one row of a protocol, and if they are given of these ports."""
-        end = time.monotonic() + 60
+        end = deadline(60)
         while True:
             found = [
                 row
@@ -74,7 +75,7 @@ class Uplink:
 
     def row_of_sender(self, protocol: int, local_port: int = 0, remote_port: int = 0) -> Noted:
         """The same, once a packet of a socket has left; ACKs come late, as they like."""
-        end = time.monotonic() + 60
+        end = deadline(60)
         while True:
             row = self.row(protocol, local_port, remote_port)
             if row.sent or time.monotonic() > end:
