@@ -255,6 +255,7 @@ def test_what_is_not_written_yet_is_in_the_answer(path: Path) -> None:
     assert row.bytes.sum == sum(sums(batches).values())
 
 
+@pytest.mark.slow
 def test_the_limit_holds_and_the_finest_go_first(path: Path) -> None:
     limit = 4 << 20
     store = Store(path)

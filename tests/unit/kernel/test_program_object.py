@@ -32,45 +32,46 @@ int odd(struct __sk_buff *skb)
 
 
 @pytest.fixture(scope="module")
-def compiled() -> ProgramObject:
-    return compile_here()
+def built() -> ProgramObject:
+    return shipped()
 
 
 def instructions(program: ObjectProgram) -> list[bytes]:
     return [program.code[at : at + 8] for at in range(0, len(program.code), 8)]
 
 
-def test_what_is_shipped_is_what_is_compiled_here(compiled: ProgramObject) -> None:
+@pytest.mark.slow
+def test_what_is_shipped_is_what_is_compiled_here(built: ProgramObject) -> None:
     """Of the same compiler; another one's instructions may differ, and its objects load as well."""
-    there = shipped()
-    assert there.digest == compiled.digest
-    assert there.maps == compiled.maps
-    assert there.parameters == compiled.parameters
-    assert [each.name for each in there.programs] == [each.name for each in compiled.programs]
-    if there.compiler != compiled.compiler:
-        pytest.skip(f"built by {there.compiler}, here is {compiled.compiler}")
-    for one, other in zip(there.programs, compiled.programs, strict=True):
+    compiled = compile_here()
+    assert built.digest == compiled.digest
+    assert built.maps == compiled.maps
+    assert built.parameters == compiled.parameters
+    assert [each.name for each in built.programs] == [each.name for each in compiled.programs]
+    if built.compiler != compiled.compiler:
+        pytest.skip(f"built by {built.compiler}, here is {compiled.compiler}")
+    for one, other in zip(built.programs, compiled.programs, strict=True):
         assert instructions(one) == instructions(other), one.name
         assert one.relocations == other.relocations, one.name
-    assert there == compiled
+    assert built == compiled
 
 
-def test_everything_is_there(compiled: ProgramObject) -> None:
-    assert {each.name for each in compiled.maps} >= set(MAPS)
-    assert {each.name for each in compiled.programs if not each.optional} >= set(PROGRAMS)
+def test_everything_is_there(built: ProgramObject) -> None:
+    assert {each.name for each in built.maps} >= set(MAPS)
+    assert {each.name for each in built.programs if not each.optional} >= set(PROGRAMS)
     options, words = Options(slots=4096, books=64), tuple(range(SECRETS))
-    assert set(compiled.parameters) == set(parameters_of(options, words, current()))
-    by_name = {each.name: each for each in compiled.maps}
+    assert set(built.parameters) == set(parameters_of(options, words, current()))
+    by_name = {each.name: each for each in built.maps}
     assert by_name["hot"].entries == "blocks"
     assert by_name["fence"].inner == "fence_inner"
     assert by_name["books"].value_size == current().book.itemsize
 
 
-def test_no_placeholder_is_left(compiled: ProgramObject) -> None:
-    maps = {each.name: 200 + i for i, each in enumerate(compiled.maps)}
+def test_no_placeholder_is_left(built: ProgramObject) -> None:
+    maps = {each.name: 200 + i for i, each in enumerate(built.maps)}
     words = tuple(0xA0A0A0A0B0B0B0B0 + i for i in range(SECRETS))
     parameters = parameters_of(Options(slots=4096, books=64), words, current())
-    for program in compiled.programs:
+    for program in built.programs:
         code = relocated(program, parameters, maps)
         constants = [fields[3] for fields in struct.iter_unpack("<BBhi", code)]
         assert len(code) == len(program.code)
@@ -104,6 +105,7 @@ def test_a_parameter_that_an_instruction_cannot_hold() -> None:
         relocated(program, {"room": 1 << 31}, {})
 
 
+@pytest.mark.slow
 def test_a_placeholder_that_the_compiler_computed_with(tmp_path: Path) -> None:
     source = tmp_path / "odd.c"
     source.write_text(ODD % "| SET_BY(room)")
@@ -111,6 +113,7 @@ def test_a_placeholder_that_the_compiler_computed_with(tmp_path: Path) -> None:
         compile_here(source)
 
 
+@pytest.mark.slow
 def test_the_compilers_words_come_through(tmp_path: Path) -> None:
     source = tmp_path / "odd.c"
     source.write_text(ODD % "+ nothing")
@@ -123,10 +126,10 @@ def test_the_compilers_words_come_through(tmp_path: Path) -> None:
     [(b"", "no object file"), (b'{"format":1}', "no object file"), (None, "has format 2, not 1")],
 )
 def test_an_object_file_that_cannot_be_used(
-    compiled: ProgramObject, raw: bytes | None, complaint: str
+    built: ProgramObject, raw: bytes | None, complaint: str
 ) -> None:
     if raw is None:
-        raw = msgspec.json.encode(msgspec.structs.replace(compiled, format=2))
+        raw = msgspec.json.encode(msgspec.structs.replace(built, format=2))
     with pytest.raises(PodtallyError, match=f"there .*{complaint}.*; .*build-programs"):
         decode(raw, "there")
 

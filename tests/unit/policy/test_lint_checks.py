@@ -308,6 +308,7 @@ def test_covering_of_ports(outer: Any, inner: Any, covered: bool) -> None:
     assert covers_rule(rules[0], own, rules[1], own) is covered
 
 
+@pytest.mark.slow
 def test_a_shadow_makes_no_difference_to_any_verdict_of_the_corpora() -> None:
     """Without the shadowed rule all probes of the case are judged as with it."""
     asked = 0
