@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Egress dashboard: unexpected egress first, then destinations, scopes and cost."""
 
+from dashboards.generator.flows import COST, DENIED, INTERNET, NEW, flows_row
 from dashboards.generator.model import Dashboard, Row
 from dashboards.generator.panels import (
     ANY_IS_BAD,
@@ -272,10 +273,12 @@ _COSTS = Row(
     ),
 )
 
+_BEHIND = flows_row(DENIED, INTERNET, NEW, COST)
+
 EGRESS = Dashboard(
     "egress",
     "Egress",
     "What leaves pods: unexpected egress first, then destinations, scopes and cost.",
     (CLUSTER, NAMESPACE, WORKLOAD),
-    (_UNEXPECTED, _DESTINATIONS, _SCOPES, _COSTS),
+    (_UNEXPECTED, _DESTINATIONS, _SCOPES, _COSTS, _BEHIND),
 )

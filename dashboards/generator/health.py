@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Health dashboard: do connections work, how long do handshakes take, how do they end?"""
 
+from dashboards.generator.flows import FAILED, flows_row
 from dashboards.generator.model import Dashboard, Row
 from dashboards.generator.panels import (
     COUNT,
@@ -215,10 +216,12 @@ _AGAIN = Row(
     ),
 )
 
+_BEHIND = flows_row(FAILED)
+
 HEALTH = Dashboard(
     "health",
     "Health",
     "Do connections work? Failures by outcome, handshake times, retransmits, resets.",
     (CLUSTER, NAMESPACE, WORKLOAD),
-    (_NUMBERS, _FAILURES, _TIMES, _AGAIN, _ENDS),
+    (_NUMBERS, _FAILURES, _TIMES, _AGAIN, _ENDS, _BEHIND),
 )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Overview dashboard: health, alerts, top talkers, the service map, and the books."""
 
+from dashboards.generator.flows import DENIED, EVERYTHING, flows_row
 from dashboards.generator.model import Dashboard, Row
 from dashboards.generator.panels import (
     ANY_IS_BAD,
@@ -260,11 +261,13 @@ _BALANCE = Row(
     ),
 )
 
+_BEHIND = flows_row(EVERYTHING, DENIED)
+
 OVERVIEW = Dashboard(
     "overview",
     "Overview",
     "Clusters and nodes: health, alerts, traffic by scope, top talkers, verdicts, the service "
     "map, the books.",
     (CLUSTER, INSTANCE, NAMESPACE, WORKLOAD),
-    (_ORDER, _TRAFFIC, _TALKERS, _MAP, _BALANCE),
+    (_ORDER, _TRAFFIC, _TALKERS, _MAP, _BALANCE, _BEHIND),
 )

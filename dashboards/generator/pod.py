@@ -3,6 +3,7 @@
 
 from dataclasses import replace
 
+from dashboards.generator.flows import DENIED, EVERYTHING, FAILED, flows_row
 from dashboards.generator.model import Dashboard, Row
 from dashboards.generator.panels import (
     ANY_IS_BAD,
@@ -194,10 +195,12 @@ _DETAILS = Row(
     ),
 )
 
+_BEHIND = flows_row(EVERYTHING, DENIED, FAILED)
+
 POD = Dashboard(
     "pod",
     "Pod",
     "One workload: ingress and egress, peers, ports, verdicts and connections.",
     (CLUSTER, replace(NAMESPACE, single=True), replace(WORKLOAD, single=True)),
-    (_NOW, _TRAFFIC, _DETAILS),
+    (_NOW, _TRAFFIC, _DETAILS, _BEHIND),
 )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Policy dashboard: policies in force, isolation, verdicts, and candidates (dry run)."""
 
+from dashboards.generator.flows import DENIED, UNKNOWN, flows_row
 from dashboards.generator.model import Dashboard, Row
 from dashboards.generator.panels import (
     ANY_IS_BAD,
@@ -315,11 +316,13 @@ _CHANGES = Row(
     ),
 )
 
+_BEHIND = flows_row(DENIED, UNKNOWN)
+
 POLICY = Dashboard(
     "policy",
     "Policy",
     "Policies in force, which workloads they isolate, what is denied, undeclared or unknown, and "
     "what candidates would change.",
     (CLUSTER, NAMESPACE, WORKLOAD),
-    (_DECLARED, _ISOLATED, _VERDICTS, _AUDIT, _CHANGES),
+    (_DECLARED, _ISOLATED, _VERDICTS, _AUDIT, _CHANGES, _BEHIND),
 )

@@ -109,6 +109,7 @@ def _label_columns(labels: Sequence[str]) -> list[_Column]:
         ),
         _Column("", ("initiator",), lambda row: Cell(ARROWS.get(row["initiator"], "--"))),
         _Column("PEER", ("peer_kind", "peer_namespace", "peer_workload"), _peer),
+        _Column("DOMAIN", ("peer_domain",), lambda row: _text(row["peer_domain"])),
         _Column("PORT", ("port", "protocol"), lambda row: Cell(f"{row['port']}/{row['protocol']}")),
         _Column("VERDICT", ("verdict",), lambda row: verdict_cell(row["verdict"])),
     )

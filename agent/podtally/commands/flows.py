@@ -4,6 +4,7 @@
 import argparse
 import datetime
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from podtally.api import schema
@@ -45,8 +46,10 @@ _LABELS = (
     *("initiator", "verdict", "policy", "cause", "outcome"),
 )
 CLICKHOUSE = "clickhouse"  # in the place of a store's file
+_SELECTED, _ALL = ("namespace", "workload"), ".*"  # by the variables of dashboards
 _DEFAULT_TOP = 50
 _AT_SECONDS = 60.0
+_SKEW = datetime.timedelta(minutes=5)  # a dashboard's now, by the clock of another machine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -141,8 +144,8 @@ def query_words(args: argparse.Namespace, now: datetime.datetime) -> dict[str, l
             words[name] = [value]
     for label in _LABELS:
         name = label.replace("-", "_")
-        if getattr(args, name):
-            words[name] = getattr(args, name)
+        if given := _values(label, getattr(args, name) or ()):
+            words[name] = given
     words |= _times(args, now)
     top = args.top or (_DEFAULT_TOP if args.output == "table" else 0)
     if top:
@@ -152,6 +155,15 @@ def query_words(args: argparse.Namespace, now: datetime.datetime) -> dict[str, l
     if args.all_accounts:
         words["account"] = ["all"]
     return words
+
+
+def _values(label: str, given: Sequence[str]) -> list[str]:
+    """Return a label's patterns; a dashboard writes a,b for several values, and .* for all."""
+    if label in _SELECTED:
+        given = [each for text in given for each in text.split(",") if each]
+        if _ALL in given:
+            return []
+    return list(given)
 
 
 def _by(args: argparse.Namespace) -> str:
@@ -169,7 +181,9 @@ def _times(args: argparse.Namespace, now: datetime.datetime) -> dict[str, list[s
     since = times.parse(args.since or "1h", now, "--since")
     if args.until is None:
         return _window(since, None)
-    until = times.parse(args.until, now, "--until")
+    until = times.parse(args.until, now + _SKEW, "--until")
+    if until > now:
+        return _window(since, None)
     if until <= since:
         raise PodtallyError(
             f"--until {args.until!r} is not after --since {args.since or '1h'!r}",

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from podtally.cli import main
+from podtally.commands.flow_output import table_lines
+from podtally.commands.tables import Style
+from podtally.history.flow_query import columns_by
 from podtally.history.store import Store
 from tests.unit.history.test_store import START, batch, sums, write
 
@@ -42,6 +45,15 @@ def test_a_table(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ]
     assert {row.split()[0] for row in rows[:3]} == {"shop/web", "shop/db"}
     assert "\x1b" not in rows[0]
+
+
+def test_a_domain_is_headed_by_the_word_that_asks_for_it() -> None:
+    amount = {"egress": 1, "ingress": 2}
+    sums = {"connections": 1, "bytes": amount, "packets": amount, "first": "a", "last": "b"}
+    labels = dict.fromkeys(columns_by(["workload", "domain", "port"]), "x")
+    heads, row = table_lines([{**labels, **sums}], False, Style(120, False))
+    assert heads.split()[:3] == ["WORKLOAD", "DOMAIN", "PORT"]
+    assert row.split()[:3] == ["x/x", "x", "x"]
 
 
 def test_json_and_csv_have_the_same_rows(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

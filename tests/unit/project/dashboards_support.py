@@ -33,8 +33,8 @@ def dashboards() -> dict[str, Object]:
 
 
 def panels(dashboard: Object) -> Iterator[Object]:
-    """All but the headings of rows."""
-    return (each for each in dashboard["panels"] if each["type"] != "row")
+    """All that show data: no headings of rows, no texts."""
+    return (each for each in dashboard["panels"] if each["type"] not in ("row", "text"))
 
 
 def queries(name: str, dashboard: Object) -> Iterator[Query]:
