@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from podtally import __version__
-from podtally.commands.exit_codes import OK, exit_code
+from podtally.commands.shared.exit_codes import OK, exit_code
 
 
 class Command(NamedTuple):

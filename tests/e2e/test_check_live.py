@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from podtally.commands import live_cluster
+from podtally.commands.policies import live_cluster
 from podtally.policy.load.api_resources import POLICY_RESOURCES
 from tests.apiserver import ApiServer, Fault
 from tests.apiserver_recordings import RECORDINGS, Player

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import podtally
-from podtally.commands.text_format import parse
+from podtally.commands.traffic.text_format import parse
 from podtally.demo import network
 from podtally.demo.topology import (
     EVENT_LOG,

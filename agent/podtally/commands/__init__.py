@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands, and the tables and readers that they share."""
+"""The commands, a module each; what they share is in packages below."""

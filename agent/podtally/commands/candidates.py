@@ -8,9 +8,9 @@ from typing import TextIO
 import msgspec
 
 from podtally.api import schema
-from podtally.commands import agent_query
-from podtally.commands.arguments import add_namespace, print_json
-from podtally.commands.tables import print_table, printable
+from podtally.commands.shared import agent_query
+from podtally.commands.shared.arguments import add_namespace, print_json
+from podtally.commands.shared.tables import print_table, printable
 from podtally.errors import PodtallyError
 from podtally.policy.model import ALLOWED, DENIED, UNDECLARED
 

@@ -8,10 +8,10 @@ from typing import TextIO
 
 import msgspec
 
-from podtally.commands import check_probes, live_cluster, policy_paths
-from podtally.commands.arguments import add_cluster_file, add_output, print_json
-from podtally.commands.policy_paths import PolicyText
-from podtally.commands.tables import BOLD, YELLOW, paint, printable, style_of
+from podtally.commands.policies import check_probes, live_cluster, policy_paths
+from podtally.commands.policies.policy_paths import PolicyText
+from podtally.commands.shared.arguments import add_cluster_file, add_output, print_json
+from podtally.commands.shared.tables import BOLD, YELLOW, paint, printable, style_of
 from podtally.errors import PodtallyError
 from podtally.policy.cluster.model import ClusterModel
 from podtally.policy.lint.checks import lint, unsupported_kinds

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from podtally import config
 from podtally.attach.selection import refusals
-from podtally.commands.tables import printable
+from podtally.commands.shared.tables import printable
 from podtally.config import Config, loader
 from podtally.errors import PodtallyError
 from podtally.kube.api_access import api_access

@@ -7,8 +7,8 @@ import socket
 import sys
 
 from podtally import config
-from podtally.commands.arguments import add_directories, add_output
-from podtally.commands.tables import print_table
+from podtally.commands.shared.arguments import add_directories, add_output
+from podtally.commands.shared.tables import print_table
 
 _EPILOG = """\
 examples:

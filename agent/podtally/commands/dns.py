@@ -9,10 +9,11 @@ from typing import NoReturn
 
 from podtally.api import schema
 from podtally.api.dns_schema import DnsQueries
-from podtally.commands import agent_query, dns_table
-from podtally.commands.arguments import add_namespace, print_json
-from podtally.commands.screen import Screen
-from podtally.commands.top_options import add_interval, positive
+from podtally.commands.shared import agent_query
+from podtally.commands.shared.arguments import add_namespace, print_json
+from podtally.commands.shared.screen import Screen
+from podtally.commands.traffic import dns_table
+from podtally.commands.traffic.top_options import add_interval, positive
 from podtally.errors import PodtallyError
 
 _EPILOG = """\

@@ -15,9 +15,10 @@ from podtally.api.name_lookup import (
     unknown_endpoint,
 )
 from podtally.api.schema import Explanation
-from podtally.commands import agent_query, explanation_text, live_cluster, policy_paths
-from podtally.commands.arguments import add_cluster_file, print_json
-from podtally.commands.policy_paths import PolicyText
+from podtally.commands.policies import explanation_text, live_cluster, policy_paths
+from podtally.commands.policies.policy_paths import PolicyText
+from podtally.commands.shared import agent_query
+from podtally.commands.shared.arguments import add_cluster_file, print_json
 from podtally.errors import PodtallyError
 from podtally.policy.cases.case_names import WrittenNames
 from podtally.policy.cidr import parse_address

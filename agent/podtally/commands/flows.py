@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from podtally.api import schema
-from podtally.commands import agent_query, flow_watch, times
-from podtally.commands.agent_query import AgentAddress
-from podtally.commands.flow_output import SHAPES, show
+from podtally.commands.shared import agent_query, times
+from podtally.commands.shared.agent_query import AgentAddress
+from podtally.commands.stored import flow_watch
+from podtally.commands.stored.flow_output import SHAPES, show
 from podtally.config.node_name import node_name
 from podtally.errors import PodtallyError
 
@@ -125,10 +126,10 @@ def answer(agent: AgentAddress, words: dict[str, list[str]], store: str | None) 
             print(f"no agent runs; reading {history.path}", file=sys.stderr)
             store, node = history.path, node_name(agent.config)
     if store == CLICKHOUSE:
-        from podtally.commands.history_server import flows_of_server
+        from podtally.commands.stored.history_server import flows_of_server
 
         return flows_of_server(agent.config, words)
-    from podtally.commands.history_file import flows_of_file
+    from podtally.commands.stored.history_file import flows_of_file
 
     return flows_of_file(Path(store), words, agent.config.prices.by_scope(), node)
 

@@ -5,7 +5,7 @@ import argparse
 import http.client
 
 from podtally import config
-from podtally.commands.agent_query import add_address
+from podtally.commands.shared.agent_query import add_address
 from podtally.errors import PodtallyError
 from podtally.web import client
 from podtally.web.tls import TLS_REQUIRED

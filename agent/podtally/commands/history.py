@@ -6,7 +6,7 @@ import datetime
 import sys
 from pathlib import Path
 
-from podtally.commands import agent_query, times
+from podtally.commands.shared import agent_query, times
 from podtally.config import from_arguments
 from podtally.errors import PodtallyError
 

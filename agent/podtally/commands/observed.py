@@ -7,9 +7,11 @@ import datetime
 import msgspec
 
 from podtally.api import schema
-from podtally.commands import agent_query, flows, policy_paths
-from podtally.commands.agent_query import AgentAddress
-from podtally.commands.times import parse_age
+from podtally.commands import flows
+from podtally.commands.policies import policy_paths
+from podtally.commands.shared import agent_query
+from podtally.commands.shared.agent_query import AgentAddress
+from podtally.commands.shared.times import parse_age
 from podtally.errors import PodtallyError
 from podtally.policy.cidr import parse_address
 from podtally.policy.cluster.model import ClusterModel, ClusterPod, NamespaceModel

@@ -6,7 +6,7 @@ import http.client
 import os
 import sys
 
-from podtally.commands import agent_query
+from podtally.commands.shared import agent_query
 from podtally.errors import PodtallyError
 
 _EPILOG = """\

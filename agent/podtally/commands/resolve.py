@@ -13,9 +13,9 @@ from typing import TextIO
 from podtally.api import schema
 from podtally.api.dns_schema import NameAnswer, NameAnswers
 from podtally.api.name_lookup import is_domain_name
-from podtally.commands import agent_query, times
-from podtally.commands.arguments import print_json
-from podtally.commands.tables import print_table, printable
+from podtally.commands.shared import agent_query, times
+from podtally.commands.shared.arguments import print_json
+from podtally.commands.shared.tables import print_table, printable
 from podtally.errors import PodtallyError
 
 _EPILOG = """\

@@ -9,7 +9,7 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from podtally import config
-from podtally.commands.arguments import add_config
+from podtally.commands.shared.arguments import add_config
 from podtally.config.settings import SETTINGS
 
 _EPILOG = """\

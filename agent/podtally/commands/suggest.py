@@ -9,8 +9,10 @@ from typing import TextIO
 
 import msgspec
 
-from podtally.commands import agent_query, live_cluster, observed, policy_paths
-from podtally.commands.arguments import add_cluster_file, add_output, print_json
+from podtally.commands import observed
+from podtally.commands.policies import live_cluster, policy_paths
+from podtally.commands.shared import agent_query
+from podtally.commands.shared.arguments import add_cluster_file, add_output, print_json
 from podtally.errors import PodtallyError
 from podtally.policy.cidr import parse_cel
 from podtally.policy.cluster.model import ClusterModel

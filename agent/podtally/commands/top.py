@@ -8,13 +8,14 @@ import time
 from collections import deque
 from typing import NoReturn
 
-from podtally.commands import agent_query, top_table
-from podtally.commands.conversation_rows import ConversationFilter, rows
-from podtally.commands.conversations import TrafficReader, TrafficSnapshot
-from podtally.commands.past_traffic import snapshot_since
-from podtally.commands.screen import Screen
-from podtally.commands.top_options import add_options, chosen_rows
-from podtally.commands.top_table import TopPage
+from podtally.commands.shared import agent_query
+from podtally.commands.shared.screen import Screen
+from podtally.commands.traffic import top_table
+from podtally.commands.traffic.conversation_rows import ConversationFilter, rows
+from podtally.commands.traffic.conversations import TrafficReader, TrafficSnapshot
+from podtally.commands.traffic.past_traffic import snapshot_since
+from podtally.commands.traffic.top_options import add_options, chosen_rows
+from podtally.commands.traffic.top_table import TopPage
 from podtally.errors import PodtallyError
 
 _EPILOG = """\

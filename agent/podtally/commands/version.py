@@ -6,7 +6,7 @@ import json
 import platform
 
 from podtally import __version__
-from podtally.commands.arguments import add_output
+from podtally.commands.shared.arguments import add_output
 
 _EPILOG = """\
 example:

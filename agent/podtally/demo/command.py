@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from podtally.commands import suggest
-from podtally.commands.arguments import add_output
-from podtally.commands.screen import Screen
+from podtally.commands.shared.arguments import add_output
+from podtally.commands.shared.screen import Screen
 from podtally.demo import agent, history, network, stage
 from podtally.demo.address import DemoAddress, address
 from podtally.demo.processes import Children, Process, exit_reason, last_lines

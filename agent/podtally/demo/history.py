@@ -6,8 +6,8 @@ import http.client
 import msgspec
 
 from podtally.api.schema import FLOWS, Flows
-from podtally.commands.flow_output import table_lines
-from podtally.commands.tables import BOLD, Style, paint
+from podtally.commands.shared.tables import BOLD, Style, paint
+from podtally.commands.stored.flow_output import table_lines
 from podtally.demo.agent import DemoAgent
 from podtally.errors import PodtallyError
 

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from podtally.commands.conversations import (
+from podtally.commands.traffic.conversations import (
     EGRESS,
     INGRESS,
     Book,
@@ -15,7 +15,7 @@ from podtally.commands.conversations import (
     TrafficSnapshot,
     directions,
 )
-from podtally.commands.text_format import Sample, parse
+from podtally.commands.traffic.text_format import Sample, parse
 from podtally.demo.topology import STRAY, Host
 from podtally.export.event_log import EventRecord
 from podtally.policy.model import ALLOWED, DENIED, UNDECLARED, UNKNOWN

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from podtally.commands.tables import (
+from podtally.commands.shared.tables import (
     BOLD,
     GREEN,
     RED,

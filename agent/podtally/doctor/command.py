@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from podtally import __version__
-from podtally.commands.arguments import add_directories, add_output
-from podtally.commands.tables import GREEN, RED, YELLOW, Style, paint, style_of
+from podtally.commands.shared.arguments import add_directories, add_output
+from podtally.commands.shared.tables import GREEN, RED, YELLOW, Style, paint, style_of
 from podtally.config import add_flags, from_arguments
 from podtally.config.settings import NAMES, SETTINGS
 from podtally.doctor.finding import DoctorFinding

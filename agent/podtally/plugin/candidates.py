@@ -9,7 +9,7 @@ import msgspec
 
 from podtally.api import schema
 from podtally.commands import candidates
-from podtally.commands.arguments import add_namespace, print_json
+from podtally.commands.shared.arguments import add_namespace, print_json
 from podtally.plugin import fleet
 from podtally.plugin.fleet import Fleet, NodeReply, UnreachableNode
 

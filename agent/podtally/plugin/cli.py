@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from podtally import __version__
-from podtally.commands.exit_codes import OK, exit_code
+from podtally.commands.shared.exit_codes import OK, exit_code
 
 DESCRIPTION = "Query the podtally agents of a Kubernetes cluster, with your kubeconfig."
 COMMANDS = {

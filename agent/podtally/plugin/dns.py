@@ -12,9 +12,10 @@ import msgspec
 
 from podtally.api import schema
 from podtally.api.dns_schema import DnsQueries, DnsQuery
-from podtally.commands import dns, dns_table
-from podtally.commands.arguments import print_json
-from podtally.commands.screen import Screen
+from podtally.commands import dns
+from podtally.commands.shared.arguments import print_json
+from podtally.commands.shared.screen import Screen
+from podtally.commands.traffic import dns_table
 from podtally.plugin import fleet
 from podtally.plugin.fleet import Fleet, NodeReply, UnreachableNode, short_list
 

@@ -6,8 +6,8 @@ import sys
 
 import msgspec
 
-from podtally.commands.arguments import print_json
-from podtally.commands.tables import RED, YELLOW, paint, printable, style_of
+from podtally.commands.shared.arguments import print_json
+from podtally.commands.shared.tables import RED, YELLOW, paint, printable, style_of
 from podtally.errors import PodtallyError
 from podtally.plugin import fleet
 from podtally.plugin.agent_client import AgentClient

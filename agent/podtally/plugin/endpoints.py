@@ -8,8 +8,8 @@ import msgspec
 
 from podtally.api import schema
 from podtally.commands import endpoints
-from podtally.commands.arguments import add_namespace, print_json
-from podtally.commands.tables import print_table
+from podtally.commands.shared.arguments import add_namespace, print_json
+from podtally.commands.shared.tables import print_table
 from podtally.plugin import fleet
 from podtally.plugin.fleet import Fleet, UnreachableNode
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import msgspec
 
 from podtally.api import schema
-from podtally.commands import explanation_text
-from podtally.commands.arguments import print_json
-from podtally.commands.tables import printable
+from podtally.commands.policies import explanation_text
+from podtally.commands.shared.arguments import print_json
+from podtally.commands.shared.tables import printable
 from podtally.plugin import fleet
 from podtally.plugin.agent_client import AgentClient, RefusedQueryError
 from podtally.plugin.fleet import Fleet, NodeReply, UnreachableNode

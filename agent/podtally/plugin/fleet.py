@@ -11,8 +11,8 @@ from typing import Generic, NamedTuple, TextIO, TypeVar
 
 import msgspec
 
-from podtally.commands.arguments import add_output
-from podtally.commands.tables import RED, paint, printable, style_of
+from podtally.commands.shared.arguments import add_output
+from podtally.commands.shared.tables import RED, paint, printable, style_of
 from podtally.errors import PodtallyError
 from podtally.kube.backoff import ClientTiming
 from podtally.kube.user_access import user_access

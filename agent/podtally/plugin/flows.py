@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from podtally.api import schema
-from podtally.commands import flow_output, flows
+from podtally.commands import flows
+from podtally.commands.stored import flow_output
 from podtally.plugin import fleet
 from podtally.plugin.agent_client import AgentClient
 from podtally.plugin.fleet import Fleet, NodeReply

@@ -7,8 +7,8 @@ import sys
 
 import msgspec
 
-from podtally.commands.arguments import print_json
-from podtally.commands.tables import print_table
+from podtally.commands.shared.arguments import print_json
+from podtally.commands.shared.tables import print_table
 from podtally.plugin.agent_client import AgentClient
 from podtally.plugin.fleet import Fleet
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from itertools import starmap
 from operator import add
 
-from podtally.commands.conversations import (
+from podtally.commands.traffic.conversations import (
     Book,
     BookPage,
     Conversation,

@@ -13,8 +13,8 @@ import msgspec
 from podtally.api import schema
 from podtally.api.dns_schema import NameAnswer, NameAnswers
 from podtally.commands import resolve
-from podtally.commands.arguments import print_json
-from podtally.commands.tables import print_table, printable
+from podtally.commands.shared.arguments import print_json
+from podtally.commands.shared.tables import print_table, printable
 from podtally.plugin import fleet
 from podtally.plugin.fleet import Fleet, NodeReply, UnreachableNode
 

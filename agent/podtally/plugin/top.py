@@ -12,13 +12,13 @@ from typing import NamedTuple, NoReturn
 import msgspec
 
 from podtally.api import schema
-from podtally.commands import top_table
-from podtally.commands.arguments import print_json
-from podtally.commands.conversation_rows import ConversationFilter, rows
-from podtally.commands.conversations import TrafficSnapshot, TrafficTotal, snapshot_of
-from podtally.commands.screen import Screen
-from podtally.commands.top_options import add_options, chosen_rows
-from podtally.commands.top_table import ConversationRow, TopPage
+from podtally.commands.shared.arguments import print_json
+from podtally.commands.shared.screen import Screen
+from podtally.commands.traffic import top_table
+from podtally.commands.traffic.conversation_rows import ConversationFilter, rows
+from podtally.commands.traffic.conversations import TrafficSnapshot, TrafficTotal, snapshot_of
+from podtally.commands.traffic.top_options import add_options, chosen_rows
+from podtally.commands.traffic.top_table import ConversationRow, TopPage
 from podtally.plugin import fleet
 from podtally.plugin.agent_client import AgentClient
 from podtally.plugin.fleet import Fleet, FleetReplies, UnreachableNode, short_list

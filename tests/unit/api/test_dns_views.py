@@ -11,8 +11,9 @@ import pytest
 from podtally.api import schema
 from podtally.api.dns_lookup import SeenDns
 from podtally.api.dns_schema import DnsQueries, DnsQuery
-from podtally.commands import dns_table, resolve
-from podtally.commands.tables import Style
+from podtally.commands import resolve
+from podtally.commands.shared.tables import Style
+from podtally.commands.traffic import dns_table
 from podtally.dns.domain_table import NO_DOMAINS
 from podtally.dns.peer_naming import DomainInputs
 from podtally.dns.tracker import Answer, RecentQuery

@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 
 from podtally import cli
-from podtally.commands import exit_codes
+from podtally.commands.shared import exit_codes
 from tests.unit.commands.top_support import METRICS, books, printed
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from podtally import __version__, cli
-from podtally.commands import exit_codes
+from podtally.commands.shared import exit_codes
 from podtally.errors import PodtallyError
 from tests.podtally_command import podtally
 

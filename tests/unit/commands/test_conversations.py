@@ -3,8 +3,8 @@
 
 import pytest
 
-from podtally.commands.conversation_rows import ConversationFilter, rows
-from podtally.commands.conversations import TrafficReader, TrafficTotal, totals
+from podtally.commands.traffic.conversation_rows import ConversationFilter, rows
+from podtally.commands.traffic.conversations import TrafficReader, TrafficTotal, totals
 from podtally.ledger.series.label_sets import FlowLabels
 from tests.unit.commands.top_support import (
     BUILD,

@@ -3,7 +3,7 @@
 
 import io
 
-from podtally.commands.tables import Cell, Style, print_table, table
+from podtally.commands.shared.tables import Cell, Style, print_table, table
 
 LONG = "x" * 250
 

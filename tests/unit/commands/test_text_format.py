@@ -3,7 +3,7 @@
 
 import pytest
 
-from podtally.commands.text_format import Sample, SampleReader, parse
+from podtally.commands.traffic.text_format import Sample, SampleReader, parse
 
 
 @pytest.mark.parametrize(

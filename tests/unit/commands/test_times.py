@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from podtally.commands import times
+from podtally.commands.shared import times
 from podtally.errors import PodtallyError
 
 ZONE = datetime.timezone(datetime.timedelta(hours=-5))

@@ -7,10 +7,10 @@ import re
 import msgspec
 import pytest
 
-from podtally.commands.conversation_rows import rows
-from podtally.commands.conversations import TrafficTotal
-from podtally.commands.tables import Style
-from podtally.commands.top_table import Top, TopPage, as_json, live
+from podtally.commands.shared.tables import Style
+from podtally.commands.traffic.conversation_rows import rows
+from podtally.commands.traffic.conversations import TrafficTotal
+from podtally.commands.traffic.top_table import Top, TopPage, as_json, live
 from podtally.export.exposition import label_text
 from tests.unit.commands.top_support import (
     BUILD,

@@ -3,9 +3,9 @@
 
 import io
 
-from podtally.commands.conversation_rows import ConversationFilter, ConversationRate, rows
-from podtally.commands.conversations import TrafficReader, TrafficSnapshot
-from podtally.commands.top_table import TopPage, once
+from podtally.commands.traffic.conversation_rows import ConversationFilter, ConversationRate, rows
+from podtally.commands.traffic.conversations import TrafficReader, TrafficSnapshot
+from podtally.commands.traffic.top_table import TopPage, once
 from podtally.export.exposition import label_text
 from podtally.ledger.series.label_sets import FlowLabels
 

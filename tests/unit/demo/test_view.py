@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from podtally.commands.tables import Style, human
-from podtally.commands.text_format import Sample, parse
+from podtally.commands.shared.tables import Style, human
+from podtally.commands.traffic.text_format import Sample, parse
 from podtally.demo.events import EventTail
 from podtally.demo.snapshot import PodConversation, PodRow, Snapshot, faults, make_snapshot
 from podtally.demo.topology import (

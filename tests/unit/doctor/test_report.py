@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from podtally.commands.tables import Style
+from podtally.commands.shared.tables import Style
 from podtally.doctor import features, host
 from podtally.doctor.command import report_json, report_text
 from podtally.doctor.finding import DoctorFinding

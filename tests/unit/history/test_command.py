@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from podtally.cli import main
-from podtally.commands.flow_output import table_lines
-from podtally.commands.tables import Style
+from podtally.commands.shared.tables import Style
+from podtally.commands.stored.flow_output import table_lines
 from podtally.history.flow_query import columns_by
 from podtally.history.store import Store
 from tests.unit.history.test_store import START, batch, sums, write

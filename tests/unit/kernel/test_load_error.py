@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from podtally.commands.tables import Style
+from podtally.commands.shared.tables import Style
 from podtally.doctor.command import report_text
 from podtally.doctor.finding import DoctorFinding
 from podtally.kernel.load_error import LOG_NAME, load_error

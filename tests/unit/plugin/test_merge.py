@@ -12,7 +12,7 @@ from podtally.api.schema import (
     Flows,
     ResolveReply,
 )
-from podtally.commands.conversations import (
+from podtally.commands.traffic.conversations import (
     Book,
     BookPage,
     Conversation,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from podtally.commands.flows import query_words
-from podtally.commands.history_file import flows_of_file
+from podtally.commands.stored.history_file import flows_of_file
 from podtally.history.store import Store
 from podtally.outcomes.decision import OUTCOMES
 from podtally.plugin import cli

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from podtally.api.schema import Explanation, StepRow
-from podtally.commands.tables import BOLD, paint, printable, style_of
+from podtally.commands.shared.tables import BOLD, paint, printable, style_of
 from podtally.policy.model import EGRESS, INGRESS
 
 

@@ -6,9 +6,9 @@ import time
 from collections import defaultdict
 
 from podtally.api import schema
-from podtally.commands import agent_query, times
-from podtally.commands.agent_query import AgentAddress
-from podtally.commands.conversations import (
+from podtally.commands.shared import agent_query, times
+from podtally.commands.shared.agent_query import AgentAddress
+from podtally.commands.traffic.conversations import (
     Book,
     Conversation,
     ConversationCounts,

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TextIO
 
 from podtally.api.schema import Flows
-from podtally.commands.arguments import print_json
-from podtally.commands.tables import (
+from podtally.commands.shared.arguments import print_json
+from podtally.commands.shared.tables import (
     BOLD,
     Cell,
     Style,

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from podtally.api.schema import ErrorReply
-from podtally.commands.arguments import add_output
+from podtally.commands.shared.arguments import add_output
 from podtally.config import DEFAULT_LISTEN, Config, from_arguments
 from podtally.errors import PodtallyError
 from podtally.web import client

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from podtally.api.schema import Traffic
-from podtally.commands.text_format import Sample, SampleReader
+from podtally.commands.traffic.text_format import Sample, SampleReader
 from podtally.ledger.metrics.failures import is_failure
 from podtally.policy.model import UNKNOWN, VERDICTS
 

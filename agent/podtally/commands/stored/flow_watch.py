@@ -9,10 +9,10 @@ from typing import Any, TextIO
 import msgspec
 
 from podtally.api import schema
-from podtally.commands import agent_query
-from podtally.commands.agent_query import AgentAddress
-from podtally.commands.flow_output import table_lines
-from podtally.commands.tables import style_of
+from podtally.commands.shared import agent_query
+from podtally.commands.shared.agent_query import AgentAddress
+from podtally.commands.shared.tables import style_of
+from podtally.commands.stored.flow_output import table_lines
 from podtally.errors import PodtallyError
 
 _PAUSE_SECONDS = 0.5  # at least; the agent answers at the end of its epoch

@@ -7,15 +7,8 @@ from typing import NamedTuple, TextIO
 
 import msgspec
 
-from podtally.commands.arguments import print_json
-from podtally.commands.conversation_rows import ConversationRate
-from podtally.commands.conversations import (
-    BookSummary,
-    Conversation,
-    TrafficSnapshot,
-    TrafficTotal,
-)
-from podtally.commands.tables import (
+from podtally.commands.shared.arguments import print_json
+from podtally.commands.shared.tables import (
     BOLD,
     RED,
     Cell,
@@ -31,7 +24,14 @@ from podtally.commands.tables import (
     word,
     wrapped,
 )
-from podtally.commands.top_summary import colour, nothing, summary
+from podtally.commands.traffic.conversation_rows import ConversationRate
+from podtally.commands.traffic.conversations import (
+    BookSummary,
+    Conversation,
+    TrafficSnapshot,
+    TrafficTotal,
+)
+from podtally.commands.traffic.top_summary import colour, nothing, summary
 from podtally.policy.model import UNKNOWN
 
 ARROWS = {"egress": "->", "ingress": "<-", "both": "<>", "unknown": "--"}

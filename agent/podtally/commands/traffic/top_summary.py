@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sums up in one line what is not allowed, and whether the books close."""
 
-from podtally.commands.conversations import BookSummary, TrafficSnapshot, TrafficTotal
-from podtally.commands.tables import GREEN, RED, YELLOW, human, word
+from podtally.commands.shared.tables import GREEN, RED, YELLOW, human, word
+from podtally.commands.traffic.conversations import BookSummary, TrafficSnapshot, TrafficTotal
 from podtally.policy.model import ALLOWED, DENIED, UNDECLARED, UNKNOWN
 
 _NOTHING = TrafficTotal()

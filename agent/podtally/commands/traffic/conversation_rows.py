@@ -3,7 +3,7 @@
 
 from typing import NamedTuple
 
-from podtally.commands.conversations import (
+from podtally.commands.traffic.conversations import (
     INGRESS,
     Conversation,
     ConversationCounts,

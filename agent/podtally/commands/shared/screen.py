@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from typing import TextIO
 
-from podtally.commands.tables import Style, wants_colour
+from podtally.commands.shared.tables import Style, wants_colour
 
 _UP, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[{}F", "\x1b[K", "\x1b[J"
 _PLAIN_COLUMNS = 120

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, TextIO
 
 from podtally.api.dns_schema import DnsQueries, DnsQuery
-from podtally.commands.tables import (
+from podtally.commands.shared.tables import (
     BOLD,
     RED,
     YELLOW,

@@ -3,8 +3,8 @@
 
 import argparse
 
-from podtally.commands.arguments import add_namespace
-from podtally.commands.conversation_rows import ConversationFilter
+from podtally.commands.shared.arguments import add_namespace
+from podtally.commands.traffic.conversation_rows import ConversationFilter
 
 _INTERVAL_SECONDS = 2.0
 _MIN_SECONDS, _MAX_SECONDS = 0.1, 86400.0

@@ -6,8 +6,8 @@ from typing import TextIO
 
 import msgspec
 
-from podtally.commands import policy_paths
-from podtally.commands.tables import print_table
+from podtally.commands.policies import policy_paths
+from podtally.commands.shared.tables import print_table
 from podtally.errors import PodtallyError
 from podtally.policy.cases.case_files import Case, Probe, read_cases
 from podtally.policy.cases.runner import ProbeResult, run_case

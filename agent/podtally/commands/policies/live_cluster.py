@@ -13,7 +13,7 @@ from typing import NamedTuple, TextIO
 
 import msgspec
 
-from podtally.commands.policy_paths import PolicyText, cluster_of, declared_in
+from podtally.commands.policies.policy_paths import PolicyText, cluster_of, declared_in
 from podtally.errors import PodtallyError
 from podtally.kube.snapshot import ListedKind, Listing, SnapshotLister
 from podtally.kube.user_access import user_access
