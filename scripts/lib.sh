@@ -3,6 +3,22 @@
 # Sourced by the other scripts, in the checkout: runs commands as its owner, or as root without
 # leaving root's files in it.
 
+# Prints the comment at the head of the calling script and exits, if its first argument asks for help.
+help() {
+	case ${1-} in
+	-h | --help)
+		sed -n '3,${/^#/!q; /^# shellcheck/!{s/^# \{0,1\}//; p}}' "$0"
+		exit 0
+		;;
+	esac
+}
+
+# Ends the calling script for arguments that it does not have.
+usage() {
+	echo "usage: see $0 --help" >&2
+	exit 2
+}
+
 # Runs a command as the checkout's owner, also under sudo, so that the owner can remove what it makes.
 as_owner() {
 	local owner group home

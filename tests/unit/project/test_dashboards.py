@@ -42,7 +42,7 @@ def test_there_are_seven() -> None:
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda each: each.name)
 def test_the_files_are_what_the_generator_makes(dashboard: Any) -> None:
     text = json.dumps(dashboard.to_json(), indent=2, ensure_ascii=False) + "\n"
-    assert (FOLDER / dashboard.file).read_text() == text, "run python -m dashboards.generator"
+    assert (FOLDER / dashboard.file).read_text() == text, "run scripts/generate-dashboards"
 
 
 # -- Grafana's schema -------------------------------------------------------------------

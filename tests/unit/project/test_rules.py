@@ -28,7 +28,7 @@ from tests.unit.project.rules_support import (
 from tests.unit.promql_labels import PAGE, Catalogue, catalogue, check
 
 AGENT = ROOT / "agent" / "podtally"
-SCRIPT = ROOT / "scripts" / "prometheusrule"
+SCRIPT = ROOT / "scripts" / "generate-rules"
 OPERATOR = ROOT / "deploy" / "overlays" / "prometheus-operator" / "prometheusrule.yaml"
 TESTS = sorted((RULES / "tests").glob("*.yaml"))
 WEEKS = ("traffic", "usual")
