@@ -96,7 +96,7 @@ def test_missing_rights_are_reported_for_existing_resources(run: Run, tmp_path: 
         b'{"metadata": {}, "items": [' + b'{"a":' * 9_000 + b"1" + b"}" * 9_000 + b"]}",
     ],
 )
-def test_what_is_no_list_is_refused(body: bytes, run: Run, tmp_path: Path) -> None:
+def test_what_is_not_a_list_is_refused(body: bytes, run: Run, tmp_path: Path) -> None:
     is_pods = "/api/v1/pods?limit=500"
     with Scripted(lambda t: (200, body) if t == is_pods else empty(t)) as server:
         status, out, err = run("check", *live(tmp_path, server.url))

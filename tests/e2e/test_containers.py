@@ -113,7 +113,7 @@ def within(pid: int, *words: str) -> str:
     ).stdout
 
 
-def test_the_runtime_tells_its_pods(stage: Stage) -> None:
+def test_the_runtime_reports_its_pods(stage: Stage) -> None:
     run_pod(stage, WEB, "sleep", "1000")
     run_pod(stage, BARE, "sleep", "1000")
     cri = CriClient()

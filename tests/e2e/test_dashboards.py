@@ -322,6 +322,6 @@ def assert_numbers(answer: Answer) -> None:
     assert cost >= sent / 1e9 * 0.09 * 0.9
 
 
-def test_what_finds_nothing_is_still_asked() -> None:
+def test_what_finds_nothing_is_still_queried() -> None:
     every = {q.name for name, each in dashboards().items() for q in queries(name, each)}
     assert set(NOTHING) <= every, json.dumps(sorted(every), indent=1)

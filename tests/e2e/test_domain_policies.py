@@ -127,7 +127,7 @@ def test_only_what_the_pod_asked_a_trusted_resolver_for_is_allowed(stage: Stage)
     assert "Traceback" not in stage.agent.said()
 
 
-def test_an_expired_answer_is_allowed_and_told_with_the_strict_verdict(stage: Stage) -> None:
+def test_an_expired_answer_is_allowed_and_reported_with_the_strict_verdict(stage: Stage) -> None:
     assert dig(stage.web, stage.trusted.ipv4, "short.stripe.com") == [SHORT]
     time.sleep(1.5)  # until its TTL has ended
     stage.connect(SHORT)

@@ -95,7 +95,7 @@ def started(agent: Agent, node: Node) -> Counters:
     return opening
 
 
-def test_what_a_pod_whose_end_is_down_never_gets(node: Node, agent: Agent, pod: Pod) -> None:
+def test_what_a_pod_with_its_end_down_never_gets(node: Node, agent: Agent, pod: Pod) -> None:
     opening = started(agent, node)
     ip("-n", pod.netns, "link", "set", "eth0", "down")
     send(pod.ipv4, 3)

@@ -105,7 +105,7 @@ def test_outcomes_across_a_kill(
     assert (silent.outcome, silent.ending) == ("refused", "")
 
 
-def test_a_policy_that_nobody_enforces_is_found(
+def test_a_policy_that_is_not_enforced_is_found(
     shop: tuple[Node, tuple[str, ...]], make_agent: MakeAgent, tmp_path: Path
 ) -> None:
     node, flags = shop

@@ -130,7 +130,7 @@ def test_labels_that_change_under_an_open_connection(
     assert by("port", samples, DENIED)["80"] == 1
 
 
-def test_the_admin_tiers_are_heard_of_where_their_crds_are(
+def test_the_admin_tiers_are_synced_where_their_crds_are(
     shop: Cluster, make_agent: MakeAgent, tmp_path: Path
 ) -> None:
     shop.policy("shop/web", podSelector={"matchLabels": {"app": "web"}}, ingress=[USERS])
@@ -175,7 +175,7 @@ def test_a_right_that_is_missing_makes_unknown_and_not_undeclared(
     assert scraper.faults == []
 
 
-def test_before_the_api_was_ever_heard_nothing_is_known(
+def test_before_the_api_is_synced_nothing_is_known(
     node: Node, make_agent: MakeAgent, tmp_path: Path
 ) -> None:
     """Pods named in the configuration: only the policies are unknown."""
@@ -258,7 +258,7 @@ def test_service_traffic_is_judged_by_the_pod_and_its_port(
         assert by("workload", samples, DENIED) == {"web": 1}
 
 
-def test_a_pod_and_its_own_node_are_allowed_and_it_is_said_why(
+def test_a_pod_and_its_own_node_are_allowed_with_the_reason(
     shop: Cluster, make_agent: MakeAgent, tmp_path: Path
 ) -> None:
     web, flows = shop.node.pods["web"], tmp_path / "flows"

@@ -264,7 +264,7 @@ def wait_for_policy(agent: Agent, node: Node, verdict: str, port: int = 81) -> N
     print(f"{verdict} after {took:.2f} s")
 
 
-def test_candidates_tell_what_they_would_change(
+def test_candidates_report_what_they_would_change(
     shop: Node, flags: tuple[str, ...], make_agent: MakeAgent, tmp_path: Path
 ) -> None:
     """One in the place of its live namesake, which would let in strays, not users; one beside."""

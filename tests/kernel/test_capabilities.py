@@ -118,7 +118,7 @@ print(before, [may(act) for act in acts])
     assert out == "[True, True, True] [False, False, False]\n"
 
 
-def test_threads_that_would_keep_theirs_are_an_error() -> None:
+def test_threads_that_would_keep_capabilities_are_an_error() -> None:
     out = python(
         KEEP
         + """

@@ -81,7 +81,7 @@ def test_a_look_up_is_cheap(shop: Shop, translator: Translator, connections: Con
     assert sorted(costs)[10] < 20e-6, costs
 
 
-def test_nothing_is_asked_where_the_module_is_not_loaded(
+def test_nothing_is_looked_up_without_the_module(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connections: Connections
 ) -> None:
     """And it is asked from when it is."""

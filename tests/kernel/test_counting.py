@@ -285,7 +285,7 @@ def test_a_full_table(small: Kernel) -> None:
     assert 128 // 2 <= len(entries) <= 128 * 5 // 8
 
 
-def test_an_interface_without_accounts_is_a_stranger(kernel: Kernel) -> None:
+def test_an_interface_without_accounts_is_booked_under_0(kernel: Kernel) -> None:
     kernel.books.close_accounts(LOOPBACK)
     kernel.send("from_pod", ARP, TIMES)  # booked nowhere: no account is open
     kernel.books.open_accounts(UNATTRIBUTED)

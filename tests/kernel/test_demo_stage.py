@@ -96,7 +96,7 @@ def test_a_killed_demos_servers_and_namespaces_are_cleared(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("built")
-def test_the_kernel_ends_a_child_whose_demo_is_killed(tmp_path: Path) -> None:
+def test_the_kernel_ends_a_child_of_a_killed_demo(tmp_path: Path) -> None:
     script = (
         "import time; from pathlib import Path;"
         "from podtally.demo.processes import Children;"

@@ -83,7 +83,7 @@ def test_a_syn_in_an_older_row_is_timed(kernel: Kernel) -> None:
 
 
 @pytest.mark.parametrize("flags", [RST, RST | ACK, ACK], ids=["rst", "rst ack", "ack"])
-def test_what_is_no_answer_is_not_timed(kernel: Kernel, flags: int) -> None:
+def test_what_is_not_an_answer_is_not_timed(kernel: Kernel, flags: int) -> None:
     sent(kernel, SYN)
     answered(kernel, flags)
     sent(kernel, RST)

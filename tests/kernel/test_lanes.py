@@ -136,7 +136,7 @@ def test_v6_has_the_same_lane(table: Kernel) -> None:
     assert table.account(FROM, OVERFLOW).packets == overflow + 99
 
 
-def test_strangers_share_a_lane(table: Kernel) -> None:
+def test_unknown_interfaces_share_a_lane(table: Kernel) -> None:
     table.books.close_accounts(LOOPBACK)
     table.books.open_accounts(UNATTRIBUTED)
     send(table, "from_pod", FLOOD)

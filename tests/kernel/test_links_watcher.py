@@ -141,7 +141,7 @@ def test_a_restart_goes_on_counting(either_mode: Host, pod: str) -> None:
         assert not host.inbox.wait(Attached).fresh
 
 
-def test_an_interface_no_longer_wanted_is_let_go(either_mode: Host, pod: str) -> None:
+def test_an_interface_no_longer_selected_is_detached(either_mode: Host, pod: str) -> None:
     host = either_mode
     make_pod("v0", pod)
     with host.watching():
@@ -233,7 +233,7 @@ def test_a_dying_namespace_takes_its_count_along(host: Host, pod: str) -> None:
 
 
 @pytest.mark.parametrize("moved", [True, False])
-def test_a_farewell_says_whether_the_link_goes_on_elsewhere(
+def test_a_final_message_says_whether_the_link_goes_on_elsewhere(
     host: Host, pod: str, moved: bool
 ) -> None:
     with host.watching():

@@ -120,7 +120,7 @@ def test_an_empty_directory_has_no_generation(directory: Path) -> None:
     assert not directory.exists()
 
 
-def test_remains_of_a_dead_loader_are_no_generation(small: Kernel, directory: Path) -> None:
+def test_remains_of_a_dead_loader_are_not_a_generation(small: Kernel, directory: Path) -> None:
     with opened(directory) as found:
         pin_copy(small.generation, found.next, "half made")
         (found.next / "maps" / "about").unlink()

@@ -106,7 +106,7 @@ def test_a_look_up_is_cheap(diag: SocketDiag, crowd: dict[int, int]) -> None:
     assert sorted(costs)[10] < 20e-6, costs
 
 
-def test_a_closed_one_tells_nothing(crowd: dict[int, int]) -> None:
+def test_a_closed_one_reports_nothing(crowd: dict[int, int]) -> None:
     diag = SocketDiag()
     diag.close()
     diag.close()
@@ -114,7 +114,7 @@ def test_a_closed_one_tells_nothing(crowd: dict[int, int]) -> None:
     assert diag.cgroups(tuples(in_a_row(1, 3))).tolist() == [0, 0, 0]
 
 
-def test_a_protocol_that_the_kernel_does_not_tell_of(
+def test_a_protocol_that_the_kernel_does_not_report(
     crowd: dict[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As UDP without udp_diag: here by a protocol that has no sockets at all."""

@@ -265,7 +265,7 @@ def test_wrong_use_is_one_line(arguments: list[str], words: str) -> None:
     "command",
     [["endpoints"], ["resolve", "10.0.0.7"], ["explain", "shop/a", "shop/b", "80"], ["candidates"]],
 )
-def test_no_agent_is_said(command: list[str]) -> None:
+def test_no_agent_is_reported(command: list[str]) -> None:
     with socket.socket() as unheard:  # bound, and not listening: nothing else can answer there
         unheard.bind(("127.0.0.1", 0))
         where = f"127.0.0.1:{unheard.getsockname()[1]}"

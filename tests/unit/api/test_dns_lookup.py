@@ -80,7 +80,7 @@ def test_an_expired_answer() -> None:
         (0, (WEB,), "it was there before the agent"),
     ],
 )
-def test_what_is_missing_is_said(missing: int, late: tuple[int, ...], why: str) -> None:
+def test_what_is_missing_is_reported(missing: int, late: tuple[int, ...], why: str) -> None:
     found = host(missing=missing, late=late).explain("shop/web", API)
     assert found.verdict == "unknown"
     assert found.reason.endswith(f"is unknown: {why}")

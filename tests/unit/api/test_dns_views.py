@@ -69,7 +69,7 @@ def queries(made: LookupHost, **words: str) -> DnsQueries:
 # -- the latest questions --------------------------------------------------------------------
 
 
-def test_questions_have_the_names_of_who_asked() -> None:
+def test_questions_have_the_names_of_their_senders() -> None:
     made = host(recent=(asked(3), asked(2, DB, 3, resolver=OWN, type=64), asked(1, HOST, -1)))
     found = queries(made).queries
     assert [(q.namespace, q.pod, q.workload) for q in found] == [
@@ -182,7 +182,7 @@ def test_an_answer_has_its_evidence() -> None:
 
 
 @pytest.mark.parametrize("text", ["10.0.0.300", "1.2.3", "web", "shop/web", "2001:db8::x"])
-def test_what_is_no_name_is_an_invalid_address(text: str) -> None:
+def test_what_is_not_a_name_is_an_invalid_address(text: str) -> None:
     args = argparse.Namespace(address=text, at=None, config=None, listen="127.0.0.1:1")
     with pytest.raises(PodtallyError, match="invalid IP address"):
         resolve.main(args)

@@ -241,7 +241,7 @@ def test_a_candidate_takes_the_place_of_its_namesake(host: Host) -> None:
     assert (explanation.verdict, explanation.candidate.verdict) == ("denied", "allowed")
 
 
-def test_until_the_api_is_heard_nothing_is_undeclared(host: Host) -> None:
+def test_until_the_api_is_synced_nothing_is_undeclared(host: Host) -> None:
     sources = PolicySources(live=LivePolicies())
     sources.declared()
     explanation = QueryService(host.directory, lambda: sources.latest)

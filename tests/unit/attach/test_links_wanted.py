@@ -49,7 +49,7 @@ def test_roles(pattern: str | None, link: Link, role: Role | None) -> None:
 @pytest.mark.parametrize(
     ("pattern", "role"), [(None, None), ("!other", None), ("veth*", Role.HOST), ("eth*", None)]
 )
-def test_a_pair_that_leads_to_the_world_is_no_pods(pattern: str | None, role: Role | None) -> None:
+def test_a_pair_that_leads_outside_is_not_a_pods(pattern: str | None, role: Role | None) -> None:
     wanted = pod_interfaces(pattern)
     assert wanted(POD, lambda: {POD.ifindex}) is role
     assert wanted(POD, lambda: {99}) is wanted(POD, frozenset)
@@ -77,7 +77,7 @@ def test_counters_are_the_endpoints() -> None:
         ("*", PAIR_HERE, ""),
     ],
 )  # fmt: skip
-def test_what_is_named_and_cannot_be_watched_is_said(
+def test_what_is_named_and_cannot_be_watched_is_reported(
     pattern: str | None, link: Link, words: str
 ) -> None:
     said = refusals(pattern, [UPLINK, POD, link])

@@ -45,7 +45,7 @@ def top(*arguments: str) -> int:
     return cli.main(["top", *arguments])
 
 
-def test_what_is_no_terminal_gets_the_totals_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_a_terminal_gets_the_totals_once(capsys: pytest.CaptureFixture[str]) -> None:
     with serving((METRICS + books()).encode()) as where:
         assert top("--listen", where) == 0
     assert capsys.readouterr().out == printed(METRICS + books())

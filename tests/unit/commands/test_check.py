@@ -173,7 +173,9 @@ def test_empty_input_is_an_error(
     assert run(capsys, "check", tmp_path)[0] == 0  # a cluster without policies
 
 
-def test_text_that_is_no_yaml_ends_with_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_that_is_not_yaml_ends_with_2(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "policies" / "zz.yaml").write_text("a: [1\n")
     status, out, _ = run(capsys, "check", folder / "policies")
     assert status == 2
@@ -369,7 +371,7 @@ def test_a_cluster_like_a_case_will_do(folder: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("text", ["", "a: [", '{"pods": [7]}', FRONTEND, "[1]"])
-def test_what_is_no_cluster_is_refused(
+def test_an_invalid_cluster_is_refused(
     text: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "cluster.yaml").write_text(text)

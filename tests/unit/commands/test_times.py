@@ -73,7 +73,7 @@ def test_what_is_meant(text: str, meant: str) -> None:
         *("2026-13-01T00:00:00Z", "20260131T000000Z", "2026-W05-6T00:00"),
     ],
 )
-def test_what_is_no_time(text: str) -> None:
+def test_an_invalid_time(text: str) -> None:
     with pytest.raises(PodtallyError, match=r"invalid time .*; use "):
         times.parse(text, NOW)
 

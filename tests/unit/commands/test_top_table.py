@@ -60,7 +60,7 @@ def test_a_narrow_terminal_sees_verdict_and_rate(columns: int) -> None:
     assert re.search(r"me-length  ->  internet +4444/tcp  ! denied .*230 B/s$", line)
 
 
-def test_no_traffic_yet_is_said() -> None:
+def test_no_traffic_yet_is_reported() -> None:
     assert drawn(BUILD)[1] == "no traffic seen yet"
 
 

@@ -262,7 +262,7 @@ def test_what_is_wrong_is_named_with_the_file(
         ("a colon too many", "epoch: 1\nlisten: a: b\n", 2),
     ],
 )
-def test_bad_yaml_is_said_with_its_line(file: Path, what: str, text: str, line: int) -> None:
+def test_bad_yaml_is_reported_with_its_line(file: Path, what: str, text: str, line: int) -> None:
     file.write_text(text)
     with pytest.raises(PodtallyError) as caught:
         load(file, {})
@@ -277,7 +277,7 @@ def test_nesting_without_end_is_an_error_whatever_the_parser_says(file: Path) ->
 
 
 @pytest.mark.parametrize("content", [b"epoch: \xff\xfe\n", b"epoch: \x00\n", b"\x1f\x8b\x08"])
-def test_what_is_no_text(file: Path, content: bytes) -> None:
+def test_what_is_not_text(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     with pytest.raises(PodtallyError, match="not YAML"):
         load(file, {})
@@ -317,7 +317,7 @@ def test_flags_have_the_same_bounds(flags: dict[str, object], words: list[str]) 
     load(None, dict.fromkeys(flags))
 
 
-def test_an_optional_setting_is_not_said_to_take_null(tmp_path: Path) -> None:
+def test_an_optional_setting_does_not_list_null(tmp_path: Path) -> None:
     path = tmp_path / "podtally.yaml"
     path.write_text("epoch: soon\n")
     with pytest.raises(PodtallyError, match=r"yaml:1: epoch: 'soon' is not a duration"):

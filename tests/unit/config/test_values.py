@@ -23,7 +23,7 @@ def test_listen_addresses(listen: str, address: tuple[str, int]) -> None:
 
 
 @pytest.mark.parametrize("listen", ["", "9775", "a:", "a:b", "a:-1", "a:65536", "a:80 "])
-def test_what_is_no_listen_address(listen: str) -> None:
+def test_an_invalid_listen_address(listen: str) -> None:
     with pytest.raises(PodtallyError, match=r"--listen: .*(ADDR:PORT|is empty)"):
         load(None, {"listen": listen})
 
@@ -57,7 +57,7 @@ def test_prices(tmp_path: Path) -> None:
         ("kubecost_alias: 1", ["must be true or false"]),
     ],
 )
-def test_what_is_no_price(tmp_path: Path, text: str, words: list[str]) -> None:
+def test_an_invalid_price(tmp_path: Path, text: str, words: list[str]) -> None:
     path = tmp_path / "podtally.yaml"
     path.write_text(text + "\n")
     with pytest.raises(PodtallyError) as caught:
@@ -79,7 +79,7 @@ def test_durations_as_people_write_them(file: Path, text: str, seconds: float) -
 @pytest.mark.parametrize(
     "text", ["1 s", "s", "1m 30s", "-1s", "1w", "2h", "1e9", "0s", "'' ", "true"]
 )
-def test_what_is_no_duration(file: Path, text: str) -> None:
+def test_an_invalid_duration(file: Path, text: str) -> None:
     file.write_text(f"epoch: {text}\n")
     with pytest.raises(PodtallyError, match=rf"{file}:1: epoch: "):
         load(file, {})
@@ -99,7 +99,7 @@ def test_sizes_as_people_write_them(file: Path, text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["64MB1", "many", "-1", "0", "0.1", "true", "[1]", "64mib"])
-def test_what_is_no_size(file: Path, text: str) -> None:
+def test_an_invalid_size(file: Path, text: str) -> None:
     file.write_text(f"flow_log_max_bytes: {text}\n")
     with pytest.raises(PodtallyError, match=rf"{file}:1: flow_log_max_bytes: "):
         load(file, {})

@@ -27,5 +27,5 @@ def test_other_names_and_types_have_none() -> None:
 
 
 @pytest.mark.parametrize("message", [b"", b"\0" * 11, answer(query(LEAK_NAME, 1))])
-def test_what_is_no_question_is_ignored(message: bytes) -> None:
+def test_what_is_not_a_question_is_ignored(message: bytes) -> None:
     assert answer(message) == b""

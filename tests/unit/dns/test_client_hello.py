@@ -75,7 +75,7 @@ def test_a_hello_in_two_records() -> None:
         b"\x16\x03\x01\xff\xff\x01",
     ],
 )
-def test_what_is_no_hello(data: bytes) -> None:
+def test_what_is_not_a_hello(data: bytes) -> None:
     with pytest.raises(NoHelloError):
         parse_hello(data)
 

@@ -44,7 +44,7 @@ def test_json_gives_the_same_table_back() -> None:
             from_json(msgspec.Raw(damaged))
 
 
-def test_equal_hashes_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_hashes_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_table, "hash", len, raising=False)
     table, _ = TextTable().with_texts(["aa", "bb", "cc", "d"])
     assert table.numbers(["cc", "aa", "bb", "dd", "d"]) == [3, 1, 2, -1, 4]

@@ -79,7 +79,7 @@ def test_a_kubeconfig_that_is_not_there(tmp_path: Path) -> None:
     assert found.fix
 
 
-def test_what_is_not_there_is_no_fault(tmp_path: Path) -> None:
+def test_what_is_not_there_is_not_an_error(tmp_path: Path) -> None:
     config = Config(kubernetes="off", cri_socket=str(tmp_path / "cri"), pod_logs=tmp_path / "pods")
     found = findings(config)
     for name in ("kubernetes API", "container runtime", "pod logs"):

@@ -49,7 +49,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "events.jsonl"
 
 
-def test_a_line_tells_all_of_an_event(path: Path) -> None:
+def test_a_line_has_everything_about_an_event(path: Path) -> None:
     log = EventLog(str(path), 1 << 20, 50)
     assert log.write([DUE], NOW_NS, NOW) == 1
     log.close()
@@ -190,7 +190,7 @@ def test_a_line_that_was_cut_short_spoils_no_other(path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["a folder", "a fifo", "a device", "no folder"])
-def test_what_is_no_file_is_said_at_the_start(tmp_path: Path, what: str) -> None:
+def test_what_is_not_a_file_is_reported_at_the_start(tmp_path: Path, what: str) -> None:
     os.mkfifo(tmp_path / "fifo")
     where = {
         "a folder": tmp_path,

@@ -220,7 +220,7 @@ def test_a_hyphen_into_a_file(path: Path) -> None:
     assert len(path.read_text().splitlines()) == 24
 
 
-def test_a_closed_standard_output_is_said_at_the_start() -> None:
+def test_a_closed_standard_output_is_reported_at_the_start() -> None:
     start = "import os, sys; os.close(1); os.execv(sys.executable, sys.argv[1:])"
     done = program("-c", start, sys.executable, "-c", PROGRAM, stderr=subprocess.PIPE)
     assert done.returncode == 1

@@ -46,7 +46,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_line_tells_all_of_a_connection(tmp_path: Path) -> None:
+def test_a_line_has_everything_about_a_connection(tmp_path: Path) -> None:
     log = FlowLog(tmp_path / "flows.jsonl", 1 << 20)
     assert log.write(ended(HERE), 11 * SECOND, NOW) == 1
     log.close()
@@ -168,7 +168,7 @@ def test_what_cannot_be_rolled_is_an_error_until_it_can(tmp_path: Path) -> None:
     assert len(lines(tmp_path / "away" / "flows.jsonl")) == 1
 
 
-def test_a_path_that_cannot_be_written_is_said_at_the_start(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_reported_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(PodtallyError, match=r"cannot write the flow log .*/none/.*--flow-log"):
         FlowLog(tmp_path / "none" / "flows.jsonl", 100)
 

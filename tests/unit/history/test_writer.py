@@ -77,7 +77,7 @@ def test_without_free_disk_nothing_is_written_and_nothing_lost(path: Path, start
     assert asked(path) == sums(BATCHES)
 
 
-def test_a_place_that_is_no_directory_is_retried(path: Path, started: Start) -> None:
+def test_a_path_that_is_not_a_directory_is_retried(path: Path, started: Start) -> None:
     path.parent.write_text("in the way")
     writer = started(path, ROOMY)
     writer.offer(BATCHES)

@@ -127,7 +127,7 @@ def test_the_owner_before_one_that_came_in_the_downtime_is_unknown(
     assert agent.owner(WALL + 11).uid == later.uid
 
 
-def test_a_pod_whose_end_is_not_reported_yet_does_not_have_the_next_ones_address(
+def test_a_pod_without_a_reported_end_does_not_have_the_next_ones_address(
     agent: Agent,
 ) -> None:
     """The first pod's link was never seen, and the API reports its end two seconds late."""

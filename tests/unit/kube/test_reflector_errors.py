@@ -83,7 +83,7 @@ def test_a_version_from_the_future_is_listed_again() -> None:
         watching.agrees()
 
 
-def test_a_missing_right_is_named_and_the_rest_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_right_is_named_and_the_rest_works(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="podtally")
     with filled(ApiServer()) as api:
         fault = Fault(403, "Forbidden", resource="endpointslices", times=-1)

@@ -230,7 +230,7 @@ def test_written_by_another_podtally(
 
 
 @pytest.mark.parametrize("content", [b"", b"podtally", b"\0" * 4096, b"{}\n", MAGIC + b"\xff" * 99])
-def test_what_is_no_checkpoint(state_dir: Path, content: bytes) -> None:
+def test_an_invalid_checkpoint(state_dir: Path, content: bytes) -> None:
     refuses(state_dir, content)
 
 

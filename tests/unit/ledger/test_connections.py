@@ -203,7 +203,7 @@ def test_beyond_the_limit_the_longest_idle_go() -> None:
     assert sorted(connections.columns.last_ns.tolist()) == [SECOND + i for i in range(18, 23)]
 
 
-def test_beyond_the_limit_the_interface_with_most_gives_and_the_others_keep_theirs() -> None:
+def test_beyond_the_limit_only_the_interface_with_most_loses() -> None:
     """A flood of one pod is younger than the idle connections of the others."""
     connections = Connections(FLAGS, 50)
     quiet = [Flow(ifindex=9, local_port=1 + i, seen=from_here(ACK)) for i in range(20)]

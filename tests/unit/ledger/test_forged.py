@@ -167,7 +167,7 @@ def test_what_is_sent_before_there_is_an_address_is_not_spoofed(local: str) -> N
     assert spoofed(ledger) == []
 
 
-def test_where_the_endpoints_addresses_are_not_known_nothing_is_said() -> None:
+def test_where_the_endpoints_addresses_are_not_known_nothing_is_reported() -> None:
     foreign = out(T, 443)._replace(local="198.18.9.9")
     into = Flow(
         T, UDP, 53, 40123, local="198.18.9.9", first_direction=1, bytes=(0, 23), packets=(0, 1)
@@ -191,7 +191,7 @@ def test_an_address_of_unknown_owner_accuses_no_one() -> None:
     assert spoofed(settled((), [foreign], names({7: WEB}, claims))) == []
 
 
-def test_an_address_that_is_heard_of_late_is_the_endpoints() -> None:
+def test_an_address_that_is_reported_late_is_the_endpoints() -> None:
     """It is known before the flow need be named, if not as early as its first packet."""
     ledger, flow = make(undeclared=False), out(T, 443)._replace(local="10.99.0.77")
     epoch(ledger, present(declare()), [flow])

@@ -127,7 +127,7 @@ def test_a_pod_on_an_uplink_with_an_address_of_its_own_is_not_on_the_hosts_netwo
     assert {labels.workload for labels in ledger.view()[FLOWS].labels} == {"web"}
 
 
-def test_what_is_said_again_of_the_same_ports_counts_for_a_reply_that_is_seen_first() -> None:
+def test_the_same_ports_again_count_for_a_reply_that_is_seen_first() -> None:
     """A server answers after UDP's silence: that it was asked is remembered."""
     ledger = make(undeclared=False)
     asked = Flow(FAR_ADDRESS, UDP, 53, 40123, first_direction=1, packets=(7, 7), bytes=(70, 70))
@@ -216,7 +216,7 @@ def test_a_forged_answer_to_an_allowed_connection_accuses_no_one() -> None:
     assert not denied(ledger)
 
 
-def test_mid_stream_while_the_watch_is_young_is_no_news() -> None:
+def test_mid_stream_just_after_the_watch_began_is_not_new() -> None:
     ledger = make(undeclared=False)
     ledger.interfaces.appeared(7, "veth7", (1_000_000, 1_000_000), at_ns=SECOND)
     flow = Flow(T, TCP, 8080, 41003, seen=from_here(ACK) | to_here(ACK), bytes=(9000, 9000))

@@ -97,7 +97,7 @@ def test_slots_of_many_rows() -> None:
     assert interfaces.slots(np.zeros(0, np.int64)).tolist() == []
 
 
-def test_strays_are_known_by_their_flows_only() -> None:
+def test_unattributed_flows_are_known_by_their_flows_only() -> None:
     interfaces = Interfaces()
     watch(interfaces, 7, (0, 0))
     interfaces.slots(np.array([9]))

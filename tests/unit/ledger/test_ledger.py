@@ -194,7 +194,7 @@ def test_two_interfaces_of_one_pod_are_added_up() -> None:
     assert contents(ledger.view()[BOOKS])[BookLabels("veth9", "egress")] == [23, 0, 0]
 
 
-def test_an_interface_let_go_and_its_name_used_again_stay_monotone() -> None:
+def test_an_interface_detached_and_its_name_used_again_stay_monotone() -> None:
     ledger = watched(7)
     turn(ledger, [Flow(bytes=(101, 0))])
     turn(ledger, [Flow(bytes=(23, 0))], gone=[7])

@@ -86,7 +86,7 @@ def test_accounts_that_come_and_go() -> None:
     assert booked(ledger, "veth9") == [0, 11, 0]
 
 
-def test_strangers_are_booked_under_unknown() -> None:
+def test_packets_of_unknown_interfaces_are_booked_under_unknown() -> None:
     ledger = watched(7)
     ledger.book_kernel_accounts(accounts_of({(0, 0): (0, 0, 0, 0), (7, 0): (0, 0, 0, 0)}))
     turn(ledger)

@@ -264,7 +264,7 @@ def test_an_event_that_grows_tenfold_is_not_put_off() -> None:
     assert reports(events, number, range(3000, 3000), 3000 + 61)
 
 
-def test_what_is_no_scan_has_no_counts() -> None:
+def test_what_is_not_a_scan_has_no_counts() -> None:
     assert Scans().of(5) is None
     events, _ = made_events(("a", 1))
     events.observe(np.array([0], np.int32), np.array([80]), np.zeros((1, 2), np.uint64))

@@ -106,7 +106,7 @@ def test_a_flow_that_waited_for_its_name_is_judged_and_reported_with_all_its_byt
     assert list(denied(ledger).values()) == [1]
 
 
-def test_the_flow_log_tells_why() -> None:
+def test_the_flow_log_says_why() -> None:
     ledger, at = make(), present(declare(ONLY_MYSQL))
     ended = out("198.18.7.7", 80)
     ledger.begin()

@@ -214,7 +214,7 @@ def test_what_stays_denied_by_the_same_policy_is_not_counted_again() -> None:
     assert list(denied(ledger).values()) == [1]
 
 
-def test_what_was_judged_before_a_start_stays_so_until_all_policies_are_heard_of() -> None:
+def test_what_was_judged_before_a_start_stays_until_all_policies_are_synced() -> None:
     ledger = make()
     flow = out("203.0.113.10", 3306)
     epoch(ledger, present(declare(ONLY_MYSQL)), [flow])

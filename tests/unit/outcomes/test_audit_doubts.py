@@ -142,7 +142,7 @@ def test_what_gets_through_counts_at_the_server_only() -> None:
     assert by_policy(ledger) == {("shop/db-closed", "ingress", "not_enforced", "both"): 1}
 
 
-def test_one_end_is_told_from_both() -> None:
+def test_one_end_is_distinguished_from_both() -> None:
     ledger = make()
     epoch(
         ledger, present(declare(ONLY_MYSQL)), [answered(DB_ADDRESS, 80), answered(FAR_ADDRESS, 80)]

@@ -93,7 +93,7 @@ def test_an_ingress_says_where_it_is_reached() -> None:
 @pytest.mark.parametrize(
     "status", [None, 5, [], {}, {"loadBalancer": None}, {"loadBalancer": {"ingress": [5]}}]
 )
-def test_a_status_that_is_none_tells_no_address(status: Any) -> None:
+def test_a_malformed_status_has_no_address(status: Any) -> None:
     assert addresses_of(status) == ()
     (found,) = decoded("ingresses", ingress("shop/web", status=status))
     assert found.policy_object == DeclaredIngress("shop", "web", "", (WEB,))

@@ -226,7 +226,7 @@ def test_what_is_odd_in_a_cluster_costs_its_own_part() -> None:
     [b"", b"7", b"{", b"[1, 2", b"\xff", b'{"format": 2, "cases": []}', b'{"cases": 7}',
      b'{"kind": "validation", "cases": []}', b'{"probes": ["\\ud800"]}', b"a: *b", b"a: &a [*a]"],
 )  # fmt: skip
-def test_what_is_no_file_of_cases_is_refused(text: bytes) -> None:
+def test_an_invalid_file_of_cases_is_refused(text: bytes) -> None:
     with pytest.raises(PodtallyError, match=r"^tests\.json"):
         read_cases(text, "tests.json")
 

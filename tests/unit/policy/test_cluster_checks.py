@@ -69,7 +69,7 @@ def world_of(labels: list[tuple[str, Labels | None]]) -> ClusterModel:
     st.lists(st.tuples(st.sampled_from(["shop", "pay"]), LABELS), max_size=6),
     st.lists(NETWORK | ADMIN, max_size=4),
 )
-def test_it_is_as_if_every_pod_were_asked(
+def test_it_agrees_with_evaluating_every_pod(
     labels: list[tuple[str, Labels | None]], policies: list[Policy]
 ) -> None:
     world = world_of(labels)

@@ -36,7 +36,7 @@ def _expanded(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_every_case_is_wholly_right(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_case_is_right_in_full(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = _path(file)
     status = cli.main(["check", "--probes", str(path), "--output", "json"])
     result = json.loads(capsys.readouterr().out)["probes"]

@@ -90,7 +90,7 @@ def _wrong(case: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_every_case_is_wholly_right(file: str) -> None:
+def test_every_case_is_right_in_full(file: str) -> None:
     path = SHARED / file
     if not path.exists():
         pytest.skip(f"needs ../shared/netpol/{file}")

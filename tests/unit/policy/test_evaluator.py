@@ -217,7 +217,7 @@ def test_a_reason_names_the_policy_and_what_did_not_match() -> None:
     )
 
 
-def test_ends_that_are_no_parties() -> None:
+def test_ends_that_are_not_endpoints() -> None:
     judge = Evaluator([OPEN_TO_WEB], [WEB, DB])
     outside = TO_DB._replace(peer=ADDRESS_INDEX, ip=ip("203.0.113.9"))
     unknown = TO_DB._replace(peer=UNKNOWN_INDEX, ip=0)
@@ -245,7 +245,7 @@ def test_classes_that_come_after_compiling_are_graded_too() -> None:
     assert classes.table.at(np.array([slot]), numbers[-1]).tolist() == [YES]
 
 
-def test_parties_are_one_class_if_no_policy_can_tell_them_apart() -> None:
+def test_endpoints_are_one_class_if_no_policy_can_distinguish_them() -> None:
     classes = EndpointClasses()
     assert classes.number(pod("shop/a", labels=())) == classes.number(pod("shop/b", labels=()))
     assert classes.number(pod("shop/a", labels=())) != classes.number(pod("bank/a", labels=()))

@@ -53,7 +53,7 @@ def edge(**spec: Any) -> Services:
         ("10.99.200.9", {"type": "NodePort"}),
     ],
 )
-def test_a_controller_is_who_answers_at_the_published_address(published: str, spec: Json) -> None:
+def test_a_controller_answers_at_the_published_address(published: str, spec: Json) -> None:
     found = build_exposure(
         [ingress(WEB_INGRESS, published)], edge(**spec), ["198.18.9.9", "node-1"]
     )

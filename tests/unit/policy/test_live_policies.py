@@ -33,7 +33,7 @@ def verdict(live: LivePolicies) -> str:
     return Engine((*now.policies, *now.stand_ins)).judge(QUESTION).verdict
 
 
-def test_until_all_was_heard_nothing_is_undeclared_or_allowed() -> None:
+def test_until_everything_is_synced_nothing_is_undeclared_or_allowed() -> None:
     for missing in sorted(POLICY_RESOURCE_NAMES - {"ingresses"}):
         live = heard_of_all(but=missing)
         assert live.unsynced() == (missing,)
@@ -50,7 +50,7 @@ def test_until_all_was_heard_nothing_is_undeclared_or_allowed() -> None:
         assert live.unsynced() == ()
 
 
-def test_an_allow_that_is_heard_does_not_stand_while_a_tier_before_it_is_not() -> None:
+def test_an_allow_does_not_stand_while_a_tier_before_it_is_not_synced() -> None:
     live = heard_of_all(but="adminnetworkpolicies")
     live.apply(page("networkpolicies", [network_policy("shop/a", ingress=[{}])]))
     assert verdict(live) == UNKNOWN
@@ -58,7 +58,7 @@ def test_an_allow_that_is_heard_does_not_stand_while_a_tier_before_it_is_not() -
     assert verdict(live) == ALLOWED
 
 
-def test_an_admin_policy_that_passes_on_does_not_pass_by_what_is_not_heard() -> None:
+def test_an_admin_policy_that_passes_does_not_skip_a_tier_that_is_not_synced() -> None:
     live = heard_of_all(but="networkpolicies")
     passing = [{"action": "Pass", "from": [{"namespaces": {}}]}]
     onwards = [{"action": "Pass", "to": [{"namespaces": {}}]}]
@@ -70,7 +70,7 @@ def test_an_admin_policy_that_passes_on_does_not_pass_by_what_is_not_heard() -> 
     assert verdict(live) == UNDECLARED
 
 
-def test_a_resource_that_the_server_has_not_is_heard() -> None:
+def test_a_resource_that_the_server_lacks_counts_as_synced() -> None:
     live = heard_of_all(but="clusternetworkpolicies")
     live.apply(
         ObjectPage("clusternetworkpolicies", (), True, True, 5)

@@ -109,7 +109,7 @@ def test_reasons(question: Question, policies: list[Policy], expected: str) -> N
     assert reason(question, Engine(policies).judge(question)) == expected
 
 
-def test_a_port_that_is_not_known_is_said_so() -> None:
+def test_a_port_that_is_not_known_is_reported_so() -> None:
     by_number = rules(Rule(0, ALLOW, (PodPeer(None),), (PolicyPort(TCP, 80, 80),)))
     by_name = rules(Rule(0, ALLOW, None, (PolicyPort(TCP, name="sql"),)))
     policies = [policy("shop/p", ingress=by_number)]

@@ -226,7 +226,7 @@ def test_what_cannot_be_read_is_counted_and_what_is_skipped_is_not(tmp_path: Pat
         assert verdict(sources) == DENIED
 
 
-def test_a_network_policy_for_endpoints_that_are_no_pods_is_reported(
+def test_a_network_policy_for_endpoints_other_than_pods_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     written(tmp_path / "a.json", network_policy("netns/a"), network_policy("shop/a"))

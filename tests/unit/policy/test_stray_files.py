@@ -91,7 +91,7 @@ def test_a_broken_text_puts_in_doubt_what_it_speaks_of(text: str, subjects: Any)
     ["replicaCount: 1\nservice: {port: 80}\n", "hello", "- a\n- b\n", "apiVersion: v1\ndata: {}\n",
      "kind: Values\n", "apiVersion: v2\nname: chart\nversion: 1.0.0\n"],
 )  # fmt: skip
-def test_what_is_no_object_is_skipped_with_a_warning(text: str) -> None:
+def test_what_is_not_an_object_is_skipped_with_a_warning(text: str) -> None:
     reading = read_text(f"{text}\n---\n{HEAD}", "t.yaml")
     assert [policy.unreadable for policy in reading.policies] == [""]
     (problem,) = reading.problems

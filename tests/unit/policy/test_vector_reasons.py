@@ -71,7 +71,7 @@ def denied(addresses: list[str], port: int = 443) -> PackedConnections:
     )
 
 
-def test_connections_that_no_rule_tells_apart_are_searched_for_once(
+def test_connections_that_no_rule_distinguishes_are_searched_for_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     searches: list[object] = []

@@ -79,14 +79,14 @@ def test_rates_are_over_the_rate_interval_and_growth_over_the_range(query: Query
 
 
 @pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.name)
-def test_only_chosen_clusters_are_asked(query: Query) -> None:
+def test_only_chosen_clusters_are_queried(query: Query) -> None:
     selectors = re.findall(r"\{[^}]*\}", query.expr)
     assert selectors
     assert all('cluster=~"$cluster"' in each for each in selectors)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_variables_are_asked_of_metrics_that_there_are(name: str) -> None:
+def test_variables_query_metrics_that_exist(name: str) -> None:
     for variable in variables(ALL[name]).values():
         if variable["type"] == "query":
             selector, label = parts(variable["query"]["query"])

@@ -113,7 +113,7 @@ def test_nothing_is_left_for_child_processes(manager: Manager) -> None:
     assert environ == {"HOME": "/"}
 
 
-def test_without_a_manager_nothing_is_said() -> None:
+def test_without_a_manager_nothing_is_reported() -> None:
     service = ServiceManager({})
     service.ready("watching")
     service.beat()

@@ -153,7 +153,7 @@ def test_the_ready_sandbox_counts_then_the_newest(start: Start) -> None:
 
 
 @pytest.mark.parametrize("kind", ["containerd", "cri-o", "container"])
-def test_a_container_of_a_pod_whose_cgroup_has_no_uid(start: Start, kind: str) -> None:
+def test_a_container_of_a_pod_without_a_uid_in_its_cgroup(start: Start, kind: str) -> None:
     host = start()
     container = bytes_field(1, bytes_field(1, ID) + bytes_field(2, SANDBOX_ID))
     bare = sandbox(1, id=SANDBOX_ID)

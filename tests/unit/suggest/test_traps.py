@@ -79,7 +79,7 @@ def test_workloads_with_the_same_labels_have_one_policy() -> None:
     assert "No label tells these workloads apart" in world.text
 
 
-def test_a_service_whose_selector_differs_from_the_pods_labels(shop: SuggestWorld) -> None:
+def test_a_service_with_a_selector_unlike_the_pods_labels(shop: SuggestWorld) -> None:
     """Rules name pods and their ports, whatever selects the Service's backends."""
     shop.pods("shop/api", {"app": "api", "svc": "public"}, ports={"http": 8080})
     shop.seen("shop/frontend", "shop/api", 8080)
@@ -352,7 +352,7 @@ def test_a_host_policy_for_units() -> None:
     assert ask("systemd/ssh.service", "203.0.113.10", 22) == "denied"  # it opens nothing
 
 
-def test_a_unit_whose_name_is_a_glob_selects_itself_alone() -> None:
+def test_a_unit_with_a_glob_as_its_name_selects_only_itself() -> None:
     world = SuggestWorld()
     world.unit("getty@*.service")
     world.unit("getty@tty1.service")

@@ -29,7 +29,7 @@ def is_hung_up(client: socket.socket) -> bool:
         return False
 
 
-def test_exactly_so_many_may_stay(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
+def test_exactly_this_many_may_stay(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
     clients = ConnectionLimit(LIMIT)
     for server, _ in pairs[:LIMIT]:
         clients.add(server)

@@ -120,7 +120,7 @@ def test_a_silent_client_does_not_block_others(served: Served) -> None:
         assert served.get("/livez")[0] == 200
 
 
-def test_a_port_in_use_is_said(served: Served) -> None:
+def test_a_port_in_use_is_reported(served: Served) -> None:
     with pytest.raises(
         PodtallyError, match=rf"cannot listen on 127.0.0.1:{served.port}: .*--listen"
     ):
