@@ -103,7 +103,7 @@ def _api(folder: Path) -> Iterator[Path]:
 
 
 def _attached() -> bool:
-    """Whether the first interface is watched: a pinned TCX link, or a filter on its hook."""
+    """Return whether the first interface is watched: a pinned TCX link, or a filter on its hook."""
     links = node.PIN_DIR / "links"
     if links.is_dir() and any(links.iterdir()):
         return True

@@ -120,7 +120,7 @@ def _measure(size: Size, scrapes: int, report: Report) -> None:
 
 
 def _stock(body: str) -> float:
-    """How long the usual writer takes for what was scraped."""
+    """Return how long the usual writer takes for what was scraped."""
     families = list(text_string_to_metric_families(body))
 
     class All(Collector):

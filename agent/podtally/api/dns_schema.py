@@ -44,7 +44,7 @@ class NameAnswer(DnsParty, frozen=True, kw_only=True):
     address: str
     ttl: int  # seconds
     expires: str
-    expired: bool  # at the time that was asked for
+    expired: bool  # at the time of the query
     chain: list[str]  # aliases, from the name on
     hint: bool  # an address hint of a service record: rules by name do not count it
 

@@ -58,7 +58,7 @@ def unknown_endpoint(
 
 
 def is_domain_name(text: str) -> bool:
-    """Whether the text can be a domain name: it has a dot, and is no address or NAMESPACE/NAME."""
+    """Return whether the text can be a domain name: a dot, and no address or NAMESPACE/NAME."""
     return "." in text and not {"/", ":"} & set(text) and parse_address(text) is None
 
 

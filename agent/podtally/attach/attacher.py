@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Getting our programs onto an interface's two hooks, by whichever way the kernel has.
+"""Attaches our programs to an interface's two hooks, in whichever way the kernel has.
 
 When and where is for ``follower`` to say. Attachments stay when the process ends.
 """
@@ -58,7 +58,7 @@ class Attacher:
         """Attach our programs to both hooks; return how, and whether counting restarts from zero.
 
         Idempotent. Raises OSError (``is_gone()`` says whether the interface vanished) or
-        PodtallyError; then none of ours is left on the interface.
+        PodtallyError; then no program of ours is left on the interface.
         """
         # first off, then on: a packet between the two is not counted, but none is twice
         self._other().detach(link.ifindex)
@@ -73,7 +73,7 @@ class Attacher:
         return self.mode, not all(here)
 
     def attached(self, ifindex: int) -> bool:
-        """Whether one of ours is on both hooks, in the mode we use."""
+        """Return whether our programs are on both hooks, in the mode we use."""
         try:
             return all(self._ours().attached(ifindex, hook) is not None for hook in Hook)
         except OSError as error:
@@ -82,11 +82,11 @@ class Attacher:
             raise
 
     def detach(self, ifindex: int) -> list[Attachment]:
-        """Take ours off an interface, in either mode; returns what was removed."""
+        """Detach our programs from an interface, in either mode; return what was removed."""
         return self._tcx.detach(ifindex) + self._clsact.detach(ifindex)
 
     def detach_all(self) -> list[Attachment]:
-        """Take ours off every interface; returns what was removed."""
+        """Detach our programs from every interface; return what was removed."""
         found = sorted({attachment.ifindex for attachment in self.own()})
         return [removed for ifindex in found for removed in self.detach(ifindex)]
 
@@ -100,7 +100,7 @@ class Attacher:
         self._clsact.forget(ifindex)
 
     def own(self) -> list[Attachment]:
-        """All of ours; pins of interfaces that are gone are removed on the way."""
+        """Return all our attachments; remove pins of interfaces that are gone."""
         return self._tcx.own() + self._clsact.own()
 
     def foreign(self, ifindex: int) -> list[ForeignProgram]:
@@ -148,5 +148,5 @@ class Attacher:
 
 
 def is_gone(error: OSError) -> bool:
-    """Whether an error means that the interface vanished."""
+    """Return whether an error means that the interface vanished."""
     return error.errno in _GONE

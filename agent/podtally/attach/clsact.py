@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our programs as clsact filters, for kernels without TCX; what others put there is not touched.
 
-Ours are known by their name. The qdisc is removed only if we made it (a file in the
+Our filters are known by their name. The qdisc is removed only if we made it (a file in the
 state directory says so) and nothing is left on it.
 """
 
@@ -28,7 +28,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class Clsact:
     """Filters on one interface at a time; ``state_dir`` None: a qdisc once made stays.
 
-    ``first``: where another's BPF filter has the first priority, ours goes into that priority.
+    ``first``: where another BPF filter has the first priority, ours goes into that priority.
     """
 
     def __init__(self, requests: Requests, state_dir: Path | None, first: bool = False) -> None:
@@ -45,7 +45,7 @@ class Clsact:
         self._changes.close()
 
     def attach(self, ifindex: int, hook: Hook, program: Program) -> bool:
-        """See to it that ``program`` is on the hook; True if one of ours was already."""
+        """Put ``program`` on the hook; return True if one of our programs was there already."""
         self._ensure_qdisc(ifindex)
         name = NAME_PREFIX + program.name
         filters = self._filters(ifindex, hook)
@@ -68,7 +68,7 @@ class Clsact:
         return next((f.prog_id for f in self._filters(ifindex, hook) if _ours(f)), None)
 
     def detach(self, ifindex: int) -> list[Attachment]:
-        """Detach ours from both hooks, and remove the qdisc if we made it and it is unused."""
+        """Detach our filters from both hooks; remove the qdisc if we made it and it is unused."""
         if tc.qdisc_kind(self._requests, ifindex) != "clsact":
             return []
         removed = []
@@ -89,7 +89,7 @@ class Clsact:
             (self._made_dir / str(ifindex)).unlink(missing_ok=True)
 
     def own(self) -> list[Attachment]:
-        """All of ours, on whatever interface."""
+        """Return all our filters, on any interface."""
         return [
             Attachment(ifindex, hook, Mode.CLSACT, found.prog_id)
             for ifindex in tc.clsact_interfaces(self._requests)

@@ -103,7 +103,7 @@ def _kind(data: memoryview, offset: int) -> int:
 
 
 def _stats_offset(data: memoryview) -> int:
-    """Where the counters stand: some machines have an empty attribute before them, to align."""
+    """Return where the counters stand: some machines align them by an empty attribute."""
     offset = HEADER.size + _BODY.size
     length, kind = struct.unpack_from("=HH", data, offset)
     while kind != _LINK_64:

@@ -38,7 +38,7 @@ _ADDRESS_BITS = 128
 
 @dataclass(slots=True)
 class _KnownLink:
-    """A link of ours or not; ``role`` is None while it is not watched."""
+    """A link; ``role`` is None while it is not watched."""
 
     link: Link
     first: Link
@@ -55,9 +55,9 @@ class _KnownLink:
 
 
 class Reconciler:
-    """Keeps all links in mind, and the wanted ones attached.
+    """Keeps track of all links, and attaches the selected ones.
 
-    A link once watched stays watched, whatever it is called later, until it goes.
+    A watched link stays watched until it goes, even under another name.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class Reconciler:
             beside = self._networks_beside(known)
             try:
                 routed = self._reader.routed(had, known.link, self._link_of, beside)
-            except OSError:  # it is asked again
+            except OSError:  # it is queried again
                 routed = known.had.routed & set(had.addresses) if known.had else frozenset()
         had = had._replace(routed=routed or frozenset())
         if had != known.had:

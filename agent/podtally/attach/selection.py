@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which interfaces are to be watched, and in which role; pure."""
+"""Selects the interfaces to watch, and their roles; pure."""
 
 from collections.abc import Callable, Collection, Iterable
 from fnmatch import fnmatchcase
@@ -16,7 +16,7 @@ _NEVER = ("bridge", "ifb", "nlmon", *_TUNNELS)
 _LOOPBACK = "lo"
 _GLOB = frozenset("*?[")
 
-Uplinks = Callable[[], Collection[int]]  # ifindexes through which the host reaches the world
+Uplinks = Callable[[], Collection[int]]  # ifindexes through which the host reaches other networks
 Wanted = Callable[[Link, Uplinks], Role | None]
 
 
@@ -25,7 +25,7 @@ def pod_interfaces(pattern: str | None) -> Wanted:
 
     Without a glob to include: every pair with its other end in another namespace, as a
     pod's. With one: every Ethernet interface it matches; what is no pair is the host's
-    own. Loopback, bridges, tunnels and whatever has no Ethernet headers are never watched
+    own. Loopback, bridges, tunnels and links without Ethernet headers are never watched
     (``refusals`` says so). A pair that is an uplink is the host's own as well: a node may
     be a container itself.
     """

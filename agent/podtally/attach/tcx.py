@@ -20,7 +20,7 @@ class Program(NamedTuple):
 
 
 def supported() -> bool:
-    """Whether this kernel knows the hooks: ask what is on loopback's."""
+    """Return whether this kernel knows the hooks: ask what is on loopback's."""
     try:
         bpf.tcx_programs(1, bpf.TCX_INGRESS)
     except OSError as error:
@@ -40,7 +40,7 @@ class Tcx:
         self._names = names or {}
 
     def attach(self, ifindex: int, hook: Hook, program: Program) -> bool:
-        """See to it that ``program`` is on the hook; True if one of ours was already."""
+        """Put ``program`` on the hook; return True if one of our programs was there already."""
         pin = self._pin(ifindex, hook)
         if self._take_over(pin, ifindex, hook, program):
             return True
@@ -55,7 +55,7 @@ class Tcx:
         return info.prog_id if info is not None and _stands(info, ifindex, hook) else None
 
     def detach(self, ifindex: int) -> list[Attachment]:
-        """Take ours off both hooks; returns what was there."""
+        """Detach our programs from both hooks; return what was there."""
         removed = []
         for hook in Hook:
             pin = self._pin(ifindex, hook)
@@ -109,7 +109,7 @@ class Tcx:
         return False
 
     def _other_role(self, prog_id: int, hook: Hook, program: Program) -> bool:
-        """Whether the program there counts for another kind of endpoint, or may do so: then
+        """Return whether the program there counts for another kind of endpoint, or may do so: then
         counts restart from zero.
         """
         if program.name not in PROGRAMS.values() or prog_id == program.id:

@@ -108,7 +108,7 @@ class LinkWatcher:
         os.eventfd_write(self._wake, 1)
 
     def stop(self) -> None:
-        """End the thread. Attachments stay: counting goes on without us."""
+        """End the thread. Attachments stay: the kernel keeps counting."""
         self._stopping = True
         os.eventfd_write(self._wake, 1)
         self._worker.join()

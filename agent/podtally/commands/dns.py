@@ -25,7 +25,7 @@ examples:
 
 Queries the running agent, which remembers the last 8,192 questions of this host. A line sums
 questions of one workload for one name and type, with the same answer of the same resolver; MEDIAN
-and MAX are response times, LAST is when the last was asked. `!` marks a resolver that is
+and MAX are response times, LAST is the time of the last question. `!` marks a resolver that is
 not trusted: its answers do not count for verdicts. -o json prints each question.
 Exit codes: 0 fine, 2 usage error, or a fixable problem (no agent answers, DNS is not captured),
 130 interrupted.

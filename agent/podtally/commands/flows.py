@@ -69,7 +69,7 @@ def add_query(parser: argparse.ArgumentParser) -> None:
     ends = parser.add_argument_group("ends of the connections")
     ends.add_argument("--from", dest="source", metavar="END", help="opened by this end")
     ends.add_argument("--to", dest="destination", metavar="END", help="opened to this end")
-    ends.add_argument("--with", dest="either", metavar="END", help="one of the ends, whichever")
+    ends.add_argument("--with", dest="either", metavar="END", help="either end")
     when = parser.add_argument_group("times")
     when.add_argument("--since", metavar="TIME", help="from then on (default: 1h ago)")
     when.add_argument("--until", metavar="TIME", help="up to then (default: now)")

@@ -60,7 +60,7 @@ def add_address(
 
 
 def query(args: argparse.Namespace) -> dict[str, str]:
-    """Return the query that the arguments ask for; PodtallyError."""
+    """Return the query of the arguments; PodtallyError."""
     try:
         asked = {"address": schema.plain_address(args.address)}
     except ValueError as error:
@@ -96,7 +96,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def is_name(text: str) -> bool:
-    """Whether it can only be a domain name: no top-level domain is a number."""
+    """Return whether it can only be a domain name: no top-level domain is a number."""
     return is_domain_name(text) and not text.rstrip(".").rpartition(".")[2].isdigit()
 
 

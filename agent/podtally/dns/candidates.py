@@ -59,7 +59,7 @@ class Candidates(NamedTuple):
 
     @property
     def complete(self) -> NDArray[np.bool_]:
-        """Whether all DNS of the endpoint was seen up to the first packet, (n,)."""
+        """Return whether all DNS of the endpoint was seen up to the first packet, (n,)."""
         found: NDArray[np.bool_] = self.missing == 0
         return found
 

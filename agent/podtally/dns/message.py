@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parses DNS messages: what was asked, and the addresses that answer it.
+"""Parses DNS messages: questions, and the addresses that answer them.
 
 Everything is bounded by the message's size. A message that ends early (the capture cuts
 long ones) counts as far as its records are complete.
@@ -52,7 +52,7 @@ class Message(NamedTuple):
 
     @property
     def is_hint(self) -> bool:
-        """Whether the addresses are no answer to a question for addresses."""
+        """Return whether the addresses are no answer to a question for addresses."""
         return self.type not in (A, AAAA)
 
     @property

@@ -19,7 +19,7 @@ from podtally.dns.server_names import NO_NAME, NO_SERVER_NAMES, ServerNames, key
 SOURCES = ("", "dns", "tls", "ambiguous", "expired", "unverified")
 NONE, DNS, TLS, AMBIGUOUS, EXPIRED, UNVERIFIED = range(6)
 NO_TEXT = -1
-# Instead of a time in ``PeersToName.late_ns``: seen from its start; before that, for ever.
+# Instead of a time in ``PeersToName.late_ns``: seen from its start; before that, always.
 SEEN_ALL, ALWAYS_LATE = -(1 << 62), 1 << 62
 _OWN_DOING = MESSAGES_LOST | FORGOTTEN  # what an endpoint can bring about, to its advantage
 

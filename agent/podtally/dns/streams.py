@@ -48,7 +48,7 @@ class DnsStreams:
         if not data:
             return []
         stream.next = (stream.next + len(data)) & _WORD
-        if stream.is_lost:  # goes on where a segment is a message
+        if stream.is_lost:  # continues where a segment is a message
             if len(data) < 2 or int.from_bytes(data[:2]) != len(data) - 2:
                 return []
             stream.is_lost = False

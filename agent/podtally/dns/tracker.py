@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Matches DNS answers with the questions of the same endpoint; counts both.
 
-Only an answer that was asked for counts: same addresses, ports, id and name (without case).
+Only an answer to a seen question counts: same addresses, ports, id and name (without case).
 What is left are values for the name table and for the metrics, taken once an epoch.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the numbers of conversations; those met lately are remembered."""
+"""Finds the numbers of conversations; recent ones are remembered."""
 
 import sqlite3
 

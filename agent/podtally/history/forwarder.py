@@ -2,7 +2,7 @@
 """Sends blocks to ClickHouse in a thread of its own: in order, each once.
 
 Blocks wait in the embedded store. An insert that was interrupted, also by a restart of the
-agent, may have been executed: the server is asked before the block is sent again.
+agent, may have been executed: the server is queried before the block is sent again.
 """
 
 import logging

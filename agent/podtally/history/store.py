@@ -65,7 +65,7 @@ class Store:
 
     @property
     def remembered(self) -> int:
-        """How many numbers of texts and conversations are kept in memory."""
+        """Return how many numbers of texts and conversations are kept in memory."""
         return len(self._ids) + len(self._conversations.remembered)
 
     @property

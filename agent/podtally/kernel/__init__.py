@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies in the kernel: the layout, the maps, the programs, and getting them there."""
+"""The layout, the maps and the programs in the kernel, and how they get there."""

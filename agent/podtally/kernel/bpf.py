@@ -309,7 +309,7 @@ def test_run(prog_fd: int, packet: bytes, repeat: int = 1, context: bytes = b"")
 
 
 def possible_cpus(text: str | None = None) -> int:
-    """How many values a per-CPU element has: CPUs that could ever come up, not those online."""
+    """Return how many values a per-CPU element has: one per possible CPU, online or not."""
     if text is None:
         text = Path("/sys/devices/system/cpu/possible").read_text()
     return max(int(part.rpartition("-")[2]) for part in text.strip().split(",")) + 1

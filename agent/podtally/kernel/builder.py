@@ -112,7 +112,7 @@ def _compiled(source: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _appendix(header: Path) -> str:
-    """What only the builder wants to know: the compiler's version, and that the layout is right."""
+    """Return what only the builder needs: the compiler's version, and checks of the layout."""
     version = "DESCRIBE(compiler, version, __clang_major__, __clang_minor__, __clang_patchlevel__"
     lines = f'\n#include "object.h"\n{version}, 0, 0, 0, 0);\n'
     return lines + assertions(header.read_text()) if header.is_file() else lines
@@ -182,7 +182,7 @@ def _relocations(code: list[Instruction], names: Names) -> Iterator[dict[str, ob
 
 
 def die_with_parent(parent: int) -> None:
-    """End with the process ``parent``, which may be gone before this is asked for."""
+    """End with the process ``parent``, which may be gone before this call."""
     pr_set_pdeathsig, sigkill = 1, 9
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, sigkill)
     if os.getppid() != parent:
@@ -203,7 +203,7 @@ def write(built: dict[str, object], path: Path) -> None:
 
 
 def is_current(directory: Path) -> bool:
-    """Whether the object file beside the sources was built from them."""
+    """Return whether the object file beside the sources was built from them."""
     try:
         found = json.loads((directory / OBJECT).read_text())
     except (OSError, ValueError):

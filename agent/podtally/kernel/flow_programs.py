@@ -50,7 +50,7 @@ def flow_job(
 def parameters_of(
     options: pins.Options, words: tuple[int, ...], layout: abi.Layout
 ) -> dict[str, int]:
-    """What bpf/podtally.c and the headers it includes declare as PARAMETER()."""
+    """Return what bpf/podtally.c and the headers it includes declare as PARAMETER()."""
     dns_ports = (*options.dns_ports, *(DNS_PORT,) * MAX_DNS_PORTS)[:MAX_DNS_PORTS]
     slots, blocks = options.slots, options.slots // layout.block_slots
     return {

@@ -81,7 +81,7 @@ def missing(root: Path = Path("/")) -> PodtallyError:
 
 
 def fix(root: Path = Path("/")) -> str:
-    """How headers are installed on this distribution, by ``etc/os-release``."""
+    """Return how headers are installed on this distribution, by ``etc/os-release``."""
     machine = platform.machine()
     family = _distribution(root)
     if "ubuntu" in family:

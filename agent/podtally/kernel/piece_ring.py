@@ -68,7 +68,7 @@ class PieceRing:
         return int.from_bytes(self._producer[:8], "little")
 
     def skip_to(self, position: int) -> None:
-        """Go on at a position that a checkpoint has, if it is still to be read."""
+        """Continue at a checkpoint's position, if it is still to be read."""
         if self.position <= position <= self.written:
             self.position = position
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies under the pin directory: which programs and maps are in use, and who holds the lock.
+"""The contents of the pin directory: which programs and maps are in use, and the lock.
 
 ::
 
@@ -9,7 +9,7 @@
     PIN_DIR/next/{progs,maps}                           its successor, while they change places
     PIN_DIR/links/                                      the attacher's
 
-``about`` describes a generation to whoever finds it: it is pinned last, so maps
+``about`` describes a generation to later agents: it is pinned last, so maps
 without it are the remains of a loader that was stopped, and are removed.
 """
 
@@ -49,7 +49,7 @@ class About(msgspec.Struct, frozen=True):
     options: Options
     secrets: tuple[int, ...]
     header: str  # the text of flow.h it was compiled with
-    follows: str = ""  # the generation of the checkpoint that it goes on from
+    follows: str = ""  # the generation of the checkpoint that it continues
     maps: tuple[str, ...] = ()  # empty, as the next: of a release that had MAPS and PROGRAMS
     programs: tuple[str, ...] = ()
 
@@ -126,7 +126,7 @@ class PinKeeper:
 
 
 def program_names(pin_dir: Path) -> dict[int, str]:
-    """What the programs are called that are pinned there, by id, of both generations.
+    """Return what the programs are called that are pinned there, by id, of both generations.
 
     Asking the kernel for a program by its id takes CAP_SYS_ADMIN.
     """
@@ -229,7 +229,7 @@ def lock_directory(fd: int, what: str, flag: str) -> None:
 
 
 def _require_own(path: Path, fd: int) -> None:
-    """Who else can write there could put other maps and programs in the place of ours."""
+    """Refuse a directory that others can write to: they could replace maps and programs."""
     found = os.fstat(fd)
     if found.st_uid != os.geteuid():
         raise PodtallyError(

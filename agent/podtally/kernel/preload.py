@@ -2,7 +2,7 @@
 """Loads the programs that a start needs while the agent's modules are still being imported.
 
 The verifier and the interpreter then share the time of a start. Only a guess: it takes no lock,
-pins nothing, and whoever takes it checks that it is what is wanted.
+pins nothing, and its user checks that it is the right one.
 """
 
 import logging

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads a program into the kernel, and says in the verifier's words why it does not take it."""
+"""Loads a program into the kernel; an error has the verifier's words."""
 
 import ctypes
 import struct

@@ -86,7 +86,7 @@ class Table:
         self._fence()
 
     def used(self, half: int) -> int:
-        """How many slots of a half hold flows."""
+        """Return how many slots of a half hold flows."""
         return min(int(self._control["used"][0, half]), self.slots)
 
     def read(self, half: int) -> Iterator[FlowRows]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attaches programs to tracepoints, if the kernel's records are as the programs read them.
 
-A link is pinned, so that the program goes on counting while no agent runs.
+A link is pinned, so that the program keeps counting while no agent runs.
 """
 
 import ctypes

@@ -183,7 +183,7 @@ class Client:
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
-        """Turn exceptions of sockets and http.client into ours, and drop the connection."""
+        """Raise errors of sockets and http.client as the client's own; drop the connection."""
         done = False
         try:
             yield

@@ -76,7 +76,7 @@ class Reflector:
 
     @property
     def forbidden(self) -> bool:
-        """Whether the server has refused it for longer than a starting server does."""
+        """Return whether the server has refused it for longer than a starting server does."""
         since = self._refused_since
         return bool(since) and time.monotonic() - since >= self._timing.forbidden_after_seconds
 

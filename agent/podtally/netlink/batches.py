@@ -64,7 +64,7 @@ def messages(data: Bytes) -> Rows:
 
 
 def sequences(data: Bytes) -> NDArray[np.int64]:
-    """Which request each row of bytes (n, room) answers. (n,)"""
+    """Return which request each row of bytes (n, room) answers. (n,)"""
     return messages(data)["sequence"].astype(np.int64)
 
 
@@ -80,6 +80,6 @@ def address_bytes(words: NDArray[np.uint64]) -> Bytes:
 
 
 def is_mapped(words: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which addresses are IPv4. (n,)"""
+    """Return which addresses are IPv4. (n,)"""
     mapped: NDArray[np.bool_] = (address_bytes(words)[:, :12] == _MAPPED).all(axis=1)
     return mapped

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel's connection tracker says of a Service's backend: asked here, named elsewhere.
+"""Looks up the backends of Services in the kernel's connection tracker; others name them.
 
 One request for each distinct tuple, a hundred in a system call, and the answers read as
 arrays: 6 µs a tuple, 0.1 ms for a single one. By hand, because pyroute2 takes 0.35 ms for
@@ -65,7 +65,7 @@ class Translator:
     """Asks the tracker of the network namespace in which it is made; for one thread.
 
     Found are TCP, UDP and SCTP, and only what the endpoint began: a connection that it answers
-    has its tuple as the reply. ``reason`` says why nothing can be asked. ``errors`` counts tuples
+    has its tuple as the reply. ``reason``: why nothing can be looked up. ``errors`` counts tuples
     without an answer that can be read: not found, either. ``lookups`` and ``not_found`` count
     tuples; ``zones`` are those that are looked into, which are learnt from what is not found.
     """
@@ -111,7 +111,7 @@ class Translator:
     def _look_into(
         self, zone: int, rows: Rows, asked: NDArray[np.bool_], found: Translations
     ) -> None:
-        """Ask for what has not been found, or only without a translation, in other zones."""
+        """Look up what was not found, or only without a translation, in other zones."""
         same = (found.address == rows["remote"]).all(axis=1) & (found.port == rows["remote_port"])
         wanted = asked & (~found.found | same)
         from_v4, to_v4 = is_mapped(rows["local"]), is_mapped(rows["remote"])
@@ -157,7 +157,7 @@ class Translator:
         return self.available
 
     def _open(self) -> str:
-        """Open the socket, and ask for what cannot be there: a tracker says ENOENT."""
+        """Open the socket, and look up what cannot be there: a tracker says ENOENT."""
         try:
             self._socket = open_socket(RECEIVE_BUFFER, NETLINK_NETFILTER)
             self._socket.setblocking(False)
@@ -171,7 +171,7 @@ class Translator:
     def _ask(
         self, in_zone: _InZone, rows: Rows, places: NDArray[np.int64], found: Translations
     ) -> None:
-        """Ask for the tuples at ``places``, and put what is answered there."""
+        """Look up the tuples at ``places``, and store the answers there."""
         version, zone = in_zone
         first, self._sequence = self._sequence, (self._sequence + len(places)) & 0x7FFFFFFF
         requests = version.requests(rows[places], first, zone)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How ctnetlink's requests and answers are laid out, as rows of an array; ``conntrack`` asks.
+"""The layout of ctnetlink's requests and answers, as rows of an array, for ``conntrack``.
 
 Attributes as in ``include/uapi/linux/netfilter/nfnetlink_conntrack.h``, in the order in which
 ``ctnetlink_fill_info()`` writes them: the two tuples come first, and their parts in one order.
@@ -17,7 +17,7 @@ from podtally.netlink.netlink import F_REQUEST
 
 CT_NEW, CT_GET = 0x100, 0x101  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_*
 
-# One connection as it is asked for; see ``conntrack.Tuples``.
+# One connection in a request; see ``conntrack.Tuples``.
 TUPLE = np.dtype(
     [
         ("local", "u8", (2,)),
@@ -154,7 +154,7 @@ class TupleLayout:
         return data
 
     def same(self, answers: Rows, requests: Rows) -> NDArray[np.bool_]:
-        """Which answers have the tuple that was asked for as their original one. (n,)"""
+        """Return which answers have the requested tuple as their original one. (n,)"""
         pairs = (np.ascontiguousarray(rows["original"]) for rows in (answers, requests))
         ours, theirs = (pair.view(np.uint8).reshape(len(pair), pair.itemsize) for pair in pairs)
         same: NDArray[np.bool_] = (ours == theirs).all(axis=1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which zones the connection tracker keeps connections in; ``conntrack`` looks them up there.
+"""Finds the zones in which the connection tracker keeps connections, for ``conntrack``.
 
 Network plugins that are made of Open vSwitch, and rules such as ``CT --zone``, track a pod's
 connections in zones of their own, where a look-up without the zone does not find them.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the drivers' own counters of frames that a program at XDP dropped.
 
-They are in no other counter, and are asked for only where a gap is to be explained:
+They are in no other counter, and are read only to explain a gap:
 ``ETHTOOL_GSTATS`` (linux/ethtool.h) has hundreds of values with some drivers.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What rtnetlink's messages about links and addresses mean; the kernel is asked in ``netlink``."""
+"""Decodes rtnetlink's messages about links and addresses; ``netlink`` queries the kernel."""
 
 import errno
 import socket
@@ -107,7 +107,7 @@ class AddressMessage(NamedTuple):
 
     @property
     def network(self) -> tuple[int, int]:
-        """What all in its network have, and how many bits of it there are."""
+        """Return what all in its network have, and how many bits of it there are."""
         return int.from_bytes(self.address) >> 128 - self.bits, self.bits
 
 
@@ -125,7 +125,7 @@ def parse_address(body: bytes) -> AddressMessage | None:
 
 
 def get_link(requests: Requests, ifindex: int) -> Link | None:
-    """Ask for one interface as it stands now; None when it is gone."""
+    """Return one interface as it is now; None if it is gone."""
     try:
         return parse_link(requests.get(GETLINK, _IFINFO.pack(0, 0, ifindex, 0, 0)))
     except OSError as error:
@@ -135,7 +135,7 @@ def get_link(requests: Requests, ifindex: int) -> Link | None:
 
 
 def get_peer(requests: Requests, link: Link) -> Link | None:
-    """Ask for the other end of a pair in its namespace; None when it is gone. OSError."""
+    """Return the other end of a pair in its namespace; None if it is gone. OSError."""
     target = struct.pack("=HHi", 8, _IFLA_TARGET_NETNSID, link.peer_nsid)
     try:
         return parse_link(

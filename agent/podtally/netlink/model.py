@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The values that leave this room: links, counters, and the events the agent drains each epoch."""
+"""The values of this package: links, counters, and the events the agent drains each epoch."""
 
 import enum
 from typing import NamedTuple, Protocol
@@ -74,7 +74,7 @@ class Link(NamedTuple):
     largest: int = 0  # bytes of the largest frame that a tc program can see on it
     xdp: int = 0  # the program at XDP, which sees its frames first
     master: int = 0  # the bridge that it is a port of, or what else holds it; 0 for none
-    moved: bool = False  # it goes on in another network namespace
+    moved: bool = False  # it continues in another network namespace
 
     def counters(self, role: Role) -> Counters:
         """Turn the interface's own counters to the endpoint's view."""
@@ -118,7 +118,7 @@ class Appeared(NamedTuple):
 
 
 class Attached(NamedTuple):
-    """Both hooks are ours; ``high`` was read right after.
+    """Our programs are on both hooks; ``high`` was read right after.
 
     ``fresh`` is False when ours, or an older one replaced in place, was on both
     hooks already: then counting was never interrupted.
@@ -150,7 +150,7 @@ class AddressesChanged(NamedTuple):
 
     IPv4 is written ::ffff:a.b.c.d. For Role.HOST the namespace is the host's own.
     ``at_ns`` is CLOCK_MONOTONIC, when the message came. ``routed`` are those that this host routes
-    to the interface (None: it is not asked): whoever is in a namespace may give it any address,
+    to the interface (None: it is not asked): a process in the namespace may give it any address,
     and more of them than are reported here (``excess``). ``on_link`` are those of the
     interface's own other end, which must be routed here or are wrong.
     """
@@ -189,7 +189,7 @@ class Gone(NamedTuple):
     final: Counters | None
     at_ns: int
     frames: Frames | None = None  # of the same message
-    moved: bool = False  # to another network namespace, so it goes on elsewhere
+    moved: bool = False  # to another network namespace, so it continues elsewhere
 
 
 Event = (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names that the kernel gives as bytes, as text that can be shown and written down."""
+"""Turns names that the kernel gives as bytes into text that can be printed."""
 
 
 def printable(text: str) -> str:

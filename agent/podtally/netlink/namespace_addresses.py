@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which addresses an endpoint's namespace has, and which of them this host routes there.
+"""Finds the addresses of an endpoint's namespace, and which of them this host routes there.
 
-Whoever is in a namespace may configure any address: it is the endpoint's only where this
+A process in a namespace may configure any address: it is the endpoint's only where this
 host sends what is for it to the endpoint's interface, or to the bridge that this is a port
 of. On a bridge in which the host has no address the host knows no better than the ports: an
 address counts if it is of a network that another port has as well.
 
-Every endpoint's share of the work is bounded: how many addresses are asked for, and how much
+Every endpoint's share of the work is bounded: how many addresses are queried, and how much
 of a core listing them may take over and over.
 """
 
@@ -107,7 +107,7 @@ class AddressReader:
             self._spend(link.peer_nsid, began)
 
     def _is_addressed(self, port: Link, address: bytes, link_of: LinkOf) -> bool:
-        """Whether this host has addresses in a port's bridge of the same IP version."""
+        """Return whether this host has addresses in a port's bridge of the same IP version."""
         ipv4 = _is_ipv4(address)
         return any(
             version == ipv4 and _is_bridge(ifindex, port, link_of)
@@ -116,14 +116,14 @@ class AddressReader:
 
 
 def _leads_to(route: Route, link: Link, link_of: LinkOf) -> bool:
-    """Whether a route leads to an interface itself, or directly into the bridge it is in."""
+    """Return whether a route leads to an interface itself, or directly into the bridge it is in."""
     if route.ifindex == link.ifindex:
         return True
     return route.direct and _is_bridge(route.ifindex, link, link_of)
 
 
 def _is_bridge(ifindex: int, port: Link, link_of: LinkOf) -> bool:
-    """Whether a link is the bridge that another is a port of, or a VLAN of it."""
+    """Return whether a link is the bridge that another is a port of, or a VLAN of it."""
     if not port.master:
         return False
     link = link_of(ifindex)

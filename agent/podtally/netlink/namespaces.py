@@ -48,7 +48,7 @@ class Namespaces:
         return NOT_ASSIGNED if payload is None else int(struct.unpack("=i", payload)[0])
 
     def is_own(self, nsid: int) -> bool:
-        """Whether an announcement's nsid means this namespace: it may have an id of its own."""
+        """Return whether an announcement's nsid means this namespace, which may have an id."""
         if nsid < 0:
             return True
         fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)

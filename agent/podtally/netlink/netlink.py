@@ -115,7 +115,7 @@ class Requests:
         self._socket.close()
 
     def get(self, kind: int, body: bytes) -> bytes:
-        """Ask for one object; OSError (ENODEV, ENOENT) where there is none."""
+        """Return one object; OSError (ENODEV, ENOENT) if there is none."""
         with self._lock:
             # With an acknowledgement, since success may come with silence; with an echo,
             # without which tc answers its subscribers only (qdisc_notify(), net/sched/sch_api.c)

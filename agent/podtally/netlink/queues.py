@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Follows what qdiscs drop and keep waiting behind our programs; asks only where that can be."""
+"""Follows what qdiscs drop and queue behind our programs; reads only where that can be."""
 
 import time
 from collections.abc import Collection

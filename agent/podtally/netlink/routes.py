@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Through which interfaces this host reaches the world, and single addresses."""
+"""Finds the interfaces through which this host reaches other networks, and single addresses."""
 
 import errno
 import ipaddress

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Look up the sockets that receive packets: the cgroups of their creators, by inet_diag.
 
-A tc program finds the socket, and may not ask for its cgroup: bpf_sk_cgroup_id() is not for
+A tc program finds the socket, but cannot read its cgroup: bpf_sk_cgroup_id() is not for
 what a look-up returns there. One request for each distinct packet, many in a system call.
 """
 
@@ -44,7 +44,7 @@ _NO_CGROUPS = "the kernel does not report the cgroups of sockets (CONFIG_SOCK_CG
 
 
 class SocketDiag:
-    """Asks for sockets of the network namespace in which it is made; for one thread.
+    """Looks up sockets of the network namespace in which it is made; for one thread.
 
     ``available``: TCP or UDP sockets can be asked for; ``reason`` says what cannot, and why.
     ``errors`` counts packets without an answer that can be read: their cgroup is 0.
@@ -123,10 +123,10 @@ class SocketDiag:
         return ", ".join(dict.fromkeys(filter(None, reasons.values())))
 
     def _probe(self, protocol: int) -> str:
-        """Ask for a socket of our own; the reason why it is not found, or not its cgroup.
+        """Look up a socket of our own; return why it, or its cgroup, is not found.
 
         A kernel that cannot report a protocol says ENOENT, as for no socket, and with each
-        request has a module looked for (inet_diag_lock_handler()): he is asked once.
+        request has a module looked for (inet_diag_lock_handler()): it is queried once.
         """
         assert self._socket is not None
         with socket.socket(socket.AF_INET, _KINDS[protocol]) as own:
@@ -156,7 +156,7 @@ def _packed(tuples: Tuples, interfaces: NDArray[np.integer] | None) -> Rows:
 
 
 def _to_many(local: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which addresses are multicast, or the limited broadcast: RFC 5771, 4291 2.7, 919. (n,)"""
+    """Return which addresses are multicast or limited broadcast: RFC 5771, 4291 2.7, 919. (n,)"""
     whole = address_bytes(local)
     first, rest = whole[:, 12], whole[:, 13:]
     four = (first & 0xF0 == 0xE0) | ((first == 0xFF) & (rest == 0xFF).all(axis=1))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How inet_diag's requests and answers are laid out, as rows of an array; ``sock_diag`` asks.
+"""The layout of inet_diag's requests and answers, as rows of an array, for ``sock_diag``.
 
 As in ``include/uapi/linux/inet_diag.h``. An answer is a struct inet_diag_msg and attributes,
 of which each kind of socket has others before the one that is wanted.
@@ -55,7 +55,7 @@ _CGROUP_BYTES = 12  # struct nlattr, u64
 def requests(packets: Rows, sequence: int) -> Rows:
     """One request for each packet, numbered from ``sequence`` on.
 
-    A TCP socket is asked for as it sees itself, its own end the source; a UDP socket as
+    A TCP socket is looked up as it sees itself, its own end the source; a UDP socket as
     the packet does (udp_dump_one(): "swapped for historical reasons").
     """
     made = np.zeros(len(packets), _REQUEST)

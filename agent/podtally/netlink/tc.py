@@ -72,7 +72,7 @@ class Queue(NamedTuple):
     """What the root qdisc of an interface says of itself and all below it.
 
     A classful one counts what its children drop as its own, at once or from
-    qdisc_tree_reduce_backlog(); mq sums its children up when it is asked.
+    qdisc_tree_reduce_backlog(); mq sums its children up when it is read.
     """
 
     kind: str

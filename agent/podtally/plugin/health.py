@@ -35,7 +35,7 @@ class ClusterHealth(msgspec.Struct, frozen=True):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--live", action="store_true", help="ask for /livez, not /readyz")
+    parser.add_argument("--live", action="store_true", help="query /livez, not /readyz")
 
 
 def main(args: argparse.Namespace, agents: Fleet) -> int:

@@ -28,7 +28,7 @@ class Cidr(NamedTuple):
         return Network(self.address >> free << free, self.bits)
 
     def contains(self, other: "Cidr") -> bool:
-        """Whether the other network starts in this one; IPv4 only in IPv4 (Go ``IPNet``)."""
+        """Return whether the other network starts in this one; IPv4 only in IPv4 (Go ``IPNet``)."""
         first, inner = self.network().first, other.network().first
         free = 128 - self.bits
         return first >> free == inner >> free and _is_ipv4(first) == _is_ipv4(inner)

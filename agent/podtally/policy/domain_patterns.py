@@ -13,7 +13,7 @@ def normalise(name: str) -> str:
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether the name matches: ``*.name`` stands for one or more whole labels before it."""
+    """Return whether the name matches: ``*.name`` stands for one or more whole labels before it."""
     if not pattern.startswith(WILDCARD):
         return name == pattern
     suffix = pattern[1:]
@@ -21,7 +21,7 @@ def matches(pattern: str, name: str) -> bool:
 
 
 def covers(outer: str, inner: str) -> bool:
-    """Whether the outer pattern matches every name that the inner one matches."""
+    """Return whether the outer pattern matches every name that the inner one matches."""
     return outer == inner or matches(outer, inner.removeprefix(WILDCARD))
 
 

@@ -69,7 +69,7 @@ class Journal:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether an epoch is booked and not committed: ``commit`` before the next ``flip``."""
+        """Return whether an epoch is booked and not committed: ``commit`` comes before ``flip``."""
         return self._uncommitted is not None
 
     def recover(self, before: Position | None, here: Position) -> HalfAtRest | None:

@@ -56,7 +56,7 @@ def compare(
 
 
 def _is_for(policy: Policy, each: SuggestedPolicy, workloads: Workloads) -> bool:
-    """Whether a declared NetworkPolicy selects a workload of the suggestion in its direction."""
+    """Return whether a declared NetworkPolicy selects a suggested workload in its direction."""
     if policy.tier != NETWORK_TIER or policy.namespace != each.policy.namespace:
         return False
     if policy.unreadable or rules_of(policy, each.direction) is None:

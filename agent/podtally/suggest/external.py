@@ -130,7 +130,7 @@ def _overlaps(network: Network, addresses: Iterable[int]) -> bool:
 
 @lru_cache(1 << 16)
 def _is_inside(address: int) -> bool:
-    """Whether it is of a private or link-local network."""
+    """Return whether it is of a private or link-local network."""
     return any(in_network(_network(text), address) for text in (*_INSIDE4, *_INSIDE6))
 
 

@@ -169,7 +169,7 @@ class FlowSums:
         return (peer, local) if each.direction != EGRESS else (local, peer)
 
     def _is_own_node(self, each: ObservedConversation, key: FlowKey) -> bool:
-        """Whether it is to or from the node that the pod runs on, which needs no rule."""
+        """Return whether it is to or from the node that the pod runs on, which needs no rule."""
         node = next((end.name for end in key[:2] if end.kind == NODE_PEER), "")
         if not node:
             return False

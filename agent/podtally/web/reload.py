@@ -54,7 +54,7 @@ class WebSettings(NamedTuple):
 
     @property
     def authenticates(self) -> bool:
-        """Whether every client must present a password or a certificate."""
+        """Return whether every client must present a password or a certificate."""
         tls = self.tls
         return self.users is not None or (tls is not None and tls.client_auth_type == REQUIRED)
 

@@ -3,7 +3,7 @@
 forwarded traffic.
 
 What the kernel noted in the row decides where it can. For inbound packets that were never
-answered it notes only that some socket receives them: then the kernel is asked which.
+answered it notes only that some socket receives them: then the kernel is queried.
 """
 
 from typing import NamedTuple

@@ -37,7 +37,7 @@ _FIRST_EPHEMERAL = 32768  # net.ipv4.ip_local_port_range
 _DHCP = ((67, 68), (547, 546))  # ports of servers and clients (RFC 2131, RFC 8415)
 _MAX_REMEMBERED = 1 << 15
 _REMEMBERED_NS = 3_600_000_000_000
-_LONG_NS = 10_000_000_000  # a connection that lasted this long may go on after a silence
+_LONG_NS = 10_000_000_000  # a connection that lasted this long may continue after a silence
 _TIMEOUTS = Timeouts()
 _PORTS = PackedFields(local=16, remote=16)
 _OTHERS = PackedFields(ifindex=32, protocol=8)
@@ -51,7 +51,7 @@ def initiator_of(
     """Return INITIATOR_* of connections, with CONTESTED where both sides seem to have opened. (n,)
 
     TCP: a SYN without ACK is an opening by its sender. A SYN/ACK shows that the other side opened,
-    if that side went on: it refuses an unexpected one (a scan, backscatter) with a RST without
+    if that side continued: it refuses an unexpected one (a scan, backscatter) with a RST without
     ACK. Other protocols: the side of the first packet.
     """
     local_syn, peer_syn = _has(seen, flags.syn_only), _has(seen, flags.syn_only << flags.shift)
@@ -111,7 +111,7 @@ class InitiatorFinder:
         self._ended_ns = np.zeros(0, np.int64)
 
     def remember(self, ended: ConnectionColumns, now_ns: int) -> None:
-        """Remember who opened connections that are over but may still go on."""
+        """Remember the openers of connections that are over but may still continue."""
         is_long = ended.last_ns - ended.first_ns > _LONG_NS
         chosen = np.flatnonzero((is_long | (ended.key["protocol"] == TCP)) & (ended.initiator != 0))
         if not len(chosen):

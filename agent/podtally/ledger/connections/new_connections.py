@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections that are to be attributed, and what the connection tracker knows of them."""
+"""Connections without labels yet, and what the connection tracker knows of them."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from podtally.ledger.connections.epoch_context import EpochContext, no_translati
 from podtally.ledger.series.shares import rank
 from podtally.netlink.conntrack import Translations, Tuples
 
-MAX_TRACKED = 2048  # connections of one interface, in one batch, that the tracker is asked about
+MAX_TRACKED = 2048  # connections of one interface, in one batch, that are looked up in the tracker
 _BARE_IPV4, _BARE_IPV6 = 14 + 20 + 20, 14 + 40 + 20  # bytes: Ethernet, IP, TCP without options
 _OPTIONS = 200  # bytes: those of a few segments; timestamps are 12 in each
 
@@ -65,7 +65,7 @@ def may_carry_data(bytes_: NDArray[np.int64], packets: NDArray[np.int64]) -> NDA
 
 
 def tracked(key: NDArray[np.void], context: EpochContext) -> Translations:
-    """Return what the connection tracker knows of connections (n,). It is asked about at most
+    """Return what the connection tracker knows of connections (n,). It is queried for at most
     MAX_TRACKED of each interface; the others count as not found.
     """
     rows = np.flatnonzero(rank(key["ifindex"].astype(np.int64)) < MAX_TRACKED)

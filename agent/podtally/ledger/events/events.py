@@ -56,7 +56,7 @@ class EventLabels(NamedTuple):
 
 
 class Due(NamedTuple):
-    """One event that is to be reported now, with its sums so far."""
+    """One event to report now, with its sums so far."""
 
     labels: EventLabels
     connections: int

@@ -42,5 +42,5 @@ class View:
 
     @property
     def gap_bytes(self) -> int:
-        """The sum of all gaps, whatever their sign."""
+        """Return the sum of all gaps, regardless of sign."""
         return int(np.abs(self[GAPS].values).sum())

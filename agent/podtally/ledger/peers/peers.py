@@ -32,7 +32,7 @@ class PeerFinder:
 
     @property
     def is_full(self) -> bool:
-        """Whether domains have made more kinds than are worth keeping."""
+        """Return whether domains have made more kinds than are worth keeping."""
         return len(self._kinds.values) > MAX_KINDS
 
     def find(self, flows: NewConnections, context: EpochContext) -> PeerColumns:

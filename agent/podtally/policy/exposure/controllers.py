@@ -70,7 +70,7 @@ class ControllerPods:
 
 
 def is_proxied(service: KubeService) -> bool:
-    """Whether any address leads to its backends: k8s.io/kubernetes ``ShouldSkipService()``.
+    """Return whether any address leads to its backends: k8s.io/kubernetes ``ShouldSkipService()``.
 
     Not for an ExternalName, nor without a cluster address, whatever external IPs it has.
     """

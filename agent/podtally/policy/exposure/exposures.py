@@ -64,7 +64,7 @@ class Exposure:
         return self._via.look_up(addresses, word)
 
     def controls(self, peers: Addresses) -> NDArray[np.bool_]:
-        """Whether these are pods of an ingress controller; (n,)."""
+        """Return whether these are pods of an ingress controller; (n,)."""
         found: NDArray[np.bool_] = self._classes(peers) != _NO_CONTROLLER
         return found
 

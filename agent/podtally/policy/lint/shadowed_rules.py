@@ -140,7 +140,7 @@ def _deciding(cluster: Sequence[Policy], direction: str) -> list[Entry]:
 
 
 def _is_asked_before(other: Policy, policy: Policy) -> bool:
-    """Whether ``other`` comes first; unknown, so False, for equal priorities."""
+    """Return whether ``other`` comes first; unknown, so False, for equal priorities."""
     return other.tier == policy.tier and other.priority < policy.priority
 
 
@@ -185,7 +185,7 @@ def _in_union(space: Sequence[Policy], rules: _RuleSet, admin: _RuleSet) -> Iter
 def _is_same_or_later(
     entry: Entry, numbers: dict[tuple[int, int], int], own: Entry, here: int
 ) -> bool:
-    """Whether it is the rule itself, or a later equal one."""
+    """Return whether it is the rule itself, or a later equal one."""
     (other, other_rule), (policy, rule) = entry, own
     number = numbers[id(other), other_rule.index]
     if number <= here:

@@ -42,7 +42,7 @@ class _KnownLabels(NamedTuple):
 
 @lru_cache(_MAX_CACHED)
 def is_contradictory(selector: Selector) -> bool:
-    """Whether no labels can satisfy it."""
+    """Return whether no labels can satisfy it."""
     facts = (_known(selector, requirement.key) for requirement in selector.requirements)
     return any((each.there and each.absent) or each.only == frozenset() for each in facts)
 
@@ -53,12 +53,12 @@ def covers_selector(outer: Selector, inner: Selector) -> bool:
 
 
 def covers_subject(outer: Policy, inner: Policy) -> bool:
-    """Whether ``outer`` selects every endpoint that ``inner`` selects."""
+    """Return whether ``outer`` selects every endpoint that ``inner`` selects."""
     return _covers_peer(outer.subject, outer.namespace, inner.subject, inner.namespace)
 
 
 def covers_rule(outer: Rule, outer_policy: Policy, inner: Rule, inner_policy: Policy) -> bool:
-    """Whether ``outer`` matches every connection that ``inner`` matches, subjects aside."""
+    """Return whether ``outer`` matches every connection that ``inner`` matches, subjects aside."""
     if outer.ports is not None:
         if not inner.ports:
             return False
@@ -149,7 +149,7 @@ def _with(known: _KnownLabels, requirement: Requirement) -> _KnownLabels:
 
 
 def _follows(wanted: Requirement, known: _KnownLabels) -> bool:
-    """Whether the known facts about the label imply the requirement."""
+    """Return whether the known facts about the label imply the requirement."""
     if wanted.operator == "In":
         return known.only is not None and known.only <= wanted.values
     if wanted.operator == "NotIn":

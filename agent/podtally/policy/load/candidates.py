@@ -11,7 +11,7 @@ from podtally.policy.names import name_of
 
 
 def has_candidates(declared: DeclaredPolicies) -> bool:
-    """Whether there is anything to evaluate besides the policies in force."""
+    """Return whether there is anything to evaluate besides the policies in force."""
     return bool(declared.candidates or declared.deleted)
 
 

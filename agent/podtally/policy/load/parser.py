@@ -140,7 +140,7 @@ def read_object(content: dict[str, Any], where: str = "object") -> PolicyObject 
 
 
 def accepts(content: dict[str, Any]) -> bool:
-    """Whether the API server would accept the object; True for unsupported kinds."""
+    """Return whether the API server would accept the object; True for unsupported kinds."""
     try:
         document = _document(content, "object")
     except PodtallyError:

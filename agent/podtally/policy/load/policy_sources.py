@@ -75,7 +75,7 @@ class PolicySources:
 
     @property
     def alive(self) -> bool:
-        """Whether changed files are reloaded; True if there are none."""
+        """Return whether changed files are reloaded; True if there are none."""
         return self._reader.alive
 
     @property
@@ -175,7 +175,7 @@ def _also_in_a_file(each: PolicyObject) -> Problem:
 
 
 def _is_without_pods(policy: Policy) -> bool:
-    """Whether it is in a namespace that podtally uses for endpoints that are not pods."""
+    """Return whether it is in a namespace that podtally uses for endpoints that are not pods."""
     return policy.kind == "NetworkPolicy" and policy.namespace in NON_POD_NAMESPACES
 
 

@@ -176,7 +176,7 @@ def combine(ingress: str, egress: str) -> str:
 
 
 def is_itself(local: PolicyEndpoint, peer: PolicyEndpoint) -> bool:
-    """Whether both are the same pod or host endpoint, by any of its addresses."""
+    """Return whether both are the same pod or host endpoint, by any of its addresses."""
     if local.kind != peer.kind or (local.kind == POD and not local.name):
         return local is peer
     return (local.namespace, local.name, local.unit, local.container) == (
@@ -188,7 +188,7 @@ def is_itself(local: PolicyEndpoint, peer: PolicyEndpoint) -> bool:
 
 
 def is_own_node(conn: RuleInput) -> bool:
-    """Whether it is "traffic to and from the node where a Pod is running"."""
+    """Return whether it is "traffic to and from the node where a Pod is running"."""
     local, peer = conn.local, conn.peer
     if local.kind != POD or not local.node or local.node != peer.node:
         return False

@@ -61,14 +61,14 @@ def rules_of(policy: Policy, direction: str) -> tuple[Rule, ...] | None:
 
 
 def applies_in(policy: Policy, direction: str) -> bool:
-    """Whether the policy applies, or may apply, in the direction."""
+    """Return whether the policy applies, or may apply, in the direction."""
     if policy.unreadable:
         return policy.untouched != direction
     return rules_of(policy, direction) is not None
 
 
 def selects_endpoint(policy: Policy, endpoint: PolicyEndpoint) -> bool | None:
-    """Whether the policy selects the endpoint.
+    """Return whether the policy selects the endpoint.
 
     No policy selects host-network pods: "host-networked pods are not included in subject
     selection" (ClusterNetworkPolicySubject); the Kubernetes page on network policies treats them
@@ -78,7 +78,7 @@ def selects_endpoint(policy: Policy, endpoint: PolicyEndpoint) -> bool | None:
 
 
 def rule_matches(rule: Rule, policy: Policy, conn: RuleInput) -> bool | None:
-    """Whether the rule matches the connection: it "must match both ports and from"."""
+    """Return whether the rule matches the connection: it "must match both ports and from"."""
     at_port = ports_match(rule, conn)
     if at_port is False:
         return False
@@ -86,14 +86,14 @@ def rule_matches(rule: Rule, policy: Policy, conn: RuleInput) -> bool | None:
 
 
 def peers_match(rule: Rule, policy: Policy, conn: RuleInput) -> bool | None:
-    """Whether any matches; "if this field is empty or missing, this rule matches all sources"."""
+    """Return whether any matches; "if this field is empty or missing, [it] matches all sources"."""
     if rule.peers is None:
         return True
     return any3(peer_matches(peer, policy, conn) for peer in rule.peers)
 
 
 def ports_match(rule: Rule, conn: RuleInput) -> bool | None:
-    """Whether any matches; "if this field is empty or missing, this rule matches all ports"."""
+    """Return whether any matches; "if this field is empty or missing, [it] matches all ports"."""
     if rule.ports is None:
         return True
     return any3(port_matches(port, conn) for port in rule.ports)
@@ -113,7 +113,7 @@ def peer_matches(peer: Peer, policy: Policy, conn: RuleInput) -> bool | None:
 
 
 def domain_matches(peer: DomainPeer, names: KnownNames) -> bool | None:
-    """Whether the endpoint found the peer by one of the names; from NPEP-133.
+    """Return whether the endpoint found the peer by one of the names; from NPEP-133.
 
     "Pods are expected to make a DNS query for a domain before sending traffic to it." An answer
     that has expired still counts: applications keep addresses. Pods and nodes may have names
@@ -142,7 +142,7 @@ def matching_answer(peer: DomainPeer, names: KnownNames) -> Answered | None:
 def selector_matches(
     selector: EndpointSelector, namespace: str, endpoint: PolicyEndpoint
 ) -> bool | None:
-    """Whether labels and names select the endpoint; ``namespace`` is the policy's own."""
+    """Return whether labels and names select the endpoint; ``namespace`` is the policy's own."""
     if isinstance(selector, HostSubject):
         return _host_matches(selector, endpoint)
     if isinstance(selector, NodePeer):
@@ -162,12 +162,12 @@ def selector_matches(
 
 
 def uses_node(endpoint: PolicyEndpoint) -> bool:
-    """Whether its address is a node's."""
+    """Return whether its address is a node's."""
     return endpoint.kind == NODE or (endpoint.kind in (POD, HOST) and endpoint.host_network)
 
 
 def in_block(block: Block, ip: int) -> bool:
-    """Whether it is in the CIDR and in none of its exceptions; IPv4 matches IPv4 only (mapped)."""
+    """Return whether it is in the CIDR and in no exception; IPv4 matches IPv4 only (mapped)."""
     return in_network(block.network, ip) and not any(in_network(n, ip) for n in block.excepted)
 
 
@@ -189,7 +189,7 @@ def port_matches(port: PolicyPort, conn: RuleInput) -> bool | None:
 
 
 def is_port_known(conn: RuleInput) -> bool:
-    """Whether the port is known. Port 0 means unknown: IANA reserves it, nothing uses it."""
+    """Return whether the port is known. Port 0 means unknown: IANA reserves it, nothing uses it."""
     return conn.port != 0 or conn.protocol not in HAVE_PORTS
 
 
@@ -198,7 +198,7 @@ def is_every_port(port: PolicyPort) -> bool:
 
 
 def _named_port_matches(name: str, conn: RuleInput) -> bool | None:
-    """Whether the destination has the port under that name; only pods name ports."""
+    """Return whether the destination has the port under that name; only pods name ports."""
     endpoint = conn.destination
     if endpoint.kind == UNIDENTIFIED:
         return None
