@@ -64,7 +64,8 @@ def report(reply: schema.Candidates, as_text: bool) -> int:
     if not reply.policies and not reply.deleted:
         raise PodtallyError(
             "the agent has no candidates",
-            "start it with --candidate PATH or --candidate-delete NAME",
+            "start it with --candidate PATH or --candidate-delete NAME; files that were just "
+            "written there are read within seconds",
         )
     _warn(reply)
     if as_text:

@@ -208,11 +208,13 @@ def _cluster(args: argparse.Namespace) -> tuple[ClusterModel, tuple[Policy, ...]
     if not args.live and not args.cluster:
         return observed.node_cluster(args), _declared(args.policies)
     if args.live and not args.policies:
-        live = live_cluster.list_all(args)
+        live = live_cluster.list_all(args, controllers=True)
         policy_paths.print_errors(live.written.problems)
         return live.cluster, live.written.policies
     cluster = (
-        live_cluster.list_cluster(args) if args.live else policy_paths.read_cluster(args.cluster)
+        live_cluster.list_cluster(args, controllers=True)
+        if args.live
+        else policy_paths.read_cluster(args.cluster)
     )
     return cluster, _declared(args.policies)
 
@@ -279,6 +281,13 @@ def _report(found: Suggestion, args: argparse.Namespace) -> int:
             by = f" (declared: {each.by})" if each.by else ""
             sys.stdout.write(f"{each.change}: {each.rule}{by}\n")
         show_proof(found.proof, sys.stdout)
+        if args.write is not None:
+            print(
+                f"podtally: {len(found.policies)} policies in {args.write}; next: podtally check "
+                f"{args.write}, then evaluate them (dry run): start the agent with --candidate "
+                f"{args.write}, and some seconds later podtally candidates",
+                file=sys.stderr,
+            )
     return 0 if found.proof.holds else 1
 
 

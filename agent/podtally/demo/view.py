@@ -31,6 +31,7 @@ _RATE_COLUMNS = 76  # what the demo's longest names and rates need
 _TITLE = "user -> frontend :80 -> backend :3000 -> database :3306; payments; a stray pod"
 _REASON_INDENT = 4
 
+NOT_ENFORCED = "not_enforced"
 _Key = tuple[str, bool, str, str, str]  # pod, whether it is outbound, peer, protocol, port
 
 
@@ -128,15 +129,35 @@ def _events(events: Sequence[EventRecord], style: Style) -> list[str]:
         BOLD,
         style,
     )
+    unenforced = {_about(event): event for event in events if event.event == NOT_ENFORCED}
+    denied = {_about(event) for event in events if event.event == DENIED}
+    events = [each for each in events if each.event != NOT_ENFORCED or _about(each) not in denied]
     shown = sorted(events, key=lambda event: (event.event == DENIED, event.time))[-_MAX_EVENTS:]
     lines = head if events else [*head, "none"]
     for event in events:
         if event in shown:
             lines += _painted(_event(event), verdict_colour(event.event), style)
             lines += wrapped(event.reason, _REASON_INDENT, style)
+            if event.event == DENIED and (passed := unenforced.get(_about(event))) is not None:
+                lines += wrapped(_passed(passed), _REASON_INDENT, style)
     if len(events) > len(shown):
         lines.append(f"and {len(events) - len(shown)} more")
     return lines
+
+
+def _about(event: EventRecord) -> tuple[object, ...]:
+    """Return what a denial and its event not_enforced have in common."""
+    endpoint, peer = event.endpoint, event.peer
+    ends = (endpoint.namespace, endpoint.pod, event.direction, peer.address)
+    return (*ends, event.protocol, event.port)
+
+
+def _passed(event: EventRecord) -> str:
+    """Say what the event not_enforced means, where its denial stands."""
+    return (
+        f"not enforced ({event.connections:,} of them, event {NOT_ENFORCED}): the demo has no "
+        "network plugin that blocks what policies deny"
+    )
 
 
 def _event(event: EventRecord) -> str:

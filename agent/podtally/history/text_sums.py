@@ -59,7 +59,7 @@ def _add_function(db: sqlite3.Connection) -> None:
 
 
 def _text_sum(*values: object) -> int:
-    return zlib.crc32(repr(values).encode())
+    return zlib.crc32(repr(values).encode()) & 0x7FFFFF  # three bytes in SQLite
 
 
 def _has_sums(db: sqlite3.Connection, name: str) -> bool:

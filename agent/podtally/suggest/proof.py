@@ -148,10 +148,17 @@ def _removable(each: SuggestedPolicy, workloads: Workloads) -> Iterator[str]:
                 for requirement in (selected.namespaces or Selector()).requirements:
                     namespace = next(iter(requirement.values), namespace)
                 yield from _wide_labels(selected.pods, namespace, name, workloads)
-    subject = each.policy.subject
-    if isinstance(subject, PodSubject):
+    yield from _wide_subject(each, workloads)
+
+
+def _wide_subject(each: SuggestedPolicy, workloads: Workloads) -> Iterator[str]:
+    """Yield labels of the subject that select no less; a workload's own belong together."""
+    subject, workload = each.policy.subject, each.workloads[0]
+    if isinstance(subject, PodSubject) and subject.pods != workloads.cluster.selectors.get(
+        workload
+    ):
         name = f"{each.policy.namespace}/{each.policy.name}"
-        yield from _wide_labels(subject.pods, each.workloads[0].namespace, name, workloads)
+        yield from _wide_labels(subject.pods, workload.namespace, name, workloads)
 
 
 def _wide_labels(

@@ -47,6 +47,20 @@ class SelectorFinder:
                 self._found[each] = found
         return found
 
+    def of_subject(self, name: WorkloadName) -> WorkloadSelector:
+        """Return the workload's own selector, if it is known and selects its pods alone."""
+        own = self._workloads.cluster.selectors.get(name)
+        sets = self._workloads.label_sets(name)
+        if own is None or not own.requirements or not sets:
+            return self.of(name)
+        exact = all(selects(own, labels) for labels in sets) and not any(
+            selects(own, labels)
+            for other in self._workloads.in_namespace(name.namespace)
+            if other != name
+            for labels in self._workloads.label_sets(other)
+        )
+        return WorkloadSelector(own, (name,)) if exact else self.of(name)
+
     def _search(self, name: WorkloadName) -> WorkloadSelector:
         alike = self._alike(name)
         others = [

@@ -102,7 +102,9 @@ class SuggestionMaker:
 
     def _group(self, name: WorkloadName) -> tuple[WorkloadName, ...]:
         """Return the workloads that have one policy, since selectors do not separate them."""
-        return (name,) if self._workloads.is_host(name) else self.selectors.of(name).workloads
+        return (
+            (name,) if self._workloads.is_host(name) else self.selectors.of_subject(name).workloads
+        )
 
     def _policy(
         self, group: tuple[WorkloadName, ...], direction: str, flows: list[Flow]
@@ -134,7 +136,7 @@ class SuggestionMaker:
         if self._kind == HOST_POLICY:
             return host_subject(self._workloads.pods[name][0])
         namespaces = in_namespace(name.namespace) if self._kind != NETWORK_POLICY else None
-        return PodSubject(namespaces, self.selectors.of(name).selector)
+        return PodSubject(namespaces, self.selectors.of_subject(name).selector)
 
     def _rules(
         self, group: tuple[WorkloadName, ...], direction: str, flows: list[Flow]

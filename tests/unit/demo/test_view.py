@@ -211,6 +211,19 @@ def test_the_last_events_are_shown_in_the_order_in_which_they_began() -> None:
     assert "none" in drawn(after_ten_seconds(events=()))
 
 
+def test_what_is_not_enforced_stands_with_its_denial() -> None:
+    passed = msgspec.structs.replace(
+        STRAYS, event="not_enforced", reason="the handshake was completed", connections=7
+    )
+    other = msgspec.structs.replace(passed, port=5555)
+    lines = drawn(after_ten_seconds(events=(STRAYS, passed, other)))
+    shown = [line for line in lines if "Z  " in line]
+    assert [line.split("  ")[2] for line in shown] == ["denied", "not_enforced"]
+    assert ":5555  not_enforced" in shown[1]
+    assert sum("not enforced (7 of them" in line for line in lines) == 1
+    assert not [line for line in lines if line.startswith("and ")]
+
+
 def test_a_peer_that_only_dns_names_goes_by_its_domain() -> None:
     domain = 'peer_domain="exfil.example.net"'
     named = METRICS.replace('scope="private",', f'scope="private",{domain},')

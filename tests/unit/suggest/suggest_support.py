@@ -17,6 +17,7 @@ from podtally.policy.model import (
     Policy,
     PolicyEndpoint,
     Question,
+    Selector,
 )
 from podtally.policy.reference.engine import Engine
 from podtally.suggest.conversation import ObservedConversation
@@ -40,6 +41,7 @@ class SuggestWorld:
         self.members: list[ClusterPod] = []
         self.nodes: list[PolicyEndpoint] = []
         self.rows: list[ObservedConversation] = []
+        self.own_selectors: dict[tuple[str, str], Selector] = {}  # of Deployments and others
         self.suggested: list[SuggestedPolicy] = []
         self.text = ""
 
@@ -127,7 +129,8 @@ class SuggestWorld:
 
     def cluster(self) -> ClusterModel:
         spaces = sorted({member.endpoint.namespace for member in self.members})
-        return ClusterModel(self.members, self.nodes, [NamespaceModel(name, ()) for name in spaces])
+        named = [NamespaceModel(name, ()) for name in spaces]
+        return ClusterModel(self.members, self.nodes, named, None, self.own_selectors)
 
     def suggest(
         self,

@@ -28,6 +28,12 @@ def pod(namespace: str, name: str, address: str, **labels: str) -> dict[str, Any
     }
 
 
+DEPLOYMENT = {
+    "apiVersion": "apps/v1",
+    "kind": "Deployment",
+    "metadata": {"namespace": "shop", "name": "frontend"},
+    "spec": {"selector": {"matchLabels": {"app": "frontend", "part": "web"}}},
+}
 CLUSTER = [
     pod("shop", "frontend", "10.99.0.1", app="frontend"),
     pod("shop", "backend", "10.99.0.2", app="backend"),
@@ -130,9 +136,25 @@ def test_written_files_pass_podtally_check(
     assert files.run("--write", str(files.folder / "made")) == 0
     names = sorted(path.name for path in (files.folder / "made").iterdir())
     assert "shop-backend-ingress.yaml" in names
-    capsys.readouterr()
+    said = capsys.readouterr().err
+    assert f"--candidate {files.folder / 'made'}, and some seconds later podtally candid" in said
     checked = ["check", str(files.folder / "made"), "--cluster", files.cluster]
     assert main([*checked, "--ignore", "no-dns"]) == 0, capsys.readouterr().out
+
+
+def test_a_deployments_own_selector_is_the_subjects(
+    files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = {"app": "frontend", "part": "web", "extra": "x"}
+    named = [pod("shop", "frontend", "10.99.0.1", **labels), *CLUSTER[1:], DEPLOYMENT]
+    files.cluster = files.write("deployments.yaml", yaml.safe_dump_all(named))
+    assert files.run("shop/frontend", "--direction", "egress") == 0
+    (written,) = yaml.safe_load_all(capsys.readouterr().out)
+    assert written["spec"]["podSelector"] == DEPLOYMENT["spec"]["selector"]  # type: ignore[index]
+    broken = {**DEPLOYMENT, "spec": {"selector": []}}
+    files.cluster = files.write("broken.yaml", yaml.safe_dump_all([*CLUSTER, broken]))
+    assert files.run("shop/frontend", "--direction", "egress") == 2
+    assert "Deployment shop/frontend" in capsys.readouterr().err
 
 
 def test_difference_by_rule(files: Files, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 
 import pytest
 
-from podtally.policy.model import Block, PodPeer, PolicyPort, Requirement, Selector
+from podtally.policy.model import Block, PodPeer, PodSubject, PolicyPort, Requirement, Selector
 from podtally.suggest.conversation import ObservedConversation
 from tests.unit.suggest.suggest_support import DAY, WEEK, SuggestWorld
 
@@ -52,6 +52,38 @@ def test_labels_shared_by_two_workloads(shop: SuggestWorld) -> None:
     assert shop.suggest().holds
     assert shop.verdict("shop/client", "shop/frontend", 3000) == "denied"
     assert "tier: web" not in shop.text
+
+
+def test_the_subject_has_its_workloads_own_selector_and_peers_the_fewest_labels() -> None:
+    world = SuggestWorld()
+    world.pods("shop/web", {"app": "web", "part": "shop", "version": "3"})
+    world.pods("shop/db", {"app": "db", "part": "shop"})
+    own = Selector((label("app", "web"), label("part", "shop")))
+    world.own_selectors["shop", "web"] = own
+    world.seen("shop/web", "shop/db", 3306)
+    assert world.suggest().holds
+    assert world.of("shop/web", "egress").policy.subject == PodSubject(None, own)
+    (rule,) = world.of("shop/db", "ingress").rules
+    assert rule.rule.peers == (PodPeer(None, Selector((label("app", "web"),))),)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        Selector((label("part", "shop"),)),  # selects the other workload, too
+        Selector((label("app", "old"),)),  # not the pods that there are
+        Selector(),  # all
+    ],
+)
+def test_a_selector_that_is_not_of_its_pods_alone_is_not_taken(own: Selector) -> None:
+    world = SuggestWorld()
+    world.pods("shop/web", {"app": "web", "part": "shop"})
+    world.pods("shop/db", {"app": "db", "part": "shop"})
+    world.own_selectors["shop", "web"] = own
+    world.seen("shop/web", "shop/db", 3306)
+    assert world.suggest().holds
+    found = world.of("shop/web", "egress").policy.subject
+    assert found == PodSubject(None, Selector((label("app", "web"),)))
 
 
 def test_a_workload_without_a_unique_label() -> None:

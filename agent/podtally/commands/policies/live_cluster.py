@@ -17,6 +17,7 @@ from podtally.commands.policies.policy_paths import PolicyText, cluster_of, decl
 from podtally.errors import PodtallyError
 from podtally.kube.snapshot import ListedKind, Listing, SnapshotLister
 from podtally.kube.user_access import user_access
+from podtally.policy.cluster.manifests import CONTROLLERS
 from podtally.policy.cluster.model import ClusterModel
 from podtally.policy.load.api_resources import SOURCE
 from podtally.policy.load.documents import Document, LineMap
@@ -27,6 +28,7 @@ _CLUSTER = (
     ListedKind("", "v1", "nodes", "Node"),
     ListedKind("", "v1", "pods", "Pod"),
 )
+_CONTROLLERS = tuple(ListedKind("apps", "v1", f"{kind.lower()}s", kind) for kind in CONTROLLERS)
 POLICIES = (
     ListedKind("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy"),
     ListedKind(_ADMIN, "v1alpha2", "clusternetworkpolicies", "ClusterNetworkPolicy", custom=True),
@@ -73,16 +75,19 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise PodtallyError(f"{flag} is only used with --live", "add --live")
 
 
-def list_cluster(args: argparse.Namespace) -> ClusterModel:
-    """Return namespaces, nodes and pods; PodtallyError unless all of them can be listed."""
+def list_cluster(args: argparse.Namespace, *, controllers: bool = False) -> ClusterModel:
+    """Return namespaces, nodes and pods; PodtallyError unless all of them can be listed.
+
+    ``controllers``: with the selectors of workloads, as far as the user may list them.
+    """
     with _lister(args) as lister:
-        return cluster_of(_documents(lister, _CLUSTER))
+        return cluster_of(_cluster_documents(lister, controllers))
 
 
-def list_all(args: argparse.Namespace) -> LiveCluster:
+def list_all(args: argparse.Namespace, *, controllers: bool = False) -> LiveCluster:
     """Return the cluster and its policies; PodtallyError as ``list_cluster``."""
     with _lister(args) as lister:
-        cluster = cluster_of(_documents(lister, _CLUSTER))
+        cluster = cluster_of(_cluster_documents(lister, controllers))
         written = declared_in(_documents(lister, POLICIES), f"{SOURCE}: {lister.url}")
         return LiveCluster(cluster, written)
 
@@ -96,6 +101,13 @@ def _lister(args: argparse.Namespace) -> Iterator[SnapshotLister]:
             yield lister
         finally:
             lister.close()
+
+
+def _cluster_documents(lister: SnapshotLister, controllers: bool) -> Iterator[Document]:
+    yield from _documents(lister, _CLUSTER)
+    for kind in _CONTROLLERS if controllers else ():
+        with contextlib.suppress(PodtallyError):  # not permitted: then labels are found
+            yield from _documents(lister, (kind,))
 
 
 def _documents(lister: SnapshotLister, kinds: tuple[ListedKind, ...]) -> Iterator[Document]:

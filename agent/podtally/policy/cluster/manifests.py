@@ -14,16 +14,19 @@ from podtally.kube.schema import Controller, KubeStruct, Metadata, controller_of
 from podtally.kube.workloads import from_labels, of_pod
 from podtally.policy.cidr import parse_address
 from podtally.policy.cluster.model import ClusterModel, ClusterPod, NamespaceModel
-from podtally.policy.load.conversion import DEFAULT_NAMESPACE, PROTOCOLS
+from podtally.policy.load.conversion import DEFAULT_NAMESPACE, PROTOCOLS, selector
 from podtally.policy.load.documents import Document
 from podtally.policy.load.parser import problem_of
-from podtally.policy.model import NODE, POD, NamedPort, PolicyEndpoint
+from podtally.policy.model import NODE, POD, NamedPort, PolicyEndpoint, Selector
 from podtally.policy.problems import Fault, Problem, field_of
 from podtally.policy.schema.decoding import built_in_nulls, convert
+from podtally.policy.schema.network import LabelSelector
 from podtally.runtimes.model import Labels
 
 T = TypeVar("T")
 
+APPS = "apps/v1"
+CONTROLLERS = ("Deployment", "StatefulSet", "DaemonSet")  # that have their pods' names
 FINISHED_PHASES = ("Succeeded", "Failed")  # phases after which no container runs again
 _NODE_ADDRESSES = ("InternalIP", "ExternalIP")
 _NO_LIFE = Life(0, 0, 0, 0, 0, 0, False)
@@ -96,6 +99,15 @@ class _ServiceManifest(KubeStruct, frozen=True):
     spec: _ServiceManifestSpec = _ServiceManifestSpec()
 
 
+class _ControllerSpec(KubeStruct, frozen=True):
+    selector: LabelSelector = LabelSelector()
+
+
+class _ControllerManifest(KubeStruct, frozen=True):
+    metadata: Metadata
+    spec: _ControllerSpec = _ControllerSpec()
+
+
 class _CasePort(msgspec.Struct, frozen=True):
     port: int
     protocol: str = "TCP"
@@ -132,16 +144,25 @@ class _ClusterBuilder:
         self.nodes: list[PolicyEndpoint] = []
         self.namespaces: list[NamespaceModel] = []
         self.services: dict[str, tuple[int, ...]] = {}
+        self.selectors: dict[tuple[str, str], Selector] = {}
 
     def model(self) -> ClusterModel:
-        return ClusterModel(self.members, self.nodes, self.namespaces, self.services)
+        return ClusterModel(
+            self.members, self.nodes, self.namespaces, self.services, self.selectors
+        )
 
 
 def from_documents(documents: Iterable[Document]) -> ClusterDocuments:
-    """Read Namespaces, Nodes, Pods and Services; other kinds are ignored."""
+    """Read Namespaces, Nodes, Pods, Services, and the selectors of CONTROLLERS; other kinds are
+    ignored.
+    """
     found, problems = _ClusterBuilder(), []
     for document in documents:
-        fault = _take(document, found) if document.api_version == "v1" else None
+        fault = None
+        if document.api_version == "v1":
+            fault = _take(document, found)
+        elif document.api_version == APPS and document.kind in CONTROLLERS:
+            fault = _take_controller(document, found)
         if fault is not None:
             problems.append(problem_of(document, fault))
     return ClusterDocuments(found.model(), tuple(problems))
@@ -196,6 +217,16 @@ def _take(document: Document, found: _ClusterBuilder) -> Fault | None:
         meta, given = service.metadata, service.spec.cluster_ips or (service.spec.cluster_ip,)
         name = f"{meta.namespace or DEFAULT_NAMESPACE}/{meta.name}"
         found.services[name] = tuple(ip for ip in map(parse_address, given) if ip is not None)
+    return None
+
+
+def _take_controller(document: Document, found: _ClusterBuilder) -> Fault | None:
+    controller = _converted(document.content, _ControllerManifest)
+    if isinstance(controller, Fault):
+        return controller
+    meta = controller.metadata
+    own = selector(controller.spec.selector)
+    found.selectors[meta.namespace or DEFAULT_NAMESPACE, meta.name] = own
     return None
 
 

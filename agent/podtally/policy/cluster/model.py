@@ -4,7 +4,15 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from podtally.policy.model import ADDRESS, NODE, POD, UNIDENTIFIED, PolicyEndpoint, Question
+from podtally.policy.model import (
+    ADDRESS,
+    NODE,
+    POD,
+    UNIDENTIFIED,
+    PolicyEndpoint,
+    Question,
+    Selector,
+)
 from podtally.runtimes.model import Labels
 
 _MAPPED = 0xFFFF  # ::ffff:0:0/96, RFC 4291 2.5.5.2
@@ -35,7 +43,9 @@ class ClusterModel:
         nodes: Iterable[PolicyEndpoint],
         namespaces: Iterable[NamespaceModel],
         services: Mapping[str, tuple[int, ...]] | None = None,
+        selectors: Mapping[tuple[str, str], Selector] | None = None,
     ) -> None:
+        self.selectors = selectors or {}  # workloads' own, by namespace and name
         self.services = services or {}  # cluster addresses, by "namespace/name"
         self._namespaces: dict[str, Labels | None] = {n.name: n.labels for n in namespaces}
         self._nodes = {node.name: node for node in nodes}
