@@ -20,15 +20,24 @@ LISTEN = "127.0.0.1:9776"
 
 
 @contextmanager
-def agent(state: str, *flags: str) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
+def agent(
+    state: str, *flags: str, enter: Callable[[int], None] | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
+    """Run the agent; ``enter`` moves its process, by id, to where it is to run."""
     command = [sys.executable, "-m", "podtally", "run", "--pin-dir", str(PIN_DIR)]
     command += ["--state-dir", state, "--history", f"{state}/history.db"]
     command += ["--listen", LISTEN, *flags]
-    started = time.monotonic()
     # Not `ip netns exec`: that mounts a new /sys, which hides the bpffs.
-    process = subprocess.Popen(
-        ["nsenter", f"--net=/run/netns/{NODE}", *command], stderr=subprocess.PIPE
-    )
+    inside = ["nsenter", f"--net=/run/netns/{NODE}", *command]
+    if enter is not None:
+        inside = ["sh", "-c", 'read -r _; exec "$@"', "sh", *inside]
+    started = time.monotonic()
+    process = subprocess.Popen(inside, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    if enter is not None and process.stdin is not None:
+        enter(process.pid)
+        started = time.monotonic()
+        process.stdin.write(b"\n")
+        process.stdin.flush()
     try:
         yield process, started
     finally:

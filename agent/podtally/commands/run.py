@@ -51,6 +51,6 @@ def main(args: argparse.Namespace) -> int:
 
     preload = preloaded(settings)
 
-    from podtally.runtime import daemon  # most of a start's time; meanwhile programs are loaded
+    from podtally.runtime import daemon  # while the programs are being loaded
 
     return daemon.run(settings, lambda: config.from_arguments(args), preload)

@@ -151,6 +151,11 @@ def sink(path: str, max_bytes: int, flag: str) -> "RollingFile | Stream":
     return RollingFile(Path(path), max_bytes, flag)
 
 
+def require_writable(path: str, max_bytes: int, flag: str) -> None:
+    """Raise PodtallyError if a log cannot be written."""
+    sink(path, max_bytes, flag).close()
+
+
 def standard_output() -> Stream:
     if sys.__stdout__ is None:  # descriptor 1 was closed, and may be another file by now
         raise PodtallyError(

@@ -1,11 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds an agent: installs the programs, attaches, and books what was counted before.
-
-It attaches first, so that packets are counted; then it books what the kernel holds.
-"""
+"""The second half of a start: builds the agent that books what the programs count."""
 
 import logging
-import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +10,6 @@ from typing import NamedTuple
 import msgspec
 
 from podtally.attach.attacher import Attacher
-from podtally.attach.selection import pod_interfaces
 from podtally.attach.watcher import LinkWatcher
 from podtally.config import Config, NatGateway
 from podtally.config.kinds import split_networks
@@ -22,10 +17,8 @@ from podtally.dns.domain_labels import DomainLabels
 from podtally.errors import PodtallyError
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.identity.local.directory import Directory
-from podtally.kernel import capabilities
-from podtally.kernel.account_map import UNATTRIBUTED, AccountMap
-from podtally.kernel.pins import Generation, PinKeeper, Pins, digest
-from podtally.kernel.preload import Preload
+from podtally.kernel.account_map import AccountMap
+from podtally.kernel.pins import Generation, PinKeeper, Pins
 from podtally.kernel.table import Table, open_table
 from podtally.ledger.checkpoint.checkpoint import Parts, Position
 from podtally.ledger.checkpoint.saved import SavedError
@@ -35,17 +28,16 @@ from podtally.ledger.ledger import Ledger, Limits
 from podtally.ledger.metrics.costs import NatPrices, SeriesOptions, parts_per_byte
 from podtally.ledger.peers.nat_rules import NatRules, nat_rules
 from podtally.policy.model import UNDECLARED
+from podtally.runtime.counting import Counting
 from podtally.runtime.extras import extras_of
-from podtally.runtime.generations import Installed, install, options_of
 from podtally.runtime.identity_sources import IdentitySources
 from podtally.runtime.inputs_collector import DomainSource, InputsCollector
 from podtally.runtime.interface_events import InterfaceEvents
 from podtally.runtime.journal import Journal, UnwritableError
+from podtally.runtime.last_checkpoint import boot_id, position_at, put_aside
 from podtally.runtime.name_capture import NameCapture
 from podtally.runtime.prepared_resources import PreparedResources
-from podtally.runtime.recovery import Recovery, boot_id, position_at, put_aside, read_checkpoint
-from podtally.runtime.retransmit_tracing import trace_retransmits
-from podtally.runtime.rights import needed_rights
+from podtally.runtime.recovery import Recovery
 from podtally.runtime.source_setup import make_identity_sources
 from podtally.runtime.trusted_resolvers import TrustedResolvers
 
@@ -115,59 +107,53 @@ def _nat_rules(configured: NatGateway | None) -> NatRules | None:
     )
 
 
-def bring_up(
-    config: Config, resources: PreparedResources, preload: Preload | None = None
-) -> AgentComponents:
-    """Install the programs, attach, and book what was counted up to now.
+def bring_up(config: Config, resources: PreparedResources, counting: Counting) -> AgentComponents:
+    """Book what was counted up to now, and go on.
 
-    A failure leaves no thread and no open file behind.
+    ``counting`` belongs to the agent from here on. A failure leaves no thread and no open file
+    behind.
     """
-    pins, checkpoint, metrics = resources.pins, resources.checkpoint, resources.metrics
-    installed, before, parts = _installed(config, resources, preload)
-    generation = installed.current
+    checkpoint, metrics = resources.checkpoint, resources.metrics
+    generation = counting.generation
     with ExitStack() as opened:
+        opened.callback(counting.close)
         ledger = make_ledger(config, generation)
         sources, names = make_identity_sources(config), NameCapture(config)
         opened.callback(sources.close)
         opened.callback(names.close)
         directory = sources.directory
-        if parts is not None:
+        if counting.parts is not None:
             try:
-                _restore(parts, ledger, directory, metrics, names)
+                _restore(counting.parts, ledger, directory, metrics, names)
             except SavedError as error:
                 put_aside(checkpoint, str(error))
                 opened.close()
-                return bring_up(config, resources)
-        metrics.loader_runs.inc(installed.is_loaded)
-        # An unfinished change of generations is finished first; then the programs are loaded.
-        trace_retransmits(generation, pins.links)
-        is_todays = generation.about.digest == digest(options_of(config))
-        if is_todays:
-            _give_up_rights(config)
-        names.open(generation)
+                return bring_up(config, resources, Counting(config, resources.opening))
+        metrics.loader_runs.inc(counting.installed.is_loaded)
+        names.open(generation, counting.names_from)
         sources.start()
-        resources.server.starting("attaching to interfaces")
-        accounts = _accounts(generation, opened)
-        interfaces = InterfaceEvents(ledger, directory, sources.finder)
+        resources.server.starting("booking what was counted")
+        interfaces = InterfaceEvents(ledger, directory, counting.events)
         opened.callback(interfaces.close)
-        stale_interfaces = frozenset(accounts.read().ifindex.tolist()) - {UNATTRIBUTED}
-        attacher, watcher = _attach(config, generation, accounts, interfaces, opened)
-        domains = DomainSource(names, TrustedResolvers(config.resolvers), accounts)
+        counting.events.forward_to(sources.finder)
+        interfaces.take_events()
+        interfaces.forget_absent()
+        domains = DomainSource(names, TrustedResolvers(config.resolvers), counting.accounts)
         collector = InputsCollector(ledger, sources, interfaces, domains)
         collector.refresh_names()
         here, table = position_at(generation, 0), open_table(generation)
         opened.callback(table.close)
-        journal = Journal(table, accounts, ledger, checkpoint)
-        resources.server.starting("booking what was counted")
+        journal = Journal(table, counting.accounts, ledger, checkpoint)
         closed = _book_past(
             Recovery(ledger, collector, metrics, checkpoint),
             journal,
-            _Past(installed.before, before, here, pins, watcher, names),
+            _Past(counting, here, resources.pins, names),
         )
-        if is_todays:
-            keeper = PinKeeper(Generation(pins.root))
+        if counting.is_todays:
+            keeper = PinKeeper(Generation(resources.pins.root))
             opened.callback(keeper.close)
-            watcher.follow()
+            counting.watcher.follow()
+            opened.callback(counting.close)  # first: its thread uses what is opened above
             names.start()
             return AgentComponents(
                 here=here,
@@ -177,54 +163,38 @@ def bring_up(
                 collector=collector,
                 names=names,
                 interfaces=interfaces,
-                attacher=attacher,
-                watcher=watcher,
-                accounts=accounts,
+                attacher=counting.attacher,
+                watcher=counting.watcher,
+                accounts=counting.accounts,
                 table=table,
                 journal=journal,
-                stale_interfaces=stale_interfaces,
+                stale_interfaces=counting.stale_interfaces,
                 closed=closed,
                 keeper=keeper,
                 opened=opened.pop_all(),
             )
-    return bring_up(config, resources)
-
-
-def _installed(
-    config: Config, resources: PreparedResources, preload: Preload | None
-) -> tuple[Installed, Position | None, Parts | None]:
-    """Install the programs; return them, and the checkpoint that they continue, if any."""
-    resources.server.starting("loading the kernel programs")
-    before, parts = read_checkpoint(resources.checkpoint)
-    installed = install(resources.pins, config, before.generation if before else None, preload)
-    if before is not None and not installed.goes_on_from(before.generation):
-        put_aside(
-            resources.checkpoint, "it belongs to other kernel programs than those pinned here"
-        )
-        return installed, None, None
-    return installed, before, parts
+    return bring_up(config, resources, Counting(config, resources.opening))
 
 
 class _Past(NamedTuple):
-    """What an earlier agent left."""
+    """What an earlier agent left, and where its counts go."""
 
-    old: Generation | None  # its programs, if they were others
-    before: Position | None  # of its checkpoint
+    counting: Counting
     here: Position
     pins: Pins
-    watcher: LinkWatcher
     names: NameCapture
 
 
 def _book_past(recovery: Recovery, journal: Journal, past: _Past) -> list[ClosedConnections]:
     """Book what the kernel counted before this start."""
+    old, before = past.counting.installed.before, past.counting.before
     try:
-        if past.old is None:
-            return recovery.book_past(journal, past.before, past.here)
-        past.watcher.detach_unwanted()  # no program may write to what is drained
-        past.names.drain(past.old)
+        if old is None:
+            return recovery.book_past(journal, before, past.here)
+        past.counting.watcher.detach_unwanted()  # no program may write to what is drained
+        past.names.drain(old)
         here = msgspec.structs.replace(past.here, epoch=journal.table.epoch)
-        closed = recovery.drain(past.old, past.before, here)
+        closed = recovery.drain(old, before, here)
         past.pins.promote()
         return closed
     except (UnwritableError, OSError) as error:
@@ -233,13 +203,6 @@ def _book_past(recovery: Recovery, journal: Journal, past: _Past) -> list[Closed
             "nothing is lost, the kernel goes on counting",
             "make room there, or choose another --state-dir",
         ) from None
-
-
-def _accounts(generation: Generation, opened: ExitStack) -> AccountMap:
-    accounts = AccountMap(generation)
-    opened.callback(accounts.close)
-    accounts.open_accounts(UNATTRIBUTED)
-    return accounts
 
 
 def _restore(
@@ -255,43 +218,3 @@ def _restore(
     extras = extras_of(parts)
     directory.restore(extras.residents, extras.known_ns)
     metrics.restore(extras.own_metrics)
-
-
-def _give_up_rights(config: Config) -> None:
-    """Drop all capabilities that a running agent does not need.
-
-    Threads that serve clients have done so; others are not started yet.
-    """
-    needed = needed_rights(config)
-    if capabilities.in_effect() <= needed:
-        return
-    try:
-        kept = capabilities.keep(needed)
-    except (OSError, PodtallyError) as error:
-        log.warning("cannot drop capabilities: %s", error)
-        return
-    log.debug("the capabilities are now %s", ", ".join(sorted(kept)) or "none")
-
-
-def _attach(
-    config: Config,
-    generation: Generation,
-    accounts: AccountMap,
-    interfaces: InterfaceEvents,
-    opened: ExitStack,
-) -> tuple[Attacher, LinkWatcher]:
-    """Attach to all interfaces that are there; those of an earlier run stay attached for now."""
-    programs = generation.program_fds()
-    for fd in programs.values():
-        opened.callback(os.close, fd)
-    attacher = Attacher(
-        config.pin_dir, programs, config.attach, config.state_dir, config.attach_first
-    )
-    opened.callback(attacher.close)
-    wanted = pod_interfaces(config.interfaces)
-    watcher = LinkWatcher(attacher, wanted, accounts.open_accounts, interfaces.queue)
-    opened.callback(watcher.stop)
-    watcher.watch_present()
-    interfaces.take_events()
-    interfaces.forget_absent()
-    return attacher, watcher

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the agent as a process: signals, the service manager, reloads.
+"""Runs the agent as a process: a start, signals, the service manager, reloads.
+
+A start goes in four steps (``_RunningAgent``; docs/architecture.md). What books is imported in the
+third, when packets are counted already: it takes longer than the rest together.
 
 A reload replaces the configuration in the same process: the kernel goes on counting, and the
 next epoch books what it counted. A configuration that cannot be used changes nothing.
@@ -10,15 +13,15 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from podtally.config import Config
 from podtally.config.settings import RESTART_ONLY
 from podtally.errors import PodtallyError
 from podtally.kernel import capabilities
 from podtally.kernel.preload import Preload
-from podtally.runtime.bring_up import bring_up
-from podtally.runtime.epoch_loop import EpochLoop
-from podtally.runtime.prepared_resources import PreparedResources
+from podtally.runtime.counting import Counting
+from podtally.runtime.opening import Opening
 from podtally.runtime.sd_notify import ServiceManager
 from podtally.supervision.conditions import Condition
 
@@ -70,20 +73,25 @@ class _RunningAgent:
         self, config: Config, service: ServiceManager, preload: Preload | None = None
     ) -> None:
         self._config, self._service = config, service
-        self._resources = PreparedResources(config)
-        try:
-            self._components = bring_up(config, self._resources, preload)
+        with ExitStack() as opened:
             try:
-                self._loop = EpochLoop(config, self._resources, self._components, service)
-            except BaseException:
-                self._components.close()
-                raise
-        except OSError as error:
-            self._resources.close()
-            raise PodtallyError(f"cannot start: {error}") from error
-        except BaseException:
-            self._resources.close()
-            raise
+                opening = Opening(config)  # clients get "starting: ..."
+                opened.callback(opening.close)
+                counting = Counting(config, opening, preload)  # packets count from here on
+                opened.callback(counting.close)
+
+                from podtally.runtime.bring_up import bring_up
+                from podtally.runtime.epoch_loop import EpochLoop
+                from podtally.runtime.prepared_resources import PreparedResources
+
+                resources = PreparedResources(config, opening)
+                opened.callback(resources.close)
+                self._components = bring_up(config, resources, counting)
+                opened.callback(self._components.close)
+                self._loop = EpochLoop(config, resources, self._components, service)
+            except OSError as error:
+                raise PodtallyError(f"cannot start: {error}") from error
+            self._opened = opened.pop_all()
         service.ready(self._loop.status())
 
     def until(self, signals: Signals) -> bool:
@@ -138,10 +146,7 @@ class _RunningAgent:
         return self
 
     def _close(self) -> None:
-        try:
-            self._components.close()
-        finally:
-            self._resources.close()
+        self._opened.close()
 
 
 def _check(before: Config, now: Config) -> None:

@@ -25,7 +25,7 @@ from podtally.runtime.epoch_inputs import EpochInputs
 from podtally.runtime.extras import Extras, extras_of
 from podtally.runtime.generations import settled
 from podtally.runtime.journal import Journal
-from podtally.runtime.recovery import boot_id, position_at
+from podtally.runtime.last_checkpoint import boot_id, position_at
 from podtally.runtime.state_directory import StateDirectory
 from podtally.web.unix_socket import API_SOCKET
 

@@ -5,7 +5,6 @@ Belongs to the main thread; the events arrive through a queue.
 """
 
 import logging
-import queue
 import time
 from collections.abc import Iterable, Mapping
 
@@ -15,43 +14,17 @@ from podtally.ledger.ledger import Ledger
 from podtally.netlink import model
 from podtally.runtime.epoch_inputs import InterfaceCounters
 from podtally.runtime.interface_counters import InterfaceReader, LastReading, WatchedInterface
-from podtally.runtimes.process_finder import ProcessFinder
+from podtally.runtime.link_events import LinkEventQueue
 from podtally.supervision.conditions import Condition
 
 log = logging.getLogger(__name__)
 
 
-class LinkEventQueue:
-    """The queue of the links thread. A pod may be gone before the next epoch, so ``put`` starts
-    the process finder at once.
-    """
-
-    def __init__(self, finder: ProcessFinder) -> None:
-        self._events: queue.SimpleQueue[model.Event] = queue.SimpleQueue()
-        self._finder = finder
-
-    def put(self, event: model.Event) -> None:
-        self._events.put(event)
-        match event:
-            case model.Appeared(link, model.Role.POD):
-                self._finder.look(link.ifindex, link.peer_nsid)
-            case model.Gone(ifindex):
-                self._finder.forget(ifindex)
-
-    def take(self) -> Iterable[model.Event]:
-        """Yield the events put up to now."""
-        while True:
-            try:
-                yield self._events.get_nowait()
-            except queue.Empty:
-                return
-
-
 class InterfaceEvents:
     """The watched interfaces by ifindex; the links thread fills ``queue``."""
 
-    def __init__(self, ledger: Ledger, directory: Directory, finder: ProcessFinder) -> None:
-        self.queue = LinkEventQueue(finder)
+    def __init__(self, ledger: Ledger, directory: Directory, events: LinkEventQueue) -> None:
+        self.queue = events
         self.watched: dict[int, WatchedInterface] = {}
         self.known_ns = 0  # all events up to then are applied, CLOCK_MONOTONIC
         self._ledger = ledger

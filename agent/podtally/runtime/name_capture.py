@@ -29,7 +29,7 @@ from podtally.dns.server_names import (
 from podtally.dns.server_names import RECORD as HELLO_RECORD
 from podtally.dns.tracker import DnsTracker, Observed, OpenQuestion, QuestionKey, RecentQuery
 from podtally.kernel.captured import HOST
-from podtally.kernel.piece_ring import PieceRing, enable
+from podtally.kernel.piece_ring import PieceRing
 from podtally.kernel.pins import Generation
 from podtally.ledger.checkpoint.checkpoint import Parts
 from podtally.ledger.checkpoint.saved import Saved, SavedError, encode
@@ -93,9 +93,9 @@ class NameCapture:
 
     # -- start and stop ------------------------------------------------------------------------
 
-    def open(self, generation: Generation) -> None:
-        """Turn the capture on, and go on where the checkpoint ended."""
-        self.names_from = enable(generation, self._wanted)
+    def open(self, generation: Generation, names_from: frozenset[str]) -> None:
+        """Go on where the checkpoint ended; ``names_from`` is what the kernel captures."""
+        self.names_from = names_from
         missing = sorted(self._wanted - self.names_from)
         if missing:
             self.trouble = (

@@ -4,52 +4,20 @@
 import logging
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 from podtally.export.agent_metrics import AgentMetrics
 from podtally.kernel.account_map import AccountMap
 from podtally.kernel.pins import Generation
 from podtally.kernel.table import open_table
-from podtally.ledger.checkpoint.checkpoint import Checkpoint, CheckpointError, Parts, Position
+from podtally.ledger.checkpoint.checkpoint import Checkpoint, Position
 from podtally.ledger.closed import ClosedConnections
 from podtally.ledger.ledger import Ledger
 from podtally.runtime.extras import SavedBeside
 from podtally.runtime.inputs_collector import InputsCollector
 from podtally.runtime.journal import EpochResult, Journal
+from podtally.runtime.last_checkpoint import position_at
 
 log = logging.getLogger(__name__)
-
-
-def boot_id(proc: Path = Path("/proc")) -> str:
-    return (proc / "sys/kernel/random/boot_id").read_text().strip()
-
-
-def position_at(generation: Generation, epoch: int) -> Position:
-    return Position(boot_id(), generation.about.generation, epoch)
-
-
-def read_checkpoint(checkpoint: Checkpoint) -> tuple[Position | None, Parts | None]:
-    """Return the checkpoint of this boot; one that cannot be used is put aside."""
-    try:
-        read = checkpoint.read()
-    except CheckpointError as error:
-        put_aside(checkpoint, str(error))
-        return None, None
-    if read is None:
-        return None, None
-    if read[0].boot_id != boot_id():
-        log.info("the checkpoint is from before the last boot: the books restart from zero")
-        return None, None
-    return read
-
-
-def put_aside(checkpoint: Checkpoint, why: str) -> None:
-    log.error(
-        "the checkpoint cannot be used: %s; it is now %s, and the sums restart from what the "
-        "kernel holds",
-        why,
-        checkpoint.put_aside(),
-    )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serves one client's HTTP requests: GET and HEAD, without a body."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -21,9 +21,9 @@ from podtally.api.schema import (
     TRAFFIC,
     ApiRouter,
     ErrorReply,
+    PublishedTotals,
     reply_json,
 )
-from podtally.export.publisher import Publisher
 from podtally.web.connection_limit import ConnectionLimit
 from podtally.web.reload import WebConfigWatch
 from podtally.web.starting import STARTING
@@ -43,10 +43,31 @@ _LOCAL_ONLY = ErrorReply(
 )
 
 
+class ReportedHealth(Protocol):
+    """Why the agent is not alive, or not ready; empty strings if it is."""
+
+    @property
+    def alive(self) -> str: ...
+
+    @property
+    def ready(self) -> str: ...
+
+
+class Published(PublishedTotals, Protocol):
+    """What a running agent serves. A protocol, so that a server can listen before the modules that
+    publish are imported.
+    """
+
+    @property
+    def health(self) -> Callable[[], ReportedHealth]: ...
+
+    def render(self, accept: str) -> tuple[bytes, str]: ...
+
+
 class ServerState(Protocol):
     """What a listener serves, and to which clients."""
 
-    publisher: Publisher | None  # None: the agent is starting
+    publisher: Published | None  # None: the agent is starting
     phase: str
     api: ApiRouter | None
     web: WebConfigWatch
@@ -123,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
         state = self._state
         return state.local or state.web.current().authenticates or _is_loopback(self.client_address)
 
-    def _reply(self, publisher: Publisher, path: str, query: str) -> None:
+    def _reply(self, publisher: Published, path: str, query: str) -> None:
         api = self._state.api
         if path == "/metrics":
             body, kind = publisher.render(self.headers.get("Accept", ""))

@@ -20,10 +20,9 @@ from pathlib import Path
 
 from podtally.api.schema import ApiRouter, QuerySource
 from podtally.errors import PodtallyError
-from podtally.export.publisher import Publisher
 from podtally.supervision.conditions import Condition
 from podtally.web.connection_limit import ConnectionLimit
-from podtally.web.handler import CLIENT_TIMEOUT_SECONDS, Handler, LocalHandler
+from podtally.web.handler import CLIENT_TIMEOUT_SECONDS, Handler, LocalHandler, Published
 from podtally.web.reload import WebConfigWatch
 from podtally.web.tls_session import complete_handshake, tls_close
 from podtally.web.unix_socket import short_path
@@ -82,7 +81,7 @@ class WebServer:
         for listener in self._listeners:
             listener.phase = phase
 
-    def start(self, publisher: Publisher, queries: QuerySource | None = None) -> None:
+    def start(self, publisher: Published, queries: QuerySource | None = None) -> None:
         """Serve what is published; without ``queries`` there is no ``/api/v1``."""
         if not self._threads:
             self.listen("")
@@ -131,7 +130,7 @@ class _Listener(ThreadingHTTPServer):
     local = False
     _failing, _exhausted = Condition(log), Condition(log)  # of all listeners
     _wait_seconds = _FIRST_WAIT_SECONDS
-    publisher: Publisher | None = None
+    publisher: Published | None = None
     phase = ""  # of the start, until there is a publisher
     api: ApiRouter | None = None
     web: WebConfigWatch
