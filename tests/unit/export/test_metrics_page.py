@@ -22,8 +22,8 @@ from podtally.ledger.metrics.families import DENIED, FAMILIES
 from podtally.ledger.metrics.view import View
 from podtally.ledger.series.label_sets import ACCOUNTS
 from podtally.ledger.series.series import SeriesView
-from podtally.ledger.verdicts.decisions import NAMES
 from podtally.ledger.verdicts.judgements import FOREIGN_SENDER, UNKNOWN_INITIATOR
+from podtally.ledger.verdicts.verdict_columns import NAMES
 from podtally.netlink.model import Hook, Mode
 from podtally.policy.model import VERDICTS
 from podtally.policy.reference import engine

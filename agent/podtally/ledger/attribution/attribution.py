@@ -194,8 +194,8 @@ class Attribution:
         if context.exposure is not None:
             given = given._replace(exposed=undeclared(given, outside, context.exposure))
         verdicts = self.verdicts.judge(given)
-        outcomes = verdicts.outcomes
-        opened = np.where(outcomes.port_known, outcomes.opened, INITIATOR_UNKNOWN)
+        columns = verdicts.columns
+        opened = np.where(columns.port_known, columns.opened, INITIATOR_UNKNOWN)
         to_book = AccountInput(local.endpoint, peers, verdicts.judgement, flows.key, opened)
         account = self._lookup.of(to_book, context.now_ns)
         judged = JudgedConnections(

@@ -103,11 +103,11 @@ class EventMatcher:
         return number
 
     def _is_reported(self, judged: JudgedConnections) -> NDArray[np.bool_]:
-        outcomes = judged.verdicts.outcomes
-        is_local = outcomes.local_verdict == outcomes.verdict
-        reported: NDArray[np.bool_] = is_local & (outcomes.verdict == _DENIED)
+        columns = judged.verdicts.columns
+        is_local = columns.local_verdict == columns.verdict
+        reported: NDArray[np.bool_] = is_local & (columns.verdict == _DENIED)
         if self._undeclared:
-            reported |= is_local & (outcomes.verdict == _UNDECLARED)
+            reported |= is_local & (columns.verdict == _UNDECLARED)
         reported |= _is_expired(judged)
         return reported | judged.is_undecided | judged.given.foreign | judged.given.exposed
 
@@ -128,12 +128,12 @@ class EventMatcher:
     def _labels(
         self, row: int, judged: JudgedConnections, context: EpochContext, many: int
     ) -> EventLabels:
-        given, outcomes = judged.given, judged.verdicts.outcomes
+        given, columns = judged.given, judged.verdicts.columns
         endpoint = judged.endpoints[int(judged.endpoint[row])].endpoint
         judgement = self._judgement(row, judged)
         number = int(given.owner[row])
         owner = context.names.owners[number] if number != NO_OWNER else None
-        is_egress = outcomes.opened[row] == INITIATOR_ENDPOINT
+        is_egress = columns.opened[row] == INITIATOR_ENDPOINT
         labels = EventLabels(
             verdict=judgement.verdict,
             direction=DIRECTIONS[0 if is_egress else 1],
@@ -187,15 +187,15 @@ class EventMatcher:
         return f"{reason}; {FOREIGN_SOURCE}" if is_foreign else reason
 
     def _keys(self, judged: JudgedConnections, rows: NDArray[np.int64]) -> NDArray[np.void]:
-        given, outcomes = judged.given.take(rows), judged.verdicts.outcomes
+        given, columns = judged.given.take(rows), judged.verdicts.columns
         keys = np.zeros(len(rows), KEY)
         keys["address"], keys["owner"] = given.peer_address, given.owner
         keys["endpoint"] = judged.endpoint[rows]
         keys["judgement"] = judged.verdicts.judgement[rows]
-        keys["outcome"] = outcomes.local[rows]
+        keys["outcome"] = columns.local[rows]
         keys["port"], keys["protocol"] = judged.server_port[rows], given.protocol
         keys["domain"] = judged.domain[rows]
-        keys["opened"], keys["foreign"] = outcomes.opened[rows], given.foreign
+        keys["opened"], keys["foreign"] = columns.opened[rows], given.foreign
         spoofed = np.flatnonzero(_is_spoofed(judged)[rows])
         endpoint = keys["endpoint"][spoofed]
         keys[spoofed] = np.zeros(1, KEY)
@@ -208,12 +208,12 @@ class EventMatcher:
 
 def _is_expired(judged: JudgedConnections) -> NDArray[np.bool_]:
     """Return which connections are allowed only by an expired name. (n,)"""
-    return judged.verdicts.outcomes.are_by_expired() & ~judged.given.foreign
+    return judged.verdicts.columns.are_by_expired() & ~judged.given.foreign
 
 
 def _is_spoofed(judged: JudgedConnections) -> NDArray[np.bool_]:
     """Return which connections are reported for their source address alone. (n,)"""
-    local_verdict = judged.verdicts.outcomes.local_verdict
+    local_verdict = judged.verdicts.columns.local_verdict
     is_spoofed: NDArray[np.bool_] = judged.given.foreign & (local_verdict != _DENIED)
     return is_spoofed
 

@@ -9,8 +9,13 @@ from podtally.arrays.packed_fields import PackedFields
 from podtally.ledger.connections.account import Judgement
 from podtally.ledger.connections.connections import INITIATOR_UNKNOWN
 from podtally.ledger.series.label_sets import DIRECTIONS
-from podtally.ledger.verdicts.decisions import NO_OUTCOME, Outcomes, cause_label, is_undecided
 from podtally.ledger.verdicts.judge_input import JudgeInput
+from podtally.ledger.verdicts.verdict_columns import (
+    NOT_JUDGED,
+    VerdictColumns,
+    cause_label,
+    is_undecided,
+)
 from podtally.policy.explain.reasons import deciding_policies
 from podtally.policy.model import ALLOWED, DENIED, UNKNOWN, VERDICTS
 from podtally.policy.vector.evaluator import Evaluator
@@ -50,37 +55,37 @@ class JudgementTable:
         self._undecided = np.zeros(0, np.bool_)  # by number
 
     def of(
-        self, given: JudgeInput, outcomes: Outcomes, with_candidates: Outcomes | None
+        self, given: JudgeInput, columns: VerdictColumns, with_candidates: VerdictColumns | None
     ) -> NDArray[np.int64]:
         """Return the numbers of connections' judgements. (n,)"""
-        denied = (outcomes.verdict == _DENIED) & (outcomes.local_verdict == _DENIED)
-        unknown = outcomes.verdict == _UNKNOWN
-        undecided = unknown & (outcomes.local_verdict == _UNKNOWN)
+        denied = (columns.verdict == _DENIED) & (columns.local_verdict == _DENIED)
+        unknown = columns.verdict == _UNKNOWN
+        undecided = unknown & (columns.local_verdict == _UNKNOWN)
         undecided &= ~given.may_be_unknown & ~given.foreign
-        undecided &= outcomes.in_doubt | (outcomes.local != NO_OUTCOME)
-        shows_direction, opened = denied | undecided, outcomes.opened
+        undecided &= columns.in_doubt | (columns.local != NOT_JUDGED)
+        shows_direction, opened = denied | undecided, columns.opened
         parts = {
-            "verdict": outcomes.verdict,
-            "outcome": np.where(denied | unknown, outcomes.decisive() + 1, 0),
+            "verdict": columns.verdict,
+            "outcome": np.where(denied | unknown, columns.decisive() + 1, 0),
             "exposed": given.exposed,
             "undecided": undecided,
             "foreign": given.foreign,
         }
-        by_peer = (outcomes.verdict == _DENIED) & ~denied & (outcomes.peer != NO_OUTCOME)
+        by_peer = (columns.verdict == _DENIED) & ~denied & (columns.peer != NOT_JUDGED)
         if by_peer.any():
             parts["by_peer"] = by_peer
-            parts["outcome"] = np.where(by_peer, outcomes.peer + 1, parts["outcome"])
-        by_rule = (outcomes.verdict == _ALLOWED) & (outcomes.local_verdict == _ALLOWED)
-        parts["outcome"] = np.where(by_rule, outcomes.local + 1, parts["outcome"])
-        expired = outcomes.local_strict != outcomes.local_verdict
+            parts["outcome"] = np.where(by_peer, columns.peer + 1, parts["outcome"])
+        by_rule = (columns.verdict == _ALLOWED) & (columns.local_verdict == _ALLOWED)
+        parts["outcome"] = np.where(by_rule, columns.local + 1, parts["outcome"])
+        expired = columns.local_strict != columns.local_verdict
         if expired.any():
-            parts["strict"] = np.where(expired, outcomes.local_strict + 1, 0)
-            allowed = outcomes.are_by_expired()
-            parts["outcome"] = np.where(allowed, outcomes.local + 1, parts["outcome"])
+            parts["strict"] = np.where(expired, columns.local_strict + 1, 0)
+            allowed = columns.are_by_expired()
+            parts["outcome"] = np.where(allowed, columns.local + 1, parts["outcome"])
         if with_candidates is not None:
             others = with_candidates
-            differs = (others.verdict != outcomes.verdict) & (
-                others.local_verdict != outcomes.local_verdict
+            differs = (others.verdict != columns.verdict) & (
+                others.local_verdict != columns.local_verdict
             )
             shows_direction = shows_direction | differs
             opened = np.where(opened == INITIATOR_UNKNOWN, others.opened, opened)
@@ -117,18 +122,18 @@ class JudgementTable:
         strict = VERDICTS[parts["strict"] - 1] if parts["strict"] else ""
         if verdict == UNKNOWN:
             cause = FOREIGN_SENDER if parts["foreign"] else UNKNOWN_INITIATOR
-            if outcome != NO_OUTCOME:
+            if outcome != NOT_JUDGED:
                 result = self._evaluator.outcome(outcome)
                 cause, undecided = cause_label(result), undecided and is_undecided(result)
         elif parts["by_peer"]:
             peer_policy = deciding_policies(self._evaluator.outcome(outcome))
-        elif outcome != NO_OUTCOME and verdict == ALLOWED and not strict:
+        elif outcome != NOT_JUDGED and verdict == ALLOWED and not strict:
             allowed_by = deciding_policies(self._evaluator.outcome(outcome))
-        elif outcome != NO_OUTCOME and strict == DENIED:
+        elif outcome != NOT_JUDGED and strict == DENIED:
             by_expired = deciding_policies(self._evaluator.outcome(outcome))
-        elif outcome != NO_OUTCOME:
+        elif outcome != NOT_JUDGED:
             policy = deciding_policies(self._evaluator.outcome(outcome))
-        if candidate_outcome != NO_OUTCOME and self._candidates is not None:
+        if candidate_outcome != NOT_JUDGED and self._candidates is not None:
             candidate_policy = deciding_policies(self._candidates.outcome(candidate_outcome))
         return Judgement(
             verdict=verdict,

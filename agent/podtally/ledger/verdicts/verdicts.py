@@ -14,10 +14,15 @@ from podtally.identity.model import Endpoint
 from podtally.ledger.connections.connections import INITIATOR_ENDPOINT, INITIATOR_PEER
 from podtally.ledger.connections.epoch_context import EpochContext
 from podtally.ledger.connections.initiator import is_certain
-from podtally.ledger.verdicts.decisions import NO_OUTCOME, Outcomes, combine_openings, no_outcomes
 from podtally.ledger.verdicts.judge_input import JudgeInput
 from podtally.ledger.verdicts.judgements import JudgementTable
 from podtally.ledger.verdicts.policy_endpoints import PolicyEndpointNumbers
+from podtally.ledger.verdicts.verdict_columns import (
+    NOT_JUDGED,
+    VerdictColumns,
+    combine_openings,
+    no_verdicts,
+)
 from podtally.policy.explain.domains import expired_words, strict_words
 from podtally.policy.load.candidates import has_candidates, with_candidates
 from podtally.policy.load.policy_sources import DeclaredPolicies
@@ -36,11 +41,11 @@ class ConnectionVerdicts(NamedTuple):
     """Of connections; index i of every array is the same one."""
 
     judgement: NDArray[np.int64]  # index in ``VerdictStage.judgements``
-    outcomes: Outcomes
+    columns: VerdictColumns
 
     def take(self, index: NDArray[np.int64]) -> "ConnectionVerdicts":
-        outcomes = Outcomes._make(column[index] for column in self.outcomes)
-        return ConnectionVerdicts(self.judgement[index], outcomes)
+        columns = VerdictColumns._make(column[index] for column in self.columns)
+        return ConnectionVerdicts(self.judgement[index], columns)
 
 
 class VerdictStage:
@@ -122,26 +127,26 @@ class VerdictStage:
     # -- verdicts ----------------------------------------------------------------------
 
     def judge(self, given: JudgeInput) -> ConnectionVerdicts:
-        outcomes = self._outcomes(self._evaluator, given)
+        columns = self._judge(self._evaluator, given)
         others = None
         if self._candidates is not None:
-            others = self._outcomes(self._candidates, given)
-        return ConnectionVerdicts(self._judgements.of(given, outcomes, others), outcomes)
+            others = self._judge(self._candidates, given)
+        return ConnectionVerdicts(self._judgements.of(given, columns, others), columns)
 
-    def _outcomes(self, evaluator: Evaluator, given: JudgeInput) -> Outcomes:
-        outcomes = self._of_sources(evaluator, given)
+    def _judge(self, evaluator: Evaluator, given: JudgeInput) -> VerdictColumns:
+        columns = self._of_sources(evaluator, given)
         # From a foreign address only a denial is certain.
-        doubted = given.foreign & (outcomes.verdict != _DENIED)
+        doubted = given.foreign & (columns.verdict != _DENIED)
         if doubted.any():
-            outcomes.put(np.flatnonzero(doubted), no_outcomes(int(doubted.sum())))
-        return outcomes
+            columns.put(np.flatnonzero(doubted), no_verdicts(int(doubted.sum())))
+        return columns
 
-    def _of_sources(self, evaluator: Evaluator, given: JudgeInput) -> Outcomes:
+    def _of_sources(self, evaluator: Evaluator, given: JudgeInput) -> VerdictColumns:
         """Judge connections as if each were sent from the endpoint's own address."""
         certain = is_certain(given.initiator)
         if certain.all():
             return self._of_openings(evaluator, given)
-        found = no_outcomes(len(given.endpoint))
+        found = no_verdicts(len(given.endpoint))
         known, others = np.flatnonzero(certain), np.flatnonzero(~certain)
         found.put(known, self._of_openings(evaluator, given.take(known)))
         some = given.take(others)
@@ -150,7 +155,7 @@ class VerdictStage:
         found.put(others, combine_openings(local, peer, some))
         return found
 
-    def _of_openings(self, evaluator: Evaluator, given: JudgeInput) -> Outcomes:
+    def _of_openings(self, evaluator: Evaluator, given: JudgeInput) -> VerdictColumns:
         """Judge connections with a known opener."""
         n = len(given.endpoint)
         peer, is_egress = (
@@ -158,13 +163,13 @@ class VerdictStage:
             given.initiator == INITIATOR_ENDPOINT,
         )
         local = evaluator.judge(_local(given, peer, is_egress))
-        verdict, peer_outcome = local.verdict.copy(), np.full(n, NO_OUTCOME, np.int32)
+        verdict, peer_outcome = local.verdict.copy(), np.full(n, NOT_JUDGED, np.int32)
         both = np.flatnonzero(self.endpoints.are_local(given.owner) & (peer >= 0))
         if len(both):
             theirs = evaluator.judge(_reverse(given.take(both), peer[both], is_egress[both]))
             peer_outcome[both] = theirs.outcome
             verdict[both] = combine(local.verdict[both], theirs.verdict)
-        return Outcomes(
+        return VerdictColumns(
             verdict=verdict,
             local=local.outcome,
             peer=peer_outcome,
@@ -197,7 +202,7 @@ class VerdictStage:
         return [
             texts[at] if VERDICTS[code] == verdict else CHANGED_SINCE
             for at, code, verdict in zip(
-                place.ravel().tolist(), verdicts.outcomes.verdict.tolist(), earlier, strict=True
+                place.ravel().tolist(), verdicts.columns.verdict.tolist(), earlier, strict=True
             )
         ]
 
@@ -206,40 +211,40 @@ class VerdictStage:
         some = given.take(np.array([index])).opened_by(INITIATOR_ENDPOINT)
         packed = _local(some, self.endpoints.of_owners(some.owner), np.ones(1, np.bool_))
         conn = self._evaluator.rule_input(packed, 0)
-        return expired_words(self._evaluator.outcome(int(verdicts.outcomes.local[index])), conn)
+        return expired_words(self._evaluator.outcome(int(verdicts.columns.local[index])), conn)
 
     def local_reason(self, given: JudgeInput, index: int, verdicts: ConnectionVerdicts) -> str:
         """Return the reason of one connection's local verdict, for an event."""
         row = np.array([index])
         verdict = verdicts.take(row)
-        local = verdict.outcomes._replace(peer=np.full(1, NO_OUTCOME, np.int32))
-        return self._texts(given.take(row), verdict._replace(outcomes=local), self._of_events)[0]
+        local = verdict.columns._replace(peer=np.full(1, NOT_JUDGED, np.int32))
+        return self._texts(given.take(row), verdict._replace(columns=local), self._of_events)[0]
 
     def _texts(
         self, given: JudgeInput, verdicts: ConnectionVerdicts, budget: ReasonBudget
     ) -> list[str]:
         """Return the reasons of the local endpoint, and of the peer where that decides too. (n,)"""
-        outcomes = verdicts.outcomes
-        given = given.opened_as(outcomes.opened)
+        columns = verdicts.columns
+        given = given.opened_as(columns.opened)
         peer, is_egress = (
             self.endpoints.of_owners(given.owner),
             given.initiator == INITIATOR_ENDPOINT,
         )
         texts: list[list[str]] = [[] for _ in range(len(given.endpoint))]
         for numbers, packed in (
-            (outcomes.local, _local(given, peer, is_egress)),
-            (outcomes.peer, _reverse(given, peer, is_egress)),
+            (columns.local, _local(given, peer, is_egress)),
+            (columns.peer, _reverse(given, peer, is_egress)),
         ):
-            decides = self._evaluator.verdicts(numbers) == outcomes.verdict
-            rows = np.flatnonzero((numbers != NO_OUTCOME) & decides)
+            decides = self._evaluator.verdicts(numbers) == columns.verdict
+            rows = np.flatnonzero((numbers != NOT_JUDGED) & decides)
             some = PackedConnections._make(column[rows] for column in packed)
             found = self._evaluator.reasons(some, numbers[rows], budget)
             for row, text in zip(rows.tolist(), found, strict=True):
                 texts[row].append(text)
-        for row in np.flatnonzero(outcomes.local == NO_OUTCOME).tolist():
+        for row in np.flatnonzero(columns.local == NOT_JUDGED).tolist():
             texts[row] = [FOREIGN_SOURCE if given.foreign[row] else UNSEEN]
-        for row in np.flatnonzero(outcomes.local_strict != outcomes.local_verdict).tolist():
-            strict = VERDICTS[int(outcomes.local_strict[row])]
+        for row in np.flatnonzero(columns.local_strict != columns.local_verdict).tolist():
+            strict = VERDICTS[int(columns.local_strict[row])]
             texts[row].append(strict_words(strict))
         return ["; ".join(dict.fromkeys(each)) for each in texts]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What policies decide on connections, and on those that either side may have opened."""
+"""The verdicts of connections as columns, combined where either side may have opened them."""
 
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from podtally.policy.model import (
 from podtally.policy.reference import engine
 
 NAMES = "names"  # a cause: not all DNS of the endpoint was seen
-NO_OUTCOME = -1  # policies were not evaluated
+NOT_JUDGED = -1  # policies were not evaluated
 # Causes of an `unknown` that is reported where a policy isolates. Unreadable objects and selectors
 # that cannot be evaluated have alerts of their own.
 _UNDECIDED = (engine.PROTOCOL, engine.UNKNOWN_END, engine.DOUBT, engine.SAME_PRIORITY)
@@ -34,11 +34,11 @@ _UNKNOWN, _DENIED = VERDICTS.index(UNKNOWN), VERDICTS.index(DENIED)
 _ALLOWED = VERDICTS.index(ALLOWED)
 
 
-class Outcomes(NamedTuple):
+class VerdictColumns(NamedTuple):
     """Of connections; index i of every array is the same one."""
 
     verdict: NDArray[np.uint8]  # local and peer combined
-    local: NDArray[np.int32]  # the local outcome's number; NO_OUTCOME
+    local: NDArray[np.int32]  # the number of the local outcome; NOT_JUDGED
     peer: NDArray[np.int32]  # the peer's
     local_verdict: NDArray[np.uint8]  # of the local endpoint's policies alone
     opened: NDArray[np.uint8]  # INITIATOR_*: the opening that was judged
@@ -46,8 +46,8 @@ class Outcomes(NamedTuple):
     local_strict: NDArray[np.uint8]  # the local verdict where DNS answers end with their TTL
     in_doubt: NDArray[np.bool_]  # one opening is denied locally, and it may have been the other
 
-    def put(self, rows: NDArray[np.int64], part: "Outcomes") -> None:
-        for name in Outcomes._fields:
+    def put(self, rows: NDArray[np.int64], part: "VerdictColumns") -> None:
+        for name in VerdictColumns._fields:
             getattr(self, name)[rows] = getattr(part, name)
 
     def are_by_expired(self) -> NDArray[np.bool_]:
@@ -61,12 +61,12 @@ class Outcomes(NamedTuple):
         return np.where(self.local_verdict == self.verdict, self.local, self.peer).astype(np.int64)
 
 
-def no_outcomes(count: int) -> Outcomes:
+def no_verdicts(count: int) -> VerdictColumns:
     """Return unknown verdicts, without an evaluation."""
-    none, unknown = np.full(count, NO_OUTCOME, np.int32), np.full(count, _UNKNOWN, np.uint8)
+    none, unknown = np.full(count, NOT_JUDGED, np.int32), np.full(count, _UNKNOWN, np.uint8)
     no = np.zeros(count, np.bool_)
     opened = np.full(count, INITIATOR_UNKNOWN, np.uint8)
-    return Outcomes(
+    return VerdictColumns(
         verdict=unknown,
         local=none,
         peer=none.copy(),
@@ -93,8 +93,10 @@ def is_undecided(outcome: DirectionVerdict) -> bool:
     return bool(outcome.policies) and outcome.cause in _UNDECIDED
 
 
-def combine_openings(local: Outcomes, peer: Outcomes, given: JudgeInput) -> Outcomes:
-    """Combine the outcomes if the local endpoint opened the connections and if the peer did.
+def combine_openings(
+    local: VerdictColumns, peer: VerdictColumns, given: JudgeInput
+) -> VerdictColumns:
+    """Combine the verdicts if the local endpoint opened the connections and if the peer did.
 
     What both openings agree on holds. Where evidence contradicts itself, both are taken to have
     happened and a denial of one is a denial: forged evidence hides none.
@@ -107,14 +109,17 @@ def combine_openings(local: Outcomes, peer: Outcomes, given: JudgeInput) -> Outc
     picked = _where(by_peer, peer, local)
     port_known = decided & (one_denied | (given.initiator & INITIATOR_MASK != 0))
     in_doubt = ~decided & ((local.local_verdict == _DENIED) | (peer.local_verdict == _DENIED))
-    found = _where(decided, picked, no_outcomes(len(decided)))
+    found = _where(decided, picked, no_verdicts(len(decided)))
     # A doubt has the direction of what would be denied, even where the opener is unknown.
     opened = np.where(local.local_verdict == _DENIED, INITIATOR_ENDPOINT, INITIATOR_PEER)
     opened = np.where(in_doubt, opened, found.opened).astype(np.uint8)
     return found._replace(opened=opened, port_known=port_known, in_doubt=in_doubt)
 
 
-def _where(condition: NDArray[np.bool_], ones: Outcomes, others: Outcomes) -> Outcomes:
-    return Outcomes._make(
-        np.where(condition, getattr(ones, name), getattr(others, name)) for name in Outcomes._fields
+def _where(
+    condition: NDArray[np.bool_], ones: VerdictColumns, others: VerdictColumns
+) -> VerdictColumns:
+    return VerdictColumns._make(
+        np.where(condition, getattr(ones, name), getattr(others, name))
+        for name in VerdictColumns._fields
     )
