@@ -8,7 +8,7 @@ serves until its input ends.
 import sys
 from pathlib import Path
 
-from tests.apiserver import ApiServer
+from tests.apiserver.server import ApiServer
 from tests.e2e.kube_node import kubeconfig
 from tests.plugin_support import agent_pod
 

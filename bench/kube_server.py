@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from bench import cluster_objects
-from tests.apiserver import ApiServer
+from tests.apiserver.server import ApiServer
 from tests.e2e.kube_node import kubeconfig
 
 

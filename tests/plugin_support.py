@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 from podtally.plugin.agent_pods import DEFAULT_NAMESPACE
-from tests.apiserver import ApiServer
-from tests.apiserver_store import Key
-from tests.apiserver_streams import PodBackend
+from tests.apiserver.server import ApiServer
+from tests.apiserver.store import Key
+from tests.apiserver.streams import PodBackend
 from tests.unit.kubeconfig_files import write_config
 
 PORT = 9775

@@ -15,7 +15,7 @@ import pytest
 from podtally.config import ClickHouse
 from podtally.config.structs import ClickHouseTls
 from podtally.history.clickhouse import ClickHouseClient, UncertainError
-from tests.apiserver_certificates import Authority
+from tests.apiserver.certificates import Authority
 
 _CONFIG = """\
 <yandex>

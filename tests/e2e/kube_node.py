@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.apiserver import ApiServer
+from tests.apiserver.server import ApiServer
 from tests.e2e import kube_objects as objects
 from tests.e2e import pods
 from tests.e2e.pod_host import PodHost, pod_host

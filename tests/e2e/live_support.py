@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from podtally import cli
-from tests.apiserver_store import Object
+from tests.apiserver.store import Object
 from tests.unit.kubeconfig_files import write_config
 
 DENY_STRAYS = {

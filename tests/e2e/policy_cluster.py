@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.apiserver import ApiServer
-from tests.apiserver_store import Object
+from tests.apiserver.server import ApiServer
+from tests.apiserver.store import Object
 from tests.e2e import kube_objects as objects
 from tests.e2e.kube_node import kubeconfig
 from tests.e2e.pods import Node, Pod

@@ -16,9 +16,9 @@ import yaml
 
 from podtally.commands.policies import live_cluster
 from podtally.policy.load.api_resources import POLICY_RESOURCES
-from tests.apiserver import ApiServer, Fault
-from tests.apiserver_recordings import RECORDINGS, Player
-from tests.apiserver_store import KINDS, Object
+from tests.apiserver.recordings import RECORDINGS, Player
+from tests.apiserver.server import ApiServer, Fault
+from tests.apiserver.store import KINDS, Object
 from tests.e2e.live_support import DENY_STRAYS, Run, live, pod, runner
 
 FRONTEND = {

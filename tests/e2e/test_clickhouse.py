@@ -20,7 +20,7 @@ from podtally.history.reader import HistoryReader
 from podtally.history.retention import StoreLimits
 from podtally.history.writer import HistoryWriter
 from podtally.ledger.recording.history_rows import Batch
-from tests.apiserver_certificates import Authority
+from tests.apiserver.certificates import Authority
 from tests.e2e.clickhouse import ClickHouseServer
 from tests.unit.history.test_store import DAY_MINUTES, START, batch
 

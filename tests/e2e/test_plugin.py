@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.apiserver_store import KINDS
+from tests.apiserver.store import KINDS
 from tests.e2e.agents import Agent, Places, Samples, value
 from tests.e2e.conftest import free_port
 from tests.e2e.kube_node import kubeconfig

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from podtally.export.flow_log import FlowRecord
-from tests.apiserver import Fault
+from tests.apiserver.server import Fault
 from tests.e2e.agents import Agent, Scraper, assert_books_close, value
 from tests.e2e.conftest import MakeAgent
 from tests.e2e.pods import Node, Pod, counters

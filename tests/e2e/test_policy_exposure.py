@@ -11,7 +11,7 @@ import pytest
 
 from podtally.export.event_log import EventRecord
 from podtally.export.flow_log import FlowRecord
-from tests.apiserver_store import Object
+from tests.apiserver.store import Object
 from tests.e2e.agents import Agent, Samples, Scraper, assert_books_close, value
 from tests.e2e.conftest import MakeAgent
 from tests.e2e.pods import Node, Pod, counters

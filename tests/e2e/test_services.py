@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.apiserver import ApiServer
+from tests.apiserver.server import ApiServer
 from tests.e2e.agents import Agent, assert_books_close, value
 from tests.e2e.conftest import MakeAgent
 from tests.e2e.kube_node import kubeconfig

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from tests.apiserver_certificates import Authority
+from tests.apiserver.certificates import Authority
 from tests.e2e.agents import Agent, Samples, environment
 from tests.e2e.conftest import MakeAgent
 from tests.e2e.pods import Node, Pod

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.apiserver_certificates import Authority, Pair
+from tests.apiserver.certificates import Authority, Pair
 from tests.e2e.conftest import free_port
 from tests.e2e.web_fixtures import Written, authority, pair, written
 from tests.e2e.web_support import (

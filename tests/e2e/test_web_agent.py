@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.apiserver_certificates import Authority, Pair
+from tests.apiserver.certificates import Authority, Pair
 from tests.e2e.agents import Agent, environment, parse, value
 from tests.e2e.conftest import MakeAgent, free_port
 from tests.e2e.prometheus import prometheus

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.apiserver_certificates import Authority, Pair
+from tests.apiserver.certificates import Authority, Pair
 from tests.e2e.web_support import NAMES
 
 Written = Callable[[str], Path]

@@ -21,7 +21,7 @@ from podtally.ledger.metrics.view import View
 from podtally.ledger.series.label_sets import PodLabels
 from podtally.ledger.series.series import SeriesView
 from podtally.web.server import WebServer
-from tests.apiserver_certificates import Authority, Pair
+from tests.apiserver.certificates import Authority, Pair
 
 USER, PASSWORD = "prometheus", "correct horse"
 COST = 8  # quick, and yet to be felt

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from tests.apiserver import ApiServer
+from tests.apiserver.server import ApiServer
 from tests.e2e import kube_objects as objects
 from tests.e2e.kube_node import kubeconfig
 from tests.e2e.pods import Counters, ip, sysctl, until_up

@@ -21,8 +21,8 @@ from podtally.kube.model import (
     WatchEvent,
 )
 from podtally.kube.source import KubeSource
-from tests.apiserver import ApiServer
-from tests.apiserver_store import KINDS, Key, Object, key_of
+from tests.apiserver.server import ApiServer
+from tests.apiserver.store import KINDS, Key, Object, key_of
 
 QUICK = ClientTiming(
     connect_seconds=1.0,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import bcrypt
 
-from tests.apiserver_certificates import Pair
+from tests.apiserver.certificates import Pair
 
 CHEAP = 4  # the least that bcrypt takes
 _SALT = "abcdefghijklmnopqrstuu"  # 16 bytes, as bcrypt writes them

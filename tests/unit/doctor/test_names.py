@@ -11,7 +11,7 @@ from podtally.doctor.finding import DoctorFinding
 from podtally.doctor.names import names
 from podtally.kube.objects import RESOURCES
 from podtally.policy.load.api_resources import POLICY_RESOURCES
-from tests.apiserver import ApiServer, Fault
+from tests.apiserver.server import ApiServer, Fault
 from tests.unit.kubeconfig_files import write_config
 
 

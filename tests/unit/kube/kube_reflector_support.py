@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a reflector of the tests has."""
 
-from tests.apiserver import ApiServer
+from tests.apiserver.server import ApiServer
 from tests.unit.kube_support import (
     pod,
 )

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from podtally.kube.backoff import Backoff, ClientTiming
-from tests.apiserver import ApiServer, Fault
-from tests.apiserver_store import Object
+from tests.apiserver.server import ApiServer, Fault
+from tests.apiserver.store import Object
 from tests.unit.kube_support import BOUND_SECONDS, PATIENT, Watching, resource, wait_for
 
 NAME = "adminnetworkpolicies"

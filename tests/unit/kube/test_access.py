@@ -18,8 +18,8 @@ from podtally.kube import kubeconfig
 from podtally.kube.access import Access
 from podtally.kube.api_access import in_cluster
 from podtally.kube.http import ApiError, Client, ConnectError, ContactError
-from tests.apiserver import ApiServer
-from tests.apiserver_certificates import Authority, Pair
+from tests.apiserver.certificates import Authority, Pair
+from tests.apiserver.server import ApiServer
 from tests.unit.kube_support import QUICK, Watching, pod, wait_for
 from tests.unit.kubeconfig_files import SECRET, write_config
 

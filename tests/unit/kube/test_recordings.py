@@ -6,9 +6,9 @@ import json
 import pytest
 
 from podtally.kube.http import ApiError, Client
-from tests.apiserver import ApiServer
-from tests.apiserver_recordings import PLAYED, RECORDINGS, Player, listed, watched
-from tests.apiserver_store import KINDS, Object, key_of
+from tests.apiserver.recordings import PLAYED, RECORDINGS, Player, listed, watched
+from tests.apiserver.server import ApiServer
+from tests.apiserver.store import KINDS, Object, key_of
 from tests.unit.kube_support import PATIENT, QUICK, Watching, access_to, resource, wait_for
 
 pytestmark = pytest.mark.skipif(not RECORDINGS.is_dir(), reason="no ../shared/k8s-recordings")

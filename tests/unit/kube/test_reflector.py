@@ -11,8 +11,8 @@ import pytest
 
 from podtally.kube.access import Access, ApiServerAddress
 from podtally.kube.credentials import CredentialData, FileCredentials
-from tests.apiserver import ApiServer, Fault
-from tests.apiserver_store import Object
+from tests.apiserver.server import ApiServer, Fault
+from tests.apiserver.store import Object
 from tests.unit.kube.kube_reflector_support import filled
 from tests.unit.kube_support import (
     BOUND_SECONDS,

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from podtally.kube.backoff import ClientTiming
-from tests.apiserver import ApiServer, Fault
+from tests.apiserver.server import ApiServer, Fault
 from tests.unit.kube.kube_reflector_support import filled
 from tests.unit.kube_support import (
     BOUND_SECONDS,

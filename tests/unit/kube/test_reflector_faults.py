@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from tests.apiserver import ApiServer, Fault
+from tests.apiserver.server import ApiServer, Fault
 from tests.unit.kube_support import QUICK, Watching, pod, resource
 
 NAMES = st.sampled_from([f"pod-{number}" for number in range(11)])

@@ -13,7 +13,7 @@ from podtally.export.publisher import Health, Publisher
 from podtally.ledger.metrics.view import View
 from podtally.plugin import cli
 from podtally.web.server import WebServer
-from tests.apiserver import ApiServer
+from tests.apiserver.server import ApiServer
 from tests.plugin_support import agent_pod, kubeconfig_of
 from tests.unit.api.test_dns_views import NAME, answer, asked, host
 from tests.unit.lookup_host import shop

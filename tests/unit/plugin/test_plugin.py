@@ -20,8 +20,8 @@ from podtally.ledger.series.label_sets import BookLabels, FlowLabels, OutcomeLab
 from podtally.ledger.series.series import SeriesView
 from podtally.plugin import cli
 from podtally.web.server import WebServer
-from tests.apiserver import ApiServer, Fault
-from tests.apiserver_certificates import Authority
+from tests.apiserver.certificates import Authority
+from tests.apiserver.server import ApiServer, Fault
 from tests.plugin_support import agent_pod, kubeconfig_of
 from tests.unit.api.test_api import Register, Term
 from tests.unit.kubeconfig_files import write_config

@@ -21,7 +21,7 @@ from podtally.policy.load.policy_files import LoadedFiles, PolicyFiles
 from podtally.policy.load.policy_sources import DeclaredPolicies, PolicySources
 from podtally.policy.model import ALLOWED, DENIED, UNKNOWN, Policy
 from podtally.policy.reference.engine import Engine
-from tests.apiserver import ApiServer
+from tests.apiserver.server import ApiServer
 from tests.unit.kube_support import BOUND_SECONDS, PATIENT, access_to, wait_for
 from tests.unit.policy.policy_api import Json, changed, ingress, network_policy, page
 from tests.unit.policy.policy_support import ask, pod

@@ -25,7 +25,7 @@ from podtally.web.config import (
     read_web_config,
 )
 from podtally.web.reload import WebConfigWatch
-from tests.apiserver_certificates import Authority, Pair
+from tests.apiserver.certificates import Authority, Pair
 from tests.unit.web_support import hashed, secure, written
 
 PAIR = "tls_server_config: {cert_file: a.pem, key_file: a.key"

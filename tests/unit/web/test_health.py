@@ -11,7 +11,7 @@ import pytest
 
 from podtally import cli
 from podtally.export.publisher import Health
-from tests.apiserver_certificates import Authority
+from tests.apiserver.certificates import Authority
 from tests.unit.web.test_server import Served
 
 

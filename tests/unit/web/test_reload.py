@@ -11,7 +11,7 @@ import pytest
 
 from podtally.web import reload
 from podtally.web.reload import WebConfigWatch
-from tests.apiserver_certificates import Authority, Pair
+from tests.apiserver.certificates import Authority, Pair
 from tests.unit.web_support import hashed, header, secure, written
 
 BCRYPT = hashed("x")

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tests.apiserver_store import Key, Kind, Object, Write
-from tests.apiserver_streams import PROTOCOL, ChannelSocket, accept_key, execute, forward
+from tests.apiserver.store import Key, Kind, Object, Write
+from tests.apiserver.streams import PROTOCOL, ChannelSocket, accept_key, execute, forward
 
 if TYPE_CHECKING:
-    from tests.apiserver import ApiServer
+    from tests.apiserver.server import ApiServer
 
 
 class Request(NamedTuple):

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.apiserver_store import KINDS, Object, Store
+from tests.apiserver.store import KINDS, Object, Store
 
-RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "k8s-recordings"
+RECORDINGS = Path(__file__).resolve().parents[3] / "shared" / "k8s-recordings"
 PLAYED = (
     "pods",
     "namespaces",

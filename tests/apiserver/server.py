@@ -14,9 +14,9 @@ from http.server import ThreadingHTTPServer
 from socket import SHUT_RDWR, socket
 from types import TracebackType
 
-from tests.apiserver_requests import Handler, Request
-from tests.apiserver_store import KINDS, Key, Kind, Object, Store
-from tests.apiserver_streams import PodBackend
+from tests.apiserver.requests import Handler, Request
+from tests.apiserver.store import KINDS, Key, Kind, Object, Store
+from tests.apiserver.streams import PodBackend
 
 
 @dataclass
