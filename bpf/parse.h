@@ -100,9 +100,8 @@ struct extension_header {
 
 /*
  * The verifier follows what comes after a branch once for each set of numbers that it can tell
- * apart: a flag that one branch leaves 0 and the other 1 doubles its work from there on. So flags
- * are made without branches where that costs nothing, loops are not unrolled, and where the paths
- * of parse_any() meet, it is made to forget.
+ * apart: a flag that one branch leaves 0 and the other 1 doubles its work from there on. So loops
+ * are not unrolled here, and where the paths of parse_any() meet, it is made to forget.
  *
  * FORGET returns the same number, as one of which the verifier knows nothing: read from memory
  * that an atomic has changed. It takes a few nanoseconds.

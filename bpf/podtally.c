@@ -33,7 +33,8 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 	struct block *block;
 	struct hot *slot = NULL;
 
-	packets |= (packets - 1) >> 63; /* at least one, without a branch: see FORGET() */
+	if (!packets)
+		packets = 1;
 	if (SKB_FIELD(skb, vlan_present))
 		note_tag(ifindex, direction);
 	if (uplink && direction == FROM_ENDPOINT) {
