@@ -17,7 +17,8 @@ from pathlib import Path
 
 from bench import outcomes_world as world
 from bench.node import NODE
-from bench.outcomes_ends import GRACEFUL, Attempts
+from bench.outcomes_ends import GRACEFUL
+from bench.outcomes_raw import PING, TCP, Attempts
 from bench.report import Cell, Report, progress, show
 
 EXAMPLE = "scripts/bench outcomes --connections 20000"
@@ -25,6 +26,7 @@ COLUMNS = ("figure", "value", "target", "ok")
 TARGET_MS = 0.1
 DECIDED_SECONDS = 90.0
 HANDSHAKE_PORTS = 40_000
+_PROTOCOLS = {"icmp": PING, "icmpv6": PING}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,26 +56,30 @@ def main(arguments: argparse.Namespace) -> int:
     return 0 if report.met else 1
 
 
-def _counted(expected: int) -> Counter[tuple[int, str]]:
-    """Return the connections that the agent has decided, by port and outcome."""
+def _counted(expected: int) -> Counter[tuple[str, int, str]]:
+    """Return the connections that the agent has decided, by protocol, port and outcome."""
     deadline = time.monotonic() + DECIDED_SECONDS
     while True:
-        counted: Counter[tuple[int, str]] = Counter()
+        counted: Counter[tuple[str, int, str]] = Counter()
         for labels, value in world.samples("podtally_connection_outcomes_total"):
             if labels["direction"] == "egress" and labels["port"].isdecimal():
-                counted[int(labels["port"]), labels["outcome"]] += int(value)
+                protocol = _PROTOCOLS.get(labels["protocol"], labels["protocol"])
+                counted[protocol, int(labels["port"]), labels["outcome"]] += int(value)
         if sum(counted.values()) >= expected or time.monotonic() > deadline:
             return counted
         time.sleep(2)
 
 
-def _outcome_rows(seen: world.Seen, counted: Counter[tuple[int, str]]) -> list[tuple[Cell, ...]]:
+def _outcome_rows(
+    seen: world.Seen, counted: Counter[tuple[str, int, str]]
+) -> list[tuple[Cell, ...]]:
     rows: list[tuple[Cell, ...]] = []
-    ports = {kind.port for kind in world.KINDS}
-    counted = Counter({key: count for key, count in counted.items() if key[0] in ports})
+    kinds = {(kind.protocol, kind.port) for kind in world.KINDS}
+    counted = Counter({key: count for key, count in counted.items() if key[:2] in kinds})
     for key in sorted(seen.outcomes | counted):
         found, expected = counted[key], seen.outcomes[key]
-        rows.append((f"port {key[0]}: {key[1]}", found, expected, found == expected))
+        name = f"{key[0]} {key[1]}".removesuffix(" 0")
+        rows.append((f"{name}: {key[2]}", found, expected, found == expected))
     wrong = sum(((counted - seen.outcomes) | (seen.outcomes - counted)).values())
     total = sum(seen.outcomes.values())
     rows.append((f"connections of {total} with another outcome", wrong, 0, wrong == 0))
@@ -96,7 +102,7 @@ def _captured(count: int) -> dict[int, tuple[float, float]]:
     address = world.ADDRESSES[world.SERVER][0]
     for first in range(0, count, 20):
         some = min(20, count - first)
-        world.run_client([Attempts(address, GRACEFUL, False, HANDSHAKE_PORTS + first, some)])
+        world.run_client([Attempts(address, GRACEFUL, TCP, HANDSHAKE_PORTS + first, some)])
     capture.terminate()
     assert capture.stdout is not None
     found = {}

@@ -18,26 +18,26 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
-from typing import NamedTuple
+
+from bench.outcomes_raw import (
+    PING,
+    RECVERR,
+    SCTP,
+    TCP,
+    UDP,
+    Attempts,
+    associate,
+    ping,
+    sctp_server,
+    word,
+)
 
 GRACEFUL, SERVER_RESETS, CLIENT_RESETS, SERVER_DIES = 8000, 8007, 8008, 8009
 ECHO, SINK = 9000, 9001
 DYING = 50  # connections that one dying server accepts
-PATIENCE_SECONDS = 2.5
 AT_ONCE = 400
 _LINGER = struct.pack("ii", 1, 0)  # close() sends a RST
 _SYN, _ACK = 2, 16
-_RECVERR = {socket.IPPROTO_IP: 11, socket.IPPROTO_IPV6: 25}
-
-
-class Attempts(NamedTuple):
-    """Connections of one kind, from consecutive ports of the client."""
-
-    address: str
-    port: int
-    udp: bool
-    first_port: int
-    amount: int
 
 
 # -- the server -------------------------------------------------------------------------
@@ -45,6 +45,8 @@ class Attempts(NamedTuple):
 
 def serve() -> None:
     threading.Thread(target=_datagrams, daemon=True).start()
+    for family in (socket.AF_INET, socket.AF_INET6):
+        threading.Thread(target=sctp_server, args=(family, ECHO), daemon=True).start()
     threading.Thread(target=_die_again, daemon=True).start()
     listening = selectors.DefaultSelector()
     for port in (GRACEFUL, SERVER_RESETS, CLIENT_RESETS):
@@ -114,7 +116,8 @@ def attempt(kind: Attempts) -> Counter[str]:
     at_once = DYING if kind.port == SERVER_DIES else AT_ONCE
     for first in range(0, kind.amount, at_once):
         some = range(first, min(first + at_once, kind.amount))
-        seen += _udp(kind, some) if kind.udp else _tcp(kind, some)
+        ways = {TCP: _tcp, UDP: _udp, SCTP: associate, PING: ping}
+        seen += ways[kind.protocol](kind, some)
         if kind.port == SERVER_DIES:
             time.sleep(0.2)
     return seen
@@ -126,11 +129,11 @@ def _tcp(kind: Attempts, some: range) -> Counter[str]:
         connection = _client(kind, number, socket.SOCK_STREAM)
         failed = connection.connect_ex((kind.address, kind.port))
         if failed not in (0, errno.EINPROGRESS):
-            seen[_word(failed)] += 1
+            seen[word(failed)] += 1
             connection.close()
             continue
         waiting.register(connection, selectors.EVENT_WRITE)
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + kind.patience
     opened = []
     while waiting.get_map() and (left := deadline - time.monotonic()) > 0:
         for key, _ in waiting.select(left):
@@ -138,17 +141,23 @@ def _tcp(kind: Attempts, some: range) -> Counter[str]:
             waiting.unregister(key.fileobj)
             failed = key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if failed and not (failed == errno.ECONNRESET and kind.port == SERVER_RESETS):
-                seen[_word(failed)] += 1
+                seen[word(failed)] += 1
                 key.fileobj.close()
             else:
                 opened.append(key.fileobj)
-    for key in list(waiting.get_map().values()):
-        assert isinstance(key.fileobj, socket.socket)
-        seen["timeout"] += 1
-        key.fileobj.close()
+    _give_up(waiting, seen)
     for connection in opened:
         seen[_use(connection, kind.port)] += 1
     return seen
+
+
+def _give_up(waiting: selectors.BaseSelector, seen: Counter[str]) -> None:
+    """Close what is left; an error may have come since."""
+    for key in list(waiting.get_map().values()):
+        assert isinstance(key.fileobj, socket.socket)
+        failed = key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        seen[word(failed) if failed else "timeout"] += 1
+        key.fileobj.close()
 
 
 def _use(connection: socket.socket, port: int) -> str:
@@ -173,16 +182,16 @@ def _udp(kind: Attempts, some: range) -> Counter[str]:
         sender = _client(kind, number, socket.SOCK_DGRAM)
         level = socket.IPPROTO_IPV6 if ":" in kind.address else socket.IPPROTO_IP
         # else an unreachable host is not reported to the socket
-        sender.setsockopt(level, _RECVERR[level], 1)
+        sender.setsockopt(level, RECVERR[level], 1)
         try:
             sender.connect((kind.address, kind.port))
             sender.send(b"data")
         except OSError as error:
-            seen[_word(error.errno or 0)] += 1
+            seen[word(error.errno or 0)] += 1
             sender.close()
             continue
         waiting.register(sender, selectors.EVENT_READ)
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + kind.patience
     while waiting.get_map() and (left := deadline - time.monotonic()) > 0:
         for key, _ in waiting.select(left):
             assert isinstance(key.fileobj, socket.socket)
@@ -192,11 +201,8 @@ def _udp(kind: Attempts, some: range) -> Counter[str]:
                     sender.recv(64)
                     seen["answered"] += 1
                 except OSError as error:
-                    seen[_word(error.errno or 0)] += 1
-    for key in list(waiting.get_map().values()):
-        assert isinstance(key.fileobj, socket.socket)
-        seen["timeout"] += 1
-        key.fileobj.close()
+                    seen[word(error.errno or 0)] += 1
+    _give_up(waiting, seen)
     return seen
 
 
@@ -207,10 +213,6 @@ def _client(kind: Attempts, number: int, what: int) -> socket.socket:
     client.bind(("", kind.first_port + number))
     client.setblocking(False)
     return client
-
-
-def _word(failed: int) -> str:
-    return errno.errorcode.get(failed, str(failed))
 
 
 # -- the capture ------------------------------------------------------------------------

@@ -23,14 +23,17 @@ from bench.outcomes_ends import (
     SERVER_DIES,
     SERVER_RESETS,
     SINK,
-    Attempts,
 )
+from bench.outcomes_raw import PING, SCTP, TCP, UDP, Attempts
 from podtally.errors import PodtallyError
 
 CLIENT, SERVER = "ptl-bench-client", "ptl-bench-server"
 INTERFACE = "ptlbc"  # the node's end of the client's pair
 ADDRESSES = {CLIENT: ("10.99.1.2", "2001:db8:1::2"), SERVER: ("10.99.2.2", "2001:db8:2::2")}
 NOWHERE = ("198.18.9.1", "2001:db8:9::1")  # the node has no route there, and says so
+ANYWHERE = ("198.18.32.1", "2001:db8:32::1")  # all addresses of these networks are the server's
+SILENT = ("198.18.64.1", "2001:db8:64::1")  # the node drops what goes there
+PING_PORT = 0
 _SAMPLE = re.compile(r"(podtally_\w+)\{(.*)\} (\S+)")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
@@ -42,6 +45,9 @@ table inet bench {
     tcp dport 8003 reject
     tcp dport 8004 reject with tcp reset
     udp dport 9003 drop
+    sctp dport 9003 drop
+    ip daddr 198.18.64.0/19 drop
+    ip6 daddr 2001:db8:64::/64 drop
   }
 }
 """
@@ -61,28 +67,36 @@ class Kind(NamedTuple):
 
     port: int
     share: int
-    udp: bool = False
-    nowhere: bool = False
+    protocol: str = TCP
+    to: tuple[str, str] = ("", "")  # by family; else the server
     refusal: str = "rejected"
+    silent: bool = False  # no answer is expected
 
 
 KINDS = (
     Kind(GRACEFUL, 20),
     Kind(8001, 20, refusal="refused"),
-    Kind(8002, 6),
+    Kind(8002, 6, silent=True),
     Kind(8003, 10),
     Kind(8004, 10, refusal="refused"),
-    Kind(8005, 6),
+    Kind(8005, 6, silent=True),
     Kind(8006, 10),
     Kind(SERVER_RESETS, 10),
     Kind(CLIENT_RESETS, 10),
     Kind(SERVER_DIES, 2),
-    Kind(8010, 8, nowhere=True),
-    Kind(ECHO, 20, udp=True),
-    Kind(SINK, 6, udp=True),
-    Kind(9002, 12, udp=True),
-    Kind(9003, 6, udp=True),
-    Kind(9010, 8, udp=True, nowhere=True),
+    Kind(8010, 8, to=NOWHERE),
+    Kind(ECHO, 20, UDP),
+    Kind(SINK, 6, UDP, silent=True),
+    Kind(9002, 12, UDP),
+    Kind(9003, 6, UDP, silent=True),
+    Kind(9010, 8, UDP, NOWHERE),
+    Kind(ECHO, 6, SCTP),
+    Kind(SINK, 3, SCTP, silent=True),
+    Kind(9003, 3, SCTP, silent=True),
+    Kind(9010, 4, SCTP, NOWHERE),
+    Kind(PING_PORT, 3, PING, ANYWHERE),  # each to an address of its own
+    Kind(PING_PORT, 2, PING, SILENT, silent=True),
+    Kind(PING_PORT, 2, PING, NOWHERE),
 )
 _WORKED = {"closed": "closed", "reset by us": "reset_by_endpoint", "reset by peer": "reset_by_peer"}
 
@@ -99,7 +113,7 @@ def expected(kind: Kind, seen: str) -> str:
 class Seen(NamedTuple):
     """What the clients saw: connections by port and outcome, and by ending."""
 
-    outcomes: Counter[tuple[int, str]]
+    outcomes: Counter[tuple[str, int, str]]
     endings: Counter[str]
     odd: int  # errors that no kind explains
 
@@ -127,10 +141,10 @@ class Run:
         finally:
             done.set()
             killer.join()
-        outcomes, endings, odd = Counter[tuple[int, str]](), Counter[str](), 0
+        outcomes, endings, odd = Counter[tuple[str, int, str]](), Counter[str](), 0
         for kind, seen in zip(wanted, found, strict=True):
             for word, count in seen.items():
-                outcomes[kind.port, expected(kind, word)] += count
+                outcomes[kind.protocol, kind.port, expected(kind, word)] += count
                 odd += count * (word == "stuck")
                 if word in _WORKED:
                     endings[_WORKED[word]] += count
@@ -173,9 +187,11 @@ def _attempts(total: int, client_port: int) -> tuple[list[Kind], list[Attempts]]
         if kind.port == SERVER_DIES:
             count = -(-count // DYING) * DYING
         for family in (0, 1):
-            address = NOWHERE[family] if kind.nowhere else ADDRESSES[SERVER][family]
+            address = kind.to[family] or ADDRESSES[SERVER][family]
             wanted.append(kind)
-            attempts.append(Attempts(address, kind.port, kind.udp, client_port, count))
+            attempts.append(
+                Attempts(address, kind.port, kind.protocol, client_port, count, kind.silent)
+            )
     return wanted, attempts
 
 
@@ -240,8 +256,15 @@ def made() -> Iterator[None]:
                 *("net.ipv4.icmp_msgs_per_sec=1000000", "net.ipv4.icmp_msgs_burst=1000000"),
             ):
                 _run(name, ["sysctl", "-qw", setting])
-        ip(f"-n {NODE} route add unreachable 198.18.9.0/24")
+        ip(f"-n {NODE} route add unreachable 198.18.8.0/21")
         ip(f"-n {NODE} -6 route add unreachable 2001:db8:9::/64")
+        four, six = ADDRESSES[SERVER]
+        ip(
+            *(f"-n {NODE} route add {each}.0/19 via {four}" for each in ("198.18.32", "198.18.64")),
+            *(f"-n {NODE} -6 route add 2001:db8:{each}::/64 via {six}" for each in (32, 64)),
+            f"-n {SERVER} route add local 198.18.32.0/19 dev lo",
+            f"-n {SERVER} -6 route add local 2001:db8:32::/64 dev lo",
+        )
         for name, rules in ((NODE, AT_NODE), (SERVER, AT_SERVER)):
             _run(name, ["nft", "-f", "-"], rules)
         server = background(SERVER, ["server"])

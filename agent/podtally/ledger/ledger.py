@@ -227,9 +227,10 @@ class Ledger:
         books = LedgerTables(self.interfaces, self.accounts, self.attribution)
         for each in ended:
             label_ended(each, books, context)
-        self.outcomes.settle(context, self.row_booking.rename)
+        closed = [*ended, self.pending.held]
+        self.outcomes.settle(context, self.row_booking.rename, closed)
         self.outcomes.settle_ended(ended, context)
-        self.retransmits.settle([*ended, self.connections.columns, self.pending.held], now_ns)
+        self.retransmits.settle([self.connections.columns, *closed], now_ns)
         for each in ended:
             self.recorder.end(each)
         described = [

@@ -36,6 +36,7 @@ _PROHIBITED = (3 << 8 | 9, 3 << 8 | 10, 3 << 8 | 13)
 _PROHIBITED6 = (1 << 8 | 1, 1 << 8 | 5, 1 << 8 | 6)
 _PORT_UNREACHABLE, _PORT_UNREACHABLE6 = 3 << 8 | 3, 1 << 8 | 4
 _EGRESS, _INGRESS = 0, 1
+GOT_THROUGH = (ESTABLISHED, ANSWERED, HALF_OPEN)
 _STOPPED = (REFUSED, REJECTED_BY_ICMP, UNANSWERED)
 _FIRST_EPHEMERAL = 32768  # net.ipv4.ip_local_port_range
 
@@ -78,7 +79,7 @@ def _of_denied(given: AuditInput) -> NDArray[np.int64]:
     are a question and its answer only if nothing would be sent to the opener's port otherwise.
     """
     outcome, inside = given.outcome, given.opener == _INGRESS
-    passed = np.isin(outcome, (ESTABLISHED, ANSWERED, HALF_OPEN))
+    passed = np.isin(outcome, GOT_THROUGH)
     two_openings = (outcome == ANSWERED) & (given.client_port < _FIRST_EPHEMERAL)
     doubtful = two_openings | (given.forged & passed)
     own_refusal = inside & np.isin(outcome, (REFUSED, REJECTED_BY_ICMP))

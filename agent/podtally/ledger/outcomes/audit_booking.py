@@ -27,10 +27,24 @@ class AuditBooking:
         self._accounts = accounts
         self._events = events
         self._changes = PolicyChanges()
-        self.ended: Sequence[ConnectionColumns] = ()  # in this epoch
+        self._closed: Sequence[ConnectionColumns] = ()
 
-    def learn(self, context: EpochContext) -> None:
+    def begin_epoch(self, context: EpochContext, closed: Sequence[ConnectionColumns]) -> None:
+        """``closed`` are connections that are no longer among the open ones."""
         self._changes.learn(context.declared.policies, context.now_ns)
+        self._closed = closed
+
+    def are_held(self, columns: ConnectionColumns, outcome: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Return which connections (n,) with their outcomes cannot be audited yet: what seems to
+        answer them comes from an endpoint that waits for the name of that address.
+        """
+        found = np.zeros(len(outcome), np.bool_)
+        stance = self._accounts.outcomes.stance[np.maximum(columns.account, 0)]
+        denied = (stance & enforcement.DENIED != 0) & (columns.account >= 0)
+        rows = np.flatnonzero(denied & np.isin(outcome, enforcement.GOT_THROUGH))
+        if len(rows):
+            found[rows] = are_forged(columns.take(rows), self._of(self._accounts.waiting))
+        return found
 
     def book(self, columns: ConnectionColumns, cells: Cells, now_ns: int) -> None:
         """Count connections (n,) that have just been decided; they have their labels."""
@@ -41,6 +55,7 @@ class AuditBooking:
             return
         columns, cells = columns.take(audited), cells.take(audited)
         key = columns.key
+        suspects = self._of(series.spoofs) + self._of(self._accounts.waiting)
         given = AuditInput(
             stance=stance[audited],
             outcome=columns.outcome,
@@ -49,7 +64,7 @@ class AuditBooking:
             is_ipv6=key["local_address"][:, 0] != 0,
             progress=columns.progress,
             client_port=np.where(cells.direction == 0, key["local_port"], key["remote_port"]),
-            forged=are_forged(columns, self._spoofing()),
+            forged=are_forged(columns, suspects),
         )
         result = enforcement.results(given)
         early = (result != enforcement.NO_RESULT) & self._is_early(columns, cells)
@@ -65,12 +80,11 @@ class AuditBooking:
             at_peer = cells._replace(value=np.full(len(audited), enforcement.ENFORCED))
             series.audit.add(at_peer.take(some), _ones(some), now_ns)
 
-    def _spoofing(self) -> list[ConnectionColumns]:
-        """Return the connections of endpoints that send from addresses of others."""
-        spoofs = self._accounts.outcomes.spoofs
+    def _of(self, accounts: NDArray[np.bool_]) -> list[ConnectionColumns]:
+        """Return the connections of accounts, given as a mask by index."""
         found = []
-        for part in (self._connections.columns, *self.ended):
-            rows = np.flatnonzero(spoofs[np.maximum(part.account, 0)] & (part.account >= 0))
+        for part in (self._connections.columns, *self._closed):
+            rows = np.flatnonzero(accounts[np.maximum(part.account, 0)] & (part.account >= 0))
             if len(rows):
                 found.append(part.take(rows))
         return found

@@ -70,9 +70,13 @@ class OutcomeBooking:
 
     # -- at the end of an epoch ----------------------------------------------------------
 
-    def settle(self, context: EpochContext, rename: Rename) -> None:
-        """Decide open connections; ``rename`` finds the labels of connections again."""
-        self._audit.learn(context)
+    def settle(
+        self, context: EpochContext, rename: Rename, closed: Sequence[ConnectionColumns] = ()
+    ) -> None:
+        """Decide open connections; ``rename`` finds the labels of connections again. ``closed``
+        are those that have just ended, or wait for a name since then.
+        """
+        self._audit.begin_epoch(context, closed)
         columns = self._connections.columns
         rows = np.flatnonzero(
             (columns.outcome == decision.UNDECIDED) & (columns.initiator & INITIATOR_MASK != 0)
@@ -87,12 +91,13 @@ class OutcomeBooking:
         unnamed = rows[columns.account[rows] == UNNAMED]
         if len(unnamed):
             rename(unnamed, context)
+        held = self._audit.are_held(columns.take(rows), found)
+        rows, found = rows[~held], found[~held]
         columns.outcome[rows] = found
         self._count(columns.take(rows), context)
 
     def settle_ended(self, ended: Sequence[ConnectionColumns], context: EpochContext) -> None:
         """Decide connections that are over, and count how they ended. They have their labels."""
-        self._audit.ended = ended
         for columns in ended:
             if not len(columns.fingerprint):
                 continue
@@ -102,7 +107,6 @@ class OutcomeBooking:
             columns.outcome[late] = found[late]
             self._count(columns.take(late), context)
             self._count_endings(columns, context.now_ns)
-        self._audit.ended = ()
 
     def endings(self, columns: ConnectionColumns) -> NDArray[np.uint8]:
         """Return ``decision.ENDINGS`` of connections that are over. (n,)"""
