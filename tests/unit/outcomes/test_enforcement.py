@@ -128,7 +128,7 @@ def audited() -> tuple[Served, Host]:
     denied = out("198.18.7.7", 3306)
     allowed = [out("203.0.113.9", 3306, port) for port in (1, 2)]
     rows = [each._replace(seen=OPEN, packets=(2, 2)) for each in (denied, *allowed)]
-    epoch(ledger, present(declare(ONLY_MYSQL)), rows)
+    epoch(ledger, present(declare(ONLY_MYSQL), now_ns=5 * SECOND), rows)
     return serve(host.answers, ledger.view()), host
 
 
@@ -154,6 +154,7 @@ def test_a_finding_is_one_event() -> None:
         row = out("198.18.7.7", 3306, 1000 + second)._replace(seen=OPEN)
         epoch(ledger, present(declared, now_ns=second * SECOND), [row])
 
+    epoch(ledger, present(declared, now_ns=8 * SECOND), [])
     (found,) = [
         each for each in due_events(ledger, 9 * SECOND) if each.labels.verdict == "not_enforced"
     ]
@@ -169,6 +170,7 @@ def test_what_began_before_a_change_of_policies_could_be_enforced_proves_nothing
     for second in (3, 11, 13):
         row = out("198.18.7.7", 3306, second)._replace(seen=OPEN, first_seen_ns=second * SECOND)
         epoch(ledger, present(declare(ONLY_MYSQL), now_ns=second * SECOND), [row])
+    epoch(ledger, present(declare(ONLY_MYSQL), now_ns=20 * SECOND), [])
 
     labels, values = ledger.view()[ENFORCEMENT]
     found = {each.result: n for each, (n,) in zip(labels, values.tolist(), strict=True)}

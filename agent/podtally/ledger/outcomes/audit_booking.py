@@ -16,6 +16,8 @@ from podtally.ledger.outcomes.policy_changes import PolicyChanges
 from podtally.outcomes import enforcement
 from podtally.outcomes.enforcement import AuditInput
 
+_HELD_NS = 3_000_000_000  # policies in files are read every 2 s
+
 
 class AuditBooking:
     """Over the connections and accounts of one ledger."""
@@ -28,14 +30,16 @@ class AuditBooking:
         self._events = events
         self._changes = PolicyChanges()
         self._closed: Sequence[ConnectionColumns] = ()
+        self._now_ns = 0
 
     def begin_epoch(self, context: EpochContext, closed: Sequence[ConnectionColumns]) -> None:
         """``closed`` are connections that are no longer among the open ones."""
         self._changes.learn(context.declared.policies, context.now_ns)
-        self._closed = closed
+        self._closed, self._now_ns = closed, context.now_ns
 
     def are_held(self, columns: ConnectionColumns, outcome: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Return which connections (n,) with their outcomes cannot be audited yet: what seems to
+        """Return which connections (n,) with their outcomes cannot be audited yet: a change of
+        policies may be on its way to us that the cluster has enforced already, or what seems to
         answer them comes from an endpoint that waits for the name of that address.
         """
         found = np.zeros(len(outcome), np.bool_)
@@ -43,7 +47,8 @@ class AuditBooking:
         denied = (stance & enforcement.DENIED != 0) & (columns.account >= 0)
         rows = np.flatnonzero(denied & np.isin(outcome, enforcement.GOT_THROUGH))
         if len(rows):
-            found[rows] = are_forged(columns.take(rows), self._of(self._accounts.waiting))
+            forged = are_forged(columns.take(rows), self._of(self._accounts.waiting))
+            found[rows] = forged | (columns.first_ns[rows] > self._now_ns - _HELD_NS)
         return found
 
     def book(self, columns: ConnectionColumns, cells: Cells, now_ns: int) -> None:
