@@ -3,7 +3,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,11 +50,15 @@ def test_it_is_one(page: str, command: str, capsys: pytest.CaptureFixture[str]) 
     build = plugin.build_parser if of_plugin else cli.build_parser
     if arguments == ["--help"]:
         return
+    failed = _exit_code(lambda: build((arguments[0],)).parse_args(arguments))
+    # A mention of a command alone lacks what it needs; it must be one, all the same.
+    said = capsys.readouterr().err
+    assert not failed or re.search("arguments are required|expected one argument", said), said
+
+
+def _exit_code(parse: Callable[[], object]) -> int:
     try:
-        build((arguments[0],)).parse_args(arguments)
+        parse()
     except SystemExit as ended:
-        # A mention of a command alone lacks what it needs; it must be one, all the same.
-        said = capsys.readouterr().err
-        assert ended.code == 0 or re.search("arguments are required|expected one argument", said), (
-            said
-        )
+        return int(ended.code or 0)
+    return 0
