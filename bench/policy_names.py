@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from podtally.dns.candidates import Candidates, name_column
+from podtally.dns.candidates import NameCandidates, name_column
 from podtally.policy.model import (
     ALLOW,
     DENY,
@@ -57,7 +57,7 @@ def flows(given: NamedWorld, count: int, pairs: int, seed: int) -> PackedConnect
     """Connections to ``pairs`` addresses; each has two names, and a tenth has expired answers."""
     pick = np.random.default_rng(seed).integers(0, pairs, count)
     numbers = np.stack([pick % NAMES, pick * 7 % NAMES], 1).ravel().astype(np.int32)
-    candidates = Candidates(
+    candidates = NameCandidates(
         table=given.names,
         offsets=np.arange(0, 2 * count + 1, 2),
         names=numbers,

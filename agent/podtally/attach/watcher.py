@@ -27,7 +27,7 @@ from podtally.netlink.links import (
 )
 from podtally.netlink.model import Link, Sink
 from podtally.netlink.namespaces import NAME_DIRS, NOT_ASSIGNED
-from podtally.netlink.netlink import Message, OverrunError, Requests, Subscription
+from podtally.netlink.netlink import NetlinkMessage, OverrunError, Requests, Subscription
 from podtally.supervision.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ class LinkWatcher:
         now = time.monotonic()
         self._check_at = self._check_at[:1] + [now + delay for delay in _ROUTE_DELAYS_S]
 
-    def _take_link(self, nsid: int, message: Message) -> None:
+    def _take_link(self, nsid: int, message: NetlinkMessage) -> None:
         link = parse_link(message.body) if message.kind in (NEWLINK, DELLINK) else None
         if link is None:
             return

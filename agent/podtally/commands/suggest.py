@@ -62,7 +62,7 @@ _KINDS = {
 }
 
 
-class FlowRow(msgspec.Struct, frozen=True):
+class SuggestedFlowRow(msgspec.Struct, frozen=True):
     flow: str
     connections: int
     bytes: int
@@ -80,7 +80,7 @@ class ProofRow(msgspec.Struct, frozen=True):
     holds: bool
     allowed: int  # flows
     set_aside: dict[str, int]  # flows that no rule is for, by reason
-    newly_denied: list[FlowRow]
+    newly_denied: list[SuggestedFlowRow]
     possible: PossibleRow
     removable: list[str]
     findings: list[str]
@@ -93,7 +93,7 @@ class PolicyRow(msgspec.Struct, frozen=True):
     workloads: list[str]
     manifest: str
     rules: int
-    excluded: list[FlowRow]
+    excluded: list[SuggestedFlowRow]
 
 
 class ChangeRow(msgspec.Struct, frozen=True):
@@ -318,12 +318,14 @@ def _policy_row(each: SuggestedPolicy, window: tuple[float, float]) -> PolicyRow
         list(map(str, each.workloads)),
         manifest(each, window),
         len(each.rules),
-        [FlowRow(str(f), f.connections, f.bytes, f.excluded) for f in each.excluded],
+        [SuggestedFlowRow(str(f), f.connections, f.bytes, f.excluded) for f in each.excluded],
     )
 
 
 def _proof_row(proof: Proof) -> ProofRow:
-    denied = [FlowRow(str(f), f.connections, f.bytes, f.excluded) for f in proof.newly_denied]
+    denied = [
+        SuggestedFlowRow(str(f), f.connections, f.bytes, f.excluded) for f in proof.newly_denied
+    ]
     possible = proof.possible
     return ProofRow(
         proof.holds,

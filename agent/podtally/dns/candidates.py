@@ -30,7 +30,7 @@ __all__ = [
     "NO_NAME_COLUMN",
     "SEEN_LATE",
     "Answered",
-    "Candidates",
+    "NameCandidates",
     "NameColumn",
     "empty",
     "from_lists",
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 
-class Candidates(NamedTuple):
+class NameCandidates(NamedTuple):
     """The names of n connections, as lists one behind the other.
 
     Connection i has the entries ``offsets[i]:offsets[i + 1]`` of ``names``, ``answered``,
@@ -79,12 +79,12 @@ class Candidates(NamedTuple):
         found = tuple(Answered(*answer) for answer in answers)
         return KnownNames(found, float(self.at[row]), int(self.missing[row]))
 
-    def take(self, index: NDArray[np.int64]) -> "Candidates":
+    def take(self, index: NDArray[np.int64]) -> "NameCandidates":
         """Return the candidates of the connections ``index``, in that order."""
         counts = np.diff(self.offsets)[index]
         offsets = np.concatenate(([0], np.cumsum(counts)))
         entry = np.arange(offsets[-1]) + np.repeat(self.offsets[index] - offsets[:-1], counts)
-        return Candidates(
+        return NameCandidates(
             self.table,
             offsets,
             self.names[entry],
@@ -97,9 +97,9 @@ class Candidates(NamedTuple):
         )
 
 
-def empty(n: int, missing: int = NAMES_OFF) -> Candidates:
+def empty(n: int, missing: int = NAMES_OFF) -> NameCandidates:
     """Return no name for n connections."""
-    return Candidates(
+    return NameCandidates(
         table=(),
         offsets=np.zeros(n + 1, np.int64),
         names=np.zeros(0, np.int32),
@@ -114,12 +114,12 @@ def empty(n: int, missing: int = NAMES_OFF) -> Candidates:
 
 def from_lists(
     answers: Sequence[Sequence[Answered]], at: Sequence[float], missing: Sequence[int]
-) -> Candidates:
+) -> NameCandidates:
     """Return the candidates of n connections from their answers, times and missing bits."""
     entries = [entry for listed in answers for entry in listed]
     table = tuple(sorted({entry.name for entry in entries}))
     number = {name: i for i, name in enumerate(table)}
-    return Candidates(
+    return NameCandidates(
         table=table,
         offsets=np.cumsum([0, *map(len, answers)], dtype=np.int64),
         names=np.array([number[entry.name] for entry in entries], np.int32),
@@ -140,7 +140,7 @@ class NameColumn:
 
     def __init__(
         self,
-        look_up: Callable[[], Candidates] | None = None,
+        look_up: Callable[[], NameCandidates] | None = None,
         rows: NDArray[np.int64] | None = None,
     ) -> None:
         """``rows`` are those of the candidates. Without them the column has any length."""
@@ -161,7 +161,7 @@ class NameColumn:
         has_names = np.diff(self._look_up().offsets)[self._rows] > 0
         return np.where(has_names, np.arange(1, n + 1), 0)
 
-    def candidates(self) -> Candidates | None:
+    def candidates(self) -> NameCandidates | None:
         """Return those of the column's connections, in its order; None: there are no names."""
         return None if self._look_up is None else self._look_up().take(self._rows)
 
@@ -170,7 +170,7 @@ class NameColumn:
         return NO_NAMES if self._look_up is None else self._look_up().known(int(self._rows[row]))
 
 
-def name_column(candidates: Candidates) -> NameColumn:
+def name_column(candidates: NameCandidates) -> NameColumn:
     """Return the column of all connections that the candidates are of."""
     return NameColumn(lambda: candidates, np.arange(len(candidates.at)))
 

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.dns.candidates import FORGOTTEN, MESSAGES_LOST, Candidates
+from podtally.dns.candidates import FORGOTTEN, MESSAGES_LOST, NameCandidates
 from podtally.dns.doubts import LONGEST_TTL, NO_DOUBTS, Doubts
 from podtally.dns.text_table import TextTable, from_json
 from podtally.dns.tracker import Answer
@@ -47,7 +47,7 @@ CHAIN_SEPARATOR = " > "
 _ODD = np.frombuffer(os.urandom(24), np.uint64) | np.uint64(1)
 
 
-class Found(NamedTuple):
+class FoundRecords(NamedTuple):
     """Entries of connections, one for each name, trust and kind, oldest answer first.
 
     ``row`` (m,) is the connection, ``record`` (m,) the index in ``records``.
@@ -76,7 +76,7 @@ class DomainTable:
         addresses: NDArray[np.uint64],
         times_ns: NDArray[np.int64],
         trusted: NDArray[np.bool_],
-    ) -> Found:
+    ) -> FoundRecords:
         """Return what endpoints (n,) knew of addresses (n, 2), in host order, at times (n,).
 
         ``trusted`` is by number of the resolver.
@@ -103,16 +103,16 @@ class DomainTable:
             last[:-1] = (row[1:] != row[:-1]) | (name[1:] != name[:-1]) | (kind[1:] != kind[:-1])
         row, record = row[last], record[last]
         order = np.lexsort((records["at_ns"][record], row))
-        return Found(row[order], record[order])
+        return FoundRecords(row[order], record[order])
 
     def candidates(
         self,
-        found: Found,
+        found: FoundRecords,
         times_ns: NDArray[np.int64],
         missing: NDArray[np.uint8],
         trusted: NDArray[np.bool_],
         wall_offset: float,
-    ) -> Candidates:
+    ) -> NameCandidates:
         """Return ``found`` as the policies read it.
 
         ``wall_offset`` is what CLOCK_MONOTONIC lacks of the wall clock, in seconds.
@@ -123,7 +123,7 @@ class DomainTable:
         expires = answered + some["ttl"]
         dropped = some["flags"] & GAP != 0
         expires[dropped] = np.maximum(expires, at[found.row])[dropped]
-        return Candidates(
+        return NameCandidates(
             table=tuple(self.texts[i] for i in used.tolist()),
             offsets=np.searchsorted(found.row, np.arange(n + 1)).astype(np.int64),
             names=names.astype(np.int32),

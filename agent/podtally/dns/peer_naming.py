@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.dns.candidates import Candidates
+from podtally.dns.candidates import NameCandidates
 from podtally.dns.domain_table import NO_DOMAINS, DomainTable
 from podtally.dns.known_names import FORGOTTEN, MESSAGES_LOST
 from podtally.dns.server_names import NO_NAME, NO_SERVER_NAMES, ServerNames, keys_of
@@ -49,7 +49,7 @@ class NamedPeers(NamedTuple):
     name: NDArray[np.int64]
     chain: NDArray[np.int64]
     doubtful: NDArray[np.bool_]  # only TLS has the name, although its DNS could be seen
-    candidates: Candidates
+    candidates: NameCandidates
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ class DomainInputs:
             self.table.texts[number] if number < known else self.server_names.texts[number - known]
         )
 
-    def candidates(self, peers: PeersToName) -> Candidates:
+    def candidates(self, peers: PeersToName) -> NameCandidates:
         """Return what each endpoint knew of its peer."""
         return self._found(peers)[1]
 
-    def _found(self, peers: PeersToName) -> tuple[NDArray[np.int64], Candidates]:
+    def _found(self, peers: PeersToName) -> tuple[NDArray[np.int64], NameCandidates]:
         found = self.table.find(peers.endpoint, peers.address, peers.at_ns, self.trusted)
         doubts = self.table.doubts
         missing = doubts.at(peers.endpoint, peers.at_ns) | np.uint8(self.missing)

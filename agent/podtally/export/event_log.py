@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from podtally.export.expected import LABELS as EXPECTED_LABELS
-from podtally.export.expected import NOTHING_EXPECTED, ExpectedMatcher, Traffic
+from podtally.export.expected import NOTHING_EXPECTED, ComparedTraffic, ExpectedMatcher
 from podtally.export.log_records import DirectionSums
 from podtally.export.log_sink import json_line, sink
 from podtally.ledger.events.events import Due, EventLabels
@@ -169,7 +169,7 @@ def _expected(labels: EventLabels, matcher: ExpectedMatcher, now: datetime.datet
     """Return why a denied or undeclared event is expected, if it is."""
     if not matcher or labels.verdict not in (DENIED, UNDECLARED):
         return ""
-    traffic = Traffic(*(getattr(labels, name) for name in EXPECTED_LABELS))
+    traffic = ComparedTraffic(*(getattr(labels, name) for name in EXPECTED_LABELS))
     return matcher.reason(traffic, now.astimezone(datetime.UTC).date())
 
 

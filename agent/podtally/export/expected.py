@@ -37,7 +37,7 @@ DECLARED = (
 )
 
 
-class Traffic(NamedTuple):
+class ComparedTraffic(NamedTuple):
     """What an entry is compared with; the domain in full, or registrable in metrics."""
 
     namespace: str
@@ -64,7 +64,7 @@ class ExpectedMatcher:
         """Return the entries that have not expired."""
         return [each for each in self._entries if today <= each.last_day()]
 
-    def reason(self, traffic: Traffic, today: datetime.date) -> str:
+    def reason(self, traffic: ComparedTraffic, today: datetime.date) -> str:
         """Return why traffic is expected; "": it is not."""
         found = (each.reason for each in self.active(today) if matches(each, traffic))
         return next(found, "")
@@ -73,7 +73,7 @@ class ExpectedMatcher:
 NOTHING_EXPECTED = ExpectedMatcher(())
 
 
-def matches(each: ExpectedTraffic, traffic: Traffic) -> bool:
+def matches(each: ExpectedTraffic, traffic: ComparedTraffic) -> bool:
     if traffic.direction != DIRECTIONS[0]:
         return False
     if not fnmatchcase(f"{traffic.namespace}/{traffic.workload}", each.workload):
@@ -96,7 +96,7 @@ class ExpectedCollector(Collector):
         self.view: View | None = None
         self._matcher = matcher
         self._known: tuple[object, ...] = ()
-        self._found: list[Traffic] = []
+        self._found: list[ComparedTraffic] = []
 
     def collect(self) -> Iterator[Metric]:
         declared = DECLARED[1]
@@ -105,7 +105,7 @@ class ExpectedCollector(Collector):
             family.add_metric(traffic, 1)
         yield family
 
-    def _matching(self) -> list[Traffic]:
+    def _matching(self) -> list[ComparedTraffic]:
         """Return what is expected now; looked for again when series or the date change."""
         if self.view is None:
             return []
@@ -119,11 +119,11 @@ class ExpectedCollector(Collector):
         return self._found
 
 
-def _of_denied(each: DeniedLabels) -> Traffic:
-    return Traffic(*(getattr(each, name) for name in LABELS))
+def _of_denied(each: DeniedLabels) -> ComparedTraffic:
+    return ComparedTraffic(*(getattr(each, name) for name in LABELS))
 
 
-def _of_flows(labels: Sequence[FlowLabels]) -> Iterator[Traffic]:
+def _of_flows(labels: Sequence[FlowLabels]) -> Iterator[ComparedTraffic]:
     for each in labels:
         if each.verdict == UNDECLARED:
-            yield Traffic(*(getattr(each, name) for name in LABELS))
+            yield ComparedTraffic(*(getattr(each, name) for name in LABELS))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 from podtally.config import ClickHouse
-from podtally.history.clickhouse_schema import TABLE, Block, names
+from podtally.history.clickhouse_schema import TABLE, InsertBlock, names
 
 TIMEOUT_SECONDS = 60.0
 _MAX_ERROR = 300  # characters of the server's words
@@ -37,7 +37,7 @@ class ClickHouseClient:
         self.settings = settings
         self._url = urlsplit(settings.url)
 
-    def insert(self, identity: BlockIdentity, block: Block) -> None:
+    def insert(self, identity: BlockIdentity, block: InsertBlock) -> None:
         """Insert a block; UncertainError if it may be there, ServerError if it is not."""
         query = f"INSERT INTO {self.settings.database}.{TABLE} ({names()}) FORMAT TabSeparated"
         self._post(
@@ -51,13 +51,13 @@ class ClickHouseClient:
             {"Content-Encoding": "gzip"},
         )
 
-    def is_running(self, identity: BlockIdentity, block: Block) -> bool:
+    def is_running(self, identity: BlockIdentity, block: InsertBlock) -> bool:
         """Return whether the server still executes an insert of this block."""
         wanted = quoted(_query_id(identity, block))
         found = self.select(f"SELECT count() AS n FROM system.processes WHERE query_id = {wanted}")
         return int(found[0]["n"]) > 0
 
-    def rows_of(self, identity: BlockIdentity, block: Block) -> int:
+    def rows_of(self, identity: BlockIdentity, block: InsertBlock) -> int:
         """Return how many rows of a block the table has."""
         found = self.select(
             f"SELECT count() AS n FROM {self.settings.database}.{TABLE} "
@@ -122,5 +122,5 @@ def quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _query_id(identity: BlockIdentity, block: Block) -> str:
+def _query_id(identity: BlockIdentity, block: InsertBlock) -> str:
     return f"podtally {identity.node} {identity.stream} {identity.batch}.{block.part}"

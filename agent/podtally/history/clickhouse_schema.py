@@ -40,7 +40,7 @@ _COLUMNS = (
 COLUMN_NAMES = tuple(name for name, _, _ in _COLUMNS)
 
 
-class Block(NamedTuple):
+class InsertBlock(NamedTuple):
     """Rows of one day, which make one part; identified by node, stream, batch and part."""
 
     part: int
@@ -67,7 +67,7 @@ def statements(database: str, old: bool = False, days: int = RETAINED_DAYS) -> s
     )
 
 
-def blocks(batch: Batch, node: str) -> Iterator[Block]:
+def blocks(batch: Batch, node: str) -> Iterator[InsertBlock]:
     """Yield a batch as blocks: rows of one day each, and not too many."""
     order = np.argsort(batch.rows.minute, kind="stable")
     rows = batch.rows.take(order)
@@ -79,7 +79,7 @@ def blocks(batch: Batch, node: str) -> Iterator[Block]:
             last = min(first + MAX_BLOCK_ROWS, int(end))
             some = rows.take(np.arange(first, last))
             text = "".join(_lines(batch, some, node, part))
-            yield Block(
+            yield InsertBlock(
                 part,
                 last - first,
                 int(some.minute[0]) * 60,

@@ -18,7 +18,7 @@ from podtally.history.clickhouse import (
     ServerError,
     UncertainError,
 )
-from podtally.history.clickhouse_schema import Block
+from podtally.history.clickhouse_schema import InsertBlock
 from podtally.supervision.conditions import Condition
 from podtally.supervision.worker import Worker
 
@@ -95,7 +95,7 @@ class Forwarder:
         self._confirmed(number)
         return True
 
-    def _has(self, identity: BlockIdentity, block: Block) -> bool:
+    def _has(self, identity: BlockIdentity, block: InsertBlock) -> bool:
         if self._client.is_running(identity, block):
             raise UncertainError("the server still executes the last insert")
         rows = self._client.rows_of(identity, block)
@@ -106,7 +106,7 @@ class Forwarder:
             )  # fmt: skip
         return rows > 0
 
-    def _next(self) -> tuple[int, BlockIdentity, Block] | None:
+    def _next(self) -> tuple[int, BlockIdentity, InsertBlock] | None:
         if not self._path.exists():
             return None
         db = sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
@@ -123,7 +123,7 @@ class Forwarder:
         if row is None:
             return None
         number, stream, batch, *block = row
-        return number, BlockIdentity(self._node, stream, batch), Block(*block)
+        return number, BlockIdentity(self._node, stream, batch), InsertBlock(*block)
 
     def _confirmed(self, number: int) -> None:
         self._sent = number

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from podtally.history import incoming, text_sums
-from podtally.history.clickhouse_schema import Block
+from podtally.history.clickhouse_schema import InsertBlock
 from podtally.history.conversation_numbers import ConversationNumbers
 from podtally.history.errors import StoreError
 from podtally.history.recent_numbers import RecentNumbers
@@ -94,7 +94,7 @@ class Store:
         found = self._db.execute("SELECT number FROM stream WHERE name = ?", (stream,)).fetchone()
         return -1 if found is None else int(found[0])
 
-    def write(self, batch: Batch, blocks: Iterable[Block] = ()) -> bool:
+    def write(self, batch: Batch, blocks: Iterable[InsertBlock] = ()) -> bool:
         """Write a batch in one transaction; return False if the store has it already.
 
         ``blocks`` are kept for ClickHouse, until its server has them.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from podtally.history.clickhouse_schema import Block
+from podtally.history.clickhouse_schema import InsertBlock
 from podtally.history.errors import StoreError
 from podtally.history.retention import Retention, StoreLimits, missing_bytes
 from podtally.history.store import Store, set_aside
@@ -30,7 +30,7 @@ _WAITING_PART = 4  # of max_bytes: one part in four is for what waits for ClickH
 _DAMAGED = ("malformed", "not a database", "disk image", "corrupt")
 
 
-class Taken(NamedTuple):
+class TakenBatch(NamedTuple):
     """All batches of a stream up to ``number`` are in the store."""
 
     stream: str
@@ -40,7 +40,7 @@ class Taken(NamedTuple):
 class WriterState(NamedTuple):
     """What the writer has done; replaced as a whole."""
 
-    taken: Taken | None = None
+    taken: TakenBatch | None = None
     rows: int = 0  # written since the start
     errors: int = 0
     size: int = 0  # bytes
@@ -55,7 +55,7 @@ class HistoryWriter:
         self,
         path: Path,
         limits: StoreLimits,
-        encode: Callable[[Batch], Iterable[Block]] | None = None,
+        encode: Callable[[Batch], Iterable[InsertBlock]] | None = None,
     ) -> None:
         self.state = WriterState()
         self.path = path
@@ -140,7 +140,7 @@ class HistoryWriter:
             store.roll_up(int(time.time()))
             retention.enforce()
             rows = len(batch.rows.minute) if is_new else 0
-            self._wrote(Taken(batch.stream, batch.number), rows, store.size())
+            self._wrote(TakenBatch(batch.stream, batch.number), rows, store.size())
         return True
 
     def _bound_blocks(self, store: Store) -> None:
@@ -156,7 +156,7 @@ class HistoryWriter:
             self.state = self.state._replace(lost_blocks=self.state.lost_blocks + lost)
             self._behind.met("ClickHouse has been away for too long: its oldest minutes are lost")
 
-    def _wrote(self, taken: Taken, rows: int, size: int) -> None:
+    def _wrote(self, taken: TakenBatch, rows: int, size: int) -> None:
         before = self.state
         self.state = before._replace(taken=taken, rows=before.rows + rows, size=size, trouble="")
         self._failing.over("the history is written again")

@@ -62,14 +62,14 @@ class TracepointError(Exception):
         self.fix = fix
 
 
-class Found(NamedTuple):
+class FoundTracepoint(NamedTuple):
     """A tracepoint of this kernel, and the program that can read its records."""
 
     number: int
     program: str
 
 
-def find(tracepoint: Tracepoint, roots: tuple[Path, ...] = TRACEFS) -> Found:
+def find(tracepoint: Tracepoint, roots: tuple[Path, ...] = TRACEFS) -> FoundTracepoint:
     """Check the format of a tracepoint's records; TracepointError."""
     root = next((each for each in roots if (each / "events").is_dir()), None)
     if root is None:
@@ -93,7 +93,7 @@ def find(tracepoint: Tracepoint, roots: tuple[Path, ...] = TRACEFS) -> Found:
                 f"no field {name} of {size} bytes at {offset}"
             )
     reads_error = tracepoint.with_error and places.get("err") == _ERROR
-    return Found(number, tracepoint.with_error if reads_error else tracepoint.program)
+    return FoundTracepoint(number, tracepoint.with_error if reads_error else tracepoint.program)
 
 
 def open_event(number: int) -> int:

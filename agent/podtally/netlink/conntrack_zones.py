@@ -18,7 +18,7 @@ from podtally.netlink.netlink import (
     F_DUMP,
     F_REQUEST,
     HEADER,
-    Message,
+    NetlinkMessage,
     attribute,
     attributes,
     messages,
@@ -74,7 +74,7 @@ def zone_of(body: bytes) -> int:
     return DEFAULT_ZONE if zone is None or len(zone) < 2 else int(struct.unpack(">H", zone[:2])[0])
 
 
-def _dump(request: bytes, most: int) -> Iterator[Message]:
+def _dump(request: bytes, most: int) -> Iterator[NetlinkMessage]:
     """List entries, on a socket of its own: what is left of the list goes with it."""
     sock = open_socket(1 << 18, NETLINK_NETFILTER)
     try:

@@ -45,7 +45,7 @@ _ROOM = 1 << 16  # a datagram of a dump is 32 KiB at most (netlink_dump())
 _DUMP_TRIES = 5
 
 
-class Message(NamedTuple):
+class NetlinkMessage(NamedTuple):
     kind: int
     flags: int
     sequence: int
@@ -79,14 +79,14 @@ def text(payload: bytes) -> str:
     return decoded(payload.split(b"\0")[0])
 
 
-def messages(datagram: bytes) -> Iterator[Message]:
+def messages(datagram: bytes) -> Iterator[NetlinkMessage]:
     offset = 0
     while offset + HEADER.size <= len(datagram):
         length, kind, flags, sequence, _ = HEADER.unpack_from(datagram, offset)
         if length < HEADER.size:
             break
         body = datagram[offset + HEADER.size : offset + length]
-        yield Message(kind, flags, sequence, body)
+        yield NetlinkMessage(kind, flags, sequence, body)
         offset += _aligned(length)
 
 
@@ -125,7 +125,7 @@ class Requests:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         return answers[0].body
 
-    def dump(self, kind: int, body: bytes) -> list[Message]:
+    def dump(self, kind: int, body: bytes) -> list[NetlinkMessage]:
         """Dump all objects; repeats while changes interrupt the dump."""
         with self._lock:
             for _ in range(_DUMP_TRIES):
@@ -140,7 +140,7 @@ class Requests:
         self._socket.send(header + body)
         return self._sequence
 
-    def _answers(self, sequence: int) -> Iterator[Message]:
+    def _answers(self, sequence: int) -> Iterator[NetlinkMessage]:
         while True:
             for message in messages(self._socket.recv(_ROOM)):
                 if message.sequence != sequence:
@@ -152,7 +152,7 @@ class Requests:
                 yield message
 
 
-def _error(message: Message) -> OSError:
+def _error(message: NetlinkMessage) -> OSError:
     code = -struct.unpack_from("=i", message.body)[0]
     words = os.strerror(code)
     if message.kind == ERROR and message.flags & _F_ACK_TLVS:
@@ -183,7 +183,7 @@ class Subscription:
     def close(self) -> None:
         self._socket.close()
 
-    def receive(self) -> tuple[int, list[Message]] | None:
+    def receive(self) -> tuple[int, list[NetlinkMessage]] | None:
         """Read one datagram: of which namespace it is (its nsid; -1: this one), and its messages.
 
         None when nothing waits; raises OverrunError when messages were lost.

@@ -55,26 +55,26 @@ class _Container(msgspec.Struct, frozen=True, rename="camel"):
     readiness_probe: _Probe | None = None
 
 
-class _PodMetadata(msgspec.Struct, frozen=True, rename="camel"):
+class _AgentPodMetadata(msgspec.Struct, frozen=True, rename="camel"):
     name: str
     namespace: str
     deletion_timestamp: str | None = None
 
 
-class _PodSpec(msgspec.Struct, frozen=True, rename="camel"):
+class _AgentPodSpec(msgspec.Struct, frozen=True, rename="camel"):
     node_name: str = ""
     containers: list[_Container] = []
 
 
-class _PodStatus(msgspec.Struct, frozen=True):
+class _AgentPodStatus(msgspec.Struct, frozen=True):
     phase: str = ""
     reason: str = ""
 
 
 class _Pod(msgspec.Struct, frozen=True):
-    metadata: _PodMetadata
-    spec: _PodSpec = _PodSpec()
-    status: _PodStatus = _PodStatus()
+    metadata: _AgentPodMetadata
+    spec: _AgentPodSpec = _AgentPodSpec()
+    status: _AgentPodStatus = _AgentPodStatus()
 
 
 class _PodListMetadata(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from podtally.suggest.conversation import Conversations, ObservedConversation
 from podtally.suggest.history_rows import FlowsReply, conversations_of
 
 
-class _Shape(msgspec.Struct, frozen=True):
+class _ObjectShape(msgspec.Struct, frozen=True):
     """Says which of two kinds an object is."""
 
     conversations: msgspec.Raw = msgspec.Raw(b"")
@@ -39,7 +39,7 @@ def _decoded(text: bytes) -> Conversations:
     if start == b"[":
         return Conversations(msgspec.json.decode(text, type=list[ObservedConversation]))
     try:
-        shape = msgspec.json.decode(text, type=_Shape)
+        shape = msgspec.json.decode(text, type=_ObjectShape)
     except msgspec.DecodeError:  # several values: a row on each line
         return Conversations(list(_lines(text)))
     if bytes(shape.rows):

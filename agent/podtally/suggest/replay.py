@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.dns.candidates import NO_NAME_COLUMN, Candidates, NameColumn, from_lists
+from podtally.dns.candidates import NO_NAME_COLUMN, NameCandidates, NameColumn, from_lists
 from podtally.dns.known_names import Answered, KnownNames
 from podtally.policy.load.conversion import PROTOCOLS
 from podtally.policy.model import (
@@ -241,7 +241,7 @@ def _name_column(connections: Sequence[Connection]) -> NameColumn:
     return NameColumn(partial(_names, connections), np.arange(len(connections)))
 
 
-def _names(connections: Sequence[Connection]) -> Candidates:
+def _names(connections: Sequence[Connection]) -> NameCandidates:
     """Return the names by which the sources found their peers: all are known."""
     answers = [known_names(each.domain).answers for each in connections]
     return from_lists(answers, [0.0] * len(answers), [0] * len(answers))

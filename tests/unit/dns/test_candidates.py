@@ -7,7 +7,7 @@ from podtally.dns.candidates import (
     MESSAGES_LOST,
     NAMES_OFF,
     Answered,
-    Candidates,
+    NameCandidates,
     empty,
     from_lists,
 )
@@ -16,11 +16,11 @@ API = Answered("api.example.com", 100.0, 130.0)
 SHOP = Answered("shop.example.com", 101.0, 106.0, trusted=False)
 
 
-def three() -> Candidates:
+def three() -> NameCandidates:
     return from_lists([[API, SHOP], [], [SHOP]], [110.0, 111.0, 112.0], [0, MESSAGES_LOST, 0])
 
 
-def listed(found: Candidates) -> list[list[Answered]]:
+def listed(found: NameCandidates) -> list[list[Answered]]:
     rows: list[list[Answered]] = [[] for _ in found.at]
     columns = (found.names, found.answered, found.expires, found.trusted)
     for row, name, *rest in zip(found.rows(), *columns, strict=True):

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from podtally.dns import domain_table
-from podtally.dns.candidates import Candidates
+from podtally.dns.candidates import NameCandidates
 from podtally.dns.domain_table import NO_DOMAINS, DomainTable, restored
 from podtally.dns.doubts import LONGEST_TTL
 from podtally.dns.known_names import ENCRYPTED_DNS, FORGOTTEN, MESSAGES_LOST, SEEN_LATE
@@ -47,7 +47,7 @@ def missing(table: DomainTable, at: float) -> list[int]:
     return found
 
 
-def listed(candidates: Candidates, row: int) -> list[tuple[str, float, bool]]:
+def listed(candidates: NameCandidates, row: int) -> list[tuple[str, float, bool]]:
     span = slice(*candidates.offsets[row : row + 2].tolist())
     return [
         (candidates.table[name], answered, trust)
@@ -163,7 +163,7 @@ def test_hints_are_entries_of_their_own() -> None:
     assert found.answered.tolist() == [1.0, 2.0]
 
 
-def candidates_at(table: DomainTable, at: float) -> Candidates:
+def candidates_at(table: DomainTable, at: float) -> NameCandidates:
     times, trusted = np.array([int(at * SECOND)]), table.trust({RESOLVER})
     found = table.find(np.array([POD]), words("203.0.113.1"), times, trusted)
     return table.candidates(found, times, np.zeros(1, np.uint8), trusted, 0.0)

@@ -11,7 +11,7 @@ import pytest
 from podtally.config import load
 from podtally.errors import PodtallyError
 from podtally.export.event_log import EventOrigin, event
-from podtally.export.expected import ExpectedCollector, ExpectedMatcher, Traffic
+from podtally.export.expected import ComparedTraffic, ExpectedCollector, ExpectedMatcher
 from podtally.ledger.events.events import Due, EventLabels
 from podtally.ledger.metrics.families import DENIED
 from podtally.ledger.metrics.view import View
@@ -25,7 +25,7 @@ expected:
 - {workload: shop/web, peer: shop/cache, port: 6379/TCP, until: 2027-01-31, reason: removed soon}
 """
 TODAY = datetime.date(2027, 1, 15)
-WEB = Traffic(
+WEB = ComparedTraffic(
     namespace="shop",
     workload="web",
     direction="egress",

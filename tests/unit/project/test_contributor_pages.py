@@ -2,6 +2,7 @@
 """The pages for contributors name modules, packages and files that exist, and every package."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -58,18 +59,38 @@ def table_of(heading: str) -> list[str]:
     return [name for row in rows for name in re.findall(r"`(?:ledger/)?([a-z]+)/?`", row)]
 
 
+def downward_imports(order: list[str], folder: Path, prefix: str) -> list[str]:
+    """Return imports in a folder that point down the order of its packages, or to none of them."""
+    return [
+        f"{path.relative_to(AGENT)}: {used}"
+        for path in folder.glob("**/*.py")
+        if (own := path.relative_to(folder).parts[0].removesuffix(".py")) in order
+        for used in re.findall(
+            rf"^\s*(?:from|import) {prefix}\.(\w+)", path.read_text(), re.MULTILINE
+        )
+        if used not in order or order.index(used) > order.index(own)
+    ]
+
+
 def test_every_package_has_its_line() -> None:
     packages = {each.parent.name for each in AGENT.glob("*/__init__.py")}
     assert packages - set(table_of("Packages")) == set()
 
 
+def test_imports_point_up_the_table_of_packages() -> None:
+    assert downward_imports(table_of("Packages"), AGENT, "podtally") == []
+
+
 def test_imports_within_the_ledger_point_up_its_table() -> None:
     order = table_of("The ledger")
     assert set(order) == {each.parent.name for each in (AGENT / "ledger").glob("*/__init__.py")}
-    downward = [
-        f"{path.relative_to(AGENT)}: {used}"
-        for path in (AGENT / "ledger").glob("*/*.py")
-        for used in re.findall(r"podtally\.ledger\.(\w+)", path.read_text())
-        if used not in order or order.index(used) > order.index(path.parent.name)
-    ]
-    assert downward == []
+    assert downward_imports(order, AGENT / "ledger", r"podtally\.ledger") == []
+
+
+def test_class_names_are_unique() -> None:
+    names = Counter(
+        name
+        for path in AGENT.glob("**/*.py")
+        for name in re.findall(r"^class (\w+)", path.read_text(), re.MULTILINE)
+    )
+    assert [name for name, times in names.items() if times > 1] == []

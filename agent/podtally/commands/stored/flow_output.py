@@ -26,7 +26,7 @@ _SUMS = ("connections", "bytes", "packets", "first", "last", "cost_dollars")
 Row = Mapping[str, Any]
 
 
-class _Column(NamedTuple):
+class _FlowColumn(NamedTuple):
     head: str
     labels: tuple[str, ...]  # that it shows; all of them are there
     cell: Callable[[Row], Cell]
@@ -101,17 +101,19 @@ SHAPES: Mapping[str, Callable[[Flows, bool, TextIO], None]] = {
 _RIGHT = ("CONNECTIONS", "SENT", "RECEIVED", "DOLLARS")
 
 
-def _label_columns(labels: Sequence[str]) -> list[_Column]:
+def _label_columns(labels: Sequence[str]) -> list[_FlowColumn]:
     known = (
-        _Column("ENDPOINT", ("namespace", "pod"), lambda row: _joined(row, "namespace", "pod")),
-        _Column(
+        _FlowColumn("ENDPOINT", ("namespace", "pod"), lambda row: _joined(row, "namespace", "pod")),
+        _FlowColumn(
             "WORKLOAD", ("namespace", "workload"), lambda row: _joined(row, "namespace", "workload")
         ),
-        _Column("", ("initiator",), lambda row: Cell(ARROWS.get(row["initiator"], "--"))),
-        _Column("PEER", ("peer_kind", "peer_namespace", "peer_workload"), _peer),
-        _Column("DOMAIN", ("peer_domain",), lambda row: _text(row["peer_domain"])),
-        _Column("PORT", ("port", "protocol"), lambda row: Cell(f"{row['port']}/{row['protocol']}")),
-        _Column("VERDICT", ("verdict",), lambda row: verdict_cell(row["verdict"])),
+        _FlowColumn("", ("initiator",), lambda row: Cell(ARROWS.get(row["initiator"], "--"))),
+        _FlowColumn("PEER", ("peer_kind", "peer_namespace", "peer_workload"), _peer),
+        _FlowColumn("DOMAIN", ("peer_domain",), lambda row: _text(row["peer_domain"])),
+        _FlowColumn(
+            "PORT", ("port", "protocol"), lambda row: Cell(f"{row['port']}/{row['protocol']}")
+        ),
+        _FlowColumn("VERDICT", ("verdict",), lambda row: verdict_cell(row["verdict"])),
     )
     columns, shown = [], set[str]()
     for name in labels:
@@ -128,22 +130,24 @@ def _label_columns(labels: Sequence[str]) -> list[_Column]:
             None,
         )
         if column is None:
-            column = _Column(name.upper(), (name,), lambda row, name=name: _text(row[name]))  # type: ignore[misc]
+            column = _FlowColumn(name.upper(), (name,), lambda row, name=name: _text(row[name]))  # type: ignore[misc]
         columns.append(column)
         shown.update(column.labels)
     return columns
 
 
-def _sum_columns(with_cost: bool) -> list[_Column]:
+def _sum_columns(with_cost: bool) -> list[_FlowColumn]:
     columns = [
-        _Column("CONNECTIONS", (), lambda row: Cell(f"{row['connections']:,}", right=True)),
-        _Column("SENT", (), lambda row: Cell(human(row["bytes"]["egress"]), right=True)),
-        _Column("RECEIVED", (), lambda row: Cell(human(row["bytes"]["ingress"]), right=True)),
-        _Column("FIRST", (), lambda row: Cell(row["first"])),
-        _Column("LAST", (), lambda row: Cell(row["last"])),
+        _FlowColumn("CONNECTIONS", (), lambda row: Cell(f"{row['connections']:,}", right=True)),
+        _FlowColumn("SENT", (), lambda row: Cell(human(row["bytes"]["egress"]), right=True)),
+        _FlowColumn("RECEIVED", (), lambda row: Cell(human(row["bytes"]["ingress"]), right=True)),
+        _FlowColumn("FIRST", (), lambda row: Cell(row["first"])),
+        _FlowColumn("LAST", (), lambda row: Cell(row["last"])),
     ]
     if with_cost:
-        dollars = _Column("DOLLARS", (), lambda row: Cell(f"{row['cost_dollars']:.4f}", right=True))
+        dollars = _FlowColumn(
+            "DOLLARS", (), lambda row: Cell(f"{row['cost_dollars']:.4f}", right=True)
+        )
         columns.insert(3, dollars)
     return columns
 

@@ -101,7 +101,7 @@ def _longer(array: NDArray[_T], rows: int) -> NDArray[_T]:
     return np.concatenate((array, np.zeros(rows - len(array), array.dtype)))
 
 
-class Batch(NamedTuple):
+class ConnectionBatch(NamedTuple):
     """Connections as one endpoint's policies see them; index i is the same one."""
 
     local: NDArray[np.int32]  # class
@@ -113,8 +113,8 @@ class Batch(NamedTuple):
     port: NDArray[np.int32]
     names: NDArray[np.int32]  # class, see ``NameClasses``
 
-    def take(self, index: Indices | NDArray[np.bool_] | slice) -> "Batch":
-        return Batch._make(column[index] for column in self)
+    def take(self, index: Indices | NDArray[np.bool_] | slice) -> "ConnectionBatch":
+        return ConnectionBatch._make(column[index] for column in self)
 
 
 def has_ports(protocols: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -125,12 +125,12 @@ def has_ports(protocols: NDArray[np.int32]) -> NDArray[np.bool_]:
     return found
 
 
-def batch_of(words: Keys, is_egress: bool, endpoints: EndpointTable) -> Batch:
+def batch_of(words: Keys, is_egress: bool, endpoints: EndpointTable) -> ConnectionBatch:
     """Connections of one direction."""
     each = unpack_keys(words)
     mine, other = endpoints.class_of[each.local], endpoints.class_of[each.peer]
     destination = other if is_egress else mine
-    return Batch(
+    return ConnectionBatch(
         mine, other, each.high, each.low, destination, each.protocol, each.port, each.names
     )
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from podtally.policy.model import BASELINE_TIER, NETWORK_TIER, POD, Policy
 from podtally.policy.vector.classes import UNKNOWN_CLASS, EndpointClasses
-from podtally.policy.vector.endpoints import Batch
+from podtally.policy.vector.endpoints import ConnectionBatch
 from podtally.policy.vector.ragged import (
     Indices,
     RaggedLists,
@@ -158,7 +158,7 @@ class PairPlan(NamedTuple):
                 yield self.codes[number], rows
 
 
-def matching_pairs(pairing: PairPlan, table: RuleTable, batch: Batch) -> Iterator[Pairs]:
+def matching_pairs(pairing: PairPlan, table: RuleTable, batch: ConnectionBatch) -> Iterator[Pairs]:
     """Yield the matching pairs, all of a connection together."""
     for asked, codes in pairing.parts():
         yield _hits(pairing, table, batch, asked, codes)
@@ -178,7 +178,7 @@ def matching_pairs(pairing: PairPlan, table: RuleTable, batch: Batch) -> Iterato
 
 
 def _hits(
-    pairing: PairPlan, table: RuleTable, batch: Batch, asked: Indices, codes: Indices
+    pairing: PairPlan, table: RuleTable, batch: ConnectionBatch, asked: Indices, codes: Indices
 ) -> Pairs:
     met = table.matches(codes >> 1, batch, asked)
     hit = np.flatnonzero(met)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podtally.dns.candidates import Candidates, NameColumn
+from podtally.dns.candidates import NameCandidates, NameColumn
 from podtally.policy.domain_patterns import WILDCARD, suffixes
 from podtally.policy.model import DomainPeer
 from podtally.policy.vector.ragged import Indices, first_of_runs
@@ -131,7 +131,7 @@ class NameClasses:
         self._classes[bits.tobytes() + bytes([is_complete])] = number
         return number
 
-    def _of_names(self, candidates: Candidates, entries: Indices) -> Bits:
+    def _of_names(self, candidates: NameCandidates, entries: Indices) -> Bits:
         """Return the bits of the lists that have the entry's name, (entries, width)."""
         names, place = np.unique(candidates.names[entries], return_inverse=True)
         if len(self._rows) >= _MAX_NAMES or len(self._rows) * self._width > _MAX_BYTES:

@@ -68,7 +68,7 @@ OPEN = -1  # instead of an outcome number: undecided
 PASSES = np.uint8(1 << PASS_CODE)
 
 
-class Doubts(NamedTuple):
+class TierDoubts(NamedTuple):
     """Doubts of connections, in order of evaluation; index i is the same one."""
 
     row: Indices
@@ -80,7 +80,7 @@ class TierResults(NamedTuple):
     """A tier's decisions (n,) without its doubts; OPEN: the next tier decides."""
 
     decided: Numbers
-    doubts: Doubts
+    doubts: TierDoubts
 
     def unsettled(self) -> NDArray[np.bool_]:
         """Return where the next tiers matter. (n,)"""
@@ -93,14 +93,14 @@ def mask_of(verdicts: Iterable[str]) -> np.uint8:
     return np.uint8(sum(1 << code(verdict) for verdict in verdicts))
 
 
-def concat_doubts(parts: Sequence[Doubts]) -> Doubts:
+def concat_doubts(parts: Sequence[TierDoubts]) -> TierDoubts:
     """Concatenate by row, within a row in the order of the parts."""
     parts = [part for part in parts if len(part.row)]
     if not parts:
         return _NONE
     row, mask, outcome = (np.concatenate(columns) for columns in zip(_NONE, *parts, strict=True))
     order = np.argsort(row, kind="stable")
-    return Doubts(row[order], mask[order], outcome[order])
+    return TierDoubts(row[order], mask[order], outcome[order])
 
 
 def resolve_all(stages: Sequence[TierResults], last: Numbers, outcomes: OutcomeTable) -> Numbers:
@@ -128,4 +128,4 @@ def _bits(outcomes: OutcomeTable, numbers: Numbers) -> Masks:
     return np.left_shift(np.uint8(1), outcomes.codes(numbers))
 
 
-_NONE = Doubts(np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int32))
+_NONE = TierDoubts(np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int32))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from podtally.policy.model import ANY_PROTOCOL, PolicyPort
 from podtally.policy.reference.matching import is_every_port
 from podtally.policy.vector.classes import PORT_KEY, EndpointClasses
-from podtally.policy.vector.endpoints import Batch, has_ports
+from podtally.policy.vector.endpoints import ConnectionBatch, has_ports
 from podtally.policy.vector.ragged import Indices, RaggedLists
 from podtally.policy.vector.selectors import MAYBE, NO, YES, Matches, max_of_lists
 
@@ -56,7 +56,7 @@ class PortTable:
         plain = _port(np.concatenate([self._first, self._last + 1]).astype(np.int64))
         return np.unique(np.concatenate([plain, named, named + 1, [1]]))
 
-    def matches(self, numbers: Indices, batch: Batch, rows: Indices) -> Matches:
+    def matches(self, numbers: Indices, batch: ConnectionBatch, rows: Indices) -> Matches:
         """Return the match of each list with the connection in its row of the batch. (n,)"""
         owner, place = self._lists.of(numbers).members()
         row = rows[owner]
@@ -73,7 +73,7 @@ class PortTable:
         return max_of_lists(owner, found, len(numbers))
 
     def _of_others(
-        self, places: Indices, batch: Batch, rows: Indices, open_: NDArray[np.bool_]
+        self, places: Indices, batch: ConnectionBatch, rows: Indices, open_: NDArray[np.bool_]
     ) -> Matches:
         """Return matches of named ports, of any protocol, or of connections with unknown ports."""
         port, wanted = batch.port[rows], self._protocol[places]
@@ -89,7 +89,11 @@ class PortTable:
         return found
 
     def _of_names(
-        self, names: NDArray[np.int32], batch: Batch, rows: Indices, open_: NDArray[np.bool_]
+        self,
+        names: NDArray[np.int32],
+        batch: ConnectionBatch,
+        rows: Indices,
+        open_: NDArray[np.bool_],
     ) -> Matches:
         found = np.zeros(len(names), np.uint8)
         destination = batch.destination[rows]
@@ -118,7 +122,7 @@ def _port(word: NDArray[Word]) -> NDArray[Word]:
     return word & (1 << _PORT_BITS) - 1
 
 
-def is_port_unknown(batch: Batch) -> NDArray[np.bool_]:
+def is_port_unknown(batch: ConnectionBatch) -> NDArray[np.bool_]:
     """Return where the port is unknown. (n,)"""
     found: NDArray[np.bool_] = (batch.port == 0) & has_ports(batch.protocol)
     return found

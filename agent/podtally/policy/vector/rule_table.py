@@ -10,7 +10,7 @@ from podtally.policy.model import DENY, NETWORK_TIER
 from podtally.policy.vector.addresses import Addresses, BlockRanges, RangeTable
 from podtally.policy.vector.cache import Keys, unpack_keys
 from podtally.policy.vector.classes import EndpointClasses
-from podtally.policy.vector.endpoints import Batch, EndpointTable, batch_of
+from podtally.policy.vector.endpoints import ConnectionBatch, EndpointTable, batch_of
 from podtally.policy.vector.ports import PortTable
 from podtally.policy.vector.ragged import Indices, ragged_lists
 from podtally.policy.vector.rules import CompiledPolicy, CompiledRule, RuleIndex
@@ -72,7 +72,7 @@ class RuleTable:
         """Return the ports at which the match of a rule changes, ascending."""
         return self._ports.bounds()
 
-    def matches(self, entries: Indices, batch: Batch, rows: Indices) -> Matches:
+    def matches(self, entries: Indices, batch: ConnectionBatch, rows: Indices) -> Matches:
         """Return the match of each entry with the connection in its row of the batch. (n,)"""
         found = np.full(len(entries), YES, np.uint8)
         numbers = self._ports_of[entries]
@@ -83,7 +83,7 @@ class RuleTable:
         found[some] = np.minimum(found[some], self._peers(entries, batch, rows))
         return found
 
-    def failing(self, entries: Indices, batch: Batch) -> NDArray[np.int64]:
+    def failing(self, entries: Indices, batch: ConnectionBatch) -> NDArray[np.int64]:
         """Return how many halves of each entry (peers, ports) do not match a connection. (n,)"""
         rows = np.zeros(len(entries), np.int64)
         found: Indices = (self._peers(entries, batch, rows) == NO).astype(np.int64)
@@ -92,7 +92,7 @@ class RuleTable:
         found[some] += self._ports.matches(numbers[some], batch, rows[some]) == NO
         return found
 
-    def _peers(self, entries: Indices, batch: Batch, rows: Indices) -> Matches:
+    def _peers(self, entries: Indices, batch: ConnectionBatch, rows: Indices) -> Matches:
         owner, place = self._slots_of.of(entries).members()
         columns = batch.peer[rows[owner]].astype(np.int64)
         of_slots = self._classes.table.at(self._slots[place], columns)
@@ -109,7 +109,7 @@ class RuleTable:
         found[some] = np.maximum(found[some], held)
         return found
 
-    def _blocks(self, numbers: Indices, batch: Batch, rows: Indices) -> Matches:
+    def _blocks(self, numbers: Indices, batch: ConnectionBatch, rows: Indices) -> Matches:
         addresses = Addresses(batch.high[rows], batch.low[rows])
         held = self._ranges.hold(numbers, addresses) * np.uint8(YES)
         known: NDArray[np.bool_] = (addresses.high | addresses.low) != 0
@@ -152,7 +152,7 @@ def affected_by(
     return found
 
 
-def _some_match(table: RuleTable, batch: Batch) -> NDArray[np.bool_]:
+def _some_match(table: RuleTable, batch: ConnectionBatch) -> NDArray[np.bool_]:
     count = len(table.entries)
     if not count:
         return np.zeros(len(batch.port), np.bool_)

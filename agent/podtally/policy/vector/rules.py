@@ -13,7 +13,7 @@ from podtally.policy.reference.matching import applies_in
 from podtally.policy.vector.addresses import BlockRanges
 from podtally.policy.vector.cache import KEY_WORDS, unique_rows
 from podtally.policy.vector.classes import EndpointClasses
-from podtally.policy.vector.endpoints import Batch
+from podtally.policy.vector.endpoints import ConnectionBatch
 from podtally.policy.vector.ragged import Indices, RaggedLists
 from podtally.policy.vector.selectors import NO
 
@@ -124,7 +124,7 @@ class RuleIndex:
         self._lists, self._named = np.array(lists, np.int64), np.array(named, np.int64)
         self._networks = [_networks(bits, each) for bits, each in networks.items()]
 
-    def parts(self, batch: Batch) -> Iterator[tuple[Indices, Indices]]:
+    def parts(self, batch: ConnectionBatch) -> Iterator[tuple[Indices, Indices]]:
         """Yield rows with a place that may match each; a row is complete in one batch, in order."""
         step = max(1, _PAIRS // (len(self._tried) + _SOME))
         for start in range(0, len(batch.peer), step):
@@ -132,7 +132,7 @@ class RuleIndex:
             found = np.unique(np.concatenate(list(self._pairs(part))))
             yield start + found // self.size, found % self.size
 
-    def _pairs(self, batch: Batch) -> Iterator[Indices]:
+    def _pairs(self, batch: ConnectionBatch) -> Iterator[Indices]:
         """Return row * ``size`` + place, with duplicates."""
         high, low = batch.high, batch.low
         yield _product(np.arange(len(low)), self._tried, self.size)
@@ -157,7 +157,7 @@ class RuleIndex:
 
 
 def group_connections(
-    batch: Batch, rows: Indices, bounds: NDArray[np.int64]
+    batch: ConnectionBatch, rows: Indices, bounds: NDArray[np.int64]
 ) -> tuple[Indices, Indices]:
     """One row of each kind that rules cannot tell apart, and of which kind each is; ``bounds``
     are the ports at which they begin to differ, ascending.

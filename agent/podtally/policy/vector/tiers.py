@@ -25,7 +25,7 @@ from podtally.policy.model import (
 from podtally.policy.reference import engine
 from podtally.policy.vector.cache import Numbers
 from podtally.policy.vector.classes import UNKNOWN_CLASS, EndpointClasses
-from podtally.policy.vector.endpoints import Batch, has_ports
+from podtally.policy.vector.endpoints import ConnectionBatch, has_ports
 from podtally.policy.vector.matching import (
     DECIDES,
     DOUBT,
@@ -41,8 +41,8 @@ from podtally.policy.vector.matching import (
 from podtally.policy.vector.outcomes import (
     OPEN,
     PASS_CODE,
-    Doubts,
     OutcomeTable,
+    TierDoubts,
     TierResults,
     concat_doubts,
     mask_of,
@@ -76,7 +76,7 @@ _COMPARED = 256  # rules
 class TierInput(NamedTuple):
     """Connections of one direction; index i of every array is the same one."""
 
-    batch: Batch
+    batch: ConnectionBatch
     undeniable: (
         Numbers  # an outcome that NetworkPolicy cannot change, see engine._spared; OPEN: none
     )
@@ -135,7 +135,7 @@ class Tiers:
         return resolve_all(stages, last, self._outcomes)
 
     def nearest(
-        self, policies: Sequence[Policy], batch: Batch
+        self, policies: Sequence[Policy], batch: ConnectionBatch
     ) -> tuple[list[tuple[Policy, Rule]], int]:
         """Return the rules nearest to the one connection, at most ``_COMPARED``, and how many of
         their halves (peers, ports) do not match.
@@ -181,7 +181,7 @@ class Tiers:
             decided[firsts.row] = self._outcomes_of(firsts)
             open_ = pairs.take(pairs.match_kind != DECIDES)
             mask = np.where(open_.match_kind == UNKNOWN_END, _ALLOWED, self._mask[open_.entry])
-            found = Doubts(open_.row, mask, self._outcomes_of(open_))
+            found = TierDoubts(open_.row, mask, self._outcomes_of(open_))
             doubts += [found, self._disagreeing(rules)]
         return TierResults(decided, concat_doubts(doubts))
 
@@ -202,7 +202,7 @@ class Tiers:
         kept = sum_before(has.astype(np.int64), of_run) == 0
         return pairs.take(kept[run] if len(run) else np.zeros(0, np.bool_))
 
-    def _disagreeing(self, rules: Pairs) -> Doubts:
+    def _disagreeing(self, rules: Pairs) -> TierDoubts:
         """Return doubts where policies of one priority disagree: the engine's SAME_PRIORITY."""
         first = np.flatnonzero(first_of_runs(rules.row))
         of = np.cumsum(first_of_runs(rules.row)) - 1
@@ -210,7 +210,7 @@ class Tiers:
         differs = np.bincount(of[mask != mask[first][of]], minlength=len(first)) > 0
         rules, of = rules.take(differs[of]), of[differs[of]]
         if not len(of):
-            return Doubts(of, mask[:0], np.zeros(0, np.int32))
+            return TierDoubts(of, mask[:0], np.zeros(0, np.int32))
         first = np.flatnonzero(first_of_runs(of))
         place = np.arange(len(of)) - np.repeat(first, np.diff(np.append(first, len(of))))
         row = np.cumsum(first_of_runs(of)) - 1
@@ -219,7 +219,7 @@ class Tiers:
         every, kind = np.unique(entries, axis=0, return_inverse=True)
         numbers = np.array([self._disagreement(each) for each in every.tolist()], np.int32)
         masks = np.bitwise_or.reduceat(self._mask[rules.entry], first)
-        return Doubts(rules.row[first], masks, numbers[kind.ravel()])
+        return TierDoubts(rules.row[first], masks, numbers[kind.ravel()])
 
     def _disagreement(self, entries: list[int]) -> int:
         named = [entry for entry in entries if entry != _NO_ENTRY]
@@ -246,7 +246,7 @@ class Tiers:
             decided[firsts.row] = self._outcomes_of(firsts)
             open_ = pairs.take(decided[pairs.row] == OPEN)
             mask = np.where(self._mask[open_.entry] == _ANYTHING, _EITHER, _ALLOWED)
-            doubts.append(Doubts(open_.row, mask, self._outcomes_of(open_)))
+            doubts.append(TierDoubts(open_.row, mask, self._outcomes_of(open_)))
             matches = open_.take(open_.match_kind == SELECTION)
             once = first_of_runs(matches.row, self._table.policy[matches.entry])
             np.add.at(matched, matches.row[once], 1)
@@ -268,16 +268,16 @@ class Tiers:
 
     def _judge_undeniable(
         self, planned: _Planned, asked: TierInput, rows: Indices, decided: Numbers
-    ) -> Doubts:
+    ) -> TierDoubts:
         """Fill in ``decided`` where the tier cannot deny."""
         is_isolated = planned.isolating[planned.of_row[rows]]
         sure = rows[is_isolated]
         decided[sure] = asked.undeniable[sure]
         return self._all(engine.SELECTION, _ALLOWED, planned, rows[~is_isolated])
 
-    def _all(self, cause: str, mask: np.uint8, planned: _Planned, rows: Indices) -> Doubts:
+    def _all(self, cause: str, mask: np.uint8, planned: _Planned, rows: Indices) -> TierDoubts:
         masks = np.full(len(rows), mask, np.uint8)
-        return Doubts(rows, masks, self._isolated(cause, planned, rows))
+        return TierDoubts(rows, masks, self._isolated(cause, planned, rows))
 
     def _matching(
         self, tier: int, planned: _Planned, rows: Indices, asked: TierInput
