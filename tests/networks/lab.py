@@ -21,6 +21,8 @@ from tests.e2e.policy_cluster import pod_process
 from tests.e2e.policy_world import no_other_names
 from tests.e2e.test_host import cgroup
 from tests.kernel.links_support import inside, own_netns
+from tests.networks.modules import require
+from tests.patience import deadline
 
 _numbers = itertools.count()
 UPLINK = "uplink0"
@@ -64,6 +66,17 @@ class Shape(Protocol):
     @property
     def flags(self) -> tuple[str, ...]:
         """Return more flags of the agent."""
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Return what of the kernel it takes that not every kernel has; see ``require``."""
+
+    @property
+    def uplinks(self) -> tuple[str, ...]:
+        """Return the node's own interfaces that are watched."""
+
+    def connect(self, lab: "Lab") -> None:
+        """Make UPLINK on the node and eth0 in the world, which lead to each other."""
 
     def prepare(self, lab: "Lab") -> None:
         """Build what all pods of the node share."""
@@ -163,7 +176,7 @@ class Lab:
 
     def quiet(self, seconds: float = 2.5) -> Counters:
         """Wait until no counter has moved for a while: addresses are announced now and then."""
-        end = time.monotonic() + 60.0
+        end = deadline(60.0)
         before, since = self.counters(), time.monotonic()
         while time.monotonic() - since < seconds:
             assert time.monotonic() < end, "the links do not come to rest"
@@ -174,18 +187,23 @@ class Lab:
         return before
 
     def counters(self) -> Counters:
-        """What the pods' links on the node have counted, in bytes."""
+        """What the watched interfaces of the node have counted, in bytes."""
         found: Counters = {}
+        pods = {pod.link for pod in self.pods.values()}
         for link in json.loads(ip("-j", "-s", "link", "show")):
-            if link["ifname"] in {pod.link for pod in self.pods.values()}:
-                found[link["ifname"], "egress"] = link["stats64"]["rx"]["bytes"]
-                found[link["ifname"], "ingress"] = link["stats64"]["tx"]["bytes"]
+            name = link["ifname"]
+            received, sent = (link["stats64"][way]["bytes"] for way in ("rx", "tx"))
+            if name in pods:
+                found[name, "egress"], found[name, "ingress"] = received, sent
+            elif name in self.shape.uplinks:
+                found[name, "egress"], found[name, "ingress"] = sent, received
         return found
 
 
 @contextmanager
 def lab(shape: Shape) -> Iterator[Lab]:
     """A node as ``shape`` builds it, without pods, with an uplink into the world."""
+    require(*shape.modules)
     with own_netns(), ExitStack() as stack:
         sysctl("ipv6/conf/default/accept_dad", 0)
         sysctl("ipv6/conf/default/router_solicitations", 0)
@@ -195,7 +213,7 @@ def lab(shape: Shape) -> Iterator[Lab]:
         api = stack.enter_context(ApiServer())
         made = Lab(shape, api, stack)
         made.world = made.netns("world")
-        ip("link", "add", UPLINK, "type", "veth", "peer", "name", "eth0", "netns", made.world)
+        shape.connect(made)
         for version in shape.versions:
             bits, extra = (24, ()) if version == 4 else (64, ("nodad",))
             ip("addr", "add", f"{NODE[version]}/{bits}", "dev", UPLINK, *extra)
@@ -205,7 +223,8 @@ def lab(shape: Shape) -> Iterator[Lab]:
         for version in shape.versions:
             flag = f"-{version}"
             ip("-n", made.world, flag, "route", "add", POD_NETWORK[version], "via", NODE[version])
-            ip(flag, "route", "add", "default", "via", WORLD[version])
+            out = ("via", WORLD[version], "dev", UPLINK, "onlink")
+            ip(flag, "route", "add", "default", *out)
         node = objects.node()
         node["status"]["addresses"] = [
             {"type": "InternalIP", "address": NODE[version]} for version in shape.versions

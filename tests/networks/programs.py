@@ -14,6 +14,7 @@ from podtally.kernel import bpf
 _SCHED_CLS = 3
 TC_ACT_OK = 0
 REDIRECT, REDIRECT_NEIGH, REDIRECT_PEER = 23, 152, 155  # numbers of helpers, linux/bpf.h
+NETKIT_PEER = 55  # an attach type: the pod's end of a pair
 # Operation codes, Documentation/bpf/standardization/instruction-set.rst
 _MOVE, _COPY, _NOT_EQUAL, _CALL, _EXIT = 0xB7, 0xBF, 0x55, 0x85, 0x95
 _LOAD_HALF, _LOAD_WORD = 0x28, 0x20  # of the packet, by r6

@@ -17,7 +17,6 @@ from tests.networks.lab import (
     POD_NETWORK,
     SERVICE,
     UPLINK,
-    WORLD,
     Lab,
     Member,
     nft,
@@ -32,6 +31,11 @@ FAMILY = {4: "ip", 6: "ip6"}
 
 def pair(pod: Member, *more: str) -> None:
     ip("link", "add", pod.link, *more, "type", "veth", "peer", "name", "eth0", "netns", pod.netns)
+
+
+def wire(lab: Lab, here: str, there: str) -> None:
+    """Join the node and the world."""
+    ip("link", "add", here, "type", "veth", "peer", "name", there, "netns", lab.world)
 
 
 def in_pod(pod: Member, *words: str) -> None:
@@ -131,7 +135,18 @@ def masquerade(versions: tuple[int, ...]) -> None:
 
 
 @dataclass(frozen=True)
-class PointToPoint:
+class Plain:
+    """What most nodes have: one uplink, which is not watched, and no module out of the ordinary."""
+
+    modules: tuple[str, ...] = ()
+    uplinks: tuple[str, ...] = ()
+
+    def connect(self, lab: Lab) -> None:
+        wire(lab, UPLINK, "eth0")
+
+
+@dataclass(frozen=True)
+class PointToPoint(Plain):
     """CNI's ptp plugin (kindnet, GKE): the gateway's address on each host end, a route to each pod."""
 
     versions: tuple[int, ...] = (4,)
@@ -143,8 +158,11 @@ class PointToPoint:
     def prepare(self, lab: Lab) -> None:
         masquerade(self.versions)
 
-    def plug(self, lab: Lab, pod: Member) -> None:
+    def join(self, pod: Member) -> None:
         pair(pod)
+
+    def plug(self, lab: Lab, pod: Member) -> None:
+        self.join(pod)
         ip("link", "set", pod.link, "up")
         in_pod(pod, "link", "set", "eth0", "up")
         for version in self.versions:
@@ -164,7 +182,7 @@ class PointToPoint:
 
 
 @dataclass(frozen=True)
-class Bridge:
+class Bridge(Plain):
     """CNI's bridge plugin with host-local addresses (flannel, k3s, Docker), in hairpin mode."""
 
     versions: tuple[int, ...] = (4,)
@@ -203,7 +221,7 @@ class Bridge:
 
 
 @dataclass(frozen=True)
-class Calico:
+class Calico(Plain):
     """/32 addresses, proxy ARP on the host's ends, which have no address; kube-proxy's iptables mode."""
 
     versions: tuple[int, ...] = (4,)
@@ -233,7 +251,7 @@ class Calico:
 
 
 @dataclass(frozen=True)
-class AwsVpc:
+class AwsVpc(Plain):
     """A second network card, chosen by rules for each pod, and a chain that translates sources."""
 
     versions: tuple[int, ...] = (4,)
@@ -285,37 +303,6 @@ class AwsVpc:
 
 
 @dataclass(frozen=True)
-class Overlay(Bridge):
-    """flannel's vxlan backend: ``world`` is the other node; its pod has OTHER_POD."""
-
-    interfaces: str = f"veth*,{UPLINK},flannel.1"
-
-    OTHER_POD = "10.99.1.5"
-
-    def prepare(self, lab: Lab) -> None:
-        super().prepare(lab)
-        for netns, there, own in (("", WORLD[4], 0), (lab.world, "203.0.113.1", 1)):
-            words = ("-n", netns) if netns else ()
-            tunnel = ("type", "vxlan", "id", "1", "dstport", "8472", "nolearning")
-            device = "eth0" if netns else UPLINK
-            mac = f"0a:58:0a:63:0{own}:00"
-            ip(*words, "link", "add", "flannel.1", "address", mac, *tunnel, "dev", device)
-            ip(*words, "addr", "add", f"10.99.{own}.0/32", "dev", "flannel.1")
-            ip(*words, "link", "set", "flannel.1", "up")
-            other = 1 - own
-            far = f"0a:58:0a:63:0{other}:00"
-            route = (f"10.99.{other}.0/24", "via", f"10.99.{other}.0", "dev", "flannel.1", "onlink")
-            if netns:
-                ip(*words, "route", "del", POD_NETWORK[4])
-            ip(*words, "route", "add", *route)
-            neighbour = (f"10.99.{other}.0", "lladdr", far, "nud", "permanent", "dev", "flannel.1")
-            ip(*words, "neigh", "add", *neighbour)
-            fdb = ("bridge", *words, "fdb", "append", far, "dev", "flannel.1", "dst", there)
-            subprocess.run(fdb, check=True)
-        ip("-n", lab.world, "addr", "add", f"{self.OTHER_POD}/32", "dev", "lo")
-
-
-@dataclass(frozen=True)
 class Docker(Bridge):
     """A bridge, and a port of the node that is translated to the pod's."""
 
@@ -334,6 +321,28 @@ class Docker(Bridge):
 
     def entry(self, pod: Member, version: int) -> tuple[str, int]:
         return NODE[4], PUBLISHED
+
+
+@dataclass(frozen=True)
+class Ipvs(PointToPoint):
+    """kube-proxy's IPVS mode: the Service's address is the node's own, on a device of its own."""
+
+    modules: tuple[str, ...] = ("ip_vs",)
+
+    def prepare(self, lab: Lab) -> None:
+        super().prepare(lab)
+        ip("link", "add", "kube-ipvs0", "type", "dummy")
+        subprocess.run(["ipvsadm", "--clear"], check=True)
+        sysctl("ipv4/vs/conntrack", 1)
+
+    def serve(self, lab: Lab, backend: Member) -> None:
+        ip("addr", "add", f"{SERVICE[4]}/32", "dev", "kube-ipvs0")
+        front, back = f"{SERVICE[4]}:{FRONT}", f"{backend.addresses[4]}:{BACK}"
+        for command in (
+            f"--add-service --tcp-service {front} --scheduler rr",
+            f"--add-server --tcp-service {front} --real-server {back} --masquerading",
+        ):
+            subprocess.run(["ipvsadm", *command.split()], check=True)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs of others on the hooks: ours are first, or it is reported what is not counted."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.networks.lab import BACK, lab
 from tests.networks.shapes import Cilium, PointToPoint, SharedClsact
 from tests.networks.test_shapes import started
 from tests.networks.traffic import converse
+from tests.networks.uplinks import Netkit
 
 FOREIGN = "podtally_foreign_programs"
 
@@ -32,7 +34,7 @@ def test_redirection_past_the_host_end_is_reported(make_agent: MakeAgent, tmp_pa
         look = lambda s: value(s, FOREIGN, hook="bypassed", interface=web.link)  # noqa: E731
         samples = eventually(agent, look, 1)
         assert value(samples, FOREIGN, hook="bypassed", interface=client.link) == 0
-        assert f"bytes reached the pod behind {web.link} without passing it" in agent.said()
+        assert f"bytes went to or from the pod behind {web.link} without passing it" in agent.said()
         done = subprocess.run(
             [sys.executable, "-m", "podtally", "doctor", "--interfaces", "lxc*"],
             capture_output=True,
@@ -42,6 +44,23 @@ def test_redirection_past_the_host_end_is_reported(make_agent: MakeAgent, tmp_pa
         )
         assert f"bypass of {web.link}" in done.stdout, done.stdout + done.stderr
         assert f"bypass of {client.link}" not in done.stdout
+
+
+def test_redirection_at_the_pods_end_is_reported(make_agent: MakeAgent, tmp_path: Path) -> None:
+    """Cilium with netkit: a program on the pod's end sends on what the pod sent."""
+    with lab(Netkit()) as made:
+        web, client = made.pod("web", app="web"), made.pod("client")
+        routes = {web.addresses[4]: ifindex(web.link)}
+        code = programs.director(routes, programs.REDIRECT_NEIGH)
+        link = programs.attach_last(code, ifindex(client.link), programs.NETKIT_PEER)
+        made.stack.callback(os.close, link)
+        converse(client.netns, web.netns, (web.addresses[4], BACK), BACK)
+        agent = make_agent(*made.flags(tmp_path))
+        started(agent)
+        look = lambda s: value(s, FOREIGN, hook="bypassed", interface=client.link)  # noqa: E731
+        samples = eventually(agent, look, 1)
+        assert value(samples, FOREIGN, hook="bypassed", interface=web.link) == 0
+        assert f"from the pod behind {client.link} without passing it" in agent.said()
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first", "behind"])

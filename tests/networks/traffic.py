@@ -8,8 +8,9 @@ from contextlib import contextmanager, suppress
 
 from tests.e2e.policy_world import SIZE, TIMES, receive
 from tests.kernel.links_support import inside
+from tests.patience import FACTOR
 
-SECONDS = 30.0
+SECONDS = 30.0 * FACTOR
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
 

@@ -122,7 +122,7 @@ class Attacher:
         return found
 
     def bypassing_bytes(self, ifindex: int) -> int:
-        """Return how many bytes reached the pod behind an interface past our programs; OSError."""
+        """Return how many bytes the pod behind a pair sent or got past our programs; OSError."""
         link = get_link(self._requests, ifindex)
         return bypassing_bytes(self._requests, link) if link is not None else 0
 

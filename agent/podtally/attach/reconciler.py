@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from podtally.attach.attacher import Attacher, is_gone
 from podtally.attach.selection import Wanted
+from podtally.attach.surroundings import Surroundings
 from podtally.errors import PodtallyError
 from podtally.netlink.links import get_link
 from podtally.netlink.model import (
@@ -76,6 +77,7 @@ class Reconciler:
         self._reader = AddressReader(self._requests, self.namespaces)
         self._put_off: set[int] = set()  # namespaces with addresses that are not listed yet
         self._known: dict[int, _KnownLink] = {}
+        self._surroundings = Surroundings(self._uplinks, self._link_of, self._ports_of)
         self.attach_errors = 0
 
     def close(self) -> None:
@@ -90,6 +92,8 @@ class Reconciler:
             known = self._known.get(ifindex)
             if known is not None and known.attached and not self._attacher.attached(ifindex):
                 self._let_go(ifindex, None)  # another interface under the same number
+            self._known.setdefault(ifindex, _KnownLink(link, link))
+        for link in there.values():  # each is chosen by what it stands on
             self.seen(link)
         self._reader.look_at_host()
         self.addresses_changed({known.nsid for known in self._known.values() if known.attached})
@@ -126,7 +130,7 @@ class Reconciler:
             self._changed(known, link)
         else:
             known.link = link
-        if not known.attached and (role := self._wanted(link, self._uplinks)) is not None:
+        if not known.attached and (role := self._wanted(link, self._surroundings)) is not None:
             self._watch(known, role)
 
     def gone(self, last: Link) -> None:
@@ -237,8 +241,11 @@ class Reconciler:
         known = self._known.get(ifindex)
         return known.link if known is not None else None
 
-    def _uplinks(self) -> frozenset[int]:
-        return uplinks(self._requests)
+    def _ports_of(self, ifindex: int) -> list[Link]:
+        return [each.link for each in self._known.values() if each.link.master == ifindex]
+
+    def _uplinks(self, vrf: int) -> frozenset[int]:
+        return uplinks(self._requests, vrf)
 
     def _changed(self, known: _KnownLink, link: Link) -> None:
         if link.name != known.link.name:

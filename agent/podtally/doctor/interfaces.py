@@ -2,9 +2,11 @@
 """Probes of the interfaces: which would be watched, and which other programs they have."""
 
 from collections.abc import Iterator
+from functools import cache, partial
 
 from podtally.attach.attacher import Attacher
-from podtally.attach.selection import pod_interfaces, refusals
+from podtally.attach.selection import counted_below, pod_interfaces, refusals
+from podtally.attach.surroundings import surroundings
 from podtally.config import Config
 from podtally.doctor.finding import DoctorFinding, error_text
 from podtally.errors import PodtallyError
@@ -20,9 +22,9 @@ def interfaces(config: Config) -> Iterator[DoctorFinding]:
     requests = Requests()
     try:
         role = pod_interfaces(config.interfaces)
-        found_uplinks = uplinks(requests)
         links = all_links(requests)
-        watched = [link for link in links if role(link, lambda: found_uplinks)]
+        host = surroundings(links, cache(partial(uplinks, requests)))
+        watched = [link for link in links if role(link, host)]
     except OSError as error:
         yield DoctorFinding(
             "interfaces", None, f"cannot be listed: {error_text(error)}", "run as root"
@@ -33,6 +35,8 @@ def interfaces(config: Config) -> Iterator[DoctorFinding]:
     yield _watched(watched, config.interfaces)
     for refusal in refusals(config.interfaces, links):
         yield DoctorFinding("named interface", None, refusal, "correct --interfaces")
+    for note in counted_below(config.interfaces, links):
+        yield DoctorFinding("named interface", None, note)
     if watched:
         yield from _programs(watched, config)
 
@@ -67,8 +71,8 @@ def _bypass(link: Link, attacher: Attacher) -> Iterator[DoctorFinding]:
         return
     if hidden:
         detail = (
-            f"{hidden} bytes reached the pod behind it without passing it (bpf_redirect_peer): "
-            "not counted"
+            f"{hidden} bytes went to or from the pod behind it without passing it "
+            "(bpf_redirect_peer, netkit): not counted"
         )
         fix = "Cilium: set bpf.hostLegacyRouting=true (docs/networks.md)"
         yield DoctorFinding(f"bypass of {link.name}", False, detail, fix)

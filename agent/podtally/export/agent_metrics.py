@@ -93,7 +93,7 @@ class AgentMetrics(Collector):
         self.foreign = section.gauge(
             "foreign_programs",
             "Other programs that run before podtally's and can hide packets from it; hook "
-            "`bypassed`: packets reached the endpoint without passing the interface.",
+            "`bypassed`: packets reached or left the endpoint without passing the interface.",
             ("interface", "hook"),
             cardinality="fine: 1 per interface and hook that has any",
         )

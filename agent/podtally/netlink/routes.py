@@ -25,14 +25,15 @@ _FAR_AWAY = (
 )
 
 
-def uplinks(requests: Requests) -> frozenset[int]:
-    """The interfaces of the default routes, IPv4 and IPv6."""
+def uplinks(requests: Requests, vrf: int = 0) -> frozenset[int]:
+    """The interfaces of the default routes, IPv4 and IPv6, of the host or of a VRF's ifindex."""
+    within = attribute(_RTA_OIF, struct.pack("=I", vrf)) if vrf else b""
     found = set()
     for family, address in _FAR_AWAY:
         length = address.max_prefixlen
         body = _RTMSG.pack(family, length, 0, 0, 0, 0, 0, 0, 0)
         try:
-            answer = requests.get(_GETROUTE, body + attribute(_RTA_DST, address.packed))
+            answer = requests.get(_GETROUTE, body + attribute(_RTA_DST, address.packed) + within)
         except OSError:  # ENETUNREACH: there is none
             continue
         interface = attributes(answer, _RTMSG.size).get(_RTA_OIF)

@@ -7,7 +7,7 @@ import time
 
 from podtally.api.dns_lookup import SeenDns
 from podtally.api.query_service import QueryService
-from podtally.attach.selection import refusals
+from podtally.attach.selection import counted_below, refusals
 from podtally.config import Config
 from podtally.errors import PodtallyError
 from podtally.export.expected import ExpectedMatcher
@@ -241,14 +241,16 @@ class EpochLoop:
         self._components.watcher.check()
 
     def _log_refusals(self) -> None:
-        """Log each interface once that the configuration names and that cannot be watched."""
+        """Log once each interface that is named and cannot be watched, or is counted elsewhere."""
         if self._config.interfaces is None:
             return
-        found = refusals(self._config.interfaces, self._components.watcher.links())
-        for refusal in found:
-            if refusal not in self._refused:
-                log.warning("--interfaces: %s", refusal)
-        self._refused.update(found)
+        pattern, links = self._config.interfaces, self._components.watcher.links()
+        refused, below = refusals(pattern, links), counted_below(pattern, links)
+        for words in {*refused, *below} - self._refused:
+            log.log(
+                logging.WARNING if words in refused else logging.INFO, "--interfaces: %s", words
+            )
+        self._refused.update(refused, below)
 
 
 def head_start(took: float, epoch: float) -> float:

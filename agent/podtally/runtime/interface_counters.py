@@ -23,7 +23,7 @@ class WatchedInterface(NamedTuple):
     role: model.Role
     mode: str  # "" until attached
     largest: int  # bytes of the largest frame
-    pair: bool  # a veth; it may leave Ethernet headers out of its counters
+    bare: bool  # it may leave Ethernet headers out of its counters
 
 
 class LastReading(NamedTuple):
@@ -94,13 +94,13 @@ def _by_endpoint(
     dropped, queued = np.array(of_each, np.int64).reshape(-1, 2).T
     nothing = np.zeros_like(dropped)
     host = np.array([each.role is model.Role.HOST for each in watched], np.bool_)
-    pair = np.array([each.pair for each in watched], np.bool_)
+    bare = np.array([each.bare for each in watched], np.bool_)
     largest = np.array([each.largest for each in watched], np.int64)
     received_and_sent = (
         (read.rx_bytes, read.tx_bytes),
         (read.rx_dropped, nothing),
         (nothing, read.tx_dropped + dropped),
-        (read.rx_frames * pair, read.tx_frames * pair),
+        (read.rx_frames * bare, read.tx_frames * bare),
         (nothing, queued),
     )
     pairs = [np.stack(columns, axis=1) for columns in received_and_sent]

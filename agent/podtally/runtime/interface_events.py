@@ -19,6 +19,11 @@ from podtally.supervision.conditions import Condition
 
 log = logging.getLogger(__name__)
 
+# Kinds that may count frames without their Ethernet header: what a program redirected to a pair;
+# what is received (vlan_do_receive() in net/8021q/vlan_core.c, internal_dev_recv() in
+# net/openvswitch/vport-internal_dev.c).
+_BARE = ("veth", "netkit", "vlan", "openvswitch")
+
 
 class InterfaceEvents:
     """The watched interfaces by ifindex; the links thread fills ``queue``."""
@@ -111,8 +116,8 @@ class InterfaceEvents:
     def _appeared(self, event: model.Appeared) -> None:
         link = event.link
         host = event.role is model.Role.HOST
-        pair = link.kind == "veth"
-        self.watched[link.ifindex] = WatchedInterface(link.name, event.role, "", link.largest, pair)
+        bare = link.kind in _BARE
+        self.watched[link.ifindex] = WatchedInterface(link.name, event.role, "", link.largest, bare)
         opening = (link.name, event.low, host, event.at_ns)
         self._ledger.interfaces.appeared(link.ifindex, *opening)
         if link.ifindex in self._gone.keys() | self._going:

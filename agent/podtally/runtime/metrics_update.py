@@ -55,7 +55,7 @@ class MetricsUpdate:
                 self._update_bypass(ifindex, watched.name)
 
     def _update_bypass(self, ifindex: int, name: str) -> None:
-        """Report a pod that another program reaches past our hooks; logged once for each."""
+        """Report a pod that another program serves past our hooks; logged once for each."""
         try:
             hidden = self._components.attacher.bypassing_bytes(ifindex)
         except OSError:  # a namespace that may not be asked, or is going
@@ -66,8 +66,9 @@ class MetricsUpdate:
         if ifindex not in self._bypassed:
             self._bypassed.add(ifindex)
             log.warning(
-                "%d bytes reached the pod behind %s without passing it: another program redirects "
-                "to the pod's end (bpf_redirect_peer); they are not counted (docs/networks.md)",
+                "%d bytes went to or from the pod behind %s without passing it: another program "
+                "redirects at the pod's end (bpf_redirect_peer, netkit); they are not counted "
+                "(docs/networks.md)",
                 hidden,
                 name,
             )

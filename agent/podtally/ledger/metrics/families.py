@@ -136,7 +136,7 @@ DROPS_BYTES = Family(
             help="Bytes that only the interface or only podtally counted, by kind.",
             note="`after_hook`: booked, then dropped (the pod's interface is down, a qdisc is "
             "full); `before_hook`: counted by the interface, then dropped (XDP, backlog); "
-            "`header`: Ethernet headers that a veth with XDP or GRO does not count.",
+            "`header`: Ethernet headers that a veth with XDP or GRO, or a VLAN, does not count.",
             cardinality="fine: 3 per interface and direction that had any",
             label_of_columns="kind",
         ),
