@@ -213,6 +213,14 @@ _AGAIN = Row(
             Counted("Packets", _RETRANSMITS, WORKLOADS),
             Look(COUNT, 12, empty="nothing was sent again, or the kernel does not report it"),
         ),
+        lines(
+            "Retransmits that are not counted",
+            "Of all namespaces of the selected cluster: what the panels above may lack, by cause.",
+            Line(
+                rate("podtally_retransmits_lost_total", 'cluster=~"$cluster"', "loss"), "{{loss}}"
+            ),
+            Look(PER_SECOND, 24, 6, empty="the kernel does not report retransmits"),
+        ),
     ),
 )
 

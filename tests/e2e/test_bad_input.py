@@ -308,7 +308,7 @@ def test_a_signal_ends_it_and_counting_goes_on(three_pods: Node, agent: Agent, n
     agent.start()
     agent.wait_ready()
     assert agent.stop(number) == 0
-    assert "the kernel programs stay attached and go on counting" in agent.said()
+    assert "the kernel programs stay attached and keep counting" in agent.said()
     a, b = three_pods.pods["a"], three_pods.pods["b"]
     ip("netns", "exec", a.netns, "ping", "-c", "3", "-i", "0.01", b.ipv4)
     agent.start()

@@ -159,7 +159,7 @@ def test_what_cannot_be_written_is_reported_later(
             assert agent.get("/readyz")[0] == 200
             samples = eventually(agent, denied, 20)
             assert agent.said().count("cannot write events") == 1
-            time.sleep(1.1)  # it goes on counting meanwhile
+            time.sleep(1.1)  # it keeps counting meanwhile
             stage.deny(OUTSIDE[0], 81)
             eventually(agent, denied, 21)
             if killed:

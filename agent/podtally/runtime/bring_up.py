@@ -68,7 +68,7 @@ class AgentComponents:
     opened: ExitStack
 
     def close(self) -> None:
-        """Close everything but the kernel's programs, which go on counting."""
+        """Close everything but the kernel's programs, which keep counting."""
         self.opened.close()
 
 
@@ -200,7 +200,7 @@ def _book_past(recovery: Recovery, journal: Journal, past: _Past) -> list[Closed
     except (UnwritableError, OSError) as error:
         raise PodtallyError(
             f"cannot write the checkpoint {recovery.checkpoint.path}: {error}; "
-            "nothing is lost, the kernel goes on counting",
+            "nothing is lost, the kernel keeps counting",
             "make room there, or choose another --state-dir",
         ) from None
 

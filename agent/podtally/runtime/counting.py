@@ -62,7 +62,7 @@ class Counting:
         return self.installed.current
 
     def close(self) -> None:
-        """Close everything but the kernel's programs, which go on counting."""
+        """Close everything but the kernel's programs, which keep counting."""
         self._opened.close()
 
     def _attach(self, config: Config, opened: ExitStack) -> None:

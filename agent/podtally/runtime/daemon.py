@@ -4,7 +4,7 @@
 A start goes in four steps (``_RunningAgent``; docs/architecture.md). What books is imported in the
 third, when packets are counted already: it takes longer than the rest together.
 
-A reload replaces the configuration in the same process: the kernel goes on counting, and the
+A reload replaces the configuration in the same process: the kernel keeps counting, and the
 next epoch books what it counted. A configuration that cannot be used changes nothing.
 """
 
@@ -62,7 +62,7 @@ def run(config: Config, read_again: Callable[[], Config], preload: Preload | Non
             gc.collect()  # unmaps the tables of the agent before
     finally:
         service.close()
-    log.info("stopped; the kernel programs stay attached and go on counting")
+    log.info("stopped; the kernel programs stay attached and keep counting")
     return 0
 
 
@@ -102,7 +102,7 @@ class _RunningAgent:
             self._close()
             raise
         if signals.is_stopped:
-            self._service.stopping("stopping; the kernel programs go on counting")
+            self._service.stopping("stopping; the kernel programs keep counting")
             self._close()
             return False
         signals.woken.clear()
@@ -120,7 +120,7 @@ class _RunningAgent:
             log.info("the configuration has not changed; policies are reloaded")
             self._service.ready(self._loop.status())
             return self
-        log.info("the configuration has changed; the kernel goes on counting")
+        log.info("the configuration has changed; the kernel keeps counting")
         self._close()
         try:
             return _RunningAgent(config, self._service)

@@ -88,7 +88,7 @@ class Journal:
         return self._at_rest()
 
     def flip(self) -> HalfAtRest:
-        """End the epoch: the kernel goes on counting in the other half."""
+        """End the epoch: the kernel keeps counting in the other half."""
         self.table.flip()
         self.table.fence()
         return self._at_rest()
@@ -116,7 +116,7 @@ class Journal:
         """Write the checkpoint and clear the booked half; ``here.epoch`` is not used.
 
         UnwritableError if the checkpoint cannot be written. Nothing is lost then: the rows stay
-        where they are, the kernel goes on counting in the other half, and ``commit`` can be
+        where they are, the kernel keeps counting in the other half, and ``commit`` can be
         called again.
         """
         assert self._uncommitted is not None

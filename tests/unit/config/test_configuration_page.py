@@ -62,7 +62,7 @@ def written(value: object) -> str:
 
 
 def test_the_page_has_what_a_reload_does_not_take_over() -> None:
-    (sentence,) = re.findall(r"Only a\s+restart takes over ([^;]*);", PAGE)
+    (sentence,) = re.findall(r"Only a\s+restart applies ([^;]*);", PAGE)
     assert set(re.findall(r"`(\w+)`", sentence)) == set(RESTART_ONLY)
 
 

@@ -78,8 +78,8 @@ def test_reload(manager: Manager, service: ServiceManager) -> None:
 
 
 def test_stopping(manager: Manager, service: ServiceManager) -> None:
-    service.stopping("the programs go on counting")
-    assert manager.heard() == {"STOPPING": "1", "STATUS": "the programs go on counting"}
+    service.stopping("the programs keep counting")
+    assert manager.heard() == {"STOPPING": "1", "STATUS": "the programs keep counting"}
 
 
 def test_the_watchdog_is_fed_only_if_it_waits(manager: Manager, service: ServiceManager) -> None:

@@ -71,9 +71,9 @@ DNS_TROUBLE = Family(
     metrics=(
         Metric(
             name="podtally_dns_messages",
-            help="DNS messages that are not as they should be, by kind.",
-            note="`truncated` (the client has to ask again over TCP), `unsolicited` (answers that "
-            "nothing here asked for: they name nothing), `unreadable`, `lost` (the kernel dropped "
+            help="DNS messages with a problem, by kind.",
+            note="`truncated` (the client has to retry over TCP), `unsolicited` (answers "
+            "without a query here: they name nothing), `unreadable`, `lost` (the kernel dropped "
             "them: the endpoint sent more than its bound).",
             cardinality="fine: workloads that have any × 4",
         ),

@@ -66,7 +66,7 @@ RETRANSMITS = Family(
     metrics=(
         Metric(
             name="podtally_retransmits",
-            help="What endpoints sent again in TCP connections, SYN and SYN/ACK included.",
+            help="TCP retransmits of endpoints, SYN and SYN/ACK included.",
             note="Reported by the kernel's tracepoints, and joined to connections by addresses and "
             "ports: absent where the agent cannot use them (`podtally doctor`). A packet may be "
             "several segments that the kernel cuts later (GSO), which the tracepoints do not tell: "
