@@ -5,7 +5,7 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from podtally.kernel import bpf
 from podtally.kernel.account_map import AccountMap
 from podtally.kernel.flow_programs import compile_here, flow_job
 from podtally.kernel.loader import LoadJob, load
+from podtally.kernel.near_region import RECENT_EPOCHS
 from podtally.kernel.pins import Generation, Options, Pins, slots_for
 from podtally.kernel.table import Table, open_table
 
@@ -61,6 +62,15 @@ class Rig:
         _empty_hash(self._counts)
         self.books.close_accounts(LOOPBACK)
         self.books.open_accounts(LOOPBACK)
+
+    def settle(self, run: Callable[[], object]) -> None:
+        """Let the table's near region follow the flows of ``run``, as an agent's epochs would."""
+        for _ in range(RECENT_EPOCHS + 2):
+            run()
+            rest = self.table.epoch & 1
+            self.table.flip()
+            self.table.fence()
+            self.table.clear(rest)
 
     def counted(self) -> int:
         """Packets that podtally has booked since ``clear()``, under a flow or an account."""

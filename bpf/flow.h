@@ -19,11 +19,17 @@
 
 /*
  * A half of the table is an array of blocks, a block is a page of slots. A flow's
- * fingerprint names its block and the slot at which the search begins; the search
- * stays in the block, so that it costs one map look-up and touches one page.
+ * fingerprint names two blocks, and the slot at which the search begins in them.
+ *
+ * The first is in the near region, the first blocks of the half, whose number the agent
+ * chooses by the flows of the last epochs (kernel/region.py): so the slots in use lie close
+ * together. Where NEAR_PROBES slots there have other flows, PROBES slots of the second follow,
+ * which is anywhere behind the region. No slot is freed and no region changes within a
+ * half's epoch, so all searches for a flow meet the same slots in the same order, and the first
+ * that is free, or has the flow, ends them: a flow has one slot.
  */
 #define BLOCK_SLOTS 128
-#define NEAR_PROBES 8 /* without a loop: where most flows are */
+#define NEAR_PROBES 8
 #define PROBES 64 /* at five eighths full, 1 new flow in 10,000 finds no slot */
 
 /*
@@ -74,7 +80,8 @@
 struct control {
 	__u64 epoch; /* its lowest bit says which half is active */
 	__u64 always; /* facts of every packet: SEEN_PLAIN_BIT where messages are copied, else 0 */
-	__u64 pad0[6];
+	__u64 near_shift[2]; /* a half's near region is 1/2^this of it: 0, and there is none */
+	__u64 pad0[4];
 	__u64 used[2]; /* slots claimed in each half, listed in the map `used` */
 	__u64 pad1[6];
 };

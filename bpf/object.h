@@ -28,6 +28,7 @@
 #define PLACEHOLDER_WHOLE 0x6c791000
 #define PLACEHOLDER_LOW 0x6c792000
 #define PLACEHOLDER_HIGH 0x6c793000
+#define PLACEHOLDER_VALUE 0x6c794000
 /* The upper half of a 64-bit one, and of nothing else that is compiled here. */
 #define PLACEHOLDER_UPPER 0x7074616cULL
 
@@ -71,6 +72,16 @@
 		    : "=r"(map_address)                                             \
 		    : "i"(PLACEHOLDER_UPPER << 32 | PLACEHOLDER_MAP | MAP_##name)); \
 		map_address;                                                        \
+	})
+
+/* The only value of an array map of one, without a look-up. */
+#define VALUE_OF(name)                                                                \
+	({                                                                            \
+		value_of_##name *map_value;                                           \
+		asm("%0 = %1 ll"                                                      \
+		    : "=r"(map_value)                                                 \
+		    : "i"(PLACEHOLDER_UPPER << 32 | PLACEHOLDER_VALUE | MAP_##name)); \
+		map_value;                                                            \
 	})
 
 /* A parameter of at most 31 bits. */

@@ -146,50 +146,10 @@ static __always_inline bool is_vlan(__be16 type)
 	return type == htons(ETH_P_8021Q) || type == htons(ETH_P_8021AD);
 }
 
-/*
- * The common frame, read in place. -1: not one of those, or not all of it is in the
- * linear area; nothing has been decided then.
- */
-static __always_inline int parse_plain(struct __sk_buff *skb, struct packet *packet)
+/* What is behind the bare IP header of a common frame: `length` bytes, at `ports`. */
+static __always_inline int parse_plain_ports(void *data, void *end, __be16 *ports, int length,
+					     struct packet *packet)
 {
-	void *data = (void *)SKB_FIELD(skb, data), *end = (void *)SKB_FIELD(skb, data_end);
-	__be16 *ports, type = SKB_FIELD(skb, protocol);
-	int length; /* of what is behind the IP header */
-
-	if (type == htons(ETH_P_IP)) {
-		struct iphdr *ip = data + ETH_HLEN;
-
-		ports = (void *)(ip + 1);
-		if ((void *)(ports + 2) > end)
-			return -1;
-		length = ntohs(ip->tot_len) - (int)sizeof(*ip);
-		if (*(u8 *)ip != IP_BARE_HEADER || ip->frag_off & htons(IP_FRAGMENT))
-			return -1;
-		packet->source[0] = 0;
-		packet->source[1] = mapped_ipv4(ip->saddr);
-		packet->destination[0] = 0;
-		packet->destination[1] = mapped_ipv4(ip->daddr);
-		packet->protocol = ip->protocol;
-		packet->ipv4 = true;
-	} else if (type == htons(ETH_P_IPV6)) {
-		struct ipv6hdr *ip = data + ETH_HLEN;
-		u64 *words = (void *)&ip->saddr;
-
-		ports = (void *)(ip + 1);
-		if ((void *)(ports + 2) > end)
-			return -1;
-		length = ntohs(ip->payload_len);
-		if ((*(u8 *)ip & 0xf0) != IP6_VERSION)
-			return -1;
-		packet->source[0] = words[0];
-		packet->source[1] = words[1];
-		packet->destination[0] = words[2];
-		packet->destination[1] = words[3];
-		packet->protocol = ip->nexthdr;
-		packet->ipv4 = false;
-	} else {
-		return -1;
-	}
 	if (packet->protocol == IPPROTO_TCP) {
 		u8 *flags = (u8 *)ports + TCP_FLAGS_OFFSET;
 
@@ -207,6 +167,59 @@ static __always_inline int parse_plain(struct __sk_buff *skb, struct packet *pac
 	packet->source_port = ports[0];
 	packet->destination_port = ports[1];
 	return 0;
+}
+
+static __always_inline int parse_plain4(void *data, void *end, struct packet *packet)
+{
+	struct iphdr *ip = data + ETH_HLEN;
+	__be16 *ports = (void *)(ip + 1);
+
+	if ((void *)(ports + 2) > end)
+		return -1;
+	if (*(u8 *)ip != IP_BARE_HEADER || ip->frag_off & htons(IP_FRAGMENT))
+		return -1;
+	packet->source[0] = 0;
+	packet->source[1] = mapped_ipv4(ip->saddr);
+	packet->destination[0] = 0;
+	packet->destination[1] = mapped_ipv4(ip->daddr);
+	packet->protocol = ip->protocol;
+	packet->ipv4 = true;
+	return parse_plain_ports(data, end, ports, ntohs(ip->tot_len) - (int)sizeof(*ip), packet);
+}
+
+static __always_inline int parse_plain6(void *data, void *end, struct packet *packet)
+{
+	struct ipv6hdr *ip = data + ETH_HLEN;
+	__be16 *ports = (void *)(ip + 1);
+	u64 *words = (void *)&ip->saddr;
+
+	if ((void *)(ports + 2) > end)
+		return -1;
+	if ((*(u8 *)ip & 0xf0) != IP6_VERSION)
+		return -1;
+	packet->source[0] = words[0];
+	packet->source[1] = words[1];
+	packet->destination[0] = words[2];
+	packet->destination[1] = words[3];
+	packet->protocol = ip->nexthdr;
+	packet->ipv4 = false;
+	return parse_plain_ports(data, end, ports, ntohs(ip->payload_len), packet);
+}
+
+/*
+ * The common frame, read in place. -1: not one of those, or not all of it is in the
+ * linear area; nothing has been decided then.
+ */
+static __always_inline int parse_plain(struct __sk_buff *skb, struct packet *packet)
+{
+	void *data = (void *)SKB_FIELD(skb, data), *end = (void *)SKB_FIELD(skb, data_end);
+	__be16 type = SKB_FIELD(skb, protocol);
+
+	if (type == htons(ETH_P_IP))
+		return parse_plain4(data, end, packet);
+	if (type == htons(ETH_P_IPV6))
+		return parse_plain6(data, end, packet);
+	return -1;
 }
 
 /* The ports at `offset`, and for TCP the flags, as far as they lie before `end`. */

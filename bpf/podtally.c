@@ -13,25 +13,24 @@
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
+#include "plain.h"
 #include "names.h"
 #include "retransmit.h"
 #include "rows.h"
 #include "sockets.h"
 
-static __always_inline int count(struct __sk_buff *skb, const u32 direction, const bool uplink)
+/* Any packet; see plain.h for the common ones. */
+static __always_inline int count_any(struct __sk_buff *skb, const u32 direction, const bool uplink)
 {
 	struct packet packet;
 	struct rest rest = {};
 	struct flow flow;
 	u64 packets = SKB_FIELD(skb, gso_segs), bytes = SKB_FIELD(skb, len);
 	u64 epoch, fingerprint, traffic, flags, news, error = 0;
-	u32 zero = 0, ifindex = SKB_FIELD(skb, ifindex), half, block_index, start, index, place = 0;
+	u32 ifindex = SKB_FIELD(skb, ifindex);
 	u32 number = direction; /* of the lane */
 	u64 passing = 0; /* LANE_PASSING: leaves an uplink without a socket of the host */
-	bool allowed, claimed = false;
-	struct control *ctl;
-	struct block *block;
-	struct hot *slot = NULL;
+	struct found found;
 
 	if (!packets)
 		packets = 1;
@@ -59,83 +58,42 @@ static __always_inline int count(struct __sk_buff *skb, const u32 direction, con
 	}
 	flow.ifindex = ifindex;
 	turn(&flow, &packet, direction);
-	fingerprint = error ? error : fingerprint_of(&flow, packet.ipv4);
 	flags = packet.tcp_flags | packet.facts;
 	if (uplink && direction == FROM_ENDPOINT)
 		flags |= (passing ^ LANE_PASSING) * (SEEN_SOCKET / LANE_PASSING);
 
-	ctl = lookup(control, &zero);
-	if (!ctl)
-		return TC_ACT_UNSPEC;
-	epoch = *(volatile u64 *)&ctl->epoch; /* read once: see the swap in table.py */
-	flags |= *(volatile u64 *)&ctl->always;
-	half = epoch & 1;
-	block_index = AND_PARAMETER(fingerprint >> 32, block_mask) +
-		      SHIFT_BY_PARAMETER(half, block_shift);
-	block = lookup(hot, &block_index);
-	if (!block)
-		return TC_ACT_UNSPEC;
-	start = fingerprint;
-	traffic = packets << PACKET_SHIFT | bytes;
-#pragma unroll
-	for (int i = 0; i < NEAR_PROBES; i++) {
-		u64 found;
-
-		place = (start + i) & (BLOCK_SLOTS - 1);
-		found = *(volatile u64 *)&block->slots[place].fingerprint;
-		if (found == fingerprint) {
-			news = add(&block->slots[place], block_index * BLOCK_SLOTS + place, traffic,
-				   flags, direction, rest.icmp, false);
-			if (uplink && direction == FROM_ENDPOINT && news & SEEN_SOCKET)
-				note_sender(skb, block_index * BLOCK_SLOTS + place);
-			if (news & SEEN_PLAIN) {
-				slot = &block->slots[place];
-				goto not_plain;
-			}
-			return TC_ACT_UNSPEC;
-		}
-		if (!found)
-			break;
-	}
-	allowed = may_claim(ctl, epoch, ifindex, number);
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < PROBES; i++) { /* from the start: others claim slots, too */
-		u64 found;
-
-		place = (start + i) & (BLOCK_SLOTS - 1);
-		found = *(volatile u64 *)&block->slots[place].fingerprint;
-		if (!found) {
-			if (!allowed)
-				break;
-			found = __sync_val_compare_and_swap(&block->slots[place].fingerprint, 0,
-							    fingerprint);
-			claimed = !found;
-		}
-		if (claimed || found == fingerprint) {
-			slot = &block->slots[place];
-			break;
-		}
-	}
-	if (!slot) {
+	flags |= *(volatile u64 *)&VALUE_OF(control)->always;
+	fingerprint = error ? error : fingerprint_of(&flow, packet.ipv4);
+	epoch = *(volatile u64 *)&VALUE_OF(control)->epoch; /* once: see flip() in table.py */
+	found = search(fingerprint, epoch & 1, claims_left(epoch, ifindex, number));
+	if (!found.slot) {
 		book(ifindex, direction, ACCOUNT_OVERFLOW, bytes, packets);
 		return TC_ACT_UNSPEC;
 	}
-	if (uplink && claimed && direction == TO_ENDPOINT && is_for_socket(skb, &packet))
+	if (uplink && found.is_claimed && direction == TO_ENDPOINT && is_for_socket(skb, &packet))
 		flags |= SEEN_SOCKET;
-	index = block_index * BLOCK_SLOTS + place;
-	if (claimed) /* one atomic less: that there is a packet is in the row */
-		news = add(slot, index, traffic, flags & ~SEEN_PACKET, direction, rest.icmp, true);
-	else
-		news = add(slot, index, traffic, flags, direction, rest.icmp, false);
-	if (claimed)
-		write_row(&flow, index, half, direction);
+	traffic = packets << PACKET_SHIFT | bytes;
+	if (found.is_claimed) { /* one atomic less: that there is a packet is in the row */
+		news = add(found.slot, found.index, traffic, flags & ~SEEN_PACKET, direction,
+			   rest.icmp, true);
+		note_claim(epoch, ifindex, number);
+		write_row(&flow, found.index, epoch & 1, direction);
+	} else {
+		news = add(found.slot, found.index, traffic, flags, direction, rest.icmp, false);
+	}
 	if (uplink && direction == FROM_ENDPOINT && news & SEEN_SOCKET)
-		note_sender(skb, index);
-	if (!(news & SEEN_PLAIN))
-		return TC_ACT_UNSPEC;
-not_plain:
-	capture(skb, &packet, slot, direction, uplink);
+		note_sender(skb, found.index);
+	if (news & SEEN_PLAIN)
+		capture(skb, &packet, found.slot, direction, uplink);
 	return TC_ACT_UNSPEC;
+}
+
+static __always_inline int count(struct __sk_buff *skb, const u32 direction, const bool uplink)
+{
+	if (count_plain(skb, direction, uplink))
+		return TC_ACT_UNSPEC;
+	AFRESH(skb);
+	return count_any(skb, direction, uplink);
 }
 
 PROGRAM(from_pod, BPF_PROG_TYPE_SCHED_CLS);
@@ -202,33 +160,27 @@ OPTIONAL_PROGRAM(retransmit_skb, BPF_PROG_TYPE_TRACEPOINT);
 int retransmit_skb(struct retransmit_skb_record *record)
 {
 	struct retransmit_key key = {};
-	u32 zero = 0;
-	struct control *ctl = lookup(control, &zero);
 
 	READ_RETRANSMIT(&key, record);
-	return ctl ? count_retransmit(&key, ctl) : 0;
+	return count_retransmit(&key);
 }
 
 OPTIONAL_PROGRAM(retransmit_err, BPF_PROG_TYPE_TRACEPOINT);
 int retransmit_err(struct retransmit_skb_record *record)
 {
 	struct retransmit_key key = {};
-	u32 zero = 0;
-	struct control *ctl = lookup(control, &zero);
 
 	if (*(volatile int *)&record->err)
 		return 0;
 	READ_RETRANSMIT(&key, record);
-	return ctl ? count_retransmit(&key, ctl) : 0;
+	return count_retransmit(&key);
 }
 
 OPTIONAL_PROGRAM(retransmit_ack, BPF_PROG_TYPE_TRACEPOINT);
 int retransmit_ack(struct retransmit_synack_record *record)
 {
 	struct retransmit_key key = {};
-	u32 zero = 0;
-	struct control *ctl = lookup(control, &zero);
 
 	READ_RETRANSMIT(&key, record);
-	return ctl ? count_retransmit(&key, ctl) : 0;
+	return count_retransmit(&key);
 }

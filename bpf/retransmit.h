@@ -11,6 +11,7 @@
 #include "flow.h"
 #include "object.h"
 #include "parse.h"
+#include "search.h"
 
 #define RETRANSMITS 16384 /* connections of both halves */
 #define RETRANSMITTERS 4096 /* addresses whose shares are remembered */
@@ -76,9 +77,9 @@ static __always_inline bool has_share(const struct retransmit_key *key, u64 epoc
 	return (__sync_fetch_and_add(share, 1) & 0xffffffff) < RETRANSMIT_SHARE;
 }
 
-static __always_inline int count_retransmit(struct retransmit_key *key, struct control *ctl)
+static __always_inline int count_retransmit(struct retransmit_key *key)
 {
-	u64 epoch = *(volatile u64 *)&ctl->epoch, none = 0, *count;
+	u64 epoch = *(volatile u64 *)&VALUE_OF(control)->epoch, none = 0, *count;
 	u32 half = epoch & 1;
 
 	key->half = half;

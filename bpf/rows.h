@@ -9,23 +9,15 @@
 #include "outcome.h"
 #include "parse.h"
 #include "quote.h"
-
-struct block {
-	struct hot slots[BLOCK_SLOTS];
-};
+#include "search.h"
 
 PARAMETER(slots); /* in each half */
 PARAMETER(slot_mask); /* slots - 1 */
 PARAMETER(slot_shift); /* log2(slots) */
-PARAMETER(block_mask);
-PARAMETER(block_shift);
 PARAMETER(rows); /* 2 * slots */
-PARAMETER(blocks); /* in both halves */
 PARAMETER(book_entries);
 PARAMETER(lane_entries);
 
-MAP(control, BPF_MAP_TYPE_ARRAY, u32, struct control, 1, BPF_F_MMAPABLE);
-MAP(hot, BPF_MAP_TYPE_ARRAY, u32, struct block, SET_BY(blocks), BPF_F_MMAPABLE);
 MAP(cold, BPF_MAP_TYPE_ARRAY, u32, struct cold, SET_BY(rows), BPF_F_MMAPABLE);
 MAP(handshakes, BPF_MAP_TYPE_ARRAY, u32, struct handshake, SET_BY(rows), BPF_F_MMAPABLE);
 MAP(used, BPF_MAP_TYPE_ARRAY, u32, u64, SET_BY(rows), BPF_F_MMAPABLE);
@@ -153,31 +145,47 @@ static __always_inline void join_fragment(struct __sk_buff *skb, struct packet *
 	packet->destination_port = kept >> 16;
 }
 
-/* Whether a lane may claim one more slot: see flow.h. The count is approximate. */
-static __always_inline bool may_claim(struct control *ctl, u64 epoch, u32 ifindex, u32 number)
+/* Whether slots are first come, first served: see flow.h. */
+static __always_inline bool is_roomy(u64 half)
 {
-	u64 taken = *(volatile u64 *)&ctl->used[epoch & 1], claimed, left;
+	return *(volatile u64 *)&VALUE_OF(control)->used[half] < PARAMETER32(slots) / 8 * 3;
+}
+
+/* How many slots a lane may still claim. The count is approximate. */
+static __always_inline u64 claims_left(u64 epoch, u32 ifindex, u32 number)
+{
+	u64 taken = *(volatile u64 *)&VALUE_OF(control)->used[epoch & 1], claimed, left;
 	const u32 slots = PARAMETER32(slots);
 	struct lane *lane;
 
 	if (taken < slots / 8 * 3)
-		return true;
+		return slots - taken;
 	lane = lane_of(ifindex, number);
 	if (!lane)
-		return true;
+		return slots;
 	left = taken < slots / 8 * 5 ? slots / 8 * 5 - taken : 0;
-	claimed = *(volatile u64 *)&lane->claimed;
 	if (taken < slots / 8 * 6 && left < slots / RESERVED_PART)
 		left = slots / RESERVED_PART;
-	if (claimed >> 32 != (u32)epoch) {
-		if (left)
-			lane->claimed = epoch << 32 | 1;
-		return left;
-	}
-	if ((u32)claimed >= left)
-		return false;
-	__sync_fetch_and_add(&lane->claimed, 1);
-	return true;
+	claimed = *(volatile u64 *)&lane->claimed;
+	if (claimed >> 32 != (u32)epoch)
+		claimed = 0;
+	return left > (u32)claimed ? left - (u32)claimed : 0;
+}
+
+/* The lane of a claimed slot pays for it. */
+static __always_inline void note_claim(u64 epoch, u32 ifindex, u32 number)
+{
+	struct lane *lane;
+
+	if (is_roomy(epoch & 1))
+		return;
+	lane = lane_of(ifindex, number);
+	if (!lane)
+		return;
+	if (*(volatile u64 *)&lane->claimed >> 32 == (u32)epoch)
+		__sync_fetch_and_add(&lane->claimed, 1);
+	else
+		lane->claimed = epoch << 32 | 1;
 }
 
 /*
@@ -226,14 +234,13 @@ static __always_inline void carry(struct hot *slot, u32 index, u32 direction)
  */
 static __always_inline void write_row(const struct flow *flow, u32 index, u32 half, u32 direction)
 {
-	u32 zero = 0, number, place;
 	struct cold *row = lookup(cold, &index);
-	struct control *ctl = lookup(control, &zero);
+	u32 number, place;
 	u64 *listed;
 
-	if (!row || !ctl)
+	if (!row)
 		return;
-	number = __sync_fetch_and_add(&ctl->used[half], 1);
+	number = __sync_fetch_and_add(&VALUE_OF(control)->used[half], 1);
 	place = AND_PARAMETER(number, slot_mask) + SHIFT_BY_PARAMETER(half, slot_shift);
 	listed = lookup(used, &place);
 	if (listed)
@@ -273,14 +280,20 @@ static __always_inline void note_sender(struct __sk_buff *skb, u32 index)
 }
 
 /*
- * Adds a packet and its facts to its slot; returns those that are new. A SYN is always
- * new: its meaning depends on the ACK beside it, and both bits may be set already.
+ * The facts of a packet that its row may not have. A SYN always is one: its meaning depends on
+ * the ACK beside it, and both bits may be set already.
  */
+static __always_inline u64 news_of(const struct hot *slot, u64 flags, u32 direction)
+{
+	return flags & (~(slot->seen >> direction * SEEN_SHIFT) | TCP_SYN);
+}
+
+/* Adds a packet and its facts to its slot; returns those that are new. */
 static __always_inline u64 add(struct hot *slot, u32 index, u64 traffic, u64 flags, u32 direction,
 			       u16 icmp, const bool claimed)
 {
 	u64 before = __sync_fetch_and_add(&slot->traffic[direction], traffic);
-	u64 news = flags & (~(slot->seen >> direction * SEEN_SHIFT) | TCP_SYN);
+	u64 news = news_of(slot, flags, direction);
 
 	if (news)
 		note_flags(slot, index, flags, direction, !before, icmp, claimed);

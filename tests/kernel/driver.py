@@ -97,9 +97,10 @@ class Kernel:
         )
 
     def reset_table(self) -> None:
-        """An empty table; lanes and accounts stay."""
+        """An empty table without a near region; lanes and accounts stay."""
         for half in (0, 1):
             self.table.clear(half)
+        self.control["near_shift"] = 0
 
     def reset(self) -> None:
         """An empty table, and accounts for the loopback only."""

@@ -21,10 +21,11 @@ FLOOD = SLOTS
 VICTIMS = 63
 
 
-@pytest.fixture
-def table(load: Load) -> Kernel:
+@pytest.fixture(params=[0, 2], ids=["no region", "a region"])
+def table(load: Load, request: pytest.FixtureRequest) -> Kernel:
     kernel = load(Options(slots=SLOTS, books=64))
     kernel.reset()
+    kernel.control["near_shift"] = request.param
     return kernel
 
 

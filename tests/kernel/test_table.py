@@ -204,8 +204,10 @@ def rotate(pin_root: Path, kernel: Kernel) -> Iterator[int]:
     shutil.rmtree(into)
 
 
-def test_a_slot_is_claimed_once(kernel: Kernel, rotate: int) -> None:
+@pytest.mark.parametrize("shift", [0, 2, 10], ids=["no region", "a region", "a full region"])
+def test_a_slot_is_claimed_once(kernel: Kernel, rotate: int, shift: int) -> None:
     """Two CPUs meet the same new flows within nanoseconds of each other."""
+    kernel.control["near_shift"] = shift
 
     def send(index: int) -> int:
         bpf.test_run(rotate, ipv4(UDP, ports()), RACED_FLOWS)

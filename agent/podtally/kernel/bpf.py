@@ -143,6 +143,17 @@ def prog_info(fd: int) -> ProgInfo:
     return ProgInfo(kind, number, name, verified, misses)
 
 
+class RunStatistics(NamedTuple):
+    nanoseconds: int
+    runs: int
+
+
+def run_statistics(prog_fd: int) -> RunStatistics:
+    """Return what a program's runs took while statistics were enabled, since it was loaded."""
+    # struct bpf_prog_info: run_time_ns, run_cnt
+    return RunStatistics(*struct.unpack_from("=QQ", _info(prog_fd, 208), 192))
+
+
 def prog_by_id(number: int) -> int:
     return bpf(PROG_GET_FD_BY_ID, make_attr("I", number))
 

@@ -34,7 +34,7 @@ _NARROW = {
     "low": (_ADD,),
     "high": (_ADD,),
 }
-_KINDS = ("map", "whole", "low", "high")
+_KINDS = ("map", "whole", "low", "high", "value")
 _MARK = 0x6C79
 _UPPER = 0x7074616C
 _DESCRIBE = "describe_"
@@ -171,12 +171,12 @@ def _relocations(code: list[Instruction], names: Names) -> Iterator[dict[str, ob
         if not is_upper_half and each.constant >> 16 == _MARK:
             kind = _KINDS[each.constant >> 12 & 0xF]
             if wide and code[at + 1].constant == _UPPER:
-                expected = kind in ("map", "whole")
+                expected = kind in ("map", "value", "whole")
             else:
                 expected = each.code in _NARROW.get(kind, ())
             if not expected:
                 raise ValueError(f"instruction {at} has a placeholder that cannot be replaced")
-            is_map = kind == "map"
+            is_map = kind in ("map", "value")
             yield {"at": at, "kind": kind, "name": names[is_map, each.constant & 0xFFF]}
         is_upper_half = wide and not is_upper_half
 

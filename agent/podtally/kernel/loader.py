@@ -24,7 +24,7 @@ from podtally.kernel.program_object import ObjectMap, ObjectProgram, ProgramObje
 log = logging.getLogger(__name__)
 
 _INSTRUCTION_SIZE = 8  # bytes: code, registers, offset, constant
-_PSEUDO_MAP_FD = 1  # BPF_PSEUDO_MAP_FD, in the source register
+_PSEUDO_MAP = {"map": 1, "value": 2}  # BPF_PSEUDO_MAP_FD and _VALUE, in the source register
 _WIDE = 0x18  # BPF_LD | BPF_IMM | BPF_DW: a constant in two instructions
 _MOST = 1 << 31  # a constant of one instruction is sign-extended
 
@@ -156,7 +156,7 @@ def pin(loaded: Loaded, follows: str = "") -> None:
 
 
 def _maps_of(program: ObjectProgram) -> set[str]:
-    return {each.name for each in program.relocations if each.kind == "map"}
+    return {each.name for each in program.relocations if each.kind in _PSEUDO_MAP}
 
 
 def _required_maps(object_: ProgramObject) -> set[str]:
@@ -170,7 +170,7 @@ def relocated(program: ObjectProgram, parameters: dict[str, int], maps: dict[str
     """The instructions with descriptors and parameters in their places."""
     code = bytearray(program.code)
     for each in program.relocations:
-        value = maps[each.name] if each.kind == "map" else parameters[each.name]
+        value = maps[each.name] if each.kind in _PSEUDO_MAP else parameters[each.name]
         _relocate(code, each, value)
     return bytes(code)
 
@@ -181,8 +181,7 @@ def _relocate(code: bytearray, relocation: Relocation, value: int) -> None:
         half = value >> 32 if relocation.kind == "high" else value & 0xFFFFFFFF
         struct.pack_into("=I", code, at + 4, half)
     elif code[at] == _WIDE:
-        if relocation.kind == "map":
-            code[at + 1] |= _PSEUDO_MAP_FD << 4
+        code[at + 1] |= _PSEUDO_MAP.get(relocation.kind, 0) << 4
         struct.pack_into("=I", code, at + 4, value & 0xFFFFFFFF)
         struct.pack_into("=I", code, at + 4 + _INSTRUCTION_SIZE, value >> 32)
     elif value >= _MOST:

@@ -17,11 +17,11 @@ from podtally.kernel.sources import BPF_DIR, OBJECT, sources_digest
 FORMAT = 1
 _FIX = "build them with scripts/build-programs (it needs bcc), or install a wheel"
 
-Where = Literal["map", "whole", "low", "high"]
+Where = Literal["map", "value", "whole", "low", "high"]
 
 
 class Relocation(msgspec.Struct, frozen=True):
-    """What an instruction gets when it is loaded: a map, or (half of) a parameter."""
+    """What an instruction gets when it is loaded: a map, its value, or (half of) a parameter."""
 
     at: int  # index of the instruction
     kind: Where

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podtally.kernel import abi, bpf
+from podtally.kernel.near_region import NearRegion
 from podtally.kernel.pins import Generation
 from podtally.kernel.retransmit_map import (
     NO_RETRANSMITS,
@@ -65,6 +66,10 @@ class Table:
         self._today = abi.current().cold
         self._fence = fence
         self.slots = len(self._hot) // 2
+        self._region: NearRegion | None = None  # of layouts that have one
+        if "near_shift" in (layout.control.names or ()):
+            shift = int(self._control["near_shift"][0, self.epoch & 1])
+            self._region = NearRegion(self.slots, layout.block_slots, shift)
 
     def close(self) -> None:
         for fd in self._held:
@@ -167,7 +172,8 @@ class Table:
     def clear(self, half: int) -> None:
         """Make a half ready for its next epoch; stopped at any point, it can be done again.
 
-        The count of used slots goes last: until then the list says what to zero.
+        The count of used slots goes behind them: until then the list says what to zero. The near
+        region may change then: programs look for flows of this half again after the next flip.
         """
         if self._retransmits is not None:
             self._retransmits.clear(half)
@@ -177,6 +183,8 @@ class Table:
         else:
             self._words[self._used[half * self.slots :][:used]] = 0
         self._control["used"][0, half] = 0
+        if self._region is not None:
+            self._control["near_shift"][0, half] = self._region.next_shift(used)
 
 
 class Arrays(NamedTuple):
