@@ -35,6 +35,7 @@ def _expanded(path: Path) -> list[dict[str, Any]]:
     return cases
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
 def test_every_case_is_right_in_full(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = _path(file)

@@ -23,6 +23,7 @@ WORLDS, PROBES = 150, 40
 WEB = pod("shop/web", "10.99.0.1")
 
 
+@pytest.mark.slow
 def test_reasons_are_those_of_the_plain_form(monkeypatch: pytest.MonkeyPatch) -> None:
     result: Counter[str] = Counter()
     for plain in (0, 1 << 20):  # by arrays, and without
