@@ -49,10 +49,12 @@ class RetransmitMap:
         self._fd = generation.map_fd(MAP)
         self._room = bpf.map_info(self._fd).max_entries
         self._lost = generation.map_fd(LOST) if LOST in generation.maps else None
-        programs = generation.program_fds()
-        self._programs = [fd for name, fd in programs.items() if name.startswith(_PROGRAMS)]
-        for fd in set(programs.values()) - set(self._programs):
-            os.close(fd)
+        missing = generation.missing_programs()  # its pin may be gone: it counts no more
+        self._programs = [
+            bpf.obj_get(generation.root / "progs" / name)
+            for name in generation.programs
+            if name.startswith(_PROGRAMS) and name not in missing
+        ]
 
     def close(self) -> None:
         for fd in (self._fd, self._lost, *self._programs):

@@ -122,13 +122,15 @@ def bring_up(config: Config, resources: PreparedResources, counting: Counting) -
         opened.callback(sources.close)
         opened.callback(names.close)
         directory = sources.directory
-        if counting.parts is not None:
+        parts = counting.take_parts()
+        if parts is not None:
             try:
-                _restore(counting.parts, ledger, directory, metrics, names)
+                _restore(parts, ledger, directory, metrics, names)
             except SavedError as error:
                 put_aside(checkpoint, str(error))
                 opened.close()
                 return bring_up(config, resources, Counting(config, resources.opening))
+        del parts
         metrics.loader_runs.inc(counting.installed.is_loaded)
         names.open(generation, counting.names_from)
         sources.start()

@@ -39,7 +39,7 @@ class Counting:
 
     def __init__(self, config: Config, opening: Opening, preload: Preload | None = None) -> None:
         opening.server.starting("loading the kernel programs")
-        self.installed, self.before, self.parts = _install(config, opening, preload)
+        self.installed, self.before, self._parts = _install(config, opening, preload)
         generation = self.generation
         opening.server.starting("attaching to interfaces")
         with ExitStack() as opened:
@@ -60,6 +60,11 @@ class Counting:
     @property
     def generation(self) -> Generation:
         return self.installed.current
+
+    def take_parts(self) -> Parts | None:
+        """Return what the checkpoint has, once: it is as large as the books."""
+        parts, self._parts = self._parts, None
+        return parts
 
     def close(self) -> None:
         """Close everything but the kernel's programs, which keep counting."""
