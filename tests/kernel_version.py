@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the running kernel has by its version: what is newer is not tested on an older one.
+"""Features of the running kernel by version, so that tests of newer ones skip.
 
 A probe could fail where the version says that it must not, and would then hide that.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a test waits for what must come: on a slow machine, such as an emulated one, a multiple."""
+"""How long tests wait: a multiple on a slow machine, such as an emulated one."""
 
 import os
 import time

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts, kills and asks real agents, and remembers every value they ever showed."""
+"""Starts, kills and queries real agents, and records every value that they showed."""
 
 import http.client
 import os

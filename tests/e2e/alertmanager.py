@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real Prometheus that evaluates rules, a real Alertmanager behind it, and a webhook that hears what comes out."""
+"""A real Prometheus that evaluates rules, a real Alertmanager behind it, and a webhook that gets the notifications."""
 
 import json
 import shutil

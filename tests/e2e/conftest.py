@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures: a node with pods, and an agent over places of its own; all of it goes afterwards."""
+"""Fixtures: a node with pods, and an agent with its own directories; all is removed afterwards."""
 
 import os
 import shutil

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator can get wrong, and what a host can do to us: one clear line, no counts lost."""
+"""What an operator can get wrong, and what can be wrong with a host: one clear line, no counts lost."""
 
 import re
 import shutil

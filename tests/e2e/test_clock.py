@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wall clock jumps: no count, verdict or duration depends on it, and the agent goes on."""
+"""The wall clock jumps: no count, verdict or duration depends on it, and the agent keeps working."""
 
 import shutil
 import subprocess

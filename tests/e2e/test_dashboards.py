@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every query of every panel and variable, asked of a real Prometheus over a real agent's traffic."""
+"""Every query of every panel and variable, run in a real Prometheus over a real agent's traffic."""
 
 import json
 import math

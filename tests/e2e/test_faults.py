@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is removed, shared or replaced under an agent: one line says so, and it goes on."""
+"""Things removed, shared or replaced under an agent: one line says so, and it keeps working."""
 
 import os
 import resource

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What others may rely on over HTTP: health, /metrics in both formats, and what is not there."""
+"""The HTTP contract: health, /metrics in both formats, and 404."""
 
 import json
 import os

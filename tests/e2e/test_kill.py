@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""kill -9 at any instant: the books close all the same, and nothing shown ever goes down."""
+"""kill -9 at any instant: the books still close, and no counter decreases."""
 
 import random
 import signal

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``kubectl podtally``, as one file, beside two real agents: what crosses nodes is there once, sums exact."""
+"""``kubectl podtally``, as one file, with two real agents: traffic between nodes is counted once, sums exact."""
 
 import json
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policies of the Kubernetes API: what is applied, changed, taken back, refused, judges what comes after."""
+"""Policies of the Kubernetes API: applied, changed, deleted or refused ones judge later traffic."""
 
 import shutil
 import subprocess

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes from outside: declared by an Ingress, a load balancer or not at all."""
+"""Traffic from outside: declared by an Ingress, a load balancer or not at all."""
 
 import time
 from collections.abc import Iterator

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGHUP under load, and what the service manager hears: no count is lost, whatever the file says."""
+"""SIGHUP under load, and notifications of the service manager: no count is lost, whatever the file says."""
 
 import itertools
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""systemd/podtally.service under real systemd: what it may not do does not keep it from its work."""
+"""systemd/podtally.service under real systemd: its sandbox does not keep it from its work."""
 
 import re
 from collections.abc import Iterator

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Getting onto hooks and off again, beside others who are there already."""
+"""Attaching to hooks and detaching, beside programs of others."""
 
 import os
 from collections.abc import Iterator, Mapping

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Taking over what an earlier agent attached, and seeing others there, without CAP_SYS_ADMIN."""
+"""Takes over an earlier agent's attachments, and lists other programs, without CAP_SYS_ADMIN."""
 
 import os
 import subprocess

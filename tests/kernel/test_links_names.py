@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of interfaces and of namespaces are bytes, whatever they are."""
+"""Names of interfaces and of namespaces may be any bytes."""
 
 import os
 import subprocess

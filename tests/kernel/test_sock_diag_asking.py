@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many questions at once about sockets, what they cost, and who cannot ask them."""
+"""Many look-ups of sockets at once, their cost, and missing permissions."""
 
 import os
 import resource

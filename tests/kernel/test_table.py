@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""podtally/kernel/table.py on the running programs: flip, fence, read, clear, and who writes meanwhile."""
+"""podtally/kernel/table.py on the running programs: flip, fence, read, clear, and writers meanwhile."""
 
 import shutil
 import threading

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A service mesh's sidecar in a pod's namespace: what leaves and what comes passes a proxy."""
+"""A service mesh's sidecar in a pod's namespace: traffic in both directions passes a proxy."""
 
 import socket
 import struct

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which parts of the kernel are here that not every kernel has; what needs others is skipped."""
+"""Optional parts of the running kernel; tests that need missing ones are skipped."""
 
 import shutil
 import subprocess

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of others on the hooks: ours are first, or it is reported what is not counted."""
+"""Programs of others on the hooks: ours are first, or uncounted traffic is reported."""
 
 import os
 import subprocess

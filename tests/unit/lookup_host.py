@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A host that the API reports its pods, asked as the agent's HTTP threads ask it."""
+"""A host with pods from the API, queried as the agent's HTTP threads do."""
 
 import time
 from collections.abc import Sequence

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which labels the result of a PromQL expression may have, and what in it names none that exist."""
+"""Finds the labels that the result of a PromQL expression may have, and unknown names in it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

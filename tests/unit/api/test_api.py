@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Endpoints and addresses over HTTP: a real server, asked by itself and by the commands."""
+"""Endpoints and addresses over HTTP: a real server, queried directly and by the commands."""
 
 import datetime
 import http.client

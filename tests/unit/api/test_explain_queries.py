@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Explanations and candidates over HTTP: a real server, asked by the commands."""
+"""Explanations and candidates over HTTP: a real server, queried by the commands."""
 
 import json
 from collections.abc import Iterator

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is meant by a name, and what the agent explains of two: over a real directory."""
+"""Endpoints by name, and explanations between two of them, over a real directory."""
 
 import time
 

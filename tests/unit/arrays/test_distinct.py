@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Different values are told apart, whatever they are."""
+"""Different values have different numbers, whatever they are."""
 
 import numpy as np
 from hypothesis import given

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packed bit fields: what goes in comes out, and what does not fit is refused."""
+"""Packed bit fields: values are restored, and those that do not fit are refused."""
 
 import numpy as np
 import pytest

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``podtally check`` and ``podtally explain`` as they are called: what they print, how they end."""
+"""``podtally check`` and ``podtally explain`` as they are called: output and exit codes."""
 
 import io
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``podtally config check``: what it finds before an agent does, and how it ends."""
+"""``podtally config check``: what it finds before an agent does, and its exit codes."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses of endpoints in the directory: who has one, since when, and until when."""
+"""Addresses of endpoints in the directory: the owner, since when, and until when."""
 
 import pytest
 

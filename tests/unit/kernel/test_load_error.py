@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said of programs that do not load: the cause, the log's end, and where all of it is."""
+"""Errors of programs that do not load: the cause, the log's end, and the file with the whole log."""
 
 import stat
 import sys

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checkpoint: all of the ledger comes back, and what is corrupt is found to be."""
+"""The checkpoint: all of the ledger is restored, and corruption is detected."""
 
 import struct
 import zlib

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What passes a NAT gateway: which traffic is marked, what it costs beside, and as OpenCost names it."""
+"""What passes a NAT gateway: which traffic is marked, what it costs, and the labels of OpenCost."""
 
 from pathlib import Path
 

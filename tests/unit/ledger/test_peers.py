@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Services are named as such, and resolved to who answered; uplinks are shared by sockets."""
+"""Services are named as such, and resolved to the pod that answered; uplinks are shared by sockets."""
 
 from typing import NamedTuple
 

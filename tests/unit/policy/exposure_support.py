@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cluster's Services, Ingresses and who is exposed by them, for tests."""
+"""A cluster's Services, Ingresses and the pods that they expose, for tests."""
 
 from collections.abc import Iterable
 from typing import Any

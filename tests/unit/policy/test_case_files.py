@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cases of tests: what odd ones come to, who an address is, and what counts as expected."""
+"""Cases of tests: malformed ones, owners of addresses, and expected verdicts."""
 
 import json
 import random

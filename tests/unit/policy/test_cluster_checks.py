@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Selections and isolation in a cluster: as every pod by itself is judged, without asking each."""
+"""Selections and isolation in a cluster: the same as by judging every pod, without doing so."""
 
 import pytest
 from hypothesis import given, settings

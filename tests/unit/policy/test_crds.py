@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever a CRD of network-policy-api takes is read and judged, of either channel.
+"""Everything that a CRD of network-policy-api accepts, in either channel, is read and judged.
 
 The table has what the CRDs say, as kubebuilder's markers on the API's types have it: v1alpha1
 (AdminNetworkPolicy, BaselineAdminNetworkPolicy) since v0.1.7, v1alpha2 (ClusterNetworkPolicy)

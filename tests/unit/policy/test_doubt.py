@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is in doubt counts only where it matters, and what is decided stands however it turns out."""
+"""What is in doubt counts only where it matters, and what is decided stands in any case."""
 
 import random
 from collections import Counter

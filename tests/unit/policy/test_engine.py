@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plain engine: each branch of the API's text, and what it says of it."""
+"""The reference engine: each branch of the API's text, and its reason."""
 
 from typing import Any
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The API's policies as events make them; compared with a plain table, and judged by."""
+"""The API's policies as events make them; compared with a plain table, and used for verdicts."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st

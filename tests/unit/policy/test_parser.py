@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What objects mean: defaults, what is missing and what is empty, what cannot be read; and files."""
+"""The meaning of objects: defaults, missing and empty fields, unreadable ones; and files."""
 
 import json
 import time

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of probes: every verdict is the one that stands there."""
+"""Files of probes: every verdict is the expected one."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policies of files and of the API as one: which count, when they change, what is reported."""
+"""Policies of files and of the API together: which apply, when they change, what is reported."""
 
 import json
 import logging

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is not known: a verdict that stands without it stands whatever it turns out to be."""
+"""What is not known: a verdict that does not depend on it holds in any case."""
 
 from collections import Counter
 

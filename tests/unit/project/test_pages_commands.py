@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each command of the documentation is one that there is, with options that there are."""
+"""Commands in the documentation exist, with their options."""
 
 import re
 import shlex

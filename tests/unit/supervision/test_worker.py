@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Threads that others depend on go on after an error."""
+"""Threads that others depend on keep running after an error."""
 
 import errno
 import logging

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Basic authentication: who enters, and what it costs to find out."""
+"""Basic authentication: who is let in, and the cost of the check."""
 
 import base64
 import threading
