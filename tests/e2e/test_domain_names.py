@@ -20,12 +20,13 @@ from tests.e2e.agents import Agent, environment, value
 from tests.e2e.conftest import MakeAgent
 from tests.e2e.pods import Node, Pod, ip, pod_socket
 from tests.kernel.links_support import inside
-from tests.patience import deadline
+from tests.patience import FACTOR, deadline
 
 OUTSIDE, PORT = "203.0.113.7", 8443
 RESOLVER = "10.99.7.1"  # the node's end of the pod's link
 NAMES = ("api.example.com", "b.example.net")
 SECONDS = 60.0
+TTL = int(60 * FACTOR)
 
 
 @contextmanager
@@ -120,7 +121,7 @@ def test_names_survive_kill_9(node: Node, make_agent: MakeAgent, tmp_path: Path)
     log = tmp_path / "flows.jsonl"
     agent = make_agent("--resolvers", RESOLVER, "--flow-log", str(log))
     pod = node.routed_pod("web", 7)
-    with resolver("--local-ttl=60"), outside(node):
+    with resolver(f"--local-ttl={TTL}"), outside(node):
         agent.start()
         agent.wait_ready()
         connect(pod)
@@ -162,7 +163,7 @@ def assert_commands_have_names(agent: Agent) -> None:
         done = printed(agent, "resolve", name, "-o", "json")
         (answer,) = json.loads(done.stdout)["answers"]
         found = (done.returncode, answer["address"], answer["resolver"], answer["ttl"])
-        assert found == (0, OUTSIDE, RESOLVER, 60)
+        assert found == (0, OUTSIDE, RESOLVER, TTL)
         assert answer["trusted"]
         assert not answer["hint"]
     assert printed(agent, "resolve", NAMES[0], "--at", "1h ago").returncode == 1
