@@ -2,7 +2,6 @@
 """bpf/podtally.c on an uplink, with real sockets in real cgroups: the owners of packets."""
 
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -28,7 +27,7 @@ from tests.kernel.uplink import (
     forward,
     watched_host,
 )
-from tests.patience import deadline
+from tests.kernel_version import VERSION
 
 SERVICE = "198.18.0.1"  # translated on its way out
 STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
@@ -267,14 +266,6 @@ def test_refused(uplink: Uplink, ours: int, sockets: Sockets, ends: Ends) -> Non
     assert row.cgroup in (0, ROOT_ID)
 
 
-def until_only_remembered() -> None:
-    """Wait for the ACK of a client's FIN, which comes late: then its socket is gone."""
-    end = deadline(60)
-    while "timewait" not in sh("ss -H -t -n -o state fin-wait-2"):
-        assert time.monotonic() < end, sh("ss -t -a -n -o")
-        time.sleep(0.01)
-
-
 @both
 def test_a_socket_in_time_wait_is_not_found(
     uplink: Uplink, ours: int, sockets: Sockets, ends: Ends
@@ -284,13 +275,14 @@ def test_a_socket_in_time_wait_is_not_found(
     server = sockets.accept(listener)
     client.close()
     assert server.recv(1) == b""
-    until_only_remembered()
-    uplink.forget()
+    uplink.settle()
 
     server.close()
 
     row = uplink.row(TCP, remote_port=80)
-    assert (row.first_direction, row.received, row.cgroup) == (TO, False, 0)
+    assert (row.first_direction, row.received) == (TO, False)
+    # before 6.13 the last ACK is of a socket of the kernel's own, in the root cgroup
+    assert row.cgroup == 0 or (VERSION < (6, 13) and row.cgroup == ROOT_ID)
 
 
 @both
