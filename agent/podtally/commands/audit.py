@@ -27,8 +27,8 @@ this host since the counters began, and what became of them.
                 repeated SYNs that nothing in the cluster answered
   UNAVAILABLE   policy allows them, and the node rejected them: the Service has no endpoints
   PASSED        policy allows them, and they were answered
-  INCONCLUSIVE  one end is not enough: a silent host outside, a protocol that need not answer, a
-                connection that was under way before it was watched, or opened within 10 s of a
+  INCONCLUSIVE  not decidable from one end: a silent host outside, a protocol that need not answer,
+                a connection that was under way before it was watched, or opened within 10 s of a
                 change of its policies
   ONE-END       of the connections judged, those with only one end on this host
 What is dropped before it reaches a server's interface is seen at its client only: there it counts

@@ -82,7 +82,7 @@ class Config:
         PATH,
         PLACES,
         "TLS and users, in the file format of Prometheus' exporters; reloaded when it changes",
-        "TLS and users for it, in the file format of Prometheus' exporters ([web.md](web.md))",
+        "TLS and users for `listen`, in the file format of Prometheus' exporters ([web.md](web.md))",
     )
     state_dir: Path = setting(
         DEFAULT_STATE_DIR,
@@ -142,7 +142,7 @@ class Config:
         SWITCH,
         COUNTING,
         "compile the kernel programs at the start, with this machine's bcc",
-        "compile the kernel programs at the start instead of loading those that were built with this release. Takes bcc, kernel headers, some 5 s of CPU and 150 MB; to tell a compiler's fault from another",
+        "compile the kernel programs at the start instead of loading those that were built with this release. Takes bcc, kernel headers, some 5 s of CPU and 150 MB; use it to isolate a compiler's fault",
         restart=True,
     )
     flow_labels: FlowLabels = setting(
@@ -258,7 +258,7 @@ class Config:
         PORTS,
         NAMES,
         "ports of DNS beside 53",
-        "ports on which DNS is spoken, beside 53",
+        "ports of DNS, in addition to 53",
         restart=True,
     )
     resolvers: tuple[str, ...] = setting(
@@ -273,7 +273,7 @@ class Config:
         seconds(most=604800.0),
         NAMES,
         "the longest TTL that your resolvers give",
-        "the longest TTL that your resolvers give: for this long after DNS messages of an endpoint were lost, or after it was first seen, an answer that was not seen may still be of use, so what does not match a rule by domain name is `unknown` ([dns.md](dns.md))",
+        "the longest TTL that your resolvers give. For this long after an endpoint's DNS messages were lost, or after it was first seen, an answer that was not seen may still be valid: traffic that matches no rule by domain name is `unknown` ([dns.md](dns.md))",
         restart=True,
     )
     domains: Domains = setting(
@@ -303,7 +303,7 @@ class Config:
         EXPECTED,
         POLICY,
         "known egress that does not alert, until a day",
-        "known egress that is denied or undeclared: events are marked, alerts exclude it, until a day",
+        "known egress that is denied or undeclared: events are marked and alerts exclude it, until a given day",
         flag=False,
     )
     candidate_delete: tuple[PolicyName, ...] = setting(

@@ -21,7 +21,7 @@ OUTCOMES = Family(
     metrics=(
         Metric(
             name="podtally_connection_outcomes",
-            help="Connections by what became of them, each counted once when that is decided.",
+            help="Connections by outcome, each counted once when it is decided.",
             note="`established`, `answered`, `refused`, `rejected`, `unanswered`, `half_open`, "
             "`unknown`. The labels are those of podtally_connections_total, and so are the sums, "
             "except for connections that are not decided yet.",
@@ -69,8 +69,8 @@ RETRANSMITS = Family(
             help="TCP retransmits of endpoints, SYN and SYN/ACK included.",
             note="Reported by the kernel's tracepoints, and joined to connections by addresses and "
             "ports: absent where the agent cannot use them (`podtally doctor`). A packet may be "
-            "several segments that the kernel cuts later (GSO), which the tracepoints do not tell: "
-            "`TcpRetransSegs` may be larger.",
+            "several segments that the kernel cuts later (GSO), which the tracepoints do not "
+            "report: `TcpRetransSegs` may be larger.",
             cardinality="careful: that of podtally_connections_total, where anything is lost",
         ),
     ),
@@ -101,8 +101,8 @@ INTERFACE_DROPS = Family(
             name="podtally_interface_drops",
             help="Frames that the kernel reports as dropped on an interface.",
             note="`where` is `before_hook` (XDP, the driver, the backlog) or `after_hook` (qdiscs, "
-            "the pod's end is down): before or after podtally counted them. A connection misses "
-            "the packets, and sends them again.",
+            "the pod's end is down): before or after podtally counted them. TCP retransmits the "
+            "packets.",
             cardinality="fine: 4 per interface that dropped any",
             label_of_columns="where",
         ),
