@@ -91,7 +91,7 @@ def double(samples: Samples, made: Lab) -> float:
     flows = by("interface", samples, "podtally_books_bytes_total", account="flows")
     of_pods = sum(flows.values()) - sum(flows.get(each, 0) for each in made.shape.uplinks)
     series = by("workload", samples, FLOWS)
-    return sum(series.values()) - series.get("host", 0) - series.get("unknown", 0) - of_pods
+    return sum(series.values()) - series.get("host", 0) - of_pods
 
 
 def isolate(made: Lab) -> None:

@@ -178,6 +178,8 @@ class Ledger:
             self.overflow_packets = totals.overflow_packets
             self.accounts.limited = totals.limited
             self.attribution.waits.timeouts = totals.name_timeouts
+        for columns in (self.connections.columns, self.pending.held):
+            self.attribution.expect(columns)
         self._relabelling.settled_ns = now_ns
         self.begin()
 

@@ -27,6 +27,7 @@ from podtally.ledger.connections.connections import (
     INITIATOR_PEER,
     INITIATOR_UNKNOWN,
     TCP,
+    ConnectionColumns,
     Flags,
 )
 from podtally.ledger.connections.epoch_context import EpochContext
@@ -106,6 +107,10 @@ class Attribution:
     def take_unknown_cgroups(self) -> set[int]:
         """Return the cgroups met since the last call that have no name."""
         return self._endpoints.take_unknown_cgroups()
+
+    def expect(self, restored: ConnectionColumns) -> None:
+        """Note what must be looked up before restored connections are attributed again."""
+        self._endpoints.expect(restored.key)
 
     def learn(self, context: EpochContext) -> None:
         """Update names and policies, without attributing any connection."""

@@ -84,6 +84,14 @@ class LocalEndpointFinder:
         taken, self._unknown_cgroups = self._unknown_cgroups, set()
         return taken
 
+    def expect(self, key: NDArray[np.void]) -> None:
+        """Count the cgroups of restored connections (n,) as met: their names are known before the
+        first packet is booked.
+        """
+        cgroup = CGROUP.pack(high=key["cgroup_high"], low=key["cgroup_low"])
+        self._unknown_cgroups.update(distinct(cgroup)[0].tolist())
+        self._unknown_cgroups.discard(0)
+
     def learn(self, names: Names) -> None:
         self._ownership.learn(names)
 
