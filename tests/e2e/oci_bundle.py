@@ -15,6 +15,7 @@ SECCOMP = Path("/usr/share/containers/seccomp.json")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _MASKED = ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/scsi", "/sys/firmware")
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+_BY_CAPABILITY = {"bpf": "CAP_BPF", "perf_event_open": "CAP_PERFMON"}
 _DEFAULTS = ("defaultAction", "defaultErrnoRet")
 _DEVICES = ["nosuid", "noexec"]
 
@@ -108,8 +109,9 @@ def seccomp(profile: Json, capabilities: list[str]) -> Json:
     """The profile as a runtime hands it on: what depends on capabilities or the machine is
     decided (containers/common, pkg/seccomp: ``setupSeccomp``).
 
-    Debian 12's allows bpf(2) with CAP_SYS_ADMIN only; here as in Docker's and containerd's,
-    which allow it with CAP_BPF (moby, profiles/seccomp/default.json).
+    Debian 12's allows bpf(2) and perf_event_open(2) with CAP_SYS_ADMIN only; here as in Docker's
+    and containerd's, which allow them with CAP_BPF and CAP_PERFMON (moby,
+    profiles/seccomp/default.json).
     """
     machine = _ARCHITECTURES.get(platform.machine(), platform.machine())
 
@@ -119,14 +121,15 @@ def seccomp(profile: Json, capabilities: list[str]) -> Json:
             arches is None or machine in arches
         )
 
-    rules: list[Json] = []
-    if "CAP_BPF" in capabilities:
-        rules.append({"names": ["bpf"], "action": "SCMP_ACT_ALLOW"})
+    allowed = [name for name, each in _BY_CAPABILITY.items() if each in capabilities]
+    rules: list[Json] = [{"names": allowed, "action": "SCMP_ACT_ALLOW"}] if allowed else []
     for rule in profile["syscalls"]:
         excludes = rule.get("excludes") or {}
         if not holds(rule.get("includes") or {}) or (excludes and holds(excludes)):
             continue
         given = {key: rule[key] for key in ("action", "args", "errnoRet") if rule.get(key)}
-        rules.append({**given, "names": [name for name in rule["names"] if name != "bpf"]})
+        rules.append(
+            {**given, "names": [name for name in rule["names"] if name not in _BY_CAPABILITY]}
+        )
     default: Json = {key: profile[key] for key in _DEFAULTS if key in profile}
     return default | {"syscalls": rules}

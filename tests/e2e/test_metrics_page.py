@@ -50,6 +50,7 @@ NO_SERIES = {
     "podtally_scan_connections_total": "nothing scans",
     "podtally_interface_drops_total": "the kernel drops nothing",
     "podtally_retransmits_total": "nothing is lost",
+    "podtally_retransmits_lost_total": "nothing is lost",
     "podtally_policy_expired_names_total": "no rule names domains",
     **dict.fromkeys(
         (
