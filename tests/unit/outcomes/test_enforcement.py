@@ -160,7 +160,24 @@ def test_a_finding_is_one_event() -> None:
     ]
     assert (found.connections, found.labels.policy) == (3, "shop/only-mysql")
     assert found.labels.peer_address == "198.18.7.7"
-    assert found.labels.reason == "denied by policy, yet the handshake was completed"
+    words, _, shown = found.labels.reason.partition(": ")
+    assert words == "denied by policy, yet the handshake was completed"
+    assert shown.startswith("10.99.0.7:100")
+    assert shown.endswith(" with 198.18.7.7:3306, packets: 1 sent, 0 received")
+
+
+def test_a_finding_is_the_same_event_after_a_restart() -> None:
+    ledger, declared = make(), declare(ONLY_MYSQL)
+    row = out("198.18.7.7", 3306)._replace(seen=OPEN)
+    epoch(ledger, present(declared, now_ns=5 * SECOND), [row])
+    restarted = make()
+    restarted.load(ledger.save(), 6 * SECOND)
+    later = row._replace(local_port=40999, remote="198.18.7.8", first_seen_ns=7 * SECOND)
+    epoch(restarted, present(declared, now_ns=11 * SECOND), [later])
+    (found,) = [
+        each for each in due_events(restarted, 99 * SECOND) if each.labels.verdict == "not_enforced"
+    ]
+    assert (found.connections, found.labels.peer_address) == (2, "198.18.7.7")
 
 
 def test_what_began_before_a_change_of_policies_could_be_enforced_proves_nothing() -> None:

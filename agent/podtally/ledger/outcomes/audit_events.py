@@ -26,7 +26,9 @@ from podtally.outcomes.decision import (
 from podtally.outcomes.enforcement import RESULTS
 from podtally.outcomes.progress import RELAYED
 
-_MAX_KNOWN = 4096
+_SLACK = 16  # labels beyond twice the events; most labels have one, those of scans share some
+_SEPARATOR = ": "
+_FINDINGS = {RESULTS[each] for each in enforcement.FINDINGS}
 _SHOWN = {
     ESTABLISHED: "the handshake was completed",
     ANSWERED: "packets went both ways",
@@ -40,7 +42,7 @@ class AuditEvents:
 
     def __init__(self, events: Events) -> None:
         self._events = events
-        self._known: dict[EventLabels, int] = {}  # without the peer's address
+        self._known: dict[EventLabels, int] = {}  # without what is of the first connection only
 
     def report(
         self, columns: ConnectionColumns, judged: Cells, accounts: FindAccounts, now_ns: int
@@ -66,19 +68,41 @@ class AuditEvents:
     def _number(
         self, labels: EventLabels, columns: ConnectionColumns, row: int, now_ns: int
     ) -> int:
-        """Return the event; the peer's address is that of the first connection in it."""
+        """Return the event; the peer's address, and the packets that show it, are those of the
+        first connection in it.
+        """
+        if not self._known or len(self._known) > 2 * len(self._events) + _SLACK:
+            pairs = self._events.table.pairs()  # after a restart, those of the checkpoint
+            self._known = {_plain(each): n for n, each in pairs if each.verdict in _FINDINGS}
         known = self._known.get(labels)
         if known is not None:
             there = self._events.table.labels_at(known)
-            if there is not None and there._replace(peer_address="") == labels:
+            if there is not None and _plain(there) == labels:
                 return known
-        if len(self._known) >= _MAX_KNOWN:
-            self._known.clear()
         address = _text(columns.key["remote_address"][row])
         first_ns = int(columns.first_ns[row])
-        number = self._events.index_of(labels._replace(peer_address=address), first_ns, now_ns)
+        reason = labels.reason + _SEPARATOR + _packets(columns, row)
+        whole = labels._replace(peer_address=address, reason=reason)
+        number = self._events.index_of(whole, first_ns, now_ns)
         self._known[labels] = number
         return number
+
+
+def _plain(event: EventLabels) -> EventLabels:
+    """Return the labels without what is of the first connection only."""
+    return event._replace(peer_address="", reason=event.reason.partition(_SEPARATOR)[0])
+
+
+def _packets(columns: ConnectionColumns, row: int) -> str:
+    """Return the ends of a connection, and its packets so far, as its endpoint saw them."""
+    key = columns.key[row]
+    ends = []
+    for side in ("local", "remote"):
+        address = _text(key[f"{side}_address"])
+        shown = f"[{address}]" if ":" in address else address
+        ends.append(f"{shown}:{key[f'{side}_port']}")
+    sent, received = columns.packets[row].tolist()
+    return f"{ends[0]} with {ends[1]}, packets: {sent} sent, {received} received"
 
 
 def _labels(
