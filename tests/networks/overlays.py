@@ -98,7 +98,7 @@ def wireguard(end: End) -> None:
     private, public = _private_key(end.number), _public_key(1 - end.number)
     peer = ("peer", public, "allowed-ips", f"{end.network},{end.gateway}/32")
     at = ("endpoint", f"{end.other}:51820")
-    command = ["wg", "set", TUNNEL, "listen-port", "51820", "private-key", "/dev/stdin"]
+    command = ["wg", "set", TUNNEL, "listen-port", "51820", "private-key", "/proc/self/fd/0"]
     enter = ["nsenter", f"--net=/run/netns/{end.netns}"] if end.netns else []
     subprocess.run([*enter, *command, *peer, *at], input=private, text=True, check=True)
     end.ip("route", "add", end.network, *_DEVICE)

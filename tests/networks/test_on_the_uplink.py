@@ -65,7 +65,10 @@ def test_a_pod_on_the_uplink(kind: Kind, make_agent: MakeAgent, tmp_path: Path) 
         send(made, netns, path)
         started(agent)
         send(made, netns, path)
-        denied(agent, 3 * DATAGRAMS)
+        look = lambda s: by("workload", s, FLOWS, port=str(PORT))  # noqa: E731
+        samples = eventually(agent, look, {"alone": 3 * DATAGRAMS})
+        # Before it had the policies again, it had no verdict.
+        assert by("verdict", samples, FLOWS, port=str(PORT))["denied"] >= 2 * DATAGRAMS
         ip("-n", netns, "link", "del", "eth0")
         made.api.delete("pods", "shop", "alone")
         samples = eventually(agent, lambda s: balance(s, made, opening), {})
