@@ -3,7 +3,8 @@
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from tests.e2e.policy_world import (
 )
 
 UNHEARD = "podtally_policy_resources_unsynced"
+KEPT = "podtally_policy_resources_kept"
 UNJUDGED = "podtally_verdict_unknown_connections_total"
 HEARD_SECONDS = 60.0  # until a CRD that is not there is believed not to be
 CHANGED_SECONDS = 2.0
@@ -202,6 +204,50 @@ def test_before_the_api_is_synced_nothing_is_known(
             until_verdict(agent, asks(shop), look, "denied", HEARD_SECONDS)
             assert value(agent.samples(), UNHEARD) == 0
         assert scraper.faults == []
+
+
+def test_a_start_while_the_api_is_away_judges_by_what_was_kept(
+    node: Node, make_agent: MakeAgent, tmp_path: Path
+) -> None:
+    with cluster(node) as shop:
+        web, client = node.routed_pod("web", 5), node.routed_pod("client", 6)
+        shop.policy("shop/web", podSelector={"matchLabels": {"app": "web"}}, ingress=[])
+        names = {
+            web.netns: Static("shop", "web", {"app": "web"}),
+            client.netns: Static("shop", "client", {}),
+        }
+        known = configuration(tmp_path / "podtally.yaml", names)
+        agent = make_agent(*known, "--kubernetes", "on", *shop.flags(tmp_path))
+        look = begun(workload="client", direction="egress", port="80")
+        with Scraper(agent.places.url).running() as scraper:
+            agent.start()
+            agent.wait_ready()
+            eventually(agent, lambda samples: value(samples, UNHEARD), 0, HEARD_SECONDS)
+            until_verdict(agent, asks(shop), look, "denied", HEARD_SECONDS)
+            wait_until((agent.places.state_dir / "policies").exists)
+            agent.kill()
+            shop.api.away()
+            agent.start()
+            wait_until(lambda: agent.get("/livez")[0] == 200)
+            eventually(agent, lambda samples: value(samples, KEPT), 5, HEARD_SECONDS)
+            assert value(agent.samples(), UNHEARD) == 5
+            status, words = agent.get("/readyz")
+            assert status == 503
+            assert "; in force are the policies of 0 min ago (" in words
+            until_verdict(agent, asks(shop), look, "denied", HEARD_SECONDS)
+            shop.api.back()
+            eventually(agent, lambda samples: value(samples, UNHEARD), 0, HEARD_SECONDS)
+            assert value(agent.samples(), KEPT) == 0
+            agent.wait_ready()
+        assert scraper.faults == []
+        assert "Traceback" not in agent.said()
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + HEARD_SECONDS
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 # -- ends -------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policy files that cannot be read: what the real agent keeps in force, doubts and skips."""
 
+import time
 from pathlib import Path
 
-from tests.e2e.agents import Samples, Scraper, value
+from tests.e2e.agents import Agent, Samples, Scraper, value
 from tests.e2e.conftest import MakeAgent
 from tests.e2e.pods import Node
 from tests.e2e.policy_world import (
@@ -32,6 +33,13 @@ def test_a_file_that_becomes_unreadable_stays_in_force_as_it_was(
             eventually(agent, stale_and_unreadable, (1, 0))
             assert str(frontend) in agent.said()
             wait_for_policy(agent, shop, "denied")
+        started_again(agent)
+        eventually(agent, stale_and_unreadable, (1, 0))
+        assert (
+            agent.get("/readyz")[1]
+            == f"ok\nwarning: an earlier version is in force of {frontend}\n"
+        )
+        wait_for_policy(agent, shop, "denied")
         write(frontend, FRONTEND.format(role="stray"))
         eventually(agent, stale_and_unreadable, (0, 0))
         wait_for_policy(agent, shop, "allowed")
@@ -92,6 +100,17 @@ def test_stray_files_neither_hide_a_denial_nor_put_others_in_doubt(
     said = agent.said()
     assert "values.yaml:1: skipped, not a Kubernetes object: apiVersion is missing" in said
     assert "a template, not an object" in said
+
+
+def started_again(agent: Agent) -> None:
+    """Kill the agent when it has kept its policies, and start another."""
+    end = time.monotonic() + 60.0
+    while not (agent.places.state_dir / "policies").exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    agent.kill()
+    agent.start()
+    agent.wait_ready()
 
 
 def stale_and_unreadable(samples: Samples) -> tuple[int, int]:

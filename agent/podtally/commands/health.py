@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> int:
     path = "/readyz" if args.ready else "/livez"
     status, text = _get(host, port, path)
     if status == http.client.OK:
-        print("ok")
+        print(text.strip() or "ok")
         return 0
     print(text.strip() or f"{path} answers {status}")
     return 1

@@ -182,7 +182,12 @@ class AgentMetrics(Collector):
         self.policies_unsynced = section.gauge(
             "policy_resources_unsynced",
             "Policy resource types not yet synced from the Kubernetes API.",
-            note="Until then every verdict is `unknown`.",
+            note="Until then every verdict is `unknown`, unless kept policies are in force.",
+        )
+        self.policies_kept = section.gauge(
+            "policy_resources_kept",
+            "Policy resource types not yet synced, in force as an earlier agent kept them.",
+            note="From ten seconds after the start, for a day after the last contact at most.",
         )
         self.candidates = section.gauge(
             "candidate_policies", "Candidate policies under evaluation (dry run)."

@@ -27,6 +27,7 @@ class Health(NamedTuple):
 
     alive: str
     ready: str
+    note: str = ""  # what an operator should know although the agent is ready
 
 
 class Publisher:

@@ -137,7 +137,8 @@ class EpochLoop:
         trouble = self._trouble or self._pin_trouble
         trouble = trouble or components.watcher.trouble or components.sources.trouble()
         trouble = trouble or components.names.thread_trouble
-        return Health(dead, trouble or ("" if self._epochs else "no epoch is booked yet"))
+        ready = trouble or ("" if self._epochs else "no epoch is booked yet")
+        return Health(dead, ready, components.sources.note())
 
     def _watching(self) -> str:
         count = len(self._components.interfaces.watched)

@@ -29,6 +29,7 @@ from podtally.netlink.sock_diag import SocketDiag
 from podtally.policy.load.api_resources import POLICY_RESOURCE_NAMES
 from podtally.policy.load.policy_sources import PolicySources
 from podtally.runtime.exposure_source import ExposureSource
+from podtally.runtime.policy_keeper import PolicyKeeper, kept_note
 from podtally.runtimes import cgroups
 from podtally.runtimes.cgroup_hierarchies import hierarchies
 from podtally.runtimes.cgroup_ids import CgroupIds, find_mount
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 
 HOST_EVERY_NS = 30_000_000_000  # the host's own addresses seldom change
 SYNC_NS = 10_000_000_000  # for the first lists
+KEEP_EVERY_NS = 5_000_000_000
 CONTRADICTED_EVERY_NS = 5_000_000_000
 REASSIGNED_NS = 10_000_000_000  # a connection that goes on under a new owner shows by then
 # The owner of a cgroup that no longer exists
@@ -55,6 +57,7 @@ class Threads(NamedTuple):
     finder: ProcessFinder
     policies: PolicySources
     kube: KubeSource | None
+    keeper: PolicyKeeper
 
 
 class SourceState(NamedTuple):
@@ -76,7 +79,7 @@ class IdentitySources:
 
     def __init__(self, directory: Directory, answers: Answers, threads: Threads) -> None:
         self.directory = directory
-        self.finder, self.policies, self.kube = threads
+        self.finder, self.policies, self.kube, self._keeper = threads
         self._answers = answers
         self._renamed: set[int] = set()
         self._cgroups = CgroupIds(find_mount())
@@ -87,7 +90,7 @@ class IdentitySources:
         self._cgroup_trouble = Condition(log, logging.WARNING)
         self._host_trouble = Condition(log, logging.WARNING)
         self._sync_by_ns = time.monotonic_ns() + SYNC_NS
-        self._next_host_ns = 0
+        self._next_host_ns = self._next_keep_ns = 0
         self._contradictions = ClaimConflicts()
         self._contradicted: ConflictCounts = {}
         self._next_contradicted_ns = 0
@@ -95,6 +98,7 @@ class IdentitySources:
 
     def start(self) -> None:
         self.policies.start()
+        self._keeper.start()
         self.finder.start()
         if self.kube is not None:
             self.kube.start()
@@ -104,6 +108,7 @@ class IdentitySources:
             self.kube.stop()
         self.finder.stop()
         self.policies.stop()
+        self._keeper.stop()
         self._cgroups.close()
         self._translator.close()
         self._diag.close()
@@ -129,13 +134,22 @@ class IdentitySources:
     def trouble(self) -> str:
         """Return what is wrong with a thread that still runs; "" if nothing is."""
         kube = self.kube
-        threads = [self.finder.trouble, self.policies.trouble]
+        threads = [self.finder.trouble, self.policies.trouble, self._keeper.trouble]
         threads += map(kube.trouble, kube.resources) if kube is not None else ()
         unsynced = self.unsynced()
         if FORBIDDEN in unsynced.values() or time.monotonic_ns() > self._sync_by_ns:
             words = (f"{name} {why}" for name, why in unsynced.items())
-            threads += ["the Kubernetes API: " + ", ".join(words)] if unsynced else []
+            kept = kept_note(self.policies.kept, self._keeper.kept, time.time())
+            if unsynced:
+                threads.append(
+                    "; ".join(filter(None, (f"the Kubernetes API: {_list(words)}", kept)))
+                )
         return next(filter(None, threads), "")
+
+    def note(self) -> str:
+        """Return what an operator should know although nothing is wrong with the agent."""
+        stale = self.policies.stale_files
+        return f"an earlier version is in force of {_list(stale)}" if stale else ""
 
     def state(self) -> SourceState:
         """Return counts and ages for the agent's own metrics."""
@@ -169,6 +183,7 @@ class IdentitySources:
     def context(self) -> EpochContext:
         """Return names, services and policies as of now; call ``refresh`` first."""
         now_ns = time.monotonic_ns()
+        self._keep_policies(now_ns)
         _, low = self.directory.book.table().recent(now_ns - REASSIGNED_NS)
         services, declared = self.directory.services(), self.policies.declared()
         return EpochContext(
@@ -183,6 +198,18 @@ class IdentitySources:
             self._exposure.lookup(services, declared, self.directory.cluster, self.kube, now_ns),
             wall_ns=time.time_ns(),
         )
+
+    def _keep_policies(self, now_ns: int) -> None:
+        """Have the policies kept, and kept ones in force while the API does not give them."""
+        if now_ns >= self._sync_by_ns:
+            self.policies.use_kept()
+        if now_ns < self._next_keep_ns:
+            return
+        self._next_keep_ns = now_ns + KEEP_EVERY_NS
+        kube, offset_ns = self.kube, time.time_ns() - now_ns
+        names = POLICY_RESOURCE_NAMES if kube is not None else ()
+        contact = {n: (kube.contact_ns(n) + offset_ns) / 1e9 for n in names if kube is not None}
+        self._keeper.offer(self.policies.in_force, contact)
 
     def refresh(self, now_ns: int) -> None:
         """Bring the table of names up to date; ``take_renamed`` has the interfaces it changed."""
@@ -275,3 +302,7 @@ class IdentitySources:
         for row in rows[first]:
             address = row["local_address"].tobytes()
             self.directory.observed(int(row["ifindex"]), address, int(row["first_seen_ns"]))
+
+
+def _list(words: Iterable[str]) -> str:
+    return ", ".join(words)

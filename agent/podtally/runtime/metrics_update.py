@@ -110,3 +110,4 @@ class MetricsUpdate:
         metrics.policy_files_stale.set(state.stale_files)
         metrics.candidates.set(state.candidates)
         metrics.policies_unsynced.set(len(state.unsynced))
+        metrics.policies_kept.set(len(state.kept))

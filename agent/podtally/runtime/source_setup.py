@@ -17,6 +17,7 @@ from podtally.policy.load.live_policies import LivePolicies
 from podtally.policy.load.policy_files import PolicyFiles
 from podtally.policy.load.policy_sources import PolicySources
 from podtally.runtime.identity_sources import Answers, IdentitySources, Threads
+from podtally.runtime.policy_keeper import PolicyKeeper
 from podtally.runtimes.cri import CriClient
 from podtally.runtimes.engines import ContainerNames
 from podtally.runtimes.name_resolver import NameResolver
@@ -42,13 +43,16 @@ def make_identity_sources(config: Config) -> IdentitySources:
     if access is not None:
         kube = KubeSource(access, (*RESOURCES, *POLICY_RESOURCES), answers.put)
         log.info("names come from the API at %s; this node is %s", access.server.url, node)
+    keeper = PolicyKeeper(config.state_dir)
+    kept_files = {name: each.parsed for name, each in keeper.kept.files.items()}
+    kept_objects = {name: each.objects for name, each in keeper.kept.resources.items()}
     policies = PolicySources(
-        PolicyFiles(config.policies) if config.policies else None,
+        PolicyFiles(config.policies, kept=kept_files) if config.policies else None,
         PolicyFiles(config.candidates, candidate=True) if config.candidates else None,
-        LivePolicies() if access is not None else None,
+        LivePolicies(kept_objects) if access is not None else None,
         config.candidate_delete,
     )
-    return IdentitySources(directory, answers, Threads(finder, policies, kube))
+    return IdentitySources(directory, answers, Threads(finder, policies, kube, keeper))
 
 
 def _cri(config: Config) -> CriClient | None:

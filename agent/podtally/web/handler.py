@@ -111,7 +111,10 @@ class Handler(BaseHTTPRequestHandler):
             self._report(f"{STARTING}: {state.phase}")
         elif path in _HEALTH:  # the kubelet sends no password
             health = publisher.health()
-            self._report(health.alive or (health.ready if path == _READYZ else ""))
+            if path == _READYZ:
+                self._report(health.alive or health.ready, health.note)
+            else:
+                self._report(health.alive)
         elif self._authenticate():
             self._reply(publisher, path, query)
         state.connections.touch(self.connection)
@@ -160,9 +163,10 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._answer(HTTPStatus.NOT_FOUND, b"not found\n", "text/plain")
 
-    def _report(self, problem: str) -> None:
+    def _report(self, problem: str, note: str = "") -> None:
         status = HTTPStatus.SERVICE_UNAVAILABLE if problem else HTTPStatus.OK
-        self._answer(status, f"{problem or 'ok'}\n".encode(), "text/plain")
+        lines = [problem or "ok", *([f"warning: {note}"] if note else [])]
+        self._answer(status, "".join(f"{each}\n" for each in lines).encode(), "text/plain")
 
     def _refuse(
         self, status: HTTPStatus, message: str, extra: Mapping[str, str] = _NO_HEADERS

@@ -45,6 +45,16 @@ def test_an_unhealthy_agent_has_a_reason(
     assert health(capsys, "--listen", where) == (1, "no epoch for 31 s\n", "")
 
 
+def test_a_note_is_shown_although_the_agent_is_ready(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = f"127.0.0.1:{served.port}"
+    served.health = Health("", "", "an earlier version is in force of a.yaml")
+    assert health(capsys, "--listen", where) == (0, "ok\n", "")
+    shown = "ok\nwarning: an earlier version is in force of a.yaml\n"
+    assert health(capsys, "--listen", where, "--ready") == (0, shown, "")
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1", ""])
 def test_it_asks_where_the_file_says(
     served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str], host: str

@@ -2,11 +2,11 @@
 """The policies in the Kubernetes API, kept current by its events.
 
 Main thread only. Until a resource has been listed completely, an unreadable policy stands in for
-it and selects every pod. An object that becomes unreadable stays in force in its last good
-version.
+it and selects every pod, or the objects that an earlier agent kept are in force. An object that
+becomes unreadable stays in force in its last good version.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -30,10 +30,16 @@ class LiveSnapshot(NamedTuple):
     problems: tuple[Problem, ...]
     ingresses_known: bool
     stale: int = 0  # objects in force in an earlier version
+    kept: tuple[str, ...] = ()  # resources that are in force as an earlier agent kept them
+    good: Mapping[str, tuple[ApiPolicyObject, ...]] = {}  # readable ones of synced resources
 
 
 class LivePolicies:
-    def __init__(self) -> None:
+    """``kept`` are the objects that an earlier agent had, by resource."""
+
+    def __init__(self, kept: Mapping[str, tuple[ApiPolicyObject, ...]] | None = None) -> None:
+        self._kept = dict(kept or {})
+        self._uses_kept = False
         self._objects: dict[str, dict[Key, ApiPolicyObject]] = {
             name: {} for name in sorted(POLICY_RESOURCE_NAMES)
         }
@@ -63,6 +69,12 @@ class LivePolicies:
         """Return the names of resources not yet listed completely."""
         return tuple(name for name in self._objects if name not in self._synced)
 
+    def use_kept(self) -> None:
+        """Have the kept objects of resources in force that are not synced."""
+        if not self._uses_kept:
+            self._uses_kept = True
+            self._now = None
+
     def _take_page(self, objects: dict[Key, ApiPolicyObject], page: ObjectPage) -> None:
         if page.first:
             self._listed[page.resource] = set()
@@ -76,6 +88,7 @@ class LivePolicies:
             del self._listed[page.resource]
             if page.resource not in self._synced:
                 self._synced.add(page.resource)
+                self._kept.pop(page.resource, None)
                 self._now = None
 
     def _put(self, objects: dict[Key, ApiPolicyObject], item: ApiPolicyObject) -> None:
@@ -102,20 +115,36 @@ class LivePolicies:
             self._now = None
 
     def _gathered(self) -> LiveSnapshot:
-        found = [item for objects in self._objects.values() for item in objects.values()]
+        kept = self._kept_in_force()
+        every = {
+            name: {_key_of(item): item for item in kept.get(name, ())} | objects
+            for name, objects in self._objects.items()
+        }
+        found = [item for objects in every.values() for item in objects.values()]
         meanings = [item.policy_object for item in found]
         return LiveSnapshot(
             tuple(meaning for meaning in meanings if isinstance(meaning, Policy)),
             tuple(self._stand_ins()),
             tuple(meaning for meaning in meanings if isinstance(meaning, DeclaredIngress)),
             tuple(problem for item in found for problem in item.problems),
-            INGRESSES in self._synced,
+            INGRESSES in self._synced or INGRESSES in kept,
             sum(bool(item.problems) and not item.policy_object.unreadable for item in found),
+            tuple(kept),
+            {
+                name: tuple(i for i in objects.values() if not i.policy_object.unreadable)
+                for name, objects in self._objects.items()
+                if name in self._synced
+            },
         )
+
+    def _kept_in_force(self) -> dict[str, tuple[ApiPolicyObject, ...]]:
+        if not self._uses_kept:
+            return {}
+        return {name: self._kept[name] for name in self.unsynced() if name in self._kept}
 
     def _stand_ins(self) -> Iterator[Policy]:
         for name in self.unsynced():
-            if name != INGRESSES:
+            if name != INGRESSES and name not in self._kept_in_force():
                 why = f"{name} are not yet synced from the API"
                 yield Policy(
                     UNSYNCED,

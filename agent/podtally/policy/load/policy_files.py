@@ -11,7 +11,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,15 +52,26 @@ class LoadedFiles(NamedTuple):
     parsed: ParsedPolicies
     stale: tuple[str, ...]  # files that are in force in an earlier version
     changed: bool  # since the previous load
+    by_file: Mapping[str, ParsedPolicies] = {}  # what is in force of each
 
 
 class PolicyFiles:
-    """A set of files and folders to ``load`` repeatedly. Not thread-safe."""
+    """A set of files and folders to ``load`` repeatedly. Not thread-safe.
 
-    def __init__(self, paths: Sequence[Path], candidate: bool = False) -> None:
+    ``kept`` are the last good versions that an earlier agent had, by file.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        candidate: bool = False,
+        kept: Mapping[str, ParsedPolicies] | None = None,
+    ) -> None:
         self._paths = tuple(paths)
         self._candidate = candidate
-        self._files: dict[str, PolicyFile] = {}
+        self._files = {
+            name: PolicyFile(None, b"", parsed, (), False) for name, parsed in (kept or {}).items()
+        }
         self._loaded: LoadedFiles | None = None
 
     def load(self) -> LoadedFiles:
@@ -73,7 +84,8 @@ class PolicyFiles:
         before, self._files = self._files, files
         changed = self._loaded is None or _contents(before) != _contents(files)
         if changed or self._loaded is None:
-            self._loaded = LoadedFiles(_united(files), _stale(files), True)
+            by_file = {name: file.parsed for name, file in files.items()}
+            self._loaded = LoadedFiles(_united(files), _stale(files), True, by_file)
         else:
             self._loaded = self._loaded._replace(changed=False)
         return self._loaded

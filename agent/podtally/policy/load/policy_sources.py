@@ -13,10 +13,10 @@ from typing import NamedTuple, TypeVar
 from podtally.kube.model import ApiEvent
 from podtally.policy.endpoints import NON_POD_NAMESPACES, no_pods_in
 from podtally.policy.ingress import DeclaredIngress
-from podtally.policy.load.api_resources import SOURCE
+from podtally.policy.load.api_resources import SOURCE, ApiPolicyObject
 from podtally.policy.load.file_reader import LoadedSets, PolicyReader
 from podtally.policy.load.live_policies import LivePolicies, LiveSnapshot
-from podtally.policy.load.parser import PolicyObject
+from podtally.policy.load.parser import ParsedPolicies, PolicyObject
 from podtally.policy.load.policy_files import PolicyFiles
 from podtally.policy.load.problem_log import ProblemLog
 from podtally.policy.model import Policy
@@ -39,6 +39,14 @@ class DeclaredPolicies(NamedTuple):
     stale_candidates: tuple[str, ...] = ()  # candidate files in use in an earlier version
 
 
+class PoliciesInForce(NamedTuple):
+    """What a later start of the agent may need: good objects by file and by API resource."""
+
+    files: Mapping[str, ParsedPolicies] = {}
+    stale: tuple[str, ...] = ()  # of these files, the ones in force in an earlier version
+    resources: Mapping[str, tuple[ApiPolicyObject, ...]] = {}
+
+
 class PolicyState(NamedTuple):
     """The state of the sources, for the agent's own metrics."""
 
@@ -48,6 +56,7 @@ class PolicyState(NamedTuple):
     candidates: int  # readable ones
     errors: int  # problems of severity error, in all sources
     unsynced: tuple[str, ...]  # API resources not yet listed completely
+    kept: tuple[str, ...] = ()  # of these, the ones in force as an earlier agent kept them
 
 
 class PolicySources:
@@ -65,6 +74,7 @@ class PolicySources:
         self._read, self._snapshot = self._reader.read, _NO_API  # of which the next are made
         self._declared, self._problems = self._combine(self._read, self._snapshot)
         self.latest = self._declared  # as of the last epoch; for any thread
+        self.in_force = PoliciesInForce()  # likewise: the same object until something changes
 
     def start(self) -> None:
         """Start; return when all files have been read once."""
@@ -87,6 +97,21 @@ class PolicySources:
         """Check the files now, not within a second. Any thread may call it."""
         self._reader.reload()
 
+    def use_kept(self) -> None:
+        """Have policies in force that an earlier agent kept, of API resources not yet synced."""
+        if self._live is not None:
+            self._live.use_kept()
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """API resources that are in force as an earlier agent kept them."""
+        return self._snapshot.kept
+
+    @property
+    def stale_files(self) -> tuple[str, ...]:
+        """Files that are in force in an earlier version."""
+        return self._read.files.stale
+
     def apply(self, event: ApiEvent) -> None:
         """Apply an event of the API; those of other resources are ignored."""
         if self._live is not None:
@@ -101,6 +126,7 @@ class PolicySources:
             if declared != self._declared:
                 self._declared = self.latest = declared
             self._log.update(self._problems)
+            self.in_force = PoliciesInForce(read.files.by_file, read.files.stale, live.good)
         return self._declared
 
     def state(self) -> PolicyState:
@@ -116,6 +142,7 @@ class PolicySources:
             sum(not policy.unreadable for policy in candidates) + len(self._deleted),
             sum(problem.severity == ERROR for problem in self._problems),
             self._live.unsynced() if self._live else (),
+            self._snapshot.kept,
         )
 
     def _combine(
