@@ -20,7 +20,7 @@ from pathlib import Path
 from bench import steady
 from bench.report import Cell, Report, progress, show
 from tests.e2e.agents import SOURCES, Agent, Places, Scraper, assert_books_close, gaps, value
-from tests.e2e.churn import churn, footprint
+from tests.e2e.churn import Churn, churn, footprint
 from tests.e2e.conftest import free_port
 from tests.e2e.pods import Counters, Node, counters, node, pod_socket
 from tests.e2e.traffic import flood, mixed
@@ -199,7 +199,11 @@ def full_table(on: Stage, arguments: argparse.Namespace) -> None:
 
 
 def churned(on: Stage, arguments: argparse.Namespace) -> None:
-    coming = churn(on.node)
+    with churn(on.node, PIN_DIR, on.attach) as coming:
+        _churned(on, coming, arguments)
+
+
+def _churned(on: Stage, coming: Churn, arguments: argparse.Namespace) -> None:
     on.opening = on.node.quiet()
     on.agent.start()
     on.agent.wait_ready()
@@ -217,6 +221,7 @@ def churned(on: Stage, arguments: argparse.Namespace) -> None:
     for pod, (own, booked) in list(misfits.items())[:5]:
         progress(f"{pod}: its own end counts {own}, booked are {booked}")
     on.row(f"pods not booked as they count, of {len(coming.moved)}", len(misfits), 0, not misfits)
+    on.row("of them, sent before they were watched", len(coming.late))
     on.row("seconds that the pods took", took)
     grown = after.fds - before.fds
     on.row("file descriptors more than after a third", grown, 0, grown <= 0)

@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ GRACE_SECONDS = 300.0  # series of pods that are gone stay so long; less in a sh
 GRACES = 6  # in a run that is shorter than that many
 SAMPLE_SECONDS = 2.0
 GROWTH_MIB_AN_HOUR = 5.0
-MISFITS_SHOWN = 5
+RECENT_PODS = 100  # their series are still there
 
 
 class Sample(NamedTuple):
@@ -75,7 +75,9 @@ def main(arguments: argparse.Namespace) -> int:
     grace = min(GRACE_SECONDS, seconds / GRACES)
     settle = min(GRACE_SECONDS, 2 * grace)
     attach = "auto" if arguments.attach == "both" else arguments.attach
-    with node() as made, tempfile.TemporaryDirectory(prefix="podtally-steady-") as scratch:
+    with ExitStack() as opened:
+        made = opened.enter_context(node())
+        scratch = opened.enter_context(tempfile.TemporaryDirectory(prefix="podtally-steady-"))
         agent = Agent(
             Places(PIN_DIR, Path(scratch) / "state", free_port()),
             (
@@ -84,7 +86,7 @@ def main(arguments: argparse.Namespace) -> int:
             ),
             log=Path(scratch) / "agent.log",
         )
-        coming = churn(made)
+        coming = opened.enter_context(churn(made, PIN_DIR, attach))
         opening = made.quiet()
         try:
             agent.start()
@@ -95,10 +97,14 @@ def main(arguments: argparse.Namespace) -> int:
                 coming.run(int(seconds * PODS_A_SECOND), seconds)
             _fill(report, sampler.after(settle), len(coming.moved), settle)
             misfits = coming.misfits(agent.samples())
-            recent = dict(list(coming.moved.items())[-MISFITS_SHOWN:])
+            recent = dict(list(coming.moved.items())[-RECENT_PODS:])
             wrong = sum(pod in misfits for pod in recent)
+            late = sum(pod in coming.late for pod in recent)
             report.rows.append(
-                ("of the last pods, booked differently from their own counts", wrong, 0, not wrong)
+                (f"of the last {len(recent)} pods, sent before they were watched", late, "", True)
+            )
+            report.rows.append(
+                ("of the others, booked differently from their own counts", wrong, 0, not wrong)
             )
             samples = assert_books_close(agent, opening, 30.0)
             worst = max((abs(gap) for gap in gaps(samples).values()), default=0)

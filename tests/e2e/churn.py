@@ -4,10 +4,13 @@
 import os
 import socket
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from podtally.attach.attacher import Attacher
 from tests.e2e.agents import Samples, value
 from tests.e2e.pods import Node, Pod, own_counters, pod_socket, until_up
 
@@ -17,6 +20,7 @@ NUMBERS = 240  # of links that pods take in turn
 DATAGRAMS = 23
 # Between a pod's network and its first process: runtimes make the sandbox then, and take longer.
 START_SECONDS = 0.05
+WATCHED_SECONDS = 60.0
 HEADERS = 42  # Ethernet, IPv4, UDP
 
 
@@ -27,11 +31,18 @@ class Moved(NamedTuple):
 
 @dataclass
 class Churn:
-    """``moved`` is what every pod had sent and received just before it was removed."""
+    """``moved`` is what every pod had sent and received just before it was removed.
+
+    ``late`` are the pods that sent before the agent watched them: a host under load takes longer
+    for that than the time that a runtime leaves. With ``patient``, pods wait for it.
+    """
 
     node: Node
     sink: Pod
-    moved: dict[str, Moved]
+    attacher: Attacher
+    patient: bool
+    moved: dict[str, Moved] = field(default_factory=dict)
+    late: set[str] = field(default_factory=set)
 
     def one(self, number: int) -> None:
         """The whole life of a pod."""
@@ -40,6 +51,7 @@ class Churn:
         time.sleep(START_SECONDS)
         until_up(pod.link)
         until_up("eth0", pod.netns)
+        self._await_watched(pod)
         size = 100 + number % 1000
         with (
             pod_socket(pod, socket.AF_INET, socket.SOCK_DGRAM) as there,
@@ -52,6 +64,15 @@ class Churn:
             self.moved[pod.netns] = arrived(pod, DATAGRAMS * (size + HEADERS))
         self.node.remove(name)
 
+    def _await_watched(self, pod: Pod) -> None:
+        ifindex, end = socket.if_nametoindex(pod.link), time.monotonic() + WATCHED_SECONDS
+        while not self.attacher.attached(ifindex):
+            if not self.patient:
+                self.late.add(pod.netns)
+                return
+            assert time.monotonic() < end, f"{pod.link} is not watched"
+            time.sleep(0.002)
+
     def run(self, pods: int, seconds: float) -> None:
         """Add pods, evenly over the time."""
         started, first = time.monotonic(), len(self.moved)
@@ -60,9 +81,15 @@ class Churn:
             time.sleep(max(0.0, started + (number + 1) * seconds / pods - time.monotonic()))
 
     def misfits(self, samples: Samples) -> dict[str, tuple[Moved, Moved]]:
-        """Pods with bytes that are not booked under their name: what they moved, what is booked."""
-        booked = {pod: _booked(samples, pod) for pod in self.moved}
-        return {pod: (own, booked[pod]) for pod, own in self.moved.items() if booked[pod] != own}
+        """Pods with bytes that are not booked under their name, though they were watched: what
+        they moved, what is booked.
+        """
+        booked = {pod: _booked(samples, pod) for pod in self.moved if pod not in self.late}
+        return {
+            pod: (own, booked[pod])
+            for pod, own in self.moved.items()
+            if booked.get(pod, own) != own
+        }
 
 
 def arrived(pod: Pod, least: int, seconds: float = 60.0) -> Moved:
@@ -74,8 +101,15 @@ def arrived(pod: Pod, least: int, seconds: float = 60.0) -> Moved:
     return moved
 
 
-def churn(node: Node) -> Churn:
-    return Churn(node, node.routed_pod("sink", SINK_NUMBER), {})
+@contextmanager
+def churn(
+    node: Node, pin_dir: Path, attach: str = "auto", patient: bool = False
+) -> Iterator[Churn]:
+    attacher = Attacher(pin_dir, {}, attach)
+    try:
+        yield Churn(node, node.routed_pod("sink", SINK_NUMBER), attacher, patient)
+    finally:
+        attacher.close()
 
 
 def _booked(samples: Samples, pod: str) -> Moved:

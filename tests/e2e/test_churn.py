@@ -3,8 +3,8 @@
 
 import pytest
 
-from tests.e2e.agents import Scraper, gaps
-from tests.e2e.churn import churn, footprint
+from tests.e2e.agents import Agent, Scraper, gaps
+from tests.e2e.churn import Churn, churn, footprint
 from tests.e2e.conftest import MakeAgent
 from tests.e2e.pods import Node, counters
 from tests.e2e.policy_world import eventually
@@ -18,7 +18,13 @@ def test_every_pod_is_booked_under_its_own_name(
     node: Node, make_agent: MakeAgent, attach: str
 ) -> None:
     agent = make_agent("--attach", attach)
-    coming = churn(node)
+    with churn(node, agent.places.pin_dir, attach, patient=True) as coming:
+        book_pods(node, agent, coming)
+    left = {path.name for path in (agent.places.pin_dir / "links").iterdir()}
+    assert len(left) == (2 if attach == "tcx" else 0)  # the sink's
+
+
+def book_pods(node: Node, agent: Agent, coming: Churn) -> None:
     opening = node.quiet()
     agent.start()
     agent.wait_ready()
@@ -36,6 +42,4 @@ def test_every_pod_is_booked_under_its_own_name(
     assert after.fds <= before.fds
     assert after.anonymous_kb < before.anonymous_kb + GROWTH_KB
     assert set(counters()) == set(opening)
-    left = {path.name for path in (agent.places.pin_dir / "links").iterdir()}
-    assert len(left) == (2 if attach == "tcx" else 0)  # the sink's
     assert agent.said().count("ERROR") == 0

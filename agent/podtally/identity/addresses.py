@@ -207,7 +207,8 @@ class ClaimBook:
             changed = _halves(self._changed)
             rows = _joined(self._rows(fresh), self._table.without(*changed))
             self._changed = set()
-            if len(self._owners) > 2 * len(rows.owner) + len(self._first) + _SPARE_OWNERS:
+            # What others keep by owner is kept for former ones, too: so not for many.
+            if len(self._owners) > len(rows.owner) * 5 // 4 + len(self._first) + _SPARE_OWNERS:
                 rows = self._renumbered(rows)
             self._table = _table(self._owners, rows)
         return self._table

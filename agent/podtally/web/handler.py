@@ -52,6 +52,9 @@ class ReportedHealth(Protocol):
     @property
     def ready(self) -> str: ...
 
+    @property
+    def note(self) -> str: ...
+
 
 class Published(PublishedTotals, Protocol):
     """What a running agent serves. A protocol, so that a server can listen before the modules that
