@@ -28,6 +28,7 @@ from bench.agent import memory
 from bench.report import Report, progress, show
 from bench.shares import AGENT_SHARES, ATTACKER_SHARES, group
 from podtally.attach.attacher import Attacher
+from podtally.errors import PodtallyError
 from podtally.kernel.pins import Pins
 from podtally.web import client
 from podtally.web.unix_socket import API_SOCKET
@@ -139,8 +140,8 @@ def _measure(pod: str, enter: Callable[[int], None] | None) -> Start:
             node.agent(state, "--kubernetes", "off", enter=enter)
         )
         api = Path(state) / API_SOCKET
-        answered = _until(api, lambda status: True)
-        counting = _until(api, lambda status: status == 200)
+        answered = _until(process, api, lambda status: True)
+        counting = _until(process, api, lambda status: status == 200)
         peak = _peak_mib(process.pid) - memory(process.pid).tables
         sent = json.loads(sender.communicate(timeout=60)[0])
         time.sleep(SETTLE_SECONDS)
@@ -155,8 +156,11 @@ def _measure(pod: str, enter: Callable[[int], None] | None) -> Start:
     return Start(first - started, answered - started, counting - started, peak)
 
 
-def _until(api: Path, is_wanted: Callable[[int], bool]) -> float:
+def _until(process: subprocess.Popen[bytes], api: Path, is_wanted: Callable[[int], bool]) -> float:
     while True:
+        if process.poll() is not None:
+            said = process.stderr.read().decode() if process.stderr else ""
+            raise PodtallyError(f"the agent ended: {said}")
         try:
             reply = client.get_local(api, "/livez")
         except OSError:
