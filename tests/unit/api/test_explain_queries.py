@@ -125,7 +125,7 @@ def test_candidates_that_change_nothing_and_none_at_all(judging: tuple[Served, H
     assert (code, out) == (2, "")
     assert (
         err
-        == "podtally: the agent has no candidates; start it with --candidate PATH or --candidate-delete NAME\n"
+        == "podtally: the agent has no candidates; start it with --candidate PATH or --candidate-delete NAME; files that were just written there are read within seconds\n"
     )
     code, out, _ = ask(served, "candidates", "--output", "json")
     assert (code, json.loads(out)["policies"]) == (2, [])
