@@ -328,6 +328,20 @@ def test_removed_endpoints_are_forgotten() -> None:
     assert (len(table), table.doubts.bits()) == (0, [])
 
 
+def test_a_long_ttl_is_forgotten_with_its_endpoint_and_kept_for_others() -> None:
+    """The kernel gives the number of a removed interface out again."""
+    long = [
+        answer("a.example", "203.0.113.1", endpoint=each, ttl=3 * LONGEST_TTL)
+        for each in (POD, OTHER_POD)
+    ]
+    table = NO_DOMAINS.updated(long, SECOND).updated([], 2 * SECOND, gone={POD})
+    lost = [(POD, MESSAGES_LOST), (OTHER_POD, MESSAGES_LOST)]
+    table = table.updated([], 10 * SECOND, missing=lost)
+    assert missing(table, 11 + LONGEST_TTL) == [0, MESSAGES_LOST]
+    after = restored(table.records.copy(), table.values(), 0)
+    assert missing(after, 11 + LONGEST_TTL) == [0, MESSAGES_LOST]
+
+
 def test_the_checkpoint() -> None:
     answers = [
         answer("a.example", "203.0.113.1", chain=("b.example", "c.example")),
