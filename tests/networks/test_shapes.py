@@ -45,10 +45,12 @@ SHAPES: dict[str, Shape] = {
     "VLAN, named beside its card": Vlan(interfaces=f"veth*,card*,{UPLINK}", uplinks=CARDS[:1]),
     "bond as the uplink, LACP": Bond(),
     "bond as the uplink, active-backup": Bond(mode="active-backup"),
+    "bond as the uplink, clsact": Bond(flags=("--attach", "clsact")),
     "VLAN on a bond": VlanOnBond(),
     "VRF as the uplink": Vrf(),
     "kube-proxy IPVS": Ipvs(),
     "netkit": Netkit(),
+    "netkit, clsact": Netkit(flags=("--attach", "clsact")),
     "Open vSwitch": OpenVSwitch(),
 }
 DROPS = "podtally_books_drops_bytes_total"

@@ -74,7 +74,8 @@ def _bypass(link: Link, attacher: Attacher) -> Iterator[DoctorFinding]:
             f"{hidden} bytes went to or from the pod behind it without passing it "
             "(bpf_redirect_peer, netkit): not counted"
         )
-        fix = "Cilium: set bpf.hostLegacyRouting=true (docs/networks.md)"
+        mode = "bpf.datapathMode=veth and " if link.kind == "netkit" else ""
+        fix = f"Cilium: set {mode}bpf.hostLegacyRouting=true (docs/networks.md)"
         yield DoctorFinding(f"bypass of {link.name}", False, detail, fix)
 
 
