@@ -108,6 +108,16 @@ _DECLARED = Row(
             empty="no agent scraped",
         ),
         number(
+            "In force from before",
+            "Policy resource types that are not yet synced and in force as an earlier agent kept "
+            "them, for a day after the last contact at most.",
+            f"max(podtally_policy_resources_kept{{{_CLUSTER}}})",
+            COUNT,
+            ANY_IS_ODD,
+            to="operations.md#podtallypoliciesunsynced",
+            empty="no agent scraped",
+        ),
+        number(
             "Unknown verdicts",
             "Share of new connections with an unknown verdict; a panel below shows the causes.",
             share(
