@@ -92,6 +92,11 @@ def counter(netns: str) -> int:
     return int(text.split("TcpRetransSegs")[1].split()[0])
 
 
+def retransmits(asking: socket.socket) -> int:
+    """Return how often the oldest unanswered segment was sent again: tcpi_retransmits."""
+    return asking.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[2]
+
+
 def echo(listener: socket.socket) -> None:
     for _ in range(CONNECTIONS):
         accepted, _ = listener.accept()
@@ -163,14 +168,15 @@ def test_an_address_has_a_share_of_its_own(traced: Table, loss: None) -> None:
         opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
         with inside(SERVER):
             subprocess.run(["nft", DROP_ALL], check=True)
-        start = counter(CLIENT)
+        sockets = []
         for number in range(share + more):
             with inside(CLIENT):
                 asking = opened.enter_context(socket.socket())
+            sockets.append(asking)
             asking.setblocking(False)
             asking.connect_ex((ADDRESSES[socket.AF_INET][SERVER], 1 + number))
         end = deadline(60)
-        while counter(CLIENT) - start < share + more:  # each SYN once more
+        while not all(retransmits(each) for each in sockets):  # each SYN once more
             assert time.monotonic() < end
             time.sleep(0.1)
         traced.flip()
