@@ -27,7 +27,8 @@ struct flow {
  *   - a word of an IPv6 address by NH (RFC 4418 5.2): both halves plus secrets, modulo
  *     2^32, multiplied.
  */
-#define NH(word, secret) ((u64)ADD_LOW_HALF(word, secret) * ADD_HIGH_HALF((word) >> 32, secret))
+#define NH(word, secret, lower) \
+	(ADD_LOW_HALF(word, secret, lower) * ADD_HIGH_HALF((word) >> 32, secret, lower))
 
 /* Random; those with odd numbers are odd. */
 PARAMETER(secret_0);
@@ -43,14 +44,15 @@ static __always_inline u64 fingerprint_of(const struct flow *flow, bool ipv4)
 {
 	u64 interface = (u64)flow->protocol << 32 | flow->ifindex;
 	u64 ports = ntohl(flow->local_port | (u32)flow->remote_port << 16);
-	u64 sum = ports * PARAMETER64(secret_5) + interface * PARAMETER64(secret_7);
+	u64 sum = ports * PARAMETER64(secret_5) + interface * PARAMETER64(secret_7), lower;
 
+	asm("%0 = 0xffffffff ll" : "=r"(lower));
 	if (ipv4)
 		sum += (u64)ntohl(flow->local[1] >> 32) * PARAMETER64(secret_1) +
 		       (u64)ntohl(flow->remote[1] >> 32) * PARAMETER64(secret_3);
 	else
-		sum += NH(flow->local[0], secret_0) + NH(flow->local[1], secret_2) +
-		       NH(flow->remote[0], secret_4) + NH(flow->remote[1], secret_6);
+		sum += NH(flow->local[0], secret_0, lower) + NH(flow->local[1], secret_2, lower) +
+		       NH(flow->remote[0], secret_4, lower) + NH(flow->remote[1], secret_6, lower);
 	sum ^= sum >> 32;
 	sum *= PARAMETER64(secret_1);
 	sum ^= sum >> 29;

@@ -98,7 +98,7 @@
 		parameter;                                                                         \
 	})
 
-/* Computes with a parameter in one instruction; of a sum, the lower 32 bits are meant. */
+/* Computes with a parameter in one instruction. */
 #define COMPUTED(value, operation, placeholder)                                 \
 	({                                                                      \
 		u64 computed = (value);                                         \
@@ -107,8 +107,16 @@
 	})
 #define AND_PARAMETER(value, name) COMPUTED(value, "&=", SET_BY(name))
 #define SHIFT_BY_PARAMETER(value, name) COMPUTED(value, "<<=", SET_BY(name))
-#define ADD_LOW_HALF(value, name) ((u32)COMPUTED(value, "+=", PLACEHOLDER_LOW | PARAMETER_##name))
-#define ADD_HIGH_HALF(value, name) ((u32)COMPUTED(value, "+=", PLACEHOLDER_HIGH | PARAMETER_##name))
+
+/* Modulo 2^32. A cast would cost two shifts; `lower` is 2^32 - 1, as the compiler must not know. */
+#define SUM_32(value, placeholder, lower)                                                         \
+	({                                                                                        \
+		u64 sum_32 = (value);                                                             \
+		asm("%0 += %1\n\t%0 &= %2" : "+r"(sum_32) : "i"(placeholder), "r"((u64)(lower))); \
+		sum_32;                                                                           \
+	})
+#define ADD_LOW_HALF(value, name, lower) SUM_32(value, PLACEHOLDER_LOW | PARAMETER_##name, lower)
+#define ADD_HIGH_HALF(value, name, lower) SUM_32(value, PLACEHOLDER_HIGH | PARAMETER_##name, lower)
 
 /* The value under a key, of the map's own type; NULL where there is none. */
 #define lookup(map, key)                                                                      \
