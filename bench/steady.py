@@ -26,6 +26,7 @@ GRACE_SECONDS = 300.0  # series of pods that are gone stay so long; less in a sh
 GRACES = 6  # in a run that is shorter than that many
 SAMPLE_SECONDS = 2.0
 GROWTH_MIB_AN_HOUR = 5.0
+BOOKED_SECONDS = 30.0  # until the last pod is booked
 RECENT_PODS = 100  # their series are still there
 
 
@@ -96,7 +97,11 @@ def main(arguments: argparse.Namespace) -> int:
             with sampler.running():
                 coming.run(int(seconds * PODS_A_SECOND), seconds)
             _fill(report, sampler.after(settle), len(coming.moved), settle)
-            misfits = coming.misfits(agent.samples())
+            end = time.monotonic() + BOOKED_SECONDS
+            while (misfits := coming.misfits(agent.samples())) and time.monotonic() < end:
+                if not misfits.keys() & list(coming.moved)[-RECENT_PODS:]:
+                    break
+                time.sleep(0.5)
             recent = dict(list(coming.moved.items())[-RECENT_PODS:])
             wrong = sum(pod in misfits for pod in recent)
             late = sum(pod in coming.late for pod in recent)
