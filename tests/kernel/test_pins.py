@@ -26,7 +26,7 @@ from tests.kernel.packets import TCP, ipv4, tcp
 
 ALL_MAPS = (
     *(*MAPS, "bounds", "captures", "messages", "piece_buffers"),
-    *("retransmits", "retransmitters"),
+    *("retransmits", "retransmit_lost", "retransmitters"),
 )
 TRACING = (*(each.program for each in tracepoints.RETRANSMITS), "retransmit_err")
 ALL_PROGRAMS = (*PROGRAMS, *piece_ring.PROGRAMS, *TRACING)
