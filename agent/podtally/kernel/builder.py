@@ -119,7 +119,7 @@ def _appendix(header: Path) -> str:
 
 
 def _flags(source: Path) -> list[str]:
-    # not -Werror: kernel headers have warnings that depend on the compiler's version; see parse.h
+    # not -Werror: kernel headers have warnings that depend on the compiler's version; see packet.h
     return [f"-I{source.resolve().parent}", f"-I{BPF_DIR.resolve()}", "-Wall"]
 
 
