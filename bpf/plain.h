@@ -123,7 +123,7 @@ static __always_inline bool count_plain(struct __sk_buff *skb, const u32 directi
 {
 	__be16 type = SKB_FIELD(skb, protocol);
 	enum outcome outcome = NOT_COUNTED;
-	struct hot *first;
+	struct hot *first = NULL; /* 5.15 does not see that only CLAIMED reads it */
 
 	if (SKB_FIELD(skb, vlan_present))
 		return false;
@@ -132,7 +132,7 @@ static __always_inline bool count_plain(struct __sk_buff *skb, const u32 directi
 	else if (type == htons(ETH_P_IPV6))
 		outcome = count_family(skb, direction, uplink, false, &first);
 	AFRESH(skb);
-	if (outcome == CLAIMED)
+	if (first && outcome == CLAIMED)
 		note_first(skb, first, direction, uplink);
 	return outcome != NOT_COUNTED;
 }
