@@ -75,6 +75,7 @@ NOTHING = {
     ),
     "egress: Now and a week ago B": "there was no Prometheus a week ago",
 }
+MAY_BE_EMPTY = {"health: Retransmits that are not counted A"}  # where there is no tracefs
 
 Choice = dict[str, str]
 
@@ -243,7 +244,7 @@ def test_every_query_finds_something(stage: Stage, make_agent: MakeAgent, tmp_pa
         for cluster_choice in (CLUSTER, ".*"):
             choice = choices(cluster_choice)
             empty = {q.name for q in every if not is_something(asked(source, q, choice, at))}
-            assert empty == set(NOTHING), f"with cluster {cluster_choice}"
+            assert empty - MAY_BE_EMPTY == set(NOTHING), f"with cluster {cluster_choice}"
         print(f"2 x {len(every)} queries took {time.monotonic() - began:.1f} s")
         by_name = {query.name: query for query in every}
 
@@ -324,4 +325,4 @@ def assert_numbers(answer: Answer) -> None:
 
 def test_what_finds_nothing_is_still_queried() -> None:
     every = {q.name for name, each in dashboards().items() for q in queries(name, each)}
-    assert set(NOTHING) <= every, json.dumps(sorted(every), indent=1)
+    assert {*NOTHING, *MAY_BE_EMPTY} <= every, json.dumps(sorted(every), indent=1)

@@ -41,7 +41,6 @@ log = logging.getLogger(__name__)
 
 HOST_EVERY_NS = 30_000_000_000  # the host's own addresses seldom change
 SYNC_NS = 10_000_000_000  # for the first lists
-KEEP_EVERY_NS = 5_000_000_000
 CONTRADICTED_EVERY_NS = 5_000_000_000
 REASSIGNED_NS = 10_000_000_000  # a connection that goes on under a new owner shows by then
 # The owner of a cgroup that no longer exists
@@ -90,7 +89,7 @@ class IdentitySources:
         self._cgroup_trouble = Condition(log, logging.WARNING)
         self._host_trouble = Condition(log, logging.WARNING)
         self._sync_by_ns = time.monotonic_ns() + SYNC_NS
-        self._next_host_ns = self._next_keep_ns = 0
+        self._next_host_ns = 0
         self._contradictions = ClaimConflicts()
         self._contradicted: ConflictCounts = {}
         self._next_contradicted_ns = 0
@@ -203,9 +202,6 @@ class IdentitySources:
         """Have the policies kept, and kept ones in force while the API does not give them."""
         if now_ns >= self._sync_by_ns:
             self.policies.use_kept()
-        if now_ns < self._next_keep_ns:
-            return
-        self._next_keep_ns = now_ns + KEEP_EVERY_NS
         kube, offset_ns = self.kube, time.time_ns() - now_ns
         names = POLICY_RESOURCE_NAMES if kube is not None else ()
         contact = {n: (kube.contact_ns(n) + offset_ns) / 1e9 for n in names if kube is not None}

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 FILE = "policies"
 REFRESH_SECONDS = 600.0  # how often the times in the file are brought up to date
+PACE_SECONDS = 5.0  # from one write to the next
 _MAX_BYTES = 64 << 20
 _STOP_SECONDS = 0.9  # a write still running then is abandoned
 
@@ -40,19 +41,20 @@ class PolicyKeeper:
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / FILE
         self.kept = _read(self._path).recent(time.time())
-        self._written = self.kept
+        self._latest = self.kept  # what is to be in the file
+        self._merging = threading.Lock()
         self._in_force = PoliciesInForce()
         self._contact: Mapping[str, float] = {}
         self._failing = Condition(log, logging.WARNING)
         self._wake = threading.Event()
-        self._stopped = False
+        self._stop = threading.Event()
         self._worker = Worker("policy-keeper", self._run, log)
 
     def start(self) -> None:
         self._worker.start()
 
     def stop(self) -> None:
-        self._stopped = True
+        self._stop.set()
         self._wake.set()
         self._worker.join(_STOP_SECONDS)
 
@@ -63,24 +65,34 @@ class PolicyKeeper:
     def offer(self, in_force: PoliciesInForce, contact: Mapping[str, float]) -> None:
         """Keep these if they have changed. ``contact`` is when each resource of the API was last
         heard of, in seconds since 1970.
+
+        Each change is remembered at once, also if it is replaced before it can be written: a file
+        that is broken a moment later stays in force as it was here.
         """
         self._contact = contact
         if in_force is not self._in_force:
             self._in_force = in_force
+            self._merge()
             self._wake.set()
 
+    def _merge(self) -> KeptPolicies:
+        with self._merging:
+            now = time.time()
+            self._latest = merged(self._latest, self._in_force, self._contact, now).recent(now)
+            return self._latest
+
     def _run(self) -> None:
-        while not self._stopped:
+        while not self._stop.is_set():
             self._wake.wait(REFRESH_SECONDS)
             self._wake.clear()
-            if self._in_force.files or self._in_force.resources:
-                self._keep()
+            self._keep()  # also when stopped: a change may have waited
+            self._stop.wait(PACE_SECONDS)
 
     def _keep(self) -> None:
-        now = time.time()
-        self._written = merged(self._written, self._in_force, self._contact, now).recent(now)
+        if not (self._in_force.files or self._in_force.resources):
+            return
         try:
-            _write(self._path, encode(self._written))
+            _write(self._path, encode(self._merge()))
         except OSError as error:
             self._failing.met("cannot keep the policies in %s: %s", self._path, error)
             return

@@ -148,6 +148,18 @@ def test_nothing_kept_changes_nothing() -> None:
     assert len(policies.now().stand_ins) == len(POLICY_RESOURCE_NAMES) - 1
 
 
+def test_a_file_that_breaks_before_its_good_version_is_written(tmp_path: Path) -> None:
+    name = str(tmp_path / "a.yaml")
+    good = read_text(DENY, name)
+    keeper = PolicyKeeper(tmp_path)
+    keeper.offer(PoliciesInForce({name: good}), {})
+    keeper.offer(PoliciesInForce({name: good}, (name,)), {})
+    keeper.start()
+    eventually((tmp_path / FILE).exists)
+    keeper.stop()
+    assert PolicyKeeper(tmp_path).kept.files[name].parsed == good
+
+
 def test_a_restart_with_the_keeper(tmp_path: Path) -> None:
     name = str(tmp_path / "a.yaml")
     objects = tuple(decoded("networkpolicies", network_policy("shop/shut", ingress=[])))

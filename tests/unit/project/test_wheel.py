@@ -15,7 +15,8 @@ MODULES = ROOT / "agent" / "podtally"
 
 
 def listing(directory: Path) -> set[Path]:
-    return {path.relative_to(directory) for path in directory.rglob("*")}
+    paths = (path.relative_to(directory) for path in directory.rglob("*"))
+    return {path for path in paths if "__pycache__" not in path.parts}  # of the build hook
 
 
 @pytest.fixture(scope="module")
