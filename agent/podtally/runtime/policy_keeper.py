@@ -54,8 +54,8 @@ class PolicyKeeper:
         self._worker.start()
 
     def stop(self) -> None:
+        self._wake.set()  # first: _run() writes once more
         self._stop.set()
-        self._wake.set()
         self._worker.join(_STOP_SECONDS)
 
     @property
@@ -85,8 +85,10 @@ class PolicyKeeper:
         while not self._stop.is_set():
             self._wake.wait(REFRESH_SECONDS)
             self._wake.clear()
-            self._keep()  # also when stopped: a change may have waited
+            self._keep()
             self._stop.wait(PACE_SECONDS)
+        if self._wake.is_set():  # a change may have waited for its turn
+            self._keep()
 
     def _keep(self) -> None:
         if not (self._in_force.files or self._in_force.resources):

@@ -160,6 +160,17 @@ def test_a_file_that_breaks_before_its_good_version_is_written(tmp_path: Path) -
     assert PolicyKeeper(tmp_path).kept.files[name].parsed == good
 
 
+def test_a_change_that_waits_to_be_written_is_written_at_the_stop(tmp_path: Path) -> None:
+    name, later = str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")
+    keeper = PolicyKeeper(tmp_path)
+    keeper.offer(PoliciesInForce({name: read_text(DENY, name)}), {})
+    keeper.start()
+    eventually((tmp_path / FILE).exists)
+    keeper.offer(PoliciesInForce({later: read_text(DENY, later)}), {})
+    keeper.stop()
+    assert set(PolicyKeeper(tmp_path).kept.files) == {later}
+
+
 def test_a_restart_with_the_keeper(tmp_path: Path) -> None:
     name = str(tmp_path / "a.yaml")
     objects = tuple(decoded("networkpolicies", network_policy("shop/shut", ingress=[])))
