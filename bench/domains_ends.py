@@ -200,8 +200,8 @@ class _Client:
             for address in found:
                 self._known.setdefault(address, set()).add(name)
         else:
-            told = zone.answer(name, family, self._work.shared, self._random.randrange(100))
-            found, ttl = list(told.addresses), told.ttl
+            answer = zone.answer(name, family, self._work.shared, self._random.randrange(100))
+            found, ttl = list(answer.addresses), answer.ttl
         self._cache[name, family] = found, now + ttl
         return found
 

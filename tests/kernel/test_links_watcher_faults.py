@@ -105,7 +105,7 @@ def test_churn_leaves_nothing_and_grows_nothing(either_mode: Host) -> None:
                 sh(f"ip link set {name} up")
         wanted = len(_gone(host)) // 5 * 5 + 5
         end = deadline(60)
-        while len(_gone(host)) < wanted:  # the kernel takes a dead namespace apart at leisure
+        while len(_gone(host)) < wanted:  # the kernel takes a dead namespace apart some time later
             assert time.monotonic() < end
             host.inbox.drain(0.01)
 
